@@ -1,0 +1,92 @@
+"""One way to reach Ray: the cluster at an address, or an embedded one on this machine.
+
+The address is given as Ray's own commands take it: `--address`, else `RAY_ADDRESS`; without
+either, a Ray of our own starts here and ends with the command. Ray's habit of attaching to
+whatever cluster it finds on the machine is never used.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster import UsageError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Read by Ray when it is imported or when a run starts, so they are set before either.
+ENVIRONMENT = {
+    # ray.train.report() blocks until the controller polls: 2 s by default, 0.1 s with this.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Ray would report each command to its makers.
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class ConnectionFailed(UsageError):
+    """The Ray cluster at the given address could not be reached."""
+
+
+def address_in_use(address: str | None = None) -> str | None:
+    """Return the address of the cluster to use, or None for an embedded Ray."""
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None = None, *, num_cpus: int | None = None, quiet: bool = True, dashboard: bool = False
+) -> Iterator[None]:
+    """Hold a connection to Ray; inside another connection this does nothing.
+
+    Args:
+        address: a running cluster's address; by default `RAY_ADDRESS`, else an embedded Ray starts.
+        num_cpus: logical CPUs of the embedded Ray; by default as many as the machine has.
+        quiet: keep the workers' output out of the console (it stays in Ray's session folder).
+        dashboard: start the dashboard (and with it the jobs and Serve REST APIs) of an embedded Ray.
+
+    Raises:
+        ConnectionFailed: no cluster answers at the address.
+    """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address_in_use(address)
+    options: dict = {
+        "log_to_driver": not quiet,
+        "logging_level": logging.ERROR if quiet else logging.INFO,
+        "configure_logging": True,
+    }
+    if address is None:
+        options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
+        # Workers of an embedded Ray find the three folders wherever the command was started.
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": _python_path()}}
+    else:
+        options["address"] = address
+        # A job brought its working directory with it; any other driver sends the code along.
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            from cluster.submission import package
+
+            options["runtime_env"] = {"working_dir": str(package().path)}
+    try:
+        ray.init(**options)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "an embedded Ray"
+        raise ConnectionFailed(f"cannot reach {where}: {_first_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(REPOSITORY), *([inherited] if inherited else [])])
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

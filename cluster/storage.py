@@ -1,0 +1,140 @@
+"""Where runs lie: a local folder, a shared one, or an object store, by path or URI.
+
+Files appear whole or not at all: locally by renaming, in object stores because a put is atomic.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster import UsageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+
+class StorageError(UsageError):
+    """A path or URI cannot be read or written."""
+
+
+def is_uri(path: str) -> bool:
+    """Tell whether a path names an object store or another remote file system."""
+    return "://" in path
+
+
+def absolute(path: str | Path) -> str:
+    """Return a path that means the same in every process; a URI as it is."""
+    path = str(path)
+    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def join(folder: str, *names: str) -> str:
+    """Return the path of something inside a folder."""
+    return "/".join([folder.rstrip("/"), *names])
+
+
+def exists(path: str) -> bool:
+    """Tell whether there is a file or folder."""
+    from pyarrow.fs import FileType
+
+    filesystem, inside = _filesystem(path)
+    return filesystem.get_file_info(inside).type != FileType.NotFound
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether there is a folder."""
+    from pyarrow.fs import FileType
+
+    filesystem, inside = _filesystem(path)
+    return filesystem.get_file_info(inside).type == FileType.Directory
+
+
+def read_text(path: str) -> str:
+    """Return a file's UTF-8 text; StorageError if there is none."""
+    filesystem, inside = _filesystem(path)
+    try:
+        with filesystem.open_input_stream(inside) as stream:
+            return stream.read().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}") from error
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file whole, over what was there."""
+    filesystem, inside = _filesystem(path)
+    try:
+        if is_uri(path):
+            with filesystem.open_output_stream(inside) as stream:
+                stream.write(text.encode("utf-8"))
+            return
+        target = Path(inside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Hold the path of a file to write beside `target`, which takes its place when all went well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy a folder to where nothing is yet; locally it appears whole, in a store its files do."""
+    from pyarrow.fs import copy_files
+
+    try:
+        source_filesystem, source_inside = _filesystem(source)
+        filesystem, inside = _filesystem(target)
+        if is_uri(target):
+            copy_files(source_inside, inside, source_filesystem, filesystem)
+            return
+        part = f"{inside}.{os.getpid()}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        Path(part).mkdir(parents=True)
+        copy_files(source_inside, part, source_filesystem, filesystem)
+        shutil.rmtree(inside, ignore_errors=True)
+        os.rename(part, inside)
+    except OSError as error:
+        raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
+
+
+@contextmanager
+def local_folder(path: str) -> Iterator[Path]:
+    """Hold a folder of this machine with the contents of `path`: itself, or a copy that is removed after."""
+    if not is_uri(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy_folder(path, folder)
+        yield Path(folder)
+
+
+def cache_folder(storage: str) -> Path:
+    """Return the folder for what is expensive to make and can be made again."""
+    if is_uri(storage):
+        return Path.home() / ".cache" / "finetune-cnn"
+    return Path(absolute(storage)) / "cache"
+
+
+def _filesystem(path: str) -> "tuple[FileSystem, str]":
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if not is_uri(path):
+        return LocalFileSystem(), absolute(path)
+    try:
+        return FileSystem.from_uri(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise StorageError(f"{path}: not a storage that can be opened: {error}") from error

@@ -1,0 +1,1 @@
+"""What runs on the cluster: text and vectors in, a checkpoint and its report out."""

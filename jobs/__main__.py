@@ -1,0 +1,115 @@
+"""python -m jobs: train, tune, evaluate, predict, show."""
+
+import argparse
+import os
+import sys
+
+from cluster import UsageError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb and return the exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    if getattr(options, "address", None):
+        os.environ["RAY_ADDRESS"] = options.address
+    try:
+        return options.run(options) or 0
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs", description="Fine-tune word vectors in a CNN text classifier, on Ray."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    def experiment(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument(
+            "experiment",
+            nargs="*",
+            metavar="FILE | KEY=VALUE",
+            help="an experiment file (default: all defaults), then settings by dotted path",
+        )
+        return added
+
+    def ray(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument(
+            "--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)"
+        )
+        return added
+
+    experiment(verb("show", _show, "print an experiment with all its defaults"))
+    ray(experiment(verb("train", _train, "fine-tune on the workers of the cluster (Ray Train)")))
+    ray(experiment(verb("tune", _tune, "search settings (Ray Tune)")))
+    evaluate = ray(verb("evaluate", _evaluate, "measure a checkpoint on the test part, with a report"))
+    evaluate.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
+    evaluate.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in data.test=other.csv")
+    evaluate.add_argument("--out", help="folder of the report (default: report, beside the checkpoint)")
+    predict = verb("predict", _predict, "label the texts of a file")
+    predict.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
+    predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped")
+    predict.add_argument("--out", help="csv, tsv or jsonl to write (default: jsonl on standard output)")
+    predict.add_argument("--text-column", help="default: as in training")
+    return parser
+
+
+def _load(words: list[str]):
+    from jobs.experiment import ExperimentError, load
+
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise ExperimentError(f"one experiment file at a time, not {len(files)}: {', '.join(files)}")
+    return load(files[0] if files else None, [word for word in words if "=" in word])
+
+
+def _show(options: argparse.Namespace) -> None:
+    print(_load(options.experiment).to_yaml(), end="")
+
+
+def _train(options: argparse.Namespace) -> None:
+    experiment = _load(options.experiment)
+    from jobs.train import train
+
+    best = train(experiment, _say)
+    _say(f"wrote {best}")
+    _say(f"next: python -m jobs evaluate {os.path.dirname(best)}")
+
+
+def _tune(options: argparse.Namespace) -> None:
+    experiment = _load(options.experiment)
+    from jobs.tune import tune
+
+    best = tune(experiment, _say)
+    folder = os.path.dirname(best)
+    _say(f"wrote {best}")
+    _say(f"next: python -m jobs train {folder}/best.yaml, or python -m serving run {folder}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from jobs.evaluate import evaluate
+
+    evaluate(options.checkpoint, options.settings, options.out, _say)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from jobs.predict import predict_file
+
+    predict_file(options.checkpoint, options.input, options.out, options.text_column)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

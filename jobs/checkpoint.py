@@ -1,0 +1,160 @@
+"""A trained classifier as a folder: all that is needed to classify, to resume, and to know its origin.
+
+    manifest.json          format version; size and SHA-256 of every other file
+    experiment.yaml        all settings
+    labels.json            classes, in the order of the scores
+    vocabulary.json        words, from number 2 on
+    weights.safetensors    the network's tensors, the word vectors among them
+    metrics.json           what the epoch gave, and what it was trained with
+    state.safetensors      the optimiser's state (only to resume)
+    progress.json          the epochs so far (only to resume)
+
+Nothing is pickled: opening a stranger's checkpoint runs no code. Reading one needs no torch.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from cluster import UsageError
+from cluster.storage import StorageError, absolute, exists, is_uri, join, local_folder, read_text
+from jobs.experiment import Experiment, ExperimentError
+
+FORMAT = 1
+MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
+RESUME_FILES = ("state.safetensors", "progress.json")
+
+
+class CheckpointError(UsageError):
+    """A folder is not a checkpoint, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier. weights: the network's tensors by name, as `Network.state_dict` calls them."""
+
+    experiment: Experiment
+    labels: list[str]
+    words: list[str]
+    weights: dict[str, np.ndarray]
+    metrics: dict[str, Any]
+
+
+def provenance() -> dict[str, str]:
+    """Return the versions a checkpoint is made with."""
+    versions = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
+    return {"python": platform.python_version(), **versions}
+
+
+def write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    state: dict[str, np.ndarray] | None = None,
+    progress: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint into an empty folder, the manifest last; with `state` and `progress` it can resume."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
+    _write_json(folder / "labels.json", checkpoint.labels)
+    _write_json(folder / "vocabulary.json", checkpoint.words)
+    _write_json(folder / "metrics.json", checkpoint.metrics)
+    save_file({key: np.ascontiguousarray(value) for key, value in checkpoint.weights.items()},
+              folder / "weights.safetensors")  # fmt: skip
+    names = list(MODEL_FILES)
+    if state is not None and progress is not None:
+        save_file(
+            {key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "state.safetensors"
+        )
+        _write_json(folder / "progress.json", progress)
+        names += RESUME_FILES
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names
+    }
+    _write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
+
+
+def locate(path: str) -> str:
+    """Return the checkpoint folder that a path means: itself, or what a best.json (or its folder) names.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    path = absolute(path)
+    if not path.endswith(".json"):
+        if exists(join(path, "manifest.json")):
+            return path
+        path = join(path, "best.json")
+    if not exists(path):
+        raise CheckpointError(
+            f"{path.removesuffix('/best.json')}: holds neither a checkpoint nor a best.json"
+        )
+    try:
+        named = json.loads(read_text(path))["checkpoint"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not name a checkpoint: {error!r}") from error
+    return named if is_uri(named) or Path(named).is_absolute() else join(path.rpartition("/")[0], named)
+
+
+def read(path: str) -> Checkpoint:
+    """Return the checkpoint at a folder, URI or best.json.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, altered, or of a newer format.
+    """
+    where = locate(path)
+    try:
+        with local_folder(where) as folder:
+            _verify(where, folder, MODEL_FILES)
+            return Checkpoint(
+                experiment=Experiment.model_validate(
+                    yaml.safe_load((folder / "experiment.yaml").read_text("utf-8"))
+                ),
+                labels=_read_json(folder / "labels.json"),
+                words=_read_json(folder / "vocabulary.json"),
+                weights=load_file(folder / "weights.safetensors"),
+                metrics=_read_json(folder / "metrics.json"),
+            )
+    except (OSError, ValueError, ExperimentError, StorageError) as error:
+        raise CheckpointError(f"{where}: cannot be read: {error}") from error
+
+
+def read_progress(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the optimiser's state and the progress of a checkpoint that can resume."""
+    _verify(str(folder), folder, RESUME_FILES)
+    return load_file(folder / "state.safetensors"), _read_json(folder / "progress.json")
+
+
+def _verify(where: str, folder: Path, names: tuple[str, ...]) -> None:
+    try:
+        manifest = _read_json(folder / "manifest.json")
+        version, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{where}: has no readable manifest.json: {error!r}") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{where}: is of format {version}; this version reads format {FORMAT}")
+    for name in names:
+        if name not in files or not (folder / name).is_file():
+            raise CheckpointError(f"{where}: lacks {name}")
+        if _sha256(folder / name) != files[name]["sha256"]:
+            raise CheckpointError(f"{where}: {name} is not what the manifest says; it was altered or cut off")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,156 @@
+"""A dataset as numbers: read once, tokenised once, its word vectors looked up once.
+
+A Corpus is flat arrays, so that every worker and trial on a node maps the same memory of Ray's
+object store.
+"""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cluster.storage import cache_folder
+from jobs import vectors
+from jobs.dataset import Dataset, Part
+from jobs.experiment import Experiment, digest
+from jobs.text import UNKNOWN, Tokens, Vocabulary, encode, frequent_words, tokenize
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One part. tokens: its texts; labels: `(texts,)` int64, places in the corpus's labels."""
+
+    tokens: Tokens
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """All that training needs.
+
+    words: the vocabulary from number 2 on: first the words of the training texts, then words that only
+    the vectors file has. num_trained_words: how many of the former. vectors: `(words + 2, dimensions)`
+    float32. coverage: None where nothing is pretrained. key: identifies texts and vectors.
+    """
+
+    train: Encoded
+    validation: Encoded
+    labels: list[str]
+    words: list[str]
+    num_trained_words: int
+    vectors: np.ndarray
+    coverage: vectors.Coverage | None
+    key: str
+
+    def without_pretrained(self, seed: int) -> "Corpus":
+        """Return the corpus for `rand`: random vectors, and no word that training never saw."""
+        words = self.words[: self.num_trained_words]
+        table, _, _ = vectors.initial(words, None, self.vectors.shape[1], seed)
+        part = self.validation
+        ids = np.where(part.tokens.ids < len(words) + 2, part.tokens.ids, UNKNOWN).astype(np.int32)
+        validation = Encoded(Tokens(ids, part.tokens.offsets), part.labels)
+        return dataclasses.replace(self, words=words, vectors=table, validation=validation, coverage=None)
+
+
+def prepare(
+    experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]
+) -> Corpus:
+    """Return the corpus of a dataset.
+
+    Args:
+        pretrained: read the vectors file, or train vectors; otherwise all are random.
+        progress: is told what is being done, a line each time.
+    """
+    text = experiment.text
+    tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
+    counts = frequent_words(tokenized, text.max_words)
+    found = None
+    if pretrained:
+        settings = experiment.vectors
+        path = settings.path or _trained(experiment, dataset, tokenized, progress)
+        progress(f"reading vectors from {path}")
+        found = vectors.read(settings.model_copy(update={"path": str(path)}), {word for word, _ in counts})
+    words, num_trained_words = _choose(counts, found, text.min_count, text.lowercase)
+    table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
+    coverage = None
+    if found is not None:
+        known_words = {word for word, is_known in zip(words, known[2:], strict=True) if is_known}
+        coverage = vectors.Coverage(
+            words=len(counts),
+            covered_words=sum(word in known_words for word, _ in counts),
+            tokens=sum(count for _, count in counts),
+            covered_tokens=sum(count for word, count in counts if word in known_words),
+            respelled=respelled,
+        )
+    vocabulary = Vocabulary(words)
+    train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
+    validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
+    validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
+    key = _key(train, validation, table)
+    return Corpus(train, validation, dataset.labels, words, num_trained_words, table, coverage, key)
+
+
+def _choose(
+    counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool
+) -> tuple[list[str], int]:
+    """Return the vocabulary's words, and how many of them occur in the training texts."""
+    if found is None:
+        words = [word for word, count in counts if count >= min_count]
+        return words, len(words)
+    spellings = {word.lower() if lowercase else word: None for word in found.words}  # in the file's order
+    exact = {*found.words, *spellings}
+    words = [word for word, count in counts if count >= min_count or word in exact]
+    seen = {word for word, _ in counts}
+    return words + [word for word in spellings if word not in seen], len(words)
+
+
+def _trained(
+    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], progress: Callable[[str], None]
+) -> Path:
+    """Return a file of vectors that gensim trained on the texts, now or in an earlier run."""
+    folder = cache_folder(experiment.storage)
+    texts = dataset.background
+    with tempfile.TemporaryDirectory() as scratch:
+        if texts is None:
+            texts = Path(scratch, "texts.txt")
+            texts.write_text("\n".join(" ".join(tokens) for tokens in tokenized) + "\n", encoding="utf-8")
+        settings = experiment.vectors.model_dump(exclude={"path", "format", "extra_words"})
+        target = folder / f"vectors-{_file_key(texts, settings, experiment.seed)}.bin"
+        if not target.exists():
+            workers = os.cpu_count() or 1
+            progress(f"training {experiment.vectors.dimensions}-dimensional word2vec with {workers} threads")
+            vectors.train(texts, target, experiment.vectors, experiment.seed, workers, progress)
+    return target
+
+
+def _encoded(
+    part: Part, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
+) -> Encoded:
+    numbers = {label: number for number, label in enumerate(labels)}
+    return Encoded(
+        encode(tokenized, vocabulary, max_tokens),
+        np.array([numbers[label] for label in part.labels], np.int64),
+    )
+
+
+def _file_key(path: Path, settings: dict, seed: int) -> str:
+    with path.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest([content, settings, seed])
+
+
+def _key(train: Encoded, validation: Encoded, table: np.ndarray) -> str:
+    content = hashlib.sha256()
+    for part in (train, validation):
+        for array in (part.tokens.ids, part.tokens.offsets, part.labels):
+            content.update(array.tobytes())
+    content.update(np.ascontiguousarray(table).tobytes())
+    return content.hexdigest()[:8]

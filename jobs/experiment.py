@@ -1,0 +1,275 @@
+"""The experiment file: what is trained, on what, and how.
+
+Every key has a default (`python -m jobs show` prints them), an unknown key is an error that
+names the nearest valid one, and any key can be set on the command line by its dotted path:
+
+    python -m jobs train experiments/trec.yaml data.folder=data/trec model.embedding=rand
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cluster import UsageError
+
+Embedding = Literal["rand", "static", "non-static", "multichannel"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ExperimentError(UsageError):
+    """The experiment file or a setting on the command line is wrong."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """The labelled texts. Without `train`, the docstrings of installed Python packages."""
+
+    folder: str = "."
+    """Where relative paths below start."""
+    train: str | None = None
+    """csv, tsv or jsonl, plain or gzipped, with a header (csv, tsv)."""
+    validation: str | None = None
+    """Drawn from `train` when missing."""
+    test: str | None = None
+    """Drawn from `train` when missing."""
+    text_column: str = "text"
+    label_column: str = "label"
+    encoding: str = "utf-8"
+    validation_share: Share = 0.1
+    test_share: Share = 0.1
+    packages: list[str] = [
+        "gensim",
+        "matplotlib",
+        "networkx",
+        "numpy",
+        "pandas",
+        "ray",
+        "scipy",
+        "sklearn",
+        "sympy",
+        "torch",
+    ]
+    """The docstring corpus: one class a package."""
+    max_rows_per_class: int = Field(1200, ge=10)
+    """The docstring corpus: rows drawn from each package."""
+
+
+class Text(Section):
+    """How a text becomes words."""
+
+    lowercase: bool = True
+    max_tokens: int = Field(400, ge=1)
+    """Tokens of a text that are read; the rest is cut off."""
+    min_count: int = Field(1, ge=1)
+    """Rarer words of the training texts count as unknown, unless they have a pretrained vector."""
+    max_words: int = Field(100_000, ge=1)
+    """Words of the training texts that are kept, the most frequent first."""
+
+
+class Vectors(Section):
+    """The initial word vectors: read from `path`, or trained here by gensim on the texts."""
+
+    path: str | None = None
+    """word2vec binary or text, or GloVe text, plain or gzipped. Only read, never changed."""
+    format: Literal["auto", "word2vec-binary", "word2vec-text", "glove"] = "auto"
+    extra_words: int = Field(20_000, ge=0)
+    """Vectors kept for words that training never saw but later texts may hold, most frequent first."""
+    dimensions: int = Field(100, ge=1)
+    """Of vectors that are trained here, or random; a file has its own."""
+    algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
+    window: int = Field(5, ge=1)
+    negative: int = Field(5, ge=1)
+    """Noise words drawn for each true one."""
+    sample: float = Field(1e-4, ge=0)
+    """Share of the tokens above which a word is read less often (Mikolov et al. 2013); 0 reads all."""
+    epochs: int = Field(5, ge=1)
+    min_count: int = Field(3, ge=1)
+
+
+class Model(Section):
+    """The network (Kim 2014)."""
+
+    embedding: Embedding = "non-static"
+    filter_widths: list[Annotated[int, Field(ge=1, le=50)]] = Field([3, 4, 5], min_length=1)
+    """Words that a filter spans."""
+    feature_maps: int = Field(100, ge=1)
+    """Filters of each width."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    max_norm: float | None = Field(3.0, gt=0)
+    """Largest L2 norm of a class's row in the last layer; null leaves it free."""
+
+    @model_validator(mode="after")
+    def _widths_differ(self) -> "Model":
+        if len(set(self.filter_widths)) != len(self.filter_widths):
+            raise ValueError("filter_widths names a width twice; raise feature_maps instead")
+        return self
+
+
+class Train(Section):
+    """Fine-tuning on Ray Train."""
+
+    workers: int = Field(1, ge=1)
+    """Changes the speed of a run, not what it learns."""
+    cpus_per_worker: int = Field(1, ge=1)
+    use_gpu: bool | None = None
+    """null: when the cluster has one for each worker."""
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(50, ge=1)
+    """Rows a step, over all workers together."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled (AdamW), on filters and output weights; word vectors have none."""
+    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
+    """Measured on the validation part; chooses the best epoch."""
+    patience: int = Field(4, ge=1)
+    """Epochs without improvement after which training stops."""
+
+
+class Tune(Section):
+    """The search on Ray Tune."""
+
+    space: dict[str, Any] = {
+        "model.embedding": {"grid": list(get_args(Embedding))},
+        "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4]]},
+        "model.feature_maps": {"choice": [50, 100]},
+        "model.dropout": {"uniform": [0.2, 0.6]},
+    }
+    """Dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]}
+    or {randint: [low, high]} (high excluded)."""
+    samples: int = Field(3, ge=1)
+    """Random draws for each point of the grid."""
+    scheduler: Literal["asha", "none"] = "asha"
+    grace_epochs: int = Field(2, ge=1)
+    """ASHA stops no trial before."""
+    epochs: int | None = Field(8, ge=1)
+    """Overrides train.epochs for trials; null keeps it."""
+    max_concurrent: int | None = Field(None, ge=1)
+    """null: as many as the cluster has CPUs for."""
+
+
+class Experiment(Section):
+    """One whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
+    """Runs lie in <storage>/<name>."""
+    storage: str = "runs"
+    """A folder that every node sees, or a URI that pyarrow's file systems read."""
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    text: Text = Text()
+    vectors: Vectors = Vectors()
+    model: Model = Model()
+    train: Train = Train()
+    tune: Tune = Tune()
+
+    def replace(self, settings: dict[str, Any]) -> "Experiment":
+        """Return the experiment with the dotted paths in `settings` set; ExperimentError if one is wrong."""
+        tree = self.model_dump()
+        for path, value in settings.items():
+            _set(tree, path, value)
+        return _validated(tree, "settings")
+
+    def to_yaml(self) -> str:
+        """Return the whole experiment as YAML."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def digest(value: Any) -> str:
+    """Return 8 hex digits that identify a JSON-like value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def load(path: str | None, settings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in a YAML file (None: the defaults) with `key=value` settings applied.
+
+    Raises:
+        ExperimentError: the file cannot be read, is not YAML, or holds a wrong key or value.
+    """
+    return _override(_read(path) if path else {}, settings, path or "settings")
+
+
+def overridden(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """Return an experiment with `key=value` settings applied; ExperimentError if one is wrong."""
+    return _override(experiment.model_dump(), settings, "settings")
+
+
+def _override(tree: dict, settings: Sequence[str], where: str) -> Experiment:
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ExperimentError(f"{key}: '{value}' is not a YAML value: {_one_line(error)}") from error
+        _set(tree, key, parsed)
+    return _validated(tree, where)
+
+
+def _read(path: str) -> dict:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExperimentError(f"{path}: no such experiment file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ExperimentError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
+    return tree
+
+
+def _set(tree: dict, path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ExperimentError(f"{path}: '{section}' has no keys of its own")
+    tree[key] = value
+
+
+def _validated(tree: dict, where: str) -> Experiment:
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(problem) for problem in error.errors(include_url=False)]
+        raise ExperimentError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _problem(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `python -m jobs show` prints all keys"
+        return f"unknown key '{path}'{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict | BaseModel) else f" (given: {problem['input']!r})"
+    return f"{path}: {message}{given}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+KEYS = _keys(Experiment)

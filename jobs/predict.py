@@ -1,0 +1,103 @@
+"""Scores and labels for texts, with the torch network, on this machine."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cluster.storage import replacing
+from jobs.batches import distinct
+from jobs.checkpoint import Checkpoint, read
+from jobs.dataset import READERS, DataError
+from jobs.dataset import read as read_rows
+from jobs.network import Network
+from jobs.text import Tokens, Vocabulary, encode, tokenize
+
+BATCH_SIZE = 256
+COLUMNS = ("text", "label", "score")
+
+
+def network_of(checkpoint: Checkpoint) -> Network:
+    """Return a checkpoint's network, ready to classify."""
+    weights = checkpoint.weights
+    vectors = weights["vectors"] if "vectors" in weights else weights["fixed_vectors"]
+    network = Network(checkpoint.experiment.model, vectors, len(checkpoint.labels))
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    return network.eval()
+
+
+@torch.inference_mode()
+def scores(network: Network, tokens: Tokens, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Return scores (logits) of some texts, `(len(rows), classes)` float32 on the CPU, in the order of `rows`."""
+    network.eval()
+    classes = network.output.out_features
+    found = torch.empty(len(rows), classes)
+    lengths = tokens.lengths[rows]
+    by_length = np.argsort(lengths, kind="stable")
+    for start in range(0, len(rows), BATCH_SIZE):
+        chosen = by_length[start : start + BATCH_SIZE]
+        words, places = distinct(tokens.padded(rows[chosen]))
+        batch = (torch.from_numpy(array).to(device) for array in (words, places, lengths[chosen]))
+        found[chosen] = network(*batch).cpu()
+    return found
+
+
+def classify(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
+    """Return the probability of each class for each text, `(texts, classes)` float32."""
+    settings = checkpoint.experiment.text
+    tokenized: Iterator[list[str]] = (tokenize(text, settings.lowercase) for text in texts)
+    tokens = encode(tokenized, Vocabulary(checkpoint.words), settings.max_tokens)
+    found = scores(network_of(checkpoint), tokens, np.arange(len(tokens)))
+    return torch.softmax(found, dim=1).numpy()
+
+
+def predict_file(path: str, source: str, out: str | None, text_column: str | None) -> None:
+    """Write each text of a file with its label and that label's probability, as csv, tsv or jsonl.
+
+    Args:
+        path: a checkpoint, a best.json, or a folder with one.
+        source: csv, tsv or jsonl, plain or gzipped.
+        out: the file to write; None for jsonl on standard output.
+        text_column: by default the one that training read.
+
+    Raises:
+        DataError: the source cannot be read, or `out` is of no known kind.
+    """
+    if out and not out.endswith(READERS):
+        raise DataError(f"{out}: the name must end in {', '.join(READERS)}")
+    loaded = read(path)
+    data = loaded.experiment.data.model_copy(update={"folder": "."})
+    if text_column:
+        data = data.model_copy(update={"text_column": text_column})
+    texts = read_rows(source, data, labelled=False).texts
+    found = classify(loaded, texts)
+    best = found.argmax(axis=1)
+    rows = (
+        {"text": text, "label": loaded.labels[label], "score": round(float(each[label]), 6)}
+        for text, label, each in zip(texts, best, found, strict=True)
+    )
+    if out is None:
+        _write_rows(sys.stdout, rows, ".jsonl")
+    else:
+        with replacing(Path(out)) as part, part.open("w", encoding="utf-8", newline="") as stream:
+            _write_rows(stream, rows, Path(out).suffix)
+
+
+def _write_rows(stream: TextIO, rows: Iterable[dict], suffix: str) -> None:
+    if suffix == ".jsonl":
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    stream.write("\t".join(COLUMNS) + "\n" if suffix == ".tsv" else ",".join(COLUMNS) + "\n")
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in rows:
+        if suffix == ".tsv":  # as it is read: no quotes, a tab or line end is a space
+            stream.write("\t".join(" ".join(str(row[key]).split()) for key in COLUMNS) + "\n")
+        else:
+            writer.writerow(row[key] for key in COLUMNS)

@@ -1,0 +1,66 @@
+"""A run's place in the storage, and the file that names its best checkpoint.
+
+    <storage>/<name>/best.json                the newest finished run's best checkpoint
+    <storage>/<name>/<kind>-<key>/best.json   this run's; written last, so it marks a finished run
+
+The key is made of everything that decides the result: settings, seed, texts and vectors. So the same
+command finds its run again, and another one never continues it by mistake.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.storage import absolute, exists, join, read_text, write_text
+from jobs.corpus import Corpus
+from jobs.experiment import Experiment, digest
+
+# They change how fast a run is, not what it gives.
+WITHOUT_EFFECT = {"workers", "cpus_per_worker", "use_gpu"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one run keeps its files. folder: `<storage>/<name>`; name: `<kind>-<key>`."""
+
+    folder: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """The run's own folder."""
+        return join(self.folder, self.name)
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return what best.json says when the run is finished."""
+        path = join(self.path, "best.json")
+        return json.loads(read_text(path)) if exists(path) else None
+
+    def finish(self, best: dict[str, Any]) -> str:
+        """Name the best checkpoint (relative to the run) and return the path of the experiment's best.json."""
+        write_text(join(self.path, "best.json"), _json(best))
+        return self.publish(best)
+
+    def publish(self, best: dict[str, Any]) -> str:
+        """Make this the newest finished run of the experiment; return the path of its best.json."""
+        path = join(self.folder, "best.json")
+        write_text(path, _json(best | {"checkpoint": f"{self.name}/{best['checkpoint']}", "run": self.name}))
+        return path
+
+
+def place(kind: str, experiment: Experiment, corpus: Corpus) -> Run:
+    """Return the place of a run of this kind (train, tune)."""
+    decides: dict[str, Any] = {
+        "seed": experiment.seed,
+        "corpus": corpus.key,
+        "text": experiment.text.model_dump(),
+        "model": experiment.model.model_dump(),
+        "train": experiment.train.model_dump(exclude=WITHOUT_EFFECT),
+    }
+    if kind == "tune":
+        decides["tune"] = experiment.tune.model_dump(exclude={"max_concurrent"})
+    return Run(join(absolute(experiment.storage), experiment.name), f"{kind}-{digest(decides)}")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

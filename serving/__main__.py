@@ -1,0 +1,103 @@
+"""python -m serving: run, deploy, config."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster import UsageError
+
+TEMPLATE = Path(__file__).with_name("service.yaml")
+
+
+class ServiceError(UsageError):
+    """A service could not be started."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb and return the exit code: 0, or 2 for a mistake of the user's."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description="Put a checkpoint behind HTTP.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for name, run, text in (
+        ("run", _run, "serve on this machine until Ctrl-C"),
+        ("deploy", _deploy, "hand the service to a running Ray cluster and return"),
+        ("config", _config, "print the Ray Serve configuration for `serve deploy`"),
+    ):
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one; path or URI")
+        added.add_argument(
+            "--template", default=str(TEMPLATE), help="Serve configuration (default: serving/service.yaml)"
+        )
+        added.add_argument("--host", help="address to listen on (default: as in the configuration)")
+        added.add_argument("--port", type=int, help="port to listen on (default: as in the configuration)")
+        if name == "deploy":
+            added.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
+            added.add_argument("--working-dir", help="URI of a zip of this repository, where nodes lack it")
+        if name == "run":
+            added.add_argument(
+                "--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)"
+            )
+    return parser
+
+
+def _configuration(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the Serve configuration with the checkpoint filled in, after a look at the checkpoint."""
+    import yaml
+
+    from jobs import checkpoint
+
+    try:
+        found = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
+        application = found["applications"][0]
+        deployment = application["deployments"][0]
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        raise ServiceError(
+            f"{options.template}: is not a Serve configuration with a deployment: {error!r}"
+        ) from error
+    where = checkpoint.locate(options.checkpoint)
+    checkpoint.read(where)
+    deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
+    http = found.setdefault("http_options", {})
+    if options.host:
+        http["host"] = options.host
+    if options.port:
+        http["port"] = options.port
+    if getattr(options, "working_dir", None):
+        application["runtime_env"] = (application.get("runtime_env") or {}) | {
+            "working_dir": options.working_dir
+        }
+    return found
+
+
+def _config(options: argparse.Namespace) -> None:
+    import yaml
+
+    print(yaml.safe_dump(_configuration(options), sort_keys=False), end="")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from serving.server import run
+
+    run(_configuration(options), options.address, lambda line: print(line, flush=True))
+
+
+def _deploy(options: argparse.Namespace) -> None:
+    from serving.server import deploy
+
+    deploy(_configuration(options), options.address, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

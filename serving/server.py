@@ -1,0 +1,75 @@
+"""Starting a service: here until it is stopped, or on a cluster that keeps it."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster import UsageError
+from cluster.connection import connect
+
+DEPLOY_TIMEOUT_S = 120
+
+
+class ServiceFailed(UsageError):
+    """A service did not come up."""
+
+
+def run(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
+    """Serve the first application of a Serve configuration until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with connect(address):
+        from ray import serve
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        from serving.app import Arguments, Service
+
+        application = configuration["applications"][0]
+        options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
+        arguments = Arguments.model_validate(application.get("args") or {})
+        http = configuration["http_options"]
+        say(f"starting the service for {options['user_config']['checkpoint']}")
+        serve.start(http_options=http)
+        try:
+            deployed = Service.options(**options).bind(arguments.limits.model_dump())
+            serve.run(deployed, name=application["name"], route_prefix=application["route_prefix"])
+        except RuntimeError as error:
+            serve.delete(application["name"])
+            raise ServiceFailed(f"the service did not come up: {error}") from error
+        url = f"http://{http['host']}:{http['port']}"
+        say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
+        stop.wait()
+        say("stopping")
+        serve.delete(application["name"])
+
+
+def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
+    """Hand a Serve configuration to a running cluster and wait until it serves.
+
+    Raises:
+        ServiceFailed: the cluster cannot be reached, or the service did not come up.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    from cluster.submission import dashboard
+
+    name = configuration["applications"][0]["name"]
+    try:
+        client = ServeSubmissionClient(dashboard(address))
+        client.deploy_applications(configuration)
+        deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            found = client.get_serve_details()["applications"].get(name, {})
+            if found.get("status") == "RUNNING":
+                say(f"{name} is running")
+                return
+            if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
+            time.sleep(0.5)
+    except (ConnectionError, RuntimeError) as error:
+        raise ServiceFailed(f"the cluster at {address} does not take the service: {error}") from error
+    raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
