@@ -9,11 +9,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from cluster import UsageError
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from cluster.package import REPOSITORY, pack
 
 # Read by Ray when it is imported or when a run starts, so they are set before either.
 ENVIRONMENT = {
@@ -69,9 +67,7 @@ def connect(
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            from cluster.submission import package
-
-            options["runtime_env"] = {"working_dir": str(package().path)}
+            options["runtime_env"] = {"working_dir": str(pack().path)}
     try:
         ray.init(**options)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:

@@ -43,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     def ray(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument(
-            "--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)"
-        )
+        added.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)")
         return added
 
     experiment(verb("show", _show, "print an experiment with all its defaults"))

@@ -35,9 +35,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         moved = {
-            key: value.to(device, non_blocking=True)
-            for key, value in vars(self).items()
-            if isinstance(value, Tensor)
+            key: value.to(device, non_blocking=True) for key, value in vars(self).items() if isinstance(value, Tensor)
         }
         return Batch(size=self.size, **moved)
 

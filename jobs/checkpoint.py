@@ -70,14 +70,10 @@ def write(
               folder / "weights.safetensors")  # fmt: skip
     names = list(MODEL_FILES)
     if state is not None and progress is not None:
-        save_file(
-            {key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "state.safetensors"
-        )
+        save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "state.safetensors")
         _write_json(folder / "progress.json", progress)
         names += RESUME_FILES
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names
-    }
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
     _write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
 
 
@@ -93,9 +89,7 @@ def locate(path: str) -> str:
             return path
         path = join(path, "best.json")
     if not exists(path):
-        raise CheckpointError(
-            f"{path.removesuffix('/best.json')}: holds neither a checkpoint nor a best.json"
-        )
+        raise CheckpointError(f"{path.removesuffix('/best.json')}: holds neither a checkpoint nor a best.json")
     try:
         named = json.loads(read_text(path))["checkpoint"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -114,9 +108,7 @@ def read(path: str) -> Checkpoint:
         with local_folder(where) as folder:
             _verify(where, folder, MODEL_FILES)
             return Checkpoint(
-                experiment=Experiment.model_validate(
-                    yaml.safe_load((folder / "experiment.yaml").read_text("utf-8"))
-                ),
+                experiment=Experiment.model_validate(yaml.safe_load((folder / "experiment.yaml").read_text("utf-8"))),
                 labels=_read_json(folder / "labels.json"),
                 words=_read_json(folder / "vocabulary.json"),
                 weights=load_file(folder / "weights.safetensors"),

@@ -38,9 +38,7 @@ class _MaxOverTime(torch.autograd.Function):
         sums = F.embedding_bag(rows.reshape(-1, width), projected.reshape(-1, maps), mode="sum")
         sums = sums.view(*windows.shape[:2], maps)  # (batch, windows, maps)
         # The empty text counts as one word of padding: all of its windows are zero.
-        beyond = (
-            torch.arange(sums.shape[1], device=tokens.device) >= lengths.clamp(min=1)[:, None] + width - 1
-        )
+        beyond = torch.arange(sums.shape[1], device=tokens.device) >= lengths.clamp(min=1)[:, None] + width - 1
         sums.masked_fill_(beyond[:, :, None], -torch.inf)
         best, where = sums.max(dim=1)  # (batch, maps) each
         ctx.save_for_backward(rows, where)

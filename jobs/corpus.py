@@ -60,9 +60,7 @@ class Corpus:
         return dataclasses.replace(self, words=words, vectors=table, validation=validation, coverage=None)
 
 
-def prepare(
-    experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]
-) -> Corpus:
+def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]) -> Corpus:
     """Return the corpus of a dataset.
 
     Args:

@@ -82,9 +82,7 @@ def load(experiment: Experiment) -> Dataset:
         notes.append(f"validation: {len(validation):,} rows drawn from {train.path}")
     labels = sorted(set(train.labels))
     if len(labels) < 2:
-        raise DataError(
-            f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more"
-        )
+        raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
     for part in (validation, test):
         _check_labels(part, labels, train.path)
     known = set(train.texts)
@@ -139,9 +137,7 @@ def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
     try:
         kept, drawn = train_test_split(rows, test_size=share, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise DataError(
-            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: {error}"
-        ) from error
+        raise DataError(f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: {error}") from error
     return part.take(sorted([*kept, *alone])), part.take(sorted(drawn))
 
 
@@ -214,9 +210,7 @@ def _jsonl_rows(path: Path, suffix: str, data: Data, labelled: bool) -> Iterator
         wanted = {"text_column": data.text_column} | ({"label_column": data.label_column} if labelled else {})
         for key, name in wanted.items():
             if name not in row:
-                raise DataError(
-                    f"{path}, line {number}: has no '{name}' (data.{key}); it has {', '.join(row)}"
-                )
+                raise DataError(f"{path}, line {number}: has no '{name}' (data.{key}); it has {', '.join(row)}")
         text = row[data.text_column]
         if not isinstance(text, str):
             raise DataError(f"{path}, line {number}: '{data.text_column}' must be a string, not {text!r}")
@@ -238,9 +232,7 @@ def _from_docstrings(experiment: Experiment) -> Dataset:
             raise DataError(f"data.packages: '{package}' is not installed here, or has no Python source")
     if len(files) < 2:
         raise DataError("data.packages: a classifier needs two or more packages")
-    sizes = {
-        package: [len(found), sum(file.stat().st_size for file in found)] for package, found in files.items()
-    }
+    sizes = {package: [len(found), sum(file.stat().st_size for file in found)] for package, found in files.items()}
     folder = cache_folder(experiment.storage)
     key = digest([1, list(sizes.items()), experiment.text.lowercase])
     rows_path, background = folder / f"docstrings-{key}.jsonl", folder / f"docstrings-{key}.txt"
@@ -256,9 +248,7 @@ def _from_docstrings(experiment: Experiment) -> Dataset:
         drawn = random.Random(experiment.seed).sample(found, min(len(found), data.max_rows_per_class))
         texts += drawn
         labels += [package] * len(drawn)
-        notes.append(
-            f"{package}: {len(drawn):,} rows of {len(found):,} passages in {len(files[package]):,} files"
-        )
+        notes.append(f"{package}: {len(drawn):,} rows of {len(found):,} passages in {len(files[package]):,} files")
     rows = Part(texts, labels, "docstrings")
     rest, test = split(rows, data.test_share, experiment.seed, "data.test_share")
     train, validation = split(rest, data.validation_share, experiment.seed, "data.validation_share")
@@ -270,16 +260,12 @@ def _extract(files: dict[str, list[Path]], lowercase: bool, rows_path: Path, bac
     import ray
 
     chunks = [
-        (package, found[start : start + 100])
-        for package, found in files.items()
-        for start in range(0, len(found), 100)
+        (package, found[start : start + 100]) for package, found in files.items() for start in range(0, len(found), 100)
     ]
     with connect():
         task = ray.remote(_passages)
         results = ray.get([task.remote(chunk, list(files), lowercase) for _, chunk in chunks])
-    passages = [
-        (package, text) for (package, _), (texts, _) in zip(chunks, results, strict=True) for text in texts
-    ]
+    passages = [(package, text) for (package, _), (texts, _) in zip(chunks, results, strict=True) for text in texts]
     unique = dict.fromkeys((package, text) for package, text in passages)
     owners = Counter(text for _, text in {(package, text.casefold()) for package, text in unique})
     with replacing(background) as part, part.open("w", encoding="utf-8") as stream:

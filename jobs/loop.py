@@ -153,9 +153,7 @@ class Loop:
     def _train_epoch(self, number: int) -> float:
         """Return the mean loss over the training part."""
         self.network.train()
-        torch.manual_seed(
-            int(np.random.SeedSequence([self.seed, number, self.workers.rank]).generate_state(1)[0])
-        )
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, self.workers.rank]).generate_state(1)[0]))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         part = self.corpus.train
         for rows in order(part.tokens.lengths, self.settings.batch_size, self.seed, number):

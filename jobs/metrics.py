@@ -26,7 +26,5 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> di
     """Return precision, recall, f1 and support (rows), each `(classes,)`."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    values = precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(num_classes), zero_division=0.0
-    )
+    values = precision_recall_fscore_support(labels, predicted, labels=np.arange(num_classes), zero_division=0.0)
     return dict(zip(("precision", "recall", "f1", "support"), values, strict=True))

@@ -63,9 +63,7 @@ _COLUMNS = ("precision", "recall", "f1", "support")
 def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
     """Write the report's files into a folder, over those of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(
-        json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8"
-    )
+    (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     _draw_confusion(folder / "confusion.png", evaluation)
     (folder / "report.md").write_text(_markdown(evaluation, checkpoint), encoding="utf-8")
 
@@ -89,9 +87,7 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint) -> str:
         lines.append(f"| {_cell(label)} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {support} |")
     lines += ["", "![confusion matrix](confusion.png)", "", "Most frequent mistakes:", ""]
     lines += ["| true | predicted | rows |", "|---|---|---|"]
-    lines += [
-        f"| {_cell(true)} | {_cell(said)} | {rows} |" for true, said, rows in evaluation.most_confused()
-    ]
+    lines += [f"| {_cell(true)} | {_cell(said)} | {rows} |" for true, said, rows in evaluation.most_confused()]
     lines += ["", "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
     lines += [
         "Versions: " + ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),

@@ -59,15 +59,11 @@ def num_trials(experiment: Experiment, space: list[Dimension]) -> int:
 
 def _dimension(path: str, given: Any) -> Dimension:
     if path.split(".")[0] not in SECTIONS:
-        raise ExperimentError(
-            f"tune.space: '{path}' cannot be searched; settings of {' and '.join(SECTIONS)} can"
-        )
+        raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {' and '.join(SECTIONS)} can")
     if path in ("train.workers", "train.cpus_per_worker", "train.use_gpu"):
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in KINDS:
-        raise ExperimentError(
-            f"tune.space.{path}: must be one of {', '.join(KINDS)} with its values, not {given!r}"
-        )
+        raise ExperimentError(f"tune.space.{path}: must be one of {', '.join(KINDS)} with its values, not {given!r}")
     [(kind, values)] = given.items()
     if not isinstance(values, list) or not values:
         raise ExperimentError(f"tune.space.{path}.{kind}: must be a list of values, not {values!r}")

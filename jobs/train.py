@@ -51,9 +51,7 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         if best is not None:
             say(f"this run is finished: {describe(best)}; its folder is {run.path}")
             return run.publish(best)
-        waits = resources.require(
-            experiment.train.workers, experiment.train.cpus_per_worker, _use_gpu(experiment)
-        )
+        waits = resources.require(experiment.train.workers, experiment.train.cpus_per_worker, _use_gpu(experiment))
         if waits:
             say(waits)
         write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
@@ -138,9 +136,7 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(
-                f"Ray Train gave up: {error}. The same command goes on from the last epoch"
-            ) from error
+            raise TrainingFailed(f"Ray Train gave up: {error}. The same command goes on from the last epoch") from error
     if result.return_value:
         raise TrainingFailed(result.return_value)
     if not result.best_checkpoints:

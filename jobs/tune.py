@@ -50,9 +50,8 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
             say(f"this search is finished; its folder is {run.path}")
         else:
             best = _search(experiment, space, corpus, run, say)
-        say(
-            f"best: {_settings_line(best['settings'])}: validation {best['metric']} {best['metrics'][best['metric']]:.4f}"
-        )
+        value = best["metrics"][best["metric"]]
+        say(f"best: {_settings_line(best['settings'])}: validation {best['metric']} {value:.4f}")
         path = run.publish(best)
         write_text(join(run.folder, "best.yaml"), experiment.replace(best["settings"]).to_yaml())
         return path
@@ -175,9 +174,7 @@ def _best(results: Any, metric: str) -> Any:
     """Return the best epoch of all trials as (result, checkpoint, metrics), None if no trial has one."""
     sign = -1 if metric == "loss" else 1
     found = [
-        (result, checkpoint, metrics)
-        for result in results
-        for checkpoint, metrics in result.best_checkpoints or []
+        (result, checkpoint, metrics) for result in results for checkpoint, metrics in result.best_checkpoints or []
     ]
     return max(found, key=lambda each: sign * each[2][metric], default=None)
 
@@ -221,21 +218,20 @@ def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
 
         def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
             value = result[metric]
-            self.best[trial.trial_id] = max(
-                self.best.get(trial.trial_id, value), value, key=lambda x: sign * x
-            )
+            self.best[trial.trial_id] = max(self.best.get(trial.trial_id, value), value, key=lambda x: sign * x)
 
         def on_trial_complete(self, iteration, trials, trial, **info) -> None:
             self.ended += 1
             best = self.best.get(trial.trial_id, float("nan"))
             epochs = (trial.last_result or {}).get("epoch", 0)
-            say(
-                f"trial {self.ended:3d} of {expected}   {metric} {best:.4f} in {epochs} epochs   {_settings_line(trial.config)}"
-            )
+            self.tell(f"{metric} {best:.4f} in {epochs} epochs", trial)
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
             self.ended += 1
-            say(f"trial {self.ended:3d} of {expected}   failed   {_settings_line(trial.config)}")
+            self.tell("failed", trial)
+
+        def tell(self, outcome: str, trial) -> None:
+            say(f"trial {self.ended:3d} of {expected}   {outcome}   {_settings_line(trial.config)}")
 
     return Teller()
 

@@ -176,9 +176,7 @@ def _rows(path: Path, stream: BinaryIO, format: str) -> Iterator[tuple[str, np.n
     header = _header(first)
     if header is None:
         if format.startswith("word2vec"):
-            raise VectorsError(
-                f"{path}: does not begin with the two numbers of a word2vec file, words and dimensions"
-            )
+            raise VectorsError(f"{path}: does not begin with the two numbers of a word2vec file, words and dimensions")
         dimensions = len(first.split()) - 1
         if dimensions < 2 or _text_row(first, dimensions) is None:
             raise VectorsError(f"{path}: is neither word2vec (binary or text) nor GloVe text")
@@ -230,28 +228,20 @@ def _text_rows(
         yield _word(path, f"line {number}", row[0]), _finite(path, f"line {number}", row[1])
         line = stream.readline()
     if count is not None and found != count:
-        raise VectorsError(
-            f"{path}: ends after {found:,} of the {count:,} words that its first line announces"
-        )
+        raise VectorsError(f"{path}: ends after {found:,} of the {count:,} words that its first line announces")
 
 
-def _binary_rows(
-    path: Path, stream: BinaryIO, dimensions: int, count: int
-) -> Iterator[tuple[str, np.ndarray]]:
+def _binary_rows(path: Path, stream: BinaryIO, dimensions: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
     size = 4 * dimensions
     buffer, start = b"", 0
     for number in range(1, count + 1):
         end = buffer.find(b" ", start)
         while end < 0 or end + 1 + size > len(buffer):
             if end < 0 and len(buffer) - start > LONGEST_WORD:
-                raise VectorsError(
-                    f"{path}, word {number}: is longer than {LONGEST_WORD} bytes; not word2vec binary"
-                )
+                raise VectorsError(f"{path}, word {number}: is longer than {LONGEST_WORD} bytes; not word2vec binary")
             more = stream.read(1 << 20)
             if not more:
-                raise VectorsError(
-                    f"{path}: ends after {number - 1:,} of the {count:,} words that it announces"
-                )
+                raise VectorsError(f"{path}: ends after {number - 1:,} of the {count:,} words that it announces")
             buffer, start = buffer[start:] + more, 0
             end = buffer.find(b" ")
         word = buffer[start:end].lstrip(b"\n")

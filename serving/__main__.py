@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
             added.add_argument("--working-dir", help="URI of a zip of this repository, where nodes lack it")
         if name == "run":
-            added.add_argument(
-                "--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)"
-            )
+            added.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)")
     return parser
 
 
@@ -63,9 +61,7 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
         application = found["applications"][0]
         deployment = application["deployments"][0]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
-        raise ServiceError(
-            f"{options.template}: is not a Serve configuration with a deployment: {error!r}"
-        ) from error
+        raise ServiceError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
     where = checkpoint.locate(options.checkpoint)
     checkpoint.read(where)
     deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
@@ -75,9 +71,7 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     if options.port:
         http["port"] = options.port
     if getattr(options, "working_dir", None):
-        application["runtime_env"] = (application.get("runtime_env") or {}) | {
-            "working_dir": options.working_dir
-        }
+        application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
     return found
 
 

@@ -35,9 +35,7 @@ class Classifier:
         channels = [weights[name] for name in ("fixed_vectors", "vectors") if name in weights]
         self._vectors = np.concatenate(channels, axis=1)  # (words, channels * dimensions)
         # One column for each filter at each place of its window, width after width.
-        self._filters = np.concatenate(
-            [weights[f"filters.{number}"] for number in range(len(self._widths))]
-        ).T
+        self._filters = np.concatenate([weights[f"filters.{number}"] for number in range(len(self._widths))]).T
         self._biases = [weights[f"biases.{number}"] for number in range(len(self._widths))]
         self._output, self._output_bias = weights["output.weight"].T, weights["output.bias"]
         rows = min(len(self._vectors), table_bytes // (4 * self._filters.shape[1]))

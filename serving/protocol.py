@@ -72,9 +72,7 @@ def parse(body: bytes, limits: Limits) -> Request:
     if not texts:
         raise RequestError(422, "inputs: is empty; send a text or a list of texts")
     if len(texts) > limits.max_texts:
-        raise RequestError(
-            413, f"inputs: has {len(texts)} texts; at most {limits.max_texts} are read at once"
-        )
+        raise RequestError(413, f"inputs: has {len(texts)} texts; at most {limits.max_texts} are read at once")
     parameters = found.parameters or Parameters()
     function = parameters.function_to_apply or ("none" if found.raw_scores else "softmax")
     return Request(texts, single, parameters.top_k, function)

@@ -1,0 +1,97 @@
+"""The code as one zip, as Ray takes it for a `working_dir`: source only, no data, vectors, runs or environments."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import UsageError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+SKIPPED_FOLDERS = {
+    "__pycache__",
+    "runs",
+    "data",
+    "vectors",
+    "tests",
+    "benchmarks",
+    "node_modules",
+    "build",
+    "dist",
+}
+# What is sent is code and settings; texts, vectors and weights lie in the storage.
+SENT_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".lock", ".md", ".html", ".js", ".css", ".txt"}
+LARGEST_BYTES = 20 << 20
+
+
+class PackageError(UsageError):
+    """The code cannot be sent to the cluster as it is."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip of the code. files: what is in it, with their sizes in bytes, the largest first."""
+
+    path: Path
+    files: list[tuple[str, int]]
+
+    def describe(self) -> str:
+        """Return what is uploaded, in words."""
+        total = sum(size for _, size in self.files)
+        largest = ", ".join(f"{name} ({size / 1024:.0f} KiB)" for name, size in self.files[:3])
+        return (
+            f"uploading {len(self.files)} files, {total / 1024:.0f} KiB "
+            f"({self.path.stat().st_size / 1024:.0f} KiB zipped); the largest: {largest}"
+        )
+
+
+def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
+    """Return a zip of a folder's source files; the same files give the same bytes, so Ray uploads once.
+
+    Args:
+        also: further files, relative to the folder, that are sent whatever they are called.
+
+    Raises:
+        PackageError: there is nothing to send, it is too large, or a file of `also` lies elsewhere.
+    """
+    names = {*_sources(folder), *(_inside(folder, name) for name in also)}
+    if not names:
+        raise PackageError(f"{folder}: holds no source files to send")
+    files = sorted(((name, (folder / name).stat().st_size) for name in names), key=lambda each: (-each[1], each[0]))
+    if sum(size for _, size in files) > LARGEST_BYTES:
+        largest = ", ".join(f"{name} ({size >> 20} MiB)" for name, size in files[:3])
+        raise PackageError(f"{folder}: more than {LARGEST_BYTES >> 20} MiB of source; the largest: {largest}")
+    target = Path(tempfile.mkdtemp(prefix="package-"), "code.zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(names):
+            # A fixed time, or the same code would be another upload.
+            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
+    return Package(target, files)
+
+
+def _sources(folder: Path) -> list[str]:
+    names = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and name not in SKIPPED_FOLDERS and not Path(where, name, "pyvenv.cfg").exists()
+        ]
+        names += [
+            Path(where, name).relative_to(folder).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix in SENT_SUFFIXES
+        ]
+    return names
+
+
+def _inside(folder: Path, name: str) -> str:
+    path = Path(folder, name).resolve()
+    if not path.is_file():
+        raise PackageError(f"{name}: no such file in {folder}")
+    if not path.is_relative_to(folder.resolve()):
+        raise PackageError(f"{name}: lies outside {folder}, which is what the cluster gets; put it inside")
+    return path.relative_to(folder.resolve()).as_posix()

@@ -1,0 +1,77 @@
+"""What is sent to a cluster, and what never is."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cluster.package import REPOSITORY, PackageError, pack
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "jobs/__init__.py",
+        "experiments/a.yaml",
+        "requirements.lock",
+        "data/rows.py",
+        "runs/x/experiment.yaml",
+        ".hidden/a.py",
+        ".secret.yaml",
+        "env/pyvenv.cfg",
+        "env/lib/a.py",
+        "vectors.bin",
+        "rows.csv",
+        "jobs/rows.tsv",
+        "tests/test_a.py",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path
+
+
+def names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def test_only_code_and_settings_are_sent(folder: Path) -> None:
+    """Data, vectors, runs, hidden files and environments stay here."""
+    assert names(pack(folder).path) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
+
+
+def test_the_same_files_give_the_same_bytes(folder: Path) -> None:
+    """Ray names an upload by its content, and skips one that it has."""
+    first = pack(folder).path.read_bytes()
+    (folder / "jobs/__init__.py").touch()
+    assert pack(folder).path.read_bytes() == first
+
+
+def test_a_file_named_explicitly_is_sent(folder: Path) -> None:
+    """What the command line names goes along, whatever it is called."""
+    assert "rows.csv" in names(pack(folder, also=["rows.csv"]).path)
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "../outside.yaml"])
+def test_a_file_that_is_not_inside_is_an_error(folder: Path, name: str) -> None:
+    """The job would not find it."""
+    (folder.parent / "outside.yaml").write_text("a: 1")
+    with pytest.raises(PackageError, match=name):
+        pack(folder, also=[name])
+
+
+def test_too_much_names_the_largest(folder: Path) -> None:
+    """A forgotten dump is named, not uploaded."""
+    with (folder / "dump.txt").open("wb") as stream:
+        stream.truncate(30 << 20)
+    with pytest.raises(PackageError, match=r"dump\.txt \(30 MiB\)"):
+        pack(folder)
+
+
+def test_this_repository_fits() -> None:
+    """The three floors and the lock go, and stay small."""
+    package = pack(REPOSITORY)
+    sent = {name for name, _ in package.files}
+    assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= sent
+    assert package.path.stat().st_size < 1 << 20
