@@ -17,6 +17,8 @@ from cluster.package import REPOSITORY, pack
 ENVIRONMENT = {
     # ray.train.report() blocks until the controller polls: 2 s by default, 0.1 s with this.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Tune would print a frame around each search even when told to be quiet.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Ray would report each command to its makers.
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -60,9 +62,12 @@ def connect(
         "configure_logging": True,
     }
     if address is None:
+        # Watches for nodes that a cloud is about to take back; here there is none.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
-        # Workers of an embedded Ray find the three folders wherever the command was started.
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": _python_path()}}
+        # Workers of an embedded Ray find the three folders wherever the command was started. They
+        # inherit the variable; a runtime environment would keep Ray from using processes it has ready.
+        os.environ["PYTHONPATH"] = _python_path()
     else:
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.

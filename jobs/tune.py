@@ -92,9 +92,8 @@ def _search(
         reason = next(iter(results.errors), None)
         raise SearchFailed(f"every trial failed; the first: {reason}")
     result, checkpoint, metrics = best
-    inside = Path(checkpoint.path).relative_to(run.path).as_posix()
     summary = {
-        "checkpoint": inside,
+        "checkpoint": "/".join(Path(checkpoint.path).parts[-2:]),  # trial/checkpoint, inside the run
         "metric": experiment.train.metric,
         "metrics": {key: metrics[key] for key in METRICS},
         "settings": result.config,

@@ -205,12 +205,21 @@ def _header(line: bytes) -> tuple[int, int] | None:
 
 def _text_row(line: bytes, dimensions: int) -> tuple[bytes, np.ndarray] | None:
     fields = line.rstrip().rsplit(b" ", dimensions)
-    if len(fields) != dimensions + 1:
+    # GloVe's words may hold spaces; a number before the last space is no word's end but one number too many.
+    if len(fields) != dimensions + 1 or (b" " in fields[0] and _is_number(fields[0].rsplit(b" ", 1)[1])):
         return None
     try:
         return fields[0], np.array([float(field) for field in fields[1:]], np.float32)
     except ValueError:
         return None
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _text_rows(

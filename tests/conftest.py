@@ -1,0 +1,106 @@
+"""What tests share: small data sets, the data beside the checkout, and a Ray of their own."""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.connection import connect
+from cluster.package import REPOSITORY
+from jobs.corpus import Corpus, prepare
+from jobs.dataset import load
+from jobs.experiment import Experiment
+
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+GOOD = ["great", "lovely", "fine", "brilliant", "warm"]
+BAD = ["awful", "dull", "poor", "broken", "cold"]
+FILLER = ["the", "film", "was", "a", "story", "with", "people", "in", "it", "and", "music", ",", "."]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The labelled sets beside the checkout; a checkout without them skips."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no data at {SHARED}")
+    return SHARED
+
+
+def toy_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Return (label, text) rows that one word tells apart."""
+    choose = random.Random(seed)
+    rows = []
+    for number in range(count):
+        label = ("good", "bad")[number % 2]
+        words = choose.choices(FILLER, k=choose.randint(2, 9))
+        words.insert(choose.randint(0, len(words)), choose.choice(GOOD if label == "good" else BAD))
+        rows.append((label, " ".join(words)))
+    return rows
+
+
+@pytest.fixture
+def toy_csv(tmp_path: Path) -> Path:
+    """A csv of 120 rows with columns label and text."""
+    path = tmp_path / "toy.csv"
+    path.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in toy_rows(120)))
+    return path
+
+
+@pytest.fixture
+def toy(toy_csv: Path) -> Callable[..., Experiment]:
+    """Make an experiment on the toy csv that trains in a second; settings by dotted path."""
+
+    def make(**settings: object) -> Experiment:
+        defaults = {
+            "name": "toy",
+            "storage": str(toy_csv.parent / "runs"),
+            "data.train": str(toy_csv),
+            "model.embedding": "rand",
+            "model.filter_widths": [1, 2],
+            "model.feature_maps": 8,
+            "vectors.dimensions": 12,
+            "vectors.min_count": 1,
+            "train.epochs": 3,
+            "train.learning_rate": 0.01,
+            "train.batch_size": 16,
+        }
+        return Experiment().replace(defaults | {key.replace("__", "."): value for key, value in settings.items()})
+
+    return make
+
+
+def corpus_of(experiment: Experiment) -> Corpus:
+    """Return an experiment's corpus with random vectors."""
+    return prepare(experiment, load(experiment), pretrained=False, progress=lambda line: None)
+
+
+def write_word2vec(path: Path, words: list[str], matrix: np.ndarray) -> Path:
+    """Write word2vec binary with gensim."""
+    from gensim.models import KeyedVectors
+
+    vectors = KeyedVectors(matrix.shape[1])
+    vectors.add_vectors(words, matrix)
+    vectors.save_word2vec_format(str(path), binary=True)
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Return a file's JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """An embedded Ray for a module's tests, that no other Ray on the machine is mistaken for."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with connect(num_cpus=4):
+            yield
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,158 @@
+"""The training loop: the same with any number of workers, and exact when it goes on."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from jobs.batches import Batch, collate
+from jobs.experiment import Experiment
+from jobs.loop import Epoch, Loop, Progress, TrainingDiverged, Workers, score
+from jobs.network import Network
+from tests.conftest import corpus_of
+
+ALONE = Workers()
+
+
+def loop_of(experiment: Experiment, workers: Workers = ALONE) -> Loop:
+    corpus = corpus_of(experiment)
+    network = Network(experiment.model, corpus.vectors, len(corpus.labels), experiment.seed)
+    return Loop(network, corpus, experiment.train, experiment.seed, workers)
+
+
+def losses_of(loop: Loop) -> list[float]:
+    """Train, and return the loss of each step over the global batch."""
+    losses = []
+    step = loop.step
+
+    def watched(batch: Batch) -> torch.Tensor:
+        total = step(batch)
+        losses.append(loop.workers.add_up(total.double().clone()).item() / batch.size)
+        return total
+
+    loop.step = watched  # type: ignore[method-assign]
+    list(loop.epochs())
+    return losses
+
+
+def worker(rank: int, size: int, experiment: Experiment, folder: str) -> None:
+    """One of several processes that train together; writes its step losses and its weights."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
+    loop = loop_of(experiment, Workers(rank, size))
+    losses = losses_of(loop)
+    torch.save({"losses": losses, "weights": loop.network.state_dict()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+    """With dropout off, 1, 2 and 4 workers give the same losses to 1e-5, step by step, and end alike.
+
+    The last batch of an epoch has fewer rows than there are workers.
+    """
+    experiment = toy(model__embedding="multichannel", model__dropout=0.0, train__epochs=2, train__batch_size=19)
+    alone = losses_of(loop_of(experiment))
+    for size in (2, 4):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        run = functools.partial(worker, size=size, experiment=experiment, folder=str(folder))
+        multiprocessing.spawn(run, nprocs=size)
+        found = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+        np.testing.assert_allclose(found[0]["losses"], alone, atol=1e-5)
+        for other in found[1:]:
+            for key, value in found[0]["weights"].items():
+                assert torch.equal(value, other["weights"][key]), f"{key} differs between workers"
+
+
+def test_a_run_that_goes_on_ends_as_one_that_never_stopped(toy: Callable[..., Experiment]) -> None:
+    """Bit for bit, dropout and all."""
+    experiment = toy(model__embedding="multichannel", train__epochs=4, train__patience=9)
+    whole = loop_of(experiment)
+    list(whole.epochs())
+    first = loop_of(experiment)
+    epochs = first.epochs()
+    for _ in range(2):
+        next(epochs)
+    weights = {key: value.clone() for key, value in first.network.state_dict().items()}
+    state = {key: value.clone() for key, value in first.state().items()}
+    second = loop_of(experiment)
+    second.resume(weights, state, Progress.from_json(first.progress.to_json()))
+    assert [epoch.epoch for epoch, _ in second.epochs()] == [3, 4]
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[key]), key
+
+
+def test_it_learns(toy: Callable[..., Experiment]) -> None:
+    """A word decides the class, and is found."""
+    epochs = [epoch for epoch, _ in loop_of(toy(train__epochs=12, train__patience=12)).epochs()]
+    assert epochs[-1].accuracy > 0.85
+    assert epochs[-1].train_loss < epochs[0].train_loss / 2
+
+
+@pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
+def test_only_trained_vectors_move_and_padding_never(toy: Callable[..., Experiment], embedding: str) -> None:
+    """Row 0 stays zero; the fixed channel stays as it came."""
+    loop = loop_of(toy(model__embedding=embedding))
+    list(loop.epochs())
+    network = loop.network
+    if network.vectors is not None:
+        assert not network.vectors[0].any()
+        assert not np.array_equal(network.vectors.detach().numpy(), loop.corpus.vectors)
+    if network.fixed_vectors is not None:
+        assert np.array_equal(network.fixed_vectors.numpy(), loop.corpus.vectors)
+
+
+def test_the_vectors_optimiser_is_lazy_adam(toy: Callable[..., Experiment]) -> None:
+    """A word that a step does not touch stays where it was; a touched one moves as torch's Adam moves it."""
+    experiment = toy(model__embedding="non-static", model__dropout=0.0)
+    loop = loop_of(experiment)
+    batch = collate(loop.corpus.train, np.arange(4))
+    initial = loop.network.vectors.detach().clone()
+    dense = Network(experiment.model, loop.corpus.vectors, len(loop.corpus.labels), experiment.seed)
+    # SparseAdam adds eps before it corrects the second moment's bias, Adam after.
+    eps = 1e-8 / math.sqrt(1 - 0.999)
+    adam = torch.optim.Adam(dense.parameters(), lr=experiment.train.learning_rate, eps=eps)
+    scores = dense(batch.words, batch.tokens, batch.lengths)
+    torch.nn.functional.cross_entropy(scores, batch.labels).backward()
+    dense.vectors.grad = dense.vectors.grad.to_dense()
+    adam.step()
+    loop.step(batch)
+    touched = batch.words[1:]
+    torch.testing.assert_close(loop.network.vectors[touched], dense.vectors[touched], rtol=1e-5, atol=1e-7)
+    others = torch.ones(len(initial), dtype=torch.bool)
+    others[touched] = False
+    assert torch.equal(loop.network.vectors[others], initial[others])
+
+
+def test_training_stops_when_nothing_improves(toy: Callable[..., Experiment]) -> None:
+    """After `patience` epochs, with the best one remembered."""
+    loop = loop_of(toy(train__epochs=50, train__patience=3, train__learning_rate=0.03))
+    flags = [improved for _, improved in loop.epochs()]
+    assert len(flags) < 50
+    assert flags[-3:] == [False] * 3
+    assert flags[loop.progress.best - 1]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(toy: Callable[..., Experiment]) -> None:
+    """With the setting that would help."""
+    loop = loop_of(toy())
+    with torch.no_grad():
+        loop.network.output.weight.fill_(torch.nan)
+    with pytest.raises(TrainingDiverged, match=r"lower train.learning_rate \(0.01\)"):
+        list(loop.epochs())
+
+
+def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
+    """A lower loss is better, a higher accuracy is."""
+    epoch = Epoch(1, 0.5, 0.4, 0.9, 0.8, 100.0, 1.0)
+    assert (score(epoch, "loss"), score(epoch, "accuracy"), score(epoch, "macro_f1")) == (-0.4, 0.9, 0.8)
+    progress = Progress()
+    assert progress.add(epoch, "accuracy")
+    assert not progress.add(Epoch(2, 0.5, 0.3, 0.9, 0.8, 100.0, 1.0), "accuracy")
+    assert progress.best == 1

@@ -1,0 +1,109 @@
+"""The house: imports go down, Ray stands where it may, and nothing happens at import."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.package import REPOSITORY
+
+FLOORS = ("cluster", "jobs", "serving")
+FILES = [path.relative_to(REPOSITORY) for floor in FLOORS for path in sorted((REPOSITORY / floor).rglob("*.py"))]
+RAY_ALLOWED = {
+    "jobs/dataset.py",
+    "jobs/train.py",
+    "jobs/tune.py",
+    "serving/app.py",
+    "serving/server.py",
+    "serving/__main__.py",
+}
+# What of jobs reads a checkpoint; serving takes nothing else.
+FOR_SERVING = {"checkpoint", "text", "experiment"}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((REPOSITORY / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_go_down(path: Path) -> None:
+    """serving -> jobs -> cluster, and never back."""
+    above = FLOORS[FLOORS.index(path.parts[0]) + 1 :]
+    assert not [name for name in imports(path) if name.split(".")[0] in above]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_ray_is_imported_only_where_its_job_is(path: Path) -> None:
+    """Everything else is tested without a cluster."""
+    if path.parts[0] != "cluster" and path.as_posix() not in RAY_ALLOWED:
+        assert not [name for name in imports(path) if name.split(".")[0] == "ray"]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "serving"], ids=str)
+def test_serving_takes_only_what_reads_a_checkpoint(path: Path) -> None:
+    """A replica carries no training code."""
+    taken = {name.split(".")[1] for name in imports(path) if name.startswith("jobs.")}
+    assert taken <= FOR_SERVING
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_is_one_noun(path: Path) -> None:
+    """About 300 lines at most."""
+    assert len((REPOSITORY / path).read_text().splitlines()) <= 320
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_help_is_quick_and_imports_neither_torch_nor_ray(module: str, tmp_path: Path) -> None:
+    """`--help` answers at once, and leaves nothing behind."""
+    script = (
+        "import runpy, sys\n"
+        "sys.argv = ['x', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    heavy = {'ray', 'torch', 'gensim', 'pydantic', 'numpy'} & set(sys.modules)\n"
+        "    sys.exit(stop.code or bool(heavy))\n"
+    )
+    command = [sys.executable, "-c", script]
+    times = []
+    for _ in range(3):  # the quickest: other work on the machine is not ours
+        start = time.perf_counter()
+        found = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False
+        )
+        times.append(time.perf_counter() - start)
+        assert found.returncode == 0, found.stderr
+    assert "usage" in found.stdout
+    assert min(times) < 0.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_the_pure_files_starts_nothing() -> None:
+    """No module of the lower floors connects, reads the environment's Ray, or imports it."""
+    modules = [
+        ".".join(path.with_suffix("").parts)
+        for path in FILES
+        if path.name not in ("__main__.py", "app.py") and path.stem != "__init__"
+    ]
+    script = "import importlib, sys\n" + "".join(f"importlib.import_module('{name}')\n" for name in modules)
+    script += "import sys; sys.exit('ray' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_no_path_of_one_machine_is_committed() -> None:
+    """Home folders and scratch folders are nobody else's."""
+    for path in FILES:
+        text = (REPOSITORY / path).read_text()
+        assert str(Path.home()) + "/" not in text
+        assert str(REPOSITORY.parent) + "/" not in text
