@@ -8,10 +8,13 @@ whatever cluster it finds on the machine is never used.
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from cluster import UsageError
 from cluster.package import REPOSITORY, pack
+
+CONNECT_TIMEOUT_S = 10
 
 # Read by Ray when it is imported or when a run starts, so they are set before either.
 ENVIRONMENT = {
@@ -69,6 +72,7 @@ def connect(
         # inherit the variable; a runtime environment would keep Ray from using processes it has ready.
         os.environ["PYTHONPATH"] = _python_path()
     else:
+        _check_address(address)
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
@@ -82,6 +86,17 @@ def connect(
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse a HOST:PORT where nothing listens; Ray would try for minutes."""
+    if "://" in address or ":" not in address:
+        return  # ray://, http:// and auto: Ray says what it makes of them
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionFailed(f"cannot reach the Ray cluster at {address}: {error}") from error
 
 
 def _python_path() -> str:

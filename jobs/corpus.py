@@ -6,6 +6,7 @@ object store.
 
 import dataclasses
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -92,7 +93,7 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
     train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
     validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
-    key = _key(train, validation, table)
+    key = _key(train, validation, table, [words, dataset.labels])
     return Corpus(train, validation, dataset.labels, words, num_trained_words, table, coverage, key)
 
 
@@ -145,8 +146,8 @@ def _file_key(path: Path, settings: dict, seed: int) -> str:
     return digest([content, settings, seed])
 
 
-def _key(train: Encoded, validation: Encoded, table: np.ndarray) -> str:
-    content = hashlib.sha256()
+def _key(train: Encoded, validation: Encoded, table: np.ndarray, names: list[list[str]]) -> str:
+    content = hashlib.sha256(json.dumps(names).encode())
     for part in (train, validation):
         for array in (part.tokens.ids, part.tokens.offsets, part.labels):
             content.update(array.tobytes())

@@ -125,7 +125,7 @@ class Train(Section):
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(50, ge=1)
     """Rows a step, over all workers together."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1e30)
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled (AdamW), on filters and output weights; word vectors have none."""
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"

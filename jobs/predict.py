@@ -28,7 +28,7 @@ def network_of(checkpoint: Checkpoint) -> Network:
     weights = checkpoint.weights
     vectors = weights["vectors"] if "vectors" in weights else weights["fixed_vectors"]
     network = Network(checkpoint.experiment.model, vectors, len(checkpoint.labels))
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, assign=True)
     return network.eval()
 
 

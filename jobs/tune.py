@@ -4,6 +4,7 @@ A trial trains inside its own process, which the next trial uses again; corpus a
 object store once and mapped by all. A trial's checkpoint is written when an epoch is its best so far.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,8 @@ def _search(
     """Run Ray Tune and return the contents of best.json."""
     import ray.tune
 
+    # A trial that fails is told in a line, not with its traceback.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(
@@ -89,7 +92,7 @@ def _search(
     results = tuner.fit()
     best = _best(results, experiment.train.metric)
     if best is None:
-        reason = next(iter(results.errors), None)
+        reason = _last_line(next(iter(results.errors), "no trial came to the end of an epoch"))
         raise SearchFailed(f"every trial failed; the first: {reason}")
     result, checkpoint, metrics = best
     summary = {
@@ -227,7 +230,7 @@ def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
             self.ended += 1
-            self.tell("failed", trial)
+            self.tell(f"failed: {_last_line(trial.get_error())}", trial)
 
         def tell(self, outcome: str, trial) -> None:
             say(f"trial {self.ended:3d} of {expected}   {outcome}   {_settings_line(trial.config)}")
@@ -237,6 +240,12 @@ def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
 
 def _trial_name(trial: Any) -> str:
     return f"trial-{trial.trial_id}"
+
+
+def _last_line(error: object) -> str:
+    """Return what an error says, without the traceback that Ray puts before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rpartition("jobs.loop.TrainingDiverged: ")[2] if lines else repr(error)
 
 
 def _settings_line(settings: dict[str, Any]) -> str:

@@ -33,18 +33,32 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         arguments = Arguments.model_validate(application.get("args") or {})
         http = configuration["http_options"]
         say(f"starting the service for {options['user_config']['checkpoint']}")
+        ours = not serve.status().proxies  # a Serve that was here before us stays
         serve.start(http_options=http)
         try:
+            _check_port(http["port"])
             deployed = Service.options(**options).bind(arguments.limits.model_dump())
             serve.run(deployed, name=application["name"], route_prefix=application["route_prefix"])
+            url = f"http://{http['host']}:{http['port']}"
+            say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
+            stop.wait()
+            say("stopping")
         except RuntimeError as error:
-            serve.delete(application["name"])
             raise ServiceFailed(f"the service did not come up: {error}") from error
-        url = f"http://{http['host']}:{http['port']}"
-        say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
-        stop.wait()
-        say("stopping")
-        serve.delete(application["name"])
+        finally:
+            if ours:
+                serve.shutdown()
+            else:
+                serve.delete(application["name"])
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port that the cluster's running Serve does not listen on; it takes one only when it starts."""
+    from ray.serve.context import _get_global_client
+
+    found = _get_global_client().http_config.port
+    if found != port:
+        raise ServiceFailed(f"Serve runs on this cluster already, on port {found}: --port {found} shares it")
 
 
 def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
@@ -63,9 +77,13 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
         client.deploy_applications(configuration)
         deadline = time.monotonic() + DEPLOY_TIMEOUT_S
         while time.monotonic() < deadline:
-            found = client.get_serve_details()["applications"].get(name, {})
+            details = client.get_serve_details()
+            found = details["applications"].get(name, {})
             if found.get("status") == "RUNNING":
-                say(f"{name} is running")
+                http = details["http_options"]
+                say(f"{name} is running at http://{http['host']}:{http['port']}{found['route_prefix']}")
+                if http["port"] != configuration["http_options"].get("port", http["port"]):
+                    say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
                 return
             if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")

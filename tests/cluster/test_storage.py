@@ -1,0 +1,70 @@
+"""Files appear whole or not at all, by path and by URI."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from cluster.storage import StorageError
+
+
+@pytest.fixture(params=["path", "uri"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "path" else f"file://{tmp_path}"
+
+
+def test_text_is_written_and_read(root: str) -> None:
+    """Folders on the way are made; what was there is replaced."""
+    path = storage.join(root, "a", "b.json")
+    if storage.is_uri(root):
+        Path(root.removeprefix("file://"), "a").mkdir()
+    assert not storage.exists(path)
+    for text in ("first", "zweitens \u2713"):
+        storage.write_text(path, text)
+        assert storage.read_text(path) == text
+    with pytest.raises(StorageError, match=r"none.txt: cannot be read"):
+        storage.read_text(storage.join(root, "none.txt"))
+
+
+def test_a_folder_is_copied(root: str, tmp_path: Path) -> None:
+    """With all that is in it, over what was there."""
+    (tmp_path / "from" / "inner").mkdir(parents=True)
+    (tmp_path / "from" / "inner" / "x").write_text("1")
+    storage.copy_folder(storage.join(root, "from"), storage.join(root, "to"))
+    assert (tmp_path / "to" / "inner" / "x").read_text() == "1"
+    with storage.local_folder(storage.join(root, "to")) as folder:
+        assert (folder / "inner" / "x").read_text() == "1"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """Nothing half-written under the name, no scraps beside it."""
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with storage.replacing(target) as part:
+            part.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert target.read_text() == "old"
+
+
+def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    """By its name, without a traceback."""
+    with pytest.raises(StorageError, match="nosuch://x"):
+        storage.read_text("nosuch://x/y")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"):
+        storage.write_text(str(tmp_path / "file" / "x.txt"), "a")
+
+
+def test_paths_mean_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Relative ones are made absolute, URIs stay."""
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("runs") == str(tmp_path / "runs")
+    assert storage.absolute("s3://bucket/runs") == "s3://bucket/runs"
+    assert storage.cache_folder("runs") == tmp_path / "runs" / "cache"
+    assert Path.home() in storage.cache_folder("s3://bucket/runs").parents

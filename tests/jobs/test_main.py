@@ -1,0 +1,121 @@
+"""The commands as a person types them: mistakes are one line, and files are labelled."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import checkpoint
+from jobs.__main__ import main
+from jobs.dataset import load
+from jobs.evaluate import evaluate
+from jobs.experiment import Experiment
+from jobs.loop import Loop
+from jobs.network import Network
+from jobs.predict import classify
+from jobs.train import snapshot
+from tests.conftest import corpus_of, read_jsonl
+
+
+@pytest.fixture
+def trained(toy: Callable[..., Experiment], tmp_path: Path) -> Path:
+    """A checkpoint of the toy data, trained in this process."""
+    experiment = toy(train__epochs=12, train__patience=12)
+    corpus = corpus_of(experiment)
+    loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
+    list(loop.epochs())
+    folder = tmp_path / "run" / "checkpoint"
+    snapshot(experiment, corpus, loop, folder, resumable=False)
+    return folder
+
+
+def test_show_prints_the_whole_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the settings given."""
+    assert main(["show", "model.dropout=0.25"]) == 0
+    assert "dropout: 0.25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.yaml"], "error: none.yaml: no such experiment file"),
+        (["train", "model.dropuot=1"], "did you mean 'model.dropout'?"),
+        (["tune", "tune.space={}"], "error: tune.space: is empty"),
+        (["show", "a.yaml", "b.yaml"], "error: one experiment file at a time"),
+        (["evaluate", "nowhere"], "holds neither a checkpoint nor a best.json"),
+        (["predict", "nowhere", "x.csv"], "holds neither a checkpoint nor a best.json"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never a traceback."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_evaluate_measures_the_test_part_and_writes_a_report(
+    trained: Path, toy: Callable[..., Experiment], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures agree with the predictions; table, pictures and JSON are there."""
+    assert main(["evaluate", str(trained)]) == 0
+    shown = capsys.readouterr().out
+    found = evaluate(str(trained), [], None, lambda line: None)
+    test = load(toy()).test
+    loaded = checkpoint.read(str(trained))
+    predicted = [loaded.labels[best] for best in classify(loaded, test.texts).argmax(axis=1)]
+    right = np.mean([said == true for said, true in zip(predicted, test.labels, strict=True)])
+    assert found.accuracy == pytest.approx(right)
+    assert found.accuracy > 0.7
+    assert f"accuracy {found.accuracy:.4f}" in shown
+    report = trained.parent / "report"
+    assert f"**{found.accuracy:.4f}**" in (report / "report.md").read_text()
+    assert (report / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert (report / "evaluation.json").exists()
+    assert found.confusion.sum() == len(test)
+
+
+def test_evaluate_on_another_file(trained: Path, tmp_path: Path) -> None:
+    """Any labelled file will do; a label that the checkpoint does not know is an error."""
+    (tmp_path / "other.csv").write_text("label,text\ngood,a great film\nbad,an awful film\ngood,lovely and warm\n")
+    found = evaluate(str(trained), [f"data.test={tmp_path}/other.csv"], str(tmp_path / "out"), lambda line: None)
+    assert found.rows == 3
+    assert (tmp_path / "out" / "report.md").exists()
+    (tmp_path / "other.csv").write_text("label,text\nso-so,a film\n")
+    assert main(["evaluate", str(trained), f"data.test={tmp_path}/other.csv"]) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> None:
+    """Every row in its order, the empty text too; no label column is needed."""
+    source = tmp_path / "texts.csv"
+    source.write_text('id,text\n1,"a great, lovely film"\n2,awful and dull\n3,\n4,"two\nlines great"\n')
+    out = tmp_path / f"out{suffix}"
+    assert main(["predict", str(trained), str(source), "--out", str(out)]) == 0
+    if suffix == ".jsonl":
+        rows = read_jsonl(out)
+    else:
+        with out.open(newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t" if suffix == ".tsv" else ","))
+    assert [row["label"] for row in rows[:2]] == ["good", "bad"]
+    assert len(rows) == 4
+    assert rows[0]["text"] == "a great, lovely film"
+    assert all(0.5 <= float(row["score"]) <= 1 for row in rows)
+
+
+def test_predict_to_standard_output_and_its_mistakes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """jsonl by default; a wrong file or column is one line."""
+    source = tmp_path / "texts.csv"
+    source.write_text("body\na great film\n")
+    assert main(["predict", str(trained), str(source), "--text-column", "body"]) == 0
+    assert '"label": "good"' in capsys.readouterr().out
+    assert main(["predict", str(trained), str(source)]) == 2
+    assert "has no column 'text'" in capsys.readouterr().err
+    assert main(["predict", str(trained), str(source), "--out", "x.pdf"]) == 2
+    assert not Path("x.pdf").exists()

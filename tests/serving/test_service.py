@@ -1,0 +1,160 @@
+"""The service on real Ray Serve, over real HTTP: run here, and deployed by `serve deploy`."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.package import REPOSITORY
+from jobs.checkpoint import read, write
+from serving.__main__ import main
+from serving.classifier import Classifier
+from tests.ray_head import RayHead, free_ports, ray_head
+from tests.serving.test_classifier import checkpoint_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a best.json and two checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    write(folder / "first", checkpoint_of("non-static"))
+    write(folder / "second", checkpoint_of("static"))
+    (folder / "best.json").write_text(json.dumps({"checkpoint": "first"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with ray_head(num_cpus=3) as found:
+        yield found
+
+
+def call(url: str, body: bytes | None = None, method: str | None = None) -> tuple[int, Any]:
+    """Return status and JSON of an answer."""
+    request = urllib.request.Request(url, data=body, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@contextmanager
+def serving(saved: Path, head: RayHead) -> Iterator[str]:
+    """Hold `python -m serving run` on the head's cluster."""
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        told = []
+        for line in process.stdout:
+            told.append(line)
+            if line.startswith("serving at"):
+                break
+        else:
+            raise AssertionError("".join(told))
+        yield f"http://127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, rest
+        assert "Traceback" not in rest
+
+
+def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head: RayHead) -> None:
+    """Every path, good input and bad, with the scores of the checkpoint."""
+    with serving(saved, head) as url:
+        expected = Classifier(read(str(saved))).scores(["word1 word2", ""])
+        asked = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
+        for path in ("/predict", "/"):
+            status, found = call(url + path, asked)
+            assert status == 200
+            for rows, scores in zip(found, expected, strict=True):
+                assert {row["label"]: pytest.approx(row["score"], abs=1e-5) for row in rows} == dict(
+                    zip("abc", map(float, scores), strict=True)
+                )
+                assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+        one = b'{"inputs": "word1", "parameters": {"top_k": 2}}'
+        _, flat = call(url + "/predict", one)
+        assert call(url + "/", one) == (200, [flat])
+        assert len(flat) == 2
+        assert call(url + "/health") == (200, {"status": "ok"})
+        status, info = call(url + "/info")
+        assert (status, info["labels"], info["model"]["embedding"]) == (200, ["a", "b", "c"], "non-static")
+        for path, body, method, expected_status in (
+            ("/predict", b"{", None, 400),
+            ("/predict", b'{"inputs": 5}', None, 422),
+            ("/predict", b'{"inputs": "' + b"x" * (1 << 20) + b'"}', None, 413),
+            ("/predict", None, None, 405),
+            ("/info", b"{}", None, 405),
+            ("/predict", b"{}", "DELETE", 405),
+            ("/nothing", None, None, 404),
+        ):
+            status, found = call(url + path, body, method)
+            assert status == expected_status, path
+            assert found["error"]
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
+    saved: Path, head: RayHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray's own `serve deploy` with the file that `config` prints; a changed user_config needs no new replica."""
+    [port] = free_ports(1)
+    assert main(["config", str(saved), "--port", str(port)]) == 0
+    configuration = yaml.safe_load(capsys.readouterr().out)
+    url = f"http://127.0.0.1:{port}"
+
+    def deploy() -> None:
+        path = tmp_path / "service.yaml"
+        path.write_text(yaml.safe_dump(configuration))
+        serve = str(Path(sys.executable).parent / "serve")
+        command = [serve, "deploy", str(path), "--address", head.dashboard]
+        done = subprocess.run(command, env=head.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def embedding() -> str | None:
+        try:
+            return call(url + "/info")[1]["model"]["embedding"]
+        except (OSError, KeyError, ValueError):
+            return None
+
+    deploy()
+    wait_until(lambda: embedding() == "non-static")
+    configuration["applications"][0]["deployments"][0]["user_config"]["checkpoint"] = str(saved / "second")
+    deploy()
+    wait_until(lambda: embedding() == "static")
+
+
+def test_deploy_hands_the_service_over_and_names_what_is_wrong(
+    saved: Path, head: RayHead, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until the service runs; a checkpoint that is none is refused before anything is sent."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    at = ["--address", head.dashboard]
+    assert main(["deploy", str(saved / "second"), *at]) == 0
+    assert "classifier is running" in capsys.readouterr().out
+    assert main(["deploy", str(saved.parent), *at]) == 2
+    assert "holds neither a checkpoint" in capsys.readouterr().err
+    [port] = free_ports(1)
+    assert main(["deploy", str(saved), "--address", f"http://127.0.0.1:{port}"]) == 2
+    assert "error:" in capsys.readouterr().err
