@@ -5,6 +5,7 @@ row after the other is looked at and only the wanted ones are kept.
 """
 
 import gzip
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,13 @@ def train(
 
     class Epochs(CallbackAny2Vec):
         done = 0
+        told = 0.0
 
         def on_epoch_end(self, model: object) -> None:
             self.done += 1
-            progress(f"word2vec: epoch {self.done} of {settings.epochs}")
+            if time.monotonic() - self.told > 1 or self.done == settings.epochs:
+                self.told = time.monotonic()
+                progress(f"word2vec: epoch {self.done} of {settings.epochs}")
 
     try:
         model = gensim.models.Word2Vec(

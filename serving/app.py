@@ -16,6 +16,9 @@ from serving import protocol
 from serving.classifier import Classifier
 from serving.protocol import Limits, RequestError
 
+# Of a body that is too long, so much is read and thrown away for the client to hear why; then the connection ends.
+DISCARDED_BYTES = 64 << 20
+
 METHODS = {"/": ("POST",), "/predict": ("POST",), "/info": ("GET",), "/health": ("GET",)}
 
 
@@ -85,10 +88,17 @@ class Service:
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.max_body_bytes:
-        raise RequestError(413, f"the body has {announced} bytes; at most {limits.max_body_bytes} are read")
-    return await request.body()
+    """Return the body, or refuse it once it is read to its end: an answer before that can be lost to the client."""
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limits.max_body_bytes:
+            body += chunk
+        elif size > DISCARDED_BYTES:
+            break
+    if size > limits.max_body_bytes:
+        raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
+    return bytes(body)
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

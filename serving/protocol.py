@@ -55,10 +55,8 @@ def parse(body: bytes, limits: Limits) -> Request:
     """Return the request in a body.
 
     Raises:
-        RequestError: 413 too large, 400 not JSON, 422 not what the contract asks for.
+        RequestError: 413 too many texts, 400 not JSON, 422 not what the contract asks for.
     """
-    if len(body) > limits.max_body_bytes:
-        raise RequestError(413, f"the body has {len(body)} bytes; at most {limits.max_body_bytes} are read")
     try:
         found = Body.model_validate_json(body)
     except ValidationError as error:

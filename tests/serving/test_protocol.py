@@ -7,7 +7,7 @@ import pytest
 
 from serving.protocol import Limits, RequestError, answer, apply, parse
 
-LIMITS = Limits(max_body_bytes=300, max_texts=3)
+LIMITS = Limits(max_texts=3)
 LABELS = ["a", "b", "ü"]
 SCORES = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]], np.float32)
 
@@ -65,7 +65,6 @@ def test_functions() -> None:
         (body(inputs="a", parameters={"function_to_apply": "relu"}), 422, "parameters.function_to_apply"),
         (body(inputs="a", parameters=[1]), 422, "parameters"),
         (body(inputs=list("abcd")), 413, "has 4 texts; at most 3"),
-        (body(inputs="a" * 300), 413, "bytes; at most 300"),
     ],
 )
 def test_bad_input_is_a_4xx_that_says_what_is_wrong(sent: bytes, status: int, message: str) -> None:

@@ -67,9 +67,11 @@ def serving(saved: Path, head: RayHead) -> Iterator[str]:
                 break
         else:
             raise AssertionError("".join(told))
-        yield f"http://127.0.0.1:{port}"
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0, rest
         assert "Traceback" not in rest
 
@@ -97,7 +99,7 @@ def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head:
         for path, body, method, expected_status in (
             ("/predict", b"{", None, 400),
             ("/predict", b'{"inputs": 5}', None, 422),
-            ("/predict", b'{"inputs": "' + b"x" * (1 << 20) + b'"}', None, 413),
+            ("/predict", b'{"inputs": "' + b"x" * (8 << 20) + b'"}', None, 413),
             ("/predict", None, None, 405),
             ("/info", b"{}", None, 405),
             ("/predict", b"{}", "DELETE", 405),
