@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster import UsageError, resources
 from cluster.connection import connect
+from cluster.interruption import interruptible
 from cluster.storage import join, write_text
 from jobs import dataset
 from jobs.corpus import Corpus, prepare
@@ -134,7 +135,8 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
             ),
         )
         try:
-            result = trainer.fit()
+            with interruptible():
+                result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise TrainingFailed(f"Ray Train gave up: {error}. The same command goes on from the last epoch") from error
     if result.return_value:

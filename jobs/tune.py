@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster import UsageError, resources
 from cluster.connection import connect
+from cluster.interruption import interruptible
 from cluster.storage import join, write_text
 from jobs import dataset
 from jobs.corpus import Corpus, prepare
@@ -89,7 +90,11 @@ def _search(
             run,
             _teller(say, experiment.train.metric, num_trials(experiment, space)),
         )
-    results = tuner.fit()
+    with interruptible():
+        results = tuner.fit()
+    ended = [result for result in results if result.error or (result.metrics or {}).get("done")]
+    if len(ended) < num_trials(experiment, space):
+        raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C, with what it has
     best = _best(results, experiment.train.metric)
     if best is None:
         reason = _last_line(next(iter(results.errors), "no trial came to the end of an epoch"))
@@ -185,16 +190,19 @@ def _by_embedding(results: Any, experiment: Experiment) -> list[str]:
     """Return each embedding kind's best validation figure, a line each."""
     metric = experiment.train.metric
     sign = -1 if metric == "loss" else 1
-    best: dict[str, list[float]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}  # by kind, each trial's best epoch
     for result in results:
         kind = result.config.get("model.embedding", experiment.model.embedding)
-        values = [metrics[metric] for _, metrics in result.best_checkpoints or []]
-        if values:
-            best.setdefault(kind, []).append(max(values, key=lambda value: sign * value))
-    return [
-        f"{kind:13} best validation {metric} {max(values, key=lambda value: sign * value):.4f} of {len(values)} trials"
-        for kind, values in sorted(best.items())
-    ]
+        epochs = [metrics for _, metrics in result.best_checkpoints or []]
+        if epochs:
+            found.setdefault(kind, []).append(max(epochs, key=lambda epoch: sign * epoch[metric]))
+    lines = []
+    for kind, epochs in sorted(found.items()):
+        best = max(epochs, key=lambda epoch: sign * epoch[metric])
+        lines.append(
+            f"{kind:13} best validation {metric} {best[metric]:.4f}, in epoch {best['epoch']}, of {len(epochs)} trials"
+        )
+    return lines
 
 
 def _ray_domain(dimension: Dimension) -> Any:
@@ -216,24 +224,22 @@ def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
     class Teller(ray.tune.Callback):
         def __init__(self) -> None:
             self.best: dict[str, float] = {}
-            self.ended = 0
 
         def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
             value = result[metric]
             self.best[trial.trial_id] = max(self.best.get(trial.trial_id, value), value, key=lambda x: sign * x)
 
         def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-            self.ended += 1
             best = self.best.get(trial.trial_id, float("nan"))
             epochs = (trial.last_result or {}).get("epoch", 0)
-            self.tell(f"{metric} {best:.4f} in {epochs} epochs", trial)
+            self.tell(f"{metric} {best:.4f} in {epochs} epochs", trial, trials)
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
-            self.ended += 1
-            self.tell(f"failed: {_last_line(trial.get_error())}", trial)
+            self.tell(f"failed: {_last_line(trial.get_error())}", trial, trials)
 
-        def tell(self, outcome: str, trial) -> None:
-            say(f"trial {self.ended:3d} of {expected}   {outcome}   {_settings_line(trial.config)}")
+        def tell(self, outcome: str, trial, trials) -> None:
+            ended = 1 + sum(each.is_finished() for each in trials if each is not trial)
+            say(f"trial {ended:3d} of {expected}   {outcome}   {_settings_line(trial.config)}")
 
     return Teller()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster import UsageError
-from cluster.connection import connect
+from cluster.connection import address_in_use, connect
 
 DEPLOY_TIMEOUT_S = 120
 
@@ -33,7 +33,8 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         arguments = Arguments.model_validate(application.get("args") or {})
         http = configuration["http_options"]
         say(f"starting the service for {options['user_config']['checkpoint']}")
-        ours = not serve.status().proxies  # a Serve that was here before us stays
+        # On a cluster a Serve that was there before us stays; an embedded one ends with its Ray.
+        ends = address_in_use(address) is not None and not serve.status().proxies
         serve.start(http_options=http)
         try:
             _check_port(http["port"])
@@ -46,7 +47,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         except RuntimeError as error:
             raise ServiceFailed(f"the service did not come up: {error}") from error
         finally:
-            if ours:
+            if ends:
                 serve.shutdown()
             else:
                 serve.delete(application["name"])

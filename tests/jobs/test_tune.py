@@ -1,11 +1,17 @@
 """The search on real Ray Tune: a best that serves, and a search that goes on."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from jobs import checkpoint
 from jobs.experiment import Experiment, load
 from jobs.tune import SearchFailed, tune
@@ -48,3 +54,36 @@ def test_a_search_in_which_every_trial_fails_says_why(ray_here: None, toy: Calla
     )
     with pytest.raises(SearchFailed, match=r"every trial failed.*lower train.learning_rate"):
         tune(experiment, lambda line: None)
+
+
+def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Exit code 130 and one line; then only the trials that had not ended."""
+    toy()  # writes the csv
+    command = [sys.executable, "-m", "jobs", "tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs",
+               "name=c", "tune.samples=1", "tune.epochs=40", "tune.scheduler=none", "train.patience=40",
+               "model.embedding=rand", "tune.space={model.feature_maps: {grid: [4, 5, 6, 7, 8, 9]}}"]  # fmt: skip
+    short = Path("/tmp", f"rk-{os.getpid()}")  # Ray keeps sockets in it
+    short.mkdir()
+    environment = os.environ | {"RAY_TMPDIR": str(short)}
+    environment.pop("RAY_ADDRESS", None)
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("trial   1 of 6"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, "".join(lines)
+    assert "interrupted; the same command goes on from here" in lines[-1]
+    assert not (tmp_path / "runs" / "c" / "best.json").exists()
+    done = sum(line.startswith("trial") for line in lines)
+    assert done < 6
+    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "going on with the search that was cut off" in again.stdout
+    trials = [line for line in again.stdout.splitlines() if line.startswith("trial")]
+    assert trials[0].startswith(f"trial {done + 1:3d} of 6")
+    assert trials[-1].startswith("trial   6 of 6")
+    shutil.rmtree(short, ignore_errors=True)

@@ -1,0 +1,47 @@
+"""Where runs lie, and which one a command finds again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.corpus import Corpus
+from jobs.experiment import Experiment
+from jobs.run import Run, place
+from tests.conftest import corpus_of
+
+
+@pytest.fixture
+def corpus(toy: Callable[..., Experiment]) -> Corpus:
+    return corpus_of(toy())
+
+
+def test_what_decides_the_result_decides_the_place(toy: Callable[..., Experiment], corpus: Corpus) -> None:
+    """Settings and seed do; how many workers share the work does not."""
+    first = place("train", toy(), corpus)
+    assert place("train", toy(train__workers=4, train__cpus_per_worker=2), corpus) == first
+    for other in (
+        toy(model__dropout=0.1),
+        toy(seed=1),
+        toy(train__epochs=4),
+        toy(text__max_tokens=5),
+    ):
+        assert place("train", other, corpus) != first
+    assert place("tune", toy(), corpus) != first
+    assert place("tune", toy(tune__max_concurrent=1), corpus) == place("tune", toy(), corpus)
+    assert place("tune", toy(tune__samples=9), corpus) != place("tune", toy(), corpus)
+
+
+def test_best_json_marks_a_finished_run_and_the_newest_is_named_above(tmp_path: Path) -> None:
+    """Checkpoints are named relative to the file, so that a folder can be moved."""
+    run, other = Run(str(tmp_path), "train-1"), Run(str(tmp_path), "train-2")
+    for each in (run, other):
+        Path(each.path).mkdir()
+        assert each.finished() is None
+    run.finish({"checkpoint": "c1"})
+    top = other.finish({"checkpoint": "c2"})
+    assert run.finished() == {"checkpoint": "c1"}
+    assert json.loads(Path(top).read_text()) == {"checkpoint": "train-2/c2", "run": "train-2"}
+    run.publish({"checkpoint": "c1"})
+    assert json.loads(Path(top).read_text())["checkpoint"] == "train-1/c1"
