@@ -26,6 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
     submit.add_argument("--detach", action="store_true", help="return once the job is submitted")
     submit.add_argument("--working-dir", type=Path, help="the folder to send (default: this repository)")
+    submit.add_argument(
+        "--include", action="append", default=[], metavar="FILE", help="also send this file, such as a small csv"
+    )
     submit.add_argument("--module", default="jobs", choices=("jobs", "serving"), help="default: jobs")
     submit.add_argument("arguments", nargs="+", metavar="-- VERB ...", help="as for python -m jobs")
     return parser
@@ -40,6 +43,7 @@ def _submit(options: argparse.Namespace) -> int:
         address=options.address,
         module=options.module,
         folder=options.working_dir or REPOSITORY,
+        include=options.include,
         detach=options.detach,
         say=lambda line: print(line, flush=True),
     )

@@ -41,6 +41,7 @@ def submit(
     address: str | None = None,
     module: str = "jobs",
     folder: Path = REPOSITORY,
+    include: Sequence[str] = (),
     detach: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
@@ -48,13 +49,16 @@ def submit(
 
     Ctrl-C stops following, not the job. With `detach` the return is 0 once the job is submitted.
 
+    Args:
+        folder: what is sent, as far as it is source; `include` names further files in it, such as a small csv.
+
     Raises:
         SubmissionFailed: the cluster cannot be reached, or refuses.
         PackageError: an experiment file lies outside the folder.
     """
     url = dashboard(address)
     client = _client(url)
-    package = pack(folder, also=[word for word in arguments if _is_experiment(word)])
+    package = pack(folder, also=[*include, *(word for word in arguments if _is_experiment(word))])
     try:
         say(package.describe())
         job = _submitted(client, shlex.join(["python", "-m", module, *arguments]), package.path)
@@ -78,10 +82,11 @@ def _is_experiment(word: str) -> bool:
 
 
 def _client(url: str) -> Any:
-    # The client would log each upload; what is uploaded is said before.
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
     from ray.job_submission import JobSubmissionClient
 
+    # The client would log each upload and each closed socket; what is uploaded is said before.
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(url)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -110,10 +115,14 @@ def _exit_code(client: Any, job: str, say: Callable[[str], None]) -> int:
     details = client.get_job_info(job)
     if details.status == JobStatus.SUCCEEDED:
         return 0
-    say(f"{job} {details.status.value.lower()}: {_one_line(details.message or 'no reason given')}")
     if details.status == JobStatus.STOPPED:
+        say(f"{job} was stopped")
         return INTERRUPTED
-    return details.driver_exit_code or 1
+    if details.driver_exit_code:  # what it said is in the log above
+        say(f"{job} failed with exit code {details.driver_exit_code}")
+        return details.driver_exit_code
+    say(f"{job} failed: {_one_line(details.message or 'no reason given')}")
+    return 1
 
 
 def _explained(error: Exception) -> str:

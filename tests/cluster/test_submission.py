@@ -45,14 +45,16 @@ def submit(*arguments: str, environment: dict[str, str] | None = None) -> subpro
 @pytest.mark.slow
 def test_a_job_is_followed_and_its_exit_code_passed_on(head: RayHead, folder: Path) -> None:
     """What is uploaded is said, the log comes through, and the exit code is the job's."""
-    at = ("--address", head.dashboard, "--working-dir", str(folder), "--")
+    (folder / "rows.csv").write_text("label,text\n")
+    at = ("--address", head.dashboard, "--working-dir", str(folder), "--include", "rows.csv", "--")
     good = submit(*at, "0", "my.yaml", "model.embedding=rand x", environment=head.environment)
     assert good.returncode == 0, good.stderr
-    assert "uploading 3 files" in good.stdout
+    assert "uploading 4 files" in good.stdout
     assert "arguments ['0', 'my.yaml', 'model.embedding=rand x']" in good.stdout
     bad = submit(*at, "7", environment=head.environment)
     assert bad.returncode == 7, bad.stderr
-    assert "failed" in bad.stdout
+    assert bad.stdout.splitlines()[-1].endswith("failed with exit code 7")
+    assert "INFO" not in bad.stderr, "no chatter of the client's"
 
 
 @pytest.mark.ray
@@ -85,3 +87,15 @@ def test_no_address_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubmissionFailed, match=r"write http://HOST:8265"):
         dashboard("10.0.0.1:6379")
     assert dashboard("http://10.0.0.1:8265") == "http://10.0.0.1:8265"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_this_repository_trains_as_a_job(head: RayHead, tmp_path: Path) -> None:
+    """With two workers, on a csv that goes along."""
+    at = ("--address", head.dashboard, "--include", "experiments/tickets.csv", "--")
+    settings = ("model.embedding=rand", "train.epochs=2", "train.workers=2", f"storage={tmp_path}")
+    found = submit(*at, "train", "experiments/tickets.yaml", *settings, environment=head.environment)
+    assert found.returncode == 0, found.stdout
+    assert "epoch   2" in found.stdout
+    assert (tmp_path / "tickets" / "best.json").exists()
