@@ -66,10 +66,8 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     checkpoint.read(where)
     deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
     http = found.setdefault("http_options", {})
-    if options.host:
-        http["host"] = options.host
-    if options.port:
-        http["port"] = options.port
+    http["host"] = options.host or http.get("host", "127.0.0.1")
+    http["port"] = options.port or http.get("port", 8000)
     if getattr(options, "working_dir", None):
         application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
     return found

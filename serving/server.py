@@ -2,10 +2,13 @@
 
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from pydantic import ValidationError
 
 from cluster import UsageError
 from cluster.connection import address_in_use, connect
@@ -22,6 +25,10 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    http = configuration["http_options"]
+    embedded = address_in_use(address) is None
+    if embedded:
+        _check_free(http["host"], http["port"])
     with connect(address):
         from ray import serve
 
@@ -29,28 +36,40 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         from serving.app import Arguments, Service
 
         application = configuration["applications"][0]
+        name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
-        arguments = Arguments.model_validate(application.get("args") or {})
-        http = configuration["http_options"]
-        say(f"starting the service for {options['user_config']['checkpoint']}")
-        # On a cluster a Serve that was there before us stays; an embedded one ends with its Ray.
-        ends = address_in_use(address) is not None and not serve.status().proxies
-        serve.start(http_options=http)
         try:
+            arguments = Arguments.model_validate(application.get("args") or {})
+        except ValidationError as error:
+            raise ServiceFailed(f"args of the application '{name}': {error}") from error
+        say(f"starting the service for {options['user_config']['checkpoint']}")
+        before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
+        if name in before.applications:
+            raise ServiceFailed(f"the cluster serves an application '{name}' already; `deploy` updates it")
+        if before.proxies:
             _check_port(http["port"])
+        try:
+            serve.start(http_options=http)
             deployed = Service.options(**options).bind(arguments.limits.model_dump())
-            serve.run(deployed, name=application["name"], route_prefix=application["route_prefix"])
+            serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = f"http://{http['host']}:{http['port']}"
             say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
             stop.wait()
             say("stopping")
         except RuntimeError as error:
-            raise ServiceFailed(f"the service did not come up: {error}") from error
+            raise ServiceFailed(f"the service did not come up: {str(error).splitlines()[-1]}") from error
         finally:
-            if ends:
-                serve.shutdown()
+            if embedded or before.proxies:
+                serve.delete(name)
             else:
-                serve.delete(application["name"])
+                serve.shutdown()
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ServiceFailed(f"cannot listen on {host}:{port}: {error.strerror}; --port takes another") from error
 
 
 def _check_port(port: int) -> None:

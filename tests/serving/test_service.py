@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,24 @@ def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
     wait_until(lambda: embedding() == "static")
 
 
+def test_run_leaves_alone_what_the_cluster_serves_already(saved: Path, head: RayHead) -> None:
+    """Another port is refused by name of the right one; the same application is not replaced."""
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "serving", "run", str(saved), *arguments]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 2, done.stdout
+        return done.stderr
+
+    assert "serves an application 'classifier' already" in run()
+    other = saved / "other.yaml"
+    other.write_text((REPOSITORY / "serving/service.yaml").read_text().replace("name: classifier", "name: other"))
+    [port] = free_ports(1)
+    assert "Serve runs on this cluster already, on port" in run("--template", str(other), "--port", str(port))
+
+
 def test_deploy_hands_the_service_over_and_names_what_is_wrong(
     saved: Path, head: RayHead, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,9 +173,20 @@ def test_deploy_hands_the_service_over_and_names_what_is_wrong(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     at = ["--address", head.dashboard]
     assert main(["deploy", str(saved / "second"), *at]) == 0
-    assert "classifier is running" in capsys.readouterr().out
+    assert "classifier is running at http://127.0.0.1:" in capsys.readouterr().out
     assert main(["deploy", str(saved.parent), *at]) == 2
     assert "holds neither a checkpoint" in capsys.readouterr().err
     [port] = free_ports(1)
     assert main(["deploy", str(saved), "--address", f"http://127.0.0.1:{port}"]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_line(
+    saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Ray is started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["run", str(saved), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
