@@ -8,6 +8,7 @@ whatever cluster it finds on the machine is never used.
 import contextlib
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 
@@ -59,6 +60,7 @@ def connect(
         yield
         return
     address = address_in_use(address)
+    package = None
     options: dict = {
         "log_to_driver": not quiet,
         "logging_level": logging.ERROR if quiet else logging.INFO,
@@ -76,12 +78,16 @@ def connect(
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            options["runtime_env"] = {"working_dir": str(pack().path)}
+            package = pack()
+            options["runtime_env"] = {"working_dir": str(package.path)}
     try:
         ray.init(**options)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "an embedded Ray"
         raise ConnectionFailed(f"cannot reach {where}: {_first_line(error)}") from error
+    finally:
+        if package is not None:
+            shutil.rmtree(package.path.parent, ignore_errors=True)
     try:
         yield
     finally:

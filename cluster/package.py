@@ -57,7 +57,7 @@ def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
     Raises:
         PackageError: there is nothing to send, it is too large, or a file of `also` lies elsewhere.
     """
-    names = {*_sources(folder), *(_inside(folder, name) for name in also)}
+    names = {*_sources(folder), *(inside(folder, name) for name in also)}
     if not names:
         raise PackageError(f"{folder}: holds no source files to send")
     files = sorted(((name, (folder / name).stat().st_size) for name in names), key=lambda each: (-each[1], each[0]))
@@ -88,7 +88,8 @@ def _sources(folder: Path) -> list[str]:
     return names
 
 
-def _inside(folder: Path, name: str) -> str:
+def inside(folder: Path, name: str) -> str:
+    """Return a file's name relative to the folder; PackageError if it is not in it."""
     path = Path(folder, name).resolve()
     if not path.is_file():
         raise PackageError(f"{name}: no such file in {folder}")

@@ -28,10 +28,12 @@ def require(workers: int, cpus_per_worker: int, use_gpu: bool) -> str | None:
     Raises:
         ResourceError: an embedded Ray is too small; it never grows and Ray Train would wait for ever.
     """
-    wanted = workers * cpus_per_worker
+    import ray
+
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     missing = None
-    if wanted > cpus():
-        missing = f"{workers} workers of {cpus_per_worker} CPUs each; there are {cpus()} CPUs"
+    if workers > sum(node // cpus_per_worker for node in nodes):
+        missing = f"{workers} workers of {cpus_per_worker} CPUs each; there are {cpus()} CPUs on {len(nodes)} nodes"
     elif use_gpu and workers > gpus():
         missing = f"{workers} workers with a GPU each; there are {gpus()} GPUs"
     if missing is None:

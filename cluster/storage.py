@@ -66,29 +66,34 @@ def read_text(path: str) -> str:
 def write_text(path: str, text: str) -> None:
     """Write a file whole, over what was there."""
     filesystem, inside = _filesystem(path)
-    try:
-        if is_uri(path):
-            with filesystem.open_output_stream(inside) as stream:
-                stream.write(text.encode("utf-8"))
-            return
-        target = Path(inside)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as part:
+    if not is_uri(path):
+        with replacing(Path(inside)) as part:
             part.write_text(text, encoding="utf-8")
+        return
+    try:
+        with filesystem.open_output_stream(inside) as stream:
+            stream.write(text.encode("utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Hold the path of a file to write beside `target`, which takes its place when all went well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the path of a file to write beside `target`, which takes its place when all went well.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written: {error}") from error
 
 
 def copy_folder(source: str, target: str) -> None:
@@ -109,6 +114,25 @@ def copy_folder(source: str, target: str) -> None:
         os.rename(part, inside)
     except OSError as error:
         raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
+
+
+@contextmanager
+def written_folder(path: str) -> Iterator[Path]:
+    """Hold a folder of this machine to write into: `path` itself, or one that is copied there when all went well.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        if not is_uri(path):
+            Path(path).mkdir(parents=True, exist_ok=True)
+            yield Path(path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            copy_folder(folder, path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from error
 
 
 @contextmanager

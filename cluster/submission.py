@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
-from cluster.package import REPOSITORY, pack
+from cluster.package import REPOSITORY, inside, pack
 
 INTERRUPTED = 130
 
@@ -61,7 +61,9 @@ def submit(
     package = pack(folder, also=[*include, *(word for word in arguments if _is_experiment(word))])
     try:
         say(package.describe())
-        job = _submitted(client, shlex.join(["python", "-m", module, *arguments]), package.path)
+        # There a file is where it lies in the folder, wherever the folder is here.
+        words = [inside(folder, word) if _is_experiment(word) else word for word in arguments]
+        job = _submitted(client, shlex.join(["python", "-m", module, *words]), package.path)
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
     say(f"submitted {job}; its log: ray job logs {job} --address {url}")

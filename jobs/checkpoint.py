@@ -94,6 +94,8 @@ def locate(path: str) -> str:
         named = json.loads(read_text(path))["checkpoint"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: does not name a checkpoint: {error!r}") from error
+    if not isinstance(named, str):
+        raise CheckpointError(f"{path}: does not name a checkpoint but {named!r}")
     return named if is_uri(named) or Path(named).is_absolute() else join(path.rpartition("/")[0], named)
 
 

@@ -4,7 +4,6 @@ A Corpus is flat arrays, so that every worker and trial on a node maps the same 
 object store.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from cluster.storage import cache_folder
 from jobs import vectors
 from jobs.dataset import Dataset, Part
 from jobs.experiment import Experiment, digest
-from jobs.text import UNKNOWN, Tokens, Vocabulary, encode, frequent_words, tokenize
+from jobs.text import Tokens, Vocabulary, encode, frequent_words, tokenize
 
 
 @dataclass(frozen=True)
@@ -38,27 +37,18 @@ class Corpus:
     """All that training needs.
 
     words: the vocabulary from number 2 on: first the words of the training texts, then words that only
-    the vectors file has. num_trained_words: how many of the former. vectors: `(words + 2, dimensions)`
-    float32. coverage: None where nothing is pretrained. key: identifies texts and vectors.
+    the vectors file has. vectors: `(words + 2, dimensions)` float32. coverage: None where nothing is
+    pretrained. key: identifies texts and vectors. held_out: identifies the test part, which is not in here.
     """
 
     train: Encoded
     validation: Encoded
     labels: list[str]
     words: list[str]
-    num_trained_words: int
     vectors: np.ndarray
     coverage: vectors.Coverage | None
     key: str
-
-    def without_pretrained(self, seed: int) -> "Corpus":
-        """Return the corpus for `rand`: random vectors, and no word that training never saw."""
-        words = self.words[: self.num_trained_words]
-        table, _, _ = vectors.initial(words, None, self.vectors.shape[1], seed)
-        part = self.validation
-        ids = np.where(part.tokens.ids < len(words) + 2, part.tokens.ids, UNKNOWN).astype(np.int32)
-        validation = Encoded(Tokens(ids, part.tokens.offsets), part.labels)
-        return dataclasses.replace(self, words=words, vectors=table, validation=validation, coverage=None)
+    held_out: str
 
 
 def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]) -> Corpus:
@@ -77,7 +67,7 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
         path = settings.path or _trained(experiment, dataset, tokenized, progress)
         progress(f"reading vectors from {path}")
         found = vectors.read(settings.model_copy(update={"path": str(path)}), {word for word, _ in counts})
-    words, num_trained_words = _choose(counts, found, text.min_count, text.lowercase)
+    words = _choose(counts, found, text.min_count, text.lowercase)
     table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
     coverage = None
     if found is not None:
@@ -94,21 +84,18 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
     validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _key(train, validation, table, [words, dataset.labels])
-    return Corpus(train, validation, dataset.labels, words, num_trained_words, table, coverage, key)
+    return Corpus(train, validation, dataset.labels, words, table, coverage, key, dataset.test.digest())
 
 
-def _choose(
-    counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool
-) -> tuple[list[str], int]:
-    """Return the vocabulary's words, and how many of them occur in the training texts."""
+def _choose(counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool) -> list[str]:
+    """Return the vocabulary's words, those of the training texts first."""
     if found is None:
-        words = [word for word, count in counts if count >= min_count]
-        return words, len(words)
+        return [word for word, count in counts if count >= min_count]
     spellings = {word.lower() if lowercase else word: None for word in found.words}  # in the file's order
     exact = {*found.words, *spellings}
     words = [word for word, count in counts if count >= min_count or word in exact]
     seen = {word for word, _ in counts}
-    return words + [word for word in spellings if word not in seen], len(words)
+    return words + [word for word in spellings if word not in seen]
 
 
 def _trained(

@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def digest(self) -> str:
+        """Return what identifies these rows."""
+        return digest([self.texts, self.labels])
 
     def take(self, rows: Iterable[int]) -> "Part":
         """Return some of the rows."""
@@ -103,7 +108,10 @@ def read(path: str, data: Data, *, labelled: bool = True) -> Part:
     """
     if is_uri(path):
         raise DataError(f"{path}: labelled texts are read from files, not from URIs")
-    full = Path(data.folder, path).expanduser()
+    try:
+        full = Path(data.folder, path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error}") from error
     suffix = Path(full.name.removesuffix(".gz")).suffix
     if suffix not in READERS:
         raise DataError(f"{full}: the name must end in {', '.join(READERS)}, or one of these and .gz")
@@ -116,7 +124,7 @@ def read(path: str, data: Data, *, labelled: bool = True) -> Part:
             texts.append(text)
             labels.append(label)
             lines.append(line)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{full}: cannot be read: {error}") from error
     if not texts:
         raise DataError(f"{full}: has no rows")
@@ -149,6 +157,12 @@ def _check_labels(part: Part, labels: list[str], train_path: str) -> None:
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
+    try:
+        line_end = "\n".encode(encoding)
+    except (LookupError, ValueError) as error:  # UnicodeError is a ValueError
+        raise DataError(f"data.encoding: Python knows no encoding {encoding!r}") from error
+    if line_end != b"\n":
+        raise DataError(f"data.encoding: {encoding} is not supported; convert {path} to utf-8")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as stream:
         for number, raw in enumerate(stream, start=1):
@@ -159,8 +173,6 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
                     f"{path}, line {number}: byte 0x{raw[error.start]:02x} at {error.start + 1} is not "
                     f"{encoding}; set data.encoding"
                 ) from error
-            except LookupError as error:
-                raise DataError(f"data.encoding: Python knows no encoding '{encoding}'") from error
             yield line.removeprefix("\ufeff") if number == 1 else line
 
 
@@ -203,7 +215,7 @@ def _jsonl_rows(path: Path, suffix: str, data: Data, labelled: bool) -> Iterator
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: must be a JSON object, not a {type(row).__name__}")
@@ -214,12 +226,17 @@ def _jsonl_rows(path: Path, suffix: str, data: Data, labelled: bool) -> Iterator
         text = row[data.text_column]
         if not isinstance(text, str):
             raise DataError(f"{path}, line {number}: '{data.text_column}' must be a string, not {text!r}")
-        yield number, text, _label(path, number, row[data.label_column], data) if labelled else ""
+        label = _label(path, number, row[data.label_column], data) if labelled else ""
+        try:
+            (text + label).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{path}, line {number}: holds half of a surrogate pair, which is no character") from error
+        yield number, text, label
 
 
 def _label(path: Path, line: int, value: object, data: Data) -> str:
     label = value.strip() if isinstance(value, str) else json.dumps(value)
-    if label in ("", "null"):
+    if label == "" or value is None:
         raise DataError(f"{path}, line {line}: the label in '{data.label_column}' is empty")
     return label
 

@@ -47,7 +47,11 @@ _ROLE = re.compile(r":[\w:]+:`~?([^`<]*)(?:<[^>]*>)?`")
 
 def source_files(package: str) -> list[Path]:
     """Return a package's Python files in a fixed order; empty when it is not installed."""
-    spec = importlib.util.find_spec(package)
+    try:
+        # A dotted name would import its parent.
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # __main__ has none
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         return []
     files = []

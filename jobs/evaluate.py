@@ -1,14 +1,11 @@
 """A checkpoint measured on texts that it never saw, with a report to keep."""
 
 import os
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 
-from cluster.storage import absolute, copy_folder, is_uri, join
+from cluster.storage import absolute, join, written_folder
 from jobs import checkpoint, dataset, metrics
 from jobs.dataset import DataError
 from jobs.experiment import overridden
@@ -23,6 +20,9 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
         path: a checkpoint, a best.json, or a folder with one.
         settings: changes to the experiment, as in `data.test=other.csv`.
         out: the report's folder; by default `report` beside the checkpoint.
+
+    Raises:
+        DataError: the test part cannot be read, has other labels, or is not the one that training left out.
     """
     where = checkpoint.locate(path)
     loaded = checkpoint.read(where)
@@ -30,6 +30,11 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     if settings:
         experiment = overridden(experiment, settings)
     part = dataset.load(experiment).test
+    if experiment.data.test is None and part.digest() != loaded.metrics.get("held_out"):
+        raise DataError(
+            f"{part.path}: the rows drawn from it now are not those that training left out (the file or a setting "
+            "changed since), so some may have been trained on; name unseen texts with data.test=FILE"
+        )
     unknown = sorted(set(part.labels) - set(loaded.labels))
     if unknown:
         raise DataError(
@@ -49,13 +54,8 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
         confusion=metrics.confusion(labels, predicted, len(loaded.labels)),
     )
     target = absolute(out) if out else join(os.path.dirname(where), "report")
-    with ExitStack() as stack:
-        folder = Path(target)
-        if is_uri(target):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        write(folder, found, loaded)
-        if is_uri(target):
-            copy_folder(str(folder), target)
     say(found.table())
+    with written_folder(target) as folder:
+        write(folder, found, loaded)
     say(f"report: {join(target, 'report.md')}")
     return found

@@ -163,7 +163,7 @@ class Experiment(Section):
     """Runs lie in <storage>/<name>."""
     storage: str = "runs"
     """A folder that every node sees, or a URI that pyarrow's file systems read."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32)
     data: Data = Data()
     text: Text = Text()
     vectors: Vectors = Vectors()

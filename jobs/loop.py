@@ -2,7 +2,8 @@
 
 Each worker takes its share of the global batch, scales its loss by the global batch's size, and the
 workers add their gradients up: of the filters and output weights whole, of the word vectors only the
-rows that the global batch touched. So the workers' number changes nothing but rounding.
+rows that the global batch touched. All draw the same dropout mask for the global batch and take their
+rows of it. So the workers' number changes nothing but rounding.
 """
 
 import math
@@ -153,7 +154,7 @@ class Loop:
     def _train_epoch(self, number: int) -> float:
         """Return the mean loss over the training part."""
         self.network.train()
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number, self.workers.rank]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         part = self.corpus.train
         for rows in order(part.tokens.lengths, self.settings.batch_size, self.seed, number):
@@ -173,10 +174,10 @@ class Loop:
         if self.sparse is not None:
             self.sparse.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
+        kept = self.network.dropout_mask(batch.size)[self.workers.rank :: self.workers.size]
         if len(batch.labels):
-            total = F.cross_entropy(
-                self.network(batch.words, batch.tokens, batch.lengths), batch.labels, reduction="sum"
-            )
+            found = self.network(batch.words, batch.tokens, batch.lengths, kept)
+            total = F.cross_entropy(found, batch.labels, reduction="sum")
             (total / batch.size).backward()
         self._exchange(batch)
         self.dense.step()

@@ -3,6 +3,8 @@
     words (U,) -> vectors (U, dimensions) -> one matrix product with all filters
     -> max over time (batch, filters) -> ReLU -> dropout -> scores (batch, classes)
 
+Dropout comes in from outside, so that workers can share out the mask of one global batch.
+
 The initial vectors are only a starting point: `static` keeps them as a buffer, `non-static` makes
 them a parameter, `multichannel` has both, side by side, each with filter weights of its own.
 """
@@ -53,21 +55,27 @@ class Network(nn.Module):
         self.output.weight = _uniform((num_classes, features), bound, generator)
         self.output.bias = _uniform((num_classes,), bound, generator)
 
-    def forward(self, words: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, words: Tensor, tokens: Tensor, lengths: Tensor, kept: Tensor | None = None) -> Tensor:
         """Return scores (logits) `(batch, classes)`.
 
         Args:
             words: `(U,)` int64 distinct words of the batch; the first is padding, 0.
             tokens: `(batch, length)` int64 places in `words`, padded at the end with 0.
             lengths: `(batch,)` int64 tokens of each text.
+            kept: `(batch, filters)` of `dropout_mask`, while training.
         """
         rows = self.lookup(words)  # (U, channels * dimensions)
         features = []
         for width, weight, bias in zip(self.model.filter_widths, self.filters, self.biases, strict=True):
             best = max_over_time(rows @ weight.T, tokens, lengths, width)  # (batch, maps)
             features.append(F.relu(best + bias))
-        hidden = F.dropout(torch.cat(features, dim=1), self.model.dropout, self.training)
-        return self.output(hidden)
+        hidden = torch.cat(features, dim=1)  # (batch, filters)
+        return self.output(hidden if kept is None else hidden * kept)
+
+    def dropout_mask(self, rows: int) -> Tensor:
+        """Return what features are multiplied by in a training step, `(rows, filters)`: 0 or 1 / (1 - dropout)."""
+        ones = self.output.weight.new_ones(rows, self.output.in_features)
+        return F.dropout(ones, self.model.dropout)
 
     def lookup(self, words: Tensor) -> Tensor:
         """Return the vectors of words, `(U, channels * dimensions)`; the trained ones get sparse gradients."""

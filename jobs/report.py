@@ -1,6 +1,8 @@
 """What a person keeps of an evaluation: report.md, evaluation.json, and pictures."""
 
 import json
+import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from jobs.checkpoint import Checkpoint
 # More classes than this make a confusion matrix that nobody can read number by number.
 NUMBERED_CLASSES = 20
 MOST_CONFUSED = 10
+LONGEST_LABEL = 30  # characters in the picture
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,9 @@ _COLUMNS = ("precision", "recall", "f1", "support")
 
 
 def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
-    """Write the report's files into a folder, over those of an earlier report."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the report's files into a folder that exists, over those of an earlier report."""
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-    _draw_confusion(folder / "confusion.png", evaluation)
+    draw_confusion(folder / "confusion.png", evaluation)
     (folder / "report.md").write_text(_markdown(evaluation, checkpoint), encoding="utf-8")
 
 
@@ -96,7 +98,8 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint) -> str:
     return "\n".join(lines)
 
 
-def _draw_confusion(path: Path, evaluation: Evaluation) -> None:
+def draw_confusion(path: Path, evaluation: Evaluation) -> None:
+    """Write the confusion matrix as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -110,8 +113,9 @@ def _draw_confusion(path: Path, evaluation: Evaluation) -> None:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {evaluation.accuracy:.3f}")
     if classes <= NUMBERED_CLASSES:
-        axes.set_xticks(range(classes), evaluation.labels, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(classes), evaluation.labels)
+        labels = [textwrap.shorten(label, LONGEST_LABEL, placeholder="...") for label in evaluation.labels]
+        axes.set_xticks(range(classes), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(classes), labels, parse_math=False)
         for row in range(classes):
             for column in range(classes):
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -125,7 +129,9 @@ def _draw_confusion(path: Path, evaluation: Evaluation) -> None:
                     size=8,
                 )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the font lacks a label's script
+        figure.savefig(path, dpi=110)
 
 
 def _cell(text: str) -> str:

@@ -36,7 +36,7 @@ def dimensions(experiment: Experiment) -> list[Dimension]:
     if not space:
         raise ExperimentError("tune.space: is empty; there is nothing to search")
     for dimension in space:
-        for value in dimension.values:
+        for value in [*dimension.values, *_between(dimension)]:
             try:
                 experiment.replace({dimension.path: value})
             except ExperimentError as error:
@@ -57,6 +57,14 @@ def num_trials(experiment: Experiment, space: list[Dimension]) -> int:
     return experiment.tune.samples * math.prod(len(each.values) for each in space if each.kind == "grid")
 
 
+def _between(dimension: Dimension) -> list[float]:
+    """Return a number that a trial may draw besides the ends; not a whole one where any may be drawn."""
+    if dimension.kind not in ("uniform", "loguniform"):
+        return []
+    low, high = dimension.values
+    return [low + (high - low) * math.sqrt(0.5)]
+
+
 def _dimension(path: str, given: Any) -> Dimension:
     if path.split(".")[0] not in SECTIONS:
         raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {' and '.join(SECTIONS)} can")
@@ -68,6 +76,7 @@ def _dimension(path: str, given: Any) -> Dimension:
     if not isinstance(values, list) or not values:
         raise ExperimentError(f"tune.space.{path}.{kind}: must be a list of values, not {values!r}")
     if kind in ("uniform", "loguniform", "randint"):
+        values = [_number(value) for value in values]
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         if not numbers or len(values) != 2 or values[0] >= values[1]:
             raise ExperimentError(f"tune.space.{path}.{kind}: must be [low, high], not {values!r}")
@@ -76,3 +85,11 @@ def _dimension(path: str, given: Any) -> Dimension:
         if kind == "randint" and not all(isinstance(value, int) for value in values):
             raise ExperimentError(f"tune.space.{path}.randint: must be whole numbers, not {values!r}")
     return Dimension(path, kind, values)
+
+
+def _number(value: Any) -> Any:
+    """Return 1e-4, which YAML reads as a string, as the number it is; other values as they are."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

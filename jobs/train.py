@@ -22,6 +22,9 @@ from jobs.loop import Epoch, Loop, Progress, Workers
 from jobs.network import Network
 from jobs.run import Run, place
 
+# What best.json says of the best epoch.
+METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+
 # Restarts of the workers after one was lost, before the run gives up.
 MAX_FAILURES = 3
 
@@ -45,8 +48,6 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
         if corpus.coverage:
             say(f"vectors: {corpus.coverage}")
-        else:
-            corpus = corpus.without_pretrained(experiment.seed)
         run = place("train", experiment, corpus)
         best = run.finished()
         if best is not None:
@@ -95,7 +96,12 @@ def snapshot(experiment: Experiment, corpus: Corpus, loop: Loop, folder: Path, *
             labels=corpus.labels,
             words=corpus.words,
             weights={key: value.detach().cpu().numpy() for key, value in loop.network.state_dict().items()},
-            metrics={**vars(last), "rows": len(corpus.train), "versions": checkpoint.provenance()},
+            metrics={
+                **vars(last),
+                "rows": len(corpus.train),
+                "held_out": corpus.held_out,
+                "versions": checkpoint.provenance(),
+            },
         ),
         state=state,
         progress=loop.progress.to_json() if resumable else None,
@@ -114,7 +120,6 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
     from ray.train.torch import TorchTrainer
 
     settings = experiment.train
-    mode = "min" if settings.metric == "loss" else "max"
     say(f"starting {settings.workers} worker{'s' if settings.workers > 1 else ''}")
     with _epochs_told(say) as queue:
         trainer = TorchTrainer(
@@ -130,7 +135,7 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
                 storage_path=run.folder,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=settings.metric, checkpoint_score_order=mode
+                    num_to_keep=1, checkpoint_score_attribute="improvement", checkpoint_score_order="max"
                 ),
             ),
         )
@@ -143,8 +148,8 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
         raise TrainingFailed(result.return_value)
     if not result.best_checkpoints:
         raise TrainingFailed(f"no epoch was finished; Ray's logs are in {run.path}")
-    sign = -1 if mode == "min" else 1
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: sign * pair[1][settings.metric])
+    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1]["improvement"])
+    metrics = {key: metrics[key] for key in METRICS}
     return {"checkpoint": Path(checkpoint.path).name, "metric": settings.metric, "metrics": metrics}
 
 
@@ -203,7 +208,9 @@ def _work(config: dict[str, Any]) -> str | None:
                 if workers.rank == 0:
                     snapshot(experiment, corpus, loop, Path(folder), resumable=True)
                     written = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report(vars(epoch), checkpoint=written)
+                # The last improvement is the best epoch; one that only equals it is not.
+                improvement = epoch.epoch if improved else 0
+                ray.train.report(vars(epoch) | {"improvement": improvement}, checkpoint=written)
             if workers.rank == 0:
                 _tell(config, epoch_line(epoch, improved))
     except UsageError as error:

@@ -21,7 +21,7 @@ from jobs.loop import Loop
 from jobs.network import Network
 from jobs.run import Run, place
 from jobs.space import Dimension, dimensions, embeddings, num_trials
-from jobs.train import say_all, snapshot
+from jobs.train import METRICS, say_all, snapshot
 
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
@@ -44,14 +44,19 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
         say_all(say, found.notes)
         kinds = embeddings(experiment, space)
         corpus = prepare(experiment, found, pretrained=kinds != {"rand"}, progress=say)
+        random = corpus
         if corpus.coverage:
             say(f"vectors: {corpus.coverage}")
+            random = prepare(experiment, found, pretrained=False, progress=say)
         run = place("tune", experiment, corpus)
         best = run.finished()
         if best is not None:
             say(f"this search is finished; its folder is {run.path}")
         else:
-            best = _search(experiment, space, corpus, run, say)
+            waits = resources.require(1, experiment.train.cpus_per_worker, use_gpu=False)
+            if waits:
+                say(waits)
+            best = _search(experiment, space, corpus, random, run, say)
         value = best["metrics"][best["metric"]]
         say(f"best: {_settings_line(best['settings'])}: validation {best['metric']} {value:.4f}")
         path = run.publish(best)
@@ -60,7 +65,12 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
 
 
 def _search(
-    experiment: Experiment, space: list[Dimension], corpus: Corpus, run: Run, say: Callable[[str], None]
+    experiment: Experiment,
+    space: list[Dimension],
+    corpus: Corpus,
+    random: Corpus,
+    run: Run,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run Ray Tune and return the contents of best.json."""
     import ray.tune
@@ -73,7 +83,7 @@ def _search(
             _trial,
             experiment=experiment,
             pretrained=corpus,
-            random=corpus.without_pretrained(experiment.seed),
+            random=random,
         ),
         {"cpu": experiment.train.cpus_per_worker},
     )
@@ -109,9 +119,6 @@ def _search(
     say_all(say, _by_embedding(results, experiment))
     run.finish(summary)
     return summary
-
-
-METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
 
 
 def _tuner(experiment: Experiment, space: list[Dimension], trainable: Any, run: Run, teller: Any) -> Any:
@@ -235,7 +242,8 @@ def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
             self.tell(f"{metric} {best:.4f} in {epochs} epochs", trial, trials)
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
-            self.tell(f"failed: {_last_line(trial.get_error())}", trial, trials)
+            error = trial.get_error()  # not always there yet
+            self.tell(f"failed: {_last_line(error)}" if error else "failed", trial, trials)
 
         def tell(self, outcome: str, trial, trials) -> None:
             ended = 1 + sum(each.is_finished() for each in trials if each is not trial)

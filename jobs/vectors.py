@@ -6,6 +6,7 @@ row after the other is looked at and only the wanted ones are kept.
 
 import gzip
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobs.experiment import Vectors as Settings
 
 LONGEST_WORD = 4096  # bytes; more without a space means that the file is no vectors file
 LARGEST_DIMENSION = 10_000
+LONGEST_ROW = LONGEST_WORD + 32 * LARGEST_DIMENSION  # bytes, of text
 
 
 class VectorsError(UsageError):
@@ -66,7 +68,10 @@ def read(settings: Settings, wanted: set[str]) -> Vectors:
     """
     if is_uri(str(settings.path)):
         raise VectorsError(f"{settings.path}: vectors are read from files, not from URIs")
-    path = Path(str(settings.path)).expanduser()
+    try:
+        path = Path(str(settings.path)).expanduser()
+    except RuntimeError as error:
+        raise VectorsError(f"{settings.path}: {error}") from error
     if not path.is_file():
         raise VectorsError(f"{path}: no such vectors file (vectors.path)")
     wanted_any_case = {word.lower() for word in wanted}
@@ -82,7 +87,7 @@ def read(settings: Settings, wanted: set[str]) -> Vectors:
                 elif extra > 0:
                     words[word] = vector
                     extra -= 1
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise VectorsError(f"{path}: cannot be read: {error}") from error
     if not words:
         raise VectorsError(f"{path}: holds none of the words that occur in the texts")
@@ -176,7 +181,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _rows(path: Path, stream: BinaryIO, format: str) -> Iterator[tuple[str, np.ndarray]]:
-    first = stream.readline(1 << 20)
+    first = stream.readline(LONGEST_ROW)
     header = _header(first)
     if header is None:
         if format.startswith("word2vec"):
@@ -184,20 +189,19 @@ def _rows(path: Path, stream: BinaryIO, format: str) -> Iterator[tuple[str, np.n
         dimensions = len(first.split()) - 1
         if dimensions < 2 or _text_row(first, dimensions) is None:
             raise VectorsError(f"{path}: is neither word2vec (binary or text) nor GloVe text")
-        yield from _text_rows(path, stream, dimensions, None, first)
+        yield from _text_rows(path, stream, dimensions, None, first, 1)
         return
     if format == "glove":
         raise VectorsError(f"{path}: begins with two numbers, as word2vec files do, and GloVe text does not")
     count, dimensions = header
     if not 0 < dimensions <= LARGEST_DIMENSION:
         raise VectorsError(f"{path}: its first line announces {dimensions} dimensions")
-    start = stream.peek(1 << 16)[: 1 << 16] if hasattr(stream, "peek") else b""
-    line = start.split(b"\n", 1)[0]
-    text = _text_row(line, dimensions) is not None if format == "auto" else format == "word2vec-text"
+    start = stream.readline(LONGEST_ROW)
+    text = _text_row(start, dimensions) is not None if format == "auto" else format == "word2vec-text"
     if text:
-        yield from _text_rows(path, stream, dimensions, count, None)
+        yield from _text_rows(path, stream, dimensions, count, start, 2)
     else:
-        yield from _binary_rows(path, stream, dimensions, count)
+        yield from _binary_rows(path, stream, dimensions, count, start)
 
 
 def _header(line: bytes) -> tuple[int, int] | None:
@@ -208,7 +212,7 @@ def _header(line: bytes) -> tuple[int, int] | None:
 
 
 def _text_row(line: bytes, dimensions: int) -> tuple[bytes, np.ndarray] | None:
-    fields = line.rstrip().rsplit(b" ", dimensions)
+    fields = line.rsplit(None, dimensions)
     # GloVe's words may hold spaces; a number before the last space is no word's end but one number too many.
     if len(fields) != dimensions + 1 or (b" " in fields[0] and _is_number(fields[0].rsplit(b" ", 1)[1])):
         return None
@@ -227,26 +231,28 @@ def _is_number(field: bytes) -> bool:
 
 
 def _text_rows(
-    path: Path, stream: BinaryIO, dimensions: int, count: int | None, first: bytes | None
+    path: Path, stream: BinaryIO, dimensions: int, count: int | None, line: bytes, number: int
 ) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the rows of a text file from `line` on, which is the file's line `number`."""
     found = 0
-    number = 1
-    line = first if first is not None else stream.readline()
     while line:
-        number += first is None or found > 0
         row = _text_row(line, dimensions)
         if row is None:
             raise VectorsError(f"{path}, line {number}: is not a word and {dimensions} numbers")
         found += 1
         yield _word(path, f"line {number}", row[0]), _finite(path, f"line {number}", row[1])
         line = stream.readline()
+        number += 1
     if count is not None and found != count:
         raise VectorsError(f"{path}: ends after {found:,} of the {count:,} words that its first line announces")
 
 
-def _binary_rows(path: Path, stream: BinaryIO, dimensions: int, count: int) -> Iterator[tuple[str, np.ndarray]]:
+def _binary_rows(
+    path: Path, stream: BinaryIO, dimensions: int, count: int, buffer: bytes
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the rows of a binary file whose first bytes, after the header, are in `buffer`."""
     size = 4 * dimensions
-    buffer, start = b"", 0
+    start = 0
     for number in range(1, count + 1):
         end = buffer.find(b" ", start)
         while end < 0 or end + 1 + size > len(buffer):
@@ -261,6 +267,11 @@ def _binary_rows(path: Path, stream: BinaryIO, dimensions: int, count: int) -> I
         vector = np.frombuffer(buffer, "<f4", dimensions, end + 1)
         yield _word(path, f"word {number}", word), _finite(path, f"word {number}", vector).copy()
         start = end + 1 + size
+    if (buffer[start:] + stream.read(1 << 20)).strip(b"\n"):
+        raise VectorsError(
+            f"{path}: goes on after the {count:,} words of {dimensions} dimensions that its first line announces; "
+            "is neither word2vec binary nor word2vec text"
+        )
 
 
 def _word(path: Path, where: str, raw: bytes) -> str:

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
             "--template", default=str(TEMPLATE), help="Serve configuration (default: serving/service.yaml)"
         )
         added.add_argument("--host", help="address to listen on (default: as in the configuration)")
-        added.add_argument("--port", type=int, help="port to listen on (default: as in the configuration)")
+        added.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
         if name == "deploy":
             added.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
             added.add_argument("--working-dir", help="URI of a zip of this repository, where nodes lack it")
@@ -65,12 +65,35 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     where = checkpoint.locate(options.checkpoint)
     checkpoint.read(where)
     deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
-    http = found.setdefault("http_options", {})
+    http = found["http_options"] = found.get("http_options") or {}
     http["host"] = options.host or http.get("host", "127.0.0.1")
     http["port"] = options.port or http.get("port", 8000)
     if getattr(options, "working_dir", None):
         application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
+    return _validated(options.template, found)
+
+
+def _validated(template: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with what Serve fills in for the names that we read."""
+    from pydantic import ValidationError
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        ServeDeploySchema.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ServiceError(f"{template}: {where}: {problem['msg']}") from error
+    application = found["applications"][0]
+    found["applications"][0] = {"name": "default", "route_prefix": "/"} | application
     return found
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
+    return port
 
 
 def _config(options: argparse.Namespace) -> None:

@@ -22,9 +22,9 @@ class ServiceFailed(UsageError):
 
 def run(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
     """Serve the first application of a Serve configuration until SIGINT or SIGTERM."""
-    stop = threading.Event()
+    # Until it serves, either signal breaks off whatever Ray is waiting for.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, signal.default_int_handler)
     http = configuration["http_options"]
     embedded = address_in_use(address) is None
     if embedded:
@@ -54,15 +54,24 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = f"http://{http['host']}:{http['port']}"
             say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
-            stop.wait()
+            _wait_for_signal()
             say("stopping")
+            if embedded:
+                serve.delete(name)  # or replicas would be cut off when their Ray ends
         except RuntimeError as error:
             raise ServiceFailed(f"the service did not come up: {str(error).splitlines()[-1]}") from error
         finally:
-            if embedded or before.proxies:
+            if before.proxies:
                 serve.delete(name)
-            else:
+            elif not embedded:
                 serve.shutdown()
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
 
 
 def _check_free(host: str, port: int) -> None:

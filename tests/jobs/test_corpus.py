@@ -27,7 +27,7 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
     """A later text's word that only the file has keeps its vector; case is a second chance."""
     corpus = prepared(toy(vectors__path=str(vectors_file(tmp_path)), model__embedding="static"))
     assert corpus.vectors.shape == (len(corpus.words) + 2, 4)
-    assert corpus.words[corpus.num_trained_words :] == ["unseen"]
+    assert corpus.words[-1] == "unseen"
     row = {word: corpus.vectors[number] for number, word in enumerate(corpus.words, start=2)}
     assert row["film"].tolist() == [0, 1, 2, 3]
     assert row["great"].tolist() == [4, 5, 6, 7]
@@ -48,14 +48,16 @@ def test_rare_words_are_unknown_unless_they_have_a_vector(toy: Callable[..., Exp
 
 
 def test_rand_knows_no_word_that_training_never_saw(toy: Callable[..., Experiment], tmp_path: Path) -> None:
-    """Its vector would be noise; the texts are otherwise the same."""
-    corpus = prepared(toy(vectors__path=str(vectors_file(tmp_path))))
-    random = corpus.without_pretrained(seed=0)
-    assert random.words == corpus.words[: corpus.num_trained_words]
-    assert random.vectors.shape == (len(random.words) + 2, 4)
+    """Its vector would be noise; the texts are otherwise the same, the dimensions those asked for."""
+    experiment = toy(vectors__path=str(vectors_file(tmp_path)))
+    corpus = prepared(experiment)
+    random = prepared(experiment, pretrained=False)
+    assert random.words == [word for word in corpus.words if word != "unseen"]
+    assert random.vectors.shape == (len(random.words) + 2, 12)
     assert random.coverage is None
-    assert random.validation.tokens.ids.max() < len(random.words) + 2
     assert (random.train.tokens.ids == corpus.train.tokens.ids).all()
+    assert random.held_out == corpus.held_out
+    assert random.key != corpus.key
 
 
 def test_words_unknown_to_training_are_unknown_in_validation(toy: Callable[..., Experiment]) -> None:

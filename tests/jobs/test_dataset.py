@@ -1,6 +1,7 @@
 """Labelled texts: every way they can be wrong has an error that says where."""
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_json_labels_may_be_numbers(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": 5, "label": "x"}', r"line 1: 'text' must be a string, not 5"),
         ("a.jsonl", '{"text": "a", "label": null}', r"line 1: the label in 'label' is empty"),
         ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON"),
+        ("a.jsonl", '{"text": "\\ud800", "label": "x"}', r"line 1: holds half of a surrogate pair"),
+        ("a.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}", r"line 1: not valid JSON"),
         ("a.csv.gz", b"not gzip", r"a\.csv\.gz: cannot be read"),
         ("a.xlsx", "x", r"must end in .csv, .tsv, .jsonl"),
     ],
@@ -84,6 +87,34 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path, name: str, content:
     """The message says file, line and setting."""
     with pytest.raises(DataError, match=message):
         reading(tmp_path, name, content)
+
+
+def test_a_broken_gzip_is_named(tmp_path: Path) -> None:
+    """Not zlib's own error."""
+    content = bytearray(gzip.compress(b"label,text\n" + b"good,a fine film\n" * 99))
+    content[15:25] = bytes(10)
+    path = tmp_path / "rows.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        read(str(path), Data())
+
+
+def test_a_class_may_be_called_null(tmp_path: Path) -> None:
+    """In a csv it is a word like another; in JSON null is no label."""
+    path = tmp_path / "rows.csv"
+    path.write_text("label,text\nnull,a\n")
+    assert read(str(path), Data()).labels == ["null"]
+
+
+def test_an_encoding_of_two_bytes_a_character_is_refused(tmp_path: Path) -> None:
+    """Lines are found by their bytes."""
+    path = tmp_path / "rows.csv"
+    path.write_text("label,text\ngood,a\n", encoding="utf-16")
+    with pytest.raises(DataError, match="utf-16 is not supported; convert"):
+        read(str(path), Data(encoding="utf-16"))
+    for unknown in ("undefined", "a\0b"):
+        with pytest.raises(DataError, match="Python knows no encoding"):
+            read(str(path), Data(encoding=unknown))
 
 
 def test_a_missing_file_and_an_unknown_encoding(tmp_path: Path) -> None:
@@ -162,6 +193,14 @@ def test_the_default_corpus_from_two_packages(ray_here: None, tmp_path: Path) ->
     assert any(note.startswith("networkx: 300 rows of") for note in found.notes)
     again = load(experiment)
     assert again.train == found.train
+
+
+@pytest.mark.parametrize("name", ["nope.sub", "../etc", "__main__", ""])
+def test_what_is_no_package_is_named(tmp_path: Path, name: str) -> None:
+    """Nothing is imported to find out."""
+    experiment = Experiment().replace({"data.packages": [name, "numpy"], "storage": str(tmp_path)})
+    with pytest.raises(DataError, match=f"'{re.escape(name)}' is not installed"):
+        load(experiment)
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:

@@ -52,11 +52,11 @@ def worker(rank: int, size: int, experiment: Experiment, folder: str) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[..., Experiment], tmp_path: Path) -> None:
-    """With dropout off, 1, 2 and 4 workers give the same losses to 1e-5, step by step, and end alike.
+    """1, 2 and 4 workers give the same losses to 1e-5, step by step, dropout and all, and end alike.
 
     The last batch of an epoch has fewer rows than there are workers.
     """
-    experiment = toy(model__embedding="multichannel", model__dropout=0.0, train__epochs=2, train__batch_size=19)
+    experiment = toy(model__embedding="multichannel", train__epochs=2, train__batch_size=19)
     alone = losses_of(loop_of(experiment))
     for size in (2, 4):
         folder = tmp_path / str(size)
@@ -128,6 +128,37 @@ def test_the_vectors_optimiser_is_lazy_adam(toy: Callable[..., Experiment]) -> N
     others = torch.ones(len(initial), dtype=torch.bool)
     others[touched] = False
     assert torch.equal(loop.network.vectors[others], initial[others])
+
+
+def test_a_step_keeps_the_norm_of_the_last_layer(toy: Callable[..., Experiment]) -> None:
+    """However long the rows were."""
+    loop = loop_of(toy(model__max_norm=0.01))
+    loop.step(collate(loop.corpus.train, np.arange(4)))
+    assert loop.network.output.weight.norm(dim=1).max() <= 0.01 + 1e-6
+
+
+def test_weight_decay_draws_the_filters_to_zero(toy: Callable[..., Experiment]) -> None:
+    """And leaves the word vectors alone."""
+    free, decayed = (loop_of(toy(train__weight_decay=decay)) for decay in (0.0, 0.5))
+    for loop in (free, decayed):
+        torch.manual_seed(0)
+        loop.step(collate(loop.corpus.train, np.arange(4)))
+    assert decayed.network.filters[0].norm() < free.network.filters[0].norm()
+    assert torch.equal(decayed.network.vectors, free.network.vectors)
+
+
+def test_each_epoch_drops_other_features(toy: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of them that `dropout` says."""
+    loop = loop_of(toy(model__dropout=0.3, model__feature_maps=50, train__epochs=2))
+    masks = []
+    draw = loop.network.dropout_mask
+    monkeypatch.setattr(loop.network, "dropout_mask", lambda rows: masks.append(draw(rows)) or masks[-1])
+    list(loop.epochs())
+    first, second = masks[0], masks[len(masks) // 2]
+    assert not torch.equal(first, second)
+    drawn = torch.cat(masks)
+    assert (drawn == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(drawn.max(), torch.tensor(1 / 0.7))
 
 
 def test_training_stops_when_nothing_improves(toy: Callable[..., Experiment]) -> None:

@@ -4,10 +4,11 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
-from jobs import checkpoint
+from jobs import checkpoint, metrics
 from jobs.__main__ import main
 from jobs.dataset import load
 from jobs.evaluate import evaluate
@@ -15,6 +16,7 @@ from jobs.experiment import Experiment
 from jobs.loop import Loop
 from jobs.network import Network
 from jobs.predict import classify
+from jobs.report import Evaluation, draw_confusion
 from jobs.train import snapshot
 from tests.conftest import corpus_of, read_jsonl
 
@@ -74,9 +76,49 @@ def test_evaluate_measures_the_test_part_and_writes_a_report(
     assert f"accuracy {found.accuracy:.4f}" in shown
     report = trained.parent / "report"
     assert f"**{found.accuracy:.4f}**" in (report / "report.md").read_text()
-    assert (report / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    picture = matplotlib.image.imread(report / "confusion.png")  # (height, width, 4)
+    assert min(picture.shape[:2]) > 200
+    assert picture[..., :3].std() > 0.01
     assert (report / "evaluation.json").exists()
     assert found.confusion.sum() == len(test)
+
+
+def test_rows_drawn_anew_are_not_taken_for_unseen_ones(
+    trained: Path, toy_csv: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row was added to the file, or another seed asked for: the test part would hold rows that were trained on."""
+    assert main(["evaluate", str(trained), "seed=1"]) == 2
+    assert "not those that training left out" in capsys.readouterr().err
+    with toy_csv.open("a") as stream:
+        stream.write("good,a new row\n")
+    assert main(["evaluate", str(trained)]) == 2
+    assert "name unseen texts with data.test=FILE" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures are shown all the same."""
+    (tmp_path / "file").write_text("")
+    assert main(["evaluate", str(trained), "--out", str(tmp_path / "file" / "report")]) == 2
+    shown = capsys.readouterr()
+    assert "accuracy" in shown.out
+    assert "cannot be written" in shown.err
+    source = tmp_path / "texts.csv"
+    source.write_text("text\na great film\n")
+    assert main(["predict", str(trained), str(source), "--out", str(tmp_path / "file" / "x.csv")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_any_label_can_be_drawn(tmp_path: Path) -> None:
+    """Formulas, long ones, other scripts."""
+    labels = ["$_$ broken", "x " * 200, "\u732b"]
+    found = Evaluation(
+        "c", "s", 3, 1.0, 1.0, labels, metrics.per_class(np.arange(3), np.arange(3), 3), np.eye(3, dtype=int)
+    )
+    draw_confusion(tmp_path / "confusion.png", found)
+    height, width, _ = matplotlib.image.imread(tmp_path / "confusion.png").shape
+    assert width > 200 < height
 
 
 def test_evaluate_on_another_file(trained: Path, tmp_path: Path) -> None:
@@ -104,7 +146,10 @@ def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> No
     assert [row["label"] for row in rows[:2]] == ["good", "bad"]
     assert len(rows) == 4
     assert rows[0]["text"] == "a great, lovely film"
-    assert all(0.5 <= float(row["score"]) <= 1 for row in rows)
+    expected = classify(
+        checkpoint.read(str(trained)), ["a great, lovely film", "awful and dull", "", "two\nlines great"]
+    )
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected.max(axis=1), atol=1e-6)
 
 
 def test_predict_to_standard_output_and_its_mistakes(

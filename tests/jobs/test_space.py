@@ -21,6 +21,12 @@ def test_a_space_is_read() -> None:
     assert embeddings(experiment, space) == {"rand", "static"}
 
 
+def test_numbers_may_be_written_as_yaml_does_not_read_them() -> None:
+    """1e-4 without a point is a string in YAML 1.1."""
+    [found] = dimensions(with_space({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
+    assert found.values == [1e-4, 1e-2]
+
+
 def test_the_defaults_can_be_searched() -> None:
     """All four kinds of embedding among them."""
     experiment = Experiment()
@@ -40,6 +46,7 @@ def test_the_defaults_can_be_searched() -> None:
         ({"model.dropout": {"uniform": [0.5, 0.1]}}, r"must be \[low, high\]"),
         ({"train.weight_decay": {"loguniform": [0, 1]}}, r"low must be above 0"),
         ({"model.feature_maps": {"randint": [1.5, 3]}}, r"must be whole numbers"),
+        ({"model.feature_maps": {"uniform": [8, 16]}}, r"model.feature_maps: .*integer"),
         ({"model.dropout": {"choice": []}}, r"must be a list of values"),
         ({"data.train": {"choice": ["a", "b"]}}, r"'data.train' cannot be searched"),
         ({"train.workers": {"choice": [1, 2]}}, r"changes the speed of a trial"),

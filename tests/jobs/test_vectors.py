@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gensim.models import KeyedVectors
+from gensim.models import KeyedVectors, Word2Vec
 
 from jobs.experiment import Vectors as Settings
 from jobs.vectors import VectorsError, initial, read, train
@@ -70,6 +70,7 @@ def test_other_words_are_kept_for_later_texts(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "is neither word2vec"),
         (b"3 2\na 1 2\nb 1\n", "line 3: is not a word and 2 numbers"),
         (b"3 2\na 1 2\nb 1 2\n", "ends after 2 of the 3 words"),
+        (b"1 2\na 12345678901\n", "goes on after the 1 words of 2 dimensions"),
         (b"1 2\na 1 nan\n", "line 2: the vector holds NaN"),
         (b"a 1 2\nb 1 2 3\n", "line 2: is not a word and 2 numbers"),
         (b"1 999999999\na ", "announces 999999999 dimensions"),
@@ -114,6 +115,11 @@ def test_a_missing_file_a_cut_gzip_and_none_of_the_words(tmp_path: Path) -> None
     path.write_bytes(gzip.compress(written(tmp_path, "binary").read_bytes())[:-9])
     with pytest.raises(VectorsError, match="cannot be read"):
         read(settings(path), {"film"})
+    whole = bytearray(gzip.compress(written(tmp_path, "binary").read_bytes()))
+    whole[10:12] = b"\xff\xff"  # no block of deflate begins so
+    path.write_bytes(whole)
+    with pytest.raises(VectorsError, match="cannot be read"):
+        read(settings(path), {"film"})
     with pytest.raises(VectorsError, match="none of the words"):
         read(settings(written(tmp_path, "binary"), extra_words=0), {"xyz"})
 
@@ -153,6 +159,46 @@ def test_vectors_are_trained_by_gensim_and_open_in_it(tmp_path: Path, algorithm:
     assert opened["cat"].shape == (8,)
     assert told == ["word2vec: epoch 1 of 2", "word2vec: epoch 2 of 2"]
     assert read(settings(tmp_path / "out.bin"), {"cat"}).words
+
+
+def test_the_algorithm_is_the_one_asked_for(tmp_path: Path) -> None:
+    """The file is the one that gensim writes for it."""
+    (tmp_path / "texts.txt").write_text("the cat sat on the mat\nthe dog sat on the log\n" * 200)
+    for algorithm, skip_gram in (("skip-gram", 1), ("cbow", 0)):
+        chosen = Settings(dimensions=8, algorithm=algorithm, min_count=1, epochs=2, window=3, negative=4, sample=0.01)
+        train(tmp_path / "texts.txt", tmp_path / "out.bin", chosen, seed=3, workers=1, progress=print)
+        expected = Word2Vec(
+            corpus_file=str(tmp_path / "texts.txt"), vector_size=8, sg=skip_gram, min_count=1, epochs=2, window=3,
+            negative=4, sample=0.01, seed=3, workers=1,
+        ).wv  # fmt: skip
+        opened = KeyedVectors.load_word2vec_format(str(tmp_path / "out.bin"), binary=True)
+        np.testing.assert_array_equal(opened["cat"], expected["cat"])
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_long_rows_of_text_are_told_from_binary(tmp_path: Path, zipped: bool) -> None:
+    """A row of a thousand numbers is longer than what gzip hands out at once."""
+    matrix = np.random.default_rng(0).normal(size=(2, 1000))
+    rows = "".join(f"{word} {' '.join(map(repr, map(float, row)))}\n" for word, row in zip("ab", matrix, strict=True))
+    content = f"2 1000\n{rows}".encode()
+    path = tmp_path / "vectors"
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    np.testing.assert_allclose(read(settings(path), {"a", "b"}).matrix, matrix, rtol=1e-6)
+
+
+def test_numbers_may_stand_further_apart(tmp_path: Path) -> None:
+    """As some tools write them, in columns."""
+    (tmp_path / "v.txt").write_text("2 2\na   1  2.5\nb  -1   2 \n")
+    found = read(settings(tmp_path / "v.txt"), {"a", "b"})
+    assert found.words == ["a", "b"]
+    assert found.matrix.tolist() == [[1, 2.5], [-1, 2]]
+
+
+def test_a_text_file_is_not_read_as_binary(tmp_path: Path) -> None:
+    """Though the setting says that it is."""
+    path = written(tmp_path, "text")
+    with pytest.raises(VectorsError):
+        read(settings(path, format="word2vec-binary"), {"film"})
 
 
 def test_too_few_texts_to_train_on_is_an_error(tmp_path: Path) -> None:
