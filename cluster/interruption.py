@@ -6,17 +6,20 @@ Both put handlers of their own in place of Python's and leave them there; Train 
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Hold while a fit() runs: Train's exit on Ctrl-C becomes KeyboardInterrupt, and its handler goes when it ends."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Hold while a fit() runs: Train's exit on Ctrl-C becomes KeyboardInterrupt, and its handler goes when it ends.
+
+    What is held tells whether Tune's fit() was interrupted: its handler puts back the one from before.
+    """
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        yield lambda: signal.getsignal(signal.SIGINT) == before
     except SystemExit as error:
         raise KeyboardInterrupt from error
     finally:

@@ -129,7 +129,7 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled (AdamW), on filters and output weights; word vectors have none."""
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """Measured on the validation part; chooses the best epoch."""
+    """Measured on the validation part; chooses the best epoch, with the loss among equals."""
     patience: int = Field(4, ge=1)
     """Epochs without improvement after which training stops."""
 

@@ -8,7 +8,7 @@ rows of it. So the workers' number changes nothing but rounding.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ class Progress:
 
     def add(self, epoch: Epoch, metric: str) -> bool:
         """Record an epoch; tell whether it is the best so far."""
-        improved = self.best == 0 or score(epoch, metric) > score(self.history[self.best - 1], metric)
+        improved = self.best == 0 or score(vars(epoch), metric) > score(vars(self.history[self.best - 1]), metric)
         self.history.append(epoch)
         if improved:
             self.best = epoch.epoch
@@ -84,9 +84,9 @@ class Progress:
         return cls([Epoch(**epoch) for epoch in tree["history"]], tree["best"])
 
 
-def score(epoch: Epoch, metric: str) -> float:
-    """Return an epoch's metric so that more is better."""
-    return -epoch.loss if metric == "loss" else getattr(epoch, metric)
+def score(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
+    return (-figures["loss"] if metric == "loss" else figures[metric], -figures["loss"])
 
 
 class Loop:

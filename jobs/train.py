@@ -77,6 +77,11 @@ def epoch_line(epoch: Epoch, improved: bool) -> str:
     )
 
 
+def report_of(epoch: Epoch, improved: bool) -> dict[str, Any]:
+    """Return an epoch's report to Ray, which keeps the checkpoint of the last `improvement`: the best epoch's."""
+    return vars(epoch) | {"improvement": epoch.epoch if improved else 0}
+
+
 def say_all(say: Callable[[str], None], lines: list[str]) -> None:
     """Say several lines."""
     for line in lines:
@@ -208,9 +213,7 @@ def _work(config: dict[str, Any]) -> str | None:
                 if workers.rank == 0:
                     snapshot(experiment, corpus, loop, Path(folder), resumable=True)
                     written = ray.train.Checkpoint.from_directory(folder)
-                # The last improvement is the best epoch; one that only equals it is not.
-                improvement = epoch.epoch if improved else 0
-                ray.train.report(vars(epoch) | {"improvement": improvement}, checkpoint=written)
+                ray.train.report(report_of(epoch, improved), checkpoint=written)
             if workers.rank == 0:
                 _tell(config, epoch_line(epoch, improved))
     except UsageError as error:

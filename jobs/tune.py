@@ -17,11 +17,11 @@ from cluster.storage import join, write_text
 from jobs import dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
-from jobs.loop import Loop
+from jobs.loop import Loop, score
 from jobs.network import Network
 from jobs.run import Run, place
 from jobs.space import Dimension, dimensions, embeddings, num_trials
-from jobs.train import METRICS, say_all, snapshot
+from jobs.train import METRICS, report_of, say_all, snapshot
 
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
@@ -100,11 +100,11 @@ def _search(
             run,
             _teller(say, experiment.train.metric, num_trials(experiment, space)),
         )
-    with interruptible():
+    with interruptible() as interrupted:
         results = tuner.fit()
-    ended = [result for result in results if result.error or (result.metrics or {}).get("done")]
-    if len(ended) < num_trials(experiment, space):
-        raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C, with what it has
+        ended = [result for result in results if result.error or (result.metrics or {}).get("done")]
+        if interrupted() and len(ended) < num_trials(experiment, space):
+            raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C, with what it has
     best = _best(results, experiment.train.metric)
     if best is None:
         reason = _last_line(next(iter(results.errors), "no trial came to the end of an epoch"))
@@ -157,7 +157,7 @@ def _tuner(experiment: Experiment, space: list[Dimension], trainable: Any, run: 
             verbose=0,
             callbacks=[teller],
             checkpoint_config=ray.tune.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order=mode
+                num_to_keep=1, checkpoint_score_attribute="improvement", checkpoint_score_order="max"
             ),
         ),
     )
@@ -181,31 +181,27 @@ def _trial(config: dict[str, Any], experiment: Experiment, pretrained: Corpus, r
             if improved:
                 snapshot(chosen, corpus, loop, Path(folder), resumable=False)
                 written = ray.tune.Checkpoint.from_directory(folder)
-            ray.tune.report(vars(epoch), checkpoint=written)
+            ray.tune.report(report_of(epoch, improved), checkpoint=written)
 
 
 def _best(results: Any, metric: str) -> Any:
     """Return the best epoch of all trials as (result, checkpoint, metrics), None if no trial has one."""
-    sign = -1 if metric == "loss" else 1
     found = [
         (result, checkpoint, metrics) for result in results for checkpoint, metrics in result.best_checkpoints or []
     ]
-    return max(found, key=lambda each: sign * each[2][metric], default=None)
+    return max(found, key=lambda each: score(each[2], metric), default=None)
 
 
 def _by_embedding(results: Any, experiment: Experiment) -> list[str]:
     """Return each embedding kind's best validation figure, a line each."""
     metric = experiment.train.metric
-    sign = -1 if metric == "loss" else 1
     found: dict[str, list[dict[str, Any]]] = {}  # by kind, each trial's best epoch
     for result in results:
         kind = result.config.get("model.embedding", experiment.model.embedding)
-        epochs = [metrics for _, metrics in result.best_checkpoints or []]
-        if epochs:
-            found.setdefault(kind, []).append(max(epochs, key=lambda epoch: sign * epoch[metric]))
+        found.setdefault(kind, []).extend(metrics for _, metrics in result.best_checkpoints or [])
     lines = []
-    for kind, epochs in sorted(found.items()):
-        best = max(epochs, key=lambda epoch: sign * epoch[metric])
+    for kind, epochs in sorted((kind, epochs) for kind, epochs in found.items() if epochs):
+        best = max(epochs, key=lambda epoch: score(epoch, metric))
         lines.append(
             f"{kind:13} best validation {metric} {best[metric]:.4f}, in epoch {best['epoch']}, of {len(epochs)} trials"
         )

@@ -1,6 +1,7 @@
 """What tests share: small data sets, the data beside the checkout, and a Ray of their own."""
 
 import json
+import os
 import random
 import shutil
 import tempfile
@@ -103,4 +104,12 @@ def ray_here() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         with connect(num_cpus=4):
             yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ray_environment() -> Iterator[dict[str, str]]:
+    """Variables for a command that starts a Ray of its own."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
     shutil.rmtree(folder, ignore_errors=True)

@@ -180,10 +180,12 @@ def test_a_loss_that_is_no_number_ends_the_run(toy: Callable[..., Experiment]) -
 
 
 def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
-    """A lower loss is better, a higher accuracy is."""
+    """A lower loss is better, a higher accuracy is; among equals the lower loss decides."""
     epoch = Epoch(1, 0.5, 0.4, 0.9, 0.8, 100.0, 1.0)
-    assert (score(epoch, "loss"), score(epoch, "accuracy"), score(epoch, "macro_f1")) == (-0.4, 0.9, 0.8)
+    assert [score(vars(epoch), metric)[0] for metric in ("loss", "accuracy", "macro_f1")] == [-0.4, 0.9, 0.8]
     progress = Progress()
     assert progress.add(epoch, "accuracy")
-    assert not progress.add(Epoch(2, 0.5, 0.3, 0.9, 0.8, 100.0, 1.0), "accuracy")
-    assert progress.best == 1
+    assert not progress.add(Epoch(2, 0.5, 0.4, 0.9, 0.9, 100.0, 1.0), "accuracy")
+    assert not progress.add(Epoch(3, 0.5, 0.1, 0.8, 0.8, 100.0, 1.0), "accuracy")
+    assert progress.add(Epoch(4, 0.5, 0.3, 0.9, 0.8, 100.0, 1.0), "accuracy")
+    assert progress.best == 4

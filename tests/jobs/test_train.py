@@ -1,8 +1,6 @@
 """Fine-tuning on real Ray Train workers: finished, repeated, cut off and continued."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +31,7 @@ def test_two_workers_train_a_checkpoint_that_one_process_would(
     told: list[str] = []
     best = train(experiment, told.append)
     assert sum(line.startswith("epoch") for line in told) == 3
+    first_told = list(told)
     named = json.loads(Path(best).read_text())
     found = checkpoint.read(best)
     assert found.labels == ["bad", "good"]
@@ -44,6 +43,8 @@ def test_two_workers_train_a_checkpoint_that_one_process_would(
     )
     epochs = [epoch for epoch, _ in loop.epochs()]
     assert found.metrics["accuracy"] == max(epoch.accuracy for epoch in epochs)
+    assert found.metrics["epoch"] == loop.progress.best
+    assert [line for line in first_told if line.endswith("*")][-1].startswith(f"epoch {loop.progress.best:3d} ")
     np.testing.assert_allclose(found.metrics["loss"], epochs[found.metrics["epoch"] - 1].loss, atol=1e-5)
 
     told.clear()
@@ -66,7 +67,9 @@ def test_more_workers_than_there_is_room_for_fail_at_once(ray_here: None, toy: C
         train(toy(train__workers=99), lambda line: None)
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
+    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
     """kill -9 of the driver after some epochs; the same command finishes with the same weights."""
     settings = {
         "name": "k",
@@ -80,22 +83,17 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(toy: Callable[..., Ex
         "train.metric": "loss",
     }
     command = [sys.executable, "-m", "jobs", "train", *(f"{key}={value}" for key, value in settings.items())]
-    short = Path("/tmp", f"rk-{os.getpid()}")  # Ray keeps sockets in it
-    short.mkdir()
-    environment = os.environ | {"RAY_TMPDIR": str(short)}
-    environment.pop("RAY_ADDRESS", None)
 
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=REPOSITORY, env=ray_environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch   3"):
                 break
         process.kill()
     time.sleep(2)  # its Ray notices and ends
-    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, cwd=REPOSITORY, env=ray_environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "going on after epoch" in again.stdout
-    shutil.rmtree(short, ignore_errors=True)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as on a worker: sums are in another order with more

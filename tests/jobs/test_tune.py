@@ -1,8 +1,6 @@
 """The search on real Ray Tune: a best that serves, and a search that goes on."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -56,18 +54,16 @@ def test_a_search_in_which_every_trial_fails_says_why(ray_here: None, toy: Calla
         tune(experiment, lambda line: None)
 
 
-def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(
+    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
+) -> None:
     """Exit code 130 and one line; then only the trials that had not ended."""
     toy()  # writes the csv
     command = [sys.executable, "-m", "jobs", "tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs",
                "name=c", "tune.samples=1", "tune.epochs=40", "tune.scheduler=none", "train.patience=40",
                "model.embedding=rand", "tune.space={model.feature_maps: {grid: [4, 5, 6, 7, 8, 9]}}"]  # fmt: skip
-    short = Path("/tmp", f"rk-{os.getpid()}")  # Ray keeps sockets in it
-    short.mkdir()
-    environment = os.environ | {"RAY_TMPDIR": str(short)}
-    environment.pop("RAY_ADDRESS", None)
     with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=REPOSITORY, env=ray_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         lines = []
@@ -80,10 +76,9 @@ def test_ctrl_c_ends_a_search_and_the_same_command_goes_on(toy: Callable[..., Ex
     assert not (tmp_path / "runs" / "c" / "best.json").exists()
     done = sum(line.startswith("trial") for line in lines)
     assert done < 6
-    again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    again = subprocess.run(command, cwd=REPOSITORY, env=ray_environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "going on with the search that was cut off" in again.stdout
     trials = [line for line in again.stdout.splitlines() if line.startswith("trial")]
     assert trials[0].startswith(f"trial {done + 1:3d} of 6")
     assert trials[-1].startswith("trial   6 of 6")
-    shutil.rmtree(short, ignore_errors=True)
