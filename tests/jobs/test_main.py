@@ -164,3 +164,11 @@ def test_predict_to_standard_output_and_its_mistakes(
     assert "has no column 'text'" in capsys.readouterr().err
     assert main(["predict", str(trained), str(source), "--out", "x.pdf"]) == 2
     assert not Path("x.pdf").exists()
+
+
+def test_texts_are_cut_off_where_training_cuts_them_off(trained: Path) -> None:
+    """Words past `text.max_tokens` change nothing."""
+    loaded = checkpoint.read(str(trained))
+    whole = loaded.experiment.text.max_tokens
+    first, longer = classify(loaded, ["the " * whole, "the " * whole + "great " * 9])
+    np.testing.assert_array_equal(first, longer)
