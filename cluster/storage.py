@@ -3,6 +3,7 @@
 Files appear whole or not at all: locally by renaming, in object stores because a put is atomic.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -75,6 +76,29 @@ def write_text(path: str, text: str) -> None:
             stream.write(text.encode("utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Hold a folder against other commands; the lock goes with the process, however it ends. URIs have none.
+
+    Raises:
+        StorageError: another command holds it, or it cannot be written.
+    """
+    if is_uri(folder):
+        yield
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        stream = Path(folder, ".lock").open("w")  # noqa: SIM115 held open below
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error}") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(f"{folder}: another command is at work on this run; wait for it to end") from error
+        yield
 
 
 @contextmanager

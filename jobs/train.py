@@ -14,7 +14,7 @@ from typing import Any
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
-from cluster.storage import join, write_text
+from cluster.storage import join, locked, write_text
 from jobs import dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
@@ -57,7 +57,8 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         if waits:
             say(waits)
         write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-        best = _fit(experiment, corpus, run, say)
+        with locked(run.path):
+            best = _fit(experiment, corpus, run, say)
         say(f"best: {describe(best)}")
         return run.finish(best)
 

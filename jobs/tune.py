@@ -13,7 +13,7 @@ from typing import Any
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
-from cluster.storage import join, write_text
+from cluster.storage import join, locked, write_text
 from jobs import dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
@@ -56,7 +56,8 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
             waits = resources.require(1, experiment.train.cpus_per_worker, use_gpu=False)
             if waits:
                 say(waits)
-            best = _search(experiment, space, corpus, random, run, say)
+            with locked(run.path):
+                best = _search(experiment, space, corpus, random, run, say)
         value = best["metrics"][best["metric"]]
         say(f"best: {_settings_line(best['settings'])}: validation {best['metric']} {value:.4f}")
         path = run.publish(best)

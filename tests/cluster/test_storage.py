@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
-from cluster.storage import StorageError
+from cluster.storage import StorageError, locked
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -59,6 +59,20 @@ def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         storage.write_text(str(tmp_path / "file" / "x.txt"), "a")
+
+
+def test_a_folder_is_held_by_one_command(tmp_path: Path) -> None:
+    """Another is told so, and may have it afterwards."""
+    folder = str(tmp_path / "run")
+    with locked(folder), pytest.raises(StorageError, match="another command is at work"), locked(folder):
+        pass
+    with locked(folder):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"), locked(str(tmp_path / "file" / "run")):
+        pass
+    with locked("s3://bucket/run"), locked("s3://bucket/run"):
+        pass
 
 
 def test_paths_mean_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

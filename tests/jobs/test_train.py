@@ -13,10 +13,12 @@ import torch
 
 from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
+from cluster.storage import StorageError, locked
 from jobs import checkpoint
 from jobs.experiment import Experiment
 from jobs.loop import Loop
 from jobs.network import Network
+from jobs.run import place
 from jobs.train import TrainingFailed, train
 from tests.conftest import corpus_of
 
@@ -59,6 +61,16 @@ def test_a_diverging_run_says_so_and_names_nothing(ray_here: None, toy: Callable
     with pytest.raises(TrainingFailed, match=r"the training loss is .*lower train.learning_rate"):
         train(experiment, lambda line: None)
     assert not (Path(experiment.storage) / "diverges" / "best.json").exists()
+
+
+def test_a_run_that_another_command_is_at_work_on_is_refused(ray_here: None, toy: Callable[..., Experiment]) -> None:
+    """Both would write and delete the same checkpoints."""
+    experiment = toy(name="held")
+    with (
+        locked(place("train", experiment, corpus_of(experiment)).path),
+        pytest.raises(StorageError, match="another command is at work on this run"),
+    ):
+        train(experiment, lambda line: None)
 
 
 def test_more_workers_than_there_is_room_for_fail_at_once(ray_here: None, toy: Callable[..., Experiment]) -> None:
