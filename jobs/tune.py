@@ -5,6 +5,7 @@ object store once and mapped by all. A trial's checkpoint is written when an epo
 """
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -199,9 +200,11 @@ def _by_embedding(results: Any, experiment: Experiment) -> list[str]:
     found: dict[str, list[dict[str, Any]]] = {}  # by kind, each trial's best epoch
     for result in results:
         kind = result.config.get("model.embedding", experiment.model.embedding)
-        found.setdefault(kind, []).extend(metrics for _, metrics in result.best_checkpoints or [])
+        epochs = [metrics for _, metrics in result.best_checkpoints or []]
+        if epochs:  # two in a trial that was cut off and begun again
+            found.setdefault(kind, []).append(max(epochs, key=lambda epoch: score(epoch, metric)))
     lines = []
-    for kind, epochs in sorted((kind, epochs) for kind, epochs in found.items() if epochs):
+    for kind, epochs in sorted(found.items()):
         best = max(epochs, key=lambda epoch: score(epoch, metric))
         lines.append(
             f"{kind:13} best validation {metric} {best[metric]:.4f}, in epoch {best['epoch']}, of {len(epochs)} trials"
@@ -254,9 +257,9 @@ def _trial_name(trial: Any) -> str:
 
 
 def _last_line(error: object) -> str:
-    """Return what an error says, without the traceback that Ray puts before it."""
+    """Return what an error says, without the traceback and the class that Ray puts before it."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rpartition("jobs.loop.TrainingDiverged: ")[2] if lines else repr(error)
+    return re.sub(r"^[A-Za-z_][\w.]*(Error|Diverged|Failed): ", "", lines[-1]) if lines else repr(error)
 
 
 def _settings_line(settings: dict[str, Any]) -> str:
