@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from jobs.dataset import DataError, Part, load, read, split
 from jobs.experiment import Data, Experiment
 from jobs.experiment import load as load_experiment
@@ -208,3 +209,12 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
     settings = ["data.packages=[networkx, no_such_package]", f"storage={tmp_path}"]
     with pytest.raises(DataError, match="'no_such_package' is not installed"):
         load(load_experiment(None, settings))
+
+
+@pytest.mark.parametrize(("name", "classes", "test_rows"), [("trec", 6, 500), ("sst2", 2, 1821)])
+def test_the_sets_of_the_experiments_are_read(shared_data: Path, name: str, classes: int, test_rows: int) -> None:
+    """With nothing but their folder given."""
+    path = str(REPOSITORY / "experiments" / f"{name}.yaml")
+    found = load(load_experiment(path, [f"data.folder={shared_data / name}"]))
+    assert len(found.labels) == classes
+    assert len(found.test) == test_rows
