@@ -42,7 +42,7 @@ def exists(path: str) -> bool:
     """Tell whether there is a file or folder."""
     from pyarrow.fs import FileType
 
-    filesystem, inside = _filesystem(path)
+    filesystem, inside = filesystem_of(path)
     return filesystem.get_file_info(inside).type != FileType.NotFound
 
 
@@ -50,13 +50,13 @@ def is_folder(path: str) -> bool:
     """Tell whether there is a folder."""
     from pyarrow.fs import FileType
 
-    filesystem, inside = _filesystem(path)
+    filesystem, inside = filesystem_of(path)
     return filesystem.get_file_info(inside).type == FileType.Directory
 
 
 def read_text(path: str) -> str:
     """Return a file's UTF-8 text; StorageError if there is none."""
-    filesystem, inside = _filesystem(path)
+    filesystem, inside = filesystem_of(path)
     try:
         with filesystem.open_input_stream(inside) as stream:
             return stream.read().decode("utf-8")
@@ -66,14 +66,21 @@ def read_text(path: str) -> str:
 
 def write_text(path: str, text: str) -> None:
     """Write a file whole, over what was there."""
-    filesystem, inside = _filesystem(path)
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file whole, over what was there."""
+    filesystem, inside = filesystem_of(path)
     if not is_uri(path):
         with replacing(Path(inside)) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_bytes(content)
         return
     try:
+        if filesystem.type_name == "local":  # a store has no folders
+            filesystem.create_dir(inside.rpartition("/")[0], recursive=True)
         with filesystem.open_output_stream(inside) as stream:
-            stream.write(text.encode("utf-8"))
+            stream.write(content)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
 
@@ -125,8 +132,8 @@ def copy_folder(source: str, target: str) -> None:
     from pyarrow.fs import copy_files
 
     try:
-        source_filesystem, source_inside = _filesystem(source)
-        filesystem, inside = _filesystem(target)
+        source_filesystem, source_inside = filesystem_of(source)
+        filesystem, inside = filesystem_of(target)
         if is_uri(target):
             copy_files(source_inside, inside, source_filesystem, filesystem)
             return
@@ -177,7 +184,8 @@ def cache_folder(storage: str) -> Path:
     return Path(absolute(storage)) / "cache"
 
 
-def _filesystem(path: str) -> "tuple[FileSystem, str]":
+def filesystem_of(path: str) -> "tuple[FileSystem, str]":
+    """Return pyarrow's file system for a path or URI, and the path inside it; StorageError if it knows none."""
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if not is_uri(path):

@@ -1,6 +1,7 @@
-"""python -m jobs: train, tune, evaluate, predict, show."""
+"""python -m jobs: train, tune, evaluate, predict, show, and vectors train, export, drift."""
 
 import argparse
+import json
 import os
 import sys
 
@@ -9,7 +10,13 @@ from cluster import UsageError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit code: 0, 2 for a mistake of the user's, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    lists = [words for name, words in vars(options).items() if name in ("experiment", "settings", "files")]
+    if rest and (not lists or not all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for words in lists:
+        words += rest  # settings may stand behind an option
     if getattr(options, "address", None):
         os.environ["RAY_ADDRESS"] = options.address
     try:
@@ -61,7 +68,37 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped")
     predict.add_argument("--out", help="csv, tsv or jsonl to write (default: jsonl on standard output)")
     predict.add_argument("--text-column", help="default: as in training")
+    vectors = verbs.add_parser("vectors", help="train word vectors, export fine-tuned ones, see what fine-tuning did")
+    _add_vectors_verbs(vectors.add_subparsers(required=True, metavar="VERB"))
     return parser
+
+
+def _add_vectors_verbs(verbs) -> None:
+    def verb(name: str, run, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    train = verb("train", _vectors_train, "train word2vec with gensim on text files")
+    train.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE | KEY=VALUE",
+        help="csv, tsv, jsonl, or one text a line; plain or gzipped; then settings, as in vectors.dimensions=300",
+    )
+    train.add_argument("--out", required=True, help="the word2vec binary file to write")
+    train.add_argument("--text-column", help="of csv, tsv and jsonl (default: text)")
+    train.add_argument("--threads", type=int, help="default: one for each core; with one the result is repeatable")
+    export = verb("export", _vectors_export, "write a checkpoint's word vectors as word2vec binary")
+    export.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
+    export.add_argument("out", help="the file to write")
+    export.add_argument("--merge", action="store_true", help="add the original file's other words, as they are there")
+    export.add_argument("--original", help="the file that the vectors started from (default: as in training)")
+    drift = verb("drift", _vectors_drift, "how far training moved each word's vector")
+    drift.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
+    drift.add_argument("--words", nargs="+", default=[], help="whose neighbours are shown")
+    drift.add_argument("--top", type=int, default=10, help="words of each list (default: 10)")
+    drift.add_argument("--out", help="folder of drift.csv and drift.png (default: report, beside the checkpoint)")
 
 
 def _load(words: list[str]):
@@ -106,6 +143,31 @@ def _predict(options: argparse.Namespace) -> None:
     from jobs.predict import predict_file
 
     predict_file(options.checkpoint, options.input, options.out, options.text_column)
+
+
+def _vectors_train(options: argparse.Namespace) -> None:
+    from jobs.experiment import load
+    from jobs.pretraining import train_on_files
+
+    settings = [word for word in options.files if "=" in word]
+    if options.text_column:
+        settings.append(f"data.text_column={json.dumps(options.text_column)}")
+    files = [word for word in options.files if "=" not in word]
+    if not files:
+        raise UsageError("no file to train on; name one or more before the settings")
+    train_on_files(files, options.out, load(None, settings), options.threads, _say)
+
+
+def _vectors_export(options: argparse.Namespace) -> None:
+    from jobs.export import export
+
+    export(options.checkpoint, options.out, options.original, options.merge, _say)
+
+
+def _vectors_drift(options: argparse.Namespace) -> None:
+    from jobs.drift import show
+
+    show(options.checkpoint, options.words, options.top, options.out, _say)
 
 
 def _say(line: str) -> None:

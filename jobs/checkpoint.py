@@ -6,6 +6,7 @@
     vocabulary.json        words, from number 2 on
     weights.safetensors    the network's tensors, the word vectors among them
     metrics.json           what the epoch gave, and what it was trained with
+    initial.safetensors    the word vectors before training, and how often each word was seen (to compare)
     state.safetensors      the optimiser's state (only to resume)
     progress.json          the epochs so far (only to resume)
 
@@ -30,6 +31,7 @@ from jobs.experiment import Experiment, ExperimentError
 
 FORMAT = 1
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
+INITIAL_FILE = "initial.safetensors"
 RESUME_FILES = ("state.safetensors", "progress.json")
 
 
@@ -48,6 +50,19 @@ class Checkpoint:
     metrics: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Initial:
+    """Where trained word vectors came from, for the vocabulary up to the last word that training saw.
+
+    vectors: `(seen, dimensions)` float32; counts: `(seen,)` int64, of each word in the training texts;
+    pretrained: `(seen,)` bool. Words from `seen` on are as they were.
+    """
+
+    vectors: np.ndarray
+    counts: np.ndarray
+    pretrained: np.ndarray
+
+
 def provenance() -> dict[str, str]:
     """Return the versions a checkpoint is made with."""
     versions = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
@@ -59,18 +74,26 @@ def write(
     checkpoint: Checkpoint,
     state: dict[str, np.ndarray] | None = None,
     progress: dict[str, Any] | None = None,
+    initial: Initial | None = None,
 ) -> None:
-    """Write a checkpoint into an empty folder, the manifest last; with `state` and `progress` it can resume."""
+    """Write a checkpoint into an empty folder, the manifest last.
+
+    Args:
+        state, progress: what a resumed run needs.
+        initial: where the word vectors came from, if they were trained.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
     _write_json(folder / "labels.json", checkpoint.labels)
     _write_json(folder / "vocabulary.json", checkpoint.words)
     _write_json(folder / "metrics.json", checkpoint.metrics)
-    save_file({key: np.ascontiguousarray(value) for key, value in checkpoint.weights.items()},
-              folder / "weights.safetensors")  # fmt: skip
+    _write_tensors(folder / "weights.safetensors", checkpoint.weights)
     names = list(MODEL_FILES)
+    if initial is not None:
+        _write_tensors(folder / INITIAL_FILE, vars(initial))
+        names.append(INITIAL_FILE)
     if state is not None and progress is not None:
-        save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / "state.safetensors")
+        _write_tensors(folder / "state.safetensors", state)
         _write_json(folder / "progress.json", progress)
         names += RESUME_FILES
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
@@ -120,6 +143,19 @@ def read(path: str) -> Checkpoint:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
+def read_initial(path: str) -> Initial | None:
+    """Return where a checkpoint's word vectors came from; None where they were not trained."""
+    where = locate(path)
+    try:
+        with local_folder(where) as folder:
+            if not (folder / INITIAL_FILE).exists():
+                return None
+            _verify(where, folder, (INITIAL_FILE,))
+            return Initial(**load_file(folder / INITIAL_FILE))
+    except (OSError, ValueError, TypeError, StorageError) as error:
+        raise CheckpointError(f"{where}: cannot be read: {error}") from error
+
+
 def read_progress(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the optimiser's state and the progress of a checkpoint that can resume."""
     _verify(str(folder), folder, RESUME_FILES)
@@ -144,6 +180,10 @@ def _verify(where: str, folder: Path, names: tuple[str, ...]) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
 
 
 def _write_json(path: Path, value: Any) -> None:

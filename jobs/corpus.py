@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cluster.storage import cache_folder
-from jobs import vectors
-from jobs.dataset import Dataset, Part
+from cluster.storage import absolute, cache_folder, join, replacing
+from jobs import pretraining, vectors
+from jobs.dataset import Dataset
 from jobs.experiment import Experiment, digest
+from jobs.progress import lines
+from jobs.rows import Part
 from jobs.text import Tokens, Vocabulary, encode, frequent_words, tokenize
 
 
@@ -37,8 +39,9 @@ class Corpus:
     """All that training needs.
 
     words: the vocabulary from number 2 on: first the words of the training texts, then words that only
-    the vectors file has. vectors: `(words + 2, dimensions)` float32. coverage: None where nothing is
-    pretrained. key: identifies texts and vectors. held_out: identifies the test part, which is not in here.
+    the vectors file has. vectors: `(words + 2, dimensions)` float32; pretrained: `(words + 2,)` bool, which of
+    them are. coverage: None where nothing is pretrained. key: identifies texts and vectors. held_out:
+    identifies the test part, which is not in here.
     """
 
     train: Encoded
@@ -46,9 +49,17 @@ class Corpus:
     labels: list[str]
     words: list[str]
     vectors: np.ndarray
+    pretrained: np.ndarray
     coverage: vectors.Coverage | None
     key: str
     held_out: str
+
+    def counts(self) -> np.ndarray:
+        """Return how often each word stands in the training texts, up to the last that does, `(seen,)` int64.
+
+        The first two are padding (never) and unknown words. Words from `seen` on are not trained.
+        """
+        return np.bincount(self.train.tokens.ids, minlength=2)
 
 
 def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]) -> Corpus:
@@ -63,10 +74,7 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
     counts = frequent_words(tokenized, text.max_words)
     found = None
     if pretrained:
-        settings = experiment.vectors
-        path = settings.path or _trained(experiment, dataset, tokenized, progress)
-        progress(f"reading vectors from {path}")
-        found = vectors.read(settings.model_copy(update={"path": str(path)}), {word for word, _ in counts})
+        found = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
     words = _choose(counts, found, text.min_count, text.lowercase)
     table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
     coverage = None
@@ -78,13 +86,14 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
             tokens=sum(count for _, count in counts),
             covered_tokens=sum(count for word, count in counts if word in known_words),
             respelled=respelled,
+            composed=len(found.composed),
         )
     vocabulary = Vocabulary(words)
     train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
     validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _key(train, validation, table, [words, dataset.labels])
-    return Corpus(train, validation, dataset.labels, words, table, coverage, key, dataset.test.digest())
+    return Corpus(train, validation, dataset.labels, words, table, known, coverage, key, dataset.test.digest())
 
 
 def _choose(counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool) -> list[str]:
@@ -98,22 +107,40 @@ def _choose(counts: list[tuple[str, int]], found: vectors.Vectors | None, min_co
     return words + [word for word in spellings if word not in seen]
 
 
+def _pretrained(
+    experiment: Experiment,
+    dataset: Dataset,
+    tokenized: list[list[str]],
+    wanted: set[str],
+    progress: Callable[[str], None],
+) -> vectors.Vectors:
+    """Return the vectors of a file, or of one that gensim trained on the texts, now or in an earlier run."""
+    settings = experiment.vectors
+    if settings.path is not None:
+        return vectors.read(settings, wanted, join(absolute(experiment.storage), "cache"), progress)
+    path = _trained(experiment, dataset, tokenized, progress)
+    return vectors.read(settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None, progress)
+
+
 def _trained(
     experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], progress: Callable[[str], None]
 ) -> Path:
-    """Return a file of vectors that gensim trained on the texts, now or in an earlier run."""
+    """Return the file of vectors that gensim trains on the texts, if it has not done so yet."""
     folder = cache_folder(experiment.storage)
-    texts = dataset.background
+    settings = experiment.vectors
     with tempfile.TemporaryDirectory() as scratch:
-        if texts is None:
-            texts = Path(scratch, "texts.txt")
-            texts.write_text("\n".join(" ".join(tokens) for tokens in tokenized) + "\n", encoding="utf-8")
-        settings = experiment.vectors.model_dump(exclude={"path", "format", "extra_words"})
-        target = folder / f"vectors-{_file_key(texts, settings, experiment.seed)}.bin"
+        rows: Iterable[list[str]] = tokenized
+        if dataset.background is not None:
+            rows = (line.split() for line in dataset.background.read_text(encoding="utf-8").split("\n"))
+        texts = pretraining.write_texts(Path(scratch), rows)
+        decides = [texts.key, settings.model_dump(include=set(pretraining.SETTINGS)), experiment.seed]
+        target = folder / f"vectors-{digest(decides)}.bin"
         if not target.exists():
-            workers = os.cpu_count() or 1
-            progress(f"training {experiment.vectors.dimensions}-dimensional word2vec with {workers} threads")
-            vectors.train(texts, target, experiment.vectors, experiment.seed, workers, progress)
+            threads = os.cpu_count() or 1
+            progress(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
+            tell = lines(progress, "word2vec", "words", settings.epochs * texts.num_words)
+            with replacing(target) as part:
+                pretraining.train(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
     return target
 
 
@@ -125,12 +152,6 @@ def _encoded(
         encode(tokenized, vocabulary, max_tokens),
         np.array([numbers[label] for label in part.labels], np.int64),
     )
-
-
-def _file_key(path: Path, settings: dict, seed: int) -> str:
-    with path.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digest([content, settings, seed])
 
 
 def _key(train: Encoded, validation: Encoded, table: np.ndarray, names: list[list[str]]) -> str:

@@ -3,51 +3,18 @@
 From the user's csv, tsv or jsonl files, or from the docstrings of installed packages (jobs/docstrings).
 """
 
-import csv
-import gzip
 import json
 import random
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import UsageError
 from cluster.connection import connect
-from cluster.storage import cache_folder, is_uri, replacing
+from cluster.storage import cache_folder, replacing
 from jobs import docstrings
-from jobs.experiment import Data, Experiment, digest
+from jobs.experiment import Experiment, digest
+from jobs.rows import DataError, Part, read
 from jobs.text import tokenize
-
-READERS = (".csv", ".tsv", ".jsonl")
-
-
-class DataError(UsageError):
-    """The labelled texts cannot be used as they are."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows of one part; `lines` says where in `path` each stands."""
-
-    texts: list[str]
-    labels: list[str]
-    path: str = ""
-    lines: list[int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def digest(self) -> str:
-        """Return what identifies these rows."""
-        return digest([self.texts, self.labels])
-
-    def take(self, rows: Iterable[int]) -> "Part":
-        """Return some of the rows."""
-        rows = list(rows)
-        lines = [self.lines[row] for row in rows] if self.lines else None
-        return Part([self.texts[row] for row in rows], [self.labels[row] for row in rows], self.path, lines)
 
 
 @dataclass(frozen=True)
@@ -98,39 +65,6 @@ def load(experiment: Experiment) -> Dataset:
     return Dataset(train, validation, test, labels, notes)
 
 
-def read(path: str, data: Data, *, labelled: bool = True) -> Part:
-    """Return the rows of a csv, tsv or jsonl file, plain or gzipped.
-
-    Without `labelled` the label column may be missing and every label is "".
-
-    Raises:
-        DataError: the file is missing, empty, of another kind, or has a row without text or label.
-    """
-    if is_uri(path):
-        raise DataError(f"{path}: labelled texts are read from files, not from URIs")
-    try:
-        full = Path(data.folder, path).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{path}: {error}") from error
-    suffix = Path(full.name.removesuffix(".gz")).suffix
-    if suffix not in READERS:
-        raise DataError(f"{full}: the name must end in {', '.join(READERS)}, or one of these and .gz")
-    if not full.is_file():
-        raise DataError(f"{full}: no such file (data.folder is '{data.folder}')")
-    rows = _jsonl_rows if suffix == ".jsonl" else _table_rows
-    texts, labels, lines = [], [], []
-    try:
-        for line, text, label in rows(full, suffix, data, labelled):
-            texts.append(text)
-            labels.append(label)
-            lines.append(line)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{full}: cannot be read: {error}") from error
-    if not texts:
-        raise DataError(f"{full}: has no rows")
-    return Part(texts, labels, str(full), lines)
-
-
 def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
     """Return a part without some rows, and those: the same share of every class, drawn with the seed.
 
@@ -154,91 +88,6 @@ def _check_labels(part: Part, labels: list[str], train_path: str) -> None:
         if label not in labels:
             line = f", line {part.lines[row]}" if part.lines else ""
             raise DataError(f"{part.path}{line}: the label '{label}' never occurs in {train_path}")
-
-
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    try:
-        line_end = "\n".encode(encoding)
-    except (LookupError, ValueError) as error:  # UnicodeError is a ValueError
-        raise DataError(f"data.encoding: Python knows no encoding {encoding!r}") from error
-    if line_end != b"\n":
-        raise DataError(f"data.encoding: {encoding} is not supported; convert {path} to utf-8")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode(encoding)
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: byte 0x{raw[error.start]:02x} at {error.start + 1} is not "
-                    f"{encoding}; set data.encoding"
-                ) from error
-            yield line.removeprefix("\ufeff") if number == 1 else line
-
-
-def _table_rows(path: Path, suffix: str, data: Data, labelled: bool) -> Iterator[tuple[int, str, str]]:
-    csv.field_size_limit(1 << 30)
-    lines = _lines(path, data.encoding)
-    if suffix == ".tsv":  # a tab never stands inside a text, so quotes are part of it
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if not header:
-            raise DataError(f"{path}: is empty; the first line must name the columns")
-        wanted = {"text_column": data.text_column} | ({"label_column": data.label_column} if labelled else {})
-        for key, name in wanted.items():
-            if name not in header:
-                raise DataError(f"{path}: has no column '{name}' (data.{key}); it has {', '.join(header)}")
-        places = [header.index(name) for name in wanted.values()]
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: has {len(row)} columns where the header has {len(header)}"
-                )
-            values = [row[place] for place in places]
-            yield (
-                reader.line_num,
-                values[0],
-                _label(path, reader.line_num, values[1], data) if labelled else "",
-            )
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not valid {suffix[1:]}: {error}") from error
-
-
-def _jsonl_rows(path: Path, suffix: str, data: Data, labelled: bool) -> Iterator[tuple[int, str, str]]:
-    for number, line in enumerate(_lines(path, data.encoding), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: must be a JSON object, not a {type(row).__name__}")
-        wanted = {"text_column": data.text_column} | ({"label_column": data.label_column} if labelled else {})
-        for key, name in wanted.items():
-            if name not in row:
-                raise DataError(f"{path}, line {number}: has no '{name}' (data.{key}); it has {', '.join(row)}")
-        text = row[data.text_column]
-        if not isinstance(text, str):
-            raise DataError(f"{path}, line {number}: '{data.text_column}' must be a string, not {text!r}")
-        label = _label(path, number, row[data.label_column], data) if labelled else ""
-        try:
-            (text + label).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{path}, line {number}: holds half of a surrogate pair, which is no character") from error
-        yield number, text, label
-
-
-def _label(path: Path, line: int, value: object, data: Data) -> str:
-    label = value.strip() if isinstance(value, str) else json.dumps(value)
-    if label == "" or value is None:
-        raise DataError(f"{path}, line {line}: the label in '{data.label_column}' is empty")
-    return label
 
 
 def _from_docstrings(experiment: Experiment) -> Dataset:

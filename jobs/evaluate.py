@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from cluster.storage import absolute, join, written_folder
-from jobs import checkpoint, dataset, metrics
-from jobs.dataset import DataError
+from jobs import checkpoint, dataset, drift, metrics
 from jobs.experiment import overridden
 from jobs.predict import classify
 from jobs.report import Evaluation, write
+from jobs.rows import DataError
 
 
 def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str], None]) -> Evaluation:
@@ -55,7 +55,13 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     )
     target = absolute(out) if out else join(os.path.dirname(where), "report")
     say(found.table())
+    initial = checkpoint.read_initial(where)
     with written_folder(target) as folder:
-        write(folder, found, loaded)
+        more = []
+        if initial is not None:
+            moved = drift.measure(loaded, initial)
+            drift.write(folder, moved)
+            more = drift.section(moved)
+        write(folder, found, loaded, more)
     say(f"report: {join(target, 'report.md')}")
     return found

@@ -79,16 +79,23 @@ class Vectors(Section):
     """The initial word vectors: read from `path`, or trained here by gensim on the texts."""
 
     path: str | None = None
-    """word2vec binary or text, or GloVe text, plain or gzipped. Only read, never changed."""
-    format: Literal["auto", "word2vec-binary", "word2vec-text", "glove"] = "auto"
+    """A file by path or URI, plain or gzipped, only read, never changed; or gensim:NAME, a model that
+    gensim's downloader knows."""
+    format: Literal["auto", "word2vec-binary", "word2vec-text", "glove", "fasttext", "keyed-vectors"] = "auto"
+    """fasttext: a model's .bin, with vectors for words that are not in it; its .vec is word2vec-text.
+    keyed-vectors: as gensim saves them, which is a pickle."""
+    allow_pickle: bool = False
+    """Read keyed-vectors; a pickle can hold code that reading it runs."""
+    unicode_errors: Literal["strict", "replace", "ignore"] = "strict"
+    """Words of the file that are not UTF-8: an error, read with U+FFFD, or read without the wrong bytes."""
     extra_words: int = Field(20_000, ge=0)
     """Vectors kept for words that training never saw but later texts may hold, most frequent first."""
     dimensions: int = Field(100, ge=1)
     """Of vectors that are trained here, or random; a file has its own."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
     window: int = Field(5, ge=1)
-    negative: int = Field(5, ge=1)
-    """Noise words drawn for each true one."""
+    negative: int = Field(5, ge=0)
+    """Noise words drawn for each true one (negative sampling); 0 trains with hierarchical softmax instead."""
     sample: float = Field(1e-4, ge=0)
     """Share of the tokens above which a word is read less often (Mikolov et al. 2013); 0 reads all."""
     epochs: int = Field(5, ge=1)
@@ -99,6 +106,8 @@ class Model(Section):
     """The network (Kim 2014)."""
 
     embedding: Embedding = "non-static"
+    trained_words: Literal["all", "out-of-vocabulary"] = "all"
+    """Which words' vectors are trained: all, or only those that the pretrained vectors lack."""
     filter_widths: list[Annotated[int, Field(ge=1, le=50)]] = Field([3, 4, 5], min_length=1)
     """Words that a filter spans."""
     feature_maps: int = Field(100, ge=1)
@@ -128,6 +137,13 @@ class Train(Section):
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled (AdamW), on filters and output weights; word vectors have none."""
+    vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
+    """Of the word vectors; null: as all else."""
+    vectors_pull: float = Field(0.0, ge=0)
+    """Of the word vectors back to where they started: adds this, halved, times the squared distance to the
+    loss, for the words of a batch."""
+    frozen_epochs: int = Field(0, ge=0)
+    """Epochs at the start in which the word vectors stay as they are; patience begins after them."""
     metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
     """Measured on the validation part; chooses the best epoch, with the loss among equals."""
     patience: int = Field(4, ge=1)

@@ -23,7 +23,7 @@ from jobs.batches import Batch, collate, order
 from jobs.corpus import Corpus, Encoded
 from jobs.experiment import Train
 from jobs.metrics import accuracy, macro_f1
-from jobs.network import Network
+from jobs.network import Network, as_tensor
 from jobs.predict import scores
 
 
@@ -120,8 +120,16 @@ class Loop:
         )
         # The lazy variant: the moments of a word's vector move only in steps that touch the word.
         self.sparse = None
+        # Of each word, whether its vector is trained; None for all.
+        self.trained_words: Tensor | None = None
+        self.initial = torch.zeros(0)
         if network.vectors is not None:
-            self.sparse = torch.optim.SparseAdam([network.vectors], lr=settings.learning_rate)
+            rate = settings.vectors_learning_rate or settings.learning_rate
+            self.sparse = torch.optim.SparseAdam([network.vectors], lr=rate)
+            if network.model.trained_words == "out-of-vocabulary" and network.model.embedding != "rand":
+                self.trained_words = torch.from_numpy(~corpus.pretrained).to(self.device)
+            if settings.vectors_pull:
+                self.initial = as_tensor(corpus.vectors).to(self.device)
 
     def epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train and yield each epoch with whether it is the best so far, until the last one or `patience` ends.
@@ -149,11 +157,14 @@ class Loop:
     def finished(self) -> bool:
         """Tell whether the last epoch was reached, or `patience` epochs brought nothing."""
         done = len(self.progress.history)
-        return done >= self.settings.epochs or done - self.progress.best >= self.settings.patience
+        since = max(self.progress.best, min(self.settings.frozen_epochs, done))
+        return done >= self.settings.epochs or done - since >= self.settings.patience
 
     def _train_epoch(self, number: int) -> float:
         """Return the mean loss over the training part."""
         self.network.train()
+        if self.network.vectors is not None:
+            self.network.vectors.requires_grad_(number > self.settings.frozen_epochs)
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         part = self.corpus.train
@@ -181,36 +192,50 @@ class Loop:
             (total / batch.size).backward()
         self._exchange(batch)
         self.dense.step()
-        if self.sparse is not None:
+        if self.sparse is not None and self.network.vectors.requires_grad:
             self.sparse.step()
         self.network.limit_norm()
         return total.detach()
 
     def _exchange(self, batch: Batch) -> None:
-        """Add up the workers' gradients, all in one message."""
-        vectors = self.network.vectors
-        if self.workers.size == 1:
-            return
+        """Add up the workers' gradients, all in one message, and finish those of the word vectors."""
         dense = self.network.dense_parameters()
-        for parameter in dense:
-            if parameter.grad is None:  # the last batch had no row for this worker
-                parameter.grad = torch.zeros_like(parameter)
-        pieces = [parameter.grad.flatten() for parameter in dense]
-        if vectors is not None:
-            rows = vectors.new_zeros(len(batch.all_words), vectors.shape[1])
-            if vectors.grad is not None:
-                # F.embedding keeps the order of its indices, which are distinct and sorted.
-                rows[batch.places] = vectors.grad._values()
-            pieces.append(rows.flatten())
-        message = self.workers.add_up(torch.cat(pieces))
-        start = 0
-        for parameter in dense:
-            parameter.grad.copy_(message[start : start + parameter.numel()].view_as(parameter))
-            start += parameter.numel()
-        if vectors is not None:
-            vectors.grad = torch.sparse_coo_tensor(
-                batch.all_words[None], message[start:].view_as(rows), vectors.shape, is_coalesced=True
-            )
+        vectors = self.network.vectors
+        trained = vectors is not None and vectors.requires_grad
+        rows = None  # gradients of the words' vectors, (words, dimensions)
+        if self.workers.size == 1:
+            if trained:
+                rows = vectors.grad._values()
+        else:
+            for parameter in dense:
+                if parameter.grad is None:  # the last batch had no row for this worker
+                    parameter.grad = torch.zeros_like(parameter)
+            pieces = [parameter.grad.flatten() for parameter in dense]
+            if trained:
+                rows = vectors.new_zeros(len(batch.all_words), vectors.shape[1])
+                if vectors.grad is not None:
+                    # F.embedding keeps the order of its indices, which are distinct and sorted.
+                    rows[batch.places] = vectors.grad._values()
+                pieces.append(rows.flatten())
+            message = self.workers.add_up(torch.cat(pieces))
+            start = 0
+            for parameter in dense:
+                parameter.grad.copy_(message[start : start + parameter.numel()].view_as(parameter))
+                start += parameter.numel()
+            if trained:
+                rows = message[start:].view_as(rows)
+        if trained:
+            vectors.grad = self._finished(batch.all_words, rows)
+
+    def _finished(self, words: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient of the word vectors: pulled back, and only of words that are trained."""
+        vectors = self.network.vectors
+        if self.settings.vectors_pull:
+            rows = rows + self.settings.vectors_pull * (vectors.detach()[words] - self.initial[words])
+        if self.trained_words is not None:
+            chosen = self.trained_words[words]
+            words, rows = words[chosen], rows[chosen]
+        return torch.sparse_coo_tensor(words[None], rows, vectors.shape, is_coalesced=True, check_invariants=False)
 
     def _validate(self, part: Encoded) -> tuple[float, np.ndarray]:
         """Return the mean loss, and the predicted label of every row; each worker computes its share."""

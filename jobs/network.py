@@ -34,7 +34,7 @@ class Network(nn.Module):
     def __init__(self, model: Model, vectors: np.ndarray, num_classes: int, seed: int = 0) -> None:
         super().__init__()
         self.model = model
-        initial = _tensor(vectors)
+        initial = as_tensor(vectors)
         fixed = model.embedding in ("static", "multichannel")
         trained = model.embedding != "static"
         self.register_buffer("fixed_vectors", initial if fixed else None)
@@ -101,7 +101,8 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
     return nn.Parameter((torch.rand(shape, generator=generator) * 2 - 1) * bound)
 
 
-def _tensor(vectors: np.ndarray) -> Tensor:
+def as_tensor(vectors: np.ndarray) -> Tensor:
+    """Return vectors as a tensor that shares their memory and is only read."""
     with warnings.catch_warnings():
         # Static vectors are mapped read-only from the object store; nothing here writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -14,9 +14,9 @@ from torch import Tensor
 from cluster.storage import replacing
 from jobs.batches import distinct
 from jobs.checkpoint import Checkpoint, read
-from jobs.dataset import READERS, DataError
-from jobs.dataset import read as read_rows
 from jobs.network import Network
+from jobs.rows import READERS, DataError
+from jobs.rows import read as read_rows
 from jobs.text import Tokens, Vocabulary, encode, tokenize
 
 BATCH_SIZE = 256

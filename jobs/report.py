@@ -3,13 +3,17 @@
 import json
 import textwrap
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jobs.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # More classes than this make a confusion matrix that nobody can read number by number.
 NUMBERED_CLASSES = 20
@@ -63,14 +67,18 @@ class Evaluation:
 _COLUMNS = ("precision", "recall", "f1", "support")
 
 
-def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint) -> None:
-    """Write the report's files into a folder that exists, over those of an earlier report."""
+def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str] = ()) -> None:
+    """Write the report's files into a folder that exists, over those of an earlier report.
+
+    Args:
+        more: lines of Markdown that follow the figures.
+    """
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
     draw_confusion(folder / "confusion.png", evaluation)
-    (folder / "report.md").write_text(_markdown(evaluation, checkpoint), encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(evaluation, checkpoint, more), encoding="utf-8")
 
 
-def _markdown(evaluation: Evaluation, checkpoint: Checkpoint) -> str:
+def _markdown(evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str]) -> str:
     model, metrics = checkpoint.experiment.model, checkpoint.metrics
     lines = [
         f"# {checkpoint.experiment.name}: {model.embedding}",
@@ -90,7 +98,7 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint) -> str:
     lines += ["", "![confusion matrix](confusion.png)", "", "Most frequent mistakes:", ""]
     lines += ["| true | predicted | rows |", "|---|---|---|"]
     lines += [f"| {_cell(true)} | {_cell(said)} | {rows} |" for true, said, rows in evaluation.most_confused()]
-    lines += ["", "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
+    lines += ["", *more, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
     lines += [
         "Versions: " + ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
         "",
@@ -129,9 +137,37 @@ def draw_confusion(path: Path, evaluation: Evaluation) -> None:
                     size=8,
                 )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    save(figure, path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a picture."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the font lacks a label's script
         figure.savefig(path, dpi=110)
+
+
+def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as a text table; the first row names the columns, numbers stand at the right."""
+    columns = list(rows[0])
+    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    numbers = [isinstance(rows[0][column], int | float) for column in columns]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return rows as the lines of a Markdown table."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return lines + ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
 
 
 def _cell(text: str) -> str:

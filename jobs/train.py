@@ -15,7 +15,7 @@ from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
 from cluster.storage import join, locked, write_text
-from jobs import dataset
+from jobs import conflicts, dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
 from jobs.loop import Epoch, Loop, Progress, Workers
@@ -42,6 +42,7 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
     Raises:
         TrainingFailed, and what reading data and vectors raises.
     """
+    say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
     with connect():
         found = dataset.load(experiment)
         say_all(say, found.notes)
@@ -95,6 +96,10 @@ def snapshot(experiment: Experiment, corpus: Corpus, loop: Loop, folder: Path, *
 
     last = loop.progress.history[-1]
     state = {key: value.detach().cpu().numpy() for key, value in loop.state().items()} if resumable else None
+    initial = None
+    if loop.network.vectors is not None:
+        counts = corpus.counts()
+        initial = checkpoint.Initial(corpus.vectors[: len(counts)], counts, corpus.pretrained[: len(counts)])
     checkpoint.write(
         folder,
         checkpoint.Checkpoint(
@@ -111,6 +116,7 @@ def snapshot(experiment: Experiment, corpus: Corpus, loop: Loop, folder: Path, *
         ),
         state=state,
         progress=loop.progress.to_json() if resumable else None,
+        initial=initial,
     )
 
 

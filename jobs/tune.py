@@ -15,7 +15,7 @@ from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
 from cluster.storage import join, locked, write_text
-from jobs import dataset
+from jobs import conflicts, dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
 from jobs.loop import Loop, score
@@ -40,10 +40,11 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
         say: is given each line of progress.
     """
     space = dimensions(experiment)
+    kinds = embeddings(experiment, space)
+    say_all(say, conflicts.check(experiment, kinds, {each.path for each in space}))
     with connect():
         found = dataset.load(experiment)
         say_all(say, found.notes)
-        kinds = embeddings(experiment, space)
         corpus = prepare(experiment, found, pretrained=kinds != {"rand"}, progress=say)
         random = corpus
         if corpus.coverage:

@@ -1,41 +1,40 @@
-"""Initial word vectors: read from a file, trained here by gensim, or drawn at random.
+"""Initial word vectors: read from a file, or drawn at random.
 
-The file is only ever read. Of word2vec binary, word2vec text and GloVe text, plain or gzipped, one
-row after the other is looked at and only the wanted ones are kept.
+The file is only ever read. word2vec (binary and text), GloVe and fastText text come through jobs/word2vec,
+fastText models through jobs/fasttext, plain or gzipped, from a path, a URI, or a name that gensim's
+downloader knows. What a vocabulary needs of a file is kept in the storage, and not read again.
 """
 
-import gzip
-import time
-import zlib
+import contextlib
+import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from cluster import UsageError
-from cluster.storage import is_uri, replacing
+from cluster import source, storage
+from jobs import fasttext, word2vec
 from jobs.experiment import Vectors as Settings
+from jobs.experiment import digest
+from jobs.word2vec import VectorsError, is_one_word
 
-LONGEST_WORD = 4096  # bytes; more without a space means that the file is no vectors file
-LARGEST_DIMENSION = 10_000
-LONGEST_ROW = LONGEST_WORD + 32 * LARGEST_DIMENSION  # bytes, of text
-
-
-class VectorsError(UsageError):
-    """A vectors file cannot be used."""
+GENSIM = "gensim:"  # before a name of gensim's downloader
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # what such files begin with
 
 
 @dataclass(frozen=True)
 class Vectors:
     """Some words of a vectors file, in the file's order, most frequent first.
 
-    matrix: `(words, dimensions)` float32.
+    matrix: `(words, dimensions)` float32. composed: those that are not in the file but made of its n-grams.
     """
 
     words: list[str]
     matrix: np.ndarray
+    composed: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Coverage:
     covered_tokens: int
     respelled: int
     """Words found only under another spelling (New for new)."""
+    composed: int = 0
+    """Words that are not in the file and were composed of its n-grams (fastText)."""
 
     def __str__(self) -> str:
         text = (
@@ -55,86 +56,63 @@ class Coverage:
             f"({self.covered_words / max(1, self.words):.1%}), and {self.covered_tokens / max(1, self.tokens):.1%} "
             "of the training tokens"
         )
-        return text + (f"; {self.respelled:,} were found in another case" if self.respelled else "")
+        if self.respelled:
+            text += f"; {self.respelled:,} were found in another case"
+        if self.composed:
+            text += f"; {self.composed:,} were composed of n-grams"
+        return text
 
 
-def read(settings: Settings, wanted: set[str]) -> Vectors:
+def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[[str], None]) -> Vectors:
     """Return the vectors of `wanted` words and of the first `extra_words` others.
 
     A wanted word in lower case takes the vector of another spelling if the file lacks its own.
 
+    Args:
+        cache: a folder or URI where what was found is kept, for the same file and words.
+        say: is given a line of progress.
+
     Raises:
         VectorsError: the file is missing, of another format, or broken; says where.
     """
-    if is_uri(str(settings.path)):
-        raise VectorsError(f"{settings.path}: vectors are read from files, not from URIs")
+    name = str(settings.path)
+    path = _located(name, say)
     try:
-        path = Path(str(settings.path)).expanduser()
-    except RuntimeError as error:
-        raise VectorsError(f"{settings.path}: {error}") from error
-    if not path.is_file():
-        raise VectorsError(f"{path}: no such vectors file (vectors.path)")
-    wanted_any_case = {word.lower() for word in wanted}
-    words: dict[str, np.ndarray] = {}
-    extra = settings.extra_words
+        known = source.fingerprint(path) if cache else None
+        kept = None
+        if cache and known:
+            decides = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(wanted)]
+            kept = storage.join(cache, f"vectors-{digest(decides)}.safetensors")
+            found = _load(kept)
+            if found is not None:
+                say(f"vectors of {name}, as read before: {kept}")
+                return found
+        say(f"reading vectors from {name}")
+        found = _read(name, path, settings, wanted)
+        if not found.words:
+            raise VectorsError(f"{name}: holds none of the words that occur in the texts")
+        if kept:
+            _save(kept, found)
+        return found
+    except storage.StorageError as error:
+        raise VectorsError(f"{error} (vectors.path)") from error
+
+
+@contextlib.contextmanager
+def _unpacked(name: str, path: str) -> Iterator[BinaryIO]:
     try:
-        with _open(path) as stream:
-            for word, vector in _rows(path, stream, settings.format):
-                if word in words:
-                    continue
-                if word in wanted or word.lower() in wanted_any_case:
-                    words[word] = vector
-                elif extra > 0:
-                    words[word] = vector
-                    extra -= 1
-    except (OSError, EOFError, zlib.error) as error:
-        raise VectorsError(f"{path}: cannot be read: {error}") from error
-    if not words:
-        raise VectorsError(f"{path}: holds none of the words that occur in the texts")
-    return Vectors(list(words), np.stack(list(words.values())))
+        with source.unpacked(path) as stream:
+            yield stream
+    except source.BROKEN as error:
+        raise VectorsError(f"{name}: cannot be read: {error}") from error
+    except storage.StorageError as error:
+        raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def train(
-    texts: Path, target: Path, settings: Settings, seed: int, workers: int, progress: Callable[[str], None]
-) -> None:
-    """Train word2vec with gensim on a file of tokenised texts, one a line; write word2vec binary.
-
-    With more than one worker gensim's result depends on the threads' timing.
-    """
-    import gensim
-    from gensim.models.callbacks import CallbackAny2Vec
-
-    class Epochs(CallbackAny2Vec):
-        done = 0
-        told = 0.0
-
-        def on_epoch_end(self, model: object) -> None:
-            self.done += 1
-            if time.monotonic() - self.told > 1 or self.done == settings.epochs:
-                self.told = time.monotonic()
-                progress(f"word2vec: epoch {self.done} of {settings.epochs}")
-
-    try:
-        model = gensim.models.Word2Vec(
-            corpus_file=str(texts),
-            vector_size=settings.dimensions,
-            sg=int(settings.algorithm == "skip-gram"),
-            window=settings.window,
-            negative=settings.negative,
-            sample=settings.sample,
-            min_count=settings.min_count,
-            epochs=settings.epochs,
-            workers=workers,
-            seed=seed,
-            callbacks=[Epochs()],
-        )
-    except RuntimeError as error:
-        raise VectorsError(
-            f"word2vec cannot be trained on these texts: {error}; lower vectors.min_count "
-            f"({settings.min_count}) or use model.embedding=rand"
-        ) from error
-    with replacing(target) as part:
-        model.wv.save_word2vec_format(str(part), binary=True)
+def rows(name: str, settings: Settings, say: Callable[[str], None]) -> Iterator[word2vec.Row]:
+    """Yield every word of a word2vec or GloVe file with its vector."""
+    with _unpacked(name, _located(name, say)) as stream:
+        yield from word2vec.rows(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
 def initial(
@@ -174,114 +152,132 @@ def initial(
     return table, known, respelled
 
 
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as stream:
-        gzipped = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if gzipped else path.open("rb", buffering=1 << 20)  # type: ignore[return-value]
-
-
-def _rows(path: Path, stream: BinaryIO, format: str) -> Iterator[tuple[str, np.ndarray]]:
-    first = stream.readline(LONGEST_ROW)
-    header = _header(first)
-    if header is None:
-        if format.startswith("word2vec"):
-            raise VectorsError(f"{path}: does not begin with the two numbers of a word2vec file, words and dimensions")
-        dimensions = len(first.split()) - 1
-        if dimensions < 2 or _text_row(first, dimensions) is None:
-            raise VectorsError(f"{path}: is neither word2vec (binary or text) nor GloVe text")
-        yield from _text_rows(path, stream, dimensions, None, first, 1)
-        return
-    if format == "glove":
-        raise VectorsError(f"{path}: begins with two numbers, as word2vec files do, and GloVe text does not")
-    count, dimensions = header
-    if not 0 < dimensions <= LARGEST_DIMENSION:
-        raise VectorsError(f"{path}: its first line announces {dimensions} dimensions")
-    start = stream.readline(LONGEST_ROW)
-    text = _text_row(start, dimensions) is not None if format == "auto" else format == "word2vec-text"
-    if text:
-        yield from _text_rows(path, stream, dimensions, count, start, 2)
-    else:
-        yield from _binary_rows(path, stream, dimensions, count, start)
-
-
-def _header(line: bytes) -> tuple[int, int] | None:
-    fields = line.split()
-    if len(fields) == 2 and all(field.isdigit() for field in fields):
-        return int(fields[0]), int(fields[1])
-    return None
-
-
-def _text_row(line: bytes, dimensions: int) -> tuple[bytes, np.ndarray] | None:
-    fields = line.rsplit(None, dimensions)
-    # GloVe's words may hold spaces; a number before the last space is no word's end but one number too many.
-    if len(fields) != dimensions + 1 or (b" " in fields[0] and _is_number(fields[0].rsplit(b" ", 1)[1])):
-        return None
+def _located(name: str, say: Callable[[str], None]) -> str:
+    """Return the path or URI that `vectors.path` means."""
+    if name.startswith(GENSIM):
+        return _downloaded(name.removeprefix(GENSIM), say)
+    if storage.is_uri(name):
+        return name
     try:
-        return fields[0], np.array([float(field) for field in fields[1:]], np.float32)
-    except ValueError:
-        return None
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise VectorsError(f"{name}: {error}") from error
+    if not path.is_file():
+        hint = "" if path.suffix or path.exists() else f"; for a model of gensim's downloader write {GENSIM}{name}"
+        raise VectorsError(f"{path}: no such vectors file (vectors.path){hint}")
+    return str(path)
 
 
-def _is_number(field: bytes) -> bool:
+def _downloaded(model: str, say: Callable[[str], None]) -> str:
+    """Return the file of a model that gensim's downloader has or fetches; its code is not run."""
+    import gensim.downloader
+
+    logging.getLogger("gensim.api").setLevel(logging.CRITICAL)  # it logs a traceback where the list is not reached
+    say(f"asking gensim's downloader for {model}")
     try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+        with contextlib.redirect_stdout(io.StringIO()):
+            known = gensim.downloader.info()["models"]
+            if model not in known:
+                names = ", ".join(sorted(each for each in known if not each.startswith("__")))
+                raise VectorsError(f"{GENSIM}{model}: gensim's downloader knows no such model; it has {names}")
+            return gensim.downloader.load(model, return_path=True)
+    except VectorsError:
+        raise
+    except Exception as error:  # it raises bare Exception too
+        raise VectorsError(f"{GENSIM}{model}: gensim's downloader failed: {error}") from error
 
 
-def _text_rows(
-    path: Path, stream: BinaryIO, dimensions: int, count: int | None, line: bytes, number: int
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the rows of a text file from `line` on, which is the file's line `number`."""
-    found = 0
-    while line:
-        row = _text_row(line, dimensions)
-        if row is None:
-            raise VectorsError(f"{path}, line {number}: is not a word and {dimensions} numbers")
-        found += 1
-        yield _word(path, f"line {number}", row[0]), _finite(path, f"line {number}", row[1])
-        line = stream.readline()
-        number += 1
-    if count is not None and found != count:
-        raise VectorsError(f"{path}: ends after {found:,} of the {count:,} words that its first line announces")
-
-
-def _binary_rows(
-    path: Path, stream: BinaryIO, dimensions: int, count: int, buffer: bytes
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the rows of a binary file whose first bytes, after the header, are in `buffer`."""
-    size = 4 * dimensions
-    start = 0
-    for number in range(1, count + 1):
-        end = buffer.find(b" ", start)
-        while end < 0 or end + 1 + size > len(buffer):
-            if end < 0 and len(buffer) - start > LONGEST_WORD:
-                raise VectorsError(f"{path}, word {number}: is longer than {LONGEST_WORD} bytes; not word2vec binary")
-            more = stream.read(1 << 20)
-            if not more:
-                raise VectorsError(f"{path}: ends after {number - 1:,} of the {count:,} words that it announces")
-            buffer, start = buffer[start:] + more, 0
-            end = buffer.find(b" ")
-        word = buffer[start:end].lstrip(b"\n")
-        vector = np.frombuffer(buffer, "<f4", dimensions, end + 1)
-        yield _word(path, f"word {number}", word), _finite(path, f"word {number}", vector).copy()
-        start = end + 1 + size
-    if (buffer[start:] + stream.read(1 << 20)).strip(b"\n"):
-        raise VectorsError(
-            f"{path}: goes on after the {count:,} words of {dimensions} dimensions that its first line announces; "
-            "is neither word2vec binary nor word2vec text"
+def _read(name: str, path: str, settings: Settings, wanted: set[str]) -> Vectors:
+    with _unpacked(name, path) as stream:
+        beginning = stream.peek(4)[:4]  # type: ignore[attr-defined]
+        format = settings.format
+        if format == "auto":
+            if beginning == fasttext.MAGIC:
+                format = "fasttext"
+            elif beginning == ZIP:
+                raise VectorsError(f"{name}: is a zip archive; unpack it and name one of its files")
+            elif beginning[:1] == PICKLE:
+                format = "keyed-vectors"
+        if format == "keyed-vectors":
+            return _read_pickled(name, path, settings, wanted)
+        if format == "fasttext":
+            plain = isinstance(stream, io.BufferedReader) and not storage.is_uri(path)
+            size = Path(path).stat().st_size if plain else None
+            found = fasttext.read(name, stream, settings.unicode_errors, wanted, settings.extra_words, size)
+            return Vectors(found.words, found.matrix, found.composed)
+        return _chosen(
+            wanted,
+            settings.extra_words,
+            lambda keep: word2vec.rows(name, stream, format, settings.unicode_errors, keep),
         )
 
 
-def _word(path: Path, where: str, raw: bytes) -> str:
+def _chosen(wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]) -> Vectors:
+    """Return the rows that are wanted, in any case, and the first `extra` others."""
+    any_case = {word.lower() for word in wanted}
+    found: dict[str, np.ndarray] = {}
+
+    def keep(word: str) -> bool:
+        return extra > 0 or word in wanted or word.lower() in any_case
+
+    for word, vector in rows(keep):
+        if word in found or not is_one_word(word):
+            continue
+        if word not in wanted and word.lower() not in any_case:
+            extra -= 1
+        found[word] = vector
+    return Vectors(list(found), np.stack(list(found.values())) if found else np.empty((0, 0), np.float32))
+
+
+def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) -> Vectors:
+    """Return rows of gensim KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
+    if not settings.allow_pickle:
+        raise VectorsError(
+            f"{name}: is a pickle, as gensim saves KeyedVectors, and reading one runs whatever code it holds; "
+            "vectors.allow_pickle=true reads it, for a file that you trust"
+        )
+    if storage.is_uri(path):
+        raise VectorsError(f"{name}: KeyedVectors are read from a path; gensim keeps parts of them in files beside it")
+    from gensim.models import KeyedVectors
+
     try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise VectorsError(f"{path}, {where}: the word {raw[:40]!r} is not UTF-8") from error
+        loaded = KeyedVectors.load(path, mmap="r")
+        keyed = getattr(loaded, "wv", loaded)
+        index = [str(word) for word in keyed.index_to_key]
+        shape = keyed.vectors.shape
+        if len(shape) != 2 or len(index) != shape[0]:
+            raise ValueError(f"{len(index)} words with vectors of shape {shape}")
+    except Exception as error:  # a pickle may raise anything
+        raise VectorsError(f"{name}: gensim cannot load it as KeyedVectors: {error!r}") from error
+
+    def kept(keep: Callable[[str], bool]) -> Iterator[word2vec.Row]:
+        for row, word in enumerate(index):
+            if keep(word):
+                yield word, word2vec.finite(f"{name}, '{word}'", np.array(keyed.vectors[row], np.float32))
+
+    return _chosen(wanted, settings.extra_words, kept)
 
 
-def _finite(path: Path, where: str, vector: np.ndarray) -> np.ndarray:
-    if not np.isfinite(vector).all():
-        raise VectorsError(f"{path}, {where}: the vector holds NaN or infinite numbers")
-    return vector
+def _save(path: str, found: Vectors) -> None:
+    from safetensors.numpy import save
+
+    words = np.frombuffer("\n".join(found.words).encode("utf-8"), np.uint8)
+    composed = np.array([word in found.composed for word in found.words])
+    storage.write_bytes(path, save({"matrix": found.matrix, "words": words, "composed": composed}))
+
+
+def _load(path: str) -> Vectors | None:
+    """Return what `_save` wrote, None if it is not there or not whole."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not storage.exists(path):
+        return None
+    try:
+        with source.opened(path) as stream:
+            tensors = load(stream.read())
+        words = tensors["words"].tobytes().decode("utf-8").split("\n")
+        composed = frozenset(word for word, is_composed in zip(words, tensors["composed"], strict=True) if is_composed)
+        return Vectors(words, tensors["matrix"], composed)
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cluster.package import REPOSITORY
-from jobs.dataset import DataError, Part, load, read, split
+from jobs.dataset import load, split
 from jobs.experiment import Data, Experiment
 from jobs.experiment import load as load_experiment
+from jobs.rows import DataError, Part, read
 from tests.conftest import toy_rows
 
 GOOD = "label,text\ngood,a b\nbad,c d\n"
@@ -80,7 +81,7 @@ def test_json_labels_may_be_numbers(tmp_path: Path) -> None:
         ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON"),
         ("a.jsonl", '{"text": "\\ud800", "label": "x"}', r"line 1: holds half of a surrogate pair"),
         ("a.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}", r"line 1: not valid JSON"),
-        ("a.csv.gz", b"not gzip", r"a\.csv\.gz: cannot be read"),
+        ("a.csv.gz", b"\x1f\x8bnot gzip", r"a\.csv\.gz: cannot be read"),
         ("a.xlsx", "x", r"must end in .csv, .tsv, .jsonl"),
     ],
 )

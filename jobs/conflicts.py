@@ -1,0 +1,60 @@
+"""Settings that have no effect beside others: an error, or a note where nothing is lost."""
+
+from collections.abc import Collection
+
+from jobs.experiment import Experiment, ExperimentError, Train, Vectors
+
+TRAINED = {"rand", "non-static", "multichannel"}
+# How vectors are fine-tuned -> the kinds of embedding where it means something.
+FINE_TUNING = {
+    "model.trained_words": {"non-static", "multichannel"},
+    "train.vectors_learning_rate": TRAINED,
+    "train.vectors_pull": TRAINED,
+    "train.frozen_epochs": TRAINED,
+}
+# Settings of `vectors` for those that gensim trains here, and for those read from a file.
+TRAINED_HERE = ("algorithm", "window", "negative", "sample", "epochs", "min_count")
+READ = ("format", "allow_pickle", "unicode_errors")
+
+
+def check(experiment: Experiment, kinds: Collection[str], searched: Collection[str] = ()) -> list[str]:
+    """Return notes on settings that are passed over.
+
+    Args:
+        kinds: of embedding that are trained with the experiment.
+        searched: paths of settings that a search varies.
+
+    Raises:
+        ExperimentError: a way to fine-tune is asked for that none of the kinds has.
+    """
+    default = Experiment()
+    for path, meaning in FINE_TUNING.items():
+        is_set = path in searched or _value(experiment, path) != _value(default, path)
+        if is_set and not meaning.intersection(kinds):
+            why = "no word has a pretrained vector" if "rand" in kinds else "the vectors are not trained"
+            raise ExperimentError(f"{path} has no effect with model.embedding={' or '.join(sorted(kinds))}: {why}")
+    frozen, epochs = experiment.train.frozen_epochs, _epochs(experiment.train, experiment.tune.epochs, bool(searched))
+    if frozen >= epochs and not {"train.frozen_epochs", "train.epochs"}.intersection(searched):
+        raise ExperimentError(
+            f"train.frozen_epochs={frozen} of {epochs} epochs leaves none to train the vectors in; "
+            "model.embedding=static is that"
+        )
+    notes = []
+    if experiment.vectors.path is not None and set(kinds) == {"rand"}:
+        notes.append("vectors.path is not read with model.embedding=rand")
+    passed_over, why = (READ, "no file is read: vectors.path is not set")
+    if experiment.vectors.path is not None:
+        passed_over, why = (TRAINED_HERE, "the vectors are read from vectors.path, not trained here")
+    for name in passed_over:
+        if getattr(experiment.vectors, name) != Vectors.model_fields[name].default:
+            notes.append(f"vectors.{name} has no effect: {why}")
+    return notes
+
+
+def _value(experiment: Experiment, path: str) -> object:
+    section, name = path.split(".")
+    return getattr(getattr(experiment, section), name)
+
+
+def _epochs(train: Train, of_trials: int | None, is_search: bool) -> int:
+    return of_trials if is_search and of_trials else train.epochs

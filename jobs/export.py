@@ -1,0 +1,88 @@
+"""Fine-tuned word vectors as a word2vec file that gensim opens.
+
+python -m jobs vectors export runs/tickets vectors-tuned.bin --merge
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from cluster import storage
+from jobs import checkpoint, vectors, word2vec
+from jobs.checkpoint import Checkpoint
+from jobs.experiment import Vectors as Settings
+from jobs.progress import bar
+from jobs.word2vec import Row, VectorsError
+
+TELL_EVERY = 10_000  # words
+
+
+def export(path: str, out: str, original: str | None, merge: bool, say: Callable[[str], None]) -> None:
+    """Write a checkpoint's word vectors as word2vec binary.
+
+    Args:
+        path: a checkpoint, a best.json, or a folder with one.
+        out: the file to write.
+        original: the file the vectors started from; by default the experiment's `vectors.path`.
+        merge: add the words of the original that the checkpoint does not have, as they are there.
+
+    Raises:
+        VectorsError: `out` is the original, or the original cannot be merged.
+    """
+    loaded = checkpoint.read(path)
+    settings = loaded.experiment.vectors
+    if original is not None:
+        settings = settings.model_copy(update={"path": original})
+    if storage.is_uri(out):
+        raise VectorsError(f"{out}: vectors are written to a path of this machine")
+    if merge and settings.path is None:
+        raise VectorsError("the vectors did not come from a file; name one to merge with --original")
+    if settings.path and os.path.exists(out) and os.path.exists(settings.path) and os.path.samefile(out, settings.path):
+        raise VectorsError(f"{out}: is the file that the vectors started from, which is never changed")
+    if "vectors" not in loaded.weights:
+        say("model.embedding=static: the vectors were not trained; these are the original ones")
+    matrix = trained_vectors(loaded)
+    own = {word: matrix[row] for row, word in enumerate(loaded.words, start=2)}
+    dimensions = matrix.shape[1]
+    count, rows = len(own), iter(own.items())
+    if merge:
+        count, rows = _merged(settings, own, dimensions, say)
+    with storage.replacing(Path(out)) as part, part.open("wb") as stream, bar("writing", "words", count) as tell:
+        word2vec.write(stream, count, dimensions, _told(rows, tell))
+    say(f"wrote {out}: {count:,} words x {dimensions} dimensions, {len(own):,} of them the checkpoint's")
+
+
+def trained_vectors(loaded: Checkpoint) -> np.ndarray:
+    """Return the vectors that were trained, `(vocabulary, dimensions)`, or else the static ones."""
+    return loaded.weights["vectors" if "vectors" in loaded.weights else "fixed_vectors"]
+
+
+def _merged(
+    settings: Settings, own: dict[str, np.ndarray], dimensions: int, say: Callable[[str], None]
+) -> tuple[int, Iterator[Row]]:
+    """Return how many words there are with those of the original, and all of them: the original's first."""
+
+    def original() -> Iterator[Row]:
+        found = vectors.rows(str(settings.path), settings, lambda line: None)
+        return (row for row in found if word2vec.is_one_word(row[0]))
+
+    found = 0
+    missing = dict.fromkeys(own)
+    with bar(f"reading {settings.path}", "words", None) as tell:
+        for word, vector in _told(original(), tell):
+            found += 1
+            if len(vector) != dimensions:
+                raise VectorsError(f"{settings.path}: has {len(vector)} dimensions, the checkpoint {dimensions}")
+            missing.pop(word, None)
+    tuned = ((word, own.get(word, vector)) for word, vector in original())
+    return found + len(missing), itertools.chain(tuned, ((word, own[word]) for word in missing))
+
+
+def _told(rows: Iterable[Row], tell: Callable[[int], None]) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        if number % TELL_EVERY == 0:
+            tell(number)
+        yield row
