@@ -116,6 +116,11 @@ def _show(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     experiment = _load(options.experiment)
+    if experiment.train.folds:
+        from jobs.folds import cross_validate
+
+        _say(f"wrote {cross_validate(experiment, _say)}")
+        return
     from jobs.train import train
 
     best = train(experiment, _say)

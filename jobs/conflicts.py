@@ -39,6 +39,8 @@ def check(experiment: Experiment, kinds: Collection[str], searched: Collection[s
             f"train.frozen_epochs={frozen} of {epochs} epochs leaves none to train the vectors in; "
             "model.embedding=static is that"
         )
+    if experiment.train.folds and experiment.data.test:
+        raise ExperimentError("train.folds draws a test part for each fold; leave data.test away")
     notes = []
     if experiment.vectors.path is not None and set(kinds) == {"rand"}:
         notes.append("vectors.path is not read with model.embedding=rand")

@@ -62,18 +62,27 @@ class Corpus:
         return np.bincount(self.train.tokens.ids, minlength=2)
 
 
-def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progress: Callable[[str], None]) -> Corpus:
+def prepare(
+    experiment: Experiment,
+    dataset: Dataset,
+    *,
+    pretrained: bool,
+    progress: Callable[[str], None],
+    found: vectors.Vectors | None = None,
+) -> Corpus:
     """Return the corpus of a dataset.
 
     Args:
         pretrained: read the vectors file, or train vectors; otherwise all are random.
         progress: is told what is being done, a line each time.
+        found: the vectors of these words, if they were read before.
     """
     text = experiment.text
     tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
     counts = frequent_words(tokenized, text.max_words)
-    found = None
-    if pretrained:
+    if not pretrained:
+        found = None
+    elif found is None:
         found = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
     words = _choose(counts, found, text.min_count, text.lowercase)
     table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
@@ -94,6 +103,12 @@ def prepare(experiment: Experiment, dataset: Dataset, *, pretrained: bool, progr
     validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _key(train, validation, table, [words, dataset.labels])
     return Corpus(train, validation, dataset.labels, words, table, known, coverage, key, dataset.test.digest())
+
+
+def read_vectors(experiment: Experiment, texts: Iterable[str], progress: Callable[[str], None]) -> vectors.Vectors:
+    """Return the vectors of a file for all words of some texts, to be handed to `prepare` more than once."""
+    counts = frequent_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
+    return _read(experiment, {word for word, _ in counts}, progress)
 
 
 def _choose(counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool) -> list[str]:
@@ -117,9 +132,13 @@ def _pretrained(
     """Return the vectors of a file, or of one that gensim trained on the texts, now or in an earlier run."""
     settings = experiment.vectors
     if settings.path is not None:
-        return vectors.read(settings, wanted, join(absolute(experiment.storage), "cache"), progress)
+        return _read(experiment, wanted, progress)
     path = _trained(experiment, dataset, tokenized, progress)
     return vectors.read(settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None, progress)
+
+
+def _read(experiment: Experiment, wanted: set[str], progress: Callable[[str], None]) -> vectors.Vectors:
+    return vectors.read(experiment.vectors, wanted, join(absolute(experiment.storage), "cache"), progress)
 
 
 def _trained(

@@ -40,29 +40,50 @@ def load(experiment: Experiment) -> Dataset:
         DataError: names the file, the line and the setting that would help.
     """
     data = experiment.data
-    if data.train is None:
-        return _from_docstrings(experiment)
-    train = read(data.train, data)
+    train, notes, background = _undivided(experiment)
     validation = read(data.validation, data) if data.validation else None
     test = read(data.test, data) if data.test else None
-    notes = []
     if test is None:
         train, test = split(train, data.test_share, experiment.seed, "data.test_share")
         notes.append(f"test: {len(test):,} rows drawn from {train.path}")
     if validation is None:
         train, validation = split(train, data.validation_share, experiment.seed, "data.validation_share")
         notes.append(f"validation: {len(validation):,} rows drawn from {train.path}")
-    labels = sorted(set(train.labels))
-    if len(labels) < 2:
-        raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
-    for part in (validation, test):
-        _check_labels(part, labels, train.path)
+    labels = _labels(train, validation, test)
     known = set(train.texts)
     for name, part in (("validation", validation), ("test", test)):
         repeated = sum(text in known for text in part.texts)
         if repeated:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts stand in the training part too")
-    return Dataset(train, validation, test, labels, notes)
+    return Dataset(train, validation, test, labels, notes, background)
+
+
+def folds(experiment: Experiment) -> list[Dataset]:
+    """Return `train.folds` datasets that share out the rows: each row is in one test part, drawn with the seed.
+
+    The validation part, unless a file holds it, is drawn from each fold's other rows.
+
+    Raises:
+        DataError: as `load`, or there are too few rows of a class.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    data = experiment.data
+    count = experiment.train.folds or 1
+    rows, notes, background = _undivided(experiment)
+    fixed = read(data.validation, data) if data.validation else None
+    rarest, number = min(Counter(rows.labels).items(), key=lambda item: item[1])
+    if number < count:
+        raise DataError(f"{rows.path}: {number} rows have the label '{rarest}', fewer than train.folds={count}")
+    found = []
+    drawn = StratifiedKFold(count, shuffle=True, random_state=experiment.seed).split(rows.texts, rows.labels)
+    for kept, held in drawn:
+        train, validation = rows.take(kept), fixed
+        if validation is None:
+            train, validation = split(train, data.validation_share, experiment.seed, "data.validation_share")
+        test = rows.take(held)
+        found.append(Dataset(train, validation, test, _labels(train, validation, test), notes, background))
+    return found
 
 
 def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
@@ -83,14 +104,27 @@ def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
     return part.take(sorted([*kept, *alone])), part.take(sorted(drawn))
 
 
-def _check_labels(part: Part, labels: list[str], train_path: str) -> None:
-    for row, label in enumerate(part.labels):
-        if label not in labels:
-            line = f", line {part.lines[row]}" if part.lines else ""
-            raise DataError(f"{part.path}{line}: the label '{label}' never occurs in {train_path}")
+def _labels(train: Part, validation: Part, test: Part) -> list[str]:
+    """Return the classes, sorted; DataError unless the training part has them all."""
+    labels = sorted(set(train.labels))
+    if len(labels) < 2:
+        raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
+    for part in (validation, test):
+        for row, label in enumerate(part.labels):
+            if label not in labels:
+                line = f", line {part.lines[row]}" if part.lines else ""
+                raise DataError(f"{part.path}{line}: the label '{label}' never occurs in {train.path}")
+    return labels
 
 
-def _from_docstrings(experiment: Experiment) -> Dataset:
+def _undivided(experiment: Experiment) -> tuple[Part, list[str], Path | None]:
+    """Return the rows of the training file, or of the docstrings; notes; and what else vectors are trained on."""
+    if experiment.data.train is not None:
+        return read(experiment.data.train, experiment.data), [], None
+    return _from_docstrings(experiment)
+
+
+def _from_docstrings(experiment: Experiment) -> tuple[Part, list[str], Path]:
     data = experiment.data
     files = {package: docstrings.source_files(package) for package in data.packages}
     for package, found in files.items():
@@ -115,10 +149,7 @@ def _from_docstrings(experiment: Experiment) -> Dataset:
         texts += drawn
         labels += [package] * len(drawn)
         notes.append(f"{package}: {len(drawn):,} rows of {len(found):,} passages in {len(files[package]):,} files")
-    rows = Part(texts, labels, "docstrings")
-    rest, test = split(rows, data.test_share, experiment.seed, "data.test_share")
-    train, validation = split(rest, data.validation_share, experiment.seed, "data.validation_share")
-    return Dataset(train, validation, test, sorted(by_package), notes, background)
+    return Part(texts, labels, "docstrings"), notes, background
 
 
 def _extract(files: dict[str, list[Path]], lowercase: bool, rows_path: Path, background: Path) -> None:

@@ -126,6 +126,9 @@ class Model(Section):
 class Train(Section):
     """Fine-tuning on Ray Train."""
 
+    folds: int | None = Field(None, ge=2, le=100)
+    """Cross-validation: train so many times, each with another share of the rows as the test part, and report
+    mean and spread; null trains once."""
     workers: int = Field(1, ge=1)
     """Changes the speed of a run, not what it learns."""
     cpus_per_worker: int = Field(1, ge=1)

@@ -70,6 +70,8 @@ def _dimension(path: str, given: Any) -> Dimension:
         raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {' and '.join(SECTIONS)} can")
     if path in ("train.workers", "train.cpus_per_worker", "train.use_gpu"):
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
+    if path == "train.folds":
+        raise ExperimentError("tune.space: 'train.folds' cannot be searched; cross-validate the best settings instead")
     if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in KINDS:
         raise ExperimentError(f"tune.space.{path}: must be one of {', '.join(KINDS)} with its values, not {given!r}")
     [(kind, values)] = given.items()

@@ -1,5 +1,6 @@
 """The training loop: the same with any number of workers, and exact when it goes on."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -56,7 +57,10 @@ def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[...
 
     The last batch of an epoch has fewer rows than there are workers.
     """
-    experiment = toy(model__embedding="multichannel", train__epochs=2, train__batch_size=19)
+    experiment = toy(
+        model__embedding="multichannel", train__epochs=3, train__batch_size=19, train__frozen_epochs=1,
+        train__vectors_pull=0.1, train__vectors_learning_rate=0.003,
+    )  # fmt: skip
     alone = losses_of(loop_of(experiment))
     for size in (2, 4):
         folder = tmp_path / str(size)
@@ -189,3 +193,92 @@ def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
     assert not progress.add(Epoch(3, 0.5, 0.1, 0.8, 0.8, 100.0, 1.0), "accuracy")
     assert progress.add(Epoch(4, 0.5, 0.3, 0.9, 0.8, 100.0, 1.0), "accuracy")
     assert progress.best == 4
+
+
+def pretrained_loop(experiment: Experiment) -> Loop:
+    """Return a loop on a corpus where the even words have pretrained vectors."""
+    corpus = corpus_of(experiment)
+    known = np.arange(len(corpus.pretrained)) % 2 == 0
+    known[:2] = False
+    corpus = dataclasses.replace(corpus, pretrained=known)
+    network = Network(experiment.model, corpus.vectors, len(corpus.labels), experiment.seed)
+    return Loop(network, corpus, experiment.train, experiment.seed)
+
+
+def moved(loop: Loop) -> np.ndarray:
+    """Return which words' vectors are not what they were at the start."""
+    assert loop.network.vectors is not None
+    return (loop.network.vectors.detach().numpy() != loop.corpus.vectors).any(axis=1)
+
+
+@pytest.mark.parametrize("embedding", ["non-static", "multichannel"])
+def test_only_words_without_a_pretrained_vector_may_be_trained(toy: Callable[..., Experiment], embedding: str) -> None:
+    """All of those that the texts hold, and no other."""
+    loop = pretrained_loop(toy(model__embedding=embedding, model__trained_words="out-of-vocabulary"))
+    list(loop.epochs())
+    expected = ~loop.corpus.pretrained & (np.bincount(loop.corpus.train.tokens.ids, minlength=len(moved(loop))) > 0)
+    assert moved(loop).tolist() == expected.tolist()
+    assert expected.any()
+
+
+def test_frozen_vectors_begin_to_move_after_their_epochs(toy: Callable[..., Experiment]) -> None:
+    """The filters learn from the start; patience does not end a run before the vectors were trained."""
+    loop = pretrained_loop(toy(model__embedding="non-static", train__frozen_epochs=2, train__epochs=3))
+    epochs = loop.epochs()
+    for still in (True, True, False):
+        next(epochs)
+        assert moved(loop).any() != still
+    loop = pretrained_loop(
+        toy(
+            model__embedding="non-static", train__frozen_epochs=4, train__epochs=9, train__patience=1,
+            train__learning_rate=1e-9, train__vectors_learning_rate=1e-9,
+        )
+    )  # fmt: skip
+    loop.progress = Progress([Epoch(1, 0, -1, 2, 2, 1, 1)], best=1)  # nothing will be better
+    assert [epoch.epoch for epoch, _ in loop.epochs()] == [2, 3, 4, 5]
+
+
+def test_vectors_may_have_a_learning_rate_of_their_own(toy: Callable[..., Experiment]) -> None:
+    """A tenth of the rate moves a word a tenth as far in its first step."""
+    distances = []
+    for rate in (None, 0.001):
+        loop = pretrained_loop(toy(model__embedding="non-static", train__vectors_learning_rate=rate))
+        rows = np.arange(8)
+        loop.network.train()
+        loop.step(collate(loop.corpus.train, rows))
+        assert loop.network.vectors is not None
+        distances.append(np.abs(loop.network.vectors.detach().numpy() - loop.corpus.vectors).max())
+    assert distances[0] == pytest.approx(0.01, rel=1e-3)
+    assert distances[1] == pytest.approx(0.001, rel=1e-3)
+
+
+def test_the_pull_is_that_of_an_l2_penalty_on_the_batchs_words(toy: Callable[..., Experiment]) -> None:
+    """The gradient is that of the loss plus half the strength times the squared distance, as torch derives it."""
+    experiment = toy(model__embedding="non-static", train__vectors_pull=0.3, model__dropout=0.0)
+    loop = pretrained_loop(experiment)
+    plain = pretrained_loop(experiment.replace({"train.vectors_pull": 0.0}))
+    for each in (loop, plain):
+        with torch.no_grad():
+            each.network.vectors += 0.1 * torch.arange(12)  # type: ignore[operator]
+        each.sparse = None  # gradients are looked at, no step is taken
+        each.dense = torch.optim.SGD(each.network.dense_parameters(), lr=0.0)
+        each.step(collate(each.corpus.train, np.arange(8)))
+    with_pull, without = (each.network.vectors.grad.to_dense() for each in (loop, plain))  # type: ignore[union-attr]
+    words = collate(loop.corpus.train, np.arange(8)).words
+    table = loop.network.vectors.detach().clone().requires_grad_()  # type: ignore[union-attr]
+    (0.5 * 0.3 * ((table - torch.from_numpy(loop.corpus.vectors))[words] ** 2).sum()).backward()
+    torch.testing.assert_close(with_pull - without, table.grad)
+
+
+def test_a_strong_pull_keeps_vectors_near(toy: Callable[..., Experiment]) -> None:
+    """And the run goes on as it is, batch after batch."""
+    far, near = (
+        pretrained_loop(toy(model__embedding="non-static", train__epochs=6, train__vectors_pull=pull))
+        for pull in (0.0, 10.0)
+    )
+    distances = []
+    for loop in (far, near):
+        list(loop.epochs())
+        assert loop.network.vectors is not None
+        distances.append(np.linalg.norm(loop.network.vectors.detach().numpy() - loop.corpus.vectors))
+    assert distances[1] < distances[0] / 2
