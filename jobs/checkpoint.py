@@ -52,15 +52,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Initial:
-    """Where trained word vectors came from, for the vocabulary up to the last word that training saw.
+    """Where word vectors came from; all but `scale` for the vocabulary up to the last word that training saw.
 
-    vectors: `(seen, dimensions)` float32; counts: `(seen,)` int64, of each word in the training texts;
-    pretrained: `(seen,)` bool. Words from `seen` on are as they were.
+    vectors: `(seen, dimensions)` float32, empty where they are static; counts: `(seen,)` int64, of each word in
+    the training texts; pretrained: `(seen,)` bool. Words from `seen` on are as they were. scale:
+    `(vocabulary,)` float32, what each word's vector was multiplied by when it was read.
     """
 
     vectors: np.ndarray
     counts: np.ndarray
     pretrained: np.ndarray
+    scale: np.ndarray
 
 
 def provenance() -> dict[str, str]:
@@ -80,7 +82,7 @@ def write(
 
     Args:
         state, progress: what a resumed run needs.
-        initial: where the word vectors came from, if they were trained.
+        initial: where the word vectors came from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
@@ -143,13 +145,11 @@ def read(path: str) -> Checkpoint:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
-def read_initial(path: str) -> Initial | None:
-    """Return where a checkpoint's word vectors came from; None where they were not trained."""
+def read_initial(path: str) -> Initial:
+    """Return where a checkpoint's word vectors came from."""
     where = locate(path)
     try:
         with local_folder(where) as folder:
-            if not (folder / INITIAL_FILE).exists():
-                return None
             _verify(where, folder, (INITIAL_FILE,))
             return Initial(**load_file(folder / INITIAL_FILE))
     except (OSError, ValueError, TypeError, StorageError) as error:

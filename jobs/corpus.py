@@ -40,8 +40,9 @@ class Corpus:
 
     words: the vocabulary from number 2 on: first the words of the training texts, then words that only
     the vectors file has. vectors: `(words + 2, dimensions)` float32; pretrained: `(words + 2,)` bool, which of
-    them are. coverage: None where nothing is pretrained. key: identifies texts and vectors. held_out:
-    identifies the test part, which is not in here.
+    them are; scale: `(words + 2,)` float32, what each was multiplied by (`vectors.norm`). coverage: None where
+    nothing is pretrained. key: identifies texts and vectors. held_out: identifies the test part, which is not
+    in here.
     """
 
     train: Encoded
@@ -50,6 +51,7 @@ class Corpus:
     words: list[str]
     vectors: np.ndarray
     pretrained: np.ndarray
+    scale: np.ndarray
     coverage: vectors.Coverage | None
     key: str
     held_out: str
@@ -86,8 +88,10 @@ def prepare(
         found = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
     words = _choose(counts, found, text.min_count, text.lowercase)
     table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
+    scale = np.ones(len(table), np.float32)
     coverage = None
     if found is not None:
+        table, scale = vectors.scaled(table, experiment.vectors.norm)
         known_words = {word for word, is_known in zip(words, known[2:], strict=True) if is_known}
         coverage = vectors.Coverage(
             words=len(counts),
@@ -102,7 +106,7 @@ def prepare(
     validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _key(train, validation, table, [words, dataset.labels])
-    return Corpus(train, validation, dataset.labels, words, table, known, coverage, key, dataset.test.digest())
+    return Corpus(train, validation, dataset.labels, words, table, known, scale, coverage, key, dataset.test.digest())
 
 
 def read_vectors(experiment: Experiment, texts: Iterable[str], progress: Callable[[str], None]) -> vectors.Vectors:

@@ -124,11 +124,10 @@ def of(path: str) -> Drift:
     Raises:
         VectorsError: its vectors were not trained.
     """
-    initial = checkpoint.read_initial(path)
     loaded = checkpoint.read(path)
-    if initial is None:
+    if "vectors" not in loaded.weights:
         raise VectorsError(f"{path}: its word vectors are static, none has moved")
-    return measure(loaded, initial)
+    return measure(loaded, checkpoint.read_initial(path))
 
 
 def show(path: str, words: Sequence[str], most: int, out: str | None, say: Callable[[str], None]) -> None:

@@ -55,11 +55,10 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     )
     target = absolute(out) if out else join(os.path.dirname(where), "report")
     say(found.table())
-    initial = checkpoint.read_initial(where)
     with written_folder(target) as folder:
         more = []
-        if initial is not None:
-            moved = drift.measure(loaded, initial)
+        if "vectors" in loaded.weights:
+            moved = drift.measure(loaded, checkpoint.read_initial(where))
             drift.write(folder, moved)
             more = drift.section(moved)
         write(folder, found, loaded, more)

@@ -88,8 +88,11 @@ class Vectors(Section):
     """Read keyed-vectors; a pickle can hold code that reading it runs."""
     unicode_errors: Literal["strict", "replace", "ignore"] = "strict"
     """Words of the file that are not UTF-8: an error, read with U+FFFD, or read without the wrong bytes."""
-    extra_words: int = Field(20_000, ge=0)
+    extra_words: int = Field(60_000, ge=0)
     """Vectors kept for words that training never saw but later texts may hold, most frequent first."""
+    norm: float | None = Field(3.0, gt=0)
+    """L2 norm that every word's vector is scaled to before training; null keeps the lengths of the file, where
+    frequent words may be several times as long as rare ones."""
     dimensions: int = Field(100, ge=1)
     """Of vectors that are trained here, or random; a file has its own."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
@@ -134,10 +137,13 @@ class Train(Section):
     cpus_per_worker: int = Field(1, ge=1)
     use_gpu: bool | None = None
     """null: when the cluster has one for each worker."""
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(10, ge=1)
     batch_size: int = Field(50, ge=1)
     """Rows a step, over all workers together."""
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
+    """At the start."""
+    decay: Literal["linear", "none"] = "linear"
+    """linear: the learning rates fall to 0 over all `epochs`, also where `patience` ends a run before."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled (AdamW), on filters and output weights; word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)

@@ -1,4 +1,4 @@
-"""Fine-tuned word vectors as a word2vec file that gensim opens.
+"""Fine-tuned word vectors as a word2vec file that gensim opens, in the lengths of the file they came from.
 
 python -m jobs vectors export runs/tickets vectors-tuned.bin --merge
 """
@@ -27,7 +27,8 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
         path: a checkpoint, a best.json, or a folder with one.
         out: the file to write.
         original: the file the vectors started from; by default the experiment's `vectors.path`.
-        merge: add the words of the original that the checkpoint does not have, as they are there.
+        merge: add the words of the original that the checkpoint does not have, as they are there; those that it
+            has but training left alone come from there too.
 
     Raises:
         VectorsError: `out` is the original, or the original cannot be merged.
@@ -44,15 +45,18 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
         raise VectorsError(f"{out}: is the file that the vectors started from, which is never changed")
     if "vectors" not in loaded.weights:
         say("model.embedding=static: the vectors were not trained; these are the original ones")
+    initial = checkpoint.read_initial(path)
     matrix = trained_vectors(loaded)
-    own = {word: matrix[row] for row, word in enumerate(loaded.words, start=2)}
-    dimensions = matrix.shape[1]
+    seen, dimensions = len(initial.vectors), matrix.shape[1]
+    moved = (matrix[2:seen] != initial.vectors[2:]).any(axis=1)
+    own = dict(zip(loaded.words, (matrix / initial.scale[:, None])[2:], strict=True))
     count, rows = len(own), iter(own.items())
     if merge:
-        count, rows = _merged(settings, own, dimensions, say)
+        trained = {word for word, has_moved in zip(loaded.words, moved, strict=False) if has_moved}
+        count, rows = _merged(settings, own, trained, dimensions)
     with storage.replacing(Path(out)) as part, part.open("wb") as stream, bar("writing", "words", count) as tell:
         word2vec.write(stream, count, dimensions, _told(rows, tell))
-    say(f"wrote {out}: {count:,} words x {dimensions} dimensions, {len(own):,} of them the checkpoint's")
+    say(f"wrote {out}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
 
 
 def trained_vectors(loaded: Checkpoint) -> np.ndarray:
@@ -61,7 +65,7 @@ def trained_vectors(loaded: Checkpoint) -> np.ndarray:
 
 
 def _merged(
-    settings: Settings, own: dict[str, np.ndarray], dimensions: int, say: Callable[[str], None]
+    settings: Settings, own: dict[str, np.ndarray], trained: set[str], dimensions: int
 ) -> tuple[int, Iterator[Row]]:
     """Return how many words there are with those of the original, and all of them: the original's first."""
 
@@ -77,7 +81,7 @@ def _merged(
             if len(vector) != dimensions:
                 raise VectorsError(f"{settings.path}: has {len(vector)} dimensions, the checkpoint {dimensions}")
             missing.pop(word, None)
-    tuned = ((word, own.get(word, vector)) for word, vector in original())
+    tuned = ((word, own[word] if word in trained else vector) for word, vector in original())
     return found + len(missing), itertools.chain(tuned, ((word, own[word]) for word in missing))
 
 

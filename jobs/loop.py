@@ -168,7 +168,9 @@ class Loop:
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         part = self.corpus.train
-        for rows in order(part.tokens.lengths, self.settings.batch_size, self.seed, number):
+        batches = order(part.tokens.lengths, self.settings.batch_size, self.seed, number)
+        for place, rows in enumerate(batches):
+            self._set_rates((number - 1 + place / len(batches)) / self.settings.epochs)
             batch = collate(part, rows, self.workers.rank, self.workers.size).to(self.device)
             total += self.step(batch)
         mean = self.workers.add_up(total).item() / len(part)
@@ -178,6 +180,14 @@ class Loop:
                 f"({self.settings.learning_rate})"
             )
         return mean
+
+    def _set_rates(self, done: float) -> None:
+        """Set the learning rates for when a share of the run is done."""
+        settings = self.settings
+        rates = {"dense": settings.learning_rate, "sparse": settings.vectors_learning_rate or settings.learning_rate}
+        for name, optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name] * (1 - done if settings.decay == "linear" else 1)
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step and return this worker's share of the summed loss."""

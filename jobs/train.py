@@ -96,10 +96,11 @@ def snapshot(experiment: Experiment, corpus: Corpus, loop: Loop, folder: Path, *
 
     last = loop.progress.history[-1]
     state = {key: value.detach().cpu().numpy() for key, value in loop.state().items()} if resumable else None
-    initial = None
-    if loop.network.vectors is not None:
-        counts = corpus.counts()
-        initial = checkpoint.Initial(corpus.vectors[: len(counts)], counts, corpus.pretrained[: len(counts)])
+    counts = corpus.counts()
+    if loop.network.vectors is None:
+        counts = counts[:0]
+    seen = slice(len(counts))
+    initial = checkpoint.Initial(corpus.vectors[seen], counts, corpus.pretrained[seen], corpus.scale)
     checkpoint.write(
         folder,
         checkpoint.Checkpoint(

@@ -152,6 +152,18 @@ def initial(
     return table, known, respelled
 
 
+def scaled(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return a table with every row that is not zero scaled to an L2 norm, and each row's factor, `(words,)`.
+
+    Without a norm the table stays as it is.
+    """
+    lengths = np.linalg.norm(table, axis=1)
+    if norm is None:
+        return table, np.ones(len(table), np.float32)
+    factors = np.where(lengths > 0, norm / np.where(lengths > 0, lengths, 1), 1).astype(np.float32)
+    return table * factors[:, None], factors
+
+
 def _located(name: str, say: Callable[[str], None]) -> str:
     """Return the path or URI that `vectors.path` means."""
     if name.startswith(GENSIM):

@@ -25,7 +25,8 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
     toy: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     """A later text's word that only the file has keeps its vector; case is a second chance."""
-    corpus = prepared(toy(vectors__path=str(vectors_file(tmp_path)), model__embedding="static"))
+    settings = {"vectors__path": str(vectors_file(tmp_path)), "model__embedding": "static"}
+    corpus = prepared(toy(**settings, vectors__norm=None))
     assert corpus.vectors.shape == (len(corpus.words) + 2, 4)
     assert corpus.words[-1] == "unseen"
     row = {word: corpus.vectors[number] for number, word in enumerate(corpus.words, start=2)}
@@ -36,6 +37,19 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
     assert (corpus.coverage.covered_words, corpus.coverage.respelled) == (3, 1)
     assert 0 < corpus.coverage.covered_tokens < corpus.coverage.tokens
     assert "were found in another case" in str(corpus.coverage)
+    assert (corpus.scale == 1).all()
+
+
+def test_vectors_have_the_norm_that_is_set(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Those of the file and those drawn for words that it lacks; padding stays zero, random tables as they are."""
+    settings = {"vectors__path": str(vectors_file(tmp_path)), "model__embedding": "static"}
+    plain, corpus = prepared(toy(**settings, vectors__norm=None)), prepared(toy(**settings, vectors__norm=2.0))
+    np.testing.assert_allclose(np.linalg.norm(corpus.vectors[2:], axis=1), 2, rtol=1e-6)
+    assert not corpus.vectors[:2].any()
+    np.testing.assert_allclose(corpus.vectors, plain.vectors * corpus.scale[:, None], rtol=1e-6)
+    random = prepared(toy(**settings, vectors__norm=2.0), pretrained=False)
+    assert np.abs(random.vectors).max() <= 0.25
+    assert (random.scale == 1).all()
 
 
 def test_rare_words_are_unknown_unless_they_have_a_vector(toy: Callable[..., Experiment], tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
-from jobs.checkpoint import Checkpoint, write
+from jobs.checkpoint import Checkpoint, Initial, write
+from jobs.corpus import prepare
+from jobs.dataset import load
 from jobs.experiment import Experiment
 from jobs.export import export
+from jobs.loop import Loop
+from jobs.network import Network
+from jobs.train import snapshot
 from jobs.word2vec import VectorsError
 from tests.conftest import write_word2vec
 
@@ -31,8 +36,15 @@ def saved(tmp_path: Path, original: Path) -> Callable[..., str]:
     def make(**weights: np.ndarray) -> str:
         settings = {"vectors.path": str(original)}
         weights = weights or {"vectors": TUNED, "fixed_vectors": TUNED * 0}
-        found = Checkpoint(Experiment().replace(settings), ["a", "b"], ["film", "new", "naïve"], weights, {})
-        write(tmp_path / "checkpoint", found)
+        words = ["film", "new", "naïve"]
+        found = Checkpoint(Experiment().replace(settings), ["a", "b"], words, weights, {})
+        scale = np.ones(5, np.float32)
+        if "vectors" in weights:  # film and new were seen, and new's vector was left alone
+            start = np.stack([TUNED[0], TUNED[1], ORIGINAL[2], TUNED[3]])
+            initial = Initial(start, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
+        else:
+            initial = Initial(TUNED[:0], np.zeros(0, int), np.zeros(0, bool), scale)
+        write(tmp_path / "checkpoint", found, initial=initial)
         return str(tmp_path / "checkpoint")
 
     return make
@@ -89,3 +101,27 @@ def test_an_original_that_does_not_fit_is_an_error(saved: Callable[..., str], tm
     with pytest.raises(VectorsError, match="no such vectors file"):
         export(saved(), str(tmp_path / "out.bin"), str(tmp_path / "none"), True, print)
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_a_trained_run_is_exported_in_the_files_lengths(
+    toy: Callable[..., Experiment], original: Path, tmp_path: Path
+) -> None:
+    """Whatever norm it trained with; words that training left alone are the original's, bit for bit when merged."""
+    words = ["film", "great", "unseen", "elsewhere"]
+    matrix = np.arange(1, 21, dtype=np.float32).reshape(4, 5)
+    source = write_word2vec(tmp_path / "long.bin", words, matrix)
+    experiment = toy(model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0)
+    corpus = prepare(experiment, load(experiment), pretrained=True, progress=print)
+    assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
+    loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
+    next(loop.epochs())
+    snapshot(experiment, corpus, loop, tmp_path / "trained", resumable=False)
+    export(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False, print)
+    export(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True, print)
+    alone, merged = opened(tmp_path / "out.bin"), opened(tmp_path / "merged.bin")
+    np.testing.assert_allclose(alone["unseen"], matrix[2], rtol=1e-5)
+    np.testing.assert_array_equal(merged["unseen"], matrix[2])
+    assert merged.index_to_key[:4] == words
+    assert not np.array_equal(merged["film"], matrix[0])
+    np.testing.assert_allclose(merged["film"], matrix[0], rtol=0.3)
+    np.testing.assert_array_equal(merged["film"], alone["film"])

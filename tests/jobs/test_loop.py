@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(toy: Callable[..., Ex
 
 def test_it_learns(toy: Callable[..., Experiment]) -> None:
     """A word decides the class, and is found."""
-    epochs = [epoch for epoch, _ in loop_of(toy(train__epochs=12, train__patience=12)).epochs()]
+    epochs = [epoch for epoch, _ in loop_of(toy(train__epochs=12, train__patience=12, train__decay="none")).epochs()]
     assert epochs[-1].accuracy > 0.85
     assert epochs[-1].train_loss < epochs[0].train_loss / 2
 
@@ -282,3 +282,24 @@ def test_a_strong_pull_keeps_vectors_near(toy: Callable[..., Experiment]) -> Non
         assert loop.network.vectors is not None
         distances.append(np.linalg.norm(loop.network.vectors.detach().numpy() - loop.corpus.vectors))
     assert distances[1] < distances[0] / 2
+
+
+def test_learning_rates_fall_to_zero_over_the_epochs(toy: Callable[..., Experiment]) -> None:
+    """Linearly from step to step, each from its own; or they stay."""
+    for decay, expected in (("linear", [1, 0.75, 0.5, 0.25]), ("none", [1, 1, 1, 1])):
+        loop = pretrained_loop(
+            toy(
+                model__embedding="non-static", train__decay=decay, train__epochs=2, train__patience=9,
+                train__batch_size=49, train__vectors_learning_rate=0.2,
+            )
+        )  # fmt: skip
+        rates: list[tuple[float, ...]] = []
+        step = loop.step
+
+        def watched(batch: Batch, loop: Loop = loop, step=step, rates=rates) -> torch.Tensor:
+            rates.append(tuple(optimizer.param_groups[0]["lr"] for _, optimizer in loop._optimizers()))
+            return step(batch)
+
+        loop.step = watched  # type: ignore[method-assign]
+        list(loop.epochs())
+        np.testing.assert_allclose(rates, [[0.01 * share, 0.2 * share] for share in expected])
