@@ -6,7 +6,7 @@ at its best epoch. What is finished stays: the same command goes on with the fol
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -123,14 +123,47 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def spread(jobs: Iterable[tuple[Hashable, Experiment, Any, Part]], cpus_each: int) -> Iterator[tuple[Any, Result]]:
+    """Run `measure` for each job in a Ray task, and yield the job's name and result as they end.
+
+    Jobs are asked for one by one, when there is room, so that their corpora need not all be there at once.
+
+    Args:
+        jobs: name, experiment, corpus (or Ray's reference to one) and test part.
+        cpus_each: that a task takes.
+
+    Raises:
+        FoldFailed: one came to no end; says which and why.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    task = ray.remote(num_cpus=cpus_each)(measure)
+    waiting = iter(jobs)
+    at_once = max(1, resources.cpus() // cpus_each)
+    running: dict[Any, Hashable] = {}
+    while True:
+        # One more than the cluster has cores for, so that the next is ready when one ends.
+        while len(running) <= at_once and (job := next(waiting, None)) is not None:
+            name, experiment, corpus, test = job
+            held = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+            running[task.remote(experiment, held, test)] = name
+        if not running:
+            return
+        [ended], _ = ray.wait(list(running))
+        name = running.pop(ended)
+        try:
+            yield name, ray.get(ended)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise FoldFailed(f"{name}: {error.cause}") from error
+            raise
+
+
 def _measured(
     experiment: Experiment, parts: list[Dataset], folder: str, say: Callable[[str], None]
 ) -> dict[int, Result]:
     """Return each fold's result, of those that are there and those that are now trained."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    task = ray.remote(num_cpus=experiment.train.cpus_per_worker)(measure)
     found = {
         number: json.loads(read_text(path))
         for number in range(len(parts))
@@ -139,29 +172,16 @@ def _measured(
     if found:
         say(f"{len(found)} of {len(parts)} folds are finished")
     corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found), say)
-    at_once = max(1, resources.cpus() // experiment.train.cpus_per_worker)
-    running: dict[Any, int] = {}
-    while True:
-        # One more than the cluster has cores for, so that the next is ready when one ends.
-        while len(running) <= at_once and (following := next(corpora, None)) is not None:
-            number, corpus = following
-            running[task.remote(experiment, ray.put(corpus), parts[number].test)] = number
-        if not running:
-            return found
-        [ended], _ = ray.wait(list(running))
-        number = running.pop(ended)
-        try:
-            result = ray.get(ended)
-        except RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise FoldFailed(f"fold {number + 1}: {error.cause}") from error
-            raise
+    jobs = ((f"fold {number + 1}", experiment, corpus, parts[number].test) for number, corpus in corpora)
+    for name, result in spread(jobs, experiment.train.cpus_per_worker):
+        number = int(name.removeprefix("fold ")) - 1
         write_text(join(folder, f"fold-{number + 1}.json"), json.dumps(result, indent=1) + "\n")
         found[number] = result
         say(
-            f"fold {number + 1}, {len(found)} of {len(parts)}   accuracy {result['accuracy']:.4f}   "
+            f"{name}, {len(found)} of {len(parts)}   accuracy {result['accuracy']:.4f}   "
             f"macro F1 {result['macro_f1']:.4f}   epoch {result['epoch']}, {result['seconds']:.0f} s"
         )
+    return found
 
 
 def _corpora(
