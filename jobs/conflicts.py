@@ -53,6 +53,14 @@ def check(experiment: Experiment, kinds: Collection[str], searched: Collection[s
     return notes
 
 
+def relieved(experiment: Experiment) -> Experiment:
+    """Return an experiment without the ways to fine-tune that mean nothing with its embedding, as a search finds it."""
+    default = Experiment()
+    return experiment.replace(
+        {path: _value(default, path) for path, kinds in FINE_TUNING.items() if experiment.model.embedding not in kinds}
+    )
+
+
 def _value(experiment: Experiment, path: str) -> object:
     section, name = path.split(".")
     return getattr(getattr(experiment, section), name)

@@ -63,7 +63,7 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
         value = best["metrics"][best["metric"]]
         say(f"best: {_settings_line(best['settings'])}: validation {best['metric']} {value:.4f}")
         path = run.publish(best)
-        write_text(join(run.folder, "best.yaml"), experiment.replace(best["settings"]).to_yaml())
+        write_text(join(run.folder, "best.yaml"), conflicts.relieved(experiment.replace(best["settings"])).to_yaml())
         return path
 
 

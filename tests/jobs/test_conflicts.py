@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.conflicts import check
+from jobs.conflicts import check, relieved
 from jobs.experiment import Experiment, ExperimentError
 
 
@@ -60,3 +60,12 @@ def test_what_is_passed_over_is_said() -> None:
     assert check(Experiment().replace({"vectors.allow_pickle": True}), {"static"}) == [
         "vectors.allow_pickle has no effect: no file is read: vectors.path is not set"
     ]
+
+
+def test_what_a_search_found_can_be_trained() -> None:
+    """Settings that its embedding does not have are dropped, others stay."""
+    found = Experiment().replace({"model.embedding": "static", "train.vectors_pull": 0.1, "model.dropout": 0.2})
+    assert check(relieved(found), {"static"}) == []
+    assert relieved(found).model.dropout == 0.2
+    kept = found.replace({"model.embedding": "non-static"})
+    assert relieved(kept) == kept

@@ -1,13 +1,16 @@
 """The commands as a person types them: mistakes are one line, and files are labelled."""
 
 import csv
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from gensim.models import KeyedVectors
 
+from cluster.package import REPOSITORY
 from jobs import checkpoint, metrics
 from jobs.__main__ import main
 from jobs.dataset import load
@@ -172,3 +175,76 @@ def test_texts_are_cut_off_where_training_cuts_them_off(trained: Path) -> None:
     whole = loaded.experiment.text.max_tokens
     first, longer = classify(loaded, ["the " * whole, "the " * whole + "great " * 9])
     np.testing.assert_array_equal(first, longer)
+
+
+def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines, a csv column, a jsonl field, gzipped; settings in any place; progress to the end."""
+    (tmp_path / "a.txt").write_text("The cat sat\n\nthe dog sat\n" * 20)
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"id,body\n1,a bird sat\n" + b"2,a bird sang\n" * 9))
+    (tmp_path / "c.jsonl").write_text('{"body": "a fish swam"}\n' * 9)
+    files = [str(tmp_path / name) for name in ("a.txt", "b.csv.gz", "c.jsonl")]
+    out = tmp_path / "new" / "out.bin"
+    command = ["vectors", "train", *files, "--text-column", "body", "--out", str(out), "--threads", "1"]
+    settings = ["vectors.dimensions=6", "vectors.epochs=2", "vectors.min_count=10", "vectors.negative=0"]
+    assert main([*command, *settings]) == 0
+    shown = capsys.readouterr()
+    assert "59 texts, 177 words, 9 of them different" in shown.out
+    assert f"wrote {out}: 6 words x 6 dimensions" in shown.out
+    assert "word2vec, 1 threads: 100%, 354 words" in shown.err
+    assert "reading texts: 100%" in shown.err
+    first = KeyedVectors.load_word2vec_format(str(out), binary=True)
+    assert set(first.index_to_key) == {"the", "cat", "sat", "dog", "a", "bird"}
+    assert [path.name for path in out.parent.iterdir()] == ["out.bin"]  # no scraps
+    assert main([*command, *settings]) == 0
+    again = KeyedVectors.load_word2vec_format(str(out), binary=True)
+    np.testing.assert_array_equal(again.vectors, first.vectors)  # one thread, so repeatable
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "none.txt", "--out", "x.bin"], "error: none.txt: no such file"),
+        (["train", "vectors.epochs=1", "--out", "x.bin"], "error: no file to train on"),
+        (["train", "README.md", "--out", "s3://b/x.bin"], "error: s3://b/x.bin: vectors are written to a path"),
+        (["train", "README.md", "--out", "x.bin", "vectors.path=v"], "error: vectors.path=v is a file to read"),
+        (["train", "README.md", "--out", "README.md/x.bin"], "error: README.md/x.bin: cannot be written"),
+        (["train", "README.md", "--out", "x.bin", "vectors.min_count=99999"], "lower vectors.min_count"),
+        (["export", "nowhere", "x.bin"], "holds neither a checkpoint nor a best.json"),
+        (["drift", "nowhere"], "holds neither a checkpoint nor a best.json"),
+    ],
+)
+def test_a_mistake_with_vectors_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves no file."""
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["vectors", *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1]
+    assert sum(line.startswith("error") for line in error) == 1
+    assert not Path("x.bin").exists()
+
+
+def test_drift_and_export_are_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And an evaluation's report has the drift in it."""
+    assert main(["vectors", "drift", str(trained), "--words", "great", "awful", "--top", "2"]) == 0
+    assert "nearest neighbours" in capsys.readouterr().out
+    assert main(["vectors", "drift", str(trained), "--words", "zebra"]) == 2
+    assert "'zebra' is not among the" in capsys.readouterr().err
+    assert main(["vectors", "export", str(trained), str(tmp_path / "out.bin")]) == 0
+    assert len(KeyedVectors.load_word2vec_format(str(tmp_path / "out.bin"), binary=True)) == 23
+    assert main(["evaluate", str(trained)]) == 0
+    report = (trained.parent / "report" / "report.md").read_text()
+    assert "## What fine-tuning did to the word vectors" in report
+    assert "![how far each word moved](drift.png)" in report
+    assert (trained.parent / "report" / "drift.png").exists()
+
+
+def test_a_setting_may_stand_behind_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else that is not known is still an error."""
+    assert main(["train", "--address", "127.0.0.1:1", "model.dropuot=1"]) == 2
+    assert "did you mean 'model.dropout'?" in capsys.readouterr().err
+    for wrong in (["predict", "a", "b", "x=1"], ["train", "--nonsense", "x=1"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert "unrecognized arguments" in capsys.readouterr().err

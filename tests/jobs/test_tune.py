@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.package import REPOSITORY
-from jobs import checkpoint
+from jobs import checkpoint, conflicts
 from jobs.experiment import Experiment, load
 from jobs.tune import SearchFailed, tune
 
@@ -39,6 +39,22 @@ def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(ray_here: None, 
     assert tune(experiment, told.append) == str(best)
     assert any("this search is finished" in line for line in told)
     assert not any(line.startswith("trial") for line in told)
+
+
+def test_every_way_to_fine_tune_can_be_searched(ray_here: None, toy: Callable[..., Experiment]) -> None:
+    """Whatever is best, what best.yaml says can be trained."""
+    space = {
+        "model.embedding": {"grid": ["static", "non-static", "multichannel"]},
+        "model.trained_words": {"choice": ["all", "out-of-vocabulary"]},
+        "train.vectors_learning_rate": {"loguniform": [0.0001, 0.01]},
+        "train.vectors_pull": {"uniform": [0.0, 0.1]},
+        "train.frozen_epochs": {"choice": [0, 1]},
+    }
+    told: list[str] = []
+    best = Path(tune(toy(tune__space=space, tune__samples=1, tune__epochs=2), told.append))
+    assert sum(line.startswith("trial") and "failed" not in line for line in told) == 3
+    again = load(str(best.with_name("best.yaml")))
+    assert conflicts.check(again, {again.model.embedding}) == []
 
 
 def test_a_search_in_which_every_trial_fails_says_why(ray_here: None, toy: Callable[..., Experiment]) -> None:
