@@ -1,8 +1,8 @@
 """The default settings on six labelled sets, beside a linear SVC over TF-IDF and fastText.
 
     pip install fasttext-wheel               # the extra `bench`
-    python -m benchmarks.accuracy            # all six, three seeds: an hour or so on two cores
-    python -m benchmarks.accuracy --quick    # TREC, one seed
+    python benchmarks/accuracy.py            # all six, three seeds: an hour or so on two cores
+    python benchmarks/accuracy.py --quick    # TREC, one seed
 
 Nothing is tuned. This project's vectors are the file's, except on imdb, whose own test texts are among those
 that the file was trained on: there gensim trains them on the training texts. TF-IDF of words and bigrams with
@@ -22,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
 from benchmarks.sets import FILES, FOLDER, VECTORS, experiment

@@ -1,7 +1,7 @@
 """Table 2 of Kim (2014): four ways to use word vectors, on TREC, SST-2 and MR.
 
-    python -m benchmarks.kim2014            # all, three seeds: an hour or so on two cores
-    python -m benchmarks.kim2014 --quick    # TREC, one seed, two epochs
+    python benchmarks/kim2014.py            # all, three seeds: an hour or so on two cores
+    python benchmarks/kim2014.py --quick    # TREC, one seed, two epochs
 
 Everything is at its default, but that random vectors have 300 dimensions as the others. TREC and SST-2 (its
 sentences alone; Kim's phrases are not in the files) have official test parts, MR has 10 folds, drawn anew
@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
 from benchmarks.sets import FOLDER, VECTORS, experiment

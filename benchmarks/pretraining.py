@@ -1,7 +1,7 @@
 """Training word2vec: this project's command beside gensim's own, on the same file and cores.
 
-    python -m benchmarks.pretraining            # 10 million words of docstrings, 5 epochs, 3 runs
-    python -m benchmarks.pretraining --quick    # 1 million words, 1 epoch, once
+    python benchmarks/pretraining.py            # 10 million words of docstrings, 5 epochs, 3 runs
+    python benchmarks/pretraining.py --quick    # 1 million words, 1 epoch, once
 
 Both are commands from start to end: reading the texts, counting words, training skip-gram with negative
 sampling (100 dimensions), writing word2vec binary. The texts are the docstrings of the installed packages,
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
 from jobs import docstrings

@@ -1,7 +1,7 @@
 """Reading the vectors of a vocabulary out of a large word2vec file: this project beside gensim.
 
-    python -m benchmarks.vectors            # 3,000,000 x 300, 3.6 GB, as large as the Google News vectors
-    python -m benchmarks.vectors --quick    # 200,000 x 300
+    python benchmarks/vectors.py            # 3,000,000 x 300, 3.6 GB, as large as the Google News vectors
+    python benchmarks/vectors.py --quick    # 200,000 x 300
 
 A file is generated, and each side reads it in a process of its own, one after the other, the file in the
 page cache for both. Seconds are from the start of reading, memory is the process's peak, libraries included.
@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
 
@@ -48,7 +50,7 @@ def main() -> None:
         measured: dict[str, list[dict]] = {"this project": [], "gensim": []}
         for run in range(runs):
             for side, results in measured.items():
-                command = [sys.executable, "-m", "benchmarks.vectors", "--read", side, str(path), str(wanted)]
+                command = [sys.executable, __file__, "--read", side, str(path), str(wanted)]
                 results.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
                 print(f"run {run + 1}, {side}: {results[-1]['seconds']:.1f} s, {results[-1]['peak MB']:,.0f} MB")
     rows = [

@@ -147,7 +147,7 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled (AdamW), on filters and output weights; word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
-    """Of the word vectors; null: as all else."""
+    """Of the word vectors; null: as all else, but three times as much with `rand`, which has farthest to go."""
     vectors_pull: float = Field(0.0, ge=0)
     """Of the word vectors back to where they started: adds this, halved, times the squared distance to the
     loss, for the words of a batch."""

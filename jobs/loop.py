@@ -26,6 +26,10 @@ from jobs.metrics import accuracy, macro_f1
 from jobs.network import Network, as_tensor
 from jobs.predict import scores
 
+# How much faster random word vectors learn than all else, unless train.vectors_learning_rate says how fast. On
+# rows of TREC's training part that were held out this gave 86.8 % where the same rate gave 85.0 (mean of 4 seeds).
+RAND_RATE = 3
+
 
 class TrainingDiverged(UsageError):
     """The loss became NaN or infinite."""
@@ -120,12 +124,13 @@ class Loop:
         )
         # The lazy variant: the moments of a word's vector move only in steps that touch the word.
         self.sparse = None
+        usual = settings.learning_rate * (RAND_RATE if network.model.embedding == "rand" else 1)
+        self.vectors_rate = settings.vectors_learning_rate or usual
         # Of each word, whether its vector is trained; None for all.
         self.trained_words: Tensor | None = None
         self.initial = torch.zeros(0)
         if network.vectors is not None:
-            rate = settings.vectors_learning_rate or settings.learning_rate
-            self.sparse = torch.optim.SparseAdam([network.vectors], lr=rate)
+            self.sparse = torch.optim.SparseAdam([network.vectors], lr=self.vectors_rate)
             if network.model.trained_words == "out-of-vocabulary" and network.model.embedding != "rand":
                 self.trained_words = torch.from_numpy(~corpus.pretrained).to(self.device)
             if settings.vectors_pull:
@@ -184,7 +189,7 @@ class Loop:
     def _set_rates(self, done: float) -> None:
         """Set the learning rates for when a share of the run is done."""
         settings = self.settings
-        rates = {"dense": settings.learning_rate, "sparse": settings.vectors_learning_rate or settings.learning_rate}
+        rates = {"dense": settings.learning_rate, "sparse": self.vectors_rate}
         for name, optimizer in self._optimizers():
             for group in optimizer.param_groups:
                 group["lr"] = rates[name] * (1 - done if settings.decay == "linear" else 1)

@@ -19,6 +19,7 @@ from cluster import source, storage
 from jobs import fasttext, word2vec
 from jobs.experiment import Vectors as Settings
 from jobs.experiment import digest
+from jobs.progress import lines
 from jobs.word2vec import VectorsError, is_one_word
 
 GENSIM = "gensim:"  # before a name of gensim's downloader
@@ -88,7 +89,7 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
                 say(f"vectors of {name}, as read before: {kept}")
                 return found
         say(f"reading vectors from {name}")
-        found = _read(name, path, settings, wanted)
+        found = _read(name, path, settings, wanted, say)
         if not found.words:
             raise VectorsError(f"{name}: holds none of the words that occur in the texts")
         if kept:
@@ -99,9 +100,20 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
 
 
 @contextlib.contextmanager
-def _unpacked(name: str, path: str) -> Iterator[BinaryIO]:
+def _unpacked(name: str, path: str, say: Callable[[str], None]) -> Iterator[BinaryIO]:
+    """Hold a file's bytes; what takes long is told while it is read."""
     try:
-        with source.unpacked(path) as stream:
+        total = source.size(path)
+        tell = lines(say, f"reading {name}", "bytes", total)
+        done = 0
+
+        def passed(length: int) -> None:
+            nonlocal done
+            done += length
+            if done != total:
+                tell(done)
+
+        with source.unpacked(path, passed) as stream:
             yield stream
     except source.BROKEN as error:
         raise VectorsError(f"{name}: cannot be read: {error}") from error
@@ -111,7 +123,7 @@ def _unpacked(name: str, path: str) -> Iterator[BinaryIO]:
 
 def rows(name: str, settings: Settings, say: Callable[[str], None]) -> Iterator[word2vec.Row]:
     """Yield every word of a word2vec or GloVe file with its vector."""
-    with _unpacked(name, _located(name, say)) as stream:
+    with _unpacked(name, _located(name, say), say) as stream:
         yield from word2vec.rows(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
@@ -199,8 +211,8 @@ def _downloaded(model: str, say: Callable[[str], None]) -> str:
         raise VectorsError(f"{GENSIM}{model}: gensim's downloader failed: {error}") from error
 
 
-def _read(name: str, path: str, settings: Settings, wanted: set[str]) -> Vectors:
-    with _unpacked(name, path) as stream:
+def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Callable[[str], None]) -> Vectors:
+    with _unpacked(name, path, say) as stream:
         beginning = stream.peek(4)[:4]  # type: ignore[attr-defined]
         format = settings.format
         if format == "auto":

@@ -303,3 +303,15 @@ def test_learning_rates_fall_to_zero_over_the_epochs(toy: Callable[..., Experime
         loop.step = watched  # type: ignore[method-assign]
         list(loop.epochs())
         np.testing.assert_allclose(rates, [[0.01 * share, 0.2 * share] for share in expected])
+
+
+def test_random_vectors_learn_faster_unless_told_otherwise(toy: Callable[..., Experiment]) -> None:
+    """Three times the rate of all else; a rate that is set counts for every kind."""
+    for embedding, rate, expected in (("rand", None, 0.03), ("non-static", None, 0.01), ("rand", 0.002, 0.002)):
+        loop = pretrained_loop(toy(model__embedding=embedding, train__vectors_learning_rate=rate))
+        loop.network.train()
+        loop.step(collate(loop.corpus.train, np.arange(8)))
+        assert loop.network.vectors is not None
+        assert np.abs(loop.network.vectors.detach().numpy() - loop.corpus.vectors).max() == pytest.approx(
+            expected, rel=1e-3
+        )
