@@ -67,7 +67,7 @@ class Text(Section):
     """How a text becomes words."""
 
     lowercase: bool = True
-    max_tokens: int = Field(400, ge=1)
+    max_tokens: int = Field(1000, ge=1)
     """Tokens of a text that are read; the rest is cut off."""
     min_count: int = Field(1, ge=1)
     """Rarer words of the training texts count as unknown, unless they have a pretrained vector."""
