@@ -127,6 +127,24 @@ def replacing(target: Path) -> Iterator[Path]:
         raise StorageError(f"{target}: cannot be written: {error}") from error
 
 
+def local_target(path: str) -> Path:
+    """Return the file of this machine that a path means, to be written; its folder is made.
+
+    Raises:
+        StorageError: it is a URI or a folder, or cannot be written.
+    """
+    if is_uri(path):
+        raise StorageError(f"{path}: is written to a path of this machine, not to a URI")
+    try:
+        target = Path(path).expanduser().absolute()
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from error
+    if target.is_dir():
+        raise StorageError(f"{path}: is a folder; name a file")
+    return target
+
+
 def copy_folder(source: str, target: str) -> None:
     """Copy a folder to where nothing is yet; locally it appears whole, in a store its files do."""
     from pyarrow.fs import copy_files

@@ -3,9 +3,12 @@
 import argparse
 import json
 import os
+import re
 import sys
 
 from cluster import UsageError
+
+_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 it stays open to the end, which flushes it
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = options.run in (_train, _tune)
+        print("interrupted; the same command goes on from here" if goes_on else "interrupted", file=sys.stderr)
         return 130
 
 
@@ -88,7 +92,7 @@ def _add_vectors_verbs(verbs) -> None:
     )
     train.add_argument("--out", required=True, help="the word2vec binary file to write")
     train.add_argument("--text-column", help="of csv, tsv and jsonl (default: text)")
-    train.add_argument("--threads", type=int, help="default: one for each core; with one the result is repeatable")
+    train.add_argument("--threads", type=_count, help="default: one for each core; with one the result is repeatable")
     export = verb("export", _vectors_export, "write a checkpoint's word vectors as word2vec binary")
     export.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
     export.add_argument("out", help="the file to write")
@@ -97,7 +101,7 @@ def _add_vectors_verbs(verbs) -> None:
     drift = verb("drift", _vectors_drift, "how far training moved each word's vector")
     drift.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one")
     drift.add_argument("--words", nargs="+", default=[], help="whose neighbours are shown")
-    drift.add_argument("--top", type=int, default=10, help="words of each list (default: 10)")
+    drift.add_argument("--top", type=_count, default=10, help="words of each list (default: 10)")
     drift.add_argument("--out", help="folder of drift.csv and drift.png (default: report, beside the checkpoint)")
 
 
@@ -154,10 +158,18 @@ def _vectors_train(options: argparse.Namespace) -> None:
     from jobs.experiment import load
     from jobs.pretraining import train_on_files
 
-    settings = [word for word in options.files if "=" in word]
+    settings = [word for word in options.files if _SETTING.match(word) and not os.path.exists(word)]
+    files = [word for word in options.files if word not in settings]
+    for word in settings:
+        if word.split(".")[0] not in ("vectors", "text", "data") and not word.startswith("seed="):
+            raise UsageError(
+                f"{word.partition('=')[0]} is no setting of this verb; those of vectors, text, data and seed are"
+            )
+    for file in files:
+        if file.endswith((".yaml", ".yml")):
+            raise UsageError(f"{file}: is no file of texts; give settings as KEY=VALUE")
     if options.text_column:
         settings.append(f"data.text_column={json.dumps(options.text_column)}")
-    files = [word for word in options.files if "=" not in word]
     if not files:
         raise UsageError("no file to train on; name one or more before the settings")
     train_on_files(files, options.out, load(None, settings), options.threads, _say)
@@ -173,6 +185,13 @@ def _vectors_drift(options: argparse.Namespace) -> None:
     from jobs.drift import show
 
     show(options.checkpoint, options.words, options.top, options.out, _say)
+
+
+def _count(word: str) -> int:
+    """Return the whole number above 0 that an option needs; argparse says what is wrong otherwise."""
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {word}")
+    return int(word)
 
 
 def _say(line: str) -> None:

@@ -145,11 +145,13 @@ def read(path: str) -> Checkpoint:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
-def read_initial(path: str) -> Initial:
-    """Return where a checkpoint's word vectors came from."""
+def read_initial(path: str) -> Initial | None:
+    """Return where a checkpoint's word vectors came from; None in one of an earlier version."""
     where = locate(path)
     try:
         with local_folder(where) as folder:
+            if INITIAL_FILE not in _read_json(folder / "manifest.json")["files"]:
+                return None
             _verify(where, folder, (INITIAL_FILE,))
             return Initial(**load_file(folder / INITIAL_FILE))
     except (OSError, ValueError, TypeError, StorageError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.storage import absolute, cache_folder, join, replacing
-from jobs import pretraining, vectors
+from jobs import initial, pretraining, vectors
 from jobs.dataset import Dataset
 from jobs.experiment import Experiment, digest
 from jobs.progress import lines
@@ -87,19 +87,20 @@ def prepare(
     elif found is None:
         found = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
     words = _choose(counts, found, text.min_count, text.lowercase)
-    table, known, respelled = vectors.initial(words, found, experiment.vectors.dimensions, experiment.seed)
+    table, known, respelled = initial.initial(words, found, experiment.vectors.dimensions, experiment.seed)
     scale = np.ones(len(table), np.float32)
     coverage = None
     if found is not None:
-        table, scale = vectors.scaled(table, experiment.vectors.norm)
+        table, scale = initial.scaled(table, experiment.vectors.norm)
         known_words = {word for word, is_known in zip(words, known[2:], strict=True) if is_known}
+        respelled_words = {word for word, is_respelled in zip(words, respelled[2:], strict=True) if is_respelled}
         coverage = vectors.Coverage(
             words=len(counts),
             covered_words=sum(word in known_words for word, _ in counts),
             tokens=sum(count for _, count in counts),
             covered_tokens=sum(count for word, count in counts if word in known_words),
-            respelled=respelled,
-            composed=len(found.composed),
+            respelled=sum(word in respelled_words for word, _ in counts),
+            composed=sum(word in found.composed for word, _ in counts),
         )
     vocabulary = Vocabulary(words)
     train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)

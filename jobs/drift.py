@@ -27,8 +27,8 @@ COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 class Drift:
     """How far word vectors moved in training.
 
-    words: those that the training texts hold, `n` of them, the most frequent first; counts: `(n,)` int64;
-    pretrained: `(n,)` bool, whether they came from the vectors file; distance: `(n,)` float32, L2, between
+    words: those of the training texts that are trained, `n` of them, the most frequent first; counts: `(n,)`
+    int64; pretrained: `(n,)` bool, whether they came from the vectors file; distance: `(n,)` float32, L2, between
     the vector before and after; cosine: `(n,)` between the two; expected: `(n,)` the median distance of
     words as frequent. before, after: `(vocabulary,
     dimensions)`, of every word of the checkpoint.
@@ -97,10 +97,19 @@ class Drift:
 
 
 def measure(loaded: Checkpoint, initial: Initial) -> Drift:
-    """Return how far a checkpoint's vectors moved."""
+    """Return how far a checkpoint's vectors moved.
+
+    Raises:
+        VectorsError: no word's vector was trained.
+    """
     after = trained_vectors(loaded)
     before = np.concatenate([initial.vectors, after[len(initial.vectors) :]])
-    seen = np.flatnonzero(initial.counts[2:] > 0)
+    trained = initial.counts > 0
+    if loaded.experiment.model.trained_words == "out-of-vocabulary":
+        trained &= ~initial.pretrained
+    seen = np.flatnonzero(trained[2:])
+    if not len(seen):
+        raise VectorsError("no word's vector was trained: the training texts hold none that could be")
     old, new = before[seen + 2], after[seen + 2]
     distance = np.linalg.norm(new - old, axis=1)
     lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
@@ -127,7 +136,10 @@ def of(path: str) -> Drift:
     loaded = checkpoint.read(path)
     if "vectors" not in loaded.weights:
         raise VectorsError(f"{path}: its word vectors are static, none has moved")
-    return measure(loaded, checkpoint.read_initial(path))
+    initial = checkpoint.read_initial(path)
+    if initial is None:
+        raise VectorsError(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
+    return measure(loaded, initial)
 
 
 def show(path: str, words: Sequence[str], most: int, out: str | None, say: Callable[[str], None]) -> None:

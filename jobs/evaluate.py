@@ -11,6 +11,7 @@ from jobs.experiment import overridden
 from jobs.predict import classify
 from jobs.report import Evaluation, write
 from jobs.rows import DataError
+from jobs.word2vec import VectorsError
 
 
 def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str], None]) -> Evaluation:
@@ -57,10 +58,12 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     say(found.table())
     with written_folder(target) as folder:
         more = []
-        if "vectors" in loaded.weights:
-            moved = drift.measure(loaded, checkpoint.read_initial(where))
+        try:
+            moved = drift.of(where)
             drift.write(folder, moved)
             more = drift.section(moved)
+        except VectorsError:  # no vector was trained
+            pass
         write(folder, found, loaded, more)
     say(f"report: {join(target, 'report.md')}")
     return found

@@ -4,9 +4,7 @@ python -m jobs vectors export runs/tickets vectors-tuned.bin --merge
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -37,15 +35,19 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
     settings = loaded.experiment.vectors
     if original is not None:
         settings = settings.model_copy(update={"path": original})
-    if storage.is_uri(out):
-        raise VectorsError(f"{out}: vectors are written to a path of this machine")
+    target = storage.local_target(out)
+    for name in (loaded.experiment.vectors.path, original):
+        if name is not None and vectors.same_file(name, target):
+            raise VectorsError(f"{out}: is the file that the vectors started from, which is never changed")
+    if merge and loaded.experiment.model.embedding == "rand":
+        raise VectorsError("with model.embedding=rand no vector came from a file; there is nothing to merge with")
     if merge and settings.path is None:
         raise VectorsError("the vectors did not come from a file; name one to merge with --original")
-    if settings.path and os.path.exists(out) and os.path.exists(settings.path) and os.path.samefile(out, settings.path):
-        raise VectorsError(f"{out}: is the file that the vectors started from, which is never changed")
+    initial = checkpoint.read_initial(path)
+    if initial is None:
+        raise VectorsError(f"{path}: an earlier version made it, which kept no lengths; train again")
     if "vectors" not in loaded.weights:
         say("model.embedding=static: the vectors were not trained; these are the original ones")
-    initial = checkpoint.read_initial(path)
     matrix = trained_vectors(loaded)
     seen, dimensions = len(initial.vectors), matrix.shape[1]
     moved = (matrix[2:seen] != initial.vectors[2:]).any(axis=1)
@@ -54,9 +56,9 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
     if merge:
         trained = {word for word, has_moved in zip(loaded.words, moved, strict=False) if has_moved}
         count, rows = _merged(settings, own, trained, dimensions)
-    with storage.replacing(Path(out)) as part, part.open("wb") as stream, bar("writing", "words", count) as tell:
+    with storage.replacing(target) as part, part.open("wb") as stream, bar("writing", "words", count) as tell:
         word2vec.write(stream, count, dimensions, _told(rows, tell))
-    say(f"wrote {out}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
+    say(f"wrote {target}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
 
 
 def trained_vectors(loaded: Checkpoint) -> np.ndarray:
@@ -70,7 +72,7 @@ def _merged(
     """Return how many words there are with those of the original, and all of them: the original's first."""
 
     def original() -> Iterator[Row]:
-        found = vectors.rows(str(settings.path), settings, lambda line: None)
+        found = vectors.rows(str(settings.path), settings)
         return (row for row in found if word2vec.is_one_word(row[0]))
 
     found = 0

@@ -124,9 +124,10 @@ def _header(source: _Source) -> _Header:
     dimensions, _, _, _, _, _, _, _, buckets, shortest, longest, _, _ = source.unpack("<12id")
     entries, words, _ = source.unpack("<3i")
     _, pruned = source.unpack("<2q")
-    if not (0 < dimensions <= LARGEST_DIMENSION and buckets >= 0 and 0 <= words <= entries):
+    if not (0 < dimensions <= LARGEST_DIMENSION and buckets >= 0 and 0 <= words <= entries and shortest >= 0):
         raise VectorsError(
-            f"{source.where}: announces {dimensions} dimensions, {buckets} buckets and {words} words of {entries}"
+            f"{source.where}: announces {dimensions} dimensions, {buckets} buckets, {words} words of {entries} and "
+            f"n-grams from {shortest} letters on"
         )
     if pruned > 0:
         raise VectorsError(f"{source.where}: is pruned and quantised (.ftz); use the model's .bin")

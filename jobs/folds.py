@@ -14,7 +14,7 @@ import numpy as np
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.storage import absolute, exists, join, locked, read_text, write_text
-from jobs import conflicts, dataset
+from jobs import conflicts, dataset, vectors
 from jobs.corpus import Corpus, prepare, read_vectors
 from jobs.dataset import Dataset
 from jobs.experiment import Experiment, digest
@@ -198,8 +198,11 @@ def _corpora(
 
 
 def _key(experiment: Experiment, parts: list[Dataset]) -> str:
-    """Return what identifies a cross-validation: rows and all settings that decide its result."""
+    """Return what identifies a cross-validation: rows, vectors and all settings that decide its result."""
     settings = experiment.model_dump(include={"text", "vectors", "model", "seed"})
     settings["train"] = experiment.train.model_dump(exclude=WITHOUT_EFFECT)
     rows = [part.digest() for each in parts for part in (each.train, each.validation, each.test)]
-    return digest([settings, rows])
+    pretrained = None
+    if experiment.model.embedding != "rand":
+        pretrained = [vectors.fingerprint(experiment.vectors), str(parts[0].background)]
+    return digest([settings, rows, pretrained])

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.storage import is_uri, replacing
+from cluster.storage import local_target, replacing
+from jobs import vectors
 from jobs.experiment import Experiment
 from jobs.experiment import Vectors as Settings
 from jobs.progress import bar
@@ -99,7 +100,7 @@ def train(
     if not any(count >= settings.min_count for count in texts.counts.values()):
         raise VectorsError(
             f"word2vec cannot be trained on these texts: no word occurs {settings.min_count} times; lower "
-            "vectors.min_count, or use model.embedding=rand"
+            "vectors.min_count"
         )
     model = Word2Vec(
         vector_size=settings.dimensions,
@@ -145,30 +146,25 @@ def train_on_files(
     Raises:
         VectorsError, and DataError where a file is missing or broken.
     """
-    if is_uri(out):
-        raise VectorsError(f"{out}: vectors are written to a path of this machine")
     settings = experiment.vectors
     if settings.path is not None:
         raise VectorsError(f"vectors.path={settings.path} is a file to read; the file to write is --out")
+    target = local_target(out)
+    for file in files:
+        if target.exists() and vectors.same_file(file, target):
+            raise VectorsError(f"{out}: is one of the files to train on")
     threads = threads or len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(dir=_folder_of(out)) as scratch:
+    # The tokenised texts may be as large as they come, so they lie where the vectors will.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
         texts = write_texts(Path(scratch), _tokenized(files, experiment))
+        if not texts.num_words:
+            raise VectorsError(f"{', '.join(files)}: no word to train on")
         say(f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.counts):,} of them different")
         total = settings.epochs * texts.num_words
-        with replacing(Path(out)) as part, bar(f"word2vec, {threads} threads", "words", total) as tell:
+        with replacing(target) as part, bar(f"word2vec, {threads} threads", "words", total) as tell:
             train(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
     kept = sum(count >= settings.min_count for count in texts.counts.values())
-    say(f"wrote {out}: {kept:,} words x {settings.dimensions} dimensions")
-
-
-def _folder_of(out: str) -> Path:
-    """Return the folder for `out` and, while it is made, for the texts, which may be as large as they come."""
-    folder = Path(out).expanduser().absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VectorsError(f"{out}: cannot be written: {error}") from error
-    return folder
+    say(f"wrote {target}: {kept:,} words x {settings.dimensions} dimensions")
 
 
 def _tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:

@@ -41,7 +41,7 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
     """
     space = dimensions(experiment)
     kinds = embeddings(experiment, space)
-    say_all(say, conflicts.check(experiment, kinds, {each.path for each in space}))
+    say_all(say, conflicts.check(experiment, kinds, {each.path: each.values for each in space}))
     with connect():
         found = dataset.load(experiment)
         say_all(say, found.notes)

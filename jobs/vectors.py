@@ -1,4 +1,4 @@
-"""Initial word vectors: read from a file, or drawn at random.
+"""Pretrained word vectors, read from a file.
 
 The file is only ever read. word2vec (binary and text), GloVe and fastText text come through jobs/word2vec,
 fastText models through jobs/fasttext, plain or gzipped, from a path, a URI, or a name that gensim's
@@ -8,7 +8,7 @@ downloader knows. What a vocabulary needs of a file is kept in the storage, and 
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -79,7 +79,8 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
     name = str(settings.path)
     path = _located(name, say)
     try:
-        known = source.fingerprint(path) if cache else None
+        # gensim keeps parts of its own files beside them, which no fingerprint sees.
+        known = source.fingerprint(path) if cache and not settings.allow_pickle else None
         kept = None
         if cache and known:
             decides = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(wanted)]
@@ -89,14 +90,29 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
                 say(f"vectors of {name}, as read before: {kept}")
                 return found
         say(f"reading vectors from {name}")
-        found = _read(name, path, settings, wanted, say)
-        if not found.words:
-            raise VectorsError(f"{name}: holds none of the words that occur in the texts")
+        found = _checked(name, settings, _read(name, path, settings, wanted, say), say)
         if kept:
             _save(kept, found)
         return found
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
+
+
+def _checked(name: str, settings: Settings, found: Vectors, say: Callable[[str], None]) -> Vectors:
+    """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
+    if not found.words:
+        raise VectorsError(f"{name}: holds none of the words that occur in the texts")
+    dimensions = found.matrix.shape[1]
+    if settings.dimensions not in (dimensions, Settings.model_fields["dimensions"].default):
+        raise VectorsError(f"{name}: has {dimensions} dimensions, where vectors.dimensions says {settings.dimensions}")
+    filled = found.matrix.any(axis=1)
+    if filled.all():
+        return found
+    if not filled.any():
+        raise VectorsError(f"{name}: holds nothing but zeros for the words that occur in the texts")
+    say(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
+    words = [word for word, is_filled in zip(found.words, filled, strict=True) if is_filled]
+    return Vectors(words, found.matrix[filled], found.composed)
 
 
 @contextlib.contextmanager
@@ -121,59 +137,37 @@ def _unpacked(name: str, path: str, say: Callable[[str], None]) -> Iterator[Bina
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def rows(name: str, settings: Settings, say: Callable[[str], None]) -> Iterator[word2vec.Row]:
-    """Yield every word of a word2vec or GloVe file with its vector."""
-    with _unpacked(name, _located(name, say), say) as stream:
+def fingerprint(settings: Settings) -> str | None:
+    """Return what identifies the file that is read; None for vectors that are trained here."""
+    if settings.path is None:
+        return None
+    try:
+        return source.fingerprint(_located(settings.path, lambda line: None))
+    except storage.StorageError as error:
+        raise VectorsError(f"{error} (vectors.path)") from error
+
+
+def same_file(name: str, path: Path) -> bool:
+    """Tell whether `vectors.path` means a file of this machine, whatever it is called."""
+    if name.startswith(GENSIM):
+        import gensim.downloader
+
+        model = name.removeprefix(GENSIM)
+        name = str(Path(gensim.downloader.BASE_DIR, model, f"{model}.gz"))
+    other = Path(name.removeprefix("file://")).expanduser()
+    return path.exists() and other.exists() and path.samefile(other)
+
+
+def rows(name: str, settings: Settings) -> Iterator[word2vec.Row]:
+    """Yield every word of a word2vec or GloVe file with its vector; VectorsError if it is of another format."""
+
+    def silent(line: str) -> None:
+        pass
+
+    with _unpacked(name, _located(name, silent), silent) as stream:
+        if _format(name, stream, settings) in ("fasttext", "keyed-vectors"):
+            raise VectorsError(f"{name}: only word2vec and GloVe files are read whole, not fastText models and pickles")
         yield from word2vec.rows(name, stream, settings.format, settings.unicode_errors, lambda word: True)
-
-
-def initial(
-    words: Sequence[str], pretrained: Vectors | None, dimensions: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return a table of initial vectors, which of its words are pretrained, and how many were respelled.
-
-    Row 0 is padding and row 1 the unknown word, both zero; words follow. A word without a pretrained
-    vector gets U(-a, a), with a such that its variance is that of the pretrained ones (Kim 2014,
-    section 3.1), or a = 0.25 when there are none.
-
-    Returns:
-        `(words + 2, dimensions)` float32, `(words + 2,)` bool, and a count.
-    """
-    generator = np.random.default_rng(seed)
-    bound = 0.25
-    if pretrained is not None:
-        dimensions = pretrained.matrix.shape[1]
-        bound = float(np.sqrt(3 * pretrained.matrix.var()))
-    table = generator.uniform(-bound, bound, (len(words) + 2, dimensions)).astype(np.float32)
-    table[:2] = 0
-    known = np.zeros(len(words) + 2, bool)
-    respelled = 0
-    if pretrained is not None:
-        exact = {word: row for row, word in enumerate(pretrained.words)}
-        any_case: dict[str, int] = {}
-        for row, word in enumerate(pretrained.words):
-            any_case.setdefault(word.lower(), row)
-        for number, word in enumerate(words, start=2):
-            row = exact.get(word)
-            if row is None:
-                row = any_case.get(word.lower())
-                respelled += row is not None
-            if row is not None:
-                table[number] = pretrained.matrix[row]
-                known[number] = True
-    return table, known, respelled
-
-
-def scaled(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return a table with every row that is not zero scaled to an L2 norm, and each row's factor, `(words,)`.
-
-    Without a norm the table stays as it is.
-    """
-    lengths = np.linalg.norm(table, axis=1)
-    if norm is None:
-        return table, np.ones(len(table), np.float32)
-    factors = np.where(lengths > 0, norm / np.where(lengths > 0, lengths, 1), 1).astype(np.float32)
-    return table * factors[:, None], factors
 
 
 def _located(name: str, say: Callable[[str], None]) -> str:
@@ -213,15 +207,7 @@ def _downloaded(model: str, say: Callable[[str], None]) -> str:
 
 def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Callable[[str], None]) -> Vectors:
     with _unpacked(name, path, say) as stream:
-        beginning = stream.peek(4)[:4]  # type: ignore[attr-defined]
-        format = settings.format
-        if format == "auto":
-            if beginning == fasttext.MAGIC:
-                format = "fasttext"
-            elif beginning == ZIP:
-                raise VectorsError(f"{name}: is a zip archive; unpack it and name one of its files")
-            elif beginning[:1] == PICKLE:
-                format = "keyed-vectors"
+        format = _format(name, stream, settings)
         if format == "keyed-vectors":
             return _read_pickled(name, path, settings, wanted)
         if format == "fasttext":
@@ -234,6 +220,19 @@ def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Calla
             settings.extra_words,
             lambda keep: word2vec.rows(name, stream, format, settings.unicode_errors, keep),
         )
+
+
+def _format(name: str, stream: BinaryIO, settings: Settings) -> str:
+    """Return the format that is set or, for auto, that the file's first bytes tell, which may leave it at auto."""
+    beginning = stream.peek(4)[:4]  # type: ignore[attr-defined]
+    if settings.format == "auto":
+        if beginning == fasttext.MAGIC:
+            return "fasttext"
+        if beginning == ZIP:
+            raise VectorsError(f"{name}: is a zip archive; unpack it and name one of its files")
+        if beginning[:1] == PICKLE:
+            return "keyed-vectors"
+    return settings.format
 
 
 def _chosen(wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]) -> Vectors:

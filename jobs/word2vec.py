@@ -14,8 +14,11 @@ from cluster import UsageError
 
 LONGEST_WORD = 4096  # bytes; more without a space means that the file is no vectors file
 LARGEST_DIMENSION = 10_000
+LARGEST_NUMBER = 1e6
 LONGEST_ROW = LONGEST_WORD + 32 * LARGEST_DIMENSION  # bytes, of text
 CHUNK_BYTES = 1 << 18  # stays in the processor's cache while its rows are looked at
+
+BOM = b"\xef\xbb\xbf"
 
 Row = tuple[str, np.ndarray]
 
@@ -37,7 +40,7 @@ def rows(where: str, stream: BinaryIO, format: str, errors: str, keep: Callable[
     Raises:
         VectorsError: the file is of another format, or broken; says where.
     """
-    first = stream.readline(LONGEST_ROW)
+    first = stream.readline(LONGEST_ROW).removeprefix(BOM)
     header = _header(first)
     if header is None:
         if format.startswith("word2vec"):
@@ -53,7 +56,7 @@ def rows(where: str, stream: BinaryIO, format: str, errors: str, keep: Callable[
     if not 0 < dimensions <= LARGEST_DIMENSION:
         raise VectorsError(f"{where}: its first line announces {dimensions} dimensions")
     start = stream.readline(LONGEST_ROW)
-    text = _text_row(start, dimensions) is not None if format == "auto" else format == "word2vec-text"
+    text = _is_text(start, dimensions) if format == "auto" else format == "word2vec-text"
     if text:
         yield from _text_rows(where, stream, dimensions, count, start, errors, keep)
     else:
@@ -83,9 +86,9 @@ def decoded(where: str, raw: bytes, errors: str) -> str:
 
 
 def finite(where: str, vector: np.ndarray) -> np.ndarray:
-    """Return a vector as it is; VectorsError if it holds NaN or infinite numbers."""
-    if not np.isfinite(vector).all():
-        raise VectorsError(f"{where}: the vector holds NaN or infinite numbers")
+    """Return a vector as it is; VectorsError if it holds NaN, or numbers that no training gives."""
+    if not np.abs(vector).max(initial=0) < LARGEST_NUMBER:  # NaN is not below it either
+        raise VectorsError(f"{where}: the vector holds NaN, or numbers beyond {LARGEST_NUMBER:g}")
     return vector
 
 
@@ -106,6 +109,15 @@ def _text_row(line: bytes, dimensions: int) -> tuple[bytes, np.ndarray] | None:
             return fields[0], np.array([float(field) for field in fields[1:]]).astype(np.float32)
     except ValueError:
         return None
+
+
+def _is_text(line: bytes, dimensions: int) -> bool:
+    """Tell whether a row is text, though perhaps a broken one, and not the beginning of binary rows."""
+    if _text_row(line, dimensions) is not None:
+        return True
+    fields = line.split()
+    is_long_enough = len(fields) - 1 >= max(2, dimensions // 2)
+    return is_long_enough and sum(_is_number(field) for field in fields[1:]) >= (len(fields) - 1) / 2
 
 
 def _is_number(field: bytes) -> bool:

@@ -32,7 +32,7 @@ def test_random_vectors_are_all_out_of_vocabulary() -> None:
 def test_a_search_for_nothing_is_refused() -> None:
     """Where no kind that is searched has the setting."""
     with pytest.raises(ExperimentError, match=r"train.vectors_pull has no effect"):
-        check(Experiment(), {"static"}, {"train.vectors_pull"})
+        check(Experiment(), {"static"}, {"train.vectors_pull": [0.0, 1.0]})
 
 
 def test_freezing_all_epochs_is_static() -> None:
@@ -40,14 +40,26 @@ def test_freezing_all_epochs_is_static() -> None:
     experiment = Experiment().replace({"train.frozen_epochs": 8, "train.epochs": 20, "tune.epochs": 8})
     assert check(experiment, {"non-static"}) == []
     with pytest.raises(ExperimentError, match=r"frozen_epochs=8 of 8 epochs .* model.embedding=static is that"):
-        check(experiment, {"non-static"}, {"model.dropout"})
-    assert check(experiment, {"non-static"}, {"train.frozen_epochs"}) == []
+        check(experiment, {"non-static"}, {"model.dropout": [0.1, 0.5]})
+    assert check(experiment, {"non-static"}, {"train.frozen_epochs": [0, 7]}) == []
+    with pytest.raises(ExperimentError, match=r"frozen_epochs=9 of 8 epochs"):
+        check(experiment, {"non-static"}, {"train.frozen_epochs": [0, 9]})
 
 
 def test_folds_draw_their_own_test_parts() -> None:
     """A test file beside them would not be read."""
     with pytest.raises(ExperimentError, match=r"leave data.test away"):
         check(Experiment().replace({"train.folds": 5, "data.test": "x.csv"}), {"rand"})
+
+
+def test_folds_pass_over_workers_and_shares() -> None:
+    """And a search passes over folds."""
+    experiment = Experiment().replace({"train.folds": 5, "train.workers": 2, "data.test_share": 0.3})
+    assert [note.split(" has ")[0].split(" have ")[0] for note in check(experiment, {"static"})] == [
+        "train.workers and train.use_gpu",
+        "data.test_share",
+    ]
+    assert "not for a search" in check(experiment, {"static"}, {"model.dropout": [0.1, 0.5]})[0]
 
 
 def test_what_is_passed_over_is_said() -> None:
@@ -69,3 +81,4 @@ def test_what_a_search_found_can_be_trained() -> None:
     assert relieved(found).model.dropout == 0.2
     kept = found.replace({"model.embedding": "non-static"})
     assert relieved(kept) == kept
+    assert relieved(kept.replace({"train.folds": 3})) == kept

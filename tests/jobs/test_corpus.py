@@ -13,7 +13,7 @@ from tests.conftest import write_word2vec
 
 
 def vectors_file(folder: Path) -> Path:
-    words = ["film", "Great", "unseen", "music"]
+    words = ["film", "Great", "Unseen", "music"]
     return write_word2vec(folder / "v.bin", words, np.arange(16, dtype=np.float32).reshape(4, 4))
 
 
@@ -25,7 +25,7 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
     toy: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     """A later text's word that only the file has keeps its vector; case is a second chance."""
-    settings = {"vectors__path": str(vectors_file(tmp_path)), "model__embedding": "static"}
+    settings = {"vectors__path": str(vectors_file(tmp_path)), "vectors__dimensions": 4, "model__embedding": "static"}
     corpus = prepared(toy(**settings, vectors__norm=None))
     assert corpus.vectors.shape == (len(corpus.words) + 2, 4)
     assert corpus.words[-1] == "unseen"
@@ -34,7 +34,7 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
     assert row["great"].tolist() == [4, 5, 6, 7]
     assert row["unseen"].tolist() == [8, 9, 10, 11]
     assert corpus.coverage is not None
-    assert (corpus.coverage.covered_words, corpus.coverage.respelled) == (3, 1)
+    assert (corpus.coverage.covered_words, corpus.coverage.respelled) == (3, 1)  # Unseen is in no text
     assert 0 < corpus.coverage.covered_tokens < corpus.coverage.tokens
     assert "were found in another case" in str(corpus.coverage)
     assert (corpus.scale == 1).all()
@@ -42,7 +42,7 @@ def test_the_vocabulary_is_the_training_words_and_then_the_files(
 
 def test_vectors_have_the_norm_that_is_set(toy: Callable[..., Experiment], tmp_path: Path) -> None:
     """Those of the file and those drawn for words that it lacks; padding stays zero, random tables as they are."""
-    settings = {"vectors__path": str(vectors_file(tmp_path)), "model__embedding": "static"}
+    settings = {"vectors__path": str(vectors_file(tmp_path)), "vectors__dimensions": 4, "model__embedding": "static"}
     plain, corpus = prepared(toy(**settings, vectors__norm=None)), prepared(toy(**settings, vectors__norm=2.0))
     np.testing.assert_allclose(np.linalg.norm(corpus.vectors[2:], axis=1), 2, rtol=1e-6)
     assert not corpus.vectors[:2].any()
@@ -54,7 +54,7 @@ def test_vectors_have_the_norm_that_is_set(toy: Callable[..., Experiment], tmp_p
 
 def test_rare_words_are_unknown_unless_they_have_a_vector(toy: Callable[..., Experiment], tmp_path: Path) -> None:
     """min_count drops what nothing is known of."""
-    settings = {"text__min_count": 1000, "vectors__path": str(vectors_file(tmp_path))}
+    settings = {"text__min_count": 1000, "vectors__path": str(vectors_file(tmp_path)), "vectors__dimensions": 4}
     assert prepared(toy(**settings)).words == ["film", "music", "great", "unseen"] or set(
         prepared(toy(**settings)).words
     ) == {"film", "music", "great", "unseen"}
@@ -63,11 +63,11 @@ def test_rare_words_are_unknown_unless_they_have_a_vector(toy: Callable[..., Exp
 
 def test_rand_knows_no_word_that_training_never_saw(toy: Callable[..., Experiment], tmp_path: Path) -> None:
     """Its vector would be noise; the texts are otherwise the same, the dimensions those asked for."""
-    experiment = toy(vectors__path=str(vectors_file(tmp_path)))
+    experiment = toy(vectors__path=str(vectors_file(tmp_path)), vectors__dimensions=4)
     corpus = prepared(experiment)
     random = prepared(experiment, pretrained=False)
     assert random.words == [word for word in corpus.words if word != "unseen"]
-    assert random.vectors.shape == (len(random.words) + 2, 12)
+    assert random.vectors.shape == (len(random.words) + 2, 4)
     assert random.coverage is None
     assert (random.train.tokens.ids == corpus.train.tokens.ids).all()
     assert random.held_out == corpus.held_out

@@ -90,7 +90,9 @@ def test_static_vectors_have_not_moved(toy: Callable[..., Experiment], tmp_path:
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     next(loop.epochs())
     snapshot(experiment, corpus, loop, tmp_path / "checkpoint", resumable=False)
-    assert len(checkpoint.read_initial(str(tmp_path / "checkpoint")).vectors) == 0
+    initial = checkpoint.read_initial(str(tmp_path / "checkpoint"))
+    assert initial is not None
+    assert len(initial.vectors) == 0
     with pytest.raises(VectorsError, match="its word vectors are static"):
         drift.of(str(tmp_path / "checkpoint"))
 
@@ -106,3 +108,16 @@ def test_an_altered_start_is_refused(toy: Callable[..., Experiment], tmp_path: P
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(checkpoint.CheckpointError, match=r"initial.safetensors is not what the manifest says"):
         drift.of(str(tmp_path / "checkpoint"))
+
+
+def test_words_that_are_not_trained_do_not_count() -> None:
+    """With model.trained_words the figures are those of the words that could move."""
+    experiment = Experiment().replace({"model.trained_words": "out-of-vocabulary"})
+    before = np.ones((5, 2), np.float32)
+    after = before + np.array([[0], [0], [0], [1], [0]], np.float32)
+    loaded = Checkpoint(experiment, ["a", "b"], ["known", "unknown", "other"], {"vectors": after}, {})
+    initial = Initial(before, np.array([0, 0, 9, 2, 1]), np.array([0, 0, 1, 0, 0], bool), np.ones(5))
+    assert drift.measure(loaded, initial).words == ["unknown", "other"]
+    nothing = Initial(before, np.zeros(5, int), initial.pretrained, np.ones(5))
+    with pytest.raises(VectorsError, match="no word's vector was trained"):
+        drift.measure(loaded, nothing)

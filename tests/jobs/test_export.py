@@ -1,6 +1,8 @@
 """Fine-tuned vectors as a file that gensim opens; the original stays as it was."""
 
+import dataclasses
 import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
-from jobs.checkpoint import Checkpoint, Initial, write
+from cluster.storage import StorageError
+from jobs.checkpoint import Checkpoint, Initial, read, read_initial, write
 from jobs.corpus import prepare
 from jobs.dataset import load
 from jobs.experiment import Experiment
@@ -74,7 +77,9 @@ def test_the_others_are_merged_as_they_are(saved: Callable[..., str], original: 
     assert hashlib.sha256(original.read_bytes()).digest() == before
 
 
-def test_the_original_is_never_written_over(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
+def test_the_original_is_never_written_over(
+    saved: Callable[..., str], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under whatever name it is given."""
     before = original.read_bytes()
     link = tmp_path / "link.bin"
@@ -82,7 +87,40 @@ def test_the_original_is_never_written_over(saved: Callable[..., str], original:
     for out in (original, link):
         with pytest.raises(VectorsError, match="is the file that the vectors started from"):
             export(saved(), str(out), None, True, print)
+    other = write_word2vec(tmp_path / "other.bin", ["the"], ORIGINAL[:1])
+    with pytest.raises(VectorsError, match="is the file that the vectors started from"):
+        export(saved(), str(original), str(other), True, print)
+    for name in (str(other), f"file://{other}", "~/other.bin"):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(VectorsError, match="is the file that the vectors started from"):
+            export(saved(), str(other), name, True, print)
     assert original.read_bytes() == before
+
+
+def test_what_cannot_be_written_or_merged_is_said_before_anything_is_done(
+    saved: Callable[..., str], tmp_path: Path
+) -> None:
+    """A folder, a URI; an original that is no word2vec file; an older checkpoint."""
+    with pytest.raises(StorageError, match="is a folder; name a file"):
+        export(saved(), str(tmp_path), None, False, print)
+    with pytest.raises(StorageError, match="not to a URI"):
+        export(saved(), "s3://bucket/x.bin", None, False, print)
+    (tmp_path / "v.kv").write_bytes(pickle.dumps(1))
+    with pytest.raises(VectorsError, match="only word2vec and GloVe files are read whole"):
+        export(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True, print)
+    write(tmp_path / "old", read(saved()))
+    with pytest.raises(VectorsError, match="an earlier version made it"):
+        export(str(tmp_path / "old"), str(tmp_path / "out.bin"), None, False, print)
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path) -> None:
+    """They never were in the file's space."""
+    loaded = read(saved())
+    random = loaded.experiment.replace({"model.embedding": "rand"})
+    write(tmp_path / "rand", dataclasses.replace(loaded, experiment=random), initial=read_initial(saved()))
+    with pytest.raises(VectorsError, match="no vector came from a file"):
+        export(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True, print)
 
 
 def test_static_vectors_are_said_to_be_the_original_ones(saved: Callable[..., str], tmp_path: Path) -> None:
@@ -110,7 +148,7 @@ def test_a_trained_run_is_exported_in_the_files_lengths(
     words = ["film", "great", "unseen", "elsewhere"]
     matrix = np.arange(1, 21, dtype=np.float32).reshape(4, 5)
     source = write_word2vec(tmp_path / "long.bin", words, matrix)
-    experiment = toy(model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0)
+    experiment = toy(model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0, vectors__dimensions=5)
     corpus = prepare(experiment, load(experiment), pretrained=True, progress=print)
     assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)

@@ -74,6 +74,7 @@ def test_a_model_cut_off_anywhere_is_refused(path: Path) -> None:
         (8, "<i", 0, "announces 0 dimensions"),
         (8, "<i", 2_000_000_000, "announces 2000000000 dimensions"),
         (40, "<i", -1, "-1 buckets"),
+        (44, "<i", -1, "n-grams from -1 letters"),
         (64, "<i", 2_000_000_000, "is cut off|cannot stand there|is longer than"),
         (84, "<q", 5, r"is pruned and quantised"),
     ],

@@ -76,7 +76,10 @@ def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[...
 
 def test_a_run_that_goes_on_ends_as_one_that_never_stopped(toy: Callable[..., Experiment]) -> None:
     """Bit for bit, dropout and all."""
-    experiment = toy(model__embedding="multichannel", train__epochs=4, train__patience=9)
+    experiment = toy(
+        model__embedding="multichannel", train__epochs=4, train__patience=9, train__frozen_epochs=1,
+        train__vectors_pull=0.1, train__vectors_learning_rate=0.003,
+    )  # fmt: skip
     whole = loop_of(experiment)
     list(whole.epochs())
     first = loop_of(experiment)

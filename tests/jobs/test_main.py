@@ -205,7 +205,13 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
     [
         (["train", "none.txt", "--out", "x.bin"], "error: none.txt: no such file"),
         (["train", "vectors.epochs=1", "--out", "x.bin"], "error: no file to train on"),
-        (["train", "README.md", "--out", "s3://b/x.bin"], "error: s3://b/x.bin: vectors are written to a path"),
+        (["train", "README.md", "--out", "s3://b/x.bin"], "error: s3://b/x.bin: is written to a path"),
+        (["train", "README.md", "--out", "jobs"], "error: jobs: is a folder"),
+        (["train", "README.md", "--out", "README.md"], "error: README.md: is one of the files to train on"),
+        (["train", "/dev/null", "--out", "x.bin"], "no such file"),
+        (["train", "tests/__init__.py", "--out", "x.bin"], "error: tests/__init__.py: no word to train on"),
+        (["train", "experiments/trec.yaml", "--out", "x.bin"], "is no file of texts"),
+        (["train", "README.md", "train.epochs=3", "--out", "x.bin"], "error: train.epochs is no setting of this verb"),
         (["train", "README.md", "--out", "x.bin", "vectors.path=v"], "error: vectors.path=v is a file to read"),
         (["train", "README.md", "--out", "README.md/x.bin"], "error: README.md/x.bin: cannot be written"),
         (["train", "README.md", "--out", "x.bin", "vectors.min_count=99999"], "lower vectors.min_count"),
@@ -248,3 +254,26 @@ def test_a_setting_may_stand_behind_an_option(capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit):
             main(wrong)
         assert "unrecognized arguments" in capsys.readouterr().err
+    for wrong in (["vectors", "train", "a", "--out", "b", "--threads", "-1"], ["vectors", "drift", "a", "--top", "0"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert "must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a setting only where no such file exists, and where it looks like one."""
+    monkeypatch.chdir(tmp_path)
+    Path("a=b").write_text("the cat sat\n" * 9)
+    assert main(["vectors", "train", "a=b", "--out", "v.bin", "vectors.epochs=1"]) == 0
+    assert Path("v.bin").exists()
+
+
+def test_evaluate_measures_a_checkpoint_of_an_earlier_version(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It kept nothing to compare vectors with, so the report has no such section."""
+    checkpoint.write(tmp_path / "old" / "checkpoint", checkpoint.read(str(trained)))
+    assert main(["evaluate", str(tmp_path / "old" / "checkpoint")]) == 0
+    assert "word vectors" not in (tmp_path / "old" / "report" / "report.md").read_text()
+    assert main(["vectors", "drift", str(tmp_path / "old" / "checkpoint")]) == 2
+    assert "an earlier version made it" in capsys.readouterr().err

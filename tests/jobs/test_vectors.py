@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from cluster import source
 from jobs import vectors
 from jobs.experiment import Vectors as Settings
-from jobs.vectors import Vectors, VectorsError, initial
+from jobs.vectors import Vectors, VectorsError
 from tests.conftest import write_word2vec
 
 WORDS = ["the", "New", "new", "film", "naïve", "rest"]
@@ -90,14 +90,18 @@ def test_other_words_are_kept_for_later_texts(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "is neither word2vec"),
         (b"3 2\na 1 2\nb 1\n", "line 3: is not a word and 2 numbers"),
         (b"3 2\na 1 2\nb 1 2\n", "ends after 2 of the 3 words"),
-        (b"1 2\na 12345678901\n", "goes on after the 1 words of 2 dimensions"),
+        (b"1 2\na \x0145678901\n", "goes on after the 1 words of 2 dimensions"),
         (b"1 2\na 1 nan\n", "line 2: the vector holds NaN"),
         (b"a 1 2\nb 1 2 3\n", "line 2: is not a word and 2 numbers"),
         (b"1 999999999\na ", "announces 999999999 dimensions"),
         (b"99999999999 3\n" + b"a " + bytes(12), "ends after 1 of the 99,999,999,999 words"),
         (b"2 3\n" + bytes(9000), "is longer than 4096 bytes"),
         (b"1 2\n\xff\xfe " + bytes(8), r"word 1: the word b'\\xff\\xfe' is not UTF-8"),
-        (b"1 2\na " + np.array([1, np.inf], "<f4").tobytes(), "word 1: the vector holds NaN or infinite"),
+        (b"1 2\na " + np.array([1, np.inf], "<f4").tobytes(), "word 1: the vector holds NaN, or numbers beyond"),
+        (b"1 2\na " + np.array([1, -1e25], "<f4").tobytes(), "word 1: the vector holds NaN, or numbers beyond"),
+        (b"2 3\na 1 2\nb 1 2 3\n", "line 2: is not a word and 3 numbers"),
+        (b"2 3\na 1 2 x\nb 1 2 3\n", "line 2: is not a word and 3 numbers"),
+        (b"1 2\na 0 0\n", "holds nothing but zeros"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
@@ -142,29 +146,6 @@ def test_a_missing_file_a_cut_gzip_and_none_of_the_words(tmp_path: Path) -> None
         read(settings(path), {"film"})
     with pytest.raises(VectorsError, match="none of the words"):
         read(settings(written(tmp_path, "binary"), extra_words=0), {"xyz"})
-
-
-def test_words_without_a_vector_have_the_variance_of_the_rest(tmp_path: Path) -> None:
-    """Kim 2014: U(-a, a); padding and the unknown word are zero; case is a second chance."""
-    found = read(settings(written(tmp_path, "binary")), {"film", "naïve", "rest", "the", "new"})
-    words = ["film", "THE", *(f"absent{number}" for number in range(5000))]
-    table, known, respelled = initial(words, found, 99, seed=0)
-    assert table.shape == (5004, 5)
-    assert table.dtype == np.float32
-    assert not table[:2].any()
-    assert known.tolist()[:5] == [False, False, True, True, False]
-    assert respelled == 1
-    np.testing.assert_allclose(table[2], MATRIX[3], atol=1e-6)
-    assert table[4:].var() == pytest.approx(found.matrix.var(), rel=0.05)
-    assert (initial(words, found, 99, seed=0)[0] == table).all()
-
-
-def test_random_vectors_are_kims() -> None:
-    """U(-0.25, 0.25) of the dimensions asked for."""
-    table, known, _ = initial(["a"] * 0 + [f"w{number}" for number in range(1000)], None, 7, seed=1)
-    assert table.shape == (1002, 7)
-    assert not known.any()
-    assert 0.24 < np.abs(table).max() <= 0.25
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -260,9 +241,13 @@ def test_what_was_read_is_kept_for_the_same_words(tmp_path: Path) -> None:
     assert said == [f"vectors of {path}, as read before: {kept}"]
     read(settings(path), {"film"}, cache)
     assert len(list(cache.iterdir())) == 2
-    path.write_bytes(middle + np.zeros(5, "<f4").tobytes())
+    for other in ({"extra_words": 1}, {"unicode_errors": "ignore"}, {"format": "word2vec-binary"}):
+        kept_before = len(list(cache.iterdir()))
+        read(settings(path, **other), {"film", "naïve"}, cache)
+        assert len(list(cache.iterdir())) == kept_before + 1
+    path.write_bytes(middle + np.full(5, 7, "<f4").tobytes())
     assert path.stat().st_size == before.st_size
-    assert not read(settings(path), {"film", "naïve"}, cache).matrix[-1].any()
+    assert (read(settings(path), {"film", "naïve"}, cache).matrix[-1] == 7).all()
     kept.write_bytes(kept.read_bytes()[:50])  # cut off: read again
     path.write_bytes(middle + MATRIX[-1].tobytes())
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -348,6 +333,29 @@ def test_a_model_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     )
     with pytest.raises(VectorsError, match="gensim's downloader failed: unable to read local cache"):
         read(settings("gensim:tiny-5"), {"film"})
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """Before the counts, or before the first word."""
+    for content in (b"2 2\na 1 2\nb 3 4\n", b"a 1 2\nb 3 4\n"):
+        (tmp_path / "v").write_bytes(b"\xef\xbb\xbf" + content)
+        assert read(settings(tmp_path / "v"), {"a"}).words == ["a", "b"]
+
+
+def test_a_vector_of_zeros_is_none(tmp_path: Path) -> None:
+    """Its word counts as one that the file lacks, and that is said."""
+    (tmp_path / "v").write_text("a 0 0\nb 3 4\n")
+    said: list[str] = []
+    assert vectors.read(settings(tmp_path / "v"), {"a", "b"}, None, said.append).words == ["b"]
+    assert said[-1].startswith("1 words have a vector of zeros")
+
+
+def test_other_dimensions_than_those_asked_for_are_an_error(tmp_path: Path) -> None:
+    """Where vectors.dimensions was set."""
+    path = written(tmp_path, "binary")
+    assert read(settings(path, dimensions=5), {"film"}).words
+    with pytest.raises(VectorsError, match=r"has 5 dimensions, where vectors.dimensions says 300"):
+        read(settings(path, dimensions=300), {"film"})
 
 
 def test_a_zip_archive_is_named(tmp_path: Path) -> None:
