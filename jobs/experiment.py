@@ -94,7 +94,8 @@ class Vectors(Section):
     """L2 norm that every word's vector is scaled to before training; null keeps the lengths of the file, where
     frequent words may be several times as long as rare ones."""
     dimensions: int = Field(100, ge=1)
-    """Of vectors that are trained here, or random; a file has its own."""
+    """Of vectors that are trained here, or random; a file has its own, and one that has others than are set here
+    is an error."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
     window: int = Field(5, ge=1)
     negative: int = Field(5, ge=0)
