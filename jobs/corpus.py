@@ -153,13 +153,16 @@ def _trained(
     folder = cache_folder(experiment.storage)
     settings = experiment.vectors
     with tempfile.TemporaryDirectory() as scratch:
-        rows: Iterable[list[str]] = tokenized
-        if dataset.background is not None:
-            rows = (line.split() for line in dataset.background.read_text(encoding="utf-8").split("\n"))
-        texts = pretraining.write_texts(Path(scratch), rows)
-        decides = [texts.key, settings.model_dump(include=set(pretraining.SETTINGS)), experiment.seed]
+        background = dataset.background
+        # What the background file holds is named by its path: it is made once, and not changed.
+        key = background.name if background else digest(tokenized)
+        decides = [key, settings.model_dump(include=set(pretraining.SETTINGS)), experiment.seed]
         target = folder / f"vectors-{digest(decides)}.bin"
         if not target.exists():
+            rows: Iterable[list[str]] = tokenized
+            if background is not None:
+                rows = (line.split() for line in background.read_text(encoding="utf-8").split("\n"))
+            texts = pretraining.write_texts(Path(scratch), rows)
             threads = os.cpu_count() or 1
             progress(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
             tell = lines(progress, "word2vec", "words", settings.epochs * texts.num_words)

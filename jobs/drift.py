@@ -23,6 +23,10 @@ NEIGHBOURS = 4  # as many as Kim shows
 COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 
 
+class NothingTrained(VectorsError):
+    """A checkpoint has no word vector that could have moved, or kept nothing to compare with."""
+
+
 @dataclass(frozen=True)
 class Drift:
     """How far word vectors moved in training.
@@ -100,7 +104,7 @@ def measure(loaded: Checkpoint, initial: Initial) -> Drift:
     """Return how far a checkpoint's vectors moved.
 
     Raises:
-        VectorsError: no word's vector was trained.
+        NothingTrained: no word's vector was.
     """
     after = trained_vectors(loaded)
     before = np.concatenate([initial.vectors, after[len(initial.vectors) :]])
@@ -109,7 +113,7 @@ def measure(loaded: Checkpoint, initial: Initial) -> Drift:
         trained &= ~initial.pretrained
     seen = np.flatnonzero(trained[2:])
     if not len(seen):
-        raise VectorsError("no word's vector was trained: the training texts hold none that could be")
+        raise NothingTrained("no word's vector was trained: the training texts hold none that could be")
     old, new = before[seen + 2], after[seen + 2]
     distance = np.linalg.norm(new - old, axis=1)
     lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
@@ -127,18 +131,17 @@ def measure(loaded: Checkpoint, initial: Initial) -> Drift:
     )
 
 
-def of(path: str) -> Drift:
-    """Return the drift of a checkpoint, a best.json, or a folder with one.
+def of(path: str, loaded: Checkpoint) -> Drift:
+    """Return the drift of a checkpoint that was read from a path.
 
     Raises:
-        VectorsError: its vectors were not trained.
+        NothingTrained: its vectors were not trained, or it kept nothing to compare them with.
     """
-    loaded = checkpoint.read(path)
     if "vectors" not in loaded.weights:
-        raise VectorsError(f"{path}: its word vectors are static, none has moved")
+        raise NothingTrained(f"{path}: its word vectors are static, none has moved")
     initial = checkpoint.read_initial(path)
     if initial is None:
-        raise VectorsError(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
+        raise NothingTrained(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
     return measure(loaded, initial)
 
 
@@ -149,7 +152,7 @@ def show(path: str, words: Sequence[str], most: int, out: str | None, say: Calla
         words: whose neighbours are shown; by default those of the words that moved farthest for their frequency.
         out: a folder; by default `report` beside the checkpoint.
     """
-    found = of(path)
+    found = of(path, checkpoint.read(path))
     say(found.summary())
     for title, rows in found.tables(words, most).items():
         say(f"\n{title}\n\n{report.text_table(rows)}")

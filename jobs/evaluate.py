@@ -11,7 +11,6 @@ from jobs.experiment import overridden
 from jobs.predict import classify
 from jobs.report import Evaluation, write
 from jobs.rows import DataError
-from jobs.word2vec import VectorsError
 
 
 def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str], None]) -> Evaluation:
@@ -59,11 +58,11 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     with written_folder(target) as folder:
         more = []
         try:
-            moved = drift.of(where)
+            moved = drift.of(where, loaded)
             drift.write(folder, moved)
             more = drift.section(moved)
-        except VectorsError:  # no vector was trained
-            pass
+        except drift.NothingTrained as reason:
+            say(f"no drift in the report: {reason}")
         write(folder, found, loaded, more)
     say(f"report: {join(target, 'report.md')}")
     return found

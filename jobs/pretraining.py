@@ -6,7 +6,6 @@ gensim is given the texts as files, the fastest way it has, in pieces one after 
 nothing before it is through with a file. The learning rate falls linearly over all of them.
 """
 
-import hashlib
 import os
 import tempfile
 from collections import Counter
@@ -39,12 +38,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenised texts on disk. counts: of each word; num_texts: lines in all pieces; key: identifies them."""
+    """Tokenised texts on disk. counts: of each word; num_texts: lines in all pieces."""
 
     pieces: list[Piece]
     counts: Counter[str]
     num_texts: int
-    key: str
 
     @property
     def num_words(self) -> int:
@@ -55,16 +53,13 @@ class Texts:
 def write_texts(folder: Path, texts: Iterable[list[str]]) -> Texts:
     """Write tokenised texts into a folder and return what they hold; texts without a token are left out."""
     counts: Counter[str] = Counter()
-    content = hashlib.sha256()
     pieces: list[Piece] = []
     lines: list[str] = []
     num_texts = words = 0
 
     def flush() -> None:
         path = folder / f"{len(pieces)}.txt"
-        raw = "".join(lines).encode("utf-8")
-        content.update(raw)
-        path.write_bytes(raw)
+        path.write_text("".join(lines), encoding="utf-8")
         pieces.append(Piece(path, words))
         lines.clear()
 
@@ -79,7 +74,7 @@ def write_texts(folder: Path, texts: Iterable[list[str]]) -> Texts:
             words = 0
     if lines:
         flush()
-    return Texts(pieces, counts, num_texts, content.hexdigest())
+    return Texts(pieces, counts, num_texts)
 
 
 def train(

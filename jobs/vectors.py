@@ -88,23 +88,28 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
             found = _load(kept)
             if found is not None:
                 say(f"vectors of {name}, as read before: {kept}")
-                return found
+                return _of_dimensions(name, settings, found)
         say(f"reading vectors from {name}")
-        found = _checked(name, settings, _read(name, path, settings, wanted, say), say)
+        found = _checked(name, _read(name, path, settings, wanted, say), say)
         if kept:
             _save(kept, found)
-        return found
+        return _of_dimensions(name, settings, found)
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def _checked(name: str, settings: Settings, found: Vectors, say: Callable[[str], None]) -> Vectors:
-    """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
-    if not found.words:
-        raise VectorsError(f"{name}: holds none of the words that occur in the texts")
+def _of_dimensions(name: str, settings: Settings, found: Vectors) -> Vectors:
+    """Return what was found; VectorsError if it has other dimensions than were set."""
     dimensions = found.matrix.shape[1]
     if settings.dimensions not in (dimensions, Settings.model_fields["dimensions"].default):
         raise VectorsError(f"{name}: has {dimensions} dimensions, where vectors.dimensions says {settings.dimensions}")
+    return found
+
+
+def _checked(name: str, found: Vectors, say: Callable[[str], None]) -> Vectors:
+    """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
+    if not found.words:
+        raise VectorsError(f"{name}: holds none of the words that occur in the texts")
     filled = found.matrix.any(axis=1)
     if filled.all():
         return found
@@ -112,7 +117,7 @@ def _checked(name: str, settings: Settings, found: Vectors, say: Callable[[str],
         raise VectorsError(f"{name}: holds nothing but zeros for the words that occur in the texts")
     say(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
     words = [word for word, is_filled in zip(found.words, filled, strict=True) if is_filled]
-    return Vectors(words, found.matrix[filled], found.composed)
+    return Vectors(words, found.matrix[filled], found.composed.intersection(words))
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def test_static_vectors_have_not_moved(toy: Callable[..., Experiment], tmp_path:
     assert initial is not None
     assert len(initial.vectors) == 0
     with pytest.raises(VectorsError, match="its word vectors are static"):
-        drift.of(str(tmp_path / "checkpoint"))
+        drift.of(str(tmp_path / "checkpoint"), checkpoint.read(str(tmp_path / "checkpoint")))
 
 
 def test_an_altered_start_is_refused(toy: Callable[..., Experiment], tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_an_altered_start_is_refused(toy: Callable[..., Experiment], tmp_path: P
     path = tmp_path / "checkpoint" / "initial.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(checkpoint.CheckpointError, match=r"initial.safetensors is not what the manifest says"):
-        drift.of(str(tmp_path / "checkpoint"))
+        drift.of(str(tmp_path / "checkpoint"), checkpoint.read(str(tmp_path / "checkpoint")))
 
 
 def test_words_that_are_not_trained_do_not_count() -> None:

@@ -60,15 +60,6 @@ def test_pieces_make_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(rates))
 
 
-def test_the_same_texts_have_the_same_key(tmp_path: Path) -> None:
-    """However they lie on disk."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    first, second = texts(tmp_path / "a"), texts(tmp_path / "b")
-    assert first.key == second.key
-    assert write_texts(tmp_path / "b", [["other"], []]).key != first.key
-
-
 def test_too_few_texts_to_train_on_is_an_error(tmp_path: Path) -> None:
     """It says which settings would help."""
     few = write_texts(tmp_path, [["a", "b", "c"]])

@@ -354,8 +354,10 @@ def test_other_dimensions_than_those_asked_for_are_an_error(tmp_path: Path) -> N
     """Where vectors.dimensions was set."""
     path = written(tmp_path, "binary")
     assert read(settings(path, dimensions=5), {"film"}).words
-    with pytest.raises(VectorsError, match=r"has 5 dimensions, where vectors.dimensions says 300"):
-        read(settings(path, dimensions=300), {"film"})
+    for cache in (None, tmp_path / "cache"):
+        read(settings(path), {"film"}, cache)  # kept from here on, and checked all the same
+        with pytest.raises(VectorsError, match=r"has 5 dimensions, where vectors.dimensions says 300"):
+            read(settings(path, dimensions=300), {"film"}, cache)
 
 
 def test_a_zip_archive_is_named(tmp_path: Path) -> None:
