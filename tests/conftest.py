@@ -16,6 +16,7 @@ from cluster.package import REPOSITORY
 from jobs.corpus import Corpus, prepare
 from jobs.dataset import load
 from jobs.experiment import Experiment
+from tests.hosts import Network, missing
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 
@@ -113,3 +114,21 @@ def ray_environment() -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
     yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def network() -> type[Network]:
+    """Make hosts on a network of a test's own, as tests/hosts.py tells; skips where there can be none."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    return Network
+
+
+@pytest.fixture(scope="session")
+def network_ssh(network: type[Network]) -> type[Network]:
+    """As `network`, with what ssh needs."""
+    reason = missing(ssh=True)
+    if reason:
+        pytest.skip(reason)
+    return network

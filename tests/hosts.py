@@ -1,0 +1,302 @@
+"""Hosts of a test's own: each with its own network address, processes, mounts, home and Ray, on one machine.
+
+They are Linux namespaces, so this needs root, `ip` and `unshare` (and sshd and rsync for `ssh=True`).
+The switch they hang on is in a namespace too: nothing of the machine's own network is touched, other
+tests' hosts may have the same addresses, and nothing but the hosts can reach them. The process that
+makes them holds a pipe to each; when it ends, however it ends, all hosts end, with all that runs there.
+
+    @pytest.mark.root
+    def test_a_run_survives_a_lost_host(network):               # the fixture in tests/conftest.py
+        with network("head", "one", "two") as net:
+            head, one, two = net.hosts
+            address = head.start_ray("--num-cpus=0")            # tokens on, the same token in every home
+            one.start_ray("--num-cpus=1", join=address)
+            two.start_ray("--num-cpus=1", join=address)
+            run = head.popen("python", "-m", "jobs", "train", "my.yaml", "--address", address,
+                             f"storage={net.shared}/runs", cwd=REPOSITORY)
+            wait_for(lambda: ..., "the second epoch")
+            one.kill()                                          # or one.cut(), later one.mend()
+            output, _ = run.communicate(timeout=200)
+
+`net.shared` is a folder that all hosts see under the same path, as one on NFS; /tmp, /dev/shm, /run and the
+home are each host's own. What else is on the machine, this repository and its Python, is seen by all.
+"""
+
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from cluster.package import REPOSITORY
+
+NETWORK = "10.213.0"  # seen by nobody but the hosts
+RAY_PORT = 6379
+OBJECT_STORE_BYTES = 100 << 20
+
+# The first process of a host: it takes in orphans, as Ray's processes are, and ends with whoever holds its input.
+INIT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
+
+NEEDED = ("ip", "unshare", "nsenter", "mount", "hostname")
+NEEDED_FOR_SSH = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync")
+
+
+def missing(*, ssh: bool = False) -> str | None:
+    """Return why there can be no hosts here, None if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    lacking = [name for name in NEEDED + (NEEDED_FOR_SSH if ssh else ()) if shutil.which(name) is None]
+    if lacking:
+        return f"not installed: {', '.join(lacking)} (Debian: iproute2, util-linux, openssh-server, rsync)"
+    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
+    return f"no namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
+
+
+def wait_for(found: Callable[[], Any], what: str, timeout: float = 120, every: float = 0.3) -> Any:
+    """Return what `found` returns once it is true; AssertionError naming `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        time.sleep(every)
+    raise AssertionError(f"waited {timeout} s in vain for {what}")
+
+
+class Namespace:
+    """A process in namespaces of its own, which holds them open. pid: as the machine counts."""
+
+    def __init__(self, *options: str, prepare: str = "true") -> None:
+        script = f"set -e; {prepare}; exec {sys.executable} -c {shlex.quote(INIT)}"
+        self._unshare = subprocess.Popen(
+            ["unshare", *options, "--fork", "--kill-child", "bash", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._unshare.stdout
+        if not self._unshare.stdout.readline():
+            self.kill()
+            raise RuntimeError("a namespace could not be prepared; what it said is above")
+        children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children").read_text().split()
+        self.pid = int(children[0])
+
+    @property
+    def alive(self) -> bool:
+        return self._unshare.poll() is None
+
+    def kill(self) -> None:
+        """End it and all that is in it, at once."""
+        if self.alive:
+            self._unshare.kill()  # --kill-child: the first process goes with it, and all others with that
+            self._unshare.wait(timeout=30)
+        for stream in (self._unshare.stdin, self._unshare.stdout):
+            assert stream
+            stream.close()
+
+
+class Host:
+    """One machine of a `Network`. name: as the others resolve it; home: its user's, of this host alone."""
+
+    def __init__(self, network: "Network", name: str, number: int) -> None:
+        self.name = name
+        self.address = f"{NETWORK}.{number}"
+        self.network = network
+        self.folder = network.folder / name
+        self.home = self.folder / "home"
+        self._port = f"port{number}"  # of the switch
+        self._make_files()
+        self._namespace = Namespace(
+            "--net", "--pid", "--mount", "--uts", "--ipc", "--mount-proc", prepare=self._prepare()
+        )
+        inside = ["nsenter", f"--target={self._namespace.pid}", "--net", "ip"]
+        self.network.ip("link", "add", self._port, "type", "veth", "peer", "eth0", "netns", str(self._namespace.pid))
+        self.mend()
+        for words in (
+            "link set lo up",
+            "link set eth0 up",
+            f"addr add {self.address}/24 dev eth0",
+        ):
+            subprocess.run([*inside, *words.split()], check=True)
+
+    def _make_files(self) -> None:
+        for folder in ("home/.ray", "home/.ssh", "tmp"):
+            (self.folder / folder).mkdir(parents=True)
+        (self.home / ".ssh").chmod(0o700)
+        self.write(".ray/auth_token", self.network.token, mode=0o600)
+        self.write(".bashrc", f"export PATH={Path(sys.executable).parent}:$PATH\n")
+        self.write(".bash_profile", ". ~/.bashrc\n")
+        (self.folder / "passwd").write_text(
+            f"root:x:0:0:root:{self.home}:/bin/bash\n"
+            "sshd:x:33333:65534::/run/sshd:/usr/sbin/nologin\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        )
+        hosts = [f"{NETWORK}.{number} {name}" for number, name in enumerate(self.network.names, start=1)]
+        (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
+
+    def _prepare(self) -> str:
+        """Return the shell commands that give the host its own mounts and name."""
+        commands = [f"mount --bind {self.folder}/{name} /etc/{name}" for name in ("passwd", "hosts")]
+        commands += [f"mount -t tmpfs tmpfs {where}" for where in ("/dev/shm", "/run")]
+        if REPOSITORY.is_relative_to("/tmp"):  # seen by all, wherever it is
+            seen = self.folder / "tmp" / REPOSITORY.relative_to("/tmp")
+            commands += [f"mkdir -p {seen}", f"mount --bind {REPOSITORY} {seen}"]
+        commands += [f"chmod 1777 {self.folder}/tmp", f"mount --rbind {self.folder}/tmp /tmp"]
+        return "; ".join([*commands, f"hostname {self.name}", "mkdir /run/sshd"])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that commands on the host get: its home, this Python first, tokens on."""
+        kept = {key: value for key, value in os.environ.items() if key.startswith(("LANG", "LC_", "OPENBLAS"))}
+        return kept | {
+            "HOME": str(self.home),
+            "USER": "root",
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def popen(
+        self, *command: str, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        """Start a command on the host; stdout and stderr come together unless said otherwise.
+
+        Args:
+            env: further variables; None takes one away.
+            cwd: by default the home.
+        """
+        environment = {key: value for key, value in (self.environment | dict(env or {})).items() if value is not None}
+        enter = ["nsenter", f"--target={self._namespace.pid}", "--all", f"--wd={cwd or self.home}"]
+        return subprocess.Popen(
+            [*enter, *command],
+            env=environment,
+            text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, **options},
+        )
+
+    def run(
+        self,
+        *command: str,
+        timeout: float = 120,
+        check: bool = True,
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Return a command's end; with `check` an exit code other than 0 is an AssertionError with its output."""
+        with self.popen(*command, env=env, cwd=cwd) as process:
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired as error:
+                process.kill()
+                raise AssertionError(f"{command} on {self.name} took over {timeout} s: {error.output}") from error
+        assert not check or process.returncode == 0, f"{command} on {self.name}: {process.returncode}\n{output}"
+        return subprocess.CompletedProcess(command, process.returncode, output)
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> Path:
+        """Write a file in the host's home and return its path."""
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def start_ray(self, *options: str, join: str | None = None, env: Mapping[str, str | None] | None = None) -> str:
+        """Start Ray as a head, or joining one, and return the cluster's address, HOST:PORT.
+
+        The head's dashboard listens on the host's own loopback unless an option says otherwise.
+        """
+        role = [f"--address={join}"] if join else ["--head", f"--port={RAY_PORT}"]
+        common = [f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        self.run("ray", "start", *role, *common, *options, env=env, timeout=180)
+        return join or f"{self.address}:{RAY_PORT}"
+
+    def start_sshd(self) -> None:
+        """Let the others in with the network's key."""
+        host_key = self.folder / "host_key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key)], check=True)
+        self.write(".ssh/authorized_keys", self.network.key.with_suffix(".pub").read_text(), mode=0o600)
+        config = self.folder / "sshd_config"
+        config.write_text(
+            f"HostKey {host_key}\nPermitRootLogin prohibit-password\nPasswordAuthentication no\nUsePAM no\n"
+            "StrictModes no\nPidFile none\nMaxSessions 100\nMaxStartups 100\n"
+        )
+        self.run("/usr/sbin/sshd", "-f", str(config))
+
+    def cut(self) -> None:
+        """Take the host off the network; nothing on it ends, and nobody is told."""
+        self.network.ip("link", "set", self._port, "nomaster")
+
+    def mend(self) -> None:
+        """Put the host (back) on the network."""
+        self.network.ip("link", "set", self._port, "master", "switch", "up")
+
+    def kill(self) -> None:
+        """Pull the plug: everything on the host ends at once, and nobody is told."""
+        self._namespace.kill()
+
+    @property
+    def alive(self) -> bool:
+        return self._namespace.alive
+
+
+class Network:
+    """Hosts on one switch. hosts: in the order of their names; shared: a folder that all of them see."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.token = secrets.token_hex(32)
+        self.folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/var/tmp"))  # /tmp is each host's own
+        self.shared = self.folder / "shared"
+        self.shared.mkdir()
+        self.key = self.folder / "key"
+        self.hosts: list[Host] = []
+        self._switch: Namespace | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            if shutil.which("ssh-keygen"):
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+            self._switch = Namespace("--net")
+            self.ip("link", "add", "switch", "type", "bridge")
+            self.ip("link", "set", "switch", "up")
+            for number, name in enumerate(self.names, start=1):
+                self.hosts.append(Host(self, name, number))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all hosts and remove what they wrote."""
+        for namespace in [*self.hosts, self._switch]:
+            if namespace is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    namespace.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ip(self, *words: str) -> None:
+        """Run `ip` where the switch is."""
+        assert self._switch
+        subprocess.run(["nsenter", f"--target={self._switch.pid}", "--net", "ip", *words], check=True)
+
+
+@contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Hold a process that is killed at the end, if it has not ended by then."""
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
