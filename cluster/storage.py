@@ -34,24 +34,25 @@ def absolute(path: str | Path) -> str:
 
 
 def join(folder: str, *names: str) -> str:
-    """Return the path of something inside a folder."""
-    return "/".join([folder.rstrip("/"), *names])
+    """Return the path of something inside a folder; what a URI asks for after its "?" stays at its end."""
+    path, query = _split(folder)
+    return "/".join([path.rstrip("/"), *names]) + query
+
+
+def parent(path: str) -> str:
+    """Return the folder that something lies in."""
+    path, query = _split(path)
+    return path.rstrip("/").rpartition("/")[0] + query
 
 
 def exists(path: str) -> bool:
-    """Tell whether there is a file or folder."""
-    from pyarrow.fs import FileType
-
-    filesystem, inside = filesystem_of(path)
-    return filesystem.get_file_info(inside).type != FileType.NotFound
+    """Tell whether there is a file or folder; StorageError if the storage does not answer."""
+    return _type_of(path) != "NotFound"
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether there is a folder."""
-    from pyarrow.fs import FileType
-
-    filesystem, inside = filesystem_of(path)
-    return filesystem.get_file_info(inside).type == FileType.Directory
+    """Tell whether there is a folder; StorageError if the storage does not answer."""
+    return _type_of(path) == "Directory"
 
 
 def read_text(path: str) -> str:
@@ -83,6 +84,21 @@ def write_bytes(path: str, content: bytes) -> None:
             stream.write(content)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+def _type_of(path: str) -> str:
+    """Return `File`, `Directory`, `NotFound` or `Unknown`."""
+    filesystem, inside = filesystem_of(path)
+    try:
+        return filesystem.get_file_info(inside).type.name
+    except OSError as error:
+        raise StorageError(f"{path}: the storage does not answer: {error}") from error
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return a URI and its query, "?" included; a path has none."""
+    before, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
+    return before, mark + query
 
 
 @contextmanager
@@ -146,7 +162,11 @@ def local_target(path: str) -> Path:
 
 
 def copy_folder(source: str, target: str) -> None:
-    """Copy a folder to where nothing is yet; locally it appears whole, in a store its files do."""
+    """Copy a folder to where nothing is yet; locally it appears whole, in a store its files do.
+
+    Raises:
+        StorageError: it cannot be read or written, or did not arrive whole.
+    """
     from pyarrow.fs import copy_files
 
     try:
@@ -154,6 +174,7 @@ def copy_folder(source: str, target: str) -> None:
         filesystem, inside = filesystem_of(target)
         if is_uri(target):
             copy_files(source_inside, inside, source_filesystem, filesystem)
+            _check_copied(sizes(source), target)
             return
         part = f"{inside}.{os.getpid()}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -163,6 +184,30 @@ def copy_folder(source: str, target: str) -> None:
         os.rename(part, inside)
     except OSError as error:
         raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
+
+
+def _check_copied(expected: dict[str, int], target: str) -> None:
+    """Raise where files did not arrive: pyarrow's copy_files is silent when a part of an upload fails."""
+    found = sizes(target)
+    lost = sorted(name for name, size in expected.items() if found.get(name) != size)
+    if lost:
+        raise StorageError(f"{target}: {', '.join(lost)} did not arrive whole")
+
+
+def sizes(folder: str) -> dict[str, int]:
+    """Return the bytes of all files in a folder, by their path inside it; none where there is no folder.
+
+    Raises:
+        StorageError: the storage cannot be listed.
+    """
+    from pyarrow.fs import FileSelector
+
+    filesystem, inside = filesystem_of(folder)
+    try:
+        found = filesystem.get_file_info(FileSelector(inside, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be listed: {error}") from error
+    return {info.path.removeprefix(inside).lstrip("/"): info.size for info in found if info.is_file}
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
-from cluster.storage import StorageError, absolute, exists, is_uri, join, local_folder, read_text
+from cluster.storage import StorageError, absolute, exists, is_uri, join, local_folder, parent, read_text, sizes
 from jobs.experiment import Experiment, ExperimentError
 
 FORMAT = 1
@@ -108,20 +108,20 @@ def locate(path: str) -> str:
     Raises:
         CheckpointError: there is neither.
     """
-    path = absolute(path)
-    if not path.endswith(".json"):
+    given = path = absolute(path)
+    if not path.partition("?")[0].endswith(".json"):
         if exists(join(path, "manifest.json")):
             return path
         path = join(path, "best.json")
     if not exists(path):
-        raise CheckpointError(f"{path.removesuffix('/best.json')}: holds neither a checkpoint nor a best.json")
+        raise CheckpointError(f"{given}: holds neither a checkpoint nor a best.json")
     try:
         named = json.loads(read_text(path))["checkpoint"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: does not name a checkpoint: {error!r}") from error
     if not isinstance(named, str):
         raise CheckpointError(f"{path}: does not name a checkpoint but {named!r}")
-    return named if is_uri(named) or Path(named).is_absolute() else join(path.rpartition("/")[0], named)
+    return named if is_uri(named) or Path(named).is_absolute() else join(parent(path), named)
 
 
 def read(path: str) -> Checkpoint:
@@ -143,6 +143,21 @@ def read(path: str) -> Checkpoint:
             )
     except (OSError, ValueError, ExperimentError, StorageError) as error:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
+
+
+def require_whole(path: str) -> None:
+    """Raise CheckpointError unless all files that a checkpoint's manifest names are there, in their sizes.
+
+    Nothing but the manifest is read, so this costs little wherever the checkpoint lies.
+    """
+    try:
+        files = json.loads(read_text(join(path, "manifest.json")))["files"]
+        found = sizes(path)
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: is not a whole checkpoint: {error!r}") from error
+    lost = [name for name, facts in files.items() if found.get(name) != facts["bytes"]]
+    if lost:
+        raise CheckpointError(f"{path}: is not a whole checkpoint: {', '.join(lost)} missing or cut off")
 
 
 def read_initial(path: str) -> Initial | None:

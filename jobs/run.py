@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.storage import absolute, exists, join, read_text, write_text
+from jobs.checkpoint import require_whole
 from jobs.corpus import Corpus
 from jobs.experiment import Experiment, digest
 
@@ -37,7 +38,12 @@ class Run:
         return json.loads(read_text(path)) if exists(path) else None
 
     def finish(self, best: dict[str, Any]) -> str:
-        """Name the best checkpoint (relative to the run) and return the path of the experiment's best.json."""
+        """Name the best checkpoint (relative to the run) and return the path of the experiment's best.json.
+
+        Raises:
+            CheckpointError: it did not arrive in the storage whole.
+        """
+        require_whole(join(self.path, best["checkpoint"]))
         write_text(join(self.path, "best.json"), _json(best))
         return self.publish(best)
 

@@ -4,6 +4,7 @@ Each epoch is reported with a checkpoint; Ray keeps the best and the newest. A r
 goes on from the newest when the same command is given again.
 """
 
+import platform
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
-from cluster.storage import join, locked, write_text
+from cluster.storage import copy_folder, exists, join, locked, write_text
 from jobs import conflicts, dataset
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
@@ -137,7 +138,7 @@ def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], 
     with _epochs_told(say) as queue:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"experiment": experiment, "corpus": ray.put(corpus), "queue": queue},
+            train_loop_config={"experiment": experiment, "corpus": ray.put(corpus), "queue": queue, "run": run.path},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.workers,
                 use_gpu=_use_gpu(experiment),
@@ -202,6 +203,8 @@ def _work(config: dict[str, Any]) -> str | None:
     import torch
 
     experiment: Experiment = config["experiment"]
+    if not exists(join(config["run"], "experiment.yaml")):
+        return f"{config['run']}: is not seen from {platform.node()}; every node must see the storage"
     corpus: Corpus = ray.get(config["corpus"])
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
@@ -221,12 +224,26 @@ def _work(config: dict[str, Any]) -> str | None:
                 if workers.rank == 0:
                     snapshot(experiment, corpus, loop, Path(folder), resumable=True)
                     written = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report(report_of(epoch, improved), checkpoint=written)
+                ray.train.report(
+                    report_of(epoch, improved), checkpoint=written, checkpoint_upload_fn=_upload_to(config["run"])
+                )
             if workers.rank == 0:
                 _tell(config, epoch_line(epoch, improved))
     except UsageError as error:
         return str(error)
     return None
+
+
+def _upload_to(run: str) -> Callable[[Any, str], Any]:
+    """Return what brings a checkpoint into the run's folder, or raises: Ray's own way loses files in silence."""
+
+    def upload(checkpoint: Any, name: str) -> Any:
+        import ray.train
+
+        copy_folder(checkpoint.path, join(run, name))
+        return ray.train.Checkpoint(join(run, name))
+
+    return upload
 
 
 def _tell(config: dict[str, Any], line: str) -> None:

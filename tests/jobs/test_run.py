@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.checkpoint import CheckpointError
 from jobs.corpus import Corpus
 from jobs.experiment import Experiment
 from jobs.run import Run, place
@@ -33,11 +34,34 @@ def test_what_decides_the_result_decides_the_place(toy: Callable[..., Experiment
     assert place("tune", toy(tune__samples=9), corpus) != place("tune", toy(), corpus)
 
 
+def write_manifest(folder: Path) -> None:
+    """Write what a checkpoint consists of, as far as its naming looks at it."""
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_text("w")
+    (folder / "manifest.json").write_text(json.dumps({"files": {"weights.safetensors": {"bytes": 1}}}))
+
+
+@pytest.mark.parametrize("content", [None, ""], ids=["missing", "cut off"])
+def test_a_checkpoint_that_is_not_whole_is_never_named_as_best(tmp_path: Path, content: str | None) -> None:
+    """Neither in the run's best.json nor above it."""
+    run = Run(str(tmp_path), "train-1")
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        run.finish({"checkpoint": "c1"})
+    write_manifest(Path(run.path, "c1"))
+    weights = Path(run.path, "c1", "weights.safetensors")
+    weights.unlink()
+    if content is not None:
+        weights.write_text(content)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors missing or cut off"):
+        run.finish({"checkpoint": "c1"})
+    assert not list(tmp_path.rglob("best.json"))
+
+
 def test_best_json_marks_a_finished_run_and_the_newest_is_named_above(tmp_path: Path) -> None:
     """Checkpoints are named relative to the file, so that a folder can be moved."""
     run, other = Run(str(tmp_path), "train-1"), Run(str(tmp_path), "train-2")
-    for each in (run, other):
-        Path(each.path).mkdir()
+    for each, name in ((run, "c1"), (other, "c2")):
+        write_manifest(Path(each.path, name))
         assert each.finished() is None
     run.finish({"checkpoint": "c1"})
     top = other.finish({"checkpoint": "c2"})
