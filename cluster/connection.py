@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 
-from cluster import UsageError
+from cluster import UsageError, token
 from cluster.package import REPOSITORY, pack
 
 CONNECT_TIMEOUT_S = 10
@@ -51,15 +51,17 @@ def connect(
 
     Raises:
         ConnectionFailed: no cluster answers at the address.
+        TokenRefused: one does, and does not take the token.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    address = address_in_use(address)
+    known = token.switch_on() if address else None
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = address_in_use(address)
     package = None
     options: dict = {
         "log_to_driver": not quiet,
@@ -67,6 +69,8 @@ def connect(
         "configure_logging": True,
     }
     if address is None:
+        if os.environ.get(token.MODE, "token").lower() == "token":
+            token.make()  # Ray would write one that all can read
         # Watches for nodes that a cloud is about to take back; here there is none.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
@@ -74,7 +78,7 @@ def connect(
         # inherit the variable; a runtime environment would keep Ray from using processes it has ready.
         os.environ["PYTHONPATH"] = _python_path()
     else:
-        _check_address(address)
+        _check_address(address, known)
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
@@ -94,8 +98,8 @@ def connect(
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Refuse a HOST:PORT where nothing listens; Ray would try for minutes."""
+def _check_address(address: str, known: str | None) -> None:
+    """Refuse a HOST:PORT where nothing listens, or another token is asked for; Ray would try for minutes."""
     if "://" in address or ":" not in address:
         return  # ray://, http:// and auto: Ray says what it makes of them
     host, _, port = address.rpartition(":")
@@ -103,6 +107,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise ConnectionFailed(f"cannot reach the Ray cluster at {address}: {error}") from error
+    token.check(address, known)
 
 
 def _python_path() -> str:
