@@ -1,8 +1,9 @@
-"""python -m cluster submit -- train my.yaml: run a verb of `python -m jobs` on a cluster."""
+"""python -m cluster: submit, status, logs, stop, list, check, package, manifest."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster import UsageError
 
@@ -15,22 +16,42 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cluster", description="Run jobs on a Ray cluster.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    text = "send this repository and run `python -m jobs ...` there, following its log"
-    submit = verbs.add_parser("submit", help=text, description=text)
-    submit.set_defaults(run=_submit)
-    submit.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
+
+    def verb(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    submit = verb("submit", _submit, "send this repository and run `python -m jobs ...` there, following its log")
     submit.add_argument("--detach", action="store_true", help="return once the job is submitted")
     submit.add_argument("--working-dir", type=Path, help="the folder to send (default: this repository)")
     submit.add_argument(
         "--include", action="append", default=[], metavar="FILE", help="also send this file, such as a small csv"
     )
+    submit.add_argument(
+        "--install", action="store_true", help="nodes lack our packages: install requirements.lock there first"
+    )
     submit.add_argument("--module", default="jobs", choices=("jobs", "serving"), help="default: jobs")
     submit.add_argument("arguments", nargs="+", metavar="-- VERB ...", help="as for python -m jobs")
+    logs = verb("logs", _logs, "print a job's log")
+    logs.add_argument("--follow", action="store_true", help="until the job ends, and exit with its exit code")
+    found = [submit, logs, verb("status", _status, "print how a job is"), verb("stop", _stop, "stop a job")]
+    for each in found[1:]:
+        each.add_argument("job", nargs="?", help="default: the one that was submitted last")
+    found.append(verb("list", _list, "print all jobs of the cluster"))
+    check = verb("check", _check, "look at every node of a cluster: versions, storage, GPUs, disk, token, clock")
+    check.add_argument("--storage", help="path or URI where runs are to lie")
+    check.add_argument("--address", help="http://HOST:8265 or HOST:6379 (default: RAY_ADDRESS)")
+    check.add_argument("--caller", help=argparse.SUPPRESS)
+    for each in found:
+        each.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
     return parser
 
 
@@ -44,9 +65,98 @@ def _submit(options: argparse.Namespace) -> int:
         module=options.module,
         folder=options.working_dir or REPOSITORY,
         include=options.include,
+        install=options.install,
         detach=options.detach,
-        say=lambda line: print(line, flush=True),
+        say=_say,
+        ask=_ask,
     )
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from cluster.submission import follow
+
+    client, job = _job(options)
+    if not options.follow:
+        print(client.get_job_logs(job), end="")
+        return 0
+    at = f"--address {options.address}" if options.address else ""
+    return follow(client, job, _say, _ask, at)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cluster.job import describe, require
+
+    client, job = _job(options)
+    for line in describe(require(client, job)):
+        _say(line)
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from cluster.submission import stop
+
+    client, job = _job(options)
+    stop(client, job, _say)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from cluster.job import table
+
+    for line in table(_client(options)):
+        _say(line)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    import json
+
+    from cluster.check import check, versions
+    from cluster.connection import address_in_use, connect
+    from cluster.submission import submit
+
+    caller = json.loads(options.caller) if options.caller else versions()
+    address = address_in_use(options.address)
+    if address and address.startswith(("http://", "https://")):
+        # The job looks at the nodes from inside, so that neither Ray's ports nor our versions need fit.
+        storage = ["--storage", options.storage] if options.storage else []
+        words = ["check", "--caller", json.dumps(caller), *storage]
+        return submit(words, address=address, module="cluster", say=_say, ask=_ask)
+    with connect(address):
+        findings = check(options.storage, caller)
+    for finding in findings:
+        _say(str(finding))
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def _job(options: argparse.Namespace) -> tuple[Any, str]:
+    """Return a client, and the id of the job that is meant."""
+    from cluster.job import newest, require
+
+    client = _client(options)
+    job = options.job or newest(client)
+    require(client, job)
+    return client, job
+
+
+def _client(options: argparse.Namespace) -> Any:
+    from cluster.submission import client_of, dashboard
+
+    return client_of(dashboard(options.address))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _ask(question: str) -> bool:
+    """Return whether a person says yes; without one at the keyboard nobody does."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        return False
 
 
 if __name__ == "__main__":

@@ -108,6 +108,35 @@ def _check_address(address: str, known: str | None) -> None:
     except (OSError, ValueError) as error:
         raise ConnectionFailed(f"cannot reach the Ray cluster at {address}: {error}") from error
     token.check(address, known)
+    if _is_elsewhere(address, known):
+        raise ConnectionFailed(
+            f"this machine is no node of the Ray cluster at {address}, and only its nodes can attach to it; "
+            "from elsewhere: python -m cluster submit --address http://HOST:8265 -- ..."
+        )
+
+
+def _is_elsewhere(address: str, known: str | None) -> bool:
+    """Tell whether no node of the cluster has an address of this machine; Ray would look for a minute."""
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    sent = [("authorization", f"Bearer {known}")] if known else []
+    try:
+        with grpc.insecure_channel(address) as channel:
+            stub = NodeInfoGcsServiceStub(channel)
+            told = stub.GetAllNodeInfo(GetAllNodeInfoRequest(), timeout=CONNECT_TIMEOUT_S, metadata=sent)
+    except grpc.RpcError:
+        return False  # Ray says what is wrong
+    return not any(_is_here(node.node_manager_address) for node in told.node_info_list)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        socket.create_server((host, 0)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _python_path() -> str:

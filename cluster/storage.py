@@ -101,6 +101,15 @@ def _split(path: str) -> tuple[str, str]:
     return before, mark + query
 
 
+def delete(path: str) -> None:
+    """Delete a file; StorageError if it cannot be."""
+    filesystem, inside = filesystem_of(path)
+    try:
+        filesystem.delete_file(inside)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be deleted: {error}") from error
+
+
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
     """Hold a folder against other commands; the lock goes with the process, however it ends. URIs have none.

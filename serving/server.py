@@ -96,13 +96,11 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
     Raises:
         ServiceFailed: the cluster cannot be reached, or the service did not come up.
     """
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
-    from cluster.submission import dashboard
+    from cluster.submission import client_of, dashboard
 
     name = configuration["applications"][0]["name"]
     try:
-        client = ServeSubmissionClient(dashboard(address))
+        client = client_of(dashboard(address), "serve")
         client.deploy_applications(configuration)
         deadline = time.monotonic() + DEPLOY_TIMEOUT_S
         while time.monotonic() < deadline:

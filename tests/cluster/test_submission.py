@@ -1,5 +1,8 @@
 """`python -m cluster submit`, against a real cluster."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -7,15 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.runtime_env import RuntimeEnv
 
 from cluster.package import REPOSITORY
-from cluster.submission import SubmissionFailed, dashboard
+from cluster.submission import SubmissionFailed, dashboard, requirements, runtime_environment
 from tests.ray_head import RayHead, free_ports, ray_head
 
 MAIN = """
-import sys
+import sys, time
 print("arguments", sys.argv[1:])
-sys.exit(int(sys.argv[1]))
+time.sleep(float(sys.argv[2]) if sys.argv[1] == "sleep" else 0)
+sys.exit(int(sys.argv[1]) if sys.argv[1] != "sleep" else 5)
 """
 
 
@@ -53,18 +58,95 @@ def test_a_job_is_followed_and_its_exit_code_passed_on(head: RayHead, folder: Pa
     assert "arguments ['0', 'my.yaml', 'model.embedding=rand x']" in good.stdout
     bad = submit(*at, "7", environment=head.environment)
     assert bad.returncode == 7, bad.stderr
-    assert bad.stdout.splitlines()[-1].endswith("failed with exit code 7")
+    assert re.search(r"failed with exit code 7; its log: python -m cluster logs \S+ --address http", bad.stdout)
     assert "INFO" not in bad.stderr, "no chatter of the client's"
+
+
+def cluster(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb against the head."""
+    command = [sys.executable, "-m", "cluster", *arguments, "--address", head.dashboard]
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_detach_returns_at_once_with_the_id(head: RayHead, folder: Path) -> None:
-    """The job goes on without us."""
+def test_a_detached_job_is_come_back_to(head: RayHead, folder: Path) -> None:
+    """Its state, its place in the list, its log to the end, and its exit code; without an id the newest is meant."""
     at = ("--address", head.dashboard, "--working-dir", str(folder), "--detach", "--")
-    found = submit(*at, "3", environment=head.environment)
-    assert found.returncode == 0
-    assert "ray job logs" in found.stdout
+    found = submit(*at, "sleep", "4", environment=head.environment)
+    assert found.returncode == 0, found.stderr
+    told = re.search(r"submitted (\S+); come back to it: python -m cluster logs \S+ --follow", found.stdout)
+    assert told
+    status = cluster(head, "status")
+    assert f"job      {told[1]}" in status.stdout, status.stderr
+    assert re.search("state    (PENDING|RUNNING)", status.stdout)
+    followed = cluster(head, "logs", told[1], "--follow")
+    assert followed.returncode == 5, followed.stderr
+    assert "arguments ['sleep', '4']" in followed.stdout
+    assert "arguments ['sleep', '4']" in cluster(head, "logs").stdout
+    assert "exit     5" in cluster(head, "status", told[1]).stdout
+    assert re.search(rf"^{told[1]}  FAILED .*python -m jobs sleep 4$", cluster(head, "list").stdout, re.MULTILINE)
+    assert "has ended already" in cluster(head, "stop", told[1]).stdout
+    unknown = cluster(head, "logs", "nobody")
+    assert unknown.returncode == 2
+    assert "knows of no job nobody" in unknown.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_asks_whether_the_job_should_stop(head: RayHead, folder: Path) -> None:
+    """No lets it go on; `logs --follow` asks again, and yes stops it."""
+    at = ("--address", head.dashboard)
+
+    def interrupted(*arguments: str, answer: str) -> str:
+        ours, theirs = os.openpty()
+        command = [sys.executable, "-m", "cluster", *arguments]
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, env=head.environment, stdin=theirs, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("arguments"):
+                    break
+            process.send_signal(signal.SIGINT)
+            os.write(ours, f"{answer}\n".encode())
+            rest = process.stdout.read()
+            assert process.wait(timeout=90) == 130
+        os.close(ours)
+        os.close(theirs)
+        return rest
+
+    rest = interrupted("submit", *at, "--working-dir", str(folder), "--", "sleep", "600", answer="n")
+    assert "too? [y/N]" in rest
+    assert "goes on; this stops it: python -m cluster stop" in rest
+    assert "RUNNING" in cluster(head, "status").stdout
+    assert "was stopped" in interrupted("logs", "--follow", *at, answer="y")
+    assert "STOPPED" in cluster(head, "status").stdout
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_stop_ends_a_job(head: RayHead, folder: Path) -> None:
+    """And says so once it has."""
+    at = ("--address", head.dashboard, "--working-dir", str(folder), "--detach", "--")
+    submit(*at, "sleep", "600", environment=head.environment)
+    assert cluster(head, "stop").stdout.splitlines()[-1].endswith("was stopped")
+    assert "STOPPED" in cluster(head, "status").stdout
+
+
+def test_a_job_can_bring_its_packages(folder: Path) -> None:
+    """The pins of the lock file, as Ray takes them; a folder without one says so."""
+    with pytest.raises(SubmissionFailed, match=r"requirements\.lock: --install needs this file"):
+        requirements(folder)
+    pins = requirements(REPOSITORY)
+    assert any(re.fullmatch("ray==[0-9.]+", pin) for pin in pins)
+    code = folder / "code.zip"
+    code.touch()
+    environment = runtime_environment(code, pins)
+    assert RuntimeEnv(**environment)["pip"]["packages"] == pins
+    assert "pip" not in runtime_environment(code, [])
 
 
 def test_an_unreachable_cluster_is_one_line() -> None:
