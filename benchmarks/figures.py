@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+PACKAGES = ("torch", "ray", "gensim", "numpy", "numba")
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
@@ -32,7 +33,14 @@ def finish(benchmark: str, settings: Row, tables: dict[str, Sequence[Row]]) -> N
 def machine() -> Row:
     """Return what the figures were measured on."""
     found = {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "python": platform.python_version()}
-    return found | {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
+    return found | {package: version for package in PACKAGES if (version := _version(package))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a bare machine with a GPU
+        return None
 
 
 def _processor() -> str:

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from benchmarks.sets import FOLDER, VECTORS, experiment
-from jobs.experiment import Embedding, Experiment
+from jobs.experiment import Experiment
+from jobs.settings import Embedding
 
 KINDS = get_args(Embedding)
 FOLDS = 10

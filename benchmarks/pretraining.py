@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from jobs import docstrings
-from jobs.experiment import Data
+from jobs.settings import Data
 from jobs.text import tokenize
 
 

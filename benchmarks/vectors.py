@@ -92,7 +92,7 @@ def read(side: str, path: str, wanted: str) -> None:
         matrix = np.stack([vectors[word] for word in words])
     else:
         from jobs import vectors
-        from jobs.experiment import Vectors
+        from jobs.settings import Vectors
 
         start = time.perf_counter()
         settings = Vectors(path=path, extra_words=0)

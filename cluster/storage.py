@@ -55,6 +55,28 @@ def is_folder(path: str) -> bool:
     return _type_of(path) == "Directory"
 
 
+def folders(path: str) -> list[str]:
+    """Return the names of the folders in a folder, in no order; none if it is not there."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, inside = filesystem_of(path)
+    try:
+        found = filesystem.get_file_info(FileSelector(inside, allow_not_found=True))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error}") from error
+    return [info.base_name for info in found if info.type == FileType.Directory]
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder and all that is in it, if it is there."""
+    filesystem, inside = filesystem_of(path)
+    try:
+        if exists(path):
+            filesystem.delete_dir(inside)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be removed: {error}") from error
+
+
 def read_text(path: str) -> str:
     """Return a file's UTF-8 text; StorageError if there is none."""
     filesystem, inside = filesystem_of(path)
@@ -182,6 +204,8 @@ def copy_folder(source: str, target: str) -> None:
         source_filesystem, source_inside = filesystem_of(source)
         filesystem, inside = filesystem_of(target)
         if is_uri(target):
+            if filesystem.type_name == "local":  # a store has no folders
+                filesystem.create_dir(inside, recursive=True)
             copy_files(source_inside, inside, source_filesystem, filesystem)
             _check_copied(sizes(source), target)
             return

@@ -1,16 +1,17 @@
-"""Which rows a step sees, and each worker's share of them as tensors.
+"""Which rows a step sees, as tensors: each distinct word of the batch once, and each token's place among them.
 
-Every worker computes the same order from the seed and the epoch, so that nothing but gradients
-crosses the network and the global batch is the same for any number of workers.
+The order follows from the seed and the epoch alone, so that every worker knows it and nothing about it
+crosses the network. The texts lie on the device from the start; a step sends it row numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.corpus import Encoded
+from jobs.text import Tokens
 
 # Texts of similar length go together: rows are sorted within windows of this many batches.
 WINDOW = 40
@@ -18,26 +19,21 @@ WINDOW = 40
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a global batch; see `Network.forward` for words, tokens and lengths.
+    """Some texts.
 
-    labels: `(rows,)` int64. size: rows of the global batch. all_words: `(W,)` int64 distinct words of the
-    global batch, sorted. places: `(U,)` int64, where `words` stand in `all_words`.
+    words: `(words,)` int64, distinct; on a GPU, where their number is not known without waiting, as many as
+    there are tokens, the rest of them padding (0). places: `(tokens,)` int32, all texts one after the other:
+    where each token stands in `words`. starts: `(rows + 1,)` int64: where each text begins in `places`.
+    longest: tokens of the longest text, at least 1.
     """
 
     words: Tensor
-    tokens: Tensor
-    lengths: Tensor
-    labels: Tensor
-    size: int
-    all_words: Tensor
     places: Tensor
+    starts: Tensor
+    longest: int
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
-        moved = {
-            key: value.to(device, non_blocking=True) for key, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return Batch(size=self.size, **moved)
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
 
 def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -57,25 +53,68 @@ def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[n
     return [batches[number] for number in generator.permutation(len(batches))]
 
 
-def distinct(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct words of `(rows, length)` tokens, padding first, and each token's place among them."""
-    words, places = np.unique(np.append(tokens.ravel(), 0), return_inverse=True)
-    return words, places[:-1].reshape(tokens.shape)
+def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield row numbers in batches of texts of similar length, every row once, for when nothing is learned."""
+    rows = np.argsort(lengths, kind="stable")
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
-def collate(part: Encoded, rows: np.ndarray, rank: int = 0, num_workers: int = 1) -> Batch:
-    """Return a worker's share of a global batch: every `num_workers`-th row from `rank` on."""
-    own = rows[rank::num_workers]
-    words, tokens = distinct(part.tokens.padded(own))
-    all_words = words
-    if num_workers > 1:
-        all_words, _ = distinct(part.tokens.padded(rows))
-    return Batch(
-        words=torch.from_numpy(words),
-        tokens=torch.from_numpy(tokens),
-        lengths=torch.from_numpy(part.tokens.lengths[own]),
-        labels=torch.from_numpy(part.labels[own]),
-        size=len(rows),
-        all_words=torch.from_numpy(all_words),
-        places=torch.from_numpy(np.searchsorted(all_words, words)),
-    )
+class Collator:
+    """Makes batches of a part's texts.
+
+    Args:
+        tokens: the texts.
+        num_words: in the vocabulary.
+        device: where batches are wanted; a GPU keeps all texts.
+    """
+
+    def __init__(self, tokens: Tokens, num_words: int, device: torch.device | str = "cpu") -> None:
+        self._tokens = tokens
+        self._lengths = tokens.lengths
+        self.device = torch.device(device)
+        self._mark = np.full(num_words, -1, np.int32)
+        if self.device.type != "cpu":
+            self._ids = torch.as_tensor(tokens.ids.astype(np.int64)).to(self.device)
+            self._offsets = torch.as_tensor(tokens.offsets.astype(np.int64)).to(self.device)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return some texts by their row numbers."""
+        return self._compact(rows) if self.device.type == "cpu" else self._resident(rows)
+
+    def _compact(self, rows: np.ndarray) -> Batch:
+        from jobs import kernels
+
+        lengths = self._lengths[rows]
+        num_tokens = int(lengths.sum())
+        words = np.empty(num_tokens, np.int64)
+        places = np.empty(num_tokens, np.int32)
+        starts = np.empty(len(rows) + 1, np.int64)
+        num_words = kernels.gather(self._tokens.ids, self._tokens.offsets, rows, self._mark, words, places, starts)
+        words, places, starts = (torch.from_numpy(array) for array in (words[:num_words], places, starts))
+        return Batch(words, places, starts, int(max(1, lengths.max(initial=0))))
+
+    def _resident(self, rows: np.ndarray) -> Batch:
+        """As `_compact`, with operations whose shapes are known beforehand, so that nothing waits for the device."""
+        lengths = self._lengths[rows]
+        num_tokens = int(lengths.sum())
+        chosen = sent(rows, self.device)
+        starts = sent(np.concatenate([[0], lengths.cumsum()]), self.device)
+        row = torch.repeat_interleave(
+            torch.arange(len(rows), device=self.device), starts.diff(), output_size=num_tokens
+        )  # (tokens,) the text that each token is of
+        at = self._offsets[chosen][row] + torch.arange(num_tokens, device=self.device) - starts[row]
+        ascending, by_word = self._ids[at].sort(stable=True)
+        number = (ascending != ascending.roll(1)).cumsum(0)  # (tokens,) from 1 on, but from 0 where all are one word
+        number = (number - number[:1]) if num_tokens else number
+        words = torch.zeros_like(ascending).scatter_(0, number, ascending)
+        places = torch.empty_like(number).scatter_(0, by_word, number)
+        return Batch(words, places.int(), starts, int(max(1, lengths.max(initial=0))))
+
+
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array on a device, without waiting for it to arrive."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -7,8 +7,8 @@
     weights.safetensors    the network's tensors, the word vectors among them
     metrics.json           what the epoch gave, and what it was trained with
     initial.safetensors    the word vectors before training, and how often each word was seen (to compare)
-    state.safetensors      the optimiser's state (only to resume)
-    progress.json          the epochs so far (only to resume)
+    state.safetensors      the optimisers' state (only to resume)
+    progress.json          the epochs so far, and the place in the one that is not finished (only to resume)
 
 Nothing is pickled: opening a stranger's checkpoint runs no code. Reading one needs no torch.
 """
@@ -41,7 +41,8 @@ class CheckpointError(UsageError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier. weights: the network's tensors by name, as `Network.state_dict` calls them."""
+    """A classifier. weights: the network's tensors by name: `fixed_vectors`, `vectors`, and those that
+    `Network.parts` names."""
 
     experiment: Experiment
     labels: list[str]
@@ -63,6 +64,15 @@ class Initial:
     counts: np.ndarray
     pretrained: np.ndarray
     scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """What a run goes on from: the network's tensors, the optimisers' state, and how far it had come."""
+
+    weights: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+    progress: dict[str, Any]
 
 
 def provenance() -> dict[str, str]:
@@ -173,10 +183,34 @@ def read_initial(path: str) -> Initial | None:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
-def read_progress(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the optimiser's state and the progress of a checkpoint that can resume."""
-    _verify(str(folder), folder, RESUME_FILES)
-    return load_file(folder / "state.safetensors"), _read_json(folder / "progress.json")
+def read_resumable(folder: Path) -> Resumable:
+    """Return what a run goes on from, of a checkpoint that was written with it.
+
+    Raises:
+        CheckpointError: it is incomplete or altered.
+    """
+    _verify(str(folder), folder, ("weights.safetensors", *RESUME_FILES))
+    try:
+        return Resumable(
+            load_file(folder / "weights.safetensors"),
+            load_file(folder / "state.safetensors"),
+            _read_json(folder / "progress.json"),
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be read: {error}") from error
+
+
+def verify(path: str) -> None:
+    """Do nothing if a folder or URI holds a whole classifier.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, altered, or of a newer format.
+    """
+    try:
+        with local_folder(path) as folder:
+            _verify(path, folder, MODEL_FILES)
+    except (OSError, StorageError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def _verify(where: str, folder: Path, names: tuple[str, ...]) -> None:

@@ -63,7 +63,7 @@ def check(experiment: Experiment, kinds: Collection[str], searched: Mapping[str,
 def _of_folds(experiment: Experiment) -> list[str]:
     """Return what is passed over where each fold is trained by one worker."""
     notes = []
-    if experiment.train.workers > 1 or experiment.train.use_gpu:
+    if experiment.train.most_workers > 1 or experiment.train.use_gpu:
         notes.append("train.workers and train.use_gpu have no effect with train.folds: one CPU worker trains a fold")
     if experiment.data.test_share != Experiment().data.test_share:
         notes.append("data.test_share has no effect with train.folds: the folds share out all rows")

@@ -11,8 +11,8 @@ import numpy as np
 from cluster import storage
 from jobs import checkpoint, vectors, word2vec
 from jobs.checkpoint import Checkpoint
-from jobs.experiment import Vectors as Settings
 from jobs.progress import bar
+from jobs.settings import Vectors as Settings
 from jobs.word2vec import Row, VectorsError
 
 TELL_EVERY = 10_000  # words

@@ -71,7 +71,9 @@ def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
 
     torch.set_num_threads(experiment.train.cpus_per_worker)
     loop = Loop(
-        Network(experiment.model, corpus.vectors, len(corpus.labels), experiment.seed),
+        Network(
+            experiment.model, corpus.vectors, len(corpus.labels), experiment.seed, num_trained=len(corpus.counts())
+        ),
         corpus,
         experiment.train,
         experiment.seed,
@@ -86,7 +88,7 @@ def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
     labels = np.array([corpus.labels.index(label) for label in test.labels])
     found = scores(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
     predicted = found.argmax(dim=1).numpy()
-    epoch = loop.progress.history[loop.progress.best - 1]
+    epoch = loop.progress.epochs[loop.progress.best - 1]
     return {
         "epoch": epoch.epoch,
         "rows": len(test),
@@ -94,8 +96,8 @@ def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
         "macro_f1": macro_f1(labels, predicted),
         "loss": float(torch.nn.functional.cross_entropy(found, torch.from_numpy(labels))),
         "validation": {name: getattr(epoch, name) for name in FIGURES},
-        "examples_per_second": statistics.median(each.examples_per_second for each in loop.progress.history),
-        "seconds": sum(each.seconds for each in loop.progress.history),
+        "examples_per_second": statistics.median(each.examples_per_second for each in loop.progress.epochs),
+        "seconds": sum(each.seconds for each in loop.progress.epochs),
     }
 
 

@@ -1,141 +1,96 @@
 """The training loop, in one process or as one of several equal workers. No Ray here.
 
-Each worker takes its share of the global batch, scales its loss by the global batch's size, and the
-workers add their gradients up: of the filters and output weights whole, of the word vectors only the
-rows that the global batch touched. All draw the same dropout mask for the global batch and take their
-rows of it. So the workers' number changes nothing but rounding.
+Each worker sees every text of the global batch with its share of the filters (`jobs.shares`). A step adds up
+the workers' scores, then their gradients of the word vectors that it touched. The order of rows and the dropout
+masks are drawn from the seed, the epoch and the step. So the workers' number changes nothing but rounding, and
+a run that goes on in the middle of an epoch is, on the same number of workers, bit for bit one that never stopped.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
 from cluster import UsageError
-from jobs.batches import Batch, collate, order
-from jobs.corpus import Corpus, Encoded
-from jobs.experiment import Train
-from jobs.metrics import accuracy, macro_f1
-from jobs.network import Network, as_tensor
-from jobs.predict import scores
+from jobs.batches import Batch, Collator, by_length, order, sent
+from jobs.group import Group
+from jobs.history import Epoch, Progress
+from jobs.network import Network
+from jobs.optimizer import RowAdam
+
+if TYPE_CHECKING:
+    from jobs.corpus import Corpus, Encoded
+    from jobs.settings import Train
 
 # How much faster random word vectors learn than all else, unless train.vectors_learning_rate says how fast. On
 # rows held out of the training part this gave 86.8 % on TREC where the same rate gave 85.0 (mean of 4 seeds), and
 # 78.3 % on SST-2 where it gave 78.9 (2 seeds).
 RAND_RATE = 3
 
+# Steps between two looks at the clock, which all workers take together.
+CLOCK_STEPS = 16
+
+# Rows of a batch while validating.
+VALIDATION_ROWS = 256
+
 
 class TrainingDiverged(UsageError):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process's place among the workers, and how they add up."""
-
-    rank: int = 0
-    size: int = 1
-
-    def add_up(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its sum over the workers, and return it."""
-        if self.size > 1:
-            torch.distributed.all_reduce(tensor)
-        return tensor
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave; all but `train_loss` on the validation part. Speed counts training only."""
-
-    epoch: int
-    train_loss: float
-    loss: float
-    accuracy: float
-    macro_f1: float
-    examples_per_second: float
-    seconds: float
-
-
-@dataclass
-class Progress:
-    """How far a run has come: what a resumed run must know besides the weights and the optimiser's state."""
-
-    history: list[Epoch] = field(default_factory=list)
-    best: int = 0
-    """The best epoch so far, from 1; 0 before the first."""
-
-    def add(self, epoch: Epoch, metric: str) -> bool:
-        """Record an epoch; tell whether it is the best so far."""
-        improved = self.best == 0 or score(vars(epoch), metric) > score(vars(self.history[self.best - 1]), metric)
-        self.history.append(epoch)
-        if improved:
-            self.best = epoch.epoch
-        return improved
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the progress as JSON values."""
-        return {"history": [asdict(epoch) for epoch in self.history], "best": self.best}
-
-    @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> "Progress":
-        """Return the progress that `to_json` gave."""
-        return cls([Epoch(**epoch) for epoch in tree["history"]], tree["best"])
-
-
-def score(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
-    """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
-    return (-figures["loss"] if metric == "loss" else figures[metric], -figures["loss"])
 
 
 class Loop:
     """Trains a network, an epoch at a time.
 
     Args:
-        network: all workers' networks start alike.
+        network: this worker's share; all are made with the same seed.
         corpus, settings, seed: the same for all workers.
-        workers: this process's place among them.
+        group: this process's place among the workers.
         device: where the network is.
     """
 
     def __init__(
         self,
         network: Network,
-        corpus: Corpus,
-        settings: Train,
+        corpus: "Corpus",
+        settings: "Train",
         seed: int,
-        workers: Workers = Workers(),
+        group: Group | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.network = network
         self.corpus = corpus
         self.settings = settings
         self.seed = seed
-        self.workers = workers
+        self.group = group or Group()
         self.device = torch.device(device)
         self.progress = Progress()
+        # Of this process: steps, the seconds they took, and the bytes that it sent for them.
+        self.steps, self.step_seconds, self.step_bytes = 0, 0.0, 0
+        self._train_loss, self._started = torch.zeros(()), 0.0
         self.dense = torch.optim.AdamW(
-            network.dense_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            network.dense_parameters().values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
-        # The lazy variant: the moments of a word's vector move only in steps that touch the word.
-        self.sparse = None
+        self.rows: RowAdam | None = None
         usual = settings.learning_rate * (RAND_RATE if network.model.embedding == "rand" else 1)
         self.vectors_rate = settings.vectors_learning_rate or usual
         # Of each word, whether its vector is trained; None for all.
         self.trained_words: Tensor | None = None
-        self.initial = torch.zeros(0)
         if network.vectors is not None:
-            self.sparse = torch.optim.SparseAdam([network.vectors], lr=self.vectors_rate)
+            self.rows = RowAdam(network.vectors.detach(), self.vectors_rate)
             if network.model.trained_words == "out-of-vocabulary" and network.model.embedding != "rand":
                 self.trained_words = torch.from_numpy(~corpus.pretrained).to(self.device)
-            if settings.vectors_pull:
-                self.initial = as_tensor(corpus.vectors).to(self.device)
+        num_words = len(corpus.vectors)
+        self.train = Collator(corpus.train.tokens, num_words, self.device)
+        self.validation = Collator(corpus.validation.tokens, num_words, self.device)
+        self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
 
     def epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train and yield each epoch with whether it is the best so far, until the last one or `patience` ends.
@@ -143,151 +98,183 @@ class Loop:
         Raises:
             TrainingDiverged: the loss is no longer a number.
         """
-        while not self.finished():
-            number = len(self.progress.history) + 1
-            start = time.perf_counter()
-            train_loss = self._train_epoch(number)
-            trained = time.perf_counter()
-            loss, labels = self._validate(self.corpus.validation)
-            epoch = Epoch(
-                epoch=number,
-                train_loss=train_loss,
-                loss=loss,
-                accuracy=accuracy(self.corpus.validation.labels, labels),
-                macro_f1=macro_f1(self.corpus.validation.labels, labels),
-                examples_per_second=len(self.corpus.train) / (trained - start),
-                seconds=time.perf_counter() - start,
-            )
-            yield epoch, self.progress.add(epoch, self.settings.metric)
+        for epoch in self.moments():
+            assert epoch is not None, "without an interval there are no other moments"
+            yield epoch, self.progress.best == epoch.epoch
 
-    def finished(self) -> bool:
-        """Tell whether the last epoch was reached, or `patience` epochs brought nothing."""
-        done = len(self.progress.history)
-        since = max(self.progress.best, min(self.settings.frozen_epochs, done))
-        return done >= self.settings.epochs or done - since >= self.settings.patience
+    def moments(
+        self, interval_s: float | None = None, looked: Callable[["Loop"], None] = lambda loop: None
+    ) -> Iterator[Epoch | None]:
+        """Train and yield each epoch as it ends; and None within one, where state was last yielded so long ago.
 
-    def _train_epoch(self, number: int) -> float:
-        """Return the mean loss over the training part."""
-        self.network.train()
-        if self.network.vectors is not None:
-            self.network.vectors.requires_grad_(number > self.settings.frozen_epochs)
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        part = self.corpus.train
+        Args:
+            interval_s: seconds, by the first worker's clock. None: only at the ends of epochs.
+            looked: is called every `CLOCK_STEPS` steps, with the loop as it is then.
+
+        Raises:
+            TrainingDiverged: the loss is no longer a number.
+        """
+        settings, progress = self.settings, self.progress
+        yielded = time.monotonic()
+        while not progress.finished(settings.epochs, settings.patience, settings.frozen_epochs):
+            rows = len(self.corpus.train) - progress.steps * settings.batch_size
+            seconds_before = self.step_seconds
+            self._started = time.perf_counter()
+            for _ in self._train_epoch():
+                looked(self)
+                if interval_s is not None and self.group.agree(time.monotonic() - yielded >= interval_s):
+                    progress.train_loss = self._train_loss.item()
+                    self.step_seconds += time.perf_counter() - self._started
+                    yield None
+                    yielded, self._started = time.monotonic(), time.perf_counter()
+            self.step_seconds += time.perf_counter() - self._started
+            yield self._end_epoch(rows, self.step_seconds - seconds_before)
+            yielded = time.monotonic()
+
+    def within_epoch(self) -> tuple[int, int, int, float, float]:
+        """Return where the loop is: epoch, steps, of how many, their mean loss, and examples a second so far."""
+        rows, size = len(self.corpus.train), self.settings.batch_size
+        done = self.progress.steps * size
+        speed = self.steps * size / max(self.step_seconds + time.perf_counter() - self._started, 1e-9)
+        mean = self._train_loss.item() / done
+        return len(self.progress.epochs) + 1, self.progress.steps, -(-rows // size), mean, speed
+
+    def _train_epoch(self) -> Iterator[None]:
+        """Take the epoch's remaining steps; pause where the clock may be looked at."""
+        network, part, progress = self.network, self.corpus.train, self.progress
+        network.train()
+        number = len(progress.epochs) + 1
+        if network.vectors is not None:
+            network.vectors.requires_grad_(number > self.settings.frozen_epochs)
         batches = order(part.tokens.lengths, self.settings.batch_size, self.seed, number)
-        for place, rows in enumerate(batches):
-            self._set_rates((number - 1 + place / len(batches)) / self.settings.epochs)
-            batch = collate(part, rows, self.workers.rank, self.workers.size).to(self.device)
-            total += self.step(batch)
-        mean = self.workers.add_up(total).item() / len(part)
+        self._train_loss = torch.tensor(progress.train_loss, dtype=torch.float64, device=self.device)
+        while progress.steps < len(batches):
+            self._set_rates((number - 1 + progress.steps / len(batches)) / self.settings.epochs)
+            bytes_before = self.group.bytes
+            self._train_loss += self.step(batches[progress.steps], number, progress.steps)
+            progress.steps += 1
+            self.steps += 1
+            self.step_bytes += self.group.bytes - bytes_before
+            if progress.steps % CLOCK_STEPS == 0 and progress.steps < len(batches):
+                yield
+        self._limit_norm(self.group.add_up(self._squares()))
+        progress.train_loss = self._train_loss.item()  # waits for the device
+
+    def _end_epoch(self, rows: int, seconds: float) -> Epoch:
+        """Validate, record the epoch and return it; so many of its rows took so many seconds here."""
+        from jobs.metrics import accuracy, macro_f1
+
+        start = time.perf_counter()
+        progress, part = self.progress, self.corpus.validation
+        mean = progress.train_loss / len(self.corpus.train)
+        number = len(progress.epochs) + 1
         if not math.isfinite(mean):
             raise TrainingDiverged(
                 f"epoch {number}: the training loss is {mean}; lower train.learning_rate "
                 f"({self.settings.learning_rate})"
             )
-        return mean
+        loss, labels = self._validate(part)
+        epoch = Epoch(
+            epoch=number,
+            train_loss=mean,
+            loss=loss,
+            accuracy=accuracy(part.labels, labels),
+            macro_f1=macro_f1(part.labels, labels),
+            examples_per_second=rows / seconds,
+            seconds=seconds + time.perf_counter() - start,
+        )
+        progress.add(epoch, self.settings.metric)
+        return epoch
 
     def _set_rates(self, done: float) -> None:
         """Set the learning rates for when a share of the run is done."""
-        settings = self.settings
-        rates = {"dense": settings.learning_rate, "sparse": self.vectors_rate}
-        for name, optimizer in self._optimizers():
-            for group in optimizer.param_groups:
-                group["lr"] = rates[name] * (1 - done if settings.decay == "linear" else 1)
+        left = 1 - done if self.settings.decay == "linear" else 1
+        for group in self.dense.param_groups:
+            group["lr"] = self.settings.learning_rate * left
+        if self.rows is not None:
+            self.rows.rate = self.vectors_rate * left
 
-    def step(self, batch: Batch) -> Tensor:
-        """Take one step and return this worker's share of the summed loss."""
-        self.dense.zero_grad(set_to_none=True)
-        if self.sparse is not None:
-            self.sparse.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        kept = self.network.dropout_mask(batch.size)[self.workers.rank :: self.workers.size]
-        if len(batch.labels):
-            found = self.network(batch.words, batch.tokens, batch.lengths, kept)
-            total = F.cross_entropy(found, batch.labels, reduction="sum")
-            (total / batch.size).backward()
-        self._exchange(batch)
+    def step(self, rows: np.ndarray, epoch: int = 1, number: int = 0) -> Tensor:
+        """Take a step on some rows of the training part and return the sum of their losses, a scalar on the device."""
+        batch = self.train.batch(rows)
+        labels = self._labels[sent(rows, self.device)]
+        network = self.network
+        kept = self.dropout_mask(len(rows), epoch, number)
+        vectors = network.trained_rows(batch.words)
+        hidden = network.features(batch, vectors, bfloat16=self.settings.precision == "bfloat16")
+        if kept is not None:
+            hidden = hidden * kept
+        scores = self._scores(hidden.detach(), limit=True).requires_grad_()
+        total = F.cross_entropy(scores, labels, reduction="sum")
+        (total / len(rows)).backward()
+        slopes = scores.grad  # (rows, classes)
+        network.output.grad = slopes.T @ hidden.detach()
+        network.output_bias.grad = slopes.sum(dim=0)
+        network.filters.grad = network.biases.grad = None
+        hidden.backward(slopes @ network.output)
         self.dense.step()
-        if self.sparse is not None and self.network.vectors.requires_grad:
-            self.sparse.step()
-        self.network.limit_norm()
+        if self.rows is not None and network.vectors.requires_grad:
+            self._step_vectors(batch, vectors)
         return total.detach()
 
-    def _exchange(self, batch: Batch) -> None:
-        """Add up the workers' gradients, all in one message, and finish those of the word vectors."""
-        dense = self.network.dense_parameters()
-        vectors = self.network.vectors
-        trained = vectors is not None and vectors.requires_grad
-        rows = None  # gradients of the words' vectors, (words, dimensions)
-        if self.workers.size == 1:
-            if trained:
-                rows = vectors.grad._values()
-        else:
-            for parameter in dense:
-                if parameter.grad is None:  # the last batch had no row for this worker
-                    parameter.grad = torch.zeros_like(parameter)
-            pieces = [parameter.grad.flatten() for parameter in dense]
-            if trained:
-                rows = vectors.new_zeros(len(batch.all_words), vectors.shape[1])
-                if vectors.grad is not None:
-                    # F.embedding keeps the order of its indices, which are distinct and sorted.
-                    rows[batch.places] = vectors.grad._values()
-                pieces.append(rows.flatten())
-            message = self.workers.add_up(torch.cat(pieces))
-            start = 0
-            for parameter in dense:
-                parameter.grad.copy_(message[start : start + parameter.numel()].view_as(parameter))
-                start += parameter.numel()
-            if trained:
-                rows = message[start:].view_as(rows)
-        if trained:
-            vectors.grad = self._finished(batch.all_words, rows)
-
-    def _finished(self, words: Tensor, rows: Tensor) -> Tensor:
-        """Return the gradient of the word vectors: pulled back, and only of words that are trained."""
-        vectors = self.network.vectors
+    def _step_vectors(self, batch: Batch, vectors: Tensor) -> None:
+        """Step on the word vectors of a batch, which hold this worker's gradient."""
+        words, gradient = batch.words, self.group.add_up(vectors.grad)
         if self.settings.vectors_pull:
-            rows = rows + self.settings.vectors_pull * (vectors.detach()[words] - self.initial[words])
+            gradient = gradient + self.settings.vectors_pull * (vectors.detach() - self.network.initial[words])
         if self.trained_words is not None:
             chosen = self.trained_words[words]
-            words, rows = words[chosen], rows[chosen]
-        return torch.sparse_coo_tensor(words[None], rows, vectors.shape, is_coalesced=True, check_invariants=False)
+            words, gradient = words[chosen], gradient[chosen]
+        self.rows.step(words, gradient)
 
-    def _validate(self, part: Encoded) -> tuple[float, np.ndarray]:
-        """Return the mean loss, and the predicted label of every row; each worker computes its share."""
-        rows = np.arange(len(part))[self.workers.rank :: self.workers.size]
-        found = scores(self.network, part.tokens, rows, self.device)  # (rows, classes)
-        total = F.cross_entropy(found, torch.from_numpy(part.labels[rows]), reduction="sum").double()
-        predicted = torch.zeros(len(part), dtype=torch.int64)
-        predicted[rows] = found.argmax(dim=1)
-        if self.workers.size > 1:  # NCCL adds up on its own device only
-            total = self.workers.add_up(total.to(self.device)).cpu()
-            predicted = self.workers.add_up(predicted.to(self.device)).cpu()
-        return total.item() / len(part), predicted.numpy()
+    def dropout_mask(self, rows: int, epoch: int, step: int) -> Tensor | None:
+        """Return what features are multiplied by in a step, `(rows, features)`: 0 or 1 / (1 - dropout)."""
+        kept = 1 - self.network.model.dropout
+        if kept == 1:
+            return None
+        model = self.network.model
+        random = np.random.Generator(np.random.SFC64([self.seed, epoch, step]))
+        drawn = random.random((rows, len(model.filter_widths) * model.feature_maps), np.float32) < kept
+        return self.network.share.features(sent(drawn, self.device)) * self.network.output.new_tensor(1 / kept)
 
-    def state(self) -> dict[str, Tensor]:
-        """Return the optimisers' state by name, to go on from later."""
-        tensors = {}
-        for name, optimizer in self._optimizers():
-            for number, values in optimizer.state_dict()["state"].items():
-                for key, value in values.items():
-                    tensors[f"{name}.{number}.{key}"] = torch.as_tensor(value)
-        return tensors
+    @torch.no_grad()
+    def _scores(self, hidden: Tensor, *, limit: bool = False) -> Tensor:
+        """Return the scores (logits) of features, added up over the workers, `(rows, classes)`.
 
-    def resume(self, weights: dict[str, Tensor], state: dict[str, Tensor], progress: Progress) -> None:
-        """Go on where a run with the same settings stopped."""
-        self.network.load_state_dict(weights)
-        for name, optimizer in self._optimizers():
-            tree = optimizer.state_dict()
-            for key, value in state.items():
-                owner, number, field_name = key.split(".")
-                if owner == name:
-                    # SparseAdam counts its steps in a plain number, AdamW in a tensor.
-                    plain = name == "sparse" and field_name == "step"
-                    tree["state"].setdefault(int(number), {})[field_name] = int(value) if plain else value
-            optimizer.load_state_dict(tree)
-        self.progress = progress
+        Args:
+            limit: scale each class's output row down to `max_norm` first, where the last step made it longer
+                (Hinton et al. 2012). Its length is that of all shares, which comes with the same message.
+        """
+        network = self.network
+        added = hidden @ network.output.T
+        if self.group.size > 1 or limit:
+            message = self.group.add_up(torch.cat([added.flatten(), self._squares()]))
+            added, squares = message[: added.numel()].view_as(added), message[added.numel() :]
+            if limit:
+                added = added * self._limit_norm(squares)
+        return added + network.output_bias
 
-    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
-        named = [("dense", self.dense), ("sparse", self.sparse)]
-        return [(name, optimizer) for name, optimizer in named if optimizer is not None]
+    def _squares(self) -> Tensor:
+        """Return the squared length of each class's output row, `(classes,)`."""
+        return self.network.output.detach().square().sum(dim=1)
+
+    @torch.no_grad()
+    def _limit_norm(self, squares: Tensor) -> Tensor:
+        """Limit the output rows, given the squares of their lengths; return what each was multiplied by."""
+        limit = self.network.model.max_norm
+        scale = torch.ones_like(squares) if limit is None else (limit / squares.sqrt()).clamp(max=1)
+        self.network.output.mul_(scale[:, None])
+        return scale
+
+    @torch.inference_mode()
+    def _validate(self, part: "Encoded") -> tuple[float, np.ndarray]:
+        """Return the mean loss, and the predicted label of every row."""
+        self.network.eval()
+        labels = torch.from_numpy(part.labels)
+        predicted = torch.empty(len(part), dtype=torch.int64)
+        total = 0.0
+        for rows in by_length(part.tokens.lengths, VALIDATION_ROWS):
+            scores = self._scores(self.network.features(self.validation.batch(rows))).cpu()
+            total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
+            predicted[rows] = scores.argmax(dim=1)
+        return total / len(part), predicted.numpy()

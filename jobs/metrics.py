@@ -9,10 +9,17 @@ def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean over classes of F1; a class that is never there and never predicted does not count."""
-    from sklearn.metrics import f1_score
+    """Return the mean over classes of F1; a class that is never there and never predicted does not count.
 
-    return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+    As scikit-learn's, whose import takes a worker longer than its first epochs.
+    """
+    right = np.bincount(labels[labels == predicted])
+    counts = np.bincount(labels, minlength=len(right)), np.bincount(predicted, minlength=len(right))
+    there = np.zeros(max(map(len, counts)), np.int64)  # F1 is 2 * right / there
+    for count in counts:
+        there[: len(count)] += count
+    classes = np.flatnonzero(there)
+    return float(np.mean([2 * right[each] / there[each] if each < len(right) else 0.0 for each in classes]))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cluster.storage import replacing
-from jobs.batches import distinct
+from jobs.batches import Collator, by_length
 from jobs.checkpoint import Checkpoint, read
 from jobs.network import Network
 from jobs.rows import READERS, DataError
@@ -26,9 +26,10 @@ COLUMNS = ("text", "label", "score")
 def network_of(checkpoint: Checkpoint) -> Network:
     """Return a checkpoint's network, ready to classify."""
     weights = checkpoint.weights
-    vectors = weights["vectors"] if "vectors" in weights else weights["fixed_vectors"]
-    network = Network(checkpoint.experiment.model, vectors, len(checkpoint.labels))
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, assign=True)
+    initial = weights["fixed_vectors"] if "fixed_vectors" in weights else weights["vectors"]
+    trained = None if "fixed_vectors" in weights else 0  # otherwise all stay as they are
+    network = Network(checkpoint.experiment.model, initial, len(checkpoint.labels), num_trained=trained)
+    network.load({key: torch.from_numpy(value) for key, value in weights.items()})
     return network.eval()
 
 
@@ -36,15 +37,10 @@ def network_of(checkpoint: Checkpoint) -> Network:
 def scores(network: Network, tokens: Tokens, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """Return scores (logits) of some texts, `(len(rows), classes)` float32 on the CPU, in the order of `rows`."""
     network.eval()
-    classes = network.output.out_features
-    found = torch.empty(len(rows), classes)
-    lengths = tokens.lengths[rows]
-    by_length = np.argsort(lengths, kind="stable")
-    for start in range(0, len(rows), BATCH_SIZE):
-        chosen = by_length[start : start + BATCH_SIZE]
-        words, places = distinct(tokens.padded(rows[chosen]))
-        batch = (torch.from_numpy(array).to(device) for array in (words, places, lengths[chosen]))
-        found[chosen] = network(*batch).cpu()
+    collator = Collator(tokens, len(network.initial), device)
+    found = torch.empty(len(rows), len(network.output))
+    for chosen in by_length(tokens.lengths[rows], BATCH_SIZE):
+        found[chosen] = network(collator.batch(rows[chosen])).cpu()
     return found
 
 

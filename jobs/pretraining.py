@@ -16,9 +16,9 @@ from pathlib import Path
 from cluster.storage import local_target, replacing
 from jobs import vectors
 from jobs.experiment import Experiment
-from jobs.experiment import Vectors as Settings
 from jobs.progress import bar
 from jobs.rows import size, stream
+from jobs.settings import Vectors as Settings
 from jobs.text import tokenize
 from jobs.word2vec import VectorsError
 

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 
 from cluster import UsageError, source
 from cluster.storage import StorageError, is_uri, join
-from jobs.experiment import Data, digest
+from jobs.experiment import digest
+from jobs.settings import Data
 
 READERS = (".csv", ".tsv", ".jsonl")
 

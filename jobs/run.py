@@ -17,7 +17,7 @@ from jobs.corpus import Corpus
 from jobs.experiment import Experiment, digest
 
 # They change how fast a run is, not what it gives.
-WITHOUT_EFFECT = {"workers", "cpus_per_worker", "use_gpu"}
+WITHOUT_EFFECT = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _between(dimension: Dimension) -> list[float]:
 def _dimension(path: str, given: Any) -> Dimension:
     if path.split(".")[0] not in SECTIONS:
         raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {' and '.join(SECTIONS)} can")
-    if path in ("train.workers", "train.cpus_per_worker", "train.use_gpu"):
+    if path in ("train.workers", "train.cpus_per_worker", "train.use_gpu", "train.checkpoint_minutes"):
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if path == "train.folds":
         raise ExperimentError("tune.space: 'train.folds' cannot be searched; cross-validate the best settings instead")

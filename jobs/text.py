@@ -61,16 +61,6 @@ class Tokens:
         """Tokens of each text, `(texts,)` int64."""
         return np.diff(self.offsets)
 
-    def padded(self, rows: np.ndarray) -> np.ndarray:
-        """Return some texts as `(len(rows), longest)` int64, padded at the end; at least one column."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        columns = np.arange(max(1, lengths.max(initial=0)))  # (longest,)
-        inside = columns < lengths[:, None]  # (rows, longest)
-        places = np.where(inside, starts[:, None] + columns, 0)
-        ids = self.ids if len(self.ids) else np.zeros(1, np.int32)
-        return np.where(inside, ids[places], PADDING).astype(np.int64)
-
 
 def encode(texts: Iterable[Sequence[str]], vocabulary: Vocabulary, max_tokens: int) -> Tokens:
     """Return tokenised texts as flat arrays, each cut after `max_tokens`."""

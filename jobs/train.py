@@ -1,33 +1,48 @@
 """Fine-tuning on the workers of a cluster: Ray Train around the loop.
 
-Each epoch is reported with a checkpoint; Ray keeps the best and the newest. A run that was cut off
-goes on from the newest when the same command is given again.
+Whatever ends the workers, the controller or a node, the run goes on from its newest checkpoint; and when the
+driver ends, it goes on when the same command is given again. It gives up only where it comes no further.
 """
 
-import platform
-import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
-from cluster.storage import copy_folder, exists, join, locked, write_text
-from jobs import conflicts, dataset
+from cluster.storage import is_uri, join, locked, write_bytes, write_text
+from jobs import conflicts, dataset, learning_curve
+from jobs.checkpoints import Checkpoints, name_of
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
-from jobs.loop import Epoch, Loop, Progress, Workers
-from jobs.network import Network
+from jobs.history import Epoch, Progress
 from jobs.run import Run, place
+from jobs.worker import work
 
 # What best.json says of the best epoch.
 METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
 
-# Restarts of the workers after one was lost, before the run gives up.
+# Times that the workers may be lost one after the other without a new checkpoint, before the run gives up.
 MAX_FAILURES = 3
+
+# Without workers for so long, the driver says what they wait for.
+WAITING_S = 20.0
+
+FILES = """\
+experiment.yaml     all settings of this run
+epoch-*/            checkpoints: the newest two and the best epoch's, each a whole classifier
+best.json           which of them is the best, and what it reached; written when the run is finished
+learning-curve.png  losses, accuracy and macro F1, epoch after epoch
+tensorboard/        the same for `tensorboard --logdir`
+
+Each checkpoint's manifest.json lists its files with their sums. Giving the same command again goes on with a run
+that was cut off. The folder can be moved or copied as a whole.
+"""
 
 
 class TrainingFailed(UsageError):
@@ -43,8 +58,10 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
     Raises:
         TrainingFailed, and what reading data and vectors raises.
     """
+    started = time.time()
     say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
     with connect():
+        waits = _require(experiment)
         found = dataset.load(experiment)
         say_all(say, found.notes)
         corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
@@ -55,13 +72,12 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         if best is not None:
             say(f"this run is finished: {describe(best)}; its folder is {run.path}")
             return run.publish(best)
-        waits = resources.require(experiment.train.workers, experiment.train.cpus_per_worker, _use_gpu(experiment))
         if waits:
             say(waits)
         write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
+        write_text(join(run.path, "README.txt"), FILES)
         with locked(run.path):
-            best = _fit(experiment, corpus, run, say)
-        say(f"best: {describe(best)}")
+            best = _finish(_fit(experiment, corpus, run, say, started), run, experiment, say, started)
         return run.finish(best)
 
 
@@ -71,12 +87,13 @@ def describe(best: dict[str, Any]) -> str:
     return f"epoch {best['metrics']['epoch']}, validation {values}"
 
 
-def epoch_line(epoch: Epoch, improved: bool) -> str:
-    """Return an epoch's figures on a line."""
+def epoch_line(epoch: Epoch, improved: bool, left: int) -> str:
+    """Return an epoch's figures on a line, with the time that so many more of its kind would take."""
+    time_left = f"   at most {timedelta(seconds=round(epoch.seconds * left))} left" if left else ""
     return (
         f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}   validation loss {epoch.loss:.4f}"
         f"   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
-        f"   {epoch.examples_per_second:,.0f} examples/s{'   *' if improved else ''}"
+        f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   *' if improved else ''}"
     )
 
 
@@ -91,101 +108,134 @@ def say_all(say: Callable[[str], None], lines: list[str]) -> None:
         say(line)
 
 
-def snapshot(experiment: Experiment, corpus: Corpus, loop: Loop, folder: Path, *, resumable: bool) -> None:
-    """Write the loop's network as a checkpoint."""
-    from jobs import checkpoint
-
-    last = loop.progress.history[-1]
-    state = {key: value.detach().cpu().numpy() for key, value in loop.state().items()} if resumable else None
-    counts = corpus.counts()
-    if loop.network.vectors is None:
-        counts = counts[:0]
-    seen = slice(len(counts))
-    initial = checkpoint.Initial(corpus.vectors[seen], counts, corpus.pretrained[seen], corpus.scale)
-    checkpoint.write(
-        folder,
-        checkpoint.Checkpoint(
-            experiment=experiment,
-            labels=corpus.labels,
-            words=corpus.words,
-            weights={key: value.detach().cpu().numpy() for key, value in loop.network.state_dict().items()},
-            metrics={
-                **vars(last),
-                "rows": len(corpus.train),
-                "held_out": corpus.held_out,
-                "versions": checkpoint.provenance(),
-            },
-        ),
-        state=state,
-        progress=loop.progress.to_json() if resumable else None,
-        initial=initial,
+def _require(experiment: Experiment) -> str | None:
+    return resources.require(
+        experiment.train.fewest_workers, experiment.train.cpus_per_worker, use_gpu=_use_gpu(experiment)
     )
 
 
 def _use_gpu(experiment: Experiment) -> bool:
     wanted = experiment.train.use_gpu
-    return resources.gpus() >= experiment.train.workers if wanted is None else wanted
+    return resources.gpus() >= experiment.train.most_workers if wanted is None else wanted
 
 
-def _fit(experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run Ray Train and return the contents of best.json."""
+def _fit(
+    experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], None], started: float
+) -> dict[str, Any]:
+    """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns."""
     import ray
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    settings = experiment.train
+    number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
+    say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
+    reference = ray.put(corpus)
+    checkpoints = Checkpoints(run.path)
+    failures, reached = 0, checkpoints.newest()
+    running = threading.Event()
+    with _told(experiment, run, say, running) as queue:
+        config = {"experiment": experiment, "corpus": reference, "queue": queue, "path": run.path, "started": started}
+        while True:
+            try:
+                with interruptible():
+                    result = _trainer(experiment, run, config).fit()
+                break
+            except (TrainingFailedError, RayError) as error:
+                running.clear()
+                now = checkpoints.newest()
+                failures = 1 if now > reached else failures + 1
+                reached = now
+                reason = _reason(error)
+                if failures > MAX_FAILURES:
+                    raise TrainingFailed(
+                        f"the workers were lost {failures} times without progress: {reason}; Ray's logs tell more, and "
+                        "the same command goes on from the last checkpoint"
+                    ) from error
+                say(f"workers were lost ({reason}); starting again from the last checkpoint")
+                resources.release()
+                waits = _require(experiment)
+                if waits:
+                    say(waits)
+    if "error" in result.return_value:
+        raise TrainingFailed(result.return_value["error"])
+    return result.return_value
+
+
+def _trainer(experiment: Experiment, run: Run, config: dict[str, Any]) -> Any:
     import ray.train
     from ray.train.torch import TorchTrainer
 
     settings = experiment.train
-    say(f"starting {settings.workers} worker{'s' if settings.workers > 1 else ''}")
-    with _epochs_told(say) as queue:
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"experiment": experiment, "corpus": ray.put(corpus), "queue": queue, "run": run.path},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=settings.workers,
-                use_gpu=_use_gpu(experiment),
-                resources_per_worker={"CPU": settings.cpus_per_worker},
-            ),
-            run_config=ray.train.RunConfig(
-                name=run.name,
-                storage_path=run.folder,
-                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="improvement", checkpoint_score_order="max"
-                ),
-            ),
+    workers = tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers
+    return TorchTrainer(
+        work,
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=_use_gpu(experiment),
+            resources_per_worker={"CPU": settings.cpus_per_worker},
+        ),
+        # Checkpoints are ours: Ray is told of epochs, and starts afresh each time.
+        run_config=ray.train.RunConfig(name=run.name, storage_path=run.folder),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what was lost and why, on a line."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    texts = [" ".join(str(failure).split()) for failure in failures.values()]
+    # Those that were left fail because of the one that was lost.
+    texts.sort(key=lambda text: "gloo" in text.lower() or "Connection" in text)
+    return texts[0][:300]
+
+
+def _finish(
+    returned: dict[str, Any], run: Run, experiment: Experiment, say: Callable[[str], None], started: float
+) -> dict[str, Any]:
+    """Say and draw how the run went, and return the contents of best.json."""
+    progress = Progress.from_json(returned["progress"])
+    name = name_of(progress.best)
+    if not progress.best or not Checkpoints(run.path).has(name):
+        raise TrainingFailed(
+            f"{run.path}: the best checkpoint, {name}, is not there as seen from here; `storage` must be a folder or "
+            "URI that every node sees"
         )
-        try:
-            with interruptible():
-                result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(f"Ray Train gave up: {error}. The same command goes on from the last epoch") from error
-    if result.return_value:
-        raise TrainingFailed(result.return_value)
-    if not result.best_checkpoints:
-        raise TrainingFailed(f"no epoch was finished; Ray's logs are in {run.path}")
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1]["improvement"])
-    metrics = {key: metrics[key] for key in METRICS}
-    return {"checkpoint": Path(checkpoint.path).name, "metric": settings.metric, "metrics": metrics}
+    best = progress.epochs[progress.best - 1]
+    found = {
+        "checkpoint": name,
+        "metric": experiment.train.metric,
+        "metrics": {key: getattr(best, key) for key in METRICS},
+    }
+    write_bytes(join(run.path, "learning-curve.png"), learning_curve.picture(progress))
+    say_all(say, learning_curve.table(progress))
+    summary = returned["summary"]
+    seconds = time.time() - started
+    sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
+    say(
+        f"{seconds:.1f} s in all, {1 - summary['step_s'] / seconds:.0%} of it outside steps; "
+        f"the first step came after {summary['first_step_s']:.1f} s{sent if summary['workers'] > 1 else ''}"
+    )
+    say(f"best: {describe(found)}")
+    return found
 
 
 @contextmanager
-def _epochs_told(say: Callable[[str], None]):
-    """Hold a queue that workers put lines into; they are said as they come."""
-    from ray.util.queue import Empty, Queue
+def _told(experiment: Experiment, run: Run, say: Callable[[str], None], running: threading.Event):
+    """Hold a queue that the first worker puts (kind, value) into; they are said as they come.
 
-    queue = Queue(actor_options={"num_cpus": 0})
+    Args:
+        running: is set once there are workers.
+    """
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Beside the driver, so that no other node takes it along when it is lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     ended = threading.Event()
-
-    def tell() -> None:
-        while True:
-            last_round = ended.is_set()
-            try:
-                while True:
-                    say(queue.get(timeout=0.2))
-            except Empty:
-                if last_round:
-                    return
-
-    teller = threading.Thread(target=tell, daemon=True)
+    teller = threading.Thread(target=_tell, args=(queue, ended, running, experiment, run, say), daemon=True)
     teller.start()
     try:
         yield queue
@@ -195,72 +245,39 @@ def _epochs_told(say: Callable[[str], None]):
         queue.shutdown()
 
 
-def _work(config: dict[str, Any]) -> str | None:
-    """Run on each worker; return what went wrong, if it is the user's to mend."""
-    import ray
-    import ray.train
-    import ray.train.torch
-    import torch
+def _tell(
+    queue: Any,
+    ended: threading.Event,
+    running: threading.Event,
+    experiment: Experiment,
+    run: Run,
+    say: Callable[[str], None],
+) -> None:
+    from ray.util.queue import Empty
 
-    experiment: Experiment = config["experiment"]
-    if not exists(join(config["run"], "experiment.yaml")):
-        return f"{config['run']}: is not seen from {platform.node()}; every node must see the storage"
-    corpus: Corpus = ray.get(config["corpus"])
-    context = ray.train.get_context()
-    workers = Workers(context.get_world_rank(), context.get_world_size())
-    torch.set_num_threads(experiment.train.cpus_per_worker)
-    device = ray.train.torch.get_device()
-    network = Network(experiment.model, corpus.vectors, len(corpus.labels), experiment.seed).to(device)
-    loop = Loop(network, corpus, experiment.train, experiment.seed, workers, device)
-    latest = ray.train.get_checkpoint()
-    if latest is not None:
-        _resume(loop, latest)
-        if workers.rank == 0:
-            _tell(config, f"going on after epoch {len(loop.progress.history)}")
-    try:
-        for epoch, improved in loop.epochs():
-            with tempfile.TemporaryDirectory() as folder:
-                written = None
-                if workers.rank == 0:
-                    snapshot(experiment, corpus, loop, Path(folder), resumable=True)
-                    written = ray.train.Checkpoint.from_directory(folder)
-                ray.train.report(
-                    report_of(epoch, improved), checkpoint=written, checkpoint_upload_fn=_upload_to(config["run"])
-                )
-            if workers.rank == 0:
-                _tell(config, epoch_line(epoch, improved))
-    except UsageError as error:
-        return str(error)
-    return None
-
-
-def _upload_to(run: str) -> Callable[[Any, str], Any]:
-    """Return what brings a checkpoint into the run's folder, or raises: Ray's own way loses files in silence."""
-
-    def upload(checkpoint: Any, name: str) -> Any:
-        import ray.train
-
-        copy_folder(checkpoint.path, join(run, name))
-        return ray.train.Checkpoint(join(run, name))
-
-    return upload
-
-
-def _tell(config: dict[str, Any], line: str) -> None:
-    config["queue"].actor.put_nowait.remote(line)  # not waited for: the driver may be gone
-
-
-def _resume(loop: Loop, latest: Any) -> None:
-    import torch
-    from safetensors.numpy import load_file
-
-    from jobs.checkpoint import read_progress
-
-    with latest.as_directory() as folder:
-        state, progress = read_progress(Path(folder))
-        weights = load_file(Path(folder, "weights.safetensors"))
-        loop.resume(
-            {key: torch.from_numpy(value) for key, value in weights.items()},
-            {key: torch.from_numpy(value) for key, value in state.items()},
-            Progress.from_json(progress),
-        )
+    settings = experiment.train
+    heard = time.monotonic()
+    while True:
+        last_round = ended.is_set()
+        try:
+            while True:
+                kind, value = queue.get(timeout=0.2)
+                heard = time.monotonic()
+                if kind == "line":
+                    say(value)
+                elif kind == "started":
+                    say(f"training with {value}")
+                    running.set()
+                elif kind == "within":
+                    say("epoch {:3d}   step {:,} of {:,}   train loss {:.4f}   {:,.0f} examples/s".format(*value))
+                elif kind == "epoch":
+                    epoch, improved = value
+                    say(epoch_line(epoch, improved, settings.epochs - epoch.epoch))
+                    if not is_uri(run.path):
+                        learning_curve.log_scalars(Path(run.path, "tensorboard"), [epoch])
+        except Empty:
+            if last_round:
+                return
+        if not running.is_set() and time.monotonic() - heard > WAITING_S:
+            heard = time.monotonic()
+            say(f"waiting for workers; {resources.free()}")

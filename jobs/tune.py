@@ -15,14 +15,15 @@ from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
 from cluster.storage import join, locked, write_text
-from jobs import conflicts, dataset
+from jobs import conflicts, dataset, snapshot
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
-from jobs.loop import Loop, score
+from jobs.history import score
+from jobs.loop import Loop
 from jobs.network import Network
 from jobs.run import Run, place
 from jobs.space import Dimension, dimensions, embeddings, num_trials
-from jobs.train import METRICS, report_of, say_all, snapshot
+from jobs.train import METRICS, report_of, say_all
 
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
@@ -176,13 +177,13 @@ def _trial(config: dict[str, Any], experiment: Experiment, pretrained: Corpus, r
         config = {"train.epochs": experiment.tune.epochs, **config}
     chosen = experiment.replace(config)
     corpus = random if chosen.model.embedding == "rand" else pretrained
-    network = Network(chosen.model, corpus.vectors, len(corpus.labels), chosen.seed)
+    network = Network(chosen.model, corpus.vectors, len(corpus.labels), chosen.seed, num_trained=len(corpus.counts()))
     loop = Loop(network, corpus, chosen.train, chosen.seed)
     for epoch, improved in loop.epochs():
         with tempfile.TemporaryDirectory() as folder:
             written = None
             if improved:
-                snapshot(chosen, corpus, loop, Path(folder), resumable=False)
+                snapshot.take(chosen, corpus, loop, resumable=False)(Path(folder))
                 written = ray.tune.Checkpoint.from_directory(folder)
             ray.tune.report(report_of(epoch, improved), checkpoint=written)
 

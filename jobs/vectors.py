@@ -17,9 +17,9 @@ import numpy as np
 
 from cluster import source, storage
 from jobs import fasttext, word2vec
-from jobs.experiment import Vectors as Settings
 from jobs.experiment import digest
 from jobs.progress import lines
+from jobs.settings import Vectors as Settings
 from jobs.word2vec import VectorsError, is_one_word
 
 GENSIM = "gensim:"  # before a name of gensim's downloader

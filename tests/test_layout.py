@@ -16,6 +16,7 @@ RAY_ALLOWED = {
     "jobs/dataset.py",
     "jobs/folds.py",
     "jobs/train.py",
+    "jobs/worker.py",
     "jobs/tune.py",
     "serving/app.py",
     "serving/server.py",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.checkpoint import Checkpoint, CheckpointError, locate, read, read_progress, write
+from jobs.checkpoint import Checkpoint, CheckpointError, locate, read, read_resumable, verify, write
 from jobs.experiment import Experiment
 
 
@@ -20,7 +20,7 @@ def saved(tmp_path: Path) -> tuple[Path, Checkpoint]:
         {"epoch": 3, "accuracy": 0.5},
     )
     folder = tmp_path / "run" / "checkpoint"
-    write(folder, checkpoint, {"dense.0.step": np.array(3.0)}, {"history": [], "best": 0})
+    write(folder, checkpoint, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0})
     return folder, checkpoint
 
 
@@ -31,9 +31,11 @@ def test_what_was_written_is_read(saved: tuple[Path, Checkpoint]) -> None:
     assert (found.experiment, found.labels, found.words) == (checkpoint.experiment, checkpoint.labels, checkpoint.words)
     assert found.metrics == checkpoint.metrics
     assert all(np.array_equal(found.weights[key], value) for key, value in checkpoint.weights.items())
-    state, progress = read_progress(folder)
-    assert state["dense.0.step"] == 3.0
-    assert progress == {"history": [], "best": 0}
+    resumable = read_resumable(folder)
+    assert resumable.state["steps"].tolist() == [3, 2]
+    assert resumable.progress == {"epochs": [], "best": 0}
+    assert resumable.weights.keys() == checkpoint.weights.keys()
+    verify(str(folder))
 
 
 def test_it_is_found_by_folder_best_json_or_the_folder_of_one(saved: tuple[Path, Checkpoint], tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_only_what_classifies_is_needed(saved: tuple[Path, Checkpoint]) -> None:
     (folder / "state.safetensors").unlink()
     assert read(str(folder)).labels
     with pytest.raises(CheckpointError, match=r"lacks state\.safetensors"):
-        read_progress(folder)
+        read_resumable(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "vocabulary.json", "labels.json", "experiment.yaml"])
@@ -62,8 +64,9 @@ def test_a_missing_cut_or_altered_file_is_refused(saved: tuple[Path, Checkpoint]
     whole = (folder / name).read_bytes()
     for content in (whole[:-1], whole[:-1] + b"X", b""):
         (folder / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=f"{name} is not what the manifest says"):
-            read(str(folder))
+        for reader in (read, verify):
+            with pytest.raises(CheckpointError, match=f"{name} is not what the manifest says"):
+                reader(str(folder))
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}"):
         read(str(folder))

@@ -1,63 +1,107 @@
-"""The convolution is exactly torch's, and a text's scores are its own."""
+"""The convolution is exactly torch's, on either path, and a text's maxima are its own."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.convolution import max_over_time
+from jobs.batches import Batch, Collator
+from jobs.convolution import _dense, max_over_time, project
+from jobs.text import Tokens
+
+LENGTHS = [12, 0, 1, 5, 2, 12]
+WIDTHS = [3, 1, 2, 5]
+MAPS = 7
 
 
-def reference(vectors: Tensor, filters: Tensor, tokens: Tensor, lengths: Tensor, width: int) -> Tensor:
+def batch_of(lengths: list[int], seed: int = 0) -> tuple[Batch, list[np.ndarray]]:
+    """Return texts of words 1 to 8, of which some come twice, as a batch and as word numbers."""
+    ids = np.random.default_rng(seed).integers(1, 9, sum(lengths)).astype(np.int32)
+    tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    texts = [ids[start:end] for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
+    return Collator(tokens, 9).batch(np.arange(len(lengths))), texts
+
+
+def reference(vectors: Tensor, filters: Tensor, texts: list[np.ndarray]) -> Tensor:
     """torch's own convolution of each text alone, with width - 1 zero vectors on both sides."""
-    maps = filters.shape[0] // width
-    kernel = filters.view(width, maps, -1).permute(1, 2, 0)  # (maps, dimensions, width)
     found = []
-    for text, length in zip(tokens, lengths, strict=True):
-        words = vectors[text[:length]] if length else vectors[:1] * 0
-        padded = F.pad(words.T[None], (width - 1, width - 1))  # (1, dimensions, length + 2 * (width - 1))
-        found.append(F.conv1d(padded, kernel).amax(dim=2)[0])
+    for text in texts:
+        words = vectors[torch.from_numpy(text).long()] if len(text) else vectors[:1] * 0
+        features, start = [], 0
+        for width in WIDTHS:
+            kernel = filters[start : start + width * MAPS].view(width, MAPS, -1).permute(1, 2, 0)
+            start += width * MAPS
+            padded = F.pad(words.T[None], (width - 1, width - 1))  # (1, columns, length + 2 * (width - 1))
+            features.append(F.conv1d(padded, kernel).amax(dim=2)[0])
+        found.append(torch.cat(features))
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 5])
-def test_values_and_gradients_are_those_of_conv1d(width: int) -> None:
-    """In float64, for texts of 0 to 12 words, to the last digits."""
-    generator = torch.Generator().manual_seed(width)
-    lengths = torch.tensor([12, 0, 1, 5, 2, 12])
-    tokens = torch.randint(1, 9, (6, 12), generator=generator)
-    tokens[torch.arange(12) >= lengths[:, None]] = 0
-    vectors = torch.randn(9, 4, generator=generator, dtype=torch.float64)
-    vectors[0] = 0
-    filters = torch.randn(width * 7, 4, generator=generator, dtype=torch.float64)
-    weights = torch.randn(6, 7, generator=generator, dtype=torch.float64)
-    gradients = []
-    values = []
-    for function in (
-        lambda v, f: max_over_time(v @ f.T, tokens, lengths, width),
-        lambda v, f: reference(v, f, tokens, lengths, width),
-    ):
-        leaves = vectors.clone().requires_grad_(), filters.clone().requires_grad_()
-        found = function(*leaves)
-        (found * weights).sum().backward()
-        values.append(found.detach())
-        gradients.append([leaf.grad for leaf in leaves])
-    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradients[0][0][1:], gradients[1][0][1:], rtol=1e-12, atol=1e-12)
-    assert not gradients[0][0][0].any(), "padding is not learned"
+def on_cpu(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch: Batch) -> Tensor:
+    return max_over_time(fixed, trained, filters, batch, WIDTHS)
+
+
+def as_on_gpu(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch: Batch) -> Tensor:
+    return _dense(fixed, trained, filters, batch, WIDTHS, bfloat16=False)
+
+
+@pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
+@pytest.mark.parametrize("channels", ["trained", "fixed", "both"])
+def test_values_and_gradients_are_those_of_conv1d(path: Callable[..., Tensor], channels: str) -> None:
+    """In float64, for texts of 0 to 12 words and filters of widths 1 to 5, to the last digits."""
+    batch, texts = batch_of(LENGTHS)
+    generator = torch.Generator().manual_seed(1)
+    columns = 8 if channels == "both" else 4
+    table = torch.randn(9, columns, generator=generator, dtype=torch.float64)
+    filters = torch.randn(sum(WIDTHS) * MAPS, columns, generator=generator, dtype=torch.float64)
+    weights = torch.randn(6, len(WIDTHS) * MAPS, generator=generator, dtype=torch.float64)
+
+    leaves = table.clone().requires_grad_(), filters.clone().requires_grad_()
+    expected = reference(*leaves, texts)
+    (expected * weights).sum().backward()
+
+    trained_from = {"trained": 0, "fixed": columns, "both": 4}[channels]
+    rows, own = table[batch.words], filters.clone().requires_grad_()
+    fixed = rows[:, :trained_from] if trained_from else None
+    trained = rows[:, trained_from:].clone().requires_grad_() if trained_from < columns else None
+    found = path(fixed, trained, own, batch)
+    (found * weights).sum().backward()
+
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own.grad, leaves[1].grad, rtol=1e-12, atol=1e-12)
+    if trained is not None:
+        expected_rows = leaves[0].grad[batch.words][:, trained_from:]
+        torch.testing.assert_close(trained.grad, expected_rows, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_pass_torchs_own_check() -> None:
     """Finite differences agree."""
+    batch, _ = batch_of([4, 2])
     generator = torch.Generator().manual_seed(0)
-    projected = torch.randn(6, 3 * 2, generator=generator, dtype=torch.float64)
-    projected[0] = 0
-    tokens = torch.tensor([[1, 2, 3, 4], [5, 1, 0, 0]])
-    lengths = torch.tensor([4, 2])
-    words = projected[1:].clone().requires_grad_()
+    rows = torch.randn(len(batch.words), 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    filters = torch.randn(sum(WIDTHS) * 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r, f: max_over_time(None, r, f, batch, WIDTHS), (rows, filters))
 
-    def function(rows: Tensor) -> Tensor:
-        return max_over_time(torch.cat([projected[:1], rows]), tokens, lengths, 3)
 
-    assert torch.autograd.gradcheck(function, words)
+def test_a_batch_of_empty_texts_has_maxima_of_zero() -> None:
+    """On either path, with gradients of zero."""
+    batch, _ = batch_of([0, 0])
+    filters = torch.ones(sum(WIDTHS) * MAPS, 4, requires_grad=True)
+    for path in (on_cpu, as_on_gpu):
+        found = path(None, torch.empty(0, 4), filters, batch)
+        assert not found.any()
+        assert found.shape == (2, len(WIDTHS) * MAPS)
+
+
+def test_bfloat16_rounds_both_sides_and_sums_in_float32() -> None:
+    """The product is that of the rounded numbers; it is given as float32, and gradients pass unrounded."""
+    generator = torch.Generator().manual_seed(0)
+    rows, filters = torch.randn(5, 300, generator=generator), torch.randn(8, 300, generator=generator)
+    found = project(rows, filters, bfloat16=True)
+    assert found.dtype == torch.float32
+    exact = rows.bfloat16().double() @ filters.bfloat16().double().T
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
+    assert not torch.equal(found, project(rows, filters, bfloat16=False))

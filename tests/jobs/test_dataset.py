@@ -10,9 +10,10 @@ import pytest
 
 from cluster.package import REPOSITORY
 from jobs.dataset import load, split
-from jobs.experiment import Data, Experiment
+from jobs.experiment import Experiment
 from jobs.experiment import load as load_experiment
 from jobs.rows import DataError, Part, read
+from jobs.settings import Data
 from tests.conftest import toy_rows
 
 GOOD = "label,text\ngood,a b\nbad,c d\n"

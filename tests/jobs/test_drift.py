@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import checkpoint, drift
+from jobs import checkpoint, drift, snapshot
 from jobs.checkpoint import Checkpoint, Initial
 from jobs.experiment import Experiment
 from jobs.loop import Loop
 from jobs.network import Network
-from jobs.train import snapshot
 from jobs.word2vec import VectorsError
 from tests.conftest import corpus_of
 
@@ -66,7 +65,7 @@ def test_a_trained_checkpoint_knows_where_it_came_from(toy: Callable[..., Experi
     corpus = corpus_of(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     list(loop.epochs())
-    snapshot(experiment, corpus, loop, tmp_path / "run" / "checkpoint", resumable=False)
+    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "run" / "checkpoint")
     told: list[str] = []
     drift.show(str(tmp_path / "run" / "checkpoint"), ["great"], 3, None, told.append)
     text = "\n".join(told)
@@ -89,7 +88,7 @@ def test_static_vectors_have_not_moved(toy: Callable[..., Experiment], tmp_path:
     corpus = corpus_of(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     next(loop.epochs())
-    snapshot(experiment, corpus, loop, tmp_path / "checkpoint", resumable=False)
+    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
     initial = checkpoint.read_initial(str(tmp_path / "checkpoint"))
     assert initial is not None
     assert len(initial.vectors) == 0
@@ -103,7 +102,7 @@ def test_an_altered_start_is_refused(toy: Callable[..., Experiment], tmp_path: P
     corpus = corpus_of(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     next(loop.epochs())
-    snapshot(experiment, corpus, loop, tmp_path / "checkpoint", resumable=False)
+    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "initial.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(checkpoint.CheckpointError, match=r"initial.safetensors is not what the manifest says"):

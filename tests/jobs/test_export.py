@@ -11,6 +11,7 @@ import pytest
 from gensim.models import KeyedVectors
 
 from cluster.storage import StorageError
+from jobs import snapshot
 from jobs.checkpoint import Checkpoint, Initial, read, read_initial, write
 from jobs.corpus import prepare
 from jobs.dataset import load
@@ -18,7 +19,6 @@ from jobs.experiment import Experiment
 from jobs.export import export
 from jobs.loop import Loop
 from jobs.network import Network
-from jobs.train import snapshot
 from jobs.word2vec import VectorsError
 from tests.conftest import write_word2vec
 
@@ -153,7 +153,7 @@ def test_a_trained_run_is_exported_in_the_files_lengths(
     assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     next(loop.epochs())
-    snapshot(experiment, corpus, loop, tmp_path / "trained", resumable=False)
+    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
     export(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False, print)
     export(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True, print)
     alone, merged = opened(tmp_path / "out.bin"), opened(tmp_path / "merged.bin")

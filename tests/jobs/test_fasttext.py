@@ -10,7 +10,7 @@ from gensim.models import FastText
 from gensim.models.fasttext import save_facebook_model
 
 from jobs import vectors
-from jobs.experiment import Vectors as Settings
+from jobs.settings import Vectors as Settings
 from jobs.vectors import Vectors, VectorsError
 
 TEXTS = [["The", "cat", "sat", "on", "the", "mat"], ["the", "dog", "sat", "naïve"]] * 50

@@ -11,7 +11,7 @@ import pytest
 from gensim.models import KeyedVectors
 
 from cluster.package import REPOSITORY
-from jobs import checkpoint, metrics
+from jobs import checkpoint, metrics, snapshot
 from jobs.__main__ import main
 from jobs.dataset import load
 from jobs.evaluate import evaluate
@@ -20,7 +20,6 @@ from jobs.loop import Loop
 from jobs.network import Network
 from jobs.predict import classify
 from jobs.report import Evaluation, draw_confusion
-from jobs.train import snapshot
 from tests.conftest import corpus_of, read_jsonl
 
 
@@ -32,7 +31,7 @@ def trained(toy: Callable[..., Experiment], tmp_path: Path) -> Path:
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     list(loop.epochs())
     folder = tmp_path / "run" / "checkpoint"
-    snapshot(experiment, corpus, loop, folder, resumable=False)
+    snapshot.take(experiment, corpus, loop, resumable=False)(folder)
     return folder
 
 

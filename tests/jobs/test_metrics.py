@@ -24,3 +24,17 @@ def test_a_class_that_is_not_in_the_rows_has_its_place() -> None:
     """Rows and columns stay those of the checkpoint's labels."""
     assert metrics.confusion(LABELS, PREDICTED, 4).shape == (4, 4)
     assert metrics.per_class(LABELS, PREDICTED, 4)["support"].tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 40])
+def test_macro_f1_is_scikit_learns(classes: int) -> None:
+    """Also where classes are missing among the labels, the predictions, or both."""
+    from sklearn.metrics import f1_score
+
+    random = np.random.default_rng(classes)
+    for rows in (1, 5, 300):
+        labels, predicted = random.integers(0, classes, (2, rows))
+        expected = f1_score(labels, predicted, average="macro", zero_division=0.0)
+        assert metrics.macro_f1(labels, predicted) == pytest.approx(expected)
+        predicted[:] = classes + 3
+        assert metrics.macro_f1(labels, predicted) == 0

@@ -8,8 +8,8 @@ import pytest
 from gensim.models import KeyedVectors, Word2Vec
 
 from jobs import pretraining
-from jobs.experiment import Vectors as Settings
 from jobs.pretraining import Texts, train, write_texts
+from jobs.settings import Vectors as Settings
 from jobs.word2vec import VectorsError
 
 LINES = ["the cat sat on the mat", "the dog sat on the log"] * 200

@@ -1,9 +1,8 @@
 """Texts as words, and words as numbers."""
 
-import numpy as np
 import pytest
 
-from jobs.text import UNKNOWN, Tokens, Vocabulary, encode, frequent_words, tokenize
+from jobs.text import UNKNOWN, Vocabulary, encode, frequent_words, tokenize
 
 
 @pytest.mark.parametrize(
@@ -41,12 +40,7 @@ def test_texts_as_flat_arrays_and_back() -> None:
     tokens = encode([["a", "b", "a"], [], ["b"]], Vocabulary(["a", "b"]), max_tokens=2)
     assert tokens.ids.tolist() == [2, 3, 3]
     assert tokens.lengths.tolist() == [2, 0, 1]
-    assert tokens.padded(np.array([2, 0, 1])).tolist() == [[3, 0], [2, 3], [0, 0]]
-
-
-def test_padding_when_all_texts_are_empty() -> None:
-    """There is always one column."""
-    assert Tokens(np.zeros(0, np.int32), np.zeros(3, np.int64)).padded(np.array([0, 1])).tolist() == [[0], [0]]
+    assert tokens.offsets.tolist() == [0, 2, 2, 3]
 
 
 def test_frequent_words_come_first_and_ties_are_settled() -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from cluster import source
 from jobs import vectors
-from jobs.experiment import Vectors as Settings
+from jobs.settings import Vectors as Settings
 from jobs.vectors import Vectors, VectorsError
 from tests.conftest import write_word2vec
 

@@ -31,7 +31,7 @@ def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
     if embedding == "multichannel":
         with torch.no_grad():
             network.vectors[1:] += 1
-    weights = {key: value.numpy() for key, value in network.state_dict().items()}
+    weights = {key: value.numpy() for key, value in network.weights().items()}
     return Checkpoint(experiment, ["a", "b", "c"], WORDS, weights, {"epoch": 1})
 
 

@@ -1,0 +1,62 @@
+"""What the epochs of a run gave, and which is the best."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave; all but `train_loss` on the validation part. Speed counts training only."""
+
+    epoch: int
+    train_loss: float
+    loss: float
+    accuracy: float
+    macro_f1: float
+    examples_per_second: float
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what a resumed run must know besides the weights and the optimisers' state.
+
+    epochs: the finished ones. best: the best of them, from 1; 0 before the first. steps: those of the epoch that
+    is not finished; train_loss: the sum of their losses. Which rows a step sees and which features it drops
+    follow from the seed, the epoch and the step, so that this is the position in the data and the random state.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    steps: int = 0
+    train_loss: float = 0.0
+
+    def add(self, epoch: Epoch, metric: str) -> bool:
+        """Record a finished epoch; tell whether it is the best so far."""
+        improved = self.best == 0 or score(vars(epoch), metric) > score(vars(self.epochs[self.best - 1]), metric)
+        self.epochs.append(epoch)
+        self.steps, self.train_loss = 0, 0.0
+        if improved:
+            self.best = epoch.epoch
+        return improved
+
+    def finished(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
+        """Tell whether the last epoch was reached, or `patience` epochs after the frozen ones brought nothing."""
+        done = len(self.epochs)
+        since = max(self.best, min(frozen_epochs, done))
+        return done >= epochs or done - since >= patience
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the progress as JSON values; floating-point numbers keep every bit."""
+        return vars(self) | {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> "Progress":
+        """Return the progress that `to_json` gave."""
+        return cls(**tree | {"epochs": [Epoch(**epoch) for epoch in tree["epochs"]]})
+
+
+def score(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
+    return (-figures["loss"] if metric == "loss" else figures[metric], -figures["loss"])

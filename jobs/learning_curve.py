@@ -1,0 +1,52 @@
+"""How a run went, epoch after epoch: a table, a picture, and scalars for TensorBoard."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from jobs.history import Epoch, Progress
+
+
+def table(progress: Progress) -> list[str]:
+    """Return the epochs as lines of text, the best one marked."""
+    lines = [f"{'epoch':>5}  {'train loss':>10}  {'loss':>7}  {'accuracy':>8}  {'macro F1':>8}  {'examples/s':>10}"]
+    for epoch in progress.epochs:
+        best = "  best" if epoch.epoch == progress.best else ""
+        lines.append(
+            f"{epoch.epoch:5d}  {epoch.train_loss:10.4f}  {epoch.loss:7.4f}  {epoch.accuracy:8.4f}  "
+            f"{epoch.macro_f1:8.4f}  {epoch.examples_per_second:10,.0f}{best}"
+        )
+    return lines
+
+
+def picture(progress: Progress) -> bytes:
+    """Return a PNG: losses on the left, accuracy and macro F1 on the right, the best epoch marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    numbers = [epoch.epoch for epoch in progress.epochs]
+    for axes, names in ((left, ("train_loss", "loss")), (right, ("accuracy", "macro_f1"))):
+        for name in names:
+            label = {"train_loss": "training loss", "loss": "validation loss"}.get(name, name.replace("_f1", " F1"))
+            axes.plot(numbers, [getattr(epoch, name) for epoch in progress.epochs], marker=".", label=label)
+        axes.axvline(progress.best, color="grey", linewidth=1, linestyle=":", label=f"best epoch, {progress.best}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+def log_scalars(folder: Path, epochs: Iterable[Epoch]) -> None:
+    """Append epochs to a TensorBoard log: losses, accuracy, macro F1 and examples a second, by epoch."""
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in epochs:
+            writer.add_scalar("loss/train", epoch.train_loss, epoch.epoch)
+            writer.add_scalar("loss/validation", epoch.loss, epoch.epoch)
+            writer.add_scalar("validation/accuracy", epoch.accuracy, epoch.epoch)
+            writer.add_scalar("validation/macro_f1", epoch.macro_f1, epoch.epoch)
+            writer.add_scalar("speed/examples_per_second", epoch.examples_per_second, epoch.epoch)
