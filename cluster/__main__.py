@@ -1,4 +1,4 @@
-"""python -m cluster: submit, status, logs, stop, list, check, package, manifest."""
+"""python -m cluster: submit, status, logs, stop, list, check, manifest, token."""
 
 import argparse
 import sys
@@ -50,6 +50,20 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--storage", help="path or URI where runs are to lie")
     check.add_argument("--address", help="http://HOST:8265 or HOST:6379 (default: RAY_ADDRESS)")
     check.add_argument("--caller", help=argparse.SUPPRESS)
+    text = "print manifests for KubeRay: a cluster, a job (train or tune), or a service"
+    manifest = verb("manifest", _manifest, text)
+    manifest.add_argument("--name", default="finetune-cnn", help="of the resource (default: finetune-cnn)")
+    manifest.add_argument("--image", required=True, help="of the Dockerfile; {hardware} in it becomes cpu or gpu")
+    manifest.add_argument("--storage", required=True, help="URI of the runs, or the path where --claim is mounted")
+    manifest.add_argument("--claim", help="PersistentVolumeClaim, ReadWriteMany, that holds the storage")
+    manifest.add_argument("--secret", help="Secret whose keys become variables, such as AWS_ACCESS_KEY_ID")
+    manifest.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="-- cluster | train ... | tune ... | serve CONFIG",
+        help="as for python -m jobs; CONFIG is what `python -m serving config` prints, in a file",
+    )
+    verb("token", _token, "make the token that a cluster will ask for, if there is none, and print where it lies")
     for each in found:
         each.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
     return parser
@@ -127,6 +141,50 @@ def _check(options: argparse.Namespace) -> int:
     for finding in findings:
         _say(str(finding))
     return int(any(finding.level == "error" for finding in findings))
+
+
+def _manifest(options: argparse.Namespace) -> int:
+    import yaml
+
+    from cluster import manifest
+
+    verb, *rest = options.arguments
+    files = [word for word in rest if "=" not in word]
+    try:
+        contents = {word: Path(word).read_text(encoding="utf-8") for word in files}
+    except OSError as error:
+        raise manifest.ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    pods = manifest.checked(
+        manifest.Pods(
+            name=options.name,
+            image=options.image.replace("{hardware}", "cpu"),
+            gpu_image=options.image.replace("{hardware}", "gpu"),
+            storage=options.storage,
+            claim=options.claim,
+            secret=options.secret,
+            files=bool(contents) and verb in ("train", "tune"),
+        )
+    )
+    if verb == "cluster" and not rest:
+        made = manifest.cluster(pods)
+    elif verb in ("train", "tune"):
+        made = manifest.job(pods, options.arguments, contents)
+    elif verb == "serve" and len(files) == 1 == len(rest):
+        made = manifest.service(pods, contents[files[0]])
+    else:
+        raise manifest.ManifestError(
+            f"'{' '.join(options.arguments)}': say cluster, train ..., tune ..., or serve CONFIG"
+        )
+    print(yaml.safe_dump_all(made, sort_keys=False), end="")
+    return 0
+
+
+def _token(options: argparse.Namespace) -> int:
+    from cluster import token
+
+    token.make()
+    _say(f"{token.file()} (readable by you alone; every node needs the same)")
+    return 0
 
 
 def _job(options: argparse.Namespace) -> tuple[Any, str]:

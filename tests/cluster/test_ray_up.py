@@ -1,0 +1,108 @@
+"""`ray up` over ssh onto separate hosts, work on them, the loss of two, `ray down`: with ray_cluster.local.yaml."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.package import REPOSITORY
+from tests.conftest import toy_rows
+from tests.hosts import Host, Network, ended, wait_for
+
+pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.slow]
+
+DASHBOARD = "http://127.0.0.1:8265"
+UP = {"RAY_UP_enable_autoscaler_v2": "0"}  # as the file says
+
+
+@pytest.fixture(scope="module")
+def net(network_ssh: type[Network]) -> Iterator[Network]:
+    with network_ssh("laptop", "head", "one", "two", "three") as made:
+        yield made
+
+
+def prepare(net: Network) -> Path:
+    """Make the hosts what the file asks for, and return the file with their addresses, on the laptop.
+
+    The packages are there already (hosts have no package index); the command that installs them runs all the same.
+    """
+    laptop, head, *workers = net.hosts
+    for host in (head, *workers):
+        host.start_sshd()
+        (host.home / ".finetune-cnn").symlink_to(sys.prefix)
+        (host.home / ".ray/auth_token").unlink()
+    shutil.copy(net.key, laptop.home / ".ssh/id_ed25519")
+    config = yaml.safe_load((REPOSITORY / "ray_cluster.local.yaml").read_text())
+    config["provider"] |= {"head_ip": head.address, "worker_ips": [each.address for each in workers]}
+    config["auth"]["ssh_user"] = "root"
+    config["min_workers"] = config["max_workers"] = len(workers)
+    return laptop.write("cluster.yaml", yaml.safe_dump(config))
+
+
+def nodes(head: Host) -> int:
+    """Return how many nodes the cluster has that are alive."""
+    listed = head.run("ray", "list", "nodes", "--address", DASHBOARD, "--format", "json", check=False).stdout
+    return listed.count('"state": "ALIVE"')
+
+
+def runs(host: Host, name: str) -> bool:
+    """Tell whether a process whose command line begins with a path or name like this runs on a host."""
+    return host.run("pgrep", "-f", f"^([^ ]*/)?{name}", check=False).returncode == 0
+
+
+def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None:
+    """One host is cut off, one loses its power; the run finishes on the two that are left."""
+    laptop, head, *workers = net.hosts
+    file = str(prepare(net))
+    storage = f"{net.shared}/runs"
+    rows = "".join(f'{label},"{text}"\n' for label, text in toy_rows(400))
+    (net.shared / "rows.csv").write_text("queue,message\n" + rows)
+    laptop.run("ray", "up", "--yes", "--no-config-cache", file, env=UP, cwd=REPOSITORY, timeout=250)
+    for host in (head, *workers):
+        wait_for(lambda host=host: (host.home / ".ray/auth_token").exists(), f"the token on {host.name}", timeout=150)
+        assert (host.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
+    wait_for(lambda: nodes(head) == 4, "all nodes", timeout=200, every=3)
+
+    with ended(laptop.popen("ray", "dashboard", file, env=UP, stdout=subprocess.DEVNULL)):
+        at = ("--address", DASHBOARD)
+        reached = "import urllib.request as u; u.urlopen('http://127.0.0.1:8265/')"
+        wait_for(lambda: laptop.run("python", "-c", reached, check=False).returncode == 0, "the tunnel", timeout=60)
+        told = laptop.run("python", "-m", "cluster", "check", *at, "--storage", storage, cwd=REPOSITORY).stdout
+        assert told.count("\nok ") == 5, told
+
+        # A worker takes a whole host, so that two hosts train and one waits.
+        settings = ["model.embedding=rand", "train.workers=2", "train.cpus_per_worker=2", "train.patience=400"]
+        settings += ["train.epochs=400", f"data.train={net.shared}/rows.csv", f"storage={storage}"]
+        command = ["submit", *at, "--", "train", "experiments/tickets.yaml", *settings]
+        log = net.folder / "log"
+        with log.open("w") as stream, ended(
+            laptop.popen("python", "-m", "cluster", *command, cwd=REPOSITORY, stdout=stream)
+        ) as run:  # fmt: skip
+
+            def epoch() -> int:
+                assert run.poll() is None, log.read_text()
+                return max([int(each) for each in re.findall(r"^epoch +(\d+)", log.read_text(), re.MULTILINE)] + [0])
+
+            for lose in (Host.cut, Host.kill):
+                before = epoch()
+                wait_for(lambda before=before: epoch() > before + 2, "epochs", timeout=200)
+                lost = next(host for host in workers if host.alive and runs(host, "ray::RayTrainWorker"))
+                lose(lost)
+                workers.remove(lost)
+                print(f"{lost.name}: {lose.__name__} after epoch {epoch()}")
+                wait_for(lambda: log.read_text().count("going on after") > 2 - len(workers), "a restart", timeout=200)
+            assert run.wait(timeout=250) == 0, log.read_text()
+    assert "best: epoch" in log.read_text()
+    assert (net.shared / "runs/tickets/best.json").exists()
+    print(log.read_text())
+
+    laptop.run("ray", "down", "--yes", file, env=UP, timeout=150)
+    for host in (head, *workers):  # the launcher stops the head; workers end when they have missed it for a minute
+        wait_for(
+            lambda host=host: host.run("pgrep", "raylet", check=False).returncode, f"Ray's end on {host.name}", 200
+        )
