@@ -1,4 +1,4 @@
-"""python -m cluster: submit, status, logs, stop, list, check, manifest, token."""
+"""python -m cluster: submit, status, logs, stop, list, check, manifest, package, token."""
 
 import argparse
 import sys
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="-- cluster | train ... | tune ... | serve CONFIG",
         help="as for python -m jobs; CONFIG is what `python -m serving config` prints, in a file",
     )
+    package = verb("package", _package, "write our code as a zip, for services on nodes that have none")
+    package.add_argument("target", metavar="TARGET.zip", help="path or URI that every node can read")
     verb("token", _token, "make the token that a cluster will ask for, if there is none, and print where it lies")
     for each in found:
         each.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
@@ -176,6 +178,18 @@ def _manifest(options: argparse.Namespace) -> int:
             f"'{' '.join(options.arguments)}': say cluster, train ..., tune ..., or serve CONFIG"
         )
     print(yaml.safe_dump_all(made, sort_keys=False), end="")
+    return 0
+
+
+def _package(options: argparse.Namespace) -> int:
+    from cluster.package import publish
+    from cluster.storage import absolute, is_uri
+
+    package = publish(options.target)
+    size = sum(size for _, size in package.files)
+    _say(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked")
+    where = options.target if is_uri(options.target) else f"file://{absolute(options.target)}"
+    _say(f"python -m serving deploy CHECKPOINT --working-dir {where}")
     return 0
 
 

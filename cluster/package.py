@@ -1,6 +1,7 @@
 """The code as one zip, as Ray takes it for a `working_dir`: source only, no data, vectors, runs or environments."""
 
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import UsageError
+from cluster.storage import write_bytes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -25,6 +27,8 @@ SKIPPED_FOLDERS = {
 # What is sent is code and settings; texts, vectors and weights lie in the storage.
 SENT_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".lock", ".md", ".html", ".js", ".css", ".txt"}
 LARGEST_BYTES = 20 << 20
+
+LASTING = {"s3", "gs", "azure", "abfss", "https", "http", "file", "local"}  # what Ray takes code from, but for uploads
 
 
 class PackageError(UsageError):
@@ -70,6 +74,44 @@ def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
             # A fixed time, or the same code would be another upload.
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
     return Package(target, files)
+
+
+def publish(target: str, folder: Path = REPOSITORY) -> Package:
+    """Write the zip of a folder's source files to a path or URI, and return what is in it.
+
+    A service that is deployed with it keeps it, where an upload of Ray's is forgotten after the job that made it.
+
+    Raises:
+        PackageError: it is not called .zip, which is how Ray knows it; StorageError: it cannot be written.
+    """
+    if not target.partition("?")[0].endswith(".zip"):
+        raise PackageError(f"{target}: a package's name ends in .zip")
+    package = pack(folder)
+    try:
+        write_bytes(target, package.path.read_bytes())
+    finally:
+        shutil.rmtree(package.path.parent, ignore_errors=True)
+    return package
+
+
+def lasting(working_dir: str) -> str:
+    """Return the `working_dir` of a service, if the service can outlive whoever deploys it.
+
+    Raises:
+        PackageError: it is a folder of this machine, or an upload that Ray forgets.
+    """
+    scheme, mark, _ = working_dir.partition("://")
+    ways = (
+        "name an archive that every node can read, as `python -m cluster package TARGET.zip` makes one (s3://, gs://, "
+        "https://, or file:///PATH.zip on a shared file system), or a folder that is on every node: local:///PATH"
+    )
+    if not mark:
+        raise PackageError(f"{working_dir}: is a folder of this machine, which a service cannot keep; {ways}")
+    if scheme == "gcs":
+        raise PackageError(f"{working_dir}: Ray forgets this upload after the job that made it has ended; {ways}")
+    if scheme not in LASTING:
+        raise PackageError(f"{working_dir}: Ray reads no '{scheme}://'; {ways}")
+    return working_dir
 
 
 def _sources(folder: Path) -> list[str]:

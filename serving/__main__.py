@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
+from cluster.package import lasting
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
 
@@ -70,6 +71,8 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     http["port"] = options.port or http.get("port", 8000)
     if getattr(options, "working_dir", None):
         application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
+    if (application.get("runtime_env") or {}).get("working_dir"):
+        lasting(application["runtime_env"]["working_dir"])
     return _validated(options.template, found)
 
 

@@ -31,13 +31,17 @@ class RayHead:
 
 
 @contextmanager
-def ray_head(num_cpus: int = 2) -> Iterator[RayHead]:
-    """Hold a Ray head on free ports, in a folder of its own; its processes are ended by their group."""
+def ray_head(num_cpus: int = 2, code: bool = True) -> Iterator[RayHead]:
+    """Hold a Ray head on free ports, in a folder of its own; its processes are ended by their group.
+
+    Args:
+        code: put this repository on the PYTHONPATH of the nodes.
+    """
     folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # short: Ray keeps sockets in it
     port, dashboard_port, client_port, agent_port = free_ports(4)
     environment = os.environ | {
         "RAY_TMPDIR": folder,
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": str(REPOSITORY) if code else "",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "HOME": folder,  # the token that Ray writes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.package import REPOSITORY, PackageError, pack
+from cluster.package import REPOSITORY, PackageError, lasting, pack, publish
 
 
 @pytest.fixture
@@ -75,3 +75,34 @@ def test_this_repository_fits() -> None:
     sent = {name for name, _ in package.files}
     assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= sent
     assert package.path.stat().st_size < 1 << 20
+
+
+@pytest.mark.parametrize("working_dir", ["s3://bucket/code.zip", "file:///shared/code.zip", "local:///opt/code"])
+def test_a_service_keeps_what_every_node_can_read(working_dir: str) -> None:
+    """Archives at a URI, and folders that are there."""
+    assert lasting(working_dir) == working_dir
+
+
+@pytest.mark.parametrize(
+    ("working_dir", "message"),
+    [
+        (".", "a folder of this machine"),
+        ("/home/me/code", "a folder of this machine"),
+        ("gcs://_ray_pkg_0123.zip", "Ray forgets this upload after the job"),
+        ("ftp://host/code.zip", "Ray reads no 'ftp://'"),
+    ],
+)
+def test_a_service_is_not_given_what_goes_away(working_dir: str, message: str) -> None:
+    """What works is named instead."""
+    with pytest.raises(PackageError, match=message) as error:
+        lasting(working_dir)
+    assert "python -m cluster package TARGET.zip" in str(error.value)
+
+
+def test_a_package_is_published_whole(folder: Path, tmp_path: Path) -> None:
+    """Over what was there, under a name that Ray takes for an archive."""
+    target = tmp_path / "to" / "code.zip"
+    assert len(publish(str(target), folder).files) == 3
+    assert names(target) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
+    with pytest.raises(PackageError, match=r"ends in \.zip"):
+        publish(str(tmp_path / "code"), folder)
