@@ -1,10 +1,10 @@
-# make demo: the whole road on the default corpus. make test: linters and the whole test suite.
-# Both set themselves up in .venv on first use.
+# make demo: the whole road on the default corpus. make test: linters and the test suite. make test-hosts: the tests
+# on separate hosts, in network namespaces, as root. All set themselves up in .venv on first use.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-hosts lint format clean
 
 setup: .venv/ready
 
@@ -19,7 +19,10 @@ demo: setup
 	$(BIN)/python -m experiments.demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not root"
+
+test-hosts: setup
+	$(BIN)/python -m pytest -m root
 
 lint: setup
 	$(BIN)/ruff check .
