@@ -41,6 +41,8 @@ def prepare(net: Network) -> Path:
     config["provider"] |= {"head_ip": head.address, "worker_ips": [each.address for each in workers]}
     config["auth"]["ssh_user"] = "root"
     config["min_workers"] = config["max_workers"] = len(workers)
+    # On a busy machine nodes would be taken for lost, and started again and again.
+    config["head_start_ray_commands"].insert(0, "echo export AUTOSCALER_HEARTBEAT_TIMEOUT_S=200 >> ~/.bashrc")
     return laptop.write("cluster.yaml", yaml.safe_dump(config))
 
 
@@ -66,7 +68,11 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
     for host in (head, *workers):
         wait_for(lambda host=host: (host.home / ".ray/auth_token").exists(), f"the token on {host.name}", timeout=400)
         assert (host.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
-    wait_for(lambda: nodes(head) == 4, "all nodes", timeout=600, every=5)
+    try:
+        wait_for(lambda: nodes(head) == 4, "all nodes", timeout=600, every=5)
+    except AssertionError:
+        print(head.run("bash", "-c", "tail -n 200 /tmp/ray/session_latest/logs/monitor.*", check=False).stdout)
+        raise
 
     with ended(laptop.popen("ray", "dashboard", file, env=UP, stdout=subprocess.DEVNULL)):
         at = ("--address", DASHBOARD)
