@@ -41,22 +41,35 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
 
 
 def test_a_run_goes_through_faults_and_is_named_only_when_whole(server: Store, environment: dict[str, str]) -> None:
-    """The third checkpoint is refused: the workers start again from the last. Answers are slow, transfers break off.
+    """A store that refuses from the third checkpoint on ends the run with no best.json: nothing is served.
 
-    What is best is named after all of it has arrived; then it is measured, and served.
+    The same command goes on from the last checkpoint, while answers are slow and transfers break off. What is best
+    is named after all of it has arrived; then it is measured, and served.
     """
     weights = 0
-    refusals = iter([403, 403])  # as when a key has expired; pyarrow does not try again, so one a checkpoint
+
+    def outage(method: str, path: str) -> int | None:
+        nonlocal weights
+        weights += method == "PUT" and path.endswith("weights.safetensors")
+        return 403 if weights > 2 else None  # as when a key expires; pyarrow does not try again for long seconds
+
+    server.fault = outage
+    found = run(environment, "jobs", "train", "experiments/tickets.yaml", *SETTINGS)
+    server.fault = None
+    assert found.returncode == 2, found.stdout + found.stderr
+    assert "epoch   2" in found.stdout
+    assert "Traceback" not in found.stderr, found.stderr
+    found = run(environment, "serving", "config", f"{ROOT}/run")
+    assert found.returncode == 2
+    assert "holds neither a checkpoint nor a best.json" in found.stderr
+
     breaks = iter([True, 503, True])
 
     def trouble(method: str, path: str) -> bool | int | None:
-        nonlocal weights
         time.sleep(0.02)
-        if method != "PUT" or not path.endswith(".safetensors"):
-            return None
-        weights += path.endswith("weights.safetensors")
-        return next(refusals, None) if weights == 3 else next(breaks, None) if weights > 3 else None
+        return next(breaks, None) if method == "PUT" and path.endswith(".safetensors") else None
 
+    server.asked.clear()
     server.fault = trouble
     found = run(environment, "jobs", "train", "experiments/tickets.yaml", *SETTINGS)
     server.fault = None
