@@ -38,8 +38,8 @@ from jobs.checkpoints import Checkpoints, name_of
 
 KINDS = ("worker", "controller", "driver", "node")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
-ROWS, BATCH = 4000, 50
-TIMEOUT_S = 120
+ROWS, BATCH = 8000, 50
+TIMEOUT_S = 240
 
 
 class Cluster:
@@ -137,7 +137,7 @@ def disturbed(cluster: Cluster, kind: str, kills: int, settings: dict[str, Any])
         while len(found) < kills:
             if command.wait("training with", since) is None:
                 break
-            time.sleep(random.uniform(0.5, 4))
+            time.sleep(random.uniform(0.2, 3))
             moment = time.monotonic()
             newest = _newest(settings)
             if command.process.poll() is not None or not _kill(cluster, kind, command):
@@ -147,18 +147,19 @@ def disturbed(cluster: Cluster, kind: str, kills: int, settings: dict[str, Any])
                 command.process.wait()
                 time.sleep(1)
                 command.start()
-            resumed = command.wait(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
-            if resumed is None:
-                break
-            at, match = resumed
-            found.append({
-                "lost": max(0, _steps(settings, newest[0]) - _steps(settings, (int(match[1]), int(match[2] or 0)))),
-                "behind_s": wall - newest[1],
-                "resumed_s": at - moment,
-            })  # fmt: skip
-            print(f"{kind} {len(found)}: went on after {found[-1]['resumed_s']:.1f} s")
             if kind == "node":
+                time.sleep(3)
                 cluster.add_node()
+            if command.wait("training with", moment) is None:
+                break
+            again = command.hears(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
+            at = (int(again[1][1]), int(again[1][2] or 0)) if again else (0, 0)
+            found.append({
+                "lost": max(0, _steps(settings, newest[0]) - _steps(settings, at)),
+                "behind_s": wall - newest[1],
+                "resumed_s": time.monotonic() - moment,
+            })  # fmt: skip
+            print(f"{kind} {len(found)}: went on after {found[-1]['resumed_s']:.1f} s", flush=True)
             since = moment
         command.process.wait(timeout=TIMEOUT_S * 4)
     finally:
@@ -191,13 +192,16 @@ def _newest(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
     """Return the newest checkpoint's position, and when it was written."""
     folder = _run_folder(settings)
     position = Checkpoints(str(folder)).newest()
-    path = folder / name_of(*position)
-    return position, path.stat().st_mtime if path.exists() else time.time()
+    with suppress(FileNotFoundError):
+        return position, (folder / name_of(*position)).stat().st_mtime
+    return position, time.time()
 
 
 def _steps(settings: dict[str, Any], position: tuple[int, int]) -> int:
     """Return how many steps after the start a position is."""
     folder = _run_folder(settings)
+    if position == (0, 0):
+        return 0
     rows = json.loads((folder / Checkpoints(str(folder)).names()[0] / "metrics.json").read_text())["rows"]
     return position[0] * -(-rows // BATCH) + position[1]
 
@@ -243,8 +247,8 @@ def main() -> None:
         settings = {
             "name": "undisturbed", "storage": folder / "runs", "data.train": folder / "texts.csv",
             "data.test_share": 0.05, "model.embedding": "rand", "model.feature_maps": 40, "vectors.dimensions": 60,
-            "train.workers": 2, "train.epochs": 25 if options.quick else 80, "train.patience": 1000,
-            "train.metric": "loss", "train.batch_size": BATCH, "train.checkpoint_minutes": 0.005,
+            "train.workers": 2, "train.epochs": 40 if options.quick else 500, "train.patience": 1000,
+            "train.metric": "loss", "train.batch_size": BATCH, "train.checkpoint_minutes": 0.01,
         }  # fmt: skip
         cluster = Cluster(folder)
         try:

@@ -55,20 +55,24 @@ class Checkpoints:
         """Return how far the newest is: epochs, and steps of the next; (0, 0) where there is none."""
         return max((_position(name) for name in self.names()), default=(0, 0))
 
-    def resumable(self, say: Callable[[str], None]) -> Resumable | None:
-        """Return the newest that is whole, its best epoch's with it; None if there is none.
+    def read(self, name: str) -> Resumable:
+        """Return what a run goes on from, of one of them; CheckpointError if it is not whole."""
+        with local_folder(join(self.path, name)) as folder:
+            return read_resumable(folder)
+
+    def resumable(self, say: Callable[[str], None]) -> tuple[str, Resumable] | None:
+        """Return the newest that is whole, its best epoch's with it, and its name; None if there is none.
 
         Args:
             say: is told of every one that is damaged.
         """
         for name in self.names():
             try:
-                with local_folder(join(self.path, name)) as folder:
-                    found = read_resumable(folder)
+                found = self.read(name)
                 best = Progress.from_json(found.progress).best
                 if best:
                     verify(join(self.path, name_of(best)))
-                return found
+                return name, found
             except (CheckpointError, StorageError) as error:
                 say(f"{error}; going on from the checkpoint before it")
         return None

@@ -11,7 +11,7 @@ on both sides ("wide" convolution, Kalchbrenner et al. 2014), and of a maximum o
 that touch the text: what else is in the batch changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ def max_over_time(
     widths: Sequence[int],
     *,
     bfloat16: bool = False,
+    ready: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return each filter's maximum over each text's windows, `(rows, len(widths) * maps)`.
 
@@ -39,17 +40,18 @@ def max_over_time(
             are those of `fixed` and `trained`.
         batch: which words each text has. The empty text has one empty window.
         bfloat16: round both sides of the matrix product to bfloat16. Sums and gradients keep their type.
+        ready: is given the gradient of `trained` once it is there, before that of `filters` is begun (on a CPU).
     """
     if filters.is_cuda:
         return _dense(fixed, trained, filters, batch, widths, bfloat16)
-    return _Sparse.apply(fixed, trained, filters, batch, widths, bfloat16)
+    return _Sparse.apply(fixed, trained, filters, batch, widths, bfloat16, ready)
 
 
 class _Sparse(torch.autograd.Function):
     """On a CPU, with the loops of `jobs.kernels`."""
 
     @staticmethod
-    def forward(ctx, fixed, trained, filters, batch: Batch, widths: Sequence[int], bfloat16: bool) -> Tensor:
+    def forward(ctx, fixed, trained, filters, batch: Batch, widths, bfloat16: bool, ready) -> Tensor:
         from jobs import kernels
 
         rows = _beside(fixed, trained)
@@ -60,7 +62,7 @@ class _Sparse(torch.autograd.Function):
         ctx.text = (batch.places.numpy(), batch.starts.numpy(), np.array(widths), maps)
         kernels.windows(project(rows, filters, bfloat16).numpy(), *ctx.text, best.numpy(), where)
         ctx.save_for_backward(rows, filters)
-        ctx.where = where
+        ctx.where, ctx.ready = where, ready
         ctx.trained_from = 0 if fixed is None else fixed.shape[1]
         return best
 
@@ -75,10 +77,12 @@ class _Sparse(torch.autograd.Function):
             of_trained = rows.new_empty(len(rows), rows.shape[1] - ctx.trained_from)
             seen = filters[:, ctx.trained_from :].numpy()
             kernels.product(*kernels.transposed(*sparse, len(rows)), seen, of_trained.numpy())
+            if ctx.ready is not None:
+                ctx.ready(of_trained)
         if ctx.needs_input_grad[2]:
             of_filters = torch.empty_like(filters)
             kernels.product(*sparse, rows.numpy(), of_filters.numpy())
-        return None, of_trained, of_filters, None, None, None
+        return None, of_trained, of_filters, None, None, None, None
 
 
 def project(rows: Tensor, filters: Tensor, bfloat16: bool) -> Tensor:

@@ -1,6 +1,8 @@
 """The processes that train one network together, and what crosses between them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed
@@ -23,9 +25,36 @@ class Group:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """As `add_up`, but go on meanwhile; what is returned waits for the sum and returns it."""
+        if self.size == 1:
+            return lambda: tensor
+        self.bytes += tensor.nbytes
+        work = torch.distributed.all_reduce(tensor, async_op=True)
+
+        def end() -> Tensor:
+            work.wait()
+            return tensor
+
+        return end
+
     def agree(self, mine: bool) -> bool:
         """Return what the first worker finds."""
         return mine if self.size == 1 else self.any(mine and self.rank == 0)
+
+    def share(self, value: Any) -> Any:
+        """Return the first worker's value."""
+        values = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(values, device=torch.device(self.device))
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all workers."""
+        values = [value] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     def any(self, mine: bool) -> bool:
         """Tell whether any worker finds so."""

@@ -201,7 +201,13 @@ class Loop:
         network = self.network
         kept = self.dropout_mask(len(rows), epoch, number)
         vectors = network.trained_rows(batch.words)
-        hidden = network.features(batch, vectors, bfloat16=self.settings.precision == "bfloat16")
+        sums: list[Callable[[], Tensor]] = []  # of the vectors' gradients, under way while the filters' are computed
+        hidden = network.features(
+            batch,
+            vectors,
+            bfloat16=self.settings.precision == "bfloat16",
+            ready=lambda gradient: sums.append(self.group.begin(gradient)),
+        )
         if kept is not None:
             hidden = hidden * kept
         scores = self._scores(hidden.detach(), limit=True).requires_grad_()
@@ -214,12 +220,12 @@ class Loop:
         hidden.backward(slopes @ network.output)
         self.dense.step()
         if self.rows is not None and network.vectors.requires_grad:
-            self._step_vectors(batch, vectors)
+            self._step_vectors(batch, vectors, sums[0]() if sums else self.group.add_up(vectors.grad))
         return total.detach()
 
-    def _step_vectors(self, batch: Batch, vectors: Tensor) -> None:
-        """Step on the word vectors of a batch, which hold this worker's gradient."""
-        words, gradient = batch.words, self.group.add_up(vectors.grad)
+    def _step_vectors(self, batch: Batch, vectors: Tensor, gradient: Tensor) -> None:
+        """Step on the word vectors of a batch, with the sum of the workers' gradients."""
+        words = batch.words
         if self.settings.vectors_pull:
             gradient = gradient + self.settings.vectors_pull * (vectors.detach() - self.network.initial[words])
         if self.trained_words is not None:
@@ -235,7 +241,7 @@ class Loop:
         model = self.network.model
         random = np.random.Generator(np.random.SFC64([self.seed, epoch, step]))
         drawn = random.random((rows, len(model.filter_widths) * model.feature_maps), np.float32) < kept
-        return self.network.share.features(sent(drawn, self.device)) * self.network.output.new_tensor(1 / kept)
+        return self.network.share.features(sent(drawn, self.device)).to(self.network.output.dtype).div_(kept)
 
     @torch.no_grad()
     def _scores(self, hidden: Tensor, *, limit: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ words that training sees have a copy; those behind them keep their initial vecto
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,17 +84,26 @@ class Network(nn.Module):
         scores = self.features(batch) @ self.output.T
         return scores + self.output_bias if self.share.rank == 0 else scores
 
-    def features(self, batch: Batch, trained: Tensor | None = None, *, bfloat16: bool = False) -> Tensor:
+    def features(
+        self,
+        batch: Batch,
+        trained: Tensor | None = None,
+        *,
+        bfloat16: bool = False,
+        ready: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
         """Return each filter's maximum, as far as it is above zero, `(rows, features)`.
 
         Args:
             trained: the batch's `trained_rows`, for their gradient; by default they are looked up.
-            bfloat16: see `max_over_time`.
+            bfloat16, ready: see `max_over_time`.
         """
         fixed = self.initial[batch.words] if self.has_fixed else None
         if trained is None:
             trained = self.trained_rows(batch.words)
-        best = max_over_time(fixed, trained, self.filters, batch, self.model.filter_widths, bfloat16=bfloat16)
+        best = max_over_time(
+            fixed, trained, self.filters, batch, self.model.filter_widths, bfloat16=bfloat16, ready=ready
+        )
         return F.relu(best + self.biases)
 
     def trained_rows(self, words: Tensor) -> Tensor | None:

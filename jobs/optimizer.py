@@ -48,7 +48,7 @@ class RowAdam:
     def step_dense(self, words: Tensor, gradient: Tensor) -> None:
         """Take the step with torch's own Adam, on copies of the rows, which then go back; `step` counts it."""
         rows = [each[words] for each in (self.table, *self.moments.values())]
-        count = torch.tensor(float(self.steps - 1), device=words.device)
+        count = torch.full((), float(self.steps - 1), device=words.device)
         adam(
             [rows[0]], [gradient], [rows[1]], [rows[2]], [], [count],
             fused=True, capturable=False, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self.rate,

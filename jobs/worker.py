@@ -4,6 +4,7 @@ Checkpoints are written, and epochs reported to Ray, by a thread beside the trai
 tells all others before it ends, so that none waits for it.
 """
 
+import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -82,21 +83,20 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
 def _see(path: str, group: Group) -> None:
     """Refuse a storage that one of the workers does not see; all of them do so together."""
-    import ray.util
-
     seen = exists(join(path, "experiment.yaml"))
-    if group.any(not seen):
-        where = f", which the node {ray.util.get_node_ip_address()} does not see" if not seen else ""
-        raise UsageError(
-            f"{path}: storage must be a folder or URI that every node sees{where}; set `storage` to a shared one"
-        )
+    blind = [host for host in group.gather(None if seen else platform.node()) if host]
+    if blind:
+        raise UsageError(f"{path}: is not seen from {', '.join(sorted(set(blind)))}; every node must see the storage")
 
 
 def _resume(loop: Loop, checkpoints: Checkpoints, tell: Callable[[str, Any], None]) -> None:
-    found = checkpoints.resumable(lambda line: tell("line", line))
-    if found is None:
+    """Go on where the run was, all workers from the same checkpoint: one may be written or lost meanwhile."""
+    group = loop.group
+    found = checkpoints.resumable(lambda line: tell("line", line)) if group.rank == 0 else None
+    name = group.share(found and found[0])
+    if name is None:
         return
-    snapshot.restore(loop, found)
+    snapshot.restore(loop, found[1] if found else checkpoints.read(name))
     progress = loop.progress
     steps = f" and {progress.steps} steps" if progress.steps else ""
     tell("line", f"going on after epoch {len(progress.epochs)}{steps}")

@@ -25,6 +25,16 @@ BAD = ["awful", "dull", "poor", "broken", "cold"]
 FILLER = ["the", "film", "was", "a", "story", "with", "people", "in", "it", "and", "music", ",", "."]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        for item in () if torch.cuda.is_available() else marked:
+            item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The labelled sets beside the checkout; a checkout without them skips."""

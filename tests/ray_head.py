@@ -31,10 +31,11 @@ class RayHead:
 
 
 @contextmanager
-def ray_head(num_cpus: int = 2, code: bool = True) -> Iterator[RayHead]:
+def ray_head(num_cpus: int = 2, *options: str, code: bool = True, **variables: str) -> Iterator[RayHead]:
     """Hold a Ray head on free ports, in a folder of its own; its processes are ended by their group.
 
     Args:
+        options, variables: further ones for `ray start`.
         code: put this repository on the PYTHONPATH of the nodes.
     """
     folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # short: Ray keeps sockets in it
@@ -47,11 +48,12 @@ def ray_head(num_cpus: int = 2, code: bool = True) -> Iterator[RayHead]:
         "HOME": folder,  # the token that Ray writes
         "RAY_AUTH_MODE": "disabled",
     }
+    environment |= variables
     environment.pop("RAY_ADDRESS", None)
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block",
                "--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={num_cpus}",
                f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={client_port}",
-               f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}"]  # fmt: skip
+               f"--dashboard-agent-listen-port={agent_port}", f"--temp-dir={folder}", *options]  # fmt: skip
     log = Path(folder, "start.log")
     with log.open("wb") as stream:
         process = subprocess.Popen(

@@ -50,3 +50,59 @@ def test_kims_table(shared_data: Path, ray_environment: dict[str, str], tmp_path
     assert [row["kind"] for row in figures["accuracy"]] == ["rand", "static", "non-static", "multichannel"]
     assert all(60 < row["accuracy"] < 100 for row in figures["accuracy"])
     assert run("kim2014", *arguments)["accuracy"] == figures["accuracy"]
+
+
+@pytest.mark.slow
+def test_training_speed(tmp_path: Path) -> None:
+    """Both sides train on short and long texts, with short and long tables, alone and by two."""
+    figures = run("training", "--quick", "--data", str(tmp_path / "nothing"))
+    for table in ("short", "long"):
+        assert [row["embedding"] for row in figures[table] if row["precision"] == "float32"] == ["static", "non-static"]
+        assert all(row["times"] == row["this project"] / row["usual loop"] > 0 for row in figures[table])
+        assert all(0 < row["in products"] < 1 for row in figures[table])
+    assert [row["words"] for row in figures["vocabulary"]] == ["20,002", "400,000"]
+    alone, both = figures["workers"]
+    assert alone["bytes a step"] == 0 < both["bytes a step"]
+
+
+def test_training_speed_on_a_bare_gpu_machine_needs_torch_and_numpy_alone(tmp_path: Path) -> None:
+    """Nothing else is imported by what `--device cuda` runs; numba is for the CPU."""
+    script = (
+        "import sys\n"
+        "absent = ('ray', 'gensim', 'pydantic', 'yaml', 'pyarrow', 'sklearn', 'pandas', 'numba', 'safetensors')\n"
+        "sys.modules |= dict.fromkeys(absent)\n"
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from benchmarks import training\n"
+        "from tests.gpus_way import gpus_way\n"
+        "import pytest\n"
+        "with pytest.MonkeyPatch.context() as patch:\n"
+        "    gpus_way(patch)\n"
+        f"    corpus, source = training.corpus_of('mr', 200, Path({str(tmp_path)!r}))\n"
+        "    print(source, next(training.our_steps(corpus, 'non-static', 50, 'cpu')))\n"
+        "from benchmarks.figures import finish\n"
+        "finish('training', {}, {})\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("drawn as mr 50\n")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_chaos() -> None:
+    """Whatever is killed, the run ends as one that was left alone, and loses nothing that was checkpointed."""
+    figures = run("chaos", "--quick")
+    assert [row["killed"] for row in figures["kills"]] == ["worker", "controller", "driver", "node"]
+    for row in figures["kills"]:
+        assert row["kills"] >= 1, row
+        assert row["same"] is True, row
+        assert row["lost, steps"] == 0, row
+
+
+@pytest.mark.slow
+def test_precision(shared_data: Path) -> None:
+    """Both precisions learn."""
+    figures = run("precision", "--quick")
+    assert [row["precision"] for row in figures["accuracy"]] == ["float32", "bfloat16"]
+    assert all(row["accuracy"] > 50 for row in figures["accuracy"])

@@ -39,8 +39,8 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def test_the_newest_is_what_a_run_goes_on_from(tmp_path: Path) -> None:
     """With its place within an epoch."""
-    found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).resumable(pytest.fail)
-    assert found is not None
+    name, found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).resumable(pytest.fail) or pytest.fail("there is none")
+    assert name == "epoch-0001-step-000016"
     assert (len(found.progress["epochs"]), found.progress["steps"]) == (1, 16)
     assert Checkpoints(str(tmp_path / "nothing")).resumable(pytest.fail) is None
 
@@ -52,15 +52,14 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, name: str) -> Non
     damaged = tmp_path / "epoch-0002" / name
     damaged.write_bytes(damaged.read_bytes()[:-3])
     told: list[str] = []
-    found = checkpoints.resumable(told.append)
-    assert found is not None
+    _, found = checkpoints.resumable(told.append) or pytest.fail("there is none")
     assert len(found.progress["epochs"]) == 1
     assert len(told) == 1
     assert "epoch-0002" in told[0]
     assert "going on from the checkpoint before it" in told[0]
     checkpoints.write(name_of(2), fill(2, 0, 1), 1)
-    found = checkpoints.resumable(pytest.fail)
-    assert found is not None
+    name, found = checkpoints.resumable(pytest.fail) or pytest.fail("there is none")
+    assert name == "epoch-0002"
     assert len(found.progress["epochs"]) == 2
 
 

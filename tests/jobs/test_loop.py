@@ -55,6 +55,7 @@ def worker(rank: int, size: int, experiments: list[Experiment], folder: str) -> 
         loop = loop_of(experiment, Group(rank, size))
         losses = losses_of(loop)
         sent = loop.step_bytes / loop.steps
+        assert (loop.group.share(rank), loop.group.gather(rank)) == (0, list(range(size)))
         found.append({"losses": losses, "weights": weights(loop), "state": state(loop), "bytes": sent})
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

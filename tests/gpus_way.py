@@ -1,0 +1,30 @@
+"""The operations that a GPU takes, run on the CPU, so that they are tested where there is no GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import convolution
+from jobs.batches import Collator
+from jobs.optimizer import RowAdam
+
+
+def gpus_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a loop on the CPU take the operations that one on a GPU takes."""
+
+    def resident(collator: Collator, rows: np.ndarray) -> object:
+        collator._ids = torch.from_numpy(collator._tokens.ids.astype(np.int64))
+        collator._offsets = torch.from_numpy(collator._tokens.offsets)
+        return collator._resident(rows)
+
+    def dense(*arguments: object, bfloat16: bool = False, ready: object = None) -> torch.Tensor:
+        return convolution._dense(*arguments, bfloat16)
+
+    def step(rows: RowAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
+        rows.steps += 1
+        with torch.no_grad():
+            rows.step_dense(words, gradient)
+
+    monkeypatch.setattr(Collator, "batch", resident)
+    monkeypatch.setattr("jobs.network.max_over_time", dense)
+    monkeypatch.setattr(RowAdam, "step", step)
