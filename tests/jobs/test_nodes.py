@@ -45,7 +45,7 @@ def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_al
         for host in (one, two):
             host.start_ray("--num-cpus=1", join=address)
         csv = net.shared / "toy.csv"
-        csv.write_text("label,text\n" + "".join(f"{label},{text}\n" for label, text in toy_rows(120)))
+        csv.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in toy_rows(120)))
         command = ["python", "-m", "jobs", "train", "--address", address, f"data.train={csv}"]
 
         own = [*command, *words(name="own", storage="/tmp/runs", train__workers=2)]
