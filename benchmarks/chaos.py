@@ -130,42 +130,46 @@ class Command:
 
 def disturbed(cluster: Cluster, kind: str, kills: int, settings: dict[str, Any]) -> list[dict[str, float]]:
     """Run the command while killing; return what each kill cost, for as many as there was time for."""
-    found = []
+    killed: list[tuple[float, float, tuple[int, int], float]] = []  # by two clocks; the newest checkpoint, its age
     since = time.monotonic()
     command = Command(cluster, settings)
     try:
-        while len(found) < kills:
-            if command.wait("training with", since) is None:
+        while len(killed) < kills:
+            # One in four hits the start, or the start again.
+            if random.random() < 0.25:
+                time.sleep(random.uniform(0, 8))
+            elif command.wait("training with", since) is None:
                 break
-            time.sleep(random.uniform(0.2, 3))
-            moment = time.monotonic()
-            newest = _newest(settings)
-            if command.process.poll() is not None or not _kill(cluster, kind, command):
+            else:
+                time.sleep(random.uniform(0.2, 4))
+            position, written = _newest(settings)
+            since = time.monotonic()
+            while command.process.poll() is None and not _kill(cluster, kind, command):
+                time.sleep(0.2)
+            if command.process.poll() is not None and kind != "driver":
                 break
-            wall = time.time()
+            killed.append((since, time.time(), position, written))
+            print(f"{kind} {len(killed)}: killed at epoch {position[0]} and {position[1]} steps", flush=True)
             if kind == "driver":
                 command.process.wait()
                 time.sleep(1)
                 command.start()
             if kind == "node":
-                time.sleep(3)
+                time.sleep(random.choice([3, 45]))  # before the cluster has noticed, and after
                 cluster.add_node()
-            if command.wait("training with", moment) is None:
-                break
-            again = command.hears(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
-            at = (int(again[1][1]), int(again[1][2] or 0)) if again else (0, 0)
-            found.append({
-                "lost": max(0, _steps(settings, newest[0]) - _steps(settings, at)),
-                "behind_s": wall - newest[1],
-                "resumed_s": time.monotonic() - moment,
-            })  # fmt: skip
-            print(f"{kind} {len(found)}: went on after {found[-1]['resumed_s']:.1f} s", flush=True)
-            since = moment
         command.process.wait(timeout=TIMEOUT_S * 4)
     finally:
         command.process.kill()
     if command.process.returncode:
         raise RuntimeError(f"the command failed:\n{command.tail()}")
+    found = []
+    for moment, wall, position, written in killed:
+        resumed = command.hears("training with", moment)
+        if resumed is not None:
+            went_on = command.hears(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
+            at = (int(went_on[1][1]), int(went_on[1][2] or 0)) if went_on and went_on[0] <= resumed[0] else (0, 0)
+            lost = max(0, _steps(settings, position) - _steps(settings, at))
+            found.append({"lost": lost, "behind_s": wall - written, "resumed_s": resumed[0] - moment})
     return found
 
 
@@ -190,6 +194,8 @@ def _run_folder(settings: dict[str, Any]) -> Path:
 
 def _newest(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
     """Return the newest checkpoint's position, and when it was written."""
+    if not list(Path(settings["storage"], settings["name"]).glob("train-*")):
+        return (0, 0), time.time()
     folder = _run_folder(settings)
     position = Checkpoints(str(folder)).newest()
     with suppress(FileNotFoundError):
@@ -266,9 +272,9 @@ def main() -> None:
                     same &= all(np.array_equal(ended[key], expected[key]) for key in expected)
                 rows.append({
                     "killed": kind, "kills": len(found), "runs": runs, "same": same,
-                    "lost, steps": max(each["lost"] for each in found),
-                    "behind, s": max(each["behind_s"] for each in found),
-                    "went on after, s": statistics.median(each["resumed_s"] for each in found),
+                    "lost, steps": max((each["lost"] for each in found), default=None),
+                    "behind, s": max((each["behind_s"] for each in found), default=None),
+                    "went on after, s": statistics.median(each["resumed_s"] for each in found) if found else None,
                 })  # fmt: skip
         finally:
             cluster.end()

@@ -13,7 +13,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,10 +45,12 @@ class Checkpoints:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # Left where they are until their epoch comes again: what cannot be read may be readable later.
+        self._damaged: set[str] = set()
 
     def names(self) -> list[str]:
-        """Return what is there, the newest first; not all of it need be readable."""
-        found = [name for name in folders(self.path) if _NAME.fullmatch(name)]
+        """Return what is there and not known to be damaged, the newest first."""
+        found = [name for name in folders(self.path) if _NAME.fullmatch(name) and name not in self._damaged]
         return sorted(found, key=_position, reverse=True)
 
     def newest(self) -> tuple[int, int]:
@@ -74,7 +76,9 @@ class Checkpoints:
                     verify(join(self.path, name_of(best)))
                 return name, found
             except (CheckpointError, StorageError) as error:
-                say(f"{error}; going on from the checkpoint before it")
+                self._damaged.add(name)
+                left = "going on from the checkpoint before it" if self.names() else "starting from the beginning"
+                say(f"{error}; {left}")
         return None
 
     def write(self, name: str, fill: Callable[[Path], None], best: int) -> None:
@@ -108,31 +112,23 @@ class Checkpoints:
                     shutil.rmtree(part, ignore_errors=True)
         except OSError as error:
             raise StorageError(f"{target}: cannot be written: {error}") from error
-        self.prune({name_of(best)} if best else set())
+        self._damaged.discard(name)
+        self._prune({name_of(best)} if best else set())
 
-    def prune(self, kept: Iterable[str]) -> None:
-        """Remove all but the newest two and those named, and what a writer that was killed has left."""
-        names = self.names()
-        for name in set(names[KEPT:]) - set(kept):
+    def _prune(self, kept: set[str]) -> None:
+        """Remove all but the newest two and those named."""
+        for name in set(self.names()[KEPT:]) - kept:
             remove_folder(join(self.path, name))
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left; nobody may be at work on the run."""
         if not is_uri(self.path):
-            for part in Path(self.path).glob(f".epoch-*.{socket.gethostname()}.*.part"):
-                if not _runs(int(part.name.split(".")[-2])):
-                    shutil.rmtree(part, ignore_errors=True)
+            for part in Path(self.path).glob(".epoch-*.part"):
+                shutil.rmtree(part, ignore_errors=True)
 
     def has(self, name: str) -> bool:
         """Tell whether a checkpoint is there."""
         return exists(join(self.path, name, "manifest.json"))
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _position(name: str) -> tuple[int, int]:

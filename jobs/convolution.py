@@ -39,7 +39,8 @@ def max_over_time(
         filters: `(sum(widths) * maps, columns)`, width after width, place in the window after place; columns
             are those of `fixed` and `trained`.
         batch: which words each text has. The empty text has one empty window.
-        bfloat16: round both sides of the matrix product to bfloat16. Sums and gradients keep their type.
+        bfloat16: round both sides of the matrix product, and the product, to bfloat16. Sums and gradients keep
+            their type.
         ready: is given the gradient of `trained` once it is there, before that of `filters` is begun (on a CPU).
     """
     if filters.is_cuda:
@@ -101,8 +102,10 @@ def _dense(
     fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch: Batch, widths: Sequence[int], bfloat16: bool
 ) -> Tensor:
     """As `max_over_time`, on any device, with torch's own operations; shapes follow from the texts' lengths alone."""
-    projected = project(_beside(fixed, trained), filters, bfloat16)
+    projected = _Projected.apply(_beside(fixed, trained), filters, bfloat16)
     maps = len(filters) // sum(widths)
+    if not maps:  # a share without filters
+        return projected.sum() * projected.new_zeros(len(batch), 0)
     # The word before the first stands for padding.
     projected = F.pad(projected, (0, 0, 1, 0))  # (1 + words, columns)
     columns = torch.arange(batch.longest, device=filters.device)
@@ -119,6 +122,21 @@ def _dense(
     return torch.cat(found, dim=1)
 
 
+class _Projected(torch.autograd.Function):
+    """`project`, with gradients that are not rounded."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, filters: Tensor, bfloat16: bool) -> Tensor:
+        ctx.save_for_backward(rows, filters)
+        return project(rows, filters, bfloat16)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rows, filters = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return gradient @ filters if wanted[0] else None, gradient.T @ rows if wanted[1] else None, None
+
+
 class _MaxOverTime(torch.autograd.Function):
     @staticmethod
     def forward(ctx, projected: Tensor, tokens: Tensor, lengths: Tensor, width: int) -> Tensor:
@@ -127,7 +145,7 @@ class _MaxOverTime(torch.autograd.Function):
         places = torch.arange(width, device=tokens.device)
         windows = F.pad(tokens, (width - 1, width - 1)).unfold(1, width, 1)  # (rows, windows, width)
         picked = windows * width + places  # of projected seen as (words * width, maps)
-        sums = F.embedding_bag(picked.reshape(-1, width), projected.view(-1, maps), mode="sum")
+        sums = F.embedding_bag(picked.reshape(-1, width), projected.view(len(projected) * width, maps), mode="sum")
         sums = sums.view(*windows.shape[:2], maps)  # (rows, windows, maps)
         # The empty text counts as one word of padding: all of its windows are zero.
         beyond = torch.arange(sums.shape[1], device=tokens.device) >= lengths.clamp(min=1)[:, None] + width - 1

@@ -76,7 +76,7 @@ def windows(projected, places, starts, widths, maps, best, where):
                         sums[one] += term[one]
                 number = np.int32(window)
                 for one in range(maps):
-                    higher = sums[one] > highest[one]
+                    higher = sums[one] > highest[one] or sums[one] != sums[one]  # what is no number stays
                     highest[one] = sums[one] if higher else highest[one]
                     at[one] = number if higher else at[one]
             column += width * maps

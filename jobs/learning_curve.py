@@ -1,9 +1,11 @@
 """How a run went, epoch after epoch: a table, a picture, and scalars for TensorBoard."""
 
 import io
-from collections.abc import Iterable
+import tempfile
 from pathlib import Path
+from typing import Self
 
+from cluster.storage import join, write_bytes
 from jobs.history import Epoch, Progress
 
 
@@ -39,14 +41,36 @@ def picture(progress: Progress) -> bytes:
     return stream.getvalue()
 
 
-def log_scalars(folder: Path, epochs: Iterable[Epoch]) -> None:
-    """Append epochs to a TensorBoard log: losses, accuracy, macro F1 and examples a second, by epoch."""
-    from tensorboardX import SummaryWriter
+class Scalars:
+    """A TensorBoard log in a folder, a path or URI: losses, accuracy, macro F1 and examples a second, by epoch.
 
-    with SummaryWriter(str(folder)) as writer:
-        for epoch in epochs:
-            writer.add_scalar("loss/train", epoch.train_loss, epoch.epoch)
-            writer.add_scalar("loss/validation", epoch.loss, epoch.epoch)
-            writer.add_scalar("validation/accuracy", epoch.accuracy, epoch.epoch)
-            writer.add_scalar("validation/macro_f1", epoch.macro_f1, epoch.epoch)
-            writer.add_scalar("speed/examples_per_second", epoch.examples_per_second, epoch.epoch)
+    It is written beside, and brought there after each epoch: the writer would wait for ever for a full disk.
+    """
+
+    def __init__(self, path: str) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._path = path
+        self._folder = tempfile.TemporaryDirectory()
+        self._writer = SummaryWriter(self._folder.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._folder.cleanup()
+
+    def add(self, epoch: Epoch) -> None:
+        """Write an epoch's, to be seen at once; StorageError if it cannot be brought there."""
+        for name, value in (
+            ("loss/train", epoch.train_loss),
+            ("loss/validation", epoch.loss),
+            ("validation/accuracy", epoch.accuracy),
+            ("validation/macro_f1", epoch.macro_f1),
+            ("speed/examples_per_second", epoch.examples_per_second),
+        ):
+            self._writer.add_scalar(name, value, epoch.epoch)
+        self._writer.flush()
+        for log in Path(self._folder.name).iterdir():
+            write_bytes(join(self._path, log.name), log.read_bytes())

@@ -71,6 +71,8 @@ class Loop:
         self.progress = Progress()
         # Of this process: steps, the seconds they took, and the bytes that it sent for them.
         self.steps, self.step_seconds, self.step_bytes = 0, 0.0, 0
+        self.first_step_at = 0.0
+        """When the first of them was taken, in seconds since 1970."""
         self._train_loss, self._started = torch.zeros(()), 0.0
         self.dense = torch.optim.AdamW(
             network.dense_parameters().values(),
@@ -131,13 +133,19 @@ class Loop:
             yield self._end_epoch(rows, self.step_seconds - seconds_before)
             yielded = time.monotonic()
 
-    def within_epoch(self) -> tuple[int, int, int, float, float]:
-        """Return where the loop is: epoch, steps, of how many, their mean loss, and examples a second so far."""
-        rows, size = len(self.corpus.train), self.settings.batch_size
+    def within_epoch(self) -> dict[str, float]:
+        """Return where the loop is: epoch, step, of how many steps, train_loss, examples_per_second, seconds_left."""
+        rows, size, finished = len(self.corpus.train), self.settings.batch_size, len(self.progress.epochs)
         done = self.progress.steps * size
         speed = self.steps * size / max(self.step_seconds + time.perf_counter() - self._started, 1e-9)
-        mean = self._train_loss.item() / done
-        return len(self.progress.epochs) + 1, self.progress.steps, -(-rows // size), mean, speed
+        return {
+            "epoch": finished + 1,
+            "step": self.progress.steps,
+            "steps": -(-rows // size),
+            "train_loss": self._train_loss.item() / done,
+            "examples_per_second": speed,
+            "seconds_left": ((self.settings.epochs - finished) * rows - done) / speed,
+        }
 
     def _train_epoch(self) -> Iterator[None]:
         """Take the epoch's remaining steps; pause where the clock may be looked at."""
@@ -154,6 +162,8 @@ class Loop:
             self._train_loss += self.step(batches[progress.steps], number, progress.steps)
             progress.steps += 1
             self.steps += 1
+            if self.steps == 1:
+                self.first_step_at = time.time()
             self.step_bytes += self.group.bytes - bytes_before
             if progress.steps % CLOCK_STEPS == 0 and progress.steps < len(batches):
                 yield
@@ -183,6 +193,8 @@ class Loop:
             examples_per_second=rows / seconds,
             seconds=seconds + time.perf_counter() - start,
         )
+        # Processors may differ in the last bit, and no worker may end before the others.
+        epoch = self.group.share(epoch)
         progress.add(epoch, self.settings.metric)
         return epoch
 
@@ -230,7 +242,10 @@ class Loop:
             gradient = gradient + self.settings.vectors_pull * (vectors.detach() - self.network.initial[words])
         if self.trained_words is not None:
             chosen = self.trained_words[words]
-            words, gradient = words[chosen], gradient[chosen]
+            if words.is_cuda:  # without waiting for how many there are; rows without a gradient stay as they are
+                gradient = gradient * chosen[:, None]
+            else:
+                words, gradient = words[chosen], gradient[chosen]
         self.rows.step(words, gradient)
 
     def dropout_mask(self, rows: int, epoch: int, step: int) -> Tensor | None:

@@ -5,6 +5,7 @@ touched, and of no other; the bias correction counts all steps. What it does to 
 torch.optim.Adam does to it (Kingma & Ba 2015). A step costs what its rows cost, however long the table is.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
@@ -25,8 +26,7 @@ class RowAdam:
         self.table = table
         self.rate = rate
         self.steps = 0
-        # The system gives zeros without touching memory: rows that are never trained take none.
-        self.moments = {name: torch.zeros_like(table) for name in ("exp_avg", "exp_avg_sq")}
+        self.moments = {name: _zeros_like(table) for name in ("exp_avg", "exp_avg_sq")}
 
     @torch.no_grad()
     def step(self, words: Tensor, gradient: Tensor) -> None:
@@ -56,3 +56,10 @@ class RowAdam:
         )  # fmt: skip
         for each, changed in zip((self.table, *self.moments.values()), rows, strict=True):
             each[words] = changed
+
+
+def _zeros_like(table: Tensor) -> Tensor:
+    """Return zeros; on a CPU, rows that are never touched take no memory, as numpy's zeros do not."""
+    if table.is_cuda:
+        return torch.zeros_like(table)
+    return torch.from_numpy(np.zeros(table.shape, table.numpy().dtype))

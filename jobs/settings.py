@@ -123,7 +123,7 @@ class Train(Section):
     use_gpu: bool | None = None
     """null: when the cluster has one for each worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the two sides of the matrix product with the filters; weights and sums are float32 with either."""
+    """Of the matrix product of words and filters; weights, sums and gradients are float32 with either."""
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(50, ge=1)
     """Rows a step, over all workers together."""

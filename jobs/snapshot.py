@@ -1,6 +1,6 @@
 """A training loop as it is at a moment: taken, to be written while it goes on, and put back.
 
-Every worker holds a share; all of them must ask, and each gets the whole.
+Every worker holds a share of the filters, so all of them must ask; the first one writes.
 """
 
 from collections.abc import Callable
@@ -53,16 +53,16 @@ def take(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bool)
 
 
 def weights(loop: Loop) -> dict[str, Tensor]:
-    """Return a copy of the whole network as a checkpoint names it, on the CPU."""
-    found = loop.network.weights()
-    for name, part in found.items():
-        if "vectors" not in name:  # of which each worker has all
-            found[name] = loop.group.add_up(part).cpu()
-    return found
+    """Return a copy of the whole network as a checkpoint names it, on the CPU; word vectors on the first worker."""
+    network = loop.network
+    dense = {name: value.detach() for name, value in network.dense_parameters().items()}
+    # Each worker has all word vectors; the first one's are kept.
+    vectors = network.vectors_by_channel() if loop.group.rank == 0 else {}
+    return vectors | {name: loop.group.add_up(part).cpu() for name, part in network.parts(dense).items()}
 
 
 def state(loop: Loop) -> dict[str, Tensor]:
-    """Return a copy of the optimisers' whole state by name, on the CPU."""
+    """Return a copy of the optimisers' state by name, on the CPU; that of word vectors on the first worker alone."""
     found = {}
     steps = 0
     for moment in MOMENTS:
@@ -73,7 +73,7 @@ def state(loop: Loop) -> dict[str, Tensor]:
             named[name] = known[moment] if known else torch.zeros_like(parameter)
         for name, part in loop.network.parts(named).items():
             found[f"{name}.{moment}"] = loop.group.add_up(part).cpu()
-        if loop.rows is not None:
+        if loop.rows is not None and loop.group.rank == 0:
             found[f"vectors.{moment}"] = loop.rows.moments[moment].detach().to("cpu", copy=True)
     found["steps"] = torch.tensor([steps, loop.rows.steps if loop.rows else 0])
     return found

@@ -4,24 +4,21 @@ Whatever ends the workers, the controller or a node, the run goes on from its ne
 driver ends, it goes on when the same command is given again. It gives up only where it comes no further.
 """
 
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from cluster import UsageError, resources
 from cluster.connection import connect
 from cluster.interruption import interruptible
-from cluster.storage import is_uri, join, locked, write_bytes, write_text
+from cluster.storage import join, locked, write_bytes, write_text
 from jobs import conflicts, dataset, learning_curve
 from jobs.checkpoints import Checkpoints, name_of
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
-from jobs.history import Epoch, Progress
+from jobs.history import Progress
 from jobs.run import Run, place
+from jobs.teller import WAITING_S, Heard, told
 from jobs.worker import work
 
 # What best.json says of the best epoch.
@@ -30,8 +27,11 @@ METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
 # Times that the workers may be lost one after the other without a new checkpoint, before the run gives up.
 MAX_FAILURES = 3
 
-# Without workers for so long, the driver says what they wait for.
-WAITING_S = 20.0
+# After a node was lost, so long is waited for another one.
+NODE_BACK_S = 30 * 60
+
+# A worker that waits so long for the others takes them for lost.
+SILENCE_S = 600
 
 FILES = """\
 experiment.yaml     all settings of this run
@@ -61,7 +61,9 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
     started = time.time()
     say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
     with connect():
-        waits = _require(experiment)
+        settings = experiment.train
+        gpu = resources.gpus() >= settings.fewest_workers if settings.use_gpu is None else settings.use_gpu
+        waits = resources.require(settings.fewest_workers, settings.cpus_per_worker, gpu)
         found = dataset.load(experiment)
         say_all(say, found.notes)
         corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
@@ -77,7 +79,8 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
         write_text(join(run.path, "README.txt"), FILES)
         with locked(run.path):
-            best = _finish(_fit(experiment, corpus, run, say, started), run, experiment, say, started)
+            heard = Heard(started)
+            best = _finish(_fit(experiment, corpus, run, gpu, say, heard), run, experiment, say, heard)
         return run.finish(best)
 
 
@@ -87,40 +90,14 @@ def describe(best: dict[str, Any]) -> str:
     return f"epoch {best['metrics']['epoch']}, validation {values}"
 
 
-def epoch_line(epoch: Epoch, improved: bool, left: int) -> str:
-    """Return an epoch's figures on a line, with the time that so many more of its kind would take."""
-    time_left = f"   at most {timedelta(seconds=round(epoch.seconds * left))} left" if left else ""
-    return (
-        f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}   validation loss {epoch.loss:.4f}"
-        f"   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
-        f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   *' if improved else ''}"
-    )
-
-
-def report_of(epoch: Epoch, improved: bool) -> dict[str, Any]:
-    """Return an epoch's report to Ray, which keeps the checkpoint of the last `improvement`: the best epoch's."""
-    return vars(epoch) | {"improvement": epoch.epoch if improved else 0}
-
-
 def say_all(say: Callable[[str], None], lines: list[str]) -> None:
     """Say several lines."""
     for line in lines:
         say(line)
 
 
-def _require(experiment: Experiment) -> str | None:
-    return resources.require(
-        experiment.train.fewest_workers, experiment.train.cpus_per_worker, use_gpu=_use_gpu(experiment)
-    )
-
-
-def _use_gpu(experiment: Experiment) -> bool:
-    wanted = experiment.train.use_gpu
-    return resources.gpus() >= experiment.train.most_workers if wanted is None else wanted
-
-
 def _fit(
-    experiment: Experiment, corpus: Corpus, run: Run, say: Callable[[str], None], started: float
+    experiment: Experiment, corpus: Corpus, run: Run, gpu: bool, say: Callable[[str], None], heard: Heard
 ) -> dict[str, Any]:
     """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns."""
     import ray
@@ -130,53 +107,66 @@ def _fit(
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
-    reference = ray.put(corpus)
-    checkpoints = Checkpoints(run.path)
-    failures, reached = 0, checkpoints.newest()
-    running = threading.Event()
-    with _told(experiment, run, say, running) as queue:
-        config = {"experiment": experiment, "corpus": reference, "queue": queue, "path": run.path, "started": started}
+    failures, kept = 0, 0
+    with told(experiment, run, say, heard) as queue:
+        config = {"experiment": experiment, "corpus": ray.put(corpus), "queue": queue, "path": run.path}
         while True:
+            Checkpoints(run.path).sweep()
             try:
                 with interruptible():
-                    result = _trainer(experiment, run, config).fit()
+                    result = _trainer(experiment, run, gpu, config).fit()
                 break
             except (TrainingFailedError, RayError) as error:
-                running.clear()
-                now = checkpoints.newest()
-                failures = 1 if now > reached else failures + 1
-                reached = now
-                reason = _reason(error)
+                failures = 1 if heard.kept > kept else failures + 1
+                kept = heard.kept
+                heard.lost()
                 if failures > MAX_FAILURES:
                     raise TrainingFailed(
-                        f"the workers were lost {failures} times without progress: {reason}; Ray's logs tell more, and "
-                        "the same command goes on from the last checkpoint"
+                        f"the workers were lost {failures} times without progress: {_reason(error)}; Ray's logs tell "
+                        "more, and the same command goes on from the last checkpoint"
                     ) from error
-                say(f"workers were lost ({reason}); starting again from the last checkpoint")
+                say(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
                 resources.release()
-                waits = _require(experiment)
-                if waits:
-                    say(waits)
+                _wait_for_room(experiment, gpu, say)
     if "error" in result.return_value:
         raise TrainingFailed(result.return_value["error"])
     return result.return_value
 
 
-def _trainer(experiment: Experiment, run: Run, config: dict[str, Any]) -> Any:
+def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]) -> None:
+    """Wait until the workers fit (again), and say so; ResourceError after `NODE_BACK_S`."""
+    began = time.monotonic()
+    said = 0.0
+    while True:
+        try:
+            waits = resources.require(experiment.train.fewest_workers, experiment.train.cpus_per_worker, gpu)
+        except resources.ResourceError as error:
+            if time.monotonic() - began > NODE_BACK_S:
+                raise
+            if time.monotonic() - said > 3 * WAITING_S:
+                said = time.monotonic()
+                say(f"waiting up to {NODE_BACK_S // 60} minutes for a node that was lost: {error}")
+            time.sleep(1)
+            continue
+        if waits:
+            say(waits)
+        return
+
+
+def _trainer(experiment: Experiment, run: Run, gpu: bool, config: dict[str, Any]) -> Any:
     import ray.train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     settings = experiment.train
     workers = tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers
     return TorchTrainer(
         work,
         train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=SILENCE_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=_use_gpu(experiment),
-            resources_per_worker={"CPU": settings.cpus_per_worker},
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": settings.cpus_per_worker}
         ),
-        # Checkpoints are ours: Ray is told of epochs, and starts afresh each time.
+        # Checkpoints are ours, and whatever is lost is started again here: Ray starts afresh each time.
         run_config=ray.train.RunConfig(name=run.name, storage_path=run.folder),
     )
 
@@ -191,7 +181,7 @@ def _reason(error: Exception) -> str:
 
 
 def _finish(
-    returned: dict[str, Any], run: Run, experiment: Experiment, say: Callable[[str], None], started: float
+    returned: dict[str, Any], run: Run, experiment: Experiment, say: Callable[[str], None], heard: Heard
 ) -> dict[str, Any]:
     """Say and draw how the run went, and return the contents of best.json."""
     progress = Progress.from_json(returned["progress"])
@@ -210,74 +200,15 @@ def _finish(
     write_bytes(join(run.path, "learning-curve.png"), learning_curve.picture(progress))
     say_all(say, learning_curve.table(progress))
     summary = returned["summary"]
-    seconds = time.time() - started
+    heard.hear(summary)
+    seconds = time.time() - heard.started
+    first = (
+        f"; the first step was done after {heard.first_step_at - heard.started:.1f} s" if heard.first_step_at else ""
+    )
     sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
     say(
-        f"{seconds:.1f} s in all, {1 - summary['step_s'] / seconds:.0%} of it outside steps; "
-        f"the first step came after {summary['first_step_s']:.1f} s{sent if summary['workers'] > 1 else ''}"
+        f"{seconds:.1f} s in all, {1 - (heard.step_s + summary['step_s']) / seconds:.0%} of it outside steps"
+        f"{first}{sent if summary['workers'] > 1 else ''}"
     )
     say(f"best: {describe(found)}")
     return found
-
-
-@contextmanager
-def _told(experiment: Experiment, run: Run, say: Callable[[str], None], running: threading.Event):
-    """Hold a queue that the first worker puts (kind, value) into; they are said as they come.
-
-    Args:
-        running: is set once there are workers.
-    """
-    import ray
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # Beside the driver, so that no other node takes it along when it is lost.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    ended = threading.Event()
-    teller = threading.Thread(target=_tell, args=(queue, ended, running, experiment, run, say), daemon=True)
-    teller.start()
-    try:
-        yield queue
-    finally:
-        ended.set()
-        teller.join(timeout=5)
-        queue.shutdown()
-
-
-def _tell(
-    queue: Any,
-    ended: threading.Event,
-    running: threading.Event,
-    experiment: Experiment,
-    run: Run,
-    say: Callable[[str], None],
-) -> None:
-    from ray.util.queue import Empty
-
-    settings = experiment.train
-    heard = time.monotonic()
-    while True:
-        last_round = ended.is_set()
-        try:
-            while True:
-                kind, value = queue.get(timeout=0.2)
-                heard = time.monotonic()
-                if kind == "line":
-                    say(value)
-                elif kind == "started":
-                    say(f"training with {value}")
-                    running.set()
-                elif kind == "within":
-                    say("epoch {:3d}   step {:,} of {:,}   train loss {:.4f}   {:,.0f} examples/s".format(*value))
-                elif kind == "epoch":
-                    epoch, improved = value
-                    say(epoch_line(epoch, improved, settings.epochs - epoch.epoch))
-                    if not is_uri(run.path):
-                        learning_curve.log_scalars(Path(run.path, "tensorboard"), [epoch])
-        except Empty:
-            if last_round:
-                return
-        if not running.is_set() and time.monotonic() - heard > WAITING_S:
-            heard = time.monotonic()
-            say(f"waiting for workers; {resources.free()}")

@@ -18,12 +18,12 @@ from cluster.storage import join, locked, write_text
 from jobs import conflicts, dataset, snapshot
 from jobs.corpus import Corpus, prepare
 from jobs.experiment import Experiment
-from jobs.history import score
+from jobs.history import Epoch, score
 from jobs.loop import Loop
 from jobs.network import Network
 from jobs.run import Run, place
 from jobs.space import Dimension, dimensions, embeddings, num_trials
-from jobs.train import METRICS, report_of, say_all
+from jobs.train import METRICS, say_all
 
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
@@ -186,6 +186,11 @@ def _trial(config: dict[str, Any], experiment: Experiment, pretrained: Corpus, r
                 snapshot.take(chosen, corpus, loop, resumable=False)(Path(folder))
                 written = ray.tune.Checkpoint.from_directory(folder)
             ray.tune.report(report_of(epoch, improved), checkpoint=written)
+
+
+def report_of(epoch: Epoch, improved: bool) -> dict[str, Any]:
+    """Return an epoch's report to Ray, which keeps the checkpoint of the last `improvement`: the best epoch's."""
+    return vars(epoch) | {"improvement": epoch.epoch if improved else 0}
 
 
 def _best(results: Any, metric: str) -> Any:

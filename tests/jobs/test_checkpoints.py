@@ -71,6 +71,8 @@ def test_a_run_does_not_go_on_without_its_best_epoch(tmp_path: Path) -> None:
     assert checkpoints.resumable(told.append) is None
     assert len(told) == 3
     assert all("epoch-0002" in line for line in told)
+    assert told[0].endswith("going on from the checkpoint before it")
+    assert told[2].endswith("starting from the beginning")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -87,23 +89,23 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == ["epoch-0001"]
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    """But not what one that lives is at work on."""
-    import socket
-    import subprocess
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    """Wherever it was written; checkpoints stay."""
+    checkpoints = filled(tmp_path, (1, 0, 1))
+    (tmp_path / ".epoch-0007.host.123.part").mkdir()
+    checkpoints.sweep()
+    assert os.listdir(tmp_path) == ["epoch-0001"]
 
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    host = socket.gethostname()
-    left, alive, other = (
-        tmp_path / f".epoch-0007.{name}.part" for name in (f"{host}.{dead.pid}", f"{host}.1", "elsewhere.1")
-    )
-    for folder in (left, alive, other):
-        folder.mkdir()
-    filled(tmp_path, (1, 0, 1))
-    assert not left.exists()
-    assert alive.exists()
-    assert other.exists()
+
+def test_a_damaged_one_takes_no_whole_ones_place(tmp_path: Path) -> None:
+    """Two whole ones are kept beside it, until its epoch comes again."""
+    checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1))
+    (tmp_path / "epoch-0004" / "manifest.json").write_bytes(b"")
+    assert checkpoints.resumable(lambda line: None)
+    checkpoints.write(name_of(3, 16), fill(3, 16, 1), 1)
+    assert checkpoints.names() == ["epoch-0003-step-000016", "epoch-0003", "epoch-0001"]
+    checkpoints.write(name_of(4), fill(4, 0, 1), 1)
+    assert checkpoints.names() == ["epoch-0004", "epoch-0003-step-000016", "epoch-0001"]
 
 
 def test_an_object_store_gets_the_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

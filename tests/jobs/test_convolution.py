@@ -96,8 +96,31 @@ def test_a_batch_of_empty_texts_has_maxima_of_zero() -> None:
         assert found.shape == (2, len(WIDTHS) * MAPS)
 
 
-def test_bfloat16_rounds_both_sides_and_sums_in_float32() -> None:
-    """The product is that of the rounded numbers; it is given as float32, and gradients pass unrounded."""
+@pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
+def test_a_share_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> None:
+    """There may be more workers than filters of a width."""
+    batch, _ = batch_of([3, 0])
+    filters = torch.ones(0, 4, requires_grad=True)
+    rows = torch.ones(len(batch.words), 4, requires_grad=True)
+    found = path(None, rows, filters, batch)
+    assert found.shape == (2, 0)
+    found.sum().backward()
+    assert rows.grad is not None
+    assert not rows.grad.any()
+
+
+@pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
+def test_what_is_no_number_is_not_passed_over(path: Callable[..., Tensor]) -> None:
+    """As in torch's maximum, wherever it stands; a run that diverges is told by it."""
+    batch, _ = batch_of([6])
+    rows = torch.randn(len(batch.words), 4)
+    rows[batch.places[2].item()] = torch.nan
+    assert path(None, rows, torch.randn(sum(WIDTHS) * MAPS, 4), batch).isnan().all()
+
+
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
+def test_bfloat16_rounds_the_product_and_no_gradient(way: str) -> None:
+    """It is given as float32; gradients are those of the product of the unrounded numbers."""
     generator = torch.Generator().manual_seed(0)
     rows, filters = torch.randn(5, 300, generator=generator), torch.randn(8, 300, generator=generator)
     found = project(rows, filters, bfloat16=True)
@@ -105,3 +128,17 @@ def test_bfloat16_rounds_both_sides_and_sums_in_float32() -> None:
     exact = rows.bfloat16().double() @ filters.bfloat16().double().T
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
     assert not torch.equal(found, project(rows, filters, bfloat16=False))
+
+    batch, _ = batch_of([7, 5])
+    gradients = []
+    for bfloat16 in (True, False):
+        leaves = torch.ones(len(batch.words), 4, requires_grad=True), torch.full((33, 4), 1 / 3, requires_grad=True)
+        max_over = max_over_time if way == "cpu" else _dense_by_name
+        (max_over(None, *leaves, batch, [11], bfloat16=bfloat16).sum() / 3).backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for rounded, unrounded in zip(*gradients, strict=True):
+        torch.testing.assert_close(rounded, unrounded)
+
+
+def _dense_by_name(fixed: None, trained: Tensor, filters: Tensor, batch: Batch, widths: list[int], *, bfloat16: bool):
+    return _dense(fixed, trained, filters, batch, widths, bfloat16)

@@ -29,7 +29,9 @@ def losses(loop: Loop, steps: int) -> list[float]:
 
 
 def settings(embedding: str) -> dict[str, object]:
-    return {"model__embedding": embedding, "model__max_norm": 0.5, "train__vectors_pull": 0.01}
+    trained = "out-of-vocabulary" if embedding == "multichannel" else "all"
+    return {"model__embedding": embedding, "model__max_norm": 0.5, "train__vectors_pull": 0.01,
+            "model__trained_words": trained}  # fmt: skip
 
 
 @pytest.mark.parametrize("embedding", KINDS)
