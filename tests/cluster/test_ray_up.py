@@ -1,5 +1,6 @@
 """`ray up` over ssh onto separate hosts, work on them, the loss of two, `ray down`: with ray_cluster.local.yaml."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ UP = {"RAY_UP_enable_autoscaler_v2": "0"}  # as the file says
 
 @pytest.fixture(scope="module")
 def net(network_ssh: type[Network]) -> Iterator[Network]:
-    with network_ssh("laptop", "head", "one", "two", "three") as made:
+    with network_ssh("laptop", "head", "one", "two") as made:
         yield made
 
 
@@ -58,7 +59,7 @@ def runs(host: Host, name: str) -> bool:
 
 
 def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None:
-    """One host is cut off, one loses its power; the run finishes on the two that are left."""
+    """One host is cut off, one loses its power; the run finishes on the one that is left."""
     laptop, head, *workers = net.hosts
     file = str(prepare(net))
     storage = f"{net.shared}/runs"
@@ -69,7 +70,7 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
         wait_for(lambda host=host: (host.home / ".ray/auth_token").exists(), f"the token on {host.name}", timeout=400)
         assert (host.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
     try:
-        wait_for(lambda: nodes(head) == 4, "all nodes", timeout=600, every=5)
+        wait_for(lambda: nodes(head) == 3, "all nodes", timeout=600, every=5)
     except AssertionError:
         print(head.run("bash", "-c", "tail -n 200 /tmp/ray/session_latest/logs/monitor.*", check=False).stdout)
         raise
@@ -79,10 +80,15 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
         reached = "import urllib.request as u; u.urlopen('http://127.0.0.1:8265/')"
         wait_for(lambda: laptop.run("python", "-c", reached, check=False).returncode == 0, "the tunnel", timeout=60)
         told = laptop.run("python", "-m", "cluster", "check", *at, "--storage", storage, cwd=REPOSITORY).stdout
-        assert told.count("\nok ") == 5, told
+        assert told.count("\nok ") == 4, told
 
-        # A worker takes a whole host, so that two hosts train and one waits.
-        settings = ["model.embedding=rand", "train.workers=2", "train.cpus_per_worker=2", "train.patience=400"]
+        # A worker takes a whole host, so that two hosts train and one waits, and in the end one trains alone.
+        settings = [
+            "model.embedding=rand",
+            "train.workers=[1, 2]",
+            f"train.cpus_per_worker={os.cpu_count()}",
+            "train.patience=400",
+        ]
         settings += ["train.epochs=400", f"data.train={net.shared}/rows.csv", f"storage={storage}"]
         command = ["submit", *at, "--", "train", "experiments/tickets.yaml", *settings]
         log = net.folder / "log"
@@ -101,7 +107,7 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
                 lose(lost)
                 workers.remove(lost)
                 print(f"{lost.name}: {lose.__name__} after epoch {epoch()}")
-                wait_for(lambda: log.read_text().count("going on after") > 2 - len(workers), "a restart", timeout=400)
+                wait_for(lambda: log.read_text().count("going on after") >= 2 - len(workers), "a restart", timeout=400)
             assert run.wait(timeout=600) == 0, log.read_text()
     assert "best: epoch" in log.read_text()
     assert (net.shared / "runs/tickets/best.json").exists()
