@@ -41,6 +41,7 @@ from cluster.package import REPOSITORY
 NETWORK = "10.213.0"  # seen by nobody but the hosts
 RAY_PORT = 6379
 OBJECT_STORE_BYTES = 100 << 20
+START_ATTEMPTS = 4
 
 # The first process of a host: it takes in orphans, as Ray's processes are, and ends with whoever holds its input.
 INIT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
@@ -215,7 +216,12 @@ class Host:
         """
         role = [f"--address={join}"] if join else ["--head", f"--port={RAY_PORT}"]
         common = [f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        self.run("ray", "start", *role, *common, *options, env=env, timeout=180)
+        for attempt in range(START_ATTEMPTS):  # Ray gives itself 30 s, which a busy machine may not keep
+            last = attempt == START_ATTEMPTS - 1
+            started = self.run("ray", "start", *role, *common, *options, env=env, timeout=180, check=last)
+            if started.returncode == 0:
+                break
+            self.run("ray", "stop", "--force", check=False)
         return join or f"{self.address}:{RAY_PORT}"
 
     def start_sshd(self) -> None:
