@@ -153,7 +153,7 @@ def test_a_storage_that_one_host_does_not_see_is_told(cluster: Cluster) -> None:
     at = ("--address", cluster.address)
     code, told, _ = run(cluster.head, "jobs", "train", "experiments/tickets.yaml", *settings, *at)
     assert code == 2, told
-    assert "storage must be a folder or URI that every node sees" in told
+    assert "is not seen from one; every node must see the storage" in told
     assert "best.json" not in cluster.head.run("find", "/tmp/runs").stdout
     settings = (*settings[:-1], f"storage={cluster.net.shared}/runs")
     code, told, _ = run(cluster.head, "jobs", "train", "experiments/tickets.yaml", *settings, *at)
