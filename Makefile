@@ -1,10 +1,11 @@
 # make demo: the whole road on the default corpus. make test: linters and the test suite. make test-hosts: the tests
-# on separate hosts, in network namespaces, as root. All set themselves up in .venv on first use.
+# on separate hosts, in network namespaces, as root. make test-ray-up: `ray up` over ssh among them, minutes long.
+# All set themselves up in .venv on first use.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-hosts lint format clean
+.PHONY: setup demo test test-hosts test-ray-up lint format clean
 
 setup: .venv/ready
 
@@ -22,7 +23,10 @@ test: setup lint
 	$(BIN)/python -m pytest -m "not root"
 
 test-hosts: setup
-	$(BIN)/python -m pytest -m root
+	$(BIN)/python -m pytest -m "root and not launcher"
+
+test-ray-up: setup
+	$(BIN)/python -m pytest -m launcher
 
 lint: setup
 	$(BIN)/ruff check .

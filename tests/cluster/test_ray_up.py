@@ -15,7 +15,7 @@ from cluster.package import REPOSITORY
 from tests.conftest import toy_rows
 from tests.hosts import Host, Network, ended, wait_for
 
-pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.launcher, pytest.mark.ray, pytest.mark.slow]
 
 DASHBOARD = "http://127.0.0.1:8265"
 UP = {"RAY_UP_enable_autoscaler_v2": "0"}  # as the file says
@@ -108,7 +108,7 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
                 workers.remove(lost)
                 print(f"{lost.name}: {lose.__name__} after epoch {epoch()}")
                 wait_for(lambda: log.read_text().count("going on after") >= 2 - len(workers), "a restart", timeout=400)
-            assert run.wait(timeout=600) == 0, log.read_text()
+            assert run.wait(timeout=900) == 0, log.read_text()
     assert "best: epoch" in log.read_text()
     assert (net.shared / "runs/tickets/best.json").exists()
     print(log.read_text())
