@@ -145,17 +145,3 @@ def test_without_the_token_a_job_is_neither_submitted_nor_read(cluster: Cluster,
         assert "~/.ray/auth_token" in told
         assert "Traceback" not in told
         print(f"{arguments[:2]} {seconds:.1f} s")
-
-
-def test_a_storage_that_one_host_does_not_see_is_told(cluster: Cluster) -> None:
-    """Each host has its own /tmp: the run ends, and names no checkpoint."""
-    settings = ("model.embedding=rand", "train.workers=2", "train.epochs=2", "storage=/tmp/runs")
-    at = ("--address", cluster.address)
-    code, told, _ = run(cluster.head, "jobs", "train", "experiments/tickets.yaml", *settings, *at)
-    assert code == 2, told
-    assert "is not seen from one; every node must see the storage" in told
-    assert "best.json" not in cluster.head.run("find", "/tmp/runs").stdout
-    settings = (*settings[:-1], f"storage={cluster.net.shared}/runs")
-    code, told, _ = run(cluster.head, "jobs", "train", "experiments/tickets.yaml", *settings, *at)
-    assert code == 0, told
-    assert (cluster.net.shared / "runs/tickets/best.json").exists()
