@@ -25,6 +25,20 @@ def tokenize(text: str, lowercase: bool = True) -> list[str]:
     return [match.group() if match.group(1) is None else match.group()[:3] for match in _TOKEN.finditer(text)]
 
 
+def spans(text: str, lowercase: bool = True) -> list[tuple[str, int, int]]:
+    """Return the tokens of a text with where each starts and ends in it, in characters."""
+    plain = text.replace("’", "'")
+    lowered = plain.lower() if lowercase else plain
+    # Some letters are two when lowered.
+    origin = None if len(lowered) == len(text) else [at for at, letter in enumerate(plain) for _ in letter.lower()]
+    found = []
+    for match in _TOKEN.finditer(lowered):
+        token = match.group() if match.group(1) is None else match.group()[:3]
+        start, end = match.span() if origin is None else (origin[match.start()], origin[match.end() - 1] + 1)
+        found.append((token, start, end))
+    return found
+
+
 class Vocabulary:
     """Words and their numbers: 0 is padding, 1 any unknown word, then the words in the order given."""
 

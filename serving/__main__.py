@@ -1,4 +1,4 @@
-"""python -m serving: run, deploy, config."""
+"""python -m serving: run, deploy, config, switches."""
 
 import argparse
 import sys
@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--working-dir", help="URI of a zip of this repository, where nodes lack it")
         if name == "run":
             added.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)")
+    text = 'print the fast configuration, for a shell: eval "$(python -m serving switches)"; ray start ...'
+    added = verbs.add_parser("switches", help=text, description=text)
+    added.set_defaults(run=_switches)
+    added.add_argument("--folder", type=Path, help="for HAProxy's files (default: one of this user's)")
     return parser
 
 
@@ -103,6 +107,24 @@ def _config(options: argparse.Namespace) -> None:
     import yaml
 
     print(yaml.safe_dump(_configuration(options), sort_keys=False), end="")
+
+
+def _switches(options: argparse.Namespace) -> None:
+    import os
+    import shlex
+    import tempfile
+
+    from serving.switches import switches
+
+    folder = options.folder or Path(tempfile.gettempdir(), f"finetune-cnn-haproxy-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceError(f"{folder}: cannot be written: {error}") from error
+    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o77:
+        raise ServiceError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
+    for name, value in switches(folder.absolute()).items():
+        print(f"export {name}={shlex.quote(value)}")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -1,105 +1,227 @@
 """The classifier as a Ray Serve deployment. Serve configurations name it as `serving.app:build`.
 
-The checkpoint's path stands in `user_config`, which Serve changes without replacing the replicas.
+It is a plain ASGI application, since parsing and routing by a framework would cost more than the model. The
+checkpoint's path stands in `user_config`, which Serve changes without replacing the replicas.
 """
 
+import asyncio
 import json
+import logging
+from time import perf_counter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from jobs import checkpoint
-from serving import protocol
-from serving.classifier import Classifier
-from serving.protocol import Limits, RequestError
+from cluster import UsageError
+from serving import keys, models, page, table
+from serving.explanation import Reasons
+from serving.metrics import PERIOD_S, Metrics
+from serving.middleware import ARRIVED
+from serving.models import Models
+from serving.openapi import describe
+from serving.protocol import Limits, RequestError, error, parse
+from serving.protocol import Request as Question
 
+BODY_TIMEOUT_S = 10
 # Of a body that is too long, so much is read and thrown away for the client to hear why; then the connection ends.
 DISCARDED_BYTES = 64 << 20
 
-METHODS = {"/": ("POST",), "/predict": ("POST",), "/info": ("GET",), "/health": ("GET",)}
+METHODS = {
+    "/": ("GET", "POST"),
+    "/predict": ("POST",),
+    "/info": ("GET",),
+    "/health": ("GET",),
+    "/openapi.json": ("GET",),
+}
+OPEN = ("/health", "/openapi.json")  # and the page: they need no key
+
+logger = logging.getLogger("ray.serve")
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class Arguments(BaseModel):
-    """The application's `args` in a Serve configuration."""
+    """The application's `args` in a Serve configuration. table_bytes: memory a node's replicas share for the words."""
 
     model_config = ConfigDict(extra="forbid")
 
     limits: Limits = Limits()
+    table_bytes: int = Field(table.BYTES, ge=0)
 
 
 def build(args: Arguments) -> serve.Application:
     """Return the application; its deployment is called `Classifier`."""
-    return Service.bind(args.limits.model_dump())
+    return Service.bind(args.model_dump())
 
 
-@serve.deployment(name="Classifier")
-class Service:
-    """Answers HTTP requests with one checkpoint."""
+class Replica:
+    """Answers HTTP requests with one checkpoint, or with one and a candidate."""
 
-    def __init__(self, limits: dict[str, int]) -> None:
-        self._limits = Limits.model_validate(limits)
-        self._classifier: Classifier | None = None
-        self._asked_for = ""
-        self._info: dict[str, Any] = {}
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = Arguments.model_validate(arguments)
+        self._limits = self._arguments.limits
+        self._keys = keys.read()
+        self.models: Models | None = None
+        self._refused: str | None = None
+        self._metrics = Metrics()
+        self._page, self._page_headers = page.read(), page.headers()
+        self._description = json.dumps(describe(self._limits, keys=bool(self._keys))).encode()
+        self._reporting: asyncio.Task | None = None
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the checkpoint that `user_config` names; on an error the one before goes on serving."""
-        path = user_config["checkpoint"]
-        if path == self._asked_for:
-            return
-        where = checkpoint.locate(path)
-        loaded = checkpoint.read(where)
-        self._classifier = Classifier(loaded)
-        self._asked_for = path
-        self._info = {
-            "checkpoint": where,
-            "name": loaded.experiment.name,
-            "labels": loaded.labels,
-            "model": loaded.experiment.model.model_dump(),
-            "vocabulary": len(loaded.words),
-            "metrics": loaded.metrics,
-        }
+    def __serve_build_asgi_app__(self) -> "Application":
+        return Application(self)
 
-    async def __call__(self, request: Request) -> Response:
-        path = request.url.path.rstrip("/") or "/"
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load what `user_config` names; on an error what was loaded before goes on serving, and `/info` says why."""
         try:
+            choice = models.choose(user_config)
+            self.models = await asyncio.to_thread(models.load, choice, self.models, self._arguments.table_bytes)
+            self._refused = None
+        except UsageError as refusal:
+            if self.models is None:
+                raise
+            self._refused = str(refusal)
+            logger.error("the checkpoint was refused, the one before goes on serving: %s", refusal)
+        self._metrics.refused(self._refused is not None)
+        if self._reporting is None:
+            self._reporting = asyncio.create_task(self._report())
+
+    def stop_reporting(self) -> None:
+        """Hand no more figures to Ray."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            models = self.models
+            served = () if models is None else (models.main, *((models.candidate,) if models.candidate else ()))
+            self._metrics.flush({(each.name, tuple(each.classifier.labels)): each.counted() for each in served})
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        arrived = scope.get(ARRIVED) or perf_counter()
+        waited = perf_counter() - arrived
+        try:
+            status, headers, body = await self._respond(scope, receive)
+        except RequestError as refusal:
+            status, headers, body = refusal.status, [_JSON], error(str(refusal))
+            if status == 401:
+                headers.append((b"www-authenticate", b"Bearer"))
+            if status in (408, 413):
+                headers.append((b"connection", b"close"))  # the rest of the body is not read
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self._metrics.answered(status, waited)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
+        allowed = METHODS.get(path)
+        if allowed is None:
+            path = path.rstrip("/") or "/"
             allowed = METHODS.get(path)
-            if allowed is None:
-                raise RequestError(404, f"there is no {path}; there are {', '.join(METHODS)}")
-            if request.method not in allowed:
-                message = protocol.error(f"{path} takes {' and '.join(allowed)}")
-                return _json(message, 405, {"Allow": ", ".join(allowed)})
-            if path == "/health":
-                return _json(b'{"status": "ok"}')
-            if path == "/info":
-                return _json(json.dumps(self._info).encode())
-            return _json(self._classify(await _body(request, self._limits), flat=path == "/predict"))
-        except RequestError as error:
-            return _json(protocol.error(str(error)), error.status)
+        if allowed is None:
+            raise RequestError(404, f"there is no {path[:200]}; there are {', '.join(METHODS)}")
+        if method not in allowed:
+            message = error(f"{path} takes {' and '.join(allowed)}")
+            return 405, [_JSON, (b"allow", ", ".join(allowed).encode())], message
+        if path == "/" and method == "GET":
+            return 200, [*self._page_headers], self._page
+        if self._keys and path not in OPEN and not self._keys.admit(_header(scope, b"authorization")):
+            raise RequestError(401, "send a key of this service as `Authorization: Bearer KEY`")
+        if method == "POST":
+            question = parse(await _body(receive, self._limits), self._limits)
+            return self._classify(question, flat=path == "/predict")
+        if path == "/info":
+            return 200, [_JSON], json.dumps(self._info()).encode()
+        return 200, [_JSON], self._description if path == "/openapi.json" else b'{"status": "ok"}'
 
-    def _classify(self, body: bytes, *, flat: bool) -> bytes:
-        asked = protocol.parse(body, self._limits)
-        classifier = self._classifier
-        assert classifier is not None, "Serve calls reconfigure before the first request"
-        return protocol.answer(asked, classifier.scores(asked.texts), classifier.labels, flat=flat)
+    def _classify(self, question: Question, *, flat: bool) -> tuple[int, Headers, bytes]:
+        models = self.models
+        assert models is not None, "Serve calls reconfigure before the first request"
+        if models.candidate is None:
+            headers, model, shadow = [_JSON], models.main, None
+        else:
+            model, shadow = models.pick()
+            headers = [_JSON, (b"x-checkpoint", model.name.encode())]
+        best, scores = model.score(question)
+        reasons = [Reasons(model.classifier, text) for text in question.texts] if question.explain else []
+        body = model.labels.answer(question, scores, reasons, flat=flat)
+        if shadow is not None:
+            seen, _ = shadow.score(question)
+            shadow.tally.shadowed += len(seen)
+            shadow.tally.agreed += sum(one == other for one, other in zip(best, seen, strict=True))
+        return 200, headers, body
+
+    def _info(self) -> dict[str, Any]:
+        assert self.models is not None
+        candidate, choice = self.models.candidate, self.models.choice.candidate
+        found = self.models.main.info | {"limits": self._limits.model_dump()}
+        if candidate is not None and choice is not None:
+            found["candidate"] = {"weight": choice.weight, "shadow": choice.shadow} | candidate.info
+        if self._refused:
+            found["refused"] = self._refused
+        return found
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
+class Application:
+    """The ASGI application of a replica."""
+
+    routes = ()  # Ray would look for a framework's
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._replica.answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+Service = serve.deployment(name="Classifier")(serve.ingress()(Replica))
+
+_JSON = (b"content-type", b"application/json")
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
+
+
+async def _body(receive: Receive, limits: Limits) -> bytes:
     """Return the body, or refuse it once it is read to its end: an answer before that can be lost to the client."""
+    message = await receive()
+    if not message.get("more_body"):  # nearly always
+        body = message.get("body", b"")
+        if len(body) > limits.max_body_bytes:
+            raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
+        return body
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _long_body(message, receive, limits)
+    except TimeoutError:
+        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S} s") from None
+
+
+async def _long_body(message: Any, receive: Receive, limits: Limits) -> bytes:
     body, size = bytearray(), 0
-    async for chunk in request.stream():
+    while True:
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size <= limits.max_body_bytes:
             body += chunk
-        elif size > DISCARDED_BYTES:
+        if message["type"] == "http.disconnect" or not message.get("more_body") or size > DISCARDED_BYTES:
             break
+        message = await receive()
     if size > limits.max_body_bytes:
         raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
     return bytes(body)
-
-
-def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, media_type="application/json")

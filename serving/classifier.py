@@ -1,19 +1,55 @@
-"""A checkpoint's network in plain numpy: text in, scores out. No torch, so replicas start fast and stay small.
+"""A checkpoint's network without torch: text in, scores out.
 
 Once training is over, a filter of width w applied to word vectors is a sum of w rows of a table
 (words x filter places) that is computed once. A text then costs look-ups, shifted sums and a
-maximum. The most frequent words are in the table, up to a memory budget; others are projected when
-they come.
+maximum, which `serving.kernel` does from the bytes on. The most frequent words are in the table, up to
+a memory budget; others are projected when they come.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from jobs.checkpoint import Checkpoint
-from jobs.text import PADDING, Vocabulary, tokenize
+from jobs.checkpoint import Checkpoint, CheckpointError
+from jobs.text import PADDING, UNKNOWN, Vocabulary, tokenize
+from serving import kernel, table
 
-TABLE_BYTES = 256 << 20
+
+class Filters:
+    """The network's filters in the order of their widths, the narrow first, and what they lead to.
+
+    widths: `(filters,)`; lengths, places: for each place of a window how many filters are wide enough to have it,
+    which are the last so many, and where their columns begin; projection: `(channels * dimensions, columns)`;
+    biases: `(filters,)`; output: `(classes, filters)`; output_bias: `(classes,)`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        weights, model = checkpoint.weights, checkpoint.experiment.model
+        maps = model.feature_maps
+        order = np.argsort(model.filter_widths, kind="stable")
+        self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
+        columns = [
+            weights[f"filters.{number}"][place * maps : (place + 1) * maps].T
+            for place in range(max(model.filter_widths))
+            for number in order
+            if model.filter_widths[number] > place
+        ]
+        self.projection = np.concatenate(columns, axis=1)
+        self.lengths = np.array([(self.widths > place).sum() for place in range(max(model.filter_widths))])
+        self.places = np.cumsum(self.lengths) - self.lengths
+        self.biases = np.concatenate([weights[f"biases.{number}"] for number in order])
+        by_width = weights["output.weight"].reshape(-1, len(order), maps)
+        self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
+        self.output_bias = weights["output.bias"]
+
+
+class Scored(NamedTuple):
+    """Scores (logits) `(texts, classes)` float32, and how many tokens there were and how many were unknown."""
+
+    scores: np.ndarray
+    tokens: int
+    unknown: int
 
 
 class Classifier:
@@ -22,26 +58,36 @@ class Classifier:
     Args:
         checkpoint: the trained network.
         table_bytes: memory for the table; 0 projects every word when it comes.
+
+    Raises:
+        CheckpointError: its tensors are not those that its settings, words and labels call for.
     """
 
-    def __init__(self, checkpoint: Checkpoint, table_bytes: int = TABLE_BYTES) -> None:
-        weights = checkpoint.weights
-        model = checkpoint.experiment.model
+    def __init__(self, checkpoint: Checkpoint, table_bytes: int = table.BYTES) -> None:
+        weights = _checked(checkpoint)
         self.labels = checkpoint.labels
-        self._text = checkpoint.experiment.text
-        self._vocabulary = Vocabulary(checkpoint.words)
-        self._widths = model.filter_widths
-        self._maps = model.feature_maps
+        self.text = checkpoint.experiment.text
+        self.vocabulary = Vocabulary(checkpoint.words)
+        self.filters = filters = Filters(checkpoint)
         channels = [weights[name] for name in ("fixed_vectors", "vectors") if name in weights]
         self._vectors = np.concatenate(channels, axis=1)  # (words, channels * dimensions)
-        # One column for each filter at each place of its window, width after width.
-        self._filters = np.concatenate([weights[f"filters.{number}"] for number in range(len(self._widths))]).T
-        self._biases = [weights[f"biases.{number}"] for number in range(len(self._widths))]
-        self._output, self._output_bias = weights["output.weight"].T, weights["output.bias"]
-        rows = min(len(self._vectors), table_bytes // (4 * self._filters.shape[1]))
-        self._table = self._vectors[:rows] @ self._filters  # (rows, columns)
+        self._columns = filters.projection.shape[1]
+        rows = min(len(self._vectors), table_bytes // (4 * self._columns))
+        self._table = table.shared(self._vectors[:rows], filters.projection)  # (rows, columns)
         if rows == len(self._vectors):
             self._vectors = self._vectors[:0]  # no longer needed
+        self._words = _index(checkpoint.words)
+        self._scoring = (
+            np.asarray(self._table).reshape(-1),
+            self._columns,
+            filters.lengths,
+            filters.places,
+            filters.biases,
+            filters.output.reshape(-1),
+            filters.output_bias,
+        )
+        self._fixed = (self.text.lowercase, *self._words, *self._scoring, self.text.max_tokens)
+        self.scores([""])  # compiles, or reads what is compiled
 
     @property
     def table_bytes(self) -> int:
@@ -50,32 +96,118 @@ class Classifier:
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Return scores (logits), `(texts, classes)` float32."""
-        features = np.stack([self._features(text) for text in texts])  # (texts, filters)
-        return features @ self._output + self._output_bias
+        return self.score(texts).scores
 
-    def _features(self, text: str) -> np.ndarray:
-        """Return each filter's maximum over the text, `(filters,)`."""
-        tokens = tokenize(text, self._text.lowercase)[: self._text.max_tokens]
-        ids = np.array(self._vocabulary.encode(tokens) or [PADDING])  # (tokens,); the empty text is padding
-        projected = self._projected(ids)  # (tokens, columns)
-        features, start = [], 0
-        for width, bias in zip(self._widths, self._biases, strict=True):
-            end = start + width * self._maps
-            places = projected[:, start:end].reshape(len(ids), width, self._maps)
-            windows = np.zeros((len(ids) + width - 1, self._maps), np.float32)
-            for place in range(width):
-                first = width - 1 - place
-                windows[first : first + len(ids)] += places[:, place]
-            features.append(np.maximum(windows.max(axis=0) + bias, 0))
+    def score(self, texts: Sequence[str]) -> Scored:
+        """Return scores, and how much of the texts was known."""
+        scores = np.empty((len(texts), len(self.labels)), np.float32)
+        if len(texts) == 1 and texts[0].isascii():  # what most requests are
+            letters = np.frombuffer(texts[0].encode(), np.uint8)
+            tokens, unknown = kernel.classify_one(letters, *self._fixed, scores[0])
+            if tokens >= 0:
+                return Scored(scores, tokens, unknown)
+        tokens = unknown = start = 0
+        while start < len(texts):
+            end = start
+            while end < len(texts) and texts[end].isascii():
+                end += 1
+            if start == end:  # other letters: not split in bytes
+                end += 1
+                found, strange = self._score_tokens(texts[start], scores[start])
+            else:
+                found, strange = self._score_bytes(texts[start:end], scores[start:end])
+            tokens += found
+            unknown += strange
             start = end
-        return np.concatenate(features)
+        return Scored(scores, tokens, unknown)
 
-    def _projected(self, ids: np.ndarray) -> np.ndarray:
+    def ids(self, tokens: Sequence[str]) -> np.ndarray:
+        """Return the numbers of a text's words, `(tokens,)` int64, at least one."""
+        return np.array(self.vocabulary.encode(tokens[: self.text.max_tokens]) or [PADDING])
+
+    def projected(self, ids: np.ndarray) -> np.ndarray:
         """Return the product of each word with each filter place, `(tokens, columns)`."""
         inside = ids < len(self._table)
-        if inside.all():
-            return self._table[ids]
-        projected = np.empty((len(ids), self._filters.shape[1]), np.float32)
-        projected[inside] = self._table[ids[inside]]
-        projected[~inside] = self._vectors[ids[~inside]] @ self._filters
-        return projected
+        found = np.empty((len(ids), self._columns), np.float32)
+        found[inside] = self._table[ids[inside]]
+        if not inside.all():
+            found[~inside] = self._vectors[ids[~inside]] @ self.filters.projection
+        return found
+
+    def _score_bytes(self, texts: Sequence[str], scores: np.ndarray) -> tuple[int, int]:
+        """Write the scores of texts in ASCII; return their tokens, and how many are unknown."""
+        letters = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        if len(texts) == 1:
+            offsets[1] = len(letters)
+        else:
+            np.cumsum([len(text) for text in texts], out=offsets[1:])
+        scratch = np.empty(self.text.max_tokens, np.int64)
+        tokens = unknown = start = 0
+        while start < len(texts):
+            done, found, strange = kernel.classify(
+                letters, offsets[start:], self.text.lowercase, *self._words, *self._scoring, scratch, scores[start:]
+            )
+            start += done
+            tokens += found
+            unknown += strange
+            if start < len(texts):  # a word that is not in the table
+                found, strange = self._score_tokens(texts[start], scores[start])
+                tokens += found
+                unknown += strange
+                start += 1
+        return tokens, unknown
+
+    def _score_tokens(self, text: str, scores: np.ndarray) -> tuple[int, int]:
+        """Write the scores of any text; return its tokens, and how many are unknown."""
+        tokens = tokenize(text, self.text.lowercase)[: self.text.max_tokens]
+        ids = self.ids(tokens)
+        if ids.max() < len(self._table):
+            kernel.score(ids, *self._scoring, scores)
+        else:
+            kernel.score(np.arange(len(ids)), self.projected(ids).reshape(-1), *self._scoring[1:], scores)
+        return len(tokens), int((ids == UNKNOWN).sum())
+
+
+def _index(words: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Return the kernel's dictionary: the words' bytes, where each starts, and a hash table of those in ASCII."""
+    encoded = [word.encode() for word in words]
+    letters = np.frombuffer(b"".join(encoded), np.uint8)
+    starts = np.zeros(len(words) + 1, np.int64)
+    np.cumsum([len(word) for word in encoded], out=starts[1:])
+    size = 1 << (2 * len(words) + 1).bit_length()  # at most half full
+    slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
+    kernel.index(letters, starts, np.array([word.isascii() for word in words], bool), slots, hashes)
+    return letters, starts, slots, hashes
+
+
+def _checked(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Return the weights; CheckpointError unless they are what the settings call for."""
+    model, words, labels = checkpoint.experiment.model, checkpoint.words, checkpoint.labels
+    for name, found in (("labels.json", labels), ("vocabulary.json", words)):
+        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+            raise CheckpointError(f"{name}: is not a list of strings")
+        if len(set(found)) != len(found):
+            raise CheckpointError(f"{name}: names something twice")
+    if not labels:
+        raise CheckpointError("labels.json: is empty")
+    channels = {"static": ["fixed_vectors"], "multichannel": ["fixed_vectors", "vectors"]}.get(
+        model.embedding, ["vectors"]
+    )
+    weights = checkpoint.weights
+    first = weights.get(channels[0])
+    dimensions = first.shape[-1] if first is not None and first.ndim == 2 else 0
+    wanted: dict[str, tuple[int, ...]] = {name: (len(words) + 2, dimensions) for name in channels}
+    for number, width in enumerate(model.filter_widths):
+        wanted[f"filters.{number}"] = (width * model.feature_maps, len(channels) * dimensions)
+        wanted[f"biases.{number}"] = (model.feature_maps,)
+    wanted["output.weight"] = (len(labels), len(model.filter_widths) * model.feature_maps)
+    wanted["output.bias"] = (len(labels),)
+    for name, shape in wanted.items():
+        found = weights.get(name)
+        if found is None or found.shape != shape or found.dtype != np.float32:
+            told = "missing" if found is None else f"{found.dtype} of {found.shape}"
+            raise CheckpointError(f"weights.safetensors: {name} is {told}; the settings call for float32 of {shape}")
+        if not np.isfinite(found).all():
+            raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
+    return weights

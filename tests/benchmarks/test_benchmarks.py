@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,16 @@ def test_training_speed_on_a_bare_gpu_machine_needs_torch_and_numpy_alone(tmp_pa
     assert found.stdout.startswith("drawn as mr 50\n")
 
 
+@pytest.mark.slow
+def test_inference(shared_data: Path) -> None:
+    """Every side labels the same texts; the compiled loop is ahead of torch."""
+    figures = run("inference", "--quick")
+    sides = {row["side"]: row for row in figures["speed"]}
+    assert {"this project", "torch, this project", "torch, conv1d"} <= set(sides)
+    assert all(row["lists of 32"] > 0 for row in sides.values())
+    assert len(figures["cold"]) == 3
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_chaos() -> None:
@@ -106,3 +117,14 @@ def test_precision(shared_data: Path) -> None:
     figures = run("precision", "--quick")
     assert [row["precision"] for row in figures["accuracy"]] == ["float32", "bfloat16"]
     assert all(row["accuracy"] > 50 for row in figures["accuracy"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_serving(ray_environment: dict[str, str]) -> None:
+    """The service and the no-op answer every request of the load."""
+    if not shutil.which("wrk"):
+        pytest.skip("no wrk here: apt-get install wrk")
+    figures = run("serving", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
+    assert [row["connections"] for row in figures["speed"]] == [1, 16, 64]
+    assert all(row["classifier rate"] > 0 and row["no-op rate"] > 0 for row in figures["speed"])

@@ -1,7 +1,8 @@
-"""The numpy classifier says what the torch network says, without torch."""
+"""The classifier says what the torch network says, without torch."""
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from cluster.package import REPOSITORY
-from jobs.checkpoint import Checkpoint, write
+from jobs.checkpoint import Checkpoint, CheckpointError, write
 from jobs.experiment import Experiment
 from jobs.network import Network
 from jobs.predict import network_of, scores
@@ -23,7 +24,7 @@ def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
     """Return a checkpoint with random weights."""
     choose = np.random.default_rng(0)
     experiment = Experiment().replace(
-        {"model.embedding": embedding, "model.filter_widths": [1, 2, 4], "model.feature_maps": 9} | settings
+        {"model.embedding": embedding, "model.filter_widths": [2, 1, 4], "model.feature_maps": 9} | settings
     )
     vectors = choose.normal(size=(len(WORDS) + 2, 6)).astype(np.float32)
     vectors[0] = 0
@@ -32,7 +33,7 @@ def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
         with torch.no_grad():
             network.vectors[1:] += 1
     weights = {key: value.numpy() for key, value in network.weights().items()}
-    return Checkpoint(experiment, ["a", "b", "c"], WORDS, weights, {"epoch": 1})
+    return Checkpoint(experiment, ["a", "b", "c"], [*WORDS], weights, {"epoch": 1})
 
 
 def texts(count: int) -> list[str]:
@@ -62,6 +63,50 @@ def test_case_is_as_in_training() -> None:
     lowered, cased = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand", **{"text.lowercase": False}))
     assert np.array_equal(lowered.scores(["WORD1"]), lowered.scores(["word1"]))
     assert not np.array_equal(cased.scores(["WORD1"]), cased.scores(["word1"]))
+
+
+def test_lists_of_all_kinds_of_texts() -> None:
+    """Texts in ASCII, with other letters and with words beyond the table, in any order."""
+    rows = 4 * 9 * (1 + 2 + 4) * (len(WORDS) // 2)
+    whole, half = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand"), rows)
+    assert 0 < half.table_bytes < whole.table_bytes
+    some = ["word1 word199", "über word2", "", "word3", "“word4” — word5", "word199 ß", "word0"]
+    expected = np.concatenate([whole.scores([text]) for text in some])
+    for classifier in (whole, half):
+        np.testing.assert_allclose(classifier.scores(some), expected, atol=1e-5)
+        np.testing.assert_allclose(classifier.scores(some[::-1]), expected[::-1], atol=1e-5)
+    scored = half.score([*some, "never seen"])
+    assert (scored.tokens, scored.unknown) == (15, 7)
+
+
+def test_words_beyond_ascii_are_found() -> None:
+    """A word with an accent has its own vector, and the unknown word is another."""
+    checkpoint = checkpoint_of("rand")
+    checkpoint.words[7] = "café"
+    found = Classifier(checkpoint)
+    assert found.score(["café"]).unknown == 0
+    assert not np.array_equal(found.scores(["café"]), found.scores(["cafe"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.weights.pop("output.bias"), "output.bias is missing"),
+        (lambda c: c.weights.update({"vectors": np.zeros((5, 6), np.float32)}), "vectors is float32 of \\(5, 6\\)"),
+        (lambda c: c.weights.update({"filters.1": c.weights["filters.1"].astype(np.float64)}), "filters.1 is float64"),
+        (lambda c: c.weights["output.bias"].fill(np.nan), "output.bias holds values that are not finite"),
+        (lambda c: c.labels.append("a"), "labels.json: names something twice"),
+        (lambda c: c.labels.clear(), "labels.json: is empty"),
+        (lambda c: c.words.append(5), "vocabulary.json: is not a list of strings"),
+        (lambda c: c.words.append("more"), "vectors is float32 of"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(change: Callable[[Checkpoint], object], message: str) -> None:
+    """Before a text could be scored with it."""
+    checkpoint = checkpoint_of("non-static")
+    change(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        Classifier(checkpoint)
 
 
 def test_no_torch_in_the_replica(tmp_path: Path) -> None:

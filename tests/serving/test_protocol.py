@@ -2,47 +2,70 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from serving.protocol import Limits, RequestError, answer, apply, parse
+from serving.classifier import Classifier
+from serving.explanation import Reasons
+from serving.protocol import Labels, Limits, RequestError, apply, parse
+from tests.serving.test_classifier import checkpoint_of
 
-LIMITS = Limits(max_texts=3)
-LABELS = ["a", "b", "ü"]
-SCORES = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]], np.float32)
+LIMITS = Limits(max_texts=3, max_text_length=50, max_explained_texts=1)
+LABELS = Labels(["a", 'b"', "ü"])
+SCORES = [[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]
 
 
 def body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
+def answered(sent: bytes, scores: list[list[float]] = SCORES, *, flat: bool = True) -> list:
+    """Return the answer to a body, as a client reads it."""
+    asked = parse(sent, LIMITS)
+    values = [apply(asked.function, row) for row in scores[: len(asked.texts)]]
+    return json.loads(LABELS.answer(asked, values, [], flat=flat))
+
+
 def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() -> None:
     """As text-embeddings-inference and the hosted inference API answer."""
-    asked = parse(body(inputs="hi"), LIMITS)
-    flat = json.loads(answer(asked, SCORES[:1], LABELS, flat=True))
-    assert [row["label"] for row in flat] == ["b", "ü", "a"]
+    flat = answered(body(inputs="hi"))
+    assert [row["label"] for row in flat] == ['b"', "ü", "a"]
     assert sum(row["score"] for row in flat) == pytest.approx(1)
-    assert json.loads(answer(asked, SCORES[:1], LABELS, flat=False)) == [flat]
+    assert answered(body(inputs="hi"), flat=False) == [flat]
 
 
 @pytest.mark.parametrize("inputs", [["hi", "you"], [["hi"], ["you"]]])
 def test_several_texts_are_a_list_of_lists_everywhere(inputs: list) -> None:
     """Also where each text is wrapped in a list, as text-embeddings-inference takes a batch."""
-    asked = parse(body(inputs=inputs, parameters={"top_k": 1}), LIMITS)
-    assert asked.texts == ["hi", "you"]
-    found = json.loads(answer(asked, SCORES, LABELS, flat=True))
-    assert [[row["label"] for row in rows] for rows in found] == [["b"], ["a"]]
+    sent = body(inputs=inputs, parameters={"top_k": 1})
+    assert parse(sent, LIMITS).texts == ["hi", "you"]
+    assert [[row["label"] for row in rows] for rows in answered(sent)] == [['b"'], ["a"]]
+    assert len(answered(body(inputs=inputs[:1]))) == 1
 
 
-def test_functions() -> None:
-    """softmax by default; sigmoid; none, which raw_scores asks for too."""
-    np.testing.assert_allclose(apply("softmax", SCORES).sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(apply("softmax", SCORES + 1e4), apply("softmax", SCORES), rtol=1e-3)
-    np.testing.assert_allclose(apply("sigmoid", np.zeros((1, 2))), 0.5)
+def test_functions_and_threshold() -> None:
+    """softmax by default; sigmoid; none, which raw_scores asks for too; a threshold leaves out the rest."""
+    assert apply("softmax", [1e4, 1e4]) == [0.5, 0.5]
+    assert apply("sigmoid", [0, 800, -800]) == [0.5, 1, pytest.approx(0)]
     assert parse(body(inputs="x"), LIMITS).function == "softmax"
     assert parse(body(inputs="x", raw_scores=True), LIMITS).function == "none"
-    asked = parse(body(inputs="x", parameters={"function_to_apply": "none"}), LIMITS)
-    assert json.loads(answer(asked, SCORES[:1], LABELS, flat=True))[0] == {"label": "b", "score": 2.0}
+    asked = {"function_to_apply": "none", "threshold": 1}
+    assert answered(body(inputs="x", parameters=asked)) == [{"label": 'b"', "score": 2.0}, {"label": "ü", "score": 1.0}]
+    assert answered(body(inputs="x", parameters={"threshold": 2})) == []
+    assert len(answered(body(inputs="x", parameters={"top_k": 2.0}))) == 2
+
+
+@pytest.mark.parametrize("where", [{"explain": True}, {"parameters": {"explain": True}}])
+def test_an_explanation_is_in_each_label_asked_for(where: dict) -> None:
+    """With the phrases, their places, and shares that add up to the logit."""
+    classifier = Classifier(checkpoint_of("rand"))
+    text = "word1 word2"
+    asked = parse(body(inputs=text, **where), LIMITS)
+    [logits] = classifier.scores([text]).tolist()
+    rows = json.loads(LABELS.answer(asked, [logits], [Reasons(classifier, text)], flat=True))
+    for row in rows:
+        found = row["explanation"]
+        assert found["bias"] + sum(each["share"] for each in found["phrases"]) == pytest.approx(row["score"], abs=1e-5)
+        assert all(text[each["start"] : each["end"]] == each["text"] for each in found["phrases"])
 
 
 @pytest.mark.parametrize(
@@ -51,20 +74,26 @@ def test_functions() -> None:
         (b"", 400, "not valid JSON"),
         (b"{", 400, "not valid JSON"),
         (b"\xff\xfe", 400, "not valid JSON"),
-        (b"[" * 200, 400, "not valid JSON"),
+        (b"[" * 200_000, 400, "not valid JSON"),
         (b'"hi"', 422, "the body"),
         (b"{}", 422, "inputs: Field required"),
-        (body(inputs=None), 422, "inputs"),
-        (body(inputs=5), 422, "inputs"),
-        (body(inputs=[]), 422, "inputs: is empty"),
+        (body(inputs=None), 422, "inputs: must be a text, or a list"),
+        (body(inputs=5), 422, "inputs: must be"),
+        (body(inputs=[]), 422, "inputs: must be"),
         (body(inputs=["a", 5]), 422, "inputs"),
-        (body(inputs=[["a", "b"]]), 422, "a list within the list holds one text, not 2"),
-        (body(inputs=[[]]), 422, "holds one text, not 0"),
+        (body(inputs=[["a", "b"]]), 422, "lists of one text"),
+        (body(inputs=[[]]), 422, "lists of one text"),
         (b'{"inputs": "\\ud800"}', 400, "not valid JSON"),
         (body(inputs="a", parameters={"top_k": 0}), 422, "parameters.top_k"),
+        (body(inputs="a", parameters={"top_k": "3"}), 422, "parameters.top_k"),
+        (body(inputs="a", parameters={"threshold": "x"}), 422, "parameters.threshold"),
+        (b'{"inputs": "a", "parameters": {"threshold": NaN}}', 422, "parameters.threshold"),
         (body(inputs="a", parameters={"function_to_apply": "relu"}), 422, "parameters.function_to_apply"),
         (body(inputs="a", parameters=[1]), 422, "parameters"),
+        (body(inputs="a", explain=1), 422, "explain"),
         (body(inputs=list("abcd")), 413, "has 4 texts; at most 3"),
+        (body(inputs=["a", "b" * 51]), 413, "a text has 51 characters; at most 50"),
+        (body(inputs=["a", "b"], explain=True), 413, "has 2 texts; at most 1 are explained"),
     ],
 )
 def test_bad_input_is_a_4xx_that_says_what_is_wrong(sent: bytes, status: int, message: str) -> None:
@@ -75,5 +104,7 @@ def test_bad_input_is_a_4xx_that_says_what_is_wrong(sent: bytes, status: int, me
 
 
 def test_fields_that_others_send_are_passed_over() -> None:
-    """Clients add options that are not ours."""
-    assert parse(body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None), LIMITS).texts == ["a"]
+    """Clients add options that are not ours, and nulls."""
+    asked = parse(body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None, explain=None), LIMITS)
+    assert asked.texts == ["a"]
+    assert parse(body(inputs="a", parameters={"top_k": None, "function_to_apply": None}), LIMITS).top_k is None

@@ -1,0 +1,78 @@
+"""A load of requests over a number of connections, each answer noted. For benchmarks/serving.py and the tests."""
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+
+@dataclass
+class Load:
+    """A load that is running. answers: (seconds since the start, seconds it took, status), where the status of a
+    request without an answer is the name of what went wrong. pause_s: between the requests of a connection."""
+
+    url: str
+    body: bytes
+    connections: int
+    pause_s: float = 0.0
+    answers: list[tuple[float, float, int | str]] = field(default_factory=list)
+    retry_after: Counter = field(default_factory=Counter)
+    _start: float = field(default_factory=time.monotonic)
+    _ended: bool = False
+
+    def statuses(self) -> Counter:
+        """Return how often each status came."""
+        return Counter(status for _, _, status in list(self.answers))
+
+    def failed(self) -> list[tuple[float, float, int | str]]:
+        """Return the answers other than 200."""
+        return [each for each in list(self.answers) if each[2] != 200]
+
+    async def run(self) -> None:
+        """Send requests until it is ended; none is sent twice."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        )
+        async with session, asyncio.TaskGroup() as group:
+            tasks: list[asyncio.Task] = []
+            while not self._ended:
+                while len(tasks) < self.connections:
+                    tasks.append(group.create_task(self._connection(session, len(tasks))))
+                await asyncio.sleep(0.05)
+
+    async def _connection(self, session: aiohttp.ClientSession, number: int) -> None:
+        while not self._ended:
+            if number >= self.connections:
+                await asyncio.sleep(0.05)
+                continue
+            start = time.monotonic()
+            status: int | str
+            try:
+                async with session.post(self.url, data=self.body) as response:
+                    await response.read()
+                    status = response.status
+                    if "retry-after" in response.headers:
+                        self.retry_after[response.headers["retry-after"]] += 1
+            except (aiohttp.ClientError, TimeoutError) as error:
+                status = type(error).__name__
+            self.answers.append((start - self._start, time.monotonic() - start, status))
+            if self.pause_s:
+                await asyncio.sleep(self.pause_s)
+
+
+@contextmanager
+def load(url: str, body: bytes, connections: int, pause_s: float = 0.0) -> Iterator[Load]:
+    """Hold a load; it ends with the block, when the requests on their way are answered."""
+    running = Load(url, body, connections, pause_s)
+    thread = threading.Thread(target=lambda: asyncio.run(running.run()))
+    thread.start()
+    try:
+        yield running
+    finally:
+        running._ended = True
+        thread.join(120)

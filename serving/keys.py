@@ -1,0 +1,63 @@
+"""Who may ask: API keys from a file or the environment, never from a configuration that lies in a repository."""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from cluster import UsageError
+
+VARIABLE = "SERVING_API_KEYS"
+FILE_VARIABLE = "SERVING_API_KEYS_FILE"
+SHORTEST = 16
+
+
+class KeysError(UsageError):
+    """The keys cannot be read, so nobody is let in."""
+
+
+class Keys:
+    """The keys that open the service; without any it is open to whoever reaches it."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def admit(self, authorization: bytes) -> bool:
+        """Tell whether an Authorization header holds a key; the time that takes says nothing about the keys."""
+        scheme, _, key = authorization.partition(b" ")
+        found = False
+        for digest in self._digests:
+            found |= hmac.compare_digest(digest, _digest(key.strip()))
+        return found and scheme.lower() == b"bearer"
+
+
+def read() -> Keys:
+    """Return the keys of SERVING_API_KEYS and of the file that SERVING_API_KEYS_FILE names.
+
+    They are separated by white space; in the file a line that starts with # is none.
+
+    Raises:
+        KeysError: the file is missing or empty, or a key is too short.
+    """
+    keys = os.environ.get(VARIABLE, "").split()
+    path = os.environ.get(FILE_VARIABLE)
+    if path:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise KeysError(f"{FILE_VARIABLE}: {path} cannot be read: {error}") from error
+        found = [key for line in lines if not line.startswith("#") for key in line.split()]
+        if not found:
+            raise KeysError(f"{FILE_VARIABLE}: {path} holds no key")
+        keys += found
+    if any(len(key) < SHORTEST for key in keys):
+        raise KeysError(f"a key has fewer than {SHORTEST} characters")
+    return Keys(keys)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,68 @@
+"""Requests that are none, or nearly: for a service that has to bear them."""
+
+import json
+import random
+import socket
+from contextlib import suppress
+
+GOOD = b'{"inputs": "word1 word2 word3"}'
+
+
+def malformed(choose: random.Random) -> bytes:
+    """Return bytes that somebody might send to a port, most of them nearly an HTTP request."""
+    body = choose.choice(
+        [
+            GOOD, b"", b"{", b"[" * choose.randint(1, 30_000), b'{"inputs":' * choose.randint(1, 5000),
+            choose.randbytes(choose.randint(0, 3000)), b'{"inputs": "\\ud800"}', b'{"inputs": "\xff\xfe"}',
+            json.dumps({"inputs": chr(choose.randint(0x80, 0xD7FF)) * choose.randint(1, 3000)}).encode(),
+            json.dumps({"inputs": ["x"] * choose.randint(250, 400)}).encode(),
+            json.dumps({"inputs": choose.choice([None, 5, 1e300, {}, [[]], [["a", "b"]], [None], True])}).encode(),
+            json.dumps({"inputs": "a", "parameters": {choose.choice(["top_k", "threshold", "function_to_apply"]):
+                        choose.choice([-1, 0, 10**400, "x", [], {}, 1.5])}}).encode(),
+            b'{"inputs": "a", "parameters": {"threshold": NaN, "top_k": Infinity}}',
+        ]
+    )  # fmt: skip
+    method = choose.choice([b"POST"] * 12 + [b"GET", b"PUT", b"BREW", b"p\x00st", b""])
+    path = choose.choice([b"/predict", b"/"] * 6 + [b"/info", b"/%ff%00", b"//", b"/../../etc/passwd", b"*", b"/\xff",
+                          b"/" + b"a" * choose.randint(1, 20_000)])  # fmt: skip
+    headers = [b"host: x", b"connection: close", b"content-length: %d" % (len(body) + choose.choice([0, 0, 0, 0, -1]))]
+    for _ in range(choose.choice([0, 0, 0, 1, 2])):
+        headers.append(
+            choose.choice(
+                [
+                    b"x-request-id: \xff\xfe",
+                    b"x-request-id: " + b"i" * 3000,
+                    b"x-request-timeout-seconds: nan",
+                    b"x-request-disconnect-disabled: \xff",
+                    b"serve_multiplexed_model_id: \xc3\x28",
+                    b"traceparent: \xff",
+                    b"content-type: \x80",
+                    b"authorization: Bearer \xff",
+                    b"a" * 5000 + b": b",
+                    b"transfer-encoding: chunked",
+                    b"content-length: 5",
+                    b"content-length: -1",
+                    b"expect: 100-continue",
+                    b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-key: eA==\r\n"
+                    b"sec-websocket-version: 13",
+                    b"no colon",
+                    b": empty",
+                    b"x:\x00",
+                    b"cookie: " + b"c" * 9000,
+                ]
+            )
+        )
+    version = choose.choice([b"HTTP/1.1"] * 20 + [b"HTTP/1.0", b"HTTP/9.9", b""])
+    return method + b" " + path + b" " + version + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
+
+
+def sent(port: int, content: bytes) -> bytes:
+    """Return what is answered to bytes, as far as it comes; a request that waits for more is left after a second."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        found = b""
+        with suppress(OSError):
+            connection.sendall(content)
+            connection.settimeout(1)
+            while chunk := connection.recv(1 << 16):
+                found += chunk
+        return found

@@ -1,0 +1,168 @@
+"""What the application answers, whatever it is asked."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.checkpoint import read, write
+from serving import app, keys
+from serving.classifier import Classifier
+from tests.serving.asgi import ask, configure, replica, served
+from tests.serving.test_classifier import checkpoint_of
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a best.json and two checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    write(folder / "first", checkpoint_of("non-static"))
+    write(folder / "second", checkpoint_of("multichannel"))
+    (folder / "best.json").write_text(json.dumps({"checkpoint": "first"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(saved: Path) -> app.Replica:
+    return replica({"checkpoint": str(saved)}, limits={"max_body_bytes": 1000})
+
+
+ONE = b'{"inputs": "word1 word2"}'
+
+
+def test_scores_are_those_of_the_checkpoint(made: app.Replica, saved: Path) -> None:
+    """On both paths, for one text and for lists."""
+    texts = ["word1 word2", "", "\u00fcber"]
+    expected = Classifier(read(str(saved))).scores(texts)
+    body = json.dumps({"inputs": texts, "parameters": {"function_to_apply": "none"}}).encode()
+    for path in ("/", "/predict"):
+        status, headers, found = ask(made, path, body)
+        assert (status, headers["content-type"]) == (200, "application/json")
+        for rows, scores in zip(found, expected, strict=True):
+            assert [row["score"] for row in rows] == sorted(map(float, scores), reverse=True)
+            assert {row["label"]: row["score"] for row in rows} == pytest.approx(
+                dict(zip("abc", map(float, scores), strict=True)), abs=1e-5
+            )
+    assert ask(made, "/", ONE)[2] == [ask(made, "/predict", ONE)[2]]
+    assert ask(made, "/predict/", ONE)[2] == ask(made, "/predict", ONE)[2]
+
+
+def test_info_says_what_it_serves(made: app.Replica, saved: Path) -> None:
+    """Labels, figures, where the checkpoint lies and which it is, and the limits."""
+    _, _, info = ask(made, "/info")
+    assert (info["labels"], info["metrics"], info["vocabulary"]) == (["a", "b", "c"], {"epoch": 1}, 200)
+    assert info["checkpoint"] == str(saved / "first")
+    assert len(info["manifest"]) == 64
+    assert info["limits"]["max_body_bytes"] == 1000
+    assert ask(made, "/health")[2] == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "method", "status", "message"),
+    [
+        ("/predict", b"{", None, 400, "not valid JSON"),
+        ("/predict", b'{"inputs": 5}', None, 422, "inputs"),
+        ("/predict", ONE + b" " * 1000, None, 413, "longer than 1000 bytes"),
+        ("/predict", [b"x" * 600, b"x" * 600, b""], None, 408, "did not arrive"),
+        ("/predict", None, None, 405, "/predict takes POST"),
+        ("/info", b"{}", None, 405, "/info takes GET"),
+        ("/", b"", "DELETE", 405, "/ takes GET and POST"),
+        ("/other/", ONE, None, 404, "there is no /other; there are /, /predict"),
+        ("/%00\ud800" * 100, ONE, None, 404, "there is no"),
+    ],
+)
+def test_what_cannot_be_answered_is_told(
+    made: app.Replica, path: str, body: bytes, method: str, status: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a 4xx with a reason in JSON."""
+    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 0.1)
+    found, headers, answer = ask(made, path, body, method)
+    assert found == status
+    assert message in answer["error"]
+    assert ("allow" in headers) == (status == 405)
+
+
+def test_a_body_in_pieces_is_read_whole(made: app.Replica) -> None:
+    """As slow or long ones come."""
+
+    class Ends(list):
+        """Pieces of which the last says so."""
+
+    pieces = Ends([ONE[:5], ONE[5:9], ONE[9:]])
+    with served(made) as url:
+        import http.client
+
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        connection.request("POST", "/predict", iter(pieces), encode_chunked=True,
+                           headers={"Transfer-Encoding": "chunked"})  # fmt: skip
+        assert json.loads(connection.getresponse().read()) == ask(made, "/predict", ONE)[2]
+        connection.request("POST", "/predict", b"x" * 5000)
+        assert connection.getresponse().status == 413
+
+
+def test_a_key_opens_all_but_the_page_and_the_description(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else does."""
+    key = "a key of 20 letters".replace(" ", "-")
+    monkeypatch.setenv(keys.VARIABLE, key)
+    made = replica({"checkpoint": str(saved)})
+    for path, body in (("/predict", ONE), ("/", ONE), ("/info", None)):
+        assert ask(made, path, body)[0] == 401
+        status, headers, _ = ask(made, path, body, authorization="Bearer wrong")
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert ask(made, path, body, authorization=f"Bearer {key}")[0] == 200
+    for path in ("/", "/health", "/openapi.json"):
+        assert ask(made, path)[0] == 200
+    assert "security" in ask(made, "/openapi.json")[2]["paths"]["/predict"]["post"]
+
+
+def test_a_refused_swap_leaves_the_old_one_serving(saved: Path, tmp_path: Path) -> None:
+    """Whatever is wrong with it; /info says what, until one is taken."""
+    made = replica({"checkpoint": str(saved)})
+    before = ask(made, "/predict", ONE)[2]
+    shutil.copytree(saved / "second", tmp_path / "altered")
+    (tmp_path / "altered" / "labels.json").write_text('["x", "y", "z"]')
+    for wrong, reason in (
+        ({"checkpoint": str(tmp_path / "altered")}, "not what the manifest says"),
+        ({"checkpoint": str(tmp_path)}, "holds neither a checkpoint"),
+        ({"checkpoint": str(saved), "candidate": {"checkpoint": "x"}}, "candidate.weight"),
+        ({}, "checkpoint: Field required"),
+    ):
+        configure(made, wrong)
+        assert reason in ask(made, "/info")[2]["refused"]
+        assert ask(made, "/predict", ONE)[2] == before
+    configure(made, {"checkpoint": str(saved / "second")})
+    assert "refused" not in ask(made, "/info")[2]
+    assert ask(made, "/predict", ONE)[2] != before
+
+
+def test_a_candidate_answers_its_share(saved: Path) -> None:
+    """The answer says which; as a shadow it answers nothing, and is counted."""
+    first, second = (
+        ask(replica({"checkpoint": str(saved / name)}), "/predict", ONE)[2] for name in ("first", "second")
+    )
+    candidate = {"checkpoint": str(saved / "second"), "weight": 0.5}
+    made = replica({"checkpoint": str(saved / "first"), "candidate": candidate})
+    answers = [ask(made, "/predict", ONE) for _ in range(60)]
+    by_name = {headers["x-checkpoint"]: found for _, headers, found in answers}
+    info = ask(made, "/info")[2]
+    assert by_name == {info["name"]: first, info["candidate"]["name"]: second}
+
+    configure(made, {"checkpoint": str(saved / "first"), "candidate": candidate | {"weight": 1, "shadow": True}})
+    assert all(ask(made, "/predict", ONE)[2] == first for _ in range(5))
+    tally = made.models.candidate.tally
+    assert tally.shadowed == 5
+    assert tally.agreed == (5 if first[0]["label"] == second[0]["label"] else 0)
+
+
+@pytest.mark.slow
+def test_the_description_is_true(saved: Path) -> None:
+    """schemathesis asks whatever the description allows and forbids, and finds each answer described."""
+    with served(replica({"checkpoint": str(saved)})) as url:
+        command = [str(Path(sys.executable).parent / "st"), "run", f"{url}/openapi.json", "--checks", "all",
+                   "--max-examples", "25", "--seed", "1", "--no-color", "--workers", "1"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "5 selected" in done.stdout

@@ -1,0 +1,259 @@
+"""The fast configuration on real Ray Serve: HAProxy before the replicas, under load, while things change."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import InferenceClient
+
+from benchmarks.load import load
+from cluster.package import REPOSITORY
+from jobs.checkpoint import write
+from serving.client import Client, ServiceError
+from serving.server import deploy
+from serving.switches import switches
+from tests.ray_head import RayHead, free_ports, ray_head
+from tests.serving.malformed import malformed, sent
+from tests.serving.test_classifier import checkpoint_of
+from tests.serving.test_service import call, serving, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ONE = b'{"inputs": "word1 word2 word3"}'
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write(folder / "first", checkpoint_of("non-static"))
+    write(folder / "second", checkpoint_of("multichannel"))
+    return folder
+
+
+class Service:
+    """A deployed service, which tests change."""
+
+    def __init__(self, head: RayHead, saved: Path) -> None:
+        self.head, self.saved = head, saved
+        [self.port] = free_ports(1)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.configuration = yaml.safe_load((REPOSITORY / "serving/service.yaml").read_text())
+        self.configuration["http_options"]["port"] = self.port
+        self.deployment = self.configuration["applications"][0]["deployments"][0]
+        del self.deployment["autoscaling_config"]
+        self.deployment["ray_actor_options"]["num_cpus"] = 0.1
+        self.deployment["num_replicas"] = 1
+        self.deployment["user_config"]["checkpoint"] = str(saved / "first")
+
+    def deploy(self, **options: Any) -> None:
+        """Deploy with some options of the deployment changed, and wait until it runs so."""
+        self.deployment |= options
+        told: list[str] = []
+        deploy(self.configuration, self.head.dashboard, told.append)
+        assert told
+        wait_until(lambda: len(self.pids()) == self.deployment.get("num_replicas", 1))
+
+    def pids(self) -> list[int]:
+        """Return the replicas' processes."""
+        try:
+            with urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30) as response:
+                application = json.load(response)["applications"]["classifier"]
+        except OSError:  # a dashboard that is busy
+            return []
+        replicas = application["deployments"]["Classifier"]["replicas"]
+        return [each["pid"] for each in replicas if each["state"] == "RUNNING"]
+
+    def serves(self, name: str) -> bool:
+        """Tell whether every replica serves a checkpoint, as far as a few questions can tell."""
+        return all(call(self.url + "/info")[1]["checkpoint"] == str(self.saved / name) for _ in range(6))
+
+
+@pytest.fixture(scope="module")
+def service(saved: Path) -> Iterator[Service]:
+    ports = free_ports(2)
+    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy keeps sockets in it
+    with pytest.MonkeyPatch.context() as patch, ray_head(4, **switches(folder, *ports)) as head:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        made = Service(head, saved)
+        made.deploy()
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/metrics", timeout=30) as response:
+            assert b"haproxy_" in response.read()
+        yield made
+    shutil.rmtree(folder)
+
+
+def test_the_clients_of_hugging_face_work_unchanged(service: Service) -> None:
+    """InferenceClient, and what text-embeddings-inference's clients send; each answer has the request's id."""
+    _, expected = call(service.url + "/predict", ONE)
+    found = InferenceClient(model=service.url).text_classification("word1 word2 word3", top_k=2)
+    assert [(each.label, each.score) for each in found] == [(each["label"], each["score"]) for each in expected[:2]]
+    tei = {"inputs": [["word1 word2 word3"], ["word4"]], "raw_scores": False, "truncate": True}
+    assert call(service.url + "/predict", json.dumps(tei).encode())[1][0] == expected
+    request = urllib.request.Request(service.url + "/predict", ONE, {"X-Request-ID": "mine-5"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert response.headers["X-Request-ID"] == "mine-5"
+    assert Client(service.url).classify(["word1 word2 word3"]) == [expected]
+    with pytest.raises(ServiceError, match=r"422: parameters\.top_k"):
+        Client(service.url).classify("word1", top_k=0)
+
+
+def test_nothing_that_is_sent_breaks_it(service: Service) -> None:
+    """10,000 malformed requests, and some that begin and never go on: no 5xx, the same process, no growing memory."""
+    [pid] = service.pids()
+    choose = random.Random(0)
+    slow = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(40)]
+    for number, each in enumerate(slow):
+        each.sendall((b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 90\r\n\r\n{", b"POST /pre")[number % 2])
+    memory = []
+    with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        for each in slow:
+            stack.enter_context(each)
+        for part in range(4):
+            requests = [malformed(choose) for _ in range(2500)]
+            answers = list(pool.map(lambda content: sent(service.port, content), requests))
+            statuses = Counter(answer[9:12] for answer in answers)
+            assert not [status for status in statuses if status.startswith(b"5")], (part, statuses)
+            assert statuses[b"400"] > 100, statuses
+            assert statuses[b"422"] > 20, statuses  # so many reached the application
+            memory.append(resident(pid))
+        assert call(service.url + "/predict", ONE)[0] == 200  # while the slow ones still hold their connections
+    assert service.pids() == [pid]
+    assert memory[-1] < 1.1 * memory[0] + (20 << 20)
+
+
+def resident(pid: int) -> int:
+    """Return a process's memory in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_swap_fails_no_request_and_a_bad_one_changes_nothing(service: Service, tmp_path: Path) -> None:
+    """In place: the same processes before and after."""
+    before = service.pids()
+    with load(service.url + "/predict", ONE, 8) as running:
+        service.deploy(user_config={"checkpoint": str(service.saved / "second")})
+        wait_until(lambda: service.serves("second"))
+        service.deploy(user_config={"checkpoint": str(tmp_path)})
+        wait_until(lambda: "refused" in call(service.url + "/info")[1])
+        assert service.serves("second")
+        service.deploy(user_config={"checkpoint": str(service.saved / "first")})
+        wait_until(lambda: service.serves("first"))
+    assert not running.failed()
+    assert len(running.answers) > 50
+    assert service.pids() == before
+
+
+def test_a_rolling_redeployment_fails_no_request(service: Service) -> None:
+    """New processes take over from old ones."""
+    service.deploy(num_replicas=2)
+    before = service.pids()
+    with load(service.url + "/predict", ONE, 8) as running:
+        service.deploy(ray_actor_options={"num_cpus": 0.11})
+        wait_until(lambda: not set(before) & set(service.pids()))
+        time.sleep(1)
+    assert not running.failed()
+
+
+def test_killed_replicas_fail_no_request_while_another_runs(service: Service) -> None:
+    """kill -9 under load, seen by a client that never tries again."""
+    service.deploy(num_replicas=2)
+    with load(service.url + "/predict", ONE, 8) as running:
+        for _ in range(3):
+            kill_one(service)
+    assert not running.failed()
+    assert len(running.answers) > 50
+
+
+def kill_one(service: Service) -> None:
+    """Kill a replica, and wait until another is in its place."""
+    victim = service.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    count = service.deployment["num_replicas"]
+    wait_until(lambda: victim not in service.pids() and len(service.pids()) == count)
+
+
+def test_what_the_dashboard_draws_is_exported(service: Service) -> None:
+    """Where Ray exports its metrics: requests, labels, unknown words, confidence and times."""
+    call(service.url + "/predict", b'{"inputs": "word1 never-seen"}')
+    drawn = set(re.findall(r"ray_\w+", (REPOSITORY / "serving/dashboard.json").read_text()))
+    drawn -= {name for name in drawn if "shadow" in name}  # there is no shadow here
+    targets = Path(service.head.environment["RAY_TMPDIR"], "prom_metrics_service_discovery.json")
+
+    def exported() -> str:
+        found = ""
+        for target in json.loads(targets.read_text())[0]["targets"]:
+            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as response:
+                found += response.read().decode()
+        return found
+
+    def missing() -> set[str]:
+        text = exported()
+        return {name for name in drawn if f"\n{name}{{" not in text}
+
+    wait_until(lambda: not missing())
+    text = exported()
+    assert re.search(r'ray_classifier_requests_total{[^}]*status="200"[^}]*} [1-9]', text)
+    assert re.search(r'ray_classifier_labels_total{[^}]*label="[abc]"[^}]*} [1-9]', text)
+    assert re.search(r"ray_classifier_unknown_tokens_total{[^}]*} [1-9]", text)
+
+
+def test_our_client_loses_nothing_with_one_replica(service: Service) -> None:
+    """It waits for the next one."""
+    service.deploy(num_replicas=1)
+    client = Client(service.url)
+    expected = client.classify("word1")
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_one, service)
+        while not killed.done():
+            assert client.classify("word1") == expected
+        killed.result()
+    assert client.classify("word1") == expected
+
+
+def test_load_beyond_the_queue_is_shed_with_a_time_to_wait(service: Service) -> None:
+    """As 503 with Retry-After; the rest is answered."""
+    body = json.dumps({"inputs": ["wörd1 " * 200] * 100}).encode()
+    service.deploy(num_replicas=1, max_ongoing_requests=1, max_queued_requests=2)
+    try:
+        with load(service.url + "/predict", body, 30) as running:
+            wait_until(lambda: running.statuses()[200] > 5 and running.statuses()[503] > 20)
+        assert set(running.statuses()) == {200, 503}
+        assert running.retry_after == {"1": running.statuses()[503]}
+    finally:
+        service.deploy(max_ongoing_requests=64, max_queued_requests=256)
+
+
+def test_from_no_replica_the_first_request_is_answered(service: Service) -> None:
+    """It waits for one to start; when nobody asks, it goes again."""
+    scaling = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 1,
+               "upscale_delay_s": 0.5, "downscale_delay_s": 1, "look_back_period_s": 1}  # fmt: skip
+    del service.deployment["num_replicas"]
+    service.deployment["autoscaling_config"] = scaling
+    deploy(service.configuration, service.head.dashboard, [].append)
+    wait_until(lambda: not service.pids())
+    assert call(service.url + "/predict", ONE)[0] == 200
+    assert service.pids()
+
+
+def test_run_is_fast_without_being_told(saved: Path, ray_environment: dict[str, str]) -> None:
+    """The Ray that it starts hands requests through HAProxy, whose files go with it."""
+    folder = Path(ray_environment["RAY_TMPDIR"])
+    head = RayHead("", "", ray_environment | {"TMPDIR": str(folder)})
+    with serving(saved / "first", head) as url:
+        assert call(url + "/predict", ONE)[0] == 200
+        assert list(folder.glob("serving-*/*/haproxy.cfg"))
+    assert not list(folder.glob("serving-*"))
