@@ -83,7 +83,7 @@ def told(experiment: Experiment, run: Run, say: Callable[[str], None], heard: He
             yield queue
         finally:
             ended.set()
-            teller.join(timeout=5)
+            teller.join(timeout=60)
             queue.shutdown()
 
 
