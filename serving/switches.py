@@ -16,16 +16,24 @@ from pathlib import Path
 _RETRY_ON = "conn-failure empty-response junk-response"
 _LINES = ("option http-buffer-request", "timeout http-request 15s", "timeout http-keep-alive 75s")
 
+# A socket's path holds 107 bytes; Ray and HAProxy add 81 to the folder's.
+LONGEST_FOLDER = 26
+
 
 def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> dict[str, str]:
     """Return the settings.
 
     Args:
         folder: for HAProxy's files; one for each cluster on a machine, which only its owner may enter, since a socket
-            in it takes orders.
+            in it takes orders. Its path has LONGEST_FOLDER bytes at most.
         stats_port, metrics_port: where HAProxy tells its figures; each cluster on a machine needs its own. It listens
             there on every interface, whatever host the service has.
+
+    Raises:
+        ValueError: the folder's path is too long.
     """
+    if len(str(folder).encode()) > LONGEST_FOLDER:
+        raise ValueError(f"{folder}: too long a path for HAProxy's sockets; {LONGEST_FOLDER} bytes at most")
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

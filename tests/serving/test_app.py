@@ -158,11 +158,11 @@ def test_a_candidate_answers_its_share(saved: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_description_is_true(saved: Path) -> None:
+def test_the_description_is_true(saved: Path, tmp_path: Path) -> None:
     """schemathesis asks whatever the description allows and forbids, and finds each answer described."""
     with served(replica({"checkpoint": str(saved)})) as url:
         command = [str(Path(sys.executable).parent / "st"), "run", f"{url}/openapi.json", "--checks", "all",
                    "--max-examples", "25", "--seed", "1", "--no-color", "--workers", "1"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "5 selected" in done.stdout

@@ -251,9 +251,9 @@ def test_from_no_replica_the_first_request_is_answered(service: Service) -> None
 
 def test_run_is_fast_without_being_told(saved: Path, ray_environment: dict[str, str]) -> None:
     """The Ray that it starts hands requests through HAProxy, whose files go with it."""
-    folder = Path(ray_environment["RAY_TMPDIR"])
-    head = RayHead("", "", ray_environment | {"TMPDIR": str(folder)})
+    head = RayHead("", "", ray_environment)
     with serving(saved / "first", head) as url:
         assert call(url + "/predict", ONE)[0] == 200
-        assert list(folder.glob("serving-*/*/haproxy.cfg"))
-    assert not list(folder.glob("serving-*"))
+        port = url.rpartition(":")[2]
+        [folder] = [path for path in Path("/tmp").glob("serving-*/*/haproxy.cfg") if f":{port}\n" in path.read_text()]
+    assert not folder.exists()

@@ -1,6 +1,8 @@
 """The fast configuration, as a shell takes it."""
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,14 @@ from serving.__main__ import main
 from serving.switches import switches
 
 
-def test_a_shell_takes_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="h ", dir="/tmp") as made:
+        yield Path(made, "x")
+
+
+def test_a_shell_takes_what_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Values of several lines too; the folder is its owner's alone."""
-    folder = tmp_path / "files of haproxy"
     assert main(["switches", "--folder", str(folder)]) == 0
     script = 'eval "$(cat)"; printf %s "$RAY_SERVE_HAPROXY_RETRY_ON"; printf %s "$RAY_SERVE_HAPROXY_SOCKET_PATH"'
     told = subprocess.run(
@@ -25,10 +32,16 @@ def test_a_shell_takes_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "others may enter it" in capsys.readouterr().err
 
 
-def test_ray_knows_every_switch(tmp_path: Path) -> None:
+def test_a_folder_whose_sockets_have_no_room_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before HAProxy fails to start."""
+    assert main(["switches", "--folder", "/tmp/" + "x" * 30]) == 2
+    assert "too long a path" in capsys.readouterr().err
+
+
+def test_ray_knows_every_switch() -> None:
     """A renamed one would silently do nothing."""
     import ray.serve._private.constants as constants
 
     text = Path(constants.__file__).read_text()
-    for name in switches(tmp_path):
+    for name in switches(Path("/tmp/x")):
         assert f'"{name}"' in text, name
