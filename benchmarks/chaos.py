@@ -38,7 +38,7 @@ from jobs.checkpoints import Checkpoints, name_of
 
 KINDS = ("worker", "controller", "driver", "node")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
-ROWS, BATCH = 8000, 50
+BATCH = 50
 TIMEOUT_S = 240
 
 
@@ -224,13 +224,13 @@ def last(settings: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def write_texts(path: Path) -> None:
+def write_texts(path: Path, rows: int) -> None:
     """Write rows of which a few words tell the label."""
     choose = random.Random(0)
     words = [f"w{number}" for number in range(1500)]
     with path.open("w") as stream:
         stream.write("label,text\n")
-        for row in range(ROWS):
+        for row in range(rows):
             text = [*choose.choices(words, k=choose.randint(4, 30)), f"{'ab'[row % 2]}{choose.randint(0, 30)}"]
             stream.write(f"{'ab'[row % 2]},{' '.join(text)}\n")
 
@@ -249,7 +249,7 @@ def main() -> None:
     # Short: Ray keeps sockets in it.
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        write_texts(folder / "texts.csv")
+        write_texts(folder / "texts.csv", 2000 if options.quick else 8000)
         settings = {
             "name": "undisturbed", "storage": folder / "runs", "data.train": folder / "texts.csv",
             "data.test_share": 0.05, "model.embedding": "rand", "model.feature_maps": 40, "vectors.dimensions": 60,
