@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
@@ -44,15 +45,16 @@ def picture(progress: Progress) -> bytes:
 class Scalars:
     """A TensorBoard log in a folder, a path or URI: losses, accuracy, macro F1 and examples a second, by epoch.
 
-    It is written beside, and brought there after each epoch: the writer would wait for ever for a full disk.
+    It is written beside, and brought there after each epoch, since not every storage can append.
     """
 
     def __init__(self, path: str) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
         self._path = path
         self._folder = tempfile.TemporaryDirectory()
-        self._writer = SummaryWriter(self._folder.name)
+        # Not its SummaryWriter, which writes from a thread that no flush waits for.
+        self._writer = EventsWriter(str(Path(self._folder.name, "events")))
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,9 @@ class Scalars:
 
     def add(self, epoch: Epoch) -> None:
         """Write an epoch's, to be seen at once; StorageError if it cannot be brought there."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for name, value in (
             ("loss/train", epoch.train_loss),
             ("loss/validation", epoch.loss),
@@ -70,7 +75,7 @@ class Scalars:
             ("validation/macro_f1", epoch.macro_f1),
             ("speed/examples_per_second", epoch.examples_per_second),
         ):
-            self._writer.add_scalar(name, value, epoch.epoch)
+            self._writer.write_event(Event(wall_time=time.time(), step=epoch.epoch, summary=scalar(name, value)))
         self._writer.flush()
         for log in Path(self._folder.name).iterdir():
             write_bytes(join(self._path, log.name), log.read_bytes())

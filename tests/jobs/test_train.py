@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
 
 from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
@@ -24,6 +23,7 @@ from jobs.run import place
 from jobs.snapshot import weights
 from jobs.train import TrainingFailed, train
 from tests.conftest import corpus_of
+from tests.jobs.test_learning_curve import scalars
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -69,18 +69,6 @@ def test_two_workers_train_a_checkpoint_that_one_process_would(ray_here: None, t
     assert not any(line.startswith("epoch") for line in told)
 
 
-def scalars(log: Path) -> dict[str, list[int]]:
-    """Return the steps of each scalar in a TensorBoard log: records of length, check sum, event, check sum."""
-    content, found, at = log.read_bytes(), {}, 0
-    while at < len(content):
-        length = int.from_bytes(content[at : at + 8], "little")
-        event = Event.FromString(content[at + 12 : at + 12 + length])
-        at += length + 16
-        for value in event.summary.value:
-            found.setdefault(value.tag, []).append(event.step)
-    return found
-
-
 def test_a_run_leaves_what_a_person_looks_at(ray_here: None, toy: Callable[..., Experiment]) -> None:
     """A table and a summary at the end; in its folder a picture, scalars for TensorBoard, and what each file is."""
     experiment = toy(name="seen", train__workers=[1, 2])
@@ -95,7 +83,7 @@ def test_a_run_leaves_what_a_person_looks_at(ray_here: None, toy: Callable[..., 
     assert any("training with 2 workers on cpu" in line for line in told)
     assert (run / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     [log] = (run / "tensorboard").glob("events.*")
-    assert scalars(log)["validation/accuracy"] == [1, 2, 3]
+    assert [step for step, _ in scalars(log)["validation/accuracy"]] == [1, 2, 3]
     described = (run / "README.txt").read_text()
     for path in run.iterdir():
         if not path.name.startswith((".", "README")):
