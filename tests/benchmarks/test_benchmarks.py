@@ -102,9 +102,12 @@ def test_inference(shared_data: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_chaos() -> None:
-    """Whatever is killed, the run ends as one that was left alone, and loses nothing that was checkpointed."""
-    figures = run("chaos", "--quick")
-    assert [row["killed"] for row in figures["kills"]] == ["worker", "controller", "driver", "node"]
+    """A run whose worker or controller is killed ends as one that was left alone, and loses no checkpoint.
+
+    Drivers are killed in tests/jobs/test_train.py, hosts in tests/jobs/test_nodes.py.
+    """
+    figures = run("chaos", "--quick", "--kinds", "worker", "controller")
+    assert [row["killed"] for row in figures["kills"]] == ["worker", "controller"]
     for row in figures["kills"]:
         assert row["kills"] >= 1, row
         assert row["same"] is True, row
