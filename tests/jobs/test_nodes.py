@@ -37,6 +37,7 @@ def words(**settings: object) -> list[str]:
 
 
 @pytest.mark.root
+@pytest.mark.launcher
 def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_all_see(network: type[Network]) -> None:
     """With `workers: [1, 2]` it goes on with the host that is left; a folder of one host alone is refused."""
     with network("head", "one", "two") as net:
@@ -55,7 +56,7 @@ def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_al
         assert "Traceback" not in refused.stdout
 
         storage = net.shared / "runs"
-        shared = [*command, *words(name="lost", storage=storage, train__workers=[1, 2], train__epochs=400)]
+        shared = [*command, *words(name="lost", storage=storage, train__workers=[1, 2], train__epochs=100)]
         with ended(head.popen(*shared, cwd=REPOSITORY)) as run:
             wait_for(lambda: list(storage.glob("lost/train-*/epoch-0003")), "the third epoch", timeout=200)
             one.kill()
