@@ -128,7 +128,9 @@ def _is_elsewhere(address: str, known: str | None) -> bool:
             told = stub.GetAllNodeInfo(GetAllNodeInfoRequest(), timeout=CONNECT_TIMEOUT_S, metadata=sent)
     except grpc.RpcError:
         return False  # Ray says what is wrong
-    return not any(_is_here(node.node_manager_address) for node in told.node_info_list)
+    # A head that has only just started lists no node yet; Ray waits for it.
+    nodes = [node.node_manager_address for node in told.node_info_list]
+    return bool(nodes) and not any(map(_is_here, nodes))
 
 
 def _is_here(host: str) -> bool:

@@ -13,10 +13,14 @@ from cluster.storage import StorageError, join
 from jobs.experiment import Experiment
 from jobs.history import Epoch
 from jobs.learning_curve import Scalars
+from jobs.mailbox import mailbox
 from jobs.run import Run
 
 # Without workers for so long, the driver says what they wait for.
 WAITING_S = 20.0
+
+# So often the driver looks for what its workers have sent.
+TAKE_S = 0.1
 
 
 @dataclass
@@ -66,64 +70,57 @@ def within_line(at: dict[str, float]) -> str:
 
 @contextmanager
 def told(experiment: Experiment, run: Run, say: Callable[[str], None], heard: Heard) -> Iterator[Any]:
-    """Hold a queue that the first worker puts (kind, value) into; they are said as they come, and epochs logged."""
+    """Hold a mailbox for the first worker's (kind, value); they are said as they come, and epochs logged."""
     import ray
-    from ray.util.queue import Queue
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Beside the driver, so that no other node takes it along when it is lost.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    box = mailbox()
     ended = threading.Event()
     with Scalars(join(run.path, "tensorboard")) as scalars:
-        tell = (queue, ended, experiment.train.epochs, say, heard, scalars)
+        tell = (box, ended, experiment.train.epochs, say, heard, scalars)
         teller = threading.Thread(target=_tell, args=tell, daemon=True)
         teller.start()
         try:
-            yield queue
+            yield box
         finally:
             ended.set()
             teller.join(timeout=60)
-            queue.shutdown()
+            ray.kill(box)
 
 
 def _tell(
-    queue: Any,
+    box: Any,
     ended: threading.Event,
     epochs: int,
     say: Callable[[str], None],
     heard: Heard,
     scalars: Scalars,
 ) -> None:
-    from ray.util.queue import Empty
+    import ray
 
     last = time.monotonic()
     while True:
-        last_round = ended.is_set()
-        try:
-            while True:
-                kind, value = queue.get(timeout=0.2)
-                last = time.monotonic()
-                if kind == "line":
-                    say(value)
-                elif kind == "started":
-                    say(f"training with {value}")
-                    heard.running.set()
-                elif kind == "within":
-                    say(within_line(value))
-                elif kind == "kept":
-                    heard.kept += 1
-                    heard.hear(value)
-                elif kind == "epoch":
-                    epoch, improved = value
-                    say(epoch_line(epoch, improved, epochs - epoch.epoch))
-                    try:
-                        scalars.add(epoch)
-                    except StorageError as error:  # a full disk: the workers will say so too
-                        say(str(error))
-        except Empty:
-            if last_round:
-                return
+        last_round = ended.wait(TAKE_S)
+        for kind, value in ray.get(box.take.remote()):
+            last = time.monotonic()
+            if kind == "line":
+                say(value)
+            elif kind == "started":
+                say(f"training with {value}")
+                heard.running.set()
+            elif kind == "within":
+                say(within_line(value))
+            elif kind == "kept":
+                heard.kept += 1
+                heard.hear(value)
+            elif kind == "epoch":
+                epoch, improved = value
+                say(epoch_line(epoch, improved, epochs - epoch.epoch))
+                try:
+                    scalars.add(epoch)
+                except StorageError as error:  # a full disk: the workers will say so too
+                    say(str(error))
+        if last_round:
+            return
         if not heard.running.is_set() and time.monotonic() - last > WAITING_S:
             last = time.monotonic()
             say(f"waiting for workers; {resources.free()}")

@@ -108,8 +108,8 @@ def _fit(
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
     failures, kept = 0, 0
-    with told(experiment, run, say, heard) as queue:
-        config = {"experiment": experiment, "corpus": ray.put(corpus), "queue": queue, "path": run.path}
+    with told(experiment, run, say, heard) as box:
+        config = {"experiment": experiment, "corpus": ray.put(corpus), "mailbox": box, "path": run.path}
         while True:
             Checkpoints(run.path).sweep()
             try:

@@ -26,12 +26,15 @@ Tell = Callable[[str, Any], None]
 # How often a long epoch says how far it is.
 TELL_S = 10.0
 
+# So long a worker waits at its end for what it has sent.
+SENT_S = 10.0
+
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and return how it went: `progress` and `summary`, or `error`, if that is the user's to mend.
 
     Args:
-        config: `experiment`, `corpus` (a reference), `path` of the run, and `queue` for what the driver shall hear,
+        config: `experiment`, `corpus` (a reference), `path` of the run, and `mailbox` for what the driver shall hear,
             as (kind, value).
     """
     import ray
@@ -44,9 +47,12 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device()
     group = Group(context.get_world_rank(), context.get_world_size(), device)
 
+    told: Any = None
+
     def tell(kind: str, value: Any) -> None:
+        nonlocal told
         if group.rank == 0:
-            config["queue"].actor.put_nowait.remote((kind, value))  # not waited for: the driver may be gone
+            told = config["mailbox"].put.remote((kind, value))  # not waited for: the driver may be gone
 
     try:
         see(config["path"], group)
@@ -67,6 +73,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
         _train(experiment, corpus, loop, checkpoints, tell)
     except UsageError as error:
         return {"error": str(error)}
+    finally:
+        if told is not None:  # all that was sent is there before the driver takes for the last time
+            ray.wait([told], timeout=SENT_S)
     summary = {"workers": group.size, "steps": loop.steps, "bytes": loop.step_bytes}
     return {"progress": loop.progress.to_json(), "summary": summary | _times(loop)}
 

@@ -56,7 +56,9 @@ def worker(rank: int, size: int, experiments: list[Experiment], folder: str) -> 
         losses = losses_of(loop)
         sent = loop.step_bytes / loop.steps
         assert (loop.group.share(rank), loop.group.gather(rank)) == (0, list(range(size)))
-        found.append({"losses": losses, "weights": weights(loop), "state": state(loop), "bytes": sent})
+        # The first worker's word vectors are written; all must have the same.
+        vectors = loop.network.vectors_by_channel()
+        found.append({"losses": losses, "weights": weights(loop) | vectors, "state": state(loop), "bytes": sent})
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -88,8 +90,8 @@ def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[...
             torch.testing.assert_close(found[0]["weights"][key], value, atol=1e-4, rtol=1e-3)
         for other in found[1:]:
             for kind in ("weights", "state"):
-                for key, value in found[0][kind].items():
-                    assert torch.equal(value, other[kind][key]), f"{key} differs between workers"
+                for key, value in other[kind].items():
+                    assert torch.equal(value, found[0][kind][key]), f"{key} differs between workers"
 
 
 @pytest.mark.slow
