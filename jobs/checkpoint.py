@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
@@ -234,7 +235,10 @@ def _sha256(path: Path) -> str:
 
 
 def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
+    try:
+        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
+    except SafetensorError as error:  # as when the disk is full
+        raise OSError(str(error)) from error
 
 
 def _write_json(path: Path, value: Any) -> None:
