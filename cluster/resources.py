@@ -32,20 +32,33 @@ def free() -> str:
     return f"{' and '.join(amounts) or 'no CPU'} free on {nodes} node{'' if nodes == 1 else 's'}"
 
 
-def require(workers: int, cpus_per_worker: int, use_gpu: bool) -> str | None:
+def room(cpus_per_worker: int, gpus_per_worker: float) -> int:
+    """Return how many workers fit into the cluster's nodes, if nothing else runs there."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(_room(node, cpus_per_worker, gpus_per_worker) for node in nodes)
+
+
+def require(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:
     """Return None when the workers fit into the cluster's nodes, else what they wait for until it has grown.
+
+    Args:
+        gpus_per_worker: a number, or a share of one.
 
     Raises:
         ResourceError: they will never fit, since the cluster does not grow.
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if sum(_room(node, cpus_per_worker, use_gpu) for node in nodes) >= workers:
+    if room(cpus_per_worker, gpus_per_worker) >= workers:
         return None
     asked = f"{workers} worker{'s' if workers > 1 else ''} of {cpus_per_worker} CPU{'s' if cpus_per_worker > 1 else ''}"
-    asked += f"{' and a GPU' if use_gpu else ''} each"
-    there = f"{_amounts(cpus(), gpus(), use_gpu)} on {len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+    if gpus_per_worker:
+        asked += " and a GPU" if gpus_per_worker == 1 else f" and {gpus_per_worker:g} of a GPU"
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    there = f"{_amounts(cpus(), gpus(), gpus_per_worker)} on {nodes} node{'' if nodes == 1 else 's'}"
+    asked += " each"
     if not grows():
         raise ResourceError(f"train.workers asks for {asked}; there are {there}, and this cluster does not grow")
     return f"waiting for {asked} until the cluster has grown; there are {there}"
@@ -72,11 +85,15 @@ def grows() -> bool:
     return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes() if node["Alive"])
 
 
-def _room(resources: dict[str, float], cpus_per_worker: int, use_gpu: bool) -> int:
-    """Return how many workers fit into a node."""
-    room = int(resources.get("CPU", 0) // cpus_per_worker)
-    return min(room, int(resources.get("GPU", 0))) if use_gpu else room
+def _room(resources: dict[str, float], cpus_per_worker: int, gpus_per_worker: float) -> int:
+    """Return how many workers fit into a node; none is spread over two GPUs, unless it takes them whole."""
+    found = int(resources.get("CPU", 0) // cpus_per_worker)
+    num_gpus = int(resources.get("GPU", 0))
+    if not gpus_per_worker:
+        return found
+    share = gpus_per_worker
+    return min(found, num_gpus * int(1 / share + 1e-9) if share <= 1 else int(num_gpus // share))
 
 
-def _amounts(num_cpus: int, num_gpus: int, use_gpu: bool) -> str:
-    return f"{num_cpus} CPUs" + (f" and {num_gpus} GPUs" if use_gpu else "")
+def _amounts(num_cpus: int, num_gpus: int, gpus_per_worker: float) -> str:
+    return f"{num_cpus} CPUs" + (f" and {num_gpus} GPUs" if gpus_per_worker else "")

@@ -41,10 +41,15 @@ def name_of(epochs: int, steps: int = 0) -> str:
 
 
 class Checkpoints:
-    """Those in a run's folder, a path or URI."""
+    """Those in a run's folder, a path or URI.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        kept: how many of the newest are left when another is written; None for all.
+    """
+
+    def __init__(self, path: str, kept: int | None = KEPT) -> None:
         self.path = path
+        self._kept = kept
         # Left where they are until their epoch comes again: what cannot be read may be readable later.
         self._damaged: set[str] = set()
 
@@ -62,17 +67,18 @@ class Checkpoints:
         with local_folder(join(self.path, name)) as folder:
             return read_resumable(folder)
 
-    def resumable(self, say: Callable[[str], None]) -> tuple[str, Resumable] | None:
-        """Return the newest that is whole, its best epoch's with it, and its name; None if there is none.
+    def resumable(self, say: Callable[[str], None], *, with_best: bool = True) -> tuple[str, Resumable] | None:
+        """Return the newest that is whole, and its name; None if there is none.
 
         Args:
             say: is told of every one that is damaged.
+            with_best: only where the best epoch's is there too.
         """
         for name in self.names():
             try:
                 found = self.read(name)
                 best = Progress.from_json(found.progress).best
-                if best:
+                if best and with_best:
                     verify(join(self.path, name_of(best)))
                 return name, found
             except (CheckpointError, StorageError) as error:
@@ -113,11 +119,12 @@ class Checkpoints:
         except OSError as error:
             raise StorageError(f"{target}: cannot be written: {error}") from error
         self._damaged.discard(name)
-        self._prune({name_of(best)} if best else set())
+        if self._kept is not None:
+            self._prune(self._kept, {name_of(best)} if best else set())
 
-    def _prune(self, kept: set[str]) -> None:
-        """Remove all but the newest two and those named."""
-        for name in set(self.names()[KEPT:]) - kept:
+    def _prune(self, newest: int, kept: set[str]) -> None:
+        """Remove all but so many of the newest and those named."""
+        for name in set(self.names()[newest:]) - kept:
             remove_folder(join(self.path, name))
 
     def sweep(self) -> None:

@@ -6,7 +6,7 @@ From the user's csv, tsv or jsonl files, or from the docstrings of installed pac
 import json
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.connection import connect
@@ -56,6 +56,13 @@ def load(experiment: Experiment) -> Dataset:
         if repeated:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts stand in the training part too")
     return Dataset(train, validation, test, labels, notes, background)
+
+
+def merged(found: Dataset) -> Dataset:
+    """Return a dataset whose validation part is in its training part."""
+    train, validation = found.train, found.validation
+    both = Part(train.texts + validation.texts, train.labels + validation.labels, train.path)
+    return replace(found, train=both, validation=validation.take([]))
 
 
 def folds(experiment: Experiment) -> list[Dataset]:

@@ -48,7 +48,7 @@ def cross_validate(experiment: Experiment, say: Callable[[str], None]) -> str:
     with connect():
         parts = dataset.folds(experiment)
         folder = join(absolute(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
-        waits = resources.require(1, experiment.train.cpus_per_worker, use_gpu=False)
+        waits = resources.require(1, experiment.train.cpus_per_worker, 0)
         if waits:
             say(waits)
         with locked(folder):

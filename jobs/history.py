@@ -7,13 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; all but `train_loss` on the validation part. Speed counts training only."""
+    """What one epoch gave; loss, accuracy and macro F1 on the validation part, None without one. Speed counts
+    training only."""
 
     epoch: int
     train_loss: float
-    loss: float
-    accuracy: float
-    macro_f1: float
+    loss: float | None
+    accuracy: float | None
+    macro_f1: float | None
     examples_per_second: float
     seconds: float
 
@@ -33,8 +34,12 @@ class Progress:
     train_loss: float = 0.0
 
     def add(self, epoch: Epoch, metric: str) -> bool:
-        """Record a finished epoch; tell whether it is the best so far."""
-        improved = self.best == 0 or score(vars(epoch), metric) > score(vars(self.epochs[self.best - 1]), metric)
+        """Record a finished epoch; tell whether it is the best so far: without a validation part the last one is."""
+        improved = (
+            self.best == 0
+            or epoch.loss is None
+            or score(vars(epoch), metric) > score(vars(self.epochs[self.best - 1]), metric)
+        )
         self.epochs.append(epoch)
         self.steps, self.train_loss = 0, 0.0
         if improved:
@@ -57,6 +62,15 @@ class Progress:
         return cls(**tree | {"epochs": [Epoch(**epoch) for epoch in tree["epochs"]]})
 
 
+# Of an epoch's figures, more is better but for these.
+LESS_IS_BETTER = {"loss", "train_loss", "seconds"}
+
+
+def goodness(value: float, metric: str) -> float:
+    """Return a value of a metric so that more is better."""
+    return -value if metric in LESS_IS_BETTER else value
+
+
 def score(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
     """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
-    return (-figures["loss"] if metric == "loss" else figures[metric], -figures["loss"])
+    return goodness(figures[metric], metric), -figures["loss"]

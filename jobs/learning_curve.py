@@ -4,7 +4,7 @@ import io
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cluster.storage import join, write_bytes
 from jobs.history import Epoch, Progress
@@ -15,10 +15,9 @@ def table(progress: Progress) -> list[str]:
     lines = [f"{'epoch':>5}  {'train loss':>10}  {'loss':>7}  {'accuracy':>8}  {'macro F1':>8}  {'examples/s':>10}"]
     for epoch in progress.epochs:
         best = "  best" if epoch.epoch == progress.best else ""
-        lines.append(
-            f"{epoch.epoch:5d}  {epoch.train_loss:10.4f}  {epoch.loss:7.4f}  {epoch.accuracy:8.4f}  "
-            f"{epoch.macro_f1:8.4f}  {epoch.examples_per_second:10,.0f}{best}"
-        )
+        validated = zip((epoch.loss, epoch.accuracy, epoch.macro_f1), (7, 8, 8), strict=True)
+        figures = "  ".join(f"{'-' if value is None else f'{value:.4f}':>{width}}" for value, width in validated)
+        lines.append(f"{epoch.epoch:5d}  {epoch.train_loss:10.4f}  {figures}  {epoch.examples_per_second:10,.0f}{best}")
     return lines
 
 
@@ -32,7 +31,9 @@ def picture(progress: Progress) -> bytes:
     for axes, names in ((left, ("train_loss", "loss")), (right, ("accuracy", "macro_f1"))):
         for name in names:
             label = {"train_loss": "training loss", "loss": "validation loss"}.get(name, name.replace("_f1", " F1"))
-            axes.plot(numbers, [getattr(epoch, name) for epoch in progress.epochs], marker=".", label=label)
+            values = [getattr(epoch, name) for epoch in progress.epochs]
+            if None not in values:
+                axes.plot(numbers, values, marker=".", label=label)
         axes.axvline(progress.best, color="grey", linewidth=1, linestyle=":", label=f"best epoch, {progress.best}")
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -65,9 +66,11 @@ class Scalars:
 
     def add(self, epoch: Epoch) -> None:
         """Write an epoch's, to be seen at once; StorageError if it cannot be brought there."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
+        self.note(epoch)
+        self.bring()
 
+    def note(self, epoch: Epoch) -> None:
+        """Write an epoch's, to be brought there later."""
         for name, value in (
             ("loss/train", epoch.train_loss),
             ("loss/validation", epoch.loss),
@@ -75,7 +78,23 @@ class Scalars:
             ("validation/macro_f1", epoch.macro_f1),
             ("speed/examples_per_second", epoch.examples_per_second),
         ):
-            self._writer.write_event(Event(wall_time=time.time(), step=epoch.epoch, summary=scalar(name, value)))
+            if value is not None:
+                self.write(self.event(name, value, epoch.epoch))
+
+    @staticmethod
+    def event(name: str, value: float, step: int) -> Any:
+        """Return a scalar as TensorBoard's log holds it."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        return Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+
+    def write(self, event: Any) -> None:
+        """Write an event, to be brought there later."""
+        self._writer.write_event(event)
+
+    def bring(self) -> None:
+        """Bring all that was written to where it is read; StorageError if it cannot be."""
         self._writer.flush()
         for log in Path(self._folder.name).iterdir():
             write_bytes(join(self._path, log.name), log.read_bytes())

@@ -118,7 +118,7 @@ class Loop:
         """
         settings, progress = self.settings, self.progress
         yielded = time.monotonic()
-        while not progress.finished(settings.epochs, settings.patience, settings.frozen_epochs):
+        while not progress.finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
             rows = len(self.corpus.train) - progress.steps * settings.batch_size
             seconds_before = self.step_seconds
             self._started = time.perf_counter()
@@ -144,7 +144,7 @@ class Loop:
             "steps": -(-rows // size),
             "train_loss": self._train_loss.item() / done,
             "examples_per_second": speed,
-            "seconds_left": ((self.settings.epochs - finished) * rows - done) / speed,
+            "seconds_left": ((self.settings.last_epoch - finished) * rows - done) / speed,
         }
 
     def _train_epoch(self) -> Iterator[None]:
@@ -183,13 +183,13 @@ class Loop:
                 f"epoch {number}: the training loss is {mean}; lower train.learning_rate "
                 f"({self.settings.learning_rate})"
             )
-        loss, labels = self._validate(part)
+        loss, labels = self._validate(part) if len(part) else (None, None)
         epoch = Epoch(
             epoch=number,
             train_loss=mean,
             loss=loss,
-            accuracy=accuracy(part.labels, labels),
-            macro_f1=macro_f1(part.labels, labels),
+            accuracy=None if labels is None else accuracy(part.labels, labels),
+            macro_f1=None if labels is None else macro_f1(part.labels, labels),
             examples_per_second=rows / seconds,
             seconds=seconds + time.perf_counter() - start,
         )

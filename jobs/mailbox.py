@@ -23,9 +23,14 @@ class Mailbox:
 
 
 def mailbox() -> Any:
-    """Start a mailbox on the caller's own node, so that no other node takes it along when it is lost."""
+    """Start a mailbox."""
+    return beside_the_driver(Mailbox).remote()
+
+
+def beside_the_driver(kind: type) -> Any:
+    """Return an actor class that costs no CPU, on the caller's node, so that no other node takes it along."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(kind)

@@ -80,6 +80,9 @@ def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, more: Se
 
 def _markdown(evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str]) -> str:
     model, metrics = checkpoint.experiment.model, checkpoint.metrics
+    validated = "the validation part among them"
+    if metrics["accuracy"] is not None:
+        validated = f"validation accuracy {metrics['accuracy']:.4f}"
     lines = [
         f"# {checkpoint.experiment.name}: {model.embedding}",
         "",
@@ -87,7 +90,7 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str
         f"on {evaluation.rows:,} rows of `{evaluation.source}`.",
         "",
         f"Checkpoint `{evaluation.checkpoint}`, epoch {metrics['epoch']}, "
-        f"trained on {metrics['rows']:,} rows; validation accuracy {metrics['accuracy']:.4f}.",
+        f"trained on {metrics['rows']:,} rows; {validated}.",
         "",
         "| class | precision | recall | f1 | rows |",
         "|---|---|---|---|---|",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
+Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -125,6 +126,8 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix product of words and filters; weights, sums and gradients are float32 with either."""
     epochs: int = Field(10, ge=1)
+    stop_epoch: int | None = Field(None, ge=1)
+    """Training ends after this one, with the learning rates of one that goes on to `epochs`; null: after `epochs`."""
     batch_size: int = Field(50, ge=1)
     """Rows a step, over all workers together."""
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
@@ -140,8 +143,9 @@ class Train(Section):
     loss, for the words of a batch."""
     frozen_epochs: int = Field(0, ge=0)
     """Epochs at the start in which the word vectors stay as they are; patience begins after them."""
-    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """Measured on the validation part; chooses the best epoch, with the loss among equals."""
+    metric: Metric = "accuracy"
+    """Chooses the best epoch, with the loss among equals. Measured on the validation part, but for train_loss,
+    and examples_per_second and seconds, which are for searches."""
     patience: int = Field(4, ge=1)
     """Epochs without improvement after which training stops."""
 
@@ -153,6 +157,11 @@ class Train(Section):
         if not whole or len(numbers) > 2 or numbers != sorted(numbers) or not numbers:
             raise ValueError("write how many, at least 1, or [fewest, most]")
         return numbers[0] if len(numbers) == 1 else value
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which training ends, if patience does not end it before."""
+        return min(self.epochs, self.stop_epoch or self.epochs)
 
     @property
     def fewest_workers(self) -> int:
@@ -174,14 +183,37 @@ class Tune(Section):
         "model.feature_maps": {"choice": [50, 100]},
         "model.dropout": {"uniform": [0.2, 0.6]},
     }
-    """Dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]}
-    or {randint: [low, high]} (high excluded)."""
+    """Dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]} or
+    {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. With
+    `if: {path: [values]}` beside it, only where other settings have these values."""
+    search: Literal["random", "optuna"] = "random"
+    """How values are chosen: at random, or by Optuna's TPE, which learns from the trials before and takes a grid
+    for a choice. A grid alone is a grid search."""
     samples: int = Field(3, ge=1)
     """Random draws for each point of the grid."""
+    trials: int | None = Field(None, ge=1)
+    """At most so many; null: `samples` for each point of the grid."""
+    minutes: float | None = Field(None, gt=0)
+    """The search ends after so long, and stops the trials that run then; null: no limit."""
+    patience: int | None = Field(None, ge=1)
+    """Trials in a row without a better one, after which no further one begins; null: no limit."""
+    metric: Metric | None = None
+    """What trials are compared by, at its best epoch; null: train.metric."""
     scheduler: Literal["asha", "none"] = "asha"
+    """asha stops trials early that fall behind the best third of the others at the same epoch."""
     grace_epochs: int = Field(2, ge=1)
     """ASHA stops no trial before."""
     epochs: int | None = Field(8, ge=1)
     """Overrides train.epochs for trials; null keeps it."""
     max_concurrent: int | None = Field(None, ge=1)
-    """null: as many as the cluster has CPUs for."""
+    """Trials at once; null: as many as the cluster has room for."""
+    gpus_per_trial: float | None = Field(None, ge=0)
+    """Of a trial with one worker: 0.25 lets four share a GPU; null: 1 where train.use_gpu is true, else 0."""
+    seeds: int = Field(1, ge=1)
+    """After the search each kind of embedding's best settings are trained with so many seeds, to tell what
+    fine-tuning the vectors brings from chance; 1 trains none of them again."""
+    refit: bool = False
+    """At the end train the best settings on the training and validation parts together, as many epochs as were
+    best, with as many workers as the cluster has room for; best.json then names that."""
+    mlflow: str | None = None
+    """Tracking URI that trials are logged to; null: MLFLOW_TRACKING_URI, else nowhere. Needs the extra `mlflow`."""

@@ -1,5 +1,6 @@
 """What the driver hears from its workers, and tells: lines for a person, scalars for TensorBoard."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +28,14 @@ TAKE_S = 0.1
 class Heard:
     """What the driver knows of its workers. started: when the command began, in seconds since 1970.
 
-    running: there are workers. kept: checkpoints that were written. times: of the last workers, as `work` gives
-    them; step_s: that those before them spent in steps; first_step_at: the very first.
+    running: there are workers. epochs: those that ended, as they come. kept: checkpoints that were written.
+    times: of the last workers, as `work` gives them; step_s: that those before them spent in steps; first_step_at:
+    the very first.
     """
 
     started: float
     running: threading.Event = field(default_factory=threading.Event)
+    epochs: queue.SimpleQueue[Epoch] = field(default_factory=queue.SimpleQueue)
     kept: int = 0
     times: dict[str, float] = field(default_factory=dict)
     step_s: float = 0.0
@@ -52,10 +55,14 @@ class Heard:
 
 def epoch_line(epoch: Epoch, improved: bool, left: int) -> str:
     """Return an epoch's figures on a line, with the time that so many more of its kind would take."""
+    validation = ""
+    if epoch.loss is not None:
+        validation = (
+            f"   validation loss {epoch.loss:.4f}   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
+        )
     time_left = f"   at most {timedelta(seconds=round(epoch.seconds * left))} left" if left else ""
     return (
-        f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}   validation loss {epoch.loss:.4f}"
-        f"   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
+        f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}{validation}"
         f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   *' if improved else ''}"
     )
 
@@ -76,7 +83,7 @@ def told(experiment: Experiment, run: Run, say: Callable[[str], None], heard: He
     box = mailbox()
     ended = threading.Event()
     with Scalars(join(run.path, "tensorboard")) as scalars:
-        tell = (box, ended, experiment.train.epochs, say, heard, scalars)
+        tell = (box, ended, experiment.train.last_epoch, say, heard, scalars)
         teller = threading.Thread(target=_tell, args=tell, daemon=True)
         teller.start()
         try:
@@ -114,6 +121,7 @@ def _tell(
                 heard.hear(value)
             elif kind == "epoch":
                 epoch, improved = value
+                heard.epochs.put(epoch)
                 say(epoch_line(epoch, improved, epochs - epoch.epoch))
                 try:
                     scalars.add(epoch)

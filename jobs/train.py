@@ -61,9 +61,7 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
     started = time.time()
     say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
     with connect():
-        settings = experiment.train
-        gpu = resources.gpus() >= settings.fewest_workers if settings.use_gpu is None else settings.use_gpu
-        waits = resources.require(settings.fewest_workers, settings.cpus_per_worker, gpu)
+        gpu, waits = room_for(experiment)
         found = dataset.load(experiment)
         say_all(say, found.notes)
         corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
@@ -76,18 +74,45 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
             return run.publish(best)
         if waits:
             say(waits)
-        write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-        write_text(join(run.path, "README.txt"), FILES)
         with locked(run.path):
-            heard = Heard(started)
-            best = _finish(_fit(experiment, corpus, run, gpu, say, heard), run, experiment, say, heard)
+            best = run_to_the_end(experiment, corpus, run, gpu, say, started)
         return run.finish(best)
+
+
+def room_for(experiment: Experiment) -> tuple[bool, str | None]:
+    """Return whether the workers take GPUs, and what they wait for, or None.
+
+    Raises:
+        ResourceError: the cluster never has it.
+    """
+    settings = experiment.train
+    gpu = resources.gpus() >= settings.fewest_workers if settings.use_gpu is None else settings.use_gpu
+    return gpu, resources.require(settings.fewest_workers, settings.cpus_per_worker, gpu)
+
+
+def run_to_the_end(
+    experiment: Experiment, corpus: Corpus, run: Run, gpu: bool, say: Callable[[str], None], started: float
+) -> dict[str, Any]:
+    """Train in a run's folder, and return the contents of its best.json.
+
+    Args:
+        started: when the command began, in seconds since 1970.
+    """
+    import ray
+
+    write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
+    write_text(join(run.path, "README.txt"), FILES)
+    heard = Heard(started)
+    return _finish(fit(experiment, ray.put(corpus), run, gpu, say, heard), run, experiment, say, heard)
 
 
 def describe(best: dict[str, Any]) -> str:
     """Return a best.json's contents in words."""
-    values = " ".join(f"{key} {best['metrics'][key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
-    return f"epoch {best['metrics']['epoch']}, validation {values}"
+    metrics = best["metrics"]
+    if metrics["loss"] is None:
+        return f"epoch {metrics['epoch']}, the last; there is no validation part"
+    values = " ".join(f"{key} {metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
+    return f"epoch {metrics['epoch']}, validation {values}"
 
 
 def say_all(say: Callable[[str], None], lines: list[str]) -> None:
@@ -96,11 +121,17 @@ def say_all(say: Callable[[str], None], lines: list[str]) -> None:
         say(line)
 
 
-def _fit(
-    experiment: Experiment, corpus: Corpus, run: Run, gpu: bool, say: Callable[[str], None], heard: Heard
+def fit(
+    experiment: Experiment, corpus: Any, run: Run, gpu: bool, say: Callable[[str], None], heard: Heard
 ) -> dict[str, Any]:
-    """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns."""
-    import ray
+    """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
+
+    Args:
+        corpus: a reference to it.
+
+    Raises:
+        TrainingFailed: there was no progress, or a worker found what is the user's to mend.
+    """
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
@@ -109,7 +140,7 @@ def _fit(
     say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
     failures, kept = 0, 0
     with told(experiment, run, say, heard) as box:
-        config = {"experiment": experiment, "corpus": ray.put(corpus), "mailbox": box, "path": run.path}
+        config = {"experiment": experiment, "corpus": corpus, "mailbox": box, "path": run.path}
         while True:
             Checkpoints(run.path).sweep()
             try:

@@ -1,35 +1,54 @@
-"""The search: Ray Tune over embedding kinds, filter settings, and any other of `model` and `train`.
+"""The search: Ray Tune over any settings of `model`, `train` and `text`, and what a person learns from it.
 
-A trial trains inside its own process, which the next trial uses again; corpus and vectors are in the
-object store once and mapped by all. A trial's checkpoint is written when an epoch is its best so far.
+Every trial that ends is kept in a file of its own, and the best checkpoint of all is named in best.json as soon as
+it is written. So whatever ends the search, the same command goes on with the trials that had not ended.
 """
 
-import logging
-import re
-import tempfile
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from cluster import UsageError, resources
+from cluster import UsageError
 from cluster.connection import connect
-from cluster.interruption import interruptible
-from cluster.storage import join, locked, write_text
-from jobs import conflicts, dataset, snapshot
+from cluster.storage import StorageError, join, locked, write_text, written_folder
+from jobs import conflicts, dataset, hparams, means, search_report
+from jobs.board import board
+from jobs.champion import Champion
 from jobs.corpus import Corpus, prepare
+from jobs.dataset import Dataset
 from jobs.experiment import Experiment
-from jobs.history import Epoch, score
-from jobs.loop import Loop
-from jobs.network import Network
+from jobs.findings import kinds, verdict
+from jobs.ledger import Ledger, Record, best_of, objective
+from jobs.library import Library, key_of
+from jobs.refit import refit
+from jobs.report import text_table
 from jobs.run import Run, place
-from jobs.space import Dimension, dimensions, embeddings, num_trials
-from jobs.train import METRICS, say_all
+from jobs.search import Points, Search, search_of
+from jobs.space import Dimension, dimensions, embeddings
+from jobs.tracking import Tracking
+from jobs.train import say_all
+from jobs.trainable import around_train, in_process
+from jobs.trials import Round, listening, run_trials, settings_line
 
-REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
+# The folder of the trials that compare the kinds of embedding over several seeds.
+SEEDS = "seeds"
+
+FILES = """\
+experiment.yaml    all settings of this search
+trials/            a file for each trial that has ended: its settings, what each epoch gave, why it was cut off
+trial-*/           the best checkpoint, and the best before it
+seeds/             the trials of each kind of embedding's best settings with other seeds (tune.seeds)
+refit/             the best settings trained on the validation part too (tune.refit)
+report/            report.md, trials.csv and pictures
+tensorboard/       every trial, for `tensorboard --logdir`
+best.json          which checkpoint is the best so far; `finished: false` until the search is over
+
+Giving the same command again goes on with a search that was cut off.
+"""
 
 
 class SearchFailed(UsageError):
-    """No trial of a search came to an end."""
+    """No trial of a search came to the end of an epoch."""
 
 
 def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
@@ -39,238 +58,173 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
 
     Args:
         say: is given each line of progress.
+
+    Raises:
+        SearchFailed, and what reading data and vectors raises.
     """
     space = dimensions(experiment)
     kinds = embeddings(experiment, space)
     say_all(say, conflicts.check(experiment, kinds, {each.path: each.values for each in space}))
+    search_of(experiment, space, [])  # what is wrong with the space is told before anything starts
     with connect():
         found = dataset.load(experiment)
         say_all(say, found.notes)
-        corpus = prepare(experiment, found, pretrained=kinds != {"rand"}, progress=say)
-        random = corpus
-        if corpus.coverage:
-            say(f"vectors: {corpus.coverage}")
-            random = prepare(experiment, found, pretrained=False, progress=say)
-        run = place("tune", experiment, corpus)
+        corpora = _corpora(experiment, found, kinds, say)
+        run = place("tune", experiment, next(iter(corpora.values())))
         best = run.finished()
         if best is not None:
             say(f"this search is finished; its folder is {run.path}")
         else:
-            waits = resources.require(1, experiment.train.cpus_per_worker, use_gpu=False)
-            if waits:
-                say(waits)
             with locked(run.path):
-                best = _search(experiment, space, corpus, random, run, say)
-        value = best["metrics"][best["metric"]]
-        say(f"best: {_settings_line(best['settings'])}: validation {best['metric']} {value:.4f}")
-        path = run.publish(best)
-        write_text(join(run.folder, "best.yaml"), conflicts.relieved(experiment.replace(best["settings"])).to_yaml())
-        return path
+                best = _search(experiment, space, found, corpora, run, say)
+        return run.publish(best)
+
+
+def _corpora(experiment: Experiment, found: Dataset, kinds: set[str], say: Callable[[str], None]) -> dict[str, Corpus]:
+    """Return the corpora with the experiment's own `text` settings that trials need, by key; the pretrained first."""
+    corpora = {}
+    for kind in sorted(kinds, key=lambda kind: kind == "rand"):
+        chosen = experiment.replace({"model.embedding": kind})
+        if key_of(chosen) not in corpora:
+            corpus = prepare(experiment, found, pretrained=kind != "rand", progress=say)
+            corpora[key_of(chosen)] = corpus
+            if corpus.coverage:
+                say(f"vectors: {corpus.coverage}")
+    return corpora
 
 
 def _search(
     experiment: Experiment,
     space: list[Dimension],
-    corpus: Corpus,
-    random: Corpus,
+    found: Dataset,
+    corpora: dict[str, Corpus],
     run: Run,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run Ray Tune and return the contents of best.json."""
-    import ray.tune
+    """Run all trials and what follows them, and return the contents of best.json."""
+    import ray
 
-    # A trial that fails is told in a line, not with its traceback.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    champion, ledger = Champion(run, experiment), Ledger(join(run.path, "trials"))
+    records = ledger.read()
+    search = search_of(experiment, space, records)
+    given = means.of(experiment)
+    log = _logs(experiment, run, say)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-    trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(
-            _trial,
-            experiment=experiment,
-            pretrained=corpus,
-            random=random,
-        ),
-        {"cpu": experiment.train.cpus_per_worker},
-    )
-    at_once = experiment.tune.max_concurrent or max(1, resources.cpus() // experiment.train.cpus_per_worker)
-    say(f"{num_trials(experiment, space)} trials, up to {at_once} at once")
-    if ray.tune.Tuner.can_restore(run.path):
-        say("going on with the search that was cut off")
-        tuner = ray.tune.Tuner.restore(run.path, trainable, resume_unfinished=True, restart_errored=True)
-    else:
-        tuner = _tuner(
-            experiment,
-            space,
-            trainable,
-            run,
-            _teller(say, experiment.train.metric, num_trials(experiment, space)),
-        )
-    with interruptible() as interrupted:
-        results = tuner.fit()
-        ended = [result for result in results if result.error or (result.metrics or {}).get("done")]
-        if interrupted() and len(ended) < num_trials(experiment, space):
-            raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C, with what it has
-    best = _best(results, experiment.train.metric)
-    if best is None:
-        reason = _last_line(next(iter(results.errors), "no trial came to the end of an epoch"))
-        raise SearchFailed(f"every trial failed; the first: {reason}")
-    result, checkpoint, metrics = best
-    summary = {
-        "checkpoint": "/".join(Path(checkpoint.path).parts[-2:]),  # trial/checkpoint, inside the run
-        "metric": experiment.train.metric,
-        "metrics": {key: metrics[key] for key in METRICS},
-        "settings": result.config,
-    }
-    say_all(say, _by_embedding(results, experiment))
-    run.finish(summary)
-    return summary
+    write_text(join(run.path, "README.txt"), FILES)
+    if given.waits:
+        say(given.waits)
+    say(f"{search.limit} trials, up to {given.at_once} at once")
+    if records:
+        say(f"going on with the search that was cut off: {len(records)} of {search.limit} trials have ended")
+    champion.sweep({record.number for record in records})
+    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
+    the_board = board(champion.rank())
+    library = None
+    if any(each.path.startswith("text.") for each in space):
+        library = _library(experiment, found, the_board)
+    make = around_train if given.distributed else in_process
+    try:
+        with listening(the_board, champion, search, say):
+            this = Round(experiment, search, ledger, run.path, say, log)
+            shell = make(experiment, run.path, references, library, the_board)
+            run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
+    except KeyboardInterrupt:
+        if champion.best:
+            say(f"{len(search.records)} of {search.limit} trials have ended; {_best_line(champion.best)}")
+        raise
+    if search.ended_by:
+        say(f"the search is over: {search.ended_by}")
+    ended = list(search.records.values())
+    if best_of(ended, objective(experiment)) is None or champion.best is None:
+        raise SearchFailed(_all_failed(ended, search))
+    repeated = []
+    if experiment.tune.seeds > 1:
+        shell = make(experiment, join(run.path, SEEDS), references, library, None)
+        repeated = _with_other_seeds(experiment, ended, run, shell, given, say)
+    if library is not None:
+        ray.kill(library)
+    best = refit(experiment, found, champion, run, say) if experiment.tune.refit else champion.best
+    run.finish(best)
+    _report(experiment, space, ended, repeated, best, run, say)
+    say(_best_line(best))
+    return best
 
 
-def _tuner(experiment: Experiment, space: list[Dimension], trainable: Any, run: Run, teller: Any) -> Any:
-    import ray.tune
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
-    from ray.tune.search.basic_variant import BasicVariantGenerator
+def _logs(experiment: Experiment, run: Run, say: Callable[[str], None]) -> Callable[[Record], None]:
+    """Return what writes a trial into TensorBoard's log and, where a tracking URI is set, into MLflow."""
+    uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+    tracking = Tracking(uri, experiment, run.name, say) if uri else None
 
-    metric = experiment.train.metric
-    mode = "min" if metric == "loss" else "max"
-    epochs = experiment.tune.epochs or experiment.train.epochs
-    scheduler: Any = FIFOScheduler()
-    if experiment.tune.scheduler == "asha":
-        scheduler = ASHAScheduler(
-            time_attr="epoch",
-            max_t=max(epochs, experiment.tune.grace_epochs),
-            grace_period=experiment.tune.grace_epochs,
-            reduction_factor=REDUCTION_FACTOR,
-        )
-    return ray.tune.Tuner(
-        trainable,
-        param_space={each.path: _ray_domain(each) for each in space},
-        tune_config=ray.tune.TuneConfig(
-            metric=metric,
-            mode=mode,
-            num_samples=experiment.tune.samples,
-            max_concurrent_trials=experiment.tune.max_concurrent,
-            search_alg=BasicVariantGenerator(random_state=experiment.seed),
-            scheduler=scheduler,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=ray.tune.RunConfig(
-            name=run.name,
-            storage_path=run.folder,
-            verbose=0,
-            callbacks=[teller],
-            checkpoint_config=ray.tune.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="improvement", checkpoint_score_order="max"
-            ),
-        ),
-    )
+    def log(record: Record) -> None:
+        try:
+            hparams.log(join(run.path, "tensorboard"), record)
+        except StorageError as error:
+            say(str(error))
+        if tracking is not None:
+            tracking.log(record)
+
+    return log
 
 
-def _trial(config: dict[str, Any], experiment: Experiment, pretrained: Corpus, random: Corpus) -> None:
-    """Train one trial in this process."""
-    import ray.tune
-    import torch
-
-    torch.set_num_threads(experiment.train.cpus_per_worker)
-    if experiment.tune.epochs:
-        config = {"train.epochs": experiment.tune.epochs, **config}
-    chosen = experiment.replace(config)
-    corpus = random if chosen.model.embedding == "rand" else pretrained
-    network = Network(chosen.model, corpus.vectors, len(corpus.labels), chosen.seed, num_trained=len(corpus.counts()))
-    loop = Loop(network, corpus, chosen.train, chosen.seed)
-    for epoch, improved in loop.epochs():
-        with tempfile.TemporaryDirectory() as folder:
-            written = None
-            if improved:
-                snapshot.take(chosen, corpus, loop, resumable=False)(Path(folder))
-                written = ray.tune.Checkpoint.from_directory(folder)
-            ray.tune.report(report_of(epoch, improved), checkpoint=written)
-
-
-def report_of(epoch: Epoch, improved: bool) -> dict[str, Any]:
-    """Return an epoch's report to Ray, which keeps the checkpoint of the last `improvement`: the best epoch's."""
-    return vars(epoch) | {"improvement": epoch.epoch if improved else 0}
-
-
-def _best(results: Any, metric: str) -> Any:
-    """Return the best epoch of all trials as (result, checkpoint, metrics), None if no trial has one."""
-    found = [
-        (result, checkpoint, metrics) for result in results for checkpoint, metrics in result.best_checkpoints or []
+def _with_other_seeds(
+    experiment: Experiment,
+    ended: list[Record],
+    run: Run,
+    shell: Any,
+    given: means.Means,
+    say: Callable[[str], None],
+) -> list[Record]:
+    """Train each kind of embedding's best settings with several seeds, and return what they gave."""
+    tune = experiment.tune
+    all_settings = [
+        {**kind.best.settings, "model.embedding": kind.name, "seed": experiment.seed + number}
+        for number in range(tune.seeds)
+        for kind in kinds(experiment, ended, [])
     ]
-    return max(found, key=lambda each: score(each[2], metric), default=None)
+    ledger = Ledger(join(run.path, SEEDS, "trials"))
+    unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
+    search = Search(unlimited, Points(all_settings), len(all_settings), ledger.read())
+    say(f"each kind of embedding's best settings with {tune.seeds} seeds: {len(all_settings)} trials")
+    this = Round(unlimited, search, ledger, join(run.path, SEEDS), say, lambda record: None)
+    run_trials(this, shell, given, asha=False)
+    return list(search.records.values())
 
 
-def _by_embedding(results: Any, experiment: Experiment) -> list[str]:
-    """Return each embedding kind's best validation figure, a line each."""
-    metric = experiment.train.metric
-    found: dict[str, list[dict[str, Any]]] = {}  # by kind, each trial's best epoch
-    for result in results:
-        kind = result.config.get("model.embedding", experiment.model.embedding)
-        epochs = [metrics for _, metrics in result.best_checkpoints or []]
-        if epochs:  # two in a trial that was cut off and begun again
-            found.setdefault(kind, []).append(max(epochs, key=lambda epoch: score(epoch, metric)))
-    lines = []
-    for kind, epochs in sorted(found.items()):
-        best = max(epochs, key=lambda epoch: score(epoch, metric))
-        lines.append(
-            f"{kind:13} best validation {metric} {best[metric]:.4f}, in epoch {best['epoch']}, of {len(epochs)} trials"
-        )
-    return lines
+def _report(
+    experiment: Experiment,
+    space: list[Dimension],
+    ended: list[Record],
+    repeated: list[Record],
+    best: dict[str, Any],
+    run: Run,
+    say: Callable[[str], None],
+) -> None:
+    """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
+    found = kinds(experiment, ended, repeated)
+    commands = [f"python -m jobs evaluate {run.folder}", f"python -m serving run {run.folder}"]
+    with written_folder(join(run.path, "report")) as folder:
+        search_report.write(folder, experiment, space, ended, found, best, commands)
+    say(text_table(search_report.kind_rows(experiment, found)))
+    say(verdict(experiment, found))
+    say(f"report: {join(run.path, 'report', 'report.md')}")
 
 
-def _ray_domain(dimension: Dimension) -> Any:
-    import ray.tune
+def _library(experiment: Experiment, found: Dataset, the_board: Any) -> Any:
+    """Start the actor that prepares a corpus for each other way to read the texts."""
+    import ray
 
-    if dimension.kind == "grid":
-        return ray.tune.grid_search(dimension.values)
-    if dimension.kind == "choice":
-        return ray.tune.choice(dimension.values)
-    return getattr(ray.tune, dimension.kind)(*dimension.values)
+    def say(line: str) -> None:
+        ray.get(the_board.put.remote(("line", line)))
 
-
-def _teller(say: Callable[[str], None], metric: str, expected: int) -> Any:
-    """Return a callback of Tune's that says each trial's outcome."""
-    import ray.tune
-
-    sign = -1 if metric == "loss" else 1
-
-    class Teller(ray.tune.Callback):
-        def __init__(self) -> None:
-            self.best: dict[str, float] = {}
-
-        def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-            value = result[metric]
-            self.best[trial.trial_id] = max(self.best.get(trial.trial_id, value), value, key=lambda x: sign * x)
-
-        def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-            best = self.best.get(trial.trial_id, float("nan"))
-            epochs = (trial.last_result or {}).get("epoch", 0)
-            self.tell(f"{metric} {best:.4f} in {epochs} epochs", trial, trials)
-
-        def on_trial_error(self, iteration, trials, trial, **info) -> None:
-            error = trial.get_error()  # not always there yet
-            self.tell(f"failed: {_last_line(error)}" if error else "failed", trial, trials)
-
-        def tell(self, outcome: str, trial, trials) -> None:
-            ended = 1 + sum(each.is_finished() for each in trials if each is not trial)
-            say(f"trial {ended:3d} of {expected}   {outcome}   {_settings_line(trial.config)}")
-
-    return Teller()
+    return ray.remote(num_cpus=0)(Library).remote(experiment, found, ray.put, say)
 
 
-def _trial_name(trial: Any) -> str:
-    return f"trial-{trial.trial_id}"
+def _all_failed(records: list[Record], search: Search) -> str:
+    if not records:
+        return f"no trial has ended: {search.ended_by or 'none was begun'}"
+    first = min(records, key=lambda record: record.ended)
+    return f"every trial failed; the first: {first.reason}"
 
 
-def _last_line(error: object) -> str:
-    """Return what an error says, without the traceback and the class that Ray puts before it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"^[A-Za-z_][\w.]*(Error|Diverged|Failed): ", "", lines[-1]) if lines else repr(error)
-
-
-def _settings_line(settings: dict[str, Any]) -> str:
-    def short(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    return " ".join(f"{path.rpartition('.')[2]}={short(value)}" for path, value in settings.items())
+def _best_line(best: dict[str, Any]) -> str:
+    return f"best: {settings_line(best['settings'])}: {best['metric']} {best['metrics'][best['metric']]:.4f}"

@@ -9,8 +9,8 @@ pytestmark = pytest.mark.ray
 
 def test_what_does_not_fit_is_refused_with_what_was_asked_and_what_there_is(ray_here: None) -> None:
     """Workers too many or too large, or GPUs that are not there; what fits waits for nothing."""
-    assert resources.require(4, 1, use_gpu=False) is None
-    assert resources.require(2, 2, use_gpu=False) is None
+    assert resources.require(4, 1, gpus_per_worker=0) is None
+    assert resources.require(2, 2, gpus_per_worker=0) is None
     for asked, message in (
         ((5, 1, False), "asks for 5 workers of 1 CPU each; there are 4 CPUs on 1 node, and this cluster does not grow"),
         ((1, 5, False), "asks for 1 worker of 5 CPUs each; there are 4 CPUs on 1 node"),
