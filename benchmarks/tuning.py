@@ -221,7 +221,7 @@ def main() -> None:
         write_texts(folder / "texts.csv", 500 if quick else 4000)
         with connect(num_cpus=CORES):
             costs = overhead(folder, 6 if quick else 64, 2 if quick else 10)
-            sides = beside_nested(folder, 4 if quick else 32, 2 if quick else 8, 1 if quick else 3)
+            sides = beside_nested(folder, 4 if quick else 32, 1 if quick else 8, 1 if quick else 3)
             tables = memory(folder, 2 if quick else 4, 20_000 if quick else 400_000)
     show("a search", [costs])
     show("trials of about a second", sides)

@@ -1,12 +1,14 @@
 """The best checkpoint of a search so far: named in best.json as soon as it is there, until a better one is."""
 
+import json
 from typing import Any
 
-from cluster.storage import folders, join, remove_folder, write_text
+from cluster.storage import exists, folders, join, read_text, remove_folder, write_text
 from jobs import conflicts
+from jobs.checkpoint import CheckpointError
 from jobs.checkpoints import Checkpoints, name_of
 from jobs.experiment import Experiment
-from jobs.ledger import objective, rank
+from jobs.ledger import Record, best_of, objective, rank
 from jobs.run import Run
 from jobs.train import METRICS
 from jobs.trial import folder_of
@@ -38,29 +40,41 @@ class Champion:
         mine, theirs = rank(figures, self._metric, number), self.rank()
         if theirs is not None and mine <= theirs:
             return
-        self._before = self.best["checkpoint"] if self.best else None
-        self.best = {
+        better = {
             "checkpoint": f"{folder_of(number)}/{name_of(epoch)}",
             "metric": self._metric,
             "metrics": {key: figures[key] for key in dict.fromkeys((*METRICS, self._metric))},
             "settings": settings,
             "trial": number,
         }
-        self._run.update(self.best)
-        self.write_yaml()
+        self._run.update(better)
+        self._before, self.best = self.best and self.best["checkpoint"], better
+        write_yaml(self._run, self._experiment, better)
 
-    def write_yaml(self) -> str:
-        """Write best.yaml beside the experiment's best.json and return its path."""
-        assert self.best is not None
-        path = join(self._run.folder, "best.yaml")
-        write_text(path, conflicts.relieved(self._experiment.replace(self.best["settings"])).to_yaml())
-        return path
+    def settle(self, records: list[Record]) -> list[Record]:
+        """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.
 
-    def sweep(self, ended: set[int]) -> None:
+        Returns:
+            The records without those whose checkpoint should be the best and is not there, to be trained again.
+        """
+        while True:
+            best, named = best_of(records, self._metric), self.rank()
+            if best is None or (named is not None and named >= rank(best.figures, self._metric, best.number)):
+                return records
+            try:
+                self.hear(best.number, best.best, best.figures, best.settings)
+            except CheckpointError:
+                records = [record for record in records if record is not best]
+
+    def sweep(self, records: list[Record]) -> None:
         """Remove what trials have kept that is outdone, but for the one before, once they have ended."""
-        if not self.best or self._swept == (ended, self.best["checkpoint"]):
+        best = self.rank()
+        if self.best is None or best is None or self._swept == (len(records), best):
             return
-        self._swept = ended, self.best["checkpoint"]
+        self._swept = len(records), best
+        ended = {
+            each.number for each in records if not each.best or rank(each.figures, self._metric, each.number) <= best
+        }
         kept = {self.best["checkpoint"], self._before}
         for folder in folders(self._run.path):
             prefix, _, number = folder.partition("-")
@@ -72,3 +86,13 @@ class Champion:
                 for name in Checkpoints(join(self._run.path, folder)).names():
                     if f"{folder}/{name}" not in kept and f"{folder}/{name}" < self.best["checkpoint"]:
                         remove_folder(join(self._run.path, folder, name))
+
+
+def write_yaml(run: Run, experiment: Experiment, best: dict[str, Any]) -> None:
+    """Write best.yaml beside best.json: the experiment with the best settings, which trains as `train.epochs` says."""
+    metric = {"train.metric": objective(experiment)}
+    chosen = conflicts.relieved(experiment.replace(metric | best["settings"])).to_yaml()
+    write_text(join(run.path, "best.yaml"), chosen)
+    published = join(run.folder, "best.json")
+    if exists(published) and json.loads(read_text(published)).get("run") == run.name:
+        write_text(join(run.folder, "best.yaml"), chosen)

@@ -80,6 +80,8 @@ def verdict(experiment: Experiment, found: list[Kind]) -> str:
     static = by_name["static"]
     best = max(tuned, key=lambda kind: kind.mean * (-1 if metric in LESS_IS_BETTER else 1))
     seeds = sorted(static.values.keys() & best.values.keys())
+    if not seeds:
+        return "Whether fine-tuning the vectors pays is not known: no seed was trained on both sides."
     gains = [best.values[seed] - static.values[seed] for seed in seeds]
     gain = statistics.mean(gains)
     said = f"{best.name} {metric} {best.mean:.4f}, static {static.mean:.4f}: {gain:+.4f}"

@@ -9,6 +9,9 @@ from cluster.storage import join, read_text, sizes, write_text
 from jobs.experiment import Experiment
 from jobs.history import score
 
+# The folder of what trials were begun with.
+BEGUN = "begun"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -44,8 +47,18 @@ class Ledger:
 
     def read(self) -> list[Record]:
         """Return all records, by number."""
-        names = sorted(name for name in sizes(self.path) if name.endswith(".json"))
+        names = sorted(name for name in sizes(self.path) if name.endswith(".json") and "/" not in name)
         return [Record(**json.loads(read_text(join(self.path, name)))) for name in names]
+
+    def asked(self) -> dict[int, dict[str, Any]]:
+        """Return the settings of all trials that were begun, by number."""
+        folder = join(self.path, BEGUN)
+        names = [name for name in sizes(folder) if name.endswith(".json")]
+        return {int(name[:5]): json.loads(read_text(join(folder, name))) for name in names}
+
+    def ask(self, number: int, settings: dict[str, Any]) -> None:
+        """Keep the settings of a trial that begins."""
+        write_text(join(self.path, BEGUN, f"{number:05d}.json"), json.dumps(settings) + "\n")
 
     def write(self, record: Record) -> None:
         """Keep a record; StorageError if it cannot be written."""

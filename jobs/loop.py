@@ -178,12 +178,13 @@ class Loop:
         progress, part = self.progress, self.corpus.validation
         mean = progress.train_loss / len(self.corpus.train)
         number = len(progress.epochs) + 1
-        if not math.isfinite(mean):
-            raise TrainingDiverged(
-                f"epoch {number}: the training loss is {mean}; lower train.learning_rate "
-                f"({self.settings.learning_rate})"
-            )
-        loss, labels = self._validate(part) if len(part) else (None, None)
+        loss, labels = self._validate(part) if len(part) and math.isfinite(mean) else (None, None)
+        for name, value in (("training", mean), ("validation", loss)):
+            if value is not None and not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"epoch {number}: the {name} loss is {value}; lower train.learning_rate "
+                    f"({self.settings.learning_rate})"
+                )
         epoch = Epoch(
             epoch=number,
             train_loss=mean,

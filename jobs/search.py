@@ -7,6 +7,7 @@ off goes on as itself: points of a grid and random ones are known beforehand, an
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.experiment import Experiment
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
 # Trials that Optuna draws at random before it has something to go by, those of Kim's settings among them.
 STARTUP_TRIALS = 10
 
+# Trials of a search that only its minutes or its patience end.
+MOST = 10_000
+
 
 class Sampler(Protocol):
     """Where settings come from."""
 
-    def settings(self, number: int) -> dict[str, Any] | None:
-        """Return those of the trial of a number, from 1; None if there are no more."""
+    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return those of the trial of a number, from 1; None if there are no more.
+
+        Args:
+            asked: those that an earlier command gave it, if its trial has not ended since.
+        """
 
     def tell(self, record: Record) -> None:
         """Take note of a trial that has ended."""
@@ -38,7 +46,7 @@ class Points:
     def __init__(self, all_settings: list[dict[str, Any]]) -> None:
         self._all = all_settings
 
-    def settings(self, number: int) -> dict[str, Any] | None:
+    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the settings of a trial."""
         return self._all[number - 1] if number <= len(self._all) else None
 
@@ -47,9 +55,13 @@ class Points:
 
 
 class Optuna:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011), which begin with the settings of Kim (2014)."""
+    """Tree-structured Parzen estimators (Bergstra et al. 2011), which begin with the settings of Kim (2014).
 
-    def __init__(self, experiment: Experiment, space: list[Dimension]) -> None:
+    Args:
+        num_known: trials of earlier commands.
+    """
+
+    def __init__(self, experiment: Experiment, space: list[Dimension], num_known: int = 0) -> None:
         import optuna
 
         optuna.logging.set_verbosity(logging.ERROR)
@@ -58,17 +70,22 @@ class Optuna:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `multivariate` and `group` are called experimental
             sampler = optuna.samplers.TPESampler(
-                seed=experiment.seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
+                # Not to draw again what an earlier command drew.
+                seed=experiment.seed + num_known,
+                n_startup_trials=STARTUP_TRIALS,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
             )
         direction = "minimize" if self._metric in LESS_IS_BETTER else "maximize"
         self._study = optuna.create_study(sampler=sampler, direction=direction)
         self._asked: dict[int, optuna.trial.Trial] = {}
         self._first = first_points(space)
 
-    def settings(self, number: int) -> dict[str, Any] | None:
+    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
         """Ask for the settings of a trial."""
-        if number <= len(self._first):
-            self._study.enqueue_trial(_params(self._space, self._first[number - 1]))
+        if asked is not None or number <= len(self._first):
+            self._study.enqueue_trial(_params(self._space, asked or self._first[number - 1]))
         trial = self._study.ask()
         found: dict[str, Any] = {}
         for each in self._space:
@@ -115,10 +132,21 @@ class Search:
 
     Args:
         records: of earlier commands; their trials are not handed out again.
+        asked: settings by number, of trials that earlier commands handed out.
+        keep: is given each number and its settings before they are handed out.
     """
 
-    def __init__(self, experiment: Experiment, sampler: Sampler, limit: int, records: list[Record]) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        sampler: Sampler,
+        limit: int,
+        records: list[Record],
+        asked: dict[int, dict[str, Any]] | None = None,
+        keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+    ) -> None:
         self._experiment, self._sampler = experiment, sampler
+        self._given, self._keep = asked or {}, keep
         self.limit = limit
         self.records = {record.number: record for record in records}
         self._next = 1
@@ -136,9 +164,11 @@ class Search:
         while self._next in self.records:
             self._next += 1
         number = self._next
-        settings = self._sampler.settings(number) if number <= self.limit else None
+        settings = self._sampler.settings(number, self._given.get(number)) if number <= self.limit else None
         if settings is None:
             return None
+        if number not in self._given:
+            self._keep(number, settings)
         self._next += 1
         return number, settings
 
@@ -147,6 +177,11 @@ class Search:
         self.records[record.number] = record
         self._sampler.tell(record)
         self.look()
+
+    @property
+    def of(self) -> str:
+        """How many trials there will be, in words behind a number; nothing where nobody knows."""
+        return "" if self.limit == MOST else f" of {self.limit}"
 
     @property
     def exhausted(self) -> bool:
@@ -173,13 +208,26 @@ class Search:
                 self.ended_by = f"no better one among the last {since} trials (tune.patience)"
 
 
-def search_of(experiment: Experiment, space: list[Dimension], records: list[Record]) -> Search:
-    """Return the search that an experiment asks for, with what earlier commands found."""
-    known = points(experiment, space)
-    limit = experiment.tune.trials or len(known)
-    if experiment.tune.search == "optuna":
-        return Search(experiment, Optuna(experiment, space), limit, records)
-    return Search(experiment, Points(known), min(limit, len(known)), records)
+def search_of(
+    experiment: Experiment,
+    space: list[Dimension],
+    records: list[Record],
+    asked: dict[int, dict[str, Any]] | None = None,
+    keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+) -> Search:
+    """Return the search that an experiment asks for, with what earlier commands found.
+
+    Args:
+        asked, keep: see `Search`.
+    """
+    tune = experiment.tune
+    grid = all(each.kind == "grid" for each in space)
+    endless = MOST if (tune.minutes or tune.patience) and not grid else None
+    known = points(experiment, space, tune.trials or endless)
+    if tune.search == "optuna":
+        limit = tune.trials or endless or len(known)
+        return Search(experiment, Optuna(experiment, space, len(records)), limit, records, asked, keep)
+    return Search(experiment, Points(known), len(known), records, asked, keep)
 
 
 def _params(space: list[Dimension], settings: dict[str, Any]) -> dict[str, Any]:

@@ -192,7 +192,8 @@ class Tune(Section):
     samples: int = Field(3, ge=1)
     """Random draws for each point of the grid."""
     trials: int | None = Field(None, ge=1)
-    """At most so many; null: `samples` for each point of the grid."""
+    """So many, or all there are; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
+    leave room for."""
     minutes: float | None = Field(None, gt=0)
     """The search ends after so long, and stops the trials that run then; null: no limit."""
     patience: int | None = Field(None, ge=1)
@@ -209,9 +210,9 @@ class Tune(Section):
     """Trials at once; null: as many as the cluster has room for."""
     gpus_per_trial: float | None = Field(None, ge=0)
     """Of a trial with one worker: 0.25 lets four share a GPU; null: 1 where train.use_gpu is true, else 0."""
-    seeds: int = Field(1, ge=1)
-    """After the search each kind of embedding's best settings are trained with so many seeds, to tell what
-    fine-tuning the vectors brings from chance; 1 trains none of them again."""
+    seeds: int = Field(0, ge=0)
+    """After the search each kind of embedding's best settings are trained with so many other seeds, to tell what
+    fine-tuning the vectors brings from chance; 0 trains none of them again."""
     refit: bool = False
     """At the end train the best settings on the training and validation parts together, as many epochs as were
     best, with as many workers as the cluster has room for; best.json then names that."""

@@ -146,14 +146,20 @@ def applies(dimension: Dimension, settings: Mapping[str, Any], space: list[Dimen
     return True
 
 
-def points(experiment: Experiment, space: list[Dimension]) -> list[dict[str, Any]]:
+def points(experiment: Experiment, space: list[Dimension], most: int | None = None) -> list[dict[str, Any]]:
     """Return the settings of every trial of a grid and random search, the same each time, none twice.
 
-    `tune.samples` times each point of the grid is taken, the rest of its settings drawn with the seed.
+    Each point of the grid is taken again and again, the rest of its settings drawn with the seed.
+
+    Args:
+        most: settings; None for `tune.samples` times each point of the grid.
     """
     grids = [each for each in space if each.kind == "grid"]
     found: dict[str, dict[str, Any]] = {}
-    for sample in range(experiment.tune.samples):
+    for sample in itertools.count():
+        before = len(found)
+        if sample == experiment.tune.samples and most is None:
+            break
         for number, values in enumerate(itertools.product(*(each.values for each in grids))):
             chance = random.Random(f"{experiment.seed}/{sample}/{number}")
             fixed = {grid.path: value for grid, value in zip(grids, values, strict=True)}
@@ -169,7 +175,9 @@ def points(experiment: Experiment, space: list[Dimension]) -> list[dict[str, Any
                     break
                 if len(grids) == len(space):
                     break
-    return list(found.values())
+        if len(found) == before or (most is not None and len(found) >= most):
+            break
+    return list(found.values())[:most]
 
 
 def value_of(experiment: Experiment, path: str) -> Any:
@@ -214,6 +222,10 @@ def _dimension(path: str, given: Any, experiment: Experiment) -> Dimension:
         raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {', '.join(SECTIONS)} can")
     if path in SPEED:
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
+    if path == "train.metric":
+        raise ExperimentError(
+            "tune.space: 'train.metric' cannot be searched; tune.metric says what trials are compared by"
+        )
     if path == "train.folds":
         raise ExperimentError("tune.space: 'train.folds' cannot be searched; cross-validate the best settings instead")
     told = f"tune.space.{path}: must be one of {', '.join(KINDS)} with its values, and may have an 'if'"

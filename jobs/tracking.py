@@ -1,5 +1,6 @@
 """A search in MLflow: a run for each trial, with its settings and what its epochs gave."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ class Tracking:
     Args:
         uri: of the server.
         search: tells this search's trials from others of the experiment.
-        say: is told once when the server no longer answers; the search goes on without it.
+        say: is told when the server no longer answers; the search goes on, and nothing more is logged.
 
     Raises:
         UsageError: MLflow is not installed, or nothing answers at the URI.
@@ -31,7 +32,10 @@ class Tracking:
         except ImportError as error:
             raise UsageError("tune.mlflow: MLflow is not installed here; pip install mlflow-skinny") from error
         self._error = MlflowException
-        self._search, self._say, self._told = search, say, False
+        # A search does not wait for minutes, as MLflow would.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        self._search, self._say, self._gone = search, say, False
         self._seed = experiment.seed
         try:
             self._client = MlflowClient(tracking_uri=uri)
@@ -42,12 +46,13 @@ class Tracking:
 
     def log(self, record: Record) -> None:
         """Log a trial that has ended."""
+        if self._gone:
+            return
         try:
             self._log(record)
-        except self._error as error:
-            if not self._told:
-                self._told = True
-                self._say(f"MLflow: trial {record.number} was not logged, perhaps others: {_first_line(error)}")
+        except (self._error, OSError) as error:
+            self._gone = True
+            self._say(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
 
     def _log(self, record: Record) -> None:
         from mlflow.entities import Metric, Param, RunTag

@@ -122,12 +122,20 @@ def say_all(say: Callable[[str], None], lines: list[str]) -> None:
 
 
 def fit(
-    experiment: Experiment, corpus: Any, run: Run, gpu: bool, say: Callable[[str], None], heard: Heard
+    experiment: Experiment,
+    corpus: Any,
+    run: Run,
+    gpu: bool,
+    say: Callable[[str], None],
+    heard: Heard,
+    *,
+    alone: bool = True,
 ) -> dict[str, Any]:
     """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
 
     Args:
         corpus: a reference to it.
+        alone: this driver runs nothing else, so that whatever it holds of the cluster is what was lost.
 
     Raises:
         TrainingFailed: there was no progress, or a worker found what is the user's to mend.
@@ -157,7 +165,8 @@ def fit(
                         "more, and the same command goes on from the last checkpoint"
                     ) from error
                 say(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
-                resources.release()
+                if alone:
+                    resources.release()
                 _wait_for_room(experiment, gpu, say)
     if "error" in result.return_value:
         raise TrainingFailed(result.return_value["error"])

@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.storage import join, write_text
+from jobs.checkpoints import Checkpoints
 from jobs.corpus import Corpus
 from jobs.experiment import Experiment
-from jobs.history import Progress
+from jobs.history import Epoch, Progress
 from jobs.ledger import rank
 from jobs.library import key_of
 from jobs.run import Run
@@ -57,6 +58,8 @@ def in_process(experiment: Experiment, path: str, corpora: dict[str, Any], libra
                     self._trial = self._begin()
                 return self._trial.step()
             except Exception as error:
+                if is_loss(error):
+                    raise  # Tune begins the trial again
                 return failed(error, self._trial and self._trial.loop.progress)
 
         def cleanup(self) -> None:
@@ -112,13 +115,13 @@ def around_train(experiment: Experiment, path: str, corpora: dict[str, Any], lib
         def step(self) -> dict[str, Any]:
             try:
                 if self._ended is None:
+                    found = Checkpoints(self._run.path).resumable(lambda line: None)
+                    self._progress = Progress.from_json(found[1].progress) if found else Progress()
                     self._ended = ThreadPoolExecutor(1).submit(self._train)
                 while not self._ended.done():
                     with suppress(queue.Empty):
                         epoch = self._heard.epochs.get(timeout=LOOK_S)
-                        # One that was lost, and done again.
-                        del self._progress.epochs[epoch.epoch - 1 :]
-                        self._progress.add(epoch, self._chosen.train.metric)
+                        self._progress = with_epoch(self._progress, epoch, self._chosen.train.metric)
                         return self._outcome(finished=False)
                 self._progress = Progress.from_json(self._ended.result()["progress"])
                 self._keep()
@@ -130,7 +133,7 @@ def around_train(experiment: Experiment, path: str, corpora: dict[str, Any], lib
             reference = corpora.get(key_of(self._chosen)) or ray.get(library.corpus.remote(self._chosen))[0]
             gpu = bool(self._chosen.train.use_gpu)
             write_text(join(self._run.path, "experiment.yaml"), self._chosen.to_yaml())  # which workers look for
-            return fit(self._chosen, reference, self._run, gpu, lambda line: None, self._heard)
+            return fit(self._chosen, reference, self._run, gpu, lambda line: None, self._heard, alone=False)
 
         def _outcome(self, *, finished: bool) -> dict[str, Any]:
             return outcome(self._progress, self._chosen.train.metric, finished=finished)
@@ -142,3 +145,18 @@ def around_train(experiment: Experiment, path: str, corpora: dict[str, Any], lib
                 ray.get(board.kept.remote(mine, (self._number, self._progress.best, best, self._settings)))
 
     return AroundTrain
+
+
+def with_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
+    """Return progress with an epoch, in place of it and those after it, which were lost and are done again."""
+    found = Progress()
+    for each in [*progress.epochs[: epoch.epoch - 1], epoch]:
+        found.add(each, metric)
+    return found
+
+
+def is_loss(error: Exception) -> bool:
+    """Tell whether an error is that of Ray, of an actor or an object that went with a process or a node."""
+    from ray.exceptions import RayError, RayTaskError
+
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)

@@ -113,6 +113,7 @@ def outcome(progress: Progress, metric: str, *, finished: bool) -> dict[str, Any
 
 def failed(error: Exception, progress: Progress | None) -> dict[str, Any]:
     """Return what is told of a trial that went wrong, with the epochs before."""
+    error = getattr(error, "cause", None) or error  # of one that another process told
     memory = isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = lines[0] if isinstance(error, UsageError) else f"{type(error).__name__}: {lines[0]}"

@@ -71,7 +71,6 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     remove_folder(join(this.path, "ray"))
     recorder = _recorder(this)
-    epochs = this.experiment.tune.epochs or this.experiment.train.epochs
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, given.resources),
         tune_config=ray.tune.TuneConfig(
@@ -81,7 +80,7 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
             num_samples=-1,
             max_concurrent_trials=given.at_once,
             search_alg=_suggestions(this.search),
-            scheduler=_scheduler(this.experiment, epochs) if asha else None,
+            scheduler=_scheduler(this.experiment) if asha else None,
             reuse_actors=not given.distributed,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
             trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
@@ -98,7 +97,9 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
     )
     with interruptible() as interrupted:
         tuner.fit()
-        if interrupted() and not this.search.ended_by and not this.search.exhausted:
+        if recorder.wrong:
+            raise recorder.wrong
+        if interrupted() and not this.search.exhausted:
             raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C
     this.search.look()
     if this.search.out_of_time:
@@ -109,10 +110,12 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
 
 
 @contextmanager
-def listening(board: Any, champion: Champion, search: Search, say: Callable[[str], None]) -> Iterator[None]:
+def listening(
+    board: Any, champion: Champion, search: Search, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
     """Hold a thread that names the best checkpoints as trials tell of them, and says what they say; then end the board.
 
-    Raises what went wrong in it, as when the disk is full.
+    What is held raises what went wrong in it, as when the disk is full; no further trial begins then.
     """
     import ray
 
@@ -123,7 +126,7 @@ def listening(board: Any, champion: Champion, search: Search, say: Callable[[str
         last = False
         while not last:
             last = ended.wait(TAKE_S)
-            done = set(search.records)  # all that they have kept is told of already
+            done = list(search.records.values())  # all that they have kept is told of already
             for kind, what in ray.get(board.take.remote()):
                 if kind == "kept":
                     champion.hear(*what)
@@ -136,21 +139,30 @@ def listening(board: Any, champion: Champion, search: Search, say: Callable[[str
             listen()
         except Exception as error:
             wrong.append(error)
+            search.ended_by = str(error)  # what is the best could not be named
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
+
+    def check() -> None:
+        if wrong:
+            raise wrong[0]
+
     try:
-        yield
+        yield check
     finally:
         ended.set()
         thread.join(timeout=60)
         ray.kill(board)
-    if wrong:
-        raise wrong[0]
+    check()
 
 
-def _scheduler(experiment: Experiment, epochs: int) -> Any:
+def _scheduler(experiment: Experiment) -> Any:
     from ray.tune.schedulers import ASHAScheduler
+
+    epochs = experiment.tune.epochs or experiment.train.epochs
+    for values in (experiment.tune.space.get("train.epochs") or {}).values():
+        epochs = max([epochs, *(value for value in values if isinstance(value, int))])
 
     grace = experiment.tune.grace_epochs
     return ASHAScheduler(
@@ -198,6 +210,7 @@ def _recorder(this: Round) -> Any:
 
     class Recorder(ray.tune.Callback):
         def __init__(self) -> None:
+            self.wrong: Exception | None = None
             self.running: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # config and last result
 
         def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
@@ -220,25 +233,41 @@ def _recorder(this: Round) -> Any:
             self.running.clear()
 
         def keep(self, config: dict[str, Any], result: dict[str, Any], why: str) -> None:
-            progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
-            failed = result.get("failed", "")
-            record = Record(
-                number=config["number"],
-                settings=config["settings"],
-                status="failed" if failed else "stopped" if why else "finished",
-                reason=failed or why,
-                detail=result.get("detail", ""),
-                epochs=progress.to_json()["epochs"],
-                best=progress.best,
-                ended=time.time(),
-                seconds=sum(epoch.seconds for epoch in progress.epochs),
-            )
-            this.ledger.write(record)
-            this.search.ended(record)
-            this.say(line(record, objective(this.experiment), this.search))
-            this.told(record)
+            if config["number"] in this.search.records:
+                return
+            try:
+                record = _record(config, result, why)
+                this.ledger.write(record)
+                this.search.ended(record)
+                this.say(line(record, objective(this.experiment), this.search))
+                this.told(record)
+            except Exception as error:  # Tune would take it for the trial's, and train that again
+                self.wrong = self.wrong or error
+                this.search.ended_by = str(error)
 
     return Recorder()
+
+
+def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> Record:
+    """Return what is kept of a trial.
+
+    Args:
+        result: the last that it told.
+        why: it was stopped; empty if it was not.
+    """
+    progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
+    failed = result.get("failed", "")
+    return Record(
+        number=config["number"],
+        settings=config["settings"],
+        status="failed" if failed else "stopped" if why else "finished",
+        reason=failed or why,
+        detail=result.get("detail", ""),
+        epochs=progress.to_json()["epochs"],
+        best=progress.best,
+        ended=time.time(),
+        seconds=sum(epoch.seconds for epoch in progress.epochs),
+    )
 
 
 def line(record: Record, metric: str, search: Search) -> str:
@@ -250,7 +279,7 @@ def line(record: Record, metric: str, search: Search) -> str:
         outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
     elif record.status == "stopped":
         outcome += " (stopped)"
-    return f"trial {len(search.records):3d} of {search.limit}   {outcome}   {settings_line(record.settings)}"
+    return f"trial {len(search.records):3d}{search.of}   {outcome}   {settings_line(record.settings)}"
 
 
 def settings_line(settings: dict[str, Any]) -> str:

@@ -5,21 +5,23 @@ it is written. So whatever ends the search, the same command goes on with the tr
 """
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 from cluster import UsageError
 from cluster.connection import connect
-from cluster.storage import StorageError, join, locked, write_text, written_folder
+from cluster.storage import StorageError, exists, join, locked, write_text, written_folder
 from jobs import conflicts, dataset, hparams, means, search_report
 from jobs.board import board
-from jobs.champion import Champion
+from jobs.champion import Champion, write_yaml
 from jobs.corpus import Corpus, prepare
 from jobs.dataset import Dataset
 from jobs.experiment import Experiment
 from jobs.findings import kinds, verdict
-from jobs.ledger import Ledger, Record, best_of, objective
+from jobs.ledger import Ledger, Record
 from jobs.library import Library, key_of
+from jobs.mailbox import beside_the_driver
 from jobs.refit import refit
 from jobs.report import text_table
 from jobs.run import Run, place
@@ -28,14 +30,18 @@ from jobs.space import Dimension, dimensions, embeddings
 from jobs.tracking import Tracking
 from jobs.train import say_all
 from jobs.trainable import around_train, in_process
-from jobs.trials import Round, listening, run_trials, settings_line
+from jobs.trials import TAKE_S, Round, listening, run_trials, settings_line
 
 # The folder of the trials that compare the kinds of embedding over several seeds.
 SEEDS = "seeds"
 
+# The file that says that no further trial begins: what follows them may still be to do.
+OVER = "search-over.txt"
+
 FILES = """\
 experiment.yaml    all settings of this search
 trials/            a file for each trial that has ended: its settings, what each epoch gave, why it was cut off
+search-over.txt    why no further trial begins
 trial-*/           the best checkpoint, and the best before it
 seeds/             the trials of each kind of embedding's best settings with other seeds (tune.seeds)
 refit/             the best settings trained on the validation part too (tune.refit)
@@ -77,7 +83,9 @@ def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
         else:
             with locked(run.path):
                 best = _search(experiment, space, found, corpora, run, say)
-        return run.publish(best)
+        path = run.publish(best)
+        write_yaml(run, experiment, best)
+        return path
 
 
 def _corpora(experiment: Experiment, found: Dataset, kinds: set[str], say: Callable[[str], None]) -> dict[str, Corpus]:
@@ -105,49 +113,58 @@ def _search(
     import ray
 
     champion, ledger = Champion(run, experiment), Ledger(join(run.path, "trials"))
-    records = ledger.read()
-    search = search_of(experiment, space, records)
+    records = champion.settle(_kept(ledger.read()))
+    search = search_of(experiment, space, records, ledger.asked(), ledger.ask)
     given = means.of(experiment)
     log = _logs(experiment, run, say)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), FILES)
     if given.waits:
         say(given.waits)
-    say(f"{search.limit} trials, up to {given.at_once} at once")
+    say(f"{search.of.removeprefix(' of ') or 'any number of'} trials, up to {given.at_once} at once")
     if records:
-        say(f"going on with the search that was cut off: {len(records)} of {search.limit} trials have ended")
-    champion.sweep({record.number for record in records})
+        say(f"going on with the search that was cut off: {len(records)}{search.of} trials have ended")
+    champion.sweep(records)
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
     the_board = board(champion.rank())
     library = None
     if any(each.path.startswith("text.") for each in space):
         library = _library(experiment, found, the_board)
     make = around_train if given.distributed else in_process
+    repeated = []
     try:
-        with listening(the_board, champion, search, say):
-            this = Round(experiment, search, ledger, run.path, say, log)
-            shell = make(experiment, run.path, references, library, the_board)
-            run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
+        with listening(the_board, champion, search, say) as check:
+            if not exists(join(run.path, OVER)):
+                this = Round(experiment, search, ledger, run.path, say, log)
+                shell = make(experiment, run.path, references, library, the_board)
+                run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
+                time.sleep(2 * TAKE_S)  # what trials have kept is heard
+                check()
+            ended = champion.settle(list(search.records.values()))
+            if champion.best is None:
+                raise SearchFailed(_all_failed(list(search.records.values()), search))
+            write_text(join(run.path, OVER), (search.ended_by or "all trials have ended") + "\n")
+            if search.ended_by:
+                say(f"the search is over: {search.ended_by}")
+            if experiment.tune.seeds:
+                shell = make(experiment, join(run.path, SEEDS), references, library, None)
+                repeated = _with_other_seeds(experiment, ended, run, shell, given, say)
     except KeyboardInterrupt:
         if champion.best:
-            say(f"{len(search.records)} of {search.limit} trials have ended; {_best_line(champion.best)}")
+            say(f"{len(search.records)}{search.of} trials have ended; {_best_line(champion.best)}")
         raise
-    if search.ended_by:
-        say(f"the search is over: {search.ended_by}")
-    ended = list(search.records.values())
-    if best_of(ended, objective(experiment)) is None or champion.best is None:
-        raise SearchFailed(_all_failed(ended, search))
-    repeated = []
-    if experiment.tune.seeds > 1:
-        shell = make(experiment, join(run.path, SEEDS), references, library, None)
-        repeated = _with_other_seeds(experiment, ended, run, shell, given, say)
     if library is not None:
         ray.kill(library)
     best = refit(experiment, found, champion, run, say) if experiment.tune.refit else champion.best
-    run.finish(best)
     _report(experiment, space, ended, repeated, best, run, say)
+    run.finish(best)
     say(_best_line(best))
     return best
+
+
+def _kept(records: list[Record]) -> list[Record]:
+    """Return the records of earlier commands; none where every trial failed, which may have another reason now."""
+    return records if any(record.best for record in records) else []
 
 
 def _logs(experiment: Experiment, run: Run, say: Callable[[str], None]) -> Callable[[Record], None]:
@@ -177,14 +194,15 @@ def _with_other_seeds(
     """Train each kind of embedding's best settings with several seeds, and return what they gave."""
     tune = experiment.tune
     all_settings = [
-        {**kind.best.settings, "model.embedding": kind.name, "seed": experiment.seed + number}
-        for number in range(tune.seeds)
+        # Not the seed that they were chosen with, which they look best with.
+        {**kind.best.settings, "model.embedding": kind.name, "seed": (experiment.seed + number) % (1 << 32)}
+        for number in range(1, tune.seeds + 1)
         for kind in kinds(experiment, ended, [])
     ]
     ledger = Ledger(join(run.path, SEEDS, "trials"))
     unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
     search = Search(unlimited, Points(all_settings), len(all_settings), ledger.read())
-    say(f"each kind of embedding's best settings with {tune.seeds} seeds: {len(all_settings)} trials")
+    say(f"each kind of embedding's best settings with {tune.seeds} other seeds: {len(all_settings)} trials")
     this = Round(unlimited, search, ledger, join(run.path, SEEDS), say, lambda record: None)
     run_trials(this, shell, given, asha=False)
     return list(search.records.values())
@@ -201,7 +219,7 @@ def _report(
 ) -> None:
     """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
     found = kinds(experiment, ended, repeated)
-    commands = [f"python -m jobs evaluate {run.folder}", f"python -m serving run {run.folder}"]
+    commands = [f"python -m jobs evaluate {run.path}", f"python -m serving run {run.path}"]
     with written_folder(join(run.path, "report")) as folder:
         search_report.write(folder, experiment, space, ended, found, best, commands)
     say(text_table(search_report.kind_rows(experiment, found)))
@@ -216,7 +234,7 @@ def _library(experiment: Experiment, found: Dataset, the_board: Any) -> Any:
     def say(line: str) -> None:
         ray.get(the_board.put.remote(("line", line)))
 
-    return ray.remote(num_cpus=0)(Library).remote(experiment, found, ray.put, say)
+    return beside_the_driver(Library).remote(experiment, found, ray.put, say)
 
 
 def _all_failed(records: list[Record], search: Search) -> str:

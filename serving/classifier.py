@@ -15,6 +15,9 @@ from jobs.checkpoint import Checkpoint, CheckpointError
 from jobs.text import PADDING, UNKNOWN, Vocabulary, tokenize
 from serving import kernel, table
 
+# Far below the largest float32, so that no sum on the way overflows.
+LARGEST_SCORE = 1e30
+
 
 class Filters:
     """The network's filters in the order of their widths, the narrow first, and what they lead to.
@@ -75,7 +78,7 @@ class Classifier:
         rows = min(len(self._vectors), table_bytes // (4 * self._columns))
         self._table = table.shared(self._vectors[:rows], filters.projection)  # (rows, columns)
         if rows == len(self._vectors):
-            self._vectors = self._vectors[:0]  # no longer needed
+            self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them
         self._words = _index(checkpoint.words)
         self._scoring = (
             np.asarray(self._table).reshape(-1),
@@ -142,7 +145,7 @@ class Classifier:
             offsets[1] = len(letters)
         else:
             np.cumsum([len(text) for text in texts], out=offsets[1:])
-        scratch = np.empty(self.text.max_tokens, np.int64)
+        scratch = np.empty(min(self.text.max_tokens, len(letters) + 1), np.int64)
         tokens = unknown = start = 0
         while start < len(texts):
             done, found, strange = kernel.classify(
@@ -210,4 +213,21 @@ def _checked(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
             raise CheckpointError(f"weights.safetensors: {name} is {told}; the settings call for float32 of {shape}")
         if not np.isfinite(found).all():
             raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
+    if _largest_score(weights, channels, model.filter_widths) > LARGEST_SCORE:
+        raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
     return weights
+
+
+def _largest_score(weights: dict[str, np.ndarray], channels: list[str], widths: Sequence[int]) -> float:
+    """Return what no text's score can be above: products of vectors are at most those of their lengths."""
+
+    def longest(name: str) -> float:
+        return float(np.sqrt(np.square(weights[name], dtype=np.float64).sum(axis=1).max(initial=0.0)))
+
+    vectors = sum(longest(name) for name in channels)
+    feature = max(
+        width * vectors * longest(f"filters.{number}") + float(np.abs(weights[f"biases.{number}"]).max(initial=0.0))
+        for number, width in enumerate(widths)
+    )
+    output = np.abs(weights["output.weight"]).sum(axis=1, dtype=np.float64).max()
+    return float(output) * feature + float(np.abs(weights["output.bias"]).max())

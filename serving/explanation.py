@@ -11,6 +11,9 @@ import numpy as np
 from jobs.text import spans
 from serving.classifier import Classifier
 
+# Of a phrase in JSON, beside its text.
+PHRASE_BYTES = 80
+
 
 @dataclass(frozen=True)
 class Phrase:
@@ -42,6 +45,11 @@ class Reasons:
         self._phrases = [_place(text, places, window) for window in found.tolist()]
         self._where, self._values = where.reshape(-1), values.astype(np.float64)
         self._output, self._bias = filters.output, filters.output_bias
+
+    @property
+    def size(self) -> int:
+        """About how many bytes an explanation takes in JSON."""
+        return sum(PHRASE_BYTES + len(text) for text, _, _ in self._phrases)
 
     def explain(self, label: int) -> Explanation:
         """Return why a class, by its number, has its score."""

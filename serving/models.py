@@ -125,8 +125,13 @@ def load(choice: Choice, before: Models | None = None, table_bytes: int = table.
 
 
 def _model(path: str, known: dict[str, Model], table_bytes: int) -> Model:
-    where = checkpoint.locate(path)
-    manifest = hashlib.sha256(read_text(join(where, "manifest.json")).encode()).hexdigest()
+    try:
+        where = checkpoint.locate(path)
+        manifest = hashlib.sha256(read_text(join(where, "manifest.json")).encode()).hexdigest()
+    except UsageError:
+        raise
+    except Exception as error:
+        raise checkpoint.CheckpointError(f"{path}: cannot be read: {repr(error)[:300]}") from error
     if manifest in known and known[manifest].info["checkpoint"] == where:
         return known[manifest]
     try:

@@ -14,6 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from serving.explanation import Reasons
 
+# What explanations of one answer may take in all; without a limit a small request could ask for gigabytes.
+MAX_EXPLANATION_BYTES = 8_000_000
+
 
 class RequestError(Exception):
     """A request that cannot be answered; `status` is its HTTP status, from 400 to 499."""
@@ -149,13 +152,23 @@ class Labels:
             scores: after the function was applied, of each text for each label.
             reasons: of each text, where they are asked for.
             flat: answer a single text with a list, not with a list of one list.
+
+        Raises:
+            RequestError: explanations of so many labels and texts would be too long.
         """
-        starts, rows = self._starts, []
+        starts, rows, explained = self._starts, [], 0
         for number, row in enumerate(scores):
             best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[: request.top_k]
             if request.threshold is not None:
                 best = [place for place in best if row[place] >= request.threshold]
             if request.explain:
+                explained += len(best) * reasons[number].size
+                if explained > MAX_EXPLANATION_BYTES:
+                    raise RequestError(
+                        413,
+                        f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; ask for fewer "
+                        "labels (parameters.top_k), or for fewer or shorter texts at once",
+                    )
                 told = [json.dumps(asdict(reasons[number].explain(place)), ensure_ascii=False) for place in best]
                 cells = [
                     f'{starts[place]}{row[place]!r}, "explanation": {each}}}'

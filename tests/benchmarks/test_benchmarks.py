@@ -131,3 +131,14 @@ def test_serving(ray_environment: dict[str, str]) -> None:
     figures = run("serving", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
     assert [row["connections"] for row in figures["speed"]] == [1, 16, 64]
     assert all(row["classifier rate"] > 0 and row["no-op rate"] > 0 for row in figures["speed"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_tuning() -> None:
+    """A search, beside one that nests trainers, and what vectors cost in memory."""
+    figures = run("tuning", "--quick")
+    [search] = figures["search"]
+    assert 0 < search["share of the cores' time in training"] < 1
+    assert figures["beside"][0]["times"] > 1
+    assert all(row["own memory of a trial, MB"] > 0 for row in figures["memory"])

@@ -1,6 +1,7 @@
 """best.json names the best checkpoint of a search, which is there, and what is outdone goes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jobs import checkpoint
 from jobs.champion import Champion
 from jobs.checkpoint import CheckpointError
 from jobs.experiment import Experiment, load
+from jobs.ledger import Record
 from jobs.run import Run
 from tests.jobs.test_trial import run, trial
 
@@ -31,6 +33,10 @@ def place(toy: Callable[..., Experiment], tmp_path: Path) -> tuple[Run, Experime
         for file in kept.iterdir():
             (target / file.name).write_bytes(file.read_bytes())
     return found, experiment
+
+
+def ended(*numbers: int) -> list[Record]:
+    return [Record(number, {}, "finished", epochs=[figures(1, 0.1)], best=1) for number in numbers]
 
 
 def left(found: Run) -> set[str]:
@@ -71,12 +77,12 @@ def test_what_is_outdone_goes_when_its_trial_has_ended(place: tuple[Run, Experim
     champion.hear(2, 1, figures(1, 0.7), {})
     champion.hear(1, 2, figures(2, 0.8), {})
     before = left(found)
-    champion.sweep(set())
+    champion.sweep([])
     assert left(found) == before - {"trial-00001/epoch-0001"}
-    champion.sweep({2, 3, 7})
+    champion.sweep(ended(2, 3, 7))
     assert left(found) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003", "trial-00002/epoch-0001"}
     champion.hear(1, 3, figures(3, 0.9), {})
-    champion.sweep({1, 2, 3, 7})
+    champion.sweep(ended(1, 2, 3, 7))
     assert left(found) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003"}
 
 
@@ -94,3 +100,36 @@ def test_another_run_that_is_finished_stays_the_experiments_best_until_the_searc
     found.finish(again.best)
     assert json.loads(Path(found.folder, "best.json").read_text())["run"] == "tune-0123"
     assert found.finished() == again.best
+
+
+def test_what_is_better_and_was_not_told_of_stays(place: tuple[Run, Experiment]) -> None:
+    """Its trial was stopped before it could say so; whoever reads the records names it."""
+    found, experiment = place
+    champion = Champion(found, experiment)
+    champion.hear(2, 1, figures(1, 0.7), {})
+    champion.sweep([Record(3, {}, "stopped", epochs=[figures(1, 0.8)], best=1), *ended(7)])
+    assert "trial-00003/epoch-0001" in left(found)
+    assert not any(name.startswith("trial-00007") for name in left(found))
+
+
+def record(number: int, accuracy: float) -> Record:
+    return Record(number, {"model.dropout": number / 10}, "finished", epochs=[figures(1, accuracy)], best=1)
+
+
+def test_a_best_that_was_kept_and_not_named_is_named(place: tuple[Run, Experiment]) -> None:
+    """The search was cut off in between; it is in the records and in its folder."""
+    found, experiment = place
+    champion = Champion(found, experiment)
+    champion.hear(2, 1, figures(1, 0.7), {})
+    records = [record(2, 0.7), record(3, 0.8)]
+    assert champion.settle(records) == records
+    assert json.loads(Path(found.path, "best.json").read_text())["settings"] == {"model.dropout": 0.3}
+
+
+def test_a_best_whose_checkpoint_was_lost_is_trained_again(place: tuple[Run, Experiment]) -> None:
+    """The next best is named until then."""
+    found, experiment = place
+    shutil.rmtree(Path(found.path, "trial-00003"))
+    records = [record(2, 0.7), record(3, 0.8)]
+    assert Champion(found, experiment).settle(records) == records[:1]
+    assert json.loads(Path(found.path, "best.json").read_text())["trial"] == 2

@@ -47,3 +47,12 @@ def test_the_objective_is_that_of_training_unless_told_otherwise() -> None:
     """tune.metric before train.metric."""
     assert objective(Experiment().replace({"train.metric": "macro_f1"})) == "macro_f1"
     assert objective(Experiment().replace({"train.metric": "macro_f1", "tune.metric": "loss"})) == "loss"
+
+
+def test_what_a_trial_was_begun_with_is_kept_apart(tmp_path: Path) -> None:
+    """It is no record yet."""
+    ledger = Ledger(str(tmp_path / "trials"))
+    assert ledger.asked() == {}
+    ledger.ask(3, {"model.dropout": 0.5})
+    assert ledger.asked() == {3: {"model.dropout": 0.5}}
+    assert ledger.read() == []

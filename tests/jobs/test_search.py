@@ -134,3 +134,35 @@ def test_less_may_be_better() -> None:
     chosen = experiment(search="optuna", trials=60, metric="loss")
     found = searched(search_of(chosen, dimensions(chosen), []), 60)
     assert sum(abs(each.settings["model.dropout"] - 0.6) < 0.1 for each in found[-30:]) > 15
+
+
+def test_a_trial_that_was_under_way_is_given_its_settings_again() -> None:
+    """Optuna would not find the same; its number's folder may hold what it had learned."""
+    chosen = experiment(search="optuna", trials=8)
+    space = dimensions(chosen)
+    asked: dict[int, dict[str, Any]] = {}
+    search = search_of(chosen, space, [], {}, asked.__setitem__)
+    handed = [search.next() for _ in range(6)]
+    ended = [record(number, settings, 0.5) for number, settings in (each for each in handed[:4] if each)]
+    assert asked == dict(each for each in handed if each)
+    again = search_of(chosen, space, ended, dict(asked), asked.__setitem__)
+    assert [again.next(), again.next()] == handed[4:]
+    drawn = [again.next(), again.next()]
+    assert [each[0] for each in drawn if each] == [7, 8]
+    assert all(each[1] not in [settings for _, settings in handed] for each in drawn if each)
+
+
+def test_where_time_or_patience_ends_a_search_its_draws_do_not() -> None:
+    """But a grid has no more than its points; `trials` is how many there are."""
+    for settings, limit in (
+        ({"patience": 5}, 10_000),
+        ({"patience": 5, "trials": 30}, 30),
+        ({"trials": 30, "samples": 2}, 30),
+        ({"samples": 2}, 2),
+    ):
+        chosen = experiment(**settings)
+        assert search_of(chosen, dimensions(chosen), []).limit == limit
+    grid = experiment(patience=5).replace({"tune.space": {"model.feature_maps": {"grid": [8, 16]}}})
+    found = search_of(grid, dimensions(grid), [])
+    assert (found.limit, found.of) == (2, " of 2")
+    assert search_of(experiment(minutes=1), dimensions(experiment(minutes=1)), []).of == ""

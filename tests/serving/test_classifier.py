@@ -122,3 +122,18 @@ def test_no_torch_in_the_replica(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout == "(1, 3)\nset()\n"
+
+
+def test_a_classifier_whose_table_holds_all_words_keeps_no_vectors() -> None:
+    """Nor a view, which would keep them all."""
+    classifier = Classifier(checkpoint_of("static"))
+    assert classifier._vectors.base is None
+    assert classifier._vectors.nbytes == 0
+
+
+def test_a_checkpoint_that_reads_texts_of_any_length_takes_no_more_memory_than_a_text() -> None:
+    """Its max_tokens may be anything."""
+    classifier = Classifier(checkpoint_of("rand", **{"text.max_tokens": 1 << 60}))
+    usual = Classifier(checkpoint_of("rand"))
+    for some in (["word1 word2"], ["word1", "word2 word3"]):
+        np.testing.assert_array_equal(classifier.scores(some), usual.scores(some))

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster import UsageError
@@ -34,6 +36,14 @@ def tensors(shape: list[int], end: int) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
+def with_weights(folder: Path, name: str, value: float) -> None:
+    """Give all elements of a tensor a value."""
+    checkpoint = checkpoint_of("rand")
+    checkpoint.weights[name] = np.full_like(checkpoint.weights[name], value)
+    shutil.rmtree(folder)
+    write(folder, checkpoint)
+
+
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
@@ -58,6 +68,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "a half of a letter": lambda folder: changed(
         folder, "vocabulary.json", json.dumps(["\ud800", *(f"word{number}" for number in range(199))]).encode()
     ),
+    "weights that overflow": lambda folder: with_weights(folder, "output.weight", 1e38),
     "deep lists": lambda folder: changed(folder, "labels.json", b"[" * 200_000),
 }
 
@@ -76,6 +87,9 @@ def test_a_best_json_names_only_a_checkpoint(tmp_path: Path) -> None:
     """What lies elsewhere and is none is refused, and not told."""
     (tmp_path / "best.json").write_text('{"checkpoint": "../../../../../../etc"}')
     with pytest.raises(UsageError, match="manifest"):
+        load(choose({"checkpoint": str(tmp_path)}))
+    (tmp_path / "best.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read"):
         load(choose({"checkpoint": str(tmp_path)}))
 
 

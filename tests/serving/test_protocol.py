@@ -108,3 +108,23 @@ def test_fields_that_others_send_are_passed_over() -> None:
     asked = parse(body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None, explain=None), LIMITS)
     assert asked.texts == ["a"]
     assert parse(body(inputs="a", parameters={"top_k": None, "function_to_apply": None}), LIMITS).top_k is None
+
+
+def test_explanations_that_would_fill_the_memory_are_refused() -> None:
+    """A megabyte of long words and many labels would be told a thousandfold; fewer labels are answered."""
+    classifier = Classifier(checkpoint_of("rand"))
+    limits = Limits(max_text_length=1_000_000)
+    text = " ".join("x" * 60_000 for _ in range(10))
+    labels = Labels([f"label {number}" for number in range(150)])
+    values = [[1 / 150] * 150]
+    reasons = [Reasons(classifier, text)]
+
+    def answer(**parameters: object) -> bytes:
+        asked = parse(body(inputs=text, parameters=parameters | {"explain": True}), limits)
+        return labels.answer(asked, values, reasons, flat=True)
+
+    assert reasons[0].size > 100_000
+    with pytest.raises(RequestError, match=r"more than 8 MB; ask for fewer labels") as refused:
+        answer()
+    assert refused.value.status == 413
+    assert len(json.loads(answer(top_k=1))) == 1
