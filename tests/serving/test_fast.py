@@ -169,12 +169,19 @@ def test_a_rolling_redeployment_fails_no_request(service: Service) -> None:
 
 
 def test_killed_replicas_fail_no_request_while_another_runs(service: Service) -> None:
-    """kill -9 under load, seen by a client that never tries again."""
+    """kill -9 under load, seen by a client that never tries again.
+
+    But one a kill at most whose answer was being sent: its head is with the client already, between the web server's
+    write of that and of the body, and no proxy can send the request again.
+    """
     service.deploy(num_replicas=2)
+    kills = 3
     with load(service.url + "/predict", ONE, 8) as running:
-        for _ in range(3):
+        for _ in range(kills):
             kill_one(service)
-    assert not running.failed()
+    cut_off = [failure for failure in running.failed() if failure[2] == "ClientPayloadError"]
+    assert running.failed() == cut_off
+    assert len(cut_off) <= kills
     assert len(running.answers) > 50
 
 
