@@ -1,6 +1,7 @@
 """The best checkpoint of a search so far: named in best.json as soon as it is there, until a better one is."""
 
 import json
+import threading
 from typing import Any
 
 from cluster.storage import exists, folders, join, read_text, remove_folder, write_text
@@ -29,6 +30,8 @@ class Champion:
         """What best.json says of the best checkpoint, None before there is any."""
         # The one before is left until there is a third: somebody may be reading it.
         self._before: str | None = None
+        # What trials tell is heard in a thread of its own.
+        self._lock = threading.Lock()
         self._swept: tuple = ()
 
     def rank(self) -> tuple | None:
@@ -37,19 +40,20 @@ class Champion:
 
     def hear(self, number: int, epoch: int, figures: dict[str, Any], settings: dict[str, Any]) -> None:
         """Name a trial's checkpoint, which is there, if it is better than what is named."""
-        mine, theirs = rank(figures, self._metric, number), self.rank()
-        if theirs is not None and mine <= theirs:
-            return
-        better = {
-            "checkpoint": f"{folder_of(number)}/{name_of(epoch)}",
-            "metric": self._metric,
-            "metrics": {key: figures[key] for key in dict.fromkeys((*METRICS, self._metric))},
-            "settings": settings,
-            "trial": number,
-        }
-        self._run.update(better)
-        self._before, self.best = self.best and self.best["checkpoint"], better
-        write_yaml(self._run, self._experiment, better)
+        with self._lock:
+            mine, theirs = rank(figures, self._metric, number), self.rank()
+            if theirs is not None and mine <= theirs:
+                return
+            better = {
+                "checkpoint": f"{folder_of(number)}/{name_of(epoch)}",
+                "metric": self._metric,
+                "metrics": {key: figures[key] for key in dict.fromkeys((*METRICS, self._metric))},
+                "settings": settings,
+                "trial": number,
+            }
+            self._run.update(better)
+            self._before, self.best = self.best and self.best["checkpoint"], better
+            write_yaml(self._run, self._experiment, better)
 
     def settle(self, records: list[Record]) -> list[Record]:
         """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.

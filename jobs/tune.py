@@ -5,7 +5,6 @@ it is written. So whatever ends the search, the same command goes on with the tr
 """
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from jobs.space import Dimension, dimensions, embeddings
 from jobs.tracking import Tracking
 from jobs.train import say_all
 from jobs.trainable import around_train, in_process
-from jobs.trials import TAKE_S, Round, listening, run_trials, settings_line
+from jobs.trials import Round, listening, run_trials, settings_line
 
 # The folder of the trials that compare the kinds of embedding over several seeds.
 SEEDS = "seeds"
@@ -138,7 +137,6 @@ def _search(
                 this = Round(experiment, search, ledger, run.path, say, log)
                 shell = make(experiment, run.path, references, library, the_board)
                 run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
-                time.sleep(2 * TAKE_S)  # what trials have kept is heard
                 check()
             ended = champion.settle(list(search.records.values()))
             if champion.best is None:
@@ -218,6 +216,9 @@ def _report(
     say: Callable[[str], None],
 ) -> None:
     """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
+    if not any(record.best for record in ended):  # out of time after the first one was kept and before it was told
+        say("no trial has told of a whole epoch; there is nothing to report")
+        return
     found = kinds(experiment, ended, repeated)
     commands = [f"python -m jobs evaluate {run.path}", f"python -m serving run {run.path}"]
     with written_folder(join(run.path, "report")) as folder:

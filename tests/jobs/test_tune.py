@@ -139,13 +139,13 @@ def test_a_search_that_is_out_of_time_stops_what_runs(ray_here: None, toy: Calla
     """The best so far is named."""
     experiment = toy(
         name="short", tune__space={"model.dropout": {"uniform": [0.1, 0.5]}}, tune__samples=50, tune__epochs=100_000,
-        train__patience=100_000, tune__minutes=0.3, tune__scheduler="none",
+        train__patience=100_000, tune__minutes=0.7, tune__scheduler="none",
     )  # fmt: skip
     told: list[str] = []
     began = time.monotonic()
     best = Path(tune(experiment, told.append))
-    assert time.monotonic() - began < 90
-    assert "the search is over: tune.minutes=0.3 are over" in told
+    assert time.monotonic() - began < 120
+    assert "the search is over: tune.minutes=0.7 are over" in told
     assert {each["status"] for each in records(best)} == {"stopped"}
     assert all(each["epochs"] for each in records(best))
     assert checkpoint.read(str(best)).labels == ["bad", "good"]
