@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+TEXT = "a fine little film with a big heart and some jokes that nobody laughs at in the end , I suppose"
+
 
 @dataclass
 class Load:
@@ -24,6 +26,10 @@ class Load:
     retry_after: Counter = field(default_factory=Counter)
     _start: float = field(default_factory=time.monotonic)
     _ended: bool = False
+
+    def now(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self._start
 
     def statuses(self) -> Counter:
         """Return how often each status came."""

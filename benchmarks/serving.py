@@ -1,52 +1,75 @@
-"""The service beside a deployment that does nothing, in the same Ray, the same configuration and the same minute.
+"""The service beside a deployment that does nothing, and while load, checkpoints and replicas change.
 
     apt-get install wrk
-    python benchmarks/serving.py              # about two minutes
-    python benchmarks/serving.py --quick
+    python benchmarks/serving.py                        # all of it, about fifteen minutes
+    python benchmarks/serving.py --only scale --picture replicas.png
+    python benchmarks/serving.py --quick                # `speed` alone, short
 
-wrk sends a text of twenty words over 1, 16 and 64 connections; rounds take turns, medians are shown. The service, the
-no-op, HAProxy, Ray and wrk share the machine's cores, so what counts are the ratios. `--default-proxy` measures
-without the fast configuration; `--kills 6` kills one of two replicas so often with kill -9, under a load of 16
-connections whose client never sends a request again, and counts what fails. Weights are random, at the default
-settings, with 20,000 words.
+speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service and to a no-op in the same Ray,
+the same configuration and the same minute; rounds take turns, medians are shown. The service, the no-op, HAProxy, Ray
+and wrk share the machine's cores, so what counts are the ratios; `--default-proxy` measures without the fast
+configuration. The other scenes (benchmarks/scenes.py) run on a cluster of their own, as `serving/service.yaml` says,
+with replicas that come and go within seconds in `scale` and `zero`. Weights are random, at the default settings, with
+20,000 words.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
+from benchmarks.load import TEXT
 from cluster.package import REPOSITORY
 
 CONNECTIONS = (1, 16, 64)
-TEXT = "a fine little film with a big heart and some jokes that nobody laughs at in the end , I suppose"
+TITLES = {
+    "speed": "One replica each; requests a second, latencies in ms",
+    "scale": "A load that rises and falls, lists of 256 texts of 40 words; latencies of each phase's second half",
+    "zero": "The first request, where there is no replica",
+    "swap": f"Another checkpoint, two replicas, {CONNECTIONS[1]} connections",
+    "roll": f"New replicas for old, two replicas, {CONNECTIONS[1]} connections",
+    "kill": f"kill -9, {CONNECTIONS[1]} connections whose client sends nothing again",
+    "client": "kill -9, serving/client.py from eight threads",
+    "shed": "One replica, asked for ten times its capacity, explanations of 16 texts",
+}
 SIDES = {"classifier": "/predict", "no-op": "/noop/predict"}
 
 
 def main() -> None:
-    """Measure both sides and print the table."""
+    """Measure, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round of two seconds")
-    parser.add_argument("--default-proxy", action="store_true", help="Ray Serve's own proxy, not HAProxy")
-    parser.add_argument("--kills", type=int, default=0, help="kill replicas so often, instead of measuring speed")
+    parser.add_argument("--quick", action="store_true", help="short; only `speed`, unless --only names others")
+    parser.add_argument("--only", nargs="+", choices=TITLES, metavar="SCENE", help=", ".join(TITLES))
+    parser.add_argument("--default-proxy", action="store_true", help="`speed` with Ray Serve's own proxy, not HAProxy")
+    parser.add_argument("--kills", type=int, default=10, help="of replicas, in `kill` and `client`")
+    parser.add_argument("--picture", type=Path, help="a PNG of load, replicas and latency over time, drawn by `scale`")
     options = parser.parse_args()
-    if options.kills:
-        _kill(options.kills, fast=not options.default_proxy)
-        return
+    names = options.only or (["speed"] if options.quick else list(TITLES))
+    tables = {"speed": _speed(options)} if "speed" in names else {}
+    rest = [name for name in names if name != "speed"]
+    if rest:
+        tables |= _scenes(rest, options)
+    settings = {
+        "quick": options.quick,
+        "proxy": "Ray's" if options.default_proxy else "HAProxy",
+        "kills": options.kills,
+    }
+    finish("serving", settings, tables)
+
+
+def _speed(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the service beside the no-op."""
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
     rounds, seconds = (1, 2) if options.quick else (5, 4)
@@ -55,55 +78,37 @@ def main() -> None:
         with both(str(checkpoint), fast=not options.default_proxy) as url:
             found = _measure(url, Path(folder, "post.lua"), rounds, seconds)
     rows = _rows(found)
-    show("One replica each; requests a second, latencies in ms", rows)
-    settings = {"rounds": rounds, "seconds": seconds, "proxy": "Ray's" if options.default_proxy else "HAProxy"}
-    finish("serving", settings, {"speed": rows})
+    show(TITLES["speed"], rows)
+    return rows
 
 
-def _kill(times: int, *, fast: bool) -> None:
-    """Kill replicas under load, and print what failed."""
-    from benchmarks.load import load
+def _scenes(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Play scenes, print each one's table, and return all."""
+    from benchmarks import scenes
+    from benchmarks.deployed import deployed
 
-    rows = []
+    short = options.quick
+    found = {}
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
-        checkpoint = write_checkpoint(Path(folder, "checkpoint"))
-        with both(str(checkpoint), fast=fast, replicas=2) as url:
-            body = json.dumps({"inputs": TEXT}).encode()
-            with load(url + "/predict", body, 16) as running:
-                time.sleep(2)
-                for number in range(1, times + 1):
-                    before = len(running.answers), len(running.failed())
-                    start = time.monotonic()
-                    os.kill(_replicas()[0], signal.SIGKILL)
-                    while len(_replicas()) < 2:
-                        time.sleep(0.5)
-                    seconds = time.monotonic() - start
-                    time.sleep(5)
-                    rows.append(
-                        {
-                            "kill": number,
-                            "requests": len(running.answers) - before[0],
-                            "failed": len(running.failed()) - before[1],
-                            "new process after, s": round(seconds, 1),
-                        }
-                    )
-    show("One of two replicas killed, 16 connections, no request sent again by the client", rows)
-    finish("serving", {"proxy": "HAProxy" if fast else "Ray's"}, {"kills": rows})
-
-
-def _replicas() -> list[int]:
-    """Return the processes of the classifier's replicas in this benchmark's Ray."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                mine = os.environ["RAY_TMPDIR"].encode() in (entry / "environ").read_bytes()
-                if mine and (entry / "cmdline").read_bytes().startswith(b"ray::ServeReplica:classifier"):
-                    found.append(int(entry.name))
+        checkpoints = [str(write_checkpoint(Path(folder, name), seed=seed)) for seed, name in enumerate("ab")]
+        play = {
+            "scale": lambda: scenes.scale(service, (6, 14, 25) if short else (20, 60, 40), options.picture),
+            "zero": lambda: scenes.zero(service, 1 if short else 5),
+            "swap": lambda: scenes.swap(service, checkpoints, 2 if short else 20),
+            "roll": lambda: scenes.roll(service, 1 if short else 6),
+            "kill": lambda: scenes.kill(service, 1 if short else options.kills),
+            "client": lambda: scenes.client(service, 1 if short else options.kills),
+            "shed": lambda: scenes.shed(service, 3 if short else 20),
+        }
+        with deployed(checkpoints[0]) as service:
+            for name in names:
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                found[name] = play[name]()
+                show(TITLES[name], found[name])
     return found
 
 
-def write_checkpoint(folder: Path, words: int = 20_000) -> Path:
+def write_checkpoint(folder: Path, words: int = 20_000, seed: int = 0) -> Path:
     """Write a checkpoint with random weights at the default settings."""
     import numpy as np
 
@@ -112,7 +117,7 @@ def write_checkpoint(folder: Path, words: int = 20_000) -> Path:
     from jobs.network import Network
 
     experiment = Experiment()
-    vectors = np.random.default_rng(0).normal(size=(words + 2, 300)).astype(np.float32)
+    vectors = np.random.default_rng(seed).normal(size=(words + 2, 300)).astype(np.float32)
     vectors[0] = 0
     network = Network(experiment.model, vectors, 2)
     weights = {name: value.numpy() for name, value in network.weights().items()}
@@ -122,8 +127,8 @@ def write_checkpoint(folder: Path, words: int = 20_000) -> Path:
 
 
 @contextmanager
-def both(checkpoint: str, *, fast: bool, replicas: int = 1) -> Iterator[str]:
-    """Hold a Ray with the service and the no-op, so many replicas of each; what is held is their URL."""
+def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
+    """Hold a Ray with the service and the no-op, one replica of each; what is held is their URL."""
     import yaml
 
     os.environ.setdefault("RAY_TMPDIR", tempfile.mkdtemp(prefix="rb-", dir="/tmp"))
@@ -137,9 +142,9 @@ def both(checkpoint: str, *, fast: bool, replicas: int = 1) -> Iterator[str]:
     options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
     options |= {"user_config": {"checkpoint": checkpoint}}
     options["autoscaling_config"] = None
-    options["num_replicas"] = replicas
+    options["num_replicas"] = 1
     [port] = free_ports(1)
-    with switched(fast), connect(num_cpus=2 * replicas + 2):
+    with switched(fast), connect(num_cpus=4):
         from ray import serve
 
         from benchmarks.noop import Noop

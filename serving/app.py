@@ -15,7 +15,7 @@ from ray import serve
 from starlette.types import Receive, Scope, Send
 
 from cluster import UsageError
-from serving import keys, models, page, table
+from serving import accepted, keys, models, page, table
 from serving.explanation import Reasons
 from serving.metrics import PERIOD_S, Metrics
 from serving.middleware import ARRIVED
@@ -23,6 +23,7 @@ from serving.models import Models
 from serving.openapi import describe
 from serving.protocol import Limits, RequestError, error, parse
 from serving.protocol import Request as Question
+from serving.turn import Turn
 
 BODY_TIMEOUT_S = 10
 # Of a body that is too long, so much is read and thrown away for the client to hear why; then the connection ends.
@@ -66,6 +67,7 @@ class Replica:
         self.models: Models | None = None
         self._refused: str | None = None
         self._metrics = Metrics()
+        self._turn = Turn()
         self._page, self._page_headers = page.read(), page.headers()
         self._description = json.dumps(describe(self._limits, keys=bool(self._keys))).encode()
         self._reporting: asyncio.Task | None = None
@@ -79,9 +81,13 @@ class Replica:
             choice = models.choose(user_config)
             self.models = await asyncio.to_thread(models.load, choice, self.models, self._arguments.table_bytes)
             self._refused = None
+            accepted.remember(choice)
         except UsageError as refusal:
-            if self.models is None:
-                raise
+            if self.models is None:  # it starts only now
+                before = accepted.recall()
+                if before is None:
+                    raise
+                self.models = await asyncio.to_thread(models.load, before, None, self._arguments.table_bytes)
             self._refused = str(refusal)
             logger.error("the checkpoint was refused, the one before goes on serving: %s", refusal)
         self._metrics.refused(self._refused is not None)
@@ -103,10 +109,9 @@ class Replica:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
-        arrived = scope.get(ARRIVED) or perf_counter()
-        waited = perf_counter() - arrived
+        now = perf_counter()
         try:
-            status, headers, body = await self._respond(scope, receive)
+            status, headers, body = await self._respond(scope, receive, now - (scope.get(ARRIVED) or now))
         except RequestError as refusal:
             status, headers, body = refusal.status, [_JSON], error(str(refusal))
             if status == 401:
@@ -116,9 +121,9 @@ class Replica:
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        self._metrics.answered(status, waited)
+        self._metrics.answered(status)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> tuple[int, Headers, bytes]:
+    async def _respond(self, scope: Scope, receive: Receive, handed_over: float) -> tuple[int, Headers, bytes]:
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
         allowed = METHODS.get(path)
         if allowed is None:
@@ -134,8 +139,11 @@ class Replica:
         if self._keys and path not in OPEN and not self._keys.admit(_header(scope, b"authorization")):
             raise RequestError(401, "send a key of this service as `Authorization: Bearer KEY`")
         if method == "POST":
-            question = parse(await _body(receive, self._limits), self._limits)
-            return self._classify(question, flat=path == "/predict")
+            body = await _body(receive, self._limits)
+            start = perf_counter()
+            async with self._turn:
+                self._metrics.waited(handed_over + perf_counter() - start)
+                return self._classify(parse(body, self._limits), flat=path == "/predict")
         if path == "/info":
             return 200, [_JSON], json.dumps(self._info()).encode()
         return 200, [_JSON], self._description if path == "/openapi.json" else b'{"status": "ok"}'

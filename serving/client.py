@@ -5,8 +5,10 @@ Client("http://127.0.0.1:8000").classify("a fine film")
 """
 
 import json
+import random
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import urllib3
 
@@ -30,29 +32,20 @@ class Client:
     Args:
         url: of the service, without a path.
         key: one of its API keys, where it wants one.
-        retries: further tries; they wait 0.1 s, 0.2 s and so on up to 5 s, with some chance in it, or as long as
-            the service's Retry-After says. Classifying twice changes nothing, so any request may be sent again.
+        patience_s: for so long a request is sent again. Tries wait 0.1 s, 0.2 s and so on up to 5 s, with some chance
+            in it, and where the service says Retry-After so much longer; never beyond the patience. Classifying twice
+            changes nothing, so any request may be sent again.
         timeout_s: for each try.
         connections: kept open at once.
     """
 
     def __init__(
-        self, url: str, key: str | None = None, *, retries: int = 12, timeout_s: float = 30, connections: int = 8
+        self, url: str, key: str | None = None, *, patience_s: float = 60, timeout_s: float = 30, connections: int = 8
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        again = urllib3.Retry(
-            retries,
-            redirect=0,
-            status_forcelist=PASSING,
-            allowed_methods=None,  # POST too
-            backoff_factor=0.1,
-            backoff_max=5,
-            backoff_jitter=0.1,
-            respect_retry_after_header=True,
-            raise_on_status=False,
-        )
-        self._pool = urllib3.PoolManager(maxsize=connections, block=True, retries=again, timeout=timeout_s)
+        self._patience_s = patience_s
+        self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
     def classify(self, texts: str | Sequence[str], **parameters: Any) -> list[Any]:
         """Return the labels of a text with their scores, the best first, or such a list for each of several texts.
@@ -73,7 +66,9 @@ class Client:
     def _ask(self, method: str, path: str, content: Any) -> Any:
         body = None if content is None else json.dumps(content).encode()
         try:
-            response = self._pool.request(method, self._url + path, body=body, headers=self._headers)
+            response = self._pool.request(
+                method, self._url + path, body=body, headers=self._headers, retries=_Again.until(self._patience_s)
+            )
         except urllib3.exceptions.HTTPError as error:
             raise ServiceError(f"{self._url} does not answer: {error}") from error
         if response.status == 200:
@@ -83,3 +78,44 @@ class Client:
         except (ValueError, KeyError, TypeError):
             told = response.data[:200].decode(errors="replace") or response.reason
         raise ServiceError(f"{self._url}{path}: {response.status}: {told}", response.status)
+
+
+class _Again(urllib3.Retry):
+    """Tries until a moment, where urllib3's own counts them; a Retry-After is waited for beside the backoff."""
+
+    _last = 0.0
+
+    @classmethod
+    def until(cls, patience_s: float) -> Self:
+        """Return one that gives up after so many seconds from now."""
+        made = cls(
+            total=None,
+            redirect=0,
+            status_forcelist=PASSING,
+            allowed_methods=None,  # POST too
+            backoff_factor=0.1,
+            backoff_max=5,
+            backoff_jitter=0.1,
+            raise_on_status=False,
+        )
+        made._last = time.monotonic() + patience_s
+        return made
+
+    def new(self, **changes: Any) -> Self:
+        made = super().new(**changes)
+        made._last = self._last
+        return made
+
+    def is_exhausted(self) -> bool:
+        return super().is_exhausted() or time.monotonic() >= self._last
+
+    def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
+        return not self.is_exhausted() and super().is_retry(method, status_code, has_retry_after)
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        told = super().get_retry_after(response)
+        if told is None:
+            return None
+        # Or all that were shed at once would come back at once.
+        told += random.uniform(0, min(self.backoff_max, 0.1 * 2 ** len(self.history)))
+        return min(told, max(0.0, self._last - time.monotonic()))

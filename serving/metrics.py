@@ -38,11 +38,14 @@ class Metrics:
         self._waits: list[float] = []
         self._exported = _Exported()
 
-    def answered(self, status: int, waited: float) -> None:
-        """Count a request with how long it waited in this replica, in seconds."""
+    def answered(self, status: int) -> None:
+        """Count a request."""
         self._statuses[status] += 1
+
+    def waited(self, seconds: float) -> None:
+        """Note how long a request to classify waited in this replica: for Ray to hand it over, and for its turn."""
         if len(self._waits) < SAMPLES:
-            self._waits.append(waited)
+            self._waits.append(seconds)
 
     def refused(self, refused: bool) -> None:
         """Say whether the checkpoint that was asked for last was refused."""
@@ -97,6 +100,6 @@ class _Exported:
         )
         self.waits = metrics.Histogram(
             "classifier_queue_wait_seconds",
-            description="From a request's arrival in the replica to its start; sampled as above.",
+            description="From a request's arrival in the replica to its turn, less the time its body took; sampled so.",
             boundaries=_SECONDS,
         )

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from jobs.checkpoint import write
 from tests.hosts import wait_for
-from tests.ray_head import RayHead, free_ports, ray_head
 from tests.serving.test_classifier import checkpoint_of
 from tests.serving.test_service import call
 

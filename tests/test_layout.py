@@ -22,6 +22,7 @@ RAY_ALLOWED = {
     "jobs/trials.py",
     "jobs/tune.py",
     "jobs/worker.py",
+    "serving/accepted.py",
     "serving/app.py",
     "serving/metrics.py",
     "serving/server.py",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import free_ports
 from cluster.package import REPOSITORY
-from tests.ray_head import free_ports
 from tests.s3 import BUCKET, Store, s3
 from tests.serving.test_service import call
 

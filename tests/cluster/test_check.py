@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import RayHead, ray_head
 from cluster.check import LEAST_FREE_BYTES, Node, _clock, judge, look, versions
 from cluster.package import REPOSITORY
-from tests.ray_head import RayHead, ray_head
 
 GOOD = Node(
     host="one",

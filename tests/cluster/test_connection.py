@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.connection import ConnectionFailed, connect
 from cluster.package import REPOSITORY
-from tests.ray_head import RayHead, free_ports, ray_head
 
 SCRIPT = """
 from cluster.connection import connect

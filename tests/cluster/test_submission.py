@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from ray.runtime_env import RuntimeEnv
 
+from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from cluster.submission import SubmissionFailed, dashboard, requirements, runtime_environment
-from tests.ray_head import RayHead, free_ports, ray_head
 
 MAIN = """
 import sys, time

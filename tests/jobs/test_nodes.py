@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import ray_head
 from cluster.package import REPOSITORY
 from jobs import checkpoint
 from jobs.experiment import Experiment
 from jobs.train import TrainingFailed, train
 from tests.conftest import toy_rows
 from tests.hosts import Network, ended, wait_for
-from tests.ray_head import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import free_ports
 from cluster import UsageError
 from jobs.experiment import Experiment
 from jobs.ledger import Record
 from jobs.tracking import Tracking
 from tests.jobs.test_findings import record
-from tests.ray_head import free_ports
 
 pytestmark = pytest.mark.slow
 

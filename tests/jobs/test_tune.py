@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_head import ray_head
 from cluster.package import REPOSITORY
 from jobs import checkpoint, conflicts
 from jobs.evaluate import evaluate
 from jobs.experiment import Experiment, ExperimentError, load
 from jobs.tune import SearchFailed, tune
-from tests.ray_head import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

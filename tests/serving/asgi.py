@@ -10,9 +10,9 @@ from typing import Any
 
 import uvicorn
 
+from benchmarks.ray_head import free_ports
 from serving.app import Application, Arguments, Replica
 from serving.middleware import Front
-from tests.ray_head import free_ports
 
 
 def replica(user_config: dict[str, Any], **arguments: Any) -> Replica:

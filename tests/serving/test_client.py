@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
 import pytest
 
+from benchmarks.ray_head import free_ports
 from serving.client import Client, ServiceError
-from tests.ray_head import free_ports
 
 LABELS = [{"label": "a", "score": 1.0}]
 
@@ -30,7 +31,7 @@ class Busy(BaseHTTPRequestHandler):
         body = json.dumps(LABELS if status == 200 else {"error": "no"}).encode()
         self.send_response(status)
         if status == 503:
-            self.send_header("Retry-After", "1")
+            self.send_header("Retry-After", server.retry_after)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -42,7 +43,7 @@ class Busy(BaseHTTPRequestHandler):
 @pytest.fixture
 def busy() -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        server.plan, server.asked = [], []
+        server.plan, server.asked, server.retry_after = [], [], "1"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -67,13 +68,35 @@ def test_what_does_not_pass_is_told_at_once(busy: ThreadingHTTPServer) -> None:
     assert len(busy.asked) == 1
 
 
-def test_after_so_many_tries_it_gives_up(busy: ThreadingHTTPServer) -> None:
-    """With what came last."""
-    busy.plan = [500] * 5
+def test_shed_load_is_asked_for_as_long_as_there_is_patience(busy: ThreadingHTTPServer) -> None:
+    """However many tries that are, and not all at the very same time; then with what came last."""
+    busy.plan = [503] * 100
+    start = time.monotonic()
     with pytest.raises(ServiceError) as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}", retries=2).classify("x")
+        Client(f"http://127.0.0.1:{busy.server_port}", patience_s=3).classify("x")
+    assert caught.value.status == 503
+    assert 3 <= time.monotonic() - start < 12
+    moments = [moment for moment, _ in busy.asked]
+    waits = [later - earlier for earlier, later in pairwise(moments)]
+    assert all(wait >= 1 for wait in waits[:-1])  # the last ends with the patience
+    assert len({round(wait, 2) for wait in waits}) > 1
+
+
+def test_no_service_makes_it_wait_beyond_its_patience(busy: ThreadingHTTPServer) -> None:
+    """It asks once more when that ends."""
+    busy.plan, busy.retry_after = [503], "3600"
+    start = time.monotonic()
+    assert Client(f"http://127.0.0.1:{busy.server_port}", patience_s=1).classify("x") == LABELS
+    assert 0.9 <= time.monotonic() - start < 20
+
+
+def test_when_patience_ends_it_gives_up(busy: ThreadingHTTPServer) -> None:
+    """With what came last."""
+    busy.plan = [500] * 50
+    with pytest.raises(ServiceError) as caught:
+        Client(f"http://127.0.0.1:{busy.server_port}", patience_s=1).classify("x")
     assert caught.value.status == 500
-    assert len(busy.asked) == 3
+    assert 3 <= len(busy.asked) < 12
     [port] = free_ports(1)
     with pytest.raises(ServiceError, match="does not answer"):
-        Client(f"http://127.0.0.1:{port}", retries=1).classify("x")
+        Client(f"http://127.0.0.1:{port}", patience_s=1).classify("x")

@@ -4,10 +4,8 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
-import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -15,22 +13,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from huggingface_hub import InferenceClient
 
+from benchmarks.deployed import Deployed, deployed, wait_until
 from benchmarks.load import load
+from benchmarks.ray_head import RayHead
+from benchmarks.scenes import kill_one
 from cluster.package import REPOSITORY
 from jobs.checkpoint import write
 from serving.client import Client, ServiceError
-from serving.server import deploy
-from serving.switches import switches
-from tests.ray_head import RayHead, free_ports, ray_head
 from tests.serving.malformed import malformed, sent
 from tests.serving.test_classifier import checkpoint_of
-from tests.serving.test_service import call, serving, wait_until
+from tests.serving.test_service import call, serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -45,59 +41,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Service:
-    """A deployed service, which tests change."""
-
-    def __init__(self, head: RayHead, saved: Path) -> None:
-        self.head, self.saved = head, saved
-        [self.port] = free_ports(1)
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.configuration = yaml.safe_load((REPOSITORY / "serving/service.yaml").read_text())
-        self.configuration["http_options"]["port"] = self.port
-        self.deployment = self.configuration["applications"][0]["deployments"][0]
-        del self.deployment["autoscaling_config"]
-        self.deployment["ray_actor_options"]["num_cpus"] = 0.1
-        self.deployment["num_replicas"] = 1
-        self.deployment["user_config"]["checkpoint"] = str(saved / "first")
-
-    def deploy(self, **options: Any) -> None:
-        """Deploy with some options of the deployment changed, and wait until it runs so."""
-        self.deployment |= options
-        told: list[str] = []
-        deploy(self.configuration, self.head.dashboard, told.append)
-        assert told
-        wait_until(lambda: len(self.pids()) == self.deployment.get("num_replicas", 1))
-
-    def pids(self) -> list[int]:
-        """Return the replicas' processes."""
-        try:
-            with urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30) as response:
-                application = json.load(response)["applications"]["classifier"]
-        except OSError:  # a dashboard that is busy
-            return []
-        replicas = application["deployments"]["Classifier"]["replicas"]
-        return [each["pid"] for each in replicas if each["state"] == "RUNNING"]
-
-    def serves(self, name: str) -> bool:
-        """Tell whether every replica serves a checkpoint, as far as a few questions can tell."""
-        return all(call(self.url + "/info")[1]["checkpoint"] == str(self.saved / name) for _ in range(6))
-
-
 @pytest.fixture(scope="module")
-def service(saved: Path) -> Iterator[Service]:
-    ports = free_ports(2)
-    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy keeps sockets in it
-    with pytest.MonkeyPatch.context() as patch, ray_head(4, **switches(folder, *ports)) as head:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        made = Service(head, saved)
-        made.deploy()
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/metrics", timeout=30) as response:
+def service(saved: Path) -> Iterator[Deployed]:
+    with deployed(str(saved / "first")) as made:
+        with urllib.request.urlopen(made.proxy, timeout=30) as response:
             assert b"haproxy_" in response.read()
         yield made
-    shutil.rmtree(folder)
 
 
-def test_the_clients_of_hugging_face_work_unchanged(service: Service) -> None:
+def test_the_clients_of_hugging_face_work_unchanged(service: Deployed) -> None:
     """InferenceClient, and what text-embeddings-inference's clients send; each answer has the request's id."""
     _, expected = call(service.url + "/predict", ONE)
     found = InferenceClient(model=service.url).text_classification("word1 word2 word3", top_k=2)
@@ -112,7 +64,7 @@ def test_the_clients_of_hugging_face_work_unchanged(service: Service) -> None:
         Client(service.url).classify("word1", top_k=0)
 
 
-def test_nothing_that_is_sent_breaks_it(service: Service) -> None:
+def test_nothing_that_is_sent_breaks_it(service: Deployed) -> None:
     """10,000 malformed requests, and some that begin and never go on: no 5xx, the same process, no growing memory."""
     [pid] = service.pids()
     choose = random.Random(0)
@@ -141,23 +93,42 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_swap_fails_no_request_and_a_bad_one_changes_nothing(service: Service, tmp_path: Path) -> None:
+def test_a_swap_fails_no_request_and_a_bad_one_changes_nothing(service: Deployed, saved: Path, tmp_path: Path) -> None:
     """In place: the same processes before and after."""
+    first, second = str(saved / "first"), str(saved / "second")
     before = service.pids()
     with load(service.url + "/predict", ONE, 8) as running:
-        service.deploy(user_config={"checkpoint": str(service.saved / "second")})
-        wait_until(lambda: service.serves("second"))
+        service.deploy(user_config={"checkpoint": second})
+        wait_until(lambda: service.serves(second))
         service.deploy(user_config={"checkpoint": str(tmp_path)})
         wait_until(lambda: "refused" in call(service.url + "/info")[1])
-        assert service.serves("second")
-        service.deploy(user_config={"checkpoint": str(service.saved / "first")})
-        wait_until(lambda: service.serves("first"))
+        assert service.serves(second)
+        service.deploy(user_config={"checkpoint": first})
+        wait_until(lambda: service.serves(first))
     assert not running.failed()
     assert len(running.answers) > 50
     assert service.pids() == before
 
 
-def test_a_rolling_redeployment_fails_no_request(service: Service) -> None:
+def test_a_replica_that_starts_while_a_checkpoint_is_refused_serves_the_one_before(
+    service: Deployed, saved: Path, tmp_path: Path
+) -> None:
+    """It has never seen another one than the refused; and so does the next, where nobody is left who has."""
+    second = str(saved / "second")
+    service.deploy(user_config={"checkpoint": second})
+    service.deploy(user_config={"checkpoint": str(tmp_path)})
+    service.deploy(num_replicas=2)
+    assert service.serves(second)
+    before = service.pids()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(service.pids()) == 2 and not set(before) & set(service.pids()))
+    assert service.serves(second)
+    assert "refused" in service.info()
+    service.deploy(user_config={"checkpoint": str(saved / "first")}, num_replicas=1)
+
+
+def test_a_rolling_redeployment_fails_no_request(service: Deployed) -> None:
     """New processes take over from old ones."""
     service.deploy(num_replicas=2)
     before = service.pids()
@@ -168,7 +139,7 @@ def test_a_rolling_redeployment_fails_no_request(service: Service) -> None:
     assert not running.failed()
 
 
-def test_killed_replicas_fail_no_request_while_another_runs(service: Service) -> None:
+def test_killed_replicas_fail_no_request_while_another_runs(service: Deployed) -> None:
     """kill -9 under load, seen by a client that never tries again.
 
     But one a kill at most whose answer was being sent: its head is with the client already, between the web server's
@@ -185,15 +156,7 @@ def test_killed_replicas_fail_no_request_while_another_runs(service: Service) ->
     assert len(running.answers) > 50
 
 
-def kill_one(service: Service) -> None:
-    """Kill a replica, and wait until another is in its place."""
-    victim = service.pids()[0]
-    os.kill(victim, signal.SIGKILL)
-    count = service.deployment["num_replicas"]
-    wait_until(lambda: victim not in service.pids() and len(service.pids()) == count)
-
-
-def test_what_the_dashboard_draws_is_exported(service: Service) -> None:
+def test_what_the_dashboard_draws_is_exported(service: Deployed) -> None:
     """Where Ray exports its metrics: requests, labels, unknown words, confidence and times."""
     call(service.url + "/predict", b'{"inputs": "word1 never-seen"}')
     drawn = set(re.findall(r"ray_\w+", (REPOSITORY / "serving/dashboard.json").read_text()))
@@ -218,7 +181,7 @@ def test_what_the_dashboard_draws_is_exported(service: Service) -> None:
     assert re.search(r"ray_classifier_unknown_tokens_total{[^}]*} [1-9]", text)
 
 
-def test_our_client_loses_nothing_with_one_replica(service: Service) -> None:
+def test_our_client_loses_nothing_with_one_replica(service: Deployed) -> None:
     """It waits for the next one."""
     service.deploy(num_replicas=1)
     client = Client(service.url)
@@ -231,7 +194,7 @@ def test_our_client_loses_nothing_with_one_replica(service: Service) -> None:
     assert client.classify("word1") == expected
 
 
-def test_load_beyond_the_queue_is_shed_with_a_time_to_wait(service: Service) -> None:
+def test_load_beyond_the_queue_is_shed_with_a_time_to_wait(service: Deployed) -> None:
     """As 503 with Retry-After; the rest is answered."""
     body = json.dumps({"inputs": ["wörd1 " * 200] * 100}).encode()
     service.deploy(num_replicas=1, max_ongoing_requests=1, max_queued_requests=2)
@@ -244,13 +207,24 @@ def test_load_beyond_the_queue_is_shed_with_a_time_to_wait(service: Service) -> 
         service.deploy(max_ongoing_requests=64, max_queued_requests=256)
 
 
-def test_from_no_replica_the_first_request_is_answered(service: Service) -> None:
+def test_load_is_shed_whatever_the_replica_is_busy_with(service: Deployed) -> None:
+    """Ray counts the requests that wait, though classifying one does not give way to the others."""
+    service.deploy(num_replicas=1, max_ongoing_requests=4, max_queued_requests=8)
+    body = json.dumps({"inputs": ["word1 " * 200] * 30}).encode()
+    assert len(body) < 64 << 10  # comes in one piece
+    try:
+        with load(service.url + "/predict", body, 40) as running:
+            wait_until(lambda: running.statuses()[200] > 100)
+        assert set(running.statuses()) == {200, 503}
+    finally:
+        service.deploy(max_ongoing_requests=64, max_queued_requests=256)
+
+
+def test_from_no_replica_the_first_request_is_answered(service: Deployed) -> None:
     """It waits for one to start; when nobody asks, it goes again."""
     scaling = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 1,
                "upscale_delay_s": 0.5, "downscale_delay_s": 1, "look_back_period_s": 1}  # fmt: skip
-    del service.deployment["num_replicas"]
-    service.deployment["autoscaling_config"] = scaling
-    deploy(service.configuration, service.head.dashboard, [].append)
+    service.deploy(autoscaling_config=scaling)
     wait_until(lambda: not service.pids())
     assert call(service.url + "/predict", ONE)[0] == 200
     assert service.pids()

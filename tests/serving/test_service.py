@@ -5,10 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.deployed import wait_until
+from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from jobs.checkpoint import read, write
 from serving.__main__ import main
 from serving.classifier import Classifier
-from tests.ray_head import RayHead, free_ports, ray_head
 from tests.serving.test_classifier import checkpoint_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -109,13 +109,6 @@ def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head:
             status, found = call(url + path, body, method)
             assert status == expected_status, path
             assert found["error"]
-
-
-def wait_until(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
 
 
 def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(

@@ -1,4 +1,4 @@
-"""A Ray cluster of a test's own, with a dashboard, as `ray start` makes one."""
+"""A Ray cluster of one's own, with a dashboard, as `ray start` makes one. For benchmarks and tests."""
 
 import os
 import shutil

@@ -1,0 +1,98 @@
+"""The service on a Ray cluster of its own, with HAProxy before it, to be changed. For benchmarks and tests."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import yaml
+
+from benchmarks.ray_head import RayHead, free_ports, ray_head
+from cluster.package import REPOSITORY
+from serving.server import deploy
+from serving.switches import switches
+
+TIMEOUT_S = 60
+
+
+class Deployed:
+    """A deployed service.
+
+    configuration: what was handed to Serve; deployment: the part of it that tells of replicas, one without
+    autoscaling at first; proxy: where HAProxy tells its figures.
+    """
+
+    def __init__(self, head: RayHead, checkpoint: str, proxy: str) -> None:
+        self.head, self.proxy = head, proxy
+        [port] = free_ports(1)
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self.configuration: dict[str, Any] = yaml.safe_load((REPOSITORY / "serving/service.yaml").read_text())
+        self.configuration["http_options"]["port"] = port
+        self.deployment: dict[str, Any] = self.configuration["applications"][0]["deployments"][0]
+        self.scaling: dict[str, Any] = self.deployment.pop("autoscaling_config")
+        self.deployment["ray_actor_options"]["num_cpus"] = 0.1
+        self.deployment["num_replicas"] = 1
+        self.deployment["user_config"] = {"checkpoint": checkpoint}
+
+    def deploy(self, **options: Any) -> None:
+        """Deploy with some options of the deployment changed, and wait until it runs so."""
+        if "autoscaling_config" in options:
+            self.deployment.pop("num_replicas", None)
+        if "num_replicas" in options:
+            self.deployment.pop("autoscaling_config", None)
+        self.deployment |= options
+        told: list[str] = []
+        deploy(self.configuration, self.head.dashboard, told.append)
+        assert told, "deploy says where the service is"
+        if "num_replicas" in self.deployment:
+            wait_until(lambda: len(self.pids()) == self.deployment["num_replicas"])
+
+    def pids(self) -> list[int]:
+        """Return the processes of the replicas that run."""
+        try:
+            with urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30) as response:
+                application = json.load(response)["applications"]["classifier"]
+        except OSError:  # a dashboard that is busy
+            return []
+        replicas = application["deployments"]["Classifier"]["replicas"]
+        return [each["pid"] for each in replicas if each["state"] == "RUNNING"]
+
+    def info(self) -> dict[str, Any]:
+        """Return what a replica says of itself."""
+        with urllib.request.urlopen(f"{self.url}/info", timeout=30) as response:
+            return json.load(response)
+
+    def serves(self, checkpoint: str) -> bool:
+        """Tell whether every replica serves a checkpoint, as far as a few questions can tell."""
+        return all(self.info()["checkpoint"] == checkpoint for _ in range(6))
+
+
+@contextmanager
+def deployed(checkpoint: str, num_cpus: int = 4) -> Iterator[Deployed]:
+    """Hold a service with one replica in the fast configuration, on a Ray head that was told of so many CPUs."""
+    ports = free_ports(2)
+    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy keeps sockets in it
+    try:
+        without_token = patch.dict(os.environ, RAY_AUTH_MODE="disabled")
+        with without_token, ray_head(num_cpus, **switches(folder, *ports)) as head:
+            made = Deployed(head, checkpoint, f"http://127.0.0.1:{ports[1]}/metrics")
+            made.deploy()
+            yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
+    """Wait for something to become true; TimeoutError if it does not."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {seconds:g} s")
+        time.sleep(0.3)
