@@ -6,7 +6,6 @@ text-embeddings-inference does, a flat list for one text.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import exp
 from typing import Annotated, Literal, NamedTuple
 
@@ -169,7 +168,7 @@ class Labels:
                         f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; ask for fewer "
                         "labels (parameters.top_k), or for fewer or shorter texts at once",
                     )
-                told = [json.dumps(asdict(reasons[number].explain(place)), ensure_ascii=False) for place in best]
+                told = [json.dumps(reasons[number].explain(place), default=vars, ensure_ascii=False) for place in best]
                 cells = [
                     f'{starts[place]}{row[place]!r}, "explanation": {each}}}'
                     for place, each in zip(best, told, strict=True)
