@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,7 @@ def test_info_says_what_it_serves(made: app.Replica, saved: Path) -> None:
         ("/predict", b'{"inputs": 5}', None, 422, "inputs"),
         ("/predict", ONE + b" " * 1000, None, 413, "longer than 1000 bytes"),
         ("/predict", [b"x" * 600, b"x" * 600, b""], None, 408, "did not arrive"),
+        ("/predict", [], None, 408, "did not arrive"),
         ("/predict", None, None, 405, "/predict takes POST"),
         ("/info", b"{}", None, 405, "/info takes GET"),
         ("/", b"", "DELETE", 405, "/ takes GET and POST"),
@@ -101,6 +104,30 @@ def test_a_body_in_pieces_is_read_whole(made: app.Replica) -> None:
         assert json.loads(connection.getresponse().read()) == ask(made, "/predict", ONE)[2]
         connection.request("POST", "/predict", b"x" * 5000)
         assert connection.getresponse().status == 413
+
+
+def test_a_body_that_comes_late_is_read_and_one_that_never_comes_ends_the_connection(
+    made: app.Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a web server alone before the replica: whole after the headers, in pieces, or not at all."""
+    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 1)
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(ONE)
+    with served(made) as url:
+
+        def sent(*parts: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(0.1)
+                found = b""
+                while (b"\r\n\r\n" not in found or b"408" in found) and (chunk := connection.recv(1 << 16)):
+                    found += chunk
+                return found
+
+        for parts in ((ONE,), (ONE[:7], ONE[7:])):
+            assert sent(head, *parts).startswith(b"HTTP/1.1 200")
+        for parts in ((), (ONE[:7],)):
+            assert sent(head, *parts).startswith(b"HTTP/1.1 408")
 
 
 def test_a_key_opens_all_but_the_page_and_the_description(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
