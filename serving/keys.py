@@ -59,5 +59,10 @@ def read() -> Keys:
     return Keys(keys)
 
 
+def are_set() -> bool:
+    """Tell whether this environment asks for keys; whether they can be read is not looked at."""
+    return bool(os.environ.get(VARIABLE, "").split() or os.environ.get(FILE_VARIABLE))
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()

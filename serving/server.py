@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cluster import UsageError
 from cluster.connection import address_in_use, connect
 from serving import keys
+from serving.exposure import check_keys, open_to
 from serving.switches import installed, proxy, switches
 
 DEPLOY_TIMEOUT_S = 120
@@ -52,10 +54,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         application = configuration["applications"][0]
         name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
-        try:
-            arguments = Arguments.model_validate(application.get("args") or {})
-        except ValidationError as error:
-            raise ServiceFailed(f"args of the application '{name}': {error}") from error
+        arguments = _validated(Arguments, application)
         say(f"starting the service for {options['user_config']['checkpoint']}")
         before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
         if name in before.applications:
@@ -67,9 +66,10 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             deployed = Service.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = f"http://{http['host']}:{http['port']}"
+            check_keys(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
             say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
-                say(_open_to(http["host"]))
+                say(open_to(http["host"]))
             _wait_for_signal()
             say("stopping")
             if embedded:
@@ -81,6 +81,14 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
                 serve.delete(name)
             elif not embedded:
                 serve.shutdown()
+
+
+def _validated(kind: type[BaseModel], application: dict[str, Any]) -> BaseModel:
+    """Return the application's `args` understood."""
+    try:
+        return kind.model_validate(application.get("args") or {})
+    except ValidationError as error:
+        raise ServiceFailed(f"args of the application '{application['name']}': {error}") from error
 
 
 @contextmanager
@@ -97,17 +105,6 @@ def switched(embedded: bool) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_to(host: str) -> str:
-    """Return who can reach the service, in words."""
-    stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
-    who = "this machine alone" if host in ("127.0.0.1", "localhost", "::1") else f"whoever reaches {host}"
-    key = "with a key" if keys.read() else f"without a key ({keys.VARIABLE} or {keys.FILE_VARIABLE} sets some)"
-    told = f"open to {who}, {key}"
-    if None not in stats:
-        told += f"; HAProxy's own figures are on ports {stats[0]} and {stats[1]} of every interface"
-    return told
 
 
 def free_ports(count: int) -> list[int]:
@@ -147,16 +144,21 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
 
     Raises:
         ServiceFailed: the cluster cannot be reached, or the service did not come up.
+        Exposed: it came up and asks for no key, although some are set here.
     """
     from cluster.submission import client_of, dashboard
 
     name = configuration["applications"][0]["name"]
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     try:
-        client = client_of(dashboard(address), "serve")
+        at = dashboard(address)
+        client = client_of(at, "serve")
         _hand_over(client, configuration)
         while time.monotonic() < deadline:
-            if _is_running(client, name, configuration["http_options"], say):
+            url = _running_at(client, name, configuration["http_options"], say)
+            if url is not None:
+                then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
+                check_keys(url, urlsplit(at).hostname or "", then, say)
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
@@ -175,19 +177,20 @@ def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
     client.deploy_applications(configuration)
 
 
-def _is_running(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> bool:
-    """Tell whether the application runs, and say where; ServiceFailed if it never will."""
+def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> str | None:
+    """Return and say where the application runs, or None while it does not; ServiceFailed if it never will."""
     try:
         details = client.get_serve_details()
     except (OSError, RuntimeError):  # a dashboard that is busy
-        return False
+        return None
     found = details["applications"].get(name, {})
     if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
         raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
     if found.get("status") != "RUNNING":
-        return False
+        return None
     http = details["http_options"]
-    say(f"{name} is running at http://{http['host']}:{http['port']}{found['route_prefix']}")
+    url = f"http://{http['host']}:{http['port']}{found['route_prefix']}"
+    say(f"{name} is running at {url}")
     if http["port"] != wanted.get("port", http["port"]):
         say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
-    return True
+    return url
