@@ -130,6 +130,8 @@ def test_nothing_that_is_sent_breaks_it(service: Service) -> None:
             assert not [status for status in statuses if status.startswith(b"5")], (part, statuses)
             assert statuses[b"400"] > 100, statuses
             assert statuses[b"422"] > 20, statuses  # so many reached the application
+            assert any(b"the body is longer than" in answer for answer in answers)
+            assert sum(b'"phrases"' in answer for answer in answers) > 20
             memory.append(resident(pid))
         assert call(service.url + "/predict", ONE)[0] == 200  # while the slow ones still hold their connections
     assert service.pids() == [pid]
