@@ -45,7 +45,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Arguments(BaseModel):
-    """The application's `args` in a Serve configuration. table_bytes: memory a node's replicas share for the words."""
+    """The application's `args` in a Serve configuration.
+
+    table_bytes: memory for the words of each checkpoint, a candidate's too; a node's replicas share it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
