@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from serving.__main__ import main
 from serving.switches import switches
 
@@ -61,3 +62,12 @@ def test_ray_knows_every_switch() -> None:
     text = Path(constants.__file__).read_text()
     for name in switches(Path("/tmp/x")):
         assert f'"{name}"' in text, name
+
+
+def test_replicas_listen_on_the_ports_that_the_security_page_names() -> None:
+    """They answer there past HAProxy."""
+    import ray.serve._private.constants as constants
+
+    first, last = (getattr(constants, f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT") for end in ("MIN", "MAX"))
+    page = " ".join((REPOSITORY / "SECURITY.md").read_text().split())
+    assert f"on a port of its own from {first} to {last}" in page
