@@ -86,6 +86,8 @@ def test_what_cannot_be_answered_is_told(
     assert found == status
     assert message in answer["error"]
     assert ("allow" in headers) == (status == 405)
+    if path == "/predict" and status != 405:
+        assert str(status) in ask(made, "/openapi.json")[2]["paths"]["/predict"]["post"]["responses"]
 
 
 def test_a_body_in_pieces_is_read_whole(made: app.Replica) -> None:
