@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from jobs.checkpoint import read, write
 from serving import app, keys
 from serving.classifier import Classifier
@@ -145,6 +146,29 @@ def test_a_key_opens_all_but_the_page_and_the_description(saved: Path, monkeypat
     for path in ("/", "/health", "/openapi.json"):
         assert ask(made, path)[0] == 200
     assert "security" in ask(made, "/openapi.json")[2]["paths"]["/predict"]["post"]
+
+
+def test_no_torch_in_the_whole_replica(saved: Path) -> None:
+    """From the import of the application to an answer; Ray brings none either."""
+    script = (
+        "import asyncio, json, sys\n"
+        "from serving.app import Application, Arguments, Replica\n"
+        "async def main():\n"
+        "    made = Replica(Arguments().model_dump())\n"
+        f"    await made.reconfigure({{'checkpoint': {str(saved)!r}}})\n"
+        "    async def receive():\n"
+        f"        return {{'type': 'http.request', 'body': {ONE!r}}}\n"
+        "    async def send(message):\n"
+        "        print(message.get('status') or len(json.loads(message['body'])))\n"
+        "    scope = {'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': []}\n"
+        "    await Application(made)(scope, receive, send)\n"
+        "    made.stop_reporting()\n"
+        "asyncio.run(main())\n"
+        "print({'torch', 'gensim', 'sklearn', 'jobs.loop'} & set(sys.modules))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "200\n3\nset()\n"
 
 
 def test_a_refused_swap_leaves_the_old_one_serving(saved: Path, tmp_path: Path) -> None:
