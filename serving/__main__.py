@@ -112,18 +112,25 @@ def _config(options: argparse.Namespace) -> None:
 def _switches(options: argparse.Namespace) -> None:
     import os
     import shlex
+    import stat
+    from contextlib import suppress
 
     from serving.switches import switches
 
     folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
         found = switches(folder)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        there = folder.lstat()  # not of what a link leads to: who made it may turn it elsewhere
     except ValueError as error:
         raise ServiceError(str(error)) from error
     except OSError as error:
         raise ServiceError(f"{folder}: cannot be written: {error}") from error
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o77:
+    if not stat.S_ISDIR(there.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "no folder"
+        raise ServiceError(f"{folder}: is {what}; --folder takes a folder of your own, or a path where nothing is yet")
+    if there.st_uid != os.getuid() or there.st_mode & 0o77:
         raise ServiceError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
     for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")

@@ -44,7 +44,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Arguments(BaseModel):
-    """The application's `args` in a Serve configuration. table_bytes: memory a node's replicas share for the words."""
+    """The application's `args` in a Serve configuration.
+
+    table_bytes: memory for the words of each checkpoint, a candidate's too; a node's replicas share it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -207,29 +210,19 @@ def _header(scope: Scope, wanted: bytes) -> bytes:
 
 async def _body(receive: Receive, limits: Limits) -> bytes:
     """Return the body, or refuse it once it is read to its end: an answer before that can be lost to the client."""
-    message = await receive()
-    if not message.get("more_body"):  # nearly always
-        body = message.get("body", b"")
-        if len(body) > limits.max_body_bytes:
-            raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
-        return body
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _long_body(message, receive, limits)
+            while True:
+                message = await receive()
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size <= limits.max_body_bytes:
+                    body += chunk
+                if message["type"] == "http.disconnect" or not message.get("more_body") or size > DISCARDED_BYTES:
+                    break
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S} s") from None
-
-
-async def _long_body(message: Any, receive: Receive, limits: Limits) -> bytes:
-    body, size = bytearray(), 0
-    while True:
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= limits.max_body_bytes:
-            body += chunk
-        if message["type"] == "http.disconnect" or not message.get("more_body") or size > DISCARDED_BYTES:
-            break
-        message = await receive()
     if size > limits.max_body_bytes:
         raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
     return bytes(body)

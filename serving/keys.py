@@ -36,6 +36,11 @@ class Keys:
 
 
 def read() -> Keys:
+    """Return the keys of this environment; KeysError as `listed`."""
+    return Keys(listed())
+
+
+def listed() -> list[str]:
     """Return the keys of SERVING_API_KEYS and of the file that SERVING_API_KEYS_FILE names.
 
     They are separated by white space; in the file a line that starts with # is none.
@@ -56,7 +61,12 @@ def read() -> Keys:
         keys += found
     if any(len(key) < SHORTEST for key in keys):
         raise KeysError(f"a key has fewer than {SHORTEST} characters")
-    return Keys(keys)
+    return keys
+
+
+def are_set() -> bool:
+    """Tell whether this environment asks for keys; whether they can be read is not looked at."""
+    return bool(os.environ.get(VARIABLE, "").split() or os.environ.get(FILE_VARIABLE))
 
 
 def _digest(key: bytes) -> bytes:

@@ -47,6 +47,7 @@ def describe(limits: Limits, *, keys: bool) -> dict[str, Any]:
     refused = {"401": _answer("No key, or a wrong one", "Error")} if keys else {}
     questions = {
         "400": _answer("Not JSON", "Error"),
+        "408": _answer("The body did not arrive in time", "Error"),
         "413": _answer(f"Over a limit: {limits.model_dump()}", "Error"),
         "422": _answer("Not what the contract asks for", "Error"),
         "503": {"description": "Too many requests wait; Retry-After says for how many seconds to wait"},

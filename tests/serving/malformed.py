@@ -20,6 +20,7 @@ def malformed(choose: random.Random) -> bytes:
             json.dumps({"inputs": "a", "parameters": {choose.choice(["top_k", "threshold", "function_to_apply"]):
                         choose.choice([-1, 0, 10**400, "x", [], {}, 1.5])}}).encode(),
             b'{"inputs": "a", "parameters": {"threshold": NaN, "top_k": Infinity}}',
+            _explaining(choose), _explaining(choose), _long(choose) if choose.random() < 0.3 else GOOD,
         ]
     )  # fmt: skip
     method = choose.choice([b"POST"] * 12 + [b"GET", b"PUT", b"BREW", b"p\x00st", b""])
@@ -54,6 +55,34 @@ def malformed(choose: random.Random) -> bytes:
         )
     version = choose.choice([b"HTTP/1.1"] * 20 + [b"HTTP/1.0", b"HTTP/9.9", b""])
     return method + b" " + path + b" " + version + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
+
+
+def _explaining(choose: random.Random) -> bytes:
+    """Return a body that asks for reasons, or nearly."""
+    inputs = choose.choice(
+        ["word1 word2", "", " ", "\u0000", "word1 \U0001f600 \u0301word2", "word1 " * 3000, "x" * 20_000,
+         ["word1"] * 16, ["word1"] * 17, [[""], ["word1"]], [["a", "b"]], [], 5, None]
+    )  # fmt: skip
+    explain = choose.choice([True] * 6 + [False, None, 1, "true", [], {}])
+    parameters = {"top_k": choose.choice([None, 1, 0, 10**9]), "threshold": choose.choice([None, 0, 2, "x"])}
+    if choose.random() < 0.5:
+        return json.dumps({"inputs": inputs, "explain": explain}).encode()
+    return json.dumps({"inputs": inputs, "parameters": parameters | {"explain": explain}}).encode()
+
+
+def _long(choose: random.Random) -> bytes:
+    """Return a body of more than 64 KiB, which HAProxy does not hold as a whole."""
+    size = choose.choice([66_000, 66_000, 150_000, 150_000, 1_100_000])
+    return choose.choice(
+        [
+            b'{"inputs": "%s"}' % (b"word1 " * (size // 6)),
+            b'{"inputs": ["%s"]}' % b'", "'.join([b"word1 " * 60] * (size // 364)),
+            b'{"inputs": "a", "explain": true, "other": "%s"}' % (b"x" * size),
+            b'{"inputs": "a"' + b" " * size,
+            b"[" * size,
+            b"\xff" * size,
+        ]
+    )
 
 
 def sent(port: int, content: bytes) -> bytes:

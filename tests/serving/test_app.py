@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from jobs.checkpoint import read, write
 from serving import app, keys
 from serving.classifier import Classifier
@@ -67,6 +70,7 @@ def test_info_says_what_it_serves(made: app.Replica, saved: Path) -> None:
         ("/predict", b'{"inputs": 5}', None, 422, "inputs"),
         ("/predict", ONE + b" " * 1000, None, 413, "longer than 1000 bytes"),
         ("/predict", [b"x" * 600, b"x" * 600, b""], None, 408, "did not arrive"),
+        ("/predict", [], None, 408, "did not arrive"),
         ("/predict", None, None, 405, "/predict takes POST"),
         ("/info", b"{}", None, 405, "/info takes GET"),
         ("/", b"", "DELETE", 405, "/ takes GET and POST"),
@@ -83,6 +87,8 @@ def test_what_cannot_be_answered_is_told(
     assert found == status
     assert message in answer["error"]
     assert ("allow" in headers) == (status == 405)
+    if path == "/predict" and status != 405:
+        assert str(status) in ask(made, "/openapi.json")[2]["paths"]["/predict"]["post"]["responses"]
 
 
 def test_a_body_in_pieces_is_read_whole(made: app.Replica) -> None:
@@ -103,6 +109,30 @@ def test_a_body_in_pieces_is_read_whole(made: app.Replica) -> None:
         assert connection.getresponse().status == 413
 
 
+def test_a_body_that_comes_late_is_read_and_one_that_never_comes_ends_the_connection(
+    made: app.Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a web server alone before the replica: whole after the headers, in pieces, or not at all."""
+    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 1)
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(ONE)
+    with served(made) as url:
+
+        def sent(*parts: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(0.1)
+                found = b""
+                while (b"\r\n\r\n" not in found or b"408" in found) and (chunk := connection.recv(1 << 16)):
+                    found += chunk
+                return found
+
+        for parts in ((ONE,), (ONE[:7], ONE[7:])):
+            assert sent(head, *parts).startswith(b"HTTP/1.1 200")
+        for parts in ((), (ONE[:7],)):
+            assert sent(head, *parts).startswith(b"HTTP/1.1 408")
+
+
 def test_a_key_opens_all_but_the_page_and_the_description(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing else does."""
     key = "a key of 20 letters".replace(" ", "-")
@@ -116,6 +146,29 @@ def test_a_key_opens_all_but_the_page_and_the_description(saved: Path, monkeypat
     for path in ("/", "/health", "/openapi.json"):
         assert ask(made, path)[0] == 200
     assert "security" in ask(made, "/openapi.json")[2]["paths"]["/predict"]["post"]
+
+
+def test_no_torch_in_the_whole_replica(saved: Path) -> None:
+    """From the import of the application to an answer; Ray brings none either."""
+    script = (
+        "import asyncio, json, sys\n"
+        "from serving.app import Application, Arguments, Replica\n"
+        "async def main():\n"
+        "    made = Replica(Arguments().model_dump())\n"
+        f"    await made.reconfigure({{'checkpoint': {str(saved)!r}}})\n"
+        "    async def receive():\n"
+        f"        return {{'type': 'http.request', 'body': {ONE!r}}}\n"
+        "    async def send(message):\n"
+        "        print(message.get('status') or len(json.loads(message['body'])))\n"
+        "    scope = {'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': []}\n"
+        "    await Application(made)(scope, receive, send)\n"
+        "    made.stop_reporting()\n"
+        "asyncio.run(main())\n"
+        "print({'torch', 'gensim', 'sklearn', 'jobs.loop'} & set(sys.modules))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "200\n3\nset()\n"
 
 
 def test_a_refused_swap_leaves_the_old_one_serving(saved: Path, tmp_path: Path) -> None:

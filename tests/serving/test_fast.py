@@ -24,6 +24,7 @@ from benchmarks.scenes import kill_one
 from cluster.package import REPOSITORY
 from jobs.checkpoint import write
 from serving.client import Client, ServiceError
+from serving.server import ServiceFailed
 from tests.serving.malformed import malformed, sent
 from tests.serving.test_classifier import checkpoint_of
 from tests.serving.test_service import call, serving
@@ -82,6 +83,8 @@ def test_nothing_that_is_sent_breaks_it(service: Deployed) -> None:
             assert not [status for status in statuses if status.startswith(b"5")], (part, statuses)
             assert statuses[b"400"] > 100, statuses
             assert statuses[b"422"] > 20, statuses  # so many reached the application
+            assert any(b"the body is longer than" in answer for answer in answers)
+            assert sum(b'"phrases"' in answer for answer in answers) > 20
             memory.append(resident(pid))
         assert call(service.url + "/predict", ONE)[0] == 200  # while the slow ones still hold their connections
     assert service.pids() == [pid]
@@ -100,8 +103,8 @@ def test_a_swap_fails_no_request_and_a_bad_one_changes_nothing(service: Deployed
     with load(service.url + "/predict", ONE, 8) as running:
         service.deploy(user_config={"checkpoint": second})
         wait_until(lambda: service.serves(second))
-        service.deploy(user_config={"checkpoint": str(tmp_path)})
-        wait_until(lambda: "refused" in call(service.url + "/info")[1])
+        with pytest.raises(ServiceFailed, match=r"refused, and .*second is served as before"):
+            service.deploy(user_config={"checkpoint": str(tmp_path)})
         assert service.serves(second)
         service.deploy(user_config={"checkpoint": first})
         wait_until(lambda: service.serves(first))
@@ -116,8 +119,10 @@ def test_a_replica_that_starts_while_a_checkpoint_is_refused_serves_the_one_befo
     """It has never seen another one than the refused; and so does the next, where nobody is left who has."""
     second = str(saved / "second")
     service.deploy(user_config={"checkpoint": second})
-    service.deploy(user_config={"checkpoint": str(tmp_path)})
-    service.deploy(num_replicas=2)
+    for replicas in (1, 2):
+        with pytest.raises(ServiceFailed, match="refused"):
+            service.deploy(user_config={"checkpoint": str(tmp_path)}, num_replicas=replicas)
+    wait_until(lambda: len(service.pids()) == 2)
     assert service.serves(second)
     before = service.pids()
     for pid in before:

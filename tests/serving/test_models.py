@@ -106,3 +106,14 @@ def test_what_is_loaded_is_not_read_again(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "e", other)
     with pytest.raises(UsageError, match="has other labels"):
         load(choose(both | {"candidate": {"checkpoint": str(tmp_path / "e"), "weight": 0.2}}))
+
+
+def test_each_checkpoint_has_a_table_of_its_own(folder: Path, tmp_path: Path) -> None:
+    """The limit of its memory is that of one, not of a checkpoint and its candidate together."""
+    write(tmp_path / "d", checkpoint_of("static"))
+    limit = 20_000
+    candidate = {"checkpoint": str(tmp_path / "d"), "weight": 0.2}
+    found = load(choose({"checkpoint": str(folder), "candidate": candidate}), table_bytes=limit)
+    assert found.candidate is not None
+    tables = [each.classifier.table_bytes for each in (found.main, found.candidate)]
+    assert max(tables) <= limit < sum(tables)

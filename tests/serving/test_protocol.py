@@ -42,6 +42,27 @@ def test_several_texts_are_a_list_of_lists_everywhere(inputs: list) -> None:
     assert len(answered(body(inputs=inputs[:1]))) == 1
 
 
+@pytest.mark.parametrize("more", [{}, {"truncate": True}, {"truncate": False, "truncation_direction": "Left"},
+                                  {"truncate": None, "truncation_direction": "right"}])  # fmt: skip
+@pytest.mark.parametrize("raw_scores", [None, False, True])
+@pytest.mark.parametrize("inputs", ["hi", [["hi"]], [["hi"], ["you"]]])
+def test_what_clients_of_text_embeddings_inference_send_is_answered_as_there(
+    inputs: str | list, raw_scores: bool | None, more: dict
+) -> None:
+    """One text: its labels, the best first; a batch: such a list for each. Probabilities, or with raw_scores logits."""
+    found = answered(body(inputs=inputs, raw_scores=raw_scores, **more))
+    rows = [found] if isinstance(inputs, str) else found
+    for row, scores in zip(rows, SCORES[: 1 if isinstance(inputs, str) else len(inputs)], strict=True):
+        assert [set(each) for each in row] == [{"label", "score"}] * 3
+        assert [each["score"] for each in row] == sorted(apply("none" if raw_scores else "softmax", scores))[::-1]
+
+
+def test_a_flat_list_is_a_batch_also_of_two_or_of_one() -> None:
+    """As with the hosted inference API; text-embeddings-inference would read a pair, or a single text."""
+    assert [len(answered(body(inputs=["hi", "you"][:count]))) for count in (1, 2)] == [1, 2]
+    assert parse(body(inputs=["hi", "you"]), LIMITS).texts == ["hi", "you"]
+
+
 def test_functions_and_threshold() -> None:
     """softmax by default; sigmoid; none, which raw_scores asks for too; a threshold leaves out the rest."""
     assert apply("softmax", [1e4, 1e4]) == [0.5, 0.5]
@@ -81,7 +102,9 @@ def test_an_explanation_is_in_each_label_asked_for(where: dict) -> None:
         (body(inputs=5), 422, "inputs: must be"),
         (body(inputs=[]), 422, "inputs: must be"),
         (body(inputs=["a", 5]), 422, "inputs"),
-        (body(inputs=[["a", "b"]]), 422, "lists of one text"),
+        (body(inputs=[["a", "b"]]), 422, "pairs of texts are not classified"),
+        (body(inputs=[["a"], ["b", "c"]]), 422, "pairs of texts are not classified"),
+        (body(inputs=["a", ["b"]]), 422, "inputs: must be"),
         (body(inputs=[[]]), 422, "lists of one text"),
         (b'{"inputs": "\\ud800"}', 400, "not valid JSON"),
         (body(inputs="a", parameters={"top_k": 0}), 422, "parameters.top_k"),

@@ -19,6 +19,7 @@ from benchmarks.deployed import wait_until
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from jobs.checkpoint import read, write
+from serving import keys
 from serving.__main__ import main
 from serving.classifier import Classifier
 from tests.serving.test_classifier import checkpoint_of
@@ -111,6 +112,21 @@ def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head:
             assert found["error"]
 
 
+def test_run_ends_where_its_keys_do_not_reach_the_replicas(saved: Path, head: RayHead) -> None:
+    """They read the nodes' environment, not this shell's; nothing is left open."""
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
+    environment = head.environment | {keys.VARIABLE: "k" * 20}
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"http://127.0.0.1:{port}/ asks for no key" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(OSError, match="refused"):
+        call(f"http://127.0.0.1:{port}/info")
+
+
 def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
     saved: Path, head: RayHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +183,12 @@ def test_deploy_hands_the_service_over_and_names_what_is_wrong(
     at = ["--address", head.dashboard]
     assert main(["deploy", str(saved / "second"), *at]) == 0
     assert "classifier is running at http://127.0.0.1:" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setenv(keys.VARIABLE, "k" * 20)
+        assert main(["deploy", str(saved / "second"), *at]) == 2
+    told = capsys.readouterr().err
+    assert "asks for no key and answers whoever reaches it: the keys are set in this shell" in told
+    assert f"serve shutdown --address {head.dashboard}" in told
     assert main(["deploy", str(saved.parent), *at]) == 2
     assert "holds neither a checkpoint" in capsys.readouterr().err
     [port] = free_ports(1)

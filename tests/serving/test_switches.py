@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.package import REPOSITORY
 from serving.__main__ import main
 from serving.switches import switches
 
@@ -32,6 +33,22 @@ def test_a_shell_takes_what_is_printed(folder: Path, capsys: pytest.CaptureFixtu
     assert "others may enter it" in capsys.readouterr().err
 
 
+def test_what_is_no_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file, and a link whatever it leads to: who made it may turn it elsewhere."""
+    target = folder.with_name("y")
+    folder.symlink_to(target)
+    for _ in range(2):  # to nothing, then to a folder that would do
+        assert main(["switches", "--folder", str(folder)]) == 2
+        told = capsys.readouterr()
+        assert f"{folder}: is a symbolic link" in told.err
+        assert not told.out
+        target.mkdir(mode=0o700, exist_ok=True)
+    folder.unlink()
+    folder.touch(0o600)
+    assert main(["switches", "--folder", str(folder)]) == 2
+    assert f"{folder}: is no folder" in capsys.readouterr().err
+
+
 def test_a_folder_whose_sockets_have_no_room_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """Before HAProxy fails to start."""
     assert main(["switches", "--folder", "/tmp/" + "x" * 30]) == 2
@@ -45,3 +62,12 @@ def test_ray_knows_every_switch() -> None:
     text = Path(constants.__file__).read_text()
     for name in switches(Path("/tmp/x")):
         assert f'"{name}"' in text, name
+
+
+def test_replicas_listen_on_the_ports_that_the_security_page_names() -> None:
+    """They answer there past HAProxy."""
+    import ray.serve._private.constants as constants
+
+    first, last = (getattr(constants, f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT") for end in ("MIN", "MAX"))
+    page = " ".join((REPOSITORY / "SECURITY.md").read_text().split())
+    assert f"on a port of its own from {first} to {last}" in page
