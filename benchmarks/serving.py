@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.figures import finish, show
 from benchmarks.load import TEXT
 from cluster.package import REPOSITORY
+from serving.switches import installed
 
 CONNECTIONS = (1, 16, 64)
 TITLES = {
@@ -60,11 +61,8 @@ def main() -> None:
     rest = [name for name in names if name != "speed"]
     if rest:
         tables |= _scenes(rest, options)
-    settings = {
-        "quick": options.quick,
-        "proxy": "Ray's" if options.default_proxy else "HAProxy",
-        "kills": options.kills,
-    }
+    proxy = "HAProxy" if installed() and not options.default_proxy else "Ray's"
+    settings = {"quick": options.quick, "proxy": proxy, "kills": options.kills}
     finish("serving", settings, tables)
 
 
