@@ -218,9 +218,9 @@ def multiplies_bfloat16(device: str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def vocabularies(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the speed with a short and a long table, the same texts."""
-    corpus, _ = corpus_of("mr", 4000, Path(options.data))
+def vocabularies(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """Return where the texts are from, and the speed with a short and a long table, the same texts."""
+    corpus, source = corpus_of("mr", 4000, Path(options.data))
     sizes = [len(corpus.vectors), 400_000]
     # The words of the texts, spread over the long table as they would lie there.
     spread = np.random.default_rng(0).permutation(np.arange(1, sizes[1]))[: sizes[0]]
@@ -229,40 +229,44 @@ def vocabularies(options: argparse.Namespace) -> list[dict[str, Any]]:
     sides = {f"{len(each.vectors):,}": our_steps(each, "non-static", 50, options.device) for each in (corpus, long)}
     speeds = in_turns(sides, options.seconds, options.turns, options.device)
     first = next(iter(speeds.values()))
-    return [{"words": name, "this project": value, "a step costs": first / value} for name, value in speeds.items()]
+    return source, [
+        {"words": name, "this project": value, "a step costs": first / value} for name, value in speeds.items()
+    ]
 
 
 def worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: int) -> None:
     """One of two processes that train together, and alone in turn; writes speeds and bytes."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
-    corpus, _ = corpus_of("mr", 10_662, Path(data))
-    group = Group(rank, size)
-    both = our_steps(corpus, "non-static", 256, "cpu", group=group)
+    corpus, source = corpus_of("mr", 10_662, Path(data))
+    here, apart = Group(rank, size), Group(rank, size)
+    groups = {"on one machine": here, "as on two": apart} if here.meet() else {"as on two": apart}
+    sides = {name: our_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
     alone = our_steps(corpus, "non-static", 256, "cpu")
-    found: dict[str, list[float]] = {"alone": [], "both": []}
-    counted = 0
+    found: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}
+    sent = {}
     for turn in range(turns + 1):
         torch.distributed.barrier()
         if rank == 0:
             found["alone"].append(speed(alone, seconds, "cpu"))
-        torch.distributed.barrier()
         # The same number of steps on both sides, so that none waits for the other.
         steps = max(1, int(seconds * 20))
-        before, start, rows = group.bytes, time.perf_counter(), 0
-        for _ in range(steps):
-            rows += next(both)
-        found["both"].append(rows / (time.perf_counter() - start))
-        counted = (group.bytes - before) // steps
+        for name, each in sides.items():
+            torch.distributed.barrier()
+            before, start, rows = groups[name].bytes, time.perf_counter(), 0
+            for _ in range(steps):
+                rows += next(each)
+            found[name].append(rows / (time.perf_counter() - start))
+            sent[name] = (groups[name].bytes - before) // steps
         if turn == 0:  # to warm up
-            found = {"alone": [], "both": []}
+            found = {name: [] for name in found}
     if rank == 0:
-        torch.save((found, counted), f"{folder}/found.pt")
+        torch.save((source, found, sent), f"{folder}/found.pt")
     torch.distributed.destroy_process_group()
 
 
-def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the speed of one and of two single-threaded workers, non-static, global batches of 256."""
+def workers(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+    """Return where the texts are from, and the speed of one and of two workers, non-static, global batches of 256."""
     import torch.multiprocessing as multiprocessing
 
     with tempfile.TemporaryDirectory() as folder:
@@ -270,38 +274,51 @@ def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
             worker, size=2, folder=folder, data=options.data, seconds=options.seconds, turns=options.turns
         )
         multiprocessing.spawn(run, nprocs=2)
-        found, sent = torch.load(f"{folder}/found.pt")
-    one, two = (statistics.median(found[name]) for name in ("alone", "both"))
-    return [
-        {"workers": 1, "this project": one, "times": 1.0, "bytes a step": 0},
-        {"workers": 2, "this project": two, "times": two / one, "bytes a step": sent},
+        source, found, sent = torch.load(f"{folder}/found.pt")
+    speeds = {name: statistics.median(values) for name, values in found.items()}
+    one = speeds.pop("alone")
+    return source, [
+        {"workers": "1", "this project": one, "times": 1.0, "bytes a step": 0},
+        *(
+            {"workers": f"2, {name}", "this project": both, "times": both / one, "bytes a step": sent[name]}
+            for name, both in speeds.items()
+        ),
     ]
+
+
+TABLES = {
+    "short": "examples a second, MR's texts",
+    "long": "examples a second, IMDB's texts",
+    "vocabulary": "examples a second with tables of so many trained words",
+    "workers": "examples a second of single-threaded workers, global batches of 256, non-static",
+}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute")
+    parser.add_argument(
+        "--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help=", ".join(TABLES)
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--data", default=str(DATA), help="folder with mr/ and imdb/ (default: beside the checkout)")
     options = parser.parse_args()
     options.seconds, options.turns = (0.5, 2) if options.quick else (3.0, 7)
     torch.set_num_threads(1)
-    tables: dict[str, Callable[[], Any]] = {
+    measures: dict[str, Callable[[], tuple[str, list[dict[str, Any]]]]] = {
         "short": lambda: compare("mr", options, 2000 if options.quick else 10_662),
         "long": lambda: compare("imdb", options, 500 if options.quick else 5000),
+        "vocabulary": lambda: vocabularies(options),
+        "workers": lambda: workers(options),
     }
     found: dict[str, list[dict[str, Any]]] = {}
-    for name, measure in tables.items():
-        source, found[name] = measure()
-        show(f"examples a second, {source}, {options.device}", found[name])
-    if options.device == "cpu":
-        found["vocabulary"] = vocabularies(options)
-        show("examples a second with tables of so many trained words", found["vocabulary"])
-        found["workers"] = workers(options)
-        show("examples a second of single-threaded workers, global batches of 256, non-static", found["workers"])
-        if not multiplies_bfloat16("cpu"):
-            print("\nbfloat16 is not measured: this processor has no instruction for it")
+    for name in options.only:
+        if options.device == "cpu" or name in ("short", "long"):
+            source, found[name] = measures[name]()
+            show(f"{TABLES[name]} ({source}), {options.device}", found[name])
+    if options.device == "cpu" and not multiplies_bfloat16("cpu"):
+        print("\nbfloat16 is not measured: this processor has no instruction for it")
     settings = {"quick": options.quick, "device": options.device}
     if options.device == "cuda":
         settings["gpu"] = torch.cuda.get_device_name()

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+from jobs.neighbours import ROOM, Neighbours
 
 
 @dataclass
@@ -17,12 +20,26 @@ class Group:
     size: int = 1
     device: torch.device | str = "cpu"
     bytes: int = field(default=0, compare=False)
+    _neighbours: Neighbours | None = field(default=None, compare=False)
+
+    def meet(self) -> bool:
+        """Use memory for what is added up from now on, if all workers are on one machine; tell whether they are."""
+        if self.size == 1 or torch.device(self.device).type != "cpu":
+            return False
+        path = self.share(Neighbours.create(self.size) if self.rank == 0 else None)
+        if path is None:
+            return False
+        found = Neighbours.open(path, self.rank, self.size)
+        met = all(self.gather(found is not None))
+        if self.rank == 0:
+            Path(path).unlink()
+        self._neighbours = found if met else None
+        return met
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over the workers, the same bits on each, and return it."""
         if self.size > 1:
-            self.bytes += tensor.nbytes
-            torch.distributed.all_reduce(tensor)
+            return self.begin(tensor)()
         return tensor
 
     def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
@@ -30,6 +47,9 @@ class Group:
         if self.size == 1:
             return lambda: tensor
         self.bytes += tensor.nbytes
+        if (near := self._neighbours) is not None and tensor.nbytes <= ROOM:
+            near.post(tensor)
+            return lambda: near.add_up(tensor)
         work = torch.distributed.all_reduce(tensor, async_op=True)
 
         def end() -> Tensor:

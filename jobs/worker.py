@@ -56,6 +56,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
     try:
         see(config["path"], group)
+        group.meet()
         corpus: Corpus = ray.get(config["corpus"])
         network = Network(
             experiment.model,

@@ -15,7 +15,7 @@ from ray import serve
 from starlette.types import Receive, Scope, Send
 
 from cluster import UsageError
-from serving import accepted, keys, models, page, table
+from serving import accepted, body, keys, models, page, table
 from serving.explanation import Reasons
 from serving.metrics import PERIOD_S, Metrics
 from serving.middleware import ARRIVED
@@ -24,10 +24,6 @@ from serving.openapi import describe
 from serving.protocol import Limits, RequestError, error, parse
 from serving.protocol import Request as Question
 from serving.turn import Turn
-
-BODY_TIMEOUT_S = 10
-# Of a body that is too long, so much is read and thrown away for the client to hear why; then the connection ends.
-DISCARDED_BYTES = 64 << 20
 
 METHODS = {
     "/": ("GET", "POST"),
@@ -114,16 +110,16 @@ class Replica:
         """Answer one HTTP request."""
         now = perf_counter()
         try:
-            status, headers, body = await self._respond(scope, receive, now - (scope.get(ARRIVED) or now))
+            status, headers, told = await self._respond(scope, receive, now - (scope.get(ARRIVED) or now))
         except RequestError as refusal:
-            status, headers, body = refusal.status, [_JSON], error(str(refusal))
+            status, headers, told = refusal.status, [_JSON], error(str(refusal))
             if status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
-        headers.append((b"content-length", b"%d" % len(body)))
+        headers.append((b"content-length", b"%d" % len(told)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": told})
         self._metrics.answered(status)
 
     async def _respond(self, scope: Scope, receive: Receive, handed_over: float) -> tuple[int, Headers, bytes]:
@@ -142,11 +138,11 @@ class Replica:
         if self._keys and path not in OPEN and not self._keys.admit(_header(scope, b"authorization")):
             raise RequestError(401, "send a key of this service as `Authorization: Bearer KEY`")
         if method == "POST":
-            body = await _body(receive, self._limits)
+            content = await body.read(receive, self._limits.max_body_bytes)
             start = perf_counter()
             async with self._turn:
                 self._metrics.waited(handed_over + perf_counter() - start)
-                return self._classify(parse(body, self._limits), flat=path == "/predict")
+                return self._classify(parse(content, self._limits), flat=path == "/predict")
         if path == "/info":
             return 200, [_JSON], json.dumps(self._info()).encode()
         return 200, [_JSON], self._description if path == "/openapi.json" else b'{"status": "ok"}'
@@ -161,12 +157,12 @@ class Replica:
             headers = [_JSON, (b"x-checkpoint", model.name.encode())]
         best, scores = model.score(question)
         reasons = [Reasons(model.classifier, text) for text in question.texts] if question.explain else []
-        body = model.labels.answer(question, scores, reasons, flat=flat)
+        told = model.labels.answer(question, scores, reasons, flat=flat)
         if shadow is not None:
             seen, _ = shadow.score(question)
             shadow.tally.shadowed += len(seen)
             shadow.tally.agreed += sum(one == other for one, other in zip(best, seen, strict=True))
-        return 200, headers, body
+        return 200, headers, told
 
     def _info(self) -> dict[str, Any]:
         assert self.models is not None
@@ -206,23 +202,3 @@ _JSON = (b"content-type", b"application/json")
 
 def _header(scope: Scope, wanted: bytes) -> bytes:
     return next((value for name, value in scope["headers"] if name == wanted), b"")
-
-
-async def _body(receive: Receive, limits: Limits) -> bytes:
-    """Return the body, or refuse it once it is read to its end: an answer before that can be lost to the client."""
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while True:
-                message = await receive()
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size <= limits.max_body_bytes:
-                    body += chunk
-                if message["type"] == "http.disconnect" or not message.get("more_body") or size > DISCARDED_BYTES:
-                    break
-    except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {BODY_TIMEOUT_S} s") from None
-    if size > limits.max_body_bytes:
-        raise RequestError(413, f"the body is longer than {limits.max_body_bytes} bytes")
-    return bytes(body)

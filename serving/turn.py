@@ -1,30 +1,55 @@
-"""One request after the other, and the rest counted while they wait.
+"""Requests in the order in which they came, and counted while they wait.
 
 A classification does not give way to other work of its process. Where many requests have come at once, each would be
 begun and ended before Ray heard of the next: it would count one at a time however many wait, and so never start
-another replica, and shed nothing. Here all that have come are begun, and then each has its turn; between two of them
-the process looks for what has come, and Ray counts.
+another replica, and shed nothing. Here the process is busy for `BUSY_S` at most; then all that have come are begun and
+wait, Ray counts them, and so many go on as there is time for before it looks again.
 """
 
 import asyncio
+from collections import deque
+from time import perf_counter
+
+# Long enough that a look costs little, and short beside what a client waits when a replica has more than it can do.
+BUSY_S = 0.002
 
 
 class Turn:
-    """Held by one request at a time, in the order in which they came."""
+    """Entered by each request before it is answered; what is done in it awaits nothing."""
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._waiting: deque[asyncio.Future] = deque()
+        self._busy_since: float | None = None  # since then the process has not looked for what has come
+        self._began = 0.0
+        self._usual_s = 0.0  # that a request takes, of late
 
     async def __aenter__(self) -> None:
-        if self._lock.locked():
-            await self._lock.acquire()
-            return
-        await self._lock.acquire()
-        try:
-            await asyncio.sleep(0)  # the others that have come are begun
-        except asyncio.CancelledError:
-            self._lock.release()
-            raise
+        now = perf_counter()
+        if self._busy_since is None:
+            self._busy_since = now
+            asyncio.get_running_loop().call_soon(self._look)
+        if self._waiting or now - self._busy_since > BUSY_S:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+            now = perf_counter()
+        self._began = now
 
     async def __aexit__(self, *_: object) -> None:
-        self._lock.release()
+        took = perf_counter() - self._began
+        # Soon more, slowly less: to look once too often costs little.
+        self._usual_s = max(took, self._usual_s + (took - self._usual_s) / 8)
+
+    def _look(self) -> None:
+        """Let those go on for whom there is time; what has come meanwhile is begun beside them."""
+        self._busy_since = None
+        if not self._waiting:
+            return
+        self._busy_since = perf_counter()
+        left = max(1, int(BUSY_S / (self._usual_s + 1e-6)))
+        while self._waiting and left:
+            waiting = self._waiting.popleft()
+            if not waiting.done():  # it may have been given up
+                waiting.set_result(None)
+                left -= 1
+        asyncio.get_running_loop().call_soon(self._look)  # after them

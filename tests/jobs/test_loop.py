@@ -46,13 +46,15 @@ def losses_of(loop: Loop) -> list[float]:
     return losses
 
 
-def worker(rank: int, size: int, experiments: list[Experiment], folder: str) -> None:
-    """One of several processes that train together; writes its step losses and the whole weights."""
+def worker(rank: int, size: int, experiments: list[Experiment], folder: str, near: bool) -> None:
+    """One of several processes that train together, by gloo or as neighbours; writes its losses and the weights."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
     found = []
     for experiment in experiments:
-        loop = loop_of(experiment, Group(rank, size))
+        group = Group(rank, size)
+        assert not near or group.meet()
+        loop = loop_of(experiment, group)
         losses = losses_of(loop)
         sent = loop.step_bytes / loop.steps
         assert (loop.group.share(rank), loop.group.gather(rank)) == (0, list(range(size)))
@@ -63,10 +65,10 @@ def worker(rank: int, size: int, experiments: list[Experiment], folder: str) -> 
     torch.distributed.destroy_process_group()
 
 
-def together(size: int, experiments: list[Experiment], folder: Path) -> list[list[dict]]:
+def together(size: int, experiments: list[Experiment], folder: Path, near: bool = False) -> list[list[dict]]:
     """Return what each of so many workers found, for each experiment."""
     folder.mkdir()
-    run = functools.partial(worker, size=size, experiments=experiments, folder=str(folder))
+    run = functools.partial(worker, size=size, experiments=experiments, folder=str(folder), near=near)
     multiprocessing.spawn(run, nprocs=size)
     return list(zip(*(torch.load(folder / f"{rank}.pt") for rank in range(size)), strict=True))
 
@@ -75,7 +77,8 @@ def together(size: int, experiments: list[Experiment], folder: Path) -> list[lis
 def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[..., Experiment], tmp_path: Path) -> None:
     """1, 2 and 4 workers give the same losses to 1e-5, step by step, dropout and all, and end alike.
 
-    Four workers share three filters of a width, so that one has none.
+    Two end with the same bits whether they are on one machine or on two. Four workers share three filters of a width,
+    so that one has none.
     """
     experiment = toy(
         model__embedding="multichannel", model__feature_maps=3, train__epochs=3, train__batch_size=19,
@@ -83,8 +86,13 @@ def test_the_number_of_workers_does_not_change_what_is_learned(toy: Callable[...
     )  # fmt: skip
     one = loop_of(experiment)
     alone = losses_of(one)
-    for size in (2, 4):
-        [found] = together(size, [experiment], tmp_path / str(size))
+    apart = None
+    for size, near in ((2, False), (2, True), (4, True)):
+        [found] = together(size, [experiment], tmp_path / f"{size}-{near}", near)
+        if size == 2:
+            apart = apart or found[0]
+            assert found[0]["losses"] == apart["losses"]
+            assert all(torch.equal(value, apart["weights"][key]) for key, value in found[0]["weights"].items())
         np.testing.assert_allclose(found[0]["losses"], alone, atol=1e-5)
         for key, value in weights(one).items():
             torch.testing.assert_close(found[0]["weights"][key], value, atol=1e-4, rtol=1e-3)

@@ -13,6 +13,7 @@ import pytest
 from cluster.package import REPOSITORY
 from jobs.checkpoint import read, write
 from serving import app, keys
+from serving import body as bodies
 from serving.classifier import Classifier
 from tests.serving.asgi import ask, configure, replica, served
 from tests.serving.test_classifier import checkpoint_of
@@ -82,7 +83,7 @@ def test_what_cannot_be_answered_is_told(
     made: app.Replica, path: str, body: bytes, method: str, status: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a 4xx with a reason in JSON."""
-    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(bodies, "TIMEOUT_S", 0.1)
     found, headers, answer = ask(made, path, body, method)
     assert found == status
     assert message in answer["error"]
@@ -113,7 +114,7 @@ def test_a_body_that_comes_late_is_read_and_one_that_never_comes_ends_the_connec
     made: app.Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a web server alone before the replica: whole after the headers, in pieces, or not at all."""
-    monkeypatch.setattr(app, "BODY_TIMEOUT_S", 1)
+    monkeypatch.setattr(bodies, "TIMEOUT_S", 1)
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(ONE)
     with served(made) as url:
 

@@ -1,50 +1,83 @@
-"""Requests take turns, and what waits is seen meanwhile."""
+"""Requests go on in their order, and what waits is seen meanwhile."""
 
 import asyncio
-import contextlib
+import time
 
+import pytest
+
+from serving import turn
 from serving.turn import Turn
 
 
-def test_all_that_have_come_are_begun_and_then_each_has_its_turn() -> None:
-    """In order, and between two of them the loop does other work."""
+async def request(taken: Turn, order: list[str], number: int, seconds: float = 0) -> None:
+    order.append(f"begun {number}")
+    async with taken:
+        order.append(f"turn {number}")
+        time.sleep(seconds)
+        asyncio.get_running_loop().call_soon(order.append, "other work")
+
+
+def test_what_takes_long_waits_where_it_is_counted() -> None:
+    """All that have come are begun; then each has its turn in order, and between two the process does other work."""
     order: list[str] = []
 
-    async def request(number: int, turn: Turn) -> None:
-        order.append(f"begun {number}")
-        async with turn:
-            order.append(f"turn {number}")
-            asyncio.get_running_loop().call_soon(order.append, "other work")
-
     async def run() -> None:
-        turn = Turn()
-        await asyncio.gather(*(request(number, turn) for number in range(3)))
+        taken = Turn()
+        await asyncio.gather(*(request(taken, order, number, 2 * turn.BUSY_S) for number in range(4)))
 
     asyncio.run(run())
-    assert order[:3] == ["begun 0", "begun 1", "begun 2"]
-    assert order[3:8] == ["turn 0", "other work", "turn 1", "other work", "turn 2"]
+    assert order[:5] == ["begun 0", "turn 0", "begun 1", "begun 2", "begun 3"]
+    assert [each for each in order if each.startswith("turn")] == [f"turn {number}" for number in range(4)]
+    for number in (1, 2):
+        assert "other work" in order[order.index(f"turn {number}") : order.index(f"turn {number + 1}")]
+
+
+def test_what_is_quick_goes_on_at_once_and_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there is time for before the process looks again."""
+    monkeypatch.setattr(turn, "BUSY_S", 0.5)
+    order: list[str] = []
+
+    async def run() -> None:
+        taken = Turn()
+        await asyncio.gather(*(request(taken, order, number) for number in range(30)))
+
+    asyncio.run(run())
+    assert order[:60] == [f"{what} {number}" for number in range(30) for what in ("begun", "turn")]
+
+
+def test_one_that_comes_later_does_not_overtake() -> None:
+    """Even where there is time for it."""
+    order: list[str] = []
+
+    async def run() -> None:
+        taken = Turn()
+        first = [asyncio.create_task(request(taken, order, number, 2 * turn.BUSY_S)) for number in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.gather(*first, request(taken, order, 3))
+
+    asyncio.run(run())
+    assert [each for each in order if each.startswith("turn")] == [f"turn {number}" for number in range(4)]
 
 
 def test_one_that_hangs_up_or_fails_keeps_nobody_waiting() -> None:
-    """Whether it waits, is about to begin, or is at it."""
+    """Whether it waits, or is at it."""
+    order: list[str] = []
 
-    async def request(turn: Turn) -> bool:
-        async with turn:
-            return True
-
-    async def fail(turn: Turn) -> None:
-        async with turn:
-            raise ValueError
+    async def fail(taken: Turn) -> None:
+        async with taken:
+            raise ValueError("no")
 
     async def run() -> None:
-        turn = Turn()
-        first, second, third = (asyncio.create_task(request(turn)) for _ in range(3))
+        taken = Turn()
+        tasks = [asyncio.create_task(request(taken, order, number, 2 * turn.BUSY_S)) for number in range(4)]
         await asyncio.sleep(0)
-        first.cancel()
-        second.cancel()
-        assert await asyncio.wait_for(third, 5)
-        with contextlib.suppress(ValueError):
-            await fail(turn)
-        assert await asyncio.wait_for(request(turn), 5)
+        tasks[1].cancel()
+        tasks[2].cancel()
+        await asyncio.wait_for(tasks[3], 5)
+        with pytest.raises(ValueError, match="no"):
+            await fail(taken)
+        await asyncio.wait_for(request(taken, order, 4), 5)
 
     asyncio.run(run())
+    assert [each for each in order if each.startswith("turn")] == ["turn 0", "turn 3", "turn 4"]
