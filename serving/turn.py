@@ -19,6 +19,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future] = deque()
+        self._called = 0  # of those that waited, and have not gone on yet
         self._busy_since: float | None = None  # since then the process has not looked for what has come
         self._began = 0.0
         self._usual_s = 0.0  # that a request takes, of late
@@ -28,10 +29,13 @@ class Turn:
         if self._busy_since is None:
             self._busy_since = now
             asyncio.get_running_loop().call_soon(self._look)
-        if self._waiting or now - self._busy_since > BUSY_S:
+        if self._waiting or self._called or now - self._busy_since > BUSY_S:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
-            await waiting
+            try:
+                await waiting
+            finally:
+                self._called -= waiting.done() and not waiting.cancelled()
             now = perf_counter()
         self._began = now
 
@@ -51,5 +55,6 @@ class Turn:
             waiting = self._waiting.popleft()
             if not waiting.done():  # it may have been given up
                 waiting.set_result(None)
+                self._called += 1
                 left -= 1
         asyncio.get_running_loop().call_soon(self._look)  # after them
