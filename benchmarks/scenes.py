@@ -153,7 +153,7 @@ def shed(service: Deployed, seconds: int) -> list[Row]:
     with load(service.url + "/predict", EXPLAINED, 8) as running:
         _settle(running)
         capacity = _rate(running, seconds)
-    pause = 0.5
+    pause = 0.1  # or there were so many connections that HAProxy keeps none open to the replica
     # Those that the replica holds, and so many more that each asks again and again.
     connections = sum(COMMON.values()) + int(10 * capacity * pause)
     with load(service.url + "/predict", EXPLAINED, connections, pause_s=pause) as running:
