@@ -28,8 +28,11 @@ CONNECTIONS = 16
 MANY = json.dumps(
     {"inputs": [" ".join(random.Random(place).choices(TEXT.split(), k=40)) for place in range(256)]}
 ).encode()
-# Some milliseconds too, in a request that is small: ten times as many as can be answered must be sent as well.
-EXPLAINED = json.dumps({"inputs": [TEXT] * 16, "parameters": {"explain": True, "top_k": 1}}).encode()
+# Some milliseconds too, in requests that are small: ten times as many as can be answered must be sent as well.
+EXPLAINED = {
+    words: json.dumps({"inputs": [" ".join([TEXT] * (words // 20))] * 16, "parameters": {"explain": True, "top_k": 1}})
+    for words in (20, 100)
+}
 SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 10, "look_back_period_s": 2}
 COMMON = {"max_ongoing_requests": 64, "max_queued_requests": 256}
 
@@ -148,25 +151,29 @@ def client(service: Deployed, times: int) -> list[Row]:
 
 
 def shed(service: Deployed, seconds: int) -> list[Row]:
-    """Ask for as much as one replica can answer, and for ten times as much."""
+    """Ask for as much as one replica can answer, and for ten times as much; for two kinds of requests."""
     service.deploy(num_replicas=1, **COMMON)
-    with load(service.url + "/predict", EXPLAINED, 8) as running:
+    return [_shed(service, seconds, words, body.encode()) for words, body in EXPLAINED.items()]
+
+
+def _shed(service: Deployed, seconds: int, words: int, body: bytes) -> Row:
+    with load(service.url + "/predict", body, 8) as running:
         _settle(running)
         capacity = _rate(running, seconds)
     pause = 0.1  # or there were so many connections that HAProxy keeps none open to the replica
     # Those that the replica holds, and so many more that each asks again and again.
-    connections = sum(COMMON.values()) + int(10 * capacity * pause)
-    with load(service.url + "/predict", EXPLAINED, connections, pause_s=pause) as running:
+    connections = sum(COMMON.values()) + int(12 * capacity * pause)
+    with load(service.url + "/predict", body, connections, pause_s=pause) as running:
         _settle(running, 5)
         start, before = running.now(), len(running.answers)
         answered = _rate(running, seconds)
         asked = (len(running.answers) - before) / (running.now() - start)
         statuses, told = running.statuses(), dict(running.retry_after)
-    return [{
-        "requests/s at capacity": capacity, "asked for/s": asked, "times capacity": asked / capacity,
+    return {
+        "words a text": words, "requests/s at capacity": capacity, "times capacity": asked / capacity,
         "answered/s": answered, "of capacity": answered / capacity, "shed with 503": statuses[503],
         "with Retry-After": sum(told.values()), "other": _others(statuses),
-    }]  # fmt: skip
+    }  # fmt: skip
 
 
 def kill_one(service: Deployed) -> None:

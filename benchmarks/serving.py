@@ -42,7 +42,7 @@ TITLES = {
     "roll": f"New replicas for old, two replicas, {CONNECTIONS[1]} connections",
     "kill": f"kill -9, {CONNECTIONS[1]} connections whose client sends nothing again",
     "client": "kill -9, serving/client.py from eight threads",
-    "shed": "One replica, asked for ten times its capacity, explanations of 16 texts",
+    "shed": "One replica, asked for ten times its capacity, explanations of 16 texts at once",
 }
 SIDES = {"classifier": "/predict", "no-op": "/noop/predict"}
 
