@@ -7,7 +7,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -16,10 +16,12 @@ import yaml
 
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
+from cluster.submission import client_of
 from serving.server import deploy
 from serving.switches import switches
 
 TIMEOUT_S = 60
+TRIES = 10
 
 
 class Deployed:
@@ -54,15 +56,29 @@ class Deployed:
         if "num_replicas" in self.deployment:
             wait_until(lambda: len(self.pids()) == self.deployment["num_replicas"])
 
+    def delete(self) -> None:
+        """Take the service down, and wait until it is gone."""
+        client_of(self.head.dashboard, "serve").deploy_applications({**self.configuration, "applications": []})
+        wait_until(self._is_gone)
+
+    def _is_gone(self) -> bool:
+        with self._details() as response:
+            return "classifier" not in json.load(response)["applications"]
+
     def pids(self) -> list[int]:
         """Return the processes of the replicas that run."""
-        try:
-            with urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30) as response:
+        for _ in range(TRIES):
+            with suppress(OSError), self._details() as response:  # of a dashboard that is busy
                 application = json.load(response)["applications"]["classifier"]
-        except OSError:  # a dashboard that is busy
-            return []
+                break
+            time.sleep(1)
+        else:
+            raise TimeoutError(f"the dashboard did not answer {TRIES} times")
         replicas = application["deployments"]["Classifier"]["replicas"]
         return [each["pid"] for each in replicas if each["state"] == "RUNNING"]
+
+    def _details(self) -> Any:
+        return urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30)
 
     def info(self) -> dict[str, Any]:
         """Return what a replica says of itself."""

@@ -67,8 +67,10 @@ class Load:
             except (aiohttp.ClientError, TimeoutError) as error:
                 status = type(error).__name__
             self.answers.append((start - self._start, time.monotonic() - start, status))
-            if self.pause_s:
-                await asyncio.sleep(self.pause_s)
+            left = self.pause_s
+            while left > 0 and not self._ended:
+                await asyncio.sleep(min(left, 1))
+                left -= 1
 
 
 @contextmanager

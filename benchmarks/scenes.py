@@ -168,11 +168,11 @@ def _shed(service: Deployed, seconds: int, words: int, body: bytes) -> Row:
         start, before = running.now(), len(running.answers)
         answered = _rate(running, seconds)
         asked = (len(running.answers) - before) / (running.now() - start)
-        statuses, told = running.statuses(), dict(running.retry_after)
+    statuses, told = running.statuses(), dict(running.retry_after)
     return {
         "words a text": words, "requests/s at capacity": capacity, "times capacity": asked / capacity,
         "answered/s": answered, "of capacity": answered / capacity, "shed with 503": statuses[503],
-        "with Retry-After": sum(told.values()), "other": _others(statuses),
+        "with Retry-After": sum(told.values()), "others": _others(statuses - Counter({503: statuses[503]})),
     }  # fmt: skip
 
 
@@ -213,8 +213,8 @@ def _rate(running: Load, seconds: int) -> float:
 
 
 def _others(statuses: Counter) -> str:
-    """Name the statuses that are neither an answer nor shed load, with how often they came."""
-    return ", ".join(f"{status} ({count})" for status, count in statuses.items() if status not in (200, 503)) or "-"
+    """Name the statuses other than 200, with how often they came."""
+    return ", ".join(f"{status} ({count})" for status, count in statuses.items() if status != 200) or "-"
 
 
 def _failed(answers: Sequence[tuple[float, float, int | str]]) -> int:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.figures import finish, show
 from benchmarks.load import TEXT
 from cluster.package import REPOSITORY
-from serving.switches import installed
+from serving.switches import proxy
 
 CONNECTIONS = (1, 16, 64)
 TITLES = {
@@ -57,27 +57,28 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="a PNG of load, replicas and latency over time, drawn by `scale`")
     options = parser.parse_args()
     names = options.only or (["speed"] if options.quick else list(TITLES))
-    tables = {"speed": _speed(options)} if "speed" in names else {}
+    settings: dict[str, Any] = {"quick": options.quick, "kills": options.kills}
+    tables = {}
+    if "speed" in names:
+        tables["speed"], settings["proxy"] = _speed(options)
     rest = [name for name in names if name != "speed"]
     if rest:
         tables |= _scenes(rest, options)
-    proxy = "HAProxy" if installed() and not options.default_proxy else "Ray's"
-    settings = {"quick": options.quick, "proxy": proxy, "kills": options.kills}
     finish("serving", settings, tables)
 
 
-def _speed(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure the service beside the no-op."""
+def _speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """Measure the service beside the no-op; return the rows, and which proxy took the requests."""
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
     rounds, seconds = (1, 2) if options.quick else (5, 4)
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoint = write_checkpoint(Path(folder, "checkpoint"))
         with both(str(checkpoint), fast=not options.default_proxy) as url:
-            found = _measure(url, Path(folder, "post.lua"), rounds, seconds)
+            found, taken_by = _measure(url, Path(folder, "post.lua"), rounds, seconds), proxy()
     rows = _rows(found)
     show(TITLES["speed"], rows)
-    return rows
+    return rows, taken_by
 
 
 def _scenes(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:

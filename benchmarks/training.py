@@ -240,7 +240,7 @@ def worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: 
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
     corpus, source = corpus_of("mr", 10_662, Path(data))
     here, apart = Group(rank, size), Group(rank, size)
-    groups = {"on one machine": here, "as on two": apart} if here.meet() else {"as on two": apart}
+    groups = {"by memory": here, "by gloo": apart} if here.meet() else {"by gloo": apart}
     sides = {name: our_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
     alone = our_steps(corpus, "non-static", 256, "cpu")
     found: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}

@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from jobs.neighbours import ROOM, Neighbours
+from jobs.neighbours import Neighbours
 
 
 @dataclass
@@ -29,10 +29,12 @@ class Group:
         path = self.share(Neighbours.create(self.size) if self.rank == 0 else None)
         if path is None:
             return False
-        found = Neighbours.open(path, self.rank, self.size)
-        met = all(self.gather(found is not None))
-        if self.rank == 0:
-            Path(path).unlink()
+        try:
+            found = Neighbours.open(path, self.rank, self.size)
+            met = all(self.gather(found is not None))
+        finally:
+            if self.rank == 0:
+                Path(path).unlink()
         self._neighbours = found if met else None
         return met
 
@@ -44,10 +46,10 @@ class Group:
 
     def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
         """As `add_up`, but go on meanwhile; what is returned waits for the sum and returns it."""
-        if self.size == 1:
+        if self.size == 1 or not tensor.numel():
             return lambda: tensor
         self.bytes += tensor.nbytes
-        if (near := self._neighbours) is not None and tensor.nbytes <= ROOM:
+        if (near := self._neighbours) is not None and tensor.nbytes <= near.room:
             near.post(tensor)
             return lambda: near.add_up(tensor)
         work = torch.distributed.all_reduce(tensor, async_op=True)

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 FOLDER = "/dev/shm"
-# Room for a worker's message; longer ones do not go this way.
-ROOM = 8 << 20
+# Bytes of a worker's message at most, and of all messages; longer ones do not go this way.
+LONGEST = 8 << 20
+MEMORY = 56 << 20  # containers have 64 MiB unless told otherwise
 # What follows a write is seen after it: x86 keeps the order of writes, others need more than Python can say.
 ORDERED = ("x86_64", "AMD64")
 TIMEOUT_S = 1800.0
@@ -42,7 +43,7 @@ class Neighbours:
     """
 
     def __init__(self, path: str, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+        self.rank, self.size, self.room = rank, size, room(size)
         with Path(path).open("r+b") as stream:
             self._memory = mmap.mmap(stream.fileno(), length(size))
         self._counts = memoryview(self._memory)[: size * _LINE].cast("q")
@@ -99,7 +100,7 @@ class Neighbours:
 
     def _part(self, rank: int, like: Tensor) -> Tensor:
         """Return the place of a worker's message, as a tensor."""
-        start = self.size * _LINE + (rank * 2 + self._posted % 2) * ROOM
+        start = self.size * _LINE + (rank * 2 + self._posted % 2) * self.room
         return torch.frombuffer(self._memory, dtype=like.dtype, count=like.numel(), offset=start).view_as(like)
 
     def _wait(self, rank: int) -> None:
@@ -118,6 +119,11 @@ class Neighbours:
                 raise TimeoutError(f"worker {rank} was not heard of for {TIMEOUT_S:g} s")
 
 
+def room(size: int) -> int:
+    """Return the bytes that a message may have among so many workers."""
+    return min(LONGEST, MEMORY // (2 * size) // _LINE * _LINE)
+
+
 def length(size: int) -> int:
     """Return the bytes that so many workers need."""
-    return size * (_LINE + 2 * ROOM)
+    return size * (_LINE + 2 * room(size))

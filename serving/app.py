@@ -25,6 +25,9 @@ from serving.protocol import Limits, RequestError, error, parse
 from serving.protocol import Request as Question
 from serving.turn import Turn
 
+# A checkpoint that was refused is looked at again after so many periods of the metrics.
+RETRY_PERIODS = 5
+
 METHODS = {
     "/": ("GET", "POST"),
     "/predict": ("POST",),
@@ -64,6 +67,8 @@ class Replica:
         self._limits = self._arguments.limits
         self._keys = keys.read()
         self.models: Models | None = None
+        self._configuring = asyncio.Lock()
+        self._wanted: dict[str, Any] = {}
         self._refused: str | None = None
         self._metrics = Metrics()
         self._turn = Turn()
@@ -76,22 +81,34 @@ class Replica:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load what `user_config` names; on an error what was loaded before goes on serving, and `/info` says why."""
-        try:
-            choice = models.choose(user_config)
-            self.models = await asyncio.to_thread(models.load, choice, self.models, self._arguments.table_bytes)
-            self._refused = None
-            accepted.remember(choice)
-        except UsageError as refusal:
-            if self.models is None:  # it starts only now
-                before = accepted.recall()
-                if before is None:
-                    raise
-                self.models = await asyncio.to_thread(models.load, before, None, self._arguments.table_bytes)
-            self._refused = str(refusal)
-            logger.error("the checkpoint was refused, the one before goes on serving: %s", refusal)
-        self._metrics.refused(self._refused is not None)
+        async with self._configuring:
+            self._wanted = user_config
+            await self._configure()
         if self._reporting is None:
             self._reporting = asyncio.create_task(self._report())
+
+    async def _configure(self) -> None:
+        try:
+            choice = models.choose(self._wanted)
+            self.models = await self._loaded(choice)
+            self._refused = None
+            await asyncio.to_thread(accepted.remember, choice)
+        except UsageError as refusal:
+            if self.models is None:  # it starts only now
+                before = await asyncio.to_thread(accepted.recall)
+                if before is None:
+                    raise
+                try:
+                    self.models = await self._loaded(before)
+                except UsageError:  # gone too
+                    raise refusal from None
+            if str(refusal) != self._refused:
+                self._refused = str(refusal)
+                logger.error("the checkpoint was refused, the one before goes on serving: %s", refusal)
+        self._metrics.refused(self._refused is not None)
+
+    async def _loaded(self, choice: models.Choice) -> Models:
+        return await asyncio.to_thread(models.load, choice, self.models, self._arguments.table_bytes)
 
     def stop_reporting(self) -> None:
         """Hand no more figures to Ray."""
@@ -100,11 +117,16 @@ class Replica:
             self._reporting = None
 
     async def _report(self) -> None:
+        periods = 0
         while True:
             await asyncio.sleep(PERIOD_S)
             models = self.models
             served = () if models is None else (models.main, *((models.candidate,) if models.candidate else ()))
             self._metrics.flush({(each.name, tuple(each.classifier.labels)): each.counted() for each in served})
+            periods += 1
+            if self._refused is not None and periods % RETRY_PERIODS == 0:
+                async with self._configuring:  # it may have been mended: Serve does not ask again for the same
+                    await self._configure()
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""

@@ -61,6 +61,7 @@ def _begun(steps: Generator[Any, None, Message], pending: Any) -> Generator[Any,
     """Await what was taken to its first wait already, which `pending` is."""
     try:
         yield pending
-        return (yield from steps)
-    finally:
-        steps.close()
+    except BaseException as error:  # such as that the time is over
+        steps.throw(error)
+        raise
+    return (yield from steps)

@@ -8,7 +8,8 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from itertools import count
+from typing import Any
 
 import urllib3
 
@@ -32,10 +33,10 @@ class Client:
     Args:
         url: of the service, without a path.
         key: one of its API keys, where it wants one.
-        patience_s: for so long a request is sent again. Tries wait 0.1 s, 0.2 s and so on up to 5 s, with some chance
-            in it, and where the service says Retry-After so much longer; never beyond the patience. Classifying twice
-            changes nothing, so any request may be sent again.
-        timeout_s: for each try.
+        patience_s: for so long a request is sent again. Between two tries it waits 0.1 s, 0.2 s and so on up to 5 s,
+            give or take a half, and where the service says Retry-After so much longer; the last try begins when the
+            patience ends. Classifying twice changes nothing, so any request may be sent again.
+        timeout_s: for each try, and for a connection to be free.
         connections: kept open at once.
     """
 
@@ -44,7 +45,7 @@ class Client:
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self._patience_s = patience_s
+        self._patience_s, self._timeout_s = patience_s, timeout_s
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
     def classify(self, texts: str | Sequence[str], **parameters: Any) -> list[Any]:
@@ -65,57 +66,42 @@ class Client:
 
     def _ask(self, method: str, path: str, content: Any) -> Any:
         body = None if content is None else json.dumps(content).encode()
+        response = self._answer(method, self._url + path, body)
         try:
-            response = self._pool.request(
-                method, self._url + path, body=body, headers=self._headers, retries=_Again.until(self._patience_s)
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise ServiceError(f"{self._url} does not answer: {error}") from error
-        if response.status == 200:
-            return response.json()
-        try:
-            told = response.json()["error"]
+            told = response.json()
+            if response.status == 200:
+                return told
+            told = told["error"]
         except (ValueError, KeyError, TypeError):
             told = response.data[:200].decode(errors="replace") or response.reason
         raise ServiceError(f"{self._url}{path}: {response.status}: {told}", response.status)
 
+    def _answer(self, method: str, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+        """Return the first answer that does not pass, or the last one before patience ends."""
+        deadline = time.monotonic() + self._patience_s
+        for tries in count():
+            response, longer = None, 0.0
+            try:
+                response = self._pool.request(
+                    method, url, body=body, headers=self._headers, retries=False, pool_timeout=self._timeout_s
+                )
+                if response.status not in PASSING:
+                    return response
+                longer = _retry_after(response)
+            except urllib3.exceptions.HTTPError as error:
+                if time.monotonic() >= deadline:
+                    raise ServiceError(f"{self._url} does not answer: {error}") from error
+            left = deadline - time.monotonic()
+            if left <= 0 and response is not None:
+                return response
+            # With some chance in it, or all that were shed at once would come back at once.
+            time.sleep(max(0, min(left, longer + min(5, 0.1 * 2 ** min(tries, 9)) * random.uniform(0.5, 1.5))))
+        raise AssertionError("never reached")
 
-class _Again(urllib3.Retry):
-    """Tries until a moment, where urllib3's own counts them; a Retry-After is waited for beside the backoff."""
 
-    _last = 0.0
-
-    @classmethod
-    def until(cls, patience_s: float) -> Self:
-        """Return one that gives up after so many seconds from now."""
-        made = cls(
-            total=None,
-            redirect=0,
-            status_forcelist=PASSING,
-            allowed_methods=None,  # POST too
-            backoff_factor=0.1,
-            backoff_max=5,
-            backoff_jitter=0.1,
-            raise_on_status=False,
-        )
-        made._last = time.monotonic() + patience_s
-        return made
-
-    def new(self, **changes: Any) -> Self:
-        made = super().new(**changes)
-        made._last = self._last
-        return made
-
-    def is_exhausted(self) -> bool:
-        return super().is_exhausted() or time.monotonic() >= self._last
-
-    def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        return not self.is_exhausted() and super().is_retry(method, status_code, has_retry_after)
-
-    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        told = super().get_retry_after(response)
-        if told is None:
-            return None
-        # Or all that were shed at once would come back at once.
-        told += random.uniform(0, min(self.backoff_max, 0.1 * 2 ** len(self.history)))
-        return min(told, max(0.0, self._last - time.monotonic()))
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
+    """Return how many seconds an answer asks to wait."""
+    try:
+        return urllib3.Retry().get_retry_after(response) or 0.0
+    except urllib3.exceptions.InvalidHeader:
+        return 0.0

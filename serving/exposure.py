@@ -16,6 +16,11 @@ class Exposed(UsageError):
     """A service is open that was meant to ask for a key."""
 
 
+def url_of(host: str, port: int, path: str = "") -> str:
+    """Return a service's URL; an IPv6 address stands in brackets there."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+
 def open_to(host: str) -> str:
     """Return who can reach a service that an embedded Ray has on a host, in words."""
     stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
@@ -76,7 +81,7 @@ def from_here(url: str, machine: str) -> str | None:
         host = machine
     elif _is_loopback(host) and not _is_loopback(machine):
         return None
-    return parts._replace(netloc=f"{f'[{host}]' if ':' in host else host}:{parts.port}").geturl()
+    return url_of(host, parts.port or 80, parts.path)
 
 
 def _is_loopback(host: str) -> bool:

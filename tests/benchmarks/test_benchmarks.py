@@ -64,8 +64,8 @@ def test_training_speed(tmp_path: Path) -> None:
     assert [row["words"] for row in figures["vocabulary"]] == ["20,002", "400,000"]
     alone, *both = figures["workers"]
     assert alone["bytes a step"] == 0
-    assert [row["workers"] for row in both] == ["2, on one machine", "2, as on two"]
-    assert both[0]["bytes a step"] == both[1]["bytes a step"] > 0
+    assert both[-1]["workers"] == "2, by gloo"
+    assert {row["bytes a step"] for row in both} == {both[0]["bytes a step"]} != {0}
 
 
 def test_training_speed_on_a_bare_gpu_machine_needs_torch_and_numpy_alone(tmp_path: Path) -> None:

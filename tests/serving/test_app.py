@@ -1,5 +1,6 @@
 """What the application answers, whatever it is asked."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -190,6 +191,29 @@ def test_a_refused_swap_leaves_the_old_one_serving(saved: Path, tmp_path: Path) 
     configure(made, {"checkpoint": str(saved / "second")})
     assert "refused" not in ask(made, "/info")[2]
     assert ask(made, "/predict", ONE)[2] != before
+
+
+def test_a_refused_checkpoint_is_served_once_it_is_mended(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve does not ask again for what it has asked for already; and what is asked for meanwhile is not undone."""
+    monkeypatch.setattr(app, "PERIOD_S", 0.01)
+    made = replica({"checkpoint": str(saved)})
+    late = tmp_path / "late"
+
+    async def run() -> None:
+        await made.reconfigure({"checkpoint": str(late)})
+        assert made.models.main.info["checkpoint"] == str(saved / "first")
+        shutil.copytree(saved / "second", late)
+        while made.models.main.info["checkpoint"] != str(late):
+            await asyncio.sleep(0.01)
+        await made.reconfigure({"checkpoint": str(saved / "first")})
+        await asyncio.sleep(0.2)
+        assert made.models.main.info["checkpoint"] == str(saved / "first")
+        made.stop_reporting()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert "refused" not in ask(made, "/info")[2]
 
 
 def test_a_candidate_answers_its_share(saved: Path) -> None:

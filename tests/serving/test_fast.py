@@ -130,6 +130,9 @@ def test_a_replica_that_starts_while_a_checkpoint_is_refused_serves_the_one_befo
     wait_until(lambda: len(service.pids()) == 2 and not set(before) & set(service.pids()))
     assert service.serves(second)
     assert "refused" in service.info()
+    service.delete()
+    with pytest.raises(ServiceFailed, match="DEPLOY_FAILED"):  # a new service has none before
+        service.deploy()
     service.deploy(user_config={"checkpoint": str(saved / "first")}, num_replicas=1)
 
 

@@ -45,6 +45,29 @@ def test_what_is_quick_goes_on_at_once_and_in_groups(monkeypatch: pytest.MonkeyP
     assert order[:60] == [f"{what} {number}" for number in range(30) for what in ("begun", "turn")]
 
 
+def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is known that they are quick; before, and after a slow one, one by one, with looks between."""
+    monkeypatch.setattr(turn, "BUSY_S", 0.02)
+    order: list[str] = []
+
+    async def look() -> None:
+        while True:
+            order.append("look")
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        taken = Turn()
+        looking = asyncio.create_task(look())
+        await asyncio.gather(request(taken, order, 0, 0.03), *(request(taken, order, each) for each in range(1, 40)))
+        looking.cancel()
+
+    asyncio.run(run())
+    turns = [each for each in order if each in ("look", *(f"turn {number}" for number in range(40)))]
+    between = turns[turns.index("turn 1") : turns.index("turn 2")]
+    assert between.count("look") >= turn.LOOKS
+    assert turns.index("turn 39") == turns.index("turn 38") + 1
+
+
 def test_one_that_comes_later_does_not_overtake() -> None:
     """Even where there is time for it."""
     order: list[str] = []
