@@ -33,13 +33,12 @@ EXPLAINED = {
     words: json.dumps({"inputs": [" ".join([TEXT] * (words // 20))] * 16, "parameters": {"explain": True, "top_k": 1}})
     for words in (20, 100)
 }
-SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 10, "look_back_period_s": 2}
 COMMON = {"max_ongoing_requests": 64, "max_queued_requests": 256}
 
 
 def scale(service: Deployed, seconds: Sequence[int], picture: Path | None) -> list[Row]:
     """Let a load rise and fall, so many seconds each; a row a phase, and a picture of all."""
-    service.deploy(autoscaling_config=service.scaling | SCALING | {"initial_replicas": 1})
+    service.deploy(autoscaling_config=service.scaling | {"initial_replicas": 1, "downscale_delay_s": 10})
     wait_until(lambda: len(service.pids()) == 1)
     phases = list(zip((4, 64, 4), seconds, strict=True))
     rows = []
@@ -67,8 +66,7 @@ def scale(service: Deployed, seconds: Sequence[int], picture: Path | None) -> li
 def zero(service: Deployed, times: int) -> list[Row]:
     """Let all replicas go, and ask."""
     service.deploy(autoscaling_config=service.scaling | {
-        "min_replicas": 0, "initial_replicas": 0, "upscale_delay_s": 0.5, "downscale_delay_s": 1,
-        "look_back_period_s": 1,
+        "min_replicas": 0, "initial_replicas": 0, "downscale_delay_s": 1,
     })  # fmt: skip
     answers = []
     for _ in range(times):
@@ -103,7 +101,7 @@ def roll(service: Deployed, times: int) -> list[Row]:
 
     def change(number: int) -> None:
         before = set(service.pids())
-        service.deploy(ray_actor_options={"num_cpus": 0.1 + 0.01 * (number % 2)})
+        service.deploy(ray_actor_options={"num_cpus": 0.11 + 0.01 * (number % 2)})
         wait_until(lambda: not before & set(service.pids()) and len(service.pids()) == 2)
 
     return [_under_load(service, "all replicas replaced", times, change)]

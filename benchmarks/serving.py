@@ -9,7 +9,7 @@ speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the se
 the same configuration and the same minute; rounds take turns, medians are shown. The service, the no-op, HAProxy, Ray
 and wrk share the machine's cores, so what counts are the ratios; `--default-proxy` measures without the fast
 configuration. The other scenes (benchmarks/scenes.py) run on a cluster of their own, as `serving/service.yaml` says,
-with replicas that come and go within seconds in `scale` and `zero`. Weights are random, at the default settings, with
+but that replicas go within seconds in `scale` and `zero`. Weights are random, at the default settings, with
 20,000 words.
 """
 

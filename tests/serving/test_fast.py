@@ -231,7 +231,8 @@ def test_load_is_shed_whatever_the_replica_is_busy_with(service: Deployed) -> No
 def test_from_no_replica_the_first_request_is_answered(service: Deployed) -> None:
     """It waits for one to start; when nobody asks, it goes again."""
     scaling = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 1,
-               "upscale_delay_s": 0.5, "downscale_delay_s": 1, "look_back_period_s": 1}  # fmt: skip
+               "upscale_delay_s": 0.5, "downscale_delay_s": 1, "look_back_period_s": 1,
+               "metrics_interval_s": 0.5}  # fmt: skip
     service.deploy(autoscaling_config=scaling)
     wait_until(lambda: not service.pids())
     assert call(service.url + "/predict", ONE)[0] == 200
