@@ -253,7 +253,7 @@ def main() -> None:
         settings = {
             "name": "undisturbed", "storage": folder / "runs", "data.train": folder / "texts.csv",
             "data.test_share": 0.05, "model.embedding": "rand", "model.feature_maps": 40, "vectors.dimensions": 60,
-            "train.workers": 2, "train.epochs": max(40, 16 * kills), "train.patience": 1000,
+            "train.workers": 2, "train.epochs": max(40, 6 * kills), "train.patience": 1000,
             "train.metric": "loss", "train.batch_size": BATCH, "train.checkpoint_minutes": 0.01,
         }  # fmt: skip
         cluster = Cluster(folder)

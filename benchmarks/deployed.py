@@ -67,15 +67,18 @@ class Deployed:
 
     def pids(self) -> list[int]:
         """Return the processes of the replicas that run."""
+        return [each["pid"] for each in self._replicas() if each["state"] == "RUNNING"]
+
+    def sleeps(self) -> bool:
+        """Tell whether there is no replica, not even one that is about to end and would still answer."""
+        return not self._replicas()
+
+    def _replicas(self) -> list[dict[str, Any]]:
         for _ in range(TRIES):
             with suppress(OSError), self._details() as response:  # of a dashboard that is busy
-                application = json.load(response)["applications"]["classifier"]
-                break
+                return json.load(response)["applications"]["classifier"]["deployments"]["Classifier"]["replicas"]
             time.sleep(1)
-        else:
-            raise TimeoutError(f"the dashboard did not answer {TRIES} times")
-        replicas = application["deployments"]["Classifier"]["replicas"]
-        return [each["pid"] for each in replicas if each["state"] == "RUNNING"]
+        raise TimeoutError(f"the dashboard did not answer {TRIES} times")
 
     def _details(self) -> Any:
         return urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30)

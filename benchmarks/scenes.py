@@ -70,7 +70,7 @@ def zero(service: Deployed, times: int) -> list[Row]:
     })  # fmt: skip
     answers = []
     for _ in range(times):
-        wait_until(lambda: not service.pids())
+        wait_until(service.sleeps)
         with load(service.url + "/predict", ONE, 1, pause_s=60) as running:
             wait_until(lambda: bool(running.answers))
         answers += running.answers

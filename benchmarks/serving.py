@@ -91,7 +91,7 @@ def _scenes(names: Sequence[str], options: argparse.Namespace) -> dict[str, list
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoints = [str(write_checkpoint(Path(folder, name), seed=seed)) for seed, name in enumerate("ab")]
         play = {
-            "scale": lambda: scenes.scale(service, (6, 14, 25) if short else (20, 60, 40), options.picture),
+            "scale": lambda: scenes.scale(service, (5, 20, 25) if short else (20, 60, 40), options.picture),
             "zero": lambda: scenes.zero(service, 1 if short else 5),
             "swap": lambda: scenes.swap(service, checkpoints, 2 if short else 20),
             "roll": lambda: scenes.roll(service, 1 if short else 6),

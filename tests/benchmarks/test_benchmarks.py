@@ -137,6 +137,15 @@ def test_serving(ray_environment: dict[str, str]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_serving_while_things_change() -> None:
+    """No request fails; the others of these scenes are in tests/serving/test_fast.py."""
+    figures = run("serving", "--quick", "--only", "zero", "swap")
+    assert figures["zero"][0]["failed"] == figures["swap"][0]["failed"] == 0
+    assert figures["swap"][0]["same processes"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_tuning() -> None:
     """A search, beside one that nests trainers, and what vectors cost in memory."""
     figures = run("tuning", "--quick")

@@ -228,13 +228,24 @@ def test_load_is_shed_whatever_the_replica_is_busy_with(service: Deployed) -> No
         service.deploy(max_ongoing_requests=64, max_queued_requests=256)
 
 
+def test_replicas_follow_a_load_that_rises_and_falls(service: Deployed) -> None:
+    """More of them while many requests wait, and one again when few do; none fails."""
+    service.deploy(autoscaling_config=service.scaling | {"downscale_delay_s": 3})
+    body = json.dumps({"inputs": ["word1 " * 200] * 30}).encode()
+    with load(service.url + "/predict", body, 64) as running:
+        wait_until(lambda: len(service.pids()) > 1)
+        running.connections = 2
+        wait_until(lambda: len(service.pids()) == 1)
+    assert not running.failed()
+
+
 def test_from_no_replica_the_first_request_is_answered(service: Deployed) -> None:
     """It waits for one to start; when nobody asks, it goes again."""
     scaling = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 1,
                "upscale_delay_s": 0.5, "downscale_delay_s": 1, "look_back_period_s": 1,
                "metrics_interval_s": 0.5}  # fmt: skip
     service.deploy(autoscaling_config=scaling)
-    wait_until(lambda: not service.pids())
+    wait_until(service.sleeps)
     assert call(service.url + "/predict", ONE)[0] == 200
     assert service.pids()
 
