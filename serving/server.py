@@ -178,7 +178,7 @@ def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[st
     found: dict[str, Any] = {}
     while url and time.monotonic() < deadline:
         answers = [_told(url) for _ in range(REPLICAS_ASKED)]
-        others = [each for each in answers if each is None or each.get("checkpoint") != wanted]
+        others = [each for each in answers if each is None or each.get("checkpoint") != wanted or "refused" in each]
         if not others:
             return
         if others[0] is None:
