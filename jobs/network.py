@@ -98,7 +98,7 @@ class Network(nn.Module):
             trained: the batch's `trained_rows`, for their gradient; by default they are looked up.
             bfloat16, ready: see `max_over_time`.
         """
-        fixed = self.initial[batch.words] if self.has_fixed else None
+        fixed = self.initial.index_select(0, batch.words) if self.has_fixed else None
         if trained is None:
             trained = self.trained_rows(batch.words)
         best = max_over_time(
@@ -112,9 +112,9 @@ class Network(nn.Module):
             return None
         with torch.no_grad():
             if self.training or len(self.vectors) == len(self.initial):
-                rows = self.vectors[words]
+                rows = self.vectors.index_select(0, words)
             elif not len(self.vectors):
-                rows = self.initial[words]
+                rows = self.initial.index_select(0, words)
             else:  # words that training never saw
                 last = len(self.vectors) - 1
                 inside = (words <= last)[:, None]

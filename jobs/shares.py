@@ -57,6 +57,8 @@ class Share:
 
     def features(self, whole: Tensor) -> Tensor:
         """Return this share of `(n, len(widths) * feature_maps)`, width after width."""
+        if self.size == 1:
+            return whole
         # torch's fused optimisers take what is not contiguous for what is.
         return whole.view(len(whole), len(self.widths), -1)[:, :, self._slice].flatten(1).contiguous()
 
