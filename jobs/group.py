@@ -40,9 +40,7 @@ class Group:
 
     def add_up(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over the workers, the same bits on each, and return it."""
-        if self.size > 1:
-            return self.begin(tensor)()
-        return tensor
+        return self.begin(tensor)()
 
     def begin(self, tensor: Tensor) -> Callable[[], Tensor]:
         """As `add_up`, but go on meanwhile; what is returned waits for the sum and returns it."""

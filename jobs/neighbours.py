@@ -87,14 +87,10 @@ class Neighbours:
         for rank in range(self.size):
             if rank != self.rank:
                 self._wait(rank)
-        parts = [tensor if rank == self.rank else self._part(rank, tensor) for rank in range(self.size)]
-        if self.size == 2:
-            torch.add(*parts, out=tensor)
-        else:
-            found = parts[0] + parts[1]
-            for part in parts[2:]:
-                found += part
-            tensor.copy_(found)
+        first, second, *others = (self._part(rank, tensor) for rank in range(self.size))
+        torch.add(first, second, out=tensor)
+        for part in others:
+            tensor.add_(part)
         self._open = False
         return tensor
 

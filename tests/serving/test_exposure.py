@@ -62,3 +62,10 @@ def test_what_cannot_be_reached_from_here_is_said(saved: Path) -> None:
     with served(replica({"checkpoint": str(saved)})) as url:
         assert looked(url + "/elsewhere") == [told]
         assert looked(url, "10.0.0.1") == [told]
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    """And every interface is reached as the machine is."""
+    assert exposure.url_of("::1", 8000, "/") == "http://[::1]:8000/"
+    assert exposure.from_here(exposure.url_of("::", 8000, "/"), "10.0.0.1") == "http://10.0.0.1:8000/"
+    assert exposure.from_here(exposure.url_of("127.0.0.1", 8000), "10.0.0.1") is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> Non
     turns = [each for each in order if each in ("look", *(f"turn {number}" for number in range(40)))]
     between = turns[turns.index("turn 1") : turns.index("turn 2")]
     assert between.count("look") >= turn.LOOKS
-    assert turns.index("turn 39") == turns.index("turn 38") + 1
+    assert any(each != "look" != after for each, after in pairwise(turns[turns.index("turn 1") :]))
 
 
 def test_one_that_comes_later_does_not_overtake() -> None:
