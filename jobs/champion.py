@@ -2,9 +2,10 @@
 
 import json
 import threading
+from contextlib import suppress
 from typing import Any
 
-from cluster.storage import exists, folders, join, read_text, remove_folder, write_text
+from cluster.storage import StorageError, exists, folders, join, read_text, remove_folder, write_text
 from jobs import conflicts
 from jobs.checkpoint import CheckpointError
 from jobs.checkpoints import Checkpoints, name_of
@@ -54,6 +55,25 @@ class Champion:
             self._run.update(better)
             self._before, self.best = self.best and self.best["checkpoint"], better
             write_yaml(self._run, self._experiment, better)
+
+    def recover(self, asked: dict[int, dict[str, Any]]) -> None:
+        """Name what trials had kept, ended or not, when the search was killed before it could name it.
+
+        Others may have kept nothing since, being outdone by it.
+
+        Args:
+            asked: the settings of all trials that were begun, by number.
+        """
+        there = set(folders(self._run.path))
+        for number, settings in asked.items():
+            folder = join(self._run.path, folder_of(number))
+            for name in Checkpoints(folder).names() if folder_of(number) in there else ():
+                path = join(folder, name)
+                if exists(join(path, "progress.json")):
+                    continue  # of a run of Ray Train, which goes on from it and removes it
+                with suppress(CheckpointError, StorageError):
+                    figures = json.loads(read_text(join(path, "metrics.json")))
+                    self.hear(number, figures["epoch"], figures, settings)
 
     def settle(self, records: list[Record]) -> list[Record]:
         """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.

@@ -112,8 +112,10 @@ def _search(
     import ray
 
     champion, ledger = Champion(run, experiment), Ledger(join(run.path, "trials"))
+    asked = ledger.asked()
+    champion.recover(asked)
     records = champion.settle(_kept(ledger.read()))
-    search = search_of(experiment, space, records, ledger.asked(), ledger.ask)
+    search = search_of(experiment, space, records, asked, ledger.ask)
     given = means.of(experiment)
     log = _logs(experiment, run, say)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())

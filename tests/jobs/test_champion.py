@@ -126,6 +126,23 @@ def test_a_best_that_was_kept_and_not_named_is_named(place: tuple[Run, Experimen
     assert json.loads(Path(found.path, "best.json").read_text())["settings"] == {"model.dropout": 0.3}
 
 
+def test_a_trial_that_was_outdone_by_one_that_has_not_ended_is_not_trained_again(place: tuple[Run, Experiment]) -> None:
+    """Killed after trial 3 had kept its epoch, when neither that was named nor had it ended; trial 2 kept nothing."""
+    found, experiment = place
+    facts = json.loads(Path(found.path, "trial-00003", "epoch-0001", "metrics.json").read_text())
+    shutil.rmtree(Path(found.path, "trial-00002"))
+    Path(found.path, "trial-00001", "epoch-0003", "weights.safetensors").unlink()
+    Path(found.path, "trial-00001", "epoch-0002", "progress.json").write_text("{}")  # of a run of Ray Train
+    Path(found.path, "trial-00001", "epoch-0001", "metrics.json").unlink()
+    champion = Champion(found, experiment)
+    champion.recover({1: {}, 2: {}, 3: {"model.dropout": 0.3}, 4: {}})
+    records = [record(2, facts["accuracy"] - 0.1)]
+    assert champion.settle(records) == records
+    named = json.loads(Path(found.path, "best.json").read_text())
+    assert (named["trial"], named["settings"]) == (3, {"model.dropout": 0.3})
+    assert named["metrics"]["accuracy"] == facts["accuracy"]
+
+
 def test_a_best_whose_checkpoint_was_lost_is_trained_again(place: tuple[Run, Experiment]) -> None:
     """The next best is named until then."""
     found, experiment = place
