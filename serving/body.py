@@ -1,11 +1,9 @@
 """The body of a request, read to its end, within a time and up to a size."""
 
 import asyncio
-from collections.abc import Generator
-from types import coroutine
-from typing import Any
+from time import perf_counter
 
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
 from serving.protocol import RequestError
 
@@ -14,54 +12,72 @@ TIMEOUT_S = 10
 DISCARDED_BYTES = 64 << 20
 
 
-async def read(receive: Receive, longest: int) -> bytes:
-    """Return the body.
+class Bodies:
+    """Reads bodies.
 
-    Raises:
-        RequestError: 413 longer than `longest` bytes, which is said once the body is read: an answer before that can
-            be lost to the client; 408 it does not arrive in time.
+    Nearly all are there when they are asked for, and a timer for each would take longer than to classify it; so one
+    timer looks after all that have not come yet.
+
+    Args:
+        longest: bytes of a body at most.
     """
-    first, message, pending = receive().__await__(), None, None
-    try:
-        pending = next(first)
-    except StopIteration as here:  # nearly always; a timer would cost more than all else that is done here
-        message = here.value
-        if not message.get("more_body"):
-            whole = message.get("body", b"")
-            _check(len(whole), longest)
-            return whole
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await _rest(message or await _begun(first, pending), receive, longest)
-    except TimeoutError:
-        raise RequestError(408, f"the body did not arrive within {TIMEOUT_S} s") from None
 
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._awaited: dict[asyncio.Task, float] = {}  # who reads, and since when
+        self._late: set[asyncio.Task] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
-async def _rest(message: Message, receive: Receive, longest: int) -> bytes:
-    body, size = bytearray(), 0
-    while True:
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= longest:
-            body += chunk
-        if message["type"] == "http.disconnect" or not message.get("more_body") or size > DISCARDED_BYTES:
-            break
-        message = await receive()
-    _check(size, longest)
-    return bytes(body)
+    async def read(self, receive: Receive, now: float) -> bytes:
+        """Return the body of a request.
 
+        Args:
+            now: on the clock `perf_counter`.
 
-def _check(size: int, longest: int) -> None:
-    if size > longest:
-        raise RequestError(413, f"the body is longer than {longest} bytes")
+        Raises:
+            RequestError: 413 it is too long, which is said once the body is read: an answer before that can be lost
+                to the client; 408 it does not arrive in time.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TIMEOUT_S / 10, self._look)
+        self._awaited[task] = now
+        try:
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body"):
+                body = await self._rest(body, receive)
+        except asyncio.CancelledError:
+            if task in self._late and task.uncancel() == 0:
+                raise RequestError(408, f"the body did not arrive within {TIMEOUT_S} s") from None
+            raise
+        finally:
+            del self._awaited[task]
+            if self._late:
+                self._late.discard(task)
+        if len(body) > self._longest:
+            raise RequestError(413, f"the body is longer than {self._longest} bytes")
+        return body
 
+    async def _rest(self, first: bytes, receive: Receive) -> bytes:
+        """Return the whole of a body that begins so; of one that is too long, one byte too many."""
+        body, size, more = bytearray(first), len(first), True
+        while more and size <= DISCARDED_BYTES:
+            message = await receive()
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size <= self._longest:
+                body += chunk
+            more = message["type"] != "http.disconnect" and message.get("more_body", False)
+        return bytes(body) if size <= self._longest else bytes(self._longest + 1)
 
-@coroutine
-def _begun(steps: Generator[Any, None, Message], pending: Any) -> Generator[Any, None, Message]:
-    """Await what was taken to its first wait already, which `pending` is."""
-    try:
-        yield pending
-    except BaseException as error:  # such as that the time is over
-        steps.throw(error)
-        raise
-    return (yield from steps)
+    def _look(self) -> None:
+        """Give up what is late."""
+        now = perf_counter()
+        for task, since in self._awaited.items():
+            if now - since > TIMEOUT_S and task not in self._late:
+                self._late.add(task)
+                task.cancel()
+        waits = bool(self._awaited)
+        self._timer = asyncio.get_running_loop().call_later(TIMEOUT_S / 10, self._look) if waits else None

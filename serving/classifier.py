@@ -74,28 +74,31 @@ class Classifier:
         self.filters = filters = Filters(checkpoint)
         channels = [weights[name] for name in ("fixed_vectors", "vectors") if name in weights]
         self._vectors = np.concatenate(channels, axis=1)  # (words, channels * dimensions)
-        self._columns = filters.projection.shape[1]
-        rows = min(len(self._vectors), table_bytes // (4 * self._columns))
+        self.columns = filters.projection.shape[1]
+        rows = min(len(self._vectors), table_bytes // (4 * self.columns))
         self._table = table.shared(self._vectors[:rows], filters.projection)  # (rows, columns)
         if rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them
         self._words = _index(checkpoint.words)
         self._scoring = (
             np.asarray(self._table).reshape(-1),
-            self._columns,
+            self.columns,
             filters.lengths,
             filters.places,
             filters.biases,
             filters.output.reshape(-1),
             filters.output_bias,
         )
-        self._fixed = (self.text.lowercase, *self._words, *self._scoring, self.text.max_tokens)
         self.scores([""])  # compiles, or reads what is compiled
 
     @property
     def table_bytes(self) -> int:
         """Bytes that the table takes."""
         return self._table.nbytes
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return the kernel's arrays, in the order of its arguments."""
+        return tuple(each for each in (*self._words, *self._scoring) if isinstance(each, np.ndarray))
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Return scores (logits), `(texts, classes)` float32."""
@@ -104,11 +107,6 @@ class Classifier:
     def score(self, texts: Sequence[str]) -> Scored:
         """Return scores, and how much of the texts was known."""
         scores = np.empty((len(texts), len(self.labels)), np.float32)
-        if len(texts) == 1 and texts[0].isascii():  # what most requests are
-            letters = np.frombuffer(texts[0].encode(), np.uint8)
-            tokens, unknown = kernel.classify_one(letters, *self._fixed, scores[0])
-            if tokens >= 0:
-                return Scored(scores, tokens, unknown)
         tokens = unknown = start = 0
         while start < len(texts):
             end = start
@@ -131,7 +129,7 @@ class Classifier:
     def projected(self, ids: np.ndarray) -> np.ndarray:
         """Return the product of each word with each filter place, `(tokens, columns)`."""
         inside = ids < len(self._table)
-        found = np.empty((len(ids), self._columns), np.float32)
+        found = np.empty((len(ids), self.columns), np.float32)
         found[inside] = self._table[ids[inside]]
         if not inside.all():
             found[~inside] = self._vectors[ids[~inside]] @ self.filters.projection

@@ -15,7 +15,8 @@ from jobs import checkpoint
 from serving import table
 from serving.classifier import Classifier
 from serving.metrics import SAMPLES, Tally
-from serving.protocol import Labels, apply
+from serving.plain import Plain
+from serving.protocol import Labels, Limits, apply
 from serving.protocol import Request as Question
 
 
@@ -51,6 +52,18 @@ class Model:
     labels: Labels
     info: dict[str, Any]
     tally: Tally
+    plain: Plain
+
+    def answer(self, body: bytes, *, flat: bool) -> bytes | None:
+        """Return the answer to a plain question, counted; None if it has to be parsed (`serving.plain`)."""
+        seconds = self.tally.seconds
+        if len(seconds) >= SAMPLES:
+            return self.plain.answer(body, flat=flat)
+        start = perf_counter()
+        told = self.plain.answer(body, flat=flat)
+        if told is not None:
+            seconds.append(perf_counter() - start)
+        return told
 
     def score(self, question: Question) -> tuple[list[int], list[list[float]]]:
         """Return each text's best class, and its scores for all as they are asked for; both are counted."""
@@ -75,6 +88,7 @@ class Model:
     def counted(self) -> Tally:
         """Return the tally, and begin a new one."""
         tally, self.tally = self.tally, Tally(len(self.classifier.labels))
+        self.plain.counted(tally)
         return tally
 
 
@@ -105,8 +119,17 @@ def choose(user_config: dict[str, Any]) -> Choice:
         raise ModelsError(f"user_config: {where}: {problem['msg']}") from error
 
 
-def load(choice: Choice, before: Models | None = None, table_bytes: int = table.BYTES) -> Models:
+def load(
+    choice: Choice,
+    before: Models | None = None,
+    table_bytes: int = table.BYTES,
+    max_text_length: int = Limits().max_text_length,
+) -> Models:
     """Return the models of a choice; those that are loaded already are taken over, if nothing in them changed.
+
+    Args:
+        table_bytes: memory for each one's table.
+        max_text_length: characters of a plain question's text at most.
 
     Raises:
         CheckpointError, StorageError: one cannot be read; nothing of `before` is touched.
@@ -115,16 +138,16 @@ def load(choice: Choice, before: Models | None = None, table_bytes: int = table.
     known = {}
     if before is not None:
         known = {each.info["manifest"]: each for each in (before.main, before.candidate) if each is not None}
-    main = _model(choice.checkpoint, known, table_bytes)
+    main = _model(choice.checkpoint, known, table_bytes, max_text_length)
     if choice.candidate is None:
         return Models(choice, main)
-    candidate = _model(choice.candidate.checkpoint, known, table_bytes)
+    candidate = _model(choice.candidate.checkpoint, known, table_bytes, max_text_length)
     if candidate.classifier.labels != main.classifier.labels:
         raise ModelsError(f"{candidate.info['checkpoint']}: has other labels than {main.info['checkpoint']}")
     return Models(choice, main, candidate)
 
 
-def _model(path: str, known: dict[str, Model], table_bytes: int) -> Model:
+def _model(path: str, known: dict[str, Model], table_bytes: int, max_text_length: int) -> Model:
     try:
         where = checkpoint.locate(path)
         manifest = hashlib.sha256(read_text(join(where, "manifest.json")).encode()).hexdigest()
@@ -138,6 +161,7 @@ def _model(path: str, known: dict[str, Model], table_bytes: int) -> Model:
         _refuse_aliases(read_text(join(where, "experiment.yaml")))
         loaded = checkpoint.read(where)
         classifier = Classifier(loaded, table_bytes)
+        plain = Plain(classifier, max_text_length)
     except checkpoint.CheckpointError as error:
         told = str(error)
         raise checkpoint.CheckpointError(told if where in told else f"{where}: {told}") from error
@@ -154,7 +178,7 @@ def _model(path: str, known: dict[str, Model], table_bytes: int) -> Model:
         "vocabulary": len(loaded.words),
         "metrics": loaded.metrics,
     }
-    return Model(name, classifier, Labels(loaded.labels), info, Tally(len(loaded.labels)))
+    return Model(name, classifier, Labels(loaded.labels), info, Tally(len(loaded.labels)), plain)
 
 
 def _refuse_aliases(settings: str) -> None:

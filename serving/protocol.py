@@ -21,11 +21,11 @@ MAX_EXPLANATION_BYTES = 8_000_000
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; `status` is its HTTP status, from 400 to 499."""
+    """A request that cannot be answered; `status` is its HTTP status, from 400 to 499, `headers` go with it."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.headers = status, headers
 
 
 class Limits(BaseModel):
@@ -143,11 +143,26 @@ def _refusal(error: ValidationError) -> RequestError:
 _FIELDS = {*Body.model_fields, *Parameters.model_fields}
 
 
+# Of a score in an answer: more than that of the float32 that it comes from means nothing.
+DIGITS = 9
+
+
+def number(score: float) -> str:
+    """Return a score as it is written in answers."""
+    told = f"{score:.{DIGITS}g}"
+    return told if "." in told or "e" in told else f"{told}.0"
+
+
+def start_of(label: str) -> str:
+    """Return what stands before the score of a label in answers."""
+    return f'{{"label": {json.dumps(label, ensure_ascii=False)}, "score": '
+
+
 class Labels:
     """Labels as they are written in answers."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._starts = [f'{{"label": {json.dumps(label, ensure_ascii=False)}, "score": ' for label in labels]
+        self._starts = [start_of(label) for label in labels]
 
     def answer(self, request: Request, scores: list[list[float]], reasons: list[Reasons], *, flat: bool) -> bytes:
         """Return the JSON answer.
@@ -161,25 +176,25 @@ class Labels:
             RequestError: explanations of so many labels and texts would be too long.
         """
         starts, rows, explained = self._starts, [], 0
-        for number, row in enumerate(scores):
+        for text, row in enumerate(scores):
             best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[: request.top_k]
             if request.threshold is not None:
                 best = [place for place in best if row[place] >= request.threshold]
             if request.explain:
-                explained += len(best) * reasons[number].size
+                explained += len(best) * reasons[text].size
                 if explained > MAX_EXPLANATION_BYTES:
                     raise RequestError(
                         413,
                         f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; ask for fewer "
                         "labels (parameters.top_k), or for fewer or shorter texts at once",
                     )
-                told = [json.dumps(reasons[number].explain(place), default=vars, ensure_ascii=False) for place in best]
+                told = [json.dumps(reasons[text].explain(place), default=vars, ensure_ascii=False) for place in best]
                 cells = [
-                    f'{starts[place]}{row[place]!r}, "explanation": {each}}}'
+                    f'{starts[place]}{number(row[place])}, "explanation": {each}}}'
                     for place, each in zip(best, told, strict=True)
                 ]
             else:
-                cells = [f"{starts[place]}{row[place]!r}}}" for place in best]
+                cells = [f"{starts[place]}{number(row[place])}}}" for place in best]
             rows.append(f"[{', '.join(cells)}]")
         return (rows[0] if flat and request.single else f"[{', '.join(rows)}]").encode()
 

@@ -17,30 +17,39 @@ LOOKS = 4
 
 
 class Turn:
-    """Entered by each request before it is answered; what is done in it awaits nothing."""
+    """Entered by each request before it is answered, unless it is `free`; what is done in it awaits nothing."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future] = deque()
         self._called = 0  # of those that waited, and have not gone on yet
-        self._busy_since: float | None = None  # since then the process has not looked for what has come
+        self._since = 0.0  # the start of a time for requests to be answered at once
+        self._looks_on = False  # it was asked for since; then the process has not looked for what has come
         self._looks = 0
         self._began = 0.0
         self._usual_s = 0.0  # that a request takes, of late
 
-    async def __aenter__(self) -> None:
+    def free(self) -> bool:
+        """Tell whether a short request, begun and ended before anything is awaited, may be answered at once."""
         now = perf_counter()
-        if self._busy_since is None:
-            self._busy_since = now
+        if now - self._since > BUSY_S:
+            if self._looks_on:
+                return False
+            self._since, self._looks_on = now, True
             asyncio.get_running_loop().call_soon(self._look)
-        if self._waiting or self._called or now - self._busy_since > BUSY_S:
+        return not self._waiting and not self._called
+
+    async def __aenter__(self) -> None:
+        if not self.free():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
+            if not self._looks_on:
+                self._looks_on = True
+                asyncio.get_running_loop().call_soon(self._look)
             try:
                 await waiting
             finally:
                 self._called -= waiting.done() and not waiting.cancelled()
-            now = perf_counter()
-        self._began = now
+        self._began = perf_counter()
 
     async def __aexit__(self, *_: object) -> None:
         took = perf_counter() - self._began
@@ -50,13 +59,13 @@ class Turn:
     def _look(self) -> None:
         """Let those go on for whom there is time; what has come meanwhile is begun beside them."""
         if not self._waiting:
-            self._busy_since = None
+            self._looks_on = False
             return
         self._looks += 1
         if self._looks < LOOKS:
             asyncio.get_running_loop().call_soon(self._look)
             return
-        self._looks, self._busy_since = 0, perf_counter()
+        self._looks, self._since = 0, perf_counter()
         left = max(1, int(BUSY_S / (self._usual_s + 1e-6)))
         while self._waiting and left:
             waiting = self._waiting.popleft()

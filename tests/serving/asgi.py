@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from benchmarks.ray_head import free_ports
-from serving.app import Application, Arguments, Replica
+from serving.app import Arguments, Replica
 from serving.middleware import Front
 
 
@@ -57,7 +57,7 @@ def ask(
             "path": path,
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
         }
-        await Front(Application(made))(scope, receive, send)
+        await Front(made.__serve_build_asgi_app__())(scope, receive, send)
 
     asyncio.run(run())
     start, content = sent
@@ -72,7 +72,9 @@ def served(made: Replica) -> Iterator[str]:
     """Hold the application behind a web server on this machine; what is held is its URL."""
     [port] = free_ports(1)
     server = uvicorn.Server(
-        uvicorn.Config(Front(Application(made)), host="127.0.0.1", port=port, log_level="error", ws="none")
+        uvicorn.Config(
+            Front(made.__serve_build_asgi_app__()), host="127.0.0.1", port=port, log_level="error", ws="none"
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.package import REPOSITORY
@@ -47,7 +48,7 @@ def test_scores_are_those_of_the_checkpoint(made: app.Replica, saved: Path) -> N
         status, headers, found = ask(made, path, body)
         assert (status, headers["content-type"]) == (200, "application/json")
         for rows, scores in zip(found, expected, strict=True):
-            assert [row["score"] for row in rows] == sorted(map(float, scores), reverse=True)
+            assert [np.float32(row["score"]) for row in rows] == sorted(scores, reverse=True)
             assert {row["label"]: row["score"] for row in rows} == pytest.approx(
                 dict(zip("abc", map(float, scores), strict=True)), abs=1e-5
             )
@@ -154,7 +155,7 @@ def test_no_torch_in_the_whole_replica(saved: Path) -> None:
     """From the import of the application to an answer; Ray brings none either."""
     script = (
         "import asyncio, json, sys\n"
-        "from serving.app import Application, Arguments, Replica\n"
+        "from serving.app import Arguments, Replica\n"
         "async def main():\n"
         "    made = Replica(Arguments().model_dump())\n"
         f"    await made.reconfigure({{'checkpoint': {str(saved)!r}}})\n"
@@ -163,7 +164,7 @@ def test_no_torch_in_the_whole_replica(saved: Path) -> None:
         "    async def send(message):\n"
         "        print(message.get('status') or len(json.loads(message['body'])))\n"
         "    scope = {'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': []}\n"
-        "    await Application(made)(scope, receive, send)\n"
+        "    await made.__serve_build_asgi_app__()(scope, receive, send)\n"
         "    made.stop_reporting()\n"
         "asyncio.run(main())\n"
         "print({'torch', 'gensim', 'sklearn', 'jobs.loop'} & set(sys.modules))\n"
