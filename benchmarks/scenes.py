@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.deployed import Deployed, wait_until
 from benchmarks.load import TEXT, Load, load
+from serving.switches import HELD, QUEUE_MS
 
 Row = dict[str, Any]
 ONE = json.dumps({"inputs": TEXT}).encode()
@@ -158,9 +159,9 @@ def _shed(service: Deployed, seconds: int, words: int, body: bytes) -> Row:
     with load(service.url + "/predict", body, 8) as running:
         _settle(running)
         capacity = _rate(running, seconds)
-    pause = 0.1  # or there were so many connections that HAProxy keeps none open to the replica
-    # Those that the replica holds, and so many more that each asks again and again.
-    connections = sum(COMMON.values()) + int(12 * capacity * pause)
+    pause = 0.1
+    # Those that the replica holds, and so many more that each is turned away after a while, and asks again.
+    connections = HELD + int(12 * capacity * (pause + QUEUE_MS / 1000))
     with load(service.url + "/predict", body, connections, pause_s=pause) as running:
         _settle(running, 5)
         start, before = running.now(), len(running.answers)

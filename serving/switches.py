@@ -9,14 +9,30 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-# A line of HAProxy's `defaults` each, which Ray's template has no place of its own for; they ride on the last of its
-# settings that it copies there as it stands.
+# Requests that HAProxy gives a replica at a time at most: what serving/service.yaml lets it hold, being answered and
+# waiting. Others wait in HAProxy for QUEUE_MS, and are turned away: to have Ray do that takes a replica as long as to
+# classify a text.
+HELD, QUEUE_MS = 64 + 256, 200
+
+# A line of HAProxy's `defaults` each, which Ray's template has no place of its own for; they ride on settings that it
+# copies there as they stand.
 #   retry-on           a replica that dies takes unanswered requests with it; classifying twice changes nothing, so
 #                      another replica gets them. Answers of 503 are not repeated: they are there to shed load.
 #   http-buffer-request  or a request whose body comes after its headers could not be sent again.
 #   http-request         for slow senders: headers and (the start of) a body arrive within this time.
 _RETRY_ON = "conn-failure empty-response junk-response"
-_LINES = ("option http-buffer-request", "timeout http-request 15s", "timeout http-keep-alive 75s")
+_LINES = (
+    "option http-buffer-request",
+    "timeout http-request 15s",
+    "timeout http-keep-alive 75s",
+    f"timeout queue {QUEUE_MS}ms",
+    f"default-server maxconn {HELD}",
+)
+# After Ray's own line about 503, which would make it a 500 that does not say when to ask again.
+_BUSY = (
+    "http-error status 503 content-type application/json string "
+    """'{"error": "the service is busy, or about to start; ask again"}' hdr retry-after 1"""
+)
 
 # A socket's path holds 107 bytes; Ray and HAProxy add 81 to the folder's.
 LONGEST_FOLDER = 26
@@ -45,7 +61,7 @@ def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> 
         # Ray would read a line for each request to count it; HAProxy counts itself, on its metrics port.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # The least busy replica would be a dead one, again and again.
-        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "roundrobin",
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": f"roundrobin\n    {_BUSY}",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),  # longer requests cannot be sent again
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",

@@ -25,6 +25,7 @@ from cluster.package import REPOSITORY
 from jobs.checkpoint import write
 from serving.client import Client, ServiceError
 from serving.server import ServiceFailed
+from serving.switches import HELD
 from tests.serving.malformed import malformed, sent
 from tests.serving.test_classifier import checkpoint_of
 from tests.serving.test_service import call, serving
@@ -213,6 +214,25 @@ def test_load_beyond_the_queue_is_shed_with_a_time_to_wait(service: Deployed) ->
         assert running.retry_after == {"1": running.statuses()[503]}
     finally:
         service.deploy(max_ongoing_requests=64, max_queued_requests=256)
+
+
+def test_what_no_replica_can_hold_waits_in_haproxy_and_is_turned_away(service: Deployed) -> None:
+    """With the same 503 and Retry-After, and a reason in JSON; the replica is not asked, and answers the rest."""
+    service.deploy(num_replicas=1)
+    body = json.dumps({"inputs": ["word1 " * 200] * 100}).encode()
+    with load(service.url + "/predict", body, HELD + 200) as running:
+        wait_until(lambda: running.statuses()[200] > HELD and running.statuses()[503] > 200)
+        status, answer = call(service.url + "/predict", body)
+        while status == 200:
+            status, answer = call(service.url + "/predict", body)
+        assert (status, set(answer)) == (503, {"error"})
+        with urllib.request.urlopen(service.proxy, timeout=30) as response:
+            figures = re.findall(
+                r'haproxy_server_max_sessions{proxy="http-classifier.*} (\d+)', response.read().decode()
+            )
+    assert set(running.statuses()) == {200, 503}
+    assert running.retry_after == {"1": running.statuses()[503]}
+    assert max(map(int, figures)) <= HELD
 
 
 def test_load_is_shed_whatever_the_replica_is_busy_with(service: Deployed) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.package import REPOSITORY
 from serving.__main__ import main
-from serving.switches import switches
+from serving.switches import HELD, switches
 
 
 @pytest.fixture
@@ -21,12 +22,14 @@ def folder() -> Iterator[Path]:
 def test_a_shell_takes_what_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Values of several lines too; the folder is its owner's alone."""
     assert main(["switches", "--folder", str(folder)]) == 0
-    script = 'eval "$(cat)"; printf %s "$RAY_SERVE_HAPROXY_RETRY_ON"; printf %s "$RAY_SERVE_HAPROXY_SOCKET_PATH"'
+    names = [f"RAY_SERVE_HAPROXY_{name}" for name in ("RETRY_ON", "BALANCE_ALGORITHM", "SOCKET_PATH")]
+    script = 'eval "$(cat)"; printf %s ' + " ".join(f'"${name}"' for name in names)
     told = subprocess.run(
         ["sh", "-c", script], input=capsys.readouterr().out, capture_output=True, text=True, check=True
     ).stdout
     wanted = switches(folder)
-    assert told == wanted["RAY_SERVE_HAPROXY_RETRY_ON"] + str(folder / "admin.sock")
+    assert told == "".join(wanted[name] for name in names)
+    assert told.endswith(str(folder / "admin.sock"))
     assert folder.stat().st_mode & 0o77 == 0
     folder.chmod(0o755)
     assert main(["switches", "--folder", str(folder)]) == 2
@@ -53,6 +56,13 @@ def test_a_folder_whose_sockets_have_no_room_is_refused(capsys: pytest.CaptureFi
     """Before HAProxy fails to start."""
     assert main(["switches", "--folder", "/tmp/" + "x" * 30]) == 2
     assert "too long a path" in capsys.readouterr().err
+
+
+def test_haproxy_gives_a_replica_what_it_may_hold() -> None:
+    """Less would be turned away too early, more by Ray, which takes the replica longer."""
+    configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
+    deployment = configuration["applications"][0]["deployments"][0]
+    assert deployment["max_ongoing_requests"] + deployment["max_queued_requests"] == HELD
 
 
 def test_ray_knows_every_switch() -> None:
