@@ -42,7 +42,10 @@ from {module} import {name} as made
 {run}
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-COLD_OURS = "print(made(checkpoint.read(sys.argv[1])).scores(['a fine film']).argmax())"
+COLD_OURS = """
+loaded = made.load(made.choose({"checkpoint": sys.argv[1]})).main
+print(loaded.answer(b'{"inputs": "a fine film"}', flat=True))
+"""
 COLD_TORCH = "print(made(checkpoint.read(sys.argv[1]), ['a fine film']).argmax())"
 
 
@@ -191,7 +194,7 @@ def _twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[dict[s
 
 def _cold_starts(folder: Path, runs: int) -> list[dict[str, Any]]:
     """Measure processes of their own; the compiled kernel and the table in folders that are empty at first."""
-    ours = COLD.format(module="serving.classifier", name="Classifier", run=COLD_OURS)
+    ours = COLD.format(module="serving", name="models", run=COLD_OURS)
     torch = COLD.format(module="jobs.predict", name="classify", run=COLD_TORCH)
     first = [_cold(ours, folder, folder / f"first{run}") for run in range(runs)]
     later = [_cold(ours, folder, folder / "first0") for _ in range(runs)]

@@ -2,12 +2,11 @@
 
 import json
 import threading
-from contextlib import suppress
 from typing import Any
 
 from cluster.storage import StorageError, exists, folders, join, read_text, remove_folder, write_text
 from jobs import conflicts
-from jobs.checkpoint import CheckpointError
+from jobs.checkpoint import CheckpointError, require_whole
 from jobs.checkpoints import Checkpoints, name_of
 from jobs.experiment import Experiment
 from jobs.ledger import Record, best_of, objective, rank
@@ -69,11 +68,15 @@ class Champion:
             folder = join(self._run.path, folder_of(number))
             for name in Checkpoints(folder).names() if folder_of(number) in there else ():
                 path = join(folder, name)
-                if exists(join(path, "progress.json")):
-                    continue  # of a run of Ray Train, which goes on from it and removes it
-                with suppress(CheckpointError, StorageError):
-                    figures = json.loads(read_text(join(path, "metrics.json")))
-                    self.hear(number, figures["epoch"], figures, settings)
+                try:
+                    if exists(join(path, "progress.json")):
+                        continue  # of a run of Ray Train, which goes on from it and removes it
+                    require_whole(path)
+                    found = json.loads(read_text(join(path, "metrics.json")))
+                    figures = {key: found[key] for key in ("epoch", *METRICS, self._metric)}
+                except (CheckpointError, StorageError, ValueError, KeyError, TypeError):
+                    continue  # damaged; its trial is trained again
+                self.hear(number, figures["epoch"], figures, settings)
 
     def settle(self, records: list[Record]) -> list[Record]:
         """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.

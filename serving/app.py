@@ -41,7 +41,7 @@ def build(args: Arguments) -> serve.Application:
 
 
 class Replica:
-    """Answers HTTP requests with one checkpoint, or with one and a candidate."""
+    """Holds what is served, one checkpoint or one and a candidate, and how it is doing."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = Arguments.model_validate(arguments)

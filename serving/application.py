@@ -68,12 +68,17 @@ class Application:
             else:
                 content = await self._bodies.read(receive, began)
                 handed_over = began - scope.get(ARRIVED, began)
-                if self._turn.free():  # for as long as a plain question takes
+                at_once = self._turn.admits()  # for as long as a plain question takes
+                if at_once:
                     told = self._answer(content, handed_over, flat=flat)
                 if told is None:
                     since = perf_counter()
                     async with self._turn:
-                        headers, told = self._classify(content, handed_over + perf_counter() - since, flat=flat)
+                        waited = handed_over + perf_counter() - since
+                        if not at_once:
+                            told = self._answer(content, waited, flat=flat)
+                        if told is None:
+                            headers, told = self._classify(content, waited, flat=flat)
         except RequestError as refusal:
             status, headers, told = refusal.status, [_JSON, *refusal.headers], error(str(refusal))
             if status in (408, 413):
@@ -126,10 +131,7 @@ class Application:
         return told
 
     def _classify(self, content: bytes, waited: float, *, flat: bool) -> tuple[Headers, bytes]:
-        """Return the answer to a question."""
-        told = self._answer(content, waited, flat=flat)
-        if told is not None:
-            return [_JSON], told
+        """Return the answer to any question."""
         self._loaded.metrics.waited(waited)
         question = parse(content, self._limits)
         models = self._loaded.models

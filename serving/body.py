@@ -13,7 +13,7 @@ DISCARDED_BYTES = 64 << 20
 
 
 class Bodies:
-    """Reads bodies.
+    """Reads bodies, in one event loop.
 
     Nearly all are there when they are asked for, and a timer for each would take longer than to classify it; so one
     timer looks after all that have not come yet.
@@ -56,12 +56,11 @@ class Bodies:
             del self._awaited[task]
             if self._late:
                 self._late.discard(task)
-        if len(body) > self._longest:
-            raise RequestError(413, f"the body is longer than {self._longest} bytes")
+        self._check(len(body))
         return body
 
     async def _rest(self, first: bytes, receive: Receive) -> bytes:
-        """Return the whole of a body that begins so; of one that is too long, one byte too many."""
+        """Return the whole of a body that begins so."""
         body, size, more = bytearray(first), len(first), True
         while more and size <= DISCARDED_BYTES:
             message = await receive()
@@ -70,7 +69,12 @@ class Bodies:
             if size <= self._longest:
                 body += chunk
             more = message["type"] != "http.disconnect" and message.get("more_body", False)
-        return bytes(body) if size <= self._longest else bytes(self._longest + 1)
+        self._check(size)
+        return bytes(body)
+
+    def _check(self, size: int) -> None:
+        if size > self._longest:
+            raise RequestError(413, f"the body is longer than {self._longest} bytes")
 
     def _look(self) -> None:
         """Give up what is late."""

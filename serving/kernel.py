@@ -15,7 +15,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from jobs.text import PADDING, UNKNOWN
+# Those of `jobs.text` and, in serving/plain.py, of `serving.protocol`: numba would not see a change in another file.
+PADDING, UNKNOWN = 0, 1
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 

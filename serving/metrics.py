@@ -17,8 +17,8 @@ class Tally:
     """What one model classified since the last flush.
 
     labels: for each class the texts that it was the best of; confidence: the sum of the best labels' probabilities;
-    seconds: samples of the time in the model; shadowed, agreed: texts that it classified unseen, and those for which
-    its label was the answer's.
+    seconds: samples of the time in the model, with reading and writing for plain questions; shadowed, agreed: texts
+    that it classified unseen, and those for which its label was the answer's.
     """
 
     __slots__ = ("agreed", "confidence", "labels", "seconds", "shadowed", "tokens", "unknown")

@@ -9,16 +9,22 @@ not a plain question, or not quite valid, is left to `serving.protocol`, whose a
 """
 
 import ctypes
+import hashlib
+from collections.abc import Callable
+from functools import cache
 from math import exp, floor, log10
+from pathlib import Path
 
 import numpy as np
 from numba import carray, cfunc, njit, types
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
+from serving import kernel
 from serving.classifier import Classifier
 from serving.kernel import OPTIONS, classify_one
 from serving.metrics import Tally
-from serving.protocol import DIGITS, start_of
+from serving.protocol import start_of
 
 _OPEN, _CLOSE, _COLON, _COMMA, _QUOTE, _BACKSLASH = (ord(letter) for letter in '{}:,"\\')
 _INPUTS, _PARAMETERS = (np.frombuffer(name.encode(), np.uint8) for name in ('"inputs"', '"parameters"'))
@@ -28,16 +34,18 @@ _ESCAPED = np.zeros(256, np.uint8)
 for _letter, _meant in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True):
     _ESCAPED[ord(_letter)] = ord(_meant)
 _TENS = np.array([float(f"1e{power}") for power in range(309)])
-_LONGEST_NUMBER = 24  # bytes of a score
-
+DIGITS = 9  # of a score
+_LONGEST_NUMBER = 24  # bytes of one
+# Of more labels the answer is written on the ordinary road, which sorts better.
+MOST_LABELS = 200
 
 # What compiled code finds in the state of a `Plain`: numbers, then each array's address and length.
-_LOWERCASE, _COLUMNS, _LONGEST = range(3)
-_ARRAYS = 3
+_LOWERCASE, _COLUMNS, _LONGEST, _ARRAYS = range(4)
 # The classifier's, what answers are made of, and scratch.
 _WORDS, _STARTS, _SLOTS, _HASHES, _TABLE, _LENGTHS, _PLACES, _BIASES, _OUTPUT, _OUTPUT_BIAS = range(10)
 _LABELS, _LABEL_STARTS, _ANSWER, _TALLY = range(10, 14)
 _IDS, _SUMS, _FEATURES, _SCORES, _PROBABILITIES, _ORDER, _END = range(14, 21)
+_KINDS = "BliLfllfffBlBdlfffdl"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
 
 
 class Plain:
@@ -60,19 +68,19 @@ class Plain:
             *(np.empty(size, np.float32) for size in (filters, filters, classes)),
             *(np.empty(classes), np.empty(classes, np.int64)),
         ]
-        assert len(self._arrays) == _END
-        numbers = [int(classifier.text.lowercase), classifier.columns, longest]
+        assert "".join(each.dtype.char for each in self._arrays) == _KINDS
+        numbers = [int(classifier.text.lowercase), classifier.columns, longest if classes <= MOST_LABELS else -1]
         self._state = np.array([*numbers, *(part for a in self._arrays for part in (a.ctypes.data, a.size))], np.int64)
+        self._call = compiled()[1]
         self._where, self._view = self._state.ctypes.data, memoryview(self._answer)
 
     def answer(self, body: bytes, *, flat: bool) -> bytes | None:
-        """Return the answer to a body that is a plain question, a list if `flat`, else a list of one list.
+        """Return the answer to a body, a list if `flat`, else a list of one list.
 
-        Returns:
-            None: it is not, or holds a word that the classifier's table lacks; nothing was done.
+        None: it is no plain question, or holds a word that the classifier's table lacks; nothing was done.
         """
-        length = _call(body, len(body), self._where, flat)
-        return None if length < 0 else bytes(self._view[:length])
+        length = self._call(body, len(body), self._where, flat)
+        return None if length <= 0 else bytes(self._view[:length])
 
     def counted(self, tally: Tally) -> None:
         """Add what was answered since the last time to a tally."""
@@ -173,12 +181,9 @@ def _write_number(value, out, place):
         digits //= 10
         count -= 1
     if -5 < power < 0:  # 0.00123
-        out[place], out[place + 1] = _ZERO, _POINT
-        place += 2
-        for _ in range(-power - 1):
-            out[place] = _ZERO
-            place += 1
-        return _write_digits(digits, count, out, place)
+        out[place : place + 1 - power] = _ZERO
+        out[place + 1] = _POINT
+        return _write_digits(digits, count, out, place + 1 - power)
     if power == 0:  # 1.0
         out[place + 1], out[place + 2] = _POINT, _ZERO
         if count == 1:
@@ -214,9 +219,8 @@ def _write(probabilities, order, letters, starts, nested, out):
             order[place] = order[place - 1]
             place -= 1
         order[place] = each
-    for each in range(1 + nested):
-        out[each] = ord("[")
     end = 1 + nested
+    out[:end] = ord("[")
     for each in range(classes):
         if each:
             out[end], out[end + 1] = _COMMA, 32
@@ -228,10 +232,8 @@ def _write(probabilities, order, letters, starts, nested, out):
         end = _write_number(probabilities[label], out, end)
         out[end] = _CLOSE
         end += 1
-    for _ in range(1 + nested):
-        out[end] = ord("]")
-        end += 1
-    return end, order[0]
+    out[end : end + 1 + nested] = ord("]")
+    return end + 1 + nested, order[0]
 
 
 @njit(**OPTIONS)
@@ -264,46 +266,54 @@ def _array(state, number, dtype):
     return carray(_at(state[place]), (state[place + 1],), dtype)
 
 
-@cfunc(types.int64(types.voidptr, types.int64, types.voidptr, types.int64), cache=True, error_model="numpy")
-def _entry(body, size, where, flat):
-    """Write the answer to a body and count it; return the answer's length, -1 if the body is left."""
-    state = carray(where, (_ARRAYS + 2 * _END,), np.int64)
-    letters = carray(body, (size,), np.uint8)
-    start, stop, escapes = _text(letters, size)
-    if start < 0 or stop - start - escapes > state[_LONGEST]:
-        return -1
-    if escapes:
-        letters = _unescaped(letters[start:stop], escapes)
-        start, stop = 0, len(letters)
-    scores = _array(state, _SCORES, np.float32)
-    tokens, unknown = classify_one(
-        letters, start, stop, state[_LOWERCASE] != 0,
-        _array(state, _WORDS, np.uint8), _array(state, _STARTS, np.int64),
-        _array(state, _SLOTS, np.int32), _array(state, _HASHES, np.uint64),
-        _array(state, _TABLE, np.float32), state[_COLUMNS],
-        _array(state, _LENGTHS, np.int64), _array(state, _PLACES, np.int64), _array(state, _BIASES, np.float32),
-        _array(state, _OUTPUT, np.float32), _array(state, _OUTPUT_BIAS, np.float32),
-        _array(state, _IDS, np.int64), _array(state, _SUMS, np.float32), _array(state, _FEATURES, np.float32),
-        scores,
-    )  # fmt: skip
-    if tokens < 0:
-        return -1
-    probabilities = _array(state, _PROBABILITIES, np.float64)
-    _softmax(scores, probabilities)
-    length, best = _write(
-        probabilities, _array(state, _ORDER, np.int64),
-        _array(state, _LABELS, np.uint8), _array(state, _LABEL_STARTS, np.int64),
-        1 - flat, _array(state, _ANSWER, np.uint8),
-    )  # fmt: skip
-    tally = _array(state, _TALLY, np.float64)
-    tally[0] += probabilities[best]
-    tally[1] += tokens
-    tally[2] += unknown
-    tally[3 + best] += 1
-    return length
+@cache
+def compiled() -> tuple[CFunc, Callable[[bytes, int, int, bool], int]]:
+    """Compile the entry, or read what is compiled; return it, and as Python calls it.
 
+    numba takes what it compiled before unless this file has changed, whatever it calls in others; but a function that
+    encloses something else is another one.
+    """
+    stamp = hashlib.sha256(Path(kernel.__file__).read_bytes()).hexdigest()
 
-# PYFUNCTYPE: the interpreter is held, since to let go of it takes longer than what another thread could do meanwhile.
-_call = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(
-    _entry.address
-)
+    @cfunc(types.int64(types.voidptr, types.int64, types.voidptr, types.int64), cache=True, error_model="numpy")
+    def entry(body, size, where, flat):
+        """Write the answer to a body and count it; return the answer's length, -1 if the body is left."""
+        _ = stamp
+        state = carray(where, (_ARRAYS + 2 * _END,), np.int64)
+        letters = carray(body, (size,), np.uint8)
+        start, stop, escapes = _text(letters, size)
+        if start < 0 or stop - start - escapes > state[_LONGEST]:
+            return -1
+        if escapes:
+            letters = _unescaped(letters[start:stop], escapes)
+            start, stop = 0, len(letters)
+        scores = _array(state, _SCORES, np.float32)
+        tokens, unknown = classify_one(
+            letters, start, stop, state[_LOWERCASE] != 0,
+            _array(state, _WORDS, np.uint8), _array(state, _STARTS, np.int64),
+            _array(state, _SLOTS, np.int32), _array(state, _HASHES, np.uint64),
+            _array(state, _TABLE, np.float32), state[_COLUMNS],
+            _array(state, _LENGTHS, np.int64), _array(state, _PLACES, np.int64), _array(state, _BIASES, np.float32),
+            _array(state, _OUTPUT, np.float32), _array(state, _OUTPUT_BIAS, np.float32),
+            _array(state, _IDS, np.int64), _array(state, _SUMS, np.float32), _array(state, _FEATURES, np.float32),
+            scores,
+        )  # fmt: skip
+        if tokens < 0:
+            return -1
+        probabilities = _array(state, _PROBABILITIES, np.float64)
+        _softmax(scores, probabilities)
+        length, best = _write(
+            probabilities, _array(state, _ORDER, np.int64),
+            _array(state, _LABELS, np.uint8), _array(state, _LABEL_STARTS, np.int64),
+            1 - flat, _array(state, _ANSWER, np.uint8),
+        )  # fmt: skip
+        tally = _array(state, _TALLY, np.float64)
+        tally[0] += probabilities[best]
+        tally[1] += tokens
+        tally[2] += unknown
+        tally[3 + best] += 1
+        return length
+
+    # PYFUNCTYPE: the interpreter is held, since to let go of it takes longer than what another thread could do.
+    given = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    return entry, ctypes.PYFUNCTYPE(ctypes.c_int64, *given)(entry.address)

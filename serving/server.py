@@ -21,7 +21,7 @@ from cluster.connection import address_in_use, connect
 from serving import keys
 from serving.client import Client, ServiceError
 from serving.exposure import check_keys, from_here, open_to, url_of
-from serving.switches import installed, proxy, switches
+from serving.switches import HELD, installed, proxy, switches
 
 DEPLOY_TIMEOUT_S = 120
 TAKEN_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
@@ -162,6 +162,7 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
             if url is not None:
                 then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
                 machine = urlsplit(at).hostname or ""
+                _tell_capped(configuration, say)
                 check_keys(url, machine, then, say)
                 _check_taken(from_here(url, machine), configuration["applications"][0], say)
                 return
@@ -169,6 +170,18 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
     except (OSError, RuntimeError) as error:
         raise ServiceFailed(f"the cluster at {address} does not take the service: {error}") from error
     raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
+
+
+def _tell_capped(configuration: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Say where a replica may hold more requests than HAProxy ever gives it."""
+    for application in configuration["applications"]:
+        for each in application.get("deployments", ()):
+            asked = each.get("max_ongoing_requests", 0) + max(0, each.get("max_queued_requests", 0))
+            if asked > HELD:
+                say(
+                    f"{each['name']}: max_ongoing_requests and max_queued_requests allow {asked} requests a replica; "
+                    f"the HAProxy of each node gives one {HELD} at most (serving/switches.py)"
+                )
 
 
 def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[str], None]) -> None:

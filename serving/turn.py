@@ -2,8 +2,8 @@
 
 A classification does not give way to other work of its process. Where many requests have come at once, each would be
 begun and ended before Ray heard of the next: it would count one at a time however many wait, and so never start
-another replica, and shed nothing. Here the process is busy for `BUSY_S` at most; then all that have come are begun and
-wait, Ray counts them, and so many go on as there is time for before it looks again.
+another replica, and shed nothing. Here the process is busy for twice `BUSY_S` at most; then all that have come are
+begun and wait, Ray counts them, and so many go on as there is time for before it looks again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ LOOKS = 4
 
 
 class Turn:
-    """Entered by each request before it is answered, unless it is `free`; what is done in it awaits nothing."""
+    """Entered by each request that it does not admit at once; what is done in it awaits nothing."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future] = deque()
@@ -28,7 +28,7 @@ class Turn:
         self._began = 0.0
         self._usual_s = 0.0  # that a request takes, of late
 
-    def free(self) -> bool:
+    def admits(self) -> bool:
         """Tell whether a short request, begun and ended before anything is awaited, may be answered at once."""
         now = perf_counter()
         if now - self._since > BUSY_S:
@@ -39,7 +39,7 @@ class Turn:
         return not self._waiting and not self._called
 
     async def __aenter__(self) -> None:
-        if not self.free():
+        if not self.admits():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             if not self._looks_on:

@@ -133,7 +133,7 @@ def test_a_trial_that_was_outdone_by_one_that_has_not_ended_is_not_trained_again
     shutil.rmtree(Path(found.path, "trial-00002"))
     Path(found.path, "trial-00001", "epoch-0003", "weights.safetensors").unlink()
     Path(found.path, "trial-00001", "epoch-0002", "progress.json").write_text("{}")  # of a run of Ray Train
-    Path(found.path, "trial-00001", "epoch-0001", "metrics.json").unlink()
+    Path(found.path, "trial-00001", "epoch-0001", "metrics.json").write_text("")
     champion = Champion(found, experiment)
     champion.recover({1: {}, 2: {}, 3: {"model.dropout": 0.3}, 4: {}})
     records = [record(2, facts["accuracy"] - 0.1)]

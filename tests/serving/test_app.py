@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jobs.checkpoint import read, write
 from serving import app, keys
 from serving import body as bodies
 from serving.classifier import Classifier
+from serving.turn import Turn
 from tests.serving.asgi import ask, configure, replica, served
 from tests.serving.test_classifier import checkpoint_of
 
@@ -172,6 +174,22 @@ def test_no_torch_in_the_whole_replica(saved: Path) -> None:
     found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout == "200\n3\nset()\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_plain_question_is_counted_once(saved: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """Whether it is answered at once or in its turn: a status, a wait, a text and its time."""
+    monkeypatch.setattr(Turn, "admits", lambda turn: at_once)
+    made = replica({"checkpoint": str(saved)})
+    if not at_once:
+        monkeypatch.setattr(Turn, "__aenter__", AsyncMock())
+    found = ask(made, "/predict", ONE)
+    assert found[0] == 200
+    assert (made.metrics._statuses, len(made.metrics._waits)) == ({200: 1}, 1)
+    assert made.models is not None
+    tally = made.models.main.counted()
+    assert (sum(tally.labels), len(tally.seconds)) == (1, 1)
+    assert ask(made, "/predict", ONE.replace(b'"word', b'"\\u0077ord'))[2] == found[2]  # on the ordinary road
 
 
 def test_a_refused_swap_leaves_the_old_one_serving(saved: Path, tmp_path: Path) -> None:

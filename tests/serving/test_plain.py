@@ -1,5 +1,6 @@
 """A plain question is answered in compiled code exactly as on the ordinary road, and anything else is left to it."""
 
+import hashlib
 import json
 import string
 from dataclasses import replace
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import checkpoint
-from serving import models
+from jobs import checkpoint, text
+from serving import kernel, models
+from serving import plain as plain_road
 from serving.classifier import Classifier
 from serving.metrics import Tally
-from serving.plain import Plain, _write_number
-from serving.protocol import Labels, Limits, RequestError, apply, number, parse
+from serving.plain import Plain, _write_number, compiled
+from serving.protocol import DIGITS, Labels, Limits, RequestError, apply, number, parse
 from tests.serving.test_classifier import checkpoint_of
 
 LONGEST = 200
@@ -171,6 +173,24 @@ def test_nine_digits_tell_every_score_apart() -> None:
     assert (np.array([number(float(value)) for value in values]).astype(np.float32) == values).all()
 
 
+def test_constants_that_are_compiled_are_those_of_the_ordinary_road() -> None:
+    """numba would not see a change of them in another file."""
+    assert (kernel.PADDING, kernel.UNKNOWN) == (text.PADDING, text.UNKNOWN)
+    assert plain_road.DIGITS == DIGITS
+
+
+def test_of_many_labels_the_answer_is_left(classifier: Classifier) -> None:
+    """Ours sorts them one by one."""
+    some = checkpoint_of("static")
+    count = plain_road.MOST_LABELS + 1
+    weights = some.weights | {
+        "output.weight": np.tile(some.weights["output.weight"][:1], (count, 1)),
+        "output.bias": np.zeros(count, np.float32),
+    }
+    many = replace(some, labels=[f"label {number}" for number in range(count)], weights=weights)
+    assert Plain(Classifier(many), LONGEST).answer(b'{"inputs": "word1"}', flat=True) is None
+
+
 def test_a_model_answers_with_the_limits_it_was_loaded_with(tmp_path: Path) -> None:
     """A longer text is left, and so refused."""
     checkpoint.write(tmp_path / "a", saved())
@@ -180,3 +200,11 @@ def test_a_model_answers_with_the_limits_it_was_loaded_with(tmp_path: Path) -> N
     assert main.answer(b'{"inputs": "word1!"}', flat=True) is None
     tally = main.counted()
     assert (sum(tally.labels), len(tally.seconds)) == (1, 1)
+
+
+def test_what_was_compiled_for_another_kernel_is_not_taken() -> None:
+    """numba looks at the file of a function alone, and at what the function encloses."""
+    entry, _ = compiled()
+    assert entry.__wrapped__.__closure__ is not None
+    held = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
+    assert held == [hashlib.sha256(Path(kernel.__file__).read_bytes()).hexdigest()]

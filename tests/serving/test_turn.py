@@ -105,3 +105,25 @@ def test_one_that_hangs_up_or_fails_keeps_nobody_waiting() -> None:
 
     asyncio.run(run())
     assert [each for each in order if each.startswith("turn")] == ["turn 0", "turn 3", "turn 4"]
+
+
+def test_what_is_short_is_admitted_while_nobody_waits_and_there_is_time() -> None:
+    """Again once the process has looked for what has come."""
+    found: list[bool] = []
+
+    async def run() -> None:
+        taken = Turn()
+        found.append(taken.admits())
+        found.append(taken.admits())
+        time.sleep(2 * turn.BUSY_S)
+        found.append(taken.admits())
+        slow = [asyncio.create_task(request(taken, [], number, 2 * turn.BUSY_S)) for number in range(3)]
+        await asyncio.sleep(0)
+        found.append(taken.admits())
+        await asyncio.gather(*slow)
+        for _ in range(2 * turn.LOOKS):
+            await asyncio.sleep(0)
+        found.append(taken.admits())
+
+    asyncio.run(run())
+    assert found == [True, True, False, False, True]
