@@ -5,7 +5,8 @@
 It is what most requests are. Understanding it with pydantic, handing arrays to the kernel and writing the answer in
 Python take longer than the classification, and push what Ray needs next out of the processor's caches; so here a body
 is read, classified and answered without leaving compiled code, which takes its arrays by their addresses. Whatever is
-not a plain question, or not quite valid, is left to `serving.protocol`, whose answers are the same.
+not a plain question, or not quite valid, is left to `serving.protocol`, whose answers are the same, but for the last
+digit of a score where what follows it is all but a half.
 """
 
 import ctypes

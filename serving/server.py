@@ -59,6 +59,8 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
         arguments = _validated(Arguments, application)
         say(f"starting the service for {options['user_config']['checkpoint']}")
+        if proxy() == "HAProxy":
+            _tell_capped(configuration, say)
         before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
         if name in before.applications:
             raise ServiceFailed(f"the cluster serves an application '{name}' already; `deploy` updates it")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -181,8 +180,6 @@ def test_a_plain_question_is_counted_once(saved: Path, monkeypatch: pytest.Monke
     """Whether it is answered at once or in its turn: a status, a wait, a text and its time."""
     monkeypatch.setattr(Turn, "admits", lambda turn: at_once)
     made = replica({"checkpoint": str(saved)})
-    if not at_once:
-        monkeypatch.setattr(Turn, "__aenter__", AsyncMock())
     found = ask(made, "/predict", ONE)
     assert found[0] == 200
     assert (made.metrics._statuses, len(made.metrics._waits)) == ({200: 1}, 1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,13 @@ def ordinary(classifier: Classifier, body: bytes, *, flat: bool) -> bytes:
     return Labels(classifier.labels).answer(question, scores, [], flat=flat)
 
 
+def same(found: bytes, expected: bytes) -> bool:
+    """Tell whether answers are the same, but for the ninth digit of a score: what follows it may be all but a half."""
+    parts, others = (re.split(rb"(?<=: )([0-9.e-]+)", answer) for answer in (found, expected))
+    scores, expected_scores = ([float(score) for score in each[1::2]] for each in (parts, others))
+    return parts[::2] == others[::2] and scores == pytest.approx(expected_scores, rel=2e-9, abs=0)
+
+
 PIECES = st.sampled_from(["word1", "WORD2", "don't", " ", "\t", '"', "\\", "/", "\n", "\r", "\b", "\f", "!!!!", "\x7f"])
 TEXTS = st.lists(PIECES, max_size=30).map("".join) | st.text(string.printable, max_size=60)
 
@@ -57,7 +65,7 @@ TEXTS = st.lists(PIECES, max_size=30).map("".join) | st.text(string.printable, m
 def test_answers_are_those_of_the_ordinary_road(
     classifier: Classifier, plain: Plain, text: str, flat: bool, more: dict, indent: int | None
 ) -> None:
-    """Byte for byte: texts with escapes, with white space between the fields, with either bracket."""
+    """Texts with escapes, with white space between the fields, with either bracket."""
     body = json.dumps({"inputs": text, **more}, indent=indent).encode()
     found = plain.answer(body, flat=flat)
     if "\\u" in json.dumps(text):
@@ -67,7 +75,8 @@ def test_answers_are_those_of_the_ordinary_road(
         with pytest.raises(RequestError, match="characters"):
             ordinary(classifier, body, flat=flat)
     else:
-        assert found == ordinary(classifier, body, flat=flat)
+        assert found is not None
+        assert same(found, ordinary(classifier, body, flat=flat))
 
 
 GOOD = b'{"inputs": "word1", "parameters": {}}'
@@ -85,7 +94,7 @@ def test_what_is_not_quite_valid_is_left(
     for cut in (body, body.replace(b', "parameters": {}', b"")):
         found = plain.answer(cut, flat=True)
         if found is not None:
-            assert found == ordinary(classifier, cut, flat=True)
+            assert same(found, ordinary(classifier, cut, flat=True))
 
 
 @pytest.mark.parametrize(
@@ -161,9 +170,7 @@ def test_numbers_are_written_as_python_writes_them(value: float) -> None:
     """To nine digits; the last one may be another where what follows is a half but for rounding."""
     assert [written(each) for each in EXACT] == [number(each) for each in EXACT]
     found, expected = written(value), number(value)
-    assert len(found) == len(expected) or float(found) == pytest.approx(float(expected), rel=2e-9)
     assert float(found) == pytest.approx(float(expected), rel=2e-9, abs=0)
-    assert json.loads(found) == float(found)
     assert isinstance(json.loads(found), float)
 
 
