@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from benchmarks.sets import FILES, FOLDER, VECTORS, experiment
-from jobs import dataset
-from jobs.experiment import Experiment
-from jobs.text import tokenize
+from jobs.config.experiment import Experiment
+from jobs.datasets import dataset
+from jobs.datasets.tokenizer import tokenize
 
 OURS = "this project"
 SVC = "TF-IDF, linear SVC"
@@ -74,7 +74,7 @@ def _measured(
 ) -> Iterator[tuple[tuple[str, str, int], float]]:
     """Yield what is not known yet, as it is measured."""
     from cluster.connection import connect
-    from jobs.folds import spread
+    from jobs.training.cross_validation import spread
 
     wanted = [(name, seed) for name in sets for seed in range(seeds)]
     missing = [each for each in wanted if (each[0], OURS, each[1]) not in known]
@@ -95,7 +95,7 @@ def _measured(
 
 
 def _jobs(wanted: list[tuple[str, int]], options: argparse.Namespace, storage: str) -> Iterator[Any]:
-    from jobs.corpus import prepare
+    from jobs.training.corpus import prepare
 
     for name, seed in wanted:
         chosen = _experiment(name, seed, options, storage)

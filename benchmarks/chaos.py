@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from cluster.package import REPOSITORY
-from jobs.checkpoint import read_resumable
-from jobs.checkpoints import Checkpoints, name_of
+from jobs.model.checkpoint import read_resumable
+from jobs.training.checkpoint_store import Checkpoints, name_of
 
 KINDS = ("worker", "controller", "driver", "node")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}

@@ -16,9 +16,9 @@ import yaml
 
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
-from cluster.submission import client_of
-from serving.server import deploy
-from serving.switches import switches
+from cluster.ray_jobs import client_of
+from serving.deployment.haproxy import switches
+from serving.deployment.server import deploy
 
 TIMEOUT_S = 60
 TRIES = 10

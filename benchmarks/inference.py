@@ -7,7 +7,8 @@
 Texts are MR's, one at a time or in lists; only speed is measured, so the network's weights are random, at the
 default settings and with MR's own vocabulary. `torch, this project` is what `python -m jobs predict` runs;
 `torch, conv1d` is Kim's network as it is usually written, over texts padded to the longest of a list. Each side
-tokenises with `jobs.text`, except fastText, which splits at spaces; its model is trained on MR for five epochs.
+tokenises with `jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five
+epochs.
 Sides take turns, five rounds; the table holds medians. The cold start is a process of its own, from its start to
 the answer to a first text; `first on this machine` also compiles, and computes the table.
 """
@@ -76,10 +77,10 @@ def _checkpoint(texts: list[str], folder: Path) -> Any:
     """Return a checkpoint with random weights for the vocabulary of some texts, written to a folder too."""
     import numpy as np
 
-    from jobs.checkpoint import Checkpoint, write
-    from jobs.experiment import Experiment
-    from jobs.network import Network
-    from jobs.text import frequent_words, tokenize
+    from jobs.config.experiment import Experiment
+    from jobs.datasets.tokenizer import frequent_words, tokenize
+    from jobs.model.checkpoint import Checkpoint, write
+    from jobs.model.network import Network
 
     experiment = Experiment()
     words = [word for word, _ in frequent_words(map(tokenize, texts), experiment.text.max_words)]
@@ -97,9 +98,9 @@ def _sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Cal
     import numpy as np
     import torch
 
-    from jobs.predict import network_of, scores
-    from jobs.text import Vocabulary, encode, tokenize
-    from serving.classifier import Classifier
+    from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+    from jobs.inference.classifier import Classifier
+    from jobs.inference.predict import network_of, scores
 
     torch.set_num_threads(1)
     classifier, network, vocabulary = Classifier(checkpoint), network_of(checkpoint), Vocabulary(checkpoint.words)
@@ -126,7 +127,7 @@ def _conv1d(checkpoint: Any, vocabulary: Any) -> Callable[[list[str]], Any]:
     import torch
     from torch import nn
 
-    from jobs.text import tokenize
+    from jobs.datasets.tokenizer import tokenize
 
     model = checkpoint.experiment.model
     vectors = nn.Embedding(len(vocabulary), 300, padding_idx=0)
@@ -181,8 +182,8 @@ def _seconds(classify: Callable[[list[str]], Any], texts: list[str], batch: int)
 
 
 def _twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[dict[str, Any]]:
-    from jobs.text import tokenize
-    from serving.classifier import Classifier
+    from jobs.datasets.tokenizer import tokenize
+    from jobs.inference.classifier import Classifier
 
     some = [" ".join(tokens[:20]) for tokens in map(tokenize, texts) if len(tokens) >= 20][:4096]
     classifier = Classifier(checkpoint)
@@ -195,7 +196,7 @@ def _twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[dict[s
 def _cold_starts(folder: Path, runs: int) -> list[dict[str, Any]]:
     """Measure processes of their own; the compiled kernel and the table in folders that are empty at first."""
     ours = COLD.format(module="serving", name="models", run=COLD_OURS)
-    torch = COLD.format(module="jobs.predict", name="classify", run=COLD_TORCH)
+    torch = COLD.format(module="jobs.inference.predict", name="classify", run=COLD_TORCH)
     first = [_cold(ours, folder, folder / f"first{run}") for run in range(runs)]
     later = [_cold(ours, folder, folder / "first0") for _ in range(runs)]
     torches = [_cold(torch, folder, folder / "first0") for _ in range(runs)]

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from benchmarks.sets import FOLDER, VECTORS, experiment
-from jobs.experiment import Experiment
-from jobs.settings import Embedding
+from jobs.config.experiment import Experiment
+from jobs.config.settings import Embedding
 
 KINDS = get_args(Embedding)
 FOLDS = 10
@@ -74,7 +74,7 @@ def main() -> None:
 def _train(
     missing: list[Name], options: argparse.Namespace, vectors: str, storage: str, found: dict[Name, Any]
 ) -> None:
-    from jobs.folds import spread
+    from jobs.training.cross_validation import spread
 
     for done, (name, result) in enumerate(spread(_jobs(missing, options, vectors, storage), 1), start=1):
         found[name] = result
@@ -92,8 +92,8 @@ def _jobs(names: list[Name], options: argparse.Namespace, vectors: str, storage:
     """Yield each training; kinds of the same set, seed and fold come together and share their corpus."""
     import ray
 
-    from jobs import dataset
-    from jobs.corpus import prepare, read_vectors
+    from jobs.datasets import dataset
+    from jobs.training.corpus import prepare, read_vectors
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)

@@ -37,9 +37,9 @@ def main() -> None:
     sets = options.sets or (["trec"] if options.quick else ["trec", "sst2"])
     seeds = options.seeds or (1 if options.quick else 5)
 
-    from jobs import dataset
-    from jobs.corpus import prepare
-    from jobs.folds import measure
+    from jobs.datasets import dataset
+    from jobs.training.corpus import prepare
+    from jobs.training.cross_validation import measure
 
     rows = []
     with tempfile.TemporaryDirectory() as storage:

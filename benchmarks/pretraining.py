@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.figures import finish, show
-from jobs import docstrings
-from jobs.settings import Data
-from jobs.text import tokenize
+from jobs.config.settings import Data
+from jobs.datasets import docstrings
+from jobs.datasets.tokenizer import tokenize
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.deployed import Deployed, wait_until
 from benchmarks.load import TEXT, Load, load
-from serving.switches import HELD, QUEUE_MS
+from serving.deployment.haproxy import HELD, QUEUE_MS
 
 Row = dict[str, Any]
 ONE = json.dumps({"inputs": TEXT}).encode()

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.figures import finish, show
 from benchmarks.load import TEXT
 from cluster.package import REPOSITORY
-from serving.switches import proxy
+from serving.deployment.haproxy import proxy
 
 CONNECTIONS = (1, 16, 64)
 TITLES = {
@@ -111,9 +111,9 @@ def write_checkpoint(folder: Path, words: int = 20_000, seed: int = 0) -> Path:
     """Write a checkpoint with random weights at the default settings."""
     import numpy as np
 
-    from jobs.checkpoint import Checkpoint, write
-    from jobs.experiment import Experiment
-    from jobs.network import Network
+    from jobs.config.experiment import Experiment
+    from jobs.model.checkpoint import Checkpoint, write
+    from jobs.model.network import Network
 
     experiment = Experiment()
     vectors = np.random.default_rng(seed).normal(size=(words + 2, 300)).astype(np.float32)
@@ -134,7 +134,7 @@ def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
     os.environ["HOME"] = os.environ["RAY_TMPDIR"]  # Ray writes a token there
     os.environ.pop("RAY_ADDRESS", None)
     from cluster.connection import connect
-    from serving.server import free_ports, switched
+    from serving.deployment.server import free_ports, switched
 
     configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
     application = configuration["applications"][0]

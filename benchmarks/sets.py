@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.package import REPOSITORY
-from jobs.experiment import Experiment
+from jobs.config.experiment import Experiment
 
 FOLDER = REPOSITORY.parent / "shared" / "data"
 VECTORS = "vectors/reviews_blogs300_60k.bin.gz"

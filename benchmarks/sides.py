@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jobs.batches import order
-from jobs.group import Group
-from jobs.loop import Loop
-from jobs.network import Network
-from jobs.text import Tokens, Vocabulary, encode, frequent_words, tokenize
+from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, frequent_words, tokenize
+from jobs.model.batches import order
+from jobs.model.network import Network
+from jobs.training.loop import Loop
+from jobs.training.process_group import Group
 
 SETS = {"mr": ("mr/all.tsv", 21, 20_000), "imdb": ("imdb/train.tsv.gz", 234, 80_000)}
 DIMENSIONS, WIDTHS, MAPS = 300, [3, 4, 5], 100

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.figures import finish, show
 from benchmarks.sides import corpus_of, our_steps, usual_steps, with_vectors
-from jobs import convolution
-from jobs.group import Group
-from jobs.text import Tokens
+from jobs.datasets.tokenizer import Tokens
+from jobs.model import convolution
+from jobs.training.process_group import Group
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

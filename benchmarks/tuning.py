@@ -32,8 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.chaos import write_texts
 from benchmarks.figures import finish, show
 from cluster.connection import connect
-from jobs.experiment import Experiment
-from jobs.tune import tune
+from jobs.config.experiment import Experiment
+from jobs.search.tune import tune
 
 CORES = 2
 TITLE = b"ray::ResourceTrainable"  # of a trial's process
@@ -106,16 +106,16 @@ def nested(chosen: Experiment, folder: Path, trials: int) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from jobs.corpus import prepare
-    from jobs.dataset import load
+    from jobs.datasets.dataset import load
+    from jobs.training.corpus import prepare
 
     corpus = ray.put(prepare(chosen, load(chosen), pretrained=False, progress=lambda line: None))
 
     def train_loop(config: dict[str, Any]) -> None:
         import torch
 
-        from jobs.loop import Loop
-        from jobs.network import Network
+        from jobs.model.network import Network
+        from jobs.training.loop import Loop
 
         torch.set_num_threads(1)
         one = chosen.replace({"model.dropout": config["dropout"]})

@@ -91,8 +91,8 @@ def read(side: str, path: str, wanted: str) -> None:
         vectors = KeyedVectors.load_word2vec_format(path, binary=True)
         matrix = np.stack([vectors[word] for word in words])
     else:
-        from jobs import vectors
-        from jobs.settings import Vectors
+        from jobs.config.settings import Vectors
+        from jobs.embeddings import pretrained as vectors
 
         start = time.perf_counter()
         settings = Vectors(path=path, extra_words=0)

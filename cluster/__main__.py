@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _submit(options: argparse.Namespace) -> int:
     from cluster.package import REPOSITORY
-    from cluster.submission import submit
+    from cluster.ray_jobs import submit
 
     return submit(
         options.arguments,
@@ -89,7 +89,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from cluster.submission import follow
+    from cluster.ray_jobs import follow
 
     client, job = _job(options)
     if not options.follow:
@@ -109,7 +109,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from cluster.submission import stop
+    from cluster.ray_jobs import stop
 
     client, job = _job(options)
     stop(client, job, _say)
@@ -129,7 +129,7 @@ def _check(options: argparse.Namespace) -> int:
 
     from cluster.check import check, versions
     from cluster.connection import address_in_use, connect
-    from cluster.submission import submit
+    from cluster.ray_jobs import submit
 
     caller = json.loads(options.caller) if options.caller else versions()
     address = address_in_use(options.address)
@@ -194,7 +194,7 @@ def _package(options: argparse.Namespace) -> int:
 
 
 def _token(options: argparse.Namespace) -> int:
-    from cluster import token
+    from cluster import auth as token
 
     token.make()
     _say(f"{token.file()} (readable by you alone; every node needs the same)")
@@ -212,7 +212,7 @@ def _job(options: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _client(options: argparse.Namespace) -> Any:
-    from cluster.submission import client_of, dashboard
+    from cluster.ray_jobs import client_of, dashboard
 
     return client_of(dashboard(options.address))
 

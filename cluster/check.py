@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster import UsageError, token
+from cluster import UsageError
+from cluster import auth as token
 from cluster.storage import StorageError, delete, join, read_text, write_text
 
 PACKAGES = ("ray", "torch")

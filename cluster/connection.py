@@ -12,7 +12,8 @@ import shutil
 import socket
 from collections.abc import Iterator
 
-from cluster import UsageError, token
+from cluster import UsageError
+from cluster import auth as token
 from cluster.package import REPOSITORY, pack
 
 CONNECT_TIMEOUT_S = 10

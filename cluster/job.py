@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from cluster.submission import SubmissionFailed, one_line
+from cluster.ray_jobs import SubmissionFailed, one_line
 
 
 def newest(client: Any) -> str:

@@ -106,7 +106,7 @@ def _add_vectors_verbs(verbs) -> None:
 
 
 def _load(words: list[str]):
-    from jobs.experiment import ExperimentError, load
+    from jobs.config.experiment import ExperimentError, load
 
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
@@ -121,11 +121,11 @@ def _show(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     experiment = _load(options.experiment)
     if experiment.train.folds:
-        from jobs.folds import cross_validate
+        from jobs.training.cross_validation import cross_validate
 
         _say(f"wrote {cross_validate(experiment, _say)}")
         return
-    from jobs.train import train
+    from jobs.training.train import train
 
     best = train(experiment, _say)
     _say(f"wrote {best}")
@@ -134,7 +134,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _tune(options: argparse.Namespace) -> None:
     experiment = _load(options.experiment)
-    from jobs.tune import tune
+    from jobs.search.tune import tune
 
     best = tune(experiment, _say)
     folder = os.path.dirname(best)
@@ -143,20 +143,20 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from jobs.evaluate import evaluate
+    from jobs.evaluation.evaluate import evaluate
 
     evaluate(options.checkpoint, options.settings, options.out, _say)
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from jobs.predict import predict_file
+    from jobs.inference.predict import predict_file
 
     predict_file(options.checkpoint, options.input, options.out, options.text_column)
 
 
 def _vectors_train(options: argparse.Namespace) -> None:
-    from jobs.experiment import load
-    from jobs.pretraining import train_on_files
+    from jobs.config.experiment import load
+    from jobs.embeddings.pretraining import train_on_files
 
     settings = [word for word in options.files if _SETTING.match(word) and not os.path.exists(word)]
     files = [word for word in options.files if word not in settings]
@@ -176,13 +176,13 @@ def _vectors_train(options: argparse.Namespace) -> None:
 
 
 def _vectors_export(options: argparse.Namespace) -> None:
-    from jobs.export import export
+    from jobs.evaluation.export import export
 
     export(options.checkpoint, options.out, options.original, options.merge, _say)
 
 
 def _vectors_drift(options: argparse.Namespace) -> None:
-    from jobs.drift import show
+    from jobs.evaluation.drift import show
 
     show(options.checkpoint, options.words, options.top, options.out, _say)
 

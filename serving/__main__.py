@@ -59,7 +59,7 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     """Return the Serve configuration with the checkpoint filled in, after a look at the checkpoint."""
     import yaml
 
-    from jobs import checkpoint
+    from jobs.model import checkpoint
 
     try:
         found = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def _switches(options: argparse.Namespace) -> None:
     import stat
     from contextlib import suppress
 
-    from serving.switches import switches
+    from serving.deployment.haproxy import switches
 
     folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
@@ -137,13 +137,13 @@ def _switches(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from serving.server import run
+    from serving.deployment.server import run
 
     run(_configuration(options), options.address, lambda line: print(line, flush=True))
 
 
 def _deploy(options: argparse.Namespace) -> None:
-    from serving.server import deploy
+    from serving.deployment.server import deploy
 
     deploy(_configuration(options), options.address, lambda line: print(line, flush=True))
 

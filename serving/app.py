@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from cluster import UsageError
-from serving import accepted, models, table
-from serving.application import Application
-from serving.metrics import PERIOD_S, Metrics
-from serving.models import Models
-from serving.protocol import Limits
+from jobs.inference import projection_table as table
+from serving import accepted
+from serving.web import models
+from serving.web.asgi import Application
+from serving.web.metrics import PERIOD_S, Metrics
+from serving.web.models import Models
+from serving.web.protocol import Limits
 
 # A checkpoint that was refused is looked at again after so many periods of the metrics.
 RETRY_PERIODS = 5

@@ -13,9 +13,9 @@ import pytest
 
 from cluster.connection import connect
 from cluster.package import REPOSITORY
-from jobs.corpus import Corpus, prepare
-from jobs.dataset import load
-from jobs.experiment import Experiment
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import load
+from jobs.training.corpus import Corpus, prepare
 from tests.hosts import Network, missing
 
 SHARED = REPOSITORY.parent / "shared" / "data"

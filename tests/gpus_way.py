@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import convolution
-from jobs.batches import Collator
-from jobs.optimizer import RowAdam
+from jobs.model import convolution
+from jobs.model.batches import Collator
+from jobs.model.lazy_adam import RowAdam
 
 
 def gpus_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,5 +26,5 @@ def gpus_way(monkeypatch: pytest.MonkeyPatch) -> None:
             rows.step_dense(words, gradient)
 
     monkeypatch.setattr(Collator, "batch", resident)
-    monkeypatch.setattr("jobs.network.max_over_time", dense)
+    monkeypatch.setattr("jobs.model.network.max_over_time", dense)
     monkeypatch.setattr(RowAdam, "step", step)

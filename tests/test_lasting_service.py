@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
-from jobs.checkpoint import write
+from jobs.model.checkpoint import write
 from tests.hosts import wait_for
-from tests.serving.test_classifier import checkpoint_of
+from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.test_service import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -13,23 +13,25 @@ from cluster.package import REPOSITORY
 FLOORS = ("cluster", "jobs", "serving")
 FILES = [path.relative_to(REPOSITORY) for floor in FLOORS for path in sorted((REPOSITORY / floor).rglob("*.py"))]
 RAY_ALLOWED = {
-    "jobs/dataset.py",
-    "jobs/folds.py",
-    "jobs/mailbox.py",
-    "jobs/teller.py",
-    "jobs/train.py",
-    "jobs/trainable.py",
-    "jobs/trials.py",
-    "jobs/tune.py",
-    "jobs/worker.py",
+    "jobs/datasets/dataset.py",
+    "jobs/training/cross_validation.py",
+    "cluster/message_queue.py",
+    "jobs/training/monitor.py",
+    "jobs/training/train.py",
+    "jobs/search/trainable.py",
+    "jobs/search/runner.py",
+    "jobs/search/tune.py",
+    "jobs/training/worker.py",
     "serving/accepted.py",
     "serving/app.py",
-    "serving/metrics.py",
-    "serving/server.py",
+    "serving/web/metrics.py",
+    "serving/deployment/server.py",
     "serving/__main__.py",
 }
-# What of jobs reads a checkpoint; serving takes nothing else.
-FOR_SERVING = {"checkpoint", "text", "experiment"}
+# In this order: a package of `jobs` imports only from those before it.
+PACKAGES = ("config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "search")
+# What of `jobs` a replica needs; `serving` imports nothing else.
+FOR_SERVING = {"config", "inference", "jobs.datasets.tokenizer", "jobs.model.checkpoint"}
 
 
 def imports(path: Path) -> set[str]:
@@ -50,6 +52,12 @@ def test_imports_go_down(path: Path) -> None:
     assert not [name for name in imports(path) if name.split(".")[0] in above]
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "jobs" and len(path.parts) > 2], ids=str)
+def test_a_package_of_jobs_imports_only_from_those_before_it(path: Path) -> None:
+    later = PACKAGES[PACKAGES.index(path.parts[1]) + 1 :]
+    assert not [name for name in imports(path) if name.startswith("jobs.") and name.split(".")[1] in later]
+
+
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_ray_is_imported_only_where_its_job_is(path: Path) -> None:
     """Everything else is tested without a cluster."""
@@ -60,8 +68,8 @@ def test_ray_is_imported_only_where_its_job_is(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "serving"], ids=str)
 def test_serving_takes_only_what_reads_a_checkpoint(path: Path) -> None:
     """A replica carries no training code."""
-    taken = {name.split(".")[1] for name in imports(path) if name.startswith("jobs.")}
-    assert taken <= FOR_SERVING
+    modules = [".".join(name.split(".")[:3]) for name in imports(path) if name.startswith("jobs.")]
+    assert {name for name in modules if not FOR_SERVING & {name, name.split(".")[1]}} == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -106,7 +106,7 @@ def test_inference(shared_data: Path) -> None:
 def test_chaos() -> None:
     """A run whose worker or controller is killed ends as one that was left alone, and loses no checkpoint.
 
-    Drivers are killed in tests/jobs/test_train.py, hosts in tests/jobs/test_nodes.py.
+    Drivers are killed in tests/jobs/training/test_train.py, hosts in tests/jobs/training/test_nodes.py.
     """
     figures = run("chaos", "--quick", "--kinds", "worker", "controller")
     assert [row["killed"] for row in figures["kills"]] == ["worker", "controller"]

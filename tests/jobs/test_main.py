@@ -11,15 +11,17 @@ import pytest
 from gensim.models import KeyedVectors
 
 from cluster.package import REPOSITORY
-from jobs import checkpoint, metrics, snapshot
 from jobs.__main__ import main
-from jobs.dataset import load
-from jobs.evaluate import evaluate
-from jobs.experiment import Experiment
-from jobs.loop import Loop
-from jobs.network import Network
-from jobs.predict import classify
-from jobs.report import Evaluation, draw_confusion
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import load
+from jobs.evaluation import metrics
+from jobs.evaluation.evaluate import evaluate
+from jobs.evaluation.report import Evaluation, draw_confusion
+from jobs.inference.predict import classify
+from jobs.model import checkpoint
+from jobs.model.network import Network
+from jobs.training import snapshot
+from jobs.training.loop import Loop
 from tests.conftest import corpus_of, read_jsonl
 
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from benchmarks.ray_head import free_ports
 from serving.app import Arguments, Replica
-from serving.middleware import Front
+from serving.web.middleware import Front
 
 
 def replica(user_config: dict[str, Any], **arguments: Any) -> Replica:

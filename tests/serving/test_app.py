@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from cluster.package import REPOSITORY
-from jobs.checkpoint import read, write
-from serving import app, keys
-from serving import body as bodies
-from serving.classifier import Classifier
-from serving.turn import Turn
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import read, write
+from serving import app
+from serving.web import api_keys as keys
+from serving.web import body as bodies
+from serving.web.admission import Turn
+from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.asgi import ask, configure, replica, served
-from tests.serving.test_classifier import checkpoint_of
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_no_torch_in_the_whole_replica(saved: Path) -> None:
         "    await made.__serve_build_asgi_app__()(scope, receive, send)\n"
         "    made.stop_reporting()\n"
         "asyncio.run(main())\n"
-        "print({'torch', 'gensim', 'sklearn', 'jobs.loop'} & set(sys.modules))\n"
+        "print({'torch', 'gensim', 'sklearn', 'jobs.training.loop'} & set(sys.modules))\n"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

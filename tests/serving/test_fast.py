@@ -22,12 +22,12 @@ from benchmarks.load import load
 from benchmarks.ray_head import RayHead
 from benchmarks.scenes import kill_one
 from cluster.package import REPOSITORY
-from jobs.checkpoint import write
+from jobs.model.checkpoint import write
 from serving.client import Client, ServiceError
-from serving.server import ServiceFailed
-from serving.switches import HELD
+from serving.deployment.haproxy import HELD
+from serving.deployment.server import ServiceFailed
+from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.malformed import malformed, sent
-from tests.serving.test_classifier import checkpoint_of
 from tests.serving.test_service import call, serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

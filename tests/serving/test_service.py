@@ -18,11 +18,11 @@ import yaml
 from benchmarks.deployed import wait_until
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
-from jobs.checkpoint import read, write
-from serving import keys
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import read, write
 from serving.__main__ import main
-from serving.classifier import Classifier
-from tests.serving.test_classifier import checkpoint_of
+from serving.web import api_keys as keys
+from tests.jobs.inference.test_classifier import checkpoint_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

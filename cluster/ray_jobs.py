@@ -1,0 +1,206 @@
+"""A verb run as a Ray job: the code is sent, the log followed, the exit code passed on."""
+
+import asyncio
+import logging
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import UsageError
+from cluster import auth as token
+from cluster.package import REPOSITORY, inside, pack
+
+INTERRUPTED = 130
+LONGEST_QUIET_S = 2  # between looks at a job that is asked to stop
+STOP_TIMEOUT_S = 60
+INSTALL_TIMEOUT_S = 1800
+
+
+class SubmissionFailed(UsageError):
+    """A job could not be submitted, or its end could not be seen."""
+
+
+def dashboard(address: str | None = None) -> str:
+    """Return the address of the cluster's dashboard, which takes jobs and services.
+
+    It is the one given, else `RAY_DASHBOARD_ADDRESS`, else `RAY_ADDRESS` where that is a URL.
+
+    Raises:
+        SubmissionFailed: none of them is set.
+    """
+    for found in (address, os.environ.get("RAY_DASHBOARD_ADDRESS"), os.environ.get("RAY_ADDRESS")):
+        if found and found.startswith(("http://", "https://")):
+            return found
+    if address:
+        raise SubmissionFailed(f"'{address}' is no dashboard address; write http://HOST:8265")
+    raise SubmissionFailed("which cluster? Give --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
+
+
+def submit(
+    arguments: Sequence[str],
+    *,
+    address: str | None = None,
+    module: str = "jobs",
+    folder: Path = REPOSITORY,
+    include: Sequence[str] = (),
+    install: bool = False,
+    detach: bool = False,
+    say: Callable[[str], None] = print,
+    ask: Callable[[str], bool] = lambda question: False,
+) -> int:
+    """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
+
+    With `detach` the return is 0 once the job is submitted.
+
+    Args:
+        folder: what is sent, as far as it is source; `include` names further files in it, such as a small csv.
+        install: let each node install the packages of the folder's requirements.lock first, for this job alone.
+        ask: is asked on Ctrl-C whether the job should stop too.
+
+    Raises:
+        SubmissionFailed: the cluster cannot be reached, or refuses.
+        PackageError: an experiment file lies outside the folder.
+    """
+    url = dashboard(address)
+    client = client_of(url)
+    package = pack(folder, also=[*include, *(word for word in arguments if _is_experiment(word))])
+    try:
+        say(package.describe())
+        # There a file is where it lies in the folder, wherever the folder is here.
+        words = [inside(folder, word) if _is_experiment(word) else word for word in arguments]
+        environment = runtime_environment(package.path, requirements(folder) if install else [])
+        job = _submitted(client, shlex.join(["python", "-m", module, *words]), environment)
+    finally:
+        shutil.rmtree(package.path.parent, ignore_errors=True)
+    at = f"--address {url}"
+    say(f"submitted {job}; come back to it: python -m cluster logs {job} --follow {at}")
+    return 0 if detach else follow(client, job, say, ask, at)
+
+
+def follow(client: Any, job: str, say: Callable[[str], None], ask: Callable[[str], bool], at: str) -> int:
+    """Say a job's log until it ends, and return its exit code; Ctrl-C asks whether the job should stop.
+
+    Args:
+        at: the option that names the cluster, for what is said.
+
+    Raises:
+        SubmissionFailed: the job is lost sight of.
+    """
+    try:
+        asyncio.run(_follow(client, job, say))
+        return _exit_code(client, job, say, at)
+    except KeyboardInterrupt:
+        if ask(f"\nstop {job} too?"):
+            stop(client, job, say)
+        else:
+            say(f"{job} goes on; this stops it: python -m cluster stop {job} {at}")
+        return INTERRUPTED
+    except (RuntimeError, ConnectionError, OSError) as error:
+        raise SubmissionFailed(
+            f"lost sight of {job}: {one_line(error)}; python -m cluster status {job} {at} tells more"
+        ) from error
+
+
+def stop(client: Any, job: str, say: Callable[[str], None]) -> None:
+    """Ask a job to stop, and wait until it has."""
+    from ray.job_submission import JobStatus
+
+    if client.get_job_status(job).is_terminal():
+        say(f"{job} has ended already: {client.get_job_status(job)}")
+        return
+    client.stop_job(job)
+    say(f"stopping {job}")
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    pause = 0.1
+    while not (status := client.get_job_status(job)).is_terminal():
+        if time.monotonic() > deadline:
+            raise SubmissionFailed(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_QUIET_S)
+    say(f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
+
+
+def requirements(folder: Path) -> list[str]:
+    """Return the pins of a folder's requirements.lock; SubmissionFailed if it has none."""
+    path = folder / "requirements.lock"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise SubmissionFailed(f"{path}: --install needs this file: {error.strerror}") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def runtime_environment(package: Path, pins: list[str]) -> dict[str, Any]:
+    """Return Ray's runtime environment of a job: the code, and packages to install first."""
+    environment: dict[str, Any] = {
+        "working_dir": str(package),
+        "env_vars": {"PYTHONUNBUFFERED": "1"},  # a log that is followed should not lag behind by a buffer
+    }
+    if pins:
+        environment |= {"pip": pins, "config": {"setup_timeout_seconds": INSTALL_TIMEOUT_S}}
+    return environment
+
+
+def _is_experiment(word: str) -> bool:
+    return "=" not in word and word.endswith((".yaml", ".yml"))
+
+
+def client_of(url: str, kind: str = "job") -> Any:
+    """Return Ray's client for jobs, or for services with `serve`.
+
+    Raises:
+        SubmissionFailed: the cluster cannot be reached, or refuses.
+        TokenRefused: it wants another token.
+    """
+    known = token.switch_on()
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    # The client would log each upload and each closed socket; what is uploaded is said before.
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    try:
+        return {"job": JobSubmissionClient, "serve": ServeSubmissionClient}[kind](url)
+    except AuthenticationError as error:
+        raise token.TokenRefused(f"the cluster at {url} {token.refusal(known)}") from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SubmissionFailed(f"cannot reach the cluster at {url}: {one_line(error)}") from error
+
+
+def _submitted(client: Any, entrypoint: str, environment: dict[str, Any]) -> str:
+    try:
+        return client.submit_job(entrypoint=entrypoint, runtime_env=environment)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise SubmissionFailed(f"the cluster does not take the job: {one_line(error)}") from error
+
+
+async def _follow(client: Any, job: str, say: Callable[[str], None]) -> None:
+    async for lines in client.tail_job_logs(job):
+        say(lines.rstrip("\n"))
+
+
+def _exit_code(client: Any, job: str, say: Callable[[str], None], at: str) -> int:
+    from ray.job_submission import JobStatus
+
+    details = client.get_job_info(job)
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    if details.status == JobStatus.STOPPED:
+        say(f"{job} was stopped")
+        return INTERRUPTED
+    log = f"its log: python -m cluster logs {job} {at}"
+    if details.driver_exit_code:  # what it said is in the log above
+        say(f"{job} failed with exit code {details.driver_exit_code}; {log}")
+        return details.driver_exit_code
+    say(f"{job} failed: {one_line(details.message or 'no reason given')}; {log}")
+    return 1
+
+
+def one_line(error: object) -> str:
+    """Return what an error says on one line, cut off after 500 letters."""
+    return " ".join(str(error).split())[:500]

@@ -1,0 +1,143 @@
+"""The experiment file: what is trained, on what, and how.
+
+Every key has a default (`python -m jobs show` prints them), an unknown key is an error that
+names the nearest valid one, and any key can be set on the command line by its dotted path:
+
+    python -m jobs train experiments/trec.yaml data.folder=data/trec model.embedding=rand
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from cluster import UsageError
+from jobs.config.settings import Data, Model, Section, Text, Train, Tune, Vectors
+
+
+class ExperimentError(UsageError):
+    """The experiment file or a setting on the command line is wrong."""
+
+
+class Experiment(Section):
+    """One whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
+    """Runs lie in <storage>/<name>."""
+    storage: str = "runs"
+    """A folder that every node sees, or a URI that pyarrow's file systems read."""
+    seed: int = Field(0, ge=0, lt=1 << 32)
+    data: Data = Data()
+    text: Text = Text()
+    vectors: Vectors = Vectors()
+    model: Model = Model()
+    train: Train = Train()
+    tune: Tune = Tune()
+
+    def replace(self, settings: dict[str, Any]) -> "Experiment":
+        """Return the experiment with the dotted paths in `settings` set; ExperimentError if one is wrong."""
+        tree = self.model_dump()
+        for path, value in settings.items():
+            _set(tree, path, value)
+        return _validated(tree, "settings")
+
+    def to_yaml(self) -> str:
+        """Return the whole experiment as YAML."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def digest(value: Any) -> str:
+    """Return 8 hex digits that identify a JSON-like value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def load(path: str | None, settings: Sequence[str] = ()) -> Experiment:
+    """Return the experiment in a YAML file (None: the defaults) with `key=value` settings applied.
+
+    Raises:
+        ExperimentError: the file cannot be read, is not YAML, or holds a wrong key or value.
+    """
+    return _override(_read(path) if path else {}, settings, path or "settings")
+
+
+def overridden(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """Return an experiment with `key=value` settings applied; ExperimentError if one is wrong."""
+    return _override(experiment.model_dump(), settings, "settings")
+
+
+def _override(tree: dict, settings: Sequence[str], where: str) -> Experiment:
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ExperimentError(f"{key}: '{value}' is not a YAML value: {_one_line(error)}") from error
+        _set(tree, key, parsed)
+    return _validated(tree, where)
+
+
+def _read(path: str) -> dict:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExperimentError(f"{path}: no such experiment file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ExperimentError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
+    return tree
+
+
+def _set(tree: dict, path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ExperimentError(f"{path}: '{section}' has no keys of its own")
+    tree[key] = value
+
+
+def _validated(tree: dict, where: str) -> Experiment:
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(problem) for problem in error.errors(include_url=False)]
+        raise ExperimentError(f"{where}: " + "; ".join(problems)) from error
+
+
+def _problem(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `python -m jobs show` prints all keys"
+        return f"unknown key '{path}'{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict | BaseModel) else f" (given: {problem['input']!r})"
+    return f"{path}: {message}{given}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+KEYS = _keys(Experiment)

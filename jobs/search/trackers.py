@@ -1,0 +1,80 @@
+"""A search in MLflow: a run for each trial, with its settings and what its epochs gave."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster import UsageError
+from jobs.config.experiment import Experiment
+from jobs.search.records import Record
+
+STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+FIGURES = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
+
+
+class Tracking:
+    """Logs to a tracking server, or a folder, under the experiment's name.
+
+    Args:
+        uri: of the server.
+        search: tells this search's trials from others of the experiment.
+        say: is told when the server no longer answers; the search goes on, and nothing more is logged.
+
+    Raises:
+        UsageError: MLflow is not installed, or nothing answers at the URI.
+    """
+
+    def __init__(self, uri: str, experiment: Experiment, search: str, say: Callable[[str], None]) -> None:
+        try:
+            from mlflow import MlflowClient
+            from mlflow.exceptions import MlflowException
+        except ImportError as error:
+            raise UsageError("tune.mlflow: MLflow is not installed here; pip install mlflow-skinny") from error
+        self._error = MlflowException
+        # A search does not wait for minutes, as MLflow would.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        self._search, self._say, self._gone = search, say, False
+        self._seed = experiment.seed
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            known = self._client.get_experiment_by_name(experiment.name)
+            self._id = known.experiment_id if known else self._client.create_experiment(experiment.name)
+        except MlflowException as error:
+            raise UsageError(f"tune.mlflow: nothing can be logged at {uri}: {_first_line(error)}") from error
+
+    def log(self, record: Record) -> None:
+        """Log a trial that has ended."""
+        if self._gone:
+            return
+        try:
+            self._log(record)
+        except (self._error, OSError) as error:
+            self._gone = True
+            self._say(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
+
+    def _log(self, record: Record) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        ended = int(record.ended * 1000)
+        began = ended - int(record.seconds * 1000)
+        tags = {"search": self._search, "status": record.status} | ({"reason": record.reason} if record.reason else {})
+        run = self._client.create_run(
+            self._id, start_time=began, run_name=f"{self._search} trial {record.number}", tags=tags
+        )
+        metrics: list[Any] = []
+        at = float(began)
+        for epoch in record.epochs:
+            at += epoch["seconds"] * 1000
+            metrics += [Metric(key, epoch[key], int(at), epoch["epoch"]) for key in FIGURES if epoch[key] is not None]
+        for key in FIGURES:
+            if record.best and record.figures[key] is not None:
+                metrics.append(Metric(f"best_{key}", record.figures[key], ended, record.best))
+        params = [Param(key, str(value)) for key, value in {"seed": self._seed, **record.settings}.items()]
+        self._client.log_batch(run.info.run_id, metrics, params, [RunTag("best_epoch", str(record.best))])
+        self._client.set_terminated(run.info.run_id, STATUS[record.status], ended or int(time.time() * 1000))
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,39 @@
+"""A dataset's corpora, one for each way to read its texts: prepared once, kept in Ray's object store."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jobs.config.experiment import Experiment, digest
+from jobs.datasets.dataset import Dataset
+from jobs.training.corpus import Corpus, prepare
+
+
+class Library:
+    """Prepares corpora as they are asked for; in a search a Ray actor, which owns them.
+
+    Args:
+        experiment, dataset: of the search.
+        put: keeps a corpus and returns a reference to it.
+        say: is told what is being done, a line each time.
+    """
+
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], say: Callable[[str], None]
+    ) -> None:
+        self._experiment, self._dataset, self._put, self._say = experiment, dataset, put, say
+        self._references: dict[str, Any] = {}
+
+    def corpus(self, experiment: Experiment) -> list[Any]:
+        """Return a reference to an experiment's corpus, in a list, so that Ray hands on the reference itself."""
+        key = key_of(experiment)
+        if key not in self._references:
+            chosen = self._experiment.replace({"text": experiment.text.model_dump()})
+            pretrained = experiment.model.embedding != "rand"
+            found = prepare(chosen, self._dataset, pretrained=pretrained, progress=self._say)
+            self._references[key] = self._put(found)
+        return [self._references[key]]
+
+
+def key_of(experiment: Experiment) -> str:
+    """Return what tells the corpora of one dataset apart: how texts are read, and whether vectors are pretrained."""
+    return digest([experiment.text.model_dump(), experiment.model.embedding == "rand"])

@@ -1,0 +1,212 @@
+"""Cross-validation: one training for each fold, spread over the cluster by Ray.
+
+A fold trains in a Ray task, on one core of whichever node has one free, and is measured on its test part
+at its best epoch. What is finished stays: the same command goes on with the folds that are missing.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from cluster import UsageError, resources
+from cluster.connection import connect
+from cluster.storage import absolute, exists, join, locked, read_text, write_text
+from jobs.config import conflicts
+from jobs.config.experiment import Experiment, digest
+from jobs.datasets import dataset
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.readers import Part
+from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+from jobs.embeddings import pretrained as vectors
+from jobs.evaluation.metrics import accuracy, macro_f1
+from jobs.inference.predict import scores
+from jobs.model.network import Network
+from jobs.training.corpus import Corpus, prepare, read_vectors
+from jobs.training.loop import Loop
+from jobs.training.run_folder import WITHOUT_EFFECT
+from jobs.training.train import say_all
+
+Result = dict[str, Any]
+FIGURES = ("accuracy", "macro_f1", "loss")
+
+
+class FoldFailed(UsageError):
+    """The training of a fold came to no end."""
+
+
+def cross_validate(experiment: Experiment, say: Callable[[str], None]) -> str:
+    """Train and measure every fold, say the table, and return the path of folds.json.
+
+    Args:
+        say: is given each line of progress.
+
+    Raises:
+        FoldFailed, and what reading data and vectors raises.
+    """
+    say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
+    with connect():
+        parts = dataset.folds(experiment)
+        folder = join(absolute(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
+        waits = resources.require(1, experiment.train.cpus_per_worker, 0)
+        if waits:
+            say(waits)
+        with locked(folder):
+            write_text(join(folder, "experiment.yaml"), experiment.to_yaml())
+            found = _measured(experiment, parts, folder, say)
+        summary = {"folds": [found[number] for number in range(len(parts))], **summarized(found.values())}
+        say(table(summary))
+        path = join(folder, "folds.json")
+        write_text(path, json.dumps(summary, indent=1) + "\n")
+        return path
+
+
+def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
+    """Train in this process and return the figures of the best epoch, on the validation and the test part.
+
+    Raises:
+        TrainingDiverged: the loss is no longer a number.
+    """
+    import torch
+
+    torch.set_num_threads(experiment.train.cpus_per_worker)
+    loop = Loop(
+        Network(
+            experiment.model, corpus.vectors, len(corpus.labels), experiment.seed, num_trained=len(corpus.counts())
+        ),
+        corpus,
+        experiment.train,
+        experiment.seed,
+    )
+    best: dict[str, torch.Tensor] = {}
+    for _, improved in loop.epochs():
+        if improved:
+            best = {name: value.clone() for name, value in loop.network.state_dict().items()}
+    loop.network.load_state_dict(best)
+    texts = (tokenize(text, experiment.text.lowercase) for text in test.texts)
+    tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
+    labels = np.array([corpus.labels.index(label) for label in test.labels])
+    found = scores(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
+    predicted = found.argmax(dim=1).numpy()
+    epoch = loop.progress.epochs[loop.progress.best - 1]
+    return {
+        "epoch": epoch.epoch,
+        "rows": len(test),
+        "accuracy": accuracy(labels, predicted),
+        "macro_f1": macro_f1(labels, predicted),
+        "loss": float(torch.nn.functional.cross_entropy(found, torch.from_numpy(labels))),
+        "validation": {name: getattr(epoch, name) for name in FIGURES},
+        "examples_per_second": statistics.median(each.examples_per_second for each in loop.progress.epochs),
+        "seconds": sum(each.seconds for each in loop.progress.epochs),
+    }
+
+
+def summarized(results: Any) -> dict[str, dict[str, float]]:
+    """Return mean and standard deviation (of a sample) of each figure over the folds."""
+    values = {name: [result[name] for result in results] for name in FIGURES}
+    return {
+        "mean": {name: statistics.mean(each) for name, each in values.items()},
+        "deviation": {name: statistics.stdev(each) for name, each in values.items()},
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return a line for each fold, and mean and spread, as text."""
+    lines = ["fold   rows   epoch   accuracy   macro F1     loss"]
+    for number, result in enumerate(summary["folds"], start=1):
+        lines.append(
+            f"{number:4d}  {result['rows']:5d}  {result['epoch']:6d}     {result['accuracy']:.4f}     "
+            f"{result['macro_f1']:.4f}   {result['loss']:.4f}"
+        )
+    mean, deviation = summary["mean"], summary["deviation"]
+    lines.append(
+        "mean (deviation)   " + "   ".join(f"{name} {mean[name]:.4f} ({deviation[name]:.4f})" for name in FIGURES)
+    )
+    return "\n".join(lines)
+
+
+def spread(jobs: Iterable[tuple[Hashable, Experiment, Any, Part]], cpus_each: int) -> Iterator[tuple[Any, Result]]:
+    """Run `measure` for each job in a Ray task, and yield the job's name and result as they end.
+
+    Jobs are asked for one by one, when there is room, so that their corpora need not all be there at once.
+
+    Args:
+        jobs: name, experiment, corpus (or Ray's reference to one) and test part.
+        cpus_each: that a task takes.
+
+    Raises:
+        FoldFailed: one came to no end; says which and why.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    task = ray.remote(num_cpus=cpus_each)(measure)
+    waiting = iter(jobs)
+    at_once = max(1, resources.cpus() // cpus_each)
+    running: dict[Any, Hashable] = {}
+    while True:
+        # One more than the cluster has cores for, so that the next is ready when one ends.
+        while len(running) <= at_once and (job := next(waiting, None)) is not None:
+            name, experiment, corpus, test = job
+            held = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+            running[task.remote(experiment, held, test)] = name
+        if not running:
+            return
+        [ended], _ = ray.wait(list(running))
+        name = running.pop(ended)
+        try:
+            yield name, ray.get(ended)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise FoldFailed(f"{name}: {error.cause}") from error
+            raise
+
+
+def _measured(
+    experiment: Experiment, parts: list[Dataset], folder: str, say: Callable[[str], None]
+) -> dict[int, Result]:
+    """Return each fold's result, of those that are there and those that are now trained."""
+    found = {
+        number: json.loads(read_text(path))
+        for number in range(len(parts))
+        if exists(path := join(folder, f"fold-{number + 1}.json"))
+    }
+    if found:
+        say(f"{len(found)} of {len(parts)} folds are finished")
+    corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found), say)
+    jobs = ((f"fold {number + 1}", experiment, corpus, parts[number].test) for number, corpus in corpora)
+    for name, result in spread(jobs, experiment.train.cpus_per_worker):
+        number = int(name.removeprefix("fold ")) - 1
+        write_text(join(folder, f"fold-{number + 1}.json"), json.dumps(result, indent=1) + "\n")
+        found[number] = result
+        say(
+            f"{name}, {len(found)} of {len(parts)}   accuracy {result['accuracy']:.4f}   "
+            f"macro F1 {result['macro_f1']:.4f}   epoch {result['epoch']}, {result['seconds']:.0f} s"
+        )
+    return found
+
+
+def _corpora(
+    experiment: Experiment, parts: list[Dataset], numbers: set[int], say: Callable[[str], None]
+) -> Iterator[tuple[int, Corpus]]:
+    """Yield the corpus of each fold; a vectors file is read once for all."""
+    pretrained = experiment.model.embedding != "rand"
+    found = None
+    for number in sorted(numbers):
+        part = parts[number]
+        if pretrained and experiment.vectors.path is not None and found is None:
+            found = read_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts], say)
+        yield number, prepare(experiment, part, pretrained=pretrained, progress=say, found=found)
+
+
+def _key(experiment: Experiment, parts: list[Dataset]) -> str:
+    """Return what identifies a cross-validation: rows, vectors and all settings that decide its result."""
+    settings = experiment.model_dump(include={"text", "vectors", "model", "seed"})
+    settings["train"] = experiment.train.model_dump(exclude=WITHOUT_EFFECT)
+    rows = [part.digest() for each in parts for part in (each.train, each.validation, each.test)]
+    pretrained = None
+    if experiment.model.embedding != "rand":
+        pretrained = [vectors.fingerprint(experiment.vectors), str(parts[0].background)]
+    return digest([settings, rows, pretrained])

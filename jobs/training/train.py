@@ -1,0 +1,256 @@
+"""Fine-tuning on the workers of a cluster: Ray Train around the loop.
+
+Whatever ends the workers, the controller or a node, the run goes on from its newest checkpoint; and when the
+driver ends, it goes on when the same command is given again. It gives up only where it comes no further.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster import UsageError, resources
+from cluster.connection import connect
+from cluster.interruption import interruptible
+from cluster.storage import join, locked, write_bytes, write_text
+from jobs.config import conflicts
+from jobs.config.experiment import Experiment
+from jobs.datasets import dataset
+from jobs.training import learning_curve
+from jobs.training.checkpoint_store import Checkpoints, name_of
+from jobs.training.corpus import Corpus, prepare
+from jobs.training.history import Progress
+from jobs.training.monitor import WAITING_S, Heard, told
+from jobs.training.run_folder import Run, place
+from jobs.training.worker import work
+
+# What best.json says of the best epoch.
+METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+
+# Times that the workers may be lost one after the other without a new checkpoint, before the run gives up.
+MAX_FAILURES = 3
+
+# After a node was lost, so long is waited for another one.
+NODE_BACK_S = 30 * 60
+
+# A worker that waits so long for the others takes them for lost.
+SILENCE_S = 600
+
+FILES = """\
+experiment.yaml     all settings of this run
+epoch-*/            checkpoints: the newest two and the best epoch's, each a whole classifier
+best.json           which of them is the best, and what it reached; written when the run is finished
+learning-curve.png  losses, accuracy and macro F1, epoch after epoch
+tensorboard/        the same for `tensorboard --logdir`
+
+Each checkpoint's manifest.json lists its files with their sums. Giving the same command again goes on with a run
+that was cut off. The folder can be moved or copied as a whole.
+"""
+
+
+class TrainingFailed(UsageError):
+    """A run ended without a checkpoint, or could not go on."""
+
+
+def train(experiment: Experiment, say: Callable[[str], None]) -> str:
+    """Train, or go on with a run that was cut off, and return the path of the best.json.
+
+    Args:
+        say: is given each line of progress.
+
+    Raises:
+        TrainingFailed, and what reading data and vectors raises.
+    """
+    started = time.time()
+    say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
+    with connect():
+        gpu, waits = room_for(experiment)
+        found = dataset.load(experiment)
+        say_all(say, found.notes)
+        corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
+        if corpus.coverage:
+            say(f"vectors: {corpus.coverage}")
+        run = place("train", experiment, corpus)
+        best = run.finished()
+        if best is not None:
+            say(f"this run is finished: {describe(best)}; its folder is {run.path}")
+            return run.publish(best)
+        if waits:
+            say(waits)
+        with locked(run.path):
+            best = run_to_the_end(experiment, corpus, run, gpu, say, started)
+        return run.finish(best)
+
+
+def room_for(experiment: Experiment) -> tuple[bool, str | None]:
+    """Return whether the workers take GPUs, and what they wait for, or None.
+
+    Raises:
+        ResourceError: the cluster never has it.
+    """
+    settings = experiment.train
+    gpu = resources.gpus() >= settings.fewest_workers if settings.use_gpu is None else settings.use_gpu
+    return gpu, resources.require(settings.fewest_workers, settings.cpus_per_worker, gpu)
+
+
+def run_to_the_end(
+    experiment: Experiment, corpus: Corpus, run: Run, gpu: bool, say: Callable[[str], None], started: float
+) -> dict[str, Any]:
+    """Train in a run's folder, and return the contents of its best.json.
+
+    Args:
+        started: when the command began, in seconds since 1970.
+    """
+    import ray
+
+    write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
+    write_text(join(run.path, "README.txt"), FILES)
+    heard = Heard(started)
+    return _finish(fit(experiment, ray.put(corpus), run, gpu, say, heard), run, experiment, say, heard)
+
+
+def describe(best: dict[str, Any]) -> str:
+    """Return a best.json's contents in words."""
+    metrics = best["metrics"]
+    if metrics["loss"] is None:
+        return f"epoch {metrics['epoch']}, the last; there is no validation part"
+    values = " ".join(f"{key} {metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
+    return f"epoch {metrics['epoch']}, validation {values}"
+
+
+def say_all(say: Callable[[str], None], lines: list[str]) -> None:
+    """Say several lines."""
+    for line in lines:
+        say(line)
+
+
+def fit(
+    experiment: Experiment,
+    corpus: Any,
+    run: Run,
+    gpu: bool,
+    say: Callable[[str], None],
+    heard: Heard,
+    *,
+    alone: bool = True,
+) -> dict[str, Any]:
+    """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
+
+    Args:
+        corpus: a reference to it.
+        alone: this driver runs nothing else, so that whatever it holds of the cluster is what was lost.
+
+    Raises:
+        TrainingFailed: there was no progress, or a worker found what is the user's to mend.
+    """
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    settings = experiment.train
+    number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
+    say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
+    failures, kept = 0, 0
+    with told(experiment, run, say, heard) as box:
+        config = {"experiment": experiment, "corpus": corpus, "mailbox": box, "path": run.path}
+        while True:
+            Checkpoints(run.path).sweep()
+            try:
+                with interruptible():
+                    result = _trainer(experiment, run, gpu, config).fit()
+                break
+            except (TrainingFailedError, RayError) as error:
+                failures = 1 if heard.kept > kept else failures + 1
+                kept = heard.kept
+                heard.lost()
+                if failures > MAX_FAILURES:
+                    raise TrainingFailed(
+                        f"the workers were lost {failures} times without progress: {_reason(error)}; Ray's logs tell "
+                        "more, and the same command goes on from the last checkpoint"
+                    ) from error
+                say(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
+                if alone:
+                    resources.release()
+                _wait_for_room(experiment, gpu, say)
+    if "error" in result.return_value:
+        raise TrainingFailed(result.return_value["error"])
+    return result.return_value
+
+
+def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]) -> None:
+    """Wait until the workers fit (again), and say so; ResourceError after `NODE_BACK_S`."""
+    began = time.monotonic()
+    said = 0.0
+    while True:
+        try:
+            waits = resources.require(experiment.train.fewest_workers, experiment.train.cpus_per_worker, gpu)
+        except resources.ResourceError as error:
+            if time.monotonic() - began > NODE_BACK_S:
+                raise
+            if time.monotonic() - said > 3 * WAITING_S:
+                said = time.monotonic()
+                say(f"waiting up to {NODE_BACK_S // 60} minutes for a node that was lost: {error}")
+            time.sleep(1)
+            continue
+        if waits:
+            say(waits)
+        return
+
+
+def _trainer(experiment: Experiment, run: Run, gpu: bool, config: dict[str, Any]) -> Any:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    settings = experiment.train
+    workers = tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers
+    return TorchTrainer(
+        work,
+        train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=SILENCE_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": settings.cpus_per_worker}
+        ),
+        # Checkpoints are ours, and whatever is lost is started again here: Ray starts afresh each time.
+        run_config=ray.train.RunConfig(name=run.name, storage_path=run.folder),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return what was lost and why, on a line."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    texts = [" ".join(str(failure).split()) for failure in failures.values()]
+    # Those that were left fail because of the one that was lost.
+    texts.sort(key=lambda text: "gloo" in text.lower() or "Connection" in text)
+    return texts[0][:300]
+
+
+def _finish(
+    returned: dict[str, Any], run: Run, experiment: Experiment, say: Callable[[str], None], heard: Heard
+) -> dict[str, Any]:
+    """Say and draw how the run went, and return the contents of best.json."""
+    progress = Progress.from_json(returned["progress"])
+    name = name_of(progress.best)
+    if not progress.best or not Checkpoints(run.path).has(name):
+        raise TrainingFailed(
+            f"{run.path}: the best checkpoint, {name}, is not there as seen from here; `storage` must be a folder or "
+            "URI that every node sees"
+        )
+    best = progress.epochs[progress.best - 1]
+    found = {
+        "checkpoint": name,
+        "metric": experiment.train.metric,
+        "metrics": {key: getattr(best, key) for key in METRICS},
+    }
+    write_bytes(join(run.path, "learning-curve.png"), learning_curve.picture(progress))
+    say_all(say, learning_curve.table(progress))
+    summary = returned["summary"]
+    heard.hear(summary)
+    seconds = time.time() - heard.started
+    first = (
+        f"; the first step was done after {heard.first_step_at - heard.started:.1f} s" if heard.first_step_at else ""
+    )
+    sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
+    say(
+        f"{seconds:.1f} s in all, {1 - (heard.step_s + summary['step_s']) / seconds:.0%} of it outside steps"
+        f"{first}{sent if summary['workers'] > 1 else ''}"
+    )
+    say(f"best: {describe(found)}")
+    return found

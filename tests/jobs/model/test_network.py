@@ -1,0 +1,122 @@
+"""Kim's four variants, and scores that depend on nothing but the text."""
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.config.settings import Model
+from jobs.datasets.tokenizer import Tokens
+from jobs.model.batches import Batch, Collator
+from jobs.model.network import Network
+
+VECTORS = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+VECTORS[:2] = 0
+KINDS = ["rand", "static", "non-static", "multichannel"]
+
+
+def network(embedding: str = "non-static", **settings: object) -> Network:
+    model = Model(embedding=embedding, filter_widths=[2, 3], feature_maps=5, **settings)
+    return Network(model, VECTORS, num_classes=3).eval()
+
+
+def batch(texts: list[list[int]]) -> Batch:
+    ids = np.array([word for text in texts for word in text], np.int32)
+    offsets = np.cumsum([0, *(len(text) for text in texts)])
+    return Collator(Tokens(ids, offsets), len(VECTORS)).batch(np.arange(len(texts)))
+
+
+def scores(net: Network, texts: list[list[int]]) -> torch.Tensor:
+    return net(batch(texts))
+
+
+@pytest.mark.parametrize("embedding", KINDS)
+def test_scores_do_not_depend_on_the_texts_beside(embedding: str) -> None:
+    """The empty text, one word, two, and 400, alone and together."""
+    choose = np.random.default_rng(1)
+    texts = [[], [7], [3, 3], choose.integers(1, 50, 400).tolist(), choose.integers(1, 50, 17).tolist()]
+    net = network(embedding)
+    with torch.no_grad():
+        together = scores(net, texts)
+        alone = torch.cat([scores(net, [text]) for text in texts])
+    assert torch.isfinite(together).all()
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "buffer", "parameter"),
+    [("rand", False, True), ("static", True, False), ("non-static", False, True), ("multichannel", True, True)],
+)
+def test_static_vectors_stay_and_trained_ones_are_a_parameter(embedding: str, buffer: bool, parameter: bool) -> None:
+    """Which is the whole difference between the four; the filters see both channels of multichannel."""
+    net = network(embedding)
+    assert ("fixed_vectors" in net.vectors_by_channel()) == buffer
+    assert ("vectors" in net.vectors_by_channel()) == parameter
+    assert ("vectors" in dict(net.named_parameters())) == parameter
+    assert net.filters.shape[1] == 6 * (buffer + parameter)
+
+
+@pytest.mark.parametrize("embedding", KINDS)
+def test_gradients_are_those_of_the_batchs_words(embedding: str) -> None:
+    """The vectors given are never written to; those that are trained are a copy."""
+    before = VECTORS.copy()
+    net = network(embedding)
+    found = batch([[5, 6, 7], [6]])
+    rows = net.trained_rows(found.words)
+    net.features(found, rows).sum().backward()
+    assert net.filters.grad is not None
+    if net.vectors is not None:
+        assert sorted(found.words.tolist()) == [5, 6, 7]
+        assert rows.grad.any(dim=1).all()
+        with torch.no_grad():
+            net.vectors += 1
+    else:
+        assert rows is None
+    assert (before == VECTORS).all()
+    assert (net.initial.numpy() == before).all()
+
+
+@pytest.mark.parametrize("embedding", KINDS)
+def test_words_that_training_never_saw_keep_their_initial_vectors(embedding: str) -> None:
+    """A network that trains the first words only scores as one that may train all, and exports the same."""
+    model = Model(embedding=embedding, filter_widths=[2, 3], feature_maps=5)
+    part, whole = (Network(model, VECTORS, 3, num_trained=number).eval() for number in (10, None))
+    for net in (part, whole):
+        if net.vectors is not None:
+            with torch.no_grad():
+                net.vectors[5] += 1
+    texts = [[5, 9, 10, 49], [11], []]
+    assert torch.equal(scores(part, texts), scores(whole, texts))
+    for name, vectors in whole.vectors_by_channel().items():
+        assert torch.equal(part.vectors_by_channel()[name], vectors)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_workers_shares_add_up_to_the_networks_scores(size: int) -> None:
+    """And to its weights as a checkpoint names them, also where some worker has no filter of a width."""
+    model = Model(embedding="multichannel", filter_widths=[2, 3], feature_maps=5)
+    whole = Network(model, VECTORS, 3, seed=4).eval()
+    shares = [Network(model, VECTORS, 3, seed=4, rank=rank, size=size).eval() for rank in range(size)]
+    texts = [[5, 9, 10, 49], [11], []]
+    torch.testing.assert_close(sum(scores(share, texts) for share in shares), scores(whole, texts))
+    expected = whole.parts(whole.dense_parameters())
+    parts = [share.parts(share.dense_parameters()) for share in shares]
+    for name, value in expected.items():
+        assert torch.equal(sum(part[name] for part in parts), value)
+    shares[0].load(expected | whole.vectors_by_channel())
+    torch.testing.assert_close(shares[0].output, Network(model, VECTORS, 3, seed=4, rank=0, size=size).output)
+
+
+def test_vectors_mapped_read_only_serve_as_they_are() -> None:
+    """As they come out of the object store, without a copy."""
+    mapped = VECTORS.copy()
+    mapped.flags.writeable = False
+    net = Network(Model(embedding="static"), mapped, num_classes=2)
+    assert net.initial.data_ptr() == mapped.ctypes.data
+
+
+def test_the_seed_decides_the_filters() -> None:
+    """Workers start alike without a message between them."""
+    model = Model(filter_widths=[2])
+    first, same, other = (Network(model, VECTORS, 2, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.filters, same.filters)
+    assert not torch.equal(first.filters, other.filters)

@@ -1,0 +1,171 @@
+"""The search space is checked before the first trial."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.search.space import Dimension, applies, dimensions, embeddings, points
+
+
+def with_space(space: dict, **settings: object) -> Experiment:
+    return Experiment().replace({"tune.space": space, **{f"tune.{key}": value for key, value in settings.items()}})
+
+
+def test_a_space_is_read() -> None:
+    """Grids multiply, draws are added by samples."""
+    experiment = with_space(
+        {"model.embedding": {"grid": ["rand", "static"]}, "train.learning_rate": {"loguniform": [1e-4, 1e-2]}},
+        samples=3,
+    )
+    space = dimensions(experiment)
+    assert [each.kind for each in space] == ["grid", "loguniform"]
+    assert len(points(experiment, space)) == 6
+    assert embeddings(experiment, space) == {"rand", "static"}
+
+
+def test_numbers_may_be_written_as_yaml_does_not_read_them() -> None:
+    """1e-4 without a point is a string in YAML 1.1."""
+    [found] = dimensions(with_space({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
+    assert found.values == [1e-4, 1e-2]
+
+
+def test_the_defaults_can_be_searched() -> None:
+    """All four kinds of embedding among them."""
+    experiment = Experiment()
+    assert len(embeddings(experiment, dimensions(experiment))) == 4
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "is empty"),
+        ({"model.dropuot": {"choice": [0.1]}}, r"did you mean 'model.dropout'"),
+        ({"model.dropout": {"choice": [0.1, 2]}}, r"model.dropout: .*less than 1"),
+        ({"model.dropout": {"choice": [0.1, 0.1]}}, r"names a value twice"),
+        ({"model.embedding": {"grid": ["static", "dynamic"]}}, r"given: 'dynamic'"),
+        ({"model.dropout": 0.3}, r"must be one of grid, choice"),
+        ({"model.dropout": {"normal": [0, 1]}}, r"must be one of grid, choice"),
+        ({"model.dropout": {"choice": [0.1], "grid": [0.2]}}, r"must be one of grid, choice"),
+        ({"model.dropout": {"uniform": [0.5]}}, r"must be \[low, high, step\]"),
+        ({"model.dropout": {"uniform": [0.5, 0.1]}}, r"must be \[low, high, step\]"),
+        ({"model.dropout": {"uniform": [0.1, 0.5, 0]}}, r"the step must be above 0"),
+        ({"train.learning_rate": {"loguniform": [0.1, 0.5, 0.1]}}, r"must be \[low, high\], not"),
+        ({"train.weight_decay": {"loguniform": [0, 1]}}, r"low must be above 0"),
+        ({"model.feature_maps": {"randint": [1.5, 3]}}, r"must be whole numbers"),
+        ({"model.feature_maps": {"lograndint": [0, 3]}}, r"low must be above 0"),
+        ({"model.feature_maps": {"uniform": [8, 16]}}, r"model.feature_maps: .*integer"),
+        ({"model.dropout": {"choice": []}}, r"must be a list of values"),
+        ({"data.train": {"choice": ["a", "b"]}}, r"'data.train' cannot be searched"),
+        ({"train.workers": {"choice": [1, 2]}}, r"changes the speed of a trial"),
+        ({"train.folds": {"choice": [5, 10]}}, r"cross-validate the best"),
+        ({"model.dropout": {"choice": [0.1], "if": "static"}}, r"dropout.if: must be settings with their values"),
+        ({"model.dropout": {"choice": [0.1], "if": {"model.kind": "x"}}}, r"'model.kind' is no setting"),
+        ({"model.dropout": {"choice": [0.1], "if": {"model.embedding": "dense"}}}, r"given: 'dense'"),
+        ({"model.dropout": {"choice": [0.1], "if": {"model.dropout": 0.1}}}, r"depends on itself"),
+        (
+            {
+                "model.dropout": {"choice": [0.1], "if": {"model.feature_maps": 8}},
+                "model.feature_maps": {"choice": [8], "if": {"model.dropout": 0.1}},
+            },
+            r"model.dropout, model.feature_maps depend on each other",
+        ),
+    ],
+)
+def test_a_mistake_in_the_space_is_named(space: dict, message: str) -> None:
+    """With the path and what is wrong with it."""
+    with pytest.raises(ExperimentError, match=message):
+        dimensions(with_space(space))
+
+
+def test_a_setting_is_varied_only_where_it_means_something() -> None:
+    """Whether told by `if`, also of a setting of the experiment itself, or because vectors must train for it."""
+    space = {
+        "train.vectors_learning_rate": {"loguniform": [1e-4, 1e-2]},
+        "train.frozen_epochs": {"choice": [0, 1]},
+        "model.trained_words": {"choice": ["all", "out-of-vocabulary"], "if": {"model.embedding": "non-static"}},
+        "model.embedding": {"grid": ["rand", "static", "non-static", "multichannel"]},
+        "model.dropout": {"uniform": [0, 0.5], "if": {"train.frozen_epochs": 1}},
+        "train.weight_decay": {"choice": [0.0, 0.1], "if": {"train.decay": "none"}},
+    }
+    experiment = with_space(space, samples=6)
+    found = points(experiment, dimensions(experiment))
+    by_kind: dict[str, set[str]] = {}
+    for each in found:
+        by_kind.setdefault(each["model.embedding"], set()).update(each)
+        assert ("model.dropout" in each) == (each.get("train.frozen_epochs") == 1)
+    tuned = {"train.vectors_learning_rate", "train.frozen_epochs", "model.dropout", "model.embedding"}
+    assert by_kind == {
+        "rand": tuned,
+        "static": {"model.embedding"},
+        "non-static": tuned | {"model.trained_words"},
+        "multichannel": tuned,
+    }
+
+
+def test_no_settings_come_twice_and_the_same_come_each_time() -> None:
+    """Where all that differs does not apply, and where chance repeats itself."""
+    space = {"model.embedding": {"grid": ["static", "rand"]}, "train.frozen_epochs": {"grid": [0, 1, 2]}}
+    experiment = with_space(space, samples=2)
+    assert len(points(experiment, dimensions(experiment))) == 4
+    experiment = with_space({"model.feature_maps": {"choice": [8, 16]}}, samples=50)
+    found = points(experiment, dimensions(experiment))
+    assert sorted(each["model.feature_maps"] for each in found) == [8, 16]
+    assert found == points(experiment, dimensions(experiment))
+    experiment = with_space({"model.dropout": {"uniform": [0.1, 0.5]}}, samples=20)
+    found = points(experiment, dimensions(experiment))
+    assert len({each["model.dropout"] for each in found}) == 20
+    other = experiment.replace({"seed": 1})
+    assert found != points(other, dimensions(other))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "fits"),
+    [
+        (Dimension("x", "choice", [[3, 4], [5]]), lambda value: value in ([3, 4], [5])),
+        (Dimension("x", "uniform", [0.2, 0.6]), lambda value: 0.2 <= value <= 0.6),
+        (Dimension("x", "uniform", [0.2, 0.6], 0.2), lambda value: value in (0.2, 0.4, 0.6)),
+        (Dimension("x", "loguniform", [1e-4, 1e-2]), lambda value: 1e-4 <= value <= 1e-2),
+        (Dimension("x", "randint", [10, 20]), lambda value: 10 <= value < 20 and isinstance(value, int)),
+        (Dimension("x", "randint", [10, 30, 10][:2], 10), lambda value: value in (10, 20)),
+        (Dimension("x", "lograndint", [1, 1000]), lambda value: 1 <= value < 1000 and isinstance(value, int)),
+    ],
+)
+def test_values_are_drawn_from_the_range_and_optuna_draws_from_the_same(
+    dimension: Dimension, fits: Callable[[object], bool]
+) -> None:
+    """Of whole numbers the high end never, with steps only those."""
+    import optuna
+
+    chance = random.Random(0)
+    drawn = [dimension.draw(chance) for _ in range(200)]
+    assert all(map(fits, drawn))
+    assert all(map(dimension.holds, drawn))
+    assert len({str(value) for value in drawn}) > 1
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    suggested = [dimension.suggest(study.ask()) for _ in range(200)]
+    assert all(map(fits, suggested))
+    for value in (drawn[0], suggested[0]):
+        assert dimension.distribution()._contains(dimension.distribution().to_internal_repr(dimension.to_optuna(value)))
+
+
+def test_a_log_range_is_drawn_evenly_over_its_orders_of_magnitude() -> None:
+    """Half of the draws lie below the geometric mean."""
+    chance = random.Random(0)
+    for kind, ends in (("loguniform", [1e-4, 1.0]), ("lograndint", [1, 10_000])):
+        dimension = Dimension("x", kind, ends)  # type: ignore[arg-type]
+        below = sum(dimension.draw(chance) < (ends[0] * ends[1]) ** 0.5 for _ in range(1000))
+        assert 420 < below < 580
+
+
+def test_what_depends_on_a_setting_that_is_not_varied_is_not_varied_either() -> None:
+    """Although the experiment's own value would do."""
+    space = [
+        Dimension("model.embedding", "choice", ["static"]),
+        Dimension("train.frozen_epochs", "choice", [0, 1], when={"model.embedding": ["non-static"]}),
+        Dimension("model.dropout", "choice", [0.1], when={"train.frozen_epochs": [0]}),
+    ]
+    settings = {"model.embedding": "static"}
+    assert not applies(space[1], settings, space, Experiment())
+    assert not applies(space[2], settings, space, Experiment())

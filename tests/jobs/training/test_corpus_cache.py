@@ -1,0 +1,27 @@
+"""Corpora are prepared once for each way to read the texts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import load
+from jobs.training.corpus_cache import Library, key_of
+
+
+def test_a_corpus_is_prepared_once_for_each_way_to_read_the_texts(toy: Callable[..., Experiment]) -> None:
+    """What does not change how they are read does not ask for another one."""
+    experiment = toy()
+    kept: list[Any] = []
+
+    def put(corpus: Any) -> int:
+        kept.append(corpus)
+        return len(kept) - 1
+
+    library = Library(experiment, load(experiment), put, lambda line: None)
+    short = experiment.replace({"text.max_tokens": 3})
+    wide = short.replace({"model.filter_widths": [2, 3], "train.epochs": 1, "seed": 4})
+    assert [library.corpus(each) for each in (short, wide, experiment, short)] == [[0], [0], [1], [0]]
+    assert kept[0].train.tokens.lengths.max() == 3
+    assert kept[1].train.tokens.lengths.max() > 3
+    assert key_of(short) == key_of(wide) != key_of(experiment)
+    assert key_of(experiment) != key_of(experiment.replace({"model.embedding": "static"}))

