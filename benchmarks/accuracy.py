@@ -25,8 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.sets import FILES, FOLDER, VECTORS, experiment
+from benchmarks.labelled_datasets import FILES, FOLDER, VECTORS, experiment
+from benchmarks.reporting import finish, show
 from jobs.config.experiment import Experiment
 from jobs.datasets import dataset
 from jobs.datasets.tokenizer import tokenize

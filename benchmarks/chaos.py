@@ -31,7 +31,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
+from benchmarks.reporting import finish, show
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import read_resumable
 from jobs.training.checkpoint_store import Checkpoints, name_of

@@ -30,8 +30,8 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"  # before numpy and torch are imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.sets import FOLDER
+from benchmarks.labelled_datasets import FOLDER
+from benchmarks.reporting import finish, show
 from cluster.package import REPOSITORY
 
 OURS = "this project"

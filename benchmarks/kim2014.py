@@ -22,8 +22,8 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.sets import FOLDER, VECTORS, experiment
+from benchmarks.labelled_datasets import FOLDER, VECTORS, experiment
+from benchmarks.reporting import finish, show
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
 

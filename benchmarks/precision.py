@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.sets import FOLDER, VECTORS, experiment
+from benchmarks.labelled_datasets import FOLDER, VECTORS, experiment
+from benchmarks.reporting import finish, show
 
 PRECISIONS = ("float32", "bfloat16")
 

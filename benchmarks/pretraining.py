@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
+from benchmarks.reporting import finish, show
 from jobs.config.settings import Data
 from jobs.datasets import docstrings
 from jobs.datasets.tokenizer import tokenize

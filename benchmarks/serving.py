@@ -8,7 +8,8 @@
 speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service and to a no-op in the same Ray,
 the same configuration and the same minute; rounds take turns, medians are shown. The service, the no-op, HAProxy, Ray
 and wrk share the machine's cores, so what counts are the ratios; `--default-proxy` measures without the fast
-configuration. The other scenes (benchmarks/scenes.py) run on a cluster of their own, as `serving/service.yaml` says,
+configuration. The other scenes (benchmarks/serving_scenarios.py) run on a cluster of their own, as
+`serving/service.yaml` says,
 but that replicas go within seconds in `scale` and `zero`. Weights are random, at the default settings, with
 20,000 words.
 """
@@ -28,8 +29,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.load import TEXT
+from benchmarks.load_generator import TEXT
+from benchmarks.reporting import finish, show
 from cluster.package import REPOSITORY
 from serving.deployment.haproxy import proxy
 
@@ -83,8 +84,8 @@ def _speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 def _scenes(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Play scenes, print each one's table, and return all."""
-    from benchmarks import scenes
-    from benchmarks.deployed import deployed
+    from benchmarks import serving_scenarios as scenes
+    from benchmarks.deployed_service import deployed
 
     short = options.quick
     found = {}
@@ -146,7 +147,7 @@ def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
     with switched(fast), connect(num_cpus=4):
         from ray import serve
 
-        from benchmarks.noop import Noop
+        from benchmarks.noop_deployment import Noop
         from serving.app import Arguments, Service
 
         serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -26,8 +26,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
-from benchmarks.sides import corpus_of, our_steps, usual_steps, with_vectors
+from benchmarks.reporting import finish, show
+from benchmarks.training_loops import corpus_of, our_steps, usual_steps, with_vectors
 from jobs.datasets.tokenizer import Tokens
 from jobs.model import convolution
 from jobs.training.process_group import Group

@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.chaos import write_texts
-from benchmarks.figures import finish, show
+from benchmarks.reporting import finish, show
 from cluster.connection import connect
 from jobs.config.experiment import Experiment
 from jobs.search.tune import tune

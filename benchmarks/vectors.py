@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.figures import finish, show
+from benchmarks.reporting import finish, show
 
 DIMENSIONS = 300
 BLOCK = 10_000  # rows that are written at a time
@@ -92,7 +92,7 @@ def read(side: str, path: str, wanted: str) -> None:
         matrix = np.stack([vectors[word] for word in words])
     else:
         from jobs.config.settings import Vectors
-        from jobs.embeddings import pretrained as vectors
+        from jobs.embeddings import vector_files as vectors
 
         start = time.perf_counter()
         settings = Vectors(path=path, extra_words=0)

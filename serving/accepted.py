@@ -6,7 +6,7 @@ has nothing to go on serving; so what was accepted is kept by Ray, for as long a
 
 import logging
 
-from serving.web.models import Choice
+from serving.web.served_models import Choice
 
 _NAMESPACE = "serving.accepted"
 

@@ -13,11 +13,11 @@ from ray import serve
 from cluster import UsageError
 from jobs.inference import projection_table as table
 from serving import accepted
-from serving.web import models
+from serving.web import served_models as models
 from serving.web.asgi import Application
 from serving.web.metrics import PERIOD_S, Metrics
-from serving.web.models import Models
 from serving.web.protocol import Limits
+from serving.web.served_models import Models
 
 # A checkpoint that was refused is looked at again after so many periods of the metrics.
 RETRY_PERIODS = 5

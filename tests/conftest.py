@@ -16,7 +16,7 @@ from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load
 from jobs.training.corpus import Corpus, prepare
-from tests.hosts import Network, missing
+from tests.host_network import Network, missing
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 
@@ -128,7 +128,7 @@ def ray_environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def network() -> type[Network]:
-    """Make hosts on a network of a test's own, as tests/hosts.py tells; skips where there can be none."""
+    """Make hosts on a network of a test's own, as tests/host_network.py tells; skips where there can be none."""
     reason = missing()
     if reason:
         pytest.skip(reason)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.package import REPOSITORY
-from tests.hosts import Host, Network, wait_for
+from tests.host_network import Host, Network, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -63,7 +63,7 @@ def test_hosts_are_apart_can_be_cut_off_and_killed(network: type[Network]) -> No
 def test_hosts_end_with_the_process_that_made_them() -> None:
     """However it ends."""
     script = (
-        "import sys, time\nfrom tests.hosts import Network, missing\n"
+        "import sys, time\nfrom tests.host_network import HostNetwork, find_missing_requirement\n"
         "if missing(): sys.exit(3)\n"
         "net = Network('one').__enter__()\n"
         "net.hosts[0].run('bash', '-c', 'nohup sleep 1000 >/dev/null 2>&1 &')\n"

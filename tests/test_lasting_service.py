@@ -15,7 +15,7 @@ import pytest
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import write
-from tests.hosts import wait_for
+from tests.host_network import wait_for
 from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.test_service import call
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.ray_head import free_ports
 from cluster.package import REPOSITORY
-from tests.s3 import BUCKET, Store, s3
+from tests.s3_server import BUCKET, Store, s3
 from tests.serving.test_service import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

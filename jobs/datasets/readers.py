@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from cluster import UsageError, source
+from cluster import UsageError
+from cluster import input_files as source
 from cluster.storage import StorageError, is_uri, join
 from jobs.config.experiment import digest
 from jobs.config.settings import Data

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jobs.embeddings.pretrained import Vectors
+from jobs.embeddings.vector_files import Vectors
 
 
 def initial(

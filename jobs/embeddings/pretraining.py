@@ -18,7 +18,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import Vectors as Settings
 from jobs.datasets.readers import size, stream
 from jobs.datasets.tokenizer import tokenize
-from jobs.embeddings import pretrained as vectors
+from jobs.embeddings import vector_files as vectors
 from jobs.embeddings.progress import bar
 from jobs.embeddings.word2vec import VectorsError
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster import storage
 from jobs.config.settings import Vectors as Settings
-from jobs.embeddings import pretrained as vectors
+from jobs.embeddings import vector_files as vectors
 from jobs.embeddings import word2vec
 from jobs.embeddings.progress import bar
 from jobs.embeddings.word2vec import Row, VectorsError

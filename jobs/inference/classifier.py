@@ -2,7 +2,7 @@
 
 Once training is over, a filter of width w applied to word vectors is a sum of w rows of a table
 (words x filter places) that is computed once. A text then costs look-ups, shifted sums and a
-maximum, which `jobs.inference.kernel` does from the bytes on. The most frequent words are in the table, up to
+maximum, which `jobs.inference.scoring_kernel` does from the bytes on. The most frequent words are in the table, up to
 a memory budget; others are projected when they come.
 """
 
@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
-from jobs.inference import kernel
 from jobs.inference import projection_table as table
+from jobs.inference import scoring_kernel as kernel
 from jobs.model.checkpoint import Checkpoint, CheckpointError
 
 # Far below the largest float32, so that no sum on the way overflows.

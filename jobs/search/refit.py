@@ -8,7 +8,7 @@ from cluster import resources
 from cluster.storage import join, locked
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merged
-from jobs.search.best import Champion
+from jobs.search.best_checkpoint import Champion
 from jobs.search.trial import settings_of
 from jobs.training.corpus import prepare
 from jobs.training.run_folder import Run

@@ -14,7 +14,7 @@ import cluster.resources
 from cluster.interruption import interruptible
 from cluster.storage import join, remove_folder
 from jobs.config.experiment import Experiment
-from jobs.search.best import Champion
+from jobs.search.best_checkpoint import Champion
 from jobs.search.records import Ledger, Record, objective
 from jobs.search.search import Search
 from jobs.search.trial_resources import Means

@@ -21,7 +21,7 @@ from jobs.search import hparams
 from jobs.search import report as search_report
 from jobs.search import trial_resources as means
 from jobs.search.analysis import kinds, verdict
-from jobs.search.best import Champion, write_yaml
+from jobs.search.best_checkpoint import Champion, write_yaml
 from jobs.search.records import Ledger, Record
 from jobs.search.refit import refit
 from jobs.search.runner import Round, listening, run_trials, settings_line

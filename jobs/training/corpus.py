@@ -20,8 +20,8 @@ from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Part
 from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, frequent_words, tokenize
 from jobs.embeddings import initialization as initial
-from jobs.embeddings import pretrained as vectors
 from jobs.embeddings import pretraining
+from jobs.embeddings import vector_files as vectors
 from jobs.embeddings.progress import lines
 
 

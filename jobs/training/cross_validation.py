@@ -20,7 +20,7 @@ from jobs.datasets import dataset
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Part
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
-from jobs.embeddings import pretrained as vectors
+from jobs.embeddings import vector_files as vectors
 from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import scores
 from jobs.model.network import Network

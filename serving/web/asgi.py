@@ -15,9 +15,9 @@ from serving.web.admission import Turn
 from serving.web.body import Bodies
 from serving.web.metrics import Metrics
 from serving.web.middleware import ARRIVED
-from serving.web.models import Models
 from serving.web.openapi import describe
 from serving.web.protocol import Limits, RequestError, error, parse
+from serving.web.served_models import Models
 
 METHODS = {
     "/": ("GET", "POST"),

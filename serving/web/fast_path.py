@@ -21,9 +21,9 @@ from numba import carray, cfunc, njit, types
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
-from jobs.inference import kernel
+from jobs.inference import scoring_kernel as kernel
 from jobs.inference.classifier import Classifier
-from jobs.inference.kernel import OPTIONS, classify_one
+from jobs.inference.scoring_kernel import OPTIONS, classify_one
 from serving.web.metrics import Tally
 from serving.web.protocol import start_of
 

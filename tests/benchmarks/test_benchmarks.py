@@ -76,15 +76,15 @@ def test_training_speed_on_a_bare_gpu_machine_needs_torch_and_numpy_alone(tmp_pa
         "sys.modules |= dict.fromkeys(absent)\n"
         "import torch\n"
         "from pathlib import Path\n"
-        "from benchmarks import sides, training\n"
-        "from tests.gpus_way import gpus_way\n"
+        "from benchmarks import training, training_loops\n"
+        "from tests.gpu_path import use_gpu_path\n"
         "import pytest\n"
         "with pytest.MonkeyPatch.context() as patch:\n"
-        "    gpus_way(patch)\n"
-        f"    corpus, source = sides.corpus_of('mr', 200, Path({str(tmp_path)!r}))\n"
-        "    print(source, next(training.our_steps(corpus, 'non-static', 50, 'cpu')))\n"
-        "from benchmarks.figures import finish\n"
-        "finish('training', {}, {})\n"
+        "    use_gpu_path(patch)\n"
+        f"    corpus, source = training_loops.make_benchmark_corpus('mr', 200, Path({str(tmp_path)!r}))\n"
+        "    print(source, next(training.project_steps(corpus, 'non-static', 50, 'cpu')))\n"
+        "from benchmarks.reporting import print_json\n"
+        "print_json('training', {}, {})\n"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

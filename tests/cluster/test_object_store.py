@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import source, storage
+from cluster import input_files as source
+from cluster import storage
 from cluster.storage import StorageError
-from tests.s3 import BUCKET, Store, refuse, s3
+from tests.s3_server import BUCKET, Store, refuse, s3
 
 LARGE = b"0123456789abcdef" * (1 << 20)  # 16 MiB: sent in several parts
 

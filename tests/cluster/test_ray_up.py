@@ -13,7 +13,7 @@ import yaml
 
 from cluster.package import REPOSITORY
 from tests.conftest import toy_rows
-from tests.hosts import Host, Network, ended, wait_for
+from tests.host_network import Host, Network, ended, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.launcher, pytest.mark.ray, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.check import versions
 from cluster.package import REPOSITORY
-from tests.hosts import Host, Network
+from tests.host_network import Host, Network
 
 pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.slow]
 

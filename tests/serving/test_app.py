@@ -20,7 +20,7 @@ from serving.web import api_keys as keys
 from serving.web import body as bodies
 from serving.web.admission import Turn
 from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.asgi import ask, configure, replica, served
+from tests.serving.asgi_client import ask, configure, replica, served
 
 
 @pytest.fixture(scope="module")

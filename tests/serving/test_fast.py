@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import InferenceClient
 
-from benchmarks.deployed import Deployed, deployed, wait_until
-from benchmarks.load import load
+from benchmarks.deployed_service import Deployed, deployed, wait_until
+from benchmarks.load_generator import load
 from benchmarks.ray_head import RayHead
-from benchmarks.scenes import kill_one
+from benchmarks.serving_scenarios import kill_one
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import write
 from serving.client import Client, ServiceError
 from serving.deployment.haproxy import HELD
 from serving.deployment.server import ServiceFailed
 from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.malformed import malformed, sent
+from tests.serving.malformed_requests import malformed, sent
 from tests.serving.test_service import call, serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.deployed import wait_until
+from benchmarks.deployed_service import wait_until
 from benchmarks.ray_head import RayHead, free_ports, ray_head
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier

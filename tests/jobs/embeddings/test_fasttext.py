@@ -10,8 +10,8 @@ from gensim.models import FastText
 from gensim.models.fasttext import save_facebook_model
 
 from jobs.config.settings import Vectors as Settings
-from jobs.embeddings import pretrained as vectors
-from jobs.embeddings.pretrained import Vectors, VectorsError
+from jobs.embeddings import vector_files as vectors
+from jobs.embeddings.vector_files import Vectors, VectorsError
 
 TEXTS = [["The", "cat", "sat", "on", "the", "mat"], ["the", "dog", "sat", "naïve"]] * 50
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jobs.embeddings.initialization import initial, scaled
-from jobs.embeddings.pretrained import Vectors
+from jobs.embeddings.vector_files import Vectors
 
 MATRIX = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 

@@ -11,7 +11,7 @@ from jobs.inference.predict import scores
 from jobs.model.network import Network
 from jobs.training.loop import Loop
 from tests.conftest import corpus_of
-from tests.gpus_way import gpus_way
+from tests.gpu_path import gpus_way
 
 KINDS = ["rand", "static", "non-static", "multichannel"]
 

@@ -17,7 +17,7 @@ from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
 from jobs.training.train import TrainingFailed, train
 from tests.conftest import toy_rows
-from tests.hosts import Network, ended, wait_for
+from tests.host_network import Network, ended, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

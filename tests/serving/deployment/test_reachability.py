@@ -9,7 +9,7 @@ from jobs.model.checkpoint import write
 from serving.deployment import reachability as exposure
 from serving.web import api_keys as keys
 from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.asgi import replica, served
+from tests.serving.asgi_client import replica, served
 
 KEY = "k" * 20
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.datasets import tokenizer as text
-from jobs.inference import kernel
+from jobs.inference import scoring_kernel as kernel
 from jobs.inference.classifier import Classifier
 from jobs.model import checkpoint
 from serving.web import fast_path as plain_road
-from serving.web import models
+from serving.web import served_models as models
 from serving.web.fast_path import Plain, _write_number, compiled
 from serving.web.metrics import Tally
 from serving.web.protocol import DIGITS, Labels, Limits, RequestError, apply, number, parse

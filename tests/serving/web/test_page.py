@@ -16,7 +16,7 @@ from jobs.model.checkpoint import write
 from serving.web import api_keys as keys
 from serving.web import page
 from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.asgi import ask, replica, served
+from tests.serving.asgi_client import ask, replica, served
 
 pytestmark = pytest.mark.slow
 

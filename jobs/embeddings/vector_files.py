@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cluster import source, storage
+from cluster import input_files as source
+from cluster import storage
 from jobs.config.experiment import digest
 from jobs.config.settings import Vectors as Settings
 from jobs.embeddings import fasttext, word2vec

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.deployed import Deployed, wait_until
-from benchmarks.load import TEXT, Load, load
+from benchmarks.deployed_service import Deployed, wait_until
+from benchmarks.load_generator import TEXT, Load, load
 from serving.deployment.haproxy import HELD, QUEUE_MS
 
 Row = dict[str, Any]

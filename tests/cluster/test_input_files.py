@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cluster import source
+from cluster import input_files as source
 from cluster.storage import StorageError
 
 CONTENT = b"0123456789" * 300_000

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.datasets.tokenizer import Vocabulary, tokenize
-from jobs.inference import kernel
+from jobs.inference import scoring_kernel as kernel
 
 WORDS = ["do", "n't", "'s", "'ll", "'re", "'d", "it", "n", "t", "'", "!!!", "..", "a_b", "x1", "can", "ca", "''"]
 

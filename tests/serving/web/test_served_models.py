@@ -12,7 +12,7 @@ import pytest
 
 from cluster import UsageError
 from jobs.model.checkpoint import write
-from serving.web.models import choose, load
+from serving.web.served_models import choose, load
 from tests.jobs.inference.test_classifier import checkpoint_of
 
 

@@ -22,10 +22,10 @@ from gensim.models import FastText, KeyedVectors, Word2Vec
 from gensim.models.fasttext import save_facebook_model
 from hypothesis import strategies as st
 
-from cluster import source
+from cluster import input_files as source
 from jobs.config.settings import Vectors as Settings
-from jobs.embeddings import pretrained as vectors
-from jobs.embeddings.pretrained import Vectors, VectorsError
+from jobs.embeddings import vector_files as vectors
+from jobs.embeddings.vector_files import Vectors, VectorsError
 from tests.conftest import write_word2vec
 
 WORDS = ["the", "New", "new", "film", "naïve", "rest"]

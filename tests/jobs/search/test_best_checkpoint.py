@@ -10,7 +10,7 @@ import pytest
 from jobs.config.experiment import Experiment, load
 from jobs.model import checkpoint
 from jobs.model.checkpoint import CheckpointError
-from jobs.search.best import Champion
+from jobs.search.best_checkpoint import Champion
 from jobs.search.records import Record
 from jobs.training.run_folder import Run
 from tests.jobs.search.test_trial import run, trial
