@@ -25,16 +25,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import FILES, FOLDER, VECTORS, experiment
-from benchmarks.reporting import finish, show
+from benchmarks.labelled_datasets import DATA_FOLDER, DATASET_FILES, VECTORS_PATH, make_experiment
+from benchmarks.reporting import print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.datasets import dataset
 from jobs.datasets.tokenizer import tokenize
 
-OURS = "this project"
+PROJECT = "this project"
 SVC = "TF-IDF, linear SVC"
 FASTTEXT = {"fastText": {"wordNgrams": 1}, "fastText, bigrams": {"wordNgrams": 2}, "fastText, vectors": {"dim": 300}}
-SIDES = (OURS, SVC, *FASTTEXT)
+CLASSIFIERS = (PROJECT, SVC, *FASTTEXT)
 WITHOUT_VECTORS = ("imdb",)
 
 
@@ -42,16 +42,16 @@ def main() -> None:
     """Train what is missing on every side, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="TREC, one seed")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the sets (default: %(default)s)")
-    parser.add_argument("--vectors", help=f"(default: {VECTORS} in the data's folder)")
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
+    parser.add_argument("--vectors", help=f"(default: {VECTORS_PATH} in the data's folder)")
     parser.add_argument("--seeds", type=int, help="(default: 3)")
-    parser.add_argument("--sets", nargs="+", choices=FILES, help="(default: all)")
+    parser.add_argument("--sets", nargs="+", choices=DATASET_FILES, help="(default: all)")
     parser.add_argument("--results", type=Path, help="jsonl file to add results to, and to take them from")
     options = parser.parse_args()
-    options.vectors = options.vectors or str(options.data / VECTORS)
+    options.vectors = options.vectors or str(options.data / VECTORS_PATH)
     if not os.path.exists(options.vectors):
         sys.exit(f"{options.vectors}: no such file; name the data with --data and --vectors")
-    sets = options.sets or (["trec"] if options.quick else list(FILES))
+    sets = options.sets or (["trec"] if options.quick else list(DATASET_FILES))
     seeds = options.seeds or (1 if options.quick else 3)
     start = time.perf_counter()
     found: dict[tuple[str, str, int], float] = {}
@@ -65,8 +65,8 @@ def main() -> None:
                 with options.results.open("a") as stream:
                     stream.write(json.dumps([name, value]) + "\n")
     rows = [_row(name, found) for name in sets]
-    show("Test accuracy, % (ours: mean over seeds; ahead: of the best alternative)", rows)
-    finish("accuracy", {"seeds": seeds, "seconds": time.perf_counter() - start}, {"accuracy": rows})
+    print_table("Test accuracy, % (ours: mean over seeds; ahead: of the best alternative)", rows)
+    print_json("accuracy", {"seeds": seeds, "seconds": time.perf_counter() - start}, {"accuracy": rows})
 
 
 def _measured(
@@ -74,17 +74,17 @@ def _measured(
 ) -> Iterator[tuple[tuple[str, str, int], float]]:
     """Yield what is not known yet, as it is measured."""
     from cluster.connection import connect
-    from jobs.training.cross_validation import spread
+    from jobs.training.cross_validation import train_in_parallel
 
     wanted = [(name, seed) for name in sets for seed in range(seeds)]
-    missing = [each for each in wanted if (each[0], OURS, each[1]) not in known]
+    missing = [each for each in wanted if (each[0], PROJECT, each[1]) not in known]
     with connect():
-        for (name, seed), result in spread(_jobs(missing, options, storage), 1):
-            yield (name, OURS, seed), result["accuracy"]
+        for (name, seed), result in train_in_parallel(_jobs(missing, options, storage), 1):
+            yield (name, PROJECT, seed), result["accuracy"]
     for name, seed in wanted:
         if seed and name != "mr":
             continue  # the same rows, and nothing that is random
-        for side in SIDES[1:]:
+        for side in CLASSIFIERS[1:]:
             if (name, side, seed) in known or (side == "fastText, vectors" and name in WITHOUT_VECTORS):
                 continue
             texts, labels, test_texts, test_labels = _texts(_experiment(name, seed, options, storage))
@@ -95,23 +95,23 @@ def _measured(
 
 
 def _jobs(wanted: list[tuple[str, int]], options: argparse.Namespace, storage: str) -> Iterator[Any]:
-    from jobs.training.corpus import prepare
+    from jobs.training.corpus import build_corpus
 
     for name, seed in wanted:
         chosen = _experiment(name, seed, options, storage)
-        loaded = dataset.load(chosen)
-        corpus = prepare(chosen, loaded, pretrained=True, progress=lambda line: print(line, file=sys.stderr))
+        loaded = dataset.load_dataset(chosen)
+        corpus = build_corpus(chosen, loaded, use_pretrained=True, progress=lambda line: print(line, file=sys.stderr))
         yield (name, seed), chosen, corpus, loaded.test
 
 
 def _experiment(name: str, seed: int, options: argparse.Namespace, storage: str) -> Experiment:
     vectors = None if name in WITHOUT_VECTORS else options.vectors
-    return experiment(name, options.data, vectors, seed, storage)
+    return make_experiment(name, options.data, vectors, seed, storage)
 
 
 def _texts(chosen: Experiment) -> tuple[list[str], list[str], list[str], list[str]]:
     """Return the tokenised training texts and labels of the alternatives, and those of the test part."""
-    loaded = dataset.load(chosen)
+    loaded = dataset.load_dataset(chosen)
     parts = [loaded.train] if chosen.data.validation else [loaded.train, loaded.validation]
     texts = [" ".join(tokenize(text)) for part in parts for text in part.texts]
     labels = [label for part in parts for label in part.labels]
@@ -168,13 +168,13 @@ def _as_text(vectors: str, folder: Path) -> Path:
 
 
 def _row(name: str, found: dict[tuple[str, str, int], float]) -> dict[str, Any]:
-    sides = {side: [100 * value for key, value in found.items() if key[:2] == (name, side)] for side in SIDES}
-    ours = sides.pop(OURS)
+    sides = {side: [100 * value for key, value in found.items() if key[:2] == (name, side)] for side in CLASSIFIERS}
+    ours = sides.pop(PROJECT)
     means = {side: statistics.mean(values) if values else None for side, values in sides.items()}
     ahead = statistics.mean(ours) - max(value for value in means.values() if value is not None)
     return {
         "set": name,
-        OURS: round(statistics.mean(ours), 2),
+        PROJECT: round(statistics.mean(ours), 2),
         "deviation": round(statistics.stdev(ours), 2) if len(ours) > 1 else None,
         **{side: None if value is None else round(value, 2) for side, value in means.items()},
         "ahead": round(ahead, 2),

@@ -31,18 +31,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import finish, show
+from benchmarks.reporting import print_json, print_table
 from cluster.package import REPOSITORY
-from jobs.model.checkpoint import read_resumable
-from jobs.training.checkpoint_store import Checkpoints, name_of
+from jobs.model.checkpoint import load_training_state
+from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 
-KINDS = ("worker", "controller", "driver", "node")
-TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
-BATCH = 50
+KILL_TARGETS = ("worker", "controller", "driver", "node")
+PROCESS_TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
+BATCH_SIZE = 50
 TIMEOUT_S = 240
 
 
-class Cluster:
+class LocalCluster:
     """A head and two nodes on this machine, with folders of their own."""
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Cluster:
         node = random.choice(sorted(self._nodes.worker_nodes, key=id))
         self._nodes.remove_node(node, allow_graceful=False)
 
-    def processes(self, title: str) -> list[int]:
+    def find_processes(self, title: str) -> list[int]:
         """Return the cluster's processes of a title."""
         found = []
         for entry in Path("/proc").iterdir():
@@ -76,19 +76,19 @@ class Cluster:
                     found.append(int(entry.name))
         return found
 
-    def end(self) -> None:
+    def shutdown(self) -> None:
         """Stop all of it."""
         self._nodes.shutdown()
 
 
-class Command:
+class TrainCommand:
     """`python -m jobs train` in a process of its own, and what it has said."""
 
-    def __init__(self, cluster: Cluster, settings: dict[str, Any]) -> None:
+    def __init__(self, cluster: LocalCluster, settings: dict[str, Any]) -> None:
         words = [f"{key}={value}" for key, value in settings.items()]
         self._command = [sys.executable, "-m", "jobs", "train", "--address", cluster.address, *words]
         self._environment = cluster.environment
-        self.said: list[tuple[float, str]] = []
+        self.output_lines: list[tuple[float, str]] = []
         self.start()
 
     def start(self) -> None:
@@ -102,22 +102,22 @@ class Command:
     def _listen(self, process: subprocess.Popen) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self.said.append((time.monotonic(), line.rstrip()))
+            self.output_lines.append((time.monotonic(), line.rstrip()))
 
-    def hears(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
+    def find_line(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
         """Return when a line that matches was first said since then, or None."""
-        for moment, line in list(self.said):
+        for moment, line in list(self.output_lines):
             match = re.match(pattern, line)
             if moment >= since and match:
                 return moment, match
         return None
 
-    def wait(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
+    def wait_for_line(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
         """Wait for a line that matches; None if the command ends before."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             ended = self.process.poll() is not None
-            found = self.hears(pattern, since)
+            found = self.find_line(pattern, since)
             if found or ended:
                 return found
             time.sleep(0.05)
@@ -125,20 +125,20 @@ class Command:
 
     def tail(self) -> str:
         """Return what was said last."""
-        return "\n".join(line for _, line in self.said[-30:])
+        return "\n".join(line for _, line in self.output_lines[-30:])
 
 
-def disturbed(cluster: Cluster, kind: str, kills: int, settings: dict[str, Any]) -> list[dict[str, float]]:
+def run_with_kills(cluster: LocalCluster, kind: str, kills: int, settings: dict[str, Any]) -> list[dict[str, float]]:
     """Run the command while killing; return what each kill cost, for as many as there was time for."""
     killed: list[tuple[float, float, tuple[int, int], float]] = []  # by two clocks; the newest checkpoint, its age
     since = time.monotonic()
-    command = Command(cluster, settings)
+    command = TrainCommand(cluster, settings)
     try:
         while len(killed) < kills:
             # One in four hits the start, or the start again.
             if random.random() < 0.25:
                 time.sleep(random.uniform(0, 8))
-            elif command.wait("training with", since) is None:
+            elif command.wait_for_line("training with", since) is None:
                 break
             else:
                 time.sleep(random.uniform(0.2, 4))
@@ -164,22 +164,22 @@ def disturbed(cluster: Cluster, kind: str, kills: int, settings: dict[str, Any])
         raise RuntimeError(f"the command failed:\n{command.tail()}")
     found = []
     for moment, wall, position, written in killed:
-        resumed = command.hears("training with", moment)
+        resumed = command.find_line("training with", moment)
         if resumed is not None:
-            went_on = command.hears(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
+            went_on = command.find_line(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
             at = (int(went_on[1][1]), int(went_on[1][2] or 0)) if went_on and went_on[0] <= resumed[0] else (0, 0)
             lost = max(0, _steps(settings, position) - _steps(settings, at))
             found.append({"lost": lost, "behind_s": wall - written, "resumed_s": resumed[0] - moment})
     return found
 
 
-def _kill(cluster: Cluster, kind: str, command: Command) -> bool:
+def _kill(cluster: LocalCluster, kind: str, command: TrainCommand) -> bool:
     if kind == "driver":
         command.process.send_signal(signal.SIGKILL)
     elif kind == "node":
         cluster.kill_node()
     else:
-        processes = cluster.processes(TITLES[kind])
+        processes = cluster.find_processes(PROCESS_TITLES[kind])
         if not processes:
             return False
         with suppress(ProcessLookupError):
@@ -197,9 +197,9 @@ def _newest(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
     if not list(Path(settings["storage"], settings["name"]).glob("train-*")):
         return (0, 0), time.time()
     folder = _run_folder(settings)
-    position = Checkpoints(str(folder)).newest()
+    position = CheckpointStore(str(folder)).newest_position()
     with suppress(FileNotFoundError):
-        return position, (folder / name_of(*position)).stat().st_mtime
+        return position, (folder / checkpoint_name(*position)).stat().st_mtime
     return position, time.time()
 
 
@@ -208,18 +208,18 @@ def _steps(settings: dict[str, Any], position: tuple[int, int]) -> int:
     folder = _run_folder(settings)
     if position == (0, 0):
         return 0
-    rows = json.loads((folder / Checkpoints(str(folder)).names()[0] / "metrics.json").read_text())["rows"]
-    return position[0] * -(-rows // BATCH) + position[1]
+    rows = json.loads((folder / CheckpointStore(str(folder)).names()[0] / "metrics.json").read_text())["rows"]
+    return position[0] * -(-rows // BATCH_SIZE) + position[1]
 
 
-def last(settings: dict[str, Any]) -> dict[str, np.ndarray]:
+def read_last_checkpoint(settings: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return all tensors of a finished run's last checkpoint."""
     folder = _run_folder(settings)
-    found = read_resumable(folder / Checkpoints(str(folder)).names()[0])
+    found = load_training_state(folder / CheckpointStore(str(folder)).names()[0])
     losses = [[epoch["train_loss"], epoch["loss"]] for epoch in found.progress["epochs"]]
     return {
         **found.weights,
-        **{f"state.{key}": value for key, value in found.state.items()},
+        **{f"state.{key}": value for key, value in found.optimizer_state.items()},
         "losses": np.array(losses),
     }
 
@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one kill of each kind")
     parser.add_argument("--kills", type=int, help="of each kind (default: 30)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=KILL_TARGETS, default=KILL_TARGETS)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     kills = options.kills or (1 if options.quick else 30)
@@ -254,20 +254,20 @@ def main() -> None:
             "name": "undisturbed", "storage": folder / "runs", "data.train": folder / "texts.csv",
             "data.test_share": 0.05, "model.embedding": "rand", "model.feature_maps": 40, "vectors.dimensions": 60,
             "train.workers": 2, "train.epochs": max(40, 6 * kills), "train.patience": 1000,
-            "train.metric": "loss", "train.batch_size": BATCH, "train.checkpoint_minutes": 0.01,
+            "train.metric": "loss", "train.batch_size": BATCH_SIZE, "train.checkpoint_minutes": 0.01,
         }  # fmt: skip
-        cluster = Cluster(folder)
+        cluster = LocalCluster(folder)
         try:
-            disturbed(cluster, "worker", 0, settings)
-            expected = last(settings)
+            run_with_kills(cluster, "worker", 0, settings)
+            expected = read_last_checkpoint(settings)
             for kind in options.kinds:
                 found: list[dict[str, float]] = []
                 runs, same = 0, True
                 while len(found) < kills and runs < kills + 3:
                     again = settings | {"name": f"{kind}-{runs}"}
-                    found += disturbed(cluster, kind, kills - len(found), again)
+                    found += run_with_kills(cluster, kind, kills - len(found), again)
                     runs += 1
-                    ended = last(again)
+                    ended = read_last_checkpoint(again)
                     same &= ended.keys() == expected.keys()
                     same &= all(np.array_equal(ended[key], expected[key]) for key in expected)
                 rows.append({
@@ -277,9 +277,9 @@ def main() -> None:
                     "went on after, s": statistics.median(each["resumed_s"] for each in found) if found else None,
                 })  # fmt: skip
         finally:
-            cluster.end()
-    show("kill -9 at random moments", rows)
-    finish("chaos", {"quick": options.quick, "kills": kills, "seed": options.seed}, {"kills": rows})
+            cluster.shutdown()
+    print_table("kill -9 at random moments", rows)
+    print_json("chaos", {"quick": options.quick, "kills": kills, "seed": options.seed}, {"kills": rows})
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ from unittest.mock import patch
 
 import yaml
 
-from benchmarks.ray_head import RayHead, free_ports, ray_head
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
-from cluster.ray_jobs import client_of
-from serving.deployment.haproxy import switches
+from cluster.ray_jobs import create_client
+from serving.deployment.haproxy import build_environment
 from serving.deployment.server import deploy
 
 TIMEOUT_S = 60
-TRIES = 10
+MAX_TRIES = 10
 
 
-class Deployed:
+class DeployedService:
     """A deployed service.
 
     configuration: what was handed to Serve; deployment: the part of it that tells of replicas, one without
@@ -32,13 +32,13 @@ class Deployed:
     """
 
     def __init__(self, head: RayHead, checkpoint: str, proxy: str) -> None:
-        self.head, self.proxy = head, proxy
-        [port] = free_ports(1)
+        self.head, self.metrics_url = head, proxy
+        [port] = find_free_ports(1)
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         self.configuration: dict[str, Any] = yaml.safe_load((REPOSITORY / "serving/service.yaml").read_text())
         self.configuration["http_options"]["port"] = port
         self.deployment: dict[str, Any] = self.configuration["applications"][0]["deployments"][0]
-        self.scaling: dict[str, Any] = self.deployment.pop("autoscaling_config")
+        self.autoscaling_config: dict[str, Any] = self.deployment.pop("autoscaling_config")
         self.deployment["ray_actor_options"]["num_cpus"] = 0.1
         self.deployment["num_replicas"] = 1
         self.deployment["user_config"] = {"checkpoint": checkpoint}
@@ -51,57 +51,57 @@ class Deployed:
             self.deployment.pop("autoscaling_config", None)
         self.deployment |= options
         told: list[str] = []
-        deploy(self.configuration, self.head.dashboard, told.append)
+        deploy(self.configuration, self.head.dashboard_url, told.append)
         assert told, "deploy says where the service is"
         if "num_replicas" in self.deployment:
-            wait_until(lambda: len(self.pids()) == self.deployment["num_replicas"])
+            wait_until(lambda: len(self.replica_pids()) == self.deployment["num_replicas"])
 
     def delete(self) -> None:
         """Take the service down, and wait until it is gone."""
-        client_of(self.head.dashboard, "serve").deploy_applications({**self.configuration, "applications": []})
+        create_client(self.head.dashboard_url, "serve").deploy_applications({**self.configuration, "applications": []})
         wait_until(self._is_gone)
 
     def _is_gone(self) -> bool:
         with self._details() as response:
             return "classifier" not in json.load(response)["applications"]
 
-    def pids(self) -> list[int]:
+    def replica_pids(self) -> list[int]:
         """Return the processes of the replicas that run."""
         return [each["pid"] for each in self._replicas() if each["state"] == "RUNNING"]
 
-    def sleeps(self) -> bool:
+    def has_no_replicas(self) -> bool:
         """Tell whether there is no replica, not even one that is about to end and would still answer."""
         return not self._replicas()
 
     def _replicas(self) -> list[dict[str, Any]]:
-        for _ in range(TRIES):
+        for _ in range(MAX_TRIES):
             with suppress(OSError), self._details() as response:  # of a dashboard that is busy
                 return json.load(response)["applications"]["classifier"]["deployments"]["Classifier"]["replicas"]
             time.sleep(1)
-        raise TimeoutError(f"the dashboard did not answer {TRIES} times")
+        raise TimeoutError(f"the dashboard did not answer {MAX_TRIES} times")
 
     def _details(self) -> Any:
-        return urllib.request.urlopen(f"{self.head.dashboard}/api/serve/applications/", timeout=30)
+        return urllib.request.urlopen(f"{self.head.dashboard_url}/api/serve/applications/", timeout=30)
 
     def info(self) -> dict[str, Any]:
         """Return what a replica says of itself."""
         with urllib.request.urlopen(f"{self.url}/info", timeout=30) as response:
             return json.load(response)
 
-    def serves(self, checkpoint: str) -> bool:
+    def all_replicas_serve(self, checkpoint: str) -> bool:
         """Tell whether every replica serves a checkpoint, as far as a few questions can tell."""
         return all(self.info()["checkpoint"] == checkpoint for _ in range(6))
 
 
 @contextmanager
-def deployed(checkpoint: str, num_cpus: int = 4) -> Iterator[Deployed]:
+def deploy_service(checkpoint: str, num_cpus: int = 4) -> Iterator[DeployedService]:
     """Hold a service with one replica in the fast configuration, on a Ray head that was told of so many CPUs."""
-    ports = free_ports(2)
+    ports = find_free_ports(2)
     folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy keeps sockets in it
     try:
         without_token = patch.dict(os.environ, RAY_AUTH_MODE="disabled")
-        with without_token, ray_head(num_cpus, **switches(folder, *ports)) as head:
-            made = Deployed(head, checkpoint, f"http://127.0.0.1:{ports[1]}/metrics")
+        with without_token, start_ray_head(num_cpus, **build_environment(folder, *ports)) as head:
+            made = DeployedService(head, checkpoint, f"http://127.0.0.1:{ports[1]}/metrics")
             made.deploy()
             yield made
     finally:

@@ -30,31 +30,31 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"  # before numpy and torch are imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import FOLDER
-from benchmarks.reporting import finish, show
+from benchmarks.labelled_datasets import DATA_FOLDER
+from benchmarks.reporting import print_json, print_table
 from cluster.package import REPOSITORY
 
-OURS = "this project"
-BATCHES = (1, 32, 256)
-COLD = """
+PROJECT = "this project"
+BATCH_SIZES = (1, 32, 256)
+COLD_START_SCRIPT = """
 import sys
-from jobs import checkpoint
+from jobs.model import checkpoint
 from {module} import {name} as made
 {run}
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-COLD_OURS = """
-loaded = made.load(made.choose({"checkpoint": sys.argv[1]})).main
-print(loaded.answer(b'{"inputs": "a fine film"}', flat=True))
+COLD_START_PROJECT = """
+loaded = made.load_models(made.parse_user_config({"checkpoint": sys.argv[1]})).primary
+print(loaded.try_fast_path(b'{"inputs": "a fine film"}', flat=True))
 """
-COLD_TORCH = "print(made(checkpoint.read(sys.argv[1]), ['a fine film']).argmax())"
+COLD_START_TORCH = "print(made(checkpoint.load_checkpoint(sys.argv[1]), ['a fine film']).argmax())"
 
 
 def main() -> None:
     """Measure every side and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer texts, one round")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the sets (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
     options = parser.parse_args()
     source = options.data / "mr" / "all.tsv"
     if not source.exists():
@@ -67,10 +67,10 @@ def main() -> None:
         speeds = _speeds(_sides(checkpoint, rows, folder), [text for _, text in rows[:count]], rounds)
         lists = _twenty_words(checkpoint, [text for _, text in rows], rounds)
         cold = _cold_starts(Path(folder), 1 if options.quick else 3)
-    show("Raw text to label, microseconds a text, one thread, medians", speeds)
-    show("Texts of twenty tokens in lists of 256, one thread", lists)
-    show("From process start to the first answer", cold)
-    finish("inference", {"texts": count, "rounds": rounds}, {"speed": speeds, "twenty words": lists, "cold": cold})
+    print_table("Raw text to label, microseconds a text, one thread, medians", speeds)
+    print_table("Texts of twenty tokens in lists of 256, one thread", lists)
+    print_table("From process start to the first answer", cold)
+    print_json("inference", {"texts": count, "rounds": rounds}, {"speed": speeds, "twenty words": lists, "cold": cold})
 
 
 def _checkpoint(texts: list[str], folder: Path) -> Any:
@@ -78,18 +78,18 @@ def _checkpoint(texts: list[str], folder: Path) -> Any:
     import numpy as np
 
     from jobs.config.experiment import Experiment
-    from jobs.datasets.tokenizer import frequent_words, tokenize
-    from jobs.model.checkpoint import Checkpoint, write
+    from jobs.datasets.tokenizer import count_words, tokenize
+    from jobs.model.checkpoint import Checkpoint, save_checkpoint
     from jobs.model.network import Network
 
     experiment = Experiment()
-    words = [word for word, _ in frequent_words(map(tokenize, texts), experiment.text.max_words)]
+    words = [word for word, _ in count_words(map(tokenize, texts), experiment.text.max_words)]
     vectors = np.random.default_rng(0).normal(size=(len(words) + 2, 300)).astype(np.float32)
     vectors[0] = 0
     network = Network(experiment.model, vectors, 2)
     weights = {name: value.numpy() for name, value in network.weights().items()}
     checkpoint = Checkpoint(experiment, ["neg", "pos"], words, weights, {"epoch": 1})
-    write(folder, checkpoint)
+    save_checkpoint(folder, checkpoint)
     return checkpoint
 
 
@@ -100,18 +100,18 @@ def _sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Cal
 
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
     from jobs.inference.classifier import Classifier
-    from jobs.inference.predict import network_of, scores
+    from jobs.inference.predict import build_network, predict_logits
 
     torch.set_num_threads(1)
-    classifier, network, vocabulary = Classifier(checkpoint), network_of(checkpoint), Vocabulary(checkpoint.words)
+    classifier, network, vocabulary = Classifier(checkpoint), build_network(checkpoint), Vocabulary(checkpoint.words)
     longest = checkpoint.experiment.text.max_tokens
 
     def by_predict(texts: list[str]) -> Any:
         tokens = encode((tokenize(text) for text in texts), vocabulary, longest)
-        return scores(network, tokens, np.arange(len(texts))).argmax(1).tolist()
+        return predict_logits(network, tokens, np.arange(len(texts))).argmax(1).tolist()
 
     sides = {
-        OURS: lambda texts: classifier.scores(texts).argmax(1).tolist(),
+        PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
         "torch, this project": by_predict,
         "torch, conv1d": _conv1d(checkpoint, vocabulary),
     }
@@ -157,7 +157,7 @@ def _fasttext(rows: list[list[str]], folder: str) -> Callable[[list[str]], Any]:
 
 
 def _speeds(sides: dict[str, Callable], texts: list[str], rounds: int) -> list[dict[str, Any]]:
-    found: dict[tuple[str, int], list[float]] = {(side, batch): [] for side in sides for batch in BATCHES}
+    found: dict[tuple[str, int], list[float]] = {(side, batch): [] for side in sides for batch in BATCH_SIZES}
     for _ in range(rounds):
         for side, batch in found:
             found[side, batch].append(_seconds(sides[side], texts, batch) / len(texts) * 1e6)
@@ -165,9 +165,9 @@ def _speeds(sides: dict[str, Callable], texts: list[str], rounds: int) -> list[d
     table = []
     for side in sides:
         row: dict[str, Any] = {"side": side}
-        for batch in BATCHES:
+        for batch in BATCH_SIZES:
             row[f"lists of {batch}"] = round(medians[side, batch], 1)
-            row[f"x ours, {batch}"] = round(medians[side, batch] / medians[OURS, batch], 2)
+            row[f"x ours, {batch}"] = round(medians[side, batch] / medians[PROJECT, batch], 2)
         table.append(row)
     return table
 
@@ -188,23 +188,24 @@ def _twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[dict[s
     some = [" ".join(tokens[:20]) for tokens in map(tokenize, texts) if len(tokens) >= 20][:4096]
     classifier = Classifier(checkpoint)
     speeds = [
-        len(some) / _seconds(lambda each: classifier.scores(each).argmax(1).tolist(), some, 256) for _ in range(rounds)
+        len(some) / _seconds(lambda each: classifier.predict_logits(each).argmax(1).tolist(), some, 256)
+        for _ in range(rounds)
     ]
-    return [{"side": OURS, "texts a second": round(statistics.median(speeds))}]
+    return [{"side": PROJECT, "texts a second": round(statistics.median(speeds))}]
 
 
 def _cold_starts(folder: Path, runs: int) -> list[dict[str, Any]]:
     """Measure processes of their own; the compiled kernel and the table in folders that are empty at first."""
-    ours = COLD.format(module="serving", name="models", run=COLD_OURS)
-    torch = COLD.format(module="jobs.inference.predict", name="classify", run=COLD_TORCH)
+    ours = COLD_START_SCRIPT.format(module="serving.web", name="served_models", run=COLD_START_PROJECT)
+    torch = COLD_START_SCRIPT.format(module="jobs.inference.predict", name="predict_proba", run=COLD_START_TORCH)
     first = [_cold(ours, folder, folder / f"first{run}") for run in range(runs)]
     later = [_cold(ours, folder, folder / "first0") for _ in range(runs)]
     torches = [_cold(torch, folder, folder / "first0") for _ in range(runs)]
     return [
         {"side": side, "seconds": statistics.median(each[0] for each in found), "peak MB": round(found[0][1])}
         for side, found in (
-            (f"{OURS}, first on this machine", first),
-            (f"{OURS}, then", later),
+            (f"{PROJECT}, first on this machine", first),
+            (f"{PROJECT}, then", later),
             ("torch, this project", torches),
         )
     ]

@@ -22,37 +22,37 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import FOLDER, VECTORS, experiment
-from benchmarks.reporting import finish, show
+from benchmarks.labelled_datasets import DATA_FOLDER, VECTORS_PATH, make_experiment
+from benchmarks.reporting import print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
 
-KINDS = get_args(Embedding)
+EMBEDDINGS = get_args(Embedding)
 FOLDS = 10
 # Kim (2014), Table 2, with the 3 million Google News vectors; his SST-2 was trained on phrases too.
-KIM = {
+PUBLISHED_ACCURACY = {
     "trec": {"rand": 91.2, "static": 92.8, "non-static": 93.6, "multichannel": 92.2},
     "sst2": {"rand": 82.7, "static": 86.8, "non-static": 87.2, "multichannel": 88.1},
     "mr": {"rand": 76.1, "static": 81.0, "non-static": 81.5, "multichannel": 81.1},
 }
-Name = tuple[str, str, int, int]  # set, kind, seed, fold
+RunKey = tuple[str, str, int, int]  # set, kind, seed, fold
 
 
 def main() -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="TREC, one seed, two epochs")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the sets (default: %(default)s)")
-    parser.add_argument("--vectors", help=f"(default: {VECTORS} in the data's folder)")
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
+    parser.add_argument("--vectors", help=f"(default: {VECTORS_PATH} in the data's folder)")
     parser.add_argument("--seeds", type=int, help="(default: 3)")
-    parser.add_argument("--sets", nargs="+", choices=KIM, help="(default: all)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="(default: all)")
+    parser.add_argument("--sets", nargs="+", choices=PUBLISHED_ACCURACY, help="(default: all)")
+    parser.add_argument("--kinds", nargs="+", choices=EMBEDDINGS, default=EMBEDDINGS, help="(default: all)")
     parser.add_argument("--results", type=Path, help="jsonl file to add results to, and to take them from")
     options = parser.parse_args()
-    vectors = options.vectors or str(options.data / VECTORS)
+    vectors = options.vectors or str(options.data / VECTORS_PATH)
     if not os.path.exists(vectors):
         sys.exit(f"{vectors}: no such file; name the data with --data and --vectors")
-    sets = options.sets or (["trec"] if options.quick else list(KIM))
+    sets = options.sets or (["trec"] if options.quick else list(PUBLISHED_ACCURACY))
     seeds = options.seeds or (1 if options.quick else 3)
     start = time.perf_counter()
     found = _known(options.results)
@@ -66,17 +66,17 @@ def main() -> None:
             with connect():
                 _train(missing, options, vectors, storage, found)
     rows = [_row(name, kind, found, seeds) for name in sets for kind in options.kinds]
-    show("Test accuracy, % (mean over seeds, deviation of seeds; Kim 2014)", rows)
+    print_table("Test accuracy, % (mean over seeds, deviation of seeds; Kim 2014)", rows)
     settings = {"seeds": seeds, "quick": options.quick, "seconds": time.perf_counter() - start}
-    finish("kim2014", settings, {"accuracy": rows})
+    print_json("kim2014", settings, {"accuracy": rows})
 
 
 def _train(
-    missing: list[Name], options: argparse.Namespace, vectors: str, storage: str, found: dict[Name, Any]
+    missing: list[RunKey], options: argparse.Namespace, vectors: str, storage: str, found: dict[RunKey, Any]
 ) -> None:
-    from jobs.training.cross_validation import spread
+    from jobs.training.cross_validation import train_in_parallel
 
-    for done, (name, result) in enumerate(spread(_jobs(missing, options, vectors, storage), 1), start=1):
+    for done, (name, result) in enumerate(train_in_parallel(_jobs(missing, options, vectors, storage), 1), start=1):
         found[name] = result
         print(
             f"{done:4d} of {len(missing)}   {' '.join(map(str, name)):28} accuracy {result['accuracy']:.4f}   epoch "
@@ -88,12 +88,12 @@ def _train(
                 stream.write(json.dumps({"name": name, **result}) + "\n")
 
 
-def _jobs(names: list[Name], options: argparse.Namespace, vectors: str, storage: str) -> Iterator[Any]:
+def _jobs(names: list[RunKey], options: argparse.Namespace, vectors: str, storage: str) -> Iterator[Any]:
     """Yield each training; kinds of the same set, seed and fold come together and share their corpus."""
     import ray
 
     from jobs.datasets import dataset
-    from jobs.training.corpus import prepare, read_vectors
+    from jobs.training.corpus import build_corpus, load_text_vectors
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
@@ -103,12 +103,16 @@ def _jobs(names: list[Name], options: argparse.Namespace, vectors: str, storage:
     for name, kind, seed, fold in names:
         chosen = _experiment(name, kind, seed, options, vectors, storage)
         if (name, seed, fold) not in held:
-            parts = dataset.folds(chosen) if chosen.train.folds else [dataset.load(chosen)]
+            parts = dataset.load_folds(chosen) if chosen.train.folds else [dataset.load_dataset(chosen)]
             part = parts[fold]
             if name not in read:
-                read = {name: read_vectors(chosen, part.train.texts + part.validation.texts + part.test.texts, say)}
+                read = {
+                    name: load_text_vectors(chosen, part.train.texts + part.validation.texts + part.test.texts, say)
+                }
             corpora = {
-                pretrained: ray.put(prepare(chosen, part, pretrained=pretrained, progress=say, found=read[name]))
+                pretrained: ray.put(
+                    build_corpus(chosen, part, use_pretrained=pretrained, progress=say, word_vectors=read[name])
+                )
                 for pretrained in (True, False)
             }
             held = {(name, seed, fold): (corpora, part.test)}
@@ -122,10 +126,10 @@ def _experiment(name: str, kind: str, seed: int, options: argparse.Namespace, ve
         settings["train.folds"] = FOLDS
     if options.quick:
         settings["train.epochs"] = 2
-    return experiment(name, options.data, vectors, seed, storage).replace(settings)
+    return make_experiment(name, options.data, vectors, seed, storage).replace(settings)
 
 
-def _names(sets: list[str], kinds: list[str], seeds: int) -> list[Name]:
+def _names(sets: list[str], kinds: list[str], seeds: int) -> list[RunKey]:
     return [
         (name, kind, seed, fold)
         for seed in range(seeds)
@@ -135,14 +139,14 @@ def _names(sets: list[str], kinds: list[str], seeds: int) -> list[Name]:
     ]
 
 
-def _known(results: Path | None) -> dict[Name, Any]:
+def _known(results: Path | None) -> dict[RunKey, Any]:
     if results is None or not results.exists():
         return {}
     found = (json.loads(line) for line in results.read_text().splitlines())
     return {tuple(each.pop("name")): each for each in found}
 
 
-def _row(name: str, kind: str, found: dict[Name, Any], seeds: int) -> dict[str, Any]:
+def _row(name: str, kind: str, found: dict[RunKey, Any], seeds: int) -> dict[str, Any]:
     folds = range(FOLDS if name == "mr" else 1)
     of_seeds = [
         100 * statistics.mean(found[name, kind, seed, fold]["accuracy"] for fold in folds) for seed in range(seeds)
@@ -156,7 +160,7 @@ def _row(name: str, kind: str, found: dict[Name, Any], seeds: int) -> dict[str, 
         "lowest": round(min(each), 1),
         "highest": round(max(each), 1),
         "trainings": len(each),
-        "Kim 2014": KIM[name][kind],
+        "Kim 2014": PUBLISHED_ACCURACY[name][kind],
     }
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 
-FOLDER = REPOSITORY.parent / "shared" / "data"
-VECTORS = "vectors/reviews_blogs300_60k.bin.gz"
+DATA_FOLDER = REPOSITORY.parent / "shared" / "data"
+VECTORS_PATH = "vectors/reviews_blogs300_60k.bin.gz"
 
-FILES = {
+DATASET_FILES = {
     "trec": {"data.train": "train.tsv", "data.test": "test.tsv"},
     "mr": {"data.train": "all.tsv"},
     "sst2": {"data.train": "train.tsv", "data.validation": "dev.tsv", "data.test": "test.tsv"},
@@ -18,10 +18,10 @@ FILES = {
 }
 
 
-def experiment(name: str, folder: Path, vectors: str | None, seed: int, storage: str) -> Experiment:
+def make_experiment(name: str, folder: Path, vectors: str | None, seed: int, storage: str) -> Experiment:
     """Return the experiment of a set: all defaults but for where the data lies and the seed."""
     settings: dict[str, object] = {"name": name, "seed": seed, "storage": storage, "data.folder": str(folder / name)}
-    settings |= FILES[name]
+    settings |= DATASET_FILES[name]
     if vectors is not None:
         settings["vectors.path"] = vectors
     return Experiment().replace(settings)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-TEXT = "a fine little film with a big heart and some jokes that nobody laughs at in the end , I suppose"
+SAMPLE_TEXT = "a fine little film with a big heart and some jokes that nobody laughs at in the end , I suppose"
 
 
 @dataclass
-class Load:
+class LoadGenerator:
     """A load that is running. answers: (seconds since the start, seconds it took, status), where the status of a
     request without an answer is the name of what went wrong. pause_s: between the requests of a connection."""
 
@@ -22,22 +22,22 @@ class Load:
     body: bytes
     connections: int
     pause_s: float = 0.0
-    answers: list[tuple[float, float, int | str]] = field(default_factory=list)
+    responses: list[tuple[float, float, int | str]] = field(default_factory=list)
     retry_after: Counter = field(default_factory=Counter)
     _start: float = field(default_factory=time.monotonic)
     _ended: bool = False
 
-    def now(self) -> float:
+    def elapsed_s(self) -> float:
         """Return the seconds since the start."""
         return time.monotonic() - self._start
 
-    def statuses(self) -> Counter:
+    def count_statuses(self) -> Counter:
         """Return how often each status came."""
-        return Counter(status for _, _, status in list(self.answers))
+        return Counter(status for _, _, status in list(self.responses))
 
-    def failed(self) -> list[tuple[float, float, int | str]]:
+    def failed_responses(self) -> list[tuple[float, float, int | str]]:
         """Return the answers other than 200."""
-        return [each for each in list(self.answers) if each[2] != 200]
+        return [each for each in list(self.responses) if each[2] != 200]
 
     async def run(self) -> None:
         """Send requests until it is ended; none is sent twice."""
@@ -66,7 +66,7 @@ class Load:
                         self.retry_after[response.headers["retry-after"]] += 1
             except (aiohttp.ClientError, TimeoutError) as error:
                 status = type(error).__name__
-            self.answers.append((start - self._start, time.monotonic() - start, status))
+            self.responses.append((start - self._start, time.monotonic() - start, status))
             left = self.pause_s
             while left > 0 and not self._ended:
                 await asyncio.sleep(min(left, 1))
@@ -74,9 +74,9 @@ class Load:
 
 
 @contextmanager
-def load(url: str, body: bytes, connections: int, pause_s: float = 0.0) -> Iterator[Load]:
+def generate_load(url: str, body: bytes, connections: int, pause_s: float = 0.0) -> Iterator[LoadGenerator]:
     """Hold a load; it ends with the block, when the requests on their way are answered."""
-    running = Load(url, body, connections, pause_s)
+    running = LoadGenerator(url, body, connections, pause_s)
     thread = threading.Thread(target=lambda: asyncio.run(running.run()))
     thread.start()
     try:

@@ -3,19 +3,19 @@
 from ray import serve
 from starlette.types import Receive, Scope, Send
 
-ANSWER = b'[{"label": "neg", "score": 0.5615953887559232}, {"label": "pos", "score": 0.4384046112440767}]'
+RESPONSE = b'[{"label": "neg", "score": 0.5615953887559232}, {"label": "pos", "score": 0.4384046112440767}]'
 
 
 @serve.deployment(name="Noop")
 @serve.ingress()
-class Noop:
+class NoopReplica:
     """The same kind of application as the classifier's."""
 
-    def __serve_build_asgi_app__(self) -> "Application":
-        return Application()
+    def __serve_build_asgi_app__(self) -> "NoopApplication":
+        return NoopApplication()
 
 
-class Application:
+class NoopApplication:
     """Reads the body, and answers."""
 
     routes = ()
@@ -28,6 +28,6 @@ class Application:
             return
         while (await receive()).get("more_body"):
             pass
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(RESPONSE))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": ANSWER})
+        await send({"type": "http.response.body", "body": RESPONSE})

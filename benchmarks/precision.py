@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import FOLDER, VECTORS, experiment
-from benchmarks.reporting import finish, show
+from benchmarks.labelled_datasets import DATA_FOLDER, VECTORS_PATH, make_experiment
+from benchmarks.reporting import print_json, print_table
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -26,33 +26,35 @@ def main() -> None:
     """Train on both sides, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="TREC, one seed, one epoch")
-    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of the sets (default: %(default)s)")
-    parser.add_argument("--vectors", help=f"(default: {VECTORS} in the data's folder)")
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
+    parser.add_argument("--vectors", help=f"(default: {VECTORS_PATH} in the data's folder)")
     parser.add_argument("--seeds", type=int, help="(default: 5)")
     parser.add_argument("--sets", nargs="+", choices=("trec", "sst2"), help="(default: both)")
     options = parser.parse_args()
-    vectors = options.vectors or str(options.data / VECTORS)
+    vectors = options.vectors or str(options.data / VECTORS_PATH)
     if not os.path.exists(vectors):
         sys.exit(f"{vectors}: no such file; name the data with --data and --vectors")
     sets = options.sets or (["trec"] if options.quick else ["trec", "sst2"])
     seeds = options.seeds or (1 if options.quick else 5)
 
     from jobs.datasets import dataset
-    from jobs.training.corpus import prepare
-    from jobs.training.cross_validation import measure
+    from jobs.training.corpus import build_corpus
+    from jobs.training.cross_validation import train_and_evaluate
 
     rows = []
     with tempfile.TemporaryDirectory() as storage:
         for name in sets:
             found: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
             for seed in range(seeds):
-                chosen = experiment(name, options.data, vectors, seed, storage)
+                chosen = make_experiment(name, options.data, vectors, seed, storage)
                 if options.quick:
                     chosen = chosen.replace({"train.epochs": 1})
-                parts = dataset.load(chosen)
-                corpus = prepare(chosen, parts, pretrained=True, progress=lambda line: print(line, file=sys.stderr))
+                parts = dataset.load_dataset(chosen)
+                corpus = build_corpus(
+                    chosen, parts, use_pretrained=True, progress=lambda line: print(line, file=sys.stderr)
+                )
                 for precision in PRECISIONS:
-                    result = measure(chosen.replace({"train.precision": precision}), corpus, parts.test)
+                    result = train_and_evaluate(chosen.replace({"train.precision": precision}), corpus, parts.test)
                     found[precision].append(100 * result["accuracy"])
                     print(f"{name} seed {seed} {precision:8} {found[precision][-1]:.2f}", flush=True)
             differences = [b - a for a, b in zip(*found.values(), strict=True)]
@@ -67,8 +69,8 @@ def main() -> None:
                 }
                 for precision, values in found.items()
             ]
-    show("Test accuracy, % (mean over seeds, deviation of seeds)", rows)
-    finish("precision", {"seeds": seeds, "quick": options.quick}, {"accuracy": rows})
+    print_table("Test accuracy, % (mean over seeds, deviation of seeds)", rows)
+    print_json("precision", {"seeds": seeds, "quick": options.quick}, {"accuracy": rows})
 
 
 if __name__ == "__main__":

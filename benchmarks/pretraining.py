@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import finish, show
-from jobs.config.settings import Data
+from benchmarks.reporting import print_json, print_table
+from jobs.config.settings import DataSettings
 from jobs.datasets import docstrings
 from jobs.datasets.tokenizer import tokenize
 
@@ -38,7 +38,7 @@ def main() -> None:
     threads = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder, "texts.txt")
-        words = write(texts, num_words)
+        words = write_corpus(texts, num_words)
         print(f"{words:,} words, {epochs} epochs, {threads} threads")
         python = [sys.executable, "-m"]
         commands = {
@@ -63,16 +63,16 @@ def main() -> None:
     ratio = statistics.median(
         theirs / ours for ours, theirs in zip(measured["this project"], measured["gensim"], strict=True)
     )
-    show("Training word2vec, the whole command (median)", rows)
+    print_table("Training word2vec, the whole command (median)", rows)
     print(f"\nthis project is {ratio:.2f} times as fast as gensim's command (median of {runs})")
     settings = {"words": words, "epochs": epochs, "threads": threads, "runs": runs}
-    finish("pretraining", settings, {"training": rows, "ratio": [{"speed": ratio}]})
+    print_json("pretraining", settings, {"training": rows, "ratio": [{"speed": ratio}]})
 
 
-def write(path: Path, num_words: int) -> int:
+def write_corpus(path: Path, num_words: int) -> int:
     """Write tokenised docstrings, one a line, over and over until there are enough words; return how many."""
-    files = [file for package in Data().packages for file in docstrings.source_files(package)]
-    lines = [" ".join(tokenize(text)) for text in docstrings.read(files)]
+    files = [file for package in DataSettings().packages for file in docstrings.find_source_files(package)]
+    lines = [" ".join(tokenize(text)) for text in docstrings.read_docstrings(files)]
     written = 0
     with path.open("w", encoding="utf-8") as stream:
         while written < num_words:

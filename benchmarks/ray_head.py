@@ -26,12 +26,14 @@ class RayHead:
     variables for commands that talk to it."""
 
     address: str
-    dashboard: str
+    dashboard_url: str
     environment: dict[str, str]
 
 
 @contextmanager
-def ray_head(num_cpus: int = 2, *options: str, code: bool = True, **variables: str) -> Iterator[RayHead]:
+def start_ray_head(
+    num_cpus: int = 2, *options: str, repository_on_path: bool = True, **variables: str
+) -> Iterator[RayHead]:
     """Hold a Ray head on free ports, in a folder of its own; its processes are ended by their group.
 
     Args:
@@ -39,10 +41,10 @@ def ray_head(num_cpus: int = 2, *options: str, code: bool = True, **variables: s
         code: put this repository on the PYTHONPATH of the nodes.
     """
     folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # short: Ray keeps sockets in it
-    port, dashboard_port, client_port, agent_port = free_ports(4)
+    port, dashboard_port, client_port, agent_port = find_free_ports(4)
     environment = os.environ | {
         "RAY_TMPDIR": folder,
-        "PYTHONPATH": str(REPOSITORY) if code else "",
+        "PYTHONPATH": str(REPOSITORY) if repository_on_path else "",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "HOME": folder,  # the token that Ray writes
@@ -68,7 +70,7 @@ def ray_head(num_cpus: int = 2, *options: str, code: bool = True, **variables: s
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
     """Return ports that nothing listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 PACKAGES = ("torch", "ray", "gensim", "numpy", "numba")
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
+def print_table(title: str, rows: Sequence[Row]) -> None:
     """Print rows as a table; the first names the columns, numbers are rounded to what can be read."""
     columns = list(rows[0])
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
@@ -24,13 +24,13 @@ def show(title: str, rows: Sequence[Row]) -> None:
         print("  ".join([first, *rest]).rstrip())
 
 
-def finish(benchmark: str, settings: Row, tables: dict[str, Sequence[Row]]) -> None:
+def print_json(benchmark: str, settings: Row, tables: dict[str, Sequence[Row]]) -> None:
     """Print everything as the last line, with what it was measured on."""
     print()
-    print(json.dumps({"benchmark": benchmark, "settings": settings, "machine": machine(), **tables}))
+    print(json.dumps({"benchmark": benchmark, "settings": settings, "machine": describe_machine(), **tables}))
 
 
-def machine() -> Row:
+def describe_machine() -> Row:
     """Return what the figures were measured on."""
     found = {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "python": platform.python_version()}
     return found | {package: version for package in PACKAGES if (version := _version(package))}

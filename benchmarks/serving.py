@@ -29,13 +29,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.load_generator import TEXT
-from benchmarks.reporting import finish, show
+from benchmarks.load_generator import SAMPLE_TEXT
+from benchmarks.reporting import print_json, print_table
 from cluster.package import REPOSITORY
-from serving.deployment.haproxy import proxy
+from serving.deployment.haproxy import active_proxy
 
 CONNECTIONS = (1, 16, 64)
-TITLES = {
+TABLE_TITLES = {
     "speed": "One replica each; requests a second, latencies in ms",
     "scale": "A load that rises and falls, lists of 256 texts of 40 words; latencies of each phase's second half",
     "zero": "The first request, where there is no replica",
@@ -45,19 +45,19 @@ TITLES = {
     "client": "kill -9, serving/client.py from eight threads",
     "shed": "One replica, asked for ten times its capacity, explanations of 16 texts at once",
 }
-SIDES = {"classifier": "/predict", "no-op": "/noop/predict"}
+ENDPOINTS = {"classifier": "/predict", "no-op": "/noop/predict"}
 
 
 def main() -> None:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short; only `speed`, unless --only names others")
-    parser.add_argument("--only", nargs="+", choices=TITLES, metavar="SCENE", help=", ".join(TITLES))
+    parser.add_argument("--only", nargs="+", choices=TABLE_TITLES, metavar="SCENE", help=", ".join(TABLE_TITLES))
     parser.add_argument("--default-proxy", action="store_true", help="`speed` with Ray Serve's own proxy, not HAProxy")
     parser.add_argument("--kills", type=int, default=10, help="of replicas, in `kill` and `client`")
     parser.add_argument("--picture", type=Path, help="a PNG of load, replicas and latency over time, drawn by `scale`")
     options = parser.parse_args()
-    names = options.only or (["speed"] if options.quick else list(TITLES))
+    names = options.only or (["speed"] if options.quick else list(TABLE_TITLES))
     settings: dict[str, Any] = {"quick": options.quick, "kills": options.kills}
     tables = {}
     if "speed" in names:
@@ -65,7 +65,7 @@ def main() -> None:
     rest = [name for name in names if name != "speed"]
     if rest:
         tables |= _scenes(rest, options)
-    finish("serving", settings, tables)
+    print_json("serving", settings, tables)
 
 
 def _speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
@@ -75,36 +75,38 @@ def _speed(options: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     rounds, seconds = (1, 2) if options.quick else (5, 4)
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoint = write_checkpoint(Path(folder, "checkpoint"))
-        with both(str(checkpoint), fast=not options.default_proxy) as url:
-            found, taken_by = _measure(url, Path(folder, "post.lua"), rounds, seconds), proxy()
+        with run_classifier_and_noop(str(checkpoint), fast=not options.default_proxy) as url:
+            found, taken_by = _measure(url, Path(folder, "post.lua"), rounds, seconds), active_proxy()
     rows = _rows(found)
-    show(TITLES["speed"], rows)
+    print_table(TABLE_TITLES["speed"], rows)
     return rows, taken_by
 
 
 def _scenes(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Play scenes, print each one's table, and return all."""
     from benchmarks import serving_scenarios as scenes
-    from benchmarks.deployed_service import deployed
+    from benchmarks.deployed_service import deploy_service
 
     short = options.quick
     found = {}
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoints = [str(write_checkpoint(Path(folder, name), seed=seed)) for seed, name in enumerate("ab")]
         play = {
-            "scale": lambda: scenes.scale(service, (5, 20, 25) if short else (20, 60, 40), options.picture),
-            "zero": lambda: scenes.zero(service, 1 if short else 5),
-            "swap": lambda: scenes.swap(service, checkpoints, 2 if short else 20),
-            "roll": lambda: scenes.roll(service, 1 if short else 6),
-            "kill": lambda: scenes.kill(service, 1 if short else options.kills),
-            "client": lambda: scenes.client(service, 1 if short else options.kills),
-            "shed": lambda: scenes.shed(service, 3 if short else 20),
+            "scale": lambda: scenes.measure_autoscaling(
+                service, (5, 20, 25) if short else (20, 60, 40), options.picture
+            ),
+            "zero": lambda: scenes.measure_scale_from_zero(service, 1 if short else 5),
+            "swap": lambda: scenes.measure_checkpoint_swaps(service, checkpoints, 2 if short else 20),
+            "roll": lambda: scenes.measure_rolling_updates(service, 1 if short else 6),
+            "kill": lambda: scenes.measure_replica_kills(service, 1 if short else options.kills),
+            "client": lambda: scenes.measure_client_retries(service, 1 if short else options.kills),
+            "shed": lambda: scenes.measure_load_shedding(service, 3 if short else 20),
         }
-        with deployed(checkpoints[0]) as service:
+        with deploy_service(checkpoints[0]) as service:
             for name in names:
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 found[name] = play[name]()
-                show(TITLES[name], found[name])
+                print_table(TABLE_TITLES[name], found[name])
     return found
 
 
@@ -113,7 +115,7 @@ def write_checkpoint(folder: Path, words: int = 20_000, seed: int = 0) -> Path:
     import numpy as np
 
     from jobs.config.experiment import Experiment
-    from jobs.model.checkpoint import Checkpoint, write
+    from jobs.model.checkpoint import Checkpoint, save_checkpoint
     from jobs.model.network import Network
 
     experiment = Experiment()
@@ -121,13 +123,13 @@ def write_checkpoint(folder: Path, words: int = 20_000, seed: int = 0) -> Path:
     vectors[0] = 0
     network = Network(experiment.model, vectors, 2)
     weights = {name: value.numpy() for name, value in network.weights().items()}
-    known = [*dict.fromkeys(TEXT.lower().split()), *(f"word{number}" for number in range(words))][:words]
-    write(folder, Checkpoint(experiment, ["neg", "pos"], known, weights, {"epoch": 1}))
+    known = [*dict.fromkeys(SAMPLE_TEXT.lower().split()), *(f"word{number}" for number in range(words))][:words]
+    save_checkpoint(folder, Checkpoint(experiment, ["neg", "pos"], known, weights, {"epoch": 1}))
     return folder
 
 
 @contextmanager
-def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
+def run_classifier_and_noop(checkpoint: str, *, use_haproxy: bool) -> Iterator[str]:
     """Hold a Ray with the service and the no-op, one replica of each; what is held is their URL."""
     import yaml
 
@@ -135,7 +137,7 @@ def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
     os.environ["HOME"] = os.environ["RAY_TMPDIR"]  # Ray writes a token there
     os.environ.pop("RAY_ADDRESS", None)
     from cluster.connection import connect
-    from serving.deployment.server import free_ports, switched
+    from serving.deployment.server import find_free_ports, haproxy_environment
 
     configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
     application = configuration["applications"][0]
@@ -143,18 +145,20 @@ def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
     options |= {"user_config": {"checkpoint": checkpoint}}
     options["autoscaling_config"] = None
     options["num_replicas"] = 1
-    [port] = free_ports(1)
-    with switched(fast), connect(num_cpus=4):
+    [port] = find_free_ports(1)
+    with haproxy_environment(use_haproxy), connect(num_cpus=4):
         from ray import serve
 
-        from benchmarks.noop_deployment import Noop
-        from serving.app import Arguments, Service
+        from benchmarks.noop_deployment import NoopReplica
+        from serving.app import ApplicationArguments, ClassifierDeployment
 
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        arguments = Arguments.model_validate(application["args"])
-        serve.run(Service.options(**options).bind(arguments.model_dump()), name="classifier", route_prefix="/")
+        arguments = ApplicationArguments.model_validate(application["args"])
+        serve.run(
+            ClassifierDeployment.options(**options).bind(arguments.model_dump()), name="classifier", route_prefix="/"
+        )
         noop = {key: value for key, value in options.items() if key != "user_config"}
-        serve.run(Noop.options(**noop).bind(), name="noop", route_prefix="/noop")
+        serve.run(NoopReplica.options(**noop).bind(), name="noop", route_prefix="/noop")
         yield f"http://127.0.0.1:{port}"
         serve.shutdown()
 
@@ -162,16 +166,16 @@ def both(checkpoint: str, *, fast: bool) -> Iterator[str]:
 def _measure(url: str, script: Path, rounds: int, seconds: int) -> dict[tuple[str, int], list[dict[str, float]]]:
     script.write_text(
         f"""wrk.method = "POST"
-wrk.body = '{{"inputs": "{TEXT}"}}'
+wrk.body = '{{"inputs": "{SAMPLE_TEXT}"}}'
 wrk.headers["Content-Type"] = "application/json"
 """
     )
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
-    for side in SIDES:
-        _wrk(url + SIDES[side], script, 16, 2)  # warm
+    for side in ENDPOINTS:
+        _wrk(url + ENDPOINTS[side], script, 16, 2)  # warm
     for _ in range(rounds):
         for connections in CONNECTIONS:
-            for side, path in SIDES.items():
+            for side, path in ENDPOINTS.items():
                 found.setdefault((side, connections), []).append(_wrk(url + path, script, connections, seconds))
     return found
 

@@ -26,31 +26,31 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import finish, show
-from benchmarks.training_loops import corpus_of, our_steps, usual_steps, with_vectors
+from benchmarks.reporting import print_json, print_table
+from benchmarks.training_loops import add_random_vectors, baseline_steps, make_benchmark_corpus, project_steps
 from jobs.datasets.tokenizer import Tokens
 from jobs.model import convolution
-from jobs.training.process_group import Group
+from jobs.training.process_group import ProcessGroup
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def speed(steps: Iterator[int], seconds: float, device: str) -> float:
+def measure_speed(steps: Iterator[int], seconds: float, device: str) -> float:
     """Return the examples a second of steps over so many seconds, whole steps."""
-    waited(device)
+    synchronize_device(device)
     start, rows = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         rows += next(steps)
-    waited(device)
+    synchronize_device(device)
     return rows / (time.perf_counter() - start)
 
 
-def waited(device: str) -> None:
+def synchronize_device(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def in_turns(sides: dict[str, Iterator[int]], seconds: float, turns: int, device: str) -> dict[str, float]:
+def measure_interleaved(sides: dict[str, Iterator[int]], seconds: float, turns: int, device: str) -> dict[str, float]:
     """Return each side's median examples a second; they take turns."""
     for steps in sides.values():
         for _ in range(3):
@@ -58,11 +58,11 @@ def in_turns(sides: dict[str, Iterator[int]], seconds: float, turns: int, device
     found: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, steps in sides.items():
-            found[name].append(speed(steps, seconds, device))
+            found[name].append(measure_speed(steps, seconds, device))
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def share_in_products(steps: Iterator[int], seconds: float) -> float:
+def measure_matmul_share(steps: Iterator[int], seconds: float) -> float:
     """Return the share of the time of steps on a CPU that goes into the product of words and filters."""
     spent = 0.0
     project = convolution.project
@@ -76,30 +76,30 @@ def share_in_products(steps: Iterator[int], seconds: float) -> float:
 
     convolution.project = timed
     start = time.perf_counter()
-    speed(steps, seconds, "cpu")
+    measure_speed(steps, seconds, "cpu")
     convolution.project = project
     return spent / (time.perf_counter() - start)
 
 
-def compare(name: str, options: argparse.Namespace, rows: int) -> tuple[str, list[dict[str, Any]]]:
+def compare_loops(name: str, options: argparse.Namespace, rows: int) -> tuple[str, list[dict[str, Any]]]:
     """Return where the texts are from, and the usual loop's speed and this project's for each kind."""
-    corpus, source = corpus_of(name, rows, Path(options.data))
+    corpus, source = make_benchmark_corpus(name, rows, Path(options.data))
     found = []
-    precisions = ["float32", "bfloat16"] if multiplies_bfloat16(options.device) else ["float32"]
+    precisions = ["float32", "bfloat16"] if supports_bfloat16(options.device) else ["float32"]
     for embedding in ("static", "non-static"):
-        sides = {"usual": usual_steps(corpus, embedding == "static", 50, options.device)}
-        sides |= {each: our_steps(corpus, embedding, 50, options.device, each) for each in precisions}
-        speeds = in_turns(sides, options.seconds, options.turns, options.device)
+        sides = {"usual": baseline_steps(corpus, embedding == "static", 50, options.device)}
+        sides |= {each: project_steps(corpus, embedding, 50, options.device, each) for each in precisions}
+        speeds = measure_interleaved(sides, options.seconds, options.turns, options.device)
         for precision in precisions:
             row = {"embedding": embedding, "precision": precision, "usual loop": speeds["usual"],
                    "this project": speeds[precision], "times": speeds[precision] / speeds["usual"]}  # fmt: skip
             if options.device == "cpu":
-                row["in products"] = share_in_products(sides[precision], options.seconds)
+                row["in products"] = measure_matmul_share(sides[precision], options.seconds)
             found.append(row)
     return source, found
 
 
-def multiplies_bfloat16(device: str) -> bool:
+def supports_bfloat16(device: str) -> bool:
     """Tell whether the processor has an instruction for it; others are slower with it than without."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -107,46 +107,46 @@ def multiplies_bfloat16(device: str) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def vocabularies(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+def compare_vocabulary_sizes(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """Return where the texts are from, and the speed with a short and a long table, the same texts."""
-    corpus, source = corpus_of("mr", 4000, Path(options.data))
+    corpus, source = make_benchmark_corpus("mr", 4000, Path(options.data))
     sizes = [len(corpus.vectors), 400_000]
     # The words of the texts, spread over the long table as they would lie there.
     spread = np.random.default_rng(0).permutation(np.arange(1, sizes[1]))[: sizes[0]]
     ids = spread[corpus.train.tokens.ids].astype(np.int32)
-    long = with_vectors(Tokens(ids, corpus.train.tokens.offsets), sizes[1])
-    sides = {f"{len(each.vectors):,}": our_steps(each, "non-static", 50, options.device) for each in (corpus, long)}
-    speeds = in_turns(sides, options.seconds, options.turns, options.device)
+    long = add_random_vectors(Tokens(ids, corpus.train.tokens.offsets), sizes[1])
+    sides = {f"{len(each.vectors):,}": project_steps(each, "non-static", 50, options.device) for each in (corpus, long)}
+    speeds = measure_interleaved(sides, options.seconds, options.turns, options.device)
     first = next(iter(speeds.values()))
     return source, [
         {"words": name, "this project": value, "a step costs": first / value} for name, value in speeds.items()
     ]
 
 
-def worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: int) -> None:
+def run_worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: int) -> None:
     """One of two processes that train together, and alone in turn; writes speeds and bytes."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
-    corpus, source = corpus_of("mr", 10_662, Path(data))
-    here, apart = Group(rank, size), Group(rank, size)
-    groups = {"by memory": here, "by gloo": apart} if here.meet() else {"by gloo": apart}
-    sides = {name: our_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
-    alone = our_steps(corpus, "non-static", 256, "cpu")
+    corpus, source = make_benchmark_corpus("mr", 10_662, Path(data))
+    here, apart = ProcessGroup(rank, size), ProcessGroup(rank, size)
+    groups = {"by memory": here, "by gloo": apart} if here.enable_shared_memory() else {"by gloo": apart}
+    sides = {name: project_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
+    alone = project_steps(corpus, "non-static", 256, "cpu")
     found: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}
     sent = {}
     for turn in range(turns + 1):
         torch.distributed.barrier()
         if rank == 0:
-            found["alone"].append(speed(alone, seconds, "cpu"))
+            found["alone"].append(measure_speed(alone, seconds, "cpu"))
         # The same number of steps on both sides, so that none waits for the other.
         steps = max(1, int(seconds * 20))
         for name, each in sides.items():
             torch.distributed.barrier()
-            before, start, rows = groups[name].bytes, time.perf_counter(), 0
+            before, start, rows = groups[name].bytes_sent, time.perf_counter(), 0
             for _ in range(steps):
                 rows += next(each)
             found[name].append(rows / (time.perf_counter() - start))
-            sent[name] = (groups[name].bytes - before) // steps
+            sent[name] = (groups[name].bytes_sent - before) // steps
         if turn == 0:  # to warm up
             found = {name: [] for name in found}
     if rank == 0:
@@ -154,13 +154,13 @@ def worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: 
     torch.distributed.destroy_process_group()
 
 
-def workers(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
+def compare_worker_counts(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     """Return where the texts are from, and the speed of one and of two workers, non-static, global batches of 256."""
     import torch.multiprocessing as multiprocessing
 
     with tempfile.TemporaryDirectory() as folder:
         run = functools.partial(
-            worker, size=2, folder=folder, data=options.data, seconds=options.seconds, turns=options.turns
+            run_worker, size=2, folder=folder, data=options.data, seconds=options.seconds, turns=options.turns
         )
         multiprocessing.spawn(run, nprocs=2)
         source, found, sent = torch.load(f"{folder}/found.pt")
@@ -175,7 +175,7 @@ def workers(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
     ]
 
 
-TABLES = {
+TABLE_TITLES = {
     "short": "examples a second, MR's texts",
     "long": "examples a second, IMDB's texts",
     "vocabulary": "examples a second with tables of so many trained words",
@@ -188,30 +188,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument(
-        "--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help=", ".join(TABLES)
+        "--only",
+        nargs="+",
+        choices=TABLE_TITLES,
+        default=list(TABLE_TITLES),
+        metavar="TABLE",
+        help=", ".join(TABLE_TITLES),
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--data", default=str(DATA), help="folder with mr/ and imdb/ (default: beside the checkout)")
+    parser.add_argument(
+        "--data", default=str(DATA_FOLDER), help="folder with mr/ and imdb/ (default: beside the checkout)"
+    )
     options = parser.parse_args()
     options.seconds, options.turns = (0.5, 2) if options.quick else (3.0, 7)
     torch.set_num_threads(1)
     measures: dict[str, Callable[[], tuple[str, list[dict[str, Any]]]]] = {
-        "short": lambda: compare("mr", options, 2000 if options.quick else 10_662),
-        "long": lambda: compare("imdb", options, 500 if options.quick else 5000),
-        "vocabulary": lambda: vocabularies(options),
-        "workers": lambda: workers(options),
+        "short": lambda: compare_loops("mr", options, 2000 if options.quick else 10_662),
+        "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
+        "vocabulary": lambda: compare_vocabulary_sizes(options),
+        "workers": lambda: compare_worker_counts(options),
     }
     found: dict[str, list[dict[str, Any]]] = {}
     for name in options.only:
         if options.device == "cpu" or name in ("short", "long"):
             source, found[name] = measures[name]()
-            show(f"{TABLES[name]} ({source}), {options.device}", found[name])
-    if options.device == "cpu" and not multiplies_bfloat16("cpu"):
+            print_table(f"{TABLE_TITLES[name]} ({source}), {options.device}", found[name])
+    if options.device == "cpu" and not supports_bfloat16("cpu"):
         print("\nbfloat16 is not measured: this processor has no instruction for it")
     settings = {"quick": options.quick, "device": options.device}
     if options.device == "cuda":
         settings["gpu"] = torch.cuda.get_device_name()
-    finish("training", settings, found)
+    print_json("training", settings, found)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, frequent_words, tokenize
-from jobs.model.batches import order
+from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tokenize
+from jobs.model.batches import make_epoch_batches
 from jobs.model.network import Network
 from jobs.training.loop import Loop
-from jobs.training.process_group import Group
+from jobs.training.process_group import ProcessGroup
 
-SETS = {"mr": ("mr/all.tsv", 21, 20_000), "imdb": ("imdb/train.tsv.gz", 234, 80_000)}
-DIMENSIONS, WIDTHS, MAPS = 300, [3, 4, 5], 100
+DATASETS = {"mr": ("mr/all.tsv", 21, 20_000), "imdb": ("imdb/train.tsv.gz", 234, 80_000)}
+DIMENSIONS, FILTER_WIDTHS, FEATURE_MAPS = 300, [3, 4, 5], 100
 
 
-class Part:
+class LabelledTexts:
     """Texts with labels, as the loop takes them."""
 
     def __init__(self, tokens: Tokens, labels: np.ndarray) -> None:
@@ -34,32 +34,32 @@ class Part:
         return len(self.labels)
 
 
-def corpus_of(name: str, rows: int, folder: Path) -> tuple[Any, str]:
+def make_benchmark_corpus(name: str, rows: int, folder: Path) -> tuple[Any, str]:
     """Return a corpus of so many rows with random vectors, and where its texts are from."""
-    path, length, num_words = SETS[name]
+    path, length, num_words = DATASETS[name]
     random = np.random.default_rng(0)
     if (folder / path).exists():
-        texts = list(read(folder / path, rows))
-        words = [word for word, _ in frequent_words(texts, 100_000)]
+        texts = list(read_tokens(folder / path, rows))
+        words = [word for word, _ in count_words(texts, 100_000)]
         tokens, source = encode(texts, Vocabulary(words), 1000), name
     else:
         lengths = np.clip(random.lognormal(np.log(length), 0.5, rows).astype(int), 1, 1000)
         ids = np.minimum(random.zipf(1.2, lengths.sum()) + 1, num_words + 1).astype(np.int32)
         tokens, source = Tokens(ids, np.concatenate([[0], lengths.cumsum()])), f"drawn as {name}"
         words = [""] * num_words
-    return with_vectors(tokens, len(words) + 2), source
+    return add_random_vectors(tokens, len(words) + 2), source
 
 
-def with_vectors(tokens: Tokens, num_words: int) -> Any:
+def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
     """Return a corpus with random vectors of length 3 and random labels of two classes."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((num_words, DIMENSIONS), dtype=np.float32) * (3 / DIMENSIONS**0.5)
     vectors[0] = 0
-    part = Part(tokens, random.integers(0, 2, len(tokens)))
+    part = LabelledTexts(tokens, random.integers(0, 2, len(tokens)))
     return SimpleNamespace(train=part, validation=part, vectors=vectors, pretrained=np.ones(num_words, bool))
 
 
-def read(path: Path, rows: int) -> Iterator[list[str]]:
+def read_tokens(path: Path, rows: int) -> Iterator[list[str]]:
     """Yield the tokens of rows spread over a file of `label<TAB>text`."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
         lines = stream.readlines()[1:]
@@ -67,14 +67,16 @@ def read(path: Path, rows: int) -> Iterator[list[str]]:
         yield tokenize(lines[number].partition("\t")[2])
 
 
-class Usual(nn.Module):
+class BaselineNetwork(nn.Module):
     """The network as it is usually written."""
 
     def __init__(self, vectors: np.ndarray, *, static: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding.from_pretrained(torch.from_numpy(vectors.copy()), freeze=static, padding_idx=0)
-        self.convolutions = nn.ModuleList(nn.Conv1d(DIMENSIONS, MAPS, width, padding=width - 1) for width in WIDTHS)
-        self.output = nn.Linear(len(WIDTHS) * MAPS, 2)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(DIMENSIONS, FEATURE_MAPS, width, padding=width - 1) for width in FILTER_WIDTHS
+        )
+        self.output = nn.Linear(len(FILTER_WIDTHS) * FEATURE_MAPS, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return scores `(rows, 2)` of padded texts `(rows, longest)`."""
@@ -83,9 +85,9 @@ class Usual(nn.Module):
         return self.output(F.dropout(torch.cat(features, dim=1), 0.5, self.training))
 
 
-def usual_steps(corpus: Any, static: bool, batch_size: int, device: str) -> Iterator[int]:
+def baseline_steps(corpus: Any, static: bool, batch_size: int, device: str) -> Iterator[int]:
     """Take steps of the usual loop, and yield the rows of each."""
-    network = Usual(corpus.vectors, static=static).to(device)
+    network = BaselineNetwork(corpus.vectors, static=static).to(device)
     adam = torch.optim.Adam([each for each in network.parameters() if each.requires_grad])
     tokens, labels = corpus.train.tokens, torch.from_numpy(corpus.train.labels)
     texts = [torch.from_numpy(tokens.ids[a:b]).long() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
@@ -101,28 +103,38 @@ def usual_steps(corpus: Any, static: bool, batch_size: int, device: str) -> Iter
             yield len(chosen)
 
 
-def loop_of(corpus: Any, embedding: str, batch_size: int, device: str, precision: str, group: Group) -> Loop:
+def make_loop(corpus: Any, embedding: str, batch_size: int, device: str, precision: str, group: ProcessGroup) -> Loop:
     """Return this project's loop."""
     model = SimpleNamespace(
-        embedding=embedding, trained_words="all", filter_widths=WIDTHS, feature_maps=MAPS, dropout=0.5, max_norm=3.0
+        embedding=embedding,
+        trained_words="all",
+        filter_widths=FILTER_WIDTHS,
+        feature_maps=FEATURE_MAPS,
+        dropout=0.5,
+        max_norm=3.0,
     )
     settings = SimpleNamespace(
         batch_size=batch_size, learning_rate=1e-3, decay="none", weight_decay=0.0, vectors_learning_rate=None,
         vectors_pull=0.0, frozen_epochs=0, metric="accuracy", epochs=1, patience=1, precision=precision,
     )  # fmt: skip
-    network = Network(model, corpus.vectors, 2, rank=group.rank, size=group.size).to(device)
+    network = Network(model, corpus.vectors, 2, rank=group.rank, world_size=group.world_size).to(device)
     return Loop(network, corpus, settings, 0, group, device)
 
 
-def our_steps(
-    corpus: Any, embedding: str, batch_size: int, device: str, precision: str = "float32", group: Group | None = None
+def project_steps(
+    corpus: Any,
+    embedding: str,
+    batch_size: int,
+    device: str,
+    precision: str = "float32",
+    group: ProcessGroup | None = None,
 ) -> Iterator[int]:
     """Take steps of this project's loop, and yield the rows of each."""
-    loop = loop_of(corpus, embedding, batch_size, device, precision, group or Group())
+    loop = make_loop(corpus, embedding, batch_size, device, precision, group or ProcessGroup())
     loop.network.train()
     epoch = 0
     while True:
         epoch += 1
-        for number, rows in enumerate(order(corpus.train.tokens.lengths, batch_size, 0, epoch)):
+        for number, rows in enumerate(make_epoch_batches(corpus.train.tokens.lengths, batch_size, 0, epoch)):
             loop.step(rows, epoch, number)
             yield len(rows)

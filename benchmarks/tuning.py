@@ -30,16 +30,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.chaos import write_texts
-from benchmarks.reporting import finish, show
+from benchmarks.reporting import print_json, print_table
 from cluster.connection import connect
 from jobs.config.experiment import Experiment
 from jobs.search.tune import tune
 
 CORES = 2
-TITLE = b"ray::ResourceTrainable"  # of a trial's process
+TRIAL_PROCESS_TITLE = b"ray::ResourceTrainable"  # of a trial's process
 
 
-def experiment(folder: Path, name: str, trials: int, epochs: int, **settings: Any) -> Experiment:
+def make_search_experiment(folder: Path, name: str, trials: int, epochs: int, **settings: Any) -> Experiment:
     """Return a search of so many trials."""
     return Experiment().replace({
         "name": name, "storage": str(folder / "runs"), "data.train": str(folder / "texts.csv"),
@@ -49,7 +49,7 @@ def experiment(folder: Path, name: str, trials: int, epochs: int, **settings: An
     })  # fmt: skip
 
 
-def searched(chosen: Experiment, quiet: bool = True) -> tuple[list[dict[str, Any]], float, float]:
+def run_search(chosen: Experiment, quiet: bool = True) -> tuple[list[dict[str, Any]], float, float]:
     """Search; return the records, when the trials were begun, and when the last one had ended."""
     began = 0.0
 
@@ -67,9 +67,9 @@ def searched(chosen: Experiment, quiet: bool = True) -> tuple[list[dict[str, Any
     return records, began, records[-1]["ended"]
 
 
-def overhead(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
+def measure_overhead(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
     """Return what a search costs beyond its training."""
-    records, began, ended = searched(experiment(folder, "overhead", trials, epochs))
+    records, began, ended = run_search(make_search_experiment(folder, "overhead", trials, epochs))
     training = [record["seconds"] for record in records]
     # From the moment when both processes had ended a trial: what comes before is their start.
     since = records[CORES - 1]["ended"]
@@ -82,13 +82,13 @@ def overhead(folder: Path, trials: int, epochs: int) -> dict[str, Any]:
     }
 
 
-def beside_nested(folder: Path, trials: int, nested_trials: int, epochs: int) -> list[dict[str, Any]]:
+def compare_with_nested(folder: Path, trials: int, nested_trials: int, epochs: int) -> list[dict[str, Any]]:
     """Return the trials an hour of this project and of a TorchTrainer in every trial, both with their start."""
-    records, began, ended = searched(experiment(folder, "second", trials, epochs))
+    records, began, ended = run_search(make_search_experiment(folder, "second", trials, epochs))
     training = statistics.median(record["seconds"] for record in records)
     ours = 3600 * trials / (ended - began)
     start = time.time()
-    nested(experiment(folder, "nested", nested_trials, epochs), folder, nested_trials)
+    run_nested_search(make_search_experiment(folder, "nested", nested_trials, epochs), folder, nested_trials)
     theirs = 3600 * nested_trials / (time.time() - start)
     return [
         {"side": "this project", "trials": trials, "training a trial, s": training, "trials an hour": ours,
@@ -98,7 +98,7 @@ def beside_nested(folder: Path, trials: int, nested_trials: int, epochs: int) ->
     ]  # fmt: skip
 
 
-def nested(chosen: Experiment, folder: Path, trials: int) -> None:
+def run_nested_search(chosen: Experiment, folder: Path, trials: int) -> None:
     """Search as it is usually written: each trial starts a TorchTrainer of one worker, which reports its epochs."""
     import ray
     import ray.train
@@ -106,10 +106,10 @@ def nested(chosen: Experiment, folder: Path, trials: int) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from jobs.datasets.dataset import load
-    from jobs.training.corpus import prepare
+    from jobs.datasets.dataset import load_dataset
+    from jobs.training.corpus import build_corpus
 
-    corpus = ray.put(prepare(chosen, load(chosen), pretrained=False, progress=lambda line: None))
+    corpus = ray.put(build_corpus(chosen, load_dataset(chosen), use_pretrained=False, progress=lambda line: None))
 
     def train_loop(config: dict[str, Any]) -> None:
         import torch
@@ -120,8 +120,8 @@ def nested(chosen: Experiment, folder: Path, trials: int) -> None:
         torch.set_num_threads(1)
         one = chosen.replace({"model.dropout": config["dropout"]})
         there = ray.get(config["corpus"])
-        network = Network(one.model, there.vectors, len(there.labels), num_trained=len(there.counts()))
-        for epoch, _ in Loop(network, there, one.train, 0).epochs():
+        network = Network(one.model, there.vectors, len(there.labels), num_trainable_words=len(there.counts()))
+        for epoch, _ in Loop(network, there, one.train, 0).train_epochs():
             ray.train.report({"accuracy": epoch.accuracy})
 
     def trial(config: dict[str, Any]) -> None:
@@ -146,18 +146,18 @@ def nested(chosen: Experiment, folder: Path, trials: int) -> None:
         raise RuntimeError(f"a nested trial failed: {results.errors[0]}")
 
 
-def memory(folder: Path, trials: int, words: int) -> list[dict[str, Any]]:
+def measure_memory(folder: Path, trials: int, words: int) -> list[dict[str, Any]]:
     """Return the private memory of a trial's process with a small and a large table of static vectors."""
     found = []
     for name, extra in (("small", 1_000), ("large", words)):
         vectors = folder / f"{name}.bin"
         write_vectors(vectors, extra)
-        chosen = experiment(
+        chosen = make_search_experiment(
             folder, name, trials, 6, **{"model.embedding": "static", "vectors.path": str(vectors),
                                         "vectors.extra_words": extra},
         )  # fmt: skip
-        with sampling() as largest:
-            searched(chosen)
+        with MemorySampler() as largest:
+            run_search(chosen)
         megabytes = (extra + 1500) * 300 * 4 / 1e6
         found.append({"vectors, MB": megabytes, "trials at once": CORES, "own memory of a trial, MB": largest()})
     small, large = found
@@ -168,7 +168,7 @@ def memory(folder: Path, trials: int, words: int) -> list[dict[str, Any]]:
     return found
 
 
-class sampling:
+class MemorySampler:
     """Holds while the private memory of trials' processes is looked at; gives the largest of any, in MB."""
 
     def __enter__(self) -> Callable[[], float]:
@@ -186,12 +186,12 @@ class sampling:
         while not self._ended.wait(0.2):
             for entry in Path("/proc").iterdir():
                 with suppress(OSError):
-                    trains = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(TITLE)
+                    trains = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(TRIAL_PROCESS_TITLE)
                     if trains and mine in (entry / "environ").read_bytes():
-                        self._largest = max(self._largest, private_mb(entry))
+                        self._largest = max(self._largest, read_private_mb(entry))
 
 
-def private_mb(process: Path) -> float:
+def read_private_mb(process: Path) -> float:
     """Return the memory that a process shares with no other."""
     lines = (process / "smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
@@ -220,13 +220,13 @@ def main() -> None:
         os.environ.pop("RAY_ADDRESS", None)
         write_texts(folder / "texts.csv", 500 if quick else 4000)
         with connect(num_cpus=CORES):
-            costs = overhead(folder, 6 if quick else 64, 2 if quick else 10)
-            sides = beside_nested(folder, 4 if quick else 32, 1 if quick else 8, 1 if quick else 3)
-            tables = memory(folder, 2 if quick else 4, 20_000 if quick else 400_000)
-    show("a search", [costs])
-    show("trials of about a second", sides)
-    show("static vectors, mapped from the object store", tables)
-    finish("tuning", {"quick": quick}, {"search": [costs], "beside": sides, "memory": tables})
+            costs = measure_overhead(folder, 6 if quick else 64, 2 if quick else 10)
+            sides = compare_with_nested(folder, 4 if quick else 32, 1 if quick else 8, 1 if quick else 3)
+            tables = measure_memory(folder, 2 if quick else 4, 20_000 if quick else 400_000)
+    print_table("a search", [costs])
+    print_table("trials of about a second", sides)
+    print_table("static vectors, mapped from the object store", tables)
+    print_json("tuning", {"quick": quick}, {"search": [costs], "beside": sides, "memory": tables})
 
 
 if __name__ == "__main__":

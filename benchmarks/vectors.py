@@ -20,10 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import finish, show
+from benchmarks.reporting import print_json, print_table
 
 DIMENSIONS = 300
-BLOCK = 10_000  # rows that are written at a time
+BLOCK_WORDS = 10_000  # rows that are written at a time
 
 
 def main() -> None:
@@ -37,14 +37,14 @@ def main() -> None:
     parser.add_argument("--read", nargs=3, metavar=("SIDE", "FILE", "WANTED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        read(*options.read)
+        measure_read(*options.read)
         return
     num_words = options.words or (200_000 if options.quick else 3_000_000)
     runs = options.runs or (1 if options.quick else 3)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder, "vectors.bin")
         wanted = Path(folder, "wanted.txt")
-        generate(path, wanted, num_words, options.vocabulary)
+        generate_vectors(path, wanted, num_words, options.vocabulary)
         size = path.stat().st_size
         print(f"{num_words:,} words x {DIMENSIONS} dimensions, {size / 1e9:.2f} GB; {options.vocabulary:,} are wanted")
         measured: dict[str, list[dict]] = {"this project": [], "gensim": []}
@@ -62,26 +62,26 @@ def main() -> None:
         ours["seconds"] / theirs["seconds"]
         for ours, theirs in zip(measured["this project"], measured["gensim"], strict=True)
     )
-    show("Reading a vocabulary's vectors (seconds: median)", rows)
+    print_table("Reading a vocabulary's vectors (seconds: median)", rows)
     print(f"\nthis project takes {ratio:.2f} of gensim's time (median of {runs})")
     settings = {"words": num_words, "dimensions": DIMENSIONS, "vocabulary": options.vocabulary, "runs": runs}
-    finish("vectors", settings, {"reading": rows, "ratio": [{"seconds": ratio}]})
+    print_json("vectors", settings, {"reading": rows, "ratio": [{"seconds": ratio}]})
 
 
-def generate(path: Path, wanted: Path, num_words: int, vocabulary: int) -> None:
+def generate_vectors(path: Path, wanted: Path, num_words: int, vocabulary: int) -> None:
     """Write a word2vec binary file, and a file of the words that are wanted of it, one a line."""
     generator = np.random.default_rng(0)
     with path.open("wb") as stream:
         stream.write(f"{num_words} {DIMENSIONS}\n".encode())
-        for start in range(0, num_words, BLOCK):
-            matrix = generator.random((min(BLOCK, num_words - start), DIMENSIONS), np.float32) - np.float32(0.5)
+        for start in range(0, num_words, BLOCK_WORDS):
+            matrix = generator.random((min(BLOCK_WORDS, num_words - start), DIMENSIONS), np.float32) - np.float32(0.5)
             for number, row in enumerate(matrix, start):
                 stream.write(f"{_word(number)} ".encode() + row.tobytes())
     chosen = generator.choice(num_words, min(vocabulary, num_words), replace=False)
     wanted.write_text("".join(f"{_word(number)}\n" for number in chosen))
 
 
-def read(side: str, path: str, wanted: str) -> None:
+def measure_read(side: str, path: str, wanted: str) -> None:
     """Read the file as one side does and print seconds and peak memory."""
     words = set(Path(wanted).read_text().split())
     if side == "gensim":
@@ -91,18 +91,18 @@ def read(side: str, path: str, wanted: str) -> None:
         vectors = KeyedVectors.load_word2vec_format(path, binary=True)
         matrix = np.stack([vectors[word] for word in words])
     else:
-        from jobs.config.settings import Vectors
+        from jobs.config.settings import VectorSettings
         from jobs.embeddings import vector_files as vectors
 
         start = time.perf_counter()
-        settings = Vectors(path=path, extra_words=0)
-        matrix = vectors.read(settings, words, None, lambda line: None).matrix
+        settings = VectorSettings(path=path, extra_words=0)
+        matrix = vectors.read_vectors(settings, words, None, lambda line: None).matrix
     seconds = time.perf_counter() - start
     assert matrix.shape == (len(words), DIMENSIONS)
-    print(json.dumps({"seconds": seconds, "peak MB": peak_megabytes()}))
+    print(json.dumps({"seconds": seconds, "peak MB": read_peak_megabytes()}))
 
 
-def peak_megabytes() -> float:
+def read_peak_megabytes() -> float:
     """Return the most memory that this process has held, as the kernel counts it (VmHWM)."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1000

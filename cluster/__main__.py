@@ -73,53 +73,53 @@ def _parser() -> argparse.ArgumentParser:
 
 def _submit(options: argparse.Namespace) -> int:
     from cluster.package import REPOSITORY
-    from cluster.ray_jobs import submit
+    from cluster.ray_jobs import submit_job
 
-    return submit(
+    return submit_job(
         options.arguments,
         address=options.address,
         module=options.module,
-        folder=options.working_dir or REPOSITORY,
+        working_dir=options.working_dir or REPOSITORY,
         include=options.include,
         install=options.install,
         detach=options.detach,
         say=_say,
-        ask=_ask,
+        confirm=_ask,
     )
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from cluster.ray_jobs import follow
+    from cluster.ray_jobs import follow_log
 
     client, job = _job(options)
     if not options.follow:
         print(client.get_job_logs(job), end="")
         return 0
     at = f"--address {options.address}" if options.address else ""
-    return follow(client, job, _say, _ask, at)
+    return follow_log(client, job, _say, _ask, at)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from cluster.job import describe, require
+    from cluster.job import format_job, get_job
 
     client, job = _job(options)
-    for line in describe(require(client, job)):
+    for line in format_job(get_job(client, job)):
         _say(line)
     return 0
 
 
 def _stop(options: argparse.Namespace) -> int:
-    from cluster.ray_jobs import stop
+    from cluster.ray_jobs import stop_job
 
     client, job = _job(options)
-    stop(client, job, _say)
+    stop_job(client, job, _say)
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    from cluster.job import table
+    from cluster.job import format_job_table
 
-    for line in table(_client(options)):
+    for line in format_job_table(_client(options)):
         _say(line)
     return 0
 
@@ -127,19 +127,19 @@ def _list(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import json
 
-    from cluster.check import check, versions
-    from cluster.connection import address_in_use, connect
-    from cluster.ray_jobs import submit
+    from cluster.check import check_cluster, installed_versions
+    from cluster.connection import connect, resolve_address
+    from cluster.ray_jobs import submit_job
 
-    caller = json.loads(options.caller) if options.caller else versions()
-    address = address_in_use(options.address)
+    caller = json.loads(options.caller) if options.caller else installed_versions()
+    address = resolve_address(options.address)
     if address and address.startswith(("http://", "https://")):
         # The job looks at the nodes from inside, so that neither Ray's ports nor our versions need fit.
         storage = ["--storage", options.storage] if options.storage else []
         words = ["check", "--caller", json.dumps(caller), *storage]
-        return submit(words, address=address, module="cluster", say=_say, ask=_ask)
+        return submit_job(words, address=address, module="cluster", say=_say, confirm=_ask)
     with connect(address):
-        findings = check(options.storage, caller)
+        findings = check_cluster(options.storage, caller)
     for finding in findings:
         _say(str(finding))
     return int(any(finding.level == "error" for finding in findings))
@@ -156,23 +156,23 @@ def _manifest(options: argparse.Namespace) -> int:
         contents = {word: Path(word).read_text(encoding="utf-8") for word in files}
     except OSError as error:
         raise manifest.ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    pods = manifest.checked(
-        manifest.Pods(
+    pods = manifest.validate_pods(
+        manifest.PodSettings(
             name=options.name,
             image=options.image.replace("{hardware}", "cpu"),
             gpu_image=options.image.replace("{hardware}", "gpu"),
             storage=options.storage,
             claim=options.claim,
             secret=options.secret,
-            files=bool(contents) and verb in ("train", "tune"),
+            mount_files=bool(contents) and verb in ("train", "tune"),
         )
     )
     if verb == "cluster" and not rest:
-        made = manifest.cluster(pods)
+        made = manifest.build_ray_cluster(pods)
     elif verb in ("train", "tune"):
-        made = manifest.job(pods, options.arguments, contents)
+        made = manifest.build_ray_job(pods, options.arguments, contents)
     elif verb == "serve" and len(files) == 1 == len(rest):
-        made = manifest.service(pods, contents[files[0]])
+        made = manifest.build_ray_service(pods, contents[files[0]])
     else:
         raise manifest.ManifestError(
             f"'{' '.join(options.arguments)}': say cluster, train ..., tune ..., or serve CONFIG"
@@ -182,13 +182,13 @@ def _manifest(options: argparse.Namespace) -> int:
 
 
 def _package(options: argparse.Namespace) -> int:
-    from cluster.package import publish
-    from cluster.storage import absolute, is_uri
+    from cluster.package import publish_package
+    from cluster.storage import absolute_path, is_uri
 
-    package = publish(options.target)
+    package = publish_package(options.target)
     size = sum(size for _, size in package.files)
     _say(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked")
-    where = options.target if is_uri(options.target) else f"file://{absolute(options.target)}"
+    where = options.target if is_uri(options.target) else f"file://{absolute_path(options.target)}"
     _say(f"python -m serving deploy CHECKPOINT --working-dir {where}")
     return 0
 
@@ -196,25 +196,25 @@ def _package(options: argparse.Namespace) -> int:
 def _token(options: argparse.Namespace) -> int:
     from cluster import auth as token
 
-    token.make()
-    _say(f"{token.file()} (readable by you alone; every node needs the same)")
+    token.ensure_token()
+    _say(f"{token.token_path()} (readable by you alone; every node needs the same)")
     return 0
 
 
 def _job(options: argparse.Namespace) -> tuple[Any, str]:
     """Return a client, and the id of the job that is meant."""
-    from cluster.job import newest, require
+    from cluster.job import get_job, latest_job_id
 
     client = _client(options)
-    job = options.job or newest(client)
-    require(client, job)
+    job = options.job or latest_job_id(client)
+    get_job(client, job)
     return client, job
 
 
 def _client(options: argparse.Namespace) -> Any:
-    from cluster.ray_jobs import client_of, dashboard
+    from cluster.ray_jobs import create_client, resolve_dashboard_url
 
-    return client_of(dashboard(options.address))
+    return create_client(resolve_dashboard_url(options.address))
 
 
 def _say(line: str) -> None:

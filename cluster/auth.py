@@ -12,25 +12,25 @@ from pathlib import Path
 
 from cluster import UsageError
 
-MODE = "RAY_AUTH_MODE"
+AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
 TIMEOUT_S = 4
-WHAT_TO_DO = (
+TOKEN_HELP = (
     "the cluster's token belongs into ~/.ray/auth_token (chmod 600), or into RAY_AUTH_TOKEN; "
     "on the head, `ray get-auth-token` prints it"
 )
 
 
-class TokenRefused(UsageError):
+class TokenError(UsageError):
     """The cluster does not take the token, or wants one where none was found."""
 
 
-def file() -> Path:
+def token_path() -> Path:
     """Return the path of the token's file, whether there is one or not."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return Path(named) if named else Path.home() / ".ray" / "auth_token"
 
 
-def find() -> str | None:
+def load_token() -> str | None:
     """Return the token, None if there is none; its file is made its owner's alone.
 
     Raises:
@@ -39,7 +39,7 @@ def find() -> str | None:
     given = os.environ.get("RAY_AUTH_TOKEN")
     if given:
         return given.strip()
-    path = file()
+    path = token_path()
     try:
         if not path.is_file():
             return None
@@ -47,40 +47,40 @@ def find() -> str | None:
             path.chmod(0o600)
         return path.read_text(encoding="utf-8").strip() or None
     except OSError as error:
-        raise TokenRefused(f"{path}: the token cannot be read: {error.strerror}") from error
+        raise TokenError(f"{path}: the token cannot be read: {error.strerror}") from error
 
 
-def make() -> str:
+def ensure_token() -> str:
     """Return the token, made now if there is none.
 
     Raises:
         TokenRefused: its file cannot be read or written.
     """
-    token = find()
+    token = load_token()
     if token is not None:
         return token
-    path = file()
+    path = token_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         token = secrets.token_hex(32)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
             stream.write(token)
     except OSError as error:
-        raise TokenRefused(f"{path}: a token cannot be written: {error.strerror}") from error
+        raise TokenError(f"{path}: a token cannot be written: {error.strerror}") from error
     return token
 
 
-def switch_on() -> str | None:
+def enable_token_auth() -> str | None:
     """Let Ray's clients in this process send the token, and return it; None if there is none, or it is not wanted.
 
     What `RAY_AUTH_MODE` says already stays.
     """
-    if os.environ.get(MODE, "token").lower() != "token":
+    if os.environ.get(AUTH_MODE_VARIABLE, "token").lower() != "token":
         return None
-    token = find()
+    token = load_token()
     if token is None:
         return None
-    os.environ[MODE] = "token"
+    os.environ[AUTH_MODE_VARIABLE] = "token"
     if "ray" in sys.modules:  # it looked at the environment when it was imported
         from ray._raylet import AuthenticationTokenLoader, Config
 
@@ -89,7 +89,7 @@ def switch_on() -> str | None:
     return token
 
 
-def check(address: str, token: str | None) -> None:
+def verify_token(address: str, token: str | None) -> None:
     """Return when the cluster at HOST:PORT takes the token, or does not answer at all (which is not told here).
 
     Raises:
@@ -105,9 +105,9 @@ def check(address: str, token: str | None) -> None:
             NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=TIMEOUT_S, metadata=sent)
     except grpc.RpcError as error:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            raise TokenRefused(f"the Ray cluster at {address} {refusal(token)}") from error
+            raise TokenError(f"the Ray cluster at {address} {describe_rejection(token)}") from error
 
 
-def refusal(token: str | None) -> str:
+def describe_rejection(token: str | None) -> str:
     """Return what a cluster that refused does, and what to do about it."""
-    return f"{'does not take the token that was sent' if token else 'wants a token, and there is none'}: {WHAT_TO_DO}"
+    return f"{'does not take the token that was sent' if token else 'wants a token, and there is none'}: {TOKEN_HELP}"

@@ -14,12 +14,12 @@ from typing import Any
 
 from cluster import UsageError
 from cluster import auth as token
-from cluster.storage import StorageError, delete, join, read_text, write_text
+from cluster.storage import StorageError, join, read_text, remove_file, write_text
 
 PACKAGES = ("ray", "torch")
-ANSWER_TIMEOUT_S = 60
-LEAST_FREE_BYTES = 5 << 30
-LARGEST_CLOCK_DIFFERENCE_S = 2.0
+RESPONSE_TIMEOUT_S = 60
+MIN_FREE_BYTES = 5 << 30
+MAX_CLOCK_SKEW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Finding:
     """One thing that was looked at. level: ok, warning (work may go on) or error; to_do: what mends it."""
 
     level: str
-    where: str
-    what: str
-    to_do: str = ""
+    location: str
+    message: str
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:7}  {self.where}: {self.what}{f'; {self.to_do}' if self.to_do else ''}"
+        return f"{self.level:7}  {self.location}: {self.message}{f'; {self.remedy}' if self.remedy else ''}"
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeReport:
     """What a node says of itself. gpus: those that its driver shows; visible: whether it sees the storage, and why not;
     clock: seconds since 1970."""
 
@@ -45,12 +45,12 @@ class Node:
     free_bytes: int
     gpus: int
     clock: float
-    token_mode: int | None
-    unseen: str | None = None
-    seconds: float = field(default=0.0, compare=False)
+    token_file_mode: int | None
+    storage_error: str | None = None
+    duration_s: float = field(default=0.0, compare=False)
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions of Python, Ray and torch here; `none` for what is not installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def look(storage: str | None, marker: str) -> Node:
+def inspect_node(storage: str | None, marker: str) -> NodeReport:
     """Return what this node is like; it leaves a file of its own in the storage beside the marker."""
     start = time.time()
     unseen = None
@@ -70,21 +70,21 @@ def look(storage: str | None, marker: str) -> Node:
         try:
             read_text(join(storage, marker))
             write_text(join(storage, f"{marker}-{host}-{os.getpid()}"), host)
-            delete(join(storage, f"{marker}-{host}-{os.getpid()}"))
+            remove_file(join(storage, f"{marker}-{host}-{os.getpid()}"))
         except UsageError as error:
             unseen = str(error)
     mode = None
     with contextlib.suppress(OSError):
-        mode = stat.S_IMODE(token.file().stat().st_mode)
-    return Node(
+        mode = stat.S_IMODE(token.token_path().stat().st_mode)
+    return NodeReport(
         host=host,
-        versions=versions(),
+        versions=installed_versions(),
         free_bytes=shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp")).free,
         gpus=_gpus(),
         clock=start,
-        token_mode=mode,
-        unseen=unseen,
-        seconds=time.time() - start,
+        token_file_mode=mode,
+        storage_error=unseen,
+        duration_s=time.time() - start,
     )
 
 
@@ -96,7 +96,7 @@ def _gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def check(storage: str | None, caller: dict[str, str]) -> list[Finding]:
+def check_cluster(storage: str | None, caller_versions: dict[str, str]) -> list[Finding]:
     """Return what was found on all nodes of the cluster that this process is connected to.
 
     Args:
@@ -118,17 +118,17 @@ def check(storage: str | None, caller: dict[str, str]) -> list[Finding]:
     for node, answer, sent in asked:
         where = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            told: Node = ray.get(answer, timeout=ANSWER_TIMEOUT_S)
+            told: NodeReport = ray.get(answer, timeout=RESPONSE_TIMEOUT_S)
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             to_do = "look into its logs, or take it out of the cluster"
             findings.append(Finding("error", where, f"no answer: {reason}", to_do))
             continue
-        findings += judge(where, told, int(node["Resources"].get("GPU", 0)), caller, storage)
+        findings += evaluate_node(where, told, int(node["Resources"].get("GPU", 0)), caller_versions, storage)
         findings += _clock(where, told, sent, time.time())
     if storage:
         with contextlib.suppress(StorageError):
-            delete(join(storage, marker))
+            remove_file(join(storage, marker))
     return findings + _whole(alive, storage)
 
 
@@ -138,44 +138,46 @@ def _ask(node: dict[str, Any], storage: str | None, marker: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+    task = ray.remote(inspect_node).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
     return task.remote(storage, marker)
 
 
-def judge(where: str, node: Node, gpus: int, caller: dict[str, str], storage: str | None) -> list[Finding]:
+def evaluate_node(
+    location: str, node: NodeReport, ray_gpus: int, caller_versions: dict[str, str], storage: str | None
+) -> list[Finding]:
     """Return what is to be said of a node that answered. gpus: those that Ray knows of."""
     found = []
-    for name, wanted in caller.items():
+    for name, wanted in caller_versions.items():
         has = node.versions.get(name, "none")
         if has != wanted:
             # Ray and pickled code need the same minor version of Python.
             level = "warning" if name == "python" and has.rpartition(".")[0] == wanted.rpartition(".")[0] else "error"
             to_do = f"install {wanted} there (requirements.lock), or have {has} here"
-            found.append(Finding(level, where, f"{name} is {has}, here it is {wanted}", to_do))
-    if node.unseen:
+            found.append(Finding(level, location, f"{name} is {has}, here it is {wanted}", to_do))
+    if node.storage_error:
         to_do = "use a shared file system mounted on every node, or an object store that every node may write"
-        found.append(Finding("error", where, f"does not see the storage: {node.unseen}", to_do))
-    if node.gpus != gpus:
+        found.append(Finding("error", location, f"does not see the storage: {node.storage_error}", to_do))
+    if node.gpus != ray_gpus:
         to_do = "start Ray there with --num-gpus, or install the driver" if node.gpus else "nvidia-smi shows none there"
-        found.append(Finding("warning", where, f"Ray counts {gpus} GPUs, the driver {node.gpus}", to_do))
-    if node.free_bytes < LEAST_FREE_BYTES:
+        found.append(Finding("warning", location, f"Ray counts {ray_gpus} GPUs, the driver {node.gpus}", to_do))
+    if node.free_bytes < MIN_FREE_BYTES:
         free = f"{node.free_bytes / (1 << 30):.1f} GiB free in Ray's folder"
-        found.append(Finding("warning", where, free, "Ray stops working on a full disk: make room"))
-    if node.token_mode is not None and node.token_mode & 0o077:
-        what = f"its token's file can be read by others ({node.token_mode:o})"
-        found.append(Finding("warning", where, what, "chmod 600 ~/.ray/auth_token"))
+        found.append(Finding("warning", location, free, "Ray stops working on a full disk: make room"))
+    if node.token_file_mode is not None and node.token_file_mode & 0o077:
+        what = f"its token's file can be read by others ({node.token_file_mode:o})"
+        found.append(Finding("warning", location, what, "chmod 600 ~/.ray/auth_token"))
     if not found:
         had = ", ".join(f"{name} {version}" for name, version in node.versions.items())
         sees = f", sees {storage}" if storage else ""
         free = f"{node.free_bytes / (1 << 30):.0f} GiB free"
-        found.append(Finding("ok", where, f"{had}, {node.gpus} GPUs, {free}{sees}"))
+        found.append(Finding("ok", location, f"{had}, {node.gpus} GPUs, {free}{sees}"))
     return found
 
 
-def _clock(where: str, node: Node, sent: float, received: float) -> list[Finding]:
+def _clock(where: str, node: NodeReport, sent: float, received: float) -> list[Finding]:
     """Return a finding if the node's clock cannot have been right between the question and the answer."""
     off = max(sent - node.clock, node.clock - received)
-    if off <= LARGEST_CLOCK_DIFFERENCE_S:
+    if off <= MAX_CLOCK_SKEW_S:
         return []
     return [Finding("warning", where, f"its clock is at least {off:.0f} s off", "run ntpd or chronyd there")]
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 
 from cluster import UsageError
 from cluster import auth as token
-from cluster.package import REPOSITORY, pack
+from cluster.package import REPOSITORY, build_package
 
 CONNECT_TIMEOUT_S = 10
 
 # Read by Ray when it is imported or when a run starts, so they are set before either.
-ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     # ray.train.report() blocks until the controller polls: 2 s by default, 0.1 s with this.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     # Tune would print a frame around each search even when told to be quiet.
@@ -29,11 +29,11 @@ ENVIRONMENT = {
 }
 
 
-class ConnectionFailed(UsageError):
+class ClusterConnectionError(UsageError):
     """The Ray cluster at the given address could not be reached."""
 
 
-def address_in_use(address: str | None = None) -> str | None:
+def resolve_address(address: str | None = None) -> str | None:
     """Return the address of the cluster to use, or None for an embedded Ray."""
     return address or os.environ.get("RAY_ADDRESS") or None
 
@@ -54,10 +54,10 @@ def connect(
         ConnectionFailed: no cluster answers at the address.
         TokenRefused: one does, and does not take the token.
     """
-    for key, value in ENVIRONMENT.items():
+    for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    address = address_in_use(address)
-    known = token.switch_on() if address else None
+    address = resolve_address(address)
+    known = token.enable_token_auth() if address else None
     import ray
 
     if ray.is_initialized():
@@ -70,8 +70,8 @@ def connect(
         "configure_logging": True,
     }
     if address is None:
-        if os.environ.get(token.MODE, "token").lower() == "token":
-            token.make()  # Ray would write one that all can read
+        if os.environ.get(token.AUTH_MODE_VARIABLE, "token").lower() == "token":
+            token.ensure_token()  # Ray would write one that all can read
         # Watches for nodes that a cloud is about to take back; here there is none.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
@@ -83,13 +83,13 @@ def connect(
         options["address"] = address
         # A job brought its working directory with it; any other driver sends the code along.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            package = pack()
+            package = build_package()
             options["runtime_env"] = {"working_dir": str(package.path)}
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones too, as when a machine is too busy to start it in time
         where = f"the Ray cluster at {address}" if address else "an embedded Ray"
-        raise ConnectionFailed(f"cannot reach {where}: {_first_line(error)}") from error
+        raise ClusterConnectionError(f"cannot reach {where}: {_first_line(error)}") from error
     finally:
         if package is not None:
             shutil.rmtree(package.path.parent, ignore_errors=True)
@@ -107,10 +107,10 @@ def _check_address(address: str, known: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
-        raise ConnectionFailed(f"cannot reach the Ray cluster at {address}: {error}") from error
-    token.check(address, known)
+        raise ClusterConnectionError(f"cannot reach the Ray cluster at {address}: {error}") from error
+    token.verify_token(address, known)
     if _is_elsewhere(address, known):
-        raise ConnectionFailed(
+        raise ClusterConnectionError(
             f"this machine is no node of the Ray cluster at {address}, and only its nodes can attach to it; "
             "from elsewhere: python -m cluster submit --address http://HOST:8265 -- ..."
         )

@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cluster.storage import StorageError, filesystem_of, is_uri
+from cluster.storage import StorageError, is_uri, resolve_filesystem
 
 CHUNK_BYTES = 1 << 20
-GZIP = b"\x1f\x8b"  # what such a file begins with
-PYARROW = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # schemes
+GZIP_MAGIC = b"\x1f\x8b"  # what such a file begins with
+PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # schemes
 
-BROKEN = (OSError, EOFError, zlib.error)  # what reading on from here may raise
+READ_ERRORS = (OSError, EOFError, zlib.error)  # what reading on from here may raise
 
 
 @contextmanager
-def opened(path: str, passed: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
+def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
     """Hold a file's bytes as a buffered stream, from its start to its end.
 
     Args:
@@ -36,26 +36,26 @@ def opened(path: str, passed: Callable[[int], None] | None = None) -> Iterator[B
         raw: Any = _open(path)
     except (OSError, ImportError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
-    with io.BufferedReader(_Counted(raw, passed) if passed else raw, CHUNK_BYTES) as stream:
+    with io.BufferedReader(_Counted(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
         yield stream
 
 
 @contextmanager
-def unpacked(path: str, passed: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
+def open_decompressed(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
     """Hold the bytes of a file that may be gzipped, whatever its name.
 
     Raises:
         StorageError, as `opened`; reading on may raise `BROKEN`.
     """
-    with opened(path, passed) as stream:
-        if stream.peek(2)[:2] == GZIP:  # type: ignore[attr-defined]
+    with open_stream(path, on_read) as stream:
+        if stream.peek(2)[:2] == GZIP_MAGIC:  # type: ignore[attr-defined]
             with gzip.open(stream) as unzipped:
                 yield cast(BinaryIO, unzipped)
         else:
             yield stream
 
 
-def size(path: str) -> int | None:
+def file_size(path: str) -> int | None:
     """Return a file's bytes as it lies there, None where nothing tells; StorageError if there is no such file."""
     return _facts(path)[0]
 
@@ -75,7 +75,7 @@ def fingerprint(path: str) -> str | None:
     if is_uri(path):
         known.append(path)
     else:
-        with opened(path) as stream:
+        with open_stream(path) as stream:
             known.append(stream.read(CHUNK_BYTES))
             stream.seek(max(0, (length or 0) - CHUNK_BYTES))
             known.append(stream.read(CHUNK_BYTES))
@@ -95,7 +95,7 @@ def _facts(path: str) -> tuple[int | None, list[Any]]:
             facts = remote.info(inside)
             changes = ("ETag", "Last-Modified", "mtime", "created")
             return facts.get("size"), [facts[key] for key in changes if key in facts]
-        filesystem, inside = filesystem_of(path)
+        filesystem, inside = resolve_filesystem(path)
         info = filesystem.get_file_info(inside)
     except (OSError, ImportError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
@@ -111,14 +111,14 @@ def _open(path: str) -> Any:
         import fsspec
 
         return fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     return filesystem.open_input_stream(inside, compression=None)
 
 
 def _is_fsspec_only(path: str) -> bool:
     """Tell whether pyarrow does not know a URI's scheme; StorageError if fsspec does not know it either."""
     scheme = path.partition("://")[0]
-    if scheme in PYARROW:
+    if scheme in PYARROW_SCHEMES:
         return False
     import fsspec
 

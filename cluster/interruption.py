@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
+def preserve_sigint_handler() -> Iterator[Callable[[], bool]]:
     """Hold while a fit() runs: Train's exit on Ctrl-C becomes KeyboardInterrupt, and its handler goes when it ends.
 
     What is held tells whether Tune's fit() was interrupted: its handler puts back the one from before.

@@ -3,28 +3,28 @@
 import time
 from typing import Any
 
-from cluster.ray_jobs import SubmissionFailed, one_line
+from cluster.ray_jobs import SubmissionError, to_single_line
 
 
-def newest(client: Any) -> str:
+def latest_job_id(client: Any) -> str:
     """Return the id of the job that was submitted last; SubmissionFailed if there is none."""
     found = _submitted(client)
     if not found:
-        raise SubmissionFailed("the cluster knows of no job")
+        raise SubmissionError("the cluster knows of no job")
     return found[-1].submission_id
 
 
-def require(client: Any, job: str) -> Any:
+def get_job(client: Any, job: str) -> Any:
     """Return what the cluster knows of a job; SubmissionFailed if it does not know it."""
     try:
         return client.get_job_info(job)
     except (RuntimeError, ConnectionError) as error:
         if "does not exist" in str(error) or "404" in str(error):
-            raise SubmissionFailed(f"the cluster knows of no job {job}; python -m cluster list") from error
-        raise SubmissionFailed(f"{job}: {one_line(error)}") from error
+            raise SubmissionError(f"the cluster knows of no job {job}; python -m cluster list") from error
+        raise SubmissionError(f"{job}: {to_single_line(error)}") from error
 
 
-def table(client: Any, now: float | None = None) -> list[str]:
+def format_job_table(client: Any, now: float | None = None) -> list[str]:
     """Return a line a job, the oldest first, with its state, age, duration and command."""
     found = _submitted(client)
     width = max((len(job.submission_id) for job in found), default=3)
@@ -32,7 +32,7 @@ def table(client: Any, now: float | None = None) -> list[str]:
     return [head, *(_line(job, width, time.time() if now is None else now) for job in found)]
 
 
-def describe(job: Any, now: float | None = None) -> list[str]:
+def format_job(job: Any, now: float | None = None) -> list[str]:
     """Return a job's facts, a line each."""
     now = time.time() if now is None else now
     lines = [
@@ -45,7 +45,7 @@ def describe(job: Any, now: float | None = None) -> list[str]:
     if job.driver_exit_code is not None:
         lines.append(f"exit     {job.driver_exit_code}")
     if job.message and job.status.is_terminal():
-        lines.append(f"reason   {one_line(job.message)}")
+        lines.append(f"reason   {to_single_line(job.message)}")
     return lines
 
 
@@ -54,7 +54,7 @@ def _submitted(client: Any) -> list[Any]:
     try:
         return sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
     except (RuntimeError, ConnectionError) as error:
-        raise SubmissionFailed(f"the cluster does not tell its jobs: {one_line(error)}") from error
+        raise SubmissionError(f"the cluster does not tell its jobs: {to_single_line(error)}") from error
 
 
 def _line(job: Any, width: int, now: float) -> str:

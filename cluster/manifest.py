@@ -17,8 +17,8 @@ from cluster import UsageError
 from cluster.package import REPOSITORY
 from cluster.storage import is_uri
 
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")  # of Kubernetes; KubeRay makes longer ones of it
-FILES = "/home/ray/files"  # where the ConfigMap is mounted
+NAME_PATTERN = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")  # of Kubernetes; KubeRay makes longer ones of it
+FILES_MOUNT_PATH = "/home/ray/files"  # where the ConfigMap is mounted
 MEMORY_PER_CPU_GIB = 4
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000}
 
@@ -28,7 +28,7 @@ class ManifestError(UsageError):
 
 
 @dataclass(frozen=True)
-class Pods:
+class PodSettings:
     """What all pods are made of.
 
     storage: path or URI of the runs; claim: the PersistentVolumeClaim mounted where `storage` is a path;
@@ -41,16 +41,19 @@ class Pods:
     storage: str
     claim: str | None = None
     secret: str | None = None
-    files: bool = False
+    mount_files: bool = False
 
 
-def cluster(pods: Pods, sizes: Path = REPOSITORY / "ray_cluster.yaml") -> list[dict[str, Any]]:
+def build_ray_cluster(pods: PodSettings, launcher_file: Path = REPOSITORY / "ray_cluster.yaml") -> list[dict[str, Any]]:
     """Return the manifest of a RayCluster that runs until it is deleted."""
-    return [_resource("RayCluster", pods.name, _cluster(pods, sizes))]
+    return [_resource("RayCluster", pods.name, _cluster(pods, launcher_file))]
 
 
-def job(
-    pods: Pods, arguments: Sequence[str], files: dict[str, str], sizes: Path = REPOSITORY / "ray_cluster.yaml"
+def build_ray_job(
+    pods: PodSettings,
+    arguments: Sequence[str],
+    files: dict[str, str],
+    launcher_file: Path = REPOSITORY / "ray_cluster.yaml",
 ) -> list[dict[str, Any]]:
     """Return the manifests of a RayJob that runs `python -m jobs <arguments>` and ends its cluster afterwards.
 
@@ -58,14 +61,14 @@ def job(
         arguments: as for `python -m jobs`; the words that name files of `files` are replaced by where they are mounted.
         files: contents of experiment files, by the word that names them.
     """
-    words = [f"{FILES}/{Path(word).name}" if word in files else word for word in arguments]
+    words = [f"{FILES_MOUNT_PATH}/{Path(word).name}" if word in files else word for word in arguments]
     if not any(word.startswith("storage=") for word in words):
         words.append(f"storage={pods.storage}")
     spec = {
         "entrypoint": shlex.join(["python", "-m", "jobs", *words]),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
-        "rayClusterSpec": _cluster(pods, sizes),
+        "rayClusterSpec": _cluster(pods, launcher_file),
     }
     made = [_resource("RayJob", pods.name, spec)]
     if files:
@@ -74,7 +77,9 @@ def job(
     return made
 
 
-def service(pods: Pods, configuration: str, sizes: Path = REPOSITORY / "ray_cluster.yaml") -> list[dict[str, Any]]:
+def build_ray_service(
+    pods: PodSettings, serve_config: str, launcher_file: Path = REPOSITORY / "ray_cluster.yaml"
+) -> list[dict[str, Any]]:
     """Return the manifest of a RayService.
 
     Args:
@@ -84,19 +89,19 @@ def service(pods: Pods, configuration: str, sizes: Path = REPOSITORY / "ray_clus
         ManifestError: it is none.
     """
     try:
-        found = yaml.safe_load(configuration)
+        found = yaml.safe_load(serve_config)
         found["applications"][0]["import_path"]
     except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
         raise ManifestError(f"no Serve configuration, as `python -m serving config` prints it: {error!r}") from error
     # Kubernetes asks the pods at their own addresses, and so does what stands in front of them.
     found["http_options"] = (found.get("http_options") or {}) | {"host": "0.0.0.0", "port": HEAD_PORTS["serve"]}
-    spec = {"serveConfigV2": yaml.safe_dump(found, sort_keys=False), "rayClusterConfig": _cluster(pods, sizes)}
+    spec = {"serveConfigV2": yaml.safe_dump(found, sort_keys=False), "rayClusterConfig": _cluster(pods, launcher_file)}
     return [_resource("RayService", pods.name, spec)]
 
 
-def checked(pods: Pods) -> Pods:
+def validate_pods(pods: PodSettings) -> PodSettings:
     """Return what was given; ManifestError where pods cannot be made of it."""
-    if not NAME.fullmatch(pods.name):
+    if not NAME_PATTERN.fullmatch(pods.name):
         raise ManifestError(f"'{pods.name}' is no name of Kubernetes: small letters, digits and -, 42 at most")
     if not is_uri(pods.storage):
         if not pods.storage.startswith("/"):
@@ -115,7 +120,7 @@ def _resource(kind: str, name: str, spec: Any, **more: Any) -> dict[str, Any]:
     return made | ({"spec": spec} if spec is not None else {}) | more
 
 
-def _cluster(pods: Pods, sizes: Path) -> dict[str, Any]:
+def _cluster(pods: PodSettings, sizes: Path) -> dict[str, Any]:
     """Return the spec of a cluster with the node types of a launcher's file."""
     try:
         launcher = yaml.safe_load(sizes.read_text(encoding="utf-8"))
@@ -147,7 +152,7 @@ def _cluster(pods: Pods, sizes: Path) -> dict[str, Any]:
     }
 
 
-def _pod(pods: Pods, container: str, resources: dict[str, int], ports: dict[str, int]) -> dict[str, Any]:
+def _pod(pods: PodSettings, container: str, resources: dict[str, int], ports: dict[str, int]) -> dict[str, Any]:
     cpus, gpus = resources["CPU"], resources.get("GPU", 0)
     has: dict[str, Any] = {"cpu": str(cpus), "memory": f"{cpus * MEMORY_PER_CPU_GIB}Gi"}
     if gpus:
@@ -166,8 +171,8 @@ def _pod(pods: Pods, container: str, resources: dict[str, int], ports: dict[str,
     if pods.claim:
         mounts.append({"name": "storage", "mountPath": pods.storage})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": pods.claim}})
-    if pods.files:
-        mounts.append({"name": "files", "mountPath": FILES, "readOnly": True})
+    if pods.mount_files:
+        mounts.append({"name": "files", "mountPath": FILES_MOUNT_PATH, "readOnly": True})
         volumes.append({"name": "files", "configMap": {"name": f"{pods.name}-files"}})
     if mounts:
         made["volumeMounts"] = mounts

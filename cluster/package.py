@@ -13,7 +13,7 @@ from cluster.storage import write_bytes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-SKIPPED_FOLDERS = {
+EXCLUDED_FOLDERS = {
     "__pycache__",
     "runs",
     "data",
@@ -25,10 +25,19 @@ SKIPPED_FOLDERS = {
     "dist",
 }
 # What is sent is code and settings; texts, vectors and weights lie in the storage.
-SENT_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".lock", ".md", ".html", ".js", ".css", ".txt"}
-LARGEST_BYTES = 20 << 20
+INCLUDED_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".lock", ".md", ".html", ".js", ".css", ".txt"}
+MAX_SOURCE_BYTES = 20 << 20
 
-LASTING = {"s3", "gs", "azure", "abfss", "https", "http", "file", "local"}  # what Ray takes code from, but for uploads
+WORKING_DIR_SCHEMES = {
+    "s3",
+    "gs",
+    "azure",
+    "abfss",
+    "https",
+    "http",
+    "file",
+    "local",
+}  # what Ray takes code from, but for uploads
 
 
 class PackageError(UsageError):
@@ -52,7 +61,7 @@ class Package:
         )
 
 
-def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
+def build_package(folder: Path = REPOSITORY, include: Iterable[str] = ()) -> Package:
     """Return a zip of a folder's source files; the same files give the same bytes, so Ray uploads once.
 
     Args:
@@ -61,13 +70,13 @@ def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
     Raises:
         PackageError: there is nothing to send, it is too large, or a file of `also` lies elsewhere.
     """
-    names = {*_sources(folder), *(inside(folder, name) for name in also)}
+    names = {*_sources(folder), *(relative_path(folder, name) for name in include)}
     if not names:
         raise PackageError(f"{folder}: holds no source files to send")
     files = sorted(((name, (folder / name).stat().st_size) for name in names), key=lambda each: (-each[1], each[0]))
-    if sum(size for _, size in files) > LARGEST_BYTES:
+    if sum(size for _, size in files) > MAX_SOURCE_BYTES:
         largest = ", ".join(f"{name} ({size >> 20} MiB)" for name, size in files[:3])
-        raise PackageError(f"{folder}: more than {LARGEST_BYTES >> 20} MiB of source; the largest: {largest}")
+        raise PackageError(f"{folder}: more than {MAX_SOURCE_BYTES >> 20} MiB of source; the largest: {largest}")
     target = Path(tempfile.mkdtemp(prefix="package-"), "code.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(names):
@@ -76,7 +85,7 @@ def pack(folder: Path = REPOSITORY, also: Iterable[str] = ()) -> Package:
     return Package(target, files)
 
 
-def publish(target: str, folder: Path = REPOSITORY) -> Package:
+def publish_package(target: str, folder: Path = REPOSITORY) -> Package:
     """Write the zip of a folder's source files to a path or URI, and return what is in it.
 
     A service that is deployed with it keeps it, where an upload of Ray's is forgotten after the job that made it.
@@ -86,7 +95,7 @@ def publish(target: str, folder: Path = REPOSITORY) -> Package:
     """
     if not target.partition("?")[0].endswith(".zip"):
         raise PackageError(f"{target}: a package's name ends in .zip")
-    package = pack(folder)
+    package = build_package(folder)
     try:
         write_bytes(target, package.path.read_bytes())
     finally:
@@ -94,7 +103,7 @@ def publish(target: str, folder: Path = REPOSITORY) -> Package:
     return package
 
 
-def lasting(working_dir: str) -> str:
+def validate_working_dir(working_dir: str) -> str:
     """Return the `working_dir` of a service, if the service can outlive whoever deploys it.
 
     Raises:
@@ -109,7 +118,7 @@ def lasting(working_dir: str) -> str:
         raise PackageError(f"{working_dir}: is a folder of this machine, which a service cannot keep; {ways}")
     if scheme == "gcs":
         raise PackageError(f"{working_dir}: Ray forgets this upload after the job that made it has ended; {ways}")
-    if scheme not in LASTING:
+    if scheme not in WORKING_DIR_SCHEMES:
         raise PackageError(f"{working_dir}: Ray reads no '{scheme}://'; {ways}")
     return working_dir
 
@@ -120,17 +129,19 @@ def _sources(folder: Path) -> list[str]:
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and name not in SKIPPED_FOLDERS and not Path(where, name, "pyvenv.cfg").exists()
+            if not name.startswith(".")
+            and name not in EXCLUDED_FOLDERS
+            and not Path(where, name, "pyvenv.cfg").exists()
         ]
         names += [
             Path(where, name).relative_to(folder).as_posix()
             for name in files
-            if not name.startswith(".") and Path(name).suffix in SENT_SUFFIXES
+            if not name.startswith(".") and Path(name).suffix in INCLUDED_SUFFIXES
         ]
     return names
 
 
-def inside(folder: Path, name: str) -> str:
+def relative_path(folder: Path, name: str) -> str:
     """Return a file's name relative to the folder; PackageError if it is not in it."""
     path = Path(folder, name).resolve()
     if not path.is_file():

@@ -12,19 +12,19 @@ from typing import Any
 
 from cluster import UsageError
 from cluster import auth as token
-from cluster.package import REPOSITORY, inside, pack
+from cluster.package import REPOSITORY, build_package, relative_path
 
-INTERRUPTED = 130
-LONGEST_QUIET_S = 2  # between looks at a job that is asked to stop
+EXIT_INTERRUPTED = 130
+MAX_POLL_INTERVAL_S = 2  # between looks at a job that is asked to stop
 STOP_TIMEOUT_S = 60
 INSTALL_TIMEOUT_S = 1800
 
 
-class SubmissionFailed(UsageError):
+class SubmissionError(UsageError):
     """A job could not be submitted, or its end could not be seen."""
 
 
-def dashboard(address: str | None = None) -> str:
+def resolve_dashboard_url(address: str | None = None) -> str:
     """Return the address of the cluster's dashboard, which takes jobs and services.
 
     It is the one given, else `RAY_DASHBOARD_ADDRESS`, else `RAY_ADDRESS` where that is a URL.
@@ -36,21 +36,21 @@ def dashboard(address: str | None = None) -> str:
         if found and found.startswith(("http://", "https://")):
             return found
     if address:
-        raise SubmissionFailed(f"'{address}' is no dashboard address; write http://HOST:8265")
-    raise SubmissionFailed("which cluster? Give --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
+        raise SubmissionError(f"'{address}' is no dashboard address; write http://HOST:8265")
+    raise SubmissionError("which cluster? Give --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
 
 
-def submit(
+def submit_job(
     arguments: Sequence[str],
     *,
     address: str | None = None,
     module: str = "jobs",
-    folder: Path = REPOSITORY,
+    working_dir: Path = REPOSITORY,
     include: Sequence[str] = (),
     install: bool = False,
     detach: bool = False,
     say: Callable[[str], None] = print,
-    ask: Callable[[str], bool] = lambda question: False,
+    confirm: Callable[[str], bool] = lambda question: False,
 ) -> int:
     """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
 
@@ -65,23 +65,25 @@ def submit(
         SubmissionFailed: the cluster cannot be reached, or refuses.
         PackageError: an experiment file lies outside the folder.
     """
-    url = dashboard(address)
-    client = client_of(url)
-    package = pack(folder, also=[*include, *(word for word in arguments if _is_experiment(word))])
+    url = resolve_dashboard_url(address)
+    client = create_client(url)
+    package = build_package(working_dir, include=[*include, *(word for word in arguments if _is_experiment(word))])
     try:
         say(package.describe())
         # There a file is where it lies in the folder, wherever the folder is here.
-        words = [inside(folder, word) if _is_experiment(word) else word for word in arguments]
-        environment = runtime_environment(package.path, requirements(folder) if install else [])
+        words = [relative_path(working_dir, word) if _is_experiment(word) else word for word in arguments]
+        environment = build_runtime_env(package.path, read_requirements(working_dir) if install else [])
         job = _submitted(client, shlex.join(["python", "-m", module, *words]), environment)
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
     at = f"--address {url}"
     say(f"submitted {job}; come back to it: python -m cluster logs {job} --follow {at}")
-    return 0 if detach else follow(client, job, say, ask, at)
+    return 0 if detach else follow_log(client, job, say, confirm, at)
 
 
-def follow(client: Any, job: str, say: Callable[[str], None], ask: Callable[[str], bool], at: str) -> int:
+def follow_log(
+    client: Any, job: str, say: Callable[[str], None], confirm: Callable[[str], bool], address_option: str
+) -> int:
     """Say a job's log until it ends, and return its exit code; Ctrl-C asks whether the job should stop.
 
     Args:
@@ -92,20 +94,20 @@ def follow(client: Any, job: str, say: Callable[[str], None], ask: Callable[[str
     """
     try:
         asyncio.run(_follow(client, job, say))
-        return _exit_code(client, job, say, at)
+        return _exit_code(client, job, say, address_option)
     except KeyboardInterrupt:
-        if ask(f"\nstop {job} too?"):
-            stop(client, job, say)
+        if confirm(f"\nstop {job} too?"):
+            stop_job(client, job, say)
         else:
-            say(f"{job} goes on; this stops it: python -m cluster stop {job} {at}")
-        return INTERRUPTED
+            say(f"{job} goes on; this stops it: python -m cluster stop {job} {address_option}")
+        return EXIT_INTERRUPTED
     except (RuntimeError, ConnectionError, OSError) as error:
-        raise SubmissionFailed(
-            f"lost sight of {job}: {one_line(error)}; python -m cluster status {job} {at} tells more"
+        raise SubmissionError(
+            f"lost sight of {job}: {to_single_line(error)}; python -m cluster status {job} {address_option} tells more"
         ) from error
 
 
-def stop(client: Any, job: str, say: Callable[[str], None]) -> None:
+def stop_job(client: Any, job: str, say: Callable[[str], None]) -> None:
     """Ask a job to stop, and wait until it has."""
     from ray.job_submission import JobStatus
 
@@ -118,23 +120,23 @@ def stop(client: Any, job: str, say: Callable[[str], None]) -> None:
     pause = 0.1
     while not (status := client.get_job_status(job)).is_terminal():
         if time.monotonic() > deadline:
-            raise SubmissionFailed(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
+            raise SubmissionError(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
         time.sleep(pause)
-        pause = min(2 * pause, LONGEST_QUIET_S)
+        pause = min(2 * pause, MAX_POLL_INTERVAL_S)
     say(f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
 
 
-def requirements(folder: Path) -> list[str]:
+def read_requirements(folder: Path) -> list[str]:
     """Return the pins of a folder's requirements.lock; SubmissionFailed if it has none."""
     path = folder / "requirements.lock"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise SubmissionFailed(f"{path}: --install needs this file: {error.strerror}") from error
+        raise SubmissionError(f"{path}: --install needs this file: {error.strerror}") from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def runtime_environment(package: Path, pins: list[str]) -> dict[str, Any]:
+def build_runtime_env(package: Path, pins: list[str]) -> dict[str, Any]:
     """Return Ray's runtime environment of a job: the code, and packages to install first."""
     environment: dict[str, Any] = {
         "working_dir": str(package),
@@ -149,14 +151,14 @@ def _is_experiment(word: str) -> bool:
     return "=" not in word and word.endswith((".yaml", ".yml"))
 
 
-def client_of(url: str, kind: str = "job") -> Any:
+def create_client(url: str, kind: str = "job") -> Any:
     """Return Ray's client for jobs, or for services with `serve`.
 
     Raises:
         SubmissionFailed: the cluster cannot be reached, or refuses.
         TokenRefused: it wants another token.
     """
-    known = token.switch_on()
+    known = token.enable_token_auth()
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -167,16 +169,16 @@ def client_of(url: str, kind: str = "job") -> Any:
     try:
         return {"job": JobSubmissionClient, "serve": ServeSubmissionClient}[kind](url)
     except AuthenticationError as error:
-        raise token.TokenRefused(f"the cluster at {url} {token.refusal(known)}") from error
+        raise token.TokenError(f"the cluster at {url} {token.describe_rejection(known)}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SubmissionFailed(f"cannot reach the cluster at {url}: {one_line(error)}") from error
+        raise SubmissionError(f"cannot reach the cluster at {url}: {to_single_line(error)}") from error
 
 
 def _submitted(client: Any, entrypoint: str, environment: dict[str, Any]) -> str:
     try:
         return client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SubmissionFailed(f"the cluster does not take the job: {one_line(error)}") from error
+        raise SubmissionError(f"the cluster does not take the job: {to_single_line(error)}") from error
 
 
 async def _follow(client: Any, job: str, say: Callable[[str], None]) -> None:
@@ -192,15 +194,15 @@ def _exit_code(client: Any, job: str, say: Callable[[str], None], at: str) -> in
         return 0
     if details.status == JobStatus.STOPPED:
         say(f"{job} was stopped")
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     log = f"its log: python -m cluster logs {job} {at}"
     if details.driver_exit_code:  # what it said is in the log above
         say(f"{job} failed with exit code {details.driver_exit_code}; {log}")
         return details.driver_exit_code
-    say(f"{job} failed: {one_line(details.message or 'no reason given')}; {log}")
+    say(f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
     return 1
 
 
-def one_line(error: object) -> str:
+def to_single_line(error: object) -> str:
     """Return what an error says on one line, cut off after 500 letters."""
     return " ".join(str(error).split())[:500]

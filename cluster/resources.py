@@ -7,21 +7,21 @@ class ResourceError(UsageError):
     """A run asks for more than the cluster can ever have."""
 
 
-def cpus() -> int:
+def total_cpus() -> int:
     """Return the CPUs of all nodes together."""
     import ray
 
     return int(ray.cluster_resources().get("CPU", 0))
 
 
-def gpus() -> int:
+def total_gpus() -> int:
     """Return the GPUs of all nodes together."""
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def free() -> str:
+def describe_free_resources() -> str:
     """Return what nothing uses now, in words."""
     import ray
 
@@ -32,7 +32,7 @@ def free() -> str:
     return f"{' and '.join(amounts) or 'no CPU'} free on {nodes} node{'' if nodes == 1 else 's'}"
 
 
-def room(cpus_per_worker: int, gpus_per_worker: float) -> int:
+def worker_capacity(cpus_per_worker: int, gpus_per_worker: float) -> int:
     """Return how many workers fit into the cluster's nodes, if nothing else runs there."""
     import ray
 
@@ -40,7 +40,7 @@ def room(cpus_per_worker: int, gpus_per_worker: float) -> int:
     return sum(_room(node, cpus_per_worker, gpus_per_worker) for node in nodes)
 
 
-def require(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:
+def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:
     """Return None when the workers fit into the cluster's nodes, else what they wait for until it has grown.
 
     Args:
@@ -51,20 +51,20 @@ def require(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str |
     """
     import ray
 
-    if room(cpus_per_worker, gpus_per_worker) >= workers:
+    if worker_capacity(cpus_per_worker, gpus_per_worker) >= workers:
         return None
     asked = f"{workers} worker{'s' if workers > 1 else ''} of {cpus_per_worker} CPU{'s' if cpus_per_worker > 1 else ''}"
     if gpus_per_worker:
         asked += " and a GPU" if gpus_per_worker == 1 else f" and {gpus_per_worker:g} of a GPU"
     nodes = sum(node["Alive"] for node in ray.nodes())
-    there = f"{_amounts(cpus(), gpus(), gpus_per_worker)} on {nodes} node{'' if nodes == 1 else 's'}"
+    there = f"{_amounts(total_cpus(), total_gpus(), gpus_per_worker)} on {nodes} node{'' if nodes == 1 else 's'}"
     asked += " each"
-    if not grows():
+    if not is_autoscaling():
         raise ResourceError(f"train.workers asks for {asked}; there are {there}, and this cluster does not grow")
     return f"waiting for {asked} until the cluster has grown; there are {there}"
 
 
-def release() -> None:
+def remove_placement_groups() -> None:
     """Give back what this driver's placement groups hold, after whoever made them has died.
 
     Ray Train's own cleaner does so too, but only on a cluster with a dashboard.
@@ -78,7 +78,7 @@ def release() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(number))))
 
 
-def grows() -> bool:
+def is_autoscaling() -> bool:
     """Tell whether the launcher or KubeRay started the cluster's nodes, which give them the name of their kind."""
     import ray
 

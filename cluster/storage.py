@@ -27,7 +27,7 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
-def absolute(path: str | Path) -> str:
+def absolute_path(path: str | Path) -> str:
     """Return a path that means the same in every process; a URI as it is."""
     path = str(path)
     return path if is_uri(path) else str(Path(path).expanduser().absolute())
@@ -55,11 +55,11 @@ def is_folder(path: str) -> bool:
     return _type_of(path) == "Directory"
 
 
-def folders(path: str) -> list[str]:
+def list_folders(path: str) -> list[str]:
     """Return the names of the folders in a folder, in no order; none if it is not there."""
     from pyarrow.fs import FileSelector, FileType
 
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     try:
         found = filesystem.get_file_info(FileSelector(inside, allow_not_found=True))
     except OSError as error:
@@ -69,7 +69,7 @@ def folders(path: str) -> list[str]:
 
 def remove_folder(path: str) -> None:
     """Remove a folder and all that is in it, if it is there."""
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     try:
         if exists(path):
             filesystem.delete_dir(inside)
@@ -79,7 +79,7 @@ def remove_folder(path: str) -> None:
 
 def read_text(path: str) -> str:
     """Return a file's UTF-8 text; StorageError if there is none."""
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     try:
         with filesystem.open_input_stream(inside) as stream:
             return stream.read().decode("utf-8")
@@ -94,9 +94,9 @@ def write_text(path: str, text: str) -> None:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole, over what was there."""
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     if not is_uri(path):
-        with replacing(Path(inside)) as part:
+        with atomic_write(Path(inside)) as part:
             part.write_bytes(content)
         return
     try:
@@ -110,7 +110,7 @@ def write_bytes(path: str, content: bytes) -> None:
 
 def _type_of(path: str) -> str:
     """Return `File`, `Directory`, `NotFound` or `Unknown`."""
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     try:
         return filesystem.get_file_info(inside).type.name
     except OSError as error:
@@ -123,9 +123,9 @@ def _split(path: str) -> tuple[str, str]:
     return before, mark + query
 
 
-def delete(path: str) -> None:
+def remove_file(path: str) -> None:
     """Delete a file; StorageError if it cannot be."""
-    filesystem, inside = filesystem_of(path)
+    filesystem, inside = resolve_filesystem(path)
     try:
         filesystem.delete_file(inside)
     except OSError as error:
@@ -133,7 +133,7 @@ def delete(path: str) -> None:
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
+def lock_folder(folder: str) -> Iterator[None]:
     """Hold a folder against other commands; the lock goes with the process, however it ends. URIs have none.
 
     Raises:
@@ -156,7 +156,7 @@ def locked(folder: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Hold the path of a file to write beside `target`, which takes its place when all went well.
 
     Raises:
@@ -174,7 +174,7 @@ def replacing(target: Path) -> Iterator[Path]:
         raise StorageError(f"{target}: cannot be written: {error}") from error
 
 
-def local_target(path: str) -> Path:
+def prepare_local_file(path: str) -> Path:
     """Return the file of this machine that a path means, to be written; its folder is made.
 
     Raises:
@@ -201,13 +201,13 @@ def copy_folder(source: str, target: str) -> None:
     from pyarrow.fs import copy_files
 
     try:
-        source_filesystem, source_inside = filesystem_of(source)
-        filesystem, inside = filesystem_of(target)
+        source_filesystem, source_inside = resolve_filesystem(source)
+        filesystem, inside = resolve_filesystem(target)
         if is_uri(target):
             if filesystem.type_name == "local":  # a store has no folders
                 filesystem.create_dir(inside, recursive=True)
             copy_files(source_inside, inside, source_filesystem, filesystem)
-            _check_copied(sizes(source), target)
+            _check_copied(list_file_sizes(source), target)
             return
         part = f"{inside}.{os.getpid()}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -221,13 +221,13 @@ def copy_folder(source: str, target: str) -> None:
 
 def _check_copied(expected: dict[str, int], target: str) -> None:
     """Raise where files did not arrive: pyarrow's copy_files is silent when a part of an upload fails."""
-    found = sizes(target)
+    found = list_file_sizes(target)
     lost = sorted(name for name, size in expected.items() if found.get(name) != size)
     if lost:
         raise StorageError(f"{target}: {', '.join(lost)} did not arrive whole")
 
 
-def sizes(folder: str) -> dict[str, int]:
+def list_file_sizes(folder: str) -> dict[str, int]:
     """Return the bytes of all files in a folder, by their path inside it; none where there is no folder.
 
     Raises:
@@ -235,7 +235,7 @@ def sizes(folder: str) -> dict[str, int]:
     """
     from pyarrow.fs import FileSelector
 
-    filesystem, inside = filesystem_of(folder)
+    filesystem, inside = resolve_filesystem(folder)
     try:
         found = filesystem.get_file_info(FileSelector(inside, recursive=True, allow_not_found=True))
     except OSError as error:
@@ -244,7 +244,7 @@ def sizes(folder: str) -> dict[str, int]:
 
 
 @contextmanager
-def written_folder(path: str) -> Iterator[Path]:
+def output_folder(path: str) -> Iterator[Path]:
     """Hold a folder of this machine to write into: `path` itself, or one that is copied there when all went well.
 
     Raises:
@@ -263,7 +263,7 @@ def written_folder(path: str) -> Iterator[Path]:
 
 
 @contextmanager
-def local_folder(path: str) -> Iterator[Path]:
+def as_local_folder(path: str) -> Iterator[Path]:
     """Hold a folder of this machine with the contents of `path`: itself, or a copy that is removed after."""
     if not is_uri(path):
         yield Path(path)
@@ -277,15 +277,15 @@ def cache_folder(storage: str) -> Path:
     """Return the folder for what is expensive to make and can be made again."""
     if is_uri(storage):
         return Path.home() / ".cache" / "finetune-cnn"
-    return Path(absolute(storage)) / "cache"
+    return Path(absolute_path(storage)) / "cache"
 
 
-def filesystem_of(path: str) -> "tuple[FileSystem, str]":
+def resolve_filesystem(path: str) -> "tuple[FileSystem, str]":
     """Return pyarrow's file system for a path or URI, and the path inside it; StorageError if it knows none."""
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if not is_uri(path):
-        return LocalFileSystem(), absolute(path)
+        return LocalFileSystem(), absolute_path(path)
     try:
         return FileSystem.from_uri(path)
     except (OSError, ValueError, ImportError) as error:

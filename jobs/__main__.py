@@ -106,12 +106,12 @@ def _add_vectors_verbs(verbs) -> None:
 
 
 def _load(words: list[str]):
-    from jobs.config.experiment import ExperimentError, load
+    from jobs.config.experiment import ExperimentError, load_experiment
 
     files = [word for word in words if "=" not in word]
     if len(files) > 1:
         raise ExperimentError(f"one experiment file at a time, not {len(files)}: {', '.join(files)}")
-    return load(files[0] if files else None, [word for word in words if "=" in word])
+    return load_experiment(files[0] if files else None, [word for word in words if "=" in word])
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -155,8 +155,8 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _vectors_train(options: argparse.Namespace) -> None:
-    from jobs.config.experiment import load
-    from jobs.embeddings.pretraining import train_on_files
+    from jobs.config.experiment import load_experiment
+    from jobs.embeddings.pretraining import train_word2vec_on_files
 
     settings = [word for word in options.files if _SETTING.match(word) and not os.path.exists(word)]
     files = [word for word in options.files if word not in settings]
@@ -172,19 +172,19 @@ def _vectors_train(options: argparse.Namespace) -> None:
         settings.append(f"data.text_column={json.dumps(options.text_column)}")
     if not files:
         raise UsageError("no file to train on; name one or more before the settings")
-    train_on_files(files, options.out, load(None, settings), options.threads, _say)
+    train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads, _say)
 
 
 def _vectors_export(options: argparse.Namespace) -> None:
-    from jobs.evaluation.export import export
+    from jobs.evaluation.export import export_vectors
 
-    export(options.checkpoint, options.out, options.original, options.merge, _say)
+    export_vectors(options.checkpoint, options.out, options.original, options.merge, _say)
 
 
 def _vectors_drift(options: argparse.Namespace) -> None:
-    from jobs.evaluation.drift import show
+    from jobs.evaluation.drift import report_drift
 
-    show(options.checkpoint, options.words, options.top, options.out, _say)
+    report_drift(options.checkpoint, options.words, options.top, options.out, _say)
 
 
 def _count(word: str) -> int:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
-from cluster.package import lasting
+from cluster.package import validate_working_dir
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
 
 
-class ServiceError(UsageError):
+class CommandError(UsageError):
     """A service could not be started."""
 
 
@@ -66,9 +66,9 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
         application = found["applications"][0]
         deployment = application["deployments"][0]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
-        raise ServiceError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
-    where = checkpoint.locate(options.checkpoint)
-    checkpoint.read(where)
+        raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
+    where = checkpoint.resolve_checkpoint(options.checkpoint)
+    checkpoint.load_checkpoint(where)
     deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
     http = found["http_options"] = found.get("http_options") or {}
     http["host"] = options.host or http.get("host", "127.0.0.1")
@@ -76,7 +76,7 @@ def _configuration(options: argparse.Namespace) -> dict[str, Any]:
     if getattr(options, "working_dir", None):
         application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
     if (application.get("runtime_env") or {}).get("working_dir"):
-        lasting(application["runtime_env"]["working_dir"])
+        validate_working_dir(application["runtime_env"]["working_dir"])
     return _validated(options.template, found)
 
 
@@ -90,7 +90,7 @@ def _validated(template: str, found: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise ServiceError(f"{template}: {where}: {problem['msg']}") from error
+        raise CommandError(f"{template}: {where}: {problem['msg']}") from error
     application = found["applications"][0]
     found["applications"][0] = {"name": "default", "route_prefix": "/"} | application
     return found
@@ -115,23 +115,23 @@ def _switches(options: argparse.Namespace) -> None:
     import stat
     from contextlib import suppress
 
-    from serving.deployment.haproxy import switches
+    from serving.deployment.haproxy import build_environment
 
     folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
-        found = switches(folder)
+        found = build_environment(folder)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700, parents=True)
         there = folder.lstat()  # not of what a link leads to: who made it may turn it elsewhere
     except ValueError as error:
-        raise ServiceError(str(error)) from error
+        raise CommandError(str(error)) from error
     except OSError as error:
-        raise ServiceError(f"{folder}: cannot be written: {error}") from error
+        raise CommandError(f"{folder}: cannot be written: {error}") from error
     if not stat.S_ISDIR(there.st_mode):
         what = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "no folder"
-        raise ServiceError(f"{folder}: is {what}; --folder takes a folder of your own, or a path where nothing is yet")
+        raise CommandError(f"{folder}: is {what}; --folder takes a folder of your own, or a path where nothing is yet")
     if there.st_uid != os.getuid() or there.st_mode & 0o77:
-        raise ServiceError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
+        raise CommandError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
     for name, value in found.items():
         print(f"export {name}={shlex.quote(value)}")
 

@@ -6,14 +6,14 @@ has nothing to go on serving; so what was accepted is kept by Ray, for as long a
 
 import logging
 
-from serving.web.served_models import Choice
+from serving.web.served_models import UserConfig
 
 _NAMESPACE = "serving.accepted"
 
 logger = logging.getLogger("ray.serve")
 
 
-def remember(choice: Choice) -> None:
+def save_last_good_config(choice: UserConfig) -> None:
     """Keep a choice for this deployment; outside of a replica nothing happens. It waits for Ray."""
     from ray.experimental.internal_kv import _internal_kv_put
 
@@ -24,13 +24,13 @@ def remember(choice: Choice) -> None:
         logger.exception("which checkpoint was accepted cannot be kept")
 
 
-def recall() -> Choice | None:
+def load_last_good_config() -> UserConfig | None:
     """Return the choice that any replica of this deployment remembered last. It waits for Ray."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     try:
         found = (key := _key()) and _internal_kv_get(key, namespace=_NAMESPACE)
-        return Choice.model_validate_json(found) if found else None
+        return UserConfig.model_validate_json(found) if found else None
     except Exception:  # the refusal is what counts
         logger.exception("which checkpoint was accepted before cannot be read")
         return None

@@ -16,7 +16,7 @@ import urllib3
 from cluster import UsageError
 
 # What passes: HAProxy's own 500 where a connection broke, timeouts, and load that was shed.
-PASSING = (408, 429, 500, 502, 503, 504)
+RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 class ServiceError(UsageError):
@@ -41,11 +41,17 @@ class Client:
     """
 
     def __init__(
-        self, url: str, key: str | None = None, *, patience_s: float = 60, timeout_s: float = 30, connections: int = 8
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        retry_timeout_s: float = 60,
+        timeout_s: float = 30,
+        connections: int = 8,
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self._patience_s, self._timeout_s = patience_s, timeout_s
+        self._patience_s, self._timeout_s = retry_timeout_s, timeout_s
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
     def classify(self, texts: str | Sequence[str], **parameters: Any) -> list[Any]:
@@ -85,7 +91,7 @@ class Client:
                 response = self._pool.request(
                     method, url, body=body, headers=self._headers, retries=False, pool_timeout=self._timeout_s
                 )
-                if response.status not in PASSING:
+                if response.status not in RETRY_STATUSES:
                     return response
                 longer = _retry_after(response)
             except urllib3.exceptions.HTTPError as error:

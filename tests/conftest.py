@@ -14,15 +14,15 @@ import pytest
 from cluster.connection import connect
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import load
-from jobs.training.corpus import Corpus, prepare
-from tests.host_network import Network, missing
+from jobs.datasets.dataset import load_dataset
+from jobs.training.corpus import Corpus, build_corpus
+from tests.host_network import HostNetwork, find_missing_requirement
 
-SHARED = REPOSITORY.parent / "shared" / "data"
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
-GOOD = ["great", "lovely", "fine", "brilliant", "warm"]
-BAD = ["awful", "dull", "poor", "broken", "cold"]
-FILLER = ["the", "film", "was", "a", "story", "with", "people", "in", "it", "and", "music", ",", "."]
+POSITIVE_WORDS = ["great", "lovely", "fine", "brilliant", "warm"]
+NEGATIVE_WORDS = ["awful", "dull", "poor", "broken", "cold"]
+NEUTRAL_WORDS = ["the", "film", "was", "a", "story", "with", "people", "in", "it", "and", "music", ",", "."]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,19 +38,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The labelled sets beside the checkout; a checkout without them skips."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no data at {SHARED}")
-    return SHARED
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no data at {SHARED_DATA}")
+    return SHARED_DATA
 
 
-def toy_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
+def make_toy_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
     """Return (label, text) rows that one word tells apart."""
     choose = random.Random(seed)
     rows = []
     for number in range(count):
         label = ("good", "bad")[number % 2]
-        words = choose.choices(FILLER, k=choose.randint(2, 9))
-        words.insert(choose.randint(0, len(words)), choose.choice(GOOD if label == "good" else BAD))
+        words = choose.choices(NEUTRAL_WORDS, k=choose.randint(2, 9))
+        words.insert(
+            choose.randint(0, len(words)), choose.choice(POSITIVE_WORDS if label == "good" else NEGATIVE_WORDS)
+        )
         rows.append((label, " ".join(words)))
     return rows
 
@@ -59,12 +61,12 @@ def toy_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def toy_csv(tmp_path: Path) -> Path:
     """A csv of 120 rows with columns label and text."""
     path = tmp_path / "toy.csv"
-    path.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in toy_rows(120)))
+    path.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in make_toy_rows(120)))
     return path
 
 
 @pytest.fixture
-def toy(toy_csv: Path) -> Callable[..., Experiment]:
+def make_experiment(toy_csv: Path) -> Callable[..., Experiment]:
     """Make an experiment on the toy csv that trains in a second; settings by dotted path."""
 
     def make(**settings: object) -> Experiment:
@@ -86,9 +88,9 @@ def toy(toy_csv: Path) -> Callable[..., Experiment]:
     return make
 
 
-def corpus_of(experiment: Experiment) -> Corpus:
+def make_test_corpus(experiment: Experiment) -> Corpus:
     """Return an experiment's corpus with random vectors."""
-    return prepare(experiment, load(experiment), pretrained=False, progress=lambda line: None)
+    return build_corpus(experiment, load_dataset(experiment), use_pretrained=False, progress=lambda line: None)
 
 
 def write_word2vec(path: Path, words: list[str], matrix: np.ndarray) -> Path:
@@ -107,7 +109,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
+def embedded_ray() -> Iterator[None]:
     """An embedded Ray for a module's tests, that no other Ray on the machine is mistaken for."""
     folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
     with pytest.MonkeyPatch.context() as patch:
@@ -127,18 +129,18 @@ def ray_environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def network() -> type[Network]:
+def host_network() -> type[HostNetwork]:
     """Make hosts on a network of a test's own, as tests/host_network.py tells; skips where there can be none."""
-    reason = missing()
+    reason = find_missing_requirement()
     if reason:
         pytest.skip(reason)
-    return Network
+    return HostNetwork
 
 
 @pytest.fixture(scope="session")
-def network_ssh(network: type[Network]) -> type[Network]:
-    """As `network`, with what ssh needs."""
-    reason = missing(ssh=True)
+def host_network_ssh(host_network: type[HostNetwork]) -> type[HostNetwork]:
+    """As `host_network`, with what ssh needs."""
+    reason = find_missing_requirement(ssh=True)
     if reason:
         pytest.skip(reason)
-    return network
+    return host_network

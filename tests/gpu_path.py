@@ -6,10 +6,10 @@ import torch
 
 from jobs.model import convolution
 from jobs.model.batches import Collator
-from jobs.model.lazy_adam import RowAdam
+from jobs.model.lazy_adam import LazyAdam
 
 
-def gpus_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a loop on the CPU take the operations that one on a GPU takes."""
 
     def resident(collator: Collator, rows: np.ndarray) -> object:
@@ -17,14 +17,14 @@ def gpus_way(monkeypatch: pytest.MonkeyPatch) -> None:
         collator._offsets = torch.from_numpy(collator._tokens.offsets)
         return collator._resident(rows)
 
-    def dense(*arguments: object, bfloat16: bool = False, ready: object = None) -> torch.Tensor:
+    def dense(*arguments: object, bfloat16: bool = False, on_trained_gradient: object = None) -> torch.Tensor:
         return convolution._dense(*arguments, bfloat16)
 
-    def step(rows: RowAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
+    def step(rows: LazyAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
         rows.steps += 1
         with torch.no_grad():
-            rows.step_dense(words, gradient)
+            rows.step_with_torch(words, gradient)
 
-    monkeypatch.setattr(Collator, "batch", resident)
+    monkeypatch.setattr(Collator, "collate", resident)
     monkeypatch.setattr("jobs.model.network.max_over_time", dense)
-    monkeypatch.setattr(RowAdam, "step", step)
+    monkeypatch.setattr(LazyAdam, "step", step)

@@ -6,8 +6,8 @@ tests' hosts may have the same addresses, and nothing but the hosts can reach th
 makes them holds a pipe to each; when it ends, however it ends, all hosts end, with all that runs there.
 
     @pytest.mark.root
-    def test_a_run_survives_a_lost_host(network):               # the fixture in tests/conftest.py
-        with network("head", "one", "two") as net:
+    def test_a_run_survives_a_lost_host(host_network):               # the fixture in tests/conftest.py
+        with host_network("head", "one", "two") as net:
             head, one, two = net.hosts
             address = head.start_ray("--num-cpus=0")            # tokens on, the same token in every home
             one.start_ray("--num-cpus=1", join=address)
@@ -38,44 +38,44 @@ from typing import Any, Self
 
 from cluster.package import REPOSITORY
 
-NETWORK = "10.213.0"  # seen by nobody but the hosts
+SUBNET = "10.213.0"  # seen by nobody but the hosts
 RAY_PORT = 6379
 OBJECT_STORE_BYTES = 100 << 20
 START_ATTEMPTS = 4
 
 # The first process of a host: it takes in orphans, as Ray's processes are, and ends with whoever holds its input.
-INIT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
+INIT_SCRIPT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
 
-NEEDED = ("ip", "unshare", "nsenter", "mount", "hostname")
-NEEDED_FOR_SSH = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync")
+REQUIRED_COMMANDS = ("ip", "unshare", "nsenter", "mount", "hostname")
+SSH_COMMANDS = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync")
 
 
-def missing(*, ssh: bool = False) -> str | None:
+def find_missing_requirement(*, ssh: bool = False) -> str | None:
     """Return why there can be no hosts here, None if there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    lacking = [name for name in NEEDED + (NEEDED_FOR_SSH if ssh else ()) if shutil.which(name) is None]
+    lacking = [name for name in REQUIRED_COMMANDS + (SSH_COMMANDS if ssh else ()) if shutil.which(name) is None]
     if lacking:
         return f"not installed: {', '.join(lacking)} (Debian: iproute2, util-linux, openssh-server, rsync)"
     tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
     return f"no namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
 
 
-def wait_for(found: Callable[[], Any], what: str, timeout: float = 120, every: float = 0.3) -> Any:
+def wait_for(condition: Callable[[], Any], description: str, timeout: float = 120, interval: float = 0.3) -> Any:
     """Return what `found` returns once it is true; AssertionError naming `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if result := found():
+        if result := condition():
             return result
-        time.sleep(every)
-    raise AssertionError(f"waited {timeout} s in vain for {what}")
+        time.sleep(interval)
+    raise AssertionError(f"waited {timeout} s in vain for {description}")
 
 
 class Namespace:
     """A process in namespaces of its own, which holds them open. pid: as the machine counts."""
 
     def __init__(self, *options: str, prepare: str = "true") -> None:
-        script = f"set -e; {prepare}; exec {sys.executable} -c {shlex.quote(INIT)}"
+        script = f"set -e; {prepare}; exec {sys.executable} -c {shlex.quote(INIT_SCRIPT)}"
         self._unshare = subprocess.Popen(
             ["unshare", *options, "--fork", "--kill-child", "bash", "-c", script],
             stdin=subprocess.PIPE,
@@ -106,9 +106,9 @@ class Namespace:
 class Host:
     """One machine of a `Network`. name: as the others resolve it; home: its user's, of this host alone."""
 
-    def __init__(self, network: "Network", name: str, number: int) -> None:
+    def __init__(self, network: "HostNetwork", name: str, number: int) -> None:
         self.name = name
-        self.address = f"{NETWORK}.{number}"
+        self.address = f"{SUBNET}.{number}"
         self.network = network
         self.folder = network.folder / name
         self.home = self.folder / "home"
@@ -119,7 +119,7 @@ class Host:
         )
         inside = ["nsenter", f"--target={self._namespace.pid}", "--net", "ip"]
         self.network.ip("link", "add", self._port, "type", "veth", "peer", "eth0", "netns", str(self._namespace.pid))
-        self.mend()
+        self.reconnect()
         for words in (
             "link set lo up",
             "link set eth0 up",
@@ -139,7 +139,7 @@ class Host:
             "sshd:x:33333:65534::/run/sshd:/usr/sbin/nologin\n"
             "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
         )
-        hosts = [f"{NETWORK}.{number} {name}" for number, name in enumerate(self.network.names, start=1)]
+        hosts = [f"{SUBNET}.{number} {name}" for number, name in enumerate(self.network.names, start=1)]
         (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts]) + "\n")
 
     def _prepare(self) -> str:
@@ -209,12 +209,14 @@ class Host:
         path.chmod(mode)
         return path
 
-    def start_ray(self, *options: str, join: str | None = None, env: Mapping[str, str | None] | None = None) -> str:
+    def start_ray(
+        self, *options: str, head_address: str | None = None, env: Mapping[str, str | None] | None = None
+    ) -> str:
         """Start Ray as a head, or joining one, and return the cluster's address, HOST:PORT.
 
         The head's dashboard listens on the host's own loopback unless an option says otherwise.
         """
-        role = [f"--address={join}"] if join else ["--head", f"--port={RAY_PORT}"]
+        role = [f"--address={head_address}"] if head_address else ["--head", f"--port={RAY_PORT}"]
         common = [f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
         for attempt in range(START_ATTEMPTS):  # Ray gives itself 30 s, which a busy machine may not keep
             last = attempt == START_ATTEMPTS - 1
@@ -222,7 +224,7 @@ class Host:
             if started.returncode == 0:
                 break
             self.run("ray", "stop", "--force", check=False)
-        return join or f"{self.address}:{RAY_PORT}"
+        return head_address or f"{self.address}:{RAY_PORT}"
 
     def start_sshd(self) -> None:
         """Let the others in with the network's key."""
@@ -236,11 +238,11 @@ class Host:
         )
         self.run("/usr/sbin/sshd", "-f", str(config))
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """Take the host off the network; nothing on it ends, and nobody is told."""
         self.network.ip("link", "set", self._port, "nomaster")
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Put the host (back) on the network."""
         self.network.ip("link", "set", self._port, "master", "switch", "up")
 
@@ -253,7 +255,7 @@ class Host:
         return self._namespace.alive
 
 
-class Network:
+class HostNetwork:
     """Hosts on one switch. hosts: in the order of their names; shared: a folder that all of them see."""
 
     def __init__(self, *names: str) -> None:
@@ -298,7 +300,7 @@ class Network:
 
 
 @contextmanager
-def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+def kill_on_exit(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
     """Hold a process that is killed at the end, if it has not ended by then."""
     with process:
         try:

@@ -21,12 +21,12 @@ Fault = Callable[[str, str], bool | int | None]
 
 
 @dataclass
-class Store:
+class S3Server:
     """A running server. endpoint: its URL; asked: (method, path) of each request so far."""
 
     endpoint: str = ""
     fault: Fault | None = None
-    asked: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,13 +40,13 @@ class Store:
         }
 
 
-def refuse(method: str, path: str) -> int:
+def respond_unavailable(method: str, path: str) -> int:
     """Answer nothing but 503."""
     return 503
 
 
 @contextmanager
-def s3() -> Iterator[Store]:
+def run_s3_server() -> Iterator[S3Server]:
     """Hold a server with an empty bucket `bucket`."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
@@ -57,7 +57,7 @@ def s3() -> Iterator[Store]:
         def log(self, *_: Any) -> None:
             pass
 
-    store = Store()
+    store = S3Server()
     application = _Faulty(DomainDispatcherApplication(create_backend_app), store)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -76,13 +76,13 @@ def s3() -> Iterator[Store]:
 class _Faulty:
     """A WSGI application before moto's."""
 
-    def __init__(self, application: Any, store: Store) -> None:
+    def __init__(self, application: Any, store: S3Server) -> None:
         self.application = application
         self.store = store
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.store.asked.append((method, path))
+        self.store.requests.append((method, path))
         outcome = self.store.fault(method, path) if self.store.fault else None
         if outcome is None:
             return self.application(environ, start_response)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.package import REPOSITORY
-from tests.host_network import Host, Network, wait_for
+from tests.host_network import Host, HostNetwork, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -32,9 +32,9 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-def test_hosts_are_apart_can_be_cut_off_and_killed(network: type[Network]) -> None:
+def test_hosts_are_apart_can_be_cut_off_and_killed(host_network: type[HostNetwork]) -> None:
     """Own processes, names, homes and /tmp; one shared folder; a cut ends nothing, a kill everything."""
-    with network("left", "right") as net:
+    with host_network("left", "right") as net:
         left, right = net.hosts
         assert left.run("hostname").stdout.strip() == "left"
         assert left.run("python", "-c", "from pathlib import Path; print(Path.home())").stdout.strip() == str(left.home)
@@ -46,10 +46,10 @@ def test_hosts_are_apart_can_be_cut_off_and_killed(network: type[Network]) -> No
         assert listener.stdout
         assert listener.stdout.readline() == "ready\n"
         assert reaches(left, "right")
-        right.cut()
+        right.disconnect()
         assert not reaches(left, "right")
         assert listener.poll() is None
-        right.mend()
+        right.reconnect()
         wait_for(lambda: reaches(left, "right"), "the mended host")
         right.kill()
         assert listener.wait(timeout=10) != 0
@@ -64,8 +64,8 @@ def test_hosts_end_with_the_process_that_made_them() -> None:
     """However it ends."""
     script = (
         "import sys, time\nfrom tests.host_network import HostNetwork, find_missing_requirement\n"
-        "if missing(): sys.exit(3)\n"
-        "net = Network('one').__enter__()\n"
+        "if find_missing_requirement(): sys.exit(3)\n"
+        "net = HostNetwork('one').__enter__()\n"
         "net.hosts[0].run('bash', '-c', 'nohup sleep 1000 >/dev/null 2>&1 &')\n"
         "print(net.folder, flush=True)\ntime.sleep(1000)\n"
     )
@@ -80,9 +80,9 @@ def test_hosts_end_with_the_process_that_made_them() -> None:
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def test_a_command_that_fails_is_told_with_its_output(network: type[Network]) -> None:
+def test_a_command_that_fails_is_told_with_its_output(host_network: type[HostNetwork]) -> None:
     """By host and exit code; one that hangs is ended."""
-    with network("only") as net:
+    with host_network("only") as net:
         [only] = net.hosts
         with pytest.raises(AssertionError, match="only: 3\nwhy"):
             only.run("bash", "-c", "echo why; exit 3")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import RayHead, free_ports, ray_head
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
-from jobs.model.checkpoint import write
+from jobs.model.checkpoint import save_checkpoint
 from tests.host_network import wait_for
 from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.test_service import call
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 @pytest.fixture
 def head() -> Iterator[RayHead]:
     """A cluster whose nodes have none of our code."""
-    with ray_head(num_cpus=3, code=False) as found:
+    with start_ray_head(num_cpus=3, code=False) as found:
         yield found
 
 
@@ -38,7 +38,7 @@ def run(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_service_outlives_the_job_that_deployed_it(head: RayHead, tmp_path: Path) -> None:
     """Code that goes away is refused. The replica is killed after the job has ended, and another one finds the code."""
-    write(tmp_path / "checkpoint", checkpoint_of("static"))
+    save_checkpoint(tmp_path / "checkpoint", checkpoint_of("static"))
     packaged = run(head, "cluster", "package", str(tmp_path / "code.zip"))
     assert packaged.returncode == 0, packaged.stderr
     where = re.search(r"--working-dir (\S+)", packaged.stdout)
@@ -46,8 +46,8 @@ def test_a_service_outlives_the_job_that_deployed_it(head: RayHead, tmp_path: Pa
     refused = run(head, "serving", "deploy", str(tmp_path / "checkpoint"), "--working-dir", ".")
     assert refused.returncode == 2
     assert "a folder of this machine" in refused.stderr
-    [port] = free_ports(1)
-    at = ("--address", head.dashboard)
+    [port] = find_free_ports(1)
+    at = ("--address", head.dashboard_url)
     deploy = ["deploy", str(tmp_path / "checkpoint"), *at, "--port", str(port), "--working-dir", where[1]]
     done = run(head, "cluster", "submit", *at, "--module", "serving", "--", *deploy)
     assert done.returncode == 0, done.stdout + done.stderr

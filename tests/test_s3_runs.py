@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import free_ports
+from benchmarks.ray_head import find_free_ports
 from cluster.package import REPOSITORY
-from tests.s3_server import BUCKET, Store, s3
+from tests.s3_server import BUCKET, S3Server, run_s3_server
 from tests.serving.test_service import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -23,13 +23,13 @@ SETTINGS = ["model.embedding=rand", "train.epochs=4", "train.patience=4", "name=
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3() as found:
+def server() -> Iterator[S3Server]:
+    with run_s3_server() as found:
         yield found
 
 
 @pytest.fixture
-def environment(server: Store, ray_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+def environment(server: S3Server, ray_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     return ray_environment | server.environment | {"HOME": str(tmp_path)}
 
 
@@ -40,7 +40,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_a_run_goes_through_faults_and_is_named_only_when_whole(server: Store, environment: dict[str, str]) -> None:
+def test_a_run_goes_through_faults_and_is_named_only_when_whole(server: S3Server, environment: dict[str, str]) -> None:
     """A store that refuses from the third checkpoint on ends the run with no best.json: nothing is served.
 
     The same command goes on from the last checkpoint, while answers are slow and transfers break off. What is best
@@ -69,26 +69,26 @@ def test_a_run_goes_through_faults_and_is_named_only_when_whole(server: Store, e
         time.sleep(0.02)
         return next(breaks, None) if method == "PUT" and path.endswith(".safetensors") else None
 
-    server.asked.clear()
+    server.requests.clear()
     server.fault = trouble
     found = run(environment, "jobs", "train", "experiments/tickets.yaml", *SETTINGS)
     server.fault = None
     assert found.returncode == 0, found.stdout + found.stderr
     assert re.search("going on after epoch [12]$", found.stdout, re.MULTILINE), found.stdout
     assert next(breaks, None) is None
-    written = [path for method, path in server.asked if method in ("PUT", "POST")]
+    written = [path for method, path in server.requests if method in ("PUT", "POST")]
     first_named = next(number for number, path in enumerate(written) if path.endswith("best.json"))
     assert not [path for path in written[first_named:] if path.endswith(".safetensors")]
     found = run(environment, "jobs", "evaluate", f"{ROOT}/run")
     assert found.returncode == 0, found.stderr
     assert "on 27 rows" in found.stdout
-    assert any(path.endswith("report/report.md") for method, path in server.asked if method == "PUT")
+    assert any(path.endswith("report/report.md") for method, path in server.requests if method == "PUT")
     _check_service(environment)
 
 
 def _check_service(environment: dict[str, str]) -> None:
     """The service reads the checkpoint from the store."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     command = [sys.executable, "-m", "serving", "run", f"{ROOT}/run", "--port", str(port)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -17,14 +17,22 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from cluster import UsageError
-from jobs.config.settings import Data, Model, Section, Text, Train, Tune, Vectors
+from jobs.config.settings import (
+    DataSettings,
+    ModelSettings,
+    SettingsSection,
+    TextSettings,
+    TrainSettings,
+    TuneSettings,
+    VectorSettings,
+)
 
 
 class ExperimentError(UsageError):
     """The experiment file or a setting on the command line is wrong."""
 
 
-class Experiment(Section):
+class Experiment(SettingsSection):
     """One whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
@@ -32,12 +40,12 @@ class Experiment(Section):
     storage: str = "runs"
     """A folder that every node sees, or a URI that pyarrow's file systems read."""
     seed: int = Field(0, ge=0, lt=1 << 32)
-    data: Data = Data()
-    text: Text = Text()
-    vectors: Vectors = Vectors()
-    model: Model = Model()
-    train: Train = Train()
-    tune: Tune = Tune()
+    data: DataSettings = DataSettings()
+    text: TextSettings = TextSettings()
+    vectors: VectorSettings = VectorSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    tune: TuneSettings = TuneSettings()
 
     def replace(self, settings: dict[str, Any]) -> "Experiment":
         """Return the experiment with the dotted paths in `settings` set; ExperimentError if one is wrong."""
@@ -56,7 +64,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def load(path: str | None, settings: Sequence[str] = ()) -> Experiment:
+def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:
     """Return the experiment in a YAML file (None: the defaults) with `key=value` settings applied.
 
     Raises:
@@ -65,9 +73,9 @@ def load(path: str | None, settings: Sequence[str] = ()) -> Experiment:
     return _override(_read(path) if path else {}, settings, path or "settings")
 
 
-def overridden(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+def apply_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
     """Return an experiment with `key=value` settings applied; ExperimentError if one is wrong."""
-    return _override(experiment.model_dump(), settings, "settings")
+    return _override(experiment.model_dump(), overrides, "settings")
 
 
 def _override(tree: dict, settings: Sequence[str], where: str) -> Experiment:
@@ -119,7 +127,7 @@ def _validated(tree: dict, where: str) -> Experiment:
 def _problem(problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(path, KEYS, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(path, SETTING_KEYS, n=1, cutoff=0.5)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `python -m jobs show` prints all keys"
         return f"unknown key '{path}'{hint}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -140,4 +148,4 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-KEYS = _keys(Experiment)
+SETTING_KEYS = _keys(Experiment)

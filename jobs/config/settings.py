@@ -6,14 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(Section):
+class DataSettings(SettingsSection):
     """The labelled texts. Without `train`, the docstrings of installed Python packages."""
 
     folder: str = "."
@@ -27,8 +27,8 @@ class Data(Section):
     text_column: str = "text"
     label_column: str = "label"
     encoding: str = "utf-8"
-    validation_share: Share = 0.1
-    test_share: Share = 0.1
+    validation_share: Fraction = 0.1
+    test_share: Fraction = 0.1
     packages: list[str] = [
         "gensim",
         "matplotlib",
@@ -46,7 +46,7 @@ class Data(Section):
     """The docstring corpus: rows drawn from each package."""
 
 
-class Text(Section):
+class TextSettings(SettingsSection):
     """How a text becomes words."""
 
     lowercase: bool = True
@@ -58,7 +58,7 @@ class Text(Section):
     """Words of the training texts that are kept, the most frequent first."""
 
 
-class Vectors(Section):
+class VectorSettings(SettingsSection):
     """The initial word vectors: read from `path`, or trained here by gensim on the texts."""
 
     path: str | None = None
@@ -89,7 +89,7 @@ class Vectors(Section):
     min_count: int = Field(3, ge=1)
 
 
-class Model(Section):
+class ModelSettings(SettingsSection):
     """The network (Kim 2014)."""
 
     embedding: Embedding = "non-static"
@@ -104,13 +104,13 @@ class Model(Section):
     """Largest L2 norm of a class's row in the last layer; null leaves it free."""
 
     @model_validator(mode="after")
-    def _widths_differ(self) -> "Model":
+    def _widths_differ(self) -> "ModelSettings":
         if len(set(self.filter_widths)) != len(self.filter_widths):
             raise ValueError("filter_widths names a width twice; raise feature_maps instead")
         return self
 
 
-class Train(Section):
+class TrainSettings(SettingsSection):
     """Fine-tuning on Ray Train."""
 
     folds: int | None = Field(None, ge=2, le=100)
@@ -164,17 +164,17 @@ class Train(Section):
         return min(self.epochs, self.stop_epoch or self.epochs)
 
     @property
-    def fewest_workers(self) -> int:
+    def min_workers(self) -> int:
         """The least that a run starts with."""
         return self.workers[0] if isinstance(self.workers, list) else self.workers
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """The most that a run uses."""
         return self.workers[-1] if isinstance(self.workers, list) else self.workers
 
 
-class Tune(Section):
+class TuneSettings(SettingsSection):
     """The search on Ray Tune."""
 
     space: dict[str, Any] = {

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.connection import connect
-from cluster.storage import cache_folder, replacing
+from cluster.storage import atomic_write, cache_folder
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets import docstrings
-from jobs.datasets.readers import DataError, Part, read
+from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.tokenizer import tokenize
 
 
@@ -25,15 +25,15 @@ class Dataset:
     background: a file of tokenised texts, one a line, to train vectors on; None for the training texts.
     """
 
-    train: Part
-    validation: Part
-    test: Part
+    train: Split
+    validation: Split
+    test: Split
     labels: list[str]
     notes: list[str]
-    background: Path | None = None
+    pretraining_file: Path | None = None
 
 
-def load(experiment: Experiment) -> Dataset:
+def load_dataset(experiment: Experiment) -> Dataset:
     """Return the experiment's dataset.
 
     Raises:
@@ -41,13 +41,13 @@ def load(experiment: Experiment) -> Dataset:
     """
     data = experiment.data
     train, notes, background = _undivided(experiment)
-    validation = read(data.validation, data) if data.validation else None
-    test = read(data.test, data) if data.test else None
+    validation = read_rows(data.validation, data) if data.validation else None
+    test = read_rows(data.test, data) if data.test else None
     if test is None:
-        train, test = split(train, data.test_share, experiment.seed, "data.test_share")
+        train, test = stratified_split(train, data.test_share, experiment.seed, "data.test_share")
         notes.append(f"test: {len(test):,} rows drawn from {train.path}")
     if validation is None:
-        train, validation = split(train, data.validation_share, experiment.seed, "data.validation_share")
+        train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
         notes.append(f"validation: {len(validation):,} rows drawn from {train.path}")
     labels = _labels(train, validation, test)
     known = set(train.texts)
@@ -58,14 +58,14 @@ def load(experiment: Experiment) -> Dataset:
     return Dataset(train, validation, test, labels, notes, background)
 
 
-def merged(found: Dataset) -> Dataset:
+def merge_validation(dataset: Dataset) -> Dataset:
     """Return a dataset whose validation part is in its training part."""
-    train, validation = found.train, found.validation
-    both = Part(train.texts + validation.texts, train.labels + validation.labels, train.path)
-    return replace(found, train=both, validation=validation.take([]))
+    train, validation = dataset.train, dataset.validation
+    both = Split(train.texts + validation.texts, train.labels + validation.labels, train.path)
+    return replace(dataset, train=both, validation=validation.select([]))
 
 
-def folds(experiment: Experiment) -> list[Dataset]:
+def load_folds(experiment: Experiment) -> list[Dataset]:
     """Return `train.folds` datasets that share out the rows: each row is in one test part, drawn with the seed.
 
     The validation part, unless a file holds it, is drawn from each fold's other rows.
@@ -78,22 +78,22 @@ def folds(experiment: Experiment) -> list[Dataset]:
     data = experiment.data
     count = experiment.train.folds or 1
     rows, notes, background = _undivided(experiment)
-    fixed = read(data.validation, data) if data.validation else None
+    fixed = read_rows(data.validation, data) if data.validation else None
     rarest, number = min(Counter(rows.labels).items(), key=lambda item: item[1])
     if number < count:
         raise DataError(f"{rows.path}: {number} rows have the label '{rarest}', fewer than train.folds={count}")
     found = []
     drawn = StratifiedKFold(count, shuffle=True, random_state=experiment.seed).split(rows.texts, rows.labels)
     for kept, held in drawn:
-        train, validation = rows.take(kept), fixed
+        train, validation = rows.select(kept), fixed
         if validation is None:
-            train, validation = split(train, data.validation_share, experiment.seed, "data.validation_share")
-        test = rows.take(held)
+            train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
+        test = rows.select(held)
         found.append(Dataset(train, validation, test, _labels(train, validation, test), notes, background))
     return found
 
 
-def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
+def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Split, Split]:
     """Return a part without some rows, and those: the same share of every class, drawn with the seed.
 
     Classes of a single row stay whole in the first.
@@ -108,10 +108,10 @@ def split(part: Part, share: float, seed: int, key: str) -> tuple[Part, Part]:
         kept, drawn = train_test_split(rows, test_size=share, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: {error}") from error
-    return part.take(sorted([*kept, *alone])), part.take(sorted(drawn))
+    return part.select(sorted([*kept, *alone])), part.select(sorted(drawn))
 
 
-def _labels(train: Part, validation: Part, test: Part) -> list[str]:
+def _labels(train: Split, validation: Split, test: Split) -> list[str]:
     """Return the classes, sorted; DataError unless the training part has them all."""
     labels = sorted(set(train.labels))
     if len(labels) < 2:
@@ -119,21 +119,21 @@ def _labels(train: Part, validation: Part, test: Part) -> list[str]:
     for part in (validation, test):
         for row, label in enumerate(part.labels):
             if label not in labels:
-                line = f", line {part.lines[row]}" if part.lines else ""
+                line = f", line {part.line_numbers[row]}" if part.line_numbers else ""
                 raise DataError(f"{part.path}{line}: the label '{label}' never occurs in {train.path}")
     return labels
 
 
-def _undivided(experiment: Experiment) -> tuple[Part, list[str], Path | None]:
+def _undivided(experiment: Experiment) -> tuple[Split, list[str], Path | None]:
     """Return the rows of the training file, or of the docstrings; notes; and what else vectors are trained on."""
     if experiment.data.train is not None:
-        return read(experiment.data.train, experiment.data), [], None
+        return read_rows(experiment.data.train, experiment.data), [], None
     return _from_docstrings(experiment)
 
 
-def _from_docstrings(experiment: Experiment) -> tuple[Part, list[str], Path]:
+def _from_docstrings(experiment: Experiment) -> tuple[Split, list[str], Path]:
     data = experiment.data
-    files = {package: docstrings.source_files(package) for package in data.packages}
+    files = {package: docstrings.find_source_files(package) for package in data.packages}
     for package, found in files.items():
         if not found:
             raise DataError(f"data.packages: '{package}' is not installed here, or has no Python source")
@@ -156,7 +156,7 @@ def _from_docstrings(experiment: Experiment) -> tuple[Part, list[str], Path]:
         texts += drawn
         labels += [package] * len(drawn)
         notes.append(f"{package}: {len(drawn):,} rows of {len(found):,} passages in {len(files[package]):,} files")
-    return Part(texts, labels, "docstrings"), notes, background
+    return Split(texts, labels, "docstrings"), notes, background
 
 
 def _extract(files: dict[str, list[Path]], lowercase: bool, rows_path: Path, background: Path) -> None:
@@ -172,11 +172,11 @@ def _extract(files: dict[str, list[Path]], lowercase: bool, rows_path: Path, bac
     passages = [(package, text) for (package, _), (texts, _) in zip(chunks, results, strict=True) for text in texts]
     unique = dict.fromkeys((package, text) for package, text in passages)
     owners = Counter(text for _, text in {(package, text.casefold()) for package, text in unique})
-    with replacing(background) as part, part.open("w", encoding="utf-8") as stream:
+    with atomic_write(background) as part, part.open("w", encoding="utf-8") as stream:
         for line in dict.fromkeys(line for _, lines in results for line in lines):
             stream.write(line + "\n")
     seen = set()
-    with replacing(rows_path) as part, part.open("w", encoding="utf-8") as stream:
+    with atomic_write(rows_path) as part, part.open("w", encoding="utf-8") as stream:
         for package, text in unique:
             # What two libraries say in the same words has no answer; what one repeats counts once.
             if owners[text.casefold()] == 1 and text.casefold() not in seen:
@@ -185,11 +185,11 @@ def _extract(files: dict[str, list[Path]], lowercase: bool, rows_path: Path, bac
 
 
 def _passages(files: list[Path], packages: list[str], lowercase: bool) -> tuple[list[str], list[str]]:
-    mask, names = docstrings.name_mask(packages), docstrings.names(packages)
-    masked = docstrings.MASK.lower() if lowercase else docstrings.MASK
+    mask, names = docstrings.compile_name_pattern(packages), docstrings.library_names(packages)
+    masked = docstrings.MASK_TOKEN.lower() if lowercase else docstrings.MASK_TOKEN
     texts, lines = [], []
-    for docstring in docstrings.read(files):
-        text = docstrings.passage(docstring, mask)
+    for docstring in docstrings.read_docstrings(files):
+        text = docstrings.extract_passage(docstring, mask)
         if text is not None:
             texts.append(text)
         tokens = (masked if token.lower() in names else token for token in tokenize(docstring, lowercase))

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-MASK = "LIBRARY"
+MASK_TOKEN = "LIBRARY"
 MIN_WORDS, MAX_WORDS = 8, 60  # of a row
 
 # Folders with other people's code, or with tests, whose docstrings are few and not documentation.
@@ -45,7 +45,7 @@ _END = re.compile(
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*)(?:<[^>]*>)?`")
 
 
-def source_files(package: str) -> list[Path]:
+def find_source_files(package: str) -> list[Path]:
     """Return a package's Python files in a fixed order; empty when it is not installed."""
     try:
         # A dotted name would import its parent.
@@ -65,7 +65,7 @@ def source_files(package: str) -> list[Path]:
     return files
 
 
-def docstrings(source: str) -> Iterator[str]:
+def extract_docstrings(source: str) -> Iterator[str]:
     """Yield the docstrings of a module, its classes and functions.
 
     They are found by their place: a triple-quoted string that opens the file or follows a line that
@@ -83,35 +83,35 @@ def docstrings(source: str) -> Iterator[str]:
             yield inspect.cleandoc(text)
 
 
-def read(files: Iterable[Path]) -> Iterator[str]:
+def read_docstrings(files: Iterable[Path]) -> Iterator[str]:
     """Yield the docstrings of source files."""
     for file in files:
-        yield from docstrings(file.read_text(encoding="utf-8", errors="replace"))
+        yield from extract_docstrings(file.read_text(encoding="utf-8", errors="replace"))
 
 
-def names(packages: Iterable[str]) -> frozenset[str]:
+def library_names(packages: Iterable[str]) -> frozenset[str]:
     """Return what the libraries are called, in lower case."""
     return frozenset(alias for package in packages for alias in (package.lower(), *ALIASES.get(package, ())))
 
 
-def name_mask(packages: Iterable[str]) -> re.Pattern[str]:
+def compile_name_pattern(packages: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern for the libraries' names, alone or as a part of an identifier."""
-    longest_first = sorted(names(packages), key=lambda name: (-len(name), name))
+    longest_first = sorted(library_names(packages), key=lambda name: (-len(name), name))
     return re.compile(rf"(?<![A-Za-z])(?i:{'|'.join(map(re.escape, longest_first))})(?![a-z])")
 
 
-def plain(text: str, mask: re.Pattern[str]) -> str:
+def strip_markup(text: str, name_pattern: re.Pattern[str]) -> str:
     """Return a text on one line, without markup, the libraries' names masked."""
     text = _ROLE.sub(r"\1", text).replace("`", "").replace("**", "")
-    return " ".join(mask.sub(MASK, text).split())
+    return " ".join(name_pattern.sub(MASK_TOKEN, text).split())
 
 
-def passage(docstring: str, mask: re.Pattern[str]) -> str | None:
+def extract_passage(docstring: str, name_pattern: re.Pattern[str]) -> str | None:
     """Return the prose that opens a docstring, None if it is shorter than `MIN_WORDS`."""
     lines = docstring.splitlines()
     end = next((number for number, line in enumerate(lines) if _END.match(line)), len(lines))
     if end < len(lines) and re.match(r"^\s*[-=~^*]{3,}", lines[end]):
         end -= 1  # the title above its underline
-    words = plain("\n".join(lines[:end]), mask).split()[:MAX_WORDS]
+    words = strip_markup("\n".join(lines[:end]), name_pattern).split()[:MAX_WORDS]
     letters = sum(word.isalpha() for word in words)
     return " ".join(words) if letters >= MIN_WORDS else None

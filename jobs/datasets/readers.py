@@ -10,9 +10,9 @@ from cluster import UsageError
 from cluster import input_files as source
 from cluster.storage import StorageError, is_uri, join
 from jobs.config.experiment import digest
-from jobs.config.settings import Data
+from jobs.config.settings import DataSettings
 
-READERS = (".csv", ".tsv", ".jsonl")
+SUPPORTED_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 class DataError(UsageError):
@@ -20,13 +20,13 @@ class DataError(UsageError):
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """Rows of one part; `lines` says where in `path` each stands."""
 
     texts: list[str]
     labels: list[str]
     path: str = ""
-    lines: list[int] | None = None
+    line_numbers: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -35,14 +35,14 @@ class Part:
         """Return what identifies these rows."""
         return digest([self.texts, self.labels])
 
-    def take(self, rows: Iterable[int]) -> "Part":
+    def select(self, indices: Iterable[int]) -> "Split":
         """Return some of the rows."""
-        rows = list(rows)
-        lines = [self.lines[row] for row in rows] if self.lines else None
-        return Part([self.texts[row] for row in rows], [self.labels[row] for row in rows], self.path, lines)
+        indices = list(indices)
+        lines = [self.line_numbers[row] for row in indices] if self.line_numbers else None
+        return Split([self.texts[row] for row in indices], [self.labels[row] for row in indices], self.path, lines)
 
 
-def read(path: str, data: Data, *, labelled: bool = True) -> Part:
+def read_rows(path: str, data: DataSettings, *, labelled: bool = True) -> Split:
     """Return the rows of a csv, tsv or jsonl file, plain or gzipped, at a path or URI.
 
     Without `labelled` the label column may be missing and every label is "".
@@ -51,8 +51,8 @@ def read(path: str, data: Data, *, labelled: bool = True) -> Part:
         DataError: the file is missing, empty, of another kind, or has a row without text or label.
     """
     full = _located(path, data)
-    if _suffix(full) not in READERS:
-        raise DataError(f"{full}: the name must end in {', '.join(READERS)}, or one of these and .gz")
+    if _suffix(full) not in SUPPORTED_SUFFIXES:
+        raise DataError(f"{full}: the name must end in {', '.join(SUPPORTED_SUFFIXES)}, or one of these and .gz")
     texts, labels, lines = [], [], []
     for line, text, label in _rows(full, data, labelled=labelled):
         texts.append(text)
@@ -60,10 +60,10 @@ def read(path: str, data: Data, *, labelled: bool = True) -> Part:
         lines.append(line)
     if not texts:
         raise DataError(f"{full}: has no rows")
-    return Part(texts, labels, full, lines)
+    return Split(texts, labels, full, lines)
 
 
-def stream(path: str, data: Data, passed: Callable[[int], None]) -> Iterator[str]:
+def stream_texts(path: str, data: DataSettings, on_bytes_read: Callable[[int], None]) -> Iterator[str]:
     """Yield the texts of a csv, tsv or jsonl file without keeping them; of any other file its lines.
 
     Args:
@@ -72,18 +72,18 @@ def stream(path: str, data: Data, passed: Callable[[int], None]) -> Iterator[str
     Raises:
         DataError: the file is missing, or has a row without text.
     """
-    return (text for _, text, _ in _rows(_located(path, data), data, labelled=False, passed=passed))
+    return (text for _, text, _ in _rows(_located(path, data), data, labelled=False, passed=on_bytes_read))
 
 
-def size(path: str, data: Data) -> int | None:
+def file_size(path: str, data: DataSettings) -> int | None:
     """Return a file's bytes, None where nothing tells; DataError if there is no such file."""
     try:
-        return source.size(_located(path, data))
+        return source.file_size(_located(path, data))
     except StorageError as error:
         raise DataError(str(error)) from error
 
 
-def _located(path: str, data: Data) -> str:
+def _located(path: str, data: DataSettings) -> str:
     """Return where a file of `data` lies: a path of this machine or a URI."""
     if is_uri(path):
         return path
@@ -103,7 +103,7 @@ def _suffix(path: str) -> str:
 
 
 def _rows(
-    path: str, data: Data, *, labelled: bool, passed: Callable[[int], None] | None = None
+    path: str, data: DataSettings, *, labelled: bool, passed: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, str, str]]:
     """Yield line, text and label of each row, whatever kind of file it is."""
     try:
@@ -111,11 +111,11 @@ def _rows(
         kind = _suffix(path)
         if kind == ".jsonl":
             yield from _jsonl_rows(path, lines, data, labelled)
-        elif kind in READERS:
+        elif kind in SUPPORTED_SUFFIXES:
             yield from _table_rows(path, lines, kind, data, labelled)
         else:
             yield from ((number, line.rstrip("\r\n"), "") for number, line in enumerate(lines, start=1))
-    except source.BROKEN as error:
+    except source.READ_ERRORS as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except StorageError as error:
         raise DataError(str(error)) from error
@@ -128,7 +128,7 @@ def _lines(path: str, encoding: str, passed: Callable[[int], None] | None) -> It
         raise DataError(f"data.encoding: Python knows no encoding {encoding!r}") from error
     if line_end != b"\n":
         raise DataError(f"data.encoding: {encoding} is not supported; convert {path} to utf-8")
-    with source.unpacked(path, passed) as stream:
+    with source.open_decompressed(path, passed) as stream:
         for number, raw in enumerate(stream, start=1):
             try:
                 line = raw.decode(encoding)
@@ -141,7 +141,7 @@ def _lines(path: str, encoding: str, passed: Callable[[int], None] | None) -> It
 
 
 def _table_rows(
-    path: str, lines: Iterator[str], suffix: str, data: Data, labelled: bool
+    path: str, lines: Iterator[str], suffix: str, data: DataSettings, labelled: bool
 ) -> Iterator[tuple[int, str, str]]:
     csv.field_size_limit(1 << 30)
     if suffix == ".tsv":  # a tab never stands inside a text, so quotes are part of it
@@ -174,7 +174,7 @@ def _table_rows(
         raise DataError(f"{path}, line {reader.line_num}: not valid {suffix[1:]}: {error}") from error
 
 
-def _jsonl_rows(path: str, lines: Iterator[str], data: Data, labelled: bool) -> Iterator[tuple[int, str, str]]:
+def _jsonl_rows(path: str, lines: Iterator[str], data: DataSettings, labelled: bool) -> Iterator[tuple[int, str, str]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -199,7 +199,7 @@ def _jsonl_rows(path: str, lines: Iterator[str], data: Data, labelled: bool) -> 
         yield number, text, label
 
 
-def _label(path: str, line: int, value: object, data: Data) -> str:
+def _label(path: str, line: int, value: object, data: DataSettings) -> str:
     label = value.strip() if isinstance(value, str) else json.dumps(value)
     if label == "" or value is None:
         raise DataError(f"{path}, line {line}: the label in '{data.label_column}' is empty")

@@ -25,7 +25,7 @@ def tokenize(text: str, lowercase: bool = True) -> list[str]:
     return [match.group() if match.group(1) is None else match.group()[:3] for match in _TOKEN.finditer(text)]
 
 
-def spans(text: str, lowercase: bool = True) -> list[tuple[str, int, int]]:
+def tokenize_with_offsets(text: str, lowercase: bool = True) -> list[tuple[str, int, int]]:
     """Return the tokens of a text with where each starts and ends in it, in characters."""
     plain = text.replace("’", "'")
     lowered = plain.lower() if lowercase else plain
@@ -86,7 +86,7 @@ def encode(texts: Iterable[Sequence[str]], vocabulary: Vocabulary, max_tokens: i
     return Tokens(np.array(ids, np.int32), np.array(offsets, np.int64))
 
 
-def frequent_words(texts: Iterable[Sequence[str]], max_words: int) -> list[tuple[str, int]]:
+def count_words(texts: Iterable[Sequence[str]], max_words: int) -> list[tuple[str, int]]:
     """Return words with their counts, the most frequent first, ties in alphabetical order."""
     counts = Counter(token for tokens in texts for token in tokens)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:max_words]

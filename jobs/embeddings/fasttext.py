@@ -17,16 +17,23 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jobs.embeddings.word2vec import LARGEST_DIMENSION, LONGEST_WORD, VectorsError, decoded, finite, is_one_word
+from jobs.embeddings.word2vec import (
+    MAX_DIMENSIONS,
+    MAX_WORD_BYTES,
+    VectorsError,
+    check_finite,
+    decode_word,
+    is_single_token,
+)
 
 MAGIC = struct.pack("<i", 793712314)
 CHUNK_BYTES = 1 << 20
 VERSION = 12
-LABEL = 1  # type of a dictionary entry that is no word
+LABEL_ENTRY = 1  # type of a dictionary entry that is no word
 
 
 @dataclass(frozen=True)
-class Found:
+class FastTextVectors:
     """Some words' vectors. matrix: `(words, dimensions)` float32; composed: those made of n-grams alone."""
 
     words: list[str]
@@ -44,7 +51,9 @@ class _Header:
     words: int
 
 
-def read(where: str, stream: BinaryIO, errors: str, wanted: Iterable[str], extra: int, size: int | None) -> Found:
+def read_model(
+    location: str, stream: BinaryIO, errors: str, target_words: Iterable[str], extra_words: int, file_size: int | None
+) -> FastTextVectors:
     """Return the vectors of `wanted` words, of those in another case, and of the first `extra` others.
 
     A wanted word that the model does not know in any case is composed of its n-grams.
@@ -58,33 +67,33 @@ def read(where: str, stream: BinaryIO, errors: str, wanted: Iterable[str], extra
     Raises:
         VectorsError: the file is of another format or version, quantised, or broken.
     """
-    source = _Source(where, stream)
+    source = _Source(location, stream)
     header = _header(source)
-    wanted = set(wanted)
-    any_case = {word.lower() for word in wanted}
+    target_words = set(target_words)
+    any_case = {word.lower() for word in target_words}
     places: dict[str, int] = {}  # row of each known word that is kept
     known_any_case = set()
     for number, word in enumerate(_dictionary(source, header, errors)):
-        if word in places or not is_one_word(word):
+        if word in places or not is_single_token(word):
             continue
-        if word in wanted or word.lower() in any_case:
+        if word in target_words or word.lower() in any_case:
             known_any_case.add(word.lower())
-        elif extra > 0:
-            extra -= 1
+        elif extra_words > 0:
+            extra_words -= 1
         else:
             continue
         places[word] = number
     if source.unpack("<?")[0]:
-        raise VectorsError(f"{where}: is quantised (.ftz); use the model's .bin")
+        raise VectorsError(f"{location}: is quantised (.ftz); use the model's .bin")
     num_rows, columns = source.unpack("<2q")
     if (num_rows, columns) != (header.words + header.buckets, header.dimensions):
         raise VectorsError(
-            f"{where}: its matrix is {num_rows:,} x {columns:,}, where {header.words + header.buckets:,} x "
+            f"{location}: its matrix is {num_rows:,} x {columns:,}, where {header.words + header.buckets:,} x "
             f"{header.dimensions:,} are announced"
         )
-    if size is not None and size - source.read < num_rows * columns * 4:
-        raise VectorsError(f"{where}: is cut off; {num_rows:,} rows are announced")
-    missing = [word for word in sorted(wanted) if word.lower() not in known_any_case]
+    if file_size is not None and file_size - source.read < num_rows * columns * 4:
+        raise VectorsError(f"{location}: is cut off; {num_rows:,} rows are announced")
+    missing = [word for word in sorted(target_words) if word.lower() not in known_any_case]
     words = [*places, *missing]
     parts = [
         ([places[word]] if word in places else []) + [header.words + bucket for bucket in _buckets(word, header)]
@@ -93,7 +102,7 @@ def read(where: str, stream: BinaryIO, errors: str, wanted: Iterable[str], extra
     matrix = _means(source, num_rows, header.dimensions, parts)
     kept = [number for number, part in enumerate(parts) if part]  # too short for an n-gram: no vector
     words = [words[number] for number in kept]
-    return Found(words, matrix[kept], frozenset(missing).intersection(words))
+    return FastTextVectors(words, matrix[kept], frozenset(missing).intersection(words))
 
 
 class _Source:
@@ -124,7 +133,7 @@ def _header(source: _Source) -> _Header:
     dimensions, _, _, _, _, _, _, _, buckets, shortest, longest, _, _ = source.unpack("<12id")
     entries, words, _ = source.unpack("<3i")
     _, pruned = source.unpack("<2q")
-    if not (0 < dimensions <= LARGEST_DIMENSION and buckets >= 0 and 0 <= words <= entries and shortest >= 0):
+    if not (0 < dimensions <= MAX_DIMENSIONS and buckets >= 0 and 0 <= words <= entries and shortest >= 0):
         raise VectorsError(
             f"{source.where}: announces {dimensions} dimensions, {buckets} buckets, {words} words of {entries} and "
             f"n-grams from {shortest} letters on"
@@ -140,17 +149,17 @@ def _dictionary(source: _Source, header: _Header, errors: str) -> Iterator[str]:
     for number in range(1, header.entries + 1):
         end = buffer.find(b"\0", start)
         while end < 0 or end + 10 > len(buffer):
-            if end < 0 and len(buffer) - start > LONGEST_WORD:
-                raise VectorsError(f"{source.where}, word {number}: is longer than {LONGEST_WORD} bytes")
+            if end < 0 and len(buffer) - start > MAX_WORD_BYTES:
+                raise VectorsError(f"{source.where}, word {number}: is longer than {MAX_WORD_BYTES} bytes")
             # Never beyond the dictionary: each entry still to come has 10 bytes at least.
             more = source.take(max(1, min(CHUNK_BYTES, 10 * (header.entries - number + 1) - (len(buffer) - start))))
             buffer, start = buffer[start:] + more, 0
             end = buffer.find(b"\0")
         kind = buffer[end + 9]
-        if (kind == LABEL) != (number > header.words):
+        if (kind == LABEL_ENTRY) != (number > header.words):
             raise VectorsError(f"{source.where}, word {number}: is of a kind that cannot stand there")
-        if kind != LABEL:
-            yield decoded(f"{source.where}, word {number}", buffer[start:end], errors)
+        if kind != LABEL_ENTRY:
+            yield decode_word(f"{source.where}, word {number}", buffer[start:end], errors)
         start = end + 10
 
 
@@ -177,6 +186,6 @@ def _means(source: _Source, num_rows: int, dimensions: int, parts: list[list[int
         chunk = np.frombuffer(source.take(4 * dimensions * (last - first)), "<f4").reshape(-1, dimensions)
         low, high = np.searchsorted(places, [first, last])
         if low < high:
-            found = finite(f"{source.where}, rows {first} to {last}", chunk[places[low:high] - first])
+            found = check_finite(f"{source.where}, rows {first} to {last}", chunk[places[low:high] - first])
             np.add.at(sums, owners[low:high], found)
     return sums / np.maximum(lengths, 1)[:, None].astype(np.float32)

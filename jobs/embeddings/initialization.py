@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jobs.embeddings.vector_files import Vectors
+from jobs.embeddings.vector_files import WordVectors
 
 
-def initial(
-    words: Sequence[str], pretrained: Vectors | None, dimensions: int, seed: int
+def initialize_vectors(
+    words: Sequence[str], pretrained: WordVectors | None, dimensions: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return a table of initial vectors, which of its words are pretrained, and which of those under another spelling.
 
@@ -44,7 +44,7 @@ def initial(
     return table, known, respelled
 
 
-def scaled(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:
+def scale_to_norm(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Return a table with every row that is not zero scaled to an L2 norm, and each row's factor, `(words,)`.
 
     Without a norm the table stays as it is.

@@ -13,54 +13,54 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.storage import local_target, replacing
+from cluster.storage import atomic_write, prepare_local_file
 from jobs.config.experiment import Experiment
-from jobs.config.settings import Vectors as Settings
-from jobs.datasets.readers import size, stream
+from jobs.config.settings import VectorSettings as Settings
+from jobs.datasets.readers import file_size, stream_texts
 from jobs.datasets.tokenizer import tokenize
 from jobs.embeddings import vector_files as vectors
-from jobs.embeddings.progress import bar
+from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.word2vec import VectorsError
 
-PIECE_WORDS = 1_000_000  # some seconds of training
+SHARD_WORDS = 1_000_000  # some seconds of training
 # The settings of `vectors` that decide what is trained.
-SETTINGS = ("dimensions", "algorithm", "window", "negative", "sample", "epochs", "min_count")
-START_RATE, END_RATE = 0.025, 0.0001  # word2vec's own
+CACHE_KEY_SETTINGS = ("dimensions", "algorithm", "window", "negative", "sample", "epochs", "min_count")
+START_LEARNING_RATE, END_LEARNING_RATE = 0.025, 0.0001  # word2vec's own
 
 
 @dataclass(frozen=True)
-class Piece:
+class CorpusShard:
     """A file of tokenised texts, one a line, tokens apart by a space."""
 
     path: Path
-    words: int
+    num_words: int
 
 
 @dataclass(frozen=True)
-class Texts:
+class TokenizedCorpus:
     """Tokenised texts on disk. counts: of each word; num_texts: lines in all pieces."""
 
-    pieces: list[Piece]
-    counts: Counter[str]
+    shards: list[CorpusShard]
+    word_counts: Counter[str]
     num_texts: int
 
     @property
     def num_words(self) -> int:
         """Words in all pieces."""
-        return sum(piece.words for piece in self.pieces)
+        return sum(piece.num_words for piece in self.shards)
 
 
-def write_texts(folder: Path, texts: Iterable[list[str]]) -> Texts:
+def write_tokenized_corpus(folder: Path, texts: Iterable[list[str]]) -> TokenizedCorpus:
     """Write tokenised texts into a folder and return what they hold; texts without a token are left out."""
     counts: Counter[str] = Counter()
-    pieces: list[Piece] = []
+    pieces: list[CorpusShard] = []
     lines: list[str] = []
     num_texts = words = 0
 
     def flush() -> None:
         path = folder / f"{len(pieces)}.txt"
         path.write_text("".join(lines), encoding="utf-8")
-        pieces.append(Piece(path, words))
+        pieces.append(CorpusShard(path, words))
         lines.clear()
 
     for tokens in texts:
@@ -69,16 +69,21 @@ def write_texts(folder: Path, texts: Iterable[list[str]]) -> Texts:
             lines.append(" ".join(tokens) + "\n")
             num_texts += 1
             words += len(tokens)
-        if words >= PIECE_WORDS:
+        if words >= SHARD_WORDS:
             flush()
             words = 0
     if lines:
         flush()
-    return Texts(pieces, counts, num_texts)
+    return TokenizedCorpus(pieces, counts, num_texts)
 
 
-def train(
-    texts: Texts, target: Path, settings: Settings, seed: int, threads: int, progress: Callable[[int, int], None]
+def train_word2vec(
+    texts: TokenizedCorpus,
+    target: Path,
+    settings: Settings,
+    seed: int,
+    threads: int,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Train word2vec with gensim and write word2vec binary.
 
@@ -92,7 +97,7 @@ def train(
     """
     from gensim.models import Word2Vec
 
-    if not any(count >= settings.min_count for count in texts.counts.values()):
+    if not any(count >= settings.min_count for count in texts.word_counts.values()):
         raise VectorsError(
             f"word2vec cannot be trained on these texts: no word occurs {settings.min_count} times; lower "
             "vectors.min_count"
@@ -108,26 +113,26 @@ def train(
         workers=threads,
         seed=seed,
     )
-    model.build_vocab_from_freq(texts.counts, corpus_count=texts.num_texts)
+    model.build_vocab_from_freq(texts.word_counts, corpus_count=texts.num_texts)
     total = settings.epochs * texts.num_words
     done = 0
 
     def rate() -> float:
-        return START_RATE + (END_RATE - START_RATE) * done / total
+        return START_LEARNING_RATE + (END_LEARNING_RATE - START_LEARNING_RATE) * done / total
 
     progress(done, total)
     for _ in range(settings.epochs):
-        for piece in texts.pieces:
+        for piece in texts.shards:
             start = rate()
-            done += piece.words
+            done += piece.num_words
             model.train(
-                corpus_file=str(piece.path), total_words=piece.words, epochs=1, start_alpha=start, end_alpha=rate()
+                corpus_file=str(piece.path), total_words=piece.num_words, epochs=1, start_alpha=start, end_alpha=rate()
             )
             progress(done, total)
     model.wv.save_word2vec_format(str(target), binary=True)
 
 
-def train_on_files(
+def train_word2vec_on_files(
     files: Sequence[str], out: str, experiment: Experiment, threads: int | None, say: Callable[[str], None]
 ) -> None:
     """Train word2vec on the texts of files and write it as word2vec binary, with a progress bar.
@@ -144,31 +149,31 @@ def train_on_files(
     settings = experiment.vectors
     if settings.path is not None:
         raise VectorsError(f"vectors.path={settings.path} is a file to read; the file to write is --out")
-    target = local_target(out)
+    target = prepare_local_file(out)
     for file in files:
-        if target.exists() and vectors.same_file(file, target):
+        if target.exists() and vectors.is_same_file(file, target):
             raise VectorsError(f"{out}: is one of the files to train on")
     threads = threads or len(os.sched_getaffinity(0))
     # The tokenised texts may be as large as they come, so they lie where the vectors will.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
-        texts = write_texts(Path(scratch), _tokenized(files, experiment))
+        texts = write_tokenized_corpus(Path(scratch), _tokenized(files, experiment))
         if not texts.num_words:
             raise VectorsError(f"{', '.join(files)}: no word to train on")
-        say(f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.counts):,} of them different")
+        say(f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different")
         total = settings.epochs * texts.num_words
-        with replacing(target) as part, bar(f"word2vec, {threads} threads", "words", total) as tell:
-            train(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
-    kept = sum(count >= settings.min_count for count in texts.counts.values())
+        with atomic_write(target) as part, progress_bar(f"word2vec, {threads} threads", "words", total) as tell:
+            train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
+    kept = sum(count >= settings.min_count for count in texts.word_counts.values())
     say(f"wrote {target}: {kept:,} words x {settings.dimensions} dimensions")
 
 
 def _tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
     """Yield the tokens of each text of the files; the bar counts their bytes."""
     data = experiment.data
-    sizes = [size(file, data) for file in files]
+    sizes = [file_size(file, data) for file in files]
     total = None if None in sizes else sum(length or 0 for length in sizes)
     done = 0
-    with bar("reading texts", "bytes", total) as tell:
+    with progress_bar("reading texts", "bytes", total) as tell:
 
         def passed(length: int) -> None:
             nonlocal done
@@ -176,5 +181,5 @@ def _tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[st
             tell(done)
 
         for file in files:
-            for text in stream(file, data, passed):
+            for text in stream_texts(file, data, passed):
                 yield tokenize(text, experiment.text.lowercase)

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EVERY_S = 3
+LOG_INTERVAL_S = 3
 
 
 @contextmanager
-def bar(text: str, unit: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, unit: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Hold what is to be told how much is done, in all.
 
     Args:
@@ -17,23 +17,25 @@ def bar(text: str, unit: str, total: int | None) -> Iterator[Callable[[int], Non
         total: None where nobody knows.
     """
     if sys.stderr.isatty():
-        with _on_terminal(text, unit, total) as tell:
+        with _on_terminal(description, unit, total) as tell:
             yield tell
     else:
-        yield lines(lambda line: print(line, file=sys.stderr, flush=True), text, unit, total)
+        yield make_progress_logger(lambda line: print(line, file=sys.stderr, flush=True), description, unit, total)
 
 
-def lines(say: Callable[[str], None], text: str, unit: str, total: int | None) -> Callable[[int], None]:
+def make_progress_logger(
+    say: Callable[[str], None], description: str, unit: str, total: int | None
+) -> Callable[[int], None]:
     """Return what says a line for what it is told, every few seconds and when all is done."""
     start = told = time.monotonic()
 
     def tell(done: int) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - told > EVERY_S or done == total:
+        if now - told > LOG_INTERVAL_S or done == total:
             told = now
             share = f"{done / total:4.0%}, " if total else ""
-            say(f"{text}: {share}{done:,} {unit}, {done / max(now - start, 1e-9):,.0f} a second")
+            say(f"{description}: {share}{done:,} {unit}, {done / max(now - start, 1e-9):,.0f} a second")
 
     return tell
 

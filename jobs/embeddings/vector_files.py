@@ -18,17 +18,17 @@ import numpy as np
 from cluster import input_files as source
 from cluster import storage
 from jobs.config.experiment import digest
-from jobs.config.settings import Vectors as Settings
+from jobs.config.settings import VectorSettings as Settings
 from jobs.embeddings import fasttext, word2vec
-from jobs.embeddings.progress import lines
-from jobs.embeddings.word2vec import VectorsError, is_one_word
+from jobs.embeddings.progress import make_progress_logger
+from jobs.embeddings.word2vec import VectorsError, is_single_token
 
-GENSIM = "gensim:"  # before a name of gensim's downloader
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # what such files begin with
+GENSIM_PREFIX = "gensim:"  # before a name of gensim's downloader
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # what such files begin with
 
 
 @dataclass(frozen=True)
-class Vectors:
+class WordVectors:
     """Some words of a vectors file, in the file's order, most frequent first.
 
     matrix: `(words, dimensions)` float32. composed: those that are not in the file but made of its n-grams.
@@ -65,7 +65,9 @@ class Coverage:
         return text
 
 
-def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[[str], None]) -> Vectors:
+def read_vectors(
+    settings: Settings, target_words: set[str], cache: str | None, say: Callable[[str], None]
+) -> WordVectors:
     """Return the vectors of `wanted` words and of the first `extra_words` others.
 
     A wanted word in lower case takes the vector of another spelling if the file lacks its own.
@@ -84,14 +86,14 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
         known = source.fingerprint(path) if cache and not settings.allow_pickle else None
         kept = None
         if cache and known:
-            decides = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(wanted)]
+            decides = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(target_words)]
             kept = storage.join(cache, f"vectors-{digest(decides)}.safetensors")
             found = _load(kept)
             if found is not None:
                 say(f"vectors of {name}, as read before: {kept}")
                 return _of_dimensions(name, settings, found)
         say(f"reading vectors from {name}")
-        found = _checked(name, _read(name, path, settings, wanted, say), say)
+        found = _checked(name, _read(name, path, settings, target_words, say), say)
         if kept:
             _save(kept, found)
         return _of_dimensions(name, settings, found)
@@ -99,7 +101,7 @@ def read(settings: Settings, wanted: set[str], cache: str | None, say: Callable[
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def _of_dimensions(name: str, settings: Settings, found: Vectors) -> Vectors:
+def _of_dimensions(name: str, settings: Settings, found: WordVectors) -> WordVectors:
     """Return what was found; VectorsError if it has other dimensions than were set."""
     dimensions = found.matrix.shape[1]
     if settings.dimensions not in (dimensions, Settings.model_fields["dimensions"].default):
@@ -107,7 +109,7 @@ def _of_dimensions(name: str, settings: Settings, found: Vectors) -> Vectors:
     return found
 
 
-def _checked(name: str, found: Vectors, say: Callable[[str], None]) -> Vectors:
+def _checked(name: str, found: WordVectors, say: Callable[[str], None]) -> WordVectors:
     """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
     if not found.words:
         raise VectorsError(f"{name}: holds none of the words that occur in the texts")
@@ -118,15 +120,15 @@ def _checked(name: str, found: Vectors, say: Callable[[str], None]) -> Vectors:
         raise VectorsError(f"{name}: holds nothing but zeros for the words that occur in the texts")
     say(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
     words = [word for word, is_filled in zip(found.words, filled, strict=True) if is_filled]
-    return Vectors(words, found.matrix[filled], found.composed.intersection(words))
+    return WordVectors(words, found.matrix[filled], found.composed.intersection(words))
 
 
 @contextlib.contextmanager
 def _unpacked(name: str, path: str, say: Callable[[str], None]) -> Iterator[BinaryIO]:
     """Hold a file's bytes; what takes long is told while it is read."""
     try:
-        total = source.size(path)
-        tell = lines(say, f"reading {name}", "bytes", total)
+        total = source.file_size(path)
+        tell = make_progress_logger(say, f"reading {name}", "bytes", total)
         done = 0
 
         def passed(length: int) -> None:
@@ -135,9 +137,9 @@ def _unpacked(name: str, path: str, say: Callable[[str], None]) -> Iterator[Bina
             if done != total:
                 tell(done)
 
-        with source.unpacked(path, passed) as stream:
+        with source.open_decompressed(path, passed) as stream:
             yield stream
-    except source.BROKEN as error:
+    except source.READ_ERRORS as error:
         raise VectorsError(f"{name}: cannot be read: {error}") from error
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
@@ -153,18 +155,18 @@ def fingerprint(settings: Settings) -> str | None:
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def same_file(name: str, path: Path) -> bool:
+def is_same_file(name: str, path: Path) -> bool:
     """Tell whether `vectors.path` means a file of this machine, whatever it is called."""
-    if name.startswith(GENSIM):
+    if name.startswith(GENSIM_PREFIX):
         import gensim.downloader
 
-        model = name.removeprefix(GENSIM)
+        model = name.removeprefix(GENSIM_PREFIX)
         name = str(Path(gensim.downloader.BASE_DIR, model, f"{model}.gz"))
     other = Path(name.removeprefix("file://")).expanduser()
     return path.exists() and other.exists() and path.samefile(other)
 
 
-def rows(name: str, settings: Settings) -> Iterator[word2vec.Row]:
+def iter_vectors(name: str, settings: Settings) -> Iterator[word2vec.Row]:
     """Yield every word of a word2vec or GloVe file with its vector; VectorsError if it is of another format."""
 
     def silent(line: str) -> None:
@@ -173,13 +175,13 @@ def rows(name: str, settings: Settings) -> Iterator[word2vec.Row]:
     with _unpacked(name, _located(name, silent), silent) as stream:
         if _format(name, stream, settings) in ("fasttext", "keyed-vectors"):
             raise VectorsError(f"{name}: only word2vec and GloVe files are read whole, not fastText models and pickles")
-        yield from word2vec.rows(name, stream, settings.format, settings.unicode_errors, lambda word: True)
+        yield from word2vec.parse_vectors(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
 def _located(name: str, say: Callable[[str], None]) -> str:
     """Return the path or URI that `vectors.path` means."""
-    if name.startswith(GENSIM):
-        return _downloaded(name.removeprefix(GENSIM), say)
+    if name.startswith(GENSIM_PREFIX):
+        return _downloaded(name.removeprefix(GENSIM_PREFIX), say)
     if storage.is_uri(name):
         return name
     try:
@@ -187,7 +189,9 @@ def _located(name: str, say: Callable[[str], None]) -> str:
     except RuntimeError as error:
         raise VectorsError(f"{name}: {error}") from error
     if not path.is_file():
-        hint = "" if path.suffix or path.exists() else f"; for a model of gensim's downloader write {GENSIM}{name}"
+        hint = (
+            "" if path.suffix or path.exists() else f"; for a model of gensim's downloader write {GENSIM_PREFIX}{name}"
+        )
         raise VectorsError(f"{path}: no such vectors file (vectors.path){hint}")
     return str(path)
 
@@ -203,15 +207,15 @@ def _downloaded(model: str, say: Callable[[str], None]) -> str:
             known = gensim.downloader.info()["models"]
             if model not in known:
                 names = ", ".join(sorted(each for each in known if not each.startswith("__")))
-                raise VectorsError(f"{GENSIM}{model}: gensim's downloader knows no such model; it has {names}")
+                raise VectorsError(f"{GENSIM_PREFIX}{model}: gensim's downloader knows no such model; it has {names}")
             return gensim.downloader.load(model, return_path=True)
     except VectorsError:
         raise
     except Exception as error:  # it raises bare Exception too
-        raise VectorsError(f"{GENSIM}{model}: gensim's downloader failed: {error}") from error
+        raise VectorsError(f"{GENSIM_PREFIX}{model}: gensim's downloader failed: {error}") from error
 
 
-def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Callable[[str], None]) -> Vectors:
+def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Callable[[str], None]) -> WordVectors:
     with _unpacked(name, path, say) as stream:
         format = _format(name, stream, settings)
         if format == "keyed-vectors":
@@ -219,12 +223,12 @@ def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Calla
         if format == "fasttext":
             plain = isinstance(stream, io.BufferedReader) and not storage.is_uri(path)
             size = Path(path).stat().st_size if plain else None
-            found = fasttext.read(name, stream, settings.unicode_errors, wanted, settings.extra_words, size)
-            return Vectors(found.words, found.matrix, found.composed)
+            found = fasttext.read_model(name, stream, settings.unicode_errors, wanted, settings.extra_words, size)
+            return WordVectors(found.words, found.matrix, found.composed)
         return _chosen(
             wanted,
             settings.extra_words,
-            lambda keep: word2vec.rows(name, stream, format, settings.unicode_errors, keep),
+            lambda keep: word2vec.parse_vectors(name, stream, format, settings.unicode_errors, keep),
         )
 
 
@@ -234,14 +238,16 @@ def _format(name: str, stream: BinaryIO, settings: Settings) -> str:
     if settings.format == "auto":
         if beginning == fasttext.MAGIC:
             return "fasttext"
-        if beginning == ZIP:
+        if beginning == ZIP_MAGIC:
             raise VectorsError(f"{name}: is a zip archive; unpack it and name one of its files")
-        if beginning[:1] == PICKLE:
+        if beginning[:1] == PICKLE_MAGIC:
             return "keyed-vectors"
     return settings.format
 
 
-def _chosen(wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]) -> Vectors:
+def _chosen(
+    wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]
+) -> WordVectors:
     """Return the rows that are wanted, in any case, and the first `extra` others."""
     any_case = {word.lower() for word in wanted}
     found: dict[str, np.ndarray] = {}
@@ -250,15 +256,15 @@ def _chosen(wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]]
         return extra > 0 or word in wanted or word.lower() in any_case
 
     for word, vector in rows(keep):
-        if word in found or not is_one_word(word):
+        if word in found or not is_single_token(word):
             continue
         if word not in wanted and word.lower() not in any_case:
             extra -= 1
         found[word] = vector
-    return Vectors(list(found), np.stack(list(found.values())) if found else np.empty((0, 0), np.float32))
+    return WordVectors(list(found), np.stack(list(found.values())) if found else np.empty((0, 0), np.float32))
 
 
-def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) -> Vectors:
+def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) -> WordVectors:
     """Return rows of gensim KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
     if not settings.allow_pickle:
         raise VectorsError(
@@ -282,12 +288,12 @@ def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) ->
     def kept(keep: Callable[[str], bool]) -> Iterator[word2vec.Row]:
         for row, word in enumerate(index):
             if keep(word):
-                yield word, word2vec.finite(f"{name}, '{word}'", np.array(keyed.vectors[row], np.float32))
+                yield word, word2vec.check_finite(f"{name}, '{word}'", np.array(keyed.vectors[row], np.float32))
 
     return _chosen(wanted, settings.extra_words, kept)
 
 
-def _save(path: str, found: Vectors) -> None:
+def _save(path: str, found: WordVectors) -> None:
     from safetensors.numpy import save
 
     words = np.frombuffer("\n".join(found.words).encode("utf-8"), np.uint8)
@@ -295,7 +301,7 @@ def _save(path: str, found: Vectors) -> None:
     storage.write_bytes(path, save({"matrix": found.matrix, "words": words, "composed": composed}))
 
 
-def _load(path: str) -> Vectors | None:
+def _load(path: str) -> WordVectors | None:
     """Return what `_save` wrote, None if it is not there or not whole."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -303,10 +309,10 @@ def _load(path: str) -> Vectors | None:
     if not storage.exists(path):
         return None
     try:
-        with source.opened(path) as stream:
+        with source.open_stream(path) as stream:
             tensors = load(stream.read())
         words = tensors["words"].tobytes().decode("utf-8").split("\n")
         composed = frozenset(word for word, is_composed in zip(words, tensors["composed"], strict=True) if is_composed)
-        return Vectors(words, tensors["matrix"], composed)
+        return WordVectors(words, tensors["matrix"], composed)
     except (SafetensorError, OSError, KeyError, ValueError):
         return None

@@ -12,10 +12,10 @@ import numpy as np
 
 from cluster import UsageError
 
-LONGEST_WORD = 4096  # bytes; more without a space means that the file is no vectors file
-LARGEST_DIMENSION = 10_000
-LARGEST_NUMBER = 1e6
-LONGEST_ROW = LONGEST_WORD + 32 * LARGEST_DIMENSION  # bytes, of text
+MAX_WORD_BYTES = 4096  # bytes; more without a space means that the file is no vectors file
+MAX_DIMENSIONS = 10_000
+MAX_ABSOLUTE_VALUE = 1e6
+MAX_ROW_BYTES = MAX_WORD_BYTES + 32 * MAX_DIMENSIONS  # bytes, of text
 CHUNK_BYTES = 1 << 18  # stays in the processor's cache while its rows are looked at
 
 BOM = b"\xef\xbb\xbf"
@@ -27,7 +27,9 @@ class VectorsError(UsageError):
     """A vectors file cannot be used."""
 
 
-def rows(where: str, stream: BinaryIO, format: str, errors: str, keep: Callable[[str], bool]) -> Iterator[Row]:
+def parse_vectors(
+    location: str, stream: BinaryIO, format: str, errors: str, keep: Callable[[str], bool]
+) -> Iterator[Row]:
     """Yield the words that `keep` asks for, with their vectors, `(dimensions,)` float32, in the file's order.
 
     Args:
@@ -40,55 +42,57 @@ def rows(where: str, stream: BinaryIO, format: str, errors: str, keep: Callable[
     Raises:
         VectorsError: the file is of another format, or broken; says where.
     """
-    first = stream.readline(LONGEST_ROW).removeprefix(BOM)
+    first = stream.readline(MAX_ROW_BYTES).removeprefix(BOM)
     header = _header(first)
     if header is None:
         if format.startswith("word2vec"):
-            raise VectorsError(f"{where}: does not begin with the two numbers of a word2vec file, words and dimensions")
+            raise VectorsError(
+                f"{location}: does not begin with the two numbers of a word2vec file, words and dimensions"
+            )
         dimensions = len(first.split()) - 1
         if dimensions < 2 or _text_row(first, dimensions) is None:
-            raise VectorsError(f"{where}: is neither word2vec (binary or text) nor GloVe text")
-        yield from _text_rows(where, stream, dimensions, None, first, errors, keep)
+            raise VectorsError(f"{location}: is neither word2vec (binary or text) nor GloVe text")
+        yield from _text_rows(location, stream, dimensions, None, first, errors, keep)
         return
     if format == "glove":
-        raise VectorsError(f"{where}: begins with two numbers, as word2vec files do, and GloVe text does not")
+        raise VectorsError(f"{location}: begins with two numbers, as word2vec files do, and GloVe text does not")
     count, dimensions = header
-    if not 0 < dimensions <= LARGEST_DIMENSION:
-        raise VectorsError(f"{where}: its first line announces {dimensions} dimensions")
-    start = stream.readline(LONGEST_ROW)
+    if not 0 < dimensions <= MAX_DIMENSIONS:
+        raise VectorsError(f"{location}: its first line announces {dimensions} dimensions")
+    start = stream.readline(MAX_ROW_BYTES)
     text = _is_text(start, dimensions) if format == "auto" else format == "word2vec-text"
     if text:
-        yield from _text_rows(where, stream, dimensions, count, start, errors, keep)
+        yield from _text_rows(location, stream, dimensions, count, start, errors, keep)
     else:
-        yield from _binary_rows(where, stream, dimensions, count, start, errors, keep)
+        yield from _binary_rows(location, stream, dimensions, count, start, errors, keep)
 
 
-def write(stream: BinaryIO, count: int, dimensions: int, found: Iterable[Row]) -> None:
+def write_binary(stream: BinaryIO, count: int, dimensions: int, rows: Iterable[Row]) -> None:
     """Write word2vec binary, as gensim's `load_word2vec_format(binary=True)` and the original tool read it."""
     stream.write(f"{count} {dimensions}\n".encode())
-    for word, vector in found:
+    for word, vector in rows:
         stream.write(word.encode("utf-8") + b" " + np.ascontiguousarray(vector, "<f4").tobytes())
 
 
-def is_one_word(word: str) -> bool:
+def is_single_token(word: str) -> bool:
     """Tell whether a word can stand in a word2vec file, and be a token: it is not empty and holds no white space."""
     return word.split() == [word]
 
 
-def decoded(where: str, raw: bytes, errors: str) -> str:
+def decode_word(location: str, raw: bytes, errors: str) -> str:
     """Return a word's text; VectorsError if it is not UTF-8 and `errors` is strict."""
     try:
         return raw.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         raise VectorsError(
-            f"{where}: the word {raw[:40]!r} is not UTF-8; vectors.unicode_errors=replace or ignore reads on"
+            f"{location}: the word {raw[:40]!r} is not UTF-8; vectors.unicode_errors=replace or ignore reads on"
         ) from error
 
 
-def finite(where: str, vector: np.ndarray) -> np.ndarray:
+def check_finite(location: str, vector: np.ndarray) -> np.ndarray:
     """Return a vector as it is; VectorsError if it holds NaN, or numbers that no training gives."""
-    if not np.abs(vector).max(initial=0) < LARGEST_NUMBER:  # NaN is not below it either
-        raise VectorsError(f"{where}: the vector holds NaN, or numbers beyond {LARGEST_NUMBER:g}")
+    if not np.abs(vector).max(initial=0) < MAX_ABSOLUTE_VALUE:  # NaN is not below it either
+        raise VectorsError(f"{location}: the vector holds NaN, or numbers beyond {MAX_ABSOLUTE_VALUE:g}")
     return vector
 
 
@@ -141,17 +145,17 @@ def _text_rows(
     number = 1 if count is None else 2
     found = 0
     while line:
-        if len(line) >= LONGEST_ROW:
+        if len(line) >= MAX_ROW_BYTES:
             raise VectorsError(f"{where}, line {number}: is longer than any row; not word2vec or GloVe text")
         if line.strip():
             found += 1
             here = f"{where}, line {number}"
-            if keep(decoded(here, line.split(None, 1)[0], errors)):
+            if keep(decode_word(here, line.split(None, 1)[0], errors)):
                 row = _text_row(line, dimensions)
                 if row is None:
                     raise VectorsError(f"{here}: is not a word and {dimensions} numbers")
-                yield decoded(here, row[0], errors), finite(here, row[1])
-        line = stream.readline(LONGEST_ROW)
+                yield decode_word(here, row[0], errors), check_finite(here, row[1])
+        line = stream.readline(MAX_ROW_BYTES)
         number += 1
     if count is not None and found != count:
         raise VectorsError(f"{where}: ends after {found:,} of the {count:,} words that its first line announces")
@@ -170,23 +174,25 @@ def _binary_rows(
     size = 4 * dimensions
     start = 0
     for number in range(1, count + 1):
-        end = buffer.find(b" ", start, start + LONGEST_WORD)
+        end = buffer.find(b" ", start, start + MAX_WORD_BYTES)
         while end < 0 or end + 1 + size > len(buffer):
-            if end < 0 and len(buffer) - start >= LONGEST_WORD:
-                raise VectorsError(f"{where}, word {number}: is longer than {LONGEST_WORD} bytes; not word2vec binary")
+            if end < 0 and len(buffer) - start >= MAX_WORD_BYTES:
+                raise VectorsError(
+                    f"{where}, word {number}: is longer than {MAX_WORD_BYTES} bytes; not word2vec binary"
+                )
             more = stream.read(CHUNK_BYTES)
             if not more:
                 raise VectorsError(f"{where}: ends after {number - 1:,} of the {count:,} words that it announces")
             buffer, start = buffer[start:] + more, 0
-            end = buffer.find(b" ", 0, LONGEST_WORD)
+            end = buffer.find(b" ", 0, MAX_WORD_BYTES)
         raw = buffer[start:end].lstrip(b"\n")  # the original tool ends each row with a line end
         try:
             word = raw.decode("utf-8")
         except UnicodeDecodeError:
-            word = decoded(f"{where}, word {number}", raw, errors)
+            word = decode_word(f"{where}, word {number}", raw, errors)
         if keep(word):
             vector = np.frombuffer(buffer, "<f4", dimensions, end + 1).astype(np.float32)
-            yield word, finite(f"{where}, word {number}", vector)
+            yield word, check_finite(f"{where}, word {number}", vector)
         start = end + 1 + size
     if (buffer[start:] + stream.read(CHUNK_BYTES)).strip(b"\n"):
         raise VectorsError(

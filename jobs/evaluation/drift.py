@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.storage import absolute, join, written_folder
+from cluster.storage import absolute_path, join, output_folder
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation import report
-from jobs.evaluation.export import trained_vectors
+from jobs.evaluation.export import select_word_vectors
 from jobs.model import checkpoint
-from jobs.model.checkpoint import Checkpoint, Initial
+from jobs.model.checkpoint import Checkpoint, InitialVectors
 
-SHOWN = 10  # words of a list
-SMALLEST_GROUP = 10  # words whose median says something
-NEIGHBOURS = 4  # as many as Kim shows
-COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
+NUM_LISTED_WORDS = 10  # words of a list
+MIN_GROUP_SIZE = 10  # words whose median says something
+NUM_NEIGHBOURS = 4  # as many as Kim shows
+CSV_COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 
 
-class NothingTrained(VectorsError):
+class NoTrainedVectors(VectorsError):
     """A checkpoint has no word vector that could have moved, or kept nothing to compare with."""
 
 
@@ -49,15 +49,15 @@ class Drift:
     before: np.ndarray
     after: np.ndarray
 
-    def farthest(self, most: int = SHOWN) -> np.ndarray:
+    def top_by_distance(self, most: int = NUM_LISTED_WORDS) -> np.ndarray:
         """Return the places of the words that moved farthest."""
         return np.argsort(-self.distance, kind="stable")[:most]
 
-    def surprising(self, most: int = SHOWN) -> np.ndarray:
+    def top_by_relative_distance(self, most: int = NUM_LISTED_WORDS) -> np.ndarray:
         """Return the places of the words that moved farthest for their frequency."""
         return np.argsort(-self.distance / np.maximum(self.expected, 1e-12), kind="stable")[:most]
 
-    def neighbours(self, word: str, most: int = NEIGHBOURS) -> tuple[list[str], list[str]]:
+    def nearest_neighbours(self, word: str, most: int = NUM_NEIGHBOURS) -> tuple[list[str], list[str]]:
         """Return the words nearest to a word by cosine, before and after.
 
         Raises:
@@ -68,13 +68,13 @@ class Drift:
         row = self.vocabulary.index(word)
         return _nearest(self.before, row, self.vocabulary, most), _nearest(self.after, row, self.vocabulary, most)
 
-    def tables(self, words: Sequence[str], most: int = SHOWN) -> dict[str, list[dict[str, object]]]:
+    def tables(self, words: Sequence[str], most: int = NUM_LISTED_WORDS) -> dict[str, list[dict[str, object]]]:
         """Return the lists as tables of titled columns; neighbours of `words`, or of the most surprising."""
-        asked = words or [self.words[place] for place in self.surprising(most)]
-        nearest = {word: self.neighbours(word) for word in asked}
+        asked = words or [self.words[place] for place in self.top_by_relative_distance(most)]
+        nearest = {word: self.nearest_neighbours(word) for word in asked}
         return {
-            "farthest": [self._row(place) for place in self.farthest(most)],
-            "farthest for their frequency": [self._row(place) for place in self.surprising(most)],
+            "farthest": [self._row(place) for place in self.top_by_distance(most)],
+            "farthest for their frequency": [self._row(place) for place in self.top_by_relative_distance(most)],
             "nearest neighbours": [
                 {"word": word, "before": ", ".join(before), "after": ", ".join(after)}
                 for word, (before, after) in nearest.items()
@@ -101,20 +101,20 @@ class Drift:
         }
 
 
-def measure(loaded: Checkpoint, initial: Initial) -> Drift:
+def compute_drift(loaded: Checkpoint, initial: InitialVectors) -> Drift:
     """Return how far a checkpoint's vectors moved.
 
     Raises:
         NothingTrained: no word's vector was.
     """
-    after = trained_vectors(loaded)
+    after = select_word_vectors(loaded)
     before = np.concatenate([initial.vectors, after[len(initial.vectors) :]])
     trained = initial.counts > 0
     if loaded.experiment.model.trained_words == "out-of-vocabulary":
         trained &= ~initial.pretrained
     seen = np.flatnonzero(trained[2:])
     if not len(seen):
-        raise NothingTrained("no word's vector was trained: the training texts hold none that could be")
+        raise NoTrainedVectors("no word's vector was trained: the training texts hold none that could be")
     old, new = before[seen + 2], after[seen + 2]
     distance = np.linalg.norm(new - old, axis=1)
     lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
@@ -132,57 +132,57 @@ def measure(loaded: Checkpoint, initial: Initial) -> Drift:
     )
 
 
-def of(path: str, loaded: Checkpoint) -> Drift:
+def load_drift(path: str, loaded: Checkpoint) -> Drift:
     """Return the drift of a checkpoint that was read from a path.
 
     Raises:
         NothingTrained: its vectors were not trained, or it kept nothing to compare them with.
     """
     if "vectors" not in loaded.weights:
-        raise NothingTrained(f"{path}: its word vectors are static, none has moved")
-    initial = checkpoint.read_initial(path)
+        raise NoTrainedVectors(f"{path}: its word vectors are static, none has moved")
+    initial = checkpoint.load_initial_vectors(path)
     if initial is None:
-        raise NothingTrained(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
-    return measure(loaded, initial)
+        raise NoTrainedVectors(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
+    return compute_drift(loaded, initial)
 
 
-def show(path: str, words: Sequence[str], most: int, out: str | None, say: Callable[[str], None]) -> None:
+def report_drift(path: str, words: Sequence[str], most: int, out: str | None, say: Callable[[str], None]) -> None:
     """Say the tables, and write drift.csv (every word) and drift.png.
 
     Args:
         words: whose neighbours are shown; by default those of the words that moved farthest for their frequency.
         out: a folder; by default `report` beside the checkpoint.
     """
-    found = of(path, checkpoint.read(path))
+    found = load_drift(path, checkpoint.load_checkpoint(path))
     say(found.summary())
     for title, rows in found.tables(words, most).items():
-        say(f"\n{title}\n\n{report.text_table(rows)}")
-    target = absolute(out) if out else join(os.path.dirname(checkpoint.locate(path)), "report")
-    with written_folder(target) as folder:
-        write(folder, found)
+        say(f"\n{title}\n\n{report.format_text_table(rows)}")
+    target = absolute_path(out) if out else join(os.path.dirname(checkpoint.resolve_checkpoint(path)), "report")
+    with output_folder(target) as folder:
+        write_drift(folder, found)
     say(f"\nevery word: {join(target, 'drift.csv')}, picture: {join(target, 'drift.png')}")
 
 
-def section(found: Drift) -> list[str]:
+def markdown_section(found: Drift) -> list[str]:
     """Return the drift as Markdown for the report, beside whose drift.png it stands."""
     lines = ["## What fine-tuning did to the word vectors", "", found.summary() + ".", ""]
     for title, rows in found.tables(()).items():
-        lines += [f"{title.capitalize()}:", "", *report.markdown_table(rows), ""]
+        lines += [f"{title.capitalize()}:", "", *report.format_markdown_table(rows), ""]
     return [*lines, "![how far each word moved](drift.png)", "", "Every word: [drift.csv](drift.csv).", ""]
 
 
-def write(folder: Path, found: Drift) -> None:
+def write_drift(folder: Path, found: Drift) -> None:
     """Write drift.csv and drift.png into a folder."""
     with (folder / "drift.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(CSV_COLUMNS)
         columns = (found.words, found.counts, found.pretrained, found.distance, found.cosine, found.expected)
         for word, count, pretrained, *numbers in zip(*columns, strict=True):
             writer.writerow([word, count, int(pretrained), *(f"{number:.6g}" for number in numbers)])
-    draw(folder / "drift.png", found)
+    plot_drift(folder / "drift.png", found)
 
 
-def draw(path: Path, found: Drift) -> None:
+def plot_drift(path: Path, found: Drift) -> None:
     """Write a picture: how often each word occurs against how far it moved, and the names of some."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -200,7 +200,7 @@ def draw(path: Path, found: Drift) -> None:
     )
     top = found.distance.max(initial=0) or 1.0
     named: list[tuple[float, float]] = []  # what is labelled, in shares of the picture, so that no two overlap
-    for place in dict.fromkeys([*found.farthest(), *found.surprising()]):
+    for place in dict.fromkeys([*found.top_by_distance(), *found.top_by_relative_distance()]):
         at = (np.log(found.counts[place]) / max(np.log(found.counts.max()), 1.0), found.distance[place] / top)
         if all(abs(at[0] - x) > 0.1 or abs(at[1] - y) > 0.03 for x, y in named):
             named.append(at)
@@ -209,7 +209,7 @@ def draw(path: Path, found: Drift) -> None:
     axes.set(xscale="log", xlabel="occurrences in the training texts", ylabel="distance moved (L2)")
     axes.set_title("How far fine-tuning moved each word's vector")
     axes.legend(loc="upper left")
-    report.save(figure, path)
+    report.save_figure(figure, path)
 
 
 def _expected(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:
@@ -220,7 +220,7 @@ def _expected(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """
     octaves = np.floor(np.log2(counts)).astype(int)
     sizes = np.bincount(octaves)
-    while sizes[:-1].any() and sizes[-1] < SMALLEST_GROUP:
+    while sizes[:-1].any() and sizes[-1] < MIN_GROUP_SIZE:
         octaves[octaves == len(sizes) - 1] -= 1
         sizes = np.bincount(octaves)
     groups = np.unique(octaves)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cluster.storage import absolute, join, written_folder
-from jobs.config.experiment import overridden
+from cluster.storage import absolute_path, join, output_folder
+from jobs.config.experiment import apply_overrides
 from jobs.datasets import dataset
 from jobs.datasets.readers import DataError
 from jobs.evaluation import drift, metrics
-from jobs.evaluation.report import Evaluation, write
-from jobs.inference.predict import classify
+from jobs.evaluation.report import Evaluation, write_report
+from jobs.inference.predict import predict_proba
 from jobs.model import checkpoint
 
 
@@ -26,12 +26,12 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
     Raises:
         DataError: the test part cannot be read, has other labels, or is not the one that training left out.
     """
-    where = checkpoint.locate(path)
-    loaded = checkpoint.read(where)
+    where = checkpoint.resolve_checkpoint(path)
+    loaded = checkpoint.load_checkpoint(where)
     experiment = loaded.experiment
     if settings:
-        experiment = overridden(experiment, settings)
-    part = dataset.load(experiment).test
+        experiment = apply_overrides(experiment, settings)
+    part = dataset.load_dataset(experiment).test
     if experiment.data.test is None and part.digest() != loaded.metrics.get("held_out"):
         raise DataError(
             f"{part.path}: the rows drawn from it now are not those that training left out (the file or a setting "
@@ -43,7 +43,7 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
             f"{part.path}: the label '{unknown[0]}' is none of the checkpoint's: {', '.join(loaded.labels)}"
         )
     labels = np.array([loaded.labels.index(label) for label in part.labels])
-    probabilities = classify(loaded, part.texts)  # (texts, classes)
+    probabilities = predict_proba(loaded, part.texts)  # (texts, classes)
     predicted = probabilities.argmax(axis=1)
     found = Evaluation(
         checkpoint=where,
@@ -52,19 +52,19 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
         accuracy=metrics.accuracy(labels, predicted),
         macro_f1=metrics.macro_f1(labels, predicted),
         labels=loaded.labels,
-        per_class=metrics.per_class(labels, predicted, len(loaded.labels)),
+        per_class=metrics.per_class_metrics(labels, predicted, len(loaded.labels)),
         confusion=metrics.confusion(labels, predicted, len(loaded.labels)),
     )
-    target = absolute(out) if out else join(os.path.dirname(where), "report")
-    say(found.table())
-    with written_folder(target) as folder:
+    target = absolute_path(out) if out else join(os.path.dirname(where), "report")
+    say(found.format_table())
+    with output_folder(target) as folder:
         more = []
         try:
-            moved = drift.of(where, loaded)
-            drift.write(folder, moved)
-            more = drift.section(moved)
-        except drift.NothingTrained as reason:
+            moved = drift.load_drift(where, loaded)
+            drift.write_drift(folder, moved)
+            more = drift.markdown_section(moved)
+        except drift.NoTrainedVectors as reason:
             say(f"no drift in the report: {reason}")
-        write(folder, found, loaded, more)
+        write_report(folder, found, loaded, more)
     say(f"report: {join(target, 'report.md')}")
     return found

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from cluster import storage
-from jobs.config.settings import Vectors as Settings
+from jobs.config.settings import VectorSettings as Settings
 from jobs.embeddings import vector_files as vectors
 from jobs.embeddings import word2vec
-from jobs.embeddings.progress import bar
+from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.word2vec import Row, VectorsError
 from jobs.model import checkpoint
 from jobs.model.checkpoint import Checkpoint
 
-TELL_EVERY = 10_000  # words
+PROGRESS_INTERVAL = 10_000  # words
 
 
-def export(path: str, out: str, original: str | None, merge: bool, say: Callable[[str], None]) -> None:
+def export_vectors(path: str, out: str, original: str | None, merge: bool, say: Callable[[str], None]) -> None:
     """Write a checkpoint's word vectors as word2vec binary.
 
     Args:
@@ -33,24 +33,24 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
     Raises:
         VectorsError: `out` is the original, or the original cannot be merged.
     """
-    loaded = checkpoint.read(path)
+    loaded = checkpoint.load_checkpoint(path)
     settings = loaded.experiment.vectors
     if original is not None:
         settings = settings.model_copy(update={"path": original})
-    target = storage.local_target(out)
+    target = storage.prepare_local_file(out)
     for name in (loaded.experiment.vectors.path, original):
-        if name is not None and vectors.same_file(name, target):
+        if name is not None and vectors.is_same_file(name, target):
             raise VectorsError(f"{out}: is the file that the vectors started from, which is never changed")
     if merge and loaded.experiment.model.embedding == "rand":
         raise VectorsError("with model.embedding=rand no vector came from a file; there is nothing to merge with")
     if merge and settings.path is None:
         raise VectorsError("the vectors did not come from a file; name one to merge with --original")
-    initial = checkpoint.read_initial(path)
+    initial = checkpoint.load_initial_vectors(path)
     if initial is None:
         raise VectorsError(f"{path}: an earlier version made it, which kept no lengths; train again")
     if "vectors" not in loaded.weights:
         say("model.embedding=static: the vectors were not trained; these are the original ones")
-    matrix = trained_vectors(loaded)
+    matrix = select_word_vectors(loaded)
     seen, dimensions = len(initial.vectors), matrix.shape[1]
     moved = (matrix[2:seen] != initial.vectors[2:]).any(axis=1)
     own = dict(zip(loaded.words, (matrix / initial.scale[:, None])[2:], strict=True))
@@ -58,12 +58,16 @@ def export(path: str, out: str, original: str | None, merge: bool, say: Callable
     if merge:
         trained = {word for word, has_moved in zip(loaded.words, moved, strict=False) if has_moved}
         count, rows = _merged(settings, own, trained, dimensions)
-    with storage.replacing(target) as part, part.open("wb") as stream, bar("writing", "words", count) as tell:
-        word2vec.write(stream, count, dimensions, _told(rows, tell))
+    with (
+        storage.atomic_write(target) as part,
+        part.open("wb") as stream,
+        progress_bar("writing", "words", count) as tell,
+    ):
+        word2vec.write_binary(stream, count, dimensions, _told(rows, tell))
     say(f"wrote {target}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
 
 
-def trained_vectors(loaded: Checkpoint) -> np.ndarray:
+def select_word_vectors(loaded: Checkpoint) -> np.ndarray:
     """Return the vectors that were trained, `(vocabulary, dimensions)`, or else the static ones."""
     return loaded.weights["vectors" if "vectors" in loaded.weights else "fixed_vectors"]
 
@@ -74,12 +78,12 @@ def _merged(
     """Return how many words there are with those of the original, and all of them: the original's first."""
 
     def original() -> Iterator[Row]:
-        found = vectors.rows(str(settings.path), settings)
-        return (row for row in found if word2vec.is_one_word(row[0]))
+        found = vectors.iter_vectors(str(settings.path), settings)
+        return (row for row in found if word2vec.is_single_token(row[0]))
 
     found = 0
     missing = dict.fromkeys(own)
-    with bar(f"reading {settings.path}", "words", None) as tell:
+    with progress_bar(f"reading {settings.path}", "words", None) as tell:
         for word, vector in _told(original(), tell):
             found += 1
             if len(vector) != dimensions:
@@ -91,6 +95,6 @@ def _merged(
 
 def _told(rows: Iterable[Row], tell: Callable[[int], None]) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
-        if number % TELL_EVERY == 0:
+        if number % PROGRESS_INTERVAL == 0:
             tell(number)
         yield row

@@ -29,7 +29,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return confusion_matrix(labels, predicted, labels=np.arange(num_classes))
 
 
-def per_class(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
     """Return precision, recall, f1 and support (rows), each `(classes,)`."""
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # More classes than this make a confusion matrix that nobody can read number by number.
-NUMBERED_CLASSES = 20
-MOST_CONFUSED = 10
-LONGEST_LABEL = 30  # characters in the picture
+MAX_ANNOTATED_CLASSES = 20
+NUM_CONFUSED_PAIRS = 10
+MAX_LABEL_CHARACTERS = 30  # characters in the picture
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evaluation:
     per_class: dict[str, np.ndarray]
     confusion: np.ndarray
 
-    def table(self) -> str:
+    def format_table(self) -> str:
         """Return the figures as a text table."""
         width = max(5, *(len(label) for label in self.labels))
         lines = [f"{'class':{width}}  precision  recall      f1    rows"]
@@ -54,7 +54,7 @@ class Evaluation:
         """Return (true class, predicted class, rows), the most frequent mistakes first."""
         mistakes = self.confusion.copy()
         np.fill_diagonal(mistakes, 0)
-        order = np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSED]
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_CONFUSED_PAIRS]
         places = (np.unravel_index(place, mistakes.shape) for place in order)
         return [(self.labels[row], self.labels[column], int(mistakes[row, column])) for row, column in places
                 if mistakes[row, column]]  # fmt: skip
@@ -67,14 +67,14 @@ class Evaluation:
 _COLUMNS = ("precision", "recall", "f1", "support")
 
 
-def write(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str] = ()) -> None:
+def write_report(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str] = ()) -> None:
     """Write the report's files into a folder that exists, over those of an earlier report.
 
     Args:
         more: lines of Markdown that follow the figures.
     """
     (folder / "evaluation.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
-    draw_confusion(folder / "confusion.png", evaluation)
+    plot_confusion_matrix(folder / "confusion.png", evaluation)
     (folder / "report.md").write_text(_markdown(evaluation, checkpoint, more), encoding="utf-8")
 
 
@@ -109,7 +109,7 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str
     return "\n".join(lines)
 
 
-def draw_confusion(path: Path, evaluation: Evaluation) -> None:
+def plot_confusion_matrix(path: Path, evaluation: Evaluation) -> None:
     """Write the confusion matrix as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -123,8 +123,8 @@ def draw_confusion(path: Path, evaluation: Evaluation) -> None:
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {evaluation.accuracy:.3f}")
-    if classes <= NUMBERED_CLASSES:
-        labels = [textwrap.shorten(label, LONGEST_LABEL, placeholder="...") for label in evaluation.labels]
+    if classes <= MAX_ANNOTATED_CLASSES:
+        labels = [textwrap.shorten(label, MAX_LABEL_CHARACTERS, placeholder="...") for label in evaluation.labels]
         axes.set_xticks(range(classes), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
         axes.set_yticks(range(classes), labels, parse_math=False)
         for row in range(classes):
@@ -140,17 +140,17 @@ def draw_confusion(path: Path, evaluation: Evaluation) -> None:
                     size=8,
                 )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save_figure(figure: "Figure", path: Path) -> None:
     """Write a picture."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the font lacks a label's script
         figure.savefig(path, dpi=110)
 
 
-def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+def format_text_table(rows: Sequence[Mapping[str, object]]) -> str:
     """Return rows as a text table; the first row names the columns, numbers stand at the right."""
     columns = list(rows[0])
     cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
@@ -166,7 +166,7 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+def format_markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return rows as the lines of a Markdown table."""
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]

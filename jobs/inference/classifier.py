@@ -17,10 +17,10 @@ from jobs.inference import scoring_kernel as kernel
 from jobs.model.checkpoint import Checkpoint, CheckpointError
 
 # Far below the largest float32, so that no sum on the way overflows.
-LARGEST_SCORE = 1e30
+MAX_ABS_LOGIT = 1e30
 
 
-class Filters:
+class PackedWeights:
     """The network's filters in the order of their widths, the narrow first, and what they lead to.
 
     widths: `(filters,)`; lengths, places: for each place of a window how many filters are wide enough to have it,
@@ -40,20 +40,20 @@ class Filters:
             if model.filter_widths[number] > place
         ]
         self.projection = np.concatenate(columns, axis=1)
-        self.lengths = np.array([(self.widths > place).sum() for place in range(max(model.filter_widths))])
-        self.places = np.cumsum(self.lengths) - self.lengths
+        self.filter_counts = np.array([(self.widths > place).sum() for place in range(max(model.filter_widths))])
+        self.column_offsets = np.cumsum(self.filter_counts) - self.filter_counts
         self.biases = np.concatenate([weights[f"biases.{number}"] for number in order])
         by_width = weights["output.weight"].reshape(-1, len(order), maps)
         self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
         self.output_bias = weights["output.bias"]
 
 
-class Scored(NamedTuple):
+class ScoringResult(NamedTuple):
     """Scores (logits) `(texts, classes)` float32, and how many tokens there were and how many were unknown."""
 
-    scores: np.ndarray
-    tokens: int
-    unknown: int
+    logits: np.ndarray
+    num_tokens: int
+    num_unknown: int
 
 
 class Classifier:
@@ -67,45 +67,45 @@ class Classifier:
         CheckpointError: its tensors are not those that its settings, words and labels call for.
     """
 
-    def __init__(self, checkpoint: Checkpoint, table_bytes: int = table.BYTES) -> None:
+    def __init__(self, checkpoint: Checkpoint, table_bytes: int = table.DEFAULT_TABLE_BYTES) -> None:
         weights = _checked(checkpoint)
         self.labels = checkpoint.labels
-        self.text = checkpoint.experiment.text
+        self.text_settings = checkpoint.experiment.text
         self.vocabulary = Vocabulary(checkpoint.words)
-        self.filters = filters = Filters(checkpoint)
+        self.weights = filters = PackedWeights(checkpoint)
         channels = [weights[name] for name in ("fixed_vectors", "vectors") if name in weights]
         self._vectors = np.concatenate(channels, axis=1)  # (words, channels * dimensions)
-        self.columns = filters.projection.shape[1]
-        rows = min(len(self._vectors), table_bytes // (4 * self.columns))
-        self._table = table.shared(self._vectors[:rows], filters.projection)  # (rows, columns)
+        self.num_columns = filters.projection.shape[1]
+        rows = min(len(self._vectors), table_bytes // (4 * self.num_columns))
+        self._table = table.load_or_compute(self._vectors[:rows], filters.projection)  # (rows, columns)
         if rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them
         self._words = _index(checkpoint.words)
         self._scoring = (
             np.asarray(self._table).reshape(-1),
-            self.columns,
-            filters.lengths,
-            filters.places,
+            self.num_columns,
+            filters.filter_counts,
+            filters.column_offsets,
             filters.biases,
             filters.output.reshape(-1),
             filters.output_bias,
         )
-        self.scores([""])  # compiles, or reads what is compiled
+        self.predict_logits([""])  # compiles, or reads what is compiled
 
     @property
     def table_bytes(self) -> int:
         """Bytes that the table takes."""
         return self._table.nbytes
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def kernel_arrays(self) -> tuple[np.ndarray, ...]:
         """Return the kernel's arrays, in the order of its arguments."""
         return tuple(each for each in (*self._words, *self._scoring) if isinstance(each, np.ndarray))
 
-    def scores(self, texts: Sequence[str]) -> np.ndarray:
+    def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return scores (logits), `(texts, classes)` float32."""
-        return self.score(texts).scores
+        return self.score_texts(texts).logits
 
-    def score(self, texts: Sequence[str]) -> Scored:
+    def score_texts(self, texts: Sequence[str]) -> ScoringResult:
         """Return scores, and how much of the texts was known."""
         scores = np.empty((len(texts), len(self.labels)), np.float32)
         tokens = unknown = start = 0
@@ -121,19 +121,19 @@ class Classifier:
             tokens += found
             unknown += strange
             start = end
-        return Scored(scores, tokens, unknown)
+        return ScoringResult(scores, tokens, unknown)
 
-    def ids(self, tokens: Sequence[str]) -> np.ndarray:
+    def encode_tokens(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the numbers of a text's words, `(tokens,)` int64, at least one."""
-        return np.array(self.vocabulary.encode(tokens[: self.text.max_tokens]) or [PADDING])
+        return np.array(self.vocabulary.encode(tokens[: self.text_settings.max_tokens]) or [PADDING])
 
-    def projected(self, ids: np.ndarray) -> np.ndarray:
+    def project_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Return the product of each word with each filter place, `(tokens, columns)`."""
         inside = ids < len(self._table)
-        found = np.empty((len(ids), self.columns), np.float32)
+        found = np.empty((len(ids), self.num_columns), np.float32)
         found[inside] = self._table[ids[inside]]
         if not inside.all():
-            found[~inside] = self._vectors[ids[~inside]] @ self.filters.projection
+            found[~inside] = self._vectors[ids[~inside]] @ self.weights.projection
         return found
 
     def _score_bytes(self, texts: Sequence[str], scores: np.ndarray) -> tuple[int, int]:
@@ -144,11 +144,17 @@ class Classifier:
             offsets[1] = len(letters)
         else:
             np.cumsum([len(text) for text in texts], out=offsets[1:])
-        scratch = np.empty(min(self.text.max_tokens, len(letters) + 1), np.int64)
+        scratch = np.empty(min(self.text_settings.max_tokens, len(letters) + 1), np.int64)
         tokens = unknown = start = 0
         while start < len(texts):
-            done, found, strange = kernel.classify(
-                letters, offsets[start:], self.text.lowercase, *self._words, *self._scoring, scratch, scores[start:]
+            done, found, strange = kernel.score_ascii_texts(
+                letters,
+                offsets[start:],
+                self.text_settings.lowercase,
+                *self._words,
+                *self._scoring,
+                scratch,
+                scores[start:],
             )
             start += done
             tokens += found
@@ -162,12 +168,14 @@ class Classifier:
 
     def _score_tokens(self, text: str, scores: np.ndarray) -> tuple[int, int]:
         """Write the scores of any text; return its tokens, and how many are unknown."""
-        tokens = tokenize(text, self.text.lowercase)[: self.text.max_tokens]
-        ids = self.ids(tokens)
+        tokens = tokenize(text, self.text_settings.lowercase)[: self.text_settings.max_tokens]
+        ids = self.encode_tokens(tokens)
         if ids.max() < len(self._table):
-            kernel.score(ids, *self._scoring, scores)
+            kernel.score_token_ids(ids, *self._scoring, scores)
         else:
-            kernel.score(np.arange(len(ids)), self.projected(ids).reshape(-1), *self._scoring[1:], scores)
+            kernel.score_token_ids(
+                np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._scoring[1:], scores
+            )
         return len(tokens), int((ids == UNKNOWN).sum())
 
 
@@ -179,7 +187,7 @@ def _index(words: Sequence[str]) -> tuple[np.ndarray, ...]:
     np.cumsum([len(word) for word in encoded], out=starts[1:])
     size = 1 << (2 * len(words) + 1).bit_length()  # at most half full
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
-    kernel.index(letters, starts, np.array([word.isascii() for word in words], bool), slots, hashes)
+    kernel.build_hash_table(letters, starts, np.array([word.isascii() for word in words], bool), slots, hashes)
     return letters, starts, slots, hashes
 
 
@@ -212,7 +220,7 @@ def _checked(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
             raise CheckpointError(f"weights.safetensors: {name} is {told}; the settings call for float32 of {shape}")
         if not np.isfinite(found).all():
             raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
-    if _largest_score(weights, channels, model.filter_widths) > LARGEST_SCORE:
+    if _largest_score(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
         raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
     return weights
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.datasets.tokenizer import spans
+from jobs.datasets.tokenizer import tokenize_with_offsets
 from jobs.inference.classifier import Classifier
 
 # Of a phrase in JSON, beside its text.
-PHRASE_BYTES = 80
+PHRASE_OVERHEAD_BYTES = 80
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Explanation:
     phrases: list[Phrase]
 
 
-class Reasons:
+class Explainer:
     """What decided about one text."""
 
     def __init__(self, classifier: Classifier, text: str) -> None:
-        settings, filters = classifier.text, classifier.filters
-        places = spans(text, settings.lowercase)[: settings.max_tokens]
+        settings, filters = classifier.text_settings, classifier.weights
+        places = tokenize_with_offsets(text, settings.lowercase)[: settings.max_tokens]
         values, windows = _windows(classifier, [token for token, _, _ in places])
         # A window as one number, since numpy is quicker in telling numbers apart than rows.
         width = len(places) + 1
@@ -49,9 +49,9 @@ class Reasons:
         self._output, self._bias = filters.output, filters.output_bias
 
     @property
-    def size(self) -> int:
+    def estimated_json_bytes(self) -> int:
         """About how many bytes an explanation takes in JSON."""
-        return sum(PHRASE_BYTES + len(text) for text, _, _ in self._phrases)
+        return sum(PHRASE_OVERHEAD_BYTES + len(text) for text, _, _ in self._phrases)
 
     def explain(self, label: int) -> Explanation:
         """Return why a class, by its number, has its score."""
@@ -64,11 +64,13 @@ class Reasons:
 
 def _windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return each filter's value, `(filters,)`, and the first and last word of its window, `(filters, 2)`."""
-    filters = classifier.filters
-    projected = classifier.projected(classifier.ids(tokens))  # (words, columns); the empty text is a word of padding
-    count, longest, total = len(projected), len(filters.lengths), len(filters.widths)
+    filters = classifier.weights
+    projected = classifier.project_tokens(
+        classifier.encode_tokens(tokens)
+    )  # (words, columns); the empty text is a word of padding
+    count, longest, total = len(projected), len(filters.filter_counts), len(filters.widths)
     sums = np.zeros((count + longest - 1, total), np.float32)  # a row for each window that starts at 1 - longest or on
-    for place, (lanes, column) in enumerate(zip(filters.lengths, filters.places, strict=True)):
+    for place, (lanes, column) in enumerate(zip(filters.filter_counts, filters.column_offsets, strict=True)):
         first = longest - 1 - place
         sums[first : first + count, total - lanes :] += projected[:, column : column + lanes]
     starts = np.arange(1 - longest, count)[:, None]

@@ -11,45 +11,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.storage import replacing
-from jobs.datasets.readers import READERS, DataError
-from jobs.datasets.readers import read as read_rows
+from cluster.storage import atomic_write
+from jobs.datasets.readers import SUPPORTED_SUFFIXES, DataError
+from jobs.datasets.readers import read_rows as read_rows
 from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, tokenize
-from jobs.model.batches import Collator, by_length
-from jobs.model.checkpoint import Checkpoint, read
+from jobs.model.batches import Collator, iter_batches_by_length
+from jobs.model.checkpoint import Checkpoint, load_checkpoint
 from jobs.model.network import Network
 
 BATCH_SIZE = 256
 COLUMNS = ("text", "label", "score")
 
 
-def network_of(checkpoint: Checkpoint) -> Network:
+def build_network(checkpoint: Checkpoint) -> Network:
     """Return a checkpoint's network, ready to classify."""
     weights = checkpoint.weights
     initial = weights["fixed_vectors"] if "fixed_vectors" in weights else weights["vectors"]
     trained = None if "fixed_vectors" in weights else 0  # otherwise all stay as they are
-    network = Network(checkpoint.experiment.model, initial, len(checkpoint.labels), num_trained=trained)
-    network.load({key: torch.from_numpy(value) for key, value in weights.items()})
+    network = Network(checkpoint.experiment.model, initial, len(checkpoint.labels), num_trainable_words=trained)
+    network.load_weights({key: torch.from_numpy(value) for key, value in weights.items()})
     return network.eval()
 
 
 @torch.inference_mode()
-def scores(network: Network, tokens: Tokens, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+def predict_logits(network: Network, tokens: Tokens, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """Return scores (logits) of some texts, `(len(rows), classes)` float32 on the CPU, in the order of `rows`."""
     network.eval()
     collator = Collator(tokens, len(network.initial), device)
     found = torch.empty(len(rows), len(network.output))
-    for chosen in by_length(tokens.lengths[rows], BATCH_SIZE):
-        found[chosen] = network(collator.batch(rows[chosen])).cpu()
+    for chosen in iter_batches_by_length(tokens.lengths[rows], BATCH_SIZE):
+        found[chosen] = network(collator.collate(rows[chosen])).cpu()
     return found
 
 
-def classify(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
+def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     """Return the probability of each class for each text, `(texts, classes)` float32."""
     settings = checkpoint.experiment.text
     tokenized: Iterator[list[str]] = (tokenize(text, settings.lowercase) for text in texts)
     tokens = encode(tokenized, Vocabulary(checkpoint.words), settings.max_tokens)
-    found = scores(network_of(checkpoint), tokens, np.arange(len(tokens)))
+    found = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens)))
     return torch.softmax(found, dim=1).numpy()
 
 
@@ -65,14 +65,14 @@ def predict_file(path: str, source: str, out: str | None, text_column: str | Non
     Raises:
         DataError: the source cannot be read, or `out` is of no known kind.
     """
-    if out and not out.endswith(READERS):
-        raise DataError(f"{out}: the name must end in {', '.join(READERS)}")
-    loaded = read(path)
+    if out and not out.endswith(SUPPORTED_SUFFIXES):
+        raise DataError(f"{out}: the name must end in {', '.join(SUPPORTED_SUFFIXES)}")
+    loaded = load_checkpoint(path)
     data = loaded.experiment.data.model_copy(update={"folder": "."})
     if text_column:
         data = data.model_copy(update={"text_column": text_column})
     texts = read_rows(source, data, labelled=False).texts
-    found = classify(loaded, texts)
+    found = predict_proba(loaded, texts)
     best = found.argmax(axis=1)
     rows = (
         {"text": text, "label": loaded.labels[label], "score": round(float(each[label]), 6)}
@@ -81,7 +81,7 @@ def predict_file(path: str, source: str, out: str | None, text_column: str | Non
     if out is None:
         _write_rows(sys.stdout, rows, ".jsonl")
     else:
-        with replacing(Path(out)) as part, part.open("w", encoding="utf-8", newline="") as stream:
+        with atomic_write(Path(out)) as part, part.open("w", encoding="utf-8", newline="") as stream:
             _write_rows(stream, rows, Path(out).suffix)
 
 

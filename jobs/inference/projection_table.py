@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-BYTES = 256 << 20
-KEPT_S = 7 * 24 * 3600
+DEFAULT_TABLE_BYTES = 256 << 20
+MAX_UNUSED_S = 7 * 24 * 3600
 
 
-def folder() -> Path:
+def table_folder() -> Path:
     """Return where this machine's tables lie; PermissionError if it is somebody else's."""
     path = Path(tempfile.gettempdir(), f"finetune-cnn-tables-{os.getuid()}")
     path.mkdir(mode=0o700, exist_ok=True)
@@ -28,10 +28,10 @@ def folder() -> Path:
     return path
 
 
-def shared(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
+def load_or_compute(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
     """Return `vectors @ filters`, `(words, columns)` float32, mapped read-only from this machine's file of it."""
     try:
-        path = folder() / f"{_digest(vectors, filters)}.npy"
+        path = table_folder() / f"{_digest(vectors, filters)}.npy"
         if not path.exists():
             _write(path, vectors @ filters)
         os.utime(path)
@@ -43,7 +43,7 @@ def shared(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
 def _write(path: Path, table: np.ndarray) -> None:
     for other in path.parent.glob("*.npy*"):
         with suppress(OSError):
-            if time.time() - other.stat().st_mtime > KEPT_S:
+            if time.time() - other.stat().st_mtime > MAX_UNUSED_S:
                 other.unlink()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

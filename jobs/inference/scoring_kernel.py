@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 # a change in another file.
 PADDING, UNKNOWN = 0, 1
 
-OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+NUMBA_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 # What a byte is to the tokeniser: part of a word, white space (as Python's \s counts it), or punctuation.
 _PUNCTUATION, _WORD, _SPACE = 0, 1, 2
@@ -38,25 +38,25 @@ _LINE = 16  # values that a processor fetches together
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _ends(text, place, end):
     """Tell whether no word goes on at a place."""
     return place >= end or _KIND[text[place]] != _WORD
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _small(text, place, end):
     """Return the letter at a place as a small one, 0 beyond the end."""
     return _SMALL[text[place]] if place < end else np.uint8(0)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _is_not(text, place, end):
     """Tell whether 't stands at a place, and no word goes on after it."""
     return place < end and text[place] == _QUOTE and _small(text, place + 1, end) == 116 and _ends(text, place + 2, end)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _mark_end(text, start, end):
     """Return where the token ends that starts with a punctuation mark, by the rules of `jobs.datasets.tokenizer`."""
     if text[start] == _QUOTE:
@@ -71,7 +71,7 @@ def _mark_end(text, start, end):
     return after
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _hash(text, start, end, letters):
     key = _FNV_START
     for place in range(start, end):
@@ -79,7 +79,7 @@ def _hash(text, start, end, letters):
     return key
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _find(text, start, end, key, letters, words, starts, slots, hashes):
     """Return the number of the word at a place, whose hash is `key`."""
     mask = np.uint64(len(slots) - 1)
@@ -97,17 +97,17 @@ def _find(text, start, end, key, letters, words, starts, slots, hashes):
     return UNKNOWN
 
 
-@njit(**OPTIONS)
-def index(words, starts, wanted, slots, hashes):
+@njit(**NUMBA_OPTIONS)
+def build_hash_table(word_bytes, word_offsets, included, slots, hashes):
     """Fill a hash table of words: `slots` (all -1, a power of two) with their places, `hashes` with their hashes.
 
     words: the words' bytes one after the other; starts: where each begins; wanted: which to put in.
     """
     mask = np.uint64(len(slots) - 1)
-    for number in range(len(starts) - 1):
-        if not wanted[number]:
+    for number in range(len(word_offsets) - 1):
+        if not included[number]:
             continue
-        key = _hash(words, starts[number], starts[number + 1], _PLAIN)
+        key = _hash(word_bytes, word_offsets[number], word_offsets[number + 1], _PLAIN)
         slot = key & mask
         while slots[slot] >= 0:
             slot = (slot + np.uint64(1)) & mask
@@ -115,8 +115,8 @@ def index(words, starts, wanted, slots, hashes):
         hashes[slot] = key
 
 
-@njit(**OPTIONS)
-def split(text, start, end, lowercase, words, starts, slots, hashes, ids):
+@njit(**NUMBA_OPTIONS)
+def tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids):
     """Write the numbers of a text's words into `ids`, as many as fit; return how many."""
     letters = _SMALL if lowercase else _PLAIN
     count = 0
@@ -145,7 +145,7 @@ def split(text, start, end, lowercase, words, starts, slots, hashes, ids):
             after = _mark_end(text, place, end)
             last = min(after, place + _LONGEST_PUNCTUATION)
             key = _hash(text, place, last, letters)
-        ids[count] = _find(text, place, last, key, letters, words, starts, slots, hashes)
+        ids[count] = _find(text, place, last, key, letters, word_bytes, word_offsets, slots, hashes)
         count += 1
         place = after
     return count
@@ -167,14 +167,14 @@ def _touch(typing_context, array, place):
     return types.void(array, types.int64), generate
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _fetch(table, word, columns):
     """Have a word's row of the table fetched: rows lie anywhere, so no processor foresees them."""
     for place in range(word * columns, (word + 1) * columns, _LINE):
         _touch(table, place)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _features(ids, count, table, columns, lengths, starts, biases, sums, features):
     """Write each filter's maximum over a text's windows; ids: the first `count`, at least one.
 
@@ -224,7 +224,7 @@ def _features(ids, count, table, columns, lengths, starts, biases, sums, feature
         features[each] = value if value > 0 else np.float32(0)
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"}, **OPTIONS)
+@njit(fastmath={"reassoc", "contract", "nsz"}, **NUMBA_OPTIONS)
 def _product(features, output, output_bias, scores):
     """Write `output @ features + output_bias`."""
     for label in range(len(scores)):
@@ -235,10 +235,10 @@ def _product(features, output, output_bias, scores):
         scores[label] = value + output_bias[label]
 
 
-@njit(**OPTIONS)
-def classify_one(
-    text, start, end, lowercase, words, starts, slots, hashes,
-    table, columns, lengths, places, biases, output, output_bias, ids, sums, features, scores,
+@njit(**NUMBA_OPTIONS)
+def score_ascii_text(
+    text, start, end, lowercase, word_bytes, word_offsets, slots, hashes,
+    table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, sums, features, scores,
 ):  # fmt: skip
     """Write the scores of one text in ASCII, `(classes,)`; return its tokens, and how many of them are unknown.
 
@@ -248,26 +248,26 @@ def classify_one(
         text: its bytes are those from start to end.
         ids: scratch, as long as the text may be in tokens; sums, features: scratch, `(filters,)` each.
     """
-    count = split(text, start, end, lowercase, words, starts, slots, hashes, ids)
+    count = tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids)
     found = count
     if count == 0:  # the empty text is one word of padding
         ids[0] = PADDING
         count = 1
     unknown = 0
     for place in range(count):
-        if ids[place] * columns >= len(table):
+        if ids[place] * num_columns >= len(table):
             return -1, 0
         if ids[place] == UNKNOWN:
             unknown += 1
-    _features(ids, count, table, columns, lengths, places, biases, sums, features)
+    _features(ids, count, table, num_columns, filter_counts, column_offsets, biases, sums, features)
     _product(features, output, output_bias, scores)
     return found, unknown
 
 
-@njit(**OPTIONS)
-def classify(
-    text, offsets, lowercase, words, starts, slots, hashes,
-    table, columns, lengths, places, biases, output, output_bias, ids, scores,
+@njit(**NUMBA_OPTIONS)
+def score_ascii_texts(
+    text, offsets, lowercase, word_bytes, word_offsets, slots, hashes,
+    table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, scores,
 ):  # fmt: skip
     """Write the scores of texts in ASCII, `(texts, classes)`.
 
@@ -282,9 +282,9 @@ def classify(
     sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
     tokens = unknown = 0
     for number in range(len(offsets) - 1):
-        found, strange = classify_one(
-            text, offsets[number], offsets[number + 1], lowercase, words, starts, slots, hashes,
-            table, columns, lengths, places, biases, output, output_bias, ids, sums, features, scores[number],
+        found, strange = score_ascii_text(
+            text, offsets[number], offsets[number + 1], lowercase, word_bytes, word_offsets, slots, hashes,
+            table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, sums, features, scores[number],
         )  # fmt: skip
         if found < 0:
             return number, tokens, unknown
@@ -293,9 +293,9 @@ def classify(
     return len(offsets) - 1, tokens, unknown
 
 
-@njit(**OPTIONS)
-def score(ids, table, columns, lengths, places, biases, output, output_bias, scores):
+@njit(**NUMBA_OPTIONS)
+def score_token_ids(ids, table, num_columns, filter_counts, column_offsets, biases, output, output_bias, scores):
     """Write the scores of a text that comes as the places of its words in the table, at least one."""
     sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
-    _features(ids, len(ids), table, columns, lengths, places, biases, sums, features)
+    _features(ids, len(ids), table, num_columns, filter_counts, column_offsets, biases, sums, features)
     _product(features, output, output_bias, scores)

@@ -14,7 +14,7 @@ from torch import Tensor
 from jobs.datasets.tokenizer import Tokens
 
 # Texts of similar length go together: rows are sorted within windows of this many batches.
-WINDOW = 40
+SORT_WINDOW_BATCHES = 40
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Batch:
     longest: tokens of the longest text, at least 1.
     """
 
-    words: Tensor
-    places: Tensor
-    starts: Tensor
-    longest: int
+    word_ids: Tensor
+    token_indices: Tensor
+    offsets: Tensor
+    max_length: int
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.offsets) - 1
 
 
-def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def make_epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Return an epoch's batches, each an array of row numbers; every row comes once.
 
     Rows are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
@@ -44,7 +44,7 @@ def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[n
     """
     generator = np.random.default_rng([seed, epoch])
     rows = generator.permutation(len(lengths))
-    window = WINDOW * batch_size
+    window = SORT_WINDOW_BATCHES * batch_size
     batches = []
     for start in range(0, len(rows), window):
         part = rows[start : start + window]
@@ -53,11 +53,11 @@ def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[n
     return [batches[number] for number in generator.permutation(len(batches))]
 
 
-def by_length(lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def iter_batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Yield row numbers in batches of texts of similar length, every row once, for when nothing is learned."""
     rows = np.argsort(lengths, kind="stable")
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
 
 
 class Collator:
@@ -78,7 +78,7 @@ class Collator:
             self._ids = torch.as_tensor(tokens.ids.astype(np.int64)).to(self.device)
             self._offsets = torch.as_tensor(tokens.offsets.astype(np.int64)).to(self.device)
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def collate(self, rows: np.ndarray) -> Batch:
         """Return some texts by their row numbers."""
         return self._compact(rows) if self.device.type == "cpu" else self._resident(rows)
 
@@ -90,7 +90,9 @@ class Collator:
         words = np.empty(num_tokens, np.int64)
         places = np.empty(num_tokens, np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
-        num_words = kernels.gather(self._tokens.ids, self._tokens.offsets, rows, self._mark, words, places, starts)
+        num_words = kernels.index_unique_words(
+            self._tokens.ids, self._tokens.offsets, rows, self._mark, words, places, starts
+        )
         words, places, starts = (torch.from_numpy(array) for array in (words[:num_words], places, starts))
         return Batch(words, places, starts, int(max(1, lengths.max(initial=0))))
 
@@ -98,8 +100,8 @@ class Collator:
         """As `_compact`, with operations whose shapes are known beforehand, so that nothing waits for the device."""
         lengths = self._lengths[rows]
         num_tokens = int(lengths.sum())
-        chosen = sent(rows, self.device)
-        starts = sent(np.concatenate([[0], lengths.cumsum()]), self.device)
+        chosen = copy_to_device(rows, self.device)
+        starts = copy_to_device(np.concatenate([[0], lengths.cumsum()]), self.device)
         row = torch.repeat_interleave(
             torch.arange(len(rows), device=self.device), starts.diff(), output_size=num_tokens
         )  # (tokens,) the text that each token is of
@@ -112,7 +114,7 @@ class Collator:
         return Batch(words, places.int(), starts, int(max(1, lengths.max(initial=0))))
 
 
-def sent(array: np.ndarray, device: torch.device) -> Tensor:
+def copy_to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """Return an array on a device, without waiting for it to arrive."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":

@@ -27,13 +27,23 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
-from cluster.storage import StorageError, absolute, exists, is_uri, join, local_folder, parent, read_text, sizes
+from cluster.storage import (
+    StorageError,
+    absolute_path,
+    as_local_folder,
+    exists,
+    is_uri,
+    join,
+    list_file_sizes,
+    parent,
+    read_text,
+)
 from jobs.config.experiment import Experiment, ExperimentError
 
-FORMAT = 1
+FORMAT_VERSION = 1
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
-INITIAL_FILE = "initial.safetensors"
-RESUME_FILES = ("state.safetensors", "progress.json")
+INITIAL_VECTORS_FILE = "initial.safetensors"
+TRAINING_STATE_FILES = ("state.safetensors", "progress.json")
 
 
 class CheckpointError(UsageError):
@@ -53,7 +63,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Initial:
+class InitialVectors:
     """Where word vectors came from; all but `scale` for the vocabulary up to the last word that training saw.
 
     vectors: `(seen, dimensions)` float32, empty where they are static; counts: `(seen,)` int64, of each word in
@@ -68,26 +78,26 @@ class Initial:
 
 
 @dataclass(frozen=True)
-class Resumable:
+class TrainingState:
     """What a run goes on from: the network's tensors, the optimisers' state, and how far it had come."""
 
     weights: dict[str, np.ndarray]
-    state: dict[str, np.ndarray]
+    optimizer_state: dict[str, np.ndarray]
     progress: dict[str, Any]
 
 
-def provenance() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """Return the versions a checkpoint is made with."""
     versions = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
     return {"python": platform.python_version(), **versions}
 
 
-def write(
+def save_checkpoint(
     folder: Path,
     checkpoint: Checkpoint,
-    state: dict[str, np.ndarray] | None = None,
+    optimizer_state: dict[str, np.ndarray] | None = None,
     progress: dict[str, Any] | None = None,
-    initial: Initial | None = None,
+    initial_vectors: InitialVectors | None = None,
 ) -> None:
     """Write a checkpoint into an empty folder, the manifest last.
 
@@ -102,24 +112,24 @@ def write(
     _write_json(folder / "metrics.json", checkpoint.metrics)
     _write_tensors(folder / "weights.safetensors", checkpoint.weights)
     names = list(MODEL_FILES)
-    if initial is not None:
-        _write_tensors(folder / INITIAL_FILE, vars(initial))
-        names.append(INITIAL_FILE)
-    if state is not None and progress is not None:
-        _write_tensors(folder / "state.safetensors", state)
+    if initial_vectors is not None:
+        _write_tensors(folder / INITIAL_VECTORS_FILE, vars(initial_vectors))
+        names.append(INITIAL_VECTORS_FILE)
+    if optimizer_state is not None and progress is not None:
+        _write_tensors(folder / "state.safetensors", optimizer_state)
         _write_json(folder / "progress.json", progress)
-        names += RESUME_FILES
+        names += TRAINING_STATE_FILES
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
-    _write_json(folder / "manifest.json", {"format": FORMAT, "files": files})
+    _write_json(folder / "manifest.json", {"format": FORMAT_VERSION, "files": files})
 
 
-def locate(path: str) -> str:
+def resolve_checkpoint(path: str) -> str:
     """Return the checkpoint folder that a path means: itself, or what a best.json (or its folder) names.
 
     Raises:
         CheckpointError: there is neither.
     """
-    given = path = absolute(path)
+    given = path = absolute_path(path)
     if not path.partition("?")[0].endswith(".json"):
         if exists(join(path, "manifest.json")):
             return path
@@ -135,15 +145,15 @@ def locate(path: str) -> str:
     return named if is_uri(named) or Path(named).is_absolute() else join(parent(path), named)
 
 
-def read(path: str) -> Checkpoint:
+def load_checkpoint(path: str) -> Checkpoint:
     """Return the checkpoint at a folder, URI or best.json.
 
     Raises:
         CheckpointError: it is missing, incomplete, altered, or of a newer format.
     """
-    where = locate(path)
+    where = resolve_checkpoint(path)
     try:
-        with local_folder(where) as folder:
+        with as_local_folder(where) as folder:
             _verify(where, folder, MODEL_FILES)
             return Checkpoint(
                 experiment=Experiment.model_validate(yaml.safe_load((folder / "experiment.yaml").read_text("utf-8"))),
@@ -156,14 +166,14 @@ def read(path: str) -> Checkpoint:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
-def require_whole(path: str) -> None:
+def verify_sizes(path: str) -> None:
     """Raise CheckpointError unless all files that a checkpoint's manifest names are there, in their sizes.
 
     Nothing but the manifest is read, so this costs little wherever the checkpoint lies.
     """
     try:
         files = json.loads(read_text(join(path, "manifest.json")))["files"]
-        found = sizes(path)
+        found = list_file_sizes(path)
     except (StorageError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: is not a whole checkpoint: {error!r}") from error
     lost = [name for name, facts in files.items() if found.get(name) != facts["bytes"]]
@@ -171,28 +181,28 @@ def require_whole(path: str) -> None:
         raise CheckpointError(f"{path}: is not a whole checkpoint: {', '.join(lost)} missing or cut off")
 
 
-def read_initial(path: str) -> Initial | None:
+def load_initial_vectors(path: str) -> InitialVectors | None:
     """Return where a checkpoint's word vectors came from; None in one of an earlier version."""
-    where = locate(path)
+    where = resolve_checkpoint(path)
     try:
-        with local_folder(where) as folder:
-            if INITIAL_FILE not in _read_json(folder / "manifest.json")["files"]:
+        with as_local_folder(where) as folder:
+            if INITIAL_VECTORS_FILE not in _read_json(folder / "manifest.json")["files"]:
                 return None
-            _verify(where, folder, (INITIAL_FILE,))
-            return Initial(**load_file(folder / INITIAL_FILE))
+            _verify(where, folder, (INITIAL_VECTORS_FILE,))
+            return InitialVectors(**load_file(folder / INITIAL_VECTORS_FILE))
     except (OSError, ValueError, TypeError, StorageError) as error:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
 
 
-def read_resumable(folder: Path) -> Resumable:
+def load_training_state(folder: Path) -> TrainingState:
     """Return what a run goes on from, of a checkpoint that was written with it.
 
     Raises:
         CheckpointError: it is incomplete or altered.
     """
-    _verify(str(folder), folder, ("weights.safetensors", *RESUME_FILES))
+    _verify(str(folder), folder, ("weights.safetensors", *TRAINING_STATE_FILES))
     try:
-        return Resumable(
+        return TrainingState(
             load_file(folder / "weights.safetensors"),
             load_file(folder / "state.safetensors"),
             _read_json(folder / "progress.json"),
@@ -201,14 +211,14 @@ def read_resumable(folder: Path) -> Resumable:
         raise CheckpointError(f"{folder}: cannot be read: {error}") from error
 
 
-def verify(path: str) -> None:
+def verify_checksums(path: str) -> None:
     """Do nothing if a folder or URI holds a whole classifier.
 
     Raises:
         CheckpointError: it is missing, incomplete, altered, or of a newer format.
     """
     try:
-        with local_folder(path) as folder:
+        with as_local_folder(path) as folder:
             _verify(path, folder, MODEL_FILES)
     except (OSError, StorageError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
@@ -220,8 +230,8 @@ def _verify(where: str, folder: Path, names: tuple[str, ...]) -> None:
         version, files = manifest["format"], manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: has no readable manifest.json: {error!r}") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{where}: is of format {version}; this version reads format {FORMAT}")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{where}: is of format {version}; this version reads format {FORMAT_VERSION}")
     for name in names:
         if name not in files or not (folder / name).is_file():
             raise CheckpointError(f"{where}: lacks {name}")

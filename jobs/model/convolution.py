@@ -29,7 +29,7 @@ def max_over_time(
     widths: Sequence[int],
     *,
     bfloat16: bool = False,
-    ready: Callable[[Tensor], None] | None = None,
+    on_trained_gradient: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return each filter's maximum over each text's windows, `(rows, len(widths) * maps)`.
 
@@ -45,7 +45,7 @@ def max_over_time(
     """
     if filters.is_cuda:
         return _dense(fixed, trained, filters, batch, widths, bfloat16)
-    return _Sparse.apply(fixed, trained, filters, batch, widths, bfloat16, ready)
+    return _Sparse.apply(fixed, trained, filters, batch, widths, bfloat16, on_trained_gradient)
 
 
 class _Sparse(torch.autograd.Function):
@@ -60,8 +60,8 @@ class _Sparse(torch.autograd.Function):
         shape = (len(batch), len(widths) * maps)
         best = filters.new_empty(shape)
         where = np.empty(shape, np.int32)
-        ctx.text = (batch.places.numpy(), batch.starts.numpy(), np.array(widths), maps)
-        kernels.windows(project(rows, filters, bfloat16).numpy(), *ctx.text, best.numpy(), where)
+        ctx.text = (batch.token_indices.numpy(), batch.offsets.numpy(), np.array(widths), maps)
+        kernels.max_over_windows(project(rows, filters, bfloat16).numpy(), *ctx.text, best.numpy(), where)
         ctx.save_for_backward(rows, filters)
         ctx.where, ctx.ready = where, ready
         ctx.trained_from = 0 if fixed is None else fixed.shape[1]
@@ -72,17 +72,19 @@ class _Sparse(torch.autograd.Function):
         from jobs.model import kernels
 
         rows, filters = ctx.saved_tensors
-        sparse = kernels.slopes(gradient.T.contiguous().numpy(), np.ascontiguousarray(ctx.where.T), *ctx.text)
+        sparse = kernels.max_over_windows_backward(
+            gradient.T.contiguous().numpy(), np.ascontiguousarray(ctx.where.T), *ctx.text
+        )
         of_trained = of_filters = None
         if ctx.needs_input_grad[1]:
             of_trained = rows.new_empty(len(rows), rows.shape[1] - ctx.trained_from)
             seen = filters[:, ctx.trained_from :].numpy()
-            kernels.product(*kernels.transposed(*sparse, len(rows)), seen, of_trained.numpy())
+            kernels.multiply_csr(*kernels.transpose_csr(*sparse, len(rows)), seen, of_trained.numpy())
             if ctx.ready is not None:
                 ctx.ready(of_trained)
         if ctx.needs_input_grad[2]:
             of_filters = torch.empty_like(filters)
-            kernels.product(*sparse, rows.numpy(), of_filters.numpy())
+            kernels.multiply_csr(*sparse, rows.numpy(), of_filters.numpy())
         return None, of_trained, of_filters, None, None, None, None
 
 
@@ -108,11 +110,11 @@ def _dense(
         return projected.sum() * projected.new_zeros(len(batch), 0)
     # The word before the first stands for padding.
     projected = F.pad(projected, (0, 0, 1, 0))  # (1 + words, columns)
-    columns = torch.arange(batch.longest, device=filters.device)
-    lengths = batch.starts.diff()
+    columns = torch.arange(batch.max_length, device=filters.device)
+    lengths = batch.offsets.diff()
     inside = columns < lengths[:, None]  # (rows, longest)
-    at = torch.where(inside, batch.starts[:-1, None] + columns, 0)
-    tokens = torch.where(inside, batch.places[at] + 1, 0) if len(batch.places) else torch.zeros_like(at)
+    at = torch.where(inside, batch.offsets[:-1, None] + columns, 0)
+    tokens = torch.where(inside, batch.token_indices[at] + 1, 0) if len(batch.token_indices) else torch.zeros_like(at)
     found = []
     start = 0
     for width in widths:

@@ -14,7 +14,7 @@ _compiled = njit(cache=True, error_model="numpy", nogil=True)
 
 
 @_compiled
-def gather(ids, offsets, rows, mark, words, places, starts):
+def index_unique_words(ids, offsets, rows, word_index, word_ids, token_indices, batch_offsets):
     """Fill in a batch's distinct words and each token's place among them; return the number of words.
 
     Args:
@@ -26,25 +26,25 @@ def gather(ids, offsets, rows, mark, words, places, starts):
     num_words = 0
     filled = 0
     for row in range(len(rows)):
-        starts[row] = filled
+        batch_offsets[row] = filled
         for at in range(offsets[rows[row]], offsets[rows[row] + 1]):
             word = ids[at]
-            place = mark[word]
+            place = word_index[word]
             if place < 0:
                 place = num_words
-                mark[word] = place
-                words[place] = word
+                word_index[word] = place
+                word_ids[place] = word
                 num_words += 1
-            places[filled] = place
+            token_indices[filled] = place
             filled += 1
-    starts[len(rows)] = filled
+    batch_offsets[len(rows)] = filled
     for place in range(num_words):
-        mark[words[place]] = -1
+        word_index[word_ids[place]] = -1
     return num_words
 
 
 @_compiled
-def windows(projected, places, starts, widths, maps, best, where):
+def max_over_windows(projected, token_indices, offsets, widths, maps, maxima, argmax):
     """Fill in each filter's maximum over each text's windows, and which window it is.
 
     Args:
@@ -52,14 +52,14 @@ def windows(projected, places, starts, widths, maps, best, where):
         best, where: `(rows, len(widths) * maps)` out; the empty text has one window, which is 0.
     """
     sums = np.empty(maps, projected.dtype)
-    for row in range(len(starts) - 1):
-        start = starts[row]
-        length = starts[row + 1] - start
+    for row in range(len(offsets) - 1):
+        start = offsets[row]
+        length = offsets[row + 1] - start
         column = 0
         feature = 0
         for width in widths:
-            highest = best[row, feature : feature + maps]
-            at = where[row, feature : feature + maps]
+            highest = maxima[row, feature : feature + maps]
+            at = argmax[row, feature : feature + maps]
             for one in range(maps):
                 highest[one] = -np.inf if length else 0
                 at[one] = 0
@@ -67,11 +67,11 @@ def windows(projected, places, starts, widths, maps, best, where):
                 first = max(0, width - 1 - window)
                 last = min(width, length + width - 1 - window)
                 token = start + window - (width - 1)
-                term = projected[places[token + first], column + first * maps : column + (first + 1) * maps]
+                term = projected[token_indices[token + first], column + first * maps : column + (first + 1) * maps]
                 for one in range(maps):
                     sums[one] = term[one]
                 for place in range(first + 1, last):
-                    term = projected[places[token + place], column + place * maps : column + (place + 1) * maps]
+                    term = projected[token_indices[token + place], column + place * maps : column + (place + 1) * maps]
                     for one in range(maps):
                         sums[one] += term[one]
                 number = np.int32(window)
@@ -84,7 +84,7 @@ def windows(projected, places, starts, widths, maps, best, where):
 
 
 @_compiled
-def slopes(gradient, where, places, starts, widths, maps):
+def max_over_windows_backward(gradient, argmax, token_indices, offsets, widths, maps):
     """Return the gradient of `windows`' projected, which is sparse: (bounds, words, values), filter after filter.
 
     Args:
@@ -94,7 +94,7 @@ def slopes(gradient, where, places, starts, widths, maps):
         The gradient's row for filter place `r` has `values[i]` at word `words[i]`, i from `bounds[r]` to
         `bounds[r + 1]`; a word may come twice, and counts twice.
     """
-    rows = len(starts) - 1
+    rows = len(offsets) - 1
     total = 0
     for width in widths:
         total += width * maps
@@ -115,9 +115,9 @@ def slopes(gradient, where, places, starts, widths, maps):
                     alive[number] = row
                     number += gradient[feature + one, row] != 0
                 for row in alive[:number]:
-                    token = where[feature + one, row] - (width - 1) + place
-                    if 0 <= token < starts[row + 1] - starts[row]:
-                        words[found] = places[starts[row] + token]
+                    token = argmax[feature + one, row] - (width - 1) + place
+                    if 0 <= token < offsets[row + 1] - offsets[row]:
+                        words[found] = token_indices[offsets[row] + token]
                         values[found] = gradient[feature + one, row]
                         found += 1
         first += width * maps
@@ -127,41 +127,41 @@ def slopes(gradient, where, places, starts, widths, maps):
 
 
 @_compiled
-def transposed(bounds, columns, values, size):
+def transpose_csr(indptr, indices, values, num_columns):
     """Return a sparse matrix, as `slopes` gives it, with its rows as columns; `size` columns become rows."""
-    counts = np.zeros(size + 1, np.int64)
-    for column in columns:
+    counts = np.zeros(num_columns + 1, np.int64)
+    for column in indices:
         counts[column + 1] += 1
-    for row in range(size):
+    for row in range(num_columns):
         counts[row + 1] += counts[row]
     at = counts.copy()
-    rows = np.empty_like(columns)
+    rows = np.empty_like(indices)
     moved = np.empty_like(values)
-    for row in range(len(bounds) - 1):
-        for number in range(bounds[row], bounds[row + 1]):
-            place = at[columns[number]]
-            at[columns[number]] = place + 1
+    for row in range(len(indptr) - 1):
+        for number in range(indptr[row], indptr[row + 1]):
+            place = at[indices[number]]
+            at[indices[number]] = place + 1
             rows[place] = row
             moved[place] = values[number]
     return counts, rows, moved
 
 
 @_compiled
-def product(bounds, columns, values, matrix, out):
+def multiply_csr(indptr, indices, values, matrix, out):
     """Fill `out`, `(rows, n)`, with the product of a sparse matrix, as `slopes` gives it, and `(columns, n)`."""
-    for row in range(len(bounds) - 1):
+    for row in range(len(indptr) - 1):
         target = out[row]
         for at in range(len(target)):
             target[at] = 0
-        for number in range(bounds[row], bounds[row + 1]):
+        for number in range(indptr[row], indptr[row + 1]):
             value = values[number]
-            term = matrix[columns[number]]
+            term = matrix[indices[number]]
             for at in range(len(target)):
                 target[at] += value * term[at]
 
 
 @_compiled
-def adam(table, first, second, words, gradient, rate, beta1, beta2, eps, step):
+def lazy_adam_step(table, exp_avg, exp_avg_sq, word_ids, gradient, learning_rate, beta1, beta2, eps, step):
     """Take a step of Adam (Kingma & Ba 2015) on some rows of a table, and on no other row's moments.
 
     Args:
@@ -172,13 +172,13 @@ def adam(table, first, second, words, gradient, rate, beta1, beta2, eps, step):
     kind = table.dtype.type
     keep1, keep2 = kind(beta1), kind(beta2)
     new1, new2 = kind(1 - beta1), kind(1 - beta2)
-    factor = kind(rate / (1 - beta1**step))
+    factor = kind(learning_rate / (1 - beta1**step))
     correction = kind(1 / math.sqrt(1 - beta2**step))
     small = kind(eps)
-    for row in range(len(words)):
-        value = table[words[row]]
-        mean = first[words[row]]
-        square = second[words[row]]
+    for row in range(len(word_ids)):
+        value = table[word_ids[row]]
+        mean = exp_avg[word_ids[row]]
+        square = exp_avg_sq[word_ids[row]]
         slope = gradient[row]
         for at in range(len(value)):
             mean[at] = keep1 * mean[at] + new1 * slope[at]

@@ -14,7 +14,7 @@ BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 
-class RowAdam:
+class LazyAdam:
     """Steps on rows of a table.
 
     Args:
@@ -22,14 +22,14 @@ class RowAdam:
         rate: the learning rate; may be set anew at any time.
     """
 
-    def __init__(self, table: Tensor, rate: float) -> None:
+    def __init__(self, table: Tensor, learning_rate: float) -> None:
         self.table = table
-        self.rate = rate
+        self.learning_rate = learning_rate
         self.steps = 0
         self.moments = {name: _zeros_like(table) for name in ("exp_avg", "exp_avg_sq")}
 
     @torch.no_grad()
-    def step(self, words: Tensor, gradient: Tensor) -> None:
+    def step(self, word_ids: Tensor, gradient: Tensor) -> None:
         """Take a step on some rows.
 
         Args:
@@ -40,22 +40,22 @@ class RowAdam:
         if not self.table.is_cuda:
             from jobs.model import kernels
 
-            arrays = (each.numpy() for each in (self.table, *self.moments.values(), words, gradient))
-            kernels.adam(*arrays, self.rate, *BETAS, EPS, self.steps)
+            arrays = (each.numpy() for each in (self.table, *self.moments.values(), word_ids, gradient))
+            kernels.lazy_adam_step(*arrays, self.learning_rate, *BETAS, EPS, self.steps)
             return
-        self.step_dense(words, gradient)
+        self.step_with_torch(word_ids, gradient)
 
-    def step_dense(self, words: Tensor, gradient: Tensor) -> None:
+    def step_with_torch(self, word_ids: Tensor, gradient: Tensor) -> None:
         """Take the step with torch's own Adam, on copies of the rows, which then go back; `step` counts it."""
-        rows = [each[words] for each in (self.table, *self.moments.values())]
-        count = torch.full((), float(self.steps - 1), device=words.device)
+        rows = [each[word_ids] for each in (self.table, *self.moments.values())]
+        count = torch.full((), float(self.steps - 1), device=word_ids.device)
         adam(
             [rows[0]], [gradient], [rows[1]], [rows[2]], [], [count],
-            fused=True, capturable=False, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self.rate,
+            fused=True, capturable=False, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self.learning_rate,
             weight_decay=0.0, eps=EPS, maximize=False,
         )  # fmt: skip
         for each, changed in zip((self.table, *self.moments.values()), rows, strict=True):
-            each[words] = changed
+            each[word_ids] = changed
 
 
 def _zeros_like(table: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from jobs.model.batches import Batch
 from jobs.model.convolution import max_over_time
-from jobs.model.tensor_parallel import Share
+from jobs.model.tensor_parallel import FilterShard
 
 if TYPE_CHECKING:
-    from jobs.config.settings import Model
+    from jobs.config.settings import ModelSettings
 
 
 class Network(nn.Module):
@@ -40,57 +40,57 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        model: "Model",
+        settings: "ModelSettings",
         vectors: np.ndarray,
         num_classes: int,
         seed: int = 0,
         *,
-        num_trained: int | None = None,
+        num_trainable_words: int | None = None,
         rank: int = 0,
-        size: int = 1,
+        world_size: int = 1,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.share = Share(rank, size, model.filter_widths, model.feature_maps)
-        initial = as_tensor(vectors)
+        self.settings = settings
+        self.shard = FilterShard(rank, world_size, settings.filter_widths, settings.feature_maps)
+        initial = from_read_only_numpy(vectors)
         self.register_buffer("initial", initial, persistent=False)
-        trained = model.embedding != "static"
-        self.register_parameter("vectors", nn.Parameter(initial[:num_trained].clone()) if trained else None)
+        trained = settings.embedding != "static"
+        self.register_parameter("vectors", nn.Parameter(initial[:num_trainable_words].clone()) if trained else None)
 
         columns = (self.has_fixed + trained) * initial.shape[1]
         generator = torch.Generator().manual_seed(seed)
         filters, biases = [], []
-        for width in model.filter_widths:
+        for width in settings.filter_widths:
             bound = 1 / math.sqrt(width * columns)
-            filters.append(_uniform((width * model.feature_maps, columns), bound, generator))
-            biases.append(_uniform((model.feature_maps,), bound, generator))
-        features = len(model.filter_widths) * model.feature_maps
+            filters.append(_uniform((width * settings.feature_maps, columns), bound, generator))
+            biases.append(_uniform((settings.feature_maps,), bound, generator))
+        features = len(settings.filter_widths) * settings.feature_maps
         bound = 1 / math.sqrt(features)
         output = _uniform((num_classes, features), bound, generator)
         output_bias = _uniform((num_classes,), bound, generator)
-        share, kind = self.share, initial.dtype
-        self.filters = nn.Parameter(share.filters(filters).to(kind))  # (sum(widths) * maps, columns)
-        self.biases = nn.Parameter(share.features(torch.cat(biases)[None])[0].to(kind))  # (features,)
-        self.output = nn.Parameter(share.features(output).to(kind))  # (classes, features)
+        share, kind = self.shard, initial.dtype
+        self.filters = nn.Parameter(share.shard_filters(filters).to(kind))  # (sum(widths) * maps, columns)
+        self.biases = nn.Parameter(share.shard_features(torch.cat(biases)[None])[0].to(kind))  # (features,)
+        self.output = nn.Parameter(share.shard_features(output).to(kind))  # (classes, features)
         self.output_bias = nn.Parameter(output_bias.to(kind))  # (classes,)
 
     @property
     def has_fixed(self) -> bool:
         """Tell whether the initial vectors are a channel that stays as it is."""
-        return self.model.embedding in ("static", "multichannel")
+        return self.settings.embedding in ("static", "multichannel")
 
     def forward(self, batch: Batch) -> Tensor:
         """Return scores (logits) of a batch's texts, `(rows, classes)`; of a share, what it adds to the scores."""
-        scores = self.features(batch) @ self.output.T
-        return scores + self.output_bias if self.share.rank == 0 else scores
+        scores = self.forward_features(batch) @ self.output.T
+        return scores + self.output_bias if self.shard.rank == 0 else scores
 
-    def features(
+    def forward_features(
         self,
         batch: Batch,
         trained: Tensor | None = None,
         *,
         bfloat16: bool = False,
-        ready: Callable[[Tensor], None] | None = None,
+        on_trained_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return each filter's maximum, as far as it is above zero, `(rows, features)`.
 
@@ -98,27 +98,33 @@ class Network(nn.Module):
             trained: the batch's `trained_rows`, for their gradient; by default they are looked up.
             bfloat16, ready: see `max_over_time`.
         """
-        fixed = self.initial.index_select(0, batch.words) if self.has_fixed else None
+        fixed = self.initial.index_select(0, batch.word_ids) if self.has_fixed else None
         if trained is None:
-            trained = self.trained_rows(batch.words)
+            trained = self.lookup_trained_vectors(batch.word_ids)
         best = max_over_time(
-            fixed, trained, self.filters, batch, self.model.filter_widths, bfloat16=bfloat16, ready=ready
+            fixed,
+            trained,
+            self.filters,
+            batch,
+            self.settings.filter_widths,
+            bfloat16=bfloat16,
+            on_trained_gradient=on_trained_gradient,
         )
         return F.relu(best + self.biases)
 
-    def trained_rows(self, words: Tensor) -> Tensor | None:
+    def lookup_trained_vectors(self, word_ids: Tensor) -> Tensor | None:
         """Return the trained vectors of words, `(words, dimensions)`, as a leaf: gradients stop there."""
         if self.vectors is None:
             return None
         with torch.no_grad():
             if self.training or len(self.vectors) == len(self.initial):
-                rows = self.vectors.index_select(0, words)
+                rows = self.vectors.index_select(0, word_ids)
             elif not len(self.vectors):
-                rows = self.initial.index_select(0, words)
+                rows = self.initial.index_select(0, word_ids)
             else:  # words that training never saw
                 last = len(self.vectors) - 1
-                inside = (words <= last)[:, None]
-                rows = torch.where(inside, self.vectors[words.clamp(max=last)], self.initial[words])
+                inside = (word_ids <= last)[:, None]
+                rows = torch.where(inside, self.vectors[word_ids.clamp(max=last)], self.initial[word_ids])
         return rows.requires_grad_(self.vectors.requires_grad and torch.is_grad_enabled())
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
@@ -126,35 +132,35 @@ class Network(nn.Module):
         names = ("filters", "biases", "output", "output_bias")
         return {name: getattr(self, name) for name in names}
 
-    def parts(self, of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return tensors shaped as the dense parameters as a checkpoint names them, whole.
 
         Elements that belong to other shares are zero, so that the sum over the shares is the whole.
         """
-        wholes = self.share.whole_filters(of["filters"])
-        biases = self.share.whole_features(of["biases"][None])[0].chunk(len(wholes))
+        wholes = self.shard.zero_pad_filters(tensors["filters"])
+        biases = self.shard.zero_pad_features(tensors["biases"][None])[0].chunk(len(wholes))
         found = {f"filters.{number}": whole for number, whole in enumerate(wholes)}
         found |= {f"biases.{number}": whole.contiguous() for number, whole in enumerate(biases)}
-        found["output.weight"] = self.share.whole_features(of["output"])
-        first = self.share.rank == 0  # every worker has the same
-        found["output.bias"] = of["output_bias"].clone() if first else torch.zeros_like(of["output_bias"])
+        found["output.weight"] = self.shard.zero_pad_features(tensors["output"])
+        first = self.shard.rank == 0  # every worker has the same
+        found["output.bias"] = tensors["output_bias"].clone() if first else torch.zeros_like(tensors["output_bias"])
         return found
 
-    def share_of(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def from_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return this share of tensors as a checkpoint names them, named as the dense parameters."""
-        widths = range(len(self.model.filter_widths))
-        biases = torch.cat([parts[f"biases.{number}"] for number in widths])
+        widths = range(len(self.settings.filter_widths))
+        biases = torch.cat([tensors[f"biases.{number}"] for number in widths])
         return {
-            "filters": self.share.filters([parts[f"filters.{number}"] for number in widths]),
-            "biases": self.share.features(biases[None])[0],
-            "output": self.share.features(parts["output.weight"]),
-            "output_bias": parts["output.bias"],
+            "filters": self.shard.shard_filters([tensors[f"filters.{number}"] for number in widths]),
+            "biases": self.shard.shard_features(biases[None])[0],
+            "output": self.shard.shard_features(tensors["output.weight"]),
+            "output_bias": tensors["output.bias"],
         }
 
     @torch.no_grad()
-    def load(self, weights: Mapping[str, Tensor]) -> None:
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over a checkpoint's weights, as far as they are trained."""
-        for name, value in self.share_of(weights).items():
+        for name, value in self.from_checkpoint_tensors(weights).items():
             getattr(self, name).copy_(value)
         if self.vectors is not None:
             self.vectors.copy_(weights["vectors"][: len(self.vectors)])
@@ -172,14 +178,14 @@ class Network(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Return all tensors as a checkpoint names them; filters and output are zero where other shares are."""
         dense = {name: value.detach() for name, value in self.dense_parameters().items()}
-        return self.vectors_by_channel() | self.parts(dense)
+        return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
-def as_tensor(vectors: np.ndarray) -> Tensor:
+def from_read_only_numpy(vectors: np.ndarray) -> Tensor:
     """Return vectors as a tensor that shares their memory and is only read."""
     with warnings.catch_warnings():
         # They are mapped read-only from the object store; nothing here writes to them.

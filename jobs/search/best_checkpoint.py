@@ -4,28 +4,28 @@ import json
 import threading
 from typing import Any
 
-from cluster.storage import StorageError, exists, folders, join, read_text, remove_folder, write_text
+from cluster.storage import StorageError, exists, join, list_folders, read_text, remove_folder, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import CheckpointError, require_whole
-from jobs.search.records import Record, best_of, objective, rank
-from jobs.search.trial import folder_of
-from jobs.training.checkpoint_store import Checkpoints, name_of
-from jobs.training.run_folder import Run
-from jobs.training.train import METRICS
+from jobs.model.checkpoint import CheckpointError, verify_sizes
+from jobs.search.records import TrialRecord, objective_metric, ranking_key, select_best_record
+from jobs.search.trial import trial_folder_name
+from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_folder import RunFolder
+from jobs.training.train import BEST_EPOCH_METRICS
 
 
-class Champion:
+class BestCheckpointManager:
     """Holds best.json of a search's run, and best.yaml, its settings as an experiment.
 
     Args:
         run, experiment: of the search.
     """
 
-    def __init__(self, run: Run, experiment: Experiment) -> None:
+    def __init__(self, run: RunFolder, experiment: Experiment) -> None:
         self._run, self._experiment = run, experiment
-        self._metric = objective(experiment)
-        named = run.named()
+        self._metric = objective_metric(experiment)
+        named = run.read_best()
         self.best = named and {key: value for key, value in named.items() if key != "finished"}
         """What best.json says of the best checkpoint, None before there is any."""
         # The one before is left until there is a third: somebody may be reading it.
@@ -34,26 +34,26 @@ class Champion:
         self._lock = threading.Lock()
         self._swept: tuple = ()
 
-    def rank(self) -> tuple | None:
+    def best_ranking_key(self) -> tuple | None:
         """Return the rank of the best so far."""
-        return rank(self.best["metrics"], self._metric, self.best["trial"]) if self.best else None
+        return ranking_key(self.best["metrics"], self._metric, self.best["trial"]) if self.best else None
 
-    def hear(self, number: int, epoch: int, figures: dict[str, Any], settings: dict[str, Any]) -> None:
+    def update_if_better(self, number: int, epoch: int, figures: dict[str, Any], settings: dict[str, Any]) -> None:
         """Name a trial's checkpoint, which is there, if it is better than what is named."""
         with self._lock:
-            mine, theirs = rank(figures, self._metric, number), self.rank()
+            mine, theirs = ranking_key(figures, self._metric, number), self.best_ranking_key()
             if theirs is not None and mine <= theirs:
                 return
             better = {
-                "checkpoint": f"{folder_of(number)}/{name_of(epoch)}",
+                "checkpoint": f"{trial_folder_name(number)}/{checkpoint_name(epoch)}",
                 "metric": self._metric,
-                "metrics": {key: figures[key] for key in dict.fromkeys((*METRICS, self._metric))},
+                "metrics": {key: figures[key] for key in dict.fromkeys((*BEST_EPOCH_METRICS, self._metric))},
                 "settings": settings,
                 "trial": number,
             }
-            self._run.update(better)
+            self._run.update_best(better)
             self._before, self.best = self.best and self.best["checkpoint"], better
-            write_yaml(self._run, self._experiment, better)
+            write_best_yaml(self._run, self._experiment, better)
 
     def recover(self, asked: dict[int, dict[str, Any]]) -> None:
         """Name what trials had kept, ended or not, when the search was killed before it could name it.
@@ -63,63 +63,67 @@ class Champion:
         Args:
             asked: the settings of all trials that were begun, by number.
         """
-        there = set(folders(self._run.path))
+        there = set(list_folders(self._run.path))
         for number, settings in asked.items():
-            folder = join(self._run.path, folder_of(number))
-            for name in Checkpoints(folder).names() if folder_of(number) in there else ():
+            folder = join(self._run.path, trial_folder_name(number))
+            for name in CheckpointStore(folder).names() if trial_folder_name(number) in there else ():
                 path = join(folder, name)
                 try:
                     if exists(join(path, "progress.json")):
                         continue  # of a run of Ray Train, which goes on from it and removes it
-                    require_whole(path)
+                    verify_sizes(path)
                     found = json.loads(read_text(join(path, "metrics.json")))
-                    figures = {key: found[key] for key in ("epoch", *METRICS, self._metric)}
+                    figures = {key: found[key] for key in ("epoch", *BEST_EPOCH_METRICS, self._metric)}
                 except (CheckpointError, StorageError, ValueError, KeyError, TypeError):
                     continue  # damaged; its trial is trained again
-                self.hear(number, figures["epoch"], figures, settings)
+                self.update_if_better(number, figures["epoch"], figures, settings)
 
-    def settle(self, records: list[Record]) -> list[Record]:
+    def reconcile(self, records: list[TrialRecord]) -> list[TrialRecord]:
         """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.
 
         Returns:
             The records without those whose checkpoint should be the best and is not there, to be trained again.
         """
         while True:
-            best, named = best_of(records, self._metric), self.rank()
-            if best is None or (named is not None and named >= rank(best.figures, self._metric, best.number)):
+            best, named = select_best_record(records, self._metric), self.best_ranking_key()
+            if best is None or (
+                named is not None and named >= ranking_key(best.best_metrics, self._metric, best.number)
+            ):
                 return records
             try:
-                self.hear(best.number, best.best, best.figures, best.settings)
+                self.update_if_better(best.number, best.best, best.best_metrics, best.settings)
             except CheckpointError:
                 records = [record for record in records if record is not best]
 
-    def sweep(self, records: list[Record]) -> None:
+    def prune_checkpoints(self, records: list[TrialRecord]) -> None:
         """Remove what trials have kept that is outdone, but for the one before, once they have ended."""
-        best = self.rank()
+        best = self.best_ranking_key()
         if self.best is None or best is None or self._swept == (len(records), best):
             return
         self._swept = len(records), best
         ended = {
-            each.number for each in records if not each.best or rank(each.figures, self._metric, each.number) <= best
+            each.number
+            for each in records
+            if not each.best or ranking_key(each.best_metrics, self._metric, each.number) <= best
         }
         kept = {self.best["checkpoint"], self._before}
-        for folder in folders(self._run.path):
+        for folder in list_folders(self._run.path):
             prefix, _, number = folder.partition("-")
             if prefix != "trial" or not number.isdigit():
                 continue
             if int(number) in ended and not any(each and each.startswith(f"{folder}/") for each in kept):
                 remove_folder(join(self._run.path, folder))
             elif int(number) == self.best["trial"]:
-                for name in Checkpoints(join(self._run.path, folder)).names():
+                for name in CheckpointStore(join(self._run.path, folder)).names():
                     if f"{folder}/{name}" not in kept and f"{folder}/{name}" < self.best["checkpoint"]:
                         remove_folder(join(self._run.path, folder, name))
 
 
-def write_yaml(run: Run, experiment: Experiment, best: dict[str, Any]) -> None:
+def write_best_yaml(run: RunFolder, experiment: Experiment, best: dict[str, Any]) -> None:
     """Write best.yaml beside best.json: the experiment with the best settings, which trains as `train.epochs` says."""
-    metric = {"train.metric": objective(experiment)}
-    chosen = conflicts.relieved(experiment.replace(metric | best["settings"])).to_yaml()
+    metric = {"train.metric": objective_metric(experiment)}
+    chosen = conflicts.drop_ineffective_settings(experiment.replace(metric | best["settings"])).to_yaml()
     write_text(join(run.path, "best.yaml"), chosen)
-    published = join(run.folder, "best.json")
+    published = join(run.experiment_folder, "best.json")
     if exists(published) and json.loads(read_text(published)).get("run") == run.name:
-        write_text(join(run.folder, "best.yaml"), chosen)
+        write_text(join(run.experiment_folder, "best.yaml"), chosen)

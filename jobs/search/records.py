@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from cluster.storage import join, read_text, sizes, write_text
+from cluster.storage import join, list_file_sizes, read_text, write_text
 from jobs.config.experiment import Experiment
-from jobs.training.history import score
+from jobs.training.history import comparison_key
 
 # The folder of what trials were begun with.
-BEGUN = "begun"
+STARTED_FOLDER = "begun"
 
 
 @dataclass(frozen=True)
-class Record:
+class TrialRecord:
     """A trial that has ended.
 
     number: its place in the search, from 1. settings: by dotted path. status: `finished` ran to its end, `stopped`
@@ -34,51 +34,51 @@ class Record:
     seconds: float = 0.0
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def best_metrics(self) -> dict[str, Any]:
         """What the best epoch gave."""
         return self.epochs[self.best - 1] if self.best else {}
 
 
-class Ledger:
+class RecordStore:
     """The records in a folder, a path or URI."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def read(self) -> list[Record]:
+    def read(self) -> list[TrialRecord]:
         """Return all records, by number."""
-        names = sorted(name for name in sizes(self.path) if name.endswith(".json") and "/" not in name)
-        return [Record(**json.loads(read_text(join(self.path, name)))) for name in names]
+        names = sorted(name for name in list_file_sizes(self.path) if name.endswith(".json") and "/" not in name)
+        return [TrialRecord(**json.loads(read_text(join(self.path, name)))) for name in names]
 
-    def asked(self) -> dict[int, dict[str, Any]]:
+    def read_started(self) -> dict[int, dict[str, Any]]:
         """Return the settings of all trials that were begun, by number."""
-        folder = join(self.path, BEGUN)
-        names = [name for name in sizes(folder) if name.endswith(".json")]
+        folder = join(self.path, STARTED_FOLDER)
+        names = [name for name in list_file_sizes(folder) if name.endswith(".json")]
         return {int(name[:5]): json.loads(read_text(join(folder, name))) for name in names}
 
-    def ask(self, number: int, settings: dict[str, Any]) -> None:
+    def write_started(self, number: int, settings: dict[str, Any]) -> None:
         """Keep the settings of a trial that begins."""
-        write_text(join(self.path, BEGUN, f"{number:05d}.json"), json.dumps(settings) + "\n")
+        write_text(join(self.path, STARTED_FOLDER, f"{number:05d}.json"), json.dumps(settings) + "\n")
 
-    def write(self, record: Record) -> None:
+    def write(self, record: TrialRecord) -> None:
         """Keep a record; StorageError if it cannot be written."""
         write_text(join(self.path, f"{record.number:05d}.json"), json.dumps(asdict(record)) + "\n")
 
 
-def objective(experiment: Experiment) -> str:
+def objective_metric(experiment: Experiment) -> str:
     """Return what trials are compared by, one of `Epoch`'s figures."""
     return experiment.tune.metric or experiment.train.metric
 
 
-def rank(figures: dict[str, Any], metric: str, number: int) -> tuple[float, float, int]:
+def ranking_key(figures: dict[str, Any], metric: str, number: int) -> tuple[float, float, int]:
     """Return what epochs of several trials are compared by, more is better; among equals the earlier trial's."""
-    return *score(figures, metric), -number
+    return *comparison_key(figures, metric), -number
 
 
-def best_of(records: Iterable[Record], metric: str) -> Record | None:
+def select_best_record(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
     """Return the record with the best epoch, if any has one."""
     return max(
         (each for each in records if each.best),
-        key=lambda each: rank(each.figures, metric, each.number),
+        key=lambda each: ranking_key(each.best_metrics, metric, each.number),
         default=None,
     )

@@ -5,20 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster import resources
-from cluster.storage import join, locked
+from cluster.storage import join, lock_folder
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import Dataset, merged
-from jobs.search.best_checkpoint import Champion
-from jobs.search.trial import settings_of
-from jobs.training.corpus import prepare
-from jobs.training.run_folder import Run
-from jobs.training.train import room_for, run_to_the_end
+from jobs.datasets.dataset import Dataset, merge_validation
+from jobs.search.best_checkpoint import BestCheckpointManager
+from jobs.search.trial import apply_trial_settings
+from jobs.training.corpus import build_corpus
+from jobs.training.run_folder import RunFolder
+from jobs.training.train import require_resources, train_to_completion
 
-FOLDER = "refit"
+REFIT_FOLDER = "refit"
 
 
 def refit(
-    experiment: Experiment, found: Dataset, champion: Champion, run: Run, say: Callable[[str], None]
+    experiment: Experiment, found: Dataset, champion: BestCheckpointManager, run: RunFolder, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Train the best settings on the training and validation parts together, and return what best.json says then.
 
@@ -28,20 +28,20 @@ def refit(
     """
     best = champion.best
     assert best is not None
-    chosen = refitted(experiment, best)
-    gpu, _ = room_for(chosen)
-    room = max(1, resources.room(chosen.train.cpus_per_worker, gpu))
+    chosen = build_refit_experiment(experiment, best)
+    gpu, _ = require_resources(chosen)
+    room = max(1, resources.worker_capacity(chosen.train.cpus_per_worker, gpu))
     chosen = chosen.replace({"train.workers": min(room, len(chosen.model.filter_widths) * chosen.model.feature_maps)})
-    both = merged(found)
+    both = merge_validation(found)
     say(f"training the best settings again, on all {len(both.train):,} rows of the training and validation parts")
-    corpus = prepare(chosen, both, pretrained=chosen.model.embedding != "rand", progress=say)
-    place = Run(run.path, FOLDER)
-    with locked(place.path):
-        done = place.named() or run_to_the_end(chosen, corpus, place, gpu, say, time.time())
-        place.finish_alone(done)
-    return best | {"checkpoint": join(FOLDER, done["checkpoint"]), "rows": len(both.train), "refit": True}
+    corpus = build_corpus(chosen, both, use_pretrained=chosen.model.embedding != "rand", progress=say)
+    place = RunFolder(run.path, REFIT_FOLDER)
+    with lock_folder(place.path):
+        done = place.read_best() or train_to_completion(chosen, corpus, place, gpu, say, time.time())
+        place.finish_without_publishing(done)
+    return best | {"checkpoint": join(REFIT_FOLDER, done["checkpoint"]), "rows": len(both.train), "refit": True}
 
 
-def refitted(experiment: Experiment, best: dict[str, Any]) -> Experiment:
+def build_refit_experiment(experiment: Experiment, best: dict[str, Any]) -> Experiment:
     """Return the experiment that trains the best settings as long as their best epoch."""
-    return settings_of(experiment, best["settings"]).replace({"train.stop_epoch": best["metrics"]["epoch"]})
+    return apply_trial_settings(experiment, best["settings"]).replace({"train.stop_epoch": best["metrics"]["epoch"]})

@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import cluster.resources
-from cluster.interruption import interruptible
+from cluster.interruption import preserve_sigint_handler
 from cluster.storage import join, remove_folder
 from jobs.config.experiment import Experiment
-from jobs.search.best_checkpoint import Champion
-from jobs.search.records import Ledger, Record, objective
+from jobs.search.best_checkpoint import BestCheckpointManager
+from jobs.search.records import RecordStore, TrialRecord, objective_metric
 from jobs.search.search import Search
-from jobs.search.trial_resources import Means
+from jobs.search.trial_resources import TrialResources
 from jobs.training.history import Progress
 
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
 # So often the driver looks for what trials have sent.
-TAKE_S = 0.1
+MESSAGE_POLL_S = 0.1
 
 # Times that a trial begins again whose process or node was lost.
 MAX_FAILURES = 2
 
 # Read by Tune when it starts.
-ENVIRONMENT = {
+TUNE_ENVIRONMENT = {
     # It would write three logs of its own for every trial.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial that failed reports why, and no metric.
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 @dataclass
-class Round:
+class SearchContext:
     """What the trials of a search, or of its comparison over seeds, have in common.
 
     path: a folder for Tune's own files. told: is given each record after it was kept.
@@ -51,13 +51,13 @@ class Round:
 
     experiment: Experiment
     search: Search
-    ledger: Ledger
+    record_store: RecordStore
     path: str
     say: Callable[[str], None]
-    told: Callable[[Record], None]
+    on_record: Callable[[TrialRecord], None]
 
 
-def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None:
+def run_trials(this: SearchContext, trainable: Any, given: TrialResources, *, asha: bool) -> None:
     """Run all trials; raises KeyboardInterrupt after Ctrl-C, when Tune has ended them.
 
     Args:
@@ -66,7 +66,7 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
     """
     import ray.tune
 
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(TUNE_ENVIRONMENT)
     # A trial that fails is told in a line, not with its traceback.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     remove_folder(join(this.path, "ray"))
@@ -78,7 +78,7 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
             metric="goodness",
             mode="max",
             num_samples=-1,
-            max_concurrent_trials=given.at_once,
+            max_concurrent_trials=given.max_concurrent_trials,
             search_alg=_suggestions(this.search),
             scheduler=_scheduler(this.experiment) if asha else None,
             reuse_actors=not given.distributed,
@@ -95,23 +95,23 @@ def run_trials(this: Round, trainable: Any, given: Means, *, asha: bool) -> None
             stop=_stopper(this.search),
         ),
     )
-    with interruptible() as interrupted:
+    with preserve_sigint_handler() as interrupted:
         tuner.fit()
         if recorder.wrong:
             raise recorder.wrong
         if interrupted() and not this.search.exhausted:
             raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C
-    this.search.look()
+    this.search.check_limits()
     if this.search.out_of_time:
-        recorder.stop_all(this.search.ended_by)
+        recorder.stop_all(this.search.stop_reason)
     # Tune keeps processes that it might use again, and what they hold.
-    cluster.resources.release()
+    cluster.resources.remove_placement_groups()
     remove_folder(join(this.path, "ray"))
 
 
 @contextmanager
-def listening(
-    board: Any, champion: Champion, search: Search, say: Callable[[str], None]
+def handle_trial_messages(
+    board: Any, champion: BestCheckpointManager, search: Search, say: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
     """Hold a thread that names the best checkpoints as trials tell of them, and says what they say; then end the board.
 
@@ -125,21 +125,21 @@ def listening(
     def listen() -> None:
         last = False
         while not last:
-            last = ended.wait(TAKE_S)
+            last = ended.wait(MESSAGE_POLL_S)
             done = list(search.records.values())  # all that they have kept is told of already
-            for kind, what in ray.get(board.take.remote()):
-                if kind == "kept":
-                    champion.hear(*what)
+            for kind, what in ray.get(board.drain.remote()):
+                if kind == "saved":
+                    champion.update_if_better(*what)
                 else:
                     say(what)
-            champion.sweep(done)
+            champion.prune_checkpoints(done)
 
     def guarded() -> None:
         try:
             listen()
         except Exception as error:
             wrong.append(error)
-            search.ended_by = str(error)  # what is the best could not be named
+            search.stop_reason = str(error)  # what is the best could not be named
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
@@ -176,7 +176,7 @@ def _suggestions(search: Search) -> Any:
 
     class Suggestions(Searcher):
         def suggest(self, trial_id: str) -> Any:
-            found = search.next()
+            found = search.next_trial()
             return Searcher.FINISHED if found is None else {"number": found[0], "settings": found[1]}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -204,7 +204,7 @@ def _stopper(search: Search) -> Any:
     return OutOfTime()
 
 
-def _recorder(this: Round) -> Any:
+def _recorder(this: SearchContext) -> Any:
     """Return a callback of Tune's that keeps each trial's outcome and says it."""
     import ray.tune
 
@@ -237,18 +237,18 @@ def _recorder(this: Round) -> Any:
                 return
             try:
                 record = _record(config, result, why)
-                this.ledger.write(record)
-                this.search.ended(record)
-                this.say(line(record, objective(this.experiment), this.search))
-                this.told(record)
+                this.record_store.write(record)
+                this.search.add_record(record)
+                this.say(format_trial_line(record, objective_metric(this.experiment), this.search))
+                this.on_record(record)
             except Exception as error:  # Tune would take it for the trial's, and train that again
                 self.wrong = self.wrong or error
-                this.search.ended_by = str(error)
+                this.search.stop_reason = str(error)
 
     return Recorder()
 
 
-def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> Record:
+def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> TrialRecord:
     """Return what is kept of a trial.
 
     Args:
@@ -257,7 +257,7 @@ def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> Record:
     """
     progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
     failed = result.get("failed", "")
-    return Record(
+    return TrialRecord(
         number=config["number"],
         settings=config["settings"],
         status="failed" if failed else "stopped" if why else "finished",
@@ -270,19 +270,21 @@ def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> Record:
     )
 
 
-def line(record: Record, metric: str, search: Search) -> str:
+def format_trial_line(record: TrialRecord, metric: str, search: Search) -> str:
     """Return a trial's outcome on a line."""
     outcome = (
-        f"{metric} {record.figures[metric]:.4f} in epoch {record.best} of {len(record.epochs)}" if record.best else ""
+        f"{metric} {record.best_metrics[metric]:.4f} in epoch {record.best} of {len(record.epochs)}"
+        if record.best
+        else ""
     )
     if record.status == "failed":
         outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
     elif record.status == "stopped":
         outcome += " (stopped)"
-    return f"trial {len(search.records):3d}{search.of}   {outcome}   {settings_line(record.settings)}"
+    return f"trial {len(search.records):3d}{search.total_suffix}   {outcome}   {format_settings(record.settings)}"
 
 
-def settings_line(settings: dict[str, Any]) -> str:
+def format_settings(settings: dict[str, Any]) -> str:
     """Return settings on a line, by the last word of their paths."""
 
     def short(value: Any) -> str:

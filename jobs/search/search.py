@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.config.experiment import Experiment
-from jobs.config.settings import Model, Train
-from jobs.search.records import Record, best_of, objective
-from jobs.search.space import Dimension, applies, points
-from jobs.training.history import LESS_IS_BETTER
+from jobs.config.settings import ModelSettings, TrainSettings
+from jobs.search.records import TrialRecord, objective_metric, select_best_record
+from jobs.search.space import Dimension, generate_points, is_active
+from jobs.training.history import MINIMIZED_METRICS
 
 if TYPE_CHECKING:
     pass
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 STARTUP_TRIALS = 10
 
 # Trials of a search that only its minutes or its patience end.
-MOST = 10_000
+MAX_TRIALS = 10_000
 
 
 class Sampler(Protocol):
     """Where settings come from."""
 
-    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
+    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return those of the trial of a number, from 1; None if there are no more.
 
         Args:
             asked: those that an earlier command gave it, if its trial has not ended since.
         """
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """Take note of a trial that has ended."""
 
 
-class Points:
+class FixedSampler:
     """Settings that are known beforehand."""
 
     def __init__(self, all_settings: list[dict[str, Any]]) -> None:
         self._all = all_settings
 
-    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
+    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the settings of a trial."""
         return self._all[number - 1] if number <= len(self._all) else None
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """Change nothing: what comes next does not depend on it."""
 
 
-class Optuna:
+class OptunaSampler:
     """Tree-structured Parzen estimators (Bergstra et al. 2011), which begin with the settings of Kim (2014).
 
     Args:
@@ -66,7 +66,7 @@ class Optuna:
 
         optuna.logging.set_verbosity(logging.ERROR)
         self._experiment, self._space = experiment, space
-        self._metric = objective(experiment)
+        self._metric = objective_metric(experiment)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `multivariate` and `group` are called experimental
             sampler = optuna.samplers.TPESampler(
@@ -77,29 +77,29 @@ class Optuna:
                 group=True,
                 constant_liar=True,
             )
-        direction = "minimize" if self._metric in LESS_IS_BETTER else "maximize"
+        direction = "minimize" if self._metric in MINIMIZED_METRICS else "maximize"
         self._study = optuna.create_study(sampler=sampler, direction=direction)
         self._asked: dict[int, optuna.trial.Trial] = {}
-        self._first = first_points(space)
+        self._first = build_initial_points(space)
 
-    def settings(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
+    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
         """Ask for the settings of a trial."""
         if asked is not None or number <= len(self._first):
             self._study.enqueue_trial(_params(self._space, asked or self._first[number - 1]))
         trial = self._study.ask()
         found: dict[str, Any] = {}
         for each in self._space:
-            if applies(each, found, self._space, self._experiment):
+            if is_active(each, found, self._space, self._experiment):
                 found[each.path] = each.suggest(trial)
         self._asked[number] = trial
         return found
 
-    def tell(self, record: Record) -> None:
+    def tell(self, record: TrialRecord) -> None:
         """Learn from a trial, also from one that an earlier command ran."""
         from optuna.trial import TrialState, create_trial
 
         state = TrialState.COMPLETE if record.best else TrialState.FAIL
-        value = record.figures.get(self._metric)
+        value = record.best_metrics.get(self._metric)
         asked = self._asked.pop(record.number, None)
         if asked is not None:
             self._study.tell(asked, value, state)
@@ -115,12 +115,12 @@ class Optuna:
         )
 
 
-def first_points(space: list[Dimension]) -> list[dict[str, Any]]:
+def build_initial_points(space: list[Dimension]) -> list[dict[str, Any]]:
     """Return the settings of Kim (2014) as far as they are in the space, for each kind of embedding in it."""
-    kims = {f"model.{key}": value for key, value in Model().model_dump().items()} | {
-        "train.batch_size": Train().batch_size
+    kims = {f"model.{key}": value for key, value in ModelSettings().model_dump().items()} | {
+        "train.batch_size": TrainSettings().batch_size
     }
-    fixed = {each.path: kims[each.path] for each in space if each.path in kims and each.holds(kims[each.path])}
+    fixed = {each.path: kims[each.path] for each in space if each.path in kims and each.contains(kims[each.path])}
     for each in space:
         if each.path == "model.embedding":
             return [fixed | {each.path: kind} for kind in each.values]
@@ -141,30 +141,30 @@ class Search:
         experiment: Experiment,
         sampler: Sampler,
         limit: int,
-        records: list[Record],
+        records: list[TrialRecord],
         asked: dict[int, dict[str, Any]] | None = None,
         keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
     ) -> None:
         self._experiment, self._sampler = experiment, sampler
         self._given, self._keep = asked or {}, keep
-        self.limit = limit
+        self.max_trials = limit
         self.records = {record.number: record for record in records}
         self._next = 1
         self._began = time.monotonic()
-        self.ended_by = ""
+        self.stop_reason = ""
         """Why no further trial begins, where it is not that all were tried."""
         for record in records:
             sampler.tell(record)
 
-    def next(self) -> tuple[int, dict[str, Any]] | None:
+    def next_trial(self) -> tuple[int, dict[str, Any]] | None:
         """Return the next trial's number and settings; None if no further one begins."""
-        self.look()
-        if self.ended_by:
+        self.check_limits()
+        if self.stop_reason:
             return None
         while self._next in self.records:
             self._next += 1
         number = self._next
-        settings = self._sampler.settings(number, self._given.get(number)) if number <= self.limit else None
+        settings = self._sampler.ask(number, self._given.get(number)) if number <= self.max_trials else None
         if settings is None:
             return None
         if number not in self._given:
@@ -172,21 +172,21 @@ class Search:
         self._next += 1
         return number, settings
 
-    def ended(self, record: Record) -> None:
+    def add_record(self, record: TrialRecord) -> None:
         """Take note of a trial that has ended."""
         self.records[record.number] = record
         self._sampler.tell(record)
-        self.look()
+        self.check_limits()
 
     @property
-    def of(self) -> str:
+    def total_suffix(self) -> str:
         """How many trials there will be, in words behind a number; nothing where nobody knows."""
-        return "" if self.limit == MOST else f" of {self.limit}"
+        return "" if self.max_trials == MAX_TRIALS else f" of {self.max_trials}"
 
     @property
     def exhausted(self) -> bool:
         """Tell whether all trials have ended."""
-        return all(number in self.records for number in range(1, self.limit + 1))
+        return all(number in self.records for number in range(1, self.max_trials + 1))
 
     @property
     def out_of_time(self) -> bool:
@@ -194,24 +194,24 @@ class Search:
         minutes = self._experiment.tune.minutes
         return minutes is not None and time.monotonic() - self._began > minutes * 60
 
-    def look(self) -> None:
+    def check_limits(self) -> None:
         """Find out whether a limit is reached."""
         tune = self._experiment.tune
         if self.out_of_time:
-            self.ended_by = f"tune.minutes={tune.minutes:g} are over"
+            self.stop_reason = f"tune.minutes={tune.minutes:g} are over"
         elif tune.patience is not None:
-            best = best_of(self.records.values(), objective(self._experiment))
+            best = select_best_record(self.records.values(), objective_metric(self._experiment))
             # In the order in which they ended, which an earlier command's numbers do not tell.
             ended = sorted(self.records.values(), key=lambda each: each.ended)
             since = len(ended) - 1 - ended.index(best) if best else 0
             if since >= tune.patience:
-                self.ended_by = f"no better one among the last {since} trials (tune.patience)"
+                self.stop_reason = f"no better one among the last {since} trials (tune.patience)"
 
 
-def search_of(
+def build_search(
     experiment: Experiment,
     space: list[Dimension],
-    records: list[Record],
+    records: list[TrialRecord],
     asked: dict[int, dict[str, Any]] | None = None,
     keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
 ) -> Search:
@@ -222,13 +222,13 @@ def search_of(
     """
     tune = experiment.tune
     grid = all(each.kind == "grid" for each in space)
-    endless = MOST if (tune.minutes or tune.patience) and not grid else None
-    known = points(experiment, space, tune.trials or endless)
+    endless = MAX_TRIALS if (tune.minutes or tune.patience) and not grid else None
+    known = generate_points(experiment, space, tune.trials or endless)
     if tune.search == "optuna":
         limit = tune.trials or endless or len(known)
-        return Search(experiment, Optuna(experiment, space, len(records)), limit, records, asked, keep)
-    return Search(experiment, Points(known), len(known), records, asked, keep)
+        return Search(experiment, OptunaSampler(experiment, space, len(records)), limit, records, asked, keep)
+    return Search(experiment, FixedSampler(known), len(known), records, asked, keep)
 
 
 def _params(space: list[Dimension], settings: dict[str, Any]) -> dict[str, Any]:
-    return {each.path: each.to_optuna(settings[each.path]) for each in space if each.path in settings}
+    return {each.path: each.to_optuna_value(settings[each.path]) for each in space if each.path in settings}

@@ -20,16 +20,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobs.config.conflicts import FINE_TUNING
-from jobs.config.experiment import KEYS, Experiment, ExperimentError
+from jobs.config.conflicts import FINE_TUNING_SETTINGS
+from jobs.config.experiment import SETTING_KEYS, Experiment, ExperimentError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
-SECTIONS = ("model", "train", "text")
-KINDS = ("grid", "choice", "uniform", "loguniform", "randint", "lograndint")
-SPEED = ("train.workers", "train.cpus_per_worker", "train.use_gpu", "train.checkpoint_minutes")
+SEARCHABLE_SECTIONS = ("model", "train", "text")
+DIMENSION_KINDS = ("grid", "choice", "uniform", "loguniform", "randint", "lograndint")
+SPEED_SETTINGS = ("train.workers", "train.cpus_per_worker", "train.use_gpu", "train.checkpoint_minutes")
 
 # Draws of one point before it is given up as one that was drawn already.
 MAX_DRAWS = 100
@@ -46,16 +46,16 @@ class Dimension:
     kind: Literal["grid", "choice", "uniform", "loguniform", "randint", "lograndint"]
     values: list[Any]
     step: Any = None
-    when: Mapping[str, list[Any]] = field(default_factory=dict)
+    conditions: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
-    def is_discrete(self) -> bool:
+    def is_categorical(self) -> bool:
         """Tell whether all values are listed."""
         return self.kind in ("grid", "choice")
 
-    def draw(self, chance: random.Random) -> Any:
+    def sample(self, chance: random.Random) -> Any:
         """Return a value at random."""
-        if self.is_discrete:
+        if self.is_categorical:
             return chance.choice(self.values)
         low, high = self.values
         if self.kind == "randint":
@@ -69,9 +69,9 @@ class Dimension:
             return round(low + self.step * chance.randint(0, steps), 12)
         return chance.uniform(low, high)
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Tell whether a value is one of these."""
-        if self.is_discrete:
+        if self.is_categorical:
             return value in self.values
         if not isinstance(value, int | float):
             return False
@@ -83,7 +83,7 @@ class Dimension:
         """Return Optuna's name for these values; lists stand as JSON."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-        if self.is_discrete:
+        if self.is_categorical:
             return CategoricalDistribution([json.dumps(value) for value in self.values])
         low, high = self.values
         if self.kind in ("randint", "lograndint"):
@@ -91,13 +91,13 @@ class Dimension:
             return IntDistribution(low, low + (high - 1 - low) // step * step, self.kind == "lograndint", step)
         return FloatDistribution(low, high, self.kind == "loguniform", self.step)
 
-    def to_optuna(self, value: Any) -> Any:
+    def to_optuna_value(self, value: Any) -> Any:
         """Return a value as the distribution knows it."""
-        return json.dumps(value) if self.is_discrete else value
+        return json.dumps(value) if self.is_categorical else value
 
     def suggest(self, trial: "Trial") -> Any:
         """Return the value that Optuna suggests for a trial."""
-        if self.is_discrete:
+        if self.is_categorical:
             return json.loads(trial.suggest_categorical(self.path, [json.dumps(value) for value in self.values]))
         low, high = self.values
         if self.kind in ("randint", "lograndint"):
@@ -106,7 +106,7 @@ class Dimension:
         return trial.suggest_float(self.path, low, high, step=self.step, log=self.kind == "loguniform")
 
 
-def dimensions(experiment: Experiment) -> list[Dimension]:
+def parse_space(experiment: Experiment) -> list[Dimension]:
     """Return the experiment's search space, each setting after those that it depends on.
 
     Raises:
@@ -118,7 +118,7 @@ def dimensions(experiment: Experiment) -> list[Dimension]:
     for dimension in space:
         for value in [*dimension.values, *_between(dimension)]:
             _check(experiment, dimension.path, value)
-        for path, values in dimension.when.items():
+        for path, values in dimension.conditions.items():
             if path == dimension.path:
                 raise ExperimentError(f"tune.space.{path}: depends on itself")
             for value in values:
@@ -126,27 +126,29 @@ def dimensions(experiment: Experiment) -> list[Dimension]:
     return _in_order(space)
 
 
-def embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
+def list_embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
     """Return the kinds of embedding that trials may have."""
     for dimension in space:
         if dimension.path == "model.embedding":
-            own = {experiment.model.embedding} if dimension.when else set()
+            own = {experiment.model.embedding} if dimension.conditions else set()
             return own | set(dimension.values)
     return {experiment.model.embedding}
 
 
-def applies(dimension: Dimension, settings: Mapping[str, Any], space: list[Dimension], experiment: Experiment) -> bool:
+def is_active(
+    dimension: Dimension, settings: Mapping[str, Any], space: list[Dimension], experiment: Experiment
+) -> bool:
     """Tell whether a setting is varied beside others that have been chosen."""
     paths = {each.path for each in space}
-    for path, values in dimension.when.items():
+    for path, values in dimension.conditions.items():
         if path in paths and path not in settings:
             return False
-        if settings.get(path, value_of(experiment, path)) not in values:
+        if settings.get(path, get_setting(experiment, path)) not in values:
             return False
     return True
 
 
-def points(experiment: Experiment, space: list[Dimension], most: int | None = None) -> list[dict[str, Any]]:
+def generate_points(experiment: Experiment, space: list[Dimension], most: int | None = None) -> list[dict[str, Any]]:
     """Return the settings of every trial of a grid and random search, the same each time, none twice.
 
     Each point of the grid is taken again and again, the rest of its settings drawn with the seed.
@@ -166,8 +168,8 @@ def points(experiment: Experiment, space: list[Dimension], most: int | None = No
             for _ in range(MAX_DRAWS):
                 settings: dict[str, Any] = {}
                 for each in space:
-                    value = fixed[each.path] if each.kind == "grid" else each.draw(chance)
-                    if applies(each, settings, space, experiment):
+                    value = fixed[each.path] if each.kind == "grid" else each.sample(chance)
+                    if is_active(each, settings, space, experiment):
                         settings[each.path] = value
                 key = json.dumps(settings)
                 if key not in found:
@@ -180,7 +182,7 @@ def points(experiment: Experiment, space: list[Dimension], most: int | None = No
     return list(found.values())[:most]
 
 
-def value_of(experiment: Experiment, path: str) -> Any:
+def get_setting(experiment: Experiment, path: str) -> Any:
     """Return the value of a setting by its dotted path."""
     found: Any = experiment
     for name in path.split("."):
@@ -194,7 +196,7 @@ def _in_order(space: list[Dimension]) -> list[Dimension]:
     left = list(space)
     while left:
         waiting = {each.path for each in left}
-        ready = [each for each in left if not waiting.intersection(each.when)]
+        ready = [each for each in left if not waiting.intersection(each.conditions)]
         if not ready:
             raise ExperimentError(f"tune.space: {', '.join(sorted(waiting))} depend on each other")
         ordered += ready
@@ -218,9 +220,11 @@ def _between(dimension: Dimension) -> list[Any]:
 
 
 def _dimension(path: str, given: Any, experiment: Experiment) -> Dimension:
-    if path.split(".")[0] not in SECTIONS:
-        raise ExperimentError(f"tune.space: '{path}' cannot be searched; settings of {', '.join(SECTIONS)} can")
-    if path in SPEED:
+    if path.split(".")[0] not in SEARCHABLE_SECTIONS:
+        raise ExperimentError(
+            f"tune.space: '{path}' cannot be searched; settings of {', '.join(SEARCHABLE_SECTIONS)} can"
+        )
+    if path in SPEED_SETTINGS:
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if path == "train.metric":
         raise ExperimentError(
@@ -228,11 +232,11 @@ def _dimension(path: str, given: Any, experiment: Experiment) -> Dimension:
         )
     if path == "train.folds":
         raise ExperimentError("tune.space: 'train.folds' cannot be searched; cross-validate the best settings instead")
-    told = f"tune.space.{path}: must be one of {', '.join(KINDS)} with its values, and may have an 'if'"
+    told = f"tune.space.{path}: must be one of {', '.join(DIMENSION_KINDS)} with its values, and may have an 'if'"
     if not isinstance(given, dict):
         raise ExperimentError(f"{told}, not {given!r}")
     kinds = [key for key in given if key != "if"]
-    if len(kinds) != 1 or kinds[0] not in KINDS:
+    if len(kinds) != 1 or kinds[0] not in DIMENSION_KINDS:
         raise ExperimentError(f"{told}, not {given!r}")
     [kind] = kinds
     values = given[kind]
@@ -269,12 +273,12 @@ def _when(path: str, given: Any, experiment: Experiment) -> dict[str, list[Any]]
     if not isinstance(given, dict):
         raise ExperimentError(f"{where}: must be settings with their values, as in {{model.embedding: [non-static]}}")
     for other in given:
-        if other not in KEYS:
+        if other not in SETTING_KEYS:
             raise ExperimentError(f"{where}: '{other}' is no setting")
     when = {other: values if isinstance(values, list) else [values] for other, values in given.items()}
-    if path in FINE_TUNING and "model.embedding" in experiment.tune.space:
-        kinds = when.get("model.embedding", FINE_TUNING[path])
-        when["model.embedding"] = sorted(FINE_TUNING[path].intersection(kinds))
+    if path in FINE_TUNING_SETTINGS and "model.embedding" in experiment.tune.space:
+        kinds = when.get("model.embedding", FINE_TUNING_SETTINGS[path])
+        when["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
     return when
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from cluster import UsageError
 from jobs.config.experiment import Experiment
-from jobs.search.records import Record
+from jobs.search.records import TrialRecord
 
-STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-FIGURES = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
+MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
 
 
-class Tracking:
+class MlflowTracker:
     """Logs to a tracking server, or a folder, under the experiment's name.
 
     Args:
@@ -44,7 +44,7 @@ class Tracking:
         except MlflowException as error:
             raise UsageError(f"tune.mlflow: nothing can be logged at {uri}: {_first_line(error)}") from error
 
-    def log(self, record: Record) -> None:
+    def log_trial(self, record: TrialRecord) -> None:
         """Log a trial that has ended."""
         if self._gone:
             return
@@ -54,7 +54,7 @@ class Tracking:
             self._gone = True
             self._say(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
 
-    def _log(self, record: Record) -> None:
+    def _log(self, record: TrialRecord) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         ended = int(record.ended * 1000)
@@ -67,13 +67,15 @@ class Tracking:
         at = float(began)
         for epoch in record.epochs:
             at += epoch["seconds"] * 1000
-            metrics += [Metric(key, epoch[key], int(at), epoch["epoch"]) for key in FIGURES if epoch[key] is not None]
-        for key in FIGURES:
-            if record.best and record.figures[key] is not None:
-                metrics.append(Metric(f"best_{key}", record.figures[key], ended, record.best))
+            metrics += [
+                Metric(key, epoch[key], int(at), epoch["epoch"]) for key in LOGGED_METRICS if epoch[key] is not None
+            ]
+        for key in LOGGED_METRICS:
+            if record.best and record.best_metrics[key] is not None:
+                metrics.append(Metric(f"best_{key}", record.best_metrics[key], ended, record.best))
         params = [Param(key, str(value)) for key, value in {"seed": self._seed, **record.settings}.items()]
         self._client.log_batch(run.info.run_id, metrics, params, [RunTag("best_epoch", str(record.best))])
-        self._client.set_terminated(run.info.run_id, STATUS[record.status], ended or int(time.time() * 1000))
+        self._client.set_terminated(run.info.run_id, MLFLOW_STATUS[record.status], ended or int(time.time() * 1000))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,24 +8,26 @@ from typing import Any
 
 from cluster.storage import join, write_text
 from jobs.config.experiment import Experiment
-from jobs.search.records import rank
-from jobs.search.trial import Trial, failed, folder_of, outcome, settings_of
-from jobs.training.checkpoint_store import Checkpoints
+from jobs.search.records import ranking_key
+from jobs.search.trial import Trial, apply_trial_settings, build_failure_result, build_trial_result, trial_folder_name
+from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.corpus import Corpus
-from jobs.training.corpus_cache import key_of
+from jobs.training.corpus_cache import corpus_key
 from jobs.training.history import Epoch, Progress
-from jobs.training.monitor import Heard
-from jobs.training.run_folder import Run
+from jobs.training.monitor import RunStatus
+from jobs.training.run_folder import RunFolder
 from jobs.training.train import fit
 
 # Corpora that a process holds; the arrays are the node's, but their words are its own.
-HELD = 2
+MAX_CACHED_CORPORA = 2
 
 # So often a trial looks whether its workers have ended.
-LOOK_S = 0.2
+EPOCH_POLL_S = 0.2
 
 
-def in_process(experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any) -> Any:
+def build_in_process_trainable(
+    experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any
+) -> Any:
     """Return Tune's Trainable of trials that train in their own process.
 
     Args:
@@ -58,36 +60,36 @@ def in_process(experiment: Experiment, path: str, corpora: dict[str, Any], libra
                     self._trial = self._begin()
                 return self._trial.step()
             except Exception as error:
-                if is_loss(error):
+                if is_system_failure(error):
                     raise  # Tune begins the trial again
-                return failed(error, self._trial and self._trial.loop.progress)
+                return build_failure_result(error, self._trial and self._trial.loop.progress)
 
         def cleanup(self) -> None:
             if self._trial is not None:
                 self._trial.close()
 
         def _begin(self) -> Trial:
-            chosen = settings_of(experiment, self._given["settings"])
+            chosen = apply_trial_settings(experiment, self._given["settings"])
             number, settings = self._given["number"], self._given["settings"]
 
             def kept(rank: tuple, epoch: int, figures: dict[str, Any]) -> None:
-                ray.get(board.kept.remote(rank, (number, epoch, figures, settings)))
+                ray.get(board.record_checkpoint.remote(rank, (number, epoch, figures, settings)))
 
             return Trial(
                 number,
                 chosen,
                 self._corpus(chosen),
                 path,
-                beats=lambda rank: board is not None and ray.get(board.beats.remote(rank)),
-                kept=kept,
+                is_new_best=lambda rank: board is not None and ray.get(board.is_new_best.remote(rank)),
+                on_checkpoint=kept,
                 device=self._device,
             )
 
         def _corpus(self, chosen: Experiment) -> Corpus:
-            key = key_of(chosen)
+            key = corpus_key(chosen)
             if key not in self._held:
-                reference = corpora.get(key) or ray.get(library.corpus.remote(chosen))[0]
-                while len(self._held) >= HELD:
+                reference = corpora.get(key) or ray.get(library.get.remote(chosen))[0]
+                while len(self._held) >= MAX_CACHED_CORPORA:
                     self._held.pop(next(iter(self._held)))
                 self._held[key] = ray.get(reference)
             return self._held[key]
@@ -95,7 +97,9 @@ def in_process(experiment: Experiment, path: str, corpora: dict[str, Any], libra
     return InProcess
 
 
-def around_train(experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any) -> Any:
+def build_distributed_trainable(
+    experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any
+) -> Any:
     """Return Tune's Trainable of trials that are runs of Ray Train, with several workers each.
 
     Args:
@@ -107,42 +111,42 @@ def around_train(experiment: Experiment, path: str, corpora: dict[str, Any], lib
     class AroundTrain(ray.tune.Trainable):
         def setup(self, config: dict[str, Any]) -> None:
             self._number, self._settings = config["number"], config["settings"]
-            self._chosen = settings_of(experiment, self._settings)
-            self._run = Run(path, folder_of(self._number))
-            self._progress, self._heard = Progress(), Heard(time.time())
+            self._chosen = apply_trial_settings(experiment, self._settings)
+            self._run = RunFolder(path, trial_folder_name(self._number))
+            self._progress, self._heard = Progress(), RunStatus(time.time())
             self._ended: Future[dict[str, Any]] | None = None
 
         def step(self) -> dict[str, Any]:
             try:
                 if self._ended is None:
-                    found = Checkpoints(self._run.path).resumable(lambda line: None)
+                    found = CheckpointStore(self._run.path).load_newest_valid(lambda line: None)
                     self._progress = Progress.from_json(found[1].progress) if found else Progress()
                     self._ended = ThreadPoolExecutor(1).submit(self._train)
                 while not self._ended.done():
                     with suppress(queue.Empty):
-                        epoch = self._heard.epochs.get(timeout=LOOK_S)
+                        epoch = self._heard.finished_epochs.get(timeout=EPOCH_POLL_S)
                         self._progress = with_epoch(self._progress, epoch, self._chosen.train.metric)
                         return self._outcome(finished=False)
                 self._progress = Progress.from_json(self._ended.result()["progress"])
                 self._keep()
                 return self._outcome(finished=True)
             except Exception as error:
-                return failed(error, self._progress)
+                return build_failure_result(error, self._progress)
 
         def _train(self) -> dict[str, Any]:
-            reference = corpora.get(key_of(self._chosen)) or ray.get(library.corpus.remote(self._chosen))[0]
+            reference = corpora.get(corpus_key(self._chosen)) or ray.get(library.get.remote(self._chosen))[0]
             gpu = bool(self._chosen.train.use_gpu)
             write_text(join(self._run.path, "experiment.yaml"), self._chosen.to_yaml())  # which workers look for
-            return fit(self._chosen, reference, self._run, gpu, lambda line: None, self._heard, alone=False)
+            return fit(self._chosen, reference, self._run, gpu, lambda line: None, self._heard, sole_workload=False)
 
         def _outcome(self, *, finished: bool) -> dict[str, Any]:
-            return outcome(self._progress, self._chosen.train.metric, finished=finished)
+            return build_trial_result(self._progress, self._chosen.train.metric, finished=finished)
 
         def _keep(self) -> None:
             best = vars(self._progress.epochs[self._progress.best - 1])
-            mine = rank(best, self._chosen.train.metric, self._number)
-            if board is not None and ray.get(board.beats.remote(mine)):
-                ray.get(board.kept.remote(mine, (self._number, self._progress.best, best, self._settings)))
+            mine = ranking_key(best, self._chosen.train.metric, self._number)
+            if board is not None and ray.get(board.is_new_best.remote(mine)):
+                ray.get(board.record_checkpoint.remote(mine, (self._number, self._progress.best, best, self._settings)))
 
     return AroundTrain
 
@@ -155,7 +159,7 @@ def with_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
     return found
 
 
-def is_loss(error: Exception) -> bool:
+def is_system_failure(error: Exception) -> bool:
     """Tell whether an error is that of Ray, of an actor or an object that went with a process or a node."""
     from ray.exceptions import RayError, RayTaskError
 

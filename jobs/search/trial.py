@@ -14,11 +14,11 @@ from cluster import UsageError
 from cluster.storage import join
 from jobs.config.experiment import Experiment
 from jobs.model.network import Network
-from jobs.search.records import objective, rank
+from jobs.search.records import objective_metric, ranking_key
 from jobs.training import snapshot
-from jobs.training.checkpoint_store import Background, Checkpoints, name_of
+from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
-from jobs.training.history import Progress, goodness
+from jobs.training.history import Progress, negate_if_minimized
 from jobs.training.loop import Loop
 
 
@@ -39,25 +39,28 @@ class Trial:
         experiment: Experiment,
         corpus: Corpus,
         path: str,
-        beats: Callable[[tuple], bool],
-        kept: Callable[[tuple, int, dict[str, Any]], None],
+        is_new_best: Callable[[tuple], bool],
+        on_checkpoint: Callable[[tuple, int, dict[str, Any]], None],
         device: str = "cpu",
     ) -> None:
         self.number, self.experiment, self.corpus = number, experiment, corpus
-        self._beats, self._kept = beats, kept
+        self._beats, self._kept = is_new_best, on_checkpoint
         model, seed = experiment.model, experiment.seed
-        trained = len(corpus.counts())
-        network = Network(model, corpus.vectors, len(corpus.labels), seed, num_trained=trained).to(device)
+        trained = len(corpus.word_counts())
+        network = Network(model, corpus.vectors, len(corpus.labels), seed, num_trainable_words=trained).to(device)
         self.loop = Loop(network, corpus, experiment.train, seed, device=device)
-        folder = join(path, folder_of(number))
+        folder = join(path, trial_folder_name(number))
         # Whoever names the best one removes the others, when it is named.
-        self._best, self._unfinished = Checkpoints(folder, kept=None), Checkpoints(join(folder, "unfinished"))
-        self._background = Background()
+        self._best, self._unfinished = (
+            CheckpointStore(folder, num_to_keep=None),
+            CheckpointStore(join(folder, "unfinished")),
+        )
+        self._background = BackgroundExecutor()
         self._written = time.monotonic()
-        found = self._unfinished.resumable(lambda line: None, with_best=False)
+        found = self._unfinished.load_newest_valid(lambda line: None, require_best=False)
         if found is not None:
             snapshot.restore(self.loop, found[1])
-        self._epochs = self.loop.epochs()
+        self._epochs = self.loop.train_epochs()
 
     def step(self) -> dict[str, Any]:
         """Train an epoch and return its figures, and `finished`, whether it was the last.
@@ -68,50 +71,50 @@ class Trial:
         progress = self.loop.progress
         epoch, improved = next(self._epochs)
         settings = self.experiment.train
-        finished = progress.finished(settings.last_epoch, settings.patience, settings.frozen_epochs)
-        mine = rank(vars(epoch), settings.metric, self.number)
+        finished = progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs)
+        mine = ranking_key(vars(epoch), settings.metric, self.number)
         if improved and self._beats(mine):
             # Not beside the training: what is told of an epoch is there.
-            write = snapshot.take(self.experiment, self.corpus, self.loop, resumable=False)
-            self._best.write(name_of(epoch.epoch), write, epoch.epoch)
+            write = snapshot.capture(self.experiment, self.corpus, self.loop, resumable=False)
+            self._best.write(checkpoint_name(epoch.epoch), write, epoch.epoch)
             self._kept(mine, epoch.epoch, vars(epoch))
         if not finished and time.monotonic() - self._written > settings.checkpoint_minutes * 60:
             self._written = time.monotonic()
-            later = snapshot.take(self.experiment, self.corpus, self.loop, resumable=True)
-            self._background.do(lambda: self._unfinished.write(name_of(epoch.epoch), later, 0))
+            later = snapshot.capture(self.experiment, self.corpus, self.loop, resumable=True)
+            self._background.submit(lambda: self._unfinished.write(checkpoint_name(epoch.epoch), later, 0))
         if finished:
             self.close()
-        return outcome(progress, settings.metric, finished=finished)
+        return build_trial_result(progress, settings.metric, finished=finished)
 
     def close(self) -> None:
         """Wait until all that is to be kept is."""
         self._background.wait()
 
 
-def folder_of(number: int) -> str:
+def trial_folder_name(number: int) -> str:
     """Return the name of a trial's folder."""
     return f"trial-{number:05d}"
 
 
-def settings_of(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
+def apply_trial_settings(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
     """Return the experiment that a trial trains."""
     epochs = {"train.epochs": experiment.tune.epochs} if experiment.tune.epochs else {}
-    chosen = {"train.metric": objective(experiment)} | epochs | settings
+    chosen = {"train.metric": objective_metric(experiment)} | epochs | settings
     return experiment.replace(chosen)
 
 
-def outcome(progress: Progress, metric: str, *, finished: bool) -> dict[str, Any]:
+def build_trial_result(progress: Progress, metric: str, *, finished: bool) -> dict[str, Any]:
     """Return what a trial tells after an epoch."""
     last = progress.epochs[-1]
     return {
         "epoch": last.epoch,
-        "goodness": goodness(getattr(last, metric), metric),
+        "goodness": negate_if_minimized(getattr(last, metric), metric),
         "finished": finished,
         "progress": json.dumps(progress.to_json()),  # as text: Tune would look into every epoch of it
     }
 
 
-def failed(error: Exception, progress: Progress | None) -> dict[str, Any]:
+def build_failure_result(error: Exception, progress: Progress | None) -> dict[str, Any]:
     """Return what is told of a trial that went wrong, with the epochs before."""
     error = getattr(error, "cause", None) or error  # of one that another process told
     memory = isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)

@@ -7,7 +7,7 @@ from jobs.config.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Means:
+class TrialResources:
     """resources: of a trial, as Tune takes them. at_once: trials. waits: what they wait for first, or None.
 
     distributed: a trial is a run of Ray Train, whose workers take their room all together or not at all; what
@@ -15,24 +15,26 @@ class Means:
     """
 
     resources: dict[str, float]
-    at_once: int
-    waits: str | None
+    max_concurrent_trials: int
+    wait_message: str | None
     distributed: bool
 
 
-def of(experiment: Experiment) -> Means:
+def plan_trial_resources(experiment: Experiment) -> TrialResources:
     """Return what the trials of an experiment are given; ResourceError if the cluster never has it."""
     tune, train = experiment.tune, experiment.train
-    if train.fewest_workers > 1:
+    if train.min_workers > 1:
         gpu = bool(train.use_gpu)
-        waits = resources.require(train.fewest_workers, train.cpus_per_worker, gpu)
-        room = resources.room(train.cpus_per_worker, gpu) // train.fewest_workers
+        waits = resources.check_capacity(train.min_workers, train.cpus_per_worker, gpu)
+        room = resources.worker_capacity(train.cpus_per_worker, gpu) // train.min_workers
         # Tune asks for something: a megabyte.
-        return Means({"cpu": 0.0, "memory": 1e6}, _at_most(room, tune.max_concurrent), waits, distributed=True)
+        return TrialResources({"cpu": 0.0, "memory": 1e6}, _at_most(room, tune.max_concurrent), waits, distributed=True)
     share = tune.gpus_per_trial if tune.gpus_per_trial is not None else float(bool(train.use_gpu))
-    waits = resources.require(1, train.cpus_per_worker, share)
+    waits = resources.check_capacity(1, train.cpus_per_worker, share)
     given = {"cpu": float(train.cpus_per_worker)} | ({"gpu": share} if share else {})
-    return Means(given, _at_most(resources.room(train.cpus_per_worker, share), tune.max_concurrent), waits, False)
+    return TrialResources(
+        given, _at_most(resources.worker_capacity(train.cpus_per_worker, share), tune.max_concurrent), waits, False
+    )
 
 
 def _at_most(room: int, limit: int | None) -> int:

@@ -19,55 +19,57 @@ from pathlib import Path
 
 from cluster.storage import (
     StorageError,
+    as_local_folder,
     copy_folder,
     exists,
-    folders,
     is_uri,
     join,
-    local_folder,
+    list_folders,
     remove_folder,
     write_bytes,
 )
-from jobs.model.checkpoint import CheckpointError, Resumable, read_resumable, verify
+from jobs.model.checkpoint import CheckpointError, TrainingState, load_training_state, verify_checksums
 from jobs.training.history import Progress
 
-KEPT = 2
+NUM_TO_KEEP = 2
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
-def name_of(epochs: int, steps: int = 0) -> str:
+def checkpoint_name(epochs: int, steps: int = 0) -> str:
     """Return the name of the checkpoint after so many epochs and steps."""
     return f"epoch-{epochs:04d}" + (f"-step-{steps:06d}" if steps else "")
 
 
-class Checkpoints:
+class CheckpointStore:
     """Those in a run's folder, a path or URI.
 
     Args:
         kept: how many of the newest are left when another is written; None for all.
     """
 
-    def __init__(self, path: str, kept: int | None = KEPT) -> None:
+    def __init__(self, path: str, num_to_keep: int | None = NUM_TO_KEEP) -> None:
         self.path = path
-        self._kept = kept
+        self._kept = num_to_keep
         # Left where they are until their epoch comes again: what cannot be read may be readable later.
         self._damaged: set[str] = set()
 
     def names(self) -> list[str]:
         """Return what is there and not known to be damaged, the newest first."""
-        found = [name for name in folders(self.path) if _NAME.fullmatch(name) and name not in self._damaged]
+        found = [name for name in list_folders(self.path) if _NAME.fullmatch(name) and name not in self._damaged]
         return sorted(found, key=_position, reverse=True)
 
-    def newest(self) -> tuple[int, int]:
+    def newest_position(self) -> tuple[int, int]:
         """Return how far the newest is: epochs, and steps of the next; (0, 0) where there is none."""
         return max((_position(name) for name in self.names()), default=(0, 0))
 
-    def read(self, name: str) -> Resumable:
+    def read(self, name: str) -> TrainingState:
         """Return what a run goes on from, of one of them; CheckpointError if it is not whole."""
-        with local_folder(join(self.path, name)) as folder:
-            return read_resumable(folder)
+        with as_local_folder(join(self.path, name)) as folder:
+            return load_training_state(folder)
 
-    def resumable(self, say: Callable[[str], None], *, with_best: bool = True) -> tuple[str, Resumable] | None:
+    def load_newest_valid(
+        self, say: Callable[[str], None], *, require_best: bool = True
+    ) -> tuple[str, TrainingState] | None:
         """Return the newest that is whole, and its name; None if there is none.
 
         Args:
@@ -78,8 +80,8 @@ class Checkpoints:
             try:
                 found = self.read(name)
                 best = Progress.from_json(found.progress).best
-                if best and with_best:
-                    verify(join(self.path, name_of(best)))
+                if best and require_best:
+                    verify_checksums(join(self.path, checkpoint_name(best)))
                 return name, found
             except (CheckpointError, StorageError) as error:
                 self._damaged.add(name)
@@ -120,14 +122,14 @@ class Checkpoints:
             raise StorageError(f"{target}: cannot be written: {error}") from error
         self._damaged.discard(name)
         if self._kept is not None:
-            self._prune(self._kept, {name_of(best)} if best else set())
+            self._prune(self._kept, {checkpoint_name(best)} if best else set())
 
     def _prune(self, newest: int, kept: set[str]) -> None:
         """Remove all but so many of the newest and those named."""
         for name in set(self.names()[newest:]) - kept:
             remove_folder(join(self.path, name))
 
-    def sweep(self) -> None:
+    def remove_partial(self) -> None:
         """Remove what writers that were killed have left; nobody may be at work on the run."""
         if not is_uri(self.path):
             for part in Path(self.path).glob(".epoch-*.part"):
@@ -144,14 +146,14 @@ def _position(name: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 0)
 
 
-class Background:
+class BackgroundExecutor:
     """Does one thing after another in a thread of its own, at most one ahead."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
-    def do(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None]) -> None:
         """Wait for what was asked for before, and begin with this; raises what went wrong before."""
         self.wait()
         self._last = self._threads.submit(work)

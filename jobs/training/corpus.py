@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.storage import absolute, cache_folder, join, replacing
+from cluster.storage import absolute_path, atomic_write, cache_folder, join
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
-from jobs.datasets.readers import Part
-from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, frequent_words, tokenize
+from jobs.datasets.readers import Split
+from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tokenize
 from jobs.embeddings import initialization as initial
 from jobs.embeddings import pretraining
 from jobs.embeddings import vector_files as vectors
-from jobs.embeddings.progress import lines
+from jobs.embeddings.progress import make_progress_logger
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSplit:
     """One part. tokens: its texts; labels: `(texts,)` int64, places in the corpus's labels."""
 
     tokens: Tokens
@@ -47,8 +47,8 @@ class Corpus:
     in here.
     """
 
-    train: Encoded
-    validation: Encoded
+    train: EncodedSplit
+    validation: EncodedSplit
     labels: list[str]
     words: list[str]
     vectors: np.ndarray
@@ -58,7 +58,7 @@ class Corpus:
     key: str
     held_out: str
 
-    def counts(self) -> np.ndarray:
+    def word_counts(self) -> np.ndarray:
         """Return how often each word stands in the training texts, up to the last that does, `(seen,)` int64.
 
         The first two are padding (never) and unknown words. Words from `seen` on are not trained.
@@ -66,13 +66,13 @@ class Corpus:
         return np.bincount(self.train.tokens.ids, minlength=2)
 
 
-def prepare(
+def build_corpus(
     experiment: Experiment,
     dataset: Dataset,
     *,
-    pretrained: bool,
+    use_pretrained: bool,
     progress: Callable[[str], None],
-    found: vectors.Vectors | None = None,
+    word_vectors: vectors.WordVectors | None = None,
 ) -> Corpus:
     """Return the corpus of a dataset.
 
@@ -83,17 +83,19 @@ def prepare(
     """
     text = experiment.text
     tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
-    counts = frequent_words(tokenized, text.max_words)
-    if not pretrained:
-        found = None
-    elif found is None:
-        found = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
-    words = _choose(counts, found, text.min_count, text.lowercase)
-    table, known, respelled = initial.initial(words, found, experiment.vectors.dimensions, experiment.seed)
+    counts = count_words(tokenized, text.max_words)
+    if not use_pretrained:
+        word_vectors = None
+    elif word_vectors is None:
+        word_vectors = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
+    words = _choose(counts, word_vectors, text.min_count, text.lowercase)
+    table, known, respelled = initial.initialize_vectors(
+        words, word_vectors, experiment.vectors.dimensions, experiment.seed
+    )
     scale = np.ones(len(table), np.float32)
     coverage = None
-    if found is not None:
-        table, scale = initial.scaled(table, experiment.vectors.norm)
+    if word_vectors is not None:
+        table, scale = initial.scale_to_norm(table, experiment.vectors.norm)
         known_words = {word for word, is_known in zip(words, known[2:], strict=True) if is_known}
         respelled_words = {word for word, is_respelled in zip(words, respelled[2:], strict=True) if is_respelled}
         coverage = vectors.Coverage(
@@ -102,7 +104,7 @@ def prepare(
             tokens=sum(count for _, count in counts),
             covered_tokens=sum(count for word, count in counts if word in known_words),
             respelled=sum(word in respelled_words for word, _ in counts),
-            composed=sum(word in found.composed for word, _ in counts),
+            composed=sum(word in word_vectors.composed for word, _ in counts),
         )
     vocabulary = Vocabulary(words)
     train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
@@ -112,13 +114,17 @@ def prepare(
     return Corpus(train, validation, dataset.labels, words, table, known, scale, coverage, key, dataset.test.digest())
 
 
-def read_vectors(experiment: Experiment, texts: Iterable[str], progress: Callable[[str], None]) -> vectors.Vectors:
+def load_text_vectors(
+    experiment: Experiment, texts: Iterable[str], progress: Callable[[str], None]
+) -> vectors.WordVectors:
     """Return the vectors of a file for all words of some texts, to be handed to `prepare` more than once."""
-    counts = frequent_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
+    counts = count_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
     return _read(experiment, {word for word, _ in counts}, progress)
 
 
-def _choose(counts: list[tuple[str, int]], found: vectors.Vectors | None, min_count: int, lowercase: bool) -> list[str]:
+def _choose(
+    counts: list[tuple[str, int]], found: vectors.WordVectors | None, min_count: int, lowercase: bool
+) -> list[str]:
     """Return the vocabulary's words, those of the training texts first."""
     if found is None:
         return [word for word, count in counts if count >= min_count]
@@ -135,17 +141,19 @@ def _pretrained(
     tokenized: list[list[str]],
     wanted: set[str],
     progress: Callable[[str], None],
-) -> vectors.Vectors:
+) -> vectors.WordVectors:
     """Return the vectors of a file, or of one that gensim trained on the texts, now or in an earlier run."""
     settings = experiment.vectors
     if settings.path is not None:
         return _read(experiment, wanted, progress)
     path = _trained(experiment, dataset, tokenized, progress)
-    return vectors.read(settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None, progress)
+    return vectors.read_vectors(
+        settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None, progress
+    )
 
 
-def _read(experiment: Experiment, wanted: set[str], progress: Callable[[str], None]) -> vectors.Vectors:
-    return vectors.read(experiment.vectors, wanted, join(absolute(experiment.storage), "cache"), progress)
+def _read(experiment: Experiment, wanted: set[str], progress: Callable[[str], None]) -> vectors.WordVectors:
+    return vectors.read_vectors(experiment.vectors, wanted, join(absolute_path(experiment.storage), "cache"), progress)
 
 
 def _trained(
@@ -155,35 +163,37 @@ def _trained(
     folder = cache_folder(experiment.storage)
     settings = experiment.vectors
     with tempfile.TemporaryDirectory() as scratch:
-        background = dataset.background
+        background = dataset.pretraining_file
         # What the background file holds is named by its path: it is made once, and not changed.
         key = background.name if background else digest(tokenized)
-        decides = [key, settings.model_dump(include=set(pretraining.SETTINGS)), experiment.seed]
+        decides = [key, settings.model_dump(include=set(pretraining.CACHE_KEY_SETTINGS)), experiment.seed]
         target = folder / f"vectors-{digest(decides)}.bin"
         if not target.exists():
             rows: Iterable[list[str]] = tokenized
             if background is not None:
                 rows = (line.split() for line in background.read_text(encoding="utf-8").split("\n"))
-            texts = pretraining.write_texts(Path(scratch), rows)
+            texts = pretraining.write_tokenized_corpus(Path(scratch), rows)
             threads = os.cpu_count() or 1
             progress(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
-            tell = lines(progress, "word2vec", "words", settings.epochs * texts.num_words)
-            with replacing(target) as part:
-                pretraining.train(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
+            tell = make_progress_logger(progress, "word2vec", "words", settings.epochs * texts.num_words)
+            with atomic_write(target) as part:
+                pretraining.train_word2vec(
+                    texts, part, settings, experiment.seed, threads, lambda done, total: tell(done)
+                )
     return target
 
 
 def _encoded(
-    part: Part, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
-) -> Encoded:
+    part: Split, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
+) -> EncodedSplit:
     numbers = {label: number for number, label in enumerate(labels)}
-    return Encoded(
+    return EncodedSplit(
         encode(tokenized, vocabulary, max_tokens),
         np.array([numbers[label] for label in part.labels], np.int64),
     )
 
 
-def _key(train: Encoded, validation: Encoded, table: np.ndarray, names: list[list[str]]) -> str:
+def _key(train: EncodedSplit, validation: EncodedSplit, table: np.ndarray, names: list[list[str]]) -> str:
     content = hashlib.sha256(json.dumps(names).encode())
     for part in (train, validation):
         for array in (part.tokens.ids, part.tokens.offsets, part.labels):

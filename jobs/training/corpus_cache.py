@@ -5,10 +5,10 @@ from typing import Any
 
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
-from jobs.training.corpus import Corpus, prepare
+from jobs.training.corpus import Corpus, build_corpus
 
 
-class Library:
+class CorpusCache:
     """Prepares corpora as they are asked for; in a search a Ray actor, which owns them.
 
     Args:
@@ -23,17 +23,17 @@ class Library:
         self._experiment, self._dataset, self._put, self._say = experiment, dataset, put, say
         self._references: dict[str, Any] = {}
 
-    def corpus(self, experiment: Experiment) -> list[Any]:
+    def get(self, experiment: Experiment) -> list[Any]:
         """Return a reference to an experiment's corpus, in a list, so that Ray hands on the reference itself."""
-        key = key_of(experiment)
+        key = corpus_key(experiment)
         if key not in self._references:
             chosen = self._experiment.replace({"text": experiment.text.model_dump()})
             pretrained = experiment.model.embedding != "rand"
-            found = prepare(chosen, self._dataset, pretrained=pretrained, progress=self._say)
+            found = build_corpus(chosen, self._dataset, use_pretrained=pretrained, progress=self._say)
             self._references[key] = self._put(found)
         return [self._references[key]]
 
 
-def key_of(experiment: Experiment) -> str:
+def corpus_key(experiment: Experiment) -> str:
     """Return what tells the corpora of one dataset apart: how texts are read, and whether vectors are pretrained."""
     return digest([experiment.text.model_dump(), experiment.model.embedding == "rand"])

@@ -13,24 +13,24 @@ import numpy as np
 
 from cluster import UsageError, resources
 from cluster.connection import connect
-from cluster.storage import absolute, exists, join, locked, read_text, write_text
+from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets import dataset
 from jobs.datasets.dataset import Dataset
-from jobs.datasets.readers import Part
+from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.embeddings import vector_files as vectors
 from jobs.evaluation.metrics import accuracy, macro_f1
-from jobs.inference.predict import scores
+from jobs.inference.predict import predict_logits
 from jobs.model.network import Network
-from jobs.training.corpus import Corpus, prepare, read_vectors
+from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import Loop
-from jobs.training.run_folder import WITHOUT_EFFECT
+from jobs.training.run_folder import TRAIN_SETTINGS_NOT_IN_RUN_KEY
 from jobs.training.train import say_all
 
-Result = dict[str, Any]
-FIGURES = ("accuracy", "macro_f1", "loss")
+FoldResult = dict[str, Any]
+FOLD_METRICS = ("accuracy", "macro_f1", "loss")
 
 
 class FoldFailed(UsageError):
@@ -46,24 +46,24 @@ def cross_validate(experiment: Experiment, say: Callable[[str], None]) -> str:
     Raises:
         FoldFailed, and what reading data and vectors raises.
     """
-    say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
+    say_all(say, conflicts.check_settings(experiment, {experiment.model.embedding}))
     with connect():
-        parts = dataset.folds(experiment)
-        folder = join(absolute(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
-        waits = resources.require(1, experiment.train.cpus_per_worker, 0)
+        parts = dataset.load_folds(experiment)
+        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
+        waits = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
         if waits:
             say(waits)
-        with locked(folder):
+        with lock_folder(folder):
             write_text(join(folder, "experiment.yaml"), experiment.to_yaml())
             found = _measured(experiment, parts, folder, say)
-        summary = {"folds": [found[number] for number in range(len(parts))], **summarized(found.values())}
-        say(table(summary))
+        summary = {"folds": [found[number] for number in range(len(parts))], **summarize(found.values())}
+        say(format_table(summary))
         path = join(folder, "folds.json")
         write_text(path, json.dumps(summary, indent=1) + "\n")
         return path
 
 
-def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
+def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> FoldResult:
     """Train in this process and return the figures of the best epoch, on the validation and the test part.
 
     Raises:
@@ -74,21 +74,25 @@ def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
     torch.set_num_threads(experiment.train.cpus_per_worker)
     loop = Loop(
         Network(
-            experiment.model, corpus.vectors, len(corpus.labels), experiment.seed, num_trained=len(corpus.counts())
+            experiment.model,
+            corpus.vectors,
+            len(corpus.labels),
+            experiment.seed,
+            num_trainable_words=len(corpus.word_counts()),
         ),
         corpus,
         experiment.train,
         experiment.seed,
     )
     best: dict[str, torch.Tensor] = {}
-    for _, improved in loop.epochs():
+    for _, improved in loop.train_epochs():
         if improved:
             best = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.network.load_state_dict(best)
     texts = (tokenize(text, experiment.text.lowercase) for text in test.texts)
     tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
     labels = np.array([corpus.labels.index(label) for label in test.labels])
-    found = scores(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
+    found = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
     predicted = found.argmax(dim=1).numpy()
     epoch = loop.progress.epochs[loop.progress.best - 1]
     return {
@@ -97,22 +101,22 @@ def measure(experiment: Experiment, corpus: Corpus, test: Part) -> Result:
         "accuracy": accuracy(labels, predicted),
         "macro_f1": macro_f1(labels, predicted),
         "loss": float(torch.nn.functional.cross_entropy(found, torch.from_numpy(labels))),
-        "validation": {name: getattr(epoch, name) for name in FIGURES},
+        "validation": {name: getattr(epoch, name) for name in FOLD_METRICS},
         "examples_per_second": statistics.median(each.examples_per_second for each in loop.progress.epochs),
         "seconds": sum(each.seconds for each in loop.progress.epochs),
     }
 
 
-def summarized(results: Any) -> dict[str, dict[str, float]]:
+def summarize(results: Any) -> dict[str, dict[str, float]]:
     """Return mean and standard deviation (of a sample) of each figure over the folds."""
-    values = {name: [result[name] for result in results] for name in FIGURES}
+    values = {name: [result[name] for result in results] for name in FOLD_METRICS}
     return {
         "mean": {name: statistics.mean(each) for name, each in values.items()},
         "deviation": {name: statistics.stdev(each) for name, each in values.items()},
     }
 
 
-def table(summary: dict[str, Any]) -> str:
+def format_table(summary: dict[str, Any]) -> str:
     """Return a line for each fold, and mean and spread, as text."""
     lines = ["fold   rows   epoch   accuracy   macro F1     loss"]
     for number, result in enumerate(summary["folds"], start=1):
@@ -122,12 +126,14 @@ def table(summary: dict[str, Any]) -> str:
         )
     mean, deviation = summary["mean"], summary["deviation"]
     lines.append(
-        "mean (deviation)   " + "   ".join(f"{name} {mean[name]:.4f} ({deviation[name]:.4f})" for name in FIGURES)
+        "mean (deviation)   " + "   ".join(f"{name} {mean[name]:.4f} ({deviation[name]:.4f})" for name in FOLD_METRICS)
     )
     return "\n".join(lines)
 
 
-def spread(jobs: Iterable[tuple[Hashable, Experiment, Any, Part]], cpus_each: int) -> Iterator[tuple[Any, Result]]:
+def train_in_parallel(
+    jobs: Iterable[tuple[Hashable, Experiment, Any, Split]], cpus_per_task: int
+) -> Iterator[tuple[Any, FoldResult]]:
     """Run `measure` for each job in a Ray task, and yield the job's name and result as they end.
 
     Jobs are asked for one by one, when there is room, so that their corpora need not all be there at once.
@@ -142,9 +148,9 @@ def spread(jobs: Iterable[tuple[Hashable, Experiment, Any, Part]], cpus_each: in
     import ray
     from ray.exceptions import RayTaskError
 
-    task = ray.remote(num_cpus=cpus_each)(measure)
+    task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
     waiting = iter(jobs)
-    at_once = max(1, resources.cpus() // cpus_each)
+    at_once = max(1, resources.total_cpus() // cpus_per_task)
     running: dict[Any, Hashable] = {}
     while True:
         # One more than the cluster has cores for, so that the next is ready when one ends.
@@ -166,7 +172,7 @@ def spread(jobs: Iterable[tuple[Hashable, Experiment, Any, Part]], cpus_each: in
 
 def _measured(
     experiment: Experiment, parts: list[Dataset], folder: str, say: Callable[[str], None]
-) -> dict[int, Result]:
+) -> dict[int, FoldResult]:
     """Return each fold's result, of those that are there and those that are now trained."""
     found = {
         number: json.loads(read_text(path))
@@ -177,7 +183,7 @@ def _measured(
         say(f"{len(found)} of {len(parts)} folds are finished")
     corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found), say)
     jobs = ((f"fold {number + 1}", experiment, corpus, parts[number].test) for number, corpus in corpora)
-    for name, result in spread(jobs, experiment.train.cpus_per_worker):
+    for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
         number = int(name.removeprefix("fold ")) - 1
         write_text(join(folder, f"fold-{number + 1}.json"), json.dumps(result, indent=1) + "\n")
         found[number] = result
@@ -197,16 +203,16 @@ def _corpora(
     for number in sorted(numbers):
         part = parts[number]
         if pretrained and experiment.vectors.path is not None and found is None:
-            found = read_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts], say)
-        yield number, prepare(experiment, part, pretrained=pretrained, progress=say, found=found)
+            found = load_text_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts], say)
+        yield number, build_corpus(experiment, part, use_pretrained=pretrained, progress=say, word_vectors=found)
 
 
 def _key(experiment: Experiment, parts: list[Dataset]) -> str:
     """Return what identifies a cross-validation: rows, vectors and all settings that decide its result."""
     settings = experiment.model_dump(include={"text", "vectors", "model", "seed"})
-    settings["train"] = experiment.train.model_dump(exclude=WITHOUT_EFFECT)
+    settings["train"] = experiment.train.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY)
     rows = [part.digest() for each in parts for part in (each.train, each.validation, each.test)]
     pretrained = None
     if experiment.model.embedding != "rand":
-        pretrained = [vectors.fingerprint(experiment.vectors), str(parts[0].background)]
+        pretrained = [vectors.fingerprint(experiment.vectors), str(parts[0].pretraining_file)]
     return digest([settings, rows, pretrained])

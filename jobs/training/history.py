@@ -38,7 +38,7 @@ class Progress:
         improved = (
             self.best == 0
             or epoch.loss is None
-            or score(vars(epoch), metric) > score(vars(self.epochs[self.best - 1]), metric)
+            or comparison_key(vars(epoch), metric) > comparison_key(vars(self.epochs[self.best - 1]), metric)
         )
         self.epochs.append(epoch)
         self.steps, self.train_loss = 0, 0.0
@@ -46,7 +46,7 @@ class Progress:
             self.best = epoch.epoch
         return improved
 
-    def finished(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
+    def is_finished(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
         """Tell whether the last epoch was reached, or `patience` epochs after the frozen ones brought nothing."""
         done = len(self.epochs)
         since = max(self.best, min(frozen_epochs, done))
@@ -63,14 +63,14 @@ class Progress:
 
 
 # Of an epoch's figures, more is better but for these.
-LESS_IS_BETTER = {"loss", "train_loss", "seconds"}
+MINIMIZED_METRICS = {"loss", "train_loss", "seconds"}
 
 
-def goodness(value: float, metric: str) -> float:
+def negate_if_minimized(value: float, metric: str) -> float:
     """Return a value of a metric so that more is better."""
-    return -value if metric in LESS_IS_BETTER else value
+    return -value if metric in MINIMIZED_METRICS else value
 
 
-def score(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
+def comparison_key(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
     """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
-    return goodness(figures[metric], metric), -figures["loss"]
+    return negate_if_minimized(figures[metric], metric), -figures["loss"]

@@ -10,7 +10,7 @@ from cluster.storage import join, write_bytes
 from jobs.training.history import Epoch, Progress
 
 
-def table(progress: Progress) -> list[str]:
+def format_table(progress: Progress) -> list[str]:
     """Return the epochs as lines of text, the best one marked."""
     lines = [f"{'epoch':>5}  {'train loss':>10}  {'loss':>7}  {'accuracy':>8}  {'macro F1':>8}  {'examples/s':>10}"]
     for epoch in progress.epochs:
@@ -21,7 +21,7 @@ def table(progress: Progress) -> list[str]:
     return lines
 
 
-def picture(progress: Progress) -> bytes:
+def plot(progress: Progress) -> bytes:
     """Return a PNG: losses on the left, accuracy and macro F1 on the right, the best epoch marked."""
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def picture(progress: Progress) -> bytes:
     return stream.getvalue()
 
 
-class Scalars:
+class TensorBoardLog:
     """A TensorBoard log in a folder, a path or URI: losses, accuracy, macro F1 and examples a second, by epoch.
 
     It is written beside, and brought there after each epoch, since not every storage can append.
@@ -64,12 +64,12 @@ class Scalars:
         self._writer.close()
         self._folder.cleanup()
 
-    def add(self, epoch: Epoch) -> None:
+    def log_epoch(self, epoch: Epoch) -> None:
         """Write an epoch's, to be seen at once; StorageError if it cannot be brought there."""
-        self.note(epoch)
-        self.bring()
+        self.add_epoch(epoch)
+        self.flush()
 
-    def note(self, epoch: Epoch) -> None:
+    def add_epoch(self, epoch: Epoch) -> None:
         """Write an epoch's, to be brought there later."""
         for name, value in (
             ("loss/train", epoch.train_loss),
@@ -79,21 +79,21 @@ class Scalars:
             ("speed/examples_per_second", epoch.examples_per_second),
         ):
             if value is not None:
-                self.write(self.event(name, value, epoch.epoch))
+                self.add_event(self.scalar_event(name, value, epoch.epoch))
 
     @staticmethod
-    def event(name: str, value: float, step: int) -> Any:
+    def scalar_event(name: str, value: float, step: int) -> Any:
         """Return a scalar as TensorBoard's log holds it."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         return Event(wall_time=time.time(), step=step, summary=scalar(name, value))
 
-    def write(self, event: Any) -> None:
+    def add_event(self, event: Any) -> None:
         """Write an event, to be brought there later."""
         self._writer.write_event(event)
 
-    def bring(self) -> None:
+    def flush(self) -> None:
         """Bring all that was written to where it is read; StorageError if it cannot be."""
         self._writer.flush()
         for log in Path(self._folder.name).iterdir():

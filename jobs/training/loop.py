@@ -17,26 +17,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cluster import UsageError
-from jobs.model.batches import Batch, Collator, by_length, order, sent
-from jobs.model.lazy_adam import RowAdam
+from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
+from jobs.model.lazy_adam import LazyAdam
 from jobs.model.network import Network
 from jobs.training.history import Epoch, Progress
-from jobs.training.process_group import Group
+from jobs.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
-    from jobs.config.settings import Train
-    from jobs.training.corpus import Corpus, Encoded
+    from jobs.config.settings import TrainSettings
+    from jobs.training.corpus import Corpus, EncodedSplit
 
 # How much faster random word vectors learn than all else, unless train.vectors_learning_rate says how fast. On
 # rows held out of the training part this gave 86.8 % on TREC where the same rate gave 85.0 (mean of 4 seeds), and
 # 78.3 % on SST-2 where it gave 78.9 (2 seeds).
-RAND_RATE = 3
+RAND_LEARNING_RATE_FACTOR = 3
 
 # Steps between two looks at the clock, which all workers take together.
-CLOCK_STEPS = 16
+STEPS_PER_CLOCK_CHECK = 16
 
 # Rows of a batch while validating.
-VALIDATION_ROWS = 256
+VALIDATION_BATCH_SIZE = 256
 
 
 class TrainingDiverged(UsageError):
@@ -57,55 +57,55 @@ class Loop:
         self,
         network: Network,
         corpus: "Corpus",
-        settings: "Train",
+        settings: "TrainSettings",
         seed: int,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.network = network
         self.corpus = corpus
         self.settings = settings
         self.seed = seed
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.device = torch.device(device)
         self.progress = Progress()
         # Of this process: steps, the seconds they took, and the bytes that it sent for them.
         self.steps, self.step_seconds, self.step_bytes = 0, 0.0, 0
-        self.first_step_at = 0.0
+        self.first_step_time = 0.0
         """When the first of them was taken, in seconds since 1970."""
         self._train_loss, self._started = torch.zeros(()), 0.0
-        self.dense = torch.optim.AdamW(
+        self.dense_optimizer = torch.optim.AdamW(
             network.dense_parameters().values(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self.rows: RowAdam | None = None
-        usual = settings.learning_rate * (RAND_RATE if network.model.embedding == "rand" else 1)
-        self.vectors_rate = settings.vectors_learning_rate or usual
+        self.vectors_optimizer: LazyAdam | None = None
+        usual = settings.learning_rate * (RAND_LEARNING_RATE_FACTOR if network.settings.embedding == "rand" else 1)
+        self.vectors_learning_rate = settings.vectors_learning_rate or usual
         # Of each word, whether its vector is trained; None for all.
-        self.trained_words: Tensor | None = None
+        self.trained_words_mask: Tensor | None = None
         if network.vectors is not None:
-            self.rows = RowAdam(network.vectors.detach(), self.vectors_rate)
-            if network.model.trained_words == "out-of-vocabulary" and network.model.embedding != "rand":
-                self.trained_words = torch.from_numpy(~corpus.pretrained).to(self.device)
+            self.vectors_optimizer = LazyAdam(network.vectors.detach(), self.vectors_learning_rate)
+            if network.settings.trained_words == "out-of-vocabulary" and network.settings.embedding != "rand":
+                self.trained_words_mask = torch.from_numpy(~corpus.pretrained).to(self.device)
         num_words = len(corpus.vectors)
-        self.train = Collator(corpus.train.tokens, num_words, self.device)
-        self.validation = Collator(corpus.validation.tokens, num_words, self.device)
+        self.train_collator = Collator(corpus.train.tokens, num_words, self.device)
+        self.validation_collator = Collator(corpus.validation.tokens, num_words, self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
 
-    def epochs(self) -> Iterator[tuple[Epoch, bool]]:
+    def train_epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train and yield each epoch with whether it is the best so far, until the last one or `patience` ends.
 
         Raises:
             TrainingDiverged: the loss is no longer a number.
         """
-        for epoch in self.moments():
+        for epoch in self.train_with_pauses():
             assert epoch is not None, "without an interval there are no other moments"
             yield epoch, self.progress.best == epoch.epoch
 
-    def moments(
-        self, interval_s: float | None = None, looked: Callable[["Loop"], None] = lambda loop: None
+    def train_with_pauses(
+        self, interval_s: float | None = None, on_clock_check: Callable[["Loop"], None] = lambda loop: None
     ) -> Iterator[Epoch | None]:
         """Train and yield each epoch as it ends; and None within one, where state was last yielded so long ago.
 
@@ -118,13 +118,13 @@ class Loop:
         """
         settings, progress = self.settings, self.progress
         yielded = time.monotonic()
-        while not progress.finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
+        while not progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
             rows = len(self.corpus.train) - progress.steps * settings.batch_size
             seconds_before = self.step_seconds
             self._started = time.perf_counter()
             for _ in self._train_epoch():
-                looked(self)
-                if interval_s is not None and self.group.agree(time.monotonic() - yielded >= interval_s):
+                on_clock_check(self)
+                if interval_s is not None and self.group.broadcast_bool(time.monotonic() - yielded >= interval_s):
                     progress.train_loss = self._train_loss.item()
                     self.step_seconds += time.perf_counter() - self._started
                     yield None
@@ -133,7 +133,7 @@ class Loop:
             yield self._end_epoch(rows, self.step_seconds - seconds_before)
             yielded = time.monotonic()
 
-    def within_epoch(self) -> dict[str, float]:
+    def epoch_progress(self) -> dict[str, float]:
         """Return where the loop is: epoch, step, of how many steps, train_loss, examples_per_second, seconds_left."""
         rows, size, finished = len(self.corpus.train), self.settings.batch_size, len(self.progress.epochs)
         done = self.progress.steps * size
@@ -154,20 +154,20 @@ class Loop:
         number = len(progress.epochs) + 1
         if network.vectors is not None:
             network.vectors.requires_grad_(number > self.settings.frozen_epochs)
-        batches = order(part.tokens.lengths, self.settings.batch_size, self.seed, number)
+        batches = make_epoch_batches(part.tokens.lengths, self.settings.batch_size, self.seed, number)
         self._train_loss = torch.tensor(progress.train_loss, dtype=torch.float64, device=self.device)
         while progress.steps < len(batches):
             self._set_rates((number - 1 + progress.steps / len(batches)) / self.settings.epochs)
-            bytes_before = self.group.bytes
+            bytes_before = self.group.bytes_sent
             self._train_loss += self.step(batches[progress.steps], number, progress.steps)
             progress.steps += 1
             self.steps += 1
             if self.steps == 1:
-                self.first_step_at = time.time()
-            self.step_bytes += self.group.bytes - bytes_before
-            if progress.steps % CLOCK_STEPS == 0 and progress.steps < len(batches):
+                self.first_step_time = time.time()
+            self.step_bytes += self.group.bytes_sent - bytes_before
+            if progress.steps % STEPS_PER_CLOCK_CHECK == 0 and progress.steps < len(batches):
                 yield
-        self._limit_norm(self.group.add_up(self._squares()))
+        self._limit_norm(self.group.all_reduce(self._squares()))
         progress.train_loss = self._train_loss.item()  # waits for the device
 
     def _end_epoch(self, rows: int, seconds: float) -> Epoch:
@@ -195,31 +195,31 @@ class Loop:
             seconds=seconds + time.perf_counter() - start,
         )
         # Processors may differ in the last bit, and no worker may end before the others.
-        epoch = self.group.share(epoch)
+        epoch = self.group.broadcast(epoch)
         progress.add(epoch, self.settings.metric)
         return epoch
 
     def _set_rates(self, done: float) -> None:
         """Set the learning rates for when a share of the run is done."""
         left = 1 - done if self.settings.decay == "linear" else 1
-        for group in self.dense.param_groups:
+        for group in self.dense_optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * left
-        if self.rows is not None:
-            self.rows.rate = self.vectors_rate * left
+        if self.vectors_optimizer is not None:
+            self.vectors_optimizer.learning_rate = self.vectors_learning_rate * left
 
     def step(self, rows: np.ndarray, epoch: int = 1, number: int = 0) -> Tensor:
         """Take a step on some rows of the training part and return the sum of their losses, a scalar on the device."""
-        batch = self.train.batch(rows)
-        labels = self._labels[sent(rows, self.device)]
+        batch = self.train_collator.collate(rows)
+        labels = self._labels[copy_to_device(rows, self.device)]
         network = self.network
         kept = self.dropout_mask(len(rows), epoch, number)
-        vectors = network.trained_rows(batch.words)
+        vectors = network.lookup_trained_vectors(batch.word_ids)
         sums: list[Callable[[], Tensor]] = []  # of the vectors' gradients, under way while the filters' are computed
-        hidden = network.features(
+        hidden = network.forward_features(
             batch,
             vectors,
             bfloat16=self.settings.precision == "bfloat16",
-            ready=lambda gradient: sums.append(self.group.begin(gradient)),
+            on_trained_gradient=lambda gradient: sums.append(self.group.all_reduce_async(gradient)),
         )
         if kept is not None:
             hidden = hidden * kept
@@ -231,33 +231,37 @@ class Loop:
         network.output_bias.grad = slopes.sum(dim=0)
         network.filters.grad = network.biases.grad = None
         hidden.backward(slopes @ network.output)
-        self.dense.step()
-        if self.rows is not None and network.vectors.requires_grad:
-            self._step_vectors(batch, vectors, sums[0]() if sums else self.group.add_up(vectors.grad))
+        self.dense_optimizer.step()
+        if self.vectors_optimizer is not None and network.vectors.requires_grad:
+            self._step_vectors(batch, vectors, sums[0]() if sums else self.group.all_reduce(vectors.grad))
         return total.detach()
 
     def _step_vectors(self, batch: Batch, vectors: Tensor, gradient: Tensor) -> None:
         """Step on the word vectors of a batch, with the sum of the workers' gradients."""
-        words = batch.words
+        words = batch.word_ids
         if self.settings.vectors_pull:
             gradient = gradient + self.settings.vectors_pull * (vectors.detach() - self.network.initial[words])
-        if self.trained_words is not None:
-            chosen = self.trained_words[words]
+        if self.trained_words_mask is not None:
+            chosen = self.trained_words_mask[words]
             if words.is_cuda:  # without waiting for how many there are; rows without a gradient stay as they are
                 gradient = gradient * chosen[:, None]
             else:
                 words, gradient = words[chosen], gradient[chosen]
-        self.rows.step(words, gradient)
+        self.vectors_optimizer.step(words, gradient)
 
     def dropout_mask(self, rows: int, epoch: int, step: int) -> Tensor | None:
         """Return what features are multiplied by in a step, `(rows, features)`: 0 or 1 / (1 - dropout)."""
-        kept = 1 - self.network.model.dropout
+        kept = 1 - self.network.settings.dropout
         if kept == 1:
             return None
-        model = self.network.model
+        model = self.network.settings
         random = np.random.Generator(np.random.SFC64([self.seed, epoch, step]))
         drawn = random.random((rows, len(model.filter_widths) * model.feature_maps), np.float32) < kept
-        return self.network.share.features(sent(drawn, self.device)).to(self.network.output.dtype).div_(kept)
+        return (
+            self.network.shard.shard_features(copy_to_device(drawn, self.device))
+            .to(self.network.output.dtype)
+            .div_(kept)
+        )
 
     @torch.no_grad()
     def _scores(self, hidden: Tensor, *, limit: bool = False) -> Tensor:
@@ -269,8 +273,8 @@ class Loop:
         """
         network = self.network
         added = hidden @ network.output.T
-        if self.group.size > 1 or limit:
-            message = self.group.add_up(torch.cat([added.flatten(), self._squares()]))
+        if self.group.world_size > 1 or limit:
+            message = self.group.all_reduce(torch.cat([added.flatten(), self._squares()]))
             added, squares = message[: added.numel()].view_as(added), message[added.numel() :]
             if limit:
                 added = added * self._limit_norm(squares)
@@ -283,20 +287,20 @@ class Loop:
     @torch.no_grad()
     def _limit_norm(self, squares: Tensor) -> Tensor:
         """Limit the output rows, given the squares of their lengths; return what each was multiplied by."""
-        limit = self.network.model.max_norm
+        limit = self.network.settings.max_norm
         scale = torch.ones_like(squares) if limit is None else (limit / squares.sqrt()).clamp(max=1)
         self.network.output.mul_(scale[:, None])
         return scale
 
     @torch.inference_mode()
-    def _validate(self, part: "Encoded") -> tuple[float, np.ndarray]:
+    def _validate(self, part: "EncodedSplit") -> tuple[float, np.ndarray]:
         """Return the mean loss, and the predicted label of every row."""
         self.network.eval()
         labels = torch.from_numpy(part.labels)
         predicted = torch.empty(len(part), dtype=torch.int64)
         total = 0.0
-        for rows in by_length(part.tokens.lengths, VALIDATION_ROWS):
-            scores = self._scores(self.network.features(self.validation.batch(rows))).cpu()
+        for rows in iter_batches_by_length(part.tokens.lengths, VALIDATION_BATCH_SIZE):
+            scores = self._scores(self.network.forward_features(self.validation_collator.collate(rows))).cpu()
             total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
             predicted[rows] = scores.argmax(dim=1)
         return total / len(part), predicted.numpy()

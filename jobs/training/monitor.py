@@ -10,22 +10,22 @@ from datetime import timedelta
 from typing import Any
 
 from cluster import resources
-from cluster.message_queue import mailbox
+from cluster.message_queue import start_message_queue
 from cluster.storage import StorageError, join
 from jobs.config.experiment import Experiment
 from jobs.training.history import Epoch
-from jobs.training.learning_curve import Scalars
-from jobs.training.run_folder import Run
+from jobs.training.learning_curve import TensorBoardLog
+from jobs.training.run_folder import RunFolder
 
 # Without workers for so long, the driver says what they wait for.
-WAITING_S = 20.0
+WORKER_WAIT_NOTICE_S = 20.0
 
 # So often the driver looks for what its workers have sent.
-TAKE_S = 0.1
+POLL_INTERVAL_S = 0.1
 
 
 @dataclass
-class Heard:
+class RunStatus:
     """What the driver knows of its workers. started: when the command began, in seconds since 1970.
 
     running: there are workers. epochs: those that ended, as they come. kept: checkpoints that were written.
@@ -33,27 +33,27 @@ class Heard:
     the very first.
     """
 
-    started: float
-    running: threading.Event = field(default_factory=threading.Event)
-    epochs: queue.SimpleQueue[Epoch] = field(default_factory=queue.SimpleQueue)
-    kept: int = 0
-    times: dict[str, float] = field(default_factory=dict)
-    step_s: float = 0.0
-    first_step_at: float = 0.0
+    start_time: float
+    workers_running: threading.Event = field(default_factory=threading.Event)
+    finished_epochs: queue.SimpleQueue[Epoch] = field(default_factory=queue.SimpleQueue)
+    num_checkpoints: int = 0
+    worker_times: dict[str, float] = field(default_factory=dict)
+    previous_step_seconds: float = 0.0
+    first_step_time: float = 0.0
 
-    def hear(self, times: dict[str, float]) -> None:
+    def update_times(self, times: dict[str, float]) -> None:
         """Take note of the workers' times."""
-        self.times = times
-        self.first_step_at = self.first_step_at or times["first_step_at"]
+        self.worker_times = times
+        self.first_step_time = self.first_step_time or times["first_step_at"]
 
-    def lost(self) -> None:
+    def mark_workers_lost(self) -> None:
         """Take note that the workers are gone."""
-        self.running.clear()
-        self.step_s += self.times.get("step_s", 0.0)
-        self.times = {}
+        self.workers_running.clear()
+        self.previous_step_seconds += self.worker_times.get("step_s", 0.0)
+        self.worker_times = {}
 
 
-def epoch_line(epoch: Epoch, improved: bool, left: int) -> str:
+def format_epoch(epoch: Epoch, improved: bool, left: int) -> str:
     """Return an epoch's figures on a line, with the time that so many more of its kind would take."""
     validation = ""
     if epoch.loss is not None:
@@ -67,7 +67,7 @@ def epoch_line(epoch: Epoch, improved: bool, left: int) -> str:
     )
 
 
-def within_line(at: dict[str, float]) -> str:
+def format_epoch_progress(at: dict[str, float]) -> str:
     """Return how far a long epoch is, on a line."""
     return (
         f"epoch {at['epoch']:3d}   step {at['step']:,} of {at['steps']:,}   train loss {at['train_loss']:.4f}"
@@ -76,13 +76,15 @@ def within_line(at: dict[str, float]) -> str:
 
 
 @contextmanager
-def told(experiment: Experiment, run: Run, say: Callable[[str], None], heard: Heard) -> Iterator[Any]:
+def monitor_workers(
+    experiment: Experiment, run: RunFolder, say: Callable[[str], None], heard: RunStatus
+) -> Iterator[Any]:
     """Hold a mailbox for the first worker's (kind, value); they are said as they come, and epochs logged."""
     import ray
 
-    box = mailbox()
+    box = start_message_queue()
     ended = threading.Event()
-    with Scalars(join(run.path, "tensorboard")) as scalars:
+    with TensorBoardLog(join(run.path, "tensorboard")) as scalars:
         tell = (box, ended, experiment.train.last_epoch, say, heard, scalars)
         teller = threading.Thread(target=_tell, args=tell, daemon=True)
         teller.start()
@@ -99,36 +101,36 @@ def _tell(
     ended: threading.Event,
     epochs: int,
     say: Callable[[str], None],
-    heard: Heard,
-    scalars: Scalars,
+    heard: RunStatus,
+    scalars: TensorBoardLog,
 ) -> None:
     import ray
 
     last = time.monotonic()
     while True:
-        last_round = ended.wait(TAKE_S)
-        for kind, value in ray.get(box.take.remote()):
+        last_round = ended.wait(POLL_INTERVAL_S)
+        for kind, value in ray.get(box.drain.remote()):
             last = time.monotonic()
             if kind == "line":
                 say(value)
             elif kind == "started":
                 say(f"training with {value}")
-                heard.running.set()
-            elif kind == "within":
-                say(within_line(value))
-            elif kind == "kept":
-                heard.kept += 1
-                heard.hear(value)
+                heard.workers_running.set()
+            elif kind == "progress":
+                say(format_epoch_progress(value))
+            elif kind == "saved":
+                heard.num_checkpoints += 1
+                heard.update_times(value)
             elif kind == "epoch":
                 epoch, improved = value
-                heard.epochs.put(epoch)
-                say(epoch_line(epoch, improved, epochs - epoch.epoch))
+                heard.finished_epochs.put(epoch)
+                say(format_epoch(epoch, improved, epochs - epoch.epoch))
                 try:
-                    scalars.add(epoch)
+                    scalars.log_epoch(epoch)
                 except StorageError as error:  # a full disk: the workers will say so too
                     say(str(error))
         if last_round:
             return
-        if not heard.running.is_set() and time.monotonic() - last > WAITING_S:
+        if not heard.workers_running.is_set() and time.monotonic() - last > WORKER_WAIT_NOTICE_S:
             last = time.monotonic()
-            say(f"waiting for workers; {resources.free()}")
+            say(f"waiting for workers; {resources.describe_free_resources()}")

@@ -21,12 +21,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-FOLDER = "/dev/shm"
+SHARED_MEMORY_FOLDER = "/dev/shm"
 # Bytes of a worker's message at most, and of all messages; longer ones do not go this way.
-LONGEST = 8 << 20
-MEMORY = 56 << 20  # containers have 64 MiB unless told otherwise
+MAX_MESSAGE_BYTES = 8 << 20
+MAX_TOTAL_BYTES = 56 << 20  # containers have 64 MiB unless told otherwise
 # What follows a write is seen after it: x86 keeps the order of writes, others need more than Python can say.
-ORDERED = ("x86_64", "AMD64")
+TOTAL_STORE_ORDER_MACHINES = ("x86_64", "AMD64")
 TIMEOUT_S = 1800.0
 
 _LINE = 64  # bytes; a count has a cache line of its own
@@ -34,7 +34,7 @@ _SPINS = 2000  # looks before others may run on this core
 _YIELDS = 20_000  # times that they may before it sleeps
 
 
-class Neighbours:
+class SharedMemoryAllReduce:
     """One worker's view of the memory.
 
     Args:
@@ -43,24 +43,24 @@ class Neighbours:
     """
 
     def __init__(self, path: str, rank: int, size: int) -> None:
-        self.rank, self.size, self.room = rank, size, room(size)
+        self.rank, self.size, self.max_message_bytes = rank, size, max_message_bytes(size)
         with Path(path).open("r+b") as stream:
-            self._memory = mmap.mmap(stream.fileno(), length(size))
+            self._memory = mmap.mmap(stream.fileno(), file_bytes(size))
         self._counts = memoryview(self._memory)[: size * _LINE].cast("q")
         self._posted = 0
         self._open = False
 
     @classmethod
-    def create(cls, size: int) -> str | None:
+    def create_file(cls, size: int) -> str | None:
         """Make the file and return its path; None where there is no such memory, or not enough."""
-        if platform.machine() not in ORDERED or not Path(FOLDER).is_dir():
+        if platform.machine() not in TOTAL_STORE_ORDER_MACHINES or not Path(SHARED_MEMORY_FOLDER).is_dir():
             return None
         path = None
         try:
-            handle, path = tempfile.mkstemp(prefix="neighbours-", dir=FOLDER)
+            handle, path = tempfile.mkstemp(prefix="neighbours-", dir=SHARED_MEMORY_FOLDER)
             with os.fdopen(handle, "wb") as stream:
                 # Or a full file system would end the process at some write.
-                os.posix_fallocate(stream.fileno(), 0, length(size))
+                os.posix_fallocate(stream.fileno(), 0, file_bytes(size))
         except OSError:
             if path is not None:
                 Path(path).unlink()
@@ -82,7 +82,7 @@ class Neighbours:
         self._part(self.rank, tensor).copy_(tensor)
         self._counts[self.rank * (_LINE // 8)] = self._posted
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def reduce(self, tensor: Tensor) -> Tensor:
         """Wait for the others' messages, and replace one's own, which was posted, by the sum of all."""
         for rank in range(self.size):
             if rank != self.rank:
@@ -96,7 +96,7 @@ class Neighbours:
 
     def _part(self, rank: int, like: Tensor) -> Tensor:
         """Return the place of a worker's message, as a tensor."""
-        start = self.size * _LINE + (rank * 2 + self._posted % 2) * self.room
+        start = self.size * _LINE + (rank * 2 + self._posted % 2) * self.max_message_bytes
         return torch.frombuffer(self._memory, dtype=like.dtype, count=like.numel(), offset=start).view_as(like)
 
     def _wait(self, rank: int) -> None:
@@ -115,11 +115,11 @@ class Neighbours:
                 raise TimeoutError(f"worker {rank} was not heard of for {TIMEOUT_S:g} s")
 
 
-def room(size: int) -> int:
+def max_message_bytes(size: int) -> int:
     """Return the bytes that a message may have among so many workers."""
-    return min(LONGEST, MEMORY // (2 * size) // _LINE * _LINE)
+    return min(MAX_MESSAGE_BYTES, MAX_TOTAL_BYTES // (2 * size) // _LINE * _LINE)
 
 
-def length(size: int) -> int:
+def file_bytes(size: int) -> int:
     """Return the bytes that so many workers need."""
-    return size * (_LINE + 2 * room(size))
+    return size * (_LINE + 2 * max_message_bytes(size))

@@ -10,32 +10,32 @@ from typing import Any
 
 from cluster import UsageError, resources
 from cluster.connection import connect
-from cluster.interruption import interruptible
-from cluster.storage import join, locked, write_bytes, write_text
+from cluster.interruption import preserve_sigint_handler
+from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets import dataset
 from jobs.training import learning_curve
-from jobs.training.checkpoint_store import Checkpoints, name_of
-from jobs.training.corpus import Corpus, prepare
+from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.history import Progress
-from jobs.training.monitor import WAITING_S, Heard, told
-from jobs.training.run_folder import Run, place
-from jobs.training.worker import work
+from jobs.training.monitor import WORKER_WAIT_NOTICE_S, RunStatus, monitor_workers
+from jobs.training.run_folder import RunFolder, resolve_run_folder
+from jobs.training.worker import run_worker
 
 # What best.json says of the best epoch.
-METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
 
 # Times that the workers may be lost one after the other without a new checkpoint, before the run gives up.
 MAX_FAILURES = 3
 
 # After a node was lost, so long is waited for another one.
-NODE_BACK_S = 30 * 60
+NODE_REPLACEMENT_TIMEOUT_S = 30 * 60
 
 # A worker that waits so long for the others takes them for lost.
-SILENCE_S = 600
+PROCESS_GROUP_TIMEOUT_S = 600
 
-FILES = """\
+RUN_README = """\
 experiment.yaml     all settings of this run
 epoch-*/            checkpoints: the newest two and the best epoch's, each a whole classifier
 best.json           which of them is the best, and what it reached; written when the run is finished
@@ -61,39 +61,39 @@ def train(experiment: Experiment, say: Callable[[str], None]) -> str:
         TrainingFailed, and what reading data and vectors raises.
     """
     started = time.time()
-    say_all(say, conflicts.check(experiment, {experiment.model.embedding}))
+    say_all(say, conflicts.check_settings(experiment, {experiment.model.embedding}))
     with connect():
-        gpu, waits = room_for(experiment)
-        found = dataset.load(experiment)
+        gpu, waits = require_resources(experiment)
+        found = dataset.load_dataset(experiment)
         say_all(say, found.notes)
-        corpus = prepare(experiment, found, pretrained=experiment.model.embedding != "rand", progress=say)
+        corpus = build_corpus(experiment, found, use_pretrained=experiment.model.embedding != "rand", progress=say)
         if corpus.coverage:
             say(f"vectors: {corpus.coverage}")
-        run = place("train", experiment, corpus)
-        best = run.finished()
+        run = resolve_run_folder("train", experiment, corpus)
+        best = run.read_finished_best()
         if best is not None:
-            say(f"this run is finished: {describe(best)}; its folder is {run.path}")
+            say(f"this run is finished: {describe_best(best)}; its folder is {run.path}")
             return run.publish(best)
         if waits:
             say(waits)
-        with locked(run.path):
-            best = run_to_the_end(experiment, corpus, run, gpu, say, started)
+        with lock_folder(run.path):
+            best = train_to_completion(experiment, corpus, run, gpu, say, started)
         return run.finish(best)
 
 
-def room_for(experiment: Experiment) -> tuple[bool, str | None]:
+def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
     """Return whether the workers take GPUs, and what they wait for, or None.
 
     Raises:
         ResourceError: the cluster never has it.
     """
     settings = experiment.train
-    gpu = resources.gpus() >= settings.fewest_workers if settings.use_gpu is None else settings.use_gpu
-    return gpu, resources.require(settings.fewest_workers, settings.cpus_per_worker, gpu)
+    gpu = resources.total_gpus() >= settings.min_workers if settings.use_gpu is None else settings.use_gpu
+    return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
 
 
-def run_to_the_end(
-    experiment: Experiment, corpus: Corpus, run: Run, gpu: bool, say: Callable[[str], None], started: float
+def train_to_completion(
+    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, say: Callable[[str], None], started: float
 ) -> dict[str, Any]:
     """Train in a run's folder, and return the contents of its best.json.
 
@@ -103,12 +103,12 @@ def run_to_the_end(
     import ray
 
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-    write_text(join(run.path, "README.txt"), FILES)
-    heard = Heard(started)
+    write_text(join(run.path, "README.txt"), RUN_README)
+    heard = RunStatus(started)
     return _finish(fit(experiment, ray.put(corpus), run, gpu, say, heard), run, experiment, say, heard)
 
 
-def describe(best: dict[str, Any]) -> str:
+def describe_best(best: dict[str, Any]) -> str:
     """Return a best.json's contents in words."""
     metrics = best["metrics"]
     if metrics["loss"] is None:
@@ -126,12 +126,12 @@ def say_all(say: Callable[[str], None], lines: list[str]) -> None:
 def fit(
     experiment: Experiment,
     corpus: Any,
-    run: Run,
+    run: RunFolder,
     gpu: bool,
     say: Callable[[str], None],
-    heard: Heard,
+    heard: RunStatus,
     *,
-    alone: bool = True,
+    sole_workload: bool = True,
 ) -> dict[str, Any]:
     """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
 
@@ -147,28 +147,28 @@ def fit(
 
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
-    say(f"starting {number} worker{'' if settings.most_workers == 1 else 's'}")
+    say(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     failures, kept = 0, 0
-    with told(experiment, run, say, heard) as box:
-        config = {"experiment": experiment, "corpus": corpus, "mailbox": box, "path": run.path}
+    with monitor_workers(experiment, run, say, heard) as box:
+        config = {"experiment": experiment, "corpus": corpus, "message_queue": box, "path": run.path}
         while True:
-            Checkpoints(run.path).sweep()
+            CheckpointStore(run.path).remove_partial()
             try:
-                with interruptible():
+                with preserve_sigint_handler():
                     result = _trainer(experiment, run, gpu, config).fit()
                 break
             except (TrainingFailedError, RayError) as error:
-                failures = 1 if heard.kept > kept else failures + 1
-                kept = heard.kept
-                heard.lost()
+                failures = 1 if heard.num_checkpoints > kept else failures + 1
+                kept = heard.num_checkpoints
+                heard.mark_workers_lost()
                 if failures > MAX_FAILURES:
                     raise TrainingFailed(
                         f"the workers were lost {failures} times without progress: {_reason(error)}; Ray's logs tell "
                         "more, and the same command goes on from the last checkpoint"
                     ) from error
                 say(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
-                if alone:
-                    resources.release()
+                if sole_workload:
+                    resources.remove_placement_groups()
                 _wait_for_room(experiment, gpu, say)
     if "error" in result.return_value:
         raise TrainingFailed(result.return_value["error"])
@@ -181,13 +181,13 @@ def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]
     said = 0.0
     while True:
         try:
-            waits = resources.require(experiment.train.fewest_workers, experiment.train.cpus_per_worker, gpu)
+            waits = resources.check_capacity(experiment.train.min_workers, experiment.train.cpus_per_worker, gpu)
         except resources.ResourceError as error:
-            if time.monotonic() - began > NODE_BACK_S:
+            if time.monotonic() - began > NODE_REPLACEMENT_TIMEOUT_S:
                 raise
-            if time.monotonic() - said > 3 * WAITING_S:
+            if time.monotonic() - said > 3 * WORKER_WAIT_NOTICE_S:
                 said = time.monotonic()
-                say(f"waiting up to {NODE_BACK_S // 60} minutes for a node that was lost: {error}")
+                say(f"waiting up to {NODE_REPLACEMENT_TIMEOUT_S // 60} minutes for a node that was lost: {error}")
             time.sleep(1)
             continue
         if waits:
@@ -195,21 +195,21 @@ def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]
         return
 
 
-def _trainer(experiment: Experiment, run: Run, gpu: bool, config: dict[str, Any]) -> Any:
+def _trainer(experiment: Experiment, run: RunFolder, gpu: bool, config: dict[str, Any]) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     settings = experiment.train
     workers = tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers
     return TorchTrainer(
-        work,
+        run_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(timeout_s=SILENCE_S),
+        torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": settings.cpus_per_worker}
         ),
         # Checkpoints are ours, and whatever is lost is started again here: Ray starts afresh each time.
-        run_config=ray.train.RunConfig(name=run.name, storage_path=run.folder),
+        run_config=ray.train.RunConfig(name=run.name, storage_path=run.experiment_folder),
     )
 
 
@@ -223,12 +223,12 @@ def _reason(error: Exception) -> str:
 
 
 def _finish(
-    returned: dict[str, Any], run: Run, experiment: Experiment, say: Callable[[str], None], heard: Heard
+    returned: dict[str, Any], run: RunFolder, experiment: Experiment, say: Callable[[str], None], heard: RunStatus
 ) -> dict[str, Any]:
     """Say and draw how the run went, and return the contents of best.json."""
     progress = Progress.from_json(returned["progress"])
-    name = name_of(progress.best)
-    if not progress.best or not Checkpoints(run.path).has(name):
+    name = checkpoint_name(progress.best)
+    if not progress.best or not CheckpointStore(run.path).has(name):
         raise TrainingFailed(
             f"{run.path}: the best checkpoint, {name}, is not there as seen from here; `storage` must be a folder or "
             "URI that every node sees"
@@ -237,20 +237,22 @@ def _finish(
     found = {
         "checkpoint": name,
         "metric": experiment.train.metric,
-        "metrics": {key: getattr(best, key) for key in METRICS},
+        "metrics": {key: getattr(best, key) for key in BEST_EPOCH_METRICS},
     }
-    write_bytes(join(run.path, "learning-curve.png"), learning_curve.picture(progress))
-    say_all(say, learning_curve.table(progress))
+    write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(progress))
+    say_all(say, learning_curve.format_table(progress))
     summary = returned["summary"]
-    heard.hear(summary)
-    seconds = time.time() - heard.started
+    heard.update_times(summary)
+    seconds = time.time() - heard.start_time
     first = (
-        f"; the first step was done after {heard.first_step_at - heard.started:.1f} s" if heard.first_step_at else ""
+        f"; the first step was done after {heard.first_step_time - heard.start_time:.1f} s"
+        if heard.first_step_time
+        else ""
     )
     sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
     say(
-        f"{seconds:.1f} s in all, {1 - (heard.step_s + summary['step_s']) / seconds:.0%} of it outside steps"
+        f"{seconds:.1f} s in all, {1 - (heard.previous_step_seconds + summary['step_s']) / seconds:.0%} of it outside steps"
         f"{first}{sent if summary['workers'] > 1 else ''}"
     )
-    say(f"best: {describe(found)}")
+    say(f"best: {describe_best(found)}")
     return found

@@ -15,22 +15,22 @@ from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
 from jobs.model.network import Network
 from jobs.training import snapshot
-from jobs.training.checkpoint_store import Background, Checkpoints, name_of
+from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
 from jobs.training.loop import Loop
-from jobs.training.process_group import Group
+from jobs.training.process_group import ProcessGroup
 
-Found = TypeVar("Found")
-Tell = Callable[[str, Any], None]
+ReturnType = TypeVar("Found")
+SendMessage = Callable[[str, Any], None]
 
 # How often a long epoch says how far it is.
-TELL_S = 10.0
+PROGRESS_INTERVAL_S = 10.0
 
 # So long a worker waits at its end for what it has sent.
-SENT_S = 10.0
+SEND_TIMEOUT_S = 10.0
 
 
-def work(config: dict[str, Any]) -> dict[str, Any]:
+def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Train, and return how it went: `progress` and `summary`, or `error`, if that is the user's to mend.
 
     Args:
@@ -45,43 +45,43 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     torch.set_num_threads(experiment.train.cpus_per_worker)
     device = ray.train.torch.get_device()
-    group = Group(context.get_world_rank(), context.get_world_size(), device)
+    group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
 
     told: Any = None
 
     def tell(kind: str, value: Any) -> None:
         nonlocal told
         if group.rank == 0:
-            told = config["mailbox"].put.remote((kind, value))  # not waited for: the driver may be gone
+            told = config["message_queue"].put.remote((kind, value))  # not waited for: the driver may be gone
 
     try:
-        see(config["path"], group)
-        group.meet()
+        validate_storage_visible(config["path"], group)
+        group.enable_shared_memory()
         corpus: Corpus = ray.get(config["corpus"])
         network = Network(
             experiment.model,
             corpus.vectors,
             len(corpus.labels),
             experiment.seed,
-            num_trained=len(corpus.counts()),
+            num_trainable_words=len(corpus.word_counts()),
             rank=group.rank,
-            size=group.size,
+            world_size=group.world_size,
         ).to(device)
         loop = Loop(network, corpus, experiment.train, experiment.seed, group, device)
-        checkpoints = Checkpoints(config["path"])
+        checkpoints = CheckpointStore(config["path"])
         resume(loop, checkpoints, tell)
-        tell("started", f"{group.size} worker{'s' if group.size > 1 else ''} on {device.type}")
+        tell("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
         _train(experiment, corpus, loop, checkpoints, tell)
     except UsageError as error:
         return {"error": str(error)}
     finally:
         if told is not None:  # all that was sent is there before the driver takes for the last time
-            ray.wait([told], timeout=SENT_S)
-    summary = {"workers": group.size, "steps": loop.steps, "bytes": loop.step_bytes}
+            ray.wait([told], timeout=SEND_TIMEOUT_S)
+    summary = {"workers": group.world_size, "steps": loop.steps, "bytes": loop.step_bytes}
     return {"progress": loop.progress.to_json(), "summary": summary | _times(loop)}
 
 
-def together(group: Group, do: Callable[[], Found]) -> Found:
+def call_with_error_sync(group: ProcessGroup, do: Callable[[], ReturnType]) -> ReturnType:
     """Return what something returns on this worker; if it fails on any, raise on all of them.
 
     Raises:
@@ -91,65 +91,67 @@ def together(group: Group, do: Callable[[], Found]) -> Found:
         found, failed = do(), None
     except UsageError as error:
         found, failed = None, str(error)
-    for each in group.gather(failed):
+    for each in group.all_gather(failed):
         if each is not None:
             raise UsageError(each)
     return found
 
 
-def see(path: str, group: Group) -> None:
+def validate_storage_visible(path: str, group: ProcessGroup) -> None:
     """Refuse a storage that one of the workers does not see; all of them do so together."""
     try:
         seen = exists(join(path, "experiment.yaml"))
     except StorageError:
         seen = False
-    blind = [host for host in group.gather(None if seen else platform.node()) if host]
+    blind = [host for host in group.all_gather(None if seen else platform.node()) if host]
     if blind:
         raise UsageError(f"{path}: is not seen from {', '.join(sorted(set(blind)))}; every node must see the storage")
 
 
-def resume(loop: Loop, checkpoints: Checkpoints, tell: Tell) -> None:
+def resume(loop: Loop, checkpoints: CheckpointStore, tell: SendMessage) -> None:
     """Go on where the run was, all workers from the same checkpoint: one may be written or lost meanwhile."""
     group = loop.group
     first = group.rank == 0
-    found = together(group, lambda: checkpoints.resumable(lambda line: tell("line", line)) if first else None)
-    name = group.share(found and found[0])
+    found = call_with_error_sync(
+        group, lambda: checkpoints.load_newest_valid(lambda line: tell("line", line)) if first else None
+    )
+    name = group.broadcast(found and found[0])
     if name is None:
         return
-    snapshot.restore(loop, together(group, lambda: found[1] if found else checkpoints.read(name)))
+    snapshot.restore(loop, call_with_error_sync(group, lambda: found[1] if found else checkpoints.read(name)))
     progress = loop.progress
     steps = f" and {progress.steps} steps" if progress.steps else ""
     tell("line", f"going on after epoch {len(progress.epochs)}{steps}")
 
 
-def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: Checkpoints, tell: Tell) -> None:
+def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, tell: SendMessage) -> None:
     """Train to the end; raises on every worker what went wrong on any."""
-    background = Background()
+    background = BackgroundExecutor()
     told = time.monotonic()
 
     def looked(loop: Loop) -> None:
         nonlocal told
-        if time.monotonic() - told > TELL_S:
+        if time.monotonic() - told > PROGRESS_INTERVAL_S:
             told = time.monotonic()
-            tell("within", loop.within_epoch())
+            tell("progress", loop.epoch_progress())
 
-    for epoch in loop.moments(experiment.train.checkpoint_minutes * 60, looked):
+    for epoch in loop.train_with_pauses(experiment.train.checkpoint_minutes * 60, looked):
         told = time.monotonic()
         progress = loop.progress
-        write = snapshot.take(experiment, corpus, loop, resumable=True)
-        position = name_of(len(progress.epochs), progress.steps), write, progress.best, _times(loop)
+        write = snapshot.capture(experiment, corpus, loop, resumable=True)
+        position = checkpoint_name(len(progress.epochs), progress.steps), write, progress.best, _times(loop)
 
         def keep(position: tuple = position) -> None:
             name, write, best, times = position
             checkpoints.write(name, write, best)
-            tell("kept", times)
+            tell("saved", times)
 
-        together(loop.group, lambda keep=keep: background.do(keep) if loop.group.rank == 0 else None)
+        call_with_error_sync(loop.group, lambda keep=keep: background.submit(keep) if loop.group.rank == 0 else None)
         if epoch is not None:
             tell("epoch", (epoch, progress.best == epoch.epoch))
-    together(loop.group, background.wait)
+    call_with_error_sync(loop.group, background.wait)
 
 
 def _times(loop: Loop) -> dict[str, float]:
     """Return when the first step was taken (seconds since 1970), and the seconds that all took."""
-    return {"first_step_at": loop.first_step_at, "step_s": loop.step_seconds}
+    return {"first_step_at": loop.first_step_time, "step_s": loop.step_seconds}

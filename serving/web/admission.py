@@ -11,12 +11,12 @@ from collections import deque
 from time import perf_counter
 
 # Long enough that a look costs little, and short beside what a client waits when a replica has more than it can do.
-BUSY_S = 0.002
+MAX_BUSY_S = 0.002
 # Looks before some of those that wait go on: at each, uvloop accepts one new connection.
-LOOKS = 4
+POLLS_BEFORE_RELEASE = 4
 
 
-class Turn:
+class AdmissionQueue:
     """Entered by each request that it does not admit at once; what is done in it awaits nothing."""
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class Turn:
         self._began = 0.0
         self._usual_s = 0.0  # that a request takes, of late
 
-    def admits(self) -> bool:
+    def try_admit(self) -> bool:
         """Tell whether a short request, begun and ended before anything is awaited, may be answered at once."""
         now = perf_counter()
-        if now - self._since > BUSY_S:
+        if now - self._since > MAX_BUSY_S:
             if self._looks_on:
                 return False
             self._since, self._looks_on = now, True
@@ -39,7 +39,7 @@ class Turn:
         return not self._waiting and not self._called
 
     async def __aenter__(self) -> None:
-        if not self.admits():
+        if not self.try_admit():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             if not self._looks_on:
@@ -62,11 +62,11 @@ class Turn:
             self._looks_on = False
             return
         self._looks += 1
-        if self._looks < LOOKS:
+        if self._looks < POLLS_BEFORE_RELEASE:
             asyncio.get_running_loop().call_soon(self._look)
             return
         self._looks, self._since = 0, perf_counter()
-        left = max(1, int(BUSY_S / (self._usual_s + 1e-6)))
+        left = max(1, int(MAX_BUSY_S / (self._usual_s + 1e-6)))
         while self._waiting and left:
             waiting = self._waiting.popleft()
             if not waiting.done():  # it may have been given up

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from cluster import UsageError
 
-VARIABLE = "SERVING_API_KEYS"
-FILE_VARIABLE = "SERVING_API_KEYS_FILE"
-SHORTEST = 16
+KEYS_VARIABLE = "SERVING_API_KEYS"
+KEYS_FILE_VARIABLE = "SERVING_API_KEYS_FILE"
+MIN_KEY_LENGTH = 16
 
 
-class KeysError(UsageError):
+class ApiKeysError(UsageError):
     """The keys cannot be read, so nobody is let in."""
 
 
-class Keys:
+class ApiKeys:
     """The keys that open the service; without any it is open to whoever reaches it."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
@@ -26,7 +26,7 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def admit(self, authorization: bytes) -> bool:
+    def authorizes(self, authorization: bytes) -> bool:
         """Tell whether an Authorization header holds a key; the time that takes says nothing about the keys."""
         scheme, _, key = authorization.partition(b" ")
         found = False
@@ -35,12 +35,12 @@ class Keys:
         return found and scheme.lower() == b"bearer"
 
 
-def read() -> Keys:
+def load_api_keys() -> ApiKeys:
     """Return the keys of this environment; KeysError as `listed`."""
-    return Keys(listed())
+    return ApiKeys(read_key_list())
 
 
-def listed() -> list[str]:
+def read_key_list() -> list[str]:
     """Return the keys of SERVING_API_KEYS and of the file that SERVING_API_KEYS_FILE names.
 
     They are separated by white space; in the file a line that starts with # is none.
@@ -48,25 +48,25 @@ def listed() -> list[str]:
     Raises:
         KeysError: the file is missing or empty, or a key is too short.
     """
-    keys = os.environ.get(VARIABLE, "").split()
-    path = os.environ.get(FILE_VARIABLE)
+    keys = os.environ.get(KEYS_VARIABLE, "").split()
+    path = os.environ.get(KEYS_FILE_VARIABLE)
     if path:
         try:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
-            raise KeysError(f"{FILE_VARIABLE}: {path} cannot be read: {error}") from error
+            raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} cannot be read: {error}") from error
         found = [key for line in lines if not line.startswith("#") for key in line.split()]
         if not found:
-            raise KeysError(f"{FILE_VARIABLE}: {path} holds no key")
+            raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} holds no key")
         keys += found
-    if any(len(key) < SHORTEST for key in keys):
-        raise KeysError(f"a key has fewer than {SHORTEST} characters")
+    if any(len(key) < MIN_KEY_LENGTH for key in keys):
+        raise ApiKeysError(f"a key has fewer than {MIN_KEY_LENGTH} characters")
     return keys
 
 
-def are_set() -> bool:
+def are_configured() -> bool:
     """Tell whether this environment asks for keys; whether they can be read is not looked at."""
-    return bool(os.environ.get(VARIABLE, "").split() or os.environ.get(FILE_VARIABLE))
+    return bool(os.environ.get(KEYS_VARIABLE, "").split() or os.environ.get(KEYS_FILE_VARIABLE))
 
 
 def _digest(key: bytes) -> bytes:

@@ -8,38 +8,38 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from jobs.inference.explanation import Reasons
+from jobs.inference.explanation import Explainer
 from serving.web import api_keys as keys
 from serving.web import page
-from serving.web.admission import Turn
-from serving.web.body import Bodies
-from serving.web.metrics import Metrics
-from serving.web.middleware import ARRIVED
-from serving.web.openapi import describe
-from serving.web.protocol import Limits, RequestError, error, parse
-from serving.web.served_models import Models
+from serving.web.admission import AdmissionQueue
+from serving.web.body import BodyReader
+from serving.web.metrics import ReplicaMetrics
+from serving.web.middleware import ARRIVAL_KEY
+from serving.web.openapi import build_openapi
+from serving.web.protocol import Limits, RequestError, encode_error, parse_request
+from serving.web.served_models import ServedModels
 
-METHODS = {
+ALLOWED_METHODS = {
     "/": ("GET", "POST"),
     "/predict": ("POST",),
     "/info": ("GET",),
     "/health": ("GET",),
     "/openapi.json": ("GET",),
 }
-OPEN = (("/", "GET"), ("/health", "GET"), ("/openapi.json", "GET"))  # they need no key
+PUBLIC_ROUTES = (("/", "GET"), ("/health", "GET"), ("/openapi.json", "GET"))  # they need no key
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class Loaded(Protocol):
+class ReplicaState(Protocol):
     """What a replica has loaded. refused: why what it was asked to load last is not among it."""
 
-    models: Models | None
-    refused: str | None
-    metrics: Metrics
+    models: ServedModels | None
+    load_error: str | None
+    metrics: ReplicaMetrics
 
 
-class Application:
+class ClassifierApplication:
     """The ASGI application of a replica.
 
     Raises:
@@ -48,12 +48,12 @@ class Application:
 
     routes = ()  # Ray would look for a framework's
 
-    def __init__(self, loaded: Loaded, limits: Limits) -> None:
+    def __init__(self, loaded: ReplicaState, limits: Limits) -> None:
         self._loaded, self._limits = loaded, limits
-        self._keys = keys.read()
-        self._bodies, self._turn = Bodies(limits.max_body_bytes), Turn()
-        self._page, self._page_headers = page.read(), page.headers()
-        self._description = json.dumps(describe(limits, keys=bool(self._keys))).encode()
+        self._keys = keys.load_api_keys()
+        self._bodies, self._turn = BodyReader(limits.max_body_bytes), AdmissionQueue()
+        self._page, self._page_headers = page.load_page(), page.build_headers()
+        self._description = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; all that most need is awaited here, since each further coroutine takes time."""
@@ -68,8 +68,8 @@ class Application:
                 headers, told = self._tell(scope)
             else:
                 content = await self._bodies.read(receive, began)
-                handed_over = began - scope.get(ARRIVED, began)
-                at_once = self._turn.admits()  # for as long as a plain question takes
+                handed_over = began - scope.get(ARRIVAL_KEY, began)
+                at_once = self._turn.try_admit()  # for as long as a plain question takes
                 if at_once:
                     told = self._answer(content, handed_over, flat=flat)
                 if told is None:
@@ -81,13 +81,13 @@ class Application:
                         if told is None:
                             headers, told = self._classify(content, waited, flat=flat)
         except RequestError as refusal:
-            status, headers, told = refusal.status, [_JSON, *refusal.headers], error(str(refusal))
+            status, headers, told = refusal.status, [_JSON, *refusal.headers], encode_error(str(refusal))
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
         headers.append((b"content-length", b"%d" % len(told)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": told})
-        self._loaded.metrics.answered(status)
+        self._loaded.metrics.count_response(status)
 
     def _route(self, scope: Scope) -> bool | None:
         """Return whether texts are asked about with `/predict`, or with `/`; None where nothing is to be classified.
@@ -96,13 +96,17 @@ class Application:
             RequestError: 404, 405, 401.
         """
         path, method = _path(scope), scope["method"]
-        allowed = METHODS.get(path)
+        allowed = ALLOWED_METHODS.get(path)
         if allowed is None:
-            raise RequestError(404, f"there is no {path[:200]}; there are {', '.join(METHODS)}")
+            raise RequestError(404, f"there is no {path[:200]}; there are {', '.join(ALLOWED_METHODS)}")
         if method not in allowed:
             told = (b"allow", ", ".join(allowed).encode())
             raise RequestError(405, f"{path} takes {' and '.join(allowed)}", told)
-        if self._keys and (path, method) not in OPEN and not self._keys.admit(_header(scope, b"authorization")):
+        if (
+            self._keys
+            and (path, method) not in PUBLIC_ROUTES
+            and not self._keys.authorizes(_header(scope, b"authorization"))
+        ):
             told = (b"www-authenticate", b"Bearer")
             raise RequestError(401, "send a key of this service as `Authorization: Bearer KEY`", told)
         return path == "/predict" if method == "POST" else None
@@ -126,39 +130,39 @@ class Application:
         assert models is not None, "Serve calls reconfigure before the first request"
         if models.candidate is not None:
             return None
-        told = models.main.answer(content, flat=flat)
+        told = models.primary.try_fast_path(content, flat=flat)
         if told is not None:
-            self._loaded.metrics.waited(waited)
+            self._loaded.metrics.observe_queue_wait(waited)
         return told
 
     def _classify(self, content: bytes, waited: float, *, flat: bool) -> tuple[Headers, bytes]:
         """Return the answer to any question."""
-        self._loaded.metrics.waited(waited)
-        question = parse(content, self._limits)
+        self._loaded.metrics.observe_queue_wait(waited)
+        question = parse_request(content, self._limits)
         models = self._loaded.models
         assert models is not None
         if models.candidate is None:
-            headers, model, shadow = [_JSON], models.main, None
+            headers, model, shadow = [_JSON], models.primary, None
         else:
-            model, shadow = models.pick()
+            model, shadow = models.select()
             headers = [_JSON, (b"x-checkpoint", model.name.encode())]
         best, scores = model.score(question)
-        reasons = [Reasons(model.classifier, text) for text in question.texts] if question.explain else []
-        told = model.labels.answer(question, scores, reasons, flat=flat)
+        reasons = [Explainer(model.classifier, text) for text in question.texts] if question.explain else []
+        told = model.response_encoder.encode(question, scores, reasons, flat=flat)
         if shadow is not None:
             seen, _ = shadow.score(question)
-            shadow.tally.shadowed += len(seen)
-            shadow.tally.agreed += sum(one == other for one, other in zip(best, seen, strict=True))
+            shadow.counters.shadow_texts += len(seen)
+            shadow.counters.shadow_agreements += sum(one == other for one, other in zip(best, seen, strict=True))
         return headers, told
 
     def _info(self) -> dict[str, Any]:
         assert self._loaded.models is not None
-        candidate, choice = self._loaded.models.candidate, self._loaded.models.choice.candidate
-        found = self._loaded.models.main.info | {"limits": self._limits.model_dump()}
+        candidate, choice = self._loaded.models.candidate, self._loaded.models.user_config.candidate
+        found = self._loaded.models.primary.info | {"limits": self._limits.model_dump()}
         if candidate is not None and choice is not None:
             found["candidate"] = {"weight": choice.weight, "shadow": choice.shadow} | candidate.info
-        if self._loaded.refused:
-            found["refused"] = self._loaded.refused
+        if self._loaded.load_error:
+            found["refused"] = self._loaded.load_error
         return found
 
 
@@ -178,7 +182,7 @@ _JSON = (b"content-type", b"application/json")
 
 def _path(scope: Scope) -> str:
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path if path in METHODS else path.rstrip("/") or "/"
+    return path if path in ALLOWED_METHODS else path.rstrip("/") or "/"
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes:

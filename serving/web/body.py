@@ -9,10 +9,10 @@ from serving.web.protocol import RequestError
 
 TIMEOUT_S = 10
 # Of a body that is too long, so much is read and thrown away for the client to hear why; then the connection ends.
-DISCARDED_BYTES = 64 << 20
+MAX_DISCARDED_BYTES = 64 << 20
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies, in one event loop.
 
     Nearly all are there when they are asked for, and a timer for each would take longer than to classify it; so one
@@ -62,7 +62,7 @@ class Bodies:
     async def _rest(self, first: bytes, receive: Receive) -> bytes:
         """Return the whole of a body that begins so."""
         body, size, more = bytearray(first), len(first), True
-        while more and size <= DISCARDED_BYTES:
+        while more and size <= MAX_DISCARDED_BYTES:
             message = await receive()
             chunk = message.get("body", b"")
             size += len(chunk)

@@ -23,9 +23,9 @@ from numba.extending import intrinsic
 
 from jobs.inference import scoring_kernel as kernel
 from jobs.inference.classifier import Classifier
-from jobs.inference.scoring_kernel import OPTIONS, classify_one
-from serving.web.metrics import Tally
-from serving.web.protocol import start_of
+from jobs.inference.scoring_kernel import NUMBA_OPTIONS, score_ascii_text
+from serving.web.metrics import ModelCounters
+from serving.web.protocol import encode_label_prefix
 
 _OPEN, _CLOSE, _COLON, _COMMA, _QUOTE, _BACKSLASH = (ord(letter) for letter in '{}:,"\\')
 _INPUTS, _PARAMETERS = (np.frombuffer(name.encode(), np.uint8) for name in ('"inputs"', '"parameters"'))
@@ -35,10 +35,10 @@ _ESCAPED = np.zeros(256, np.uint8)
 for _letter, _meant in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True):
     _ESCAPED[ord(_letter)] = ord(_meant)
 _TENS = np.array([float(f"1e{power}") for power in range(309)])
-DIGITS = 9  # of a score
+SCORE_DIGITS = 9  # of a score
 _LONGEST_NUMBER = 24  # bytes of one
 # Of more labels the answer is written on the ordinary road, which sorts better.
-MOST_LABELS = 200
+MAX_LABELS = 200
 
 # What compiled code finds in the state of a `Plain`: numbers, then each array's address and length.
 _LOWERCASE, _COLUMNS, _LONGEST, _ARRAYS = range(4)
@@ -49,7 +49,7 @@ _IDS, _SUMS, _FEATURES, _SCORES, _PROBABILITIES, _ORDER, _END = range(14, 21)
 _KINDS = "BliLfllfffBlBdlfffdl"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
 
 
-class Plain:
+class FastPath:
     """Answers plain questions with one classifier; to be used from one thread at a time.
 
     Args:
@@ -57,25 +57,29 @@ class Plain:
     """
 
     def __init__(self, classifier: Classifier, longest: int) -> None:
-        labels = [start_of(label).encode() for label in classifier.labels]
+        labels = [encode_label_prefix(label).encode() for label in classifier.labels]
         label_starts = np.cumsum([0, *(len(label) for label in labels)])
-        classes, filters = len(labels), len(classifier.filters.biases)
+        classes, filters = len(labels), len(classifier.weights.biases)
         self._answer = np.zeros(4 + label_starts[-1] + classes * (_LONGEST_NUMBER + 4), np.uint8)
         self._tally = np.zeros(3 + classes)  # confidence, tokens, unknown tokens, and texts by label
         self._arrays = [  # which must not go while their addresses are used
-            *classifier.arrays(),
+            *classifier.kernel_arrays(),
             *(np.frombuffer(b"".join(labels), np.uint8), label_starts, self._answer, self._tally),
-            np.empty(max(1, min(classifier.text.max_tokens, longest + 1)), np.int64),
+            np.empty(max(1, min(classifier.text_settings.max_tokens, longest + 1)), np.int64),
             *(np.empty(size, np.float32) for size in (filters, filters, classes)),
             *(np.empty(classes), np.empty(classes, np.int64)),
         ]
         assert "".join(each.dtype.char for each in self._arrays) == _KINDS
-        numbers = [int(classifier.text.lowercase), classifier.columns, longest if classes <= MOST_LABELS else -1]
+        numbers = [
+            int(classifier.text_settings.lowercase),
+            classifier.num_columns,
+            longest if classes <= MAX_LABELS else -1,
+        ]
         self._state = np.array([*numbers, *(part for a in self._arrays for part in (a.ctypes.data, a.size))], np.int64)
-        self._call = compiled()[1]
+        self._call = compile_entry()[1]
         self._where, self._view = self._state.ctypes.data, memoryview(self._answer)
 
-    def answer(self, body: bytes, *, flat: bool) -> bytes | None:
+    def try_classify(self, body: bytes, *, flat: bool) -> bytes | None:
         """Return the answer to a body, a list if `flat`, else a list of one list.
 
         None: it is no plain question, or holds a word that the classifier's table lacks; nothing was done.
@@ -83,18 +87,18 @@ class Plain:
         length = self._call(body, len(body), self._where, flat)
         return None if length <= 0 else bytes(self._view[:length])
 
-    def counted(self, tally: Tally) -> None:
+    def flush_counts(self, tally: ModelCounters) -> None:
         """Add what was answered since the last time to a tally."""
         confidence, tokens, unknown, *labels = self._tally.tolist()
         self._tally[:] = 0
-        tally.confidence += confidence
+        tally.confidence_sum += confidence
         tally.tokens += int(tokens)
-        tally.unknown += int(unknown)
+        tally.unknown_tokens += int(unknown)
         for label, count in enumerate(labels):
-            tally.labels[label] += int(count)
+            tally.label_counts[label] += int(count)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _blank(body, place, end):
     """Return the place after white space."""
     while place < end and (body[place] == 32 or 9 <= body[place] <= 10 or body[place] == 13):
@@ -102,14 +106,14 @@ def _blank(body, place, end):
     return place
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _after(body, place, end, letter):
     """Return the place after a letter and white space around it; beyond the end where another one stands."""
     place = _blank(body, place, end)
     return _blank(body, place + 1, end) if place < end and body[place] == letter else end + 1
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _after_name(body, place, end, name):
     """Return the place after a field's name and colon; beyond the end where something else stands."""
     if place + len(name) >= end:
@@ -120,7 +124,7 @@ def _after_name(body, place, end, name):
     return _after(body, place + len(name), end, _COLON)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _text(body, end):
     """Return where the text of a plain question starts and ends, and how many escapes are in it; -1 if it is none."""
     none = (-1, -1, 0)
@@ -146,7 +150,7 @@ def _text(body, end):
     return (start, stop, escapes) if _after(body, place, end, _CLOSE) == end else none
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _unescaped(text, escapes):
     """Return a text with its escapes replaced."""
     found = np.empty(len(text) - escapes, np.uint8)
@@ -160,24 +164,24 @@ def _unescaped(text, escapes):
     return found
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _write_number(value, out, place):
     """Write a number from 0 to 1 as `serving.web.protocol.number` does; return the place after it."""
     power, digits = 0, np.int64(0)
     if value > 0:
         power = floor(log10(value))
-        shift = DIGITS - 1 - power
+        shift = SCORE_DIGITS - 1 - power
         if shift > 300:  # beyond what a power of ten can be
             value *= _TENS[100]
             shift -= 100
         digits = np.int64(np.rint(value * _TENS[shift]))
-        if digits < _TENS[DIGITS - 1]:  # the logarithm was rounded up
+        if digits < _TENS[SCORE_DIGITS - 1]:  # the logarithm was rounded up
             power -= 1
             digits = np.int64(np.rint(value * _TENS[shift] * 10))
-        if digits >= _TENS[DIGITS]:
+        if digits >= _TENS[SCORE_DIGITS]:
             power += 1
             digits = (digits + 5) // 10
-    count = DIGITS
+    count = SCORE_DIGITS
     while count > 1 and digits % 10 == 0:
         digits //= 10
         count -= 1
@@ -201,7 +205,7 @@ def _write_number(value, out, place):
     return _write_digits(-power, 3 if power < -99 else 2, out, end + 2)
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _write_digits(digits, count, out, place):
     """Write a whole number with so many digits; return the place after it."""
     for each in range(place + count - 1, place - 1, -1):
@@ -210,7 +214,7 @@ def _write_digits(digits, count, out, place):
     return place + count
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _write(probabilities, order, letters, starts, nested, out):
     """Write the answer, the likeliest label first; return its length and the best class. order: scratch."""
     classes = len(probabilities)
@@ -237,7 +241,7 @@ def _write(probabilities, order, letters, starts, nested, out):
     return end + 1 + nested, order[0]
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _softmax(scores, probabilities):
     """Write what scores are as probabilities."""
     highest = scores[0]
@@ -261,14 +265,14 @@ def _at(typing_context, address):
     return types.voidptr(types.int64), generate
 
 
-@njit(**OPTIONS)
+@njit(**NUMBA_OPTIONS)
 def _array(state, number, dtype):
     place = _ARRAYS + 2 * number
     return carray(_at(state[place]), (state[place + 1],), dtype)
 
 
 @cache
-def compiled() -> tuple[CFunc, Callable[[bytes, int, int, bool], int]]:
+def compile_entry() -> tuple[CFunc, Callable[[bytes, int, int, bool], int]]:
     """Compile the entry, or read what is compiled; return it, and as Python calls it.
 
     numba takes what it compiled before unless this file has changed, whatever it calls in others; but a function that
@@ -289,7 +293,7 @@ def compiled() -> tuple[CFunc, Callable[[bytes, int, int, bool], int]]:
             letters = _unescaped(letters[start:stop], escapes)
             start, stop = 0, len(letters)
         scores = _array(state, _SCORES, np.float32)
-        tokens, unknown = classify_one(
+        tokens, unknown = score_ascii_text(
             letters, start, stop, state[_LOWERCASE] != 0,
             _array(state, _WORDS, np.uint8), _array(state, _STARTS, np.int64),
             _array(state, _SLOTS, np.int32), _array(state, _HASHES, np.uint64),

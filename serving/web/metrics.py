@@ -8,12 +8,12 @@ them.
 from collections import Counter
 from collections.abc import Mapping
 
-PERIOD_S = 2.0
-SAMPLES = 100  # of latencies in each period, for the histograms
+FLUSH_PERIOD_S = 2.0
+MAX_SAMPLES = 100  # of latencies in each period, for the histograms
 _SECONDS = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5]
 
 
-class Tally:
+class ModelCounters:
     """What one model classified since the last flush.
 
     labels: for each class the texts that it was the best of; confidence: the sum of the best labels' probabilities;
@@ -21,16 +21,24 @@ class Tally:
     that it classified unseen, and those for which its label was the answer's.
     """
 
-    __slots__ = ("agreed", "confidence", "labels", "seconds", "shadowed", "tokens", "unknown")
+    __slots__ = (
+        "confidence_sum",
+        "label_counts",
+        "latencies_s",
+        "shadow_agreements",
+        "shadow_texts",
+        "tokens",
+        "unknown_tokens",
+    )
 
     def __init__(self, classes: int) -> None:
-        self.labels = [0] * classes
-        self.seconds: list[float] = []
-        self.confidence = 0.0
-        self.tokens = self.unknown = self.shadowed = self.agreed = 0
+        self.label_counts = [0] * classes
+        self.latencies_s: list[float] = []
+        self.confidence_sum = 0.0
+        self.tokens = self.unknown_tokens = self.shadow_texts = self.shadow_agreements = 0
 
 
-class Metrics:
+class ReplicaMetrics:
     """A replica's figures."""
 
     def __init__(self) -> None:
@@ -38,20 +46,20 @@ class Metrics:
         self._waits: list[float] = []
         self._exported = _Exported()
 
-    def answered(self, status: int) -> None:
+    def count_response(self, status: int) -> None:
         """Count a request."""
         self._statuses[status] += 1
 
-    def waited(self, seconds: float) -> None:
+    def observe_queue_wait(self, seconds: float) -> None:
         """Note how long a request to classify waited in this replica: for Ray to hand it over, and for its turn."""
-        if len(self._waits) < SAMPLES:
+        if len(self._waits) < MAX_SAMPLES:
             self._waits.append(seconds)
 
-    def refused(self, refused: bool) -> None:
+    def set_checkpoint_refused(self, refused: bool) -> None:
         """Say whether the checkpoint that was asked for last was refused."""
         self._exported.refused.set(float(refused))
 
-    def flush(self, tallies: Mapping[tuple[str, tuple[str, ...]], Tally]) -> None:
+    def flush(self, tallies: Mapping[tuple[str, tuple[str, ...]], ModelCounters]) -> None:
         """Hand to Ray what was counted, of each model by its name and labels; all but `tallies` starts anew."""
         exported = self._exported
         for status, count in self._statuses.items():
@@ -62,14 +70,14 @@ class Metrics:
         self._waits.clear()
         for (checkpoint, labels), tally in tallies.items():
             tags = {"checkpoint": checkpoint}
-            for label, count in zip(labels, tally.labels, strict=True):
+            for label, count in zip(labels, tally.label_counts, strict=True):
                 if count:
                     exported.labels.inc(count, tags | {"label": label})
             for name, counter in exported.sums.items():
-                value = sum(tally.labels) if name == "texts" else getattr(tally, name)
+                value = sum(tally.label_counts) if name == "texts" else getattr(tally, name)
                 if value:
                     counter.inc(value, tags)
-            for seconds in tally.seconds:
+            for seconds in tally.latencies_s:
                 exported.model.observe(seconds)
 
 
@@ -86,16 +94,16 @@ class _Exported:
         self.labels = counter("labels", "Texts for which a label was the best.", "checkpoint", "label")
         self.sums = {
             "texts": counter("texts", "Texts classified.", "checkpoint"),
-            "confidence": counter("confidence", "Sum of the best labels' probabilities.", "checkpoint"),
+            "confidence_sum": counter("confidence", "Sum of the best labels' probabilities.", "checkpoint"),
             "tokens": counter("tokens", "Tokens read.", "checkpoint"),
-            "unknown": counter("unknown_tokens", "Tokens that are not in the vocabulary.", "checkpoint"),
-            "shadowed": counter("shadow_texts", "Texts that a candidate classified unseen.", "checkpoint"),
-            "agreed": counter("shadow_agreed", "Those for which its label was the answer's.", "checkpoint"),
+            "unknown_tokens": counter("unknown_tokens", "Tokens that are not in the vocabulary.", "checkpoint"),
+            "shadow_texts": counter("shadow_texts", "Texts that a candidate classified unseen.", "checkpoint"),
+            "shadow_agreements": counter("shadow_agreed", "Those for which its label was the answer's.", "checkpoint"),
         }
         self.refused = metrics.Gauge("classifier_checkpoint_refused", description="1 after a swap that was refused.")
         self.model = metrics.Histogram(
             "classifier_model_seconds",
-            description=f"Time in the model for a request; {SAMPLES} samples each {PERIOD_S:g} s at most.",
+            description=f"Time in the model for a request; {MAX_SAMPLES} samples each {FLUSH_PERIOD_S:g} s at most.",
             boundaries=_SECONDS,
         )
         self.waits = metrics.Histogram(

@@ -11,13 +11,13 @@ from time import perf_counter
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-ARRIVED = "serving.arrived"  # in a scope: seconds on the clock perf_counter when the request reached the replica
-LONGEST_ID = 200
+ARRIVAL_KEY = "serving.arrived"  # in a scope: seconds on the clock perf_counter when the request reached the replica
+MAX_REQUEST_ID_LENGTH = 200
 _DROPPED = {b"x-request-timeout-seconds", b"x-request-disconnect-disabled"}
 _UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
 
 
-class Front:
+class HeaderFilter:
     """Passes requests on with headers that Ray can read."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -25,14 +25,14 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope[ARRIVED] = perf_counter()
+            scope[ARRIVAL_KEY] = perf_counter()
             scope["headers"] = [
                 (name, value)
                 for name, value in scope["headers"]
                 if value.isascii()
                 and name.isascii()
                 and name not in _DROPPED
-                and (name != b"x-request-id" or 0 < len(value) <= LONGEST_ID)
+                and (name != b"x-request-id" or 0 < len(value) <= MAX_REQUEST_ID_LENGTH)
             ]
             scope["headers"].append(_UNWATCHED)
         await self._app(scope, receive, send)
@@ -40,4 +40,4 @@ class Front:
 
 def middlewares() -> list[Middleware]:
     """Return what Ray puts before its own handling, in each process that takes requests."""
-    return [Middleware(Front)]
+    return [Middleware(HeaderFilter)]

@@ -38,13 +38,13 @@ _EXPLANATION = {
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
-def describe(limits: Limits, *, keys: bool) -> dict[str, Any]:
+def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     """Return the description, OpenAPI 3.1; keys: a request needs one."""
     body = Body.model_json_schema(ref_template="#/components/schemas/{model}")
     models = body.pop("$defs")
     one, many = {"$ref": "#/components/schemas/Labels"}, {"$ref": "#/components/schemas/LabelsOfEach"}
-    secured = {"security": [{"key": []}]} if keys else {}
-    refused = {"401": _answer("No key, or a wrong one", "Error")} if keys else {}
+    secured = {"security": [{"key": []}]} if require_key else {}
+    refused = {"401": _answer("No key, or a wrong one", "Error")} if require_key else {}
     questions = {
         "400": _answer("Not JSON", "Error"),
         "408": _answer("The body did not arrive in time", "Error"),

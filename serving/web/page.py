@@ -5,21 +5,21 @@ import hashlib
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE_PATH = Path(__file__).with_name("page.html")
 
 
-def read() -> bytes:
+def load_page() -> bytes:
     """Return the page."""
-    return PAGE.read_bytes()
+    return PAGE_PATH.read_bytes()
 
 
 def _hashes(tag: str) -> str:
     """Return the SHA-256 sums of the page's inline scripts or styles, as a Content-Security-Policy names them."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE_PATH.read_text(encoding="utf-8"), re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in found)
 
 
-def headers() -> list[tuple[bytes, bytes]]:
+def build_headers() -> list[tuple[bytes, bytes]]:
     """Return the page's headers: a browser runs its own script and style and asks no other machine."""
     policy = (
         f"default-src 'none'; script-src {_hashes('script')}; style-src {_hashes('style')}; "

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from jobs.inference.explanation import Reasons
+from jobs.inference.explanation import Explainer
 
 # What explanations of one answer may take in all; without a limit a small request could ask for gigabytes.
 MAX_EXPLANATION_BYTES = 8_000_000
@@ -61,14 +61,14 @@ class Parameters(BaseModel):
     explain: Annotated[bool | None, Field(strict=True, description="Say which phrases decided.")] = None
 
 
-Wrapped = Annotated[list[str], Field(min_length=1, max_length=1)]
+SingleTextList = Annotated[list[str], Field(min_length=1, max_length=1)]
 
 
 class Body(BaseModel):
     """A question. Other fields are passed over."""
 
     inputs: Annotated[
-        str | Annotated[list[str], Field(min_length=1)] | Annotated[list[Wrapped], Field(min_length=1)],
+        str | Annotated[list[str], Field(min_length=1)] | Annotated[list[SingleTextList], Field(min_length=1)],
         Field(union_mode="left_to_right", description="A text, a list of texts, or a list of lists of one text."),
     ]
     parameters: Parameters | None = None
@@ -78,7 +78,7 @@ class Body(BaseModel):
     explain: Annotated[bool | None, Field(strict=True, description="As parameters.explain.")] = None
 
 
-class Request(NamedTuple):
+class ClassificationRequest(NamedTuple):
     """A request understood. single: one text was sent, not a list. top_k: None for all labels."""
 
     texts: list[str]
@@ -93,7 +93,7 @@ _validate = Body.__pydantic_validator__.validate_json
 _DEFAULTS = Parameters()
 
 
-def parse(body: bytes, limits: Limits) -> Request:
+def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
     """Return the request in a body.
 
     Raises:
@@ -121,7 +121,7 @@ def parse(body: bytes, limits: Limits) -> Request:
                 413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are read"
             )
     function = parameters.function_to_apply or ("none" if found.raw_scores else "softmax")
-    return Request(texts, single, parameters.top_k, function, parameters.threshold, explain)
+    return ClassificationRequest(texts, single, parameters.top_k, function, parameters.threshold, explain)
 
 
 def _refusal(error: ValidationError) -> RequestError:
@@ -144,27 +144,29 @@ _FIELDS = {*Body.model_fields, *Parameters.model_fields}
 
 
 # Of a score in an answer: more than that of the float32 that it comes from means nothing.
-DIGITS = 9
+SCORE_DIGITS = 9
 
 
-def number(score: float) -> str:
+def format_score(score: float) -> str:
     """Return a score as it is written in answers."""
-    told = f"{score:.{DIGITS}g}"
+    told = f"{score:.{SCORE_DIGITS}g}"
     return told if "." in told or "e" in told else f"{told}.0"
 
 
-def start_of(label: str) -> str:
+def encode_label_prefix(label: str) -> str:
     """Return what stands before the score of a label in answers."""
     return f'{{"label": {json.dumps(label, ensure_ascii=False)}, "score": '
 
 
-class Labels:
+class ResponseEncoder:
     """Labels as they are written in answers."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._starts = [start_of(label) for label in labels]
+        self._starts = [encode_label_prefix(label) for label in labels]
 
-    def answer(self, request: Request, scores: list[list[float]], reasons: list[Reasons], *, flat: bool) -> bytes:
+    def encode(
+        self, request: ClassificationRequest, scores: list[list[float]], reasons: list[Explainer], *, flat: bool
+    ) -> bytes:
         """Return the JSON answer.
 
         Args:
@@ -181,7 +183,7 @@ class Labels:
             if request.threshold is not None:
                 best = [place for place in best if row[place] >= request.threshold]
             if request.explain:
-                explained += len(best) * reasons[text].size
+                explained += len(best) * reasons[text].estimated_json_bytes
                 if explained > MAX_EXPLANATION_BYTES:
                     raise RequestError(
                         413,
@@ -190,16 +192,16 @@ class Labels:
                     )
                 told = [json.dumps(reasons[text].explain(place), default=vars, ensure_ascii=False) for place in best]
                 cells = [
-                    f'{starts[place]}{number(row[place])}, "explanation": {each}}}'
+                    f'{starts[place]}{format_score(row[place])}, "explanation": {each}}}'
                     for place, each in zip(best, told, strict=True)
                 ]
             else:
-                cells = [f"{starts[place]}{number(row[place])}}}" for place in best]
+                cells = [f"{starts[place]}{format_score(row[place])}}}" for place in best]
             rows.append(f"[{', '.join(cells)}]")
         return (rows[0] if flat and request.single else f"[{', '.join(rows)}]").encode()
 
 
-def apply(function: str, scores: Sequence[float]) -> list[float]:
+def apply_function(function: str, scores: Sequence[float]) -> list[float]:
     """Return a text's scores after softmax, sigmoid or nothing."""
     if function == "softmax":
         highest = max(scores)
@@ -211,6 +213,6 @@ def apply(function: str, scores: Sequence[float]) -> list[float]:
     return list(scores)
 
 
-def error(message: str) -> bytes:
+def encode_error(message: str) -> bytes:
     """Return the JSON body of an error."""
     return json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "replace")

@@ -14,17 +14,17 @@ from cluster.storage import join, read_text
 from jobs.inference import projection_table as table
 from jobs.inference.classifier import Classifier
 from jobs.model import checkpoint
-from serving.web.fast_path import Plain
-from serving.web.metrics import SAMPLES, Tally
-from serving.web.protocol import Labels, Limits, apply
-from serving.web.protocol import Request as Question
+from serving.web.fast_path import FastPath
+from serving.web.metrics import MAX_SAMPLES, ModelCounters
+from serving.web.protocol import ClassificationRequest as Question
+from serving.web.protocol import Limits, ResponseEncoder, apply_function
 
 
-class ModelsError(UsageError):
+class UserConfigError(UsageError):
     """A `user_config` cannot be served."""
 
 
-class Candidate(BaseModel):
+class CandidateConfig(BaseModel):
     """A second checkpoint. weight: share of requests that it answers or, as a shadow, classifies unseen."""
 
     model_config = ConfigDict(extra="forbid")
@@ -34,97 +34,99 @@ class Candidate(BaseModel):
     shadow: bool = False
 
 
-class Choice(BaseModel):
+class UserConfig(BaseModel):
     """The `user_config` of a Serve configuration."""
 
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str
-    candidate: Candidate | None = None
+    candidate: CandidateConfig | None = None
 
 
 @dataclass
-class Model:
+class ServedModel:
     """A checkpoint ready to classify. name: of its experiment and the start of its manifest's SHA-256."""
 
     name: str
     classifier: Classifier
-    labels: Labels
+    response_encoder: ResponseEncoder
     info: dict[str, Any]
-    tally: Tally
-    plain: Plain
+    counters: ModelCounters
+    fast_path: FastPath
 
-    def answer(self, body: bytes, *, flat: bool) -> bytes | None:
+    def try_fast_path(self, body: bytes, *, flat: bool) -> bytes | None:
         """Return the answer to a plain question, counted; None if it has to be parsed (`serving.web.fast_path`)."""
-        seconds = self.tally.seconds
-        if len(seconds) >= SAMPLES:
-            return self.plain.answer(body, flat=flat)
+        seconds = self.counters.latencies_s
+        if len(seconds) >= MAX_SAMPLES:
+            return self.fast_path.try_classify(body, flat=flat)
         start = perf_counter()
-        told = self.plain.answer(body, flat=flat)
+        told = self.fast_path.try_classify(body, flat=flat)
         if told is not None:
             seconds.append(perf_counter() - start)
         return told
 
     def score(self, question: Question) -> tuple[list[int], list[list[float]]]:
         """Return each text's best class, and its scores for all as they are asked for; both are counted."""
-        tally = self.tally
+        tally = self.counters
         start = perf_counter()
-        scored = self.classifier.score(question.texts)
-        if len(tally.seconds) < SAMPLES:
-            tally.seconds.append(perf_counter() - start)
-        tally.tokens += scored.tokens
-        tally.unknown += scored.unknown
+        scored = self.classifier.score_texts(question.texts)
+        if len(tally.latencies_s) < MAX_SAMPLES:
+            tally.latencies_s.append(perf_counter() - start)
+        tally.tokens += scored.num_tokens
+        tally.unknown_tokens += scored.num_unknown
         bests, answers = [], []
-        for logits in scored.scores.tolist():
-            probabilities = apply("softmax", logits)
+        for logits in scored.logits.tolist():
+            probabilities = apply_function("softmax", logits)
             confidence = max(probabilities)
             best = probabilities.index(confidence)
-            tally.labels[best] += 1
-            tally.confidence += confidence
+            tally.label_counts[best] += 1
+            tally.confidence_sum += confidence
             bests.append(best)
-            answers.append(probabilities if question.function == "softmax" else apply(question.function, logits))
+            answers.append(
+                probabilities if question.function == "softmax" else apply_function(question.function, logits)
+            )
         return bests, answers
 
-    def counted(self) -> Tally:
+    def take_counters(self) -> ModelCounters:
         """Return the tally, and begin a new one."""
-        tally, self.tally = self.tally, Tally(len(self.classifier.labels))
-        self.plain.counted(tally)
+        tally, self.counters = self.counters, ModelCounters(len(self.classifier.labels))
+        self.fast_path.flush_counts(tally)
         return tally
 
 
 @dataclass(frozen=True)
-class Models:
+class ServedModels:
     """What answers, and what is tried beside it."""
 
-    choice: Choice
-    main: Model
-    candidate: Model | None = None
+    user_config: UserConfig
+    primary: ServedModel
+    candidate: ServedModel | None = None
 
-    def pick(self) -> tuple[Model, Model | None]:
+    def select(self) -> tuple[ServedModel, ServedModel | None]:
         """Return what answers the next request, and what classifies it unseen."""
-        if self.candidate is None or self.choice.candidate is None:
-            return self.main, None
-        if random.random() >= self.choice.candidate.weight:
-            return self.main, None
-        return (self.main, self.candidate) if self.choice.candidate.shadow else (self.candidate, None)
+        if self.candidate is None or self.user_config.candidate is None:
+            return self.primary, None
+        if random.random() >= self.user_config.candidate.weight:
+            return self.primary, None
+        return (self.primary, self.candidate) if self.user_config.candidate.shadow else (self.candidate, None)
 
 
-def choose(user_config: dict[str, Any]) -> Choice:
+def parse_user_config(user_config: dict[str, Any]) -> UserConfig:
     """Return a `user_config` understood; ModelsError names the key that is wrong."""
     try:
-        return Choice.model_validate(user_config)
+        return UserConfig.model_validate(user_config)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise ModelsError(f"user_config: {where}: {problem['msg']}") from error
+        raise UserConfigError(f"user_config: {where}: {problem['msg']}") from error
 
 
-def load(
-    choice: Choice,
-    before: Models | None = None,
-    table_bytes: int = table.BYTES,
+def load_models(
+    choice: UserConfig,
+    before: ServedModels | None = None,
+    table_bytes: int = table.DEFAULT_TABLE_BYTES,
     max_text_length: int = Limits().max_text_length,
-) -> Models:
+) -> ServedModels:
     """Return the models of a choice; those that are loaded already are taken over, if nothing in them changed.
 
     Args:
@@ -137,19 +139,19 @@ def load(
     """
     known = {}
     if before is not None:
-        known = {each.info["manifest"]: each for each in (before.main, before.candidate) if each is not None}
+        known = {each.info["manifest"]: each for each in (before.primary, before.candidate) if each is not None}
     main = _model(choice.checkpoint, known, table_bytes, max_text_length)
     if choice.candidate is None:
-        return Models(choice, main)
+        return ServedModels(choice, main)
     candidate = _model(choice.candidate.checkpoint, known, table_bytes, max_text_length)
     if candidate.classifier.labels != main.classifier.labels:
-        raise ModelsError(f"{candidate.info['checkpoint']}: has other labels than {main.info['checkpoint']}")
-    return Models(choice, main, candidate)
+        raise UserConfigError(f"{candidate.info['checkpoint']}: has other labels than {main.info['checkpoint']}")
+    return ServedModels(choice, main, candidate)
 
 
-def _model(path: str, known: dict[str, Model], table_bytes: int, max_text_length: int) -> Model:
+def _model(path: str, known: dict[str, ServedModel], table_bytes: int, max_text_length: int) -> ServedModel:
     try:
-        where = checkpoint.locate(path)
+        where = checkpoint.resolve_checkpoint(path)
         manifest = hashlib.sha256(read_text(join(where, "manifest.json")).encode()).hexdigest()
     except UsageError:
         raise
@@ -159,9 +161,9 @@ def _model(path: str, known: dict[str, Model], table_bytes: int, max_text_length
         return known[manifest]
     try:
         _refuse_aliases(read_text(join(where, "experiment.yaml")))
-        loaded = checkpoint.read(where)
+        loaded = checkpoint.load_checkpoint(where)
         classifier = Classifier(loaded, table_bytes)
-        plain = Plain(classifier, max_text_length)
+        plain = FastPath(classifier, max_text_length)
     except checkpoint.CheckpointError as error:
         told = str(error)
         raise checkpoint.CheckpointError(told if where in told else f"{where}: {told}") from error
@@ -178,7 +180,7 @@ def _model(path: str, known: dict[str, Model], table_bytes: int, max_text_length
         "vocabulary": len(loaded.words),
         "metrics": loaded.metrics,
     }
-    return Model(name, classifier, Labels(loaded.labels), info, Tally(len(loaded.labels)), plain)
+    return ServedModel(name, classifier, ResponseEncoder(loaded.labels), info, ModelCounters(len(loaded.labels)), plain)
 
 
 def _refuse_aliases(settings: str) -> None:

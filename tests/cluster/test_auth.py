@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import auth as token
-from cluster.auth import TokenRefused
+from cluster.auth import TokenError
 from cluster.package import REPOSITORY
 
 
@@ -27,14 +27,14 @@ def mode_of(path: Path) -> int:
 
 def test_a_token_is_made_once_for_its_owner_alone(home: Path) -> None:
     """Whatever the umask; the next call finds it."""
-    assert token.find() is None
+    assert token.load_token() is None
     before = os.umask(0)
     try:
-        made = token.make()
+        made = token.ensure_token()
     finally:
         os.umask(before)
     assert len(made) == 64
-    assert token.make() == token.find() == made == (home / ".ray/auth_token").read_text()
+    assert token.ensure_token() == token.load_token() == made == (home / ".ray/auth_token").read_text()
     assert mode_of(home / ".ray/auth_token") == 0o600
 
 
@@ -44,28 +44,28 @@ def test_a_file_that_others_can_read_is_closed(home: Path, monkeypatch: pytest.M
     path.write_text("abc\n")
     path.chmod(0o644)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    assert token.find() == "abc"
+    assert token.load_token() == "abc"
     assert mode_of(path) == 0o600
     monkeypatch.setenv("RAY_AUTH_TOKEN", "first")
-    assert token.find() == "first"
+    assert token.load_token() == "first"
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(home: Path) -> None:
     """By its name."""
     (home / ".ray").write_text("")
-    with pytest.raises(TokenRefused, match=r"\.ray/auth_token: a token cannot be written"):
-        token.make()
+    with pytest.raises(TokenError, match=r"\.ray/auth_token: a token cannot be written"):
+        token.ensure_token()
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens are on where there is one, unless they were switched off."""
-    assert token.switch_on() is None
+    assert token.enable_token_auth() is None
     assert "RAY_AUTH_MODE" not in os.environ
-    made = token.make()
+    made = token.ensure_token()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert token.switch_on() is None
+    assert token.enable_token_auth() is None
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert token.switch_on() == made
+    assert token.enable_token_auth() == made
 
 
 @pytest.mark.ray
@@ -78,11 +78,11 @@ def test_an_embedded_ray_asks_for_a_token(home: Path, ray_environment: dict[str,
         "    import ray, grpc\n"
         "    from cluster import auth as token\n"
         "    address = ray.get_runtime_context().gcs_address\n"
-        "    token.check(address, token.find())\n"
+        "    token.verify_token(address, token.load_token())\n"
         "    for wrong in ('wrong', None):\n"
         "        try:\n"
-        "            token.check(address, wrong)\n"
-        "        except token.TokenRefused as error:\n"
+        "            token.verify_token(address, wrong)\n"
+        "        except token.TokenError as error:\n"
         "            print(error)\n"
     )
     environment = {key: value for key, value in ray_environment.items() if not key.startswith("RAY_AUTH")}

@@ -8,22 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import RayHead, ray_head
-from cluster.check import LEAST_FREE_BYTES, Node, _clock, judge, look, versions
+from benchmarks.ray_head import RayHead, start_ray_head
+from cluster.check import MIN_FREE_BYTES, NodeReport, _clock, evaluate_node, inspect_node, installed_versions
 from cluster.package import REPOSITORY
 
-GOOD = Node(
+GOOD = NodeReport(
     host="one",
     versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
     free_bytes=100 << 30,
     gpus=1,
     clock=1000.0,
-    token_mode=0o600,
+    token_file_mode=0o600,
 )
 
 
-def found(node: Node, gpus: int = 1, **caller: str) -> list[tuple[str, str]]:
-    return [(each.level, each.what) for each in judge("one", node, gpus, GOOD.versions | caller, "s3://bucket/runs")]
+def found(node: NodeReport, gpus: int = 1, **caller: str) -> list[tuple[str, str]]:
+    return [
+        (each.level, each.message)
+        for each in evaluate_node("one", node, gpus, GOOD.versions | caller, "s3://bucket/runs")
+    ]
 
 
 def test_a_good_node_is_one_line() -> None:
@@ -40,20 +43,20 @@ def test_a_good_node_is_one_line() -> None:
         ({"versions": GOOD.versions | {"python": "3.12.7"}}, "error", "python is 3.12.7"),
         ({"versions": GOOD.versions | {"ray": "2.59.0"}}, "error", "ray is 2.59.0, here it is 2.60.0"),
         ({"versions": GOOD.versions | {"torch": "none"}}, "error", "torch is none"),
-        ({"unseen": "/runs: cannot be read"}, "error", "does not see the storage: /runs: cannot be read"),
+        ({"storage_error": "/runs: cannot be read"}, "error", "does not see the storage: /runs: cannot be read"),
         ({"gpus": 0}, "warning", "Ray counts 1 GPUs, the driver 0"),
         ({"gpus": 2}, "warning", "Ray counts 1 GPUs, the driver 2"),
-        ({"free_bytes": LEAST_FREE_BYTES - (1 << 29)}, "warning", "4.5 GiB free"),
-        ({"token_mode": 0o644}, "warning", "token's file can be read by others (644)"),
+        ({"free_bytes": MIN_FREE_BYTES - (1 << 29)}, "warning", "4.5 GiB free"),
+        ({"token_file_mode": 0o644}, "warning", "token's file can be read by others (644)"),
     ],
 )
 def test_what_is_wrong_with_a_node_is_one_finding(change: dict, level: str, what: str) -> None:
     """Of its level, in its words, with what to do."""
     node = dataclasses.replace(GOOD, **change)
-    [finding] = judge("one", node, 1, GOOD.versions, "s3://bucket/runs")
-    assert (finding.level, finding.where) == (level, "one")
-    assert what in finding.what
-    assert finding.to_do
+    [finding] = evaluate_node("one", node, 1, GOOD.versions, "s3://bucket/runs")
+    assert (finding.level, finding.location) == (level, "one")
+    assert what in finding.message
+    assert finding.remedy
     assert str(finding).startswith(f"{level} ")
 
 
@@ -61,24 +64,24 @@ def test_a_clock_is_wrong_only_where_it_cannot_be_right() -> None:
     """However long the answer took."""
     assert not _clock("one", GOOD, 900.0, 1100.0)
     assert not _clock("one", GOOD, 1001.0, 1002.0)
-    assert "at least 50 s off" in _clock("one", GOOD, 1050.0, 1100.0)[0].what
-    assert "at least 50 s off" in _clock("one", GOOD, 900.0, 950.0)[0].what
+    assert "at least 50 s off" in _clock("one", GOOD, 1050.0, 1100.0)[0].message
+    assert "at least 50 s off" in _clock("one", GOOD, 900.0, 950.0)[0].message
 
 
 def test_a_look_at_this_machine(tmp_path: Path) -> None:
     """It reads the marker, writes, and leaves nothing."""
     (tmp_path / "marker").write_text("")
-    node = look(str(tmp_path), "marker")
-    assert node.unseen is None
-    assert node.versions == versions()
+    node = inspect_node(str(tmp_path), "marker")
+    assert node.storage_error is None
+    assert node.versions == installed_versions()
     assert abs(node.clock - time.time()) < 60
     assert [path.name for path in tmp_path.iterdir()] == ["marker"]
-    assert "marker" in (look(str(tmp_path / "other"), "marker").unseen or "")
+    assert "marker" in (inspect_node(str(tmp_path / "other"), "marker").storage_error or "")
 
 
 @pytest.fixture(scope="module")
 def head():
-    with ray_head() as started:
+    with start_ray_head() as started:
         yield started
 
 

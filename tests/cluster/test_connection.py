@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.ray_head import RayHead, free_ports, ray_head
-from cluster.connection import ConnectionFailed, connect
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from cluster.connection import ClusterConnectionError, connect
 from cluster.package import REPOSITORY
 
 SCRIPT = """
@@ -25,7 +25,7 @@ assert not ray.is_initialized()
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    with ray_head(num_cpus=3) as found:
+    with start_ray_head(num_cpus=3) as found:
         yield found
 
 
@@ -55,6 +55,6 @@ def test_the_address_decides(head: RayHead) -> None:
 
 def test_an_address_where_nothing_listens_is_an_error() -> None:
     """With the address in it, at once."""
-    [port] = free_ports(1)
-    with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}"), connect(f"127.0.0.1:{port}"):
+    [port] = find_free_ports(1)
+    with pytest.raises(ClusterConnectionError, match=f"127.0.0.1:{port}"), connect(f"127.0.0.1:{port}"):
         pass

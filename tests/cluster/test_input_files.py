@@ -24,22 +24,22 @@ def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_bytes_are_read_and_counted(name: str) -> None:
     """As they lie there; unpacked on request, whatever the name."""
     told: list[int] = []
-    with source.opened(name, told.append) as stream:
+    with source.open_stream(name, told.append) as stream:
         assert stream.peek(3)[:3] == b"012"  # type: ignore[attr-defined]
         assert stream.read() == CONTENT
-    assert sum(told) == len(CONTENT) == source.size(name)
+    assert sum(told) == len(CONTENT) == source.file_size(name)
     assert len(told) > 1
     for each in (name, name + ".gz"):
-        with source.unpacked(each) as stream:
+        with source.open_decompressed(each) as stream:
             assert stream.read() == CONTENT
 
 
 def test_a_missing_file_is_an_error(name: str) -> None:
     """On opening it, and on asking for its size."""
-    with pytest.raises(StorageError, match="none"), source.opened(name + "none"):
+    with pytest.raises(StorageError, match="none"), source.open_stream(name + "none"):
         pass
     with pytest.raises(StorageError, match="none"):
-        source.size(name + "none")
+        source.file_size(name + "none")
     with pytest.raises(StorageError, match="none"):
         source.fingerprint(name + "none")
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cluster.interruption import interruptible
+from cluster.interruption import preserve_sigint_handler
 
 
 def test_an_exit_from_a_handler_is_an_interruption() -> None:
@@ -13,7 +13,7 @@ def test_an_exit_from_a_handler_is_an_interruption() -> None:
     before = signal.getsignal(signal.SIGINT)
 
     def fit() -> None:
-        with interruptible():
+        with preserve_sigint_handler():
             signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
             signal.raise_signal(signal.SIGINT)
 
@@ -24,7 +24,7 @@ def test_an_exit_from_a_handler_is_an_interruption() -> None:
 
 def test_other_ends_pass_through() -> None:
     """A return, an error."""
-    with interruptible():
+    with preserve_sigint_handler():
         pass
-    with pytest.raises(ValueError, match="mine"), interruptible():
+    with pytest.raises(ValueError, match="mine"), preserve_sigint_handler():
         raise ValueError("mine")

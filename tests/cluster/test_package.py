@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.package import REPOSITORY, PackageError, lasting, pack, publish
+from cluster.package import REPOSITORY, PackageError, build_package, publish_package, validate_working_dir
 
 
 @pytest.fixture
@@ -38,19 +38,19 @@ def names(path: Path) -> list[str]:
 
 def test_only_code_and_settings_are_sent(folder: Path) -> None:
     """Data, vectors, runs, hidden files and environments stay here."""
-    assert names(pack(folder).path) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
+    assert names(build_package(folder).path) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
 
 
 def test_the_same_files_give_the_same_bytes(folder: Path) -> None:
     """Ray names an upload by its content, and skips one that it has."""
-    first = pack(folder).path.read_bytes()
+    first = build_package(folder).path.read_bytes()
     (folder / "jobs/__init__.py").touch()
-    assert pack(folder).path.read_bytes() == first
+    assert build_package(folder).path.read_bytes() == first
 
 
 def test_a_file_named_explicitly_is_sent(folder: Path) -> None:
     """What the command line names goes along, whatever it is called."""
-    assert "rows.csv" in names(pack(folder, also=["rows.csv"]).path)
+    assert "rows.csv" in names(build_package(folder, include=["rows.csv"]).path)
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "../outside.yaml"])
@@ -58,7 +58,7 @@ def test_a_file_that_is_not_inside_is_an_error(folder: Path, name: str) -> None:
     """The job would not find it."""
     (folder.parent / "outside.yaml").write_text("a: 1")
     with pytest.raises(PackageError, match=name):
-        pack(folder, also=[name])
+        build_package(folder, include=[name])
 
 
 def test_too_much_names_the_largest(folder: Path) -> None:
@@ -66,12 +66,12 @@ def test_too_much_names_the_largest(folder: Path) -> None:
     with (folder / "dump.txt").open("wb") as stream:
         stream.truncate(30 << 20)
     with pytest.raises(PackageError, match=r"dump\.txt \(30 MiB\)"):
-        pack(folder)
+        build_package(folder)
 
 
 def test_this_repository_fits() -> None:
     """The three floors and the lock go, and stay small."""
-    package = pack(REPOSITORY)
+    package = build_package(REPOSITORY)
     sent = {name for name, _ in package.files}
     assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= sent
     assert package.path.stat().st_size < 1 << 20
@@ -80,7 +80,7 @@ def test_this_repository_fits() -> None:
 @pytest.mark.parametrize("working_dir", ["s3://bucket/code.zip", "file:///shared/code.zip", "local:///opt/code"])
 def test_a_service_keeps_what_every_node_can_read(working_dir: str) -> None:
     """Archives at a URI, and folders that are there."""
-    assert lasting(working_dir) == working_dir
+    assert validate_working_dir(working_dir) == working_dir
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_a_service_keeps_what_every_node_can_read(working_dir: str) -> None:
 def test_a_service_is_not_given_what_goes_away(working_dir: str, message: str) -> None:
     """What works is named instead."""
     with pytest.raises(PackageError, match=message) as error:
-        lasting(working_dir)
+        validate_working_dir(working_dir)
     assert "python -m cluster package TARGET.zip" in str(error.value)
 
 
 def test_a_package_is_published_whole(folder: Path, tmp_path: Path) -> None:
     """Over what was there, under a name that Ray takes for an archive."""
     target = tmp_path / "to" / "code.zip"
-    assert len(publish(str(target), folder).files) == 3
+    assert len(publish_package(str(target), folder).files) == 3
     assert names(target) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
     with pytest.raises(PackageError, match=r"ends in \.zip"):
-        publish(str(tmp_path / "code"), folder)
+        publish_package(str(tmp_path / "code"), folder)

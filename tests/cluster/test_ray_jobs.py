@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from ray.runtime_env import RuntimeEnv
 
-from benchmarks.ray_head import RayHead, free_ports, ray_head
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
-from cluster.ray_jobs import SubmissionFailed, dashboard, requirements, runtime_environment
+from cluster.ray_jobs import SubmissionError, build_runtime_env, read_requirements, resolve_dashboard_url
 
 MAIN = """
 import sys, time
@@ -26,7 +26,7 @@ sys.exit(int(sys.argv[1]) if sys.argv[1] != "sleep" else 5)
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    with ray_head() as found:
+    with start_ray_head() as found:
         yield found
 
 
@@ -51,7 +51,7 @@ def submit(*arguments: str, environment: dict[str, str] | None = None) -> subpro
 def test_a_job_is_followed_and_its_exit_code_passed_on(head: RayHead, folder: Path) -> None:
     """What is uploaded is said, the log comes through, and the exit code is the job's."""
     (folder / "rows.csv").write_text("label,text\n")
-    at = ("--address", head.dashboard, "--working-dir", str(folder), "--include", "rows.csv", "--")
+    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--include", "rows.csv", "--")
     good = submit(*at, "0", "my.yaml", "model.embedding=rand x", environment=head.environment)
     assert good.returncode == 0, good.stderr
     assert "uploading 4 files" in good.stdout
@@ -64,7 +64,7 @@ def test_a_job_is_followed_and_its_exit_code_passed_on(head: RayHead, folder: Pa
 
 def cluster(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a verb against the head."""
-    command = [sys.executable, "-m", "cluster", *arguments, "--address", head.dashboard]
+    command = [sys.executable, "-m", "cluster", *arguments, "--address", head.dashboard_url]
     return subprocess.run(
         command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -74,7 +74,7 @@ def cluster(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_detached_job_is_come_back_to(head: RayHead, folder: Path) -> None:
     """Its state, its place in the list, its log to the end, and its exit code; without an id the newest is meant."""
-    at = ("--address", head.dashboard, "--working-dir", str(folder), "--detach", "--")
+    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--detach", "--")
     found = submit(*at, "sleep", "4", environment=head.environment)
     assert found.returncode == 0, found.stderr
     told = re.search(r"submitted (\S+); come back to it: python -m cluster logs \S+ --follow", found.stdout)
@@ -98,7 +98,7 @@ def test_a_detached_job_is_come_back_to(head: RayHead, folder: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_asks_whether_the_job_should_stop(head: RayHead, folder: Path) -> None:
     """No lets it go on; `logs --follow` asks again, and yes stops it."""
-    at = ("--address", head.dashboard)
+    at = ("--address", head.dashboard_url)
 
     def interrupted(*arguments: str, answer: str) -> str:
         ours, theirs = os.openpty()
@@ -130,7 +130,7 @@ def test_ctrl_c_asks_whether_the_job_should_stop(head: RayHead, folder: Path) ->
 @pytest.mark.slow
 def test_stop_ends_a_job(head: RayHead, folder: Path) -> None:
     """And says so once it has."""
-    at = ("--address", head.dashboard, "--working-dir", str(folder), "--detach", "--")
+    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--detach", "--")
     submit(*at, "sleep", "600", environment=head.environment)
     assert cluster(head, "stop").stdout.splitlines()[-1].endswith("was stopped")
     assert "STOPPED" in cluster(head, "status").stdout
@@ -138,20 +138,20 @@ def test_stop_ends_a_job(head: RayHead, folder: Path) -> None:
 
 def test_a_job_can_bring_its_packages(folder: Path) -> None:
     """The pins of the lock file, as Ray takes them; a folder without one says so."""
-    with pytest.raises(SubmissionFailed, match=r"requirements\.lock: --install needs this file"):
-        requirements(folder)
-    pins = requirements(REPOSITORY)
+    with pytest.raises(SubmissionError, match=r"requirements\.lock: --install needs this file"):
+        read_requirements(folder)
+    pins = read_requirements(REPOSITORY)
     assert any(re.fullmatch("ray==[0-9.]+", pin) for pin in pins)
     code = folder / "code.zip"
     code.touch()
-    environment = runtime_environment(code, pins)
+    environment = build_runtime_env(code, pins)
     assert RuntimeEnv(**environment)["pip"]["packages"] == pins
-    assert "pip" not in runtime_environment(code, [])
+    assert "pip" not in build_runtime_env(code, [])
 
 
 def test_an_unreachable_cluster_is_one_line() -> None:
     """No traceback, no long wait."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     start = time.monotonic()
     found = submit("--address", f"http://127.0.0.1:{port}", "--", "show")
     assert found.returncode == 2
@@ -164,18 +164,18 @@ def test_no_address_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster is never guessed."""
     monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(SubmissionFailed, match="RAY_DASHBOARD_ADDRESS"):
-        dashboard()
-    with pytest.raises(SubmissionFailed, match=r"write http://HOST:8265"):
-        dashboard("10.0.0.1:6379")
-    assert dashboard("http://10.0.0.1:8265") == "http://10.0.0.1:8265"
+    with pytest.raises(SubmissionError, match="RAY_DASHBOARD_ADDRESS"):
+        resolve_dashboard_url()
+    with pytest.raises(SubmissionError, match=r"write http://HOST:8265"):
+        resolve_dashboard_url("10.0.0.1:6379")
+    assert resolve_dashboard_url("http://10.0.0.1:8265") == "http://10.0.0.1:8265"
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_this_repository_trains_as_a_job(head: RayHead, tmp_path: Path) -> None:
     """With two workers, on a csv that goes along."""
-    at = ("--address", head.dashboard, "--include", "experiments/tickets.csv", "--")
+    at = ("--address", head.dashboard_url, "--include", "experiments/tickets.csv", "--")
     settings = ("model.embedding=rand", "train.epochs=2", "train.workers=2", f"storage={tmp_path}")
     found = submit(*at, "train", "experiments/tickets.yaml", *settings, environment=head.environment)
     assert found.returncode == 0, found.stdout

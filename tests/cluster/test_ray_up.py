@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from cluster.package import REPOSITORY
-from tests.conftest import toy_rows
-from tests.host_network import Host, Network, ended, wait_for
+from tests.conftest import make_toy_rows
+from tests.host_network import Host, HostNetwork, kill_on_exit, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.launcher, pytest.mark.ray, pytest.mark.slow]
 
@@ -22,12 +22,12 @@ UP = {"RAY_UP_enable_autoscaler_v2": "0"}  # as the file says
 
 
 @pytest.fixture(scope="module")
-def net(network_ssh: type[Network]) -> Iterator[Network]:
-    with network_ssh("laptop", "head", "one", "two") as made:
+def net(host_network_ssh: type[HostNetwork]) -> Iterator[HostNetwork]:
+    with host_network_ssh("laptop", "head", "one", "two") as made:
         yield made
 
 
-def prepare(net: Network) -> Path:
+def prepare(net: HostNetwork) -> Path:
     """Make the hosts what the file asks for, and return the file with their addresses, on the laptop.
 
     The packages are there already (hosts have no package index); the command that installs them runs all the same.
@@ -58,24 +58,24 @@ def runs(host: Host, name: str) -> bool:
     return host.run("pgrep", "-f", f"^([^ ]*/)?{name}", check=False).returncode == 0
 
 
-def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None:
+def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: HostNetwork) -> None:
     """One host is cut off, one loses its power; the run finishes on the one that is left."""
     laptop, head, *workers = net.hosts
     file = str(prepare(net))
     storage = f"{net.shared}/runs"
-    rows = "".join(f'{label},"{text}"\n' for label, text in toy_rows(400))
+    rows = "".join(f'{label},"{text}"\n' for label, text in make_toy_rows(400))
     (net.shared / "rows.csv").write_text("queue,message\n" + rows)
     laptop.run("ray", "up", "--yes", "--no-config-cache", file, env=UP, cwd=REPOSITORY, timeout=500)
     for host in (head, *workers):
         wait_for(lambda host=host: (host.home / ".ray/auth_token").exists(), f"the token on {host.name}", timeout=400)
         assert (host.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
     try:
-        wait_for(lambda: nodes(head) == 3, "all nodes", timeout=600, every=5)
+        wait_for(lambda: nodes(head) == 3, "all nodes", timeout=600, interval=5)
     except AssertionError:
         print(head.run("bash", "-c", "tail -n 200 /tmp/ray/session_latest/logs/monitor.*", check=False).stdout)
         raise
 
-    with ended(laptop.popen("ray", "dashboard", file, env=UP, stdout=subprocess.DEVNULL)):
+    with kill_on_exit(laptop.popen("ray", "dashboard", file, env=UP, stdout=subprocess.DEVNULL)):
         at = ("--address", DASHBOARD)
         reached = "import urllib.request as u; u.urlopen('http://127.0.0.1:8265/')"
         wait_for(lambda: laptop.run("python", "-c", reached, check=False).returncode == 0, "the tunnel", timeout=60)
@@ -92,7 +92,7 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
         settings += ["train.epochs=400", f"data.train={net.shared}/rows.csv", f"storage={storage}"]
         command = ["submit", *at, "--", "train", "experiments/tickets.yaml", *settings]
         log = net.folder / "log"
-        with log.open("w") as stream, ended(
+        with log.open("w") as stream, kill_on_exit(
             laptop.popen("python", "-m", "cluster", *command, cwd=REPOSITORY, stdout=stream)
         ) as run:  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_a_cluster_goes_up_works_loses_hosts_and_goes_down(net: Network) -> None
                 assert run.poll() is None, log.read_text()
                 return max([int(each) for each in re.findall(r"^epoch +(\d+)", log.read_text(), re.MULTILINE)] + [0])
 
-            for lose in (Host.cut, Host.kill):
+            for lose in (Host.disconnect, Host.kill):
                 before = epoch()
                 wait_for(lambda before=before: epoch() > before + 2, "epochs", timeout=400)
                 lost = next(host for host in workers if host.alive and runs(host, "ray::RayTrainWorker"))

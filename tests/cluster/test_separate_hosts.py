@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cluster.check import versions
+from cluster.check import installed_versions
 from cluster.package import REPOSITORY
-from tests.host_network import Host, Network
+from tests.host_network import Host, HostNetwork
 
 pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.slow]
 
@@ -57,16 +57,16 @@ print(json.dumps(found))
 class Cluster:
     """Hosts with Ray on three of them. laptop: has no Ray running."""
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: HostNetwork) -> None:
         self.net = net
         self.laptop, self.head, self.one = net.hosts
         self.address = self.head.start_ray("--num-cpus=1")
-        self.one.start_ray("--num-cpus=1", join=self.address)
+        self.one.start_ray("--num-cpus=1", head_address=self.address)
 
 
 @pytest.fixture(scope="module")
-def cluster(network: type[Network]) -> Iterator[Cluster]:
-    with network("laptop", "head", "one") as net:
+def cluster(host_network: type[HostNetwork]) -> Iterator[Cluster]:
+    with host_network("laptop", "head", "one") as net:
         yield Cluster(net)
 
 
@@ -91,7 +91,7 @@ def test_check_finds_what_separate_hosts_have_wrong(cluster: Cluster) -> None:
     cluster.one.run("mkdir", "-p", storage)
     cluster.one.run("mount", "-t", "tmpfs", "tmpfs", storage)  # as where the shared file system is not mounted
     cluster.one.run("chmod", "644", ".ray/auth_token")
-    caller = json.dumps(versions() | {"torch": "2.11.0"})
+    caller = json.dumps(installed_versions() | {"torch": "2.11.0"})
     at = ("--address", "http://127.0.0.1:8265", "--storage", storage)
     try:
         code, told, _ = run(cluster.head, "cluster", "check", *at, "--caller", caller)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
-from cluster.storage import StorageError, locked
+from cluster.storage import StorageError, lock_folder
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -32,7 +32,7 @@ def test_a_folder_is_copied(root: str, tmp_path: Path) -> None:
     (tmp_path / "from" / "inner" / "x").write_text("1")
     storage.copy_folder(storage.join(root, "from"), storage.join(root, "to"))
     assert (tmp_path / "to" / "inner" / "x").read_text() == "1"
-    with storage.local_folder(storage.join(root, "to")) as folder:
+    with storage.as_local_folder(storage.join(root, "to")) as folder:
         assert (folder / "inner" / "x").read_text() == "1"
 
 
@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     target.write_text("old")
 
     def fail() -> None:
-        with storage.replacing(target) as part:
+        with storage.atomic_write(target) as part:
             part.write_text("half")
             raise RuntimeError
 
@@ -64,21 +64,21 @@ def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
 def test_a_folder_is_held_by_one_command(tmp_path: Path) -> None:
     """Another is told so, and may have it afterwards."""
     folder = str(tmp_path / "run")
-    with locked(folder), pytest.raises(StorageError, match="another command is at work"), locked(folder):
+    with lock_folder(folder), pytest.raises(StorageError, match="another command is at work"), lock_folder(folder):
         pass
-    with locked(folder):
+    with lock_folder(folder):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written"), locked(str(tmp_path / "file" / "run")):
+    with pytest.raises(StorageError, match="cannot be written"), lock_folder(str(tmp_path / "file" / "run")):
         pass
-    with locked("s3://bucket/run"), locked("s3://bucket/run"):
+    with lock_folder("s3://bucket/run"), lock_folder("s3://bucket/run"):
         pass
 
 
 def test_paths_mean_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Relative ones are made absolute, URIs stay."""
     monkeypatch.chdir(tmp_path)
-    assert storage.absolute("runs") == str(tmp_path / "runs")
-    assert storage.absolute("s3://bucket/runs") == "s3://bucket/runs"
+    assert storage.absolute_path("runs") == str(tmp_path / "runs")
+    assert storage.absolute_path("s3://bucket/runs") == "s3://bucket/runs"
     assert storage.cache_folder("runs") == tmp_path / "runs" / "cache"
     assert Path.home() in storage.cache_folder("s3://bucket/runs").parents

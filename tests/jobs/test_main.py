@@ -13,27 +13,27 @@ from gensim.models import KeyedVectors
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import load
+from jobs.datasets.dataset import load_dataset
 from jobs.evaluation import metrics
 from jobs.evaluation.evaluate import evaluate
-from jobs.evaluation.report import Evaluation, draw_confusion
-from jobs.inference.predict import classify
+from jobs.evaluation.report import Evaluation, plot_confusion_matrix
+from jobs.inference.predict import predict_proba
 from jobs.model import checkpoint
 from jobs.model.network import Network
 from jobs.training import snapshot
 from jobs.training.loop import Loop
-from tests.conftest import corpus_of, read_jsonl
+from tests.conftest import make_test_corpus, read_jsonl
 
 
 @pytest.fixture
-def trained(toy: Callable[..., Experiment], tmp_path: Path) -> Path:
+def trained(make_experiment: Callable[..., Experiment], tmp_path: Path) -> Path:
     """A checkpoint of the toy data, trained in this process."""
-    experiment = toy(train__epochs=12, train__patience=12)
-    corpus = corpus_of(experiment)
+    experiment = make_experiment(train__epochs=12, train__patience=12)
+    corpus = make_test_corpus(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    list(loop.epochs())
+    list(loop.train_epochs())
     folder = tmp_path / "run" / "checkpoint"
-    snapshot.take(experiment, corpus, loop, resumable=False)(folder)
+    snapshot.capture(experiment, corpus, loop, resumable=False)(folder)
     return folder
 
 
@@ -65,15 +65,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_evaluate_measures_the_test_part_and_writes_a_report(
-    trained: Path, toy: Callable[..., Experiment], capsys: pytest.CaptureFixture[str]
+    trained: Path, make_experiment: Callable[..., Experiment], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The figures agree with the predictions; table, pictures and JSON are there."""
     assert main(["evaluate", str(trained)]) == 0
     shown = capsys.readouterr().out
     found = evaluate(str(trained), [], None, lambda line: None)
-    test = load(toy()).test
-    loaded = checkpoint.read(str(trained))
-    predicted = [loaded.labels[best] for best in classify(loaded, test.texts).argmax(axis=1)]
+    test = load_dataset(make_experiment()).test
+    loaded = checkpoint.load_checkpoint(str(trained))
+    predicted = [loaded.labels[best] for best in predict_proba(loaded, test.texts).argmax(axis=1)]
     right = np.mean([said == true for said, true in zip(predicted, test.labels, strict=True)])
     assert found.accuracy == pytest.approx(right)
     assert found.accuracy > 0.7
@@ -118,9 +118,9 @@ def test_any_label_can_be_drawn(tmp_path: Path) -> None:
     """Formulas, long ones, other scripts."""
     labels = ["$_$ broken", "x " * 200, "\u732b"]
     found = Evaluation(
-        "c", "s", 3, 1.0, 1.0, labels, metrics.per_class(np.arange(3), np.arange(3), 3), np.eye(3, dtype=int)
+        "c", "s", 3, 1.0, 1.0, labels, metrics.per_class_metrics(np.arange(3), np.arange(3), 3), np.eye(3, dtype=int)
     )
-    draw_confusion(tmp_path / "confusion.png", found)
+    plot_confusion_matrix(tmp_path / "confusion.png", found)
     height, width, _ = matplotlib.image.imread(tmp_path / "confusion.png").shape
     assert width > 200 < height
 
@@ -150,8 +150,8 @@ def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> No
     assert [row["label"] for row in rows[:2]] == ["good", "bad"]
     assert len(rows) == 4
     assert rows[0]["text"] == "a great, lovely film"
-    expected = classify(
-        checkpoint.read(str(trained)), ["a great, lovely film", "awful and dull", "", "two\nlines great"]
+    expected = predict_proba(
+        checkpoint.load_checkpoint(str(trained)), ["a great, lovely film", "awful and dull", "", "two\nlines great"]
     )
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected.max(axis=1), atol=1e-6)
 
@@ -172,9 +172,9 @@ def test_predict_to_standard_output_and_its_mistakes(
 
 def test_texts_are_cut_off_where_training_cuts_them_off(trained: Path) -> None:
     """Words past `text.max_tokens` change nothing."""
-    loaded = checkpoint.read(str(trained))
+    loaded = checkpoint.load_checkpoint(str(trained))
     whole = loaded.experiment.text.max_tokens
-    first, longer = classify(loaded, ["the " * whole, "the " * whole + "great " * 9])
+    first, longer = predict_proba(loaded, ["the " * whole, "the " * whole + "great " * 9])
     np.testing.assert_array_equal(first, longer)
 
 
@@ -273,7 +273,7 @@ def test_evaluate_measures_a_checkpoint_of_an_earlier_version(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It kept nothing to compare vectors with, so the report has no such section."""
-    checkpoint.write(tmp_path / "old" / "checkpoint", checkpoint.read(str(trained)))
+    checkpoint.save_checkpoint(tmp_path / "old" / "checkpoint", checkpoint.load_checkpoint(str(trained)))
     assert main(["evaluate", str(tmp_path / "old" / "checkpoint")]) == 0
     assert "word vectors" not in (tmp_path / "old" / "report" / "report.md").read_text()
     assert main(["vectors", "drift", str(tmp_path / "old" / "checkpoint")]) == 2

@@ -10,14 +10,14 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.ray_head import free_ports
-from serving.app import Arguments, Replica
-from serving.web.middleware import Front
+from benchmarks.ray_head import find_free_ports
+from serving.app import ApplicationArguments, Replica
+from serving.web.middleware import HeaderFilter
 
 
-def replica(user_config: dict[str, Any], **arguments: Any) -> Replica:
+def make_replica(user_config: dict[str, Any], **arguments: Any) -> Replica:
     """Return a replica that has loaded a checkpoint."""
-    made = Replica(Arguments.model_validate(arguments).model_dump())
+    made = Replica(ApplicationArguments.model_validate(arguments).model_dump())
     configure(made, user_config)
     return made
 
@@ -32,7 +32,7 @@ def configure(made: Replica, user_config: dict[str, Any]) -> None:
     asyncio.run(run())
 
 
-def ask(
+def send_request(
     made: Replica, path: str, body: bytes | list[bytes] | None = None, method: str | None = None, **headers: str
 ) -> tuple[int, dict[str, str], Any]:
     """Return status, headers and what an answer holds; a body in a list comes in pieces, and stops after them."""
@@ -57,7 +57,7 @@ def ask(
             "path": path,
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
         }
-        await Front(made.__serve_build_asgi_app__())(scope, receive, send)
+        await HeaderFilter(made.__serve_build_asgi_app__())(scope, receive, send)
 
     asyncio.run(run())
     start, content = sent
@@ -68,12 +68,12 @@ def ask(
 
 
 @contextmanager
-def served(made: Replica) -> Iterator[str]:
+def serve_replica(made: Replica) -> Iterator[str]:
     """Hold the application behind a web server on this machine; what is held is its URL."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     server = uvicorn.Server(
         uvicorn.Config(
-            Front(made.__serve_build_asgi_app__()), host="127.0.0.1", port=port, log_level="error", ws="none"
+            HeaderFilter(made.__serve_build_asgi_app__()), host="127.0.0.1", port=port, log_level="error", ws="none"
         )
     )
     thread = threading.Thread(target=server.run, daemon=True)

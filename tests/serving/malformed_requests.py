@@ -5,14 +5,14 @@ import random
 import socket
 from contextlib import suppress
 
-GOOD = b'{"inputs": "word1 word2 word3"}'
+VALID_BODY = b'{"inputs": "word1 word2 word3"}'
 
 
-def malformed(choose: random.Random) -> bytes:
+def make_malformed_request(choose: random.Random) -> bytes:
     """Return bytes that somebody might send to a port, most of them nearly an HTTP request."""
     body = choose.choice(
         [
-            GOOD, b"", b"{", b"[" * choose.randint(1, 30_000), b'{"inputs":' * choose.randint(1, 5000),
+            VALID_BODY, b"", b"{", b"[" * choose.randint(1, 30_000), b'{"inputs":' * choose.randint(1, 5000),
             choose.randbytes(choose.randint(0, 3000)), b'{"inputs": "\\ud800"}', b'{"inputs": "\xff\xfe"}',
             json.dumps({"inputs": chr(choose.randint(0x80, 0xD7FF)) * choose.randint(1, 3000)}).encode(),
             json.dumps({"inputs": ["x"] * choose.randint(250, 400)}).encode(),
@@ -20,7 +20,7 @@ def malformed(choose: random.Random) -> bytes:
             json.dumps({"inputs": "a", "parameters": {choose.choice(["top_k", "threshold", "function_to_apply"]):
                         choose.choice([-1, 0, 10**400, "x", [], {}, 1.5])}}).encode(),
             b'{"inputs": "a", "parameters": {"threshold": NaN, "top_k": Infinity}}',
-            _explaining(choose), _explaining(choose), _long(choose) if choose.random() < 0.3 else GOOD,
+            _explaining(choose), _explaining(choose), _long(choose) if choose.random() < 0.3 else VALID_BODY,
         ]
     )  # fmt: skip
     method = choose.choice([b"POST"] * 12 + [b"GET", b"PUT", b"BREW", b"p\x00st", b""])
@@ -85,7 +85,7 @@ def _long(choose: random.Random) -> bytes:
     )
 
 
-def sent(port: int, content: bytes) -> bytes:
+def send_bytes(port: int, content: bytes) -> bytes:
     """Return what is answered to bytes, as far as it comes; a request that waits for more is left after a second."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         found = b""

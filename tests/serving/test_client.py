@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.ray_head import free_ports
+from benchmarks.ray_head import find_free_ports
 from serving.client import Client, ServiceError
 
 LABELS = [{"label": "a", "score": 1.0}]
@@ -73,7 +73,7 @@ def test_shed_load_is_asked_for_as_long_as_there_is_patience(busy: ThreadingHTTP
     busy.plan = [503] * 100
     start = time.monotonic()
     with pytest.raises(ServiceError) as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}", patience_s=4).classify("x")
+        Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=4).classify("x")
     assert caught.value.status == 503
     assert 4 <= time.monotonic() - start < 15
     moments = [moment for moment, _ in busy.asked]
@@ -86,7 +86,7 @@ def test_no_service_makes_it_wait_beyond_its_patience(busy: ThreadingHTTPServer)
     """It asks once more when that ends."""
     busy.plan, busy.retry_after = [503], "3600"
     start = time.monotonic()
-    assert Client(f"http://127.0.0.1:{busy.server_port}", patience_s=1).classify("x") == LABELS
+    assert Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=1).classify("x") == LABELS
     assert 0.9 <= time.monotonic() - start < 20
 
 
@@ -94,12 +94,12 @@ def test_when_patience_ends_it_gives_up(busy: ThreadingHTTPServer) -> None:
     """With what came last."""
     busy.plan = [500] * 50
     with pytest.raises(ServiceError) as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}", patience_s=1).classify("x")
+        Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=1).classify("x")
     assert caught.value.status == 500
     assert 3 <= len(busy.asked) < 12
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     with pytest.raises(ServiceError, match="does not answer"):
-        Client(f"http://127.0.0.1:{port}", patience_s=1).classify("x")
+        Client(f"http://127.0.0.1:{port}", retry_timeout_s=1).classify("x")
 
 
 def test_what_is_no_answer_of_the_service_is_told(busy: ThreadingHTTPServer) -> None:

@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from benchmarks.deployed_service import wait_until
-from benchmarks.ray_head import RayHead, free_ports, ray_head
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
-from jobs.model.checkpoint import read, write
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from serving.__main__ import main
 from serving.web import api_keys as keys
 from tests.jobs.inference.test_classifier import checkpoint_of
@@ -31,15 +31,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a best.json and two checkpoints."""
     folder = tmp_path_factory.mktemp("run")
-    write(folder / "first", checkpoint_of("non-static"))
-    write(folder / "second", checkpoint_of("static"))
+    save_checkpoint(folder / "first", checkpoint_of("non-static"))
+    save_checkpoint(folder / "second", checkpoint_of("static"))
     (folder / "best.json").write_text(json.dumps({"checkpoint": "first"}))
     return folder
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[RayHead]:
-    with ray_head(num_cpus=3) as found:
+    with start_ray_head(num_cpus=3) as found:
         yield found
 
 
@@ -56,7 +56,7 @@ def call(url: str, body: bytes | None = None, method: str | None = None) -> tupl
 @contextmanager
 def serving(saved: Path, head: RayHead) -> Iterator[str]:
     """Hold `python -m serving run` on the head's cluster."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -81,7 +81,7 @@ def serving(saved: Path, head: RayHead) -> Iterator[str]:
 def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head: RayHead) -> None:
     """Every path, good input and bad, with the scores of the checkpoint."""
     with serving(saved, head) as url:
-        expected = Classifier(read(str(saved))).scores(["word1 word2", ""])
+        expected = Classifier(load_checkpoint(str(saved))).predict_logits(["word1 word2", ""])
         asked = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
         for path in ("/predict", "/"):
             status, found = call(url + path, asked)
@@ -114,9 +114,9 @@ def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head:
 
 def test_run_ends_where_its_keys_do_not_reach_the_replicas(saved: Path, head: RayHead) -> None:
     """They read the nodes' environment, not this shell's; nothing is left open."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
-    environment = head.environment | {keys.VARIABLE: "k" * 20}
+    environment = head.environment | {keys.KEYS_VARIABLE: "k" * 20}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
@@ -131,7 +131,7 @@ def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
     saved: Path, head: RayHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ray's own `serve deploy` with the file that `config` prints; a changed user_config needs no new replica."""
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     assert main(["config", str(saved), "--port", str(port)]) == 0
     configuration = yaml.safe_load(capsys.readouterr().out)
     url = f"http://127.0.0.1:{port}"
@@ -140,7 +140,7 @@ def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
         path = tmp_path / "service.yaml"
         path.write_text(yaml.safe_dump(configuration))
         serve = str(Path(sys.executable).parent / "serve")
-        command = [serve, "deploy", str(path), "--address", head.dashboard]
+        command = [serve, "deploy", str(path), "--address", head.dashboard_url]
         done = subprocess.run(command, env=head.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
@@ -171,7 +171,7 @@ def test_run_leaves_alone_what_the_cluster_serves_already(saved: Path, head: Ray
     assert "serves an application 'classifier' already" in run()
     other = saved / "other.yaml"
     other.write_text((REPOSITORY / "serving/service.yaml").read_text().replace("name: classifier", "name: other"))
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     assert "Serve runs on this cluster already, on port" in run("--template", str(other), "--port", str(port))
 
 
@@ -180,18 +180,18 @@ def test_deploy_hands_the_service_over_and_names_what_is_wrong(
 ) -> None:
     """It waits until the service runs; a checkpoint that is none is refused before anything is sent."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    at = ["--address", head.dashboard]
+    at = ["--address", head.dashboard_url]
     assert main(["deploy", str(saved / "second"), *at]) == 0
     assert "classifier is running at http://127.0.0.1:" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setenv(keys.VARIABLE, "k" * 20)
+        patch.setenv(keys.KEYS_VARIABLE, "k" * 20)
         assert main(["deploy", str(saved / "second"), *at]) == 2
     told = capsys.readouterr().err
     assert "asks for no key and answers whoever reaches it: the keys are set in this shell" in told
-    assert f"serve shutdown --address {head.dashboard}" in told
+    assert f"serve shutdown --address {head.dashboard_url}" in told
     assert main(["deploy", str(saved.parent), *at]) == 2
     assert "holds neither a checkpoint" in capsys.readouterr().err
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     assert main(["deploy", str(saved), "--address", f"http://127.0.0.1:{port}"]) == 2
     assert "error:" in capsys.readouterr().err
 

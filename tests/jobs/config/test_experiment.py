@@ -6,21 +6,21 @@ import pytest
 import yaml
 
 from cluster.package import REPOSITORY
-from jobs.config.experiment import Experiment, ExperimentError, load, overridden
+from jobs.config.experiment import Experiment, ExperimentError, apply_overrides, load_experiment
 
 
 def test_the_defaults_are_an_experiment_and_survive_yaml(tmp_path: Path) -> None:
     """What `show` prints can be trained."""
     path = tmp_path / "all.yaml"
     path.write_text(Experiment().to_yaml())
-    assert load(str(path)) == Experiment()
+    assert load_experiment(str(path)) == Experiment()
 
 
 def test_settings_override_the_file(tmp_path: Path) -> None:
     """A dotted path reaches any key; values are YAML."""
     path = tmp_path / "my.yaml"
     path.write_text("model: {dropout: 0.1, feature_maps: 7}")
-    found = load(
+    found = load_experiment(
         str(path), ["model.filter_widths=[2, 3]", "model.dropout=0.3", "data.train=a.csv", "train.use_gpu=null"]
     )
     assert found.model.filter_widths == [2, 3]
@@ -50,7 +50,7 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(text)
     with pytest.raises(ExperimentError, match=message) as caught:
-        load(str(path))
+        load_experiment(str(path))
     assert "my.yaml" in str(caught.value)
 
 
@@ -58,21 +58,21 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_wrong_setting_is_an_error(setting: str) -> None:
     """On the command line as in the file."""
     with pytest.raises(ExperimentError, match=r"model|name"):
-        load(None, [setting])
+        load_experiment(None, [setting])
 
 
 def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
     """No traceback for a wrong path."""
     with pytest.raises(ExperimentError, match="no such experiment file"):
-        load(str(tmp_path / "none.yaml"))
+        load_experiment(str(tmp_path / "none.yaml"))
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ExperimentError, match="cannot be read"):
-        load(str(tmp_path / "bytes.yaml"))
+        load_experiment(str(tmp_path / "bytes.yaml"))
 
 
 def test_overridden_keeps_the_rest() -> None:
     """Evaluation changes the test file and nothing else."""
-    changed = overridden(Experiment(), ["data.test=other.csv"])
+    changed = apply_overrides(Experiment(), ["data.test=other.csv"])
     assert changed.data.test == "other.csv"
     assert changed.model == Experiment().model
 
@@ -80,5 +80,5 @@ def test_overridden_keeps_the_rest() -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_experiment_files_are_valid(path: Path) -> None:
     """Each loads, and is named as its file."""
-    assert load(str(path)).name == path.stem
+    assert load_experiment(str(path)).name == path.stem
     assert yaml.safe_load(path.read_text())

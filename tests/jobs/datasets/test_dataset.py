@@ -10,19 +10,19 @@ import pytest
 
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
-from jobs.config.experiment import load as load_experiment
-from jobs.config.settings import Data
-from jobs.datasets.dataset import load, split
-from jobs.datasets.readers import DataError, Part, read
-from tests.conftest import toy_rows
+from jobs.config.experiment import load_experiment as load_experiment
+from jobs.config.settings import DataSettings
+from jobs.datasets.dataset import load_dataset, stratified_split
+from jobs.datasets.readers import DataError, Split, read_rows
+from tests.conftest import make_toy_rows
 
 GOOD = "label,text\ngood,a b\nbad,c d\n"
 
 
-def reading(tmp_path: Path, name: str, content: bytes | str, **settings: object) -> Part:
+def reading(tmp_path: Path, name: str, content: bytes | str, **settings: object) -> Split:
     content = content.encode() if isinstance(content, str) else content
     (tmp_path / name).write_bytes(content)
-    return read(name, Data(folder=str(tmp_path), **settings))
+    return read_rows(name, DataSettings(folder=str(tmp_path), **settings))
 
 
 def test_csv_tsv_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_a_broken_gzip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv.gz"
     path.write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
-        read(str(path), Data())
+        read_rows(str(path), DataSettings())
 
 
 def test_a_class_may_be_called_null(tmp_path: Path) -> None:
     """In a csv it is a word like another; in JSON null is no label."""
     path = tmp_path / "rows.csv"
     path.write_text("label,text\nnull,a\n")
-    assert read(str(path), Data()).labels == ["null"]
+    assert read_rows(str(path), DataSettings()).labels == ["null"]
 
 
 def test_an_encoding_of_two_bytes_a_character_is_refused(tmp_path: Path) -> None:
@@ -114,16 +114,16 @@ def test_an_encoding_of_two_bytes_a_character_is_refused(tmp_path: Path) -> None
     path = tmp_path / "rows.csv"
     path.write_text("label,text\ngood,a\n", encoding="utf-16")
     with pytest.raises(DataError, match="utf-16 is not supported; convert"):
-        read(str(path), Data(encoding="utf-16"))
+        read_rows(str(path), DataSettings(encoding="utf-16"))
     for unknown in ("undefined", "a\0b"):
         with pytest.raises(DataError, match="Python knows no encoding"):
-            read(str(path), Data(encoding=unknown))
+            read_rows(str(path), DataSettings(encoding=unknown))
 
 
 def test_a_missing_file_and_an_unknown_encoding(tmp_path: Path) -> None:
     """Wrong settings, not wrong files."""
     with pytest.raises(DataError, match="no such file"):
-        read("none.csv", Data(folder=str(tmp_path)))
+        read_rows("none.csv", DataSettings(folder=str(tmp_path)))
     with pytest.raises(DataError, match="no encoding 'klingon'"):
         reading(tmp_path, "a.csv", GOOD, encoding="klingon")
 
@@ -132,7 +132,7 @@ def test_one_class_only_is_an_error(tmp_path: Path) -> None:
     """There is nothing to tell apart."""
     (tmp_path / "a.csv").write_text("label,text\n" + "x,a\n" * 40)
     with pytest.raises(DataError, match="all rows have the label 'x'"):
-        load(load_experiment(None, [f"data.train={tmp_path}/a.csv"]))
+        load_dataset(load_experiment(None, [f"data.train={tmp_path}/a.csv"]))
 
 
 def test_a_label_that_training_never_saw_is_named_with_its_line(tmp_path: Path) -> None:
@@ -141,60 +141,60 @@ def test_a_label_that_training_never_saw_is_named_with_its_line(tmp_path: Path) 
     (tmp_path / "test.csv").write_text("label,text\nx,a\nz,b\n")
     settings = [f"data.folder={tmp_path}", "data.train=train.csv", "data.test=test.csv"]
     with pytest.raises(DataError, match=r"test\.csv, line 3: the label 'z' never occurs in .*train\.csv"):
-        load(load_experiment(None, settings))
+        load_dataset(load_experiment(None, settings))
 
 
 def test_too_few_rows_to_draw_from(tmp_path: Path) -> None:
     """The share that was asked for is named."""
     (tmp_path / "a.csv").write_text(GOOD)
     with pytest.raises(DataError, match=r"too few to draw data.test_share=0.1"):
-        load(load_experiment(None, [f"data.train={tmp_path}/a.csv"]))
+        load_dataset(load_experiment(None, [f"data.train={tmp_path}/a.csv"]))
 
 
-def test_parts_are_drawn_evenly_with_the_seed(toy: Callable[..., Experiment]) -> None:
+def test_parts_are_drawn_evenly_with_the_seed(make_experiment: Callable[..., Experiment]) -> None:
     """No row twice, none lost, the same share of each class, the same rows for the same seed."""
-    found = load(toy())
+    found = load_dataset(make_experiment())
     parts = (found.train, found.validation, found.test)
     assert sum(map(len, parts)) == 120
-    assert sorted(line for part in parts for line in part.lines or []) == list(range(2, 122))
+    assert sorted(line for part in parts for line in part.line_numbers or []) == list(range(2, 122))
     assert Counter(found.test.labels) == {"good": 6, "bad": 6}
-    assert load(toy()).test.lines == found.test.lines
-    assert load(toy(seed=1)).test.lines != found.test.lines
+    assert load_dataset(make_experiment()).test.line_numbers == found.test.line_numbers
+    assert load_dataset(make_experiment(seed=1)).test.line_numbers != found.test.line_numbers
 
 
 def test_a_class_of_one_row_stays_in_training() -> None:
     """A stratified draw would refuse it."""
     labels = ["x", "y"] * 20 + ["rare"]
-    kept, drawn = split(Part(["t"] * 41, labels), 0.2, 0, "data.test_share")
+    kept, drawn = stratified_split(Split(["t"] * 41, labels), 0.2, 0, "data.test_share")
     assert "rare" in kept.labels
     assert "rare" not in drawn.labels
 
 
 def test_texts_that_training_has_too_are_counted(tmp_path: Path) -> None:
     """A leak is told, not hidden."""
-    rows = "".join(f"{label},{text.replace(',', '')}\n" for label, text in toy_rows(40))
+    rows = "".join(f"{label},{text.replace(',', '')}\n" for label, text in make_toy_rows(40))
     (tmp_path / "train.csv").write_text("label,text\n" + rows)
     (tmp_path / "test.csv").write_text("label,text\ngood,never seen before\n" + rows.splitlines()[0] + "\n")
     settings = [f"data.folder={tmp_path}", "data.train=train.csv", "data.test=test.csv"]
-    notes = load(load_experiment(None, [*settings, "data.validation=test.csv"])).notes
+    notes = load_dataset(load_experiment(None, [*settings, "data.validation=test.csv"])).notes
     assert "test: 1 of 2 texts stand in the training part too" in notes
 
 
 @pytest.mark.ray
-def test_the_default_corpus_from_two_packages(ray_here: None, tmp_path: Path) -> None:
+def test_the_default_corpus_from_two_packages(embedded_ray: None, tmp_path: Path) -> None:
     """Rows of each class, none twice, the names masked; the second reading takes what the first wrote."""
     experiment = load_experiment(
         None, ["data.packages=[networkx, gensim]", "data.max_rows_per_class=300", f"storage={tmp_path}"]
     )
-    found = load(experiment)
+    found = load_dataset(experiment)
     texts = found.train.texts + found.validation.texts + found.test.texts
     assert len(texts) == len({text.casefold() for text in texts}) == 600
     assert found.labels == ["gensim", "networkx"]
     assert not [text for text in texts if "networkx" in text.lower() or "gensim" in text.lower()]
-    assert found.background is not None
-    assert len(found.background.read_text().split()) > 100_000
+    assert found.pretraining_file is not None
+    assert len(found.pretraining_file.read_text().split()) > 100_000
     assert any(note.startswith("networkx: 300 rows of") for note in found.notes)
-    again = load(experiment)
+    again = load_dataset(experiment)
     assert again.train == found.train
 
 
@@ -203,20 +203,20 @@ def test_what_is_no_package_is_named(tmp_path: Path, name: str) -> None:
     """Nothing is imported to find out."""
     experiment = Experiment().replace({"data.packages": [name, "numpy"], "storage": str(tmp_path)})
     with pytest.raises(DataError, match=f"'{re.escape(name)}' is not installed"):
-        load(experiment)
+        load_dataset(experiment)
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
     """Before anything is parsed."""
     settings = ["data.packages=[networkx, no_such_package]", f"storage={tmp_path}"]
     with pytest.raises(DataError, match="'no_such_package' is not installed"):
-        load(load_experiment(None, settings))
+        load_dataset(load_experiment(None, settings))
 
 
 @pytest.mark.parametrize(("name", "classes", "test_rows"), [("trec", 6, 500), ("sst2", 2, 1821)])
 def test_the_sets_of_the_experiments_are_read(shared_data: Path, name: str, classes: int, test_rows: int) -> None:
     """With nothing but their folder given."""
     path = str(REPOSITORY / "experiments" / f"{name}.yaml")
-    found = load(load_experiment(path, [f"data.folder={shared_data / name}"]))
+    found = load_dataset(load_experiment(path, [f"data.folder={shared_data / name}"]))
     assert len(found.labels) == classes
     assert len(found.test) == test_rows

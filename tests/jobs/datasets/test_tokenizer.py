@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.datasets.tokenizer import UNKNOWN, Vocabulary, encode, frequent_words, tokenize
+from jobs.datasets.tokenizer import UNKNOWN, Vocabulary, count_words, encode, tokenize
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_texts_as_flat_arrays_and_back() -> None:
 
 def test_frequent_words_come_first_and_ties_are_settled() -> None:
     """The vocabulary does not depend on the order of the rows."""
-    assert frequent_words([["b", "a"], ["c", "b"]], 2) == [("b", 2), ("a", 1)]
+    assert count_words([["b", "a"], ["c", "b"]], 2) == [("b", 2), ("a", 1)]

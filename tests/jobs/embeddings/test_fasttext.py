@@ -9,9 +9,9 @@ import pytest
 from gensim.models import FastText
 from gensim.models.fasttext import save_facebook_model
 
-from jobs.config.settings import Vectors as Settings
+from jobs.config.settings import VectorSettings as Settings
 from jobs.embeddings import vector_files as vectors
-from jobs.embeddings.vector_files import Vectors, VectorsError
+from jobs.embeddings.vector_files import VectorsError, WordVectors
 
 TEXTS = [["The", "cat", "sat", "on", "the", "mat"], ["the", "dog", "sat", "naïve"]] * 50
 
@@ -27,8 +27,8 @@ def path(model: FastText, tmp_path: Path) -> Path:
     return tmp_path / "model.bin"
 
 
-def read(path: Path, wanted: set[str], **changes: object) -> Vectors:
-    return vectors.read(Settings(path=str(path), **changes), wanted, None, lambda line: None)
+def read(path: Path, wanted: set[str], **changes: object) -> WordVectors:
+    return vectors.read_vectors(Settings(path=str(path), **changes), wanted, None, lambda line: None)
 
 
 @pytest.mark.parametrize("zipped", [False, True])

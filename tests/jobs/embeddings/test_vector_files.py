@@ -23,9 +23,9 @@ from gensim.models.fasttext import save_facebook_model
 from hypothesis import strategies as st
 
 from cluster import input_files as source
-from jobs.config.settings import Vectors as Settings
+from jobs.config.settings import VectorSettings as Settings
 from jobs.embeddings import vector_files as vectors
-from jobs.embeddings.vector_files import Vectors, VectorsError
+from jobs.embeddings.vector_files import VectorsError, WordVectors
 from tests.conftest import write_word2vec
 
 WORDS = ["the", "New", "new", "film", "naïve", "rest"]
@@ -48,8 +48,8 @@ def settings(path: Path | str, **changes: object) -> Settings:
     return Settings(path=str(path), **changes)
 
 
-def read(chosen: Settings, wanted: set[str], cache: Path | None = None) -> Vectors:
-    return vectors.read(chosen, wanted, str(cache) if cache else None, print)
+def read(chosen: Settings, wanted: set[str], cache: Path | None = None) -> WordVectors:
+    return vectors.read_vectors(chosen, wanted, str(cache) if cache else None, print)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -237,7 +237,7 @@ def test_what_was_read_is_kept_for_the_same_words(tmp_path: Path) -> None:
     assert (again.words, again.composed) == (first.words, first.composed)
     np.testing.assert_array_equal(again.matrix, first.matrix)
     said: list[str] = []
-    vectors.read(settings(path), {"naïve", "film"}, str(cache), said.append)
+    vectors.read_vectors(settings(path), {"naïve", "film"}, str(cache), said.append)
     assert said == [f"vectors of {path}, as read before: {kept}"]
     read(settings(path), {"film"}, cache)
     assert len(list(cache.iterdir())) == 2
@@ -263,7 +263,7 @@ def test_a_uri_is_read_like_a_path(tmp_path: Path, name: str) -> None:
     uri = name.format(tmp_path)
     cache = f"file://{tmp_path}/cache"
     for _ in range(2):
-        found = vectors.read(settings(uri, extra_words=0), {"film"}, cache, print)
+        found = vectors.read_vectors(settings(uri, extra_words=0), {"film"}, cache, print)
         assert found.words == ["film"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
     with pytest.raises(VectorsError, match=r"none: .*\(vectors.path\)"):
@@ -346,7 +346,7 @@ def test_a_vector_of_zeros_is_none(tmp_path: Path) -> None:
     """Its word counts as one that the file lacks, and that is said."""
     (tmp_path / "v").write_text("a 0 0\nb 3 4\n")
     said: list[str] = []
-    assert vectors.read(settings(tmp_path / "v"), {"a", "b"}, None, said.append).words == ["b"]
+    assert vectors.read_vectors(settings(tmp_path / "v"), {"a", "b"}, None, said.append).words == ["b"]
     assert said[-1].startswith("1 words have a vector of zeros")
 
 

@@ -11,11 +11,11 @@ from jobs.config.experiment import Experiment
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation import drift
 from jobs.model import checkpoint
-from jobs.model.checkpoint import Checkpoint, Initial
+from jobs.model.checkpoint import Checkpoint, InitialVectors
 from jobs.model.network import Network
 from jobs.training import snapshot
 from jobs.training.loop import Loop
-from tests.conftest import corpus_of
+from tests.conftest import make_test_corpus
 
 WORDS = ["good", "bad", "fine", "film", "unseen", "other"]
 
@@ -28,8 +28,8 @@ def found() -> drift.Drift:
     after[2] = [0.1, 1]
     after[5] = [1.1, 1]
     loaded = Checkpoint(Experiment(), ["a", "b"], WORDS, {"vectors": after}, {})
-    return drift.measure(
-        loaded, Initial(before[:6], np.array([0, 3, 5, 4, 6, 7]), np.array([0, 0, 1, 1, 0, 1], bool), np.ones(8))
+    return drift.compute_drift(
+        loaded, InitialVectors(before[:6], np.array([0, 3, 5, 4, 6, 7]), np.array([0, 0, 1, 1, 0, 1], bool), np.ones(8))
     )
 
 
@@ -40,15 +40,15 @@ def test_distances_are_between_before_and_after(found: drift.Drift) -> None:
     assert found.counts.tolist() == [5, 4, 6, 7]
     assert found.pretrained.tolist() == [True, True, False, True]
     assert found.cosine[0] == pytest.approx(0.1 / np.sqrt(1.01), rel=1e-4)
-    assert [found.words[place] for place in found.farthest(2)] == ["good", "film"]
+    assert [found.words[place] for place in found.top_by_distance(2)] == ["good", "film"]
 
 
 def test_neighbours_change_sides(found: drift.Drift) -> None:
     """By cosine, the word itself not among them; an unknown word is an error."""
-    before, after = found.neighbours("good", 1)
+    before, after = found.nearest_neighbours("good", 1)
     assert (before, after) == (["bad"], ["fine"])
     with pytest.raises(VectorsError, match="'nowhere' is not among the 6 words"):
-        found.neighbours("nowhere")
+        found.nearest_neighbours("nowhere")
 
 
 def test_frequency_is_taken_into_account() -> None:
@@ -61,22 +61,24 @@ def test_frequency_is_taken_into_account() -> None:
     assert (distance / expected).argmax() == 19
 
 
-def test_a_trained_checkpoint_knows_where_it_came_from(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_a_trained_checkpoint_knows_where_it_came_from(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
     """Table, every word's row, a picture and the report's section come from the folder alone."""
-    experiment = toy(model__embedding="multichannel")
-    corpus = corpus_of(experiment)
+    experiment = make_experiment(model__embedding="multichannel")
+    corpus = make_test_corpus(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    list(loop.epochs())
-    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "run" / "checkpoint")
+    list(loop.train_epochs())
+    snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "run" / "checkpoint")
     told: list[str] = []
-    drift.show(str(tmp_path / "run" / "checkpoint"), ["great"], 3, None, told.append)
+    drift.report_drift(str(tmp_path / "run" / "checkpoint"), ["great"], 3, None, told.append)
     text = "\n".join(told)
     assert "words were trained; half of them moved by more than" in text
     assert "farthest for their frequency" in text
     assert "great  " in text.split("nearest neighbours")[1]
     with (tmp_path / "run" / "report" / "drift.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    seen = np.flatnonzero(corpus.counts()[2:]) + 2
+    seen = np.flatnonzero(corpus.word_counts()[2:]) + 2
     assert [row["word"] for row in rows] == [corpus.words[number - 2] for number in seen]
     assert loop.network.vectors is not None
     distances = np.linalg.norm((loop.network.vectors.detach().numpy() - corpus.vectors)[seen], axis=1)
@@ -84,31 +86,31 @@ def test_a_trained_checkpoint_knows_where_it_came_from(toy: Callable[..., Experi
     assert (tmp_path / "run" / "report" / "drift.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_static_vectors_have_not_moved(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_static_vectors_have_not_moved(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
     """There is nothing to show, and the checkpoint keeps nothing for it."""
-    experiment = toy(model__embedding="static")
-    corpus = corpus_of(experiment)
+    experiment = make_experiment(model__embedding="static")
+    corpus = make_test_corpus(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    next(loop.epochs())
-    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
-    initial = checkpoint.read_initial(str(tmp_path / "checkpoint"))
+    next(loop.train_epochs())
+    snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
+    initial = checkpoint.load_initial_vectors(str(tmp_path / "checkpoint"))
     assert initial is not None
     assert len(initial.vectors) == 0
     with pytest.raises(VectorsError, match="its word vectors are static"):
-        drift.of(str(tmp_path / "checkpoint"), checkpoint.read(str(tmp_path / "checkpoint")))
+        drift.load_drift(str(tmp_path / "checkpoint"), checkpoint.load_checkpoint(str(tmp_path / "checkpoint")))
 
 
-def test_an_altered_start_is_refused(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_an_altered_start_is_refused(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
     """As every other file of a checkpoint."""
-    experiment = toy()
-    corpus = corpus_of(experiment)
+    experiment = make_experiment()
+    corpus = make_test_corpus(experiment)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    next(loop.epochs())
-    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
+    next(loop.train_epochs())
+    snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "initial.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(checkpoint.CheckpointError, match=r"initial.safetensors is not what the manifest says"):
-        drift.of(str(tmp_path / "checkpoint"), checkpoint.read(str(tmp_path / "checkpoint")))
+        drift.load_drift(str(tmp_path / "checkpoint"), checkpoint.load_checkpoint(str(tmp_path / "checkpoint")))
 
 
 def test_words_that_are_not_trained_do_not_count() -> None:
@@ -117,8 +119,8 @@ def test_words_that_are_not_trained_do_not_count() -> None:
     before = np.ones((5, 2), np.float32)
     after = before + np.array([[0], [0], [0], [1], [0]], np.float32)
     loaded = Checkpoint(experiment, ["a", "b"], ["known", "unknown", "other"], {"vectors": after}, {})
-    initial = Initial(before, np.array([0, 0, 9, 2, 1]), np.array([0, 0, 1, 0, 0], bool), np.ones(5))
-    assert drift.measure(loaded, initial).words == ["unknown", "other"]
-    nothing = Initial(before, np.zeros(5, int), initial.pretrained, np.ones(5))
+    initial = InitialVectors(before, np.array([0, 0, 9, 2, 1]), np.array([0, 0, 1, 0, 0], bool), np.ones(5))
+    assert drift.compute_drift(loaded, initial).words == ["unknown", "other"]
+    nothing = InitialVectors(before, np.zeros(5, int), initial.pretrained, np.ones(5))
     with pytest.raises(VectorsError, match="no word's vector was trained"):
-        drift.measure(loaded, nothing)
+        drift.compute_drift(loaded, nothing)

@@ -12,13 +12,13 @@ from gensim.models import KeyedVectors
 
 from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import load
+from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import VectorsError
-from jobs.evaluation.export import export
-from jobs.model.checkpoint import Checkpoint, Initial, read, read_initial, write
+from jobs.evaluation.export import export_vectors
+from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors, save_checkpoint
 from jobs.model.network import Network
 from jobs.training import snapshot
-from jobs.training.corpus import prepare
+from jobs.training.corpus import build_corpus
 from jobs.training.loop import Loop
 from tests.conftest import write_word2vec
 
@@ -44,10 +44,10 @@ def saved(tmp_path: Path, original: Path) -> Callable[..., str]:
         scale = np.ones(5, np.float32)
         if "vectors" in weights:  # film and new were seen, and new's vector was left alone
             start = np.stack([TUNED[0], TUNED[1], ORIGINAL[2], TUNED[3]])
-            initial = Initial(start, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
+            initial = InitialVectors(start, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
         else:
-            initial = Initial(TUNED[:0], np.zeros(0, int), np.zeros(0, bool), scale)
-        write(tmp_path / "checkpoint", found, initial=initial)
+            initial = InitialVectors(TUNED[:0], np.zeros(0, int), np.zeros(0, bool), scale)
+        save_checkpoint(tmp_path / "checkpoint", found, initial_vectors=initial)
         return str(tmp_path / "checkpoint")
 
     return make
@@ -60,7 +60,7 @@ def opened(path: Path) -> KeyedVectors:
 def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
     """The trained channel's, bit for bit; the file they came from is not touched."""
     before = hashlib.sha256(original.read_bytes()).digest()
-    export(saved(), str(tmp_path / "out.bin"), None, False, print)
+    export_vectors(saved(), str(tmp_path / "out.bin"), None, False, print)
     found = opened(tmp_path / "out.bin")
     assert found.index_to_key == ["film", "new", "naïve"]
     np.testing.assert_array_equal(found.vectors, TUNED[2:])
@@ -70,7 +70,7 @@ def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Pat
 def test_the_others_are_merged_as_they_are(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
     """In the original's order, tuned words in their place, new ones behind."""
     before = hashlib.sha256(original.read_bytes()).digest()
-    export(saved(), str(tmp_path / "out.bin"), None, True, print)
+    export_vectors(saved(), str(tmp_path / "out.bin"), None, True, print)
     found = opened(tmp_path / "out.bin")
     assert found.index_to_key == ["the", "New", "film", "rest", "new", "naïve"]
     np.testing.assert_array_equal(found.vectors, [*ORIGINAL[:2], TUNED[2], ORIGINAL[3], *TUNED[3:]])
@@ -86,14 +86,14 @@ def test_the_original_is_never_written_over(
     link.symlink_to(original)
     for out in (original, link):
         with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-            export(saved(), str(out), None, True, print)
+            export_vectors(saved(), str(out), None, True, print)
     other = write_word2vec(tmp_path / "other.bin", ["the"], ORIGINAL[:1])
     with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-        export(saved(), str(original), str(other), True, print)
+        export_vectors(saved(), str(original), str(other), True, print)
     for name in (str(other), f"file://{other}", "~/other.bin"):
         monkeypatch.setenv("HOME", str(tmp_path))
         with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-            export(saved(), str(other), name, True, print)
+            export_vectors(saved(), str(other), name, True, print)
     assert original.read_bytes() == before
 
 
@@ -102,31 +102,33 @@ def test_what_cannot_be_written_or_merged_is_said_before_anything_is_done(
 ) -> None:
     """A folder, a URI; an original that is no word2vec file; an older checkpoint."""
     with pytest.raises(StorageError, match="is a folder; name a file"):
-        export(saved(), str(tmp_path), None, False, print)
+        export_vectors(saved(), str(tmp_path), None, False, print)
     with pytest.raises(StorageError, match="not to a URI"):
-        export(saved(), "s3://bucket/x.bin", None, False, print)
+        export_vectors(saved(), "s3://bucket/x.bin", None, False, print)
     (tmp_path / "v.kv").write_bytes(pickle.dumps(1))
     with pytest.raises(VectorsError, match="only word2vec and GloVe files are read whole"):
-        export(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True, print)
-    write(tmp_path / "old", read(saved()))
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True, print)
+    save_checkpoint(tmp_path / "old", load_checkpoint(saved()))
     with pytest.raises(VectorsError, match="an earlier version made it"):
-        export(str(tmp_path / "old"), str(tmp_path / "out.bin"), None, False, print)
+        export_vectors(str(tmp_path / "old"), str(tmp_path / "out.bin"), None, False, print)
     assert not (tmp_path / "out.bin").exists()
 
 
 def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path) -> None:
     """They never were in the file's space."""
-    loaded = read(saved())
+    loaded = load_checkpoint(saved())
     random = loaded.experiment.replace({"model.embedding": "rand"})
-    write(tmp_path / "rand", dataclasses.replace(loaded, experiment=random), initial=read_initial(saved()))
+    save_checkpoint(
+        tmp_path / "rand", dataclasses.replace(loaded, experiment=random), initial_vectors=load_initial_vectors(saved())
+    )
     with pytest.raises(VectorsError, match="no vector came from a file"):
-        export(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True, print)
+        export_vectors(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True, print)
 
 
 def test_static_vectors_are_said_to_be_the_original_ones(saved: Callable[..., str], tmp_path: Path) -> None:
     """They can be exported all the same."""
     told: list[str] = []
-    export(saved(fixed_vectors=TUNED), str(tmp_path / "out.bin"), None, False, told.append)
+    export_vectors(saved(fixed_vectors=TUNED), str(tmp_path / "out.bin"), None, False, told.append)
     assert "were not trained" in told[0]
     assert len(opened(tmp_path / "out.bin")) == 3
 
@@ -135,27 +137,29 @@ def test_an_original_that_does_not_fit_is_an_error(saved: Callable[..., str], tm
     """Of other dimensions, or missing; nothing is written."""
     other = write_word2vec(tmp_path / "other.bin", ["a"], np.ones((1, 4), np.float32))
     with pytest.raises(VectorsError, match="has 4 dimensions, the checkpoint 3"):
-        export(saved(), str(tmp_path / "out.bin"), str(other), True, print)
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(other), True, print)
     with pytest.raises(VectorsError, match="no such vectors file"):
-        export(saved(), str(tmp_path / "out.bin"), str(tmp_path / "none"), True, print)
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "none"), True, print)
     assert not (tmp_path / "out.bin").exists()
 
 
 def test_a_trained_run_is_exported_in_the_files_lengths(
-    toy: Callable[..., Experiment], original: Path, tmp_path: Path
+    make_experiment: Callable[..., Experiment], original: Path, tmp_path: Path
 ) -> None:
     """Whatever norm it trained with; words that training left alone are the original's, bit for bit when merged."""
     words = ["film", "great", "unseen", "elsewhere"]
     matrix = np.arange(1, 21, dtype=np.float32).reshape(4, 5)
     source = write_word2vec(tmp_path / "long.bin", words, matrix)
-    experiment = toy(model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0, vectors__dimensions=5)
-    corpus = prepare(experiment, load(experiment), pretrained=True, progress=print)
+    experiment = make_experiment(
+        model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0, vectors__dimensions=5
+    )
+    corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True, progress=print)
     assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    next(loop.epochs())
-    snapshot.take(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
-    export(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False, print)
-    export(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True, print)
+    next(loop.train_epochs())
+    snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
+    export_vectors(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False, print)
+    export_vectors(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True, print)
     alone, merged = opened(tmp_path / "out.bin"), opened(tmp_path / "merged.bin")
     np.testing.assert_allclose(alone["unseen"], matrix[2], rtol=1e-5)
     np.testing.assert_array_equal(merged["unseen"], matrix[2])

@@ -14,7 +14,7 @@ def test_figures() -> None:
     assert metrics.accuracy(LABELS, PREDICTED) == pytest.approx(4 / 6)
     assert metrics.macro_f1(LABELS, PREDICTED) == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)
     assert metrics.confusion(LABELS, PREDICTED, 3).tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
-    found = metrics.per_class(LABELS, PREDICTED, 3)
+    found = metrics.per_class_metrics(LABELS, PREDICTED, 3)
     np.testing.assert_allclose(found["precision"], [2 / 3, 2 / 3, 0])
     np.testing.assert_allclose(found["recall"], [2 / 3, 1, 0])
     assert found["support"].tolist() == [3, 2, 1]
@@ -23,7 +23,7 @@ def test_figures() -> None:
 def test_a_class_that_is_not_in_the_rows_has_its_place() -> None:
     """Rows and columns stay those of the checkpoint's labels."""
     assert metrics.confusion(LABELS, PREDICTED, 4).shape == (4, 4)
-    assert metrics.per_class(LABELS, PREDICTED, 4)["support"].tolist() == [3, 2, 1, 0]
+    assert metrics.per_class_metrics(LABELS, PREDICTED, 4)["support"].tolist() == [3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 7, 40])

@@ -13,8 +13,8 @@ from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import network_of, scores
-from jobs.model.checkpoint import Checkpoint, CheckpointError, write
+from jobs.inference.predict import build_network, predict_logits
+from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from jobs.model.network import Network
 
 WORDS = [f"word{number}" for number in range(200)]
@@ -50,19 +50,19 @@ def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int)
     some = texts(50)
     settings = checkpoint.experiment.text
     tokens = encode((tokenize(text) for text in some), Vocabulary(WORDS), settings.max_tokens)
-    expected = scores(network_of(checkpoint), tokens, np.arange(len(tokens))).numpy()
+    expected = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))).numpy()
     classifier = Classifier(checkpoint, table_bytes)
     assert classifier.table_bytes <= table_bytes
-    found = classifier.scores(some)
+    found = classifier.predict_logits(some)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([classifier.scores([text]) for text in some]), found, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([classifier.predict_logits([text]) for text in some]), found, atol=1e-6)
 
 
 def test_case_is_as_in_training() -> None:
     """A cased experiment tells Word1 from word1."""
     lowered, cased = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand", **{"text.lowercase": False}))
-    assert np.array_equal(lowered.scores(["WORD1"]), lowered.scores(["word1"]))
-    assert not np.array_equal(cased.scores(["WORD1"]), cased.scores(["word1"]))
+    assert np.array_equal(lowered.predict_logits(["WORD1"]), lowered.predict_logits(["word1"]))
+    assert not np.array_equal(cased.predict_logits(["WORD1"]), cased.predict_logits(["word1"]))
 
 
 def test_lists_of_all_kinds_of_texts() -> None:
@@ -71,12 +71,12 @@ def test_lists_of_all_kinds_of_texts() -> None:
     whole, half = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand"), rows)
     assert 0 < half.table_bytes < whole.table_bytes
     some = ["word1 word199", "über word2", "", "word3", "“word4” — word5", "word199 ß", "word0"]
-    expected = np.concatenate([whole.scores([text]) for text in some])
+    expected = np.concatenate([whole.predict_logits([text]) for text in some])
     for classifier in (whole, half):
-        np.testing.assert_allclose(classifier.scores(some), expected, atol=1e-5)
-        np.testing.assert_allclose(classifier.scores(some[::-1]), expected[::-1], atol=1e-5)
-    scored = half.score([*some, "never seen"])
-    assert (scored.tokens, scored.unknown) == (15, 7)
+        np.testing.assert_allclose(classifier.predict_logits(some), expected, atol=1e-5)
+        np.testing.assert_allclose(classifier.predict_logits(some[::-1]), expected[::-1], atol=1e-5)
+    scored = half.score_texts([*some, "never seen"])
+    assert (scored.num_tokens, scored.num_unknown) == (15, 7)
 
 
 def test_words_beyond_ascii_are_found() -> None:
@@ -84,8 +84,8 @@ def test_words_beyond_ascii_are_found() -> None:
     checkpoint = checkpoint_of("rand")
     checkpoint.words[7] = "café"
     found = Classifier(checkpoint)
-    assert found.score(["café"]).unknown == 0
-    assert not np.array_equal(found.scores(["café"]), found.scores(["cafe"]))
+    assert found.score_texts(["café"]).num_unknown == 0
+    assert not np.array_equal(found.predict_logits(["café"]), found.predict_logits(["cafe"]))
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused(change: Callable[[Checkp
 
 def test_no_torch_in_the_replica(tmp_path: Path) -> None:
     """Reading a checkpoint and classifying import neither torch nor the training code."""
-    write(tmp_path / "c", checkpoint_of("non-static"))
+    save_checkpoint(tmp_path / "c", checkpoint_of("non-static"))
     script = (
         "import sys\n"
         "from jobs.model import checkpoint\n"
         "from jobs.inference.classifier import Classifier\n"
-        f"print(Classifier(checkpoint.read({str(tmp_path / 'c')!r})).scores(['word1 word2']).shape)\n"
+        f"print(Classifier(checkpoint.load_checkpoint({str(tmp_path / 'c')!r})).predict_logits(['word1 word2']).shape)\n"
         "print({'torch', 'gensim', 'sklearn', 'jobs.training.loop'} & set(sys.modules))\n"
     )
     found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -136,4 +136,4 @@ def test_a_checkpoint_that_reads_texts_of_any_length_takes_no_more_memory_than_a
     classifier = Classifier(checkpoint_of("rand", **{"text.max_tokens": 1 << 60}))
     usual = Classifier(checkpoint_of("rand"))
     for some in (["word1 word2"], ["word1", "word2 word3"]):
-        np.testing.assert_array_equal(classifier.scores(some), usual.scores(some))
+        np.testing.assert_array_equal(classifier.predict_logits(some), usual.predict_logits(some))

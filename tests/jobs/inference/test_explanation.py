@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.inference.classifier import Classifier
-from jobs.inference.explanation import Explanation, Reasons
+from jobs.inference.explanation import Explainer, Explanation
 from tests.jobs.inference.test_classifier import WORDS, checkpoint_of
 
 CLASSIFIER = Classifier(checkpoint_of("multichannel"))
 
 
 def explain(classifier: Classifier, text: str) -> list[Explanation]:
-    reasons = Reasons(classifier, text)
+    reasons = Explainer(classifier, text)
     return [reasons.explain(label) for label in range(len(classifier.labels))]
 
 
@@ -20,7 +20,7 @@ def explain(classifier: Classifier, text: str) -> list[Explanation]:
 def test_the_parts_add_up_to_the_score(words: list[str]) -> None:
     """For every class, bias and shares; each phrase stands where it says."""
     text = " ".join(words)
-    [scores] = CLASSIFIER.scores([text])
+    [scores] = CLASSIFIER.predict_logits([text])
     for score, found in zip(scores, explain(CLASSIFIER, text), strict=True):
         assert found.score == pytest.approx(score, abs=1e-5)
         assert found.bias + sum(phrase.share for phrase in found.phrases) == pytest.approx(score, abs=1e-5)

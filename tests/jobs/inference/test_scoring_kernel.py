@@ -18,7 +18,7 @@ def index(words: list[str]) -> tuple[np.ndarray, ...]:
     starts = np.cumsum([0, *map(len, words)])
     slots, hashes = np.full(64, -1, np.int32), np.zeros(64, np.uint64)
     letters = np.frombuffer("".join(words).encode(), np.uint8)
-    kernel.index(letters, starts, np.ones(len(words), bool), slots, hashes)
+    kernel.build_hash_table(letters, starts, np.ones(len(words), bool), slots, hashes)
     return letters, starts, slots, hashes
 
 
@@ -30,7 +30,7 @@ def split(text: str, lowercase: bool = True, length: int = 1000) -> list[int]:
     """Return the kernel's numbers for a text."""
     ids = np.empty(length, np.int64)
     letters = np.frombuffer(text.encode(), np.uint8)
-    return ids[: kernel.split(letters, 0, len(text), lowercase, *DICTIONARY, ids)].tolist()
+    return ids[: kernel.tokenize_ascii(letters, 0, len(text), lowercase, *DICTIONARY, ids)].tolist()
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
@@ -56,5 +56,5 @@ def test_many_words_are_all_found() -> None:
     found = index(words)
     ids = np.empty(1, np.int64)
     for number, word in enumerate(words):
-        kernel.split(np.frombuffer(word.encode(), np.uint8), 0, len(word), True, *found, ids)
+        kernel.tokenize_ascii(np.frombuffer(word.encode(), np.uint8), 0, len(word), True, *found, ids)
         assert ids[0] == number + 2

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import Checkpoint, CheckpointError, locate, read, read_resumable, verify, write
+from jobs.model.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    load_training_state,
+    resolve_checkpoint,
+    save_checkpoint,
+    verify_checksums,
+)
 
 
 @pytest.fixture
@@ -20,41 +28,41 @@ def saved(tmp_path: Path) -> tuple[Path, Checkpoint]:
         {"epoch": 3, "accuracy": 0.5},
     )
     folder = tmp_path / "run" / "checkpoint"
-    write(folder, checkpoint, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0})
+    save_checkpoint(folder, checkpoint, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0})
     return folder, checkpoint
 
 
 def test_what_was_written_is_read(saved: tuple[Path, Checkpoint]) -> None:
     """Weights bit for bit, words with any characters, all settings."""
     folder, checkpoint = saved
-    found = read(str(folder))
+    found = load_checkpoint(str(folder))
     assert (found.experiment, found.labels, found.words) == (checkpoint.experiment, checkpoint.labels, checkpoint.words)
     assert found.metrics == checkpoint.metrics
     assert all(np.array_equal(found.weights[key], value) for key, value in checkpoint.weights.items())
-    resumable = read_resumable(folder)
-    assert resumable.state["steps"].tolist() == [3, 2]
+    resumable = load_training_state(folder)
+    assert resumable.optimizer_state["steps"].tolist() == [3, 2]
     assert resumable.progress == {"epochs": [], "best": 0}
     assert resumable.weights.keys() == checkpoint.weights.keys()
-    verify(str(folder))
+    verify_checksums(str(folder))
 
 
 def test_it_is_found_by_folder_best_json_or_the_folder_of_one(saved: tuple[Path, Checkpoint], tmp_path: Path) -> None:
     """best.json names it relative to itself, so runs can be moved."""
     folder, _ = saved
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "run/checkpoint"}))
-    assert locate(str(folder)) == str(folder)
-    assert locate(str(tmp_path / "best.json")) == locate(str(tmp_path)) == str(folder)
+    assert resolve_checkpoint(str(folder)) == str(folder)
+    assert resolve_checkpoint(str(tmp_path / "best.json")) == resolve_checkpoint(str(tmp_path)) == str(folder)
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": str(folder)}))
-    assert locate(str(tmp_path)) == str(folder)
+    assert resolve_checkpoint(str(tmp_path)) == str(folder)
 
 
 def test_only_what_classifies_is_needed(saved: tuple[Path, Checkpoint]) -> None:
     """The optimiser's state may be deleted to save space; then it cannot resume."""
     folder, _ = saved
     (folder / "state.safetensors").unlink()
-    assert read(str(folder)).labels
+    assert load_checkpoint(str(folder)).labels
     with pytest.raises(CheckpointError, match=r"lacks state\.safetensors"):
-        read_resumable(folder)
+        load_training_state(folder)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "vocabulary.json", "labels.json", "experiment.yaml"])
@@ -64,12 +72,12 @@ def test_a_missing_cut_or_altered_file_is_refused(saved: tuple[Path, Checkpoint]
     whole = (folder / name).read_bytes()
     for content in (whole[:-1], whole[:-1] + b"X", b""):
         (folder / name).write_bytes(content)
-        for reader in (read, verify):
+        for reader in (load_checkpoint, verify_checksums):
             with pytest.raises(CheckpointError, match=f"{name} is not what the manifest says"):
                 reader(str(folder))
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}"):
-        read(str(folder))
+        load_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -87,16 +95,16 @@ def test_a_broken_or_newer_manifest_is_refused(saved: tuple[Path, Checkpoint], m
     folder, _ = saved
     (folder / "manifest.json").write_text(manifest)
     with pytest.raises(CheckpointError, match=message):
-        read(str(folder))
+        load_checkpoint(str(folder))
 
 
 def test_nothing_there_is_an_error(tmp_path: Path) -> None:
     """For a folder, and for a best.json that names nothing."""
     with pytest.raises(CheckpointError, match=r"holds neither a checkpoint nor a best\.json"):
-        read(str(tmp_path))
+        load_checkpoint(str(tmp_path))
     (tmp_path / "best.json").write_text("{}")
     with pytest.raises(CheckpointError, match="does not name a checkpoint"):
-        read(str(tmp_path))
+        load_checkpoint(str(tmp_path))
     (tmp_path / "best.json").write_text('{"checkpoint": "gone"}')
     with pytest.raises(CheckpointError, match="gone"):
-        read(str(tmp_path))
+        load_checkpoint(str(tmp_path))

@@ -22,7 +22,7 @@ def batch_of(lengths: list[int], seed: int = 0) -> tuple[Batch, list[np.ndarray]
     ids = np.random.default_rng(seed).integers(1, 9, sum(lengths)).astype(np.int32)
     tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     texts = [ids[start:end] for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
-    return Collator(tokens, 9).batch(np.arange(len(lengths))), texts
+    return Collator(tokens, 9).collate(np.arange(len(lengths))), texts
 
 
 def reference(vectors: Tensor, filters: Tensor, texts: list[np.ndarray]) -> Tensor:
@@ -64,7 +64,7 @@ def test_values_and_gradients_are_those_of_conv1d(path: Callable[..., Tensor], c
     (expected * weights).sum().backward()
 
     trained_from = {"trained": 0, "fixed": columns, "both": 4}[channels]
-    rows, own = table[batch.words], filters.clone().requires_grad_()
+    rows, own = table[batch.word_ids], filters.clone().requires_grad_()
     fixed = rows[:, :trained_from] if trained_from else None
     trained = rows[:, trained_from:].clone().requires_grad_() if trained_from < columns else None
     found = path(fixed, trained, own, batch)
@@ -73,7 +73,7 @@ def test_values_and_gradients_are_those_of_conv1d(path: Callable[..., Tensor], c
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(own.grad, leaves[1].grad, rtol=1e-12, atol=1e-12)
     if trained is not None:
-        expected_rows = leaves[0].grad[batch.words][:, trained_from:]
+        expected_rows = leaves[0].grad[batch.word_ids][:, trained_from:]
         torch.testing.assert_close(trained.grad, expected_rows, rtol=1e-12, atol=1e-12)
 
 
@@ -81,7 +81,7 @@ def test_gradients_pass_torchs_own_check() -> None:
     """Finite differences agree."""
     batch, _ = batch_of([4, 2])
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(len(batch.words), 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(len(batch.word_ids), 3, generator=generator, dtype=torch.float64, requires_grad=True)
     filters = torch.randn(sum(WIDTHS) * 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda r, f: max_over_time(None, r, f, batch, WIDTHS), (rows, filters))
 
@@ -101,7 +101,7 @@ def test_a_share_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> N
     """There may be more workers than filters of a width."""
     batch, _ = batch_of([3, 0])
     filters = torch.ones(0, 4, requires_grad=True)
-    rows = torch.ones(len(batch.words), 4, requires_grad=True)
+    rows = torch.ones(len(batch.word_ids), 4, requires_grad=True)
     found = path(None, rows, filters, batch)
     assert found.shape == (2, 0)
     found.sum().backward()
@@ -113,8 +113,8 @@ def test_a_share_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> N
 def test_what_is_no_number_is_not_passed_over(path: Callable[..., Tensor]) -> None:
     """As in torch's maximum, wherever it stands; a run that diverges is told by it."""
     batch, _ = batch_of([6])
-    rows = torch.randn(len(batch.words), 4)
-    rows[batch.places[2].item()] = torch.nan
+    rows = torch.randn(len(batch.word_ids), 4)
+    rows[batch.token_indices[2].item()] = torch.nan
     assert path(None, rows, torch.randn(sum(WIDTHS) * MAPS, 4), batch).isnan().all()
 
 
@@ -132,7 +132,7 @@ def test_bfloat16_rounds_the_product_and_no_gradient(way: str) -> None:
     batch, _ = batch_of([7, 5])
     gradients = []
     for bfloat16 in (True, False):
-        leaves = torch.ones(len(batch.words), 4, requires_grad=True), torch.full((33, 4), 1 / 3, requires_grad=True)
+        leaves = torch.ones(len(batch.word_ids), 4, requires_grad=True), torch.full((33, 4), 1 / 3, requires_grad=True)
         max_over = max_over_time if way == "cpu" else _dense_by_name
         (max_over(None, *leaves, batch, [11], bfloat16=bfloat16).sum() / 3).backward()
         gradients.append([leaf.grad for leaf in leaves])

@@ -5,17 +5,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from jobs.model.lazy_adam import RowAdam
+from jobs.model.lazy_adam import LazyAdam
 
 
-def compiled(adam: RowAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
+def compiled(adam: LazyAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
     adam.step(words, gradient)
 
 
-def as_on_gpu(adam: RowAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
+def as_on_gpu(adam: LazyAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
     adam.steps += 1
     with torch.no_grad():
-        adam.step_dense(words, gradient)
+        adam.step_with_torch(words, gradient)
 
 
 @pytest.mark.parametrize("step", [compiled, as_on_gpu])
@@ -26,11 +26,11 @@ def test_rows_that_every_step_touches_move_as_torchs_adam_moves_them(step: Calla
     before = table.clone()
     words = torch.tensor([3, 17, 4])
     reference = torch.nn.Parameter(table[words].clone())
-    theirs, ours = torch.optim.Adam([reference], lr=0.01), RowAdam(table, 0.01)
+    theirs, ours = torch.optim.Adam([reference], lr=0.01), LazyAdam(table, 0.01)
     for number in range(10):
         gradient = torch.randn(3, 6, generator=generator)
         reference.grad = gradient.clone()
-        theirs.param_groups[0]["lr"] = ours.rate = 0.01 * (1 - number / 10)
+        theirs.param_groups[0]["lr"] = ours.learning_rate = 0.01 * (1 - number / 10)
         theirs.step()
         step(ours, words, gradient)
     torch.testing.assert_close(table[words], reference.detach(), rtol=1e-5, atol=1e-6)
@@ -47,7 +47,7 @@ def test_a_row_that_rests_keeps_its_moments_as_in_torchs_sparse_adam(step: Calla
     table = torch.randn(8, 6, generator=generator)
     reference = torch.nn.Parameter(table.clone())
     # SparseAdam adds eps before it corrects the second moment's bias, Adam after: alike where eps is small.
-    theirs, ours = torch.optim.SparseAdam([reference], lr=0.01), RowAdam(table, 0.01)
+    theirs, ours = torch.optim.SparseAdam([reference], lr=0.01), LazyAdam(table, 0.01)
     for number in range(12):
         words = torch.tensor([[1, 2], [2, 5], [5, 1]][number % 3])
         gradient = torch.randn(2, 6, generator=generator)

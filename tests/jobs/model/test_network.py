@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.config.settings import Model
+from jobs.config.settings import ModelSettings
 from jobs.datasets.tokenizer import Tokens
 from jobs.model.batches import Batch, Collator
 from jobs.model.network import Network
@@ -15,14 +15,14 @@ KINDS = ["rand", "static", "non-static", "multichannel"]
 
 
 def network(embedding: str = "non-static", **settings: object) -> Network:
-    model = Model(embedding=embedding, filter_widths=[2, 3], feature_maps=5, **settings)
+    model = ModelSettings(embedding=embedding, filter_widths=[2, 3], feature_maps=5, **settings)
     return Network(model, VECTORS, num_classes=3).eval()
 
 
 def batch(texts: list[list[int]]) -> Batch:
     ids = np.array([word for text in texts for word in text], np.int32)
     offsets = np.cumsum([0, *(len(text) for text in texts)])
-    return Collator(Tokens(ids, offsets), len(VECTORS)).batch(np.arange(len(texts)))
+    return Collator(Tokens(ids, offsets), len(VECTORS)).collate(np.arange(len(texts)))
 
 
 def scores(net: Network, texts: list[list[int]]) -> torch.Tensor:
@@ -61,11 +61,11 @@ def test_gradients_are_those_of_the_batchs_words(embedding: str) -> None:
     before = VECTORS.copy()
     net = network(embedding)
     found = batch([[5, 6, 7], [6]])
-    rows = net.trained_rows(found.words)
-    net.features(found, rows).sum().backward()
+    rows = net.lookup_trained_vectors(found.word_ids)
+    net.forward_features(found, rows).sum().backward()
     assert net.filters.grad is not None
     if net.vectors is not None:
-        assert sorted(found.words.tolist()) == [5, 6, 7]
+        assert sorted(found.word_ids.tolist()) == [5, 6, 7]
         assert rows.grad.any(dim=1).all()
         with torch.no_grad():
             net.vectors += 1
@@ -78,8 +78,8 @@ def test_gradients_are_those_of_the_batchs_words(embedding: str) -> None:
 @pytest.mark.parametrize("embedding", KINDS)
 def test_words_that_training_never_saw_keep_their_initial_vectors(embedding: str) -> None:
     """A network that trains the first words only scores as one that may train all, and exports the same."""
-    model = Model(embedding=embedding, filter_widths=[2, 3], feature_maps=5)
-    part, whole = (Network(model, VECTORS, 3, num_trained=number).eval() for number in (10, None))
+    model = ModelSettings(embedding=embedding, filter_widths=[2, 3], feature_maps=5)
+    part, whole = (Network(model, VECTORS, 3, num_trainable_words=number).eval() for number in (10, None))
     for net in (part, whole):
         if net.vectors is not None:
             with torch.no_grad():
@@ -93,30 +93,30 @@ def test_words_that_training_never_saw_keep_their_initial_vectors(embedding: str
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_the_workers_shares_add_up_to_the_networks_scores(size: int) -> None:
     """And to its weights as a checkpoint names them, also where some worker has no filter of a width."""
-    model = Model(embedding="multichannel", filter_widths=[2, 3], feature_maps=5)
+    model = ModelSettings(embedding="multichannel", filter_widths=[2, 3], feature_maps=5)
     whole = Network(model, VECTORS, 3, seed=4).eval()
-    shares = [Network(model, VECTORS, 3, seed=4, rank=rank, size=size).eval() for rank in range(size)]
+    shares = [Network(model, VECTORS, 3, seed=4, rank=rank, world_size=size).eval() for rank in range(size)]
     texts = [[5, 9, 10, 49], [11], []]
     torch.testing.assert_close(sum(scores(share, texts) for share in shares), scores(whole, texts))
-    expected = whole.parts(whole.dense_parameters())
-    parts = [share.parts(share.dense_parameters()) for share in shares]
+    expected = whole.to_checkpoint_tensors(whole.dense_parameters())
+    parts = [share.to_checkpoint_tensors(share.dense_parameters()) for share in shares]
     for name, value in expected.items():
         assert torch.equal(sum(part[name] for part in parts), value)
-    shares[0].load(expected | whole.vectors_by_channel())
-    torch.testing.assert_close(shares[0].output, Network(model, VECTORS, 3, seed=4, rank=0, size=size).output)
+    shares[0].load_weights(expected | whole.vectors_by_channel())
+    torch.testing.assert_close(shares[0].output, Network(model, VECTORS, 3, seed=4, rank=0, world_size=size).output)
 
 
 def test_vectors_mapped_read_only_serve_as_they_are() -> None:
     """As they come out of the object store, without a copy."""
     mapped = VECTORS.copy()
     mapped.flags.writeable = False
-    net = Network(Model(embedding="static"), mapped, num_classes=2)
+    net = Network(ModelSettings(embedding="static"), mapped, num_classes=2)
     assert net.initial.data_ptr() == mapped.ctypes.data
 
 
 def test_the_seed_decides_the_filters() -> None:
     """Workers start alike without a message between them."""
-    model = Model(filter_widths=[2])
+    model = ModelSettings(filter_widths=[2])
     first, same, other = (Network(model, VECTORS, 2, seed) for seed in (1, 1, 2))
     assert torch.equal(first.filters, same.filters)
     assert not torch.equal(first.filters, other.filters)

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
-from jobs.search.analysis import Kind, importances, kinds, positions, table, verdict
-from jobs.search.records import Record
-from jobs.search.space import Dimension, dimensions
+from jobs.search.analysis import (
+    EmbeddingResult,
+    compare_embeddings,
+    compute_axis_positions,
+    compute_importances,
+    format_trials_csv,
+    summarize_fine_tuning,
+)
+from jobs.search.records import TrialRecord
+from jobs.search.space import Dimension, parse_space
 
 SPACE = {
     "model.embedding": {"grid": ["static", "non-static"]},
@@ -21,15 +28,17 @@ SPACE = {
 EXPERIMENT = Experiment().replace({"tune.space": SPACE})
 
 
-def record(number: int, settings: dict, accuracy: float | None) -> Record:
+def record(number: int, settings: dict, accuracy: float | None) -> TrialRecord:
     epochs = []
     if accuracy is not None:
         epochs = [{"epoch": 1, "accuracy": accuracy, "loss": 1 - accuracy, "macro_f1": accuracy, "train_loss": 0.1,
                    "examples_per_second": 10.0, "seconds": 0.5}]  # fmt: skip
-    return Record(number, settings, "finished" if epochs else "failed", epochs=epochs, best=len(epochs), seconds=0.5)
+    return TrialRecord(
+        number, settings, "finished" if epochs else "failed", epochs=epochs, best=len(epochs), seconds=0.5
+    )
 
 
-def records(count: int) -> list[Record]:
+def records(count: int) -> list[TrialRecord]:
     """Trials whose accuracy falls with dropout, and with the vectors' rate where there is one."""
     chance = random.Random(0)
     found = []
@@ -49,7 +58,7 @@ def records(count: int) -> list[Record]:
 
 def test_the_setting_that_matters_comes_first_and_one_without_effect_last() -> None:
     """A conditional one is measured where it was varied."""
-    found = importances(EXPERIMENT, dimensions(EXPERIMENT), [*records(60), record(61, {}, None)])
+    found = compute_importances(EXPERIMENT, parse_space(EXPERIMENT), [*records(60), record(61, {}, None)])
     assert next(iter(found)) == "model.dropout"
     assert found["model.dropout"] > 0.5
     assert found["model.feature_maps"] < 0.05
@@ -58,14 +67,14 @@ def test_the_setting_that_matters_comes_first_and_one_without_effect_last() -> N
 
 def test_few_trials_tell_nothing_about_what_matters() -> None:
     """Nor do those that are all alike."""
-    space = dimensions(EXPERIMENT)
-    assert importances(EXPERIMENT, space, records(3)) == {}
+    space = parse_space(EXPERIMENT)
+    assert compute_importances(EXPERIMENT, space, records(3)) == {}
     same = [record(number, {**records(1)[0].settings, "model.embedding": "static"}, 0.5) for number in range(1, 9)]
-    assert set(importances(EXPERIMENT, space, same).values()) == {0.0}
+    assert set(compute_importances(EXPERIMENT, space, same).values()) == {0.0}
 
 
-def kind(name: str, *values: float) -> Kind:
-    return Kind(name, 1, record(1, {"model.embedding": name}, values[0]), dict(enumerate(values)))
+def kind(name: str, *values: float) -> EmbeddingResult:
+    return EmbeddingResult(name, 1, record(1, {"model.embedding": name}, values[0]), dict(enumerate(values)))
 
 
 @pytest.mark.parametrize(
@@ -82,16 +91,16 @@ def test_fine_tuning_pays_where_the_seeds_agree(static: tuple, tuned: tuple, sai
     """Two seeds hardly ever do."""
     import re
 
-    found = verdict(EXPERIMENT, [kind("non-static", *tuned), kind("static", *static)])
+    found = summarize_fine_tuning(EXPERIMENT, [kind("non-static", *tuned), kind("static", *static)])
     assert re.search(said, found), found
 
 
 def test_the_better_of_the_tuned_kinds_is_compared_and_less_may_be_better() -> None:
     """By its mean; without both sides nothing is said."""
     rivals = [kind("static", 0.8, 0.8), kind("non-static", 0.7, 0.71), kind("multichannel", 0.9, 0.91)]
-    assert "multichannel accuracy 0.9050" in verdict(EXPERIMENT, rivals)
-    assert "non-static loss 0.7050" in verdict(EXPERIMENT.replace({"tune.metric": "loss"}), rivals)
-    assert "was not asked" in verdict(EXPERIMENT, rivals[:1])
+    assert "multichannel accuracy 0.9050" in summarize_fine_tuning(EXPERIMENT, rivals)
+    assert "non-static loss 0.7050" in summarize_fine_tuning(EXPERIMENT.replace({"tune.metric": "loss"}), rivals)
+    assert "was not asked" in summarize_fine_tuning(EXPERIMENT, rivals[:1])
 
 
 def test_kinds_stand_side_by_side_with_their_best_settings_over_the_seeds() -> None:
@@ -103,10 +112,10 @@ def test_kinds_stand_side_by_side_with_their_best_settings_over_the_seeds() -> N
         record(4, {"model.embedding": "multichannel"}, None),
     ]
     repeated = [record(n, {"model.embedding": "static", "seed": n}, 0.7 + n / 100) for n in (0, 1)]
-    first, second = kinds(EXPERIMENT, ended, repeated)
-    assert (first.name, first.trials, first.values, first.deviation) == ("non-static", 1, {0: 0.8}, None)
-    assert (second.name, second.trials, second.best.number) == ("static", 2, 3)
-    assert second.values == {0: 0.7, 1: 0.71}
+    first, second = compare_embeddings(EXPERIMENT, ended, repeated)
+    assert (first.embedding, first.num_trials, first.values_by_seed, first.std) == ("non-static", 1, {0: 0.8}, None)
+    assert (second.embedding, second.num_trials, second.best_record.number) == ("static", 2, 3)
+    assert second.values_by_seed == {0: 0.7, 1: 0.71}
     assert second.mean == pytest.approx(0.705)
 
 
@@ -114,9 +123,9 @@ def test_the_table_has_every_trial_with_the_settings_it_was_trained_with() -> No
     """Also those that were not varied in it, and the reason of one that failed."""
     ended = [
         record(2, {"model.embedding": "static", "model.dropout": 0.1, "model.feature_maps": 50}, 0.8),
-        Record(1, {"model.embedding": "non-static"}, "failed", "out of memory"),
+        TrialRecord(1, {"model.embedding": "non-static"}, "failed", "out of memory"),
     ]
-    rows = list(csv.DictReader(io.StringIO(table(EXPERIMENT, dimensions(EXPERIMENT), ended))))
+    rows = list(csv.DictReader(io.StringIO(format_trials_csv(EXPERIMENT, parse_space(EXPERIMENT), ended))))
     assert [row["trial"] for row in rows] == ["1", "2"]
     assert (rows[0]["reason"], rows[0]["accuracy"]) == ("out of memory", "")
     assert (rows[1]["model.dropout"], rows[1]["accuracy"], rows[1]["best_epoch"]) == ("0.1", "0.8", "1")
@@ -124,9 +133,9 @@ def test_the_table_has_every_trial_with_the_settings_it_was_trained_with() -> No
 
 def test_values_stand_in_their_order_on_an_axis() -> None:
     """Evenly where they are listed, by the logarithm where they were drawn so."""
-    at, marks = positions(Dimension("x", "choice", ["a", [1, 2], 3]), [3, "a", None, [1, 2]])
+    at, marks = compute_axis_positions(Dimension("x", "choice", ["a", [1, 2], 3]), [3, "a", None, [1, 2]])
     np.testing.assert_allclose(at, [1, 0, np.nan, 0.5])
     assert [name for _, name in marks] == ["a", "[1, 2]", "3"]
-    at, marks = positions(Dimension("x", "loguniform", [1e-4, 1e-2]), [1e-3, 1e-4])
+    at, marks = compute_axis_positions(Dimension("x", "loguniform", [1e-4, 1e-2]), [1e-3, 1e-4])
     np.testing.assert_allclose(at, [0.5, 0.0])
     assert [name for _, name in marks] == ["0.0001", "0.001", "0.01"]

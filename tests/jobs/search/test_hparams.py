@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from jobs.search.hparams import log
+from jobs.search.hparams import log_to_tensorboard
 from tests.jobs.search.test_analysis import record
 from tests.jobs.training.test_learning_curve import events, scalars
 
@@ -12,7 +12,7 @@ from tests.jobs.training.test_learning_curve import events, scalars
 def test_a_trial_is_in_the_log_with_its_settings_and_what_it_reached(tmp_path: Path) -> None:
     """Beside the scalars of a run."""
     settings = {"model.dropout": 0.3, "model.filter_widths": [3, 4], "model.embedding": "static"}
-    log(str(tmp_path), record(5, settings, 0.75))
+    log_to_tensorboard(str(tmp_path), record(5, settings, 0.75))
     [written] = (tmp_path / "trial-00005").iterdir()
     assert scalars(written)["best/accuracy"] == [(1, 0.75)]
     assert scalars(written)["validation/accuracy"] == [(1, 0.75)]
@@ -30,7 +30,7 @@ def test_a_trial_is_in_the_log_with_its_settings_and_what_it_reached(tmp_path: P
 
 def test_a_trial_that_failed_is_in_the_log_too(tmp_path: Path) -> None:
     """With its settings alone."""
-    log(str(tmp_path), record(6, {"model.dropout": 0.3}, None))
+    log_to_tensorboard(str(tmp_path), record(6, {"model.dropout": 0.3}, None))
     [written] = (tmp_path / "trial-00006").iterdir()
     assert "best/accuracy" not in scalars(written)
     assert "_hparams_/session_start_info" in scalars(written)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jobs.config.experiment import Experiment
-from jobs.search.records import Ledger, Record, best_of, objective
+from jobs.search.records import RecordStore, TrialRecord, objective_metric, select_best_record
 
 
 def epoch(number: int, accuracy: float, loss: float) -> dict:
@@ -19,40 +19,40 @@ def epoch(number: int, accuracy: float, loss: float) -> dict:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     """By number, whatever the order of writing; none where nothing was."""
-    ledger = Ledger(str(tmp_path / "trials"))
+    ledger = RecordStore(str(tmp_path / "trials"))
     assert ledger.read() == []
-    second = Record(2, {"model.dropout": 0.1}, "failed", "out of memory", "a traceback")
-    first = Record(1, {"model.filter_widths": [3, 4]}, "finished", epochs=[epoch(1, 0.5, 0.7)], best=1, ended=3.5)
+    second = TrialRecord(2, {"model.dropout": 0.1}, "failed", "out of memory", "a traceback")
+    first = TrialRecord(1, {"model.filter_widths": [3, 4]}, "finished", epochs=[epoch(1, 0.5, 0.7)], best=1, ended=3.5)
     for each in (second, first):
         ledger.write(each)
     assert ledger.read() == [first, second]
-    assert second.figures == {}
-    assert first.figures["accuracy"] == 0.5
+    assert second.best_metrics == {}
+    assert first.best_metrics["accuracy"] == 0.5
 
 
 def test_the_best_is_by_the_objective_then_the_loss_then_the_first() -> None:
     """Of each trial's best epoch; a trial without one is none."""
     records = [
-        Record(1, {}, "failed"),
-        Record(2, {}, "finished", epochs=[epoch(1, 0.8, 0.5), epoch(2, 0.7, 0.2)], best=1),
-        Record(3, {}, "stopped", epochs=[epoch(1, 0.8, 0.4)], best=1),
-        Record(4, {}, "finished", epochs=[epoch(1, 0.8, 0.4)], best=1),
+        TrialRecord(1, {}, "failed"),
+        TrialRecord(2, {}, "finished", epochs=[epoch(1, 0.8, 0.5), epoch(2, 0.7, 0.2)], best=1),
+        TrialRecord(3, {}, "stopped", epochs=[epoch(1, 0.8, 0.4)], best=1),
+        TrialRecord(4, {}, "finished", epochs=[epoch(1, 0.8, 0.4)], best=1),
     ]
-    assert best_of(records, "accuracy") == records[2]
-    assert best_of(records[:1], "accuracy") is None
-    assert best_of(records, "loss") == records[2]
+    assert select_best_record(records, "accuracy") == records[2]
+    assert select_best_record(records[:1], "accuracy") is None
+    assert select_best_record(records, "loss") == records[2]
 
 
 def test_the_objective_is_that_of_training_unless_told_otherwise() -> None:
     """tune.metric before train.metric."""
-    assert objective(Experiment().replace({"train.metric": "macro_f1"})) == "macro_f1"
-    assert objective(Experiment().replace({"train.metric": "macro_f1", "tune.metric": "loss"})) == "loss"
+    assert objective_metric(Experiment().replace({"train.metric": "macro_f1"})) == "macro_f1"
+    assert objective_metric(Experiment().replace({"train.metric": "macro_f1", "tune.metric": "loss"})) == "loss"
 
 
 def test_what_a_trial_was_begun_with_is_kept_apart(tmp_path: Path) -> None:
     """It is no record yet."""
-    ledger = Ledger(str(tmp_path / "trials"))
-    assert ledger.asked() == {}
-    ledger.ask(3, {"model.dropout": 0.5})
-    assert ledger.asked() == {3: {"model.dropout": 0.5}}
+    ledger = RecordStore(str(tmp_path / "trials"))
+    assert ledger.read_started() == {}
+    ledger.write_started(3, {"model.dropout": 0.5})
+    assert ledger.read_started() == {3: {"model.dropout": 0.5}}
     assert ledger.read() == []

@@ -4,26 +4,34 @@ from pathlib import Path
 
 from matplotlib.image import imread
 
-from jobs.search.analysis import kinds
-from jobs.search.records import Record
-from jobs.search.report import write
-from jobs.search.space import dimensions
+from jobs.search.analysis import compare_embeddings
+from jobs.search.records import TrialRecord
+from jobs.search.report import write_search_report
+from jobs.search.space import parse_space
 from tests.jobs.search.test_analysis import EXPERIMENT, record, records
 
 BEST = {"metrics": {"accuracy": 0.9, "epoch": 1}, "trial": 3, "settings": {"model.dropout": 0.1}}
 COMMANDS = ["python -m jobs evaluate runs/x", "python -m serving run runs/x"]
 
 
-def report(folder: Path, ended: list[Record], best: dict = BEST) -> str:
+def report(folder: Path, ended: list[TrialRecord], best: dict = BEST) -> str:
     repeated = [record(n, {"model.embedding": kind, "seed": n}, 0.7 + n / 100) for n in (0, 1)
                 for kind in ("static", "non-static")]  # fmt: skip
-    write(folder, EXPERIMENT, dimensions(EXPERIMENT), ended, kinds(EXPERIMENT, ended, repeated), best, COMMANDS)
+    write_search_report(
+        folder,
+        EXPERIMENT,
+        parse_space(EXPERIMENT),
+        ended,
+        compare_embeddings(EXPERIMENT, ended, repeated),
+        best,
+        COMMANDS,
+    )
     return (folder / "report.md").read_text()
 
 
 def test_a_report_says_what_is_best_whether_tuning_pays_and_how_to_go_on(tmp_path: Path) -> None:
     """With pictures that are there, and every trial in a table."""
-    text = report(tmp_path, [*records(12), Record(13, {}, "failed", "out of memory: 9 GiB")])
+    text = report(tmp_path, [*records(12), TrialRecord(13, {}, "failed", "out of memory: 9 GiB")])
     assert "**Best: accuracy 0.9000**, trial 3, epoch 1" in text
     assert "* `model.dropout`: 0.1" in text
     assert "13 trials: 12 ran to their end, 0 were stopped before, 1 failed" in text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.search.space import Dimension, applies, dimensions, embeddings, points
+from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
 
 
 def with_space(space: dict, **settings: object) -> Experiment:
@@ -19,22 +19,22 @@ def test_a_space_is_read() -> None:
         {"model.embedding": {"grid": ["rand", "static"]}, "train.learning_rate": {"loguniform": [1e-4, 1e-2]}},
         samples=3,
     )
-    space = dimensions(experiment)
+    space = parse_space(experiment)
     assert [each.kind for each in space] == ["grid", "loguniform"]
-    assert len(points(experiment, space)) == 6
-    assert embeddings(experiment, space) == {"rand", "static"}
+    assert len(generate_points(experiment, space)) == 6
+    assert list_embeddings(experiment, space) == {"rand", "static"}
 
 
 def test_numbers_may_be_written_as_yaml_does_not_read_them() -> None:
     """1e-4 without a point is a string in YAML 1.1."""
-    [found] = dimensions(with_space({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
+    [found] = parse_space(with_space({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
     assert found.values == [1e-4, 1e-2]
 
 
 def test_the_defaults_can_be_searched() -> None:
     """All four kinds of embedding among them."""
     experiment = Experiment()
-    assert len(embeddings(experiment, dimensions(experiment))) == 4
+    assert len(list_embeddings(experiment, parse_space(experiment))) == 4
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_defaults_can_be_searched() -> None:
 def test_a_mistake_in_the_space_is_named(space: dict, message: str) -> None:
     """With the path and what is wrong with it."""
     with pytest.raises(ExperimentError, match=message):
-        dimensions(with_space(space))
+        parse_space(with_space(space))
 
 
 def test_a_setting_is_varied_only_where_it_means_something() -> None:
@@ -90,7 +90,7 @@ def test_a_setting_is_varied_only_where_it_means_something() -> None:
         "train.weight_decay": {"choice": [0.0, 0.1], "if": {"train.decay": "none"}},
     }
     experiment = with_space(space, samples=6)
-    found = points(experiment, dimensions(experiment))
+    found = generate_points(experiment, parse_space(experiment))
     by_kind: dict[str, set[str]] = {}
     for each in found:
         by_kind.setdefault(each["model.embedding"], set()).update(each)
@@ -108,16 +108,16 @@ def test_no_settings_come_twice_and_the_same_come_each_time() -> None:
     """Where all that differs does not apply, and where chance repeats itself."""
     space = {"model.embedding": {"grid": ["static", "rand"]}, "train.frozen_epochs": {"grid": [0, 1, 2]}}
     experiment = with_space(space, samples=2)
-    assert len(points(experiment, dimensions(experiment))) == 4
+    assert len(generate_points(experiment, parse_space(experiment))) == 4
     experiment = with_space({"model.feature_maps": {"choice": [8, 16]}}, samples=50)
-    found = points(experiment, dimensions(experiment))
+    found = generate_points(experiment, parse_space(experiment))
     assert sorted(each["model.feature_maps"] for each in found) == [8, 16]
-    assert found == points(experiment, dimensions(experiment))
+    assert found == generate_points(experiment, parse_space(experiment))
     experiment = with_space({"model.dropout": {"uniform": [0.1, 0.5]}}, samples=20)
-    found = points(experiment, dimensions(experiment))
+    found = generate_points(experiment, parse_space(experiment))
     assert len({each["model.dropout"] for each in found}) == 20
     other = experiment.replace({"seed": 1})
-    assert found != points(other, dimensions(other))
+    assert found != generate_points(other, parse_space(other))
 
 
 @pytest.mark.parametrize(
@@ -139,15 +139,17 @@ def test_values_are_drawn_from_the_range_and_optuna_draws_from_the_same(
     import optuna
 
     chance = random.Random(0)
-    drawn = [dimension.draw(chance) for _ in range(200)]
+    drawn = [dimension.sample(chance) for _ in range(200)]
     assert all(map(fits, drawn))
-    assert all(map(dimension.holds, drawn))
+    assert all(map(dimension.contains, drawn))
     assert len({str(value) for value in drawn}) > 1
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     suggested = [dimension.suggest(study.ask()) for _ in range(200)]
     assert all(map(fits, suggested))
     for value in (drawn[0], suggested[0]):
-        assert dimension.distribution()._contains(dimension.distribution().to_internal_repr(dimension.to_optuna(value)))
+        assert dimension.distribution()._contains(
+            dimension.distribution().to_internal_repr(dimension.to_optuna_value(value))
+        )
 
 
 def test_a_log_range_is_drawn_evenly_over_its_orders_of_magnitude() -> None:
@@ -155,7 +157,7 @@ def test_a_log_range_is_drawn_evenly_over_its_orders_of_magnitude() -> None:
     chance = random.Random(0)
     for kind, ends in (("loguniform", [1e-4, 1.0]), ("lograndint", [1, 10_000])):
         dimension = Dimension("x", kind, ends)  # type: ignore[arg-type]
-        below = sum(dimension.draw(chance) < (ends[0] * ends[1]) ** 0.5 for _ in range(1000))
+        below = sum(dimension.sample(chance) < (ends[0] * ends[1]) ** 0.5 for _ in range(1000))
         assert 420 < below < 580
 
 
@@ -163,9 +165,9 @@ def test_what_depends_on_a_setting_that_is_not_varied_is_not_varied_either() -> 
     """Although the experiment's own value would do."""
     space = [
         Dimension("model.embedding", "choice", ["static"]),
-        Dimension("train.frozen_epochs", "choice", [0, 1], when={"model.embedding": ["non-static"]}),
-        Dimension("model.dropout", "choice", [0.1], when={"train.frozen_epochs": [0]}),
+        Dimension("train.frozen_epochs", "choice", [0, 1], conditions={"model.embedding": ["non-static"]}),
+        Dimension("model.dropout", "choice", [0.1], conditions={"train.frozen_epochs": [0]}),
     ]
     settings = {"model.embedding": "static"}
-    assert not applies(space[1], settings, space, Experiment())
-    assert not applies(space[2], settings, space, Experiment())
+    assert not is_active(space[1], settings, space, Experiment())
+    assert not is_active(space[2], settings, space, Experiment())

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import free_ports
+from benchmarks.ray_head import find_free_ports
 from cluster import UsageError
 from jobs.config.experiment import Experiment
-from jobs.search.records import Record
-from jobs.search.trackers import Tracking
+from jobs.search.records import TrialRecord
+from jobs.search.trackers import MlflowTracker
 from tests.jobs.search.test_analysis import record
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server on loopback."""
     folder = tmp_path_factory.mktemp("mlflow")
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -52,9 +52,9 @@ def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server
     from mlflow import MlflowClient
 
     told: list[str] = []
-    tracking = Tracking(server, Experiment().replace({"name": "tickets"}), "tune-0123", told.append)
-    tracking.log(record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75))
-    tracking.log(Record(5, {"model.dropout": 0.9}, "failed", "out of memory", ended=time.time()))
+    tracking = MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-0123", told.append)
+    tracking.log_trial(record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75))
+    tracking.log_trial(TrialRecord(5, {"model.dropout": 0.9}, "failed", "out of memory", ended=time.time()))
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name("tickets")
     assert experiment is not None
@@ -65,18 +65,18 @@ def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server
     assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "out of memory")
     assert told == []
     # The same experiment again.
-    assert Tracking(server, Experiment().replace({"name": "tickets"}), "tune-4567", told.append)
+    assert MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-4567", told.append)
 
 
 def test_a_server_that_goes_away_costs_the_log_and_not_the_search(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is said once."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     told: list[str] = []
-    tracking = Tracking(server, Experiment(), "tune-0123", told.append)
-    [port] = free_ports(1)
+    tracking = MlflowTracker(server, Experiment(), "tune-0123", told.append)
+    [port] = find_free_ports(1)
     tracking._client._tracking_client.tracking_uri = f"http://127.0.0.1:{port}"
     for number in (1, 2):
-        tracking.log(record(number, {"model.dropout": 0.3}, 0.75))
+        tracking.log_trial(record(number, {"model.dropout": 0.3}, 0.75))
     assert len(told) == 1
     assert told[0].startswith("MLflow: trial 1 and those after it are not logged")
 
@@ -84,6 +84,6 @@ def test_a_server_that_goes_away_costs_the_log_and_not_the_search(server: str, m
 def test_a_wrong_uri_is_told_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a line."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    [port] = free_ports(1)
+    [port] = find_free_ports(1)
     with pytest.raises(UsageError, match=r"tune\.mlflow: nothing can be logged at http://127\.0\.0\.1"):
-        Tracking(f"http://127.0.0.1:{port}", Experiment(), "tune-0123", lambda line: None)
+        MlflowTracker(f"http://127.0.0.1:{port}", Experiment(), "tune-0123", lambda line: None)

@@ -23,9 +23,9 @@ def test_losses_are_told_from_failures() -> None:
     """An error that a task raised is its own, whoever ran it."""
     from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 
-    from jobs.search.trainable import is_loss
+    from jobs.search.trainable import is_system_failure
 
-    assert is_loss(ActorDiedError())
-    assert is_loss(OwnerDiedError("0" * 56, None, ""))
-    assert not is_loss(RayTaskError("f", "traceback", ValueError("x")))
-    assert not is_loss(ValueError("x"))
+    assert is_system_failure(ActorDiedError())
+    assert is_system_failure(OwnerDiedError("0" * 56, None, ""))
+    assert not is_system_failure(RayTaskError("f", "traceback", ValueError("x")))
+    assert not is_system_failure(ValueError("x"))

@@ -9,9 +9,9 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
-from jobs.search.trial import Trial, failed, settings_of
+from jobs.search.trial import Trial, apply_trial_settings, build_failure_result
 from jobs.training.loop import TrainingDiverged
-from tests.conftest import corpus_of
+from tests.conftest import make_test_corpus
 from tests.jobs.training.test_loop import loop_of
 
 
@@ -20,7 +20,7 @@ def trial(
 ) -> tuple[Trial, list]:
     """A trial, and the list of what it keeps."""
     kept: list[Any] = []
-    found = Trial(7, experiment, corpus_of(experiment), str(folder), beats, lambda *what: kept.append(what))
+    found = Trial(7, experiment, make_test_corpus(experiment), str(folder), beats, lambda *what: kept.append(what))
     return found, kept
 
 
@@ -31,11 +31,11 @@ def run(one: Trial) -> list[dict[str, Any]]:
     return told
 
 
-def test_a_trial_gives_what_the_same_training_gives(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_a_trial_gives_what_the_same_training_gives(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
     """Epoch for epoch; each is told with its goodness."""
-    experiment = toy(train__metric="loss")
+    experiment = make_experiment(train__metric="loss")
     loop = loop_of(experiment)
-    list(loop.epochs())
+    list(loop.train_epochs())
     told = run(trial(experiment, tmp_path)[0])
     progress = json.loads(told[-1]["progress"])
     assert [epoch["loss"] for epoch in progress["epochs"]] == [epoch.loss for epoch in loop.progress.epochs]
@@ -43,23 +43,27 @@ def test_a_trial_gives_what_the_same_training_gives(toy: Callable[..., Experimen
     assert progress["best"] == loop.progress.best
 
 
-def test_only_what_is_the_best_of_all_is_kept_and_can_be_served(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_only_what_is_the_best_of_all_is_kept_and_can_be_served(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
     """Written before it is told; of other trials there is nothing."""
-    best, kept = trial(toy(), tmp_path)
+    best, kept = trial(make_experiment(), tmp_path)
     run(best)
     rank, epoch, figures = kept[-1]
-    found = checkpoint.read(str(tmp_path / "trial-00007" / f"epoch-{epoch:04d}"))
+    found = checkpoint.load_checkpoint(str(tmp_path / "trial-00007" / f"epoch-{epoch:04d}"))
     assert found.metrics["accuracy"] == figures["accuracy"] == rank[0]
     assert rank[2] == -7
-    other, kept = trial(toy(), tmp_path / "other", beats=lambda rank: False)
+    other, kept = trial(make_experiment(), tmp_path / "other", beats=lambda rank: False)
     run(other)
     assert kept == []
     assert not (tmp_path / "other").exists()
 
 
-def test_a_long_trial_goes_on_where_it_was_and_ends_the_same(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_a_long_trial_goes_on_where_it_was_and_ends_the_same(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
     """From what it wrote after train.checkpoint_minutes."""
-    experiment = toy(train__epochs=4, train__patience=9, train__checkpoint_minutes=1e-9)
+    experiment = make_experiment(train__epochs=4, train__patience=9, train__checkpoint_minutes=1e-9)
     whole = json.loads(run(trial(experiment, tmp_path / "whole")[0])[-1]["progress"])
     first, _ = trial(experiment, tmp_path / "cut")
     first.step()
@@ -73,14 +77,14 @@ def test_a_long_trial_goes_on_where_it_was_and_ends_the_same(toy: Callable[..., 
 
 
 def test_a_trials_settings_are_its_own_its_epochs_the_searchs_and_its_metric_the_objective(
-    toy: Callable[..., Experiment],
+    make_experiment: Callable[..., Experiment],
 ) -> None:
     """Unless the epochs are searched."""
-    experiment = toy(tune__epochs=5, tune__metric="macro_f1")
-    chosen = settings_of(experiment, {"model.dropout": 0.25, "seed": 3})
+    experiment = make_experiment(tune__epochs=5, tune__metric="macro_f1")
+    chosen = apply_trial_settings(experiment, {"model.dropout": 0.25, "seed": 3})
     assert (chosen.model.dropout, chosen.seed, chosen.train.epochs, chosen.train.metric) == (0.25, 3, 5, "macro_f1")
-    assert settings_of(experiment, {"train.epochs": 2}).train.epochs == 2
-    assert settings_of(toy(tune__epochs=None), {}).train.epochs == 3
+    assert apply_trial_settings(experiment, {"train.epochs": 2}).train.epochs == 2
+    assert apply_trial_settings(make_experiment(tune__epochs=None), {}).train.epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_a_trials_settings_are_its_own_its_epochs_the_searchs_and_its_metric_the
 )
 def test_why_a_trial_failed_is_told_in_a_line(error: Exception, reason: str) -> None:
     """A user's mistake as it is, others with their kind."""
-    found = failed(error, None)
+    found = build_failure_result(error, None)
     assert found["failed"].startswith(reason)
     assert found["finished"]
     assert json.loads(found["progress"])["best"] == 0

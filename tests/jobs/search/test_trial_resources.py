@@ -34,20 +34,25 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_trial_of_one_worker_takes_its_room_itself(settings: dict[str, Any], asked: dict, at_once: int) -> None:
     """No node is split between two trials that do not both fit."""
-    found = means.of(Experiment().replace(settings))
-    assert (found.resources, found.at_once, found.distributed, found.waits) == (asked, at_once, False, None)
+    found = means.plan_trial_resources(Experiment().replace(settings))
+    assert (found.resources, found.max_concurrent_trials, found.distributed, found.wait_message) == (
+        asked,
+        at_once,
+        False,
+        None,
+    )
 
 
 @pytest.mark.parametrize(("workers", "at_once"), [(2, 3), (3, 2), ([2, 7], 3), (7, 1)])
 def test_trials_of_several_workers_hold_nothing_while_they_wait(workers: Any, at_once: int) -> None:
     """No more run than there is room for all workers of each."""
-    found = means.of(Experiment().replace({"train.workers": workers}))
-    assert (found.resources["cpu"], found.at_once, found.distributed) == (0, at_once, True)
+    found = means.plan_trial_resources(Experiment().replace({"train.workers": workers}))
+    assert (found.resources["cpu"], found.max_concurrent_trials, found.distributed) == (0, at_once, True)
 
 
 def test_what_never_fits_is_refused() -> None:
     """With what was asked and what there is."""
     with pytest.raises(resources.ResourceError, match=r"1 worker of 5 CPUs each; there are 7 CPUs on 2 nodes"):
-        means.of(Experiment().replace({"train.cpus_per_worker": 5}))
+        means.plan_trial_resources(Experiment().replace({"train.cpus_per_worker": 5}))
     with pytest.raises(resources.ResourceError, match=r"2 workers of 1 CPU and a GPU each; .* 7 CPUs and 1 GPUs on 2"):
-        means.of(Experiment().replace({"train.workers": 2, "train.use_gpu": True}))
+        means.plan_trial_resources(Experiment().replace({"train.workers": 2, "train.use_gpu": True}))

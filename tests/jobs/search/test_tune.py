@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import ray_head
+from benchmarks.ray_head import start_ray_head
 from cluster.package import REPOSITORY
 from jobs.config import conflicts
-from jobs.config.experiment import Experiment, ExperimentError, load
+from jobs.config.experiment import Experiment, ExperimentError, load_experiment
 from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
 from jobs.search.tune import SearchFailed, tune
@@ -33,9 +33,13 @@ def records(best: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))]
 
 
-def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """best.json names a whole checkpoint; best.yaml trains it again; a second call says that it is done."""
-    experiment = toy(tune__space=SPACE | {"model.feature_maps": {"choice": [4, 8]}}, tune__samples=1, tune__epochs=3)
+    experiment = make_experiment(
+        tune__space=SPACE | {"model.feature_maps": {"choice": [4, 8]}}, tune__samples=1, tune__epochs=3
+    )
     told: list[str] = []
     best = Path(tune(experiment, told.append))
     trials = [line for line in told if line.startswith("trial")]
@@ -43,11 +47,11 @@ def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(ray_here: None, 
     for kind in SPACE["model.embedding"]["grid"]:
         assert sum(f"embedding={kind} " in line for line in trials) == 1
     named = json.loads(best.read_text())
-    found = checkpoint.read(str(best))
+    found = checkpoint.load_checkpoint(str(best))
     assert found.experiment.model.embedding == named["settings"]["model.embedding"]
     assert found.metrics["accuracy"] == named["metrics"]["accuracy"]
     assert named["metrics"]["accuracy"] == max(each["epochs"][each["best"] - 1]["accuracy"] for each in records(best))
-    again = load(str(best.with_name("best.yaml")))
+    again = load_experiment(str(best.with_name("best.yaml")))
     assert again.model == found.experiment.model
     told.clear()
     assert tune(experiment, told.append) == str(best)
@@ -65,7 +69,7 @@ def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(ray_here: None, 
 
 
 def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows(
-    ray_here: None, toy: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
 ) -> None:
     """By Optuna, over ways to read the texts too; what is named can be measured."""
     space = {
@@ -73,7 +77,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
         "train.vectors_learning_rate": {"loguniform": [0.001, 0.02]},
         "text.max_tokens": {"choice": [4, 20]},
     }
-    experiment = toy(
+    experiment = make_experiment(
         name="whole", tune__space=space, tune__search="optuna", tune__trials=6, tune__epochs=3, tune__seeds=2,
         tune__refit=True, tune__metric="macro_f1", tune__scheduler="none",
     )  # fmt: skip
@@ -93,7 +97,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert any("the mean of 2 seeds" in line for line in told)
     named = json.loads(best.read_text())
     assert (named["refit"], named["rows"], named["metric"]) == (True, 108, "macro_f1")
-    found = checkpoint.read(str(best))
+    found = checkpoint.load_checkpoint(str(best))
     assert found.metrics["rows"] == named["rows"]
     assert found.metrics["epoch"] == named["metrics"]["epoch"]
     assert found.metrics["accuracy"] is None
@@ -101,7 +105,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert "the validation part among them" in (best.parent / "report" / "report.md").read_text()
 
 
-def test_every_way_to_fine_tune_can_be_searched(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_every_way_to_fine_tune_can_be_searched(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
     """Whatever is best, what best.yaml says can be trained; where vectors stay as they are nothing of it is varied."""
     space = {
         "model.embedding": {"grid": ["static", "non-static", "multichannel"]},
@@ -111,21 +115,21 @@ def test_every_way_to_fine_tune_can_be_searched(ray_here: None, toy: Callable[..
         "train.frozen_epochs": {"choice": [0, 1]},
     }
     told: list[str] = []
-    best = Path(tune(toy(tune__space=space, tune__samples=1, tune__epochs=2), told.append))
+    best = Path(tune(make_experiment(tune__space=space, tune__samples=1, tune__epochs=2), told.append))
     assert sum(line.startswith("trial") and "failed" not in line for line in told) == 3
     assert {len(each["settings"]) for each in records(best)} == {1, 5}
-    again = load(str(best.with_name("best.yaml")))
-    assert conflicts.check(again, {again.model.embedding}) == []
+    again = load_experiment(str(best.with_name("best.yaml")))
+    assert conflicts.check_settings(again, {again.model.embedding}) == []
 
 
 def test_a_trial_that_fails_is_told_with_its_reason_and_the_search_goes_on(
-    ray_here: None, toy: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
 ) -> None:
     """Where every one fails, the error says why."""
     space = {"train.learning_rate": {"grid": [0.01, 1e30]}}
     settings = {"model__max_norm": None, "tune__scheduler": "none", "tune__samples": 1}
     told: list[str] = []
-    best = Path(tune(toy(name="mixed", tune__space=space, **settings), told.append))
+    best = Path(tune(make_experiment(name="mixed", tune__space=space, **settings), told.append))
     assert {each["status"]: each["settings"]["train.learning_rate"] for each in records(best)} == {
         "finished": 0.01,
         "failed": 1e30,
@@ -133,12 +137,14 @@ def test_a_trial_that_fails_is_told_with_its_reason_and_the_search_goes_on(
     assert any("failed: epoch" in line and "lower train.learning_rate" in line for line in told)
     space = {"train.learning_rate": {"grid": [1e30]}}
     with pytest.raises(SearchFailed, match=r"every trial failed; the first: epoch \d+: .*lower train.learning"):
-        tune(toy(name="fails", tune__space=space, **settings), lambda line: None)
+        tune(make_experiment(name="fails", tune__space=space, **settings), lambda line: None)
 
 
-def test_a_search_that_is_out_of_time_stops_what_runs(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_a_search_that_is_out_of_time_stops_what_runs(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """The best so far is named."""
-    experiment = toy(
+    experiment = make_experiment(
         name="short", tune__space={"model.dropout": {"uniform": [0.1, 0.5]}}, tune__samples=50, tune__epochs=100_000,
         train__patience=100_000, tune__minutes=0.7, tune__scheduler="none",
     )  # fmt: skip
@@ -149,13 +155,16 @@ def test_a_search_that_is_out_of_time_stops_what_runs(ray_here: None, toy: Calla
     assert "the search is over: tune.minutes=0.7 are over" in told
     assert {each["status"] for each in records(best)} == {"stopped"}
     assert all(each["epochs"] for each in records(best))
-    assert checkpoint.read(str(best)).labels == ["bad", "good"]
+    assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
 
 
-def test_a_mistake_in_the_space_comes_before_anything_is_read(toy: Callable[..., Experiment]) -> None:
+def test_a_mistake_in_the_space_comes_before_anything_is_read(make_experiment: Callable[..., Experiment]) -> None:
     """Although there is no such file."""
     with pytest.raises(ExperimentError, match=r"did you mean 'model.dropout'"):
-        tune(toy(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}), lambda line: None)
+        tune(
+            make_experiment(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}),
+            lambda line: None,
+        )
 
 
 @contextlib.contextmanager
@@ -179,10 +188,10 @@ def command(tmp_path: Path, *more: str) -> list[str]:
 
 
 def test_ctrl_c_ends_a_search_names_the_best_and_the_same_command_goes_on(
-    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
+    make_experiment: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
 ) -> None:
     """Exit code 130 and one line; then only the trials that had not ended."""
-    toy()  # writes the csv
+    make_experiment()  # writes the csv
     lines = []
     with searching(tmp_path, ray_environment) as process:
         assert process.stdout is not None
@@ -196,7 +205,7 @@ def test_ctrl_c_ends_a_search_names_the_best_and_the_same_command_goes_on(
     done = sum(line.startswith("trial") for line in lines)
     assert 1 <= done < 6
     assert any(f"{done} of 6 trials have ended; best: feature_maps=" in line for line in lines)
-    assert checkpoint.read(str(tmp_path / "runs" / "c")).labels == ["bad", "good"]
+    assert checkpoint.load_checkpoint(str(tmp_path / "runs" / "c")).labels == ["bad", "good"]
     again = subprocess.run(
         command(tmp_path), cwd=REPOSITORY, env=ray_environment, capture_output=True, text=True, check=False
     )
@@ -208,14 +217,16 @@ def test_ctrl_c_ends_a_search_names_the_best_and_the_same_command_goes_on(
 
 
 def test_a_search_survives_the_death_of_its_driver_and_of_its_trials(
-    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str], ray_here: None
+    make_experiment: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str], embedded_ray: None
 ) -> None:
     """kill -9, twice: no trial that had ended is repeated, none is lost, and the best is that of a calm search."""
-    toy()  # writes the csv
+    make_experiment()  # writes the csv
     calm = tmp_path / "calm"
     calm.mkdir()
     settings = [word for word in command(tmp_path)[4:] if not word.startswith("storage=")]
-    expected = json.loads(Path(tune(load(None, [*settings, f"storage={calm}/runs"]), lambda line: None)).read_text())
+    expected = json.loads(
+        Path(tune(load_experiment(None, [*settings, f"storage={calm}/runs"]), lambda line: None)).read_text()
+    )
 
     with searching(tmp_path, ray_environment) as process:
         assert process.stdout is not None
@@ -225,7 +236,7 @@ def test_a_search_survives_the_death_of_its_driver_and_of_its_trials(
         process.kill()
     time.sleep(2)  # its Ray notices and ends
     best = tmp_path / "runs" / "c" / "best.json"
-    assert checkpoint.read(str(best)).labels == ["bad", "good"]
+    assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
     before = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
     assert len(before) >= 2
 
@@ -262,26 +273,26 @@ def kill_a_trial(folder: str, killed: list[int]) -> None:
 
 
 def test_trials_of_several_workers_share_a_cluster_that_they_fill(
-    toy: Callable[..., Experiment], tmp_path: Path
+    make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     """Two CPUs, two workers a trial: one after the other, none waiting for what another holds."""
-    toy()  # writes the csv
+    make_experiment()  # writes the csv
     space = "tune.space={model.embedding: {grid: [rand, static]}}"
     more = ("train.workers=2", "tune.epochs=2", "vectors.min_count=1", "vectors.dimensions=8", space)
-    with ray_head(2, code=False) as head, searching(tmp_path, head.environment, *more) as process:
+    with start_ray_head(2, code=False) as head, searching(tmp_path, head.environment, *more) as process:
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "2 trials, up to 1 at once" in output
     best = tmp_path / "runs" / "c" / "best.json"
     assert [each["status"] for each in records(best)] == ["finished"] * 2
-    assert checkpoint.read(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
+    assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
 
 
-def test_trials_can_share_a_gpu(toy: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_trials_can_share_a_gpu(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
     """Four CPUs and what Ray takes for a GPU: two trials at once that ask for half of it."""
-    toy()  # writes the csv
+    make_experiment()  # writes the csv
     with (
-        ray_head(4, "--num-gpus=1", code=False) as head,
+        start_ray_head(4, "--num-gpus=1", code=False) as head,
         searching(tmp_path, head.environment, "tune.gpus_per_trial=0.5", "tune.epochs=2") as process,
     ):
         output, _ = process.communicate(timeout=200)
@@ -291,12 +302,15 @@ def test_trials_can_share_a_gpu(toy: Callable[..., Experiment], tmp_path: Path) 
 
 
 def test_a_search_survives_the_loss_of_a_node(
-    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    ray_environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its trials are trained on those that are left."""
     from ray.cluster_utils import Cluster
 
-    toy()  # writes the csv
+    make_experiment()  # writes the csv
     environment = ray_environment | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     for key, value in environment.items():
         monkeypatch.setenv(key, value)

@@ -9,8 +9,8 @@ import pytest
 
 from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import Checkpoint, write
-from jobs.training.checkpoint_store import Background, Checkpoints, name_of
+from jobs.model.checkpoint import Checkpoint, save_checkpoint
+from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.history import Epoch, Progress
 
 
@@ -18,13 +18,13 @@ def fill(epochs: int, steps: int = 0, best: int = 0):
     """Return what writes a small checkpoint of this position."""
     progress = Progress([Epoch(n + 1, 1, 1, 1, 1, 1, 1) for n in range(epochs)], best, steps)
     found = Checkpoint(Experiment(), ["a"], ["w"], {"vectors": np.full((3, 2), epochs, np.float32)}, {})
-    return lambda folder: write(folder, found, {"steps": np.array([steps])}, progress.to_json())
+    return lambda folder: save_checkpoint(folder, found, {"steps": np.array([steps])}, progress.to_json())
 
 
-def filled(path: Path, *positions: tuple[int, int, int]) -> Checkpoints:
-    checkpoints = Checkpoints(str(path))
+def filled(path: Path, *positions: tuple[int, int, int]) -> CheckpointStore:
+    checkpoints = CheckpointStore(str(path))
     for epochs, steps, best in positions:
-        checkpoints.write(name_of(epochs, steps), fill(epochs, steps, best), best)
+        checkpoints.write(checkpoint_name(epochs, steps), fill(epochs, steps, best), best)
     return checkpoints
 
 
@@ -32,17 +32,17 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     """In order of epochs and steps; nothing else is left in the folder."""
     checkpoints = filled(tmp_path / "run", (1, 0, 1), (2, 0, 1), (3, 0, 1), (3, 160, 1), (4, 0, 1))
     assert checkpoints.names() == ["epoch-0004", "epoch-0003-step-000160", "epoch-0001"]
-    assert checkpoints.newest() == (4, 0)
+    assert checkpoints.newest_position() == (4, 0)
     assert sorted(os.listdir(tmp_path / "run")) == sorted(checkpoints.names())
-    assert Checkpoints(str(tmp_path / "nothing")).newest() == (0, 0)
+    assert CheckpointStore(str(tmp_path / "nothing")).newest_position() == (0, 0)
 
 
 def test_the_newest_is_what_a_run_goes_on_from(tmp_path: Path) -> None:
     """With its place within an epoch."""
-    name, found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).resumable(pytest.fail) or pytest.fail("there is none")
+    name, found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).load_newest_valid(pytest.fail) or pytest.fail("there is none")
     assert name == "epoch-0001-step-000016"
     assert (len(found.progress["epochs"]), found.progress["steps"]) == (1, 16)
-    assert Checkpoints(str(tmp_path / "nothing")).resumable(pytest.fail) is None
+    assert CheckpointStore(str(tmp_path / "nothing")).load_newest_valid(pytest.fail) is None
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.safetensors", "progress.json", "manifest.json"])
@@ -52,13 +52,13 @@ def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, name: str) -> Non
     damaged = tmp_path / "epoch-0002" / name
     damaged.write_bytes(damaged.read_bytes()[:-3])
     told: list[str] = []
-    _, found = checkpoints.resumable(told.append) or pytest.fail("there is none")
+    _, found = checkpoints.load_newest_valid(told.append) or pytest.fail("there is none")
     assert len(found.progress["epochs"]) == 1
     assert len(told) == 1
     assert "epoch-0002" in told[0]
     assert "going on from the checkpoint before it" in told[0]
-    checkpoints.write(name_of(2), fill(2, 0, 1), 1)
-    name, found = checkpoints.resumable(pytest.fail) or pytest.fail("there is none")
+    checkpoints.write(checkpoint_name(2), fill(2, 0, 1), 1)
+    name, found = checkpoints.load_newest_valid(pytest.fail) or pytest.fail("there is none")
     assert name == "epoch-0002"
     assert len(found.progress["epochs"]) == 2
 
@@ -68,7 +68,7 @@ def test_a_run_does_not_go_on_without_its_best_epoch(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 0, 2))
     (tmp_path / "epoch-0002" / "weights.safetensors").write_bytes(b"")
     told: list[str] = []
-    assert checkpoints.resumable(told.append) is None
+    assert checkpoints.load_newest_valid(told.append) is None
     assert len(told) == 3
     assert all("epoch-0002" in line for line in told)
     assert told[0].endswith("going on from the checkpoint before it")
@@ -85,7 +85,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(StorageError, match=r"epoch-0002: cannot be written: .*No space left on device"):
-        checkpoints.write(name_of(2), full, 1)
+        checkpoints.write(checkpoint_name(2), full, 1)
     assert os.listdir(tmp_path) == ["epoch-0001"]
 
 
@@ -93,7 +93,7 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     """Wherever it was written; checkpoints stay."""
     checkpoints = filled(tmp_path, (1, 0, 1))
     (tmp_path / ".epoch-0007.host.123.part").mkdir()
-    checkpoints.sweep()
+    checkpoints.remove_partial()
     assert os.listdir(tmp_path) == ["epoch-0001"]
 
 
@@ -101,10 +101,10 @@ def test_a_damaged_one_takes_no_whole_ones_place(tmp_path: Path) -> None:
     """Two whole ones are kept beside it, until its epoch comes again."""
     checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1))
     (tmp_path / "epoch-0004" / "manifest.json").write_bytes(b"")
-    assert checkpoints.resumable(lambda line: None)
-    checkpoints.write(name_of(3, 16), fill(3, 16, 1), 1)
+    assert checkpoints.load_newest_valid(lambda line: None)
+    checkpoints.write(checkpoint_name(3, 16), fill(3, 16, 1), 1)
     assert checkpoints.names() == ["epoch-0003-step-000016", "epoch-0003", "epoch-0001"]
-    checkpoints.write(name_of(4), fill(4, 0, 1), 1)
+    checkpoints.write(checkpoint_name(4), fill(4, 0, 1), 1)
     assert checkpoints.names() == ["epoch-0004", "epoch-0003-step-000016", "epoch-0001"]
 
 
@@ -120,27 +120,27 @@ def test_an_object_store_gets_the_manifest_last(tmp_path: Path, monkeypatch: pyt
         copy(source, target)
 
     monkeypatch.setattr(module, "copy_folder", watched)
-    checkpoints = Checkpoints(f"file://{tmp_path}/run")
-    checkpoints.write(name_of(1), fill(1, 0, 1), 1)
+    checkpoints = CheckpointStore(f"file://{tmp_path}/run")
+    checkpoints.write(checkpoint_name(1), fill(1, 0, 1), 1)
     assert copied[0]
     assert "manifest.json" not in copied[0]
     assert (tmp_path / "run" / "epoch-0001" / "manifest.json").exists()
     assert checkpoints.has("epoch-0001")
-    assert checkpoints.resumable(pytest.fail) is not None
+    assert checkpoints.load_newest_valid(pytest.fail) is not None
 
 
 def test_work_in_the_background_keeps_its_order_and_tells_its_errors() -> None:
     """With the next piece of work, or at the end; once."""
-    background, done = Background(), []
+    background, done = BackgroundExecutor(), []
     for number in range(5):
-        background.do(lambda number=number: done.append(number))
+        background.submit(lambda number=number: done.append(number))
     background.wait()
     assert done == [0, 1, 2, 3, 4]
 
     def fails() -> None:
         raise StorageError("full")
 
-    background.do(fails)
+    background.submit(fails)
     with pytest.raises(StorageError, match="full"):
-        background.do(lambda: None)
+        background.submit(lambda: None)
     background.wait()

@@ -2,13 +2,13 @@
 
 import json
 
-from jobs.training.history import Epoch, Progress, score
+from jobs.training.history import Epoch, Progress, comparison_key
 
 
 def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
     """A lower loss is better, a higher accuracy is; among equals the lower loss decides."""
     epoch = Epoch(1, 0.5, 0.4, 0.9, 0.8, 100.0, 1.0)
-    assert [score(vars(epoch), metric)[0] for metric in ("loss", "accuracy", "macro_f1")] == [-0.4, 0.9, 0.8]
+    assert [comparison_key(vars(epoch), metric)[0] for metric in ("loss", "accuracy", "macro_f1")] == [-0.4, 0.9, 0.8]
     progress = Progress()
     assert progress.add(epoch, "accuracy")
     assert not progress.add(Epoch(2, 0.5, 0.4, 0.9, 0.9, 100.0, 1.0), "accuracy")
@@ -26,7 +26,7 @@ def test_progress_comes_back_from_json_bit_for_bit() -> None:
 def test_a_run_ends_after_its_epochs_or_when_nothing_improves() -> None:
     """Epochs with frozen vectors do not count against patience."""
     epochs = [Epoch(number, 1, 1, 0.5, 0.5, 1, 1) for number in range(1, 5)]
-    assert Progress(epochs, best=4).finished(4, patience=9, frozen_epochs=0)
-    assert Progress(epochs, best=1).finished(9, patience=3, frozen_epochs=0)
-    assert not Progress(epochs, best=1).finished(9, patience=3, frozen_epochs=2)
-    assert not Progress(epochs, best=2).finished(9, patience=3, frozen_epochs=0)
+    assert Progress(epochs, best=4).is_finished(4, patience=9, frozen_epochs=0)
+    assert Progress(epochs, best=1).is_finished(9, patience=3, frozen_epochs=0)
+    assert not Progress(epochs, best=1).is_finished(9, patience=3, frozen_epochs=2)
+    assert not Progress(epochs, best=2).is_finished(9, patience=3, frozen_epochs=0)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import ray_head
+from benchmarks.ray_head import start_ray_head
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
 from jobs.training.train import TrainingFailed, train
-from tests.conftest import toy_rows
-from tests.host_network import Network, ended, wait_for
+from tests.conftest import make_toy_rows
+from tests.host_network import HostNetwork, kill_on_exit, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -38,15 +38,17 @@ def words(**settings: object) -> list[str]:
 
 @pytest.mark.root
 @pytest.mark.launcher
-def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_all_see(network: type[Network]) -> None:
+def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_all_see(
+    host_network: type[HostNetwork],
+) -> None:
     """With `workers: [1, 2]` it goes on with the host that is left; a folder of one host alone is refused."""
-    with network("head", "one", "two") as net:
+    with host_network("head", "one", "two") as net:
         head, one, two = net.hosts
         address = head.start_ray("--num-cpus=0")
         for host in (one, two):
-            host.start_ray("--num-cpus=1", join=address)
+            host.start_ray("--num-cpus=1", head_address=address)
         csv = net.shared / "toy.csv"
-        csv.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in toy_rows(120)))
+        csv.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in make_toy_rows(120)))
         command = ["python", "-m", "jobs", "train", "--address", address, f"data.train={csv}"]
 
         own = [*command, *words(name="own", storage="/tmp/runs", train__workers=2)]
@@ -57,7 +59,7 @@ def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_al
 
         storage = net.shared / "runs"
         shared = [*command, *words(name="lost", storage=storage, train__workers=[1, 2], train__epochs=100)]
-        with ended(head.popen(*shared, cwd=REPOSITORY)) as run:
+        with kill_on_exit(head.popen(*shared, cwd=REPOSITORY)) as run:
             wait_for(lambda: list(storage.glob("lost/train-*/epoch-0003")), "the third epoch", timeout=200)
             one.kill()
             output, _ = run.communicate(timeout=400)
@@ -66,18 +68,18 @@ def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_al
         assert "workers were lost" in output
         assert "going on after epoch" in output
         assert "training with 1 worker " in output
-        assert checkpoint.read(str(storage / "lost")).labels == ["bad", "good"]
+        assert checkpoint.load_checkpoint(str(storage / "lost")).labels == ["bad", "good"]
 
 
 def test_on_a_cluster_that_grows_a_run_waits_and_says_so(toy_csv: Path) -> None:
     """The launcher and KubeRay name the kind of each node; where none is named, the same is an error."""
     command = [sys.executable, "-m", "jobs", "train", f"data.train={toy_csv}", f"storage={toy_csv.parent / 'runs'}"]
     command += words(name="waits", train__workers=2, train__epochs=2)
-    with ray_head(1, RAY_NODE_TYPE_NAME="head") as head:
+    with start_ray_head(1, RAY_NODE_TYPE_NAME="head") as head:
         run = subprocess.Popen(
             command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        with ended(run):
+        with kill_on_exit(run):
             assert run.stdout is not None
             before = list(takewhile(lambda line: not line.startswith("waiting for workers"), run.stdout))
             joins = ["ray", "start", f"--address={head.address}", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
@@ -91,7 +93,7 @@ def test_on_a_cluster_that_grows_a_run_waits_and_says_so(toy_csv: Path) -> None:
     assert "waiting for 2 workers of 1 CPU each until the cluster has grown; there are 1 CPUs on 1 node\n" in told
     assert "training with 2 workers" in after
 
-    with ray_head(1) as head:
+    with start_ray_head(1) as head:
         found = subprocess.run(
             command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, check=False, timeout=120
         )
@@ -114,25 +116,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.root
 def test_a_full_disk_ends_the_run_and_loses_nothing(
-    ray_here: None, toy: Callable[..., Experiment], small_disk: Path
+    embedded_ray: None, make_experiment: Callable[..., Experiment], small_disk: Path
 ) -> None:
     """What was written stays whole; with room again the same command goes on from there."""
     settings = {
         "storage": str(small_disk / "runs"), "name": "full", "vectors.dimensions": 300, "model.feature_maps": 100,
         "train.epochs": 4, "train.patience": 9, "train.metric": "loss", "train.workers": 2,
     }  # fmt: skip
-    experiment = toy().replace(settings)
+    experiment = make_experiment().replace(settings)
     with pytest.raises(TrainingFailed, match=r"cannot be written: .*No space left on device"):
         train(experiment, lambda line: None)
     [run] = (small_disk / "runs" / "full").glob("train-*")
     left = sorted(path.name for path in run.glob("*epoch-*"))
     assert left
     for name in left:
-        assert checkpoint.read(str(run / name)).labels == ["bad", "good"]
+        assert checkpoint.load_checkpoint(str(run / name)).labels == ["bad", "good"]
     assert not (run / "best.json").exists()
 
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     told: list[str] = []
     train(experiment, told.append)
     assert f"going on after epoch {int(left[-1].removeprefix('epoch-'))}" in told
-    assert checkpoint.read(str(small_disk / "runs" / "full")).labels == ["bad", "good"]
+    assert checkpoint.load_checkpoint(str(small_disk / "runs" / "full")).labels == ["bad", "good"]

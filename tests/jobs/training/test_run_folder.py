@@ -9,29 +9,33 @@ import pytest
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import CheckpointError
 from jobs.training.corpus import Corpus
-from jobs.training.run_folder import Run, place
-from tests.conftest import corpus_of
+from jobs.training.run_folder import RunFolder, resolve_run_folder
+from tests.conftest import make_test_corpus
 
 
 @pytest.fixture
-def corpus(toy: Callable[..., Experiment]) -> Corpus:
-    return corpus_of(toy())
+def corpus(make_experiment: Callable[..., Experiment]) -> Corpus:
+    return make_test_corpus(make_experiment())
 
 
-def test_what_decides_the_result_decides_the_place(toy: Callable[..., Experiment], corpus: Corpus) -> None:
+def test_what_decides_the_result_decides_the_place(make_experiment: Callable[..., Experiment], corpus: Corpus) -> None:
     """Settings and seed do; how many workers share the work does not."""
-    first = place("train", toy(), corpus)
-    assert place("train", toy(train__workers=4, train__cpus_per_worker=2), corpus) == first
+    first = resolve_run_folder("train", make_experiment(), corpus)
+    assert resolve_run_folder("train", make_experiment(train__workers=4, train__cpus_per_worker=2), corpus) == first
     for other in (
-        toy(model__dropout=0.1),
-        toy(seed=1),
-        toy(train__epochs=4),
-        toy(text__max_tokens=5),
+        make_experiment(model__dropout=0.1),
+        make_experiment(seed=1),
+        make_experiment(train__epochs=4),
+        make_experiment(text__max_tokens=5),
     ):
-        assert place("train", other, corpus) != first
-    assert place("tune", toy(), corpus) != first
-    assert place("tune", toy(tune__max_concurrent=1), corpus) == place("tune", toy(), corpus)
-    assert place("tune", toy(tune__samples=9), corpus) != place("tune", toy(), corpus)
+        assert resolve_run_folder("train", other, corpus) != first
+    assert resolve_run_folder("tune", make_experiment(), corpus) != first
+    assert resolve_run_folder("tune", make_experiment(tune__max_concurrent=1), corpus) == resolve_run_folder(
+        "tune", make_experiment(), corpus
+    )
+    assert resolve_run_folder("tune", make_experiment(tune__samples=9), corpus) != resolve_run_folder(
+        "tune", make_experiment(), corpus
+    )
 
 
 def write_manifest(folder: Path) -> None:
@@ -44,7 +48,7 @@ def write_manifest(folder: Path) -> None:
 @pytest.mark.parametrize("content", [None, ""], ids=["missing", "cut off"])
 def test_a_checkpoint_that_is_not_whole_is_never_named_as_best(tmp_path: Path, content: str | None) -> None:
     """Neither in the run's best.json nor above it."""
-    run = Run(str(tmp_path), "train-1")
+    run = RunFolder(str(tmp_path), "train-1")
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         run.finish({"checkpoint": "c1"})
     write_manifest(Path(run.path, "c1"))
@@ -59,13 +63,13 @@ def test_a_checkpoint_that_is_not_whole_is_never_named_as_best(tmp_path: Path, c
 
 def test_best_json_marks_a_finished_run_and_the_newest_is_named_above(tmp_path: Path) -> None:
     """Checkpoints are named relative to the file, so that a folder can be moved."""
-    run, other = Run(str(tmp_path), "train-1"), Run(str(tmp_path), "train-2")
+    run, other = RunFolder(str(tmp_path), "train-1"), RunFolder(str(tmp_path), "train-2")
     for each, name in ((run, "c1"), (other, "c2")):
         write_manifest(Path(each.path, name))
-        assert each.finished() is None
+        assert each.read_finished_best() is None
     run.finish({"checkpoint": "c1"})
     top = other.finish({"checkpoint": "c2"})
-    assert run.finished() == {"checkpoint": "c1"}
+    assert run.read_finished_best() == {"checkpoint": "c1"}
     assert json.loads(Path(top).read_text()) == {"checkpoint": "train-2/c2", "run": "train-2"}
     run.publish({"checkpoint": "c1"})
     assert json.loads(Path(top).read_text())["checkpoint"] == "train-1/c1"

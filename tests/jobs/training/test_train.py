@@ -14,15 +14,15 @@ import torch
 
 from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
-from cluster.storage import StorageError, locked
+from cluster.storage import StorageError, lock_folder
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
 from jobs.model.network import Network
 from jobs.training.loop import Loop
-from jobs.training.run_folder import place
-from jobs.training.snapshot import weights
+from jobs.training.run_folder import resolve_run_folder
+from jobs.training.snapshot import gather_weights
 from jobs.training.train import TrainingFailed, train
-from tests.conftest import corpus_of
+from tests.conftest import make_test_corpus
 from tests.jobs.training.test_learning_curve import scalars
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -32,25 +32,29 @@ def trained_here(experiment: Experiment) -> tuple[Loop, dict[int, dict[str, np.n
     """Train without Ray in this process, as one worker does, and return the loop and each epoch's weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as on a worker: sums are in another order with more
-    corpus = corpus_of(experiment)
-    network = Network(experiment.model, corpus.vectors, 2, experiment.seed, num_trained=len(corpus.counts()))
+    corpus = make_test_corpus(experiment)
+    network = Network(
+        experiment.model, corpus.vectors, 2, experiment.seed, num_trainable_words=len(corpus.word_counts())
+    )
     loop = Loop(network, corpus, experiment.train, experiment.seed)
     found = {}
-    for epoch, _ in loop.epochs():
-        found[epoch.epoch] = {key: value.clone().numpy() for key, value in weights(loop).items()}
+    for epoch, _ in loop.train_epochs():
+        found[epoch.epoch] = {key: value.clone().numpy() for key, value in gather_weights(loop).items()}
     torch.set_num_threads(threads)
     return loop, found
 
 
-def test_two_workers_train_a_checkpoint_that_one_process_would(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_two_workers_train_a_checkpoint_that_one_process_would(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """The best epoch is named and whole, the same as without Ray; a second call says that it is done."""
-    experiment = toy(train__workers=2)
+    experiment = make_experiment(train__workers=2)
     told: list[str] = []
     best = train(experiment, told.append)
     assert sum(line.startswith("epoch   ") for line in told) == 3
     first_told = list(told)
     named = json.loads(Path(best).read_text())
-    found = checkpoint.read(best)
+    found = checkpoint.load_checkpoint(best)
     assert found.labels == ["bad", "good"]
     assert named["metrics"]["accuracy"] == found.metrics["accuracy"]
 
@@ -69,9 +73,9 @@ def test_two_workers_train_a_checkpoint_that_one_process_would(ray_here: None, t
     assert not any(line.startswith("epoch") for line in told)
 
 
-def test_a_run_leaves_what_a_person_looks_at(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_a_run_leaves_what_a_person_looks_at(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
     """A table and a summary at the end; in its folder a picture, scalars for TensorBoard, and what each file is."""
-    experiment = toy(name="seen", train__workers=[1, 2])
+    experiment = make_experiment(name="seen", train__workers=[1, 2])
     told: list[str] = []
     folder = Path(train(experiment, told.append)).parent
     [run] = folder.glob("train-*")
@@ -90,32 +94,38 @@ def test_a_run_leaves_what_a_person_looks_at(ray_here: None, toy: Callable[..., 
             assert path.name.split("-0")[0] in described, path.name
 
 
-def test_a_diverging_run_says_so_and_names_nothing(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_a_diverging_run_says_so_and_names_nothing(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """The reason comes from the worker, without a traceback."""
-    experiment = toy(train__learning_rate=1e30, model__max_norm=None, name="diverges")
+    experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None, name="diverges")
     with pytest.raises(TrainingFailed, match=r"the training loss is .*lower train.learning_rate"):
         train(experiment, lambda line: None)
     assert not (Path(experiment.storage) / "diverges" / "best.json").exists()
 
 
-def test_a_run_that_another_command_is_at_work_on_is_refused(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_a_run_that_another_command_is_at_work_on_is_refused(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """Both would write and delete the same checkpoints."""
-    experiment = toy(name="held")
+    experiment = make_experiment(name="held")
     with (
-        locked(place("train", experiment, corpus_of(experiment)).path),
+        lock_folder(resolve_run_folder("train", experiment, make_test_corpus(experiment)).path),
         pytest.raises(StorageError, match="another command is at work on this run"),
     ):
         train(experiment, lambda line: None)
 
 
-def test_more_workers_than_there_is_room_for_fail_at_once(ray_here: None, toy: Callable[..., Experiment]) -> None:
+def test_more_workers_than_there_is_room_for_fail_at_once(
+    embedded_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """Ray Train would wait for ever."""
     with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
-        train(toy(train__workers=99), lambda line: None)
+        train(make_experiment(train__workers=99), lambda line: None)
 
 
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
-    toy: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
+    make_experiment: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
 ) -> None:
     """kill -9 of the driver after some epochs; the same command finishes with the same weights."""
     settings = {
@@ -143,7 +153,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
     assert "going on after epoch" in again.stdout
 
     loop, by_epoch = trained_here(Experiment().replace(settings))
-    found = checkpoint.read(str(tmp_path / "runs" / "k"))
+    found = checkpoint.load_checkpoint(str(tmp_path / "runs" / "k"))
     assert found.metrics["epoch"] == loop.progress.best
     for key, value in by_epoch[loop.progress.best].items():
         assert np.array_equal(found.weights[key], value), key

@@ -10,7 +10,7 @@ import yaml
 
 from cluster.package import REPOSITORY
 from serving.__main__ import main
-from serving.deployment.haproxy import HELD, switches
+from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, build_environment
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_shell_takes_what_is_printed(folder: Path, capsys: pytest.CaptureFixtu
     told = subprocess.run(
         ["sh", "-c", script], input=capsys.readouterr().out, capture_output=True, text=True, check=True
     ).stdout
-    wanted = switches(folder)
+    wanted = build_environment(folder)
     assert told == "".join(wanted[name] for name in names)
     assert told.endswith(str(folder / "admin.sock"))
     assert folder.stat().st_mode & 0o77 == 0
@@ -62,7 +62,7 @@ def test_haproxy_gives_a_replica_what_it_may_hold() -> None:
     """Less would be turned away too early, more by Ray, which takes the replica longer."""
     configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
     deployment = configuration["applications"][0]["deployments"][0]
-    assert deployment["max_ongoing_requests"] + deployment["max_queued_requests"] == HELD
+    assert deployment["max_ongoing_requests"] + deployment["max_queued_requests"] == MAX_REQUESTS_PER_REPLICA
 
 
 def test_ray_knows_every_switch() -> None:
@@ -70,7 +70,7 @@ def test_ray_knows_every_switch() -> None:
     import ray.serve._private.constants as constants
 
     text = Path(constants.__file__).read_text()
-    for name in switches(Path("/tmp/x")):
+    for name in build_environment(Path("/tmp/x")):
         assert f'"{name}"' in text, name
 
 

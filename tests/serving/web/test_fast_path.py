@@ -18,9 +18,17 @@ from jobs.inference.classifier import Classifier
 from jobs.model import checkpoint
 from serving.web import fast_path as plain_road
 from serving.web import served_models as models
-from serving.web.fast_path import Plain, _write_number, compiled
-from serving.web.metrics import Tally
-from serving.web.protocol import DIGITS, Labels, Limits, RequestError, apply, number, parse
+from serving.web.fast_path import FastPath, _write_number, compile_entry
+from serving.web.metrics import ModelCounters
+from serving.web.protocol import (
+    SCORE_DIGITS,
+    Limits,
+    RequestError,
+    ResponseEncoder,
+    apply_function,
+    format_score,
+    parse_request,
+)
 from tests.jobs.inference.test_classifier import checkpoint_of
 
 LONGEST = 200
@@ -38,15 +46,15 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def plain(classifier: Classifier) -> Plain:
-    return Plain(classifier, LONGEST)
+def plain(classifier: Classifier) -> FastPath:
+    return FastPath(classifier, LONGEST)
 
 
 def ordinary(classifier: Classifier, body: bytes, *, flat: bool) -> bytes:
     """The answer of the ordinary road."""
-    question = parse(body, Limits(max_text_length=LONGEST))
-    scores = [apply(question.function, row) for row in classifier.scores(question.texts).tolist()]
-    return Labels(classifier.labels).answer(question, scores, [], flat=flat)
+    question = parse_request(body, Limits(max_text_length=LONGEST))
+    scores = [apply_function(question.function, row) for row in classifier.predict_logits(question.texts).tolist()]
+    return ResponseEncoder(classifier.labels).encode(question, scores, [], flat=flat)
 
 
 def same(found: bytes, expected: bytes) -> bool:
@@ -65,11 +73,11 @@ TEXTS = st.lists(PIECES, max_size=30).map("".join) | st.text(string.printable, m
     text=TEXTS, flat=st.booleans(), more=st.sampled_from([{}, {"parameters": {}}]), indent=st.sampled_from([None, 1])
 )
 def test_answers_are_those_of_the_ordinary_road(
-    classifier: Classifier, plain: Plain, text: str, flat: bool, more: dict, indent: int | None
+    classifier: Classifier, plain: FastPath, text: str, flat: bool, more: dict, indent: int | None
 ) -> None:
     """Texts with escapes, with white space between the fields, with either bracket."""
     body = json.dumps({"inputs": text, **more}, indent=indent).encode()
-    found = plain.answer(body, flat=flat)
+    found = plain.try_classify(body, flat=flat)
     if "\\u" in json.dumps(text):
         assert found is None
     elif len(text) > LONGEST:
@@ -89,12 +97,12 @@ GOOD = b'{"inputs": "word1", "parameters": {}}'
     place=st.integers(0, len(GOOD)), gone=st.integers(0, 3), put=st.binary(max_size=3) | st.sampled_from([b'"', b"{}"])
 )
 def test_what_is_not_quite_valid_is_left(
-    classifier: Classifier, plain: Plain, place: int, gone: int, put: bytes
+    classifier: Classifier, plain: FastPath, place: int, gone: int, put: bytes
 ) -> None:
     """What is answered would be answered on the ordinary road, and so."""
     body = GOOD[:place] + put + GOOD[place + gone :]
     for cut in (body, body.replace(b', "parameters": {}', b"")):
-        found = plain.answer(cut, flat=True)
+        found = plain.try_classify(cut, flat=True)
         if found is not None:
             assert same(found, ordinary(classifier, cut, flat=True))
 
@@ -125,36 +133,36 @@ def test_what_is_not_quite_valid_is_left(
         b'{"inputs": "' + b"x" * (LONGEST + 1) + b'"}',
     ],
 )
-def test_anything_else_is_left(plain: Plain, body: bytes) -> None:
+def test_anything_else_is_left(plain: FastPath, body: bytes) -> None:
     """Nothing is counted of it."""
-    plain.counted(Tally(len(LABELS)))
-    assert plain.answer(body, flat=True) is None
-    tally = Tally(len(LABELS))
-    plain.counted(tally)
-    assert tally.labels == [0] * len(LABELS)
+    plain.flush_counts(ModelCounters(len(LABELS)))
+    assert plain.try_classify(body, flat=True) is None
+    tally = ModelCounters(len(LABELS))
+    plain.flush_counts(tally)
+    assert tally.label_counts == [0] * len(LABELS)
 
 
 def test_a_word_that_the_table_lacks_is_left(classifier: Classifier) -> None:
     """The ordinary road projects it."""
-    some = Plain(Classifier(saved(), table_bytes=20 * 4 * classifier.columns), LONGEST)
-    assert some.answer(b'{"inputs": "word1 word2"}', flat=True) is not None
-    assert some.answer(b'{"inputs": "word1 word150"}', flat=True) is None
+    some = FastPath(Classifier(saved(), table_bytes=20 * 4 * classifier.num_columns), LONGEST)
+    assert some.try_classify(b'{"inputs": "word1 word2"}', flat=True) is not None
+    assert some.try_classify(b'{"inputs": "word1 word150"}', flat=True) is None
 
 
 def test_what_was_answered_is_counted_once(classifier: Classifier) -> None:
     """Labels, confidence, tokens and unknown ones, until they are asked for."""
-    plain, tally = Plain(classifier, LONGEST), Tally(len(LABELS))
+    plain, tally = FastPath(classifier, LONGEST), ModelCounters(len(LABELS))
     answers = [
-        json.loads(plain.answer(b'{"inputs": "%s"}' % text, flat=True)) for text in (b"word1 zzz", b"word2", b"")
+        json.loads(plain.try_classify(b'{"inputs": "%s"}' % text, flat=True)) for text in (b"word1 zzz", b"word2", b"")
     ]
-    plain.counted(tally)
+    plain.flush_counts(tally)
     best = [answer[0] for answer in answers]
-    assert tally.labels == [sum(each["label"] == label for each in best) for label in LABELS]
-    assert tally.confidence == pytest.approx(sum(each["score"] for each in best), abs=1e-8)
-    assert (tally.tokens, tally.unknown) == (3, 1)
-    again = Tally(len(LABELS))
-    plain.counted(again)
-    assert (again.labels, again.tokens, again.confidence) == ([0] * len(LABELS), 0, 0.0)
+    assert tally.label_counts == [sum(each["label"] == label for each in best) for label in LABELS]
+    assert tally.confidence_sum == pytest.approx(sum(each["score"] for each in best), abs=1e-8)
+    assert (tally.tokens, tally.unknown_tokens) == (3, 1)
+    again = ModelCounters(len(LABELS))
+    plain.flush_counts(again)
+    assert (again.label_counts, again.tokens, again.confidence_sum) == ([0] * len(LABELS), 0, 0.0)
 
 
 def written(value: float) -> str:
@@ -170,8 +178,8 @@ EXACT = [0.0, 1.0, 0.1, 1e-4, 1e-5, 0.00012345, 5e-324, 2.2e-308, 0.99999999999,
 @given(st.floats(0, 1) | st.floats(-330, 0).map(lambda power: 10.0**power))
 def test_numbers_are_written_as_python_writes_them(value: float) -> None:
     """To nine digits; the last one may be another where what follows is a half but for rounding."""
-    assert [written(each) for each in EXACT] == [number(each) for each in EXACT]
-    found, expected = written(value), number(value)
+    assert [written(each) for each in EXACT] == [format_score(each) for each in EXACT]
+    found, expected = written(value), format_score(value)
     assert float(found) == pytest.approx(float(expected), rel=2e-9, abs=0)
     assert isinstance(json.loads(found), float)
 
@@ -179,41 +187,41 @@ def test_numbers_are_written_as_python_writes_them(value: float) -> None:
 def test_nine_digits_tell_every_score_apart() -> None:
     """The scores of the network are of single precision."""
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
-    assert (np.array([number(float(value)) for value in values]).astype(np.float32) == values).all()
+    assert (np.array([format_score(float(value)) for value in values]).astype(np.float32) == values).all()
 
 
 def test_constants_that_are_compiled_are_those_of_the_ordinary_road() -> None:
     """numba would not see a change of them in another file."""
     assert (kernel.PADDING, kernel.UNKNOWN) == (text.PADDING, text.UNKNOWN)
-    assert plain_road.DIGITS == DIGITS
+    assert plain_road.SCORE_DIGITS == SCORE_DIGITS
 
 
 def test_of_many_labels_the_answer_is_left(classifier: Classifier) -> None:
     """Ours sorts them one by one."""
     some = checkpoint_of("static")
-    count = plain_road.MOST_LABELS + 1
+    count = plain_road.MAX_LABELS + 1
     weights = some.weights | {
         "output.weight": np.tile(some.weights["output.weight"][:1], (count, 1)),
         "output.bias": np.zeros(count, np.float32),
     }
     many = replace(some, labels=[f"label {number}" for number in range(count)], weights=weights)
-    assert Plain(Classifier(many), LONGEST).answer(b'{"inputs": "word1"}', flat=True) is None
+    assert FastPath(Classifier(many), LONGEST).try_classify(b'{"inputs": "word1"}', flat=True) is None
 
 
 def test_a_model_answers_with_the_limits_it_was_loaded_with(tmp_path: Path) -> None:
     """A longer text is left, and so refused."""
-    checkpoint.write(tmp_path / "a", saved())
-    choice = models.choose({"checkpoint": str(tmp_path / "a")})
-    main = models.load(choice, max_text_length=5).main
-    assert main.answer(b'{"inputs": "word1"}', flat=True) is not None
-    assert main.answer(b'{"inputs": "word1!"}', flat=True) is None
-    tally = main.counted()
-    assert (sum(tally.labels), len(tally.seconds)) == (1, 1)
+    checkpoint.save_checkpoint(tmp_path / "a", saved())
+    choice = models.parse_user_config({"checkpoint": str(tmp_path / "a")})
+    main = models.load_models(choice, max_text_length=5).primary
+    assert main.try_fast_path(b'{"inputs": "word1"}', flat=True) is not None
+    assert main.try_fast_path(b'{"inputs": "word1!"}', flat=True) is None
+    tally = main.take_counters()
+    assert (sum(tally.label_counts), len(tally.latencies_s)) == (1, 1)
 
 
 def test_what_was_compiled_for_another_kernel_is_not_taken() -> None:
     """numba looks at the file of a function alone, and at what the function encloses."""
-    entry, _ = compiled()
+    entry, _ = compile_entry()
     assert entry.__wrapped__.__closure__ is not None
     held = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
     assert held == [hashlib.sha256(Path(kernel.__file__).read_bytes()).hexdigest()]

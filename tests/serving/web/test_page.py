@@ -12,11 +12,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from jobs.model.checkpoint import write
+from jobs.model.checkpoint import save_checkpoint
 from serving.web import api_keys as keys
 from serving.web import page
 from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.asgi_client import ask, replica, served
+from tests.serving.asgi_client import make_replica, send_request, serve_replica
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ def browser() -> Iterator[WebDriver]:
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
-    write(tmp_path / "c", checkpoint_of("rand"))
-    with served(replica({"checkpoint": str(tmp_path / "c")}, limits={"max_text_length": 2000})) as found:
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")}, limits={"max_text_length": 2000})) as found:
         yield found
 
 
@@ -116,9 +116,9 @@ def test_what_is_refused_is_told(browser: WebDriver, url: str) -> None:
 
 def test_a_key_is_asked_for(browser: WebDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where the service wants one."""
-    monkeypatch.setenv(keys.VARIABLE, KEY)
-    write(tmp_path / "c", checkpoint_of("rand"))
-    with served(replica({"checkpoint": str(tmp_path / "c")})) as url:
+    monkeypatch.setenv(keys.KEYS_VARIABLE, KEY)
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
         browser.get(url)
         seen(browser, "#key")[0].send_keys(KEY)
         seen(browser, "#text")[0].send_keys("word1", Keys.CONTROL, Keys.ENTER)
@@ -128,9 +128,9 @@ def test_a_key_is_asked_for(browser: WebDriver, tmp_path: Path, monkeypatch: pyt
 
 def test_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
     """No address in the page, and a policy that lets none in."""
-    write(tmp_path / "c", checkpoint_of("rand"))
-    _, headers, content = ask(replica({"checkpoint": str(tmp_path / "c")}), "/")
-    assert content.encode() == page.PAGE.read_bytes()
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    _, headers, content = send_request(make_replica({"checkpoint": str(tmp_path / "c")}), "/")
+    assert content.encode() == page.PAGE_PATH.read_bytes()
     assert "//" not in re.sub(r"^\s*//.*$|// places.*$", "", content, flags=re.MULTILINE)
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy

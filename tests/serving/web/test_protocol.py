@@ -5,12 +5,12 @@ import json
 import pytest
 
 from jobs.inference.classifier import Classifier
-from jobs.inference.explanation import Reasons
-from serving.web.protocol import Labels, Limits, RequestError, apply, parse
+from jobs.inference.explanation import Explainer
+from serving.web.protocol import Limits, RequestError, ResponseEncoder, apply_function, parse_request
 from tests.jobs.inference.test_classifier import checkpoint_of
 
 LIMITS = Limits(max_texts=3, max_text_length=50, max_explained_texts=1)
-LABELS = Labels(["a", 'b"', "ü"])
+LABELS = ResponseEncoder(["a", 'b"', "ü"])
 SCORES = [[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]
 
 
@@ -20,9 +20,9 @@ def body(**fields: object) -> bytes:
 
 def answered(sent: bytes, scores: list[list[float]] = SCORES, *, flat: bool = True) -> list:
     """Return the answer to a body, as a client reads it."""
-    asked = parse(sent, LIMITS)
-    values = [apply(asked.function, row) for row in scores[: len(asked.texts)]]
-    return json.loads(LABELS.answer(asked, values, [], flat=flat))
+    asked = parse_request(sent, LIMITS)
+    values = [apply_function(asked.function, row) for row in scores[: len(asked.texts)]]
+    return json.loads(LABELS.encode(asked, values, [], flat=flat))
 
 
 def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() -> None:
@@ -37,7 +37,7 @@ def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() ->
 def test_several_texts_are_a_list_of_lists_everywhere(inputs: list) -> None:
     """Also where each text is wrapped in a list, as text-embeddings-inference takes a batch."""
     sent = body(inputs=inputs, parameters={"top_k": 1})
-    assert parse(sent, LIMITS).texts == ["hi", "you"]
+    assert parse_request(sent, LIMITS).texts == ["hi", "you"]
     assert [[row["label"] for row in rows] for rows in answered(sent)] == [['b"'], ["a"]]
     assert len(answered(body(inputs=inputs[:1]))) == 1
 
@@ -54,22 +54,22 @@ def test_what_clients_of_text_embeddings_inference_send_is_answered_as_there(
     rows = [found] if isinstance(inputs, str) else found
     for row, scores in zip(rows, SCORES[: 1 if isinstance(inputs, str) else len(inputs)], strict=True):
         assert [set(each) for each in row] == [{"label", "score"}] * 3
-        expected = sorted(apply("none" if raw_scores else "softmax", scores), reverse=True)
+        expected = sorted(apply_function("none" if raw_scores else "softmax", scores), reverse=True)
         assert [each["score"] for each in row] == pytest.approx(expected, rel=1e-8)
 
 
 def test_a_flat_list_is_a_batch_also_of_two_or_of_one() -> None:
     """As with the hosted inference API; text-embeddings-inference would read a pair, or a single text."""
     assert [len(answered(body(inputs=["hi", "you"][:count]))) for count in (1, 2)] == [1, 2]
-    assert parse(body(inputs=["hi", "you"]), LIMITS).texts == ["hi", "you"]
+    assert parse_request(body(inputs=["hi", "you"]), LIMITS).texts == ["hi", "you"]
 
 
 def test_functions_and_threshold() -> None:
     """softmax by default; sigmoid; none, which raw_scores asks for too; a threshold leaves out the rest."""
-    assert apply("softmax", [1e4, 1e4]) == [0.5, 0.5]
-    assert apply("sigmoid", [0, 800, -800]) == [0.5, 1, pytest.approx(0)]
-    assert parse(body(inputs="x"), LIMITS).function == "softmax"
-    assert parse(body(inputs="x", raw_scores=True), LIMITS).function == "none"
+    assert apply_function("softmax", [1e4, 1e4]) == [0.5, 0.5]
+    assert apply_function("sigmoid", [0, 800, -800]) == [0.5, 1, pytest.approx(0)]
+    assert parse_request(body(inputs="x"), LIMITS).function == "softmax"
+    assert parse_request(body(inputs="x", raw_scores=True), LIMITS).function == "none"
     asked = {"function_to_apply": "none", "threshold": 1}
     assert answered(body(inputs="x", parameters=asked)) == [{"label": 'b"', "score": 2.0}, {"label": "ü", "score": 1.0}]
     assert answered(body(inputs="x", parameters={"threshold": 2})) == []
@@ -81,9 +81,9 @@ def test_an_explanation_is_in_each_label_asked_for(where: dict) -> None:
     """With the phrases, their places, and shares that add up to the logit."""
     classifier = Classifier(checkpoint_of("rand"))
     text = "word1 word2"
-    asked = parse(body(inputs=text, **where), LIMITS)
-    [logits] = classifier.scores([text]).tolist()
-    rows = json.loads(LABELS.answer(asked, [logits], [Reasons(classifier, text)], flat=True))
+    asked = parse_request(body(inputs=text, **where), LIMITS)
+    [logits] = classifier.predict_logits([text]).tolist()
+    rows = json.loads(LABELS.encode(asked, [logits], [Explainer(classifier, text)], flat=True))
     for row in rows:
         found = row["explanation"]
         assert found["bias"] + sum(each["share"] for each in found["phrases"]) == pytest.approx(row["score"], abs=1e-5)
@@ -123,15 +123,17 @@ def test_an_explanation_is_in_each_label_asked_for(where: dict) -> None:
 def test_bad_input_is_a_4xx_that_says_what_is_wrong(sent: bytes, status: int, message: str) -> None:
     """Never anything else."""
     with pytest.raises(RequestError, match=message) as caught:
-        parse(sent, LIMITS)
+        parse_request(sent, LIMITS)
     assert caught.value.status == status
 
 
 def test_fields_that_others_send_are_passed_over() -> None:
     """Clients add options that are not ours, and nulls."""
-    asked = parse(body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None, explain=None), LIMITS)
+    asked = parse_request(
+        body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None, explain=None), LIMITS
+    )
     assert asked.texts == ["a"]
-    assert parse(body(inputs="a", parameters={"top_k": None, "function_to_apply": None}), LIMITS).top_k is None
+    assert parse_request(body(inputs="a", parameters={"top_k": None, "function_to_apply": None}), LIMITS).top_k is None
 
 
 def test_explanations_that_would_fill_the_memory_are_refused() -> None:
@@ -139,15 +141,15 @@ def test_explanations_that_would_fill_the_memory_are_refused() -> None:
     classifier = Classifier(checkpoint_of("rand"))
     limits = Limits(max_text_length=1_000_000)
     text = " ".join("x" * 60_000 for _ in range(10))
-    labels = Labels([f"label {number}" for number in range(150)])
+    labels = ResponseEncoder([f"label {number}" for number in range(150)])
     values = [[1 / 150] * 150]
-    reasons = [Reasons(classifier, text)]
+    reasons = [Explainer(classifier, text)]
 
     def answer(**parameters: object) -> bytes:
-        asked = parse(body(inputs=text, parameters=parameters | {"explain": True}), limits)
-        return labels.answer(asked, values, reasons, flat=True)
+        asked = parse_request(body(inputs=text, parameters=parameters | {"explain": True}), limits)
+        return labels.encode(asked, values, reasons, flat=True)
 
-    assert reasons[0].size > 100_000
+    assert reasons[0].estimated_json_bytes > 100_000
     with pytest.raises(RequestError, match=r"more than 8 MB; ask for fewer labels") as refused:
         answer()
     assert refused.value.status == 413

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from cluster import UsageError
-from jobs.model.checkpoint import write
-from serving.web.served_models import choose, load
+from jobs.model.checkpoint import save_checkpoint
+from serving.web.served_models import load_models, parse_user_config
 from tests.jobs.inference.test_classifier import checkpoint_of
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write(tmp_path / "c", checkpoint_of("rand"))
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
     return tmp_path / "c"
 
 
@@ -41,7 +41,7 @@ def with_weights(folder: Path, name: str, value: float) -> None:
     checkpoint = checkpoint_of("rand")
     checkpoint.weights[name] = np.full_like(checkpoint.weights[name], value)
     shutil.rmtree(folder)
-    write(folder, checkpoint)
+    save_checkpoint(folder, checkpoint)
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_does_harm_is_refused_with_a_reason(folder: Path, harm
     """Quickly, and with an error that is no traceback."""
     HARM[harm](folder)
     with pytest.raises(UsageError) as caught:
-        load(choose({"checkpoint": str(folder)}))
+        load_models(parse_user_config({"checkpoint": str(folder)}))
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 2000
 
@@ -87,33 +87,33 @@ def test_a_best_json_names_only_a_checkpoint(tmp_path: Path) -> None:
     """What lies elsewhere and is none is refused, and not told."""
     (tmp_path / "best.json").write_text('{"checkpoint": "../../../../../../etc"}')
     with pytest.raises(UsageError, match="manifest"):
-        load(choose({"checkpoint": str(tmp_path)}))
+        load_models(parse_user_config({"checkpoint": str(tmp_path)}))
     (tmp_path / "best.json").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="cannot be read"):
-        load(choose({"checkpoint": str(tmp_path)}))
+        load_models(parse_user_config({"checkpoint": str(tmp_path)}))
 
 
 def test_what_is_loaded_is_not_read_again(folder: Path, tmp_path: Path) -> None:
     """A new candidate leaves the main model as it is; one with other labels is refused."""
-    before = load(choose({"checkpoint": str(folder)}))
+    before = load_models(parse_user_config({"checkpoint": str(folder)}))
     other = checkpoint_of("static")
-    write(tmp_path / "d", other)
+    save_checkpoint(tmp_path / "d", other)
     both = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
-    after = load(choose(both), before)
-    assert after.main is before.main
+    after = load_models(parse_user_config(both), before)
+    assert after.primary is before.primary
     assert after.candidate is not None
     other.labels[0] = "z"
-    write(tmp_path / "e", other)
+    save_checkpoint(tmp_path / "e", other)
     with pytest.raises(UsageError, match="has other labels"):
-        load(choose(both | {"candidate": {"checkpoint": str(tmp_path / "e"), "weight": 0.2}}))
+        load_models(parse_user_config(both | {"candidate": {"checkpoint": str(tmp_path / "e"), "weight": 0.2}}))
 
 
 def test_each_checkpoint_has_a_table_of_its_own(folder: Path, tmp_path: Path) -> None:
     """The limit of its memory is that of one, not of a checkpoint and its candidate together."""
-    write(tmp_path / "d", checkpoint_of("static"))
+    save_checkpoint(tmp_path / "d", checkpoint_of("static"))
     limit = 20_000
     candidate = {"checkpoint": str(tmp_path / "d"), "weight": 0.2}
-    found = load(choose({"checkpoint": str(folder), "candidate": candidate}), table_bytes=limit)
+    found = load_models(parse_user_config({"checkpoint": str(folder), "candidate": candidate}), table_bytes=limit)
     assert found.candidate is not None
-    tables = [each.classifier.table_bytes for each in (found.main, found.candidate)]
+    tables = [each.classifier.table_bytes for each in (found.primary, found.candidate)]
     assert max(tables) <= limit < sum(tables)
