@@ -100,7 +100,7 @@ def _jobs(wanted: list[tuple[str, int]], options: argparse.Namespace, storage: s
     for name, seed in wanted:
         chosen = _experiment(name, seed, options, storage)
         loaded = dataset.load_dataset(chosen)
-        corpus = build_corpus(chosen, loaded, use_pretrained=True, progress=lambda line: print(line, file=sys.stderr))
+        corpus = build_corpus(chosen, loaded, use_pretrained=True)
         yield (name, seed), chosen, corpus, loaded.test
 
 

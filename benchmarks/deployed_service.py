@@ -51,7 +51,7 @@ class DeployedService:
             self.deployment.pop("autoscaling_config", None)
         self.deployment |= options
         told: list[str] = []
-        deploy(self.configuration, self.head.dashboard_url, told.append)
+        deploy(self.configuration, self.head.dashboard_url)
         assert told, "deploy says where the service is"
         if "num_replicas" in self.deployment:
             wait_until(lambda: len(self.replica_pids()) == self.deployment["num_replicas"])

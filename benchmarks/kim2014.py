@@ -106,13 +106,9 @@ def _jobs(names: list[RunKey], options: argparse.Namespace, vectors: str, storag
             parts = dataset.load_folds(chosen) if chosen.train.folds else [dataset.load_dataset(chosen)]
             part = parts[fold]
             if name not in read:
-                read = {
-                    name: load_text_vectors(chosen, part.train.texts + part.validation.texts + part.test.texts, say)
-                }
+                read = {name: load_text_vectors(chosen, part.train.texts + part.validation.texts + part.test.texts)}
             corpora = {
-                pretrained: ray.put(
-                    build_corpus(chosen, part, use_pretrained=pretrained, progress=say, word_vectors=read[name])
-                )
+                pretrained: ray.put(build_corpus(chosen, part, use_pretrained=pretrained, word_vectors=read[name]))
                 for pretrained in (True, False)
             }
             held = {(name, seed, fold): (corpora, part.test)}

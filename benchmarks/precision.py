@@ -50,9 +50,7 @@ def main() -> None:
                 if options.quick:
                     chosen = chosen.replace({"train.epochs": 1})
                 parts = dataset.load_dataset(chosen)
-                corpus = build_corpus(
-                    chosen, parts, use_pretrained=True, progress=lambda line: print(line, file=sys.stderr)
-                )
+                corpus = build_corpus(chosen, parts, use_pretrained=True)
                 for precision in PRECISIONS:
                     result = train_and_evaluate(chosen.replace({"train.precision": precision}), corpus, parts.test)
                     found[precision].append(100 * result["accuracy"])

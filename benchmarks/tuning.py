@@ -60,7 +60,7 @@ def run_search(chosen: Experiment, quiet: bool = True) -> tuple[list[dict[str, A
         if not quiet or (line.startswith("trial ") and line.split()[1].endswith("0")):
             print(line, flush=True)
 
-    tune(chosen, say)
+    tune(chosen)
     [folder] = Path(chosen.storage, chosen.name).glob("tune-*")
     records = [json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))]
     records.sort(key=lambda record: record["ended"])
@@ -109,7 +109,7 @@ def run_nested_search(chosen: Experiment, folder: Path, trials: int) -> None:
     from jobs.datasets.dataset import load_dataset
     from jobs.training.corpus import build_corpus
 
-    corpus = ray.put(build_corpus(chosen, load_dataset(chosen), use_pretrained=False, progress=lambda line: None))
+    corpus = ray.put(build_corpus(chosen, load_dataset(chosen), use_pretrained=False))
 
     def train_loop(config: dict[str, Any]) -> None:
         import torch

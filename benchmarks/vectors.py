@@ -96,7 +96,7 @@ def measure_read(side: str, path: str, wanted: str) -> None:
 
         start = time.perf_counter()
         settings = VectorSettings(path=path, extra_words=0)
-        matrix = vectors.read_vectors(settings, words, None, lambda line: None).matrix
+        matrix = vectors.read_vectors(settings, words, None).matrix
     seconds = time.perf_counter() - start
     assert matrix.shape == (len(words), DIMENSIONS)
     print(json.dumps({"seconds": seconds, "peak MB": read_peak_megabytes()}))

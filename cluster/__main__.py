@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
+from cluster.logs import ConsoleHandler, handle_logs
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit code: the job's own, or 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with handle_logs(ConsoleHandler()):
+            return options.run(options)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,7 +85,6 @@ def _submit(options: argparse.Namespace) -> int:
         include=options.include,
         install=options.install,
         detach=options.detach,
-        say=_say,
         confirm=_ask,
     )
 
@@ -96,7 +97,7 @@ def _logs(options: argparse.Namespace) -> int:
         print(client.get_job_logs(job), end="")
         return 0
     at = f"--address {options.address}" if options.address else ""
-    return follow_log(client, job, _say, _ask, at)
+    return follow_log(client, job, _ask, at)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -104,7 +105,7 @@ def _status(options: argparse.Namespace) -> int:
 
     client, job = _job(options)
     for line in format_job(get_job(client, job)):
-        _say(line)
+        print(line, flush=True)
     return 0
 
 
@@ -112,7 +113,7 @@ def _stop(options: argparse.Namespace) -> int:
     from cluster.ray_jobs import stop_job
 
     client, job = _job(options)
-    stop_job(client, job, _say)
+    stop_job(client, job)
     return 0
 
 
@@ -120,7 +121,7 @@ def _list(options: argparse.Namespace) -> int:
     from cluster.job import format_job_table
 
     for line in format_job_table(_client(options)):
-        _say(line)
+        print(line, flush=True)
     return 0
 
 
@@ -137,11 +138,11 @@ def _check(options: argparse.Namespace) -> int:
         # The job looks at the nodes from inside, so that neither Ray's ports nor our versions need fit.
         storage = ["--storage", options.storage] if options.storage else []
         words = ["check", "--caller", json.dumps(caller), *storage]
-        return submit_job(words, address=address, module="cluster", say=_say, confirm=_ask)
+        return submit_job(words, address=address, module="cluster", confirm=_ask)
     with connect(address):
         findings = check_cluster(options.storage, caller)
     for finding in findings:
-        _say(str(finding))
+        print(str(finding), flush=True)
     return int(any(finding.level == "error" for finding in findings))
 
 
@@ -187,9 +188,9 @@ def _package(options: argparse.Namespace) -> int:
 
     package = publish_package(options.target)
     size = sum(size for _, size in package.files)
-    _say(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked")
+    print(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked", flush=True)
     where = options.target if is_uri(options.target) else f"file://{absolute_path(options.target)}"
-    _say(f"python -m serving deploy CHECKPOINT --working-dir {where}")
+    print(f"python -m serving deploy CHECKPOINT --working-dir {where}", flush=True)
     return 0
 
 
@@ -197,7 +198,7 @@ def _token(options: argparse.Namespace) -> int:
     from cluster import auth as token
 
     token.ensure_token()
-    _say(f"{token.token_path()} (readable by you alone; every node needs the same)")
+    print(f"{token.token_path()} (readable by you alone; every node needs the same)", flush=True)
     return 0
 
 
@@ -215,10 +216,6 @@ def _client(options: argparse.Namespace) -> Any:
     from cluster.ray_jobs import create_client, resolve_dashboard_url
 
     return create_client(resolve_dashboard_url(options.address))
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _ask(question: str) -> bool:

@@ -14,6 +14,8 @@ from cluster import UsageError
 from cluster import auth as token
 from cluster.package import REPOSITORY, build_package, relative_path
 
+logger = logging.getLogger(__name__)
+
 EXIT_INTERRUPTED = 130
 MAX_POLL_INTERVAL_S = 2  # between looks at a job that is asked to stop
 STOP_TIMEOUT_S = 60
@@ -49,7 +51,6 @@ def submit_job(
     include: Sequence[str] = (),
     install: bool = False,
     detach: bool = False,
-    say: Callable[[str], None] = print,
     confirm: Callable[[str], bool] = lambda question: False,
 ) -> int:
     """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
@@ -69,7 +70,7 @@ def submit_job(
     client = create_client(url)
     package = build_package(working_dir, include=[*include, *(word for word in arguments if _is_experiment(word))])
     try:
-        say(package.describe())
+        logger.info(package.describe())
         # There a file is where it lies in the folder, wherever the folder is here.
         words = [relative_path(working_dir, word) if _is_experiment(word) else word for word in arguments]
         environment = build_runtime_env(package.path, read_requirements(working_dir) if install else [])
@@ -77,13 +78,11 @@ def submit_job(
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
     at = f"--address {url}"
-    say(f"submitted {job}; come back to it: python -m cluster logs {job} --follow {at}")
-    return 0 if detach else follow_log(client, job, say, confirm, at)
+    logger.info(f"submitted {job}; come back to it: python -m cluster logs {job} --follow {at}")
+    return 0 if detach else follow_log(client, job, confirm, at)
 
 
-def follow_log(
-    client: Any, job: str, say: Callable[[str], None], confirm: Callable[[str], bool], address_option: str
-) -> int:
+def follow_log(client: Any, job: str, confirm: Callable[[str], bool], address_option: str) -> int:
     """Say a job's log until it ends, and return its exit code; Ctrl-C asks whether the job should stop.
 
     Args:
@@ -93,13 +92,13 @@ def follow_log(
         SubmissionFailed: the job is lost sight of.
     """
     try:
-        asyncio.run(_follow(client, job, say))
-        return _exit_code(client, job, say, address_option)
+        asyncio.run(_follow(client, job))
+        return _exit_code(client, job, address_option)
     except KeyboardInterrupt:
         if confirm(f"\nstop {job} too?"):
-            stop_job(client, job, say)
+            stop_job(client, job)
         else:
-            say(f"{job} goes on; this stops it: python -m cluster stop {job} {address_option}")
+            logger.info(f"{job} goes on; this stops it: python -m cluster stop {job} {address_option}")
         return EXIT_INTERRUPTED
     except (RuntimeError, ConnectionError, OSError) as error:
         raise SubmissionError(
@@ -107,15 +106,15 @@ def follow_log(
         ) from error
 
 
-def stop_job(client: Any, job: str, say: Callable[[str], None]) -> None:
+def stop_job(client: Any, job: str) -> None:
     """Ask a job to stop, and wait until it has."""
     from ray.job_submission import JobStatus
 
     if client.get_job_status(job).is_terminal():
-        say(f"{job} has ended already: {client.get_job_status(job)}")
+        logger.info(f"{job} has ended already: {client.get_job_status(job)}")
         return
     client.stop_job(job)
-    say(f"stopping {job}")
+    logger.info(f"stopping {job}")
     deadline = time.monotonic() + STOP_TIMEOUT_S
     pause = 0.1
     while not (status := client.get_job_status(job)).is_terminal():
@@ -123,7 +122,7 @@ def stop_job(client: Any, job: str, say: Callable[[str], None]) -> None:
             raise SubmissionError(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
         time.sleep(pause)
         pause = min(2 * pause, MAX_POLL_INTERVAL_S)
-    say(f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
+    logger.info(f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
 
 
 def read_requirements(folder: Path) -> list[str]:
@@ -181,25 +180,25 @@ def _submitted(client: Any, entrypoint: str, environment: dict[str, Any]) -> str
         raise SubmissionError(f"the cluster does not take the job: {to_single_line(error)}") from error
 
 
-async def _follow(client: Any, job: str, say: Callable[[str], None]) -> None:
+async def _follow(client: Any, job: str) -> None:
     async for lines in client.tail_job_logs(job):
-        say(lines.rstrip("\n"))
+        logger.info(lines.rstrip("\n"))
 
 
-def _exit_code(client: Any, job: str, say: Callable[[str], None], at: str) -> int:
+def _exit_code(client: Any, job: str, at: str) -> int:
     from ray.job_submission import JobStatus
 
     details = client.get_job_info(job)
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
-        say(f"{job} was stopped")
+        logger.info(f"{job} was stopped")
         return EXIT_INTERRUPTED
     log = f"its log: python -m cluster logs {job} {at}"
     if details.driver_exit_code:  # what it said is in the log above
-        say(f"{job} failed with exit code {details.driver_exit_code}; {log}")
+        logger.info(f"{job} failed with exit code {details.driver_exit_code}; {log}")
         return details.driver_exit_code
-    say(f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
+    logger.info(f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
     return 1
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 
 from cluster import UsageError
+from cluster.logs import ConsoleHandler, handle_logs
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     if getattr(options, "address", None):
         os.environ["RAY_ADDRESS"] = options.address
     try:
-        return options.run(options) or 0
+        with handle_logs(ConsoleHandler()):
+            return options.run(options) or 0
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -123,29 +125,29 @@ def _train(options: argparse.Namespace) -> None:
     if experiment.train.folds:
         from jobs.training.cross_validation import cross_validate
 
-        _say(f"wrote {cross_validate(experiment, _say)}")
+        print(f"wrote {cross_validate(experiment)}", flush=True)
         return
     from jobs.training.train import train
 
-    best = train(experiment, _say)
-    _say(f"wrote {best}")
-    _say(f"next: python -m jobs evaluate {os.path.dirname(best)}")
+    best = train(experiment)
+    print(f"wrote {best}", flush=True)
+    print(f"next: python -m jobs evaluate {os.path.dirname(best)}", flush=True)
 
 
 def _tune(options: argparse.Namespace) -> None:
     experiment = _load(options.experiment)
     from jobs.search.tune import tune
 
-    best = tune(experiment, _say)
+    best = tune(experiment)
     folder = os.path.dirname(best)
-    _say(f"wrote {best}")
-    _say(f"next: python -m jobs train {folder}/best.yaml, or python -m serving run {folder}")
+    print(f"wrote {best}", flush=True)
+    print(f"next: python -m jobs train {folder}/best.yaml, or python -m serving run {folder}", flush=True)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from jobs.evaluation.evaluate import evaluate
 
-    evaluate(options.checkpoint, options.settings, options.out, _say)
+    evaluate(options.checkpoint, options.settings, options.out)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -172,19 +174,19 @@ def _vectors_train(options: argparse.Namespace) -> None:
         settings.append(f"data.text_column={json.dumps(options.text_column)}")
     if not files:
         raise UsageError("no file to train on; name one or more before the settings")
-    train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads, _say)
+    train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads)
 
 
 def _vectors_export(options: argparse.Namespace) -> None:
     from jobs.evaluation.export import export_vectors
 
-    export_vectors(options.checkpoint, options.out, options.original, options.merge, _say)
+    export_vectors(options.checkpoint, options.out, options.original, options.merge)
 
 
 def _vectors_drift(options: argparse.Namespace) -> None:
     from jobs.evaluation.drift import report_drift
 
-    report_drift(options.checkpoint, options.words, options.top, options.out, _say)
+    report_drift(options.checkpoint, options.words, options.top, options.out)
 
 
 def _count(word: str) -> int:
@@ -192,10 +194,6 @@ def _count(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {word}")
     return int(word)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

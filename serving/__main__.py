@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
+from cluster.logs import ConsoleHandler, handle_logs
 from cluster.package import validate_working_dir
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb and return the exit code: 0, or 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        with handle_logs(ConsoleHandler()):
+            return options.run(options) or 0
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -139,13 +141,13 @@ def _switches(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from serving.deployment.server import run
 
-    run(_configuration(options), options.address, lambda line: print(line, flush=True))
+    run(_configuration(options), options.address)
 
 
 def _deploy(options: argparse.Namespace) -> None:
     from serving.deployment.server import deploy
 
-    deploy(_configuration(options), options.address, lambda line: print(line, flush=True))
+    deploy(_configuration(options), options.address)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests share: small data sets, the data beside the checkout, and a Ray of their own."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from cluster.connection import connect
+from cluster.logs import handle_logs
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
@@ -90,7 +92,7 @@ def make_experiment(toy_csv: Path) -> Callable[..., Experiment]:
 
 def make_test_corpus(experiment: Experiment) -> Corpus:
     """Return an experiment's corpus with random vectors."""
-    return build_corpus(experiment, load_dataset(experiment), use_pretrained=False, progress=lambda line: None)
+    return build_corpus(experiment, load_dataset(experiment), use_pretrained=False)
 
 
 def write_word2vec(path: Path, words: list[str], matrix: np.ndarray) -> Path:
@@ -106,6 +108,23 @@ def write_word2vec(path: Path, words: list[str], matrix: np.ndarray) -> Path:
 def read_jsonl(path: Path) -> list[dict]:
     """Return a file's JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class _Recorder(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """Log messages of the project's loggers during the test, the oldest first."""
+    recorder = _Recorder()
+    with handle_logs(recorder):
+        yield recorder.messages
 
 
 @pytest.fixture(scope="module")

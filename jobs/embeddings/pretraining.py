@@ -6,6 +6,7 @@ gensim is given the texts as files, the fastest way it has, in pieces one after 
 nothing before it is through with a file. The learning rate falls linearly over all of them.
 """
 
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -21,6 +22,8 @@ from jobs.datasets.tokenizer import tokenize
 from jobs.embeddings import vector_files as vectors
 from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.word2vec import VectorsError
+
+logger = logging.getLogger(__name__)
 
 SHARD_WORDS = 1_000_000  # some seconds of training
 # The settings of `vectors` that decide what is trained.
@@ -132,9 +135,7 @@ def train_word2vec(
     model.wv.save_word2vec_format(str(target), binary=True)
 
 
-def train_word2vec_on_files(
-    files: Sequence[str], out: str, experiment: Experiment, threads: int | None, say: Callable[[str], None]
-) -> None:
+def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experiment, threads: int | None) -> None:
     """Train word2vec on the texts of files and write it as word2vec binary, with a progress bar.
 
     Args:
@@ -159,12 +160,14 @@ def train_word2vec_on_files(
         texts = write_tokenized_corpus(Path(scratch), _tokenized(files, experiment))
         if not texts.num_words:
             raise VectorsError(f"{', '.join(files)}: no word to train on")
-        say(f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different")
+        logger.info(
+            f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different"
+        )
         total = settings.epochs * texts.num_words
         with atomic_write(target) as part, progress_bar(f"word2vec, {threads} threads", "words", total) as tell:
             train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
     kept = sum(count >= settings.min_count for count in texts.word_counts.values())
-    say(f"wrote {target}: {kept:,} words x {settings.dimensions} dimensions")
+    logger.info(f"wrote {target}: {kept:,} words x {settings.dimensions} dimensions")
 
 
 def _tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:

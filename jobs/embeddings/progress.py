@@ -1,9 +1,12 @@
 """How far long work is: a bar on a terminal, a line every few seconds elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 3
 
@@ -20,12 +23,10 @@ def progress_bar(description: str, unit: str, total: int | None) -> Iterator[Cal
         with _on_terminal(description, unit, total) as tell:
             yield tell
     else:
-        yield make_progress_logger(lambda line: print(line, file=sys.stderr, flush=True), description, unit, total)
+        yield make_progress_logger(description, unit, total)
 
 
-def make_progress_logger(
-    say: Callable[[str], None], description: str, unit: str, total: int | None
-) -> Callable[[int], None]:
+def make_progress_logger(description: str, unit: str, total: int | None) -> Callable[[int], None]:
     """Return what says a line for what it is told, every few seconds and when all is done."""
     start = told = time.monotonic()
 
@@ -35,7 +36,7 @@ def make_progress_logger(
         if now - told > LOG_INTERVAL_S or done == total:
             told = now
             share = f"{done / total:4.0%}, " if total else ""
-            say(f"{description}: {share}{done:,} {unit}, {done / max(now - start, 1e-9):,.0f} a second")
+            logger.info(f"{description}: {share}{done:,} {unit}, {done / max(now - start, 1e-9):,.0f} a second")
 
     return tell
 

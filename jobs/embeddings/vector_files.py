@@ -23,6 +23,8 @@ from jobs.embeddings import fasttext, word2vec
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.word2vec import VectorsError, is_single_token
 
+logger = logging.getLogger(__name__)
+
 GENSIM_PREFIX = "gensim:"  # before a name of gensim's downloader
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # what such files begin with
 
@@ -65,22 +67,19 @@ class Coverage:
         return text
 
 
-def read_vectors(
-    settings: Settings, target_words: set[str], cache: str | None, say: Callable[[str], None]
-) -> WordVectors:
+def read_vectors(settings: Settings, target_words: set[str], cache: str | None) -> WordVectors:
     """Return the vectors of `wanted` words and of the first `extra_words` others.
 
     A wanted word in lower case takes the vector of another spelling if the file lacks its own.
 
     Args:
         cache: a folder or URI where what was found is kept, for the same file and words.
-        say: is given a line of progress.
 
     Raises:
         VectorsError: the file is missing, of another format, or broken; says where.
     """
     name = str(settings.path)
-    path = _located(name, say)
+    path = _located(name)
     try:
         # gensim keeps parts of its own files beside them, which no fingerprint sees.
         known = source.fingerprint(path) if cache and not settings.allow_pickle else None
@@ -90,10 +89,10 @@ def read_vectors(
             kept = storage.join(cache, f"vectors-{digest(decides)}.safetensors")
             found = _load(kept)
             if found is not None:
-                say(f"vectors of {name}, as read before: {kept}")
+                logger.info(f"vectors of {name}, as read before: {kept}")
                 return _of_dimensions(name, settings, found)
-        say(f"reading vectors from {name}")
-        found = _checked(name, _read(name, path, settings, target_words, say), say)
+        logger.info(f"reading vectors from {name}")
+        found = _checked(name, _read(name, path, settings, target_words))
         if kept:
             _save(kept, found)
         return _of_dimensions(name, settings, found)
@@ -109,7 +108,7 @@ def _of_dimensions(name: str, settings: Settings, found: WordVectors) -> WordVec
     return found
 
 
-def _checked(name: str, found: WordVectors, say: Callable[[str], None]) -> WordVectors:
+def _checked(name: str, found: WordVectors) -> WordVectors:
     """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
     if not found.words:
         raise VectorsError(f"{name}: holds none of the words that occur in the texts")
@@ -118,23 +117,23 @@ def _checked(name: str, found: WordVectors, say: Callable[[str], None]) -> WordV
         return found
     if not filled.any():
         raise VectorsError(f"{name}: holds nothing but zeros for the words that occur in the texts")
-    say(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
+    logger.info(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
     words = [word for word, is_filled in zip(found.words, filled, strict=True) if is_filled]
     return WordVectors(words, found.matrix[filled], found.composed.intersection(words))
 
 
 @contextlib.contextmanager
-def _unpacked(name: str, path: str, say: Callable[[str], None]) -> Iterator[BinaryIO]:
-    """Hold a file's bytes; what takes long is told while it is read."""
+def _unpacked(name: str, path: str, *, log_progress: bool = True) -> Iterator[BinaryIO]:
+    """Hold a file's bytes; progress is logged while it is read."""
     try:
         total = source.file_size(path)
-        tell = make_progress_logger(say, f"reading {name}", "bytes", total)
+        tell = make_progress_logger(f"reading {name}", "bytes", total)
         done = 0
 
         def passed(length: int) -> None:
             nonlocal done
             done += length
-            if done != total:
+            if log_progress and done != total:
                 tell(done)
 
         with source.open_decompressed(path, passed) as stream:
@@ -150,7 +149,7 @@ def fingerprint(settings: Settings) -> str | None:
     if settings.path is None:
         return None
     try:
-        return source.fingerprint(_located(settings.path, lambda line: None))
+        return source.fingerprint(_located(settings.path))
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
 
@@ -168,20 +167,16 @@ def is_same_file(name: str, path: Path) -> bool:
 
 def iter_vectors(name: str, settings: Settings) -> Iterator[word2vec.Row]:
     """Yield every word of a word2vec or GloVe file with its vector; VectorsError if it is of another format."""
-
-    def silent(line: str) -> None:
-        pass
-
-    with _unpacked(name, _located(name, silent), silent) as stream:
+    with _unpacked(name, _located(name), log_progress=False) as stream:
         if _format(name, stream, settings) in ("fasttext", "keyed-vectors"):
             raise VectorsError(f"{name}: only word2vec and GloVe files are read whole, not fastText models and pickles")
         yield from word2vec.parse_vectors(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
-def _located(name: str, say: Callable[[str], None]) -> str:
+def _located(name: str) -> str:
     """Return the path or URI that `vectors.path` means."""
     if name.startswith(GENSIM_PREFIX):
-        return _downloaded(name.removeprefix(GENSIM_PREFIX), say)
+        return _downloaded(name.removeprefix(GENSIM_PREFIX))
     if storage.is_uri(name):
         return name
     try:
@@ -196,12 +191,12 @@ def _located(name: str, say: Callable[[str], None]) -> str:
     return str(path)
 
 
-def _downloaded(model: str, say: Callable[[str], None]) -> str:
+def _downloaded(model: str) -> str:
     """Return the file of a model that gensim's downloader has or fetches; its code is not run."""
     import gensim.downloader
 
     logging.getLogger("gensim.api").setLevel(logging.CRITICAL)  # it logs a traceback where the list is not reached
-    say(f"asking gensim's downloader for {model}")
+    logger.info(f"asking gensim's downloader for {model}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             known = gensim.downloader.info()["models"]
@@ -215,8 +210,8 @@ def _downloaded(model: str, say: Callable[[str], None]) -> str:
         raise VectorsError(f"{GENSIM_PREFIX}{model}: gensim's downloader failed: {error}") from error
 
 
-def _read(name: str, path: str, settings: Settings, wanted: set[str], say: Callable[[str], None]) -> WordVectors:
-    with _unpacked(name, path, say) as stream:
+def _read(name: str, path: str, settings: Settings, wanted: set[str]) -> WordVectors:
+    with _unpacked(name, path) as stream:
         format = _format(name, stream, settings)
         if format == "keyed-vectors":
             return _read_pickled(name, path, settings, wanted)

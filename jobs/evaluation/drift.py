@@ -4,8 +4,9 @@ python -m jobs vectors drift runs/tickets --words invoice parcel
 """
 
 import csv
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from jobs.evaluation import report
 from jobs.evaluation.export import select_word_vectors
 from jobs.model import checkpoint
 from jobs.model.checkpoint import Checkpoint, InitialVectors
+
+logger = logging.getLogger(__name__)
 
 NUM_LISTED_WORDS = 10  # words of a list
 MIN_GROUP_SIZE = 10  # words whose median says something
@@ -146,7 +149,7 @@ def load_drift(path: str, loaded: Checkpoint) -> Drift:
     return compute_drift(loaded, initial)
 
 
-def report_drift(path: str, words: Sequence[str], most: int, out: str | None, say: Callable[[str], None]) -> None:
+def report_drift(path: str, words: Sequence[str], most: int, out: str | None) -> None:
     """Say the tables, and write drift.csv (every word) and drift.png.
 
     Args:
@@ -154,13 +157,13 @@ def report_drift(path: str, words: Sequence[str], most: int, out: str | None, sa
         out: a folder; by default `report` beside the checkpoint.
     """
     found = load_drift(path, checkpoint.load_checkpoint(path))
-    say(found.summary())
+    logger.info(found.summary())
     for title, rows in found.tables(words, most).items():
-        say(f"\n{title}\n\n{report.format_text_table(rows)}")
+        logger.info(f"\n{title}\n\n{report.format_text_table(rows)}")
     target = absolute_path(out) if out else join(os.path.dirname(checkpoint.resolve_checkpoint(path)), "report")
     with output_folder(target) as folder:
         write_drift(folder, found)
-    say(f"\nevery word: {join(target, 'drift.csv')}, picture: {join(target, 'drift.png')}")
+    logger.info(f"\nevery word: {join(target, 'drift.csv')}, picture: {join(target, 'drift.png')}")
 
 
 def markdown_section(found: Drift) -> list[str]:

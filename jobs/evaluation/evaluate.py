@@ -1,7 +1,7 @@
 """A checkpoint measured on texts that it never saw, with a report to keep."""
 
+import logging
 import os
-from collections.abc import Callable
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from jobs.evaluation.report import Evaluation, write_report
 from jobs.inference.predict import predict_proba
 from jobs.model import checkpoint
 
+logger = logging.getLogger(__name__)
 
-def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str], None]) -> Evaluation:
+
+def evaluate(path: str, settings: list[str], out: str | None) -> Evaluation:
     """Measure a checkpoint on its experiment's test part, say the figures, and write a report.
 
     Args:
@@ -56,7 +58,7 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
         confusion=metrics.confusion(labels, predicted, len(loaded.labels)),
     )
     target = absolute_path(out) if out else join(os.path.dirname(where), "report")
-    say(found.format_table())
+    logger.info(found.format_table())
     with output_folder(target) as folder:
         more = []
         try:
@@ -64,7 +66,7 @@ def evaluate(path: str, settings: list[str], out: str | None, say: Callable[[str
             drift.write_drift(folder, moved)
             more = drift.markdown_section(moved)
         except drift.NoTrainedVectors as reason:
-            say(f"no drift in the report: {reason}")
+            logger.info(f"no drift in the report: {reason}")
         write_report(folder, found, loaded, more)
-    say(f"report: {join(target, 'report.md')}")
+    logger.info(f"report: {join(target, 'report.md')}")
     return found

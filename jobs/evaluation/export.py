@@ -4,6 +4,7 @@ python -m jobs vectors export runs/tickets vectors-tuned.bin --merge
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -17,10 +18,12 @@ from jobs.embeddings.word2vec import Row, VectorsError
 from jobs.model import checkpoint
 from jobs.model.checkpoint import Checkpoint
 
+logger = logging.getLogger(__name__)
+
 PROGRESS_INTERVAL = 10_000  # words
 
 
-def export_vectors(path: str, out: str, original: str | None, merge: bool, say: Callable[[str], None]) -> None:
+def export_vectors(path: str, out: str, original: str | None, merge: bool) -> None:
     """Write a checkpoint's word vectors as word2vec binary.
 
     Args:
@@ -49,7 +52,7 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool, say: 
     if initial is None:
         raise VectorsError(f"{path}: an earlier version made it, which kept no lengths; train again")
     if "vectors" not in loaded.weights:
-        say("model.embedding=static: the vectors were not trained; these are the original ones")
+        logger.info("model.embedding=static: the vectors were not trained; these are the original ones")
     matrix = select_word_vectors(loaded)
     seen, dimensions = len(initial.vectors), matrix.shape[1]
     moved = (matrix[2:seen] != initial.vectors[2:]).any(axis=1)
@@ -64,7 +67,7 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool, say: 
         progress_bar("writing", "words", count) as tell,
     ):
         word2vec.write_binary(stream, count, dimensions, _told(rows, tell))
-    say(f"wrote {target}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
+    logger.info(f"wrote {target}: {count:,} words x {dimensions} dimensions, {moved.sum():,} of them fine-tuned")
 
 
 def select_word_vectors(loaded: Checkpoint) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The best settings of a search, trained again on all labelled rows but the test part."""
 
+import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from cluster import resources
@@ -14,12 +14,12 @@ from jobs.training.corpus import build_corpus
 from jobs.training.run_folder import RunFolder
 from jobs.training.train import require_resources, train_to_completion
 
+logger = logging.getLogger(__name__)
+
 REFIT_FOLDER = "refit"
 
 
-def refit(
-    experiment: Experiment, found: Dataset, champion: BestCheckpointManager, run: RunFolder, say: Callable[[str], None]
-) -> dict[str, Any]:
+def refit(experiment: Experiment, found: Dataset, champion: BestCheckpointManager, run: RunFolder) -> dict[str, Any]:
     """Train the best settings on the training and validation parts together, and return what best.json says then.
 
     There is no validation part left to choose the epoch by: training ends after the one that was best in the search,
@@ -33,11 +33,13 @@ def refit(
     room = max(1, resources.worker_capacity(chosen.train.cpus_per_worker, gpu))
     chosen = chosen.replace({"train.workers": min(room, len(chosen.model.filter_widths) * chosen.model.feature_maps)})
     both = merge_validation(found)
-    say(f"training the best settings again, on all {len(both.train):,} rows of the training and validation parts")
-    corpus = build_corpus(chosen, both, use_pretrained=chosen.model.embedding != "rand", progress=say)
+    logger.info(
+        f"training the best settings again, on all {len(both.train):,} rows of the training and validation parts"
+    )
+    corpus = build_corpus(chosen, both, use_pretrained=chosen.model.embedding != "rand")
     place = RunFolder(run.path, REFIT_FOLDER)
     with lock_folder(place.path):
-        done = place.read_best() or train_to_completion(chosen, corpus, place, gpu, say, time.time())
+        done = place.read_best() or train_to_completion(chosen, corpus, place, gpu, time.time())
         place.finish_without_publishing(done)
     return best | {"checkpoint": join(REFIT_FOLDER, done["checkpoint"]), "rows": len(both.train), "refit": True}
 

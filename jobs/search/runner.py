@@ -20,6 +20,8 @@ from jobs.search.search import Search
 from jobs.search.trial_resources import TrialResources
 from jobs.training.history import Progress
 
+logger = logging.getLogger(__name__)
+
 REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
 
 # So often the driver looks for what trials have sent.
@@ -53,7 +55,6 @@ class SearchContext:
     search: Search
     record_store: RecordStore
     path: str
-    say: Callable[[str], None]
     on_record: Callable[[TrialRecord], None]
 
 
@@ -110,9 +111,7 @@ def run_trials(this: SearchContext, trainable: Any, given: TrialResources, *, as
 
 
 @contextmanager
-def handle_trial_messages(
-    board: Any, champion: BestCheckpointManager, search: Search, say: Callable[[str], None]
-) -> Iterator[Callable[[], None]]:
+def handle_trial_messages(board: Any, champion: BestCheckpointManager, search: Search) -> Iterator[Callable[[], None]]:
     """Hold a thread that names the best checkpoints as trials tell of them, and says what they say; then end the board.
 
     What is held raises what went wrong in it, as when the disk is full; no further trial begins then.
@@ -131,7 +130,7 @@ def handle_trial_messages(
                 if kind == "saved":
                     champion.update_if_better(*what)
                 else:
-                    say(what)
+                    logger.log(*what)
             champion.prune_checkpoints(done)
 
     def guarded() -> None:
@@ -239,7 +238,7 @@ def _recorder(this: SearchContext) -> Any:
                 record = _record(config, result, why)
                 this.record_store.write(record)
                 this.search.add_record(record)
-                this.say(format_trial_line(record, objective_metric(this.experiment), this.search))
+                logger.info(format_trial_line(record, objective_metric(this.experiment), this.search))
                 this.on_record(record)
             except Exception as error:  # Tune would take it for the trial's, and train that again
                 self.wrong = self.wrong or error

@@ -1,13 +1,15 @@
 """A search in MLflow: a run for each trial, with its settings and what its epochs gave."""
 
+import logging
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 from cluster import UsageError
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
+
+logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
@@ -19,13 +21,14 @@ class MlflowTracker:
     Args:
         uri: of the server.
         search: tells this search's trials from others of the experiment.
-        say: is told when the server no longer answers; the search goes on, and nothing more is logged.
+
+    When the server no longer answers, nothing more is logged to it, and the search continues.
 
     Raises:
         UsageError: MLflow is not installed, or nothing answers at the URI.
     """
 
-    def __init__(self, uri: str, experiment: Experiment, search: str, say: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, experiment: Experiment, search: str) -> None:
         try:
             from mlflow import MlflowClient
             from mlflow.exceptions import MlflowException
@@ -35,7 +38,7 @@ class MlflowTracker:
         # A search does not wait for minutes, as MLflow would.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        self._search, self._say, self._gone = search, say, False
+        self._search, self._gone = search, False
         self._seed = experiment.seed
         try:
             self._client = MlflowClient(tracking_uri=uri)
@@ -52,7 +55,7 @@ class MlflowTracker:
             self._log(record)
         except (self._error, OSError) as error:
             self._gone = True
-            self._say(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
+            logger.warning(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
 
     def _log(self, record: TrialRecord) -> None:
         from mlflow.entities import Metric, Param, RunTag

@@ -119,7 +119,7 @@ def build_distributed_trainable(
         def step(self) -> dict[str, Any]:
             try:
                 if self._ended is None:
-                    found = CheckpointStore(self._run.path).load_newest_valid(lambda line: None)
+                    found = CheckpointStore(self._run.path).load_newest_valid()
                     self._progress = Progress.from_json(found[1].progress) if found else Progress()
                     self._ended = ThreadPoolExecutor(1).submit(self._train)
                 while not self._ended.done():

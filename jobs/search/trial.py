@@ -57,7 +57,7 @@ class Trial:
         )
         self._background = BackgroundExecutor()
         self._written = time.monotonic()
-        found = self._unfinished.load_newest_valid(lambda line: None, require_best=False)
+        found = self._unfinished.load_newest_valid(require_best=False)
         if found is not None:
             snapshot.restore(self.loop, found[1])
         self._epochs = self.loop.train_epochs()

@@ -4,6 +4,7 @@ Every trial that ends is kept in a file of its own, and the best checkpoint of a
 it is written. So whatever ends the search, the same command goes on with the trials that had not ended.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ from jobs.training.corpus_cache import CorpusCache, corpus_key
 from jobs.training.run_folder import RunFolder, resolve_run_folder
 from jobs.training.train import say_all
 
+logger = logging.getLogger(__name__)
+
 # The folder of the trials that compare the kinds of embedding over several seeds.
 SEEDS_FOLDER = "seeds"
 
@@ -60,57 +63,49 @@ class SearchFailed(UsageError):
     """No trial of a search came to the end of an epoch."""
 
 
-def tune(experiment: Experiment, say: Callable[[str], None]) -> str:
+def tune(experiment: Experiment) -> str:
     """Search, or go on with a search that was cut off, and return the path of the best.json.
 
     Beside it `best.yaml` is written: the experiment with the best settings.
-
-    Args:
-        say: is given each line of progress.
 
     Raises:
         SearchFailed, and what reading data and vectors raises.
     """
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
-    say_all(say, conflicts.check_settings(experiment, kinds, {each.path: each.values for each in space}))
+    say_all(conflicts.check_settings(experiment, kinds, {each.path: each.values for each in space}))
     build_search(experiment, space, [])  # what is wrong with the space is told before anything starts
     with connect():
         found = dataset.load_dataset(experiment)
-        say_all(say, found.notes)
-        corpora = _corpora(experiment, found, kinds, say)
+        say_all(found.notes)
+        corpora = _corpora(experiment, found, kinds)
         run = resolve_run_folder("tune", experiment, next(iter(corpora.values())))
         best = run.read_finished_best()
         if best is not None:
-            say(f"this search is finished; its folder is {run.path}")
+            logger.info(f"this search is finished; its folder is {run.path}")
         else:
             with lock_folder(run.path):
-                best = _search(experiment, space, found, corpora, run, say)
+                best = _search(experiment, space, found, corpora, run)
         path = run.publish(best)
         write_best_yaml(run, experiment, best)
         return path
 
 
-def _corpora(experiment: Experiment, found: Dataset, kinds: set[str], say: Callable[[str], None]) -> dict[str, Corpus]:
+def _corpora(experiment: Experiment, found: Dataset, kinds: set[str]) -> dict[str, Corpus]:
     """Return the corpora with the experiment's own `text` settings that trials need, by key; the pretrained first."""
     corpora = {}
     for kind in sorted(kinds, key=lambda kind: kind == "rand"):
         chosen = experiment.replace({"model.embedding": kind})
         if corpus_key(chosen) not in corpora:
-            corpus = build_corpus(experiment, found, use_pretrained=kind != "rand", progress=say)
+            corpus = build_corpus(experiment, found, use_pretrained=kind != "rand")
             corpora[corpus_key(chosen)] = corpus
             if corpus.coverage:
-                say(f"vectors: {corpus.coverage}")
+                logger.info(f"vectors: {corpus.coverage}")
     return corpora
 
 
 def _search(
-    experiment: Experiment,
-    space: list[Dimension],
-    found: Dataset,
-    corpora: dict[str, Corpus],
-    run: RunFolder,
-    say: Callable[[str], None],
+    experiment: Experiment, space: list[Dimension], found: Dataset, corpora: dict[str, Corpus], run: RunFolder
 ) -> dict[str, Any]:
     """Run all trials and what follows them, and return the contents of best.json."""
     import ray
@@ -121,16 +116,16 @@ def _search(
     records = champion.reconcile(_kept(ledger.read()))
     search = build_search(experiment, space, records, asked, ledger.write_started)
     given = means.plan_trial_resources(experiment)
-    log = _logs(experiment, run, say)
+    log = _logs(experiment, run)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), README_TEXT)
     if given.wait_message:
-        say(given.wait_message)
-    say(
+        logger.info(given.wait_message)
+    logger.info(
         f"{search.total_suffix.removeprefix(' of ') or 'any number of'} trials, up to {given.max_concurrent_trials} at once"
     )
     if records:
-        say(f"going on with the search that was cut off: {len(records)}{search.total_suffix} trials have ended")
+        logger.info(f"going on with the search that was cut off: {len(records)}{search.total_suffix} trials have ended")
     champion.prune_checkpoints(records)
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
     the_board = start_shared_state(champion.best_ranking_key())
@@ -140,9 +135,9 @@ def _search(
     make = build_distributed_trainable if given.distributed else build_in_process_trainable
     repeated = []
     try:
-        with handle_trial_messages(the_board, champion, search, say) as check:
+        with handle_trial_messages(the_board, champion, search) as check:
             if not exists(join(run.path, SEARCH_OVER_FILE)):
-                this = SearchContext(experiment, search, ledger, run.path, say, log)
+                this = SearchContext(experiment, search, ledger, run.path, log)
                 shell = make(experiment, run.path, references, library, the_board)
                 run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
                 check()
@@ -151,20 +146,20 @@ def _search(
                 raise SearchFailed(_all_failed(list(search.records.values()), search))
             write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
             if search.stop_reason:
-                say(f"the search is over: {search.stop_reason}")
+                logger.info(f"the search is over: {search.stop_reason}")
             if experiment.tune.seeds:
                 shell = make(experiment, join(run.path, SEEDS_FOLDER), references, library, None)
-                repeated = _with_other_seeds(experiment, ended, run, shell, given, say)
+                repeated = _with_other_seeds(experiment, ended, run, shell, given)
     except KeyboardInterrupt:
         if champion.best:
-            say(f"{len(search.records)}{search.total_suffix} trials have ended; {_best_line(champion.best)}")
+            logger.info(f"{len(search.records)}{search.total_suffix} trials have ended; {_best_line(champion.best)}")
         raise
     if library is not None:
         ray.kill(library)
-    best = refit(experiment, found, champion, run, say) if experiment.tune.refit else champion.best
-    _report(experiment, space, ended, repeated, best, run, say)
+    best = refit(experiment, found, champion, run) if experiment.tune.refit else champion.best
+    _report(experiment, space, ended, repeated, best, run)
     run.finish(best)
-    say(_best_line(best))
+    logger.info(_best_line(best))
     return best
 
 
@@ -173,16 +168,16 @@ def _kept(records: list[TrialRecord]) -> list[TrialRecord]:
     return records if any(record.best for record in records) else []
 
 
-def _logs(experiment: Experiment, run: RunFolder, say: Callable[[str], None]) -> Callable[[TrialRecord], None]:
+def _logs(experiment: Experiment, run: RunFolder) -> Callable[[TrialRecord], None]:
     """Return what writes a trial into TensorBoard's log and, where a tracking URI is set, into MLflow."""
     uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
-    tracking = MlflowTracker(uri, experiment, run.name, say) if uri else None
+    tracking = MlflowTracker(uri, experiment, run.name) if uri else None
 
     def log(record: TrialRecord) -> None:
         try:
             hparams.log_to_tensorboard(join(run.path, "tensorboard"), record)
         except StorageError as error:
-            say(str(error))
+            logger.info(str(error))
         if tracking is not None:
             tracking.log_trial(record)
 
@@ -190,12 +185,7 @@ def _logs(experiment: Experiment, run: RunFolder, say: Callable[[str], None]) ->
 
 
 def _with_other_seeds(
-    experiment: Experiment,
-    ended: list[TrialRecord],
-    run: RunFolder,
-    shell: Any,
-    given: means.TrialResources,
-    say: Callable[[str], None],
+    experiment: Experiment, ended: list[TrialRecord], run: RunFolder, shell: Any, given: means.TrialResources
 ) -> list[TrialRecord]:
     """Train each kind of embedding's best settings with several seeds, and return what they gave."""
     tune = experiment.tune
@@ -208,8 +198,8 @@ def _with_other_seeds(
     ledger = RecordStore(join(run.path, SEEDS_FOLDER, "trials"))
     unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
     search = Search(unlimited, FixedSampler(all_settings), len(all_settings), ledger.read())
-    say(f"each kind of embedding's best settings with {tune.seeds} other seeds: {len(all_settings)} trials")
-    this = SearchContext(unlimited, search, ledger, join(run.path, SEEDS_FOLDER), say, lambda record: None)
+    logger.info(f"each kind of embedding's best settings with {tune.seeds} other seeds: {len(all_settings)} trials")
+    this = SearchContext(unlimited, search, ledger, join(run.path, SEEDS_FOLDER), lambda record: None)
     run_trials(this, shell, given, asha=False)
     return list(search.records.values())
 
@@ -221,29 +211,28 @@ def _report(
     repeated: list[TrialRecord],
     best: dict[str, Any],
     run: RunFolder,
-    say: Callable[[str], None],
 ) -> None:
     """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
     if not any(record.best for record in ended):  # out of time after the first one was kept and before it was told
-        say("no trial has told of a whole epoch; there is nothing to report")
+        logger.info("no trial has told of a whole epoch; there is nothing to report")
         return
     found = compare_embeddings(experiment, ended, repeated)
     commands = [f"python -m jobs evaluate {run.path}", f"python -m serving run {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
         search_report.write_search_report(folder, experiment, space, ended, found, best, commands)
-    say(format_text_table(search_report.build_embedding_rows(experiment, found)))
-    say(summarize_fine_tuning(experiment, found))
-    say(f"report: {join(run.path, 'report', 'report.md')}")
+    logger.info(format_text_table(search_report.build_embedding_rows(experiment, found)))
+    logger.info(summarize_fine_tuning(experiment, found))
+    logger.info(f"report: {join(run.path, 'report', 'report.md')}")
 
 
 def _library(experiment: Experiment, found: Dataset, the_board: Any) -> Any:
     """Start the actor that prepares a corpus for each other way to read the texts."""
     import ray
 
-    def say(line: str) -> None:
-        ray.get(the_board.put.remote(("line", line)))
+    def send(kind: str, value: Any) -> None:
+        ray.get(the_board.put.remote((kind, value)))
 
-    return pin_to_driver_node(CorpusCache).remote(experiment, found, ray.put, say)
+    return pin_to_driver_node(CorpusCache).remote(experiment, found, ray.put, send)
 
 
 def _all_failed(records: list[TrialRecord], search: Search) -> str:

@@ -8,6 +8,7 @@ manifest last, and read only if every file is what its manifest says: of a run t
 full, nothing half-written is ever taken for a checkpoint.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -30,6 +31,8 @@ from cluster.storage import (
 )
 from jobs.model.checkpoint import CheckpointError, TrainingState, load_training_state, verify_checksums
 from jobs.training.history import Progress
+
+logger = logging.getLogger(__name__)
 
 NUM_TO_KEEP = 2
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
@@ -67,13 +70,10 @@ class CheckpointStore:
         with as_local_folder(join(self.path, name)) as folder:
             return load_training_state(folder)
 
-    def load_newest_valid(
-        self, say: Callable[[str], None], *, require_best: bool = True
-    ) -> tuple[str, TrainingState] | None:
+    def load_newest_valid(self, *, require_best: bool = True) -> tuple[str, TrainingState] | None:
         """Return the newest that is whole, and its name; None if there is none.
 
         Args:
-            say: is told of every one that is damaged.
             with_best: only where the best epoch's is there too.
         """
         for name in self.names():
@@ -86,7 +86,7 @@ class CheckpointStore:
             except (CheckpointError, StorageError) as error:
                 self._damaged.add(name)
                 left = "going on from the checkpoint before it" if self.names() else "starting from the beginning"
-                say(f"{error}; {left}")
+                logger.info(f"{error}; {left}")
         return None
 
     def write(self, name: str, fill: Callable[[Path], None], best: int) -> None:

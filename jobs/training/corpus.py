@@ -6,9 +6,10 @@ object store.
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from jobs.embeddings import initialization as initial
 from jobs.embeddings import pretraining
 from jobs.embeddings import vector_files as vectors
 from jobs.embeddings.progress import make_progress_logger
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,12 @@ class Corpus:
 
 
 def build_corpus(
-    experiment: Experiment,
-    dataset: Dataset,
-    *,
-    use_pretrained: bool,
-    progress: Callable[[str], None],
-    word_vectors: vectors.WordVectors | None = None,
+    experiment: Experiment, dataset: Dataset, *, use_pretrained: bool, word_vectors: vectors.WordVectors | None = None
 ) -> Corpus:
     """Return the corpus of a dataset.
 
     Args:
         pretrained: read the vectors file, or train vectors; otherwise all are random.
-        progress: is told what is being done, a line each time.
         found: the vectors of these words, if they were read before.
     """
     text = experiment.text
@@ -87,7 +84,7 @@ def build_corpus(
     if not use_pretrained:
         word_vectors = None
     elif word_vectors is None:
-        word_vectors = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts}, progress)
+        word_vectors = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts})
     words = _choose(counts, word_vectors, text.min_count, text.lowercase)
     table, known, respelled = initial.initialize_vectors(
         words, word_vectors, experiment.vectors.dimensions, experiment.seed
@@ -114,12 +111,10 @@ def build_corpus(
     return Corpus(train, validation, dataset.labels, words, table, known, scale, coverage, key, dataset.test.digest())
 
 
-def load_text_vectors(
-    experiment: Experiment, texts: Iterable[str], progress: Callable[[str], None]
-) -> vectors.WordVectors:
+def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> vectors.WordVectors:
     """Return the vectors of a file for all words of some texts, to be handed to `prepare` more than once."""
     counts = count_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
-    return _read(experiment, {word for word, _ in counts}, progress)
+    return _read(experiment, {word for word, _ in counts})
 
 
 def _choose(
@@ -136,29 +131,21 @@ def _choose(
 
 
 def _pretrained(
-    experiment: Experiment,
-    dataset: Dataset,
-    tokenized: list[list[str]],
-    wanted: set[str],
-    progress: Callable[[str], None],
+    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], wanted: set[str]
 ) -> vectors.WordVectors:
     """Return the vectors of a file, or of one that gensim trained on the texts, now or in an earlier run."""
     settings = experiment.vectors
     if settings.path is not None:
-        return _read(experiment, wanted, progress)
-    path = _trained(experiment, dataset, tokenized, progress)
-    return vectors.read_vectors(
-        settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None, progress
-    )
+        return _read(experiment, wanted)
+    path = _trained(experiment, dataset, tokenized)
+    return vectors.read_vectors(settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None)
 
 
-def _read(experiment: Experiment, wanted: set[str], progress: Callable[[str], None]) -> vectors.WordVectors:
-    return vectors.read_vectors(experiment.vectors, wanted, join(absolute_path(experiment.storage), "cache"), progress)
+def _read(experiment: Experiment, wanted: set[str]) -> vectors.WordVectors:
+    return vectors.read_vectors(experiment.vectors, wanted, join(absolute_path(experiment.storage), "cache"))
 
 
-def _trained(
-    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], progress: Callable[[str], None]
-) -> Path:
+def _trained(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> Path:
     """Return the file of vectors that gensim trains on the texts, if it has not done so yet."""
     folder = cache_folder(experiment.storage)
     settings = experiment.vectors
@@ -174,8 +161,8 @@ def _trained(
                 rows = (line.split() for line in background.read_text(encoding="utf-8").split("\n"))
             texts = pretraining.write_tokenized_corpus(Path(scratch), rows)
             threads = os.cpu_count() or 1
-            progress(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
-            tell = make_progress_logger(progress, "word2vec", "words", settings.epochs * texts.num_words)
+            logger.info(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
+            tell = make_progress_logger("word2vec", "words", settings.epochs * texts.num_words)
             with atomic_write(target) as part:
                 pretraining.train_word2vec(
                     texts, part, settings, experiment.seed, threads, lambda done, total: tell(done)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cluster.logs import ForwardingHandler, handle_logs
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.training.corpus import Corpus, build_corpus
@@ -14,13 +15,14 @@ class CorpusCache:
     Args:
         experiment, dataset: of the search.
         put: keeps a corpus and returns a reference to it.
-        say: is told what is being done, a line each time.
+        send: receives log messages, as ("log", (level, message)).
     """
 
     def __init__(
-        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], say: Callable[[str], None]
+        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], send: Callable[[str, Any], None]
     ) -> None:
-        self._experiment, self._dataset, self._put, self._say = experiment, dataset, put, say
+        self._experiment, self._dataset, self._put = experiment, dataset, put
+        self._handler = ForwardingHandler(send)
         self._references: dict[str, Any] = {}
 
     def get(self, experiment: Experiment) -> list[Any]:
@@ -29,7 +31,8 @@ class CorpusCache:
         if key not in self._references:
             chosen = self._experiment.replace({"text": experiment.text.model_dump()})
             pretrained = experiment.model.embedding != "rand"
-            found = build_corpus(chosen, self._dataset, use_pretrained=pretrained, progress=self._say)
+            with handle_logs(self._handler):
+                found = build_corpus(chosen, self._dataset, use_pretrained=pretrained)
             self._references[key] = self._put(found)
         return [self._references[key]]
 

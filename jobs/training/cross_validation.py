@@ -5,8 +5,9 @@ at its best epoch. What is finished stays: the same command goes on with the fol
 """
 
 import json
+import logging
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from jobs.training.loop import Loop
 from jobs.training.run_folder import TRAIN_SETTINGS_NOT_IN_RUN_KEY
 from jobs.training.train import say_all
 
+logger = logging.getLogger(__name__)
+
 FoldResult = dict[str, Any]
 FOLD_METRICS = ("accuracy", "macro_f1", "loss")
 
@@ -37,27 +40,24 @@ class FoldFailed(UsageError):
     """The training of a fold came to no end."""
 
 
-def cross_validate(experiment: Experiment, say: Callable[[str], None]) -> str:
+def cross_validate(experiment: Experiment) -> str:
     """Train and measure every fold, say the table, and return the path of folds.json.
-
-    Args:
-        say: is given each line of progress.
 
     Raises:
         FoldFailed, and what reading data and vectors raises.
     """
-    say_all(say, conflicts.check_settings(experiment, {experiment.model.embedding}))
+    say_all(conflicts.check_settings(experiment, {experiment.model.embedding}))
     with connect():
         parts = dataset.load_folds(experiment)
         folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
         waits = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
         if waits:
-            say(waits)
+            logger.info(waits)
         with lock_folder(folder):
             write_text(join(folder, "experiment.yaml"), experiment.to_yaml())
-            found = _measured(experiment, parts, folder, say)
+            found = _measured(experiment, parts, folder)
         summary = {"folds": [found[number] for number in range(len(parts))], **summarize(found.values())}
-        say(format_table(summary))
+        logger.info(format_table(summary))
         path = join(folder, "folds.json")
         write_text(path, json.dumps(summary, indent=1) + "\n")
         return path
@@ -170,9 +170,7 @@ def train_in_parallel(
             raise
 
 
-def _measured(
-    experiment: Experiment, parts: list[Dataset], folder: str, say: Callable[[str], None]
-) -> dict[int, FoldResult]:
+def _measured(experiment: Experiment, parts: list[Dataset], folder: str) -> dict[int, FoldResult]:
     """Return each fold's result, of those that are there and those that are now trained."""
     found = {
         number: json.loads(read_text(path))
@@ -180,31 +178,29 @@ def _measured(
         if exists(path := join(folder, f"fold-{number + 1}.json"))
     }
     if found:
-        say(f"{len(found)} of {len(parts)} folds are finished")
-    corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found), say)
+        logger.info(f"{len(found)} of {len(parts)} folds are finished")
+    corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found))
     jobs = ((f"fold {number + 1}", experiment, corpus, parts[number].test) for number, corpus in corpora)
     for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
         number = int(name.removeprefix("fold ")) - 1
         write_text(join(folder, f"fold-{number + 1}.json"), json.dumps(result, indent=1) + "\n")
         found[number] = result
-        say(
+        logger.info(
             f"{name}, {len(found)} of {len(parts)}   accuracy {result['accuracy']:.4f}   "
             f"macro F1 {result['macro_f1']:.4f}   epoch {result['epoch']}, {result['seconds']:.0f} s"
         )
     return found
 
 
-def _corpora(
-    experiment: Experiment, parts: list[Dataset], numbers: set[int], say: Callable[[str], None]
-) -> Iterator[tuple[int, Corpus]]:
+def _corpora(experiment: Experiment, parts: list[Dataset], numbers: set[int]) -> Iterator[tuple[int, Corpus]]:
     """Yield the corpus of each fold; a vectors file is read once for all."""
     pretrained = experiment.model.embedding != "rand"
     found = None
     for number in sorted(numbers):
         part = parts[number]
         if pretrained and experiment.vectors.path is not None and found is None:
-            found = load_text_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts], say)
-        yield number, build_corpus(experiment, part, use_pretrained=pretrained, progress=say, word_vectors=found)
+            found = load_text_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts])
+        yield number, build_corpus(experiment, part, use_pretrained=pretrained, word_vectors=found)
 
 
 def _key(experiment: Experiment, parts: list[Dataset]) -> str:

@@ -1,9 +1,10 @@
 """What the driver hears from its workers, and tells: lines for a person, scalars for TensorBoard."""
 
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +17,8 @@ from jobs.config.experiment import Experiment
 from jobs.training.history import Epoch
 from jobs.training.learning_curve import TensorBoardLog
 from jobs.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 # Without workers for so long, the driver says what they wait for.
 WORKER_WAIT_NOTICE_S = 20.0
@@ -76,16 +79,14 @@ def format_epoch_progress(at: dict[str, float]) -> str:
 
 
 @contextmanager
-def monitor_workers(
-    experiment: Experiment, run: RunFolder, say: Callable[[str], None], heard: RunStatus
-) -> Iterator[Any]:
+def monitor_workers(experiment: Experiment, run: RunFolder, heard: RunStatus) -> Iterator[Any]:
     """Hold a mailbox for the first worker's (kind, value); they are said as they come, and epochs logged."""
     import ray
 
     box = start_message_queue()
     ended = threading.Event()
     with TensorBoardLog(join(run.path, "tensorboard")) as scalars:
-        tell = (box, ended, experiment.train.last_epoch, say, heard, scalars)
+        tell = (box, ended, experiment.train.last_epoch, heard, scalars)
         teller = threading.Thread(target=_tell, args=tell, daemon=True)
         teller.start()
         try:
@@ -96,14 +97,7 @@ def monitor_workers(
             ray.kill(box)
 
 
-def _tell(
-    box: Any,
-    ended: threading.Event,
-    epochs: int,
-    say: Callable[[str], None],
-    heard: RunStatus,
-    scalars: TensorBoardLog,
-) -> None:
+def _tell(box: Any, ended: threading.Event, epochs: int, heard: RunStatus, scalars: TensorBoardLog) -> None:
     import ray
 
     last = time.monotonic()
@@ -111,26 +105,26 @@ def _tell(
         last_round = ended.wait(POLL_INTERVAL_S)
         for kind, value in ray.get(box.drain.remote()):
             last = time.monotonic()
-            if kind == "line":
-                say(value)
+            if kind == "log":
+                logger.log(*value)
             elif kind == "started":
-                say(f"training with {value}")
+                logger.info(f"training with {value}")
                 heard.workers_running.set()
             elif kind == "progress":
-                say(format_epoch_progress(value))
+                logger.info(format_epoch_progress(value))
             elif kind == "saved":
                 heard.num_checkpoints += 1
                 heard.update_times(value)
             elif kind == "epoch":
                 epoch, improved = value
                 heard.finished_epochs.put(epoch)
-                say(format_epoch(epoch, improved, epochs - epoch.epoch))
+                logger.info(format_epoch(epoch, improved, epochs - epoch.epoch))
                 try:
                     scalars.log_epoch(epoch)
                 except StorageError as error:  # a full disk: the workers will say so too
-                    say(str(error))
+                    logger.info(str(error))
         if last_round:
             return
         if not heard.workers_running.is_set() and time.monotonic() - last > WORKER_WAIT_NOTICE_S:
             last = time.monotonic()
-            say(f"waiting for workers; {resources.describe_free_resources()}")
+            logger.info(f"waiting for workers; {resources.describe_free_resources()}")

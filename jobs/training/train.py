@@ -4,8 +4,8 @@ Whatever ends the workers, the controller or a node, the run goes on from its ne
 driver ends, it goes on when the same command is given again. It gives up only where it comes no further.
 """
 
+import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from cluster import UsageError, resources
@@ -22,6 +22,8 @@ from jobs.training.history import Progress
 from jobs.training.monitor import WORKER_WAIT_NOTICE_S, RunStatus, monitor_workers
 from jobs.training.run_folder import RunFolder, resolve_run_folder
 from jobs.training.worker import run_worker
+
+logger = logging.getLogger(__name__)
 
 # What best.json says of the best epoch.
 BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
@@ -51,33 +53,30 @@ class TrainingFailed(UsageError):
     """A run ended without a checkpoint, or could not go on."""
 
 
-def train(experiment: Experiment, say: Callable[[str], None]) -> str:
+def train(experiment: Experiment) -> str:
     """Train, or go on with a run that was cut off, and return the path of the best.json.
-
-    Args:
-        say: is given each line of progress.
 
     Raises:
         TrainingFailed, and what reading data and vectors raises.
     """
     started = time.time()
-    say_all(say, conflicts.check_settings(experiment, {experiment.model.embedding}))
+    say_all(conflicts.check_settings(experiment, {experiment.model.embedding}))
     with connect():
         gpu, waits = require_resources(experiment)
         found = dataset.load_dataset(experiment)
-        say_all(say, found.notes)
-        corpus = build_corpus(experiment, found, use_pretrained=experiment.model.embedding != "rand", progress=say)
+        say_all(found.notes)
+        corpus = build_corpus(experiment, found, use_pretrained=experiment.model.embedding != "rand")
         if corpus.coverage:
-            say(f"vectors: {corpus.coverage}")
+            logger.info(f"vectors: {corpus.coverage}")
         run = resolve_run_folder("train", experiment, corpus)
         best = run.read_finished_best()
         if best is not None:
-            say(f"this run is finished: {describe_best(best)}; its folder is {run.path}")
+            logger.info(f"this run is finished: {describe_best(best)}; its folder is {run.path}")
             return run.publish(best)
         if waits:
-            say(waits)
+            logger.info(waits)
         with lock_folder(run.path):
-            best = train_to_completion(experiment, corpus, run, gpu, say, started)
+            best = train_to_completion(experiment, corpus, run, gpu, started)
         return run.finish(best)
 
 
@@ -93,7 +92,7 @@ def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
 
 
 def train_to_completion(
-    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, say: Callable[[str], None], started: float
+    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, started: float
 ) -> dict[str, Any]:
     """Train in a run's folder, and return the contents of its best.json.
 
@@ -105,7 +104,7 @@ def train_to_completion(
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
     heard = RunStatus(started)
-    return _finish(fit(experiment, ray.put(corpus), run, gpu, say, heard), run, experiment, say, heard)
+    return _finish(fit(experiment, ray.put(corpus), run, gpu, heard), run, experiment, heard)
 
 
 def describe_best(best: dict[str, Any]) -> str:
@@ -117,21 +116,14 @@ def describe_best(best: dict[str, Any]) -> str:
     return f"epoch {metrics['epoch']}, validation {values}"
 
 
-def say_all(say: Callable[[str], None], lines: list[str]) -> None:
+def say_all(lines: list[str]) -> None:
     """Say several lines."""
     for line in lines:
-        say(line)
+        logger.info(line)
 
 
 def fit(
-    experiment: Experiment,
-    corpus: Any,
-    run: RunFolder,
-    gpu: bool,
-    say: Callable[[str], None],
-    heard: RunStatus,
-    *,
-    sole_workload: bool = True,
+    experiment: Experiment, corpus: Any, run: RunFolder, gpu: bool, heard: RunStatus, *, sole_workload: bool = True
 ) -> dict[str, Any]:
     """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
 
@@ -147,9 +139,9 @@ def fit(
 
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
-    say(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
+    logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     failures, kept = 0, 0
-    with monitor_workers(experiment, run, say, heard) as box:
+    with monitor_workers(experiment, run, heard) as box:
         config = {"experiment": experiment, "corpus": corpus, "message_queue": box, "path": run.path}
         while True:
             CheckpointStore(run.path).remove_partial()
@@ -166,16 +158,16 @@ def fit(
                         f"the workers were lost {failures} times without progress: {_reason(error)}; Ray's logs tell "
                         "more, and the same command goes on from the last checkpoint"
                     ) from error
-                say(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
+                logger.info(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
                 if sole_workload:
                     resources.remove_placement_groups()
-                _wait_for_room(experiment, gpu, say)
+                _wait_for_room(experiment, gpu)
     if "error" in result.return_value:
         raise TrainingFailed(result.return_value["error"])
     return result.return_value
 
 
-def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]) -> None:
+def _wait_for_room(experiment: Experiment, gpu: bool) -> None:
     """Wait until the workers fit (again), and say so; ResourceError after `NODE_BACK_S`."""
     began = time.monotonic()
     said = 0.0
@@ -187,11 +179,13 @@ def _wait_for_room(experiment: Experiment, gpu: bool, say: Callable[[str], None]
                 raise
             if time.monotonic() - said > 3 * WORKER_WAIT_NOTICE_S:
                 said = time.monotonic()
-                say(f"waiting up to {NODE_REPLACEMENT_TIMEOUT_S // 60} minutes for a node that was lost: {error}")
+                logger.info(
+                    f"waiting up to {NODE_REPLACEMENT_TIMEOUT_S // 60} minutes for a node that was lost: {error}"
+                )
             time.sleep(1)
             continue
         if waits:
-            say(waits)
+            logger.info(waits)
         return
 
 
@@ -222,9 +216,7 @@ def _reason(error: Exception) -> str:
     return texts[0][:300]
 
 
-def _finish(
-    returned: dict[str, Any], run: RunFolder, experiment: Experiment, say: Callable[[str], None], heard: RunStatus
-) -> dict[str, Any]:
+def _finish(returned: dict[str, Any], run: RunFolder, experiment: Experiment, heard: RunStatus) -> dict[str, Any]:
     """Say and draw how the run went, and return the contents of best.json."""
     progress = Progress.from_json(returned["progress"])
     name = checkpoint_name(progress.best)
@@ -240,7 +232,7 @@ def _finish(
         "metrics": {key: getattr(best, key) for key in BEST_EPOCH_METRICS},
     }
     write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(progress))
-    say_all(say, learning_curve.format_table(progress))
+    say_all(learning_curve.format_table(progress))
     summary = returned["summary"]
     heard.update_times(summary)
     seconds = time.time() - heard.start_time
@@ -250,9 +242,9 @@ def _finish(
         else ""
     )
     sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
-    say(
+    logger.info(
         f"{seconds:.1f} s in all, {1 - (heard.previous_step_seconds + summary['step_s']) / seconds:.0%} of it outside steps"
         f"{first}{sent if summary['workers'] > 1 else ''}"
     )
-    say(f"best: {describe_best(found)}")
+    logger.info(f"best: {describe_best(found)}")
     return found

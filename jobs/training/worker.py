@@ -5,12 +5,14 @@ ends, so that none waits for it. What a run reached goes to the driver and into 
 not used: each makes all workers wait for the controller's next look, and nobody reads them.
 """
 
+import logging
 import platform
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cluster import UsageError
+from cluster.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
 from jobs.model.network import Network
@@ -19,6 +21,8 @@ from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, 
 from jobs.training.corpus import Corpus
 from jobs.training.loop import Loop
 from jobs.training.process_group import ProcessGroup
+
+logger = logging.getLogger(__name__)
 
 ReturnType = TypeVar("Found")
 SendMessage = Callable[[str, Any], None]
@@ -55,23 +59,24 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
             told = config["message_queue"].put.remote((kind, value))  # not waited for: the driver may be gone
 
     try:
-        validate_storage_visible(config["path"], group)
-        group.enable_shared_memory()
-        corpus: Corpus = ray.get(config["corpus"])
-        network = Network(
-            experiment.model,
-            corpus.vectors,
-            len(corpus.labels),
-            experiment.seed,
-            num_trainable_words=len(corpus.word_counts()),
-            rank=group.rank,
-            world_size=group.world_size,
-        ).to(device)
-        loop = Loop(network, corpus, experiment.train, experiment.seed, group, device)
-        checkpoints = CheckpointStore(config["path"])
-        resume(loop, checkpoints, tell)
-        tell("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
-        _train(experiment, corpus, loop, checkpoints, tell)
+        with handle_logs(ForwardingHandler(tell)):
+            validate_storage_visible(config["path"], group)
+            group.enable_shared_memory()
+            corpus: Corpus = ray.get(config["corpus"])
+            network = Network(
+                experiment.model,
+                corpus.vectors,
+                len(corpus.labels),
+                experiment.seed,
+                num_trainable_words=len(corpus.word_counts()),
+                rank=group.rank,
+                world_size=group.world_size,
+            ).to(device)
+            loop = Loop(network, corpus, experiment.train, experiment.seed, group, device)
+            checkpoints = CheckpointStore(config["path"])
+            resume(loop, checkpoints)
+            tell("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
+            _train(experiment, corpus, loop, checkpoints, tell)
     except UsageError as error:
         return {"error": str(error)}
     finally:
@@ -108,20 +113,19 @@ def validate_storage_visible(path: str, group: ProcessGroup) -> None:
         raise UsageError(f"{path}: is not seen from {', '.join(sorted(set(blind)))}; every node must see the storage")
 
 
-def resume(loop: Loop, checkpoints: CheckpointStore, tell: SendMessage) -> None:
+def resume(loop: Loop, checkpoints: CheckpointStore) -> None:
     """Go on where the run was, all workers from the same checkpoint: one may be written or lost meanwhile."""
     group = loop.group
     first = group.rank == 0
-    found = call_with_error_sync(
-        group, lambda: checkpoints.load_newest_valid(lambda line: tell("line", line)) if first else None
-    )
+    found = call_with_error_sync(group, lambda: checkpoints.load_newest_valid() if first else None)
     name = group.broadcast(found and found[0])
     if name is None:
         return
     snapshot.restore(loop, call_with_error_sync(group, lambda: found[1] if found else checkpoints.read(name)))
     progress = loop.progress
     steps = f" and {progress.steps} steps" if progress.steps else ""
-    tell("line", f"going on after epoch {len(progress.epochs)}{steps}")
+    if first:
+        logger.info(f"going on after epoch {len(progress.epochs)}{steps}")
 
 
 def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, tell: SendMessage) -> None:

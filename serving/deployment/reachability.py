@@ -1,13 +1,15 @@
 """Who can reach a service, and whether it asks them for a key."""
 
+import logging
 import os
 import time
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from cluster import UsageError
 from serving.client import Client, ServiceError
 from serving.web import api_keys as keys
+
+logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 10  # a proxy hears of a service a little after it runs
 
@@ -36,14 +38,13 @@ def describe_access(host: str) -> str:
     return told
 
 
-def require_key_protection(url: str, machine: str, then: str, say: Callable[[str], None]) -> None:
+def require_key_protection(url: str, machine: str, then: str) -> None:
     """Refuse a service without keys where this environment has some: its replicas read that of their nodes.
 
     Args:
         url: of the service, with the host that it listens on.
         machine: one that it runs on, as it is reached from here.
         then: what becomes of the service, or what to do with it.
-        say: is told where the service cannot be asked.
 
     Raises:
         Exposed: it answers without a key.
@@ -53,7 +54,9 @@ def require_key_protection(url: str, machine: str, then: str, say: Callable[[str
     here = resolve_reachable_url(url, machine)
     asks = here and _asks_for_key(here)
     if asks is None:
-        say("whether the service asks for a key cannot be seen from here; GET /info without one must answer 401")
+        logger.info(
+            "whether the service asks for a key cannot be seen from here; GET /info without one must answer 401"
+        )
     elif not asks:
         raise UnprotectedServiceError(
             f"{here} asks for no key and answers whoever reaches it: the keys are set in this shell alone. "

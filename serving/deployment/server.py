@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from serving.deployment.reachability import (
 )
 from serving.web import api_keys as keys
 
+logger = logging.getLogger(__name__)
+
 DEPLOY_TIMEOUT_S = 120
 CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
 INFO_REQUESTS = 6  # times; each goes to the next one
@@ -41,7 +43,7 @@ class DeploymentError(UsageError):
     """A service did not come up."""
 
 
-def run(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
+def run(configuration: dict[str, Any], address: str | None) -> None:
     """Serve the first application of a Serve configuration until SIGINT or SIGTERM."""
     # Until it serves, either signal breaks off whatever Ray is waiting for.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,7 +54,7 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         _check_free(http["host"], http["port"])
         keys.load_api_keys()  # of an environment that the replicas share
         if not is_haproxy_installed() and active_proxy() != "HAProxy":
-            say(SLOW_PROXY_WARNING)
+            logger.info(SLOW_PROXY_WARNING)
     with haproxy_environment(embedded), connect(address):
         from ray import serve
 
@@ -63,9 +65,9 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
         name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
         arguments = _validated(ApplicationArguments, application)
-        say(f"starting the service for {options['user_config']['checkpoint']}")
+        logger.info(f"starting the service for {options['user_config']['checkpoint']}")
         if active_proxy() == "HAProxy":
-            _tell_capped(configuration, say)
+            _tell_capped(configuration)
         before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
         if name in before.applications:
             raise DeploymentError(f"the cluster serves an application '{name}' already; `deploy` updates it")
@@ -76,12 +78,12 @@ def run(configuration: dict[str, Any], address: str | None, say: Callable[[str],
             deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = build_service_url(http["host"], http["port"])
-            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.", say)
-            say(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
+            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
+            logger.info(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
-                say(describe_access(http["host"]))
+                logger.info(describe_access(http["host"]))
             _wait_for_signal()
-            say("stopping")
+            logger.info("stopping")
             if embedded:
                 serve.delete(name)  # or replicas would be cut off when their Ray ends
         except RuntimeError as error:
@@ -149,7 +151,7 @@ def _check_port(port: int) -> None:
         raise DeploymentError(f"Serve runs on this cluster already, on port {found}: --port {found} shares it")
 
 
-def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[str], None]) -> None:
+def deploy(configuration: dict[str, Any], address: str | None) -> None:
     """Hand a Serve configuration to a running cluster and wait until it serves.
 
     Raises:
@@ -165,13 +167,13 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
         client = create_client(at, "serve")
         _hand_over(client, configuration)
         while time.monotonic() < deadline:
-            url = _running_at(client, name, configuration["http_options"], say)
+            url = _running_at(client, name, configuration["http_options"])
             if url is not None:
                 then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
                 machine = urlsplit(at).hostname or ""
-                _tell_capped(configuration, say)
-                require_key_protection(url, machine, then, say)
-                _check_taken(resolve_reachable_url(url, machine), configuration["applications"][0], say)
+                _tell_capped(configuration)
+                require_key_protection(url, machine, then)
+                _check_taken(resolve_reachable_url(url, machine), configuration["applications"][0])
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
@@ -179,19 +181,19 @@ def deploy(configuration: dict[str, Any], address: str | None, say: Callable[[st
     raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
 
 
-def _tell_capped(configuration: dict[str, Any], say: Callable[[str], None]) -> None:
+def _tell_capped(configuration: dict[str, Any]) -> None:
     """Say where a replica may hold more requests than HAProxy ever gives it."""
     for application in configuration["applications"]:
         for each in application.get("deployments", ()):
             asked = each.get("max_ongoing_requests", 0) + max(0, each.get("max_queued_requests", 0))
             if asked > MAX_REQUESTS_PER_REPLICA:
-                say(
+                logger.info(
                     f"{each['name']}: max_ongoing_requests and max_queued_requests allow {asked} requests a replica; "
                     f"the HAProxy of each node gives one {MAX_REQUESTS_PER_REPLICA} at most (serving/deployment/haproxy.py)"
                 )
 
 
-def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[str], None]) -> None:
+def _check_taken(url: str | None, application: dict[str, Any]) -> None:
     """Refuse a service that goes on with another checkpoint than it was given, as far as it can be asked from here."""
     wanted = application["deployments"][0]["user_config"]["checkpoint"]
     deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
@@ -209,7 +211,7 @@ def _check_taken(url: str | None, application: dict[str, Any], say: Callable[[st
         if found:
             reason = found.get("refused", f"{wanted}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
             raise DeploymentError(f"{reason}; refused, and {found.get('checkpoint')} is served as before")
-    say("whether the checkpoint was taken cannot be seen from here; GET /info says it")
+    logger.info("whether the checkpoint was taken cannot be seen from here; GET /info says it")
 
 
 def _told(url: str) -> dict[str, Any] | None:
@@ -238,7 +240,7 @@ def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
     client.deploy_applications(configuration)
 
 
-def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[str], None]) -> str | None:
+def _running_at(client: Any, name: str, wanted: dict[str, Any]) -> str | None:
     """Return and say where the application runs, or None while it does not; ServiceFailed if it never will."""
     try:
         details = client.get_serve_details()
@@ -251,7 +253,7 @@ def _running_at(client: Any, name: str, wanted: dict[str, Any], say: Callable[[s
         return None
     http = details["http_options"]
     url = build_service_url(http["host"], http["port"], found["route_prefix"])
-    say(f"{name} is running at {url}")
+    logger.info(f"{name} is running at {url}")
     if http["port"] != wanted.get("port", http["port"]):
-        say("Serve ran here before; a new host or port is taken up after `serve shutdown`")
+        logger.info("Serve ran here before; a new host or port is taken up after `serve shutdown`")
     return url

@@ -70,7 +70,7 @@ def test_evaluate_measures_the_test_part_and_writes_a_report(
     """The figures agree with the predictions; table, pictures and JSON are there."""
     assert main(["evaluate", str(trained)]) == 0
     shown = capsys.readouterr().out
-    found = evaluate(str(trained), [], None, lambda line: None)
+    found = evaluate(str(trained), [], None)
     test = load_dataset(make_experiment()).test
     loaded = checkpoint.load_checkpoint(str(trained))
     predicted = [loaded.labels[best] for best in predict_proba(loaded, test.texts).argmax(axis=1)]
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert main(["evaluate", str(trained), "--out", str(tmp_path / "file" / "report")]) == 2
     shown = capsys.readouterr()
     assert "accuracy" in shown.out
-    assert "cannot be written" in shown.err
+    assert "cannot be written" in shown.out
     source = tmp_path / "texts.csv"
     source.write_text("text\na great film\n")
     assert main(["predict", str(trained), str(source), "--out", str(tmp_path / "file" / "x.csv")]) == 2
@@ -128,7 +128,7 @@ def test_any_label_can_be_drawn(tmp_path: Path) -> None:
 def test_evaluate_on_another_file(trained: Path, tmp_path: Path) -> None:
     """Any labelled file will do; a label that the checkpoint does not know is an error."""
     (tmp_path / "other.csv").write_text("label,text\ngood,a great film\nbad,an awful film\ngood,lovely and warm\n")
-    found = evaluate(str(trained), [f"data.test={tmp_path}/other.csv"], str(tmp_path / "out"), lambda line: None)
+    found = evaluate(str(trained), [f"data.test={tmp_path}/other.csv"], str(tmp_path / "out"))
     assert found.rows == 3
     assert (tmp_path / "out" / "report.md").exists()
     (tmp_path / "other.csv").write_text("label,text\nso-so,a film\n")
@@ -191,8 +191,8 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr()
     assert "59 texts, 177 words, 9 of them different" in shown.out
     assert f"wrote {out}: 6 words x 6 dimensions" in shown.out
-    assert "word2vec, 1 threads: 100%, 354 words" in shown.err
-    assert "reading texts: 100%" in shown.err
+    assert "word2vec, 1 threads: 100%, 354 words" in shown.out
+    assert "reading texts: 100%" in shown.out
     first = KeyedVectors.load_word2vec_format(str(out), binary=True)
     assert set(first.index_to_key) == {"the", "cat", "sat", "dog", "a", "bird"}
     assert [path.name for path in out.parent.iterdir()] == ["out.bin"]  # no scraps

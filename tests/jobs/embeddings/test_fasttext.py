@@ -28,7 +28,7 @@ def path(model: FastText, tmp_path: Path) -> Path:
 
 
 def read(path: Path, wanted: set[str], **changes: object) -> WordVectors:
-    return vectors.read_vectors(Settings(path=str(path), **changes), wanted, None, lambda line: None)
+    return vectors.read_vectors(Settings(path=str(path), **changes), wanted, None)
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -49,7 +49,7 @@ def settings(path: Path | str, **changes: object) -> Settings:
 
 
 def read(chosen: Settings, wanted: set[str], cache: Path | None = None) -> WordVectors:
-    return vectors.read_vectors(chosen, wanted, str(cache) if cache else None, print)
+    return vectors.read_vectors(chosen, wanted, str(cache) if cache else None)
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -225,7 +225,7 @@ def test_words_with_white_space_are_passed_over(tmp_path: Path) -> None:
     assert read(settings(tmp_path / "g"), {"film", "."}).words == ["the", "film"]
 
 
-def test_what_was_read_is_kept_for_the_same_words(tmp_path: Path) -> None:
+def test_what_was_read_is_kept_for_the_same_words(tmp_path: Path, messages: list[str]) -> None:
     """The second time the file's rows are not read; other words, or a changed file, are."""
     path = written(tmp_path, "binary")
     cache = tmp_path / "cache"
@@ -236,9 +236,9 @@ def test_what_was_read_is_kept_for_the_same_words(tmp_path: Path) -> None:
     again = read(settings(path), {"naïve", "film"}, cache)
     assert (again.words, again.composed) == (first.words, first.composed)
     np.testing.assert_array_equal(again.matrix, first.matrix)
-    said: list[str] = []
-    vectors.read_vectors(settings(path), {"naïve", "film"}, str(cache), said.append)
-    assert said == [f"vectors of {path}, as read before: {kept}"]
+    messages.clear()
+    vectors.read_vectors(settings(path), {"naïve", "film"}, str(cache))
+    assert messages == [f"vectors of {path}, as read before: {kept}"]
     read(settings(path), {"film"}, cache)
     assert len(list(cache.iterdir())) == 2
     for other in ({"extra_words": 1}, {"unicode_errors": "ignore"}, {"format": "word2vec-binary"}):
@@ -263,7 +263,7 @@ def test_a_uri_is_read_like_a_path(tmp_path: Path, name: str) -> None:
     uri = name.format(tmp_path)
     cache = f"file://{tmp_path}/cache"
     for _ in range(2):
-        found = vectors.read_vectors(settings(uri, extra_words=0), {"film"}, cache, print)
+        found = vectors.read_vectors(settings(uri, extra_words=0), {"film"}, cache)
         assert found.words == ["film"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
     with pytest.raises(VectorsError, match=r"none: .*\(vectors.path\)"):
@@ -342,12 +342,11 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
         assert read(settings(tmp_path / "v"), {"a"}).words == ["a", "b"]
 
 
-def test_a_vector_of_zeros_is_none(tmp_path: Path) -> None:
+def test_a_vector_of_zeros_is_none(tmp_path: Path, messages: list[str]) -> None:
     """Its word counts as one that the file lacks, and that is said."""
     (tmp_path / "v").write_text("a 0 0\nb 3 4\n")
-    said: list[str] = []
-    assert vectors.read_vectors(settings(tmp_path / "v"), {"a", "b"}, None, said.append).words == ["b"]
-    assert said[-1].startswith("1 words have a vector of zeros")
+    assert vectors.read_vectors(settings(tmp_path / "v"), {"a", "b"}, None).words == ["b"]
+    assert messages[-1].startswith("1 words have a vector of zeros")
 
 
 def test_other_dimensions_than_those_asked_for_are_an_error(tmp_path: Path) -> None:

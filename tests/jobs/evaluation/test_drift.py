@@ -62,7 +62,7 @@ def test_frequency_is_taken_into_account() -> None:
 
 
 def test_a_trained_checkpoint_knows_where_it_came_from(
-    make_experiment: Callable[..., Experiment], tmp_path: Path
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
 ) -> None:
     """Table, every word's row, a picture and the report's section come from the folder alone."""
     experiment = make_experiment(model__embedding="multichannel")
@@ -70,9 +70,8 @@ def test_a_trained_checkpoint_knows_where_it_came_from(
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     list(loop.train_epochs())
     snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "run" / "checkpoint")
-    told: list[str] = []
-    drift.report_drift(str(tmp_path / "run" / "checkpoint"), ["great"], 3, None, told.append)
-    text = "\n".join(told)
+    drift.report_drift(str(tmp_path / "run" / "checkpoint"), ["great"], 3, None)
+    text = "\n".join(messages)
     assert "words were trained; half of them moved by more than" in text
     assert "farthest for their frequency" in text
     assert "great  " in text.split("nearest neighbours")[1]

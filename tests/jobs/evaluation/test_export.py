@@ -60,7 +60,7 @@ def opened(path: Path) -> KeyedVectors:
 def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
     """The trained channel's, bit for bit; the file they came from is not touched."""
     before = hashlib.sha256(original.read_bytes()).digest()
-    export_vectors(saved(), str(tmp_path / "out.bin"), None, False, print)
+    export_vectors(saved(), str(tmp_path / "out.bin"), None, False)
     found = opened(tmp_path / "out.bin")
     assert found.index_to_key == ["film", "new", "naïve"]
     np.testing.assert_array_equal(found.vectors, TUNED[2:])
@@ -70,7 +70,7 @@ def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Pat
 def test_the_others_are_merged_as_they_are(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
     """In the original's order, tuned words in their place, new ones behind."""
     before = hashlib.sha256(original.read_bytes()).digest()
-    export_vectors(saved(), str(tmp_path / "out.bin"), None, True, print)
+    export_vectors(saved(), str(tmp_path / "out.bin"), None, True)
     found = opened(tmp_path / "out.bin")
     assert found.index_to_key == ["the", "New", "film", "rest", "new", "naïve"]
     np.testing.assert_array_equal(found.vectors, [*ORIGINAL[:2], TUNED[2], ORIGINAL[3], *TUNED[3:]])
@@ -86,14 +86,14 @@ def test_the_original_is_never_written_over(
     link.symlink_to(original)
     for out in (original, link):
         with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-            export_vectors(saved(), str(out), None, True, print)
+            export_vectors(saved(), str(out), None, True)
     other = write_word2vec(tmp_path / "other.bin", ["the"], ORIGINAL[:1])
     with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-        export_vectors(saved(), str(original), str(other), True, print)
+        export_vectors(saved(), str(original), str(other), True)
     for name in (str(other), f"file://{other}", "~/other.bin"):
         monkeypatch.setenv("HOME", str(tmp_path))
         with pytest.raises(VectorsError, match="is the file that the vectors started from"):
-            export_vectors(saved(), str(other), name, True, print)
+            export_vectors(saved(), str(other), name, True)
     assert original.read_bytes() == before
 
 
@@ -102,15 +102,15 @@ def test_what_cannot_be_written_or_merged_is_said_before_anything_is_done(
 ) -> None:
     """A folder, a URI; an original that is no word2vec file; an older checkpoint."""
     with pytest.raises(StorageError, match="is a folder; name a file"):
-        export_vectors(saved(), str(tmp_path), None, False, print)
+        export_vectors(saved(), str(tmp_path), None, False)
     with pytest.raises(StorageError, match="not to a URI"):
-        export_vectors(saved(), "s3://bucket/x.bin", None, False, print)
+        export_vectors(saved(), "s3://bucket/x.bin", None, False)
     (tmp_path / "v.kv").write_bytes(pickle.dumps(1))
     with pytest.raises(VectorsError, match="only word2vec and GloVe files are read whole"):
-        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True, print)
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True)
     save_checkpoint(tmp_path / "old", load_checkpoint(saved()))
     with pytest.raises(VectorsError, match="an earlier version made it"):
-        export_vectors(str(tmp_path / "old"), str(tmp_path / "out.bin"), None, False, print)
+        export_vectors(str(tmp_path / "old"), str(tmp_path / "out.bin"), None, False)
     assert not (tmp_path / "out.bin").exists()
 
 
@@ -122,14 +122,15 @@ def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path
         tmp_path / "rand", dataclasses.replace(loaded, experiment=random), initial_vectors=load_initial_vectors(saved())
     )
     with pytest.raises(VectorsError, match="no vector came from a file"):
-        export_vectors(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True, print)
+        export_vectors(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True)
 
 
-def test_static_vectors_are_said_to_be_the_original_ones(saved: Callable[..., str], tmp_path: Path) -> None:
+def test_static_vectors_are_said_to_be_the_original_ones(
+    saved: Callable[..., str], tmp_path: Path, messages: list[str]
+) -> None:
     """They can be exported all the same."""
-    told: list[str] = []
-    export_vectors(saved(fixed_vectors=TUNED), str(tmp_path / "out.bin"), None, False, told.append)
-    assert "were not trained" in told[0]
+    export_vectors(saved(fixed_vectors=TUNED), str(tmp_path / "out.bin"), None, False)
+    assert "were not trained" in messages[0]
     assert len(opened(tmp_path / "out.bin")) == 3
 
 
@@ -137,9 +138,9 @@ def test_an_original_that_does_not_fit_is_an_error(saved: Callable[..., str], tm
     """Of other dimensions, or missing; nothing is written."""
     other = write_word2vec(tmp_path / "other.bin", ["a"], np.ones((1, 4), np.float32))
     with pytest.raises(VectorsError, match="has 4 dimensions, the checkpoint 3"):
-        export_vectors(saved(), str(tmp_path / "out.bin"), str(other), True, print)
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(other), True)
     with pytest.raises(VectorsError, match="no such vectors file"):
-        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "none"), True, print)
+        export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "none"), True)
     assert not (tmp_path / "out.bin").exists()
 
 
@@ -153,13 +154,13 @@ def test_a_trained_run_is_exported_in_the_files_lengths(
     experiment = make_experiment(
         model__embedding="non-static", vectors__path=str(source), vectors__norm=2.0, vectors__dimensions=5
     )
-    corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True, progress=print)
+    corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True)
     assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
     loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
     next(loop.train_epochs())
     snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
-    export_vectors(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False, print)
-    export_vectors(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True, print)
+    export_vectors(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False)
+    export_vectors(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True)
     alone, merged = opened(tmp_path / "out.bin"), opened(tmp_path / "merged.bin")
     np.testing.assert_allclose(alone["unseen"], matrix[2], rtol=1e-5)
     np.testing.assert_array_equal(merged["unseen"], matrix[2])

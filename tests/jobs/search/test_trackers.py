@@ -47,12 +47,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server: str) -> None:
+def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server: str, messages: list[str]) -> None:
     """Under the experiment's name; a failed one says why."""
     from mlflow import MlflowClient
 
-    told: list[str] = []
-    tracking = MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-0123", told.append)
+    tracking = MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-0123")
     tracking.log_trial(record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75))
     tracking.log_trial(TrialRecord(5, {"model.dropout": 0.9}, "failed", "out of memory", ended=time.time()))
     client = MlflowClient(tracking_uri=server)
@@ -63,22 +62,23 @@ def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server
     assert finished.data.metrics["accuracy"] == finished.data.metrics["best_accuracy"] == 0.75
     assert (finished.info.status, finished.data.tags["search"]) == ("FINISHED", "tune-0123")
     assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "out of memory")
-    assert told == []
+    assert messages == []
     # The same experiment again.
-    assert MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-4567", told.append)
+    assert MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-4567")
 
 
-def test_a_server_that_goes_away_costs_the_log_and_not_the_search(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_goes_away_costs_the_log_and_not_the_search(
+    server: str, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
     """It is said once."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    told: list[str] = []
-    tracking = MlflowTracker(server, Experiment(), "tune-0123", told.append)
+    tracking = MlflowTracker(server, Experiment(), "tune-0123")
     [port] = find_free_ports(1)
     tracking._client._tracking_client.tracking_uri = f"http://127.0.0.1:{port}"
     for number in (1, 2):
         tracking.log_trial(record(number, {"model.dropout": 0.3}, 0.75))
-    assert len(told) == 1
-    assert told[0].startswith("MLflow: trial 1 and those after it are not logged")
+    assert len(messages) == 1
+    assert messages[0].startswith("MLflow: trial 1 and those after it are not logged")
 
 
 def test_a_wrong_uri_is_told_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_a_wrong_uri_is_told_before_the_first_trial(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     [port] = find_free_ports(1)
     with pytest.raises(UsageError, match=r"tune\.mlflow: nothing can be logged at http://127\.0\.0\.1"):
-        MlflowTracker(f"http://127.0.0.1:{port}", Experiment(), "tune-0123", lambda line: None)
+        MlflowTracker(f"http://127.0.0.1:{port}", Experiment(), "tune-0123")

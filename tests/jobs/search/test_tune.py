@@ -34,15 +34,14 @@ def records(best: Path) -> list[dict]:
 
 
 def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(
-    embedded_ray: None, make_experiment: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """best.json names a whole checkpoint; best.yaml trains it again; a second call says that it is done."""
     experiment = make_experiment(
         tune__space=SPACE | {"model.feature_maps": {"choice": [4, 8]}}, tune__samples=1, tune__epochs=3
     )
-    told: list[str] = []
-    best = Path(tune(experiment, told.append))
-    trials = [line for line in told if line.startswith("trial")]
+    best = Path(tune(experiment))
+    trials = [line for line in messages if line.startswith("trial")]
     assert len(trials) == 4
     for kind in SPACE["model.embedding"]["grid"]:
         assert sum(f"embedding={kind} " in line for line in trials) == 1
@@ -53,23 +52,23 @@ def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(
     assert named["metrics"]["accuracy"] == max(each["epochs"][each["best"] - 1]["accuracy"] for each in records(best))
     again = load_experiment(str(best.with_name("best.yaml")))
     assert again.model == found.experiment.model
-    told.clear()
-    assert tune(experiment, told.append) == str(best)
-    assert any("this search is finished" in line for line in told)
-    assert not any(line.startswith("trial") for line in told)
+    messages.clear()
+    assert tune(experiment) == str(best)
+    assert any("this search is finished" in line for line in messages)
+    assert not any(line.startswith("trial") for line in messages)
     # Cut off in what follows the trials, it does that alone.
     [run] = best.parent.glob("tune-*")
     (run / "best.json").write_text(json.dumps(json.loads((run / "best.json").read_text()) | {"finished": False}))
     (run / "report" / "report.md").unlink()
-    told.clear()
-    tune(experiment, told.append)
-    assert not any(line.startswith("trial") for line in told)
+    messages.clear()
+    tune(experiment)
+    assert not any(line.startswith("trial") for line in messages)
     assert (run / "report" / "report.md").exists()
     assert json.loads(best.read_text()) == named
 
 
 def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows(
-    embedded_ray: None, make_experiment: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """By Optuna, over ways to read the texts too; what is named can be measured."""
     space = {
@@ -81,8 +80,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
         name="whole", tune__space=space, tune__search="optuna", tune__trials=6, tune__epochs=3, tune__seeds=2,
         tune__refit=True, tune__metric="macro_f1", tune__scheduler="none",
     )  # fmt: skip
-    told: list[str] = []
-    best = Path(tune(experiment, told.append))
+    best = Path(tune(experiment))
     assert len(records(best)) == 6
     assert all(each["status"] == "finished" for each in records(best))
     [run] = best.parent.glob("tune-*")
@@ -94,18 +92,20 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
         "report.md", "trials.csv", "embeddings.png", "parallel-coordinates.png", "slices.png",
     }  # fmt: skip
     assert len(list((run / "tensorboard").iterdir())) == 6
-    assert any("the mean of 2 seeds" in line for line in told)
+    assert any("the mean of 2 seeds" in line for line in messages)
     named = json.loads(best.read_text())
     assert (named["refit"], named["rows"], named["metric"]) == (True, 108, "macro_f1")
     found = checkpoint.load_checkpoint(str(best))
     assert found.metrics["rows"] == named["rows"]
     assert found.metrics["epoch"] == named["metrics"]["epoch"]
     assert found.metrics["accuracy"] is None
-    evaluate(str(best), [], str(best.parent / "report"), told.append)
+    evaluate(str(best), [], str(best.parent / "report"))
     assert "the validation part among them" in (best.parent / "report" / "report.md").read_text()
 
 
-def test_every_way_to_fine_tune_can_be_searched(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
+def test_every_way_to_fine_tune_can_be_searched(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
     """Whatever is best, what best.yaml says can be trained; where vectors stay as they are nothing of it is varied."""
     space = {
         "model.embedding": {"grid": ["static", "non-static", "multichannel"]},
@@ -114,45 +114,42 @@ def test_every_way_to_fine_tune_can_be_searched(embedded_ray: None, make_experim
         "train.vectors_pull": {"uniform": [0.0, 0.1]},
         "train.frozen_epochs": {"choice": [0, 1]},
     }
-    told: list[str] = []
-    best = Path(tune(make_experiment(tune__space=space, tune__samples=1, tune__epochs=2), told.append))
-    assert sum(line.startswith("trial") and "failed" not in line for line in told) == 3
+    best = Path(tune(make_experiment(tune__space=space, tune__samples=1, tune__epochs=2)))
+    assert sum(line.startswith("trial") and "failed" not in line for line in messages) == 3
     assert {len(each["settings"]) for each in records(best)} == {1, 5}
     again = load_experiment(str(best.with_name("best.yaml")))
     assert conflicts.check_settings(again, {again.model.embedding}) == []
 
 
 def test_a_trial_that_fails_is_told_with_its_reason_and_the_search_goes_on(
-    embedded_ray: None, make_experiment: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """Where every one fails, the error says why."""
     space = {"train.learning_rate": {"grid": [0.01, 1e30]}}
     settings = {"model__max_norm": None, "tune__scheduler": "none", "tune__samples": 1}
-    told: list[str] = []
-    best = Path(tune(make_experiment(name="mixed", tune__space=space, **settings), told.append))
+    best = Path(tune(make_experiment(name="mixed", tune__space=space, **settings)))
     assert {each["status"]: each["settings"]["train.learning_rate"] for each in records(best)} == {
         "finished": 0.01,
         "failed": 1e30,
     }
-    assert any("failed: epoch" in line and "lower train.learning_rate" in line for line in told)
+    assert any("failed: epoch" in line and "lower train.learning_rate" in line for line in messages)
     space = {"train.learning_rate": {"grid": [1e30]}}
     with pytest.raises(SearchFailed, match=r"every trial failed; the first: epoch \d+: .*lower train.learning"):
-        tune(make_experiment(name="fails", tune__space=space, **settings), lambda line: None)
+        tune(make_experiment(name="fails", tune__space=space, **settings))
 
 
 def test_a_search_that_is_out_of_time_stops_what_runs(
-    embedded_ray: None, make_experiment: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """The best so far is named."""
     experiment = make_experiment(
         name="short", tune__space={"model.dropout": {"uniform": [0.1, 0.5]}}, tune__samples=50, tune__epochs=100_000,
         train__patience=100_000, tune__minutes=0.7, tune__scheduler="none",
     )  # fmt: skip
-    told: list[str] = []
     began = time.monotonic()
-    best = Path(tune(experiment, told.append))
+    best = Path(tune(experiment))
     assert time.monotonic() - began < 120
-    assert "the search is over: tune.minutes=0.7 are over" in told
+    assert "the search is over: tune.minutes=0.7 are over" in messages
     assert {each["status"] for each in records(best)} == {"stopped"}
     assert all(each["epochs"] for each in records(best))
     assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
@@ -161,10 +158,7 @@ def test_a_search_that_is_out_of_time_stops_what_runs(
 def test_a_mistake_in_the_space_comes_before_anything_is_read(make_experiment: Callable[..., Experiment]) -> None:
     """Although there is no such file."""
     with pytest.raises(ExperimentError, match=r"did you mean 'model.dropout'"):
-        tune(
-            make_experiment(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}),
-            lambda line: None,
-        )
+        tune(make_experiment(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}))
 
 
 @contextlib.contextmanager
@@ -224,9 +218,7 @@ def test_a_search_survives_the_death_of_its_driver_and_of_its_trials(
     calm = tmp_path / "calm"
     calm.mkdir()
     settings = [word for word in command(tmp_path)[4:] if not word.startswith("storage=")]
-    expected = json.loads(
-        Path(tune(load_experiment(None, [*settings, f"storage={calm}/runs"]), lambda line: None)).read_text()
-    )
+    expected = json.loads(Path(tune(load_experiment(None, [*settings, f"storage={calm}/runs"]))).read_text())
 
     with searching(tmp_path, ray_environment) as process:
         assert process.stdout is not None

@@ -39,40 +39,38 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def test_the_newest_is_what_a_run_goes_on_from(tmp_path: Path) -> None:
     """With its place within an epoch."""
-    name, found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).load_newest_valid(pytest.fail) or pytest.fail("there is none")
+    name, found = filled(tmp_path, (1, 0, 1), (1, 16, 1)).load_newest_valid() or pytest.fail("there is none")
     assert name == "epoch-0001-step-000016"
     assert (len(found.progress["epochs"]), found.progress["steps"]) == (1, 16)
-    assert CheckpointStore(str(tmp_path / "nothing")).load_newest_valid(pytest.fail) is None
+    assert CheckpointStore(str(tmp_path / "nothing")).load_newest_valid() is None
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.safetensors", "progress.json", "manifest.json"])
-def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, name: str) -> None:
+def test_a_damaged_one_is_passed_over_and_said(tmp_path: Path, name: str, messages: list[str]) -> None:
     """Whichever file is cut off; the one before takes its place, and is replaced when the epoch comes again."""
     checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 1))
     damaged = tmp_path / "epoch-0002" / name
     damaged.write_bytes(damaged.read_bytes()[:-3])
-    told: list[str] = []
-    _, found = checkpoints.load_newest_valid(told.append) or pytest.fail("there is none")
+    _, found = checkpoints.load_newest_valid() or pytest.fail("there is none")
     assert len(found.progress["epochs"]) == 1
-    assert len(told) == 1
-    assert "epoch-0002" in told[0]
-    assert "going on from the checkpoint before it" in told[0]
+    assert len(messages) == 1
+    assert "epoch-0002" in messages[0]
+    assert "going on from the checkpoint before it" in messages[0]
     checkpoints.write(checkpoint_name(2), fill(2, 0, 1), 1)
-    name, found = checkpoints.load_newest_valid(pytest.fail) or pytest.fail("there is none")
+    name, found = checkpoints.load_newest_valid() or pytest.fail("there is none")
     assert name == "epoch-0002"
     assert len(found.progress["epochs"]) == 2
 
 
-def test_a_run_does_not_go_on_without_its_best_epoch(tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_without_its_best_epoch(tmp_path: Path, messages: list[str]) -> None:
     """It would name a checkpoint that nobody can read; an earlier one makes the best epoch again."""
     checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 0, 2))
     (tmp_path / "epoch-0002" / "weights.safetensors").write_bytes(b"")
-    told: list[str] = []
-    assert checkpoints.load_newest_valid(told.append) is None
-    assert len(told) == 3
-    assert all("epoch-0002" in line for line in told)
-    assert told[0].endswith("going on from the checkpoint before it")
-    assert told[2].endswith("starting from the beginning")
+    assert checkpoints.load_newest_valid() is None
+    assert len(messages) == 3
+    assert all("epoch-0002" in line for line in messages)
+    assert messages[0].endswith("going on from the checkpoint before it")
+    assert messages[2].endswith("starting from the beginning")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_a_damaged_one_takes_no_whole_ones_place(tmp_path: Path) -> None:
     """Two whole ones are kept beside it, until its epoch comes again."""
     checkpoints = filled(tmp_path, (1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1))
     (tmp_path / "epoch-0004" / "manifest.json").write_bytes(b"")
-    assert checkpoints.load_newest_valid(lambda line: None)
+    assert checkpoints.load_newest_valid()
     checkpoints.write(checkpoint_name(3, 16), fill(3, 16, 1), 1)
     assert checkpoints.names() == ["epoch-0003-step-000016", "epoch-0003", "epoch-0001"]
     checkpoints.write(checkpoint_name(4), fill(4, 0, 1), 1)
@@ -126,7 +124,7 @@ def test_an_object_store_gets_the_manifest_last(tmp_path: Path, monkeypatch: pyt
     assert "manifest.json" not in copied[0]
     assert (tmp_path / "run" / "epoch-0001" / "manifest.json").exists()
     assert checkpoints.has("epoch-0001")
-    assert checkpoints.load_newest_valid(pytest.fail) is not None
+    assert checkpoints.load_newest_valid() is not None
 
 
 def test_work_in_the_background_keeps_its_order_and_tells_its_errors() -> None:

@@ -18,7 +18,7 @@ def vectors_file(folder: Path) -> Path:
 
 
 def prepared(experiment: Experiment, *, pretrained: bool = True) -> Corpus:
-    return build_corpus(experiment, load_dataset(experiment), use_pretrained=pretrained, progress=lambda line: None)
+    return build_corpus(experiment, load_dataset(experiment), use_pretrained=pretrained)
 
 
 def test_the_vocabulary_is_the_training_words_and_then_the_files(
@@ -85,16 +85,15 @@ def test_words_unknown_to_training_are_unknown_in_validation(make_experiment: Ca
     assert (corpus.validation.tokens.ids == UNKNOWN).any()
 
 
-def test_vectors_are_trained_once_and_kept(make_experiment: Callable[..., Experiment]) -> None:
+def test_vectors_are_trained_once_and_kept(make_experiment: Callable[..., Experiment], messages: list[str]) -> None:
     """Without a file, gensim trains them on the training texts; the next run reads what was written."""
-    told: list[str] = []
     experiment = make_experiment(model__embedding="static", vectors__epochs=2)
     for _ in range(2):
-        corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True, progress=told.append)
+        corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True)
         assert corpus.coverage is not None
         assert corpus.coverage.covered_words == corpus.coverage.words
         assert corpus.vectors.shape[1] == 12
-    assert sum("training 12-dimensional word2vec" in line for line in told) == 1
+    assert sum("training 12-dimensional word2vec" in line for line in messages) == 1
 
 
 def test_the_key_follows_texts_and_vectors(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:

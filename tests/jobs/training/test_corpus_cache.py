@@ -17,7 +17,7 @@ def test_a_corpus_is_prepared_once_for_each_way_to_read_the_texts(make_experimen
         kept.append(corpus)
         return len(kept) - 1
 
-    library = CorpusCache(experiment, load_dataset(experiment), put, lambda line: None)
+    library = CorpusCache(experiment, load_dataset(experiment), put, lambda kind, value: None)
     short = experiment.replace({"text.max_tokens": 3})
     wide = short.replace({"model.filter_widths": [2, 3], "train.epochs": 1, "seed": 4})
     assert [library.get(each) for each in (short, wide, experiment, short)] == [[0], [0], [1], [0]]

@@ -51,7 +51,11 @@ def test_a_measurement_is_of_the_best_epoch(make_experiment: Callable[..., Exper
 @pytest.mark.ray
 @pytest.mark.slow
 def test_folds_are_trained_and_those_that_are_finished_stay(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded_ray: None,
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
 ) -> None:
     """Mean and spread are those of the folds; a fold that is missing is the only one trained again."""
     words = ["great", "lovely", "awful", "dull", "film", "the"]
@@ -59,30 +63,29 @@ def test_folds_are_trained_and_those_that_are_finished_stay(
     experiment = make_experiment(
         train__folds=3, model__embedding="non-static", vectors__path=str(path), vectors__dimensions=5
     )
-    told: list[str] = []
-    summary_path = cross_validate(experiment, told.append)
+    summary_path = cross_validate(experiment)
     summary = json.loads(Path(summary_path).read_text())
     accuracies = [fold["accuracy"] for fold in summary["folds"]]
     assert len(accuracies) == 3
     assert summary["mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
     assert summary["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert sum(line.startswith("reading vectors") for line in told) == 1  # not once a fold
-    assert "mean (deviation)" in told[-1]
+    assert sum(line.startswith("reading vectors") for line in messages) == 1  # not once a fold
+    assert "mean (deviation)" in messages[-1]
 
     before = {fold.name: fold.read_text() for fold in Path(summary_path).parent.glob("fold-*.json")}
     (Path(summary_path).parent / "fold-2.json").unlink()
-    told.clear()
-    assert cross_validate(experiment, told.append) == summary_path
-    assert "2 of 3 folds are finished" in told
-    assert sum(line.startswith("fold 2,") for line in told) == 1
+    messages.clear()
+    assert cross_validate(experiment) == summary_path
+    assert "2 of 3 folds are finished" in messages
+    assert sum(line.startswith("fold 2,") for line in messages) == 1
     again = json.loads((Path(summary_path).parent / "fold-2.json").read_text())
     first = json.loads(before["fold-2.json"])
     assert {key: again[key] for key in folds.FOLD_METRICS} == {key: first[key] for key in folds.FOLD_METRICS}
 
     write_word2vec(path, words, 2 * np.eye(6, 5, dtype=np.float32)[::-1])  # another file of the same name
-    told.clear()
-    assert cross_validate(experiment, told.append) != summary_path
-    assert not any("are finished" in line for line in told)
+    messages.clear()
+    assert cross_validate(experiment) != summary_path
+    assert not any("are finished" in line for line in messages)
 
 
 @pytest.mark.ray
@@ -91,4 +94,4 @@ def test_a_fold_that_diverges_is_named(embedded_ray: None, make_experiment: Call
     """With its reason, and without a traceback."""
     experiment = make_experiment(train__folds=2, train__learning_rate=1e30, model__max_norm=None)
     with pytest.raises(FoldFailed, match=r"fold \d: epoch 1: the training loss is nan; lower train.learning_rate"):
-        cross_validate(experiment, lambda line: None)
+        cross_validate(experiment)

@@ -116,7 +116,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.root
 def test_a_full_disk_ends_the_run_and_loses_nothing(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], small_disk: Path
+    embedded_ray: None, make_experiment: Callable[..., Experiment], small_disk: Path, messages: list[str]
 ) -> None:
     """What was written stays whole; with room again the same command goes on from there."""
     settings = {
@@ -125,7 +125,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
     }  # fmt: skip
     experiment = make_experiment().replace(settings)
     with pytest.raises(TrainingFailed, match=r"cannot be written: .*No space left on device"):
-        train(experiment, lambda line: None)
+        train(experiment)
     [run] = (small_disk / "runs" / "full").glob("train-*")
     left = sorted(path.name for path in run.glob("*epoch-*"))
     assert left
@@ -134,7 +134,6 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
     assert not (run / "best.json").exists()
 
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    told: list[str] = []
-    train(experiment, told.append)
-    assert f"going on after epoch {int(left[-1].removeprefix('epoch-'))}" in told
+    train(experiment)
+    assert f"going on after epoch {int(left[-1].removeprefix('epoch-'))}" in messages
     assert checkpoint.load_checkpoint(str(small_disk / "runs" / "full")).labels == ["bad", "good"]

@@ -45,14 +45,13 @@ def trained_here(experiment: Experiment) -> tuple[Loop, dict[int, dict[str, np.n
 
 
 def test_two_workers_train_a_checkpoint_that_one_process_would(
-    embedded_ray: None, make_experiment: Callable[..., Experiment]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """The best epoch is named and whole, the same as without Ray; a second call says that it is done."""
     experiment = make_experiment(train__workers=2)
-    told: list[str] = []
-    best = train(experiment, told.append)
-    assert sum(line.startswith("epoch   ") for line in told) == 3
-    first_told = list(told)
+    best = train(experiment)
+    assert sum(line.startswith("epoch   ") for line in messages) == 3
+    first_told = list(messages)
     named = json.loads(Path(best).read_text())
     found = checkpoint.load_checkpoint(best)
     assert found.labels == ["bad", "good"]
@@ -67,24 +66,25 @@ def test_two_workers_train_a_checkpoint_that_one_process_would(
     for key, value in by_epoch[loop.progress.best].items():
         np.testing.assert_allclose(found.weights[key], value, atol=1e-4)
 
-    told.clear()
-    assert train(experiment, told.append) == best
-    assert any("this run is finished" in line for line in told)
-    assert not any(line.startswith("epoch") for line in told)
+    messages.clear()
+    assert train(experiment) == best
+    assert any("this run is finished" in line for line in messages)
+    assert not any(line.startswith("epoch") for line in messages)
 
 
-def test_a_run_leaves_what_a_person_looks_at(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
+def test_a_run_leaves_what_a_person_looks_at(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
     """A table and a summary at the end; in its folder a picture, scalars for TensorBoard, and what each file is."""
     experiment = make_experiment(name="seen", train__workers=[1, 2])
-    told: list[str] = []
-    folder = Path(train(experiment, told.append)).parent
+    folder = Path(train(experiment)).parent
     [run] = folder.glob("train-*")
-    assert any(re.search(r"examples/s   at most 0:00:0\d left", line) for line in told)
-    assert sum(line.endswith("  best") for line in told) == 1
+    assert any(re.search(r"examples/s   at most 0:00:0\d left", line) for line in messages)
+    assert sum(line.endswith("  best") for line in messages) == 1
     assert any(
-        re.search(r"s in all, \d+% of it outside steps; the first step was done after [\d.]+ s", e) for e in told
+        re.search(r"s in all, \d+% of it outside steps; the first step was done after [\d.]+ s", e) for e in messages
     )
-    assert any("training with 2 workers on cpu" in line for line in told)
+    assert any("training with 2 workers on cpu" in line for line in messages)
     assert (run / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     [log] = (run / "tensorboard").glob("events.*")
     assert [step for step, _ in scalars(log)["validation/accuracy"]] == [1, 2, 3]
@@ -100,7 +100,7 @@ def test_a_diverging_run_says_so_and_names_nothing(
     """The reason comes from the worker, without a traceback."""
     experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None, name="diverges")
     with pytest.raises(TrainingFailed, match=r"the training loss is .*lower train.learning_rate"):
-        train(experiment, lambda line: None)
+        train(experiment)
     assert not (Path(experiment.storage) / "diverges" / "best.json").exists()
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_another_command_is_at_work_on_is_refused(
         lock_folder(resolve_run_folder("train", experiment, make_test_corpus(experiment)).path),
         pytest.raises(StorageError, match="another command is at work on this run"),
     ):
-        train(experiment, lambda line: None)
+        train(experiment)
 
 
 def test_more_workers_than_there_is_room_for_fail_at_once(
@@ -121,7 +121,7 @@ def test_more_workers_than_there_is_room_for_fail_at_once(
 ) -> None:
     """Ray Train would wait for ever."""
     with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
-        train(make_experiment(train__workers=99), lambda line: None)
+        train(make_experiment(train__workers=99))
 
 
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(

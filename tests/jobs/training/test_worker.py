@@ -39,7 +39,7 @@ def failing_on_the_second(rank: int, folder: str) -> None:
     for attempt in (
         lambda: call_with_error_sync(group, lambda: refuse() if rank else "fine"),
         lambda: validate_storage_visible(f"{folder}/{'run' if rank == 0 else 'nothing'}", group),
-        lambda: resume(Loop(group), checkpoints, lambda kind, value: None),  # type: ignore[arg-type]
+        lambda: resume(Loop(group), checkpoints),  # type: ignore[arg-type]
     ):
         try:
             attempt()

