@@ -16,8 +16,8 @@ from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import save_checkpoint
 from tests.host_network import wait_for
-from tests.jobs.inference.test_classifier import checkpoint_of
-from tests.serving.test_service import call
+from tests.support.checkpoints import checkpoint_of
+from tests.support.http import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

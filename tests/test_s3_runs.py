@@ -14,7 +14,7 @@ import pytest
 from benchmarks.ray_head import find_free_ports
 from cluster.package import REPOSITORY
 from tests.s3_server import BUCKET, S3Server, run_s3_server
-from tests.serving.test_service import call
+from tests.support.http import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert main(["evaluate", str(trained), "--out", str(tmp_path / "file" / "report")]) == 2
     shown = capsys.readouterr()
     assert "accuracy" in shown.out
-    assert "cannot be written" in shown.out
+    assert "cannot be written" in shown.err
     source = tmp_path / "texts.csv"
     source.write_text("text\na great film\n")
     assert main(["predict", str(trained), str(source), "--out", str(tmp_path / "file" / "x.csv")]) == 2

@@ -19,8 +19,8 @@ from serving import app
 from serving.web import api_keys as keys
 from serving.web import body as bodies
 from serving.web.admission import AdmissionQueue
-from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.asgi_client import configure, make_replica, send_request, serve_replica
+from tests.support.checkpoints import checkpoint_of
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ from jobs.model.checkpoint import save_checkpoint
 from serving.client import Client, ServiceError
 from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA
 from serving.deployment.server import DeploymentError
-from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.malformed_requests import make_malformed_request, send_bytes
-from tests.serving.test_service import call, serving
+from tests.support.checkpoints import checkpoint_of
+from tests.support.http import call, serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

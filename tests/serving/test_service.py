@@ -1,81 +1,24 @@
 """The service on real Ray Serve, over real HTTP: run here, and deployed by `serve deploy`."""
 
 import json
-import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from benchmarks.deployed_service import wait_until
-from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from benchmarks.ray_head import RayHead, find_free_ports
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
-from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from jobs.model.checkpoint import load_checkpoint
 from serving.__main__ import main
 from serving.web import api_keys as keys
-from tests.jobs.inference.test_classifier import checkpoint_of
+from tests.support.http import call, serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a best.json and two checkpoints."""
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(folder / "first", checkpoint_of("non-static"))
-    save_checkpoint(folder / "second", checkpoint_of("static"))
-    (folder / "best.json").write_text(json.dumps({"checkpoint": "first"}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    with start_ray_head(num_cpus=3) as found:
-        yield found
-
-
-def call(url: str, body: bytes | None = None, method: str | None = None) -> tuple[int, Any]:
-    """Return status and JSON of an answer."""
-    request = urllib.request.Request(url, data=body, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-@contextmanager
-def serving(saved: Path, head: RayHead) -> Iterator[str]:
-    """Hold `python -m serving run` on the head's cluster."""
-    [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        told = []
-        for line in process.stdout:
-            told.append(line)
-            if line.startswith("serving at"):
-                break
-        else:
-            raise AssertionError("".join(told))
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, rest
-        assert "Traceback" not in rest
 
 
 def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head: RayHead) -> None:

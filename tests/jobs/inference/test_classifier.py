@@ -7,33 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cluster.package import REPOSITORY
-from jobs.config.experiment import Experiment
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import build_network, predict_logits
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from jobs.model.network import Network
-
-WORDS = [f"word{number}" for number in range(200)]
-
-
-def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
-    """Return a checkpoint with random weights."""
-    choose = np.random.default_rng(0)
-    experiment = Experiment().replace(
-        {"model.embedding": embedding, "model.filter_widths": [2, 1, 4], "model.feature_maps": 9} | settings
-    )
-    vectors = choose.normal(size=(len(WORDS) + 2, 6)).astype(np.float32)
-    vectors[0] = 0
-    network = Network(experiment.model, vectors, 3)
-    if embedding == "multichannel":
-        with torch.no_grad():
-            network.vectors[1:] += 1
-    weights = {key: value.numpy() for key, value in network.weights().items()}
-    return Checkpoint(experiment, ["a", "b", "c"], [*WORDS], weights, {"epoch": 1})
+from tests.support.checkpoints import WORDS, checkpoint_of
 
 
 def texts(count: int) -> list[str]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer, Explanation
-from tests.jobs.inference.test_classifier import WORDS, checkpoint_of
+from tests.support.checkpoints import WORDS, checkpoint_of
 
 CLASSIFIER = Classifier(checkpoint_of("multichannel"))
 

@@ -13,7 +13,7 @@ from jobs.model.checkpoint import CheckpointError
 from jobs.search.best_checkpoint import BestCheckpointManager
 from jobs.search.records import TrialRecord
 from jobs.training.run_folder import RunFolder
-from tests.jobs.search.test_trial import run, trial
+from tests.support.trials import run, trial
 
 
 def figures(epoch: int, accuracy: float) -> dict:

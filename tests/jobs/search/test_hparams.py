@@ -5,8 +5,8 @@ from pathlib import Path
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from jobs.search.hparams import log_to_tensorboard
-from tests.jobs.search.test_analysis import record
-from tests.jobs.training.test_learning_curve import events, scalars
+from tests.support.tensorboard import events, scalars
+from tests.support.trial_records import record
 
 
 def test_a_trial_is_in_the_log_with_its_settings_and_what_it_reached(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from jobs.search.analysis import compare_embeddings
 from jobs.search.records import TrialRecord
 from jobs.search.report import write_search_report
 from jobs.search.space import parse_space
-from tests.jobs.search.test_analysis import EXPERIMENT, record, records
+from tests.support.trial_records import EXPERIMENT, record, records
 
 BEST = {"metrics": {"accuracy": 0.9, "epoch": 1}, "trial": 3, "settings": {"model.dropout": 0.1}}
 COMMANDS = ["python -m jobs evaluate runs/x", "python -m serving run runs/x"]

@@ -15,7 +15,7 @@ from cluster import UsageError
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
 from jobs.search.trackers import MlflowTracker
-from tests.jobs.search.test_analysis import record
+from tests.support.trial_records import record
 
 pytestmark = pytest.mark.slow
 

@@ -3,32 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
-from jobs.search.trial import Trial, apply_trial_settings, build_failure_result
+from jobs.search.trial import apply_trial_settings, build_failure_result
 from jobs.training.loop import TrainingDiverged
-from tests.conftest import make_test_corpus
-from tests.jobs.training.test_loop import loop_of
-
-
-def trial(
-    experiment: Experiment, folder: Path, beats: Callable[[tuple], bool] = lambda rank: True
-) -> tuple[Trial, list]:
-    """A trial, and the list of what it keeps."""
-    kept: list[Any] = []
-    found = Trial(7, experiment, make_test_corpus(experiment), str(folder), beats, lambda *what: kept.append(what))
-    return found, kept
-
-
-def run(one: Trial) -> list[dict[str, Any]]:
-    told = [one.step()]
-    while not told[-1]["finished"]:
-        told.append(one.step())
-    return told
+from tests.support.loops import loop_of
+from tests.support.trials import run, trial
 
 
 def test_a_trial_gives_what_the_same_training_gives(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:

@@ -18,17 +18,7 @@ from jobs.training.loop import Loop, TrainingDiverged
 from jobs.training.process_group import ProcessGroup
 from jobs.training.snapshot import capture, gather_optimizer_state, gather_weights, restore
 from tests.conftest import make_test_corpus
-
-ALONE = ProcessGroup()
-
-
-def loop_of(experiment: Experiment, group: ProcessGroup = ALONE) -> Loop:
-    corpus = make_test_corpus(experiment)
-    network = Network(
-        experiment.model, corpus.vectors, len(corpus.labels), experiment.seed,
-        num_trainable_words=len(corpus.word_counts()), rank=group.rank, world_size=group.world_size,
-    )  # fmt: skip
-    return Loop(network, corpus, experiment.train, experiment.seed, group)
+from tests.support.loops import loop_of
 
 
 def losses_of(loop: Loop) -> list[float]:

@@ -23,7 +23,7 @@ from jobs.training.run_folder import resolve_run_folder
 from jobs.training.snapshot import gather_weights
 from jobs.training.train import TrainingFailed, train
 from tests.conftest import make_test_corpus
-from tests.jobs.training.test_learning_curve import scalars
+from tests.support.tensorboard import scalars
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

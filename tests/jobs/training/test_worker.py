@@ -13,7 +13,7 @@ from cluster.storage import StorageError
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.process_group import ProcessGroup
 from jobs.training.worker import call_with_error_sync, resume, validate_storage_visible
-from tests.jobs.training.test_checkpoint_store import filled
+from tests.support.stored_checkpoints import filled
 
 
 class Loop:

@@ -9,8 +9,8 @@ from benchmarks.ray_head import find_free_ports
 from jobs.model.checkpoint import save_checkpoint
 from serving.deployment import reachability as exposure
 from serving.web import api_keys as keys
-from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.asgi_client import make_replica, serve_replica
+from tests.support.checkpoints import checkpoint_of
 
 KEY = "k" * 20
 

@@ -29,7 +29,7 @@ from serving.web.protocol import (
     format_score,
     parse_request,
 )
-from tests.jobs.inference.test_classifier import checkpoint_of
+from tests.support.checkpoints import checkpoint_of
 
 LONGEST = 200
 LABELS = ["a", 'b"\\', "ü"]

@@ -15,8 +15,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from jobs.model.checkpoint import save_checkpoint
 from serving.web import api_keys as keys
 from serving.web import page
-from tests.jobs.inference.test_classifier import checkpoint_of
 from tests.serving.asgi_client import make_replica, send_request, serve_replica
+from tests.support.checkpoints import checkpoint_of
 
 pytestmark = pytest.mark.slow
 

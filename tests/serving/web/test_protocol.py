@@ -7,7 +7,7 @@ import pytest
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
 from serving.web.protocol import Limits, RequestError, ResponseEncoder, apply_function, parse_request
-from tests.jobs.inference.test_classifier import checkpoint_of
+from tests.support.checkpoints import checkpoint_of
 
 LIMITS = Limits(max_texts=3, max_text_length=50, max_explained_texts=1)
 LABELS = ResponseEncoder(["a", 'b"', "ü"])

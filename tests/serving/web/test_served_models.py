@@ -13,7 +13,7 @@ import pytest
 from cluster import UsageError
 from jobs.model.checkpoint import save_checkpoint
 from serving.web.served_models import load_models, parse_user_config
-from tests.jobs.inference.test_classifier import checkpoint_of
+from tests.support.checkpoints import checkpoint_of
 
 
 @pytest.fixture
