@@ -12,7 +12,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 
-from cluster import UsageError
+from cluster import UsageError, first_line
 from cluster import auth as token
 from cluster.package import REPOSITORY, build_package
 
@@ -89,7 +89,7 @@ def connect(
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones too, as when a machine is too busy to start it in time
         where = f"the Ray cluster at {address}" if address else "an embedded Ray"
-        raise ClusterConnectionError(f"cannot reach {where}: {_first_line(error)}") from error
+        raise ClusterConnectionError(f"cannot reach {where}: {first_line(error)}") from error
     finally:
         if package is not None:
             shutil.rmtree(package.path.parent, ignore_errors=True)
@@ -145,7 +145,3 @@ def _is_here(host: str) -> bool:
 def _python_path() -> str:
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join([str(REPOSITORY), *([inherited] if inherited else [])])
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,6 +4,7 @@ Files appear whole or not at all: locally by renaming, in object stores because 
 """
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -90,6 +91,11 @@ def read_text(path: str) -> str:
 def write_text(path: str, text: str) -> None:
     """Write a file whole, over what was there."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str, value: object) -> None:
+    """Write a value as JSON into a file, whole or not at all; StorageError if it cannot be written."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_bytes(path: str, content: bytes) -> None:

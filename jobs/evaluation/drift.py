@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.storage import absolute_path, join, output_folder
+from cluster.tables import format_markdown_table, format_text_table
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation import report
 from jobs.evaluation.export import select_word_vectors
@@ -159,7 +160,7 @@ def report_drift(path: str, words: Sequence[str], most: int, out: str | None) ->
     found = load_drift(path, checkpoint.load_checkpoint(path))
     logger.info(found.summary())
     for title, rows in found.tables(words, most).items():
-        logger.info(f"\n{title}\n\n{report.format_text_table(rows)}")
+        logger.info(f"\n{title}\n\n{format_text_table(rows)}")
     target = absolute_path(out) if out else join(os.path.dirname(checkpoint.resolve_checkpoint(path)), "report")
     with output_folder(target) as folder:
         write_drift(folder, found)
@@ -170,7 +171,7 @@ def markdown_section(found: Drift) -> list[str]:
     """Return the drift as Markdown for the report, beside whose drift.png it stands."""
     lines = ["## What fine-tuning did to the word vectors", "", found.summary() + ".", ""]
     for title, rows in found.tables(()).items():
-        lines += [f"{title.capitalize()}:", "", *report.format_markdown_table(rows), ""]
+        lines += [f"{title.capitalize()}:", "", *format_markdown_table(rows), ""]
     return [*lines, "![how far each word moved](drift.png)", "", "Every word: [drift.csv](drift.csv).", ""]
 
 

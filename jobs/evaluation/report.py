@@ -3,13 +3,14 @@
 import json
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.tables import escape_cell
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -97,10 +98,12 @@ def _markdown(evaluation: Evaluation, checkpoint: Checkpoint, more: Sequence[str
     ]
     for number, label in enumerate(evaluation.labels):
         precision, recall, f1, support = (evaluation.per_class[key][number] for key in _COLUMNS)
-        lines.append(f"| {_cell(label)} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {support} |")
+        lines.append(f"| {escape_cell(label)} | {precision:.3f} | {recall:.3f} | {f1:.3f} | {support} |")
     lines += ["", "![confusion matrix](confusion.png)", "", "Most frequent mistakes:", ""]
     lines += ["| true | predicted | rows |", "|---|---|---|"]
-    lines += [f"| {_cell(true)} | {_cell(said)} | {rows} |" for true, said, rows in evaluation.most_confused()]
+    lines += [
+        f"| {escape_cell(true)} | {escape_cell(said)} | {rows} |" for true, said, rows in evaluation.most_confused()
+    ]
     lines += ["", *more, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
     lines += [
         "Versions: " + ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
@@ -148,33 +151,6 @@ def save_figure(figure: "Figure", path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the font lacks a label's script
         figure.savefig(path, dpi=110)
-
-
-def format_text_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as a text table; the first row names the columns, numbers stand at the right."""
-    columns = list(rows[0])
-    cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    numbers = [isinstance(rows[0][column], int | float) for column in columns]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, numbers, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join(lines)
-
-
-def format_markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return rows as the lines of a Markdown table."""
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return lines + ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _plain(value: Any) -> Any:

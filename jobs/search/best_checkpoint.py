@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 from cluster.storage import StorageError, exists, join, list_folders, read_text, remove_folder, write_text
@@ -11,7 +12,7 @@ from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.search.records import TrialRecord, objective_metric, ranking_key, select_best_record
 from jobs.search.trial import trial_folder_name
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
-from jobs.training.run_folder import RunFolder
+from jobs.training.run_folder import BestCheckpoint, RunFolder
 from jobs.training.train import BEST_EPOCH_METRICS
 
 
@@ -26,7 +27,7 @@ class BestCheckpointManager:
         self._run, self._experiment = run, experiment
         self._metric = objective_metric(experiment)
         named = run.read_best()
-        self.best = named and {key: value for key, value in named.items() if key != "finished"}
+        self.best = named and replace(named, finished=True)
         """What best.json says of the best checkpoint, None before there is any."""
         # The one before is left until there is a third: somebody may be reading it.
         self._before: str | None = None
@@ -36,7 +37,7 @@ class BestCheckpointManager:
 
     def best_ranking_key(self) -> tuple | None:
         """Return the rank of the best so far."""
-        return ranking_key(self.best["metrics"], self._metric, self.best["trial"]) if self.best else None
+        return ranking_key(self.best.metrics, self._metric, self.best.trial) if self.best else None
 
     def update_if_better(self, number: int, epoch: int, figures: dict[str, Any], settings: dict[str, Any]) -> None:
         """Name a trial's checkpoint, which is there, if it is better than what is named."""
@@ -44,15 +45,15 @@ class BestCheckpointManager:
             mine, theirs = ranking_key(figures, self._metric, number), self.best_ranking_key()
             if theirs is not None and mine <= theirs:
                 return
-            better = {
-                "checkpoint": f"{trial_folder_name(number)}/{checkpoint_name(epoch)}",
-                "metric": self._metric,
-                "metrics": {key: figures[key] for key in dict.fromkeys((*BEST_EPOCH_METRICS, self._metric))},
-                "settings": settings,
-                "trial": number,
-            }
+            better = BestCheckpoint(
+                checkpoint=f"{trial_folder_name(number)}/{checkpoint_name(epoch)}",
+                metric=self._metric,
+                metrics={key: figures[key] for key in dict.fromkeys((*BEST_EPOCH_METRICS, self._metric))},
+                settings=settings,
+                trial=number,
+            )
             self._run.update_best(better)
-            self._before, self.best = self.best and self.best["checkpoint"], better
+            self._before, self.best = self.best and self.best.checkpoint, better
             write_best_yaml(self._run, self._experiment, better)
 
     def recover(self, asked: dict[int, dict[str, Any]]) -> None:
@@ -106,24 +107,23 @@ class BestCheckpointManager:
             for each in records
             if not each.best or ranking_key(each.best_metrics, self._metric, each.number) <= best
         }
-        kept = {self.best["checkpoint"], self._before}
+        kept = {self.best.checkpoint, self._before}
         for folder in list_folders(self._run.path):
             prefix, _, number = folder.partition("-")
             if prefix != "trial" or not number.isdigit():
                 continue
             if int(number) in ended and not any(each and each.startswith(f"{folder}/") for each in kept):
                 remove_folder(join(self._run.path, folder))
-            elif int(number) == self.best["trial"]:
+            elif int(number) == self.best.trial:
                 for name in CheckpointStore(join(self._run.path, folder)).names():
-                    if f"{folder}/{name}" not in kept and f"{folder}/{name}" < self.best["checkpoint"]:
+                    if f"{folder}/{name}" not in kept and f"{folder}/{name}" < self.best.checkpoint:
                         remove_folder(join(self._run.path, folder, name))
 
 
-def write_best_yaml(run: RunFolder, experiment: Experiment, best: dict[str, Any]) -> None:
+def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint) -> None:
     """Write best.yaml beside best.json: the experiment with the best settings, which trains as `train.epochs` says."""
     metric = {"train.metric": objective_metric(experiment)}
-    chosen = conflicts.drop_ineffective_settings(experiment.replace(metric | best["settings"])).to_yaml()
+    chosen = conflicts.drop_ineffective_settings(experiment.replace(metric | dict(best.settings or {}))).to_yaml()
     write_text(join(run.path, "best.yaml"), chosen)
-    published = join(run.experiment_folder, "best.json")
-    if exists(published) and json.loads(read_text(published)).get("run") == run.name:
+    if run.is_published():
         write_text(join(run.experiment_folder, "best.yaml"), chosen)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from dataclasses import replace
 
 from cluster import resources
 from cluster.storage import join, lock_folder
@@ -11,7 +11,7 @@ from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.search.best_checkpoint import BestCheckpointManager
 from jobs.search.trial import apply_trial_settings
 from jobs.training.corpus import build_corpus
-from jobs.training.run_folder import RunFolder
+from jobs.training.run_folder import BestCheckpoint, RunFolder
 from jobs.training.train import require_resources, train_to_completion
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 REFIT_FOLDER = "refit"
 
 
-def refit(experiment: Experiment, found: Dataset, champion: BestCheckpointManager, run: RunFolder) -> dict[str, Any]:
+def refit(experiment: Experiment, found: Dataset, champion: BestCheckpointManager, run: RunFolder) -> BestCheckpoint:
     """Train the best settings on the training and validation parts together, and return what best.json says then.
 
     There is no validation part left to choose the epoch by: training ends after the one that was best in the search,
@@ -41,9 +41,9 @@ def refit(experiment: Experiment, found: Dataset, champion: BestCheckpointManage
     with lock_folder(place.path):
         done = place.read_best() or train_to_completion(chosen, corpus, place, gpu, time.time())
         place.finish_without_publishing(done)
-    return best | {"checkpoint": join(REFIT_FOLDER, done["checkpoint"]), "rows": len(both.train), "refit": True}
+    return replace(best, checkpoint=join(REFIT_FOLDER, done.checkpoint), rows=len(both.train), refit=True)
 
 
-def build_refit_experiment(experiment: Experiment, best: dict[str, Any]) -> Experiment:
+def build_refit_experiment(experiment: Experiment, best: BestCheckpoint) -> Experiment:
     """Return the experiment that trains the best settings as long as their best epoch."""
-    return apply_trial_settings(experiment, best["settings"]).replace({"train.stop_epoch": best["metrics"]["epoch"]})
+    return apply_trial_settings(experiment, dict(best.settings or {})).replace({"train.stop_epoch": best.epoch})

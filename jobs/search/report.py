@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.tables import format_markdown_table
 from jobs.config.experiment import Experiment
-from jobs.evaluation.report import format_markdown_table, save_figure
+from jobs.evaluation.report import save_figure
 from jobs.search.analysis import (
     EmbeddingResult,
     compute_axis_positions,
@@ -18,6 +19,7 @@ from jobs.search.analysis import (
 from jobs.search.records import TrialRecord, objective_metric
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
+from jobs.training.run_folder import BestCheckpoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +35,7 @@ def write_search_report(
     space: list[Dimension],
     records: list[TrialRecord],
     found: list[EmbeddingResult],
-    best: dict[str, Any],
+    best: BestCheckpoint,
     commands: list[str],
 ) -> None:
     """Write the report's files into a folder that exists.
@@ -59,7 +61,7 @@ def _markdown(
     records: list[TrialRecord],
     found: list[EmbeddingResult],
     shares: dict[str, float],
-    best: dict[str, Any],
+    best: BestCheckpoint,
     commands: list[str],
 ) -> list[str]:
     metric = objective_metric(experiment)
@@ -72,13 +74,13 @@ def _markdown(
         f"Compared by validation {metric}, at each trial's best epoch. The figure of the best of many trials is "
         "higher than what it will reach on other texts: measure it on the test part.",
         "",
-        f"**Best: {metric} {best['metrics'][metric]:.4f}**, trial {best['trial']}, epoch {best['metrics']['epoch']}:",
+        f"**Best: {metric} {best.metrics[metric]:.4f}**, trial {best.trial}, epoch {best.epoch}:",
         "",
-        *[f"* `{path}`: {value}" for path, value in best["settings"].items()],
+        *[f"* `{path}`: {value}" for path, value in (best.settings or {}).items()],
         "",
     ]
-    if best.get("refit"):
-        lines += [f"Trained again on all {best['rows']:,} rows of the training and validation parts.", ""]
+    if best.refit:
+        lines += [f"Trained again on all {best.rows:,} rows of the training and validation parts.", ""]
     lines += [
         "```",
         *commands,

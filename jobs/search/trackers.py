@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from cluster import UsageError
+from cluster import UsageError, first_line
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
 
@@ -45,7 +45,7 @@ class MlflowTracker:
             known = self._client.get_experiment_by_name(experiment.name)
             self._id = known.experiment_id if known else self._client.create_experiment(experiment.name)
         except MlflowException as error:
-            raise UsageError(f"tune.mlflow: nothing can be logged at {uri}: {_first_line(error)}") from error
+            raise UsageError(f"tune.mlflow: nothing can be logged at {uri}: {first_line(error)}") from error
 
     def log_trial(self, record: TrialRecord) -> None:
         """Log a trial that has ended."""
@@ -55,7 +55,7 @@ class MlflowTracker:
             self._log(record)
         except (self._error, OSError) as error:
             self._gone = True
-            logger.warning(f"MLflow: trial {record.number} and those after it are not logged: {_first_line(error)}")
+            logger.warning(f"MLflow: trial {record.number} and those after it are not logged: {first_line(error)}")
 
     def _log(self, record: TrialRecord) -> None:
         from mlflow.entities import Metric, Param, RunTag
@@ -79,7 +79,3 @@ class MlflowTracker:
         params = [Param(key, str(value)) for key, value in {"seed": self._seed, **record.settings}.items()]
         self._client.log_batch(run.info.run_id, metrics, params, [RunTag("best_epoch", str(record.best))])
         self._client.set_terminated(run.info.run_id, MLFLOW_STATUS[record.status], ended or int(time.time() * 1000))
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,11 +13,11 @@ from cluster import UsageError
 from cluster.connection import connect
 from cluster.message_queue import pin_to_driver_node
 from cluster.storage import StorageError, exists, join, lock_folder, output_folder, write_text
+from cluster.tables import format_text_table
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets import dataset
 from jobs.datasets.dataset import Dataset
-from jobs.evaluation.report import format_text_table
 from jobs.search import hparams
 from jobs.search import report as search_report
 from jobs.search import trial_resources as means
@@ -33,7 +33,7 @@ from jobs.search.trackers import MlflowTracker
 from jobs.search.trainable import build_distributed_trainable, build_in_process_trainable
 from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.corpus_cache import CorpusCache, corpus_key
-from jobs.training.run_folder import RunFolder, resolve_run_folder
+from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 from jobs.training.train import say_all
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _corpora(experiment: Experiment, found: Dataset, kinds: set[str]) -> dict[st
 
 def _search(
     experiment: Experiment, space: list[Dimension], found: Dataset, corpora: dict[str, Corpus], run: RunFolder
-) -> dict[str, Any]:
+) -> BestCheckpoint:
     """Run all trials and what follows them, and return the contents of best.json."""
     import ray
 
@@ -209,7 +209,7 @@ def _report(
     space: list[Dimension],
     ended: list[TrialRecord],
     repeated: list[TrialRecord],
-    best: dict[str, Any],
+    best: BestCheckpoint,
     run: RunFolder,
 ) -> None:
     """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
@@ -242,5 +242,5 @@ def _all_failed(records: list[TrialRecord], search: Search) -> str:
     return f"every trial failed; the first: {first.reason}"
 
 
-def _best_line(best: dict[str, Any]) -> str:
-    return f"best: {format_settings(best['settings'])}: {best['metric']} {best['metrics'][best['metric']]:.4f}"
+def _best_line(best: BestCheckpoint) -> str:
+    return f"best: {format_settings(best.settings or {})}: {best.metric} {best.metrics[best.metric]:.4f}"

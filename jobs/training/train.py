@@ -20,7 +20,7 @@ from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.history import Progress
 from jobs.training.monitor import WORKER_WAIT_NOTICE_S, RunStatus, monitor_workers
-from jobs.training.run_folder import RunFolder, resolve_run_folder
+from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 from jobs.training.worker import run_worker
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
 
 def train_to_completion(
     experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, started: float
-) -> dict[str, Any]:
+) -> BestCheckpoint:
     """Train in a run's folder, and return the contents of its best.json.
 
     Args:
@@ -107,9 +107,9 @@ def train_to_completion(
     return _finish(fit(experiment, ray.put(corpus), run, gpu, heard), run, experiment, heard)
 
 
-def describe_best(best: dict[str, Any]) -> str:
+def describe_best(best: BestCheckpoint) -> str:
     """Return a best.json's contents in words."""
-    metrics = best["metrics"]
+    metrics = best.metrics
     if metrics["loss"] is None:
         return f"epoch {metrics['epoch']}, the last; there is no validation part"
     values = " ".join(f"{key} {metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
@@ -216,7 +216,7 @@ def _reason(error: Exception) -> str:
     return texts[0][:300]
 
 
-def _finish(returned: dict[str, Any], run: RunFolder, experiment: Experiment, heard: RunStatus) -> dict[str, Any]:
+def _finish(returned: dict[str, Any], run: RunFolder, experiment: Experiment, heard: RunStatus) -> BestCheckpoint:
     """Say and draw how the run went, and return the contents of best.json."""
     progress = Progress.from_json(returned["progress"])
     name = checkpoint_name(progress.best)
@@ -226,11 +226,8 @@ def _finish(returned: dict[str, Any], run: RunFolder, experiment: Experiment, he
             "URI that every node sees"
         )
     best = progress.epochs[progress.best - 1]
-    found = {
-        "checkpoint": name,
-        "metric": experiment.train.metric,
-        "metrics": {key: getattr(best, key) for key in BEST_EPOCH_METRICS},
-    }
+    metrics = {key: getattr(best, key) for key in BEST_EPOCH_METRICS}
+    found = BestCheckpoint(name, experiment.train.metric, metrics)
     write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(progress))
     say_all(learning_curve.format_table(progress))
     summary = returned["summary"]

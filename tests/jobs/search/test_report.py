@@ -8,13 +8,16 @@ from jobs.search.analysis import compare_embeddings
 from jobs.search.records import TrialRecord
 from jobs.search.report import write_search_report
 from jobs.search.space import parse_space
+from jobs.training.run_folder import BestCheckpoint
 from tests.support.trial_records import EXPERIMENT, record, records
 
-BEST = {"metrics": {"accuracy": 0.9, "epoch": 1}, "trial": 3, "settings": {"model.dropout": 0.1}}
+BEST = BestCheckpoint(
+    "trial-00003/epoch-0001", "accuracy", {"accuracy": 0.9, "epoch": 1}, {"model.dropout": 0.1}, trial=3
+)
 COMMANDS = ["python -m jobs evaluate runs/x", "python -m serving run runs/x"]
 
 
-def report(folder: Path, ended: list[TrialRecord], best: dict = BEST) -> str:
+def report(folder: Path, ended: list[TrialRecord], best: BestCheckpoint = BEST) -> str:
     repeated = [record(n, {"model.embedding": kind, "seed": n}, 0.7 + n / 100) for n in (0, 1)
                 for kind in ("static", "non-static")]  # fmt: skip
     write_search_report(

@@ -9,13 +9,17 @@ import pytest
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import CheckpointError
 from jobs.training.corpus import Corpus
-from jobs.training.run_folder import RunFolder, resolve_run_folder
+from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 from tests.conftest import make_test_corpus
 
 
 @pytest.fixture
 def corpus(make_experiment: Callable[..., Experiment]) -> Corpus:
     return make_test_corpus(make_experiment())
+
+
+def best(checkpoint: str) -> BestCheckpoint:
+    return BestCheckpoint(checkpoint, "accuracy", {"epoch": 1, "accuracy": 0.5})
 
 
 def test_what_decides_the_result_decides_the_place(make_experiment: Callable[..., Experiment], corpus: Corpus) -> None:
@@ -50,14 +54,14 @@ def test_a_checkpoint_that_is_not_whole_is_never_named_as_best(tmp_path: Path, c
     """Neither in the run's best.json nor above it."""
     run = RunFolder(str(tmp_path), "train-1")
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
-        run.finish({"checkpoint": "c1"})
+        run.finish(best("c1"))
     write_manifest(Path(run.path, "c1"))
     weights = Path(run.path, "c1", "weights.safetensors")
     weights.unlink()
     if content is not None:
         weights.write_text(content)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors missing or cut off"):
-        run.finish({"checkpoint": "c1"})
+        run.finish(best("c1"))
     assert not list(tmp_path.rglob("best.json"))
 
 
@@ -67,9 +71,9 @@ def test_best_json_marks_a_finished_run_and_the_newest_is_named_above(tmp_path: 
     for each, name in ((run, "c1"), (other, "c2")):
         write_manifest(Path(each.path, name))
         assert each.read_finished_best() is None
-    run.finish({"checkpoint": "c1"})
-    top = other.finish({"checkpoint": "c2"})
-    assert run.read_finished_best() == {"checkpoint": "c1"}
-    assert json.loads(Path(top).read_text()) == {"checkpoint": "train-2/c2", "run": "train-2"}
-    run.publish({"checkpoint": "c1"})
+    run.finish(best("c1"))
+    top = other.finish(best("c2"))
+    assert run.read_finished_best() == best("c1")
+    assert json.loads(Path(top).read_text()) == best("train-2/c2").to_json() | {"run": "train-2"}
+    run.publish(best("c1"))
     assert json.loads(Path(top).read_text())["checkpoint"] == "train-1/c1"
