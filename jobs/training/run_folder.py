@@ -57,7 +57,8 @@ class BestCheckpoint:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "BestCheckpoint":
         """Return the contents of a file's JSON value; fields of other versions are ignored."""
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        return cls(**{"metric": "", "metrics": {}} | known)
 
 
 @dataclass(frozen=True)

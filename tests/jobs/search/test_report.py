@@ -1,5 +1,6 @@
 """What a person keeps of a search."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.image import imread
@@ -50,6 +51,6 @@ def test_a_report_says_what_is_best_whether_tuning_pays_and_how_to_go_on(tmp_pat
 
 def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
     """And of one that was trained again on all rows."""
-    text = report(tmp_path, records(1), BEST | {"refit": True, "rows": 1234})
+    text = report(tmp_path, records(1), replace(BEST, refit=True, rows=1234))
     assert "There are too few trials to tell" in text
     assert "Trained again on all 1,234 rows" in text
