@@ -3,7 +3,13 @@
 `ray.util.queue.Queue` is an asynchronous actor, whose calls Ray may run in any order.
 """
 
+import threading
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class MessageQueue:
@@ -29,8 +35,57 @@ def start_message_queue() -> Any:
 
 def pin_to_driver_node(actor_class: type) -> Any:
     """Return an actor class that costs no CPU, on the caller's node, so that no other node takes it along."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(actor_class)
+
+
+class MessagePoller:
+    """Thread of the driver that takes messages from a queue while the context is open, and then ends the queue.
+
+    Args:
+        queue: actor with the methods of `MessageQueue`.
+        handle: called with the new messages every `interval_s` seconds, also when there are none, and a last time
+            when the context is closed.
+        on_error: called with what `handle` raised; no further messages are taken then.
+    """
+
+    JOIN_TIMEOUT_S = 60
+
+    def __init__(
+        self,
+        queue: Any,
+        handle: Callable[[list[Any]], None],
+        interval_s: float,
+        on_error: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self.queue = queue
+        self._handle, self._interval_s, self._on_error = handle, interval_s, on_error
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: Exception | None = None
+
+    def __enter__(self) -> "MessagePoller":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._thread.join(timeout=self.JOIN_TIMEOUT_S)
+        ray.kill(self.queue)
+
+    def raise_error(self) -> None:
+        """Raise what `handle` raised, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            closing = False
+            while not closing:
+                closing = self._closing.wait(self._interval_s)
+                self._handle(ray.get(self.queue.drain.remote()))
+        except Exception as error:
+            self._error = error
+            self._on_error(error)

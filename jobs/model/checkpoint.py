@@ -60,6 +60,8 @@ class Checkpoint:
     words: list[str]
     weights: dict[str, np.ndarray]
     metrics: dict[str, Any]
+    path: str = ""
+    """Its folder or URI; empty for one that was not read."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,22 @@ def load_checkpoint(path: str) -> Checkpoint:
         with as_local_folder(where) as folder:
             _verify(where, folder, MODEL_FILES)
             return Checkpoint(
-                experiment=Experiment.model_validate(yaml.safe_load((folder / "experiment.yaml").read_text("utf-8"))),
+                experiment=_parse_settings((folder / "experiment.yaml").read_text("utf-8")),
                 labels=_read_json(folder / "labels.json"),
                 words=_read_json(folder / "vocabulary.json"),
                 weights=load_file(folder / "weights.safetensors"),
                 metrics=_read_json(folder / "metrics.json"),
+                path=where,
             )
     except (OSError, ValueError, ExperimentError, StorageError) as error:
         raise CheckpointError(f"{where}: cannot be read: {error}") from error
+
+
+def _parse_settings(text: str) -> Experiment:
+    """Return the experiment of a YAML text without aliases, of which a few lines can make a value of gigabytes."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("experiment.yaml: has an alias, which no checkpoint of ours has")
+    return Experiment.model_validate(yaml.safe_load(text))
 
 
 def verify_sizes(path: str) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 from cluster import UsageError
 from cluster.storage import join
 from jobs.config.experiment import Experiment
-from jobs.model.network import Network
 from jobs.search.records import objective_metric, ranking_key
 from jobs.training import snapshot
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress, negate_if_minimized
-from jobs.training.loop import Loop
+from jobs.training.loop import create_loop
 
 
 class Trial:
@@ -45,10 +44,7 @@ class Trial:
     ) -> None:
         self.number, self.experiment, self.corpus = number, experiment, corpus
         self._beats, self._kept = is_new_best, on_checkpoint
-        model, seed = experiment.model, experiment.seed
-        trained = len(corpus.word_counts())
-        network = Network(model, corpus.vectors, len(corpus.labels), seed, num_trainable_words=trained).to(device)
-        self.loop = Loop(network, corpus, experiment.train, seed, device=device)
+        self.loop = create_loop(experiment, corpus, device=device)
         folder = join(path, trial_folder_name(number))
         # Whoever names the best one removes the others, when it is named.
         self._best, self._unfinished = (

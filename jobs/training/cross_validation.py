@@ -24,9 +24,8 @@ from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.embeddings import vector_files as vectors
 from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
-from jobs.model.network import Network
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
-from jobs.training.loop import Loop
+from jobs.training.loop import create_loop
 from jobs.training.run_folder import TRAIN_SETTINGS_NOT_IN_RUN_KEY
 from jobs.training.train import say_all
 
@@ -72,18 +71,7 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     import torch
 
     torch.set_num_threads(experiment.train.cpus_per_worker)
-    loop = Loop(
-        Network(
-            experiment.model,
-            corpus.vectors,
-            len(corpus.labels),
-            experiment.seed,
-            num_trainable_words=len(corpus.word_counts()),
-        ),
-        corpus,
-        experiment.train,
-        experiment.seed,
-    )
+    loop = create_loop(experiment, corpus)
     best: dict[str, torch.Tensor] = {}
     for _, improved in loop.train_epochs():
         if improved:

@@ -24,6 +24,7 @@ from jobs.training.history import Epoch, Progress
 from jobs.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
+    from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
     from jobs.training.corpus import Corpus, EncodedSplit
 
@@ -304,3 +305,23 @@ class Loop:
             total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
             predicted[rows] = scores.argmax(dim=1)
         return total / len(part), predicted.numpy()
+
+
+def create_loop(
+    experiment: "Experiment",
+    corpus: "Corpus",
+    group: ProcessGroup | None = None,
+    device: torch.device | str = "cpu",
+) -> Loop:
+    """Return the loop of an experiment on a corpus, with a new network; of several workers, with this one's shard."""
+    group = group or ProcessGroup()
+    network = Network(
+        experiment.model,
+        corpus.vectors,
+        len(corpus.labels),
+        experiment.seed,
+        num_trainable_words=len(corpus.word_counts()),
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+    return Loop(network.to(device), corpus, experiment.train, experiment.seed, group, device)

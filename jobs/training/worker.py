@@ -15,11 +15,10 @@ from cluster import UsageError
 from cluster.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
-from jobs.model.network import Network
 from jobs.training import snapshot
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
-from jobs.training.loop import Loop
+from jobs.training.loop import Loop, create_loop
 from jobs.training.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
@@ -63,16 +62,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
             validate_storage_visible(config["path"], group)
             group.enable_shared_memory()
             corpus: Corpus = ray.get(config["corpus"])
-            network = Network(
-                experiment.model,
-                corpus.vectors,
-                len(corpus.labels),
-                experiment.seed,
-                num_trainable_words=len(corpus.word_counts()),
-                rank=group.rank,
-                world_size=group.world_size,
-            ).to(device)
-            loop = Loop(network, corpus, experiment.train, experiment.seed, group, device)
+            loop = create_loop(experiment, corpus, group, device)
             checkpoints = CheckpointStore(config["path"])
             resume(loop, checkpoints)
             tell("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")

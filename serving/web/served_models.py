@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster import UsageError
@@ -160,7 +159,6 @@ def _model(path: str, known: dict[str, ServedModel], table_bytes: int, max_text_
     if manifest in known and known[manifest].info["checkpoint"] == where:
         return known[manifest]
     try:
-        _refuse_aliases(read_text(join(where, "experiment.yaml")))
         loaded = checkpoint.load_checkpoint(where)
         classifier = Classifier(loaded, table_bytes)
         plain = FastPath(classifier, max_text_length)
@@ -181,9 +179,3 @@ def _model(path: str, known: dict[str, ServedModel], table_bytes: int, max_text_
         "metrics": loaded.metrics,
     }
     return ServedModel(name, classifier, ResponseEncoder(loaded.labels), info, ModelCounters(len(loaded.labels)), plain)
-
-
-def _refuse_aliases(settings: str) -> None:
-    """Refuse YAML that refers to its own parts: a few lines of it can swell to more than there is memory."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(settings, yaml.SafeLoader)):
-        raise checkpoint.CheckpointError("experiment.yaml: refers to its own parts, which no checkpoint of ours does")
