@@ -1,9 +1,9 @@
-# The image that the manifests of `python -m cluster manifest` name, and that ray_cluster.yaml may name:
+# Image for the manifests of `python -m cluster manifest`; ray_cluster.yaml can use it too:
 #
 #   docker build -t REGISTRY/finetune-cnn:cpu .
 #   docker build -t REGISTRY/finetune-cnn:gpu --build-arg HARDWARE=gpu .
 #
-# The base brings Python 3.11 and the version of Ray that requirements.lock names, and runs as the user `ray`.
+# The base image has Python 3.11 and the version of Ray in requirements.lock, and runs as the user `ray`.
 ARG HARDWARE=cpu
 FROM rayproject/ray:2.60.0-py311-${HARDWARE}
 
@@ -12,8 +12,8 @@ COPY --chown=ray:users requirements.lock .
 RUN pip install --no-cache-dir -r requirements.lock
 COPY --chown=ray:users . .
 
-# Jobs, and replicas of services, import the three folders from here. Each shell reads the file that BASH_ENV names:
-# the one that starts Ray takes the switches of Ray Serve from it, which are read when Ray starts.
+# Jobs and replicas import cluster, jobs and serving from here. Every shell reads the file in BASH_ENV; the shell that
+# starts Ray gets the environment of Ray Serve from it, which is read when Ray starts.
 ENV PYTHONPATH=/home/ray/finetune-cnn \
     RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0 \

@@ -1,17 +1,33 @@
-# make demo: the whole road on the default corpus. make test: linters and the test suite. make test-hosts: the tests
-# on separate hosts, in network namespaces, as root. make test-ray-up: `ray up` over ssh among them, minutes long.
-# All set themselves up in .venv on first use.
+# Every target creates .venv from requirements.lock on first use. CONTRIBUTING.md says when to run which target.
+#
+#   make check         formatting, lint, types and the quick tests: run it before every commit
+#   make test          lint and all tests that need no root, Ray tests included
+#   make test-hosts    tests on separate hosts (network namespaces); needs root on Linux and iproute2
+#   make test-ray-up   lost hosts and `ray up` over ssh; also needs openssh-server and rsync; takes minutes
+#   make demo          the whole workflow on the default corpus, from a search to an HTTP response
+#   make format        fix formatting and the lint findings that ruff can fix
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-hosts test-ray-up lint format clean
+# Further options for every pytest call, for example: make test PYTEST_FLAGS=-x. CI fails on skipped tests: see
+# tests/README.md.
+PYTEST_FLAGS = $(if $(CI),--fail-on-skip)
+PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)
+# Tests without Ray run in two processes. A file stays in one process, so its module fixtures are built once. With the
+# default of one OpenMP thread per core, two processes compete for two cores: the quick tests take twice as long.
+PYTEST_PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
+# Seconds for one test. They replace the limit in pyproject.toml where whole clusters start, stop and are killed.
+RAY_TIMEOUT := --timeout 900
+RAY_UP_TIMEOUT := --timeout 1800
+
+.PHONY: setup demo check test test-hosts test-ray-up lint format clean
 
 setup: .venv/ready
 
 .venv/ready: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
-		|| (echo "Python 3.11 or 3.12 is needed; say which: make PYTHON=python3.11"; exit 1)
+		|| (echo "Python 3.11 or 3.12 is needed; choose one with: make PYTHON=python3.11"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
@@ -19,18 +35,29 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python -m experiments.demo
 
-test: setup lint
-	$(BIN)/python -m pytest -m "not root"
-
-test-hosts: setup
-	$(BIN)/python -m pytest -m "root and not launcher"
-
-test-ray-up: setup
-	$(BIN)/python -m pytest -m launcher
-
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint
+	$(PYTEST_PARALLEL) -m "not ray and not slow and not root"
+
+# The Ray tests run one after the other: each cluster expects all cores. Both parts always run, so that one failure
+# does not hide another, and the last lines say which part failed.
+test: lint
+	@status=0; quick="passed"; ray="passed"; \
+	$(PYTEST_PARALLEL) -m "not ray and not root" || { status=1; quick="FAILED"; }; \
+	$(PYTEST) $(RAY_TIMEOUT) -m "ray and not root" || { status=1; ray="FAILED"; }; \
+	echo "tests without Ray: $$quick"; \
+	echo "tests with Ray: $$ray"; \
+	exit $$status
+
+test-hosts: setup
+	$(PYTEST) $(RAY_TIMEOUT) -m "root and not launcher"
+
+test-ray-up: setup
+	$(PYTEST) $(RAY_UP_TIMEOUT) -m launcher
 
 format: setup
 	$(BIN)/ruff check --fix .

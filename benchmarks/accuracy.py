@@ -1,124 +1,130 @@
-"""The default settings on six labelled sets, beside a linear SVC over TF-IDF and fastText.
+"""Test accuracy with default settings on six labelled sets, compared with a linear SVC over TF-IDF and with fastText.
 
-    pip install fasttext-wheel               # the extra `bench`
-    python benchmarks/accuracy.py            # all six, three seeds: an hour or so on two cores
-    python benchmarks/accuracy.py --quick    # TREC, one seed
+    pip install fasttext-wheel               # the extra `bench`; without it fastText is skipped
+    python benchmarks/accuracy.py            # all six sets, three seeds: an hour or so on two cores
+    python benchmarks/accuracy.py --quick    # TREC, one seed, two epochs
 
-Nothing is tuned. This project's vectors are the file's, except on imdb, whose own test texts are among those
-that the file was trained on: there gensim trains them on the training texts. TF-IDF of words and bigrams with
-a linear SVC is scikit-learn's at its defaults. fastText 0.9.2 trains 25 epochs at a rate of 0.5, with words,
-with words and bigrams, and with words started from the same vectors (not on imdb), on one thread. All read the
-same tokens. The alternatives train on the validation rows too, where those are drawn from the training file.
-Only MR, which has no official test part, is drawn anew for each seed, for all sides.
+Nothing is tuned. This project uses the vectors file. The exception is imdb, because the file was trained on imdb's
+test texts among others: there gensim trains vectors on the training texts. TF-IDF of words and bigrams with a linear
+SVC is scikit-learn's with default settings. fastText 0.9.2 trains 25 epochs at a learning rate of 0.5 with words, with
+words and bigrams, and with words initialized from the same vectors (not on imdb), on one thread. All classifiers read
+the same tokens. Where validation rows are drawn from the training file, the alternatives train on them too.
+MR has no official test part; it is split again for each seed, with the same split for all classifiers.
 """
 
 import argparse
 import json
-import os
+import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import DATA_FOLDER, DATASET_FILES, VECTORS_PATH, make_experiment
-from benchmarks.reporting import print_json, print_table
+from benchmarks.labelled_datasets import DATASET_FILES, add_data_options, make_experiment, require_vectors
+from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
-from jobs.datasets import dataset
+from jobs.datasets.dataset import load_dataset
 from jobs.datasets.tokenizer import tokenize
 
 PROJECT = "this project"
 SVC = "TF-IDF, linear SVC"
-FASTTEXT = {"fastText": {"wordNgrams": 1}, "fastText, bigrams": {"wordNgrams": 2}, "fastText, vectors": {"dim": 300}}
+FASTTEXT_VECTORS = "fastText, vectors"
+FASTTEXT = {"fastText": {"wordNgrams": 1}, "fastText, bigrams": {"wordNgrams": 2}, FASTTEXT_VECTORS: {"dim": 300}}
 CLASSIFIERS = (PROJECT, SVC, *FASTTEXT)
 WITHOUT_VECTORS = ("imdb",)
+ResultKey = tuple[str, str, int]  # data set, classifier, seed
+LabelledTexts = tuple[list[str], list[str]]  # tokens joined by spaces, labels
 
 
 def main() -> None:
-    """Train what is missing on every side, and print the table."""
+    """Train what --results does not contain, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="TREC, one seed")
-    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
-    parser.add_argument("--vectors", help=f"(default: {VECTORS_PATH} in the data's folder)")
+    parser.add_argument("--quick", action="store_true", help="TREC, one seed, two epochs")
+    add_data_options(parser)
     parser.add_argument("--seeds", type=int, help="(default: 3)")
     parser.add_argument("--sets", nargs="+", choices=DATASET_FILES, help="(default: all)")
-    parser.add_argument("--results", type=Path, help="jsonl file to add results to, and to take them from")
+    parser.add_argument("--results", type=Path, help="jsonl file; its results are reused, new ones are appended")
     options = parser.parse_args()
-    options.vectors = options.vectors or str(options.data / VECTORS_PATH)
-    if not os.path.exists(options.vectors):
-        sys.exit(f"{options.vectors}: no such file; name the data with --data and --vectors")
+    options.vectors = require_vectors(options)
     sets = options.sets or (["trec"] if options.quick else list(DATASET_FILES))
     seeds = options.seeds or (1 if options.quick else 3)
     start = time.perf_counter()
-    found: dict[tuple[str, str, int], float] = {}
+    results: dict[ResultKey, float] = {}
     if options.results and options.results.exists():
-        found = {tuple(name): value for name, value in map(json.loads, options.results.read_text().splitlines())}
+        results = {tuple(key): value for key, value in map(json.loads, options.results.read_text().splitlines())}
     with tempfile.TemporaryDirectory() as storage:
-        for name, value in _measured(sets, seeds, options, storage, set(found)):
-            found[name] = value
-            print(f"{name[0]:9}  {name[1]:20}  seed {name[2]}   {100 * value:.2f}", flush=True)
+        for key, value in _measure(sets, seeds, options, storage, set(results)):
+            results[key] = value
+            print(f"{key[0]:9}  {key[1]:20}  seed {key[2]}   {100 * value:.2f}", flush=True)
             if options.results:
                 with options.results.open("a") as stream:
-                    stream.write(json.dumps([name, value]) + "\n")
-    rows = [_row(name, found) for name in sets]
-    print_table("Test accuracy, % (ours: mean over seeds; ahead: of the best alternative)", rows)
+                    stream.write(json.dumps([key, value]) + "\n")
+    rows = [_make_row(name, results) for name in sets]
+    print_table("Test accuracy, % (this project: mean over seeds; ahead: gain over the best alternative)", rows)
     print_json("accuracy", {"seeds": seeds, "seconds": time.perf_counter() - start}, {"accuracy": rows})
 
 
-def _measured(
-    sets: list[str], seeds: int, options: argparse.Namespace, storage: str, known: set
-) -> Iterator[tuple[tuple[str, str, int], float]]:
-    """Yield what is not known yet, as it is measured."""
+def _measure(
+    sets: list[str], seeds: int, options: argparse.Namespace, storage: str, known: set[ResultKey]
+) -> Iterator[tuple[ResultKey, float]]:
+    """Yield results that are not known yet."""
     from cluster.connection import connect
     from jobs.training.cross_validation import train_in_parallel
 
-    wanted = [(name, seed) for name in sets for seed in range(seeds)]
-    missing = [each for each in wanted if (each[0], PROJECT, each[1]) not in known]
-    with connect():
-        for (name, seed), result in train_in_parallel(_jobs(missing, options, storage), 1):
-            yield (name, PROJECT, seed), result["accuracy"]
-    for name, seed in wanted:
+    pairs = [(name, seed) for name in sets for seed in range(seeds)]
+    missing = [(name, seed) for name, seed in pairs if (name, PROJECT, seed) not in known]
+    if missing:
+        with connect():
+            for (name, seed), result in train_in_parallel(_training_jobs(missing, options, storage), 1):
+                yield (name, PROJECT, seed), result.accuracy
+    if not find_spec("fasttext"):
+        print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
+    for name, seed in pairs:
         if seed and name != "mr":
-            continue  # the same rows, and nothing that is random
-        for side in CLASSIFIERS[1:]:
-            if (name, side, seed) in known or (side == "fastText, vectors" and name in WITHOUT_VECTORS):
+            continue  # same rows, and the alternatives are deterministic
+        for classifier in CLASSIFIERS[1:]:
+            if (name, classifier, seed) in known or (classifier in FASTTEXT and not find_spec("fasttext")):
                 continue
-            texts, labels, test_texts, test_labels = _texts(_experiment(name, seed, options, storage))
-            if side == SVC:
-                yield (name, side, seed), _svc(texts, labels, test_texts, test_labels)
+            if classifier == FASTTEXT_VECTORS and name in WITHOUT_VECTORS:
+                continue
+            train, test = _load_texts(_make_experiment(name, seed, options, storage))
+            if classifier == SVC:
+                yield (name, classifier, seed), _train_svc(train, test)
             else:
-                yield (name, side, seed), _fasttext(side, texts, labels, test_texts, test_labels, options, storage)
+                yield (name, classifier, seed), _train_fasttext(classifier, train, test, options.vectors, Path(storage))
 
 
-def _jobs(wanted: list[tuple[str, int]], options: argparse.Namespace, storage: str) -> Iterator[Any]:
+def _training_jobs(pairs: list[tuple[str, int]], options: argparse.Namespace, storage: str) -> Iterator[Any]:
     from jobs.training.corpus import build_corpus
 
-    for name, seed in wanted:
-        chosen = _experiment(name, seed, options, storage)
-        loaded = dataset.load_dataset(chosen)
-        corpus = build_corpus(chosen, loaded, use_pretrained=True)
-        yield (name, seed), chosen, corpus, loaded.test
+    for name, seed in pairs:
+        experiment = _make_experiment(name, seed, options, storage)
+        dataset = load_dataset(experiment)
+        yield (name, seed), experiment, build_corpus(experiment, dataset, use_pretrained=True), dataset.test
 
 
-def _experiment(name: str, seed: int, options: argparse.Namespace, storage: str) -> Experiment:
+def _make_experiment(name: str, seed: int, options: argparse.Namespace, storage: str) -> Experiment:
     vectors = None if name in WITHOUT_VECTORS else options.vectors
-    return make_experiment(name, options.data, vectors, seed, storage)
+    experiment = make_experiment(name, options.data, vectors, seed, storage)
+    return experiment.replace({"train.epochs": 2}) if options.quick else experiment
 
 
-def _texts(chosen: Experiment) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Return the tokenised training texts and labels of the alternatives, and those of the test part."""
-    loaded = dataset.load_dataset(chosen)
-    parts = [loaded.train] if chosen.data.validation else [loaded.train, loaded.validation]
+def _load_texts(experiment: Experiment) -> tuple[LabelledTexts, LabelledTexts]:
+    """Return the training texts of the alternatives, and the test texts."""
+    dataset = load_dataset(experiment)
+    parts = [dataset.train] if experiment.data.validation else [dataset.train, dataset.validation]
     texts = [" ".join(tokenize(text)) for part in parts for text in part.texts]
     labels = [label for part in parts for label in part.labels]
-    return texts, labels, [" ".join(tokenize(text)) for text in loaded.test.texts], loaded.test.labels
+    return (texts, labels), ([" ".join(tokenize(text)) for text in dataset.test.texts], list(dataset.test.labels))
 
 
-def _svc(texts: list[str], labels: list[str], test_texts: list[str], test_labels: list[str]) -> float:
+def _train_svc(train: LabelledTexts, test: LabelledTexts) -> float:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
@@ -126,39 +132,27 @@ def _svc(texts: list[str], labels: list[str], test_texts: list[str], test_labels
     model = make_pipeline(
         TfidfVectorizer(tokenizer=str.split, token_pattern=None, ngram_range=(1, 2), lowercase=False), LinearSVC()
     )
-    return float(model.fit(texts, labels).score(test_texts, test_labels))
+    return float(model.fit(*train).score(*test))
 
 
-def _fasttext(
-    side: str,
-    texts: list[str],
-    labels: list[str],
-    test_texts: list[str],
-    test_labels: list[str],
-    options: argparse.Namespace,
-    storage: str,
-) -> float:
-    import random
-
+def _train_fasttext(classifier: str, train: LabelledTexts, test: LabelledTexts, vectors: str, folder: Path) -> float:
     import fasttext
 
-    fasttext.FastText.eprint = lambda *words, **given: None
-    numbers = {label: number for number, label in enumerate(sorted({*labels, *test_labels}))}
-    folder = Path(storage)
-    for file, rows in (("train.txt", list(zip(texts, labels, strict=True))),
-                       ("test.txt", list(zip(test_texts, test_labels, strict=True)))):  # fmt: skip
-        if file == "train.txt":
-            random.Random(0).shuffle(rows)  # it reads them in order, and several of the sets are sorted by label
-        (folder / file).write_text("".join(f"__label__{numbers[label]} {text}\n" for text, label in rows))
-    given: dict[str, Any] = dict(FASTTEXT[side])
-    if side == "fastText, vectors":
-        given["pretrainedVectors"] = str(_as_text(options.vectors, folder))
-    model = fasttext.train_supervised(str(folder / "train.txt"), epoch=25, lr=0.5, thread=1, verbose=0, **given)
+    fasttext.FastText.eprint = lambda *args, **kwargs: None
+    numbers = {label: number for number, label in enumerate(sorted({*train[1], *test[1]}))}
+    rows = {"train.txt": list(zip(*train, strict=True)), "test.txt": list(zip(*test, strict=True))}
+    random.Random(0).shuffle(rows["train.txt"])  # fastText does not shuffle, and several sets are sorted by label
+    for file, pairs in rows.items():
+        (folder / file).write_text("".join(f"__label__{numbers[label]} {text}\n" for text, label in pairs))
+    settings: dict[str, Any] = dict(FASTTEXT[classifier])
+    if classifier == FASTTEXT_VECTORS:
+        settings["pretrainedVectors"] = str(_convert_to_text(vectors, folder))
+    model = fasttext.train_supervised(str(folder / "train.txt"), epoch=25, lr=0.5, thread=1, verbose=0, **settings)
     return float(model.test(str(folder / "test.txt"))[1])
 
 
-def _as_text(vectors: str, folder: Path) -> Path:
-    """Return the vectors as word2vec text, which is all that fastText reads."""
+def _convert_to_text(vectors: str, folder: Path) -> Path:
+    """Return the vectors as word2vec text, the only format that fastText reads."""
     path = folder / "vectors.vec"
     if not path.exists():
         from gensim.models import KeyedVectors
@@ -167,17 +161,19 @@ def _as_text(vectors: str, folder: Path) -> Path:
     return path
 
 
-def _row(name: str, found: dict[tuple[str, str, int], float]) -> dict[str, Any]:
-    sides = {side: [100 * value for key, value in found.items() if key[:2] == (name, side)] for side in CLASSIFIERS}
-    ours = sides.pop(PROJECT)
-    means = {side: statistics.mean(values) if values else None for side, values in sides.items()}
-    ahead = statistics.mean(ours) - max(value for value in means.values() if value is not None)
+def _make_row(name: str, results: dict[ResultKey, float]) -> Row:
+    values = {
+        classifier: [100 * value for key, value in results.items() if key[:2] == (name, classifier)]
+        for classifier in CLASSIFIERS
+    }
+    ours = values.pop(PROJECT)
+    means = {classifier: statistics.mean(accuracies) for classifier, accuracies in values.items() if accuracies}
     return {
         "set": name,
         PROJECT: round(statistics.mean(ours), 2),
         "deviation": round(statistics.stdev(ours), 2) if len(ours) > 1 else None,
-        **{side: None if value is None else round(value, 2) for side, value in means.items()},
-        "ahead": round(ahead, 2),
+        **{classifier: round(means[classifier], 2) if classifier in means else None for classifier in values},
+        "ahead": round(statistics.mean(ours) - max(means.values()), 2),
     }
 
 

@@ -1,14 +1,14 @@
-"""Killing a run again and again: does it finish, is its result the same, and what was lost?
+"""Fault tolerance of training: runs with kill -9 at random moments, compared with an undisturbed run.
 
     python benchmarks/chaos.py            # 30 kills of each kind; most of an hour
-    python benchmarks/chaos.py --quick    # one of each kind, about three minutes on two cores
+    python benchmarks/chaos.py --quick    # a worker and the controller once each, in one run; under a minute
 
-A cluster of its own is started: a head that holds the driver and two nodes with a CPU each. On it
-`python -m jobs train` runs with two workers, and at random moments kill -9 hits a worker, the training
-controller, the driver (whose command is then given again) or all processes of a node (which comes back later).
-`lost, steps` is how many steps behind the newest checkpoint at the time of the kill the run went on: 0, if nothing
-but the work since that checkpoint was lost; `behind, s` is how old that checkpoint was. `same` tells whether the
-weights and the optimisers' state at the end are bit for bit those of a run that was left alone.
+It starts its own cluster: a head with the driver, and two nodes with one CPU each. On it `python -m jobs train` runs
+with two workers. At random moments it kills a worker, the training controller, the driver (and repeats its command) or
+all processes of a node (and adds a node later).
+`lost, steps`: steps between the newest checkpoint at the kill and the position at which the run resumed; 0 if only
+work since that checkpoint was lost. `behind, s`: age of that checkpoint. `same`: whether weights and optimizer state
+at the end are bit-identical to those of an undisturbed run.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,60 +33,87 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import print_json, print_table
+from benchmarks.generated_data import write_texts
+from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import load_training_state
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 
-KILL_TARGETS = ("worker", "controller", "driver", "node")
+TARGETS = ("worker", "controller", "driver", "node")
+QUICK_TARGETS = ("worker", "controller")
 PROCESS_TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
 BATCH_SIZE = 50
 TIMEOUT_S = 240
+TRAINING_STARTED = "training with"
+RESUMED = r".*after epoch (\d+)(?: and (\d+) steps)?"
+
+Settings = dict[str, Any]
+
+
+@dataclass
+class Kill:
+    """A kill, and the newest checkpoint at that moment: its (epoch, step) and when it was written."""
+
+    target: str
+    moment: float  # time.monotonic()
+    wall_time: float  # time.time(), as the checkpoint's
+    position: tuple[int, int]
+    written: float
+
+
+@dataclass
+class Recovery:
+    """Cost of a kill. lost: steps; behind_s: age of the newest checkpoint; resumed_s: time until training resumed."""
+
+    target: str
+    lost: int
+    behind_s: float
+    resumed_s: float
 
 
 class LocalCluster:
-    """A head and two nodes on this machine, with folders of their own."""
+    """A head and two nodes on this machine, with their own folders."""
 
     def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster as Nodes
+        from ray.cluster_utils import Cluster
 
         self.environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         self.environment |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         os.environ.update(self.environment)
         self.folder = folder
-        self._nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.address = self._nodes.address
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.address = self._cluster.address
         for _ in range(2):
             self.add_node()
 
     def add_node(self) -> None:
         """Add a node with one CPU."""
-        self._nodes.add_node(num_cpus=1)
+        self._cluster.add_node(num_cpus=1)
 
     def kill_node(self) -> None:
         """Kill all processes of a node."""
-        node = random.choice(sorted(self._nodes.worker_nodes, key=id))
-        self._nodes.remove_node(node, allow_graceful=False)
+        node = random.choice(sorted(self._cluster.worker_nodes, key=id))
+        self._cluster.remove_node(node, allow_graceful=False)
 
     def find_processes(self, title: str) -> list[int]:
-        """Return the cluster's processes of a title."""
-        found = []
+        """Return the ids of the cluster's processes whose title starts with `title`."""
+        pids = []
         for entry in Path("/proc").iterdir():
             with suppress(OSError, ValueError):
                 ours = f"RAY_TMPDIR={self.folder}".encode() in (entry / "environ").read_bytes()
                 if ours and (entry / "cmdline").read_bytes().startswith(title.encode()):
-                    found.append(int(entry.name))
-        return found
+                    pids.append(int(entry.name))
+        return pids
 
     def shutdown(self) -> None:
-        """Stop all of it."""
-        self._nodes.shutdown()
+        """Stop all nodes."""
+        self._cluster.shutdown()
 
 
 class TrainCommand:
-    """`python -m jobs train` in a process of its own, and what it has said."""
+    """`python -m jobs train` in a child process, and its output."""
 
-    def __init__(self, cluster: LocalCluster, settings: dict[str, Any]) -> None:
+    def __init__(self, cluster: LocalCluster, settings: Settings) -> None:
         words = [f"{key}={value}" for key, value in settings.items()]
         self._command = [sys.executable, "-m", "jobs", "train", "--address", cluster.address, *words]
         self._environment = cluster.environment
@@ -92,94 +121,114 @@ class TrainCommand:
         self.start()
 
     def start(self) -> None:
-        """Give the command (again)."""
+        """Start the command (again)."""
         self.process = subprocess.Popen(
             self._command, cwd=REPOSITORY, env=self._environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._read_output, args=(self.process,), daemon=True).start()
 
-    def _listen(self, process: subprocess.Popen) -> None:
+    def _read_output(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.output_lines.append((time.monotonic(), line.rstrip()))
 
-    def find_line(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
-        """Return when a line that matches was first said since then, or None."""
+    def find_line(self, pattern: str, since: float) -> tuple[float, re.Match[str]] | None:
+        """Return time and match of the first matching line since a moment, or None."""
         for moment, line in list(self.output_lines):
             match = re.match(pattern, line)
             if moment >= since and match:
                 return moment, match
         return None
 
-    def wait_for_line(self, pattern: str, since: float) -> tuple[float, re.Match] | None:
-        """Wait for a line that matches; None if the command ends before."""
+    def wait_for_line(self, pattern: str, since: float) -> bool:
+        """Wait for a matching line; return False if the command ends before it."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             ended = self.process.poll() is not None
-            found = self.find_line(pattern, since)
+            found = self.find_line(pattern, since) is not None
             if found or ended:
                 return found
             time.sleep(0.05)
-        raise TimeoutError(f"nothing like {pattern!r} for {TIMEOUT_S} s; the last lines:\n{self.tail()}")
+        raise TimeoutError(f"no line matched {pattern!r} for {TIMEOUT_S} s; the last lines:\n{self.tail()}")
 
     def tail(self) -> str:
-        """Return what was said last."""
+        """Return the last lines of the output."""
         return "\n".join(line for _, line in self.output_lines[-30:])
 
 
-def run_with_kills(cluster: LocalCluster, kind: str, kills: int, settings: dict[str, Any]) -> list[dict[str, float]]:
-    """Run the command while killing; return what each kill cost, for as many as there was time for."""
-    killed: list[tuple[float, float, tuple[int, int], float]] = []  # by two clocks; the newest checkpoint, its age
+def run_with_kills(
+    cluster: LocalCluster, targets: Sequence[str], settings: Settings, *, after_checkpoint: bool = False
+) -> list[Recovery]:
+    """Run the command, kill the targets one after the other, and return the cost of each kill.
+
+    The run may end before all targets are killed.
+
+    Args:
+        after_checkpoint: kill as soon as there is a new checkpoint, not at a random moment.
+    """
+    kills: list[Kill] = []
     since = time.monotonic()
     command = TrainCommand(cluster, settings)
     try:
-        while len(killed) < kills:
-            # One in four hits the start, or the start again.
-            if random.random() < 0.25:
+        for target in targets:
+            if after_checkpoint:
+                previous = kills[-1].position if kills else (0, 0)
+                while command.process.poll() is None and _newest_checkpoint(settings)[0] <= previous:
+                    time.sleep(0.02)
+            elif random.random() < 0.25:  # hits the start, or the restart
                 time.sleep(random.uniform(0, 8))
-            elif command.wait_for_line("training with", since) is None:
+            elif not command.wait_for_line(TRAINING_STARTED, since):
                 break
             else:
                 time.sleep(random.uniform(0.2, 4))
-            position, written = _newest(settings)
+            position, written = _newest_checkpoint(settings)
             since = time.monotonic()
-            while command.process.poll() is None and not _kill(cluster, kind, command):
+            while command.process.poll() is None and not _kill(cluster, target, command):
                 time.sleep(0.2)
-            if command.process.poll() is not None and kind != "driver":
+            if command.process.poll() is not None and target != "driver":
                 break
-            killed.append((since, time.time(), position, written))
-            print(f"{kind} {len(killed)}: killed at epoch {position[0]} and {position[1]} steps", flush=True)
-            if kind == "driver":
-                command.process.wait()
-                time.sleep(1)
-                command.start()
-            if kind == "node":
-                time.sleep(random.choice([3, 45]))  # before the cluster has noticed, and after
-                cluster.add_node()
+            kills.append(Kill(target, since, time.time(), position, written))
+            print(f"{target} {len(kills)}: killed at epoch {position[0]} and {position[1]} steps", flush=True)
+            _replace(cluster, target, command)
         command.process.wait(timeout=TIMEOUT_S * 4)
     finally:
         command.process.kill()
     if command.process.returncode:
         raise RuntimeError(f"the command failed:\n{command.tail()}")
-    found = []
-    for moment, wall, position, written in killed:
-        resumed = command.find_line("training with", moment)
-        if resumed is not None:
-            went_on = command.find_line(r"going on after epoch (\d+)(?: and (\d+) steps)?", moment)
-            at = (int(went_on[1][1]), int(went_on[1][2] or 0)) if went_on and went_on[0] <= resumed[0] else (0, 0)
-            lost = max(0, _steps(settings, position) - _steps(settings, at))
-            found.append({"lost": lost, "behind_s": wall - written, "resumed_s": resumed[0] - moment})
-    return found
+    return [recovery for kill in kills if (recovery := _measure_recovery(kill, command, settings))]
 
 
-def _kill(cluster: LocalCluster, kind: str, command: TrainCommand) -> bool:
-    if kind == "driver":
+def _replace(cluster: LocalCluster, target: str, command: TrainCommand) -> None:
+    """Restart what Ray does not restart by itself."""
+    if target == "driver":
+        command.process.wait()
+        time.sleep(1)
+        command.start()
+    if target == "node":
+        time.sleep(random.choice([3, 45]))  # before and after the cluster notices the loss
+        cluster.add_node()
+
+
+def _measure_recovery(kill: Kill, command: TrainCommand, settings: Settings) -> Recovery | None:
+    training = command.find_line(TRAINING_STARTED, kill.moment)
+    if training is None:
+        return None
+    resumed = command.find_line(RESUMED, kill.moment)
+    from_checkpoint = resumed is not None and resumed[0] <= training[0]
+    position = (int(resumed[1][1]), int(resumed[1][2] or 0)) if resumed and from_checkpoint else (0, 0)
+    lost = max(0, _count_steps(settings, kill.position) - _count_steps(settings, position))
+    return Recovery(kill.target, lost, kill.wall_time - kill.written, training[0] - kill.moment)
+
+
+def _kill(cluster: LocalCluster, target: str, command: TrainCommand) -> bool:
+    """Kill a target; return False if it does not exist at the moment."""
+    if target == "driver":
         command.process.send_signal(signal.SIGKILL)
-    elif kind == "node":
+    elif target == "node":
         cluster.kill_node()
     else:
-        processes = cluster.find_processes(PROCESS_TITLES[kind])
+        processes = cluster.find_processes(PROCESS_TITLES[target])
         if not processes:
             return False
         with suppress(ProcessLookupError):
@@ -187,13 +236,13 @@ def _kill(cluster: LocalCluster, kind: str, command: TrainCommand) -> bool:
     return True
 
 
-def _run_folder(settings: dict[str, Any]) -> Path:
+def _run_folder(settings: Settings) -> Path:
     [folder] = Path(settings["storage"], settings["name"]).glob("train-*")
     return folder
 
 
-def _newest(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
-    """Return the newest checkpoint's position, and when it was written."""
+def _newest_checkpoint(settings: Settings) -> tuple[tuple[int, int], float]:
+    """Return the newest checkpoint's position and when it was written."""
     if not list(Path(settings["storage"], settings["name"]).glob("train-*")):
         return (0, 0), time.time()
     folder = _run_folder(settings)
@@ -203,79 +252,95 @@ def _newest(settings: dict[str, Any]) -> tuple[tuple[int, int], float]:
     return position, time.time()
 
 
-def _steps(settings: dict[str, Any], position: tuple[int, int]) -> int:
-    """Return how many steps after the start a position is."""
-    folder = _run_folder(settings)
+def _count_steps(settings: Settings, position: tuple[int, int]) -> int:
+    """Return the steps from the start of training to a position."""
     if position == (0, 0):
         return 0
+    folder = _run_folder(settings)
     rows = json.loads((folder / CheckpointStore(str(folder)).names()[0] / "metrics.json").read_text())["rows"]
     return position[0] * -(-rows // BATCH_SIZE) + position[1]
 
 
-def read_last_checkpoint(settings: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return all tensors of a finished run's last checkpoint."""
+def read_last_checkpoint(settings: Settings) -> dict[str, np.ndarray]:
+    """Return all tensors of a finished run's last checkpoint, and the losses of its epochs."""
     folder = _run_folder(settings)
-    found = load_training_state(folder / CheckpointStore(str(folder)).names()[0])
-    losses = [[epoch["train_loss"], epoch["loss"]] for epoch in found.progress["epochs"]]
+    state = load_training_state(folder / CheckpointStore(str(folder)).names()[0])
+    losses = [[epoch["train_loss"], epoch["loss"]] for epoch in state.progress["epochs"]]
     return {
-        **found.weights,
-        **{f"state.{key}": value for key, value in found.optimizer_state.items()},
+        **state.weights,
+        **{f"state.{key}": value for key, value in state.optimizer_state.items()},
         "losses": np.array(losses),
     }
 
 
-def write_texts(path: Path, rows: int) -> None:
-    """Write rows of which a few words tell the label."""
-    choose = random.Random(0)
-    words = [f"w{number}" for number in range(1500)]
-    with path.open("w") as stream:
-        stream.write("label,text\n")
-        for row in range(rows):
-            text = [*choose.choices(words, k=choose.randint(4, 30)), f"{'ab'[row % 2]}{choose.randint(0, 30)}"]
-            stream.write(f"{'ab'[row % 2]},{' '.join(text)}\n")
+def are_equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Return whether two checkpoints are equal bit for bit."""
+    return first.keys() == second.keys() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def measure_target(
+    cluster: LocalCluster, target: str, kills: int, settings: Settings, expected: dict[str, np.ndarray]
+) -> Row:
+    """Kill a target `kills` times, in as many runs as are needed; return a row of the table."""
+    recoveries: list[Recovery] = []
+    runs, same = 0, True
+    while len(recoveries) < kills and runs < kills + 3:
+        disturbed = settings | {"name": f"{target}-{runs}"}
+        recoveries += run_with_kills(cluster, [target] * (kills - len(recoveries)), disturbed)
+        runs += 1
+        same &= are_equal(read_last_checkpoint(disturbed), expected)
+    return make_row(target, recoveries, runs, same)
+
+
+def measure_quick(
+    cluster: LocalCluster, targets: Sequence[str], settings: Settings, expected: dict[str, np.ndarray]
+) -> list[Row]:
+    """Kill every target once, in a single run; return a row for each target."""
+    disturbed = settings | {"name": "quick"}
+    recoveries = run_with_kills(cluster, targets, disturbed, after_checkpoint=True)
+    same = are_equal(read_last_checkpoint(disturbed), expected)
+    return [make_row(target, [item for item in recoveries if item.target == target], 1, same) for target in targets]
+
+
+def make_row(target: str, recoveries: Sequence[Recovery], runs: int, same: bool) -> Row:
+    """Return a row of the table."""
+    return {
+        "killed": target, "kills": len(recoveries), "runs": runs, "same": same,
+        "lost, steps": max((recovery.lost for recovery in recoveries), default=None),
+        "behind, s": max((recovery.behind_s for recovery in recoveries), default=None),
+        "resumed after, s": statistics.median(item.resumed_s for item in recoveries) if recoveries else None,
+    }  # fmt: skip
 
 
 def main() -> None:
-    """Kill, compare, print."""
+    """Run undisturbed, run with kills, compare, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one kill of each kind")
-    parser.add_argument("--kills", type=int, help="of each kind (default: 30)")
-    parser.add_argument("--kinds", nargs="+", choices=KILL_TARGETS, default=KILL_TARGETS)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--quick", action="store_true", help="every target once, in one run")
+    parser.add_argument("--kills", type=int, default=30, help="of each target (default: %(default)s)")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, help="(default: all; --quick: worker, controller)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments (default: %(default)s)")
     options = parser.parse_args()
-    kills = options.kills or (1 if options.quick else 30)
+    targets = options.targets or (QUICK_TARGETS if options.quick else TARGETS)
+    kills = 1 if options.quick else options.kills
     random.seed(options.seed)
-    rows = []
-    # Short: Ray keeps sockets in it.
+    # Short: Ray creates sockets in it.
     with tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        write_texts(folder / "texts.csv", 2000 if options.quick else 8000)
+        write_texts(folder / "texts.csv", 1000 if options.quick else 8000)
         settings = {
             "name": "undisturbed", "storage": folder / "runs", "data.train": folder / "texts.csv",
             "data.test_share": 0.05, "model.embedding": "rand", "model.feature_maps": 40, "vectors.dimensions": 60,
-            "train.workers": 2, "train.epochs": max(40, 6 * kills), "train.patience": 1000,
+            "train.workers": 2, "train.epochs": 30 if options.quick else max(40, 6 * kills), "train.patience": 1000,
             "train.metric": "loss", "train.batch_size": BATCH_SIZE, "train.checkpoint_minutes": 0.01,
         }  # fmt: skip
         cluster = LocalCluster(folder)
         try:
-            run_with_kills(cluster, "worker", 0, settings)
+            run_with_kills(cluster, [], settings)
             expected = read_last_checkpoint(settings)
-            for kind in options.kinds:
-                found: list[dict[str, float]] = []
-                runs, same = 0, True
-                while len(found) < kills and runs < kills + 3:
-                    again = settings | {"name": f"{kind}-{runs}"}
-                    found += run_with_kills(cluster, kind, kills - len(found), again)
-                    runs += 1
-                    ended = read_last_checkpoint(again)
-                    same &= ended.keys() == expected.keys()
-                    same &= all(np.array_equal(ended[key], expected[key]) for key in expected)
-                rows.append({
-                    "killed": kind, "kills": len(found), "runs": runs, "same": same,
-                    "lost, steps": max((each["lost"] for each in found), default=None),
-                    "behind, s": max((each["behind_s"] for each in found), default=None),
-                    "went on after, s": statistics.median(each["resumed_s"] for each in found) if found else None,
-                })  # fmt: skip
+            if options.quick:
+                rows = measure_quick(cluster, targets, settings, expected)
+            else:
+                rows = [measure_target(cluster, target, kills, settings, expected) for target in targets]
         finally:
             cluster.shutdown()
     print_table("kill -9 at random moments", rows)

@@ -1,4 +1,4 @@
-"""The service on a Ray cluster of its own, with HAProxy before it, to be changed. For benchmarks and tests."""
+"""The service behind HAProxy on a separate Ray head, for benchmarks and tests that change its deployment."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cluster.package import REPOSITORY
 from cluster.ray_jobs import create_client
 from serving.deployment.haproxy import build_environment
 from serving.deployment.server import deploy
+from tests.support.waiting import wait_for
 
 TIMEOUT_S = 60
 MAX_TRIES = 10
@@ -27,12 +28,12 @@ MAX_TRIES = 10
 class DeployedService:
     """A deployed service.
 
-    configuration: what was handed to Serve; deployment: the part of it that tells of replicas, one without
-    autoscaling at first; proxy: where HAProxy tells its figures.
+    configuration: of Ray Serve; deployment: its part for the replicas, initially one without autoscaling;
+    metrics_url: HAProxy's metrics.
     """
 
-    def __init__(self, head: RayHead, checkpoint: str, proxy: str) -> None:
-        self.head, self.metrics_url = head, proxy
+    def __init__(self, head: RayHead, checkpoint: str, metrics_url: str) -> None:
+        self.head, self.metrics_url = head, metrics_url
         [port] = find_free_ports(1)
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         self.configuration: dict[str, Any] = yaml.safe_load((REPOSITORY / "serving/service.yaml").read_text())
@@ -44,74 +45,65 @@ class DeployedService:
         self.deployment["user_config"] = {"checkpoint": checkpoint}
 
     def deploy(self, **options: Any) -> None:
-        """Deploy with some options of the deployment changed, and wait until it runs so."""
+        """Change options of the deployment, deploy, and wait for the configured number of replicas."""
         if "autoscaling_config" in options:
             self.deployment.pop("num_replicas", None)
         if "num_replicas" in options:
             self.deployment.pop("autoscaling_config", None)
         self.deployment |= options
-        told: list[str] = []
         deploy(self.configuration, self.head.dashboard_url)
-        assert told, "deploy says where the service is"
         if "num_replicas" in self.deployment:
-            wait_until(lambda: len(self.replica_pids()) == self.deployment["num_replicas"])
+            count = self.deployment["num_replicas"]
+            wait_for(lambda: len(self.replica_pids()) == count, f"{count} replicas", TIMEOUT_S)
 
     def delete(self) -> None:
-        """Take the service down, and wait until it is gone."""
+        """Remove the service, and wait until it is removed."""
         create_client(self.head.dashboard_url, "serve").deploy_applications({**self.configuration, "applications": []})
-        wait_until(self._is_gone)
+        wait_for(self._is_removed, "the end of the service", TIMEOUT_S)
 
-    def _is_gone(self) -> bool:
+    def _is_removed(self) -> bool:
         with self._details() as response:
             return "classifier" not in json.load(response)["applications"]
 
     def replica_pids(self) -> list[int]:
-        """Return the processes of the replicas that run."""
-        return [each["pid"] for each in self._replicas() if each["state"] == "RUNNING"]
+        """Return the process ids of the running replicas."""
+        return [replica["pid"] for replica in self._replicas() if replica["state"] == "RUNNING"]
 
     def has_no_replicas(self) -> bool:
-        """Tell whether there is no replica, not even one that is about to end and would still answer."""
+        """Return whether there is no replica, not even one that is stopping and would still respond."""
         return not self._replicas()
 
     def _replicas(self) -> list[dict[str, Any]]:
         for _ in range(MAX_TRIES):
-            with suppress(OSError), self._details() as response:  # of a dashboard that is busy
+            with suppress(OSError), self._details() as response:  # a busy dashboard
                 return json.load(response)["applications"]["classifier"]["deployments"]["Classifier"]["replicas"]
             time.sleep(1)
-        raise TimeoutError(f"the dashboard did not answer {MAX_TRIES} times")
+        raise TimeoutError(f"the dashboard did not respond {MAX_TRIES} times")
 
     def _details(self) -> Any:
         return urllib.request.urlopen(f"{self.head.dashboard_url}/api/serve/applications/", timeout=30)
 
     def info(self) -> dict[str, Any]:
-        """Return what a replica says of itself."""
+        """Return the response of a replica to GET /info."""
         with urllib.request.urlopen(f"{self.url}/info", timeout=30) as response:
             return json.load(response)
 
     def all_replicas_serve(self, checkpoint: str) -> bool:
-        """Tell whether every replica serves a checkpoint, as far as a few questions can tell."""
+        """Return whether the replicas that respond to a few requests all use a checkpoint."""
         return all(self.info()["checkpoint"] == checkpoint for _ in range(6))
 
 
 @contextmanager
 def deploy_service(checkpoint: str, num_cpus: int = 4) -> Iterator[DeployedService]:
-    """Hold a service with one replica in the fast configuration, on a Ray head that was told of so many CPUs."""
+    """Context manager: a service with one replica behind HAProxy, on a Ray head with `num_cpus` logical CPUs."""
     ports = find_free_ports(2)
-    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy keeps sockets in it
+    folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy creates sockets in it
     try:
         without_token = patch.dict(os.environ, RAY_AUTH_MODE="disabled")
-        with without_token, start_ray_head(num_cpus, **build_environment(folder, *ports)) as head:
-            made = DeployedService(head, checkpoint, f"http://127.0.0.1:{ports[1]}/metrics")
-            made.deploy()
-            yield made
+        variables = build_environment(folder, *ports)
+        with without_token, start_ray_head(num_cpus, repository_on_path=True, **variables) as head:
+            service = DeployedService(head, checkpoint, f"http://127.0.0.1:{ports[1]}/metrics")
+            service.deploy()
+            yield service
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_until(ready: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
-    """Wait for something to become true; TimeoutError if it does not."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {seconds:g} s")
-        time.sleep(0.3)

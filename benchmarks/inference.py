@@ -1,16 +1,15 @@
-"""From raw text to label on one thread: the service's classifier beside torch and fastText, and its cold start.
+"""Speed of inference from raw text to label on one thread, compared with torch and fastText, and its cold start.
 
-    pip install fasttext-wheel                # the extra `bench`
+    pip install fasttext-wheel                # the extra `bench`; without it fastText is skipped
     python benchmarks/inference.py            # about two minutes
     python benchmarks/inference.py --quick
 
-Texts are MR's, one at a time or in lists; only speed is measured, so the network's weights are random, at the
-default settings and with MR's own vocabulary. `torch, this project` is what `python -m jobs predict` runs;
-`torch, conv1d` is Kim's network as it is usually written, over texts padded to the longest of a list. Each side
-tokenises with `jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five
-epochs.
-Sides take turns, five rounds; the table holds medians. The cold start is a process of its own, from its start to
-the answer to a first text; `first on this machine` also compiles, and computes the table.
+The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
+and MR's vocabulary. `torch, this project` is what `python -m jobs predict` runs. `torch, conv1d` is Kim's network with
+torch's layers, over texts padded to the longest of a list. All sides tokenize with `jobs.datasets.tokenizer`,
+except fastText, which splits at spaces; its model is trained on MR for five epochs.
+Sides are measured alternately in five rounds; the table shows medians. A cold start is measured in a new process, from
+its start to the result for a first text. `first on this machine` includes compilation and the projection table.
 """
 
 import argparse
@@ -26,12 +25,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_threads] = "1"  # before numpy and torch are imported
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"  # before numpy and torch are imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
+from benchmarks.generated_data import make_random_checkpoint
 from benchmarks.labelled_datasets import DATA_FOLDER
-from benchmarks.reporting import print_json, print_table
+from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 
 PROJECT = "this project"
@@ -39,62 +39,56 @@ BATCH_SIZES = (1, 32, 256)
 COLD_START_SCRIPT = """
 import sys
 from jobs.model import checkpoint
-from {module} import {name} as made
 {run}
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 COLD_START_PROJECT = """
-loaded = made.load_models(made.parse_user_config({"checkpoint": sys.argv[1]})).primary
-print(loaded.try_fast_path(b'{"inputs": "a fine film"}', flat=True))
+from serving.web import served_models
+model = served_models.load_models(served_models.parse_user_config({"checkpoint": sys.argv[1]})).primary
+print(model.try_fast_path(b'{"inputs": "a fine film"}', flat=True))
 """
-COLD_START_TORCH = "print(made(checkpoint.load_checkpoint(sys.argv[1]), ['a fine film']).argmax())"
+COLD_START_TORCH = """
+from jobs.inference.predict import predict_proba
+print(predict_proba(checkpoint.load_checkpoint(sys.argv[1]), ['a fine film']).argmax())
+"""
+Classify = Callable[[list[str]], Any]
 
 
 def main() -> None:
-    """Measure every side and print the tables."""
+    """Measure all sides and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer texts, one round")
-    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the data sets (default: %(default)s)")
     options = parser.parse_args()
     source = options.data / "mr" / "all.tsv"
     if not source.exists():
-        sys.exit(f"{source}: no such file; name the data with --data")
+        sys.exit(f"{source}: no such file; set the option --data")
     rows = [line.split("\t", 1) for line in source.read_text(encoding="utf-8").splitlines()[1:]]
     random.Random(0).shuffle(rows)
+    texts = [text for _, text in rows]
     count, rounds = (512, 1) if options.quick else (2048, 5)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = _checkpoint([text for _, text in rows], Path(folder, "checkpoint"))
-        speeds = _speeds(_sides(checkpoint, rows, folder), [text for _, text in rows[:count]], rounds)
-        lists = _twenty_words(checkpoint, [text for _, text in rows], rounds)
-        cold = _cold_starts(Path(folder), 1 if options.quick else 3)
-    print_table("Raw text to label, microseconds a text, one thread, medians", speeds)
+        checkpoint = _make_checkpoint(texts, Path(folder, "checkpoint"))
+        speeds = _measure_speeds(_make_sides(checkpoint, rows, folder), texts[:count], rounds)
+        lists = _measure_twenty_words(checkpoint, texts, rounds)
+        cold = _measure_cold_starts(Path(folder), 1 if options.quick else 3)
+    print_table("Raw text to label, microseconds per text, one thread, medians", speeds)
     print_table("Texts of twenty tokens in lists of 256, one thread", lists)
-    print_table("From process start to the first answer", cold)
+    print_table("Process start to the first result", cold)
     print_json("inference", {"texts": count, "rounds": rounds}, {"speed": speeds, "twenty words": lists, "cold": cold})
 
 
-def _checkpoint(texts: list[str], folder: Path) -> Any:
-    """Return a checkpoint with random weights for the vocabulary of some texts, written to a folder too."""
-    import numpy as np
-
+def _make_checkpoint(texts: list[str], folder: Path) -> Any:
+    """Return and save a checkpoint with random weights for the vocabulary of the texts."""
     from jobs.config.experiment import Experiment
     from jobs.datasets.tokenizer import count_words, tokenize
-    from jobs.model.checkpoint import Checkpoint, save_checkpoint
-    from jobs.model.network import Network
 
-    experiment = Experiment()
-    words = [word for word, _ in count_words(map(tokenize, texts), experiment.text.max_words)]
-    vectors = np.random.default_rng(0).normal(size=(len(words) + 2, 300)).astype(np.float32)
-    vectors[0] = 0
-    network = Network(experiment.model, vectors, 2)
-    weights = {name: value.numpy() for name, value in network.weights().items()}
-    checkpoint = Checkpoint(experiment, ["neg", "pos"], words, weights, {"epoch": 1})
-    save_checkpoint(folder, checkpoint)
-    return checkpoint
+    words = [word for word, _ in count_words(map(tokenize, texts), Experiment().text.max_words)]
+    return make_random_checkpoint(folder, words)
 
 
-def _sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Callable[[list[str]], Any]]:
-    """Return for each side what turns a list of texts into labels."""
+def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Classify]:
+    """Return for each side a function from a list of texts to labels."""
     import numpy as np
     import torch
 
@@ -104,25 +98,25 @@ def _sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Cal
 
     torch.set_num_threads(1)
     classifier, network, vocabulary = Classifier(checkpoint), build_network(checkpoint), Vocabulary(checkpoint.words)
-    longest = checkpoint.experiment.text.max_tokens
+    max_tokens = checkpoint.experiment.text.max_tokens
 
-    def by_predict(texts: list[str]) -> Any:
-        tokens = encode((tokenize(text) for text in texts), vocabulary, longest)
+    def classify_with_torch(texts: list[str]) -> Any:
+        tokens = encode((tokenize(text) for text in texts), vocabulary, max_tokens)
         return predict_logits(network, tokens, np.arange(len(texts))).argmax(1).tolist()
 
-    sides = {
+    sides: dict[str, Classify] = {
         PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
-        "torch, this project": by_predict,
-        "torch, conv1d": _conv1d(checkpoint, vocabulary),
+        "torch, this project": classify_with_torch,
+        "torch, conv1d": _make_conv1d(checkpoint, vocabulary),
     }
     if find_spec("fasttext"):
-        sides["fastText"] = _fasttext(rows, folder)
+        sides["fastText"] = _train_fasttext(rows, folder)
     else:
-        print("fastText is left out: pip install fasttext-wheel", file=sys.stderr)
+        print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
     return sides
 
 
-def _conv1d(checkpoint: Any, vocabulary: Any) -> Callable[[list[str]], Any]:
+def _make_conv1d(checkpoint: Any, vocabulary: Any) -> Classify:
     """Return Kim's network with torch's own layers."""
     import torch
     from torch import nn
@@ -145,26 +139,26 @@ def _conv1d(checkpoint: Any, vocabulary: Any) -> Callable[[list[str]], Any]:
     return classify
 
 
-def _fasttext(rows: list[list[str]], folder: str) -> Callable[[list[str]], Any]:
-    """Return fastText's own model, trained shortly."""
+def _train_fasttext(rows: list[list[str]], folder: str) -> Classify:
+    """Return fastText's own model, trained for five epochs."""
     import fasttext
 
-    fasttext.FastText.eprint = lambda *words, **given: None
+    fasttext.FastText.eprint = lambda *args, **kwargs: None
     path = Path(folder, "train.txt")
     path.write_text("".join(f"__label__{label} {text}\n" for label, text in rows), encoding="utf-8")
     model = fasttext.train_supervised(str(path), epoch=5, thread=1, verbose=0)
     return lambda texts: model.predict(texts)[0]
 
 
-def _speeds(sides: dict[str, Callable], texts: list[str], rounds: int) -> list[dict[str, Any]]:
-    found: dict[tuple[str, int], list[float]] = {(side, batch): [] for side in sides for batch in BATCH_SIZES}
+def _measure_speeds(sides: dict[str, Classify], texts: list[str], rounds: int) -> list[Row]:
+    times: dict[tuple[str, int], list[float]] = {(side, batch): [] for side in sides for batch in BATCH_SIZES}
     for _ in range(rounds):
-        for side, batch in found:
-            found[side, batch].append(_seconds(sides[side], texts, batch) / len(texts) * 1e6)
-    medians = {key: statistics.median(values) for key, values in found.items()}
+        for (side, batch), values in times.items():
+            values.append(_measure_seconds(sides[side], texts, batch) / len(texts) * 1e6)
+    medians = {key: statistics.median(values) for key, values in times.items()}
     table = []
     for side in sides:
-        row: dict[str, Any] = {"side": side}
+        row: Row = {"side": side}
         for batch in BATCH_SIZES:
             row[f"lists of {batch}"] = round(medians[side, batch], 1)
             row[f"x ours, {batch}"] = round(medians[side, batch] / medians[PROJECT, batch], 2)
@@ -172,52 +166,54 @@ def _speeds(sides: dict[str, Callable], texts: list[str], rounds: int) -> list[d
     return table
 
 
-def _seconds(classify: Callable[[list[str]], Any], texts: list[str], batch: int) -> float:
-    some = texts if batch > 1 else texts[: len(texts) // 2]
-    classify(some[:batch])
+def _measure_seconds(classify: Classify, texts: list[str], batch: int) -> float:
+    """Return the seconds for all texts; with single texts, extrapolated from half of them."""
+    sample = texts if batch > 1 else texts[: len(texts) // 2]
+    classify(sample[:batch])
     start = time.perf_counter()
-    for first in range(0, len(some), batch):
-        classify(some[first : first + batch])
-    return (time.perf_counter() - start) * len(texts) / len(some)
+    for first in range(0, len(sample), batch):
+        classify(sample[first : first + batch])
+    return (time.perf_counter() - start) * len(texts) / len(sample)
 
 
-def _twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[dict[str, Any]]:
+def _measure_twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[Row]:
     from jobs.datasets.tokenizer import tokenize
     from jobs.inference.classifier import Classifier
 
-    some = [" ".join(tokens[:20]) for tokens in map(tokenize, texts) if len(tokens) >= 20][:4096]
+    sample = [" ".join(tokens[:20]) for tokens in map(tokenize, texts) if len(tokens) >= 20][:4096]
     classifier = Classifier(checkpoint)
     speeds = [
-        len(some) / _seconds(lambda each: classifier.predict_logits(each).argmax(1).tolist(), some, 256)
+        len(sample) / _measure_seconds(lambda batch: classifier.predict_logits(batch).argmax(1).tolist(), sample, 256)
         for _ in range(rounds)
     ]
-    return [{"side": PROJECT, "texts a second": round(statistics.median(speeds))}]
+    return [{"side": PROJECT, "texts per second": round(statistics.median(speeds))}]
 
 
-def _cold_starts(folder: Path, runs: int) -> list[dict[str, Any]]:
-    """Measure processes of their own; the compiled kernel and the table in folders that are empty at first."""
-    ours = COLD_START_SCRIPT.format(module="serving.web", name="served_models", run=COLD_START_PROJECT)
-    torch = COLD_START_SCRIPT.format(module="jobs.inference.predict", name="predict_proba", run=COLD_START_TORCH)
-    first = [_cold(ours, folder, folder / f"first{run}") for run in range(runs)]
-    later = [_cold(ours, folder, folder / "first0") for _ in range(runs)]
-    torches = [_cold(torch, folder, folder / "first0") for _ in range(runs)]
+def _measure_cold_starts(folder: Path, runs: int) -> list[Row]:
+    """Measure new processes; kernel cache and projection table are in folders that are empty at first."""
+    project = COLD_START_SCRIPT.format(run=COLD_START_PROJECT)
+    torch = COLD_START_SCRIPT.format(run=COLD_START_TORCH)
+    first = [_measure_process(project, folder, folder / f"first{run}") for run in range(runs)]
+    later = [_measure_process(project, folder, folder / "first0") for _ in range(runs)]
+    with_torch = [_measure_process(torch, folder, folder / "first0") for _ in range(runs)]
     return [
-        {"side": side, "seconds": statistics.median(each[0] for each in found), "peak MB": round(found[0][1])}
-        for side, found in (
+        {"side": side, "seconds": statistics.median(pair[0] for pair in pairs), "peak MB": round(pairs[0][1])}
+        for side, pairs in (
             (f"{PROJECT}, first on this machine", first),
             (f"{PROJECT}, then", later),
-            ("torch, this project", torches),
+            ("torch, this project", with_torch),
         )
     ]
 
 
-def _cold(script: str, folder: Path, scratch: Path) -> tuple[float, float]:
+def _measure_process(script: str, folder: Path, scratch: Path) -> tuple[float, float]:
+    """Return the seconds that a Python script takes, and its peak memory in MB."""
     scratch.mkdir(exist_ok=True)
     environment = os.environ | {"NUMBA_CACHE_DIR": str(scratch), "TMPDIR": str(scratch)}
     start = time.perf_counter()
     command = [sys.executable, "-c", script, str(folder / "checkpoint")]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
+    output = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
+    return time.perf_counter() - start, int(output.split()[-1]) / 1024
 
 
 if __name__ == "__main__":

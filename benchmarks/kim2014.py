@@ -1,17 +1,15 @@
-"""Table 2 of Kim (2014): four ways to use word vectors, on TREC, SST-2 and MR.
+"""Table 2 of Kim (2014): four kinds of embedding on TREC, SST-2 and MR.
 
     python benchmarks/kim2014.py            # all, three seeds: an hour or so on two cores
     python benchmarks/kim2014.py --quick    # TREC, one seed, two epochs
 
-Everything is at its default, but that random vectors have 300 dimensions as the others. TREC and SST-2 (its
-sentences alone; Kim's phrases are not in the files) have official test parts, MR has 10 folds, drawn anew
-for each seed. Trainings are spread over the cluster by Ray; with --results they are kept in a file, and what
-is in it is not trained again.
+All settings are defaults, except that random vectors have 300 dimensions like the others. TREC and SST-2 (sentences
+only; the files do not contain Kim's phrases) have official test parts. MR has 10 folds, drawn again for each seed.
+Ray distributes the training runs over the cluster. With --results they are saved to a file and not repeated.
 """
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -22,141 +20,135 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import DATA_FOLDER, VECTORS_PATH, make_experiment
-from benchmarks.reporting import print_json, print_table
+from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
 
 EMBEDDINGS = get_args(Embedding)
 FOLDS = 10
-# Kim (2014), Table 2, with the 3 million Google News vectors; his SST-2 was trained on phrases too.
+# Kim (2014), Table 2, with the 3 million Google News vectors; SST-2 with phrases as training texts too.
 PUBLISHED_ACCURACY = {
     "trec": {"rand": 91.2, "static": 92.8, "non-static": 93.6, "multichannel": 92.2},
     "sst2": {"rand": 82.7, "static": 86.8, "non-static": 87.2, "multichannel": 88.1},
     "mr": {"rand": 76.1, "static": 81.0, "non-static": 81.5, "multichannel": 81.1},
 }
-RunKey = tuple[str, str, int, int]  # set, kind, seed, fold
+RunKey = tuple[str, str, int, int]  # data set, embedding, seed, fold
+Results = dict[RunKey, dict[str, Any]]
 
 
 def main() -> None:
-    """Train what is missing, and print the table."""
+    """Train what --results does not contain, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="TREC, one seed, two epochs")
-    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the sets (default: %(default)s)")
-    parser.add_argument("--vectors", help=f"(default: {VECTORS_PATH} in the data's folder)")
+    add_data_options(parser)
     parser.add_argument("--seeds", type=int, help="(default: 3)")
     parser.add_argument("--sets", nargs="+", choices=PUBLISHED_ACCURACY, help="(default: all)")
-    parser.add_argument("--kinds", nargs="+", choices=EMBEDDINGS, default=EMBEDDINGS, help="(default: all)")
-    parser.add_argument("--results", type=Path, help="jsonl file to add results to, and to take them from")
+    parser.add_argument("--embeddings", nargs="+", choices=EMBEDDINGS, default=EMBEDDINGS, help="(default: all)")
+    parser.add_argument("--results", type=Path, help="jsonl file; its results are reused, new ones are appended")
     options = parser.parse_args()
-    vectors = options.vectors or str(options.data / VECTORS_PATH)
-    if not os.path.exists(vectors):
-        sys.exit(f"{vectors}: no such file; name the data with --data and --vectors")
+    options.vectors = require_vectors(options)
     sets = options.sets or (["trec"] if options.quick else list(PUBLISHED_ACCURACY))
     seeds = options.seeds or (1 if options.quick else 3)
     start = time.perf_counter()
-    found = _known(options.results)
-    with tempfile.TemporaryDirectory() as storage:
-        names = _names(sets, options.kinds, seeds)
-        missing = [name for name in names if name not in found]
-        print(f"{len(names)} trainings, {len(names) - len(missing)} of them known", flush=True)
-        if missing:
-            from cluster.connection import connect
+    results = _read_results(options.results)
+    keys = _make_keys(sets, options.embeddings, seeds)
+    missing = [key for key in keys if key not in results]
+    print(f"{len(keys)} trainings, {len(keys) - len(missing)} of them in the results file", flush=True)
+    if missing:
+        from cluster.connection import connect
 
-            with connect():
-                _train(missing, options, vectors, storage, found)
-    rows = [_row(name, kind, found, seeds) for name in sets for kind in options.kinds]
-    print_table("Test accuracy, % (mean over seeds, deviation of seeds; Kim 2014)", rows)
+        with tempfile.TemporaryDirectory() as storage, connect():
+            _train(missing, options, storage, results)
+    rows = [_make_row(name, embedding, results, seeds) for name in sets for embedding in options.embeddings]
+    print_table("Test accuracy, % (mean and standard deviation over seeds; results of Kim 2014)", rows)
     settings = {"seeds": seeds, "quick": options.quick, "seconds": time.perf_counter() - start}
     print_json("kim2014", settings, {"accuracy": rows})
 
 
-def _train(
-    missing: list[RunKey], options: argparse.Namespace, vectors: str, storage: str, found: dict[RunKey, Any]
-) -> None:
+def _train(missing: list[RunKey], options: argparse.Namespace, storage: str, results: Results) -> None:
     from jobs.training.cross_validation import train_in_parallel
 
-    for done, (name, result) in enumerate(train_in_parallel(_jobs(missing, options, vectors, storage), 1), start=1):
-        found[name] = result
+    for done, (key, result) in enumerate(train_in_parallel(_training_jobs(missing, options, storage), 1), start=1):
+        results[key] = result.to_json()
         print(
-            f"{done:4d} of {len(missing)}   {' '.join(map(str, name)):28} accuracy {result['accuracy']:.4f}   epoch "
-            f"{result['epoch']:2d}   {result['seconds']:.0f} s",
+            f"{done:4d} of {len(missing)}   {' '.join(map(str, key)):28} accuracy {result.accuracy:.4f}   epoch "
+            f"{result.epoch:2d}   {result.seconds:.0f} s",
             flush=True,
         )
         if options.results:
             with options.results.open("a") as stream:
-                stream.write(json.dumps({"name": name, **result}) + "\n")
+                stream.write(json.dumps({"name": key, **result.to_json()}) + "\n")
 
 
-def _jobs(names: list[RunKey], options: argparse.Namespace, vectors: str, storage: str) -> Iterator[Any]:
-    """Yield each training; kinds of the same set, seed and fold come together and share their corpus."""
+def _training_jobs(keys: list[RunKey], options: argparse.Namespace, storage: str) -> Iterator[Any]:
+    """Yield the training runs; embeddings of the same set, seed and fold are consecutive and share their corpus."""
     import ray
 
-    from jobs.datasets import dataset
+    from jobs.datasets.dataset import load_dataset, load_folds
     from jobs.training.corpus import build_corpus, load_text_vectors
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    held: dict[Any, Any] = {}
-    read: dict[str, Any] = {}
-    for name, kind, seed, fold in names:
-        chosen = _experiment(name, kind, seed, options, vectors, storage)
-        if (name, seed, fold) not in held:
-            parts = dataset.load_folds(chosen) if chosen.train.folds else [dataset.load_dataset(chosen)]
-            part = parts[fold]
-            if name not in read:
-                read = {name: load_text_vectors(chosen, part.train.texts + part.validation.texts + part.test.texts)}
+    shared: dict[Any, Any] = {}
+    vectors: dict[str, Any] = {}
+    for name, embedding, seed, fold in keys:
+        experiment = _make_experiment(name, embedding, seed, options, storage)
+        if (name, seed, fold) not in shared:
+            datasets = load_folds(experiment, FOLDS) if name == "mr" else [load_dataset(experiment)]
+            dataset = datasets[fold]
+            if name not in vectors:
+                texts = dataset.train.texts + dataset.validation.texts + dataset.test.texts
+                vectors = {name: load_text_vectors(experiment, texts)}
             corpora = {
-                pretrained: ray.put(build_corpus(chosen, part, use_pretrained=pretrained, word_vectors=read[name]))
+                pretrained: ray.put(
+                    build_corpus(experiment, dataset, use_pretrained=pretrained, word_vectors=vectors[name])
+                )
                 for pretrained in (True, False)
             }
-            held = {(name, seed, fold): (corpora, part.test)}
-        corpora, test = held[name, seed, fold]
-        yield (name, kind, seed, fold), chosen, corpora[kind != "rand"], test
+            shared = {(name, seed, fold): (corpora, dataset.test)}
+        corpora, test = shared[name, seed, fold]
+        yield (name, embedding, seed, fold), experiment, corpora[embedding != "rand"], test
 
 
-def _experiment(name: str, kind: str, seed: int, options: argparse.Namespace, vectors: str, storage: str) -> Experiment:
-    settings: dict[str, object] = {"model.embedding": kind, "vectors.dimensions": 300}
-    if name == "mr":
-        settings["train.folds"] = FOLDS
+def _make_experiment(name: str, embedding: str, seed: int, options: argparse.Namespace, storage: str) -> Experiment:
+    settings: dict[str, object] = {"model.embedding": embedding, "vectors.dimensions": 300}
     if options.quick:
         settings["train.epochs"] = 2
-    return make_experiment(name, options.data, vectors, seed, storage).replace(settings)
+    return make_experiment(name, options.data, options.vectors, seed, storage).replace(settings)
 
 
-def _names(sets: list[str], kinds: list[str], seeds: int) -> list[RunKey]:
+def _make_keys(sets: list[str], embeddings: list[str], seeds: int) -> list[RunKey]:
     return [
-        (name, kind, seed, fold)
+        (name, embedding, seed, fold)
         for seed in range(seeds)
         for name in sets
         for fold in range(FOLDS if name == "mr" else 1)
-        for kind in kinds
+        for embedding in embeddings
     ]
 
 
-def _known(results: Path | None) -> dict[RunKey, Any]:
-    if results is None or not results.exists():
+def _read_results(path: Path | None) -> Results:
+    if path is None or not path.exists():
         return {}
-    found = (json.loads(line) for line in results.read_text().splitlines())
-    return {tuple(each.pop("name")): each for each in found}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return {tuple(record.pop("name")): record for record in records}
 
 
-def _row(name: str, kind: str, found: dict[RunKey, Any], seeds: int) -> dict[str, Any]:
+def _make_row(name: str, embedding: str, results: Results, seeds: int) -> Row:
     folds = range(FOLDS if name == "mr" else 1)
-    of_seeds = [
-        100 * statistics.mean(found[name, kind, seed, fold]["accuracy"] for fold in folds) for seed in range(seeds)
-    ]
-    each = [100 * found[name, kind, seed, fold]["accuracy"] for seed in range(seeds) for fold in folds]
+    accuracies = [
+        [100 * results[name, embedding, seed, fold]["accuracy"] for fold in folds] for seed in range(seeds)
+    ]  # by seed
+    means = [statistics.mean(values) for values in accuracies]
+    flat = [value for values in accuracies for value in values]
     return {
         "set": name,
-        "kind": kind,
-        "accuracy": round(statistics.mean(of_seeds), 2),
-        "deviation": round(statistics.stdev(of_seeds), 2) if seeds > 1 else None,
-        "lowest": round(min(each), 1),
-        "highest": round(max(each), 1),
-        "trainings": len(each),
-        "Kim 2014": PUBLISHED_ACCURACY[name][kind],
+        "embedding": embedding,
+        "accuracy": round(statistics.mean(means), 2),
+        "deviation": round(statistics.stdev(means), 2) if seeds > 1 else None,
+        "lowest": round(min(flat), 1),
+        "highest": round(max(flat), 1),
+        "trainings": len(flat),
+        "Kim 2014": PUBLISHED_ACCURACY[name][embedding],
     }
 
 

@@ -1,5 +1,7 @@
-"""The labelled sets that the benchmarks run on, as experiments with the default settings and nothing else set."""
+"""The labelled data sets of the benchmarks, as experiments with default settings."""
 
+import argparse
+import sys
 from pathlib import Path
 
 from cluster.package import REPOSITORY
@@ -18,8 +20,22 @@ DATASET_FILES = {
 }
 
 
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options --data and --vectors."""
+    parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the data sets (default: %(default)s)")
+    parser.add_argument("--vectors", help=f"vectors file (default: {VECTORS_PATH} in the folder of the data sets)")
+
+
+def require_vectors(options: argparse.Namespace) -> str:
+    """Return the path of the vectors file; exit with a message if it does not exist."""
+    path = options.vectors or str(options.data / VECTORS_PATH)
+    if not Path(path).exists():
+        sys.exit(f"{path}: no such file; set the options --data and --vectors")
+    return path
+
+
 def make_experiment(name: str, folder: Path, vectors: str | None, seed: int, storage: str) -> Experiment:
-    """Return the experiment of a set: all defaults but for where the data lies and the seed."""
+    """Return the experiment of a data set: default settings, except for paths and the seed."""
     settings: dict[str, object] = {"name": name, "seed": seed, "storage": storage, "data.folder": str(folder / name)}
     settings |= DATASET_FILES[name]
     if vectors is not None:

@@ -1,4 +1,4 @@
-"""A load of requests over a number of connections, each answer noted. For benchmarks/serving.py and the tests."""
+"""HTTP load generator that records every response, for benchmarks/serving.py and the tests."""
 
 import asyncio
 import threading
@@ -15,8 +15,11 @@ SAMPLE_TEXT = "a fine little film with a big heart and some jokes that nobody la
 
 @dataclass
 class LoadGenerator:
-    """A load that is running. answers: (seconds since the start, seconds it took, status), where the status of a
-    request without an answer is the name of what went wrong. pause_s: between the requests of a connection."""
+    """Sends requests over a number of connections, without retries.
+
+    responses: (start in seconds since the start of the load, duration in seconds, status). The status of a request
+    without a response is the name of the exception. pause_s: seconds between the requests of a connection.
+    """
 
     url: str
     body: bytes
@@ -32,15 +35,15 @@ class LoadGenerator:
         return time.monotonic() - self._start
 
     def count_statuses(self) -> Counter:
-        """Return how often each status came."""
+        """Return the number of responses by status."""
         return Counter(status for _, _, status in list(self.responses))
 
     def failed_responses(self) -> list[tuple[float, float, int | str]]:
-        """Return the answers other than 200."""
-        return [each for each in list(self.responses) if each[2] != 200]
+        """Return the responses with another status than 200."""
+        return [response for response in list(self.responses) if response[2] != 200]
 
     async def run(self) -> None:
-        """Send requests until it is ended; none is sent twice."""
+        """Send requests until the end of the load."""
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60)
         )
@@ -75,12 +78,12 @@ class LoadGenerator:
 
 @contextmanager
 def generate_load(url: str, body: bytes, connections: int, pause_s: float = 0.0) -> Iterator[LoadGenerator]:
-    """Hold a load; it ends with the block, when the requests on their way are answered."""
-    running = LoadGenerator(url, body, connections, pause_s)
-    thread = threading.Thread(target=lambda: asyncio.run(running.run()))
+    """Context manager: send requests until the end of the block, then wait for the pending responses."""
+    load = LoadGenerator(url, body, connections, pause_s)
+    thread = threading.Thread(target=lambda: asyncio.run(load.run()))
     thread.start()
     try:
-        yield running
+        yield load
     finally:
-        running._ended = True
+        load._ended = True
         thread.join(120)

@@ -1,4 +1,4 @@
-"""A deployment that reads a request and answers a constant: what Ray Serve itself costs. For benchmarks/serving.py."""
+"""Deployment that responds with a constant: the cost of Ray Serve itself, for benchmarks/serving.py."""
 
 from ray import serve
 from starlette.types import Receive, Scope, Send
@@ -9,14 +9,14 @@ RESPONSE = b'[{"label": "neg", "score": 0.5615953887559232}, {"label": "pos", "s
 @serve.deployment(name="Noop")
 @serve.ingress()
 class NoopReplica:
-    """The same kind of application as the classifier's."""
+    """An ASGI deployment of the same kind as the classifier's."""
 
     def __serve_build_asgi_app__(self) -> "NoopApplication":
         return NoopApplication()
 
 
 class NoopApplication:
-    """Reads the body, and answers."""
+    """Reads the request body and responds."""
 
     routes = ()
 

@@ -1,11 +1,11 @@
-"""Training word2vec: this project's command beside gensim's own, on the same file and cores.
+"""Speed of training word2vec, compared with gensim's own command on the same file and cores.
 
     python benchmarks/pretraining.py            # 10 million words of docstrings, 5 epochs, 3 runs
-    python benchmarks/pretraining.py --quick    # 1 million words, 1 epoch, once
+    python benchmarks/pretraining.py --quick    # 1 million words, 1 epoch, one run
 
-Both are commands from start to end: reading the texts, counting words, training skip-gram with negative
-sampling (100 dimensions), writing word2vec binary. The texts are the docstrings of the installed packages,
-tokenised; gensim's command splits them at white space, ours tokenises them again, as it would any text.
+Both sides are whole commands: they read the texts, count words, train skip-gram with negative sampling (100
+dimensions) and write word2vec binary. The texts are tokenized docstrings of the installed packages. gensim's command
+splits them at white space, ours tokenizes them again, as it does with any text.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from jobs.datasets.tokenizer import tokenize
 
 
 def main() -> None:
-    """Write the texts, measure, print."""
+    """Write the texts, measure both commands, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="1 million words, 1 epoch, once")
+    parser.add_argument("--quick", action="store_true", help="1 million words, 1 epoch, one run")
     parser.add_argument("--words", type=int, help="of the texts (default: 10,000,000)")
     parser.add_argument("--runs", type=int, help="of each side (default: 3)")
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
     rows = [
         {"side": side, "seconds": (median := statistics.median(seconds)), "words a second": epochs * words / median}
         for side, seconds in measured.items()
-    ]  # fmt: skip
+    ]
     ratio = statistics.median(
         theirs / ours for ours, theirs in zip(measured["this project"], measured["gensim"], strict=True)
     )
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def write_corpus(path: Path, num_words: int) -> int:
-    """Write tokenised docstrings, one a line, over and over until there are enough words; return how many."""
+    """Write tokenized docstrings, one per line and repeatedly until there are enough words; return their number."""
     files = [file for package in DataSettings().packages for file in docstrings.find_source_files(package)]
     lines = [" ".join(tokenize(text)) for text in docstrings.read_docstrings(files)]
     written = 0

@@ -1,4 +1,4 @@
-"""A Ray cluster of one's own, with a dashboard, as `ray start` makes one. For benchmarks and tests."""
+"""A separate Ray head with a dashboard, started with `ray start`, for benchmarks and tests."""
 
 import os
 import shutil
@@ -22,8 +22,8 @@ START_TIMEOUT_S = 90
 
 @dataclass(frozen=True)
 class RayHead:
-    """A running head. address: HOST:PORT for drivers; dashboard: URL for jobs and services; environment:
-    variables for commands that talk to it."""
+    """A running head. address: HOST:PORT for drivers; dashboard_url: for jobs and services; environment: variables
+    for commands that use the head."""
 
     address: str
     dashboard_url: str
@@ -34,20 +34,20 @@ class RayHead:
 def start_ray_head(
     num_cpus: int = 2, *options: str, repository_on_path: bool = True, **variables: str
 ) -> Iterator[RayHead]:
-    """Hold a Ray head on free ports, in a folder of its own; its processes are ended by their group.
+    """Context manager: a Ray head on free ports with its own temporary folder; its processes are killed at the end.
 
     Args:
-        options, variables: further ones for `ray start`.
-        code: put this repository on the PYTHONPATH of the nodes.
+        options, variables: further options and environment variables of `ray start`.
+        repository_on_path: put this repository on the PYTHONPATH of the nodes.
     """
-    folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # short: Ray keeps sockets in it
+    folder = tempfile.mkdtemp(prefix="rh-", dir="/tmp")  # short: Ray creates sockets in it
     port, dashboard_port, client_port, agent_port = find_free_ports(4)
     environment = os.environ | {
         "RAY_TMPDIR": folder,
         "PYTHONPATH": str(REPOSITORY) if repository_on_path else "",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "HOME": folder,  # the token that Ray writes
+        "HOME": folder,  # Ray writes its token there
         "RAY_AUTH_MODE": "disabled",
     }
     environment |= variables
@@ -63,26 +63,26 @@ def start_ray_head(
         )
     try:
         url = f"http://127.0.0.1:{dashboard_port}"
-        _wait_for(f"{url}/api/version", process, log)
+        _wait_for_dashboard(f"{url}/api/version", process, log)
         yield RayHead(f"127.0.0.1:{port}", url, environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"})
     finally:
-        _end(process, folder)
+        _kill_all(process, folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Return ports that nothing listens on now."""
+    """Return ports on which nothing listens at the moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for item in sockets:
+            item.close()
 
 
-def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+def _wait_for_dashboard(url: str, process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -92,24 +92,24 @@ def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
-    raise RuntimeError(f"ray start did not come up: {log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"ray start failed: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _end(process: subprocess.Popen, folder: str) -> None:
-    """Kill the head, and every process that its folder's path tells as its own."""
+def _kill_all(process: subprocess.Popen, folder: str) -> None:
+    """Kill the head and all processes with its folder in their command line or environment."""
     process.kill()
-    for pid in [process.pid, *_processes_of(folder)]:
+    for pid in [process.pid, *_find_processes(folder)]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait(timeout=15)
 
 
-def _processes_of(folder: str) -> list[int]:
-    found = []
+def _find_processes(folder: str) -> list[int]:
+    pids = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                if folder.encode() in told:
-                    found.append(int(entry.name))
-    return found
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if folder.encode() in text:
+                    pids.append(int(entry.name))
+    return pids

@@ -1,6 +1,6 @@
-"""What happens to requests while load, checkpoints and replicas change. For benchmarks/serving.py.
+"""Requests while load, checkpoints and replicas change: the scenarios of benchmarks/serving.py.
 
-Each scene takes a service that runs, and returns rows for a table. Loads send no request a second time.
+Each takes a running service and returns the rows of a table. The load is sent without retries.
 """
 
 import json
@@ -18,72 +18,75 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.deployed_service import DeployedService, wait_until
+from benchmarks.deployed_service import TIMEOUT_S, DeployedService
 from benchmarks.load_generator import SAMPLE_TEXT, LoadGenerator, generate_load
+from benchmarks.reporting import Row
 from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, QUEUE_TIMEOUT_MS
+from tests.support.waiting import wait_for
 
-Row = dict[str, Any]
 SINGLE_TEXT_BODY = json.dumps({"inputs": SAMPLE_TEXT}).encode()
 CONNECTIONS = 16
-# Work of some milliseconds, so that the replicas are what is busy, and not the load.
+# Milliseconds of work, so that the replicas are the bottleneck and not the load generator.
 BATCH_BODY = json.dumps(
-    {"inputs": [" ".join(random.Random(place).choices(SAMPLE_TEXT.split(), k=40)) for place in range(256)]}
+    {"inputs": [" ".join(random.Random(number).choices(SAMPLE_TEXT.split(), k=40)) for number in range(256)]}
 ).encode()
-# Some milliseconds too, in requests that are small: ten times as many as can be answered must be sent as well.
+# Milliseconds of work in small requests, so that the load generator can send ten times a replica's capacity.
 EXPLANATION_BODIES = {
     words: json.dumps(
         {"inputs": [" ".join([SAMPLE_TEXT] * (words // 20))] * 16, "parameters": {"explain": True, "top_k": 1}}
     )
     for words in (20, 100)
 }
-DEPLOYMENT_OPTIONS = {"max_ongoing_requests": 64, "max_queued_requests": 256}
+Response = tuple[float, float, int | str]  # as LoadGenerator.responses
+Sample = tuple[float, int, int]  # seconds, connections, replicas
+DEPLOYMENT_OPTIONS: dict[str, Any] = {"max_ongoing_requests": 64, "max_queued_requests": 256}
 
 
 def measure_autoscaling(service: DeployedService, seconds: Sequence[int], picture: Path | None) -> list[Row]:
-    """Let a load rise and fall, so many seconds each; a row a phase, and a picture of all."""
+    """Increase and decrease the load; `seconds` are those of the three phases. A row per phase, and a plot."""
     service.deploy(autoscaling_config=service.autoscaling_config | {"initial_replicas": 1, "downscale_delay_s": 10})
-    wait_until(lambda: len(service.replica_pids()) == 1)
+    wait_for(lambda: len(service.replica_pids()) == 1, "one replica", TIMEOUT_S)
     phases = list(zip((4, 64, 4), seconds, strict=True))
     rows = []
     with (
-        generate_load(service.url + "/predict", BATCH_BODY, phases[0][0]) as running,
-        _watching(service, running) as watched,
+        generate_load(service.url + "/predict", BATCH_BODY, phases[0][0]) as load,
+        _sample_replicas(service, load) as samples,
     ):
         for connections, length in phases:
-            running.connections = connections
-            start, replicas = running.elapsed_s(), len(service.replica_pids())
+            load.connections = connections
+            start, replicas = load.elapsed_s(), len(service.replica_pids())
             changed = None
-            while running.elapsed_s() < start + length:
+            while load.elapsed_s() < start + length:
                 time.sleep(0.5)
                 if changed is None and len(service.replica_pids()) != replicas:
-                    changed = running.elapsed_s() - start
-            answers = [each for each in list(running.responses) if start <= each[0]]
-            late = [each for each in answers if each[0] >= start + length / 2]
+                    changed = load.elapsed_s() - start
+            responses = [response for response in list(load.responses) if start <= response[0]]
+            late = [response for response in responses if response[0] >= start + length / 2]
             rows.append({
                 "connections": connections, "seconds": length, "replicas": len(service.replica_pids()),
-                "first change after, s": changed, "requests/s": len(answers) / length,
-                "p50, ms": _percentile(late, 50), "p99, ms": _percentile(late, 99), "failed": _failed(answers),
+                "first change after, s": changed, "requests/s": len(responses) / length,
+                "p50, ms": _percentile(late, 50), "p99, ms": _percentile(late, 99), "failed": _count_failed(responses),
             })  # fmt: skip
     if picture is not None:
-        _draw(picture, running, watched)
+        _plot(picture, load, samples)
     return rows
 
 
 def measure_scale_from_zero(service: DeployedService, times: int) -> list[Row]:
-    """Let all replicas go, and ask."""
+    """Wait until there is no replica, then send a request."""
     service.deploy(autoscaling_config=service.autoscaling_config | {
         "min_replicas": 0, "initial_replicas": 0, "downscale_delay_s": 1,
     })  # fmt: skip
-    answers = []
+    responses: list[Response] = []
     for _ in range(times):
-        wait_until(service.has_no_replicas)
-        with generate_load(service.url + "/predict", SINGLE_TEXT_BODY, 1, pause_s=60) as running:
-            wait_until(lambda: bool(running.responses))
-        answers += running.responses
+        wait_for(service.has_no_replicas, "the end of all replicas", TIMEOUT_S)
+        with generate_load(service.url + "/predict", SINGLE_TEXT_BODY, 1, pause_s=60) as load:
+            wait_for(lambda: load.responses, "a response", TIMEOUT_S)
+        responses += load.responses
     return [{
-        "asked of no replica": times, "failed": _failed(answers),
-        "answered after, s": statistics.median(each[1] for each in answers),
-        "at most, s": max(each[1] for each in answers),
+        "requests without a replica": times, "failed": _count_failed(responses),
+        "response after, s": statistics.median(seconds for _, seconds, _ in responses),
+        "at most, s": max(seconds for _, seconds, _ in responses),
     }]  # fmt: skip
 
 
@@ -93,11 +96,11 @@ def measure_checkpoint_swaps(service: DeployedService, checkpoints: Sequence[str
     before = set(service.replica_pids())
 
     def change(number: int) -> None:
-        wanted = checkpoints[number % 2]
-        service.deploy(user_config={"checkpoint": wanted})
-        wait_until(lambda: service.all_replicas_serve(wanted))
+        checkpoint = checkpoints[number % 2]
+        service.deploy(user_config={"checkpoint": checkpoint})
+        wait_for(lambda: service.all_replicas_serve(checkpoint), "the other checkpoint", TIMEOUT_S)
 
-    row = _under_load(service, "checkpoint swapped", times, change)
+    row = _change_under_load(service, "checkpoint swapped", times, change)
     return [row | {"same processes": set(service.replica_pids()) == before}]
 
 
@@ -108,36 +111,40 @@ def measure_rolling_updates(service: DeployedService, times: int) -> list[Row]:
     def change(number: int) -> None:
         before = set(service.replica_pids())
         service.deploy(ray_actor_options={"num_cpus": 0.11 + 0.01 * (number % 2)})
-        wait_until(lambda: not before & set(service.replica_pids()) and len(service.replica_pids()) == 2)
 
-    return [_under_load(service, "all replicas replaced", times, change)]
+        def are_replaced() -> bool:
+            return not before & set(service.replica_pids()) and len(service.replica_pids()) == 2
+
+        wait_for(are_replaced, "two new replicas", TIMEOUT_S)
+
+    return [_change_under_load(service, "all replicas replaced", times, change)]
 
 
 def measure_replica_kills(service: DeployedService, times: int) -> list[Row]:
-    """Kill one of two replicas under load, again and again."""
+    """Kill one of two replicas under load, repeatedly."""
     service.deploy(num_replicas=2, **DEPLOYMENT_OPTIONS)
-    return [_under_load(service, "one of two replicas killed", times, lambda _: kill_replica(service))]
+    return [_change_under_load(service, "one of two replicas killed", times, lambda _: kill_replica(service))]
 
 
 def measure_client_retries(service: DeployedService, times: int) -> list[Row]:
-    """Kill the only replica while our client asks from eight threads."""
+    """Kill the only replica while serving/client.py sends requests from eight threads."""
     from serving.client import Client, ServiceError
 
     service.deploy(num_replicas=1, **DEPLOYMENT_OPTIONS)
-    asked, slowest, lost, ended = [0] * 8, [0.0] * 8, [0] * 8, threading.Event()
-    patient = Client(service.url)
+    sent, slowest, lost, ended = [0] * 8, [0.0] * 8, [0] * 8, threading.Event()
+    client = Client(service.url)
 
-    def ask(number: int) -> None:
+    def send_requests(number: int) -> None:
         while not ended.is_set():
             start = time.monotonic()
             try:
-                patient.classify(SAMPLE_TEXT)
+                client.classify(SAMPLE_TEXT)
             except ServiceError:
                 lost[number] += 1
-            asked[number] += 1
+            sent[number] += 1
             slowest[number] = max(slowest[number], time.monotonic() - start)
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    threads = [threading.Thread(target=send_requests, args=(number,)) for number in range(len(sent))]
     for thread in threads:
         thread.start()
     try:
@@ -149,125 +156,130 @@ def measure_client_retries(service: DeployedService, times: int) -> list[Row]:
         for thread in threads:
             thread.join()
     return [{
-        "only replica killed, our client": times, "requests": sum(asked), "lost": sum(lost),
+        "only replica killed, our client": times, "requests": sum(sent), "lost": sum(lost),
         "slowest, s": max(slowest),
     }]  # fmt: skip
 
 
 def measure_load_shedding(service: DeployedService, seconds: int) -> list[Row]:
-    """Ask for as much as one replica can answer, and for ten times as much; for two kinds of requests."""
+    """Send requests at the capacity of one replica, and at ten times that rate; for two kinds of requests."""
     service.deploy(num_replicas=1, **DEPLOYMENT_OPTIONS)
-    return [_shed(service, seconds, words, body.encode()) for words, body in EXPLANATION_BODIES.items()]
+    return [_measure_overload(service, seconds, words, body.encode()) for words, body in EXPLANATION_BODIES.items()]
 
 
-def _shed(service: DeployedService, seconds: int, words: int, body: bytes) -> Row:
-    with generate_load(service.url + "/predict", body, 8) as running:
-        _settle(running)
-        capacity = _rate(running, seconds)
+def _measure_overload(service: DeployedService, seconds: int, words: int, body: bytes) -> Row:
+    with generate_load(service.url + "/predict", body, 8) as load:
+        _warm_up(load)
+        capacity = _measure_rate(load, seconds)
     pause = 0.1
-    # Those that the replica holds, and so many more that each is turned away after a while, and asks again.
+    # Those that the replica accepts, and those that are rejected after the queue timeout and sent again.
     connections = MAX_REQUESTS_PER_REPLICA + int(12 * capacity * (pause + QUEUE_TIMEOUT_MS / 1000))
-    with generate_load(service.url + "/predict", body, connections, pause_s=pause) as running:
-        _settle(running, 5)
-        start, before = running.elapsed_s(), len(running.responses)
-        answered = _rate(running, seconds)
-        asked = (len(running.responses) - before) / (running.elapsed_s() - start)
-    statuses, told = running.count_statuses(), dict(running.retry_after)
+    with generate_load(service.url + "/predict", body, connections, pause_s=pause) as load:
+        _warm_up(load, 5)
+        start, before = load.elapsed_s(), len(load.responses)
+        throughput = _measure_rate(load, seconds)
+        sent = (len(load.responses) - before) / (load.elapsed_s() - start)
+    statuses = load.count_statuses()
     return {
-        "words a text": words, "requests/s at capacity": capacity, "times capacity": asked / capacity,
-        "answered/s": answered, "of capacity": answered / capacity, "shed with 503": statuses[503],
-        "with Retry-After": sum(told.values()), "others": _others(statuses - Counter({503: statuses[503]})),
+        "words per text": words, "capacity, requests/s": capacity, "load, ratio to capacity": sent / capacity,
+        "throughput, requests/s": throughput, "throughput, ratio to capacity": throughput / capacity,
+        "rejected with 503": statuses[503],
+        "with Retry-After": sum(load.retry_after.values()),
+        "others": _format_failures(statuses - Counter({503: statuses[503]})),
     }  # fmt: skip
 
 
 def kill_replica(service: DeployedService) -> None:
-    """Kill a replica, and wait until another is in its place."""
+    """Kill a replica, and wait until another one replaces it."""
     victim = service.replica_pids()[0]
     os.kill(victim, signal.SIGKILL)
     count = service.deployment["num_replicas"]
-    wait_until(lambda: victim not in service.replica_pids() and len(service.replica_pids()) == count)
+
+    def is_replaced() -> bool:
+        return victim not in service.replica_pids() and len(service.replica_pids()) == count
+
+    wait_for(is_replaced, "another replica", TIMEOUT_S)
 
 
-def _under_load(service: DeployedService, what: str, times: int, change: Callable[[int], None]) -> Row:
-    """Change something so many times; return what became of the requests meanwhile."""
-    with generate_load(service.url + "/predict", SINGLE_TEXT_BODY, CONNECTIONS) as running:
-        _settle(running)
+def _change_under_load(service: DeployedService, name: str, times: int, change: Callable[[int], None]) -> Row:
+    """Call `change` repeatedly under load; return the row of the requests meanwhile."""
+    with generate_load(service.url + "/predict", SINGLE_TEXT_BODY, CONNECTIONS) as load:
+        _warm_up(load)
         for number in range(times):
             change(number)
             time.sleep(1)
-    failed = running.failed_responses()
     return {
-        what: times, "requests": len(running.responses), "failed": len(failed),
-        "as": _others(running.count_statuses()),
-        "p50, ms": _percentile(running.responses, 50), "p99, ms": _percentile(running.responses, 99),
-        "slowest, ms": 1000 * max(each[1] for each in running.responses),
+        name: times, "requests": len(load.responses), "failed": len(load.failed_responses()),
+        "failures": _format_failures(load.count_statuses()),
+        "p50, ms": _percentile(load.responses, 50), "p99, ms": _percentile(load.responses, 99),
+        "slowest, ms": 1000 * max(seconds for _, seconds, _ in load.responses),
     }  # fmt: skip
 
 
-def _settle(running: LoadGenerator, seconds: float = 1) -> None:
-    wait_until(lambda: running.count_statuses()[200] > 20)
+def _warm_up(load: LoadGenerator, seconds: float = 1) -> None:
+    wait_for(lambda: load.count_statuses()[200] > 20, "responses", TIMEOUT_S)
     time.sleep(seconds)
 
 
-def _rate(running: LoadGenerator, seconds: int) -> float:
-    """Return how many requests a second are answered with 200 in the next seconds."""
-    start, before = time.monotonic(), running.count_statuses()[200]
+def _measure_rate(load: LoadGenerator, seconds: int) -> float:
+    """Return the responses per second with status 200 during the next seconds."""
+    start, before = time.monotonic(), load.count_statuses()[200]
     time.sleep(seconds)
-    return (running.count_statuses()[200] - before) / (time.monotonic() - start)
+    return (load.count_statuses()[200] - before) / (time.monotonic() - start)
 
 
-def _others(statuses: Counter) -> str:
-    """Name the statuses other than 200, with how often they came."""
+def _format_failures(statuses: Counter[int | str]) -> str:
+    """Return the statuses other than 200 with their numbers."""
     return ", ".join(f"{status} ({count})" for status, count in statuses.items() if status != 200) or "-"
 
 
-def _failed(answers: Sequence[tuple[float, float, int | str]]) -> int:
-    return sum(status != 200 for _, _, status in answers)
+def _count_failed(responses: Sequence[Response]) -> int:
+    return sum(status != 200 for _, _, status in responses)
 
 
-def _percentile(answers: Sequence[tuple[float, float, int | str]], percent: float) -> float:
-    return 1000 * float(np.percentile([seconds for _, seconds, _ in answers], percent))
+def _percentile(responses: Sequence[Response], percent: float) -> float:
+    return 1000 * float(np.percentile([seconds for _, seconds, _ in responses], percent))
 
 
 @contextmanager
-def _watching(service: DeployedService, running: LoadGenerator) -> Iterator[list[tuple[float, int, int]]]:
-    """Hold a list that grows: seconds, connections, replicas."""
-    found: list[tuple[float, int, int]] = []
+def _sample_replicas(service: DeployedService, load: LoadGenerator) -> Iterator[list[Sample]]:
+    """Context manager: sample connections and replicas twice a second into the list that it yields."""
+    samples: list[Sample] = []
     ended = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not ended.wait(0.5):
-            found.append((running.elapsed_s(), running.connections, len(service.replica_pids())))
+            samples.append((load.elapsed_s(), load.connections, len(service.replica_pids())))
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
-        yield found
+        yield samples
     finally:
         ended.set()
         thread.join()
 
 
-def _draw(path: Path, running: LoadGenerator, watched: Sequence[tuple[float, int, int]]) -> None:
-    """Draw load, replicas and latency over time."""
+def _plot(path: Path, load: LoadGenerator, samples: Sequence[Sample]) -> None:
+    """Plot load, replicas and latency over time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     above, middle, below = figure.subplots(3, 1, sharex=True)
-    moments, connections, replicas = zip(*watched, strict=True)
+    moments, connections, replicas = zip(*samples, strict=True)
     above.step(moments, connections, where="post", label="connections")
-    ends = np.array([start + took for start, took, _ in running.responses])
-    took = np.array([1000 * seconds for _, seconds, _ in running.responses])
+    ends = np.array([start + seconds for start, seconds, _ in load.responses])
+    latencies = np.array([1000 * seconds for _, seconds, _ in load.responses])
     edges = np.arange(0, moments[-1], 1.0)
-    above.plot(edges[:-1] + 0.5, np.histogram(ends, edges)[0], label="requests answered a second")
+    above.plot(edges[:-1] + 0.5, np.histogram(ends, edges)[0], label="responses per second")
     above.legend()
     middle.step(moments, replicas, where="post", color="tab:green")
     middle.set_ylabel("replicas")
     middle.set_ylim(0, max(replicas) + 0.5)
     middle.yaxis.get_major_locator().set_params(integer=True)
     for percent, colour in ((50, "tab:blue"), (99, "tab:red")):
-        points = [(left + 0.5, np.percentile(inside, percent))
-                  for left in edges[:-1] if len(inside := took[(ends >= left) & (ends < left + 1)])]  # fmt: skip
+        points = [(left + 0.5, np.percentile(values, percent))
+                  for left in edges[:-1] if len(values := latencies[(ends >= left) & (ends < left + 1)])]  # fmt: skip
         below.plot(*zip(*points, strict=True), color=colour, label=f"p{percent}")
     below.set_yscale("log")
     below.set_ylabel("latency, ms")

@@ -1,13 +1,14 @@
-"""Training speed, beside the usual hand-written loop: texts padded to the longest of their batch, Conv1d, dense Adam.
+"""Training speed, compared with the usual hand-written loop: padded texts, Conv1d, dense Adam.
 
     python benchmarks/training.py                  # a few minutes, one thread
     python benchmarks/training.py --quick
-    python benchmarks/training.py --device cuda    # needs torch and numpy, nothing else
+    python benchmarks/training.py --device cuda    # needs only torch and numpy
 
-The network and the settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 maps each, dropout 0.5, batches
-of 50. Texts are those of MR and IMDB where they lie beside the checkout, else drawn with the same lengths. The two
-sides take turns, and what is given is the median over the turns. `in products` is the share of this project's time
-that goes into the matrix product of words and filters, without which there is no convolution.
+Network and settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 feature maps each, dropout 0.5, batches of
+50. The usual loop pads the texts to the longest of their batch. The texts are those of MR and IMDB if they exist next
+to the checkout, otherwise random ones of the same lengths. The two sides are measured alternately in several rounds;
+the tables show medians. `matrix product` is the share of this project's time in the product of word vectors and
+filters, which no convolution can avoid.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.reporting import print_json, print_table
+from benchmarks.reporting import Row, print_json, print_table
 from benchmarks.training_loops import add_random_vectors, baseline_steps, make_benchmark_corpus, project_steps
 from jobs.datasets.tokenizer import Tokens
 from jobs.model import convolution
@@ -36,7 +37,7 @@ DATA_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def measure_speed(steps: Iterator[int], seconds: float, device: str) -> float:
-    """Return the examples a second of steps over so many seconds, whole steps."""
+    """Return the examples per second of the steps that fit into `seconds`."""
     synchronize_device(device)
     start, rows = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -46,33 +47,42 @@ def measure_speed(steps: Iterator[int], seconds: float, device: str) -> float:
 
 
 def synchronize_device(device: str) -> None:
+    """Wait until a GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def measure_interleaved(sides: dict[str, Iterator[int]], seconds: float, turns: int, device: str) -> dict[str, float]:
-    """Return each side's median examples a second; they take turns."""
+def measure_interleaved(sides: dict[str, Iterator[int]], seconds: float, rounds: int, device: str) -> dict[str, float]:
+    """Return each side's median examples per second; the sides alternate."""
     for steps in sides.values():
-        for _ in range(3):
-            next(steps)
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(turns):
+        warm_up(steps, seconds)
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
         for name, steps in sides.items():
-            found[name].append(measure_speed(steps, seconds, device))
-    return {name: statistics.median(values) for name, values in found.items()}
+            speeds[name].append(measure_speed(steps, seconds, device))
+    return {name: statistics.median(values) for name, values in speeds.items()}
+
+
+def warm_up(steps: Iterator[int], seconds: float) -> None:
+    """Take three steps, or fewer if they take longer than `seconds`."""
+    start = time.perf_counter()
+    for _ in range(3):
+        next(steps)
+        if time.perf_counter() - start > seconds:
+            break
 
 
 def measure_matmul_share(steps: Iterator[int], seconds: float) -> float:
-    """Return the share of the time of steps on a CPU that goes into the product of words and filters."""
+    """Return the share of the time of steps on a CPU in the product of word vectors and filters."""
     spent = 0.0
     project = convolution.project
 
     def timed(*arguments: Any) -> Tensor:
         nonlocal spent
         start = time.perf_counter()
-        found = project(*arguments)
+        result = project(*arguments)
         spent += time.perf_counter() - start
-        return found
+        return result
 
     convolution.project = timed
     start = time.perf_counter()
@@ -81,110 +91,110 @@ def measure_matmul_share(steps: Iterator[int], seconds: float) -> float:
     return spent / (time.perf_counter() - start)
 
 
-def compare_loops(name: str, options: argparse.Namespace, rows: int) -> tuple[str, list[dict[str, Any]]]:
-    """Return where the texts are from, and the usual loop's speed and this project's for each kind."""
+def compare_loops(name: str, options: argparse.Namespace, rows: int) -> tuple[str, list[Row]]:
+    """Return the source of the texts, and a row for each embedding and precision."""
     corpus, source = make_benchmark_corpus(name, rows, Path(options.data))
-    found = []
+    table = []
     precisions = ["float32", "bfloat16"] if supports_bfloat16(options.device) else ["float32"]
     for embedding in ("static", "non-static"):
         sides = {"usual": baseline_steps(corpus, embedding == "static", 50, options.device)}
-        sides |= {each: project_steps(corpus, embedding, 50, options.device, each) for each in precisions}
-        speeds = measure_interleaved(sides, options.seconds, options.turns, options.device)
+        sides |= {name: project_steps(corpus, embedding, 50, options.device, name) for name in precisions}
+        speeds = measure_interleaved(sides, options.seconds, options.rounds, options.device)
         for precision in precisions:
-            row = {"embedding": embedding, "precision": precision, "usual loop": speeds["usual"],
+            row: Row = {"embedding": embedding, "precision": precision, "usual loop": speeds["usual"],
                    "this project": speeds[precision], "times": speeds[precision] / speeds["usual"]}  # fmt: skip
             if options.device == "cpu":
-                row["in products"] = measure_matmul_share(sides[precision], options.seconds)
-            found.append(row)
-    return source, found
+                row["matrix product"] = measure_matmul_share(sides[precision], options.seconds)
+            table.append(row)
+    return source, table
 
 
 def supports_bfloat16(device: str) -> bool:
-    """Tell whether the processor has an instruction for it; others are slower with it than without."""
+    """Return whether the processor has instructions for bfloat16; without them bfloat16 is slower than float32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def compare_vocabulary_sizes(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """Return where the texts are from, and the speed with a short and a long table, the same texts."""
+def compare_vocabulary_sizes(options: argparse.Namespace) -> tuple[str, list[Row]]:
+    """Return the source of the texts, and the speed with a short and a long table for the same texts."""
     corpus, source = make_benchmark_corpus("mr", 4000, Path(options.data))
     sizes = [len(corpus.vectors), 400_000]
-    # The words of the texts, spread over the long table as they would lie there.
+    # The words of the texts are spread over the long table, as in real tables.
     spread = np.random.default_rng(0).permutation(np.arange(1, sizes[1]))[: sizes[0]]
     ids = spread[corpus.train.tokens.ids].astype(np.int32)
     long = add_random_vectors(Tokens(ids, corpus.train.tokens.offsets), sizes[1])
-    sides = {f"{len(each.vectors):,}": project_steps(each, "non-static", 50, options.device) for each in (corpus, long)}
-    speeds = measure_interleaved(sides, options.seconds, options.turns, options.device)
+    sides = {f"{len(item.vectors):,}": project_steps(item, "non-static", 50, options.device) for item in (corpus, long)}
+    speeds = measure_interleaved(sides, options.seconds, options.rounds, options.device)
     first = next(iter(speeds.values()))
     return source, [
-        {"words": name, "this project": value, "a step costs": first / value} for name, value in speeds.items()
+        {"words": name, "this project": value, "cost of a step": first / value} for name, value in speeds.items()
     ]
 
 
-def run_worker(rank: int, size: int, folder: str, data: str, seconds: float, turns: int) -> None:
-    """One of two processes that train together, and alone in turn; writes speeds and bytes."""
+def run_worker(rank: int, size: int, folder: str, data: str, seconds: float, rounds: int) -> None:
+    """Train in one of two processes, together and alone alternately; rank 0 writes speeds and bytes to a file."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
     corpus, source = make_benchmark_corpus("mr", 10_662, Path(data))
-    here, apart = ProcessGroup(rank, size), ProcessGroup(rank, size)
-    groups = {"by memory": here, "by gloo": apart} if here.enable_shared_memory() else {"by gloo": apart}
+    shared, gloo = ProcessGroup(rank, size), ProcessGroup(rank, size)
+    groups = {"shared memory": shared, "gloo": gloo} if shared.enable_shared_memory() else {"gloo": gloo}
     sides = {name: project_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
     alone = project_steps(corpus, "non-static", 256, "cpu")
-    found: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}
+    speeds: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}
     sent = {}
-    for turn in range(turns + 1):
+    for number in range(rounds + 1):
         torch.distributed.barrier()
         if rank == 0:
-            found["alone"].append(measure_speed(alone, seconds, "cpu"))
-        # The same number of steps on both sides, so that none waits for the other.
-        steps = max(1, int(seconds * 20))
-        for name, each in sides.items():
+            speeds["alone"].append(measure_speed(alone, seconds, "cpu"))
+        # The same number of steps in both processes, so that neither waits for the other.
+        num_steps = max(1, int(seconds * 20))
+        for name, steps in sides.items():
             torch.distributed.barrier()
             before, start, rows = groups[name].bytes_sent, time.perf_counter(), 0
-            for _ in range(steps):
-                rows += next(each)
-            found[name].append(rows / (time.perf_counter() - start))
-            sent[name] = (groups[name].bytes_sent - before) // steps
-        if turn == 0:  # to warm up
-            found = {name: [] for name in found}
+            for _ in range(num_steps):
+                rows += next(steps)
+            speeds[name].append(rows / (time.perf_counter() - start))
+            sent[name] = (groups[name].bytes_sent - before) // num_steps
+        if number == 0:  # warm-up
+            speeds = {name: [] for name in speeds}
     if rank == 0:
-        torch.save((source, found, sent), f"{folder}/found.pt")
+        torch.save((source, speeds, sent), f"{folder}/speeds.pt")
     torch.distributed.destroy_process_group()
 
 
-def compare_worker_counts(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """Return where the texts are from, and the speed of one and of two workers, non-static, global batches of 256."""
-    import torch.multiprocessing as multiprocessing
+def compare_worker_counts(options: argparse.Namespace) -> tuple[str, list[Row]]:
+    """Return the source of the texts, and the speed of one and two workers, non-static, global batches of 256."""
+    from torch.multiprocessing.spawn import spawn
 
     with tempfile.TemporaryDirectory() as folder:
         run = functools.partial(
-            run_worker, size=2, folder=folder, data=options.data, seconds=options.seconds, turns=options.turns
+            run_worker, size=2, folder=folder, data=options.data, seconds=options.seconds, rounds=options.rounds
         )
-        multiprocessing.spawn(run, nprocs=2)
-        source, found, sent = torch.load(f"{folder}/found.pt")
-    speeds = {name: statistics.median(values) for name, values in found.items()}
-    one = speeds.pop("alone")
+        spawn(run, nprocs=2)
+        source, samples, sent = torch.load(f"{folder}/speeds.pt")
+    speeds = {name: statistics.median(values) for name, values in samples.items()}
+    alone = speeds.pop("alone")
     return source, [
-        {"workers": "1", "this project": one, "times": 1.0, "bytes a step": 0},
+        {"workers": "1", "this project": alone, "times": 1.0, "bytes a step": 0},
         *(
-            {"workers": f"2, {name}", "this project": both, "times": both / one, "bytes a step": sent[name]}
-            for name, both in speeds.items()
+            {"workers": f"2, {name}", "this project": speed, "times": speed / alone, "bytes a step": sent[name]}
+            for name, speed in speeds.items()
         ),
     ]
 
 
 TABLE_TITLES = {
-    "short": "examples a second, MR's texts",
-    "long": "examples a second, IMDB's texts",
-    "vocabulary": "examples a second with tables of so many trained words",
-    "workers": "examples a second of single-threaded workers, global batches of 256, non-static",
+    "short": "Examples per second, MR's texts",
+    "long": "Examples per second, IMDB's texts",
+    "vocabulary": "Examples per second by number of trained words",
+    "workers": "Examples per second of single-threaded workers, global batches of 256, non-static",
 }
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument(
@@ -196,29 +206,27 @@ def main() -> None:
         help=", ".join(TABLE_TITLES),
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--data", default=str(DATA_FOLDER), help="folder with mr/ and imdb/ (default: beside the checkout)"
-    )
+    parser.add_argument("--data", default=str(DATA_FOLDER), help="folder with mr/ and imdb/ (default: %(default)s)")
     options = parser.parse_args()
-    options.seconds, options.turns = (0.5, 2) if options.quick else (3.0, 7)
+    options.seconds, options.rounds = (0.4, 1) if options.quick else (3.0, 7)
     torch.set_num_threads(1)
-    measures: dict[str, Callable[[], tuple[str, list[dict[str, Any]]]]] = {
+    measures: dict[str, Callable[[], tuple[str, list[Row]]]] = {
         "short": lambda: compare_loops("mr", options, 2000 if options.quick else 10_662),
         "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
         "vocabulary": lambda: compare_vocabulary_sizes(options),
         "workers": lambda: compare_worker_counts(options),
     }
-    found: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[Row]] = {}
     for name in options.only:
         if options.device == "cpu" or name in ("short", "long"):
-            source, found[name] = measures[name]()
-            print_table(f"{TABLE_TITLES[name]} ({source}), {options.device}", found[name])
+            source, tables[name] = measures[name]()
+            print_table(f"{TABLE_TITLES[name]} ({source}), {options.device}", tables[name])
     if options.device == "cpu" and not supports_bfloat16("cpu"):
-        print("\nbfloat16 is not measured: this processor has no instruction for it")
+        print("\nbfloat16 is not measured: this processor has no instructions for it")
     settings = {"quick": options.quick, "device": options.device}
     if options.device == "cuda":
         settings["gpu"] = torch.cuda.get_device_name()
-    print_json("training", settings, found)
+    print_json("training", settings, tables)
 
 
 if __name__ == "__main__":

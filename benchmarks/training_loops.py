@@ -1,6 +1,6 @@
-"""The two sides of benchmarks/training.py as steps to take: the usual hand-written loop, and this project's.
+"""Training steps of the two sides of benchmarks/training.py: the usual hand-written loop, and this project's.
 
-Needs torch and numpy alone, as on a bare machine with a GPU.
+Needs only torch and numpy, for machines with a GPU and nothing else installed.
 """
 
 import gzip
@@ -25,7 +25,7 @@ DIMENSIONS, FILTER_WIDTHS, FEATURE_MAPS = 300, [3, 4, 5], 100
 
 
 class LabelledTexts:
-    """Texts with labels, as the loop takes them."""
+    """Encoded texts with labels, as the loop expects them."""
 
     def __init__(self, tokens: Tokens, labels: np.ndarray) -> None:
         self.tokens, self.labels = tokens, labels
@@ -35,7 +35,7 @@ class LabelledTexts:
 
 
 def make_benchmark_corpus(name: str, rows: int, folder: Path) -> tuple[Any, str]:
-    """Return a corpus of so many rows with random vectors, and where its texts are from."""
+    """Return a corpus with at most `rows` rows and random vectors, and the source of its texts."""
     path, length, num_words = DATASETS[name]
     random = np.random.default_rng(0)
     if (folder / path).exists():
@@ -45,13 +45,13 @@ def make_benchmark_corpus(name: str, rows: int, folder: Path) -> tuple[Any, str]
     else:
         lengths = np.clip(random.lognormal(np.log(length), 0.5, rows).astype(int), 1, 1000)
         ids = np.minimum(random.zipf(1.2, lengths.sum()) + 1, num_words + 1).astype(np.int32)
-        tokens, source = Tokens(ids, np.concatenate([[0], lengths.cumsum()])), f"drawn as {name}"
+        tokens, source = Tokens(ids, np.concatenate([[0], lengths.cumsum()])), f"random, as long as {name}"
         words = [""] * num_words
     return add_random_vectors(tokens, len(words) + 2), source
 
 
 def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
-    """Return a corpus with random vectors of length 3 and random labels of two classes."""
+    """Return a corpus with random vectors of norm 3 and random labels of two classes."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((num_words, DIMENSIONS), dtype=np.float32) * (3 / DIMENSIONS**0.5)
     vectors[0] = 0
@@ -60,7 +60,7 @@ def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
 
 
 def read_tokens(path: Path, rows: int) -> Iterator[list[str]]:
-    """Yield the tokens of rows spread over a file of `label<TAB>text`."""
+    """Yield the tokens of rows at equal distances in a file of `label<TAB>text`."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
         lines = stream.readlines()[1:]
     for number in np.linspace(0, len(lines) - 1, min(rows, len(lines))).astype(int):
@@ -68,7 +68,7 @@ def read_tokens(path: Path, rows: int) -> Iterator[list[str]]:
 
 
 class BaselineNetwork(nn.Module):
-    """The network as it is usually written."""
+    """The network with torch's own layers."""
 
     def __init__(self, vectors: np.ndarray, *, static: bool) -> None:
         super().__init__()
@@ -79,16 +79,16 @@ class BaselineNetwork(nn.Module):
         self.output = nn.Linear(len(FILTER_WIDTHS) * FEATURE_MAPS, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return scores `(rows, 2)` of padded texts `(rows, longest)`."""
-        embedded = self.embedding(tokens).transpose(1, 2)  # (rows, dimensions, longest)
+        """Return logits `(rows, 2)` of padded token indices `(rows, length)`."""
+        embedded = self.embedding(tokens).transpose(1, 2)  # (rows, dimensions, length)
         features = [F.relu(convolution(embedded)).amax(dim=2) for convolution in self.convolutions]
         return self.output(F.dropout(torch.cat(features, dim=1), 0.5, self.training))
 
 
 def baseline_steps(corpus: Any, static: bool, batch_size: int, device: str) -> Iterator[int]:
-    """Take steps of the usual loop, and yield the rows of each."""
+    """Train with the usual loop; yield the number of rows after each step."""
     network = BaselineNetwork(corpus.vectors, static=static).to(device)
-    adam = torch.optim.Adam([each for each in network.parameters() if each.requires_grad])
+    adam = torch.optim.Adam([parameter for parameter in network.parameters() if parameter.requires_grad])
     tokens, labels = corpus.train.tokens, torch.from_numpy(corpus.train.labels)
     texts = [torch.from_numpy(tokens.ids[a:b]).long() for a, b in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
     random = np.random.default_rng(0)
@@ -104,8 +104,8 @@ def baseline_steps(corpus: Any, static: bool, batch_size: int, device: str) -> I
 
 
 def make_loop(corpus: Any, embedding: str, batch_size: int, device: str, precision: str, group: ProcessGroup) -> Loop:
-    """Return this project's loop."""
-    model = SimpleNamespace(
+    """Return this project's loop. The settings are not the project's classes, which need pydantic."""
+    model: Any = SimpleNamespace(
         embedding=embedding,
         trained_words="all",
         filter_widths=FILTER_WIDTHS,
@@ -113,7 +113,7 @@ def make_loop(corpus: Any, embedding: str, batch_size: int, device: str, precisi
         dropout=0.5,
         max_norm=3.0,
     )
-    settings = SimpleNamespace(
+    settings: Any = SimpleNamespace(
         batch_size=batch_size, learning_rate=1e-3, decay="none", weight_decay=0.0, vectors_learning_rate=None,
         vectors_pull=0.0, frozen_epochs=0, metric="accuracy", epochs=1, patience=1, precision=precision,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def project_steps(
     precision: str = "float32",
     group: ProcessGroup | None = None,
 ) -> Iterator[int]:
-    """Take steps of this project's loop, and yield the rows of each."""
+    """Train with this project's loop; yield the number of rows after each step."""
     loop = make_loop(corpus, embedding, batch_size, device, precision, group or ProcessGroup())
     loop.network.train()
     epoch = 0

@@ -1,44 +1,45 @@
-"""The token that a Ray cluster asks of whoever reaches it: found, kept to its owner, tried before it is relied on.
+"""Authentication token of a Ray cluster: loaded, restricted to its owner, and verified before it is used.
 
-Ray sends it only where `RAY_AUTH_MODE=token` is set, writes it readable by all, and tries a wrong one for
-twenty seconds. It stands in `RAY_AUTH_TOKEN`, in the file that `RAY_AUTH_TOKEN_PATH` names, or in
-`~/.ray/auth_token`, in this order.
+The token comes from `RAY_AUTH_TOKEN`, else from the file that `RAY_AUTH_TOKEN_PATH` names, else from
+`~/.ray/auth_token`. Ray itself sends it only if `RAY_AUTH_MODE=token` is set, writes the file readable by all, and
+retries a wrong token for twenty seconds.
 """
 
 import os
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 from cluster import UsageError
 
 AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
 TIMEOUT_S = 4
 TOKEN_HELP = (
-    "the cluster's token belongs into ~/.ray/auth_token (chmod 600), or into RAY_AUTH_TOKEN; "
+    "put the cluster's token into ~/.ray/auth_token (chmod 600) or RAY_AUTH_TOKEN; "
     "on the head, `ray get-auth-token` prints it"
 )
 
 
 class TokenError(UsageError):
-    """The cluster does not take the token, or wants one where none was found."""
+    """The cluster rejects the token, or requires one and there is none."""
 
 
 def token_path() -> Path:
-    """Return the path of the token's file, whether there is one or not."""
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+    """Return the path of the token's file, whether it exists or not."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(path) if path else Path.home() / ".ray" / "auth_token"
 
 
 def load_token() -> str | None:
-    """Return the token, None if there is none; its file is made its owner's alone.
+    """Return the token, or None if there is none. Only the owner can read its file afterwards.
 
     Raises:
-        TokenRefused: the file cannot be read.
+        TokenError: the file cannot be read.
     """
-    given = os.environ.get("RAY_AUTH_TOKEN")
-    if given:
-        return given.strip()
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if token:
+        return token.strip()
     path = token_path()
     try:
         if not path.is_file():
@@ -51,10 +52,10 @@ def load_token() -> str | None:
 
 
 def ensure_token() -> str:
-    """Return the token, made now if there is none.
+    """Return the token; write a new one if there is none.
 
     Raises:
-        TokenRefused: its file cannot be read or written.
+        TokenError: the file cannot be read or written.
     """
     token = load_token()
     if token is not None:
@@ -66,14 +67,14 @@ def ensure_token() -> str:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
             stream.write(token)
     except OSError as error:
-        raise TokenError(f"{path}: a token cannot be written: {error.strerror}") from error
+        raise TokenError(f"{path}: the token cannot be written: {error.strerror}") from error
     return token
 
 
 def enable_token_auth() -> str | None:
-    """Let Ray's clients in this process send the token, and return it; None if there is none, or it is not wanted.
+    """Make the Ray clients of this process send the token, and return it.
 
-    What `RAY_AUTH_MODE` says already stays.
+    Returns None and changes nothing if there is no token, or if `RAY_AUTH_MODE` disables tokens.
     """
     if os.environ.get(AUTH_MODE_VARIABLE, "token").lower() != "token":
         return None
@@ -81,33 +82,47 @@ def enable_token_auth() -> str | None:
     if token is None:
         return None
     os.environ[AUTH_MODE_VARIABLE] = "token"
-    if "ray" in sys.modules:  # it looked at the environment when it was imported
-        from ray._raylet import AuthenticationTokenLoader, Config
+    if "ray" in sys.modules:  # Ray read the environment when it was imported
+        from ray import _raylet
 
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        compiled: Any = _raylet  # has no type information
+        compiled.Config.initialize("")
+        compiled.AuthenticationTokenLoader.instance().reset_cache()
     return token
 
 
 def verify_token(address: str, token: str | None) -> None:
-    """Return when the cluster at HOST:PORT takes the token, or does not answer at all (which is not told here).
+    """Return if the cluster at HOST:PORT accepts the token, or does not respond at all.
 
     Raises:
-        TokenRefused: it wants a token, or another one.
+        TokenError: the cluster requires a token, or a different one.
     """
     import grpc
-    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-    sent = [("authorization", f"Bearer {token}")] if token else []
     try:
-        with grpc.insecure_channel(address) as channel:
-            NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=TIMEOUT_S, metadata=sent)
+        call_node_service("CheckAlive", address, token, TIMEOUT_S)
     except grpc.RpcError as error:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             raise TokenError(f"the Ray cluster at {address} {describe_rejection(token)}") from error
 
 
+def call_node_service(method: str, address: str, token: str | None, timeout_s: float) -> Any:
+    """Return the response of a method without parameters of the head's NodeInfoGcsService at HOST:PORT.
+
+    Raises:
+        grpc.RpcError: the head does not respond within the timeout, or rejects the call.
+    """
+    import grpc
+    from ray.core.generated import gcs_service_pb2 as messages
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    request = getattr(messages, f"{method}Request")()
+    with grpc.insecure_channel(address) as channel:
+        stub: Any = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code
+        return getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
+
+
 def describe_rejection(token: str | None) -> str:
-    """Return what a cluster that refused does, and what to do about it."""
-    return f"{'does not take the token that was sent' if token else 'wants a token, and there is none'}: {TOKEN_HELP}"
+    """Return the reason why a cluster rejected a client with this token, and the remedy."""
+    return f"{'rejects the token' if token else 'requires a token, and there is none'}: {TOKEN_HELP}"

@@ -1,4 +1,4 @@
-"""Whether a cluster can do our work: each of its nodes beside whoever asks, one line a finding, with what to do."""
+"""Check of a cluster: each node compared with the caller, and findings with a remedy."""
 
 import contextlib
 import importlib.metadata
@@ -9,11 +9,18 @@ import socket
 import stat
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from cluster import UsageError
-from cluster import auth as token
+import ray
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import UsageError, auth, first_line
+from cluster.connection import ClusterConnectionError
+from cluster.resources import Node, list_nodes
 from cluster.storage import StorageError, join, read_text, remove_file, write_text
 
 PACKAGES = ("ray", "torch")
@@ -24,7 +31,7 @@ MAX_CLOCK_SKEW_S = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. level: ok, warning (work may go on) or error; to_do: what mends it."""
+    """Result of one check. level: ok, warning (jobs can run) or error; location: a node or the cluster."""
 
     level: str
     location: str
@@ -37,8 +44,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node says of itself. gpus: those that its driver shows; visible: whether it sees the storage, and why not;
-    clock: seconds since 1970."""
+    """State of a node.
+
+    versions: by package; free_bytes: in Ray's temporary folder; gpus: number that the driver lists; clock: seconds
+    since 1970; token_file_mode: permission bits, None without a file; storage_error: None if the node can read and
+    write the storage.
+    """
 
     host: str
     versions: dict[str, str]
@@ -47,152 +58,171 @@ class NodeReport:
     clock: float
     token_file_mode: int | None
     storage_error: str | None = None
-    duration_s: float = field(default=0.0, compare=False)
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python, Ray and torch here; `none` for what is not installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python, Ray and torch on this machine; `none` for what is not installed."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package).partition("+")[0]
+            versions[package] = importlib.metadata.version(package).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "none"
-    return found
+            versions[package] = "none"
+    return versions
 
 
 def inspect_node(storage: str | None, marker: str) -> NodeReport:
-    """Return what this node is like; it leaves a file of its own in the storage beside the marker."""
-    start = time.time()
-    unseen = None
+    """Return the state of this node.
+
+    Args:
+        storage: folder in which the node reads the file `marker`, and writes and removes a file of its own.
+    """
+    clock = time.time()
     host = socket.gethostname()
+    storage_error = None
     if storage:
+        path = join(storage, f"{marker}-{host}-{os.getpid()}")
         try:
             read_text(join(storage, marker))
-            write_text(join(storage, f"{marker}-{host}-{os.getpid()}"), host)
-            remove_file(join(storage, f"{marker}-{host}-{os.getpid()}"))
+            write_text(path, host)
+            remove_file(path)
         except UsageError as error:
-            unseen = str(error)
-    mode = None
+            storage_error = str(error)
+    token_file_mode = None
     with contextlib.suppress(OSError):
-        mode = stat.S_IMODE(token.token_path().stat().st_mode)
+        token_file_mode = stat.S_IMODE(auth.token_path().stat().st_mode)
     return NodeReport(
         host=host,
         versions=installed_versions(),
         free_bytes=shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp")).free,
-        gpus=_gpus(),
-        clock=start,
-        token_file_mode=mode,
-        storage_error=unseen,
-        duration_s=time.time() - start,
+        gpus=_count_gpus(),
+        clock=clock,
+        token_file_mode=token_file_mode,
+        storage_error=storage_error,
     )
 
 
-def _gpus() -> int:
-    """Return how many GPUs the driver of NVIDIA shows; none where there is no driver."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
 def check_cluster(storage: str | None, caller_versions: dict[str, str]) -> list[Finding]:
-    """Return what was found on all nodes of the cluster that this process is connected to.
+    """Return the findings on all nodes of the cluster that this process is connected to.
 
     Args:
-        storage: where runs are to lie; each node reads and writes there.
-        caller: the versions of whoever asks, as `versions` returns them.
-    """
-    import ray
+        storage: folder of the runs; each node reads and writes there.
+        caller_versions: versions on the caller's machine, from `installed_versions`.
 
+    Raises:
+        ClusterConnectionError: the head does not respond.
+    """
     marker = f".check-{os.getpid()}-{time.time_ns()}"
     findings: list[Finding] = []
     if storage:
         try:
-            write_text(join(storage, marker), "seen")
+            write_text(join(storage, marker), "marker")
         except StorageError as error:
-            findings.append(Finding("error", socket.gethostname(), str(error), "storage must be writable from here"))
+            findings.append(Finding("error", socket.gethostname(), str(error), "make the storage writable from here"))
             storage = None
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    asked = [(node, _ask(node, storage, marker), time.time()) for node in alive]
-    for node, answer, sent in asked:
-        where = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        try:
-            told: NodeReport = ray.get(answer, timeout=RESPONSE_TIMEOUT_S)
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            to_do = "look into its logs, or take it out of the cluster"
-            findings.append(Finding("error", where, f"no answer: {reason}", to_do))
-            continue
-        findings += evaluate_node(where, told, int(node["Resources"].get("GPU", 0)), caller_versions, storage)
-        findings += _clock(where, told, sent, time.time())
-    if storage:
-        with contextlib.suppress(StorageError):
-            remove_file(join(storage, marker))
-    return findings + _whole(alive, storage)
-
-
-def _ask(node: dict[str, Any], storage: str | None, marker: str) -> Any:
-    """Return the future answer of one node."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(inspect_node).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-    return task.remote(storage, marker)
+    try:
+        nodes = list_nodes()
+        requests = [(node, _request_report(node, storage, marker), time.time()) for node in nodes]
+        for node, reference, sent in requests:
+            findings += _evaluate_response(node, reference, sent, caller_versions, storage)
+    except RayError as error:
+        raise ClusterConnectionError(f"lost the connection to the cluster: {first_line(error)}") from error
+    finally:
+        if storage:
+            with contextlib.suppress(StorageError):
+                remove_file(join(storage, marker))
+    return findings + _evaluate_cluster(nodes, storage)
 
 
 def evaluate_node(
     location: str, node: NodeReport, ray_gpus: int, caller_versions: dict[str, str], storage: str | None
 ) -> list[Finding]:
-    """Return what is to be said of a node that answered. gpus: those that Ray knows of."""
-    found = []
-    for name, wanted in caller_versions.items():
-        has = node.versions.get(name, "none")
-        if has != wanted:
+    """Return the findings on a node that responded; one of level `ok` if nothing is wrong.
+
+    Args:
+        ray_gpus: number of GPUs of the node according to Ray.
+    """
+    findings = list(_find_problems(location, node, ray_gpus, caller_versions))
+    if findings:
+        return findings
+    versions = ", ".join(f"{name} {version}" for name, version in node.versions.items())
+    suffix = f", sees {storage}" if storage else ""
+    free = f"{node.free_bytes / (1 << 30):.0f} GiB free"
+    return [Finding("ok", location, f"{versions}, {node.gpus} GPUs, {free}{suffix}")]
+
+
+def _count_gpus() -> int:
+    """Return how many GPUs NVIDIA's driver lists; 0 without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def _request_report(node: Node, storage: str | None, marker: str) -> Any:
+    """Return Ray's reference to the report of a node."""
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task: Any = ray.remote(inspect_node)  # Ray's types do not know this strategy
+    return task.options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(storage, marker)
+
+
+def _evaluate_response(
+    node: Node, reference: Any, sent: float, caller_versions: dict[str, str], storage: str | None
+) -> list[Finding]:
+    """Wait for the report of a node, and return the findings on it."""
+    location = f"{node.host} ({node.address})"
+    try:
+        report: NodeReport = ray.get(reference, timeout=RESPONSE_TIMEOUT_S)
+    except RayError as error:
+        # The last line of a remote traceback names the error.
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        return [Finding("error", location, f"no response: {reason}", "read its logs, or remove it from the cluster")]
+    findings = evaluate_node(location, report, int(node.resources.get("GPU", 0)), caller_versions, storage)
+    return findings + _evaluate_clock(location, report, sent, time.time())
+
+
+def _find_problems(
+    location: str, node: NodeReport, ray_gpus: int, caller_versions: dict[str, str]
+) -> Iterator[Finding]:
+    for name, expected in caller_versions.items():
+        version = node.versions.get(name, "none")
+        if version != expected:
             # Ray and pickled code need the same minor version of Python.
-            level = "warning" if name == "python" and has.rpartition(".")[0] == wanted.rpartition(".")[0] else "error"
-            to_do = f"install {wanted} there (requirements.lock), or have {has} here"
-            found.append(Finding(level, location, f"{name} is {has}, here it is {wanted}", to_do))
+            same_minor = name == "python" and version.rpartition(".")[0] == expected.rpartition(".")[0]
+            remedy = f"install {expected} there (requirements.lock), or have {version} here"
+            message = f"{name} is {version}, here it is {expected}"
+            yield Finding("warning" if same_minor else "error", location, message, remedy)
     if node.storage_error:
-        to_do = "use a shared file system mounted on every node, or an object store that every node may write"
-        found.append(Finding("error", location, f"does not see the storage: {node.storage_error}", to_do))
+        remedy = "use a shared file system mounted on every node, or an object store that every node may write"
+        yield Finding("error", location, f"does not see the storage: {node.storage_error}", remedy)
     if node.gpus != ray_gpus:
-        to_do = "start Ray there with --num-gpus, or install the driver" if node.gpus else "nvidia-smi shows none there"
-        found.append(Finding("warning", location, f"Ray counts {ray_gpus} GPUs, the driver {node.gpus}", to_do))
+        remedy = "start Ray there with --num-gpus, or install the driver" if node.gpus else "nvidia-smi lists none"
+        yield Finding("warning", location, f"Ray counts {ray_gpus} GPUs, the driver {node.gpus}", remedy)
     if node.free_bytes < MIN_FREE_BYTES:
-        free = f"{node.free_bytes / (1 << 30):.1f} GiB free in Ray's folder"
-        found.append(Finding("warning", location, free, "Ray stops working on a full disk: make room"))
+        message = f"{node.free_bytes / (1 << 30):.1f} GiB free in Ray's folder"
+        yield Finding("warning", location, message, "free some space: Ray stops on a full disk")
     if node.token_file_mode is not None and node.token_file_mode & 0o077:
-        what = f"its token's file can be read by others ({node.token_file_mode:o})"
-        found.append(Finding("warning", location, what, "chmod 600 ~/.ray/auth_token"))
-    if not found:
-        had = ", ".join(f"{name} {version}" for name, version in node.versions.items())
-        sees = f", sees {storage}" if storage else ""
-        free = f"{node.free_bytes / (1 << 30):.0f} GiB free"
-        found.append(Finding("ok", location, f"{had}, {node.gpus} GPUs, {free}{sees}"))
-    return found
+        message = f"others can read its token file (mode {node.token_file_mode:o})"
+        yield Finding("warning", location, message, "chmod 600 ~/.ray/auth_token")
 
 
-def _clock(where: str, node: NodeReport, sent: float, received: float) -> list[Finding]:
-    """Return a finding if the node's clock cannot have been right between the question and the answer."""
-    off = max(sent - node.clock, node.clock - received)
-    if off <= MAX_CLOCK_SKEW_S:
+def _evaluate_clock(location: str, node: NodeReport, sent: float, received: float) -> list[Finding]:
+    """Return a finding if the node's clock was outside the time between request and response."""
+    skew = max(sent - node.clock, node.clock - received)
+    if skew <= MAX_CLOCK_SKEW_S:
         return []
-    return [Finding("warning", where, f"its clock is at least {off:.0f} s off", "run ntpd or chronyd there")]
+    return [Finding("warning", location, f"its clock is at least {skew:.0f} s off", "run ntpd or chronyd there")]
 
 
-def _whole(alive: list[dict[str, Any]], storage: str | None) -> list[Finding]:
-    """Return what concerns the cluster as one."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    where = f"cluster of {len(alive)} node{'s' if len(alive) > 1 else ''}"
-    found = []
+def _evaluate_cluster(nodes: list[Node], storage: str | None) -> list[Finding]:
+    """Return the findings on the cluster as a whole."""
+    location = f"cluster of {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
+    findings = []
     if not is_token_auth_enabled():
-        to_do = "start every node with RAY_AUTH_MODE=token, with the same ~/.ray/auth_token"
-        found.append(Finding("warning", where, "takes commands from everybody who reaches its ports", to_do))
-    if not any(node["Resources"].get("CPU") for node in alive):
-        found.append(Finding("warning", where, "has no CPU for work yet", "work waits until a worker has joined"))
+        remedy = "start every node with RAY_AUTH_MODE=token and the same ~/.ray/auth_token"
+        findings.append(Finding("warning", location, "anyone who reaches its ports can run code on it", remedy))
+    if not any(node.resources.get("CPU") for node in nodes):
+        findings.append(Finding("warning", location, "has no CPU for jobs yet", "jobs wait until a worker joins"))
     if storage is None:
-        found.append(Finding("warning", where, "storage was not looked at", "name it: --storage s3://bucket/runs"))
-    return found or [Finding("ok", where, "tokens are on")]
+        findings.append(Finding("warning", location, "storage was not checked", "pass --storage s3://bucket/runs"))
+    return findings or [Finding("ok", location, "tokens are on")]

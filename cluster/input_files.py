@@ -1,7 +1,6 @@
-"""Where texts and vectors are read: a local file, one in an object store, or on the web, plain or gzipped.
+"""Input files of texts and vectors: local, in an object store, or on the web; plain or gzipped.
 
-pyarrow's file systems are used where they know the URI's scheme, as for runs; fsspec for the rest, http
-and https among them.
+pyarrow reads the URI schemes that it knows, as for runs; fsspec reads the others, such as http and https.
 """
 
 import gzip
@@ -16,39 +15,39 @@ from typing import Any, BinaryIO, cast
 from cluster.storage import StorageError, is_uri, resolve_filesystem
 
 CHUNK_BYTES = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"  # what such a file begins with
-PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # schemes
+GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
+PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 
-READ_ERRORS = (OSError, EOFError, zlib.error)  # what reading on from here may raise
+READ_ERRORS = (OSError, EOFError, zlib.error)  # raised while a stream is read
 
 
 @contextmanager
-def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
-    """Hold a file's bytes as a buffered stream, from its start to its end.
+def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[io.BufferedReader]:
+    """Yield a buffered stream of a file's bytes.
 
     Args:
-        passed: is told how many bytes were read, each time.
+        on_read: called after every read with its number of bytes.
 
     Raises:
-        StorageError: there is none, or its scheme is unknown; reading on may raise `BROKEN`.
+        StorageError: the file does not exist, or its scheme is unknown. Reading may raise `READ_ERRORS`.
     """
     try:
         raw: Any = _open(path)
     except (OSError, ImportError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
-    with io.BufferedReader(_Counted(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
+    with io.BufferedReader(_CountingStream(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
         yield stream
 
 
 @contextmanager
 def open_decompressed(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
-    """Hold the bytes of a file that may be gzipped, whatever its name.
+    """Yield a stream of a file's bytes, decompressed if the content is gzipped; the name does not matter.
 
     Raises:
-        StorageError, as `opened`; reading on may raise `BROKEN`.
+        StorageError: as for `open_stream`. Reading may raise `READ_ERRORS`.
     """
     with open_stream(path, on_read) as stream:
-        if stream.peek(2)[:2] == GZIP_MAGIC:  # type: ignore[attr-defined]
+        if stream.peek(2)[:2] == GZIP_MAGIC:
             with gzip.open(stream) as unzipped:
                 yield cast(BinaryIO, unzipped)
         else:
@@ -56,34 +55,34 @@ def open_decompressed(path: str, on_read: Callable[[int], None] | None = None) -
 
 
 def file_size(path: str) -> int | None:
-    """Return a file's bytes as it lies there, None where nothing tells; StorageError if there is no such file."""
-    return _facts(path)[0]
+    """Return a file's stored size in bytes, None if it is unknown; StorageError if the file does not exist."""
+    return _read_metadata(path)[0]
 
 
 def fingerprint(path: str) -> str | None:
-    """Return what identifies a file without reading it whole; None where nothing tells whether it has changed.
+    """Return a digest that changes with a file's content; None if the store has no metadata that shows changes.
 
-    Locally its size, its time of change and the bytes at its two ends; elsewhere what the store says.
+    For a local file it covers size, modification time and the bytes at both ends; for others the store's metadata.
 
     Raises:
-        StorageError: there is no such file.
+        StorageError: the file does not exist.
     """
-    length, changes = _facts(path)
-    if not changes:
+    size, versions = _read_metadata(path)
+    if not versions:
         return None
-    known: list[Any] = [length, *changes]
+    parts: list[Any] = [size, *versions]
     if is_uri(path):
-        known.append(path)
+        parts.append(path)
     else:
         with open_stream(path) as stream:
-            known.append(stream.read(CHUNK_BYTES))
-            stream.seek(max(0, (length or 0) - CHUNK_BYTES))
-            known.append(stream.read(CHUNK_BYTES))
-    return hashlib.sha256(repr(known).encode()).hexdigest()
+            parts.append(stream.read(CHUNK_BYTES))
+            stream.seek(max(0, (size or 0) - CHUNK_BYTES))
+            parts.append(stream.read(CHUNK_BYTES))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _facts(path: str) -> tuple[int | None, list[Any]]:
-    """Return a file's size, and what changes when its content does."""
+def _read_metadata(path: str) -> tuple[int | None, list[Any]]:
+    """Return a file's size in bytes, and metadata that changes with its content."""
     try:
         if not is_uri(path):
             stat = Path(path).stat()
@@ -92,9 +91,9 @@ def _facts(path: str) -> tuple[int | None, list[Any]]:
             import fsspec
 
             remote, inside = fsspec.core.url_to_fs(path)
-            facts = remote.info(inside)
-            changes = ("ETag", "Last-Modified", "mtime", "created")
-            return facts.get("size"), [facts[key] for key in changes if key in facts]
+            metadata = remote.info(inside)
+            keys = ("ETag", "Last-Modified", "mtime", "created")
+            return metadata.get("size"), [metadata[key] for key in keys if key in metadata]
         filesystem, inside = resolve_filesystem(path)
         info = filesystem.get_file_info(inside)
     except (OSError, ImportError, ValueError) as error:
@@ -116,7 +115,7 @@ def _open(path: str) -> Any:
 
 
 def _is_fsspec_only(path: str) -> bool:
-    """Tell whether pyarrow does not know a URI's scheme; StorageError if fsspec does not know it either."""
+    """Return whether only fsspec knows a URI's scheme; StorageError if neither fsspec nor pyarrow does."""
     scheme = path.partition("://")[0]
     if scheme in PYARROW_SCHEMES:
         return False
@@ -127,20 +126,20 @@ def _is_fsspec_only(path: str) -> bool:
     return True
 
 
-class _Counted(io.RawIOBase):
-    """A raw stream that tells of every read."""
+class _CountingStream(io.RawIOBase):
+    """A raw stream that calls a function after every read."""
 
-    def __init__(self, raw: Any, passed: Callable[[int], None]) -> None:
+    def __init__(self, raw: Any, on_read: Callable[[int], None]) -> None:
         self.raw = raw
-        self.passed = passed
+        self.on_read = on_read
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        length = self.raw.readinto(buffer)
+        length: int = self.raw.readinto(buffer)
         if length:
-            self.passed(length)
+            self.on_read(length)
         return length
 
     def close(self) -> None:

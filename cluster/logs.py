@@ -1,4 +1,4 @@
-"""Log handlers for this project's loggers: the console of a command, and the driver's end of a worker's messages."""
+"""Log handlers of the project's loggers: one for a command's console, one that forwards a worker's messages."""
 
 import logging
 import sys
@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 LOGGERS = ("cluster", "jobs", "serving")
+# Level of what a command was called for, such as a table of results or a written file; printed with --quiet too.
+RESULT = 25
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages: progress to standard output, warnings and errors to standard error."""
+    """Prints messages: progress and results to standard output, warnings and errors to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record, without buffering: another program may be following the output."""
+        """Print one record, unbuffered: another program may follow the output."""
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
         print(self.format(record), file=stream, flush=True)
 

@@ -1,6 +1,6 @@
-"""What workers send their driver, in the order in which each sent it.
+"""Queue of messages from workers to their driver, in the order in which each worker sent them.
 
-`ray.util.queue.Queue` is an asynchronous actor, whose calls Ray may run in any order.
+`ray.util.queue.Queue` is an asynchronous actor: Ray may run its calls in any order.
 """
 
 import threading
@@ -13,40 +13,46 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class MessageQueue:
-    """A Ray actor that holds messages until they are taken."""
+    """Ray actor that stores messages until they are drained."""
 
     def __init__(self) -> None:
-        self._held: list[Any] = []
+        self._messages: list[Any] = []
 
     def put(self, message: Any) -> None:
         """Add a message; a sender need not wait for this."""
-        self._held.append(message)
+        self._messages.append(message)
 
     def drain(self) -> list[Any]:
-        """Return the messages since this was last asked, the oldest first."""
-        held, self._held = self._held, []
-        return held
+        """Return the messages since the last call, the oldest first."""
+        messages, self._messages = self._messages, []
+        return messages
 
 
 def start_message_queue() -> Any:
-    """Start a mailbox."""
+    """Return the handle of a new `MessageQueue` actor."""
     return pin_to_driver_node(MessageQueue).remote()
 
 
+def send_message(queue: Any, kind: str, value: Any) -> None:
+    """Add the message (kind, value) to a queue, and wait until it is there."""
+    ray.get(queue.put.remote((kind, value)))
+
+
 def pin_to_driver_node(actor_class: type) -> Any:
-    """Return an actor class that costs no CPU, on the caller's node, so that no other node takes it along."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor_class)
+    """Return an actor class that takes no CPU and runs on the caller's node, so that no other node's loss ends it."""
+    strategy = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(actor_class)  # Ray's types do not know this strategy
+    return actor.options(num_cpus=0, scheduling_strategy=strategy)
 
 
 class MessagePoller:
-    """Thread of the driver that takes messages from a queue while the context is open, and then ends the queue.
+    """Thread of the driver that drains a queue while the context is open, and kills the queue when it closes.
 
     Args:
         queue: actor with the methods of `MessageQueue`.
         handle: called with the new messages every `interval_s` seconds, also when there are none, and a last time
             when the context is closed.
-        on_error: called with what `handle` raised; no further messages are taken then.
+        on_error: called with what `handle` raised; no further messages are drained then.
     """
 
     JOIN_TIMEOUT_S = 60

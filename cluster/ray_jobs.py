@@ -1,4 +1,4 @@
-"""A verb run as a Ray job: the code is sent, the log followed, the exit code passed on."""
+"""Ray jobs: submission of a command with its code, the log, the exit code, and the list of jobs."""
 
 import asyncio
 import logging
@@ -6,40 +6,69 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster import UsageError
-from cluster import auth as token
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import AuthenticationError, RayError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from cluster import UsageError, auth
+from cluster.cli import EXIT_INTERRUPTED
+from cluster.logs import RESULT
 from cluster.package import REPOSITORY, build_package, relative_path
+from cluster.tables import format_text_table
 
 logger = logging.getLogger(__name__)
 
-EXIT_INTERRUPTED = 130
-MAX_POLL_INTERVAL_S = 2  # between looks at a job that is asked to stop
+MAX_POLL_INTERVAL_S = 2  # of a job that is stopping
 STOP_TIMEOUT_S = 60
 INSTALL_TIMEOUT_S = 1800
+TABLE_COLUMNS = ("job", "state", "started", "took", "command")
+
+# RayError: for example "Timed out while waiting for GCS to become available".
+CLIENT_ERRORS = (ConnectionError, RuntimeError, ValueError, RayError)
 
 
 class SubmissionError(UsageError):
-    """A job could not be submitted, or its end could not be seen."""
+    """A job could not be submitted, or the connection to it was lost."""
 
 
 def resolve_dashboard_url(address: str | None = None) -> str:
-    """Return the address of the cluster's dashboard, which takes jobs and services.
+    """Return the URL of the cluster's dashboard, which accepts jobs and services.
 
-    It is the one given, else `RAY_DASHBOARD_ADDRESS`, else `RAY_ADDRESS` where that is a URL.
+    It is `address`, else `RAY_DASHBOARD_ADDRESS`, else `RAY_ADDRESS` if that is a URL.
 
     Raises:
-        SubmissionFailed: none of them is set.
+        SubmissionError: none of them is a URL.
     """
-    for found in (address, os.environ.get("RAY_DASHBOARD_ADDRESS"), os.environ.get("RAY_ADDRESS")):
-        if found and found.startswith(("http://", "https://")):
-            return found
+    for url in (address, os.environ.get("RAY_DASHBOARD_ADDRESS"), os.environ.get("RAY_ADDRESS")):
+        if url and url.startswith(("http://", "https://")):
+            return url
     if address:
-        raise SubmissionError(f"'{address}' is no dashboard address; write http://HOST:8265")
-    raise SubmissionError("which cluster? Give --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
+        raise SubmissionError(f"'{address}' is not a dashboard address; write http://HOST:8265")
+    raise SubmissionError("no cluster address; pass --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
+
+
+def create_client(url: str, kind: str = "job") -> Any:
+    """Return Ray's client for jobs, or for services with the kind `serve`.
+
+    Raises:
+        SubmissionError: the cluster does not respond, or rejects the connection.
+        TokenError: it rejects the token.
+    """
+    token = auth.enable_token_auth()
+    # The clients would log each upload and each closed socket.
+    for module in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    try:
+        return {"job": JobSubmissionClient, "serve": ServeSubmissionClient}[kind](url)
+    except AuthenticationError as error:
+        raise auth.TokenError(f"the cluster at {url} {auth.describe_rejection(token)}") from error
+    except CLIENT_ERRORS as error:
+        raise SubmissionError(f"cannot reach the cluster at {url}: {to_single_line(error)}") from error
 
 
 def submit_job(
@@ -51,82 +80,150 @@ def submit_job(
     include: Sequence[str] = (),
     install: bool = False,
     detach: bool = False,
+    write: Callable[[str], None] = logger.info,
     confirm: Callable[[str], bool] = lambda question: False,
 ) -> int:
     """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
 
-    With `detach` the return is 0 once the job is submitted.
-
     Args:
-        folder: what is sent, as far as it is source; `include` names further files in it, such as a small csv.
-        install: let each node install the packages of the folder's requirements.lock first, for this job alone.
-        ask: is asked on Ctrl-C whether the job should stop too.
+        working_dir: folder whose source files are sent; `include` names further files in it, such as a small csv.
+        install: each node first installs the packages of the folder's requirements.lock, for this job only.
+        detach: return 0 once the job is submitted.
+        write: called with the lines of the job's log.
+        confirm: called on Ctrl-C with the question whether to stop the job too.
 
     Raises:
-        SubmissionFailed: the cluster cannot be reached, or refuses.
-        PackageError: an experiment file lies outside the folder.
+        SubmissionError: the cluster does not respond, or rejects the job.
+        PackageError: an experiment file is outside the folder.
     """
     url = resolve_dashboard_url(address)
     client = create_client(url)
     package = build_package(working_dir, include=[*include, *(word for word in arguments if _is_experiment(word))])
     try:
         logger.info(package.describe())
-        # There a file is where it lies in the folder, wherever the folder is here.
+        # The job sees files under their paths relative to the folder.
         words = [relative_path(working_dir, word) if _is_experiment(word) else word for word in arguments]
         environment = build_runtime_env(package.path, read_requirements(working_dir) if install else [])
-        job = _submitted(client, shlex.join(["python", "-m", module, *words]), environment)
+        with _wrap_client_errors("the cluster rejects the job"):
+            job: str = client.submit_job(
+                entrypoint=shlex.join(["python", "-m", module, *words]), runtime_env=environment
+            )
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
-    at = f"--address {url}"
-    logger.info(f"submitted {job}; come back to it: python -m cluster logs {job} --follow {at}")
-    return 0 if detach else follow_log(client, job, confirm, at)
+    address_option = f"--address {url}"
+    logger.log(
+        RESULT if detach else logging.INFO,
+        f"submitted {job}; to follow it later: python -m cluster logs {job} --follow {address_option}",
+    )
+    return 0 if detach else follow_log(client, job, address_option, write, confirm)
 
 
-def follow_log(client: Any, job: str, confirm: Callable[[str], bool], address_option: str) -> int:
-    """Say a job's log until it ends, and return its exit code; Ctrl-C asks whether the job should stop.
+def follow_log(
+    client: JobSubmissionClient,
+    job: str,
+    address_option: str,
+    write: Callable[[str], None] = logger.info,
+    confirm: Callable[[str], bool] = lambda question: False,
+) -> int:
+    """Write a job's log until the job ends, and return its exit code; Ctrl-C asks whether to stop the job.
 
     Args:
-        at: the option that names the cluster, for what is said.
+        address_option: the option that names the cluster, for messages.
+        write, confirm: as for `submit_job`.
 
     Raises:
-        SubmissionFailed: the job is lost sight of.
+        SubmissionError: the connection to the job is lost.
     """
     try:
-        asyncio.run(_follow(client, job))
+        asyncio.run(_follow(client, job, write))
         return _exit_code(client, job, address_option)
     except KeyboardInterrupt:
         if confirm(f"\nstop {job} too?"):
             stop_job(client, job)
         else:
-            logger.info(f"{job} goes on; this stops it: python -m cluster stop {job} {address_option}")
+            logger.log(RESULT, f"{job} continues; to stop it: python -m cluster stop {job} {address_option}")
         return EXIT_INTERRUPTED
-    except (RuntimeError, ConnectionError, OSError) as error:
+    except (*CLIENT_ERRORS, OSError) as error:
         raise SubmissionError(
-            f"lost sight of {job}: {to_single_line(error)}; python -m cluster status {job} {address_option} tells more"
+            f"lost the connection to {job}: {to_single_line(error)}; "
+            f"for its state: python -m cluster status {job} {address_option}"
         ) from error
 
 
-def stop_job(client: Any, job: str) -> None:
-    """Ask a job to stop, and wait until it has."""
-    from ray.job_submission import JobStatus
+def read_log(client: JobSubmissionClient, job: str) -> str:
+    """Return the log of a job so far; SubmissionError if it cannot be read."""
+    with _wrap_client_errors(f"the log of {job} cannot be read"):
+        return client.get_job_logs(job)
 
-    if client.get_job_status(job).is_terminal():
-        logger.info(f"{job} has ended already: {client.get_job_status(job)}")
-        return
-    client.stop_job(job)
-    logger.info(f"stopping {job}")
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    pause = 0.1
-    while not (status := client.get_job_status(job)).is_terminal():
-        if time.monotonic() > deadline:
-            raise SubmissionError(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
-        time.sleep(pause)
-        pause = min(2 * pause, MAX_POLL_INTERVAL_S)
-    logger.info(f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
+
+def stop_job(client: JobSubmissionClient, job: str) -> None:
+    """Stop a job, and wait until it has ended; SubmissionError if it does not."""
+    with _wrap_client_errors(f"{job} cannot be stopped"):
+        status = client.get_job_status(job)
+        if status.is_terminal():
+            logger.log(RESULT, f"{job} has ended already: {status}")
+            return
+        client.stop_job(job)
+        logger.info(f"stopping {job}")
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        pause = 0.1
+        while not (status := client.get_job_status(job)).is_terminal():
+            if time.monotonic() > deadline:
+                raise SubmissionError(f"{job} has not stopped after {STOP_TIMEOUT_S} s")
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_POLL_INTERVAL_S)
+    logger.log(RESULT, f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
+
+
+def latest_job_id(client: JobSubmissionClient) -> str:
+    """Return the id of the job that was submitted last; SubmissionError if there is none."""
+    jobs = _list_jobs(client)
+    if not jobs:
+        raise SubmissionError("the cluster has no jobs")
+    return str(jobs[-1].submission_id)
+
+
+def get_job(client: JobSubmissionClient, job: str) -> JobDetails:
+    """Return the details of a job; SubmissionError if the cluster does not know it."""
+    try:
+        return client.get_job_info(job)
+    except CLIENT_ERRORS as error:
+        if "does not exist" in str(error) or "404" in str(error):
+            raise SubmissionError(f"the cluster has no job {job}; see python -m cluster list") from error
+        raise SubmissionError(f"{job}: {to_single_line(error)}") from error
+
+
+def format_job_table(client: JobSubmissionClient, now: float | None = None) -> str:
+    """Return a table of all jobs, the oldest first, with state, age, duration and command."""
+    now = time.time() if now is None else now
+    rows = [
+        (job.submission_id, job.status.value, _format_age(job, now), _format_duration(job, now), job.entrypoint)
+        for job in _list_jobs(client)
+    ]
+    if not rows:
+        return "  ".join(TABLE_COLUMNS)
+    return format_text_table([dict(zip(TABLE_COLUMNS, row, strict=True)) for row in rows])
+
+
+def format_job(job: JobDetails, now: float | None = None) -> list[str]:
+    """Return the state of a job, one line per fact."""
+    now = time.time() if now is None else now
+    facts: dict[str, object] = {
+        "job": job.submission_id,
+        "state": job.status.value,
+        "command": job.entrypoint,
+        "started": _format_age(job, now),
+        "took": _format_duration(job, now),
+    }
+    if job.driver_exit_code is not None:
+        facts["exit"] = job.driver_exit_code
+    if job.message and job.status.is_terminal():
+        facts["reason"] = to_single_line(job.message)
+    return [f"{name:8} {value}" for name, value in facts.items()]
 
 
 def read_requirements(folder: Path) -> list[str]:
-    """Return the pins of a folder's requirements.lock; SubmissionFailed if it has none."""
+    """Return the requirements in a folder's requirements.lock; SubmissionError if there is no such file."""
     path = folder / "requirements.lock"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -135,73 +232,74 @@ def read_requirements(folder: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def build_runtime_env(package: Path, pins: list[str]) -> dict[str, Any]:
+def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
     """Return Ray's runtime environment of a job: the code, and packages to install first."""
     environment: dict[str, Any] = {
         "working_dir": str(package),
-        "env_vars": {"PYTHONUNBUFFERED": "1"},  # a log that is followed should not lag behind by a buffer
+        "env_vars": {"PYTHONUNBUFFERED": "1"},  # a followed log should not lag by a buffer
     }
-    if pins:
-        environment |= {"pip": pins, "config": {"setup_timeout_seconds": INSTALL_TIMEOUT_S}}
+    if requirements:
+        environment |= {"pip": requirements, "config": {"setup_timeout_seconds": INSTALL_TIMEOUT_S}}
     return environment
+
+
+def to_single_line(error: object) -> str:
+    """Return an error's message on one line of at most 500 characters."""
+    return " ".join(str(error).split())[:500]
 
 
 def _is_experiment(word: str) -> bool:
     return "=" not in word and word.endswith((".yaml", ".yml"))
 
 
-def create_client(url: str, kind: str = "job") -> Any:
-    """Return Ray's client for jobs, or for services with `serve`.
-
-    Raises:
-        SubmissionFailed: the cluster cannot be reached, or refuses.
-        TokenRefused: it wants another token.
-    """
-    known = token.enable_token_auth()
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
-    # The client would log each upload and each closed socket; what is uploaded is said before.
-    for module in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+@contextmanager
+def _wrap_client_errors(problem: str) -> Iterator[None]:
+    """Context manager: an error of Ray's client becomes a SubmissionError that names the problem."""
     try:
-        return {"job": JobSubmissionClient, "serve": ServeSubmissionClient}[kind](url)
-    except AuthenticationError as error:
-        raise token.TokenError(f"the cluster at {url} {token.describe_rejection(known)}") from error
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SubmissionError(f"cannot reach the cluster at {url}: {to_single_line(error)}") from error
+        yield
+    except CLIENT_ERRORS as error:
+        raise SubmissionError(f"{problem}: {to_single_line(error)}") from error
 
 
-def _submitted(client: Any, entrypoint: str, environment: dict[str, Any]) -> str:
-    try:
-        return client.submit_job(entrypoint=entrypoint, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise SubmissionError(f"the cluster does not take the job: {to_single_line(error)}") from error
-
-
-async def _follow(client: Any, job: str) -> None:
+async def _follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> None:
     async for lines in client.tail_job_logs(job):
-        logger.info(lines.rstrip("\n"))
+        write(lines.rstrip("\n"))
 
 
-def _exit_code(client: Any, job: str, at: str) -> int:
-    from ray.job_submission import JobStatus
-
+def _exit_code(client: JobSubmissionClient, job: str, address_option: str) -> int:
     details = client.get_job_info(job)
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
-        logger.info(f"{job} was stopped")
+        logger.log(RESULT, f"{job} was stopped")
         return EXIT_INTERRUPTED
-    log = f"its log: python -m cluster logs {job} {at}"
-    if details.driver_exit_code:  # what it said is in the log above
-        logger.info(f"{job} failed with exit code {details.driver_exit_code}; {log}")
-        return details.driver_exit_code
-    logger.info(f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
+    log = f"its log: python -m cluster logs {job} {address_option}"
+    if details.driver_exit_code:  # the log above has the reason
+        logger.log(RESULT, f"{job} failed with exit code {details.driver_exit_code}; {log}")
+        return int(details.driver_exit_code)
+    logger.log(RESULT, f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
     return 1
 
 
-def to_single_line(error: object) -> str:
-    """Return what an error says on one line, cut off after 500 letters."""
-    return " ".join(str(error).split())[:500]
+def _list_jobs(client: JobSubmissionClient) -> list[JobDetails]:
+    """Return the submitted jobs, the oldest first. Drivers that only attached to the cluster have no log."""
+    with _wrap_client_errors("the jobs of the cluster cannot be listed"):
+        return sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
+
+
+def _format_age(job: JobDetails, now: float) -> str:
+    return f"{_format_seconds(now - job.start_time / 1000)} ago" if job.start_time else "-"
+
+
+def _format_duration(job: JobDetails, now: float) -> str:
+    if not job.start_time:
+        return "-"
+    return _format_seconds((job.end_time / 1000 if job.end_time else now) - job.start_time / 1000)
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return a duration in its largest unit, such as `3 min`."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

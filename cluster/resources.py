@@ -1,99 +1,128 @@
-"""What a cluster has and may come to have, compared with what a run asks for, before it waits for it in vain."""
+"""Resources of a cluster's nodes, compared with those that a run requests.
+
+A run that can never start fails at once instead of waiting.
+"""
+
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from cluster import UsageError
 
 
 class ResourceError(UsageError):
-    """A run asks for more than the cluster can ever have."""
+    """A run requests more resources than the cluster can ever have."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node of the cluster.
+
+    resources: amounts by kind, such as CPU and GPU; labels: set by whatever started the node.
+    """
+
+    id: str
+    host: str
+    address: str
+    resources: dict[str, float]
+    labels: dict[str, str]
+
+
+def list_nodes() -> list[Node]:
+    """Return the living nodes of the cluster."""
+    return [
+        Node(
+            id=node.get("NodeID", ""),
+            host=node.get("NodeManagerHostname", ""),
+            address=node.get("NodeManagerAddress", ""),
+            resources=node["Resources"],
+            labels=node.get("Labels", {}),
+        )
+        for node in ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
+        if node["Alive"]
+    ]
 
 
 def total_cpus() -> int:
-    """Return the CPUs of all nodes together."""
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 0))
+    """Return the number of CPUs of all nodes."""
+    return int(_total_resources().get("CPU", 0))
 
 
 def total_gpus() -> int:
-    """Return the GPUs of all nodes together."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
+    """Return the number of GPUs of all nodes."""
+    return int(_total_resources().get("GPU", 0))
 
 
 def describe_free_resources() -> str:
-    """Return what nothing uses now, in words."""
-    import ray
-
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    now, all_in_all = ray.available_resources(), ray.cluster_resources()
-    kinds = [kind for kind in ("CPU", "GPU") if all_in_all.get(kind)]
-    amounts = [f"{now.get(kind, 0):g} of {all_in_all[kind]:g} {kind}s" for kind in kinds]
-    return f"{' and '.join(amounts) or 'no CPU'} free on {nodes} node{'' if nodes == 1 else 's'}"
+    """Return the unused CPUs and GPUs as text, such as `2 of 4 CPUs free on 1 node`."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
+    total = _total_resources()
+    kinds = [kind for kind in ("CPU", "GPU") if total.get(kind)]
+    amounts = [f"{free.get(kind, 0):g} of {total[kind]:g} {kind}s" for kind in kinds]
+    return f"{' and '.join(amounts) or 'no CPU'} free on {_count(len(list_nodes()), 'node')}"
 
 
 def worker_capacity(cpus_per_worker: int, gpus_per_worker: float) -> int:
-    """Return how many workers fit into the cluster's nodes, if nothing else runs there."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(_room(node, cpus_per_worker, gpus_per_worker) for node in nodes)
+    """Return how many workers fit into the nodes of the cluster if nothing else runs there."""
+    return sum(_node_capacity(node.resources, cpus_per_worker, gpus_per_worker) for node in list_nodes())
 
 
 def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:
-    """Return None when the workers fit into the cluster's nodes, else what they wait for until it has grown.
+    """Return None if the workers fit into the cluster, else a message that the run waits until it has grown.
 
     Args:
-        gpus_per_worker: a number, or a share of one.
+        gpus_per_worker: a whole number, or a fraction below 1.
 
     Raises:
-        ResourceError: they will never fit, since the cluster does not grow.
+        ResourceError: they can never fit, because the cluster does not autoscale.
     """
-    import ray
-
     if worker_capacity(cpus_per_worker, gpus_per_worker) >= workers:
         return None
-    asked = f"{workers} worker{'s' if workers > 1 else ''} of {cpus_per_worker} CPU{'s' if cpus_per_worker > 1 else ''}"
+    request = f"{_count(workers, 'worker')} of {_count(cpus_per_worker, 'CPU')}"
     if gpus_per_worker:
-        asked += " and a GPU" if gpus_per_worker == 1 else f" and {gpus_per_worker:g} of a GPU"
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    there = f"{_amounts(total_cpus(), total_gpus(), gpus_per_worker)} on {nodes} node{'' if nodes == 1 else 's'}"
-    asked += " each"
+        request += " and a GPU" if gpus_per_worker == 1 else f" and {gpus_per_worker:g} of a GPU"
+    available = f"{total_cpus()} CPUs"
+    if gpus_per_worker:
+        available += f" and {total_gpus()} GPUs"
+    available += f" on {_count(len(list_nodes()), 'node')}"
     if not is_autoscaling():
-        raise ResourceError(f"train.workers asks for {asked}; there are {there}, and this cluster does not grow")
-    return f"waiting for {asked} until the cluster has grown; there are {there}"
+        raise ResourceError(
+            f"train.workers asks for {request} each; there are {available}, and this cluster does not autoscale"
+        )
+    return f"waiting for {request} each until the cluster has grown; there are {available}"
 
 
 def remove_placement_groups() -> None:
-    """Give back what this driver's placement groups hold, after whoever made them has died.
+    """Release the resources of this driver's placement groups, after the process that created them has died.
 
-    Ray Train's own cleaner does so too, but only on a cluster with a dashboard.
+    Ray Train's own cleaner does this only on a cluster with a dashboard.
     """
-    import ray
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
     job = ray.get_runtime_context().get_job_id()
-    for number, group in placement_group_table().items():
-        if number.endswith(job) and group["state"] != "REMOVED":  # the last bytes of a group's id are its job's
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(number))))
+    for group_id, group in placement_group_table().items():
+        if group_id.endswith(job) and group["state"] != "REMOVED":  # a group's id ends in the id of its job
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
 
 
 def is_autoscaling() -> bool:
-    """Tell whether the launcher or KubeRay started the cluster's nodes, which give them the name of their kind."""
-    import ray
-
-    return any("ray.io/node-group" in node.get("Labels", {}) for node in ray.nodes() if node["Alive"])
+    """Return whether the cluster launcher or KubeRay started the nodes: both label them with their node type."""
+    return any("ray.io/node-group" in node.labels for node in list_nodes())
 
 
-def _room(resources: dict[str, float], cpus_per_worker: int, gpus_per_worker: float) -> int:
-    """Return how many workers fit into a node; none is spread over two GPUs, unless it takes them whole."""
-    found = int(resources.get("CPU", 0) // cpus_per_worker)
-    num_gpus = int(resources.get("GPU", 0))
+def _total_resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
+    return resources
+
+
+def _node_capacity(resources: dict[str, float], cpus_per_worker: int, gpus_per_worker: float) -> int:
+    """Return how many workers fit into a node. A fraction of a GPU never spans two GPUs."""
+    by_cpu = int(resources.get("CPU", 0) // cpus_per_worker)
+    gpus = int(resources.get("GPU", 0))
     if not gpus_per_worker:
-        return found
-    share = gpus_per_worker
-    return min(found, num_gpus * int(1 / share + 1e-9) if share <= 1 else int(num_gpus // share))
+        return by_cpu
+    by_gpu = gpus * int(1 / gpus_per_worker + 1e-9) if gpus_per_worker <= 1 else int(gpus // gpus_per_worker)
+    return min(by_cpu, by_gpu)
 
 
-def _amounts(num_cpus: int, num_gpus: int, gpus_per_worker: float) -> str:
-    return f"{num_cpus} CPUs" + (f" and {num_gpus} GPUs" if gpus_per_worker else "")
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

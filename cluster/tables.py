@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 
-# Rich cuts cells to the width of a terminal; a log has none.
+# Rich truncates cells to the width of a terminal; a log has none.
 WIDTH = 10_000
 
 
@@ -36,5 +36,5 @@ def format_markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def escape_cell(text: str) -> str:
-    """Return text that may stand in a cell of a Markdown table."""
+    """Return text that is safe in a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")

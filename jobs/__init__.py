@@ -1,1 +1,1 @@
-"""What runs on the cluster: text and vectors in, a checkpoint and its report out."""
+"""Training: labelled texts and word vectors in, a checkpoint and its reports out."""

@@ -1,1 +1,0 @@
-"""A checkpoint behind HTTP."""

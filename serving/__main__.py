@@ -1,12 +1,13 @@
-"""python -m serving: run, deploy, config, switches."""
+"""Command line of the service: run, deploy, config, switches."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
-from cluster.logs import ConsoleHandler, handle_logs
+from cluster.cli import CommandLine
 from cluster.package import validate_working_dir
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
@@ -16,89 +17,74 @@ class CommandError(UsageError):
     """A service could not be started."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a verb and return the exit code: 0, or 2 for a mistake of the user's."""
-    options = _parser().parse_args(arguments)
-    try:
-        with handle_logs(ConsoleHandler()):
-            return options.run(options) or 0
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 0, 2 for a usage error, 130 for Ctrl-C."""
+    return _build_command_line().main(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving", description="Put a checkpoint behind HTTP.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for name, run, text in (
-        ("run", _run, "serve on this machine until Ctrl-C"),
-        ("deploy", _deploy, "hand the service to a running Ray cluster and return"),
-        ("config", _config, "print the Ray Serve configuration for `serve deploy`"),
-    ):
-        added = verbs.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        added.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with one; path or URI")
-        added.add_argument(
+def _build_command_line() -> CommandLine:
+    cli = CommandLine("python -m serving", "Serve a checkpoint over HTTP.")
+    run = cli.add_command("run", _run, "serve on this machine until Ctrl-C")
+    deploy = cli.add_command("deploy", _deploy, "deploy the service to a running Ray cluster and return")
+    config = cli.add_command("config", _config, "print the Ray Serve configuration for `serve deploy`")
+    for parser in (run, deploy, config):
+        parser.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with either; path or URI")
+        parser.add_argument(
             "--template", default=str(TEMPLATE), help="Serve configuration (default: serving/service.yaml)"
         )
-        added.add_argument("--host", help="address to listen on (default: as in the configuration)")
-        added.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
-        if name == "deploy":
-            added.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
-            added.add_argument("--working-dir", help="URI of a zip of this repository, where nodes lack it")
-        if name == "run":
-            added.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else one starts here)")
-    text = 'print the fast configuration, for a shell: eval "$(python -m serving switches)"; ray start ...'
-    added = verbs.add_parser("switches", help=text, description=text)
-    added.set_defaults(run=_switches)
-    added.add_argument("--folder", type=Path, help="for HAProxy's files (default: one of this user's)")
-    return parser
+        parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
+        parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
+    run.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
+    deploy.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
+    deploy.add_argument("--working-dir", help="URI of a zip of this repository, for nodes without the code")
+    text = 'print the environment of the fast path, for a shell: eval "$(python -m serving switches)"; ray start ...'
+    switches = cli.add_command("switches", _print_environment, text)
+    switches.add_argument("--folder", type=Path, help="folder of HAProxy's files (default: one per user, in /tmp)")
+    return cli
 
 
-def _configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the Serve configuration with the checkpoint filled in, after a look at the checkpoint."""
+def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the Serve configuration with the path of the checkpoint, which is loaded to verify it."""
     import yaml
 
-    from jobs.model import checkpoint
+    from jobs.model.checkpoint import load_checkpoint
 
     try:
-        found = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
-        application = found["applications"][0]
+        configuration = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
+        application = configuration["applications"][0]
         deployment = application["deployments"][0]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
         raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
-    where = checkpoint.resolve_checkpoint(options.checkpoint)
-    checkpoint.load_checkpoint(where)
-    deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": where}
-    http = found["http_options"] = found.get("http_options") or {}
+    checkpoint = load_checkpoint(options.checkpoint)
+    deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": checkpoint.path}
+    http = configuration["http_options"] = configuration.get("http_options") or {}
     http["host"] = options.host or http.get("host", "127.0.0.1")
     http["port"] = options.port or http.get("port", 8000)
     if getattr(options, "working_dir", None):
         application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
     if (application.get("runtime_env") or {}).get("working_dir"):
         validate_working_dir(application["runtime_env"]["working_dir"])
-    return _validated(options.template, found)
+    return _validate_configuration(options.template, configuration)
 
 
-def _validated(template: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with what Serve fills in for the names that we read."""
+def _validate_configuration(template: str, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with Serve's defaults for the name and the route prefix of the application."""
     from pydantic import ValidationError
     from ray.serve.schema import ServeDeploySchema
 
     try:
-        ServeDeploySchema.model_validate(found)
+        ServeDeploySchema.model_validate(configuration)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise CommandError(f"{template}: {where}: {problem['msg']}") from error
-    application = found["applications"][0]
-    found["applications"][0] = {"name": "default", "route_prefix": "/"} | application
-    return found
+        key = ".".join(str(part) for part in problem["loc"])
+        raise CommandError(f"{template}: {key}: {problem['msg']}") from error
+    application = configuration["applications"][0]
+    configuration["applications"][0] = {"name": "default", "route_prefix": "/"} | application
+    return configuration
 
 
 def _port(text: str) -> int:
+    """Return the port number of an option; argparse prints the error."""
     port = int(text)
     if not 0 < port < 1 << 16:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
@@ -108,10 +94,10 @@ def _port(text: str) -> int:
 def _config(options: argparse.Namespace) -> None:
     import yaml
 
-    print(yaml.safe_dump(_configuration(options), sort_keys=False), end="")
+    print(yaml.safe_dump(_load_configuration(options), sort_keys=False), end="")
 
 
-def _switches(options: argparse.Namespace) -> None:
+def _print_environment(options: argparse.Namespace) -> None:
     import os
     import shlex
     import stat
@@ -121,33 +107,35 @@ def _switches(options: argparse.Namespace) -> None:
 
     folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
-        found = build_environment(folder)
+        environment = build_environment(folder)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700, parents=True)
-        there = folder.lstat()  # not of what a link leads to: who made it may turn it elsewhere
+        status = folder.lstat()  # of a symbolic link itself: its owner can redirect it at any time
     except ValueError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{folder}: cannot be written: {error}") from error
-    if not stat.S_ISDIR(there.st_mode):
-        what = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "no folder"
-        raise CommandError(f"{folder}: is {what}; --folder takes a folder of your own, or a path where nothing is yet")
-    if there.st_uid != os.getuid() or there.st_mode & 0o77:
-        raise CommandError(f"{folder}: others may enter it; HAProxy takes orders on a socket there")
-    for name, value in found.items():
+    if not stat.S_ISDIR(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no folder"
+        raise CommandError(f"{folder}: is {kind}; --folder takes a folder of your own, or a path that does not exist")
+    if status.st_uid != os.getuid() or status.st_mode & 0o77:
+        raise CommandError(
+            f"{folder}: others may enter it; HAProxy accepts commands on a socket in it, so use a folder of mode 700"
+        )
+    for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
 
 
 def _run(options: argparse.Namespace) -> None:
     from serving.deployment.server import run
 
-    run(_configuration(options), options.address)
+    run(_load_configuration(options), options.address)
 
 
 def _deploy(options: argparse.Namespace) -> None:
     from serving.deployment.server import deploy
 
-    deploy(_configuration(options), options.address)
+    deploy(_load_configuration(options), options.address)
 
 
 if __name__ == "__main__":

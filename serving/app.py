@@ -1,26 +1,30 @@
-"""The classifier as a Ray Serve deployment. Serve configurations name it as `serving.app:build`.
+"""Ray Serve deployment of the classifier. Serve configurations refer to it as `serving.app:build`.
 
-The checkpoint's path stands in `user_config`, which Serve changes without replacing the replicas.
+The path of the checkpoint is in `user_config`, which Serve changes without replacing the replicas.
 """
 
 import asyncio
 import logging
 from typing import Any
 
+import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
+from ray.serve.generated.serve_pb2 import DeploymentRoute  # type: ignore[attr-defined]  # protobuf adds it at import
 
 from cluster import UsageError
-from jobs.inference import projection_table as table
-from serving import accepted
-from serving.web import served_models as models
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from serving.web.asgi import ClassifierApplication
 from serving.web.metrics import FLUSH_PERIOD_S, ReplicaMetrics
 from serving.web.protocol import Limits
-from serving.web.served_models import ServedModels
+from serving.web.served_models import ServedModels, UserConfig, load_models, parse_user_config
 
-# A checkpoint that was refused is looked at again after so many periods of the metrics.
+# A refused checkpoint is tried again after this many flushes of the metrics.
 RELOAD_RETRY_PERIODS = 5
+_LAST_GOOD_NAMESPACE = "serving.accepted"
 
 logger = logging.getLogger("ray.serve")
 
@@ -28,13 +32,13 @@ logger = logging.getLogger("ray.serve")
 class ApplicationArguments(BaseModel):
     """The application's `args` in a Serve configuration.
 
-    table_bytes: memory for the words of each checkpoint, a candidate's too; a node's replicas share it.
+    table_bytes: memory for the projection table of each checkpoint, also of a candidate's; replicas of a node share it.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     limits: Limits = Limits()
-    table_bytes: int = Field(table.DEFAULT_TABLE_BYTES, ge=0)
+    table_bytes: int = Field(DEFAULT_TABLE_BYTES, ge=0)
 
 
 def build(args: ApplicationArguments) -> serve.Application:
@@ -43,71 +47,109 @@ def build(args: ApplicationArguments) -> serve.Application:
 
 
 class Replica:
-    """Holds what is served, one checkpoint or one and a candidate, and how it is doing."""
+    """State of a replica: the served checkpoint, an optional candidate, and metrics."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = ApplicationArguments.model_validate(arguments)
         self.models: ServedModels | None = None
         self._configuring = asyncio.Lock()
-        self._wanted: dict[str, Any] = {}
+        self._user_config: dict[str, Any] = {}
         self.load_error: str | None = None
         self.metrics = ReplicaMetrics()
-        self._reporting: asyncio.Task | None = None
+        self._metrics_export: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> ClassifierApplication:
         return ClassifierApplication(self, self._arguments.limits)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load what `user_config` names; on an error what was loaded before goes on serving, and `/info` says why."""
+        """Load the checkpoints of a `user_config`; on an error keep the loaded ones, and `/info` gives the reason."""
         async with self._configuring:
-            self._wanted = user_config
+            self._user_config = user_config
             await self._configure()
-        if self._reporting is None:
-            self._reporting = asyncio.create_task(self._report())
+        if self._metrics_export is None:
+            self._metrics_export = asyncio.create_task(self._export_metrics())
 
     async def _configure(self) -> None:
         try:
-            choice = models.parse_user_config(self._wanted)
-            self.models = await self._loaded(choice)
+            config = parse_user_config(self._user_config)
+            self.models = await self._load(config)
             self.load_error = None
-            await asyncio.to_thread(accepted.save_last_good_config, choice)
+            await asyncio.to_thread(save_last_good_config, config)
         except UsageError as refusal:
-            if self.models is None:  # it starts only now
-                before = await asyncio.to_thread(accepted.load_last_good_config)
-                if before is None:
+            if self.models is None:  # the replica has just started
+                last_good = await asyncio.to_thread(load_last_good_config)
+                if last_good is None:
                     raise
                 try:
-                    self.models = await self._loaded(before)
-                except UsageError:  # gone too
+                    self.models = await self._load(last_good)
+                except UsageError:  # that checkpoint is gone too
                     raise refusal from None
             if str(refusal) != self.load_error:
                 self.load_error = str(refusal)
-                logger.error("the checkpoint was refused, the one before goes on serving: %s", refusal)
+                logger.error("the checkpoint is refused and the previous one is served: %s", refusal)
         self.metrics.set_checkpoint_refused(self.load_error is not None)
 
-    async def _loaded(self, choice: models.UserConfig) -> ServedModels:
-        given = self._arguments
+    async def _load(self, config: UserConfig) -> ServedModels:
+        arguments = self._arguments
         return await asyncio.to_thread(
-            models.load_models, choice, self.models, given.table_bytes, given.limits.max_text_length
+            load_models, config, self.models, arguments.table_bytes, arguments.limits.max_text_length
         )
 
-    def stop_reporting(self) -> None:
-        """Hand no more figures to Ray."""
-        if self._reporting is not None:
-            self._reporting.cancel()
-            self._reporting = None
+    def stop_metrics_export(self) -> None:
+        """Stop the export of metrics to Ray."""
+        if self._metrics_export is not None:
+            self._metrics_export.cancel()
+            self._metrics_export = None
 
-    async def _report(self) -> None:
+    async def _export_metrics(self) -> None:
         periods = 0
         while True:
             await asyncio.sleep(FLUSH_PERIOD_S)
-            models = self.models
-            served = () if models is None else (models.primary, *((models.candidate,) if models.candidate else ()))
-            self.metrics.flush({(each.name, tuple(each.classifier.labels)): each.take_counters() for each in served})
+            models = self.models.loaded() if self.models else ()
+            self.metrics.flush(
+                {(model.name, tuple(model.classifier.labels)): model.take_counters() for model in models}
+            )
             periods += 1
+            # Serve does not send the same user_config again after the checkpoint has been repaired.
             if self.load_error is not None and periods % RELOAD_RETRY_PERIODS == 0:
-                async with self._configuring:  # it may have been mended: Serve does not ask again for the same
+                async with self._configuring:
                     await self._configure()
+
+
+# Serve passes the current `user_config` to a new replica. If its checkpoint is refused, the replica needs the previous
+# one, so Ray keeps the last good configuration for as long as the deployment exists.
+
+
+def save_last_good_config(config: UserConfig) -> None:
+    """Save a configuration for this deployment; do nothing outside of a replica. Blocks until Ray responds."""
+    try:
+        if key := _last_good_key():
+            _internal_kv_put(key, config.model_dump_json(), namespace=_LAST_GOOD_NAMESPACE)
+    except Exception:  # the checkpoint is served all the same
+        logger.exception("the last good configuration cannot be saved")
+
+
+def load_last_good_config() -> UserConfig | None:
+    """Return the configuration that a replica of this deployment saved last. Blocks until Ray responds."""
+    try:
+        content = (key := _last_good_key()) and _internal_kv_get(key, namespace=_LAST_GOOD_NAMESPACE)
+        return UserConfig.model_validate_json(content) if content else None
+    except Exception:  # the caller reports why the checkpoint is refused, which matters more
+        logger.exception("the last good configuration cannot be read")
+        return None
+
+
+def _last_good_key() -> str | None:
+    """Return a key of this deployment; one of the same name that is created after its deletion has another key."""
+    try:
+        replica = serve.get_replica_context()
+    except RayServeException:
+        return None
+    client = _get_global_client()
+    assert client is not None, "it raises an error where no controller runs"
+    route = ray.get(client._controller.get_deployment_info.remote(replica.deployment, replica.app_name), timeout=10)
+    start_ms = DeploymentRoute.FromString(route).deployment_info.start_time_ms
+    return f"{replica.app_name}/{replica.deployment}/{start_ms}"
 
 
 ClassifierDeployment = serve.deployment(name="Classifier")(serve.ingress()(Replica))

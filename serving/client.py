@@ -1,4 +1,4 @@
-"""A client that gets its answer: it waits and asks again where a replica died, restarts or sheds load.
+"""HTTP client of the service that retries while replicas restart or load is shed.
 
 from serving.client import Client
 Client("http://127.0.0.1:8000").classify("a fine film")
@@ -7,7 +7,7 @@ Client("http://127.0.0.1:8000").classify("a fine film")
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,12 +15,13 @@ import urllib3
 
 from cluster import UsageError
 
-# What passes: HAProxy's own 500 where a connection broke, timeouts, and load that was shed.
+# Temporary failures: HAProxy's own 500 after a broken connection, timeouts, and shed load.
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
+MAX_BACKOFF_S = 5
 
 
 class ServiceError(UsageError):
-    """The service refused a request, or could not be reached; `status` is its HTTP status, or None."""
+    """The service refused a request or could not be reached; `status` is its HTTP status, or None."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -28,16 +29,16 @@ class ServiceError(UsageError):
 
 
 class Client:
-    """Asks a service; may be used from several threads.
+    """HTTP client of a service; safe to use from several threads.
 
     Args:
         url: of the service, without a path.
-        key: one of its API keys, where it wants one.
-        patience_s: for so long a request is sent again. Between two tries it waits 0.1 s, 0.2 s and so on up to 5 s,
-            give or take a half, and where the service says Retry-After so much longer; the last try begins when the
-            patience ends. Classifying twice changes nothing, so any request may be sent again.
-        timeout_s: for each try, and for a connection to be free.
-        connections: kept open at once.
+        key: one of its API keys, if it requires one.
+        retry_timeout_s: how long a request is retried, in seconds. The wait between attempts grows from 0.1 s to 5 s,
+            plus or minus half of it, plus the service's Retry-After. The last attempt starts when this time is over.
+            Classifying twice changes nothing, so every request may be repeated.
+        timeout_s: timeout of an attempt, and of waiting for a free connection, in seconds.
+        connections: maximum number of open connections.
     """
 
     def __init__(
@@ -51,62 +52,65 @@ class Client:
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self._patience_s, self._timeout_s = retry_timeout_s, timeout_s
+        self._retry_timeout_s, self._timeout_s = retry_timeout_s, timeout_s
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
     def classify(self, texts: str | Sequence[str], **parameters: Any) -> list[Any]:
-        """Return the labels of a text with their scores, the best first, or such a list for each of several texts.
+        """Return the labels of a text with their scores, the best first, or a list of such lists for several texts.
 
         Args:
             parameters: top_k, function_to_apply, threshold, explain.
 
         Raises:
-            ServiceError: the service refused, or did not answer whatever was tried.
+            ServiceError: the service refused the request, or did not respond within the retry timeout.
         """
         inputs = texts if isinstance(texts, str) else list(texts)
-        return self._ask("POST", "/predict", {"inputs": inputs, "parameters": parameters})
+        labels: list[Any] = self._request("POST", "/predict", {"inputs": inputs, "parameters": parameters})
+        return labels
 
     def info(self) -> dict[str, Any]:
-        """Return what the service says of itself."""
-        return self._ask("GET", "/info", None)
+        """Return the content of `/info`."""
+        info: dict[str, Any] = self._request("GET", "/info", None)
+        return info
 
-    def _ask(self, method: str, path: str, content: Any) -> Any:
+    def _request(self, method: str, path: str, content: Mapping[str, object] | None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        response = self._answer(method, self._url + path, body)
+        response = self._send_with_retries(method, self._url + path, body)
         try:
-            told = response.json()
+            content = response.json()
             if response.status == 200:
-                return told
-            told = told["error"]
+                return content
+            reason = content["error"]
         except (ValueError, KeyError, TypeError):
-            told = response.data[:200].decode(errors="replace") or response.reason
-        raise ServiceError(f"{self._url}{path}: {response.status}: {told}", response.status)
+            reason = response.data[:200].decode(errors="replace") or response.reason
+        raise ServiceError(f"{self._url}{path}: {response.status}: {reason}", response.status)
 
-    def _answer(self, method: str, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
-        """Return the first answer that does not pass, or the last one before patience ends."""
-        deadline = time.monotonic() + self._patience_s
-        for tries in count():
-            response, longer = None, 0.0
+    def _send_with_retries(self, method: str, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+        """Return the first response that is no temporary failure, or the last one within the retry timeout."""
+        deadline = time.monotonic() + self._retry_timeout_s
+        for attempt in count():
+            response, retry_after = None, 0.0
             try:
                 response = self._pool.request(
                     method, url, body=body, headers=self._headers, retries=False, pool_timeout=self._timeout_s
                 )
                 if response.status not in RETRY_STATUSES:
                     return response
-                longer = _retry_after(response)
+                retry_after = _retry_after(response)
             except urllib3.exceptions.HTTPError as error:
                 if time.monotonic() >= deadline:
-                    raise ServiceError(f"{self._url} does not answer: {error}") from error
-            left = deadline - time.monotonic()
-            if left <= 0 and response is not None:
+                    raise ServiceError(f"{self._url} does not respond: {error}") from error
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 and response is not None:
                 return response
-            # With some chance in it, or all that were shed at once would come back at once.
-            time.sleep(max(0, min(left, longer + min(5, 0.1 * 2 ** min(tries, 9)) * random.uniform(0.5, 1.5))))
-        raise AssertionError("never reached")
+            # Jitter: without it all clients whose requests were shed together would return together.
+            backoff = min(MAX_BACKOFF_S, 0.1 * 2 ** min(attempt, 9)) * random.uniform(0.5, 1.5)
+            time.sleep(max(0, min(remaining, retry_after + backoff)))
+        raise AssertionError("unreachable")
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """Return how many seconds an answer asks to wait."""
+    """Return the Retry-After of a response in seconds, 0 without a readable one."""
     try:
         return urllib3.Retry().get_retry_after(response) or 0.0
     except urllib3.exceptions.InvalidHeader:

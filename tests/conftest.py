@@ -1,30 +1,31 @@
-"""What tests share: small data sets, the data beside the checkout, and a Ray of their own."""
+"""Fixtures of all tests: toy experiments, shared data, log messages, Ray, separate hosts."""
 
-import json
 import logging
 import os
-import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import settings
 
 from cluster.connection import connect
 from cluster.logs import handle_logs
-from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import load_dataset
-from jobs.training.corpus import Corpus, build_corpus
 from tests.host_network import HostNetwork, find_missing_requirement
+from tests.support.skipped_tests import (  # noqa: F401 hooks of the option --fail-on-skip
+    NO_GPU,
+    NO_SHARED_DATA,
+    SHARED,
+    pytest_addoption,
+    pytest_configure,
+)
+from tests.support.toy_data import make_toy_rows
 
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-
-POSITIVE_WORDS = ["great", "lovely", "fine", "brilliant", "warm"]
-NEGATIVE_WORDS = ["awful", "dull", "poor", "broken", "cold"]
-NEUTRAL_WORDS = ["the", "film", "was", "a", "story", "with", "people", "in", "it", "and", "music", ",", "."]
+# Generated examples are the same in every run: a change does not fail because of what the last one left unnoticed.
+settings.register_profile("deterministic", derandomize=True, database=None)
+settings.load_profile("deterministic")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,29 +35,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         import torch
 
         for item in () if torch.cuda.is_available() else marked:
-            item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_external_cluster() -> Iterator[None]:
+    """Keep the tests from using a Ray cluster that somebody else runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unchanged_ray_address() -> Iterator[None]:
+    """Fail a test that leaves another RAY_ADDRESS behind: later tests would use its cluster."""
+    before = os.environ.get("RAY_ADDRESS")
+    yield
+    after = os.environ.pop("RAY_ADDRESS", None)
+    if before is not None:
+        os.environ["RAY_ADDRESS"] = before
+    assert after == before, f"the test left RAY_ADDRESS={after} in the environment; set it with monkeypatch"
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The labelled sets beside the checkout; a checkout without them skips."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"no data at {SHARED_DATA}")
-    return SHARED_DATA
-
-
-def make_toy_rows(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """Return (label, text) rows that one word tells apart."""
-    choose = random.Random(seed)
-    rows = []
-    for number in range(count):
-        label = ("good", "bad")[number % 2]
-        words = choose.choices(NEUTRAL_WORDS, k=choose.randint(2, 9))
-        words.insert(
-            choose.randint(0, len(words)), choose.choice(POSITIVE_WORDS if label == "good" else NEGATIVE_WORDS)
-        )
-        rows.append((label, " ".join(words)))
-    return rows
+    """The folder of labelled data sets next to the checkout; tests that need it are skipped without it."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(NO_SHARED_DATA)
+    return SHARED / "data"
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def toy_csv(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_experiment(toy_csv: Path) -> Callable[..., Experiment]:
-    """Make an experiment on the toy csv that trains in a second; settings by dotted path."""
+    """Function that returns an experiment on the toy csv that trains in a second; settings by dotted path."""
 
     def make(**settings: object) -> Experiment:
         defaults = {
@@ -88,26 +94,6 @@ def make_experiment(toy_csv: Path) -> Callable[..., Experiment]:
         return Experiment().replace(defaults | {key.replace("__", "."): value for key, value in settings.items()})
 
     return make
-
-
-def make_test_corpus(experiment: Experiment) -> Corpus:
-    """Return an experiment's corpus with random vectors."""
-    return build_corpus(experiment, load_dataset(experiment), use_pretrained=False)
-
-
-def write_word2vec(path: Path, words: list[str], matrix: np.ndarray) -> Path:
-    """Write word2vec binary with gensim."""
-    from gensim.models import KeyedVectors
-
-    vectors = KeyedVectors(matrix.shape[1])
-    vectors.add_vectors(words, matrix)
-    vectors.save_word2vec_format(str(path), binary=True)
-    return path
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Return a file's JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 class _Recorder(logging.Handler):
@@ -129,8 +115,8 @@ def messages() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def embedded_ray() -> Iterator[None]:
-    """An embedded Ray for a module's tests, that no other Ray on the machine is mistaken for."""
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    """An embedded Ray for the tests of a module, separate from any other Ray on the machine."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -141,15 +127,15 @@ def embedded_ray() -> Iterator[None]:
 
 @pytest.fixture
 def ray_environment() -> Iterator[dict[str, str]]:
-    """Variables for a command that starts a Ray of its own."""
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    """Environment variables for a command that starts its own Ray."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
     yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def host_network() -> type[HostNetwork]:
-    """Make hosts on a network of a test's own, as tests/host_network.py tells; skips where there can be none."""
+    """Class that creates separate hosts (tests/host_network.py); skipped where namespaces are not available."""
     reason = find_missing_requirement()
     if reason:
         pytest.skip(reason)
@@ -158,7 +144,7 @@ def host_network() -> type[HostNetwork]:
 
 @pytest.fixture(scope="session")
 def host_network_ssh(host_network: type[HostNetwork]) -> type[HostNetwork]:
-    """As `host_network`, with what ssh needs."""
+    """As `host_network`, with the programs that ssh needs."""
     reason = find_missing_requirement(ssh=True)
     if reason:
         pytest.skip(reason)

@@ -1,25 +1,25 @@
-"""Hosts of a test's own: each with its own network address, processes, mounts, home and Ray, on one machine.
+"""Separate hosts on one machine, each with its own network address, processes, mounts, home and Ray.
 
-They are Linux namespaces, so this needs root, `ip` and `unshare` (and sshd and rsync for `ssh=True`).
-The switch they hang on is in a namespace too: nothing of the machine's own network is touched, other
-tests' hosts may have the same addresses, and nothing but the hosts can reach them. The process that
-makes them holds a pipe to each; when it ends, however it ends, all hosts end, with all that runs there.
+A host is a set of Linux namespaces: this needs root, `ip` and `unshare` (with `ssh=True` also sshd and rsync).
+The switch that connects the hosts is in a namespace too: the machine's own network is not touched, other networks
+may use the same addresses, and nothing outside can reach the hosts. The process that creates the hosts holds a
+pipe to each. When it ends, for whatever reason, all hosts and their processes end.
 
     @pytest.mark.root
     def test_a_run_survives_a_lost_host(host_network):               # the fixture in tests/conftest.py
         with host_network("head", "one", "two") as net:
             head, one, two = net.hosts
-            address = head.start_ray("--num-cpus=0")            # tokens on, the same token in every home
-            one.start_ray("--num-cpus=1", join=address)
-            two.start_ray("--num-cpus=1", join=address)
+            address = head.start_ray("--num-cpus=0")            # token authentication, the same token on all hosts
+            one.start_ray("--num-cpus=1", head_address=address)
+            two.start_ray("--num-cpus=1", head_address=address)
             run = head.popen("python", "-m", "jobs", "train", "my.yaml", "--address", address,
                              f"storage={net.shared}/runs", cwd=REPOSITORY)
             wait_for(lambda: ..., "the second epoch")
-            one.kill()                                          # or one.cut(), later one.mend()
+            one.kill()                                          # or one.disconnect(), later one.reconnect()
             output, _ = run.communicate(timeout=200)
 
-`net.shared` is a folder that all hosts see under the same path, as one on NFS; /tmp, /dev/shm, /run and the
-home are each host's own. What else is on the machine, this repository and its Python, is seen by all.
+`net.shared` is a folder that all hosts see under the same path, like a folder on NFS. /tmp, /dev/shm, /run and the
+home are private to each host. Everything else, such as this repository and its Python, is visible to all.
 """
 
 import os
@@ -30,20 +30,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from cluster.package import REPOSITORY
 
-SUBNET = "10.213.0"  # seen by nobody but the hosts
+SUBNET = "10.213.0"  # not routed outside the hosts' switch
 RAY_PORT = 6379
 OBJECT_STORE_BYTES = 100 << 20
 START_ATTEMPTS = 4
 
-# The first process of a host: it takes in orphans, as Ray's processes are, and ends with whoever holds its input.
+# The first process of a host: it reaps orphans, such as Ray's processes, and ends when its input is closed.
 INIT_SCRIPT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
 
 REQUIRED_COMMANDS = ("ip", "unshare", "nsenter", "mount", "hostname")
@@ -51,28 +50,18 @@ SSH_COMMANDS = ("/usr/sbin/sshd", "ssh", "ssh-keygen", "rsync")
 
 
 def find_missing_requirement(*, ssh: bool = False) -> str | None:
-    """Return why there can be no hosts here, None if there can."""
+    """Return why hosts cannot be created on this machine, None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    lacking = [name for name in REQUIRED_COMMANDS + (SSH_COMMANDS if ssh else ()) if shutil.which(name) is None]
-    if lacking:
-        return f"not installed: {', '.join(lacking)} (Debian: iproute2, util-linux, openssh-server, rsync)"
-    tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
-    return f"no namespaces: {tried.stderr.decode().strip()}" if tried.returncode else None
-
-
-def wait_for(condition: Callable[[], Any], description: str, timeout: float = 120, interval: float = 0.3) -> Any:
-    """Return what `found` returns once it is true; AssertionError naming `what` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(interval)
-    raise AssertionError(f"waited {timeout} s in vain for {description}")
+    missing = [name for name in REQUIRED_COMMANDS + (SSH_COMMANDS if ssh else ()) if shutil.which(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, openssh-server, rsync)"
+    probe = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
+    return f"no namespaces: {probe.stderr.decode().strip()}" if probe.returncode else None
 
 
 class Namespace:
-    """A process in namespaces of its own, which holds them open. pid: as the machine counts."""
+    """A process that keeps its own namespaces open. pid: its process id outside of them."""
 
     def __init__(self, *options: str, prepare: str = "true") -> None:
         script = f"set -e; {prepare}; exec {sys.executable} -c {shlex.quote(INIT_SCRIPT)}"
@@ -85,7 +74,7 @@ class Namespace:
         assert self._unshare.stdout
         if not self._unshare.stdout.readline():
             self.kill()
-            raise RuntimeError("a namespace could not be prepared; what it said is above")
+            raise RuntimeError("a namespace could not be prepared; its error message is above")
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children").read_text().split()
         self.pid = int(children[0])
 
@@ -94,9 +83,9 @@ class Namespace:
         return self._unshare.poll() is None
 
     def kill(self) -> None:
-        """End it and all that is in it, at once."""
+        """Kill all processes in the namespaces."""
         if self.alive:
-            self._unshare.kill()  # --kill-child: the first process goes with it, and all others with that
+            self._unshare.kill()  # --kill-child: this kills the first process, which ends all others
             self._unshare.wait(timeout=30)
         for stream in (self._unshare.stdin, self._unshare.stdout):
             assert stream
@@ -104,7 +93,7 @@ class Namespace:
 
 
 class Host:
-    """One machine of a `Network`. name: as the others resolve it; home: its user's, of this host alone."""
+    """One machine of a `HostNetwork`. name: its host name in the network; home: its private home folder."""
 
     def __init__(self, network: "HostNetwork", name: str, number: int) -> None:
         self.name = name
@@ -112,7 +101,7 @@ class Host:
         self.network = network
         self.folder = network.folder / name
         self.home = self.folder / "home"
-        self._port = f"port{number}"  # of the switch
+        self._port = f"port{number}"  # on the switch
         self._make_files()
         self._namespace = Namespace(
             "--net", "--pid", "--mount", "--uts", "--ipc", "--mount-proc", prepare=self._prepare()
@@ -145,18 +134,18 @@ class Host:
     def _prepare(self) -> str:
         """Return the shell commands that give the host its own mounts and name."""
         commands = [f"mount --bind {self.folder}/{name} /etc/{name}" for name in ("passwd", "hosts")]
-        commands += [f"mount -t tmpfs tmpfs {where}" for where in ("/dev/shm", "/run")]
-        if REPOSITORY.is_relative_to("/tmp"):  # seen by all, wherever it is
-            seen = self.folder / "tmp" / REPOSITORY.relative_to("/tmp")
-            commands += [f"mkdir -p {seen}", f"mount --bind {REPOSITORY} {seen}"]
+        commands += [f"mount -t tmpfs tmpfs {path}" for path in ("/dev/shm", "/run")]
+        if REPOSITORY.is_relative_to("/tmp"):  # /tmp is private to a host, the repository is not
+            target = self.folder / "tmp" / REPOSITORY.relative_to("/tmp")
+            commands += [f"mkdir -p {target}", f"mount --bind {REPOSITORY} {target}"]
         commands += [f"chmod 1777 {self.folder}/tmp", f"mount --rbind {self.folder}/tmp /tmp"]
         return "; ".join([*commands, f"hostname {self.name}", "mkdir /run/sshd"])
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that commands on the host get: its home, this Python first, tokens on."""
-        kept = {key: value for key, value in os.environ.items() if key.startswith(("LANG", "LC_", "OPENBLAS"))}
-        return kept | {
+        """Environment of commands on the host: its home, this Python first, token authentication."""
+        inherited = {key: value for key, value in os.environ.items() if key.startswith(("LANG", "LC_", "OPENBLAS"))}
+        return inherited | {
             "HOME": str(self.home),
             "USER": "root",
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -168,11 +157,11 @@ class Host:
     def popen(
         self, *command: str, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        """Start a command on the host; stdout and stderr come together unless said otherwise.
+        """Start a command on the host; by default stderr is redirected to stdout.
 
         Args:
-            env: further variables; None takes one away.
-            cwd: by default the home.
+            env: further variables; None removes one.
+            cwd: working directory; by default the home.
         """
         environment = {key: value for key, value in (self.environment | dict(env or {})).items() if value is not None}
         enter = ["nsenter", f"--target={self._namespace.pid}", "--all", f"--wd={cwd or self.home}"]
@@ -191,7 +180,7 @@ class Host:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Return a command's end; with `check` an exit code other than 0 is an AssertionError with its output."""
+        """Run a command; with `check` an exit code other than 0 raises an AssertionError with its output."""
         with self.popen(*command, env=env, cwd=cwd) as process:
             try:
                 output, _ = process.communicate(timeout=timeout)
@@ -212,13 +201,13 @@ class Host:
     def start_ray(
         self, *options: str, head_address: str | None = None, env: Mapping[str, str | None] | None = None
     ) -> str:
-        """Start Ray as a head, or joining one, and return the cluster's address, HOST:PORT.
+        """Start Ray as a head, or join the one at `head_address`, and return the cluster's address, HOST:PORT.
 
         The head's dashboard listens on the host's own loopback unless an option says otherwise.
         """
         role = [f"--address={head_address}"] if head_address else ["--head", f"--port={RAY_PORT}"]
         common = [f"--node-ip-address={self.address}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        for attempt in range(START_ATTEMPTS):  # Ray gives itself 30 s, which a busy machine may not keep
+        for attempt in range(START_ATTEMPTS):  # Ray waits 30 s for itself, too short on a busy machine
             last = attempt == START_ATTEMPTS - 1
             started = self.run("ray", "start", *role, *common, *options, env=env, timeout=180, check=last)
             if started.returncode == 0:
@@ -227,7 +216,7 @@ class Host:
         return head_address or f"{self.address}:{RAY_PORT}"
 
     def start_sshd(self) -> None:
-        """Let the others in with the network's key."""
+        """Start an ssh server that accepts the network's key."""
         host_key = self.folder / "host_key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key)], check=True)
         self.write(".ssh/authorized_keys", self.network.key.with_suffix(".pub").read_text(), mode=0o600)
@@ -239,15 +228,15 @@ class Host:
         self.run("/usr/sbin/sshd", "-f", str(config))
 
     def disconnect(self) -> None:
-        """Take the host off the network; nothing on it ends, and nobody is told."""
+        """Disconnect the host from the network; its processes keep running."""
         self.network.ip("link", "set", self._port, "nomaster")
 
     def reconnect(self) -> None:
-        """Put the host (back) on the network."""
+        """Connect the host to the network (again)."""
         self.network.ip("link", "set", self._port, "master", "switch", "up")
 
     def kill(self) -> None:
-        """Pull the plug: everything on the host ends at once, and nobody is told."""
+        """Kill all processes of the host at once, as a power failure does."""
         self._namespace.kill()
 
     @property
@@ -256,12 +245,12 @@ class Host:
 
 
 class HostNetwork:
-    """Hosts on one switch. hosts: in the order of their names; shared: a folder that all of them see."""
+    """Hosts connected by one switch. hosts: in the order of their names; shared: a folder that all of them see."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
         self.token = secrets.token_hex(32)
-        self.folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/var/tmp"))  # /tmp is each host's own
+        self.folder = Path(tempfile.mkdtemp(prefix="hosts-", dir="/var/tmp"))  # /tmp is private to each host
         self.shared = self.folder / "shared"
         self.shared.mkdir()
         self.key = self.folder / "key"
@@ -286,7 +275,7 @@ class HostNetwork:
         self.close()
 
     def close(self) -> None:
-        """End all hosts and remove what they wrote."""
+        """Kill all hosts and remove their files."""
         for namespace in [*self.hosts, self._switch]:
             if namespace is not None:
                 with suppress(subprocess.TimeoutExpired):
@@ -294,14 +283,14 @@ class HostNetwork:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def ip(self, *words: str) -> None:
-        """Run `ip` where the switch is."""
+        """Run `ip` in the switch's namespace."""
         assert self._switch
         subprocess.run(["nsenter", f"--target={self._switch.pid}", "--net", "ip", *words], check=True)
 
 
 @contextmanager
 def kill_on_exit(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """Hold a process that is killed at the end, if it has not ended by then."""
+    """Context manager: kill the process at the end if it still runs."""
     with process:
         try:
             yield process

@@ -1,8 +1,8 @@
-"""An S3 server on loopback (moto's) that can be slow, refuse, and break off in the middle of a transfer.
+"""An S3 server on loopback (moto) with fault injection: delays, error statuses, interrupted transfers.
 
-with s3() as store:
-    command = run([...], env=os.environ | store.environment)   # storage=s3://bucket/runs
-    store.fault = refuse                                        # or broken_off, or one of the test's own
+with run_s3_server() as server:
+    command = run([...], env=os.environ | server.environment)   # storage=s3://bucket/runs
+    server.fault = respond_unavailable                           # or any other Fault
 """
 
 import socket
@@ -15,14 +15,14 @@ from typing import Any
 
 BUCKET = "bucket"
 
-# Told a request's method and path, it says what happens to it: True breaks it off in the middle, a number is an
-# HTTP status to answer with, None lets it pass. It may sleep.
+# Called with a request's method and path. True: close the connection in the middle of the request body; a number:
+# respond with this HTTP status; None: handle the request. It may sleep.
 Fault = Callable[[str, str], bool | int | None]
 
 
 @dataclass
 class S3Server:
-    """A running server. endpoint: its URL; asked: (method, path) of each request so far."""
+    """A running server. endpoint: its URL; requests: (method, path) of all requests so far."""
 
     endpoint: str = ""
     fault: Fault | None = None
@@ -30,7 +30,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables with which pyarrow finds the server."""
+        """Environment variables that make pyarrow use the server."""
         return {
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -41,59 +41,59 @@ class S3Server:
 
 
 def respond_unavailable(method: str, path: str) -> int:
-    """Answer nothing but 503."""
+    """Fault: respond with 503 to every request."""
     return 503
 
 
 @contextmanager
 def run_s3_server() -> Iterator[S3Server]:
-    """Hold a server with an empty bucket `bucket`."""
+    """Context manager: a running server with an empty bucket `bucket`."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
-    class Quiet(WSGIRequestHandler):
+    class QuietHandler(WSGIRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def log(self, *_: Any) -> None:
             pass
 
-    store = S3Server()
-    application = _Faulty(DomainDispatcherApplication(create_backend_app), store)
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server = S3Server()
+    application = _FaultInjector(DomainDispatcherApplication(create_backend_app), server)
+    http_server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=QuietHandler)
+    thread = threading.Thread(target=http_server.serve_forever, daemon=True)
     thread.start()
     try:
-        store.endpoint = f"http://127.0.0.1:{server.server_port}"
-        made = urllib.request.Request(f"{store.endpoint}/{BUCKET}", method="PUT")
-        urllib.request.urlopen(made, timeout=30).close()
-        yield store
+        server.endpoint = f"http://127.0.0.1:{http_server.server_port}"
+        request = urllib.request.Request(f"{server.endpoint}/{BUCKET}", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+        yield server
     finally:
-        server.shutdown()
+        http_server.shutdown()
         thread.join(timeout=10)
-        server.server_close()
+        http_server.server_close()
 
 
-class _Faulty:
-    """A WSGI application before moto's."""
+class _FaultInjector:
+    """WSGI middleware in front of moto."""
 
-    def __init__(self, application: Any, store: S3Server) -> None:
+    def __init__(self, application: Any, server: S3Server) -> None:
         self.application = application
-        self.store = store
+        self.server = server
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.store.requests.append((method, path))
-        outcome = self.store.fault(method, path) if self.store.fault else None
+        self.server.requests.append((method, path))
+        outcome = self.server.fault(method, path) if self.server.fault else None
         if outcome is None:
             return self.application(environ, start_response)
         if outcome is True:
-            _take_half(environ)
+            _read_half(environ)
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            start_response("500 Broken off", [("Content-Length", "0"), ("Connection", "close")])  # nobody hears it
+            start_response("500 Broken off", [("Content-Length", "0"), ("Connection", "close")])  # never sent
             return [b""]
         start_response(f"{outcome} Fault", [("Content-Length", "0"), ("Connection", "close")])
         return [b""]
 
 
-def _take_half(environ: dict[str, Any]) -> None:
+def _read_half(environ: dict[str, Any]) -> None:
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)

@@ -1,4 +1,4 @@
-"""The hosts that other tests rely on are apart, can be lost, and leave nothing behind."""
+"""Separate hosts for tests: isolated, can be disconnected and killed, leave nothing behind."""
 
 import subprocess
 import sys
@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 from cluster.package import REPOSITORY
-from tests.host_network import Host, HostNetwork, wait_for
+from tests.host_network import Host, HostNetwork
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.root
 
-REACH = "import socket, sys; socket.create_connection((sys.argv[1], 7), timeout=2)"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 7), timeout=2)"
 LISTEN = "import socket; s = socket.create_server(('', 7)); print('ready', flush=True)\nwhile True: s.accept()"
 
 
 def reaches(host: Host, other: str) -> bool:
-    """Tell whether a host reaches port 7 of another."""
-    return host.run("python", "-c", REACH, other, check=False).returncode == 0
+    """Return whether a host reaches port 7 of another."""
+    return host.run("python", "-c", CONNECT, other, check=False).returncode == 0
 
 
-def in_use(folder: Path) -> bool:
-    """Tell whether any process of the machine was started from a folder or has it as its home."""
+def is_in_use(folder: Path) -> bool:
+    """Return whether any process of the machine has a folder in its command line or environment."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -32,8 +33,8 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-def test_hosts_are_apart_can_be_cut_off_and_killed(host_network: type[HostNetwork]) -> None:
-    """Own processes, names, homes and /tmp; one shared folder; a cut ends nothing, a kill everything."""
+def test_hosts_are_isolated_and_can_be_disconnected_and_killed(host_network: type[HostNetwork]) -> None:
+    """Processes, names, homes and /tmp are private, one folder is shared; processes survive a disconnection."""
     with host_network("left", "right") as net:
         left, right = net.hosts
         assert left.run("hostname").stdout.strip() == "left"
@@ -50,18 +51,18 @@ def test_hosts_are_apart_can_be_cut_off_and_killed(host_network: type[HostNetwor
         assert not reaches(left, "right")
         assert listener.poll() is None
         right.reconnect()
-        wait_for(lambda: reaches(left, "right"), "the mended host")
+        wait_for(lambda: reaches(left, "right"), "the host that was reconnected")
         right.kill()
         assert listener.wait(timeout=10) != 0
         listener.stdout.close()
         assert not right.alive
         assert not reaches(left, "right")
     assert not net.folder.exists()
-    assert not in_use(net.folder)
+    assert not is_in_use(net.folder)
 
 
-def test_hosts_end_with_the_process_that_made_them() -> None:
-    """However it ends."""
+def test_hosts_end_with_the_process_that_created_them() -> None:
+    """The hosts end even if the process is killed."""
     script = (
         "import sys, time\nfrom tests.host_network import HostNetwork, find_missing_requirement\n"
         "if find_missing_requirement(): sys.exit(3)\n"
@@ -73,15 +74,15 @@ def test_hosts_end_with_the_process_that_made_them() -> None:
         assert process.stdout
         folder = Path(process.stdout.readline().strip() or "/nowhere")
         if folder == Path("/nowhere"):
-            pytest.skip("no hosts can be made here")
-        assert in_use(folder)
+            pytest.skip("no hosts can be created here")
+        assert is_in_use(folder)
         process.kill()
-    wait_for(lambda: not in_use(folder), "the end of the host", timeout=30)
+    wait_for(lambda: not is_in_use(folder), "the end of the host", timeout=30)
     subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def test_a_command_that_fails_is_told_with_its_output(host_network: type[HostNetwork]) -> None:
-    """By host and exit code; one that hangs is ended."""
+def test_an_error_of_a_command_contains_host_exit_code_and_output(host_network: type[HostNetwork]) -> None:
+    """A command that exceeds its time-out is killed."""
     with host_network("only") as net:
         [only] = net.hosts
         with pytest.raises(AssertionError, match="only: 3\nwhy"):

@@ -1,120 +1,147 @@
-"""Runs in an S3-compatible store: trained, measured and served from there, through faults of the server."""
+"""Runs in an S3-compatible store: training, evaluation, service and search, with faults of the server."""
 
-import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from benchmarks.ray_head import find_free_ports
+from cluster import auth
+from cluster.connection import connect
 from cluster.package import REPOSITORY
+from jobs.__main__ import main
+from serving.client import Client
 from tests.s3_server import BUCKET, S3Server, run_s3_server
-from tests.support.http import call
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = f"s3://{BUCKET}/runs"
-SETTINGS = ["model.embedding=rand", "train.epochs=4", "train.patience=4", "name=run", f"storage={ROOT}"]
+EXPERIMENT = str(REPOSITORY / "experiments" / "tickets.yaml")
+SETTINGS = [
+    f"data.folder={REPOSITORY}",
+    "model.embedding=rand",
+    "train.epochs=4",
+    "train.patience=4",
+    f"storage={ROOT}",
+]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    with run_s3_server() as found:
-        yield found
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server, and one embedded Ray whose processes use it."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
+    with run_s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        auth.ensure_token()
+        environment = {
+            "RAY_TMPDIR": folder,
+            "HOME": str(tmp_path_factory.mktemp("home")),  # with the cache of what the store holds
+            "RAY_AUTH_TOKEN_PATH": str(auth.token_path()),  # Ray in this process may have read the token already
+        }
+        for key, value in (server.environment | environment).items():
+            patch.setenv(key, value)
+        with connect(num_cpus=2):
+            yield server
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def environment(server: S3Server, ray_environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    return ray_environment | server.environment | {"HOME": str(tmp_path)}
+def read_config(run: str) -> subprocess.CompletedProcess[str]:
+    """Run `serving config` on a run in the store."""
+    command = [sys.executable, "-m", "serving", "config", f"{ROOT}/{run}"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
 
 
-def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=250, check=False,
-    )  # fmt: skip
+def test_a_run_survives_faults_and_is_published_only_when_complete(
+    server: S3Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A store that refuses requests from the third checkpoint on ends the run without best.json: nothing is served.
 
-
-def test_a_run_goes_through_faults_and_is_named_only_when_whole(server: S3Server, environment: dict[str, str]) -> None:
-    """A store that refuses from the third checkpoint on ends the run with no best.json: nothing is served.
-
-    The same command goes on from the last checkpoint, while answers are slow and transfers break off. What is best
-    is named after all of it has arrived; then it is measured, and served.
+    The same command resumes from the last checkpoint, with slow responses and interrupted transfers. best.json is
+    written after all files of the checkpoint have arrived. Then the checkpoint is evaluated and served.
     """
+    train = ["train", EXPERIMENT, *SETTINGS, "name=run"]
     weights = 0
 
-    def outage(method: str, path: str) -> int | None:
+    def refuse(method: str, path: str) -> int | None:
         nonlocal weights
         weights += method == "PUT" and path.endswith("weights.safetensors")
-        return 403 if weights > 2 else None  # as when a key expires; pyarrow does not try again for long seconds
+        return 403 if weights > 2 else None  # as when a key expires; pyarrow does not retry it
 
-    server.fault = outage
-    found = run(environment, "jobs", "train", "experiments/tickets.yaml", *SETTINGS)
+    server.fault = refuse
+    code = main(train)
     server.fault = None
-    assert found.returncode == 2, found.stdout + found.stderr
-    assert "epoch   2" in found.stdout
-    assert "Traceback" not in found.stderr, found.stderr
-    found = run(environment, "serving", "config", f"{ROOT}/run")
-    assert found.returncode == 2
-    assert "holds neither a checkpoint nor a best.json" in found.stderr
+    output = capfd.readouterr()
+    assert code == 2, output
+    assert "epoch   2" in output.out
+    assert "Traceback" not in output.err, output.err
+    config = read_config("run")
+    assert config.returncode == 2
+    assert "contains neither a checkpoint nor a best.json" in config.stderr
 
-    breaks = iter([True, 503, True])
+    interruptions = iter([True, 503, True])
 
-    def trouble(method: str, path: str) -> bool | int | None:
+    def disturb(method: str, path: str) -> bool | int | None:
         time.sleep(0.02)
-        return next(breaks, None) if method == "PUT" and path.endswith(".safetensors") else None
+        return next(interruptions, None) if method == "PUT" and path.endswith(".safetensors") else None
 
     server.requests.clear()
-    server.fault = trouble
-    found = run(environment, "jobs", "train", "experiments/tickets.yaml", *SETTINGS)
+    server.fault = disturb
+    code = main(train)
     server.fault = None
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert re.search("going on after epoch [12]$", found.stdout, re.MULTILINE), found.stdout
-    assert next(breaks, None) is None
+    output = capfd.readouterr()
+    assert code == 0, output
+    assert re.search("after epoch [12]$", output.out, re.MULTILINE), output.out
+    assert next(interruptions, None) is None
     written = [path for method, path in server.requests if method in ("PUT", "POST")]
-    first_named = next(number for number, path in enumerate(written) if path.endswith("best.json"))
-    assert not [path for path in written[first_named:] if path.endswith(".safetensors")]
-    found = run(environment, "jobs", "evaluate", f"{ROOT}/run")
-    assert found.returncode == 0, found.stderr
-    assert "on 27 rows" in found.stdout
+    published = next(number for number, path in enumerate(written) if path.endswith("best.json"))
+    assert not [path for path in written[published:] if path.endswith(".safetensors")]
+    assert main(["evaluate", f"{ROOT}/run"]) == 0
+    assert "on 27 rows" in capfd.readouterr().out
     assert any(path.endswith("report/report.md") for method, path in server.requests if method == "PUT")
-    _check_service(environment)
+    _check_service()
 
 
-def _check_service(environment: dict[str, str]) -> None:
+def _check_service() -> None:
     """The service reads the checkpoint from the store."""
     [port] = find_free_ports(1)
     command = [sys.executable, "-m", "serving", "run", f"{ROOT}/run", "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout
-        told = []
-        for line in process.stdout:
-            told.append(line)
-            if line.startswith("serving at"):
-                break
-        else:
-            raise AssertionError("".join(told))
-        status, answer = call(f"http://127.0.0.1:{port}/predict", json.dumps({"inputs": "my invoice"}).encode())
-        _, info = call(f"http://127.0.0.1:{port}/info")
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=90)
-    assert status == 200
-    assert {each["label"] for each in answer} == {"billing", "delivery", "technical"}
+        try:
+            assert process.stdout
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("serving at"):
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            client = Client(f"http://127.0.0.1:{port}")
+            labels, info = client.classify("my invoice"), client.info()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=90)
+    assert {label["label"] for label in labels} == {"billing", "delivery", "technical"}
     assert info["checkpoint"].startswith(f"{ROOT}/run/")
 
 
-def test_a_search_lies_in_the_store(environment: dict[str, str]) -> None:
-    """Its trials' checkpoints, best.json and best.yaml."""
+def test_a_search_writes_its_trials_and_best_checkpoint_to_the_store(
+    server: S3Server, capfd: pytest.CaptureFixture[str]
+) -> None:
     small = ["tune.space={model.dropout: {grid: [0.1, 0.5]}}", "tune.samples=1", "tune.epochs=1"]
-    found = run(environment, "jobs", "tune", "experiments/tickets.yaml", *SETTINGS, "name=search", *small)
-    assert found.returncode == 0, found.stdout + found.stderr
-    found = run(environment, "serving", "config", f"{ROOT}/search")
-    assert found.returncode == 0, found.stderr
-    assert f"checkpoint: {ROOT}/search/" in found.stdout
+    code = main(["tune", EXPERIMENT, *SETTINGS, "name=search", *small])
+    output = capfd.readouterr()
+    assert code == 0, output
+    trials = [path for method, path in server.requests if method == "PUT" and "/trials/" in path]
+    assert any(path.endswith(".json") for path in trials)
+    assert any(path.endswith("search/best.yaml") for method, path in server.requests if method == "PUT")
+    config = read_config("search")
+    assert config.returncode == 0, config.stderr
+    assert f"checkpoint: {ROOT}/search/" in config.stdout

@@ -1,7 +1,7 @@
-"""The experiment file: what is trained, on what, and how.
+"""Experiment file: the settings of a training run or a search.
 
-Every key has a default (`python -m jobs show` prints them), an unknown key is an error that
-names the nearest valid one, and any key can be set on the command line by its dotted path:
+Every key has a default (`python -m jobs show` prints them). An unknown key is an error that suggests the
+nearest valid one. Any key can be set on the command line by its dotted path:
 
     python -m jobs train experiments/trec.yaml data.folder=data/trec model.embedding=rand
 """
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from cluster import UsageError
 from jobs.config.settings import (
@@ -29,16 +30,16 @@ from jobs.config.settings import (
 
 
 class ExperimentError(UsageError):
-    """The experiment file or a setting on the command line is wrong."""
+    """The experiment file or a setting on the command line is invalid."""
 
 
 class Experiment(SettingsSection):
-    """One whole experiment."""
+    """All settings of an experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
-    """Runs lie in <storage>/<name>."""
+    """The runs are in <storage>/<name>."""
     storage: str = "runs"
-    """A folder that every node sees, or a URI that pyarrow's file systems read."""
+    """A folder that all nodes can access, or a URI of a file system that pyarrow supports."""
     seed: int = Field(0, ge=0, lt=1 << 32)
     data: DataSettings = DataSettings()
     text: TextSettings = TextSettings()
@@ -48,14 +49,14 @@ class Experiment(SettingsSection):
     tune: TuneSettings = TuneSettings()
 
     def replace(self, settings: dict[str, Any]) -> "Experiment":
-        """Return the experiment with the dotted paths in `settings` set; ExperimentError if one is wrong."""
+        """Return the experiment with other values at some dotted paths; ExperimentError if one is invalid."""
         tree = self.model_dump()
         for path, value in settings.items():
-            _set(tree, path, value)
-        return _validated(tree, "settings")
+            _set_value(tree, path, value)
+        return _validate(tree, "settings")
 
     def to_yaml(self) -> str:
-        """Return the whole experiment as YAML."""
+        """Return all settings as YAML."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
@@ -65,20 +66,20 @@ def digest(value: Any) -> str:
 
 
 def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:
-    """Return the experiment in a YAML file (None: the defaults) with `key=value` settings applied.
+    """Return the experiment of a YAML file (None: the defaults) with `key=value` settings applied.
 
     Raises:
-        ExperimentError: the file cannot be read, is not YAML, or holds a wrong key or value.
+        ExperimentError: the file cannot be read, is not YAML, or contains an invalid key or value.
     """
-    return _override(_read(path) if path else {}, settings, path or "settings")
+    return _override(_read_yaml(path) if path else {}, settings, path or "settings")
 
 
 def apply_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """Return an experiment with `key=value` settings applied; ExperimentError if one is wrong."""
+    """Return an experiment with `key=value` settings applied; ExperimentError if one is invalid."""
     return _override(experiment.model_dump(), overrides, "settings")
 
 
-def _override(tree: dict, settings: Sequence[str], where: str) -> Experiment:
+def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> Experiment:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -87,11 +88,11 @@ def _override(tree: dict, settings: Sequence[str], where: str) -> Experiment:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ExperimentError(f"{key}: '{value}' is not a YAML value: {_one_line(error)}") from error
-        _set(tree, key, parsed)
-    return _validated(tree, where)
+        _set_value(tree, key, parsed)
+    return _validate(tree, location)
 
 
-def _read(path: str) -> dict:
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -103,44 +104,44 @@ def _read(path: str) -> dict:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ExperimentError(f"{path}: must hold keys and values, not a {type(tree).__name__}")
+        raise ExperimentError(f"{path}: must contain keys and values, not a {type(tree).__name__}")
     return tree
 
 
-def _set(tree: dict, path: str, value: Any) -> None:
+def _set_value(tree: dict[str, Any], path: str, value: Any) -> None:
     *sections, key = path.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ExperimentError(f"{path}: '{section}' has no keys of its own")
+            raise ExperimentError(f"{path}: '{section}' is not a section and has no keys")
     tree[key] = value
 
 
-def _validated(tree: dict, where: str) -> Experiment:
+def _validate(tree: dict[str, Any], location: str) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        problems = [_problem(problem) for problem in error.errors(include_url=False)]
-        raise ExperimentError(f"{where}: " + "; ".join(problems)) from error
+        messages = [_format_error(details) for details in error.errors(include_url=False)]
+        raise ExperimentError(f"{location}: " + "; ".join(messages)) from error
 
 
-def _problem(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
+def _format_error(error: ErrorDetails) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(path, SETTING_KEYS, n=1, cutoff=0.5)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `python -m jobs show` prints all keys"
         return f"unknown key '{path}'{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(problem["input"], dict | BaseModel) else f" (given: {problem['input']!r})"
-    return f"{path}: {message}{given}"
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {error['input']!r})"
+    return f"{path}: {message}{value}"
 
 
-def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+def _list_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
+            keys += _list_keys(field.annotation, f"{prefix}{name}.")
     return keys
 
 
@@ -148,4 +149,4 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-SETTING_KEYS = _keys(Experiment)
+SETTING_KEYS = _list_keys(Experiment)

@@ -1,4 +1,4 @@
-"""The settings of an experiment, section by section, each with its default and what it means."""
+"""Settings of an experiment, section by section, with their defaults."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,20 +10,22 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SettingsSection(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot be changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataSettings(SettingsSection):
-    """The labelled texts. Without `train`, the docstrings of installed Python packages."""
+    """Labelled texts. Without `train`: the docstrings of installed Python packages."""
 
     folder: str = "."
-    """Where relative paths below start."""
+    """Base of the relative paths below."""
     train: str | None = None
-    """csv, tsv or jsonl, plain or gzipped, with a header (csv, tsv)."""
+    """A csv, tsv or jsonl file, plain or gzipped; csv and tsv with a header."""
     validation: str | None = None
-    """Drawn from `train` when missing."""
+    """null: drawn from `train`."""
     test: str | None = None
-    """Drawn from `train` when missing."""
+    """null: drawn from `train`."""
     text_column: str = "text"
     label_column: str = "label"
     encoding: str = "utf-8"
@@ -41,141 +43,155 @@ class DataSettings(SettingsSection):
         "sympy",
         "torch",
     ]
-    """The docstring corpus: one class a package."""
+    """Docstring corpus: packages, one class each."""
     max_rows_per_class: int = Field(1200, ge=10)
-    """The docstring corpus: rows drawn from each package."""
+    """Docstring corpus: rows drawn from each package."""
 
 
 class TextSettings(SettingsSection):
-    """How a text becomes words."""
+    """Tokenizer and vocabulary."""
 
     lowercase: bool = True
     max_tokens: int = Field(1000, ge=1)
-    """Tokens of a text that are read; the rest is cut off."""
+    """Longer texts are truncated to this number of tokens."""
     min_count: int = Field(1, ge=1)
-    """Rarer words of the training texts count as unknown, unless they have a pretrained vector."""
+    """Words with fewer occurrences in the training texts count as unknown, unless they have a pretrained vector."""
     max_words: int = Field(100_000, ge=1)
-    """Words of the training texts that are kept, the most frequent first."""
+    """Words of the training texts in the vocabulary, the most frequent first."""
 
 
 class VectorSettings(SettingsSection):
-    """The initial word vectors: read from `path`, or trained here by gensim on the texts."""
+    """Initial word vectors: read from `path`, or trained on the texts by gensim."""
 
     path: str | None = None
-    """A file by path or URI, plain or gzipped, only read, never changed; or gensim:NAME, a model that
-    gensim's downloader knows."""
+    """Path or URI of a file, plain or gzipped, which is never changed; or gensim:NAME, a model of gensim's
+    downloader."""
     format: Literal["auto", "word2vec-binary", "word2vec-text", "glove", "fasttext", "keyed-vectors"] = "auto"
-    """fasttext: a model's .bin, with vectors for words that are not in it; its .vec is word2vec-text.
-    keyed-vectors: as gensim saves them, which is a pickle."""
+    """fasttext: the .bin file of a model, which also has vectors for words that it does not contain; its .vec file
+    is word2vec-text. keyed-vectors: saved by gensim; a pickle."""
     allow_pickle: bool = False
-    """Read keyed-vectors; a pickle can hold code that reading it runs."""
+    """Read keyed-vectors. Reading a pickle can run code that it contains."""
     unicode_errors: Literal["strict", "replace", "ignore"] = "strict"
-    """Words of the file that are not UTF-8: an error, read with U+FFFD, or read without the wrong bytes."""
+    """Words of the file that are not UTF-8. strict: error; replace: invalid bytes become U+FFFD; ignore: invalid
+    bytes are dropped."""
     extra_words: int = Field(60_000, ge=0)
-    """Vectors kept for words that training never saw but later texts may hold, most frequent first."""
+    """Number of vectors to load for words that are not in the training texts but may be in later ones, the most
+    frequent first."""
     norm: float | None = Field(3.0, gt=0)
-    """L2 norm that every word's vector is scaled to before training; null keeps the lengths of the file, where
+    """L2 norm that the vector of each word is scaled to before training; null keeps the lengths of the file, where
     frequent words may be several times as long as rare ones."""
     dimensions: int = Field(100, ge=1)
-    """Of vectors that are trained here, or random; a file has its own, and one that has others than are set here
-    is an error."""
+    """Dimensions of vectors that are trained here or random. A file has its own; it is an error if a value that is
+    set here differs from them."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
     window: int = Field(5, ge=1)
     negative: int = Field(5, ge=0)
-    """Noise words drawn for each true one (negative sampling); 0 trains with hierarchical softmax instead."""
+    """Noise words for each true word (negative sampling); 0 trains with hierarchical softmax instead."""
     sample: float = Field(1e-4, ge=0)
-    """Share of the tokens above which a word is read less often (Mikolov et al. 2013); 0 reads all."""
+    """Relative frequency above which words are downsampled (Mikolov et al. 2013); 0: no downsampling."""
     epochs: int = Field(5, ge=1)
     min_count: int = Field(3, ge=1)
 
 
 class ModelSettings(SettingsSection):
-    """The network (Kim 2014)."""
+    """Network (Kim 2014)."""
 
     embedding: Embedding = "non-static"
     trained_words: Literal["all", "out-of-vocabulary"] = "all"
-    """Which words' vectors are trained: all, or only those that the pretrained vectors lack."""
+    """Words whose vectors are trained: all, or only those without a pretrained vector."""
     filter_widths: list[Annotated[int, Field(ge=1, le=50)]] = Field([3, 4, 5], min_length=1)
-    """Words that a filter spans."""
+    """Widths of the filters, in words."""
     feature_maps: int = Field(100, ge=1)
-    """Filters of each width."""
+    """Number of filters of each width."""
     dropout: float = Field(0.5, ge=0, lt=1)
     max_norm: float | None = Field(3.0, gt=0)
-    """Largest L2 norm of a class's row in the last layer; null leaves it free."""
+    """Maximum L2 norm of the weights of a class in the last layer; null: no limit."""
 
     @model_validator(mode="after")
-    def _widths_differ(self) -> "ModelSettings":
+    def _check_filter_widths(self) -> "ModelSettings":
         if len(set(self.filter_widths)) != len(self.filter_widths):
-            raise ValueError("filter_widths names a width twice; raise feature_maps instead")
+            raise ValueError("filter_widths contains a width twice; increase feature_maps instead")
         return self
 
 
 class TrainSettings(SettingsSection):
     """Fine-tuning on Ray Train."""
 
-    folds: int | None = Field(None, ge=2, le=100)
-    """Cross-validation: train so many times, each with another share of the rows as the test part, and report
-    mean and spread; null trains once."""
     workers: int | list[int] = 1
-    """Changes the speed of a run, not what it learns. [2, 8]: as many as there is room for, from 2 to 8."""
+    """Number of workers; changes the speed of a run, not its result. [2, 8]: 2 to 8, as many as fit in the
+    cluster."""
     checkpoint_minutes: float = Field(5.0, gt=0)
-    """A checkpoint is written after every epoch, and within a longer one so often."""
+    """Interval of checkpoints within an epoch; there is always one at the end of an epoch."""
     cpus_per_worker: int = Field(1, ge=1)
     use_gpu: bool | None = None
-    """null: when the cluster has one for each worker."""
+    """null: true if the cluster has a GPU for each worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix product of words and filters; weights, sums and gradients are float32 with either."""
+    """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     epochs: int = Field(10, ge=1)
     stop_epoch: int | None = Field(None, ge=1)
-    """Training ends after this one, with the learning rates of one that goes on to `epochs`; null: after `epochs`."""
+    """Last epoch of a run that keeps the learning rates of a run of `epochs`; null: `epochs`."""
     batch_size: int = Field(50, ge=1)
-    """Rows a step, over all workers together."""
+    """Rows of a step, over all workers."""
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
-    """At the start."""
+    """Learning rate at the start."""
     decay: Literal["linear", "none"] = "linear"
-    """linear: the learning rates fall to 0 over all `epochs`, also where `patience` ends a run before."""
+    """linear: the learning rates decrease to 0 over all `epochs`, even if `patience` ends the run earlier."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled (AdamW), on filters and output weights; word vectors have none."""
+    """Decoupled weight decay (AdamW) of filters and output weights; word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
-    """Of the word vectors; null: as all else, but three times as much with `rand`, which has farthest to go."""
+    """Learning rate of the word vectors; null: `learning_rate`, or three times that with `rand`, whose vectors
+    start farthest from their final values."""
     vectors_pull: float = Field(0.0, ge=0)
-    """Of the word vectors back to where they started: adds this, halved, times the squared distance to the
-    loss, for the words of a batch."""
+    """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
+    distance is added to the loss, for the words of a batch."""
     frozen_epochs: int = Field(0, ge=0)
-    """Epochs at the start in which the word vectors stay as they are; patience begins after them."""
+    """Number of epochs at the start in which the word vectors do not change. `patience` counts from the next one."""
     metric: Metric = "accuracy"
-    """Chooses the best epoch, with the loss among equals. Measured on the validation part, but for train_loss,
-    and examples_per_second and seconds, which are for searches."""
+    """Metric of the best epoch; the loss decides between equals. Measured on the validation part, except train_loss;
+    examples_per_second and seconds are meant for searches."""
     patience: int = Field(4, ge=1)
-    """Epochs without improvement after which training stops."""
+    """Number of epochs without improvement after which training stops."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_folds(cls, values: Any) -> Any:
+        # Files of earlier versions contain `folds: null`.
+        if not isinstance(values, dict) or "folds" not in values:
+            return values
+        if values["folds"] is not None:
+            raise ValueError(
+                "folds is no longer a setting; remove it and run "
+                f"`python -m jobs cross-validate --folds {values['folds']}` instead"
+            )
+        return {name: value for name, value in values.items() if name != "folds"}
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _workers_are_a_number_or_two(cls, value: Any) -> Any:
+    def _check_workers(cls, value: Any) -> Any:
         numbers = value if isinstance(value, list) else [value]
-        whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
-        if not whole or len(numbers) > 2 or numbers != sorted(numbers) or not numbers:
-            raise ValueError("write how many, at least 1, or [fewest, most]")
+        valid = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
+        if not valid or len(numbers) > 2 or numbers != sorted(numbers) or not numbers:
+            raise ValueError("must be a number of at least 1, or [minimum, maximum]")
         return numbers[0] if len(numbers) == 1 else value
 
     @property
     def last_epoch(self) -> int:
-        """The epoch after which training ends, if patience does not end it before."""
+        """Last epoch of a run that `patience` does not end earlier."""
         return min(self.epochs, self.stop_epoch or self.epochs)
 
     @property
     def min_workers(self) -> int:
-        """The least that a run starts with."""
+        """Minimum number of workers of a run."""
         return self.workers[0] if isinstance(self.workers, list) else self.workers
 
     @property
     def max_workers(self) -> int:
-        """The most that a run uses."""
+        """Maximum number of workers of a run."""
         return self.workers[-1] if isinstance(self.workers, list) else self.workers
 
 
 class TuneSettings(SettingsSection):
-    """The search on Ray Tune."""
+    """Search on Ray Tune."""
 
     space: dict[str, Any] = {
         "model.embedding": {"grid": list(get_args(Embedding))},
@@ -183,38 +199,39 @@ class TuneSettings(SettingsSection):
         "model.feature_maps": {"choice": [50, 100]},
         "model.dropout": {"uniform": [0.2, 0.6]},
     }
-    """Dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]} or
-    {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. With
-    `if: {path: [values]}` beside it, only where other settings have these values."""
+    """Search space: dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]} or
+    {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. An additional
+    `if: {path: [values]}` restricts it to trials in which other settings have these values."""
     search: Literal["random", "optuna"] = "random"
-    """How values are chosen: at random, or by Optuna's TPE, which learns from the trials before and takes a grid
-    for a choice. A grid alone is a grid search."""
+    """random: random search. optuna: Optuna's TPE, which learns from earlier trials and treats a grid as a choice.
+    A space of grids only is searched completely."""
     samples: int = Field(3, ge=1)
     """Random draws for each point of the grid."""
     trials: int | None = Field(None, ge=1)
-    """So many, or all there are; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
-    leave room for."""
+    """Maximum number of trials; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
+    allow."""
     minutes: float | None = Field(None, gt=0)
-    """The search ends after so long, and stops the trials that run then; null: no limit."""
+    """Time limit of the search; running trials are stopped. null: no limit."""
     patience: int | None = Field(None, ge=1)
-    """Trials in a row without a better one, after which no further one begins; null: no limit."""
+    """Number of consecutive trials without improvement after which no further trial starts; null: no limit."""
     metric: Metric | None = None
-    """What trials are compared by, at its best epoch; null: train.metric."""
+    """Metric that trials are compared by, at its best epoch; null: train.metric."""
     scheduler: Literal["asha", "none"] = "asha"
-    """asha stops trials early that fall behind the best third of the others at the same epoch."""
+    """asha stops a trial early if it is not among the best third of the trials at the same epoch."""
     grace_epochs: int = Field(2, ge=1)
-    """ASHA stops no trial before."""
+    """Minimum number of epochs before ASHA stops a trial."""
     epochs: int | None = Field(8, ge=1)
-    """Overrides train.epochs for trials; null keeps it."""
+    """Overrides train.epochs in trials; null: no override."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Trials at once; null: as many as the cluster has room for."""
+    """Maximum number of concurrent trials; null: as many as fit in the cluster."""
     gpus_per_trial: float | None = Field(None, ge=0)
-    """Of a trial with one worker: 0.25 lets four share a GPU; null: 1 where train.use_gpu is true, else 0."""
+    """GPUs of a trial with one worker; with 0.25, four trials share a GPU. null: 1 if train.use_gpu is true, else 0."""
     seeds: int = Field(0, ge=0)
-    """After the search each kind of embedding's best settings are trained with so many other seeds, to tell what
-    fine-tuning the vectors brings from chance; 0 trains none of them again."""
+    """Number of other seeds with which the best settings of each kind of embedding are trained after the search, to
+    separate the effect of fine-tuning the vectors from chance."""
     refit: bool = False
-    """At the end train the best settings on the training and validation parts together, as many epochs as were
-    best, with as many workers as the cluster has room for; best.json then names that."""
+    """After the search, train the best settings on the training and validation parts together, for the best number
+    of epochs, with as many workers as fit in the cluster; best.json then names this checkpoint."""
     mlflow: str | None = None
-    """Tracking URI that trials are logged to; null: MLFLOW_TRACKING_URI, else nowhere. Needs the extra `mlflow`."""
+    """Tracking URI of MLflow that trials are logged to; null: MLFLOW_TRACKING_URI if set, else none. Needs the extra
+    `mlflow`."""

@@ -1,4 +1,7 @@
-"""Texts as words, and words as numbers."""
+"""Tokenizer and vocabulary: texts as tokens, and tokens as ids.
+
+For ASCII there is a compiled twin, `jobs.inference.scoring_kernel.tokenize_ascii`: change both.
+"""
 
 import re
 from collections import Counter
@@ -8,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 PADDING, UNKNOWN = 0, 1
+MAX_PUNCTUATION_RUN = 3  # characters of a token of punctuation marks
 
-# English clitics apart, as in Penn Treebank and Kim's preprocessing (do n't, it 's); runs of one
-# punctuation mark are one token of at most three.
+# English clitics are separate tokens, as in the Penn Treebank and in Kim's preprocessing (do n't, it 's). A run of
+# the same punctuation mark is one token.
 _TOKEN = re.compile(
     r"\w+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b|\w+|([^\w\s])\1*",
     re.IGNORECASE,
@@ -18,48 +22,51 @@ _TOKEN = re.compile(
 
 
 def tokenize(text: str, lowercase: bool = True) -> list[str]:
-    """Return the tokens of a text; none holds white space."""
+    """Return the tokens of a text; none contains white space."""
     text = text.replace("’", "'")
     if lowercase:
         text = text.lower()
-    return [match.group() if match.group(1) is None else match.group()[:3] for match in _TOKEN.finditer(text)]
+    return [_match_token(match) for match in _TOKEN.finditer(text)]
 
 
 def tokenize_with_offsets(text: str, lowercase: bool = True) -> list[tuple[str, int, int]]:
-    """Return the tokens of a text with where each starts and ends in it, in characters."""
-    plain = text.replace("’", "'")
-    lowered = plain.lower() if lowercase else plain
-    # Some letters are two when lowered.
-    origin = None if len(lowered) == len(text) else [at for at, letter in enumerate(plain) for _ in letter.lower()]
-    found = []
-    for match in _TOKEN.finditer(lowered):
-        token = match.group() if match.group(1) is None else match.group()[:3]
-        start, end = match.span() if origin is None else (origin[match.start()], origin[match.end() - 1] + 1)
-        found.append((token, start, end))
-    return found
+    """Return the tokens of a text, each with its start and end in the text, in characters."""
+    normalized = text.replace("’", "'")
+    lowered = normalized.lower() if lowercase else normalized
+    # Index in the text of each lowered character: some letters become two.
+    origin = list(range(len(text)))
+    if len(lowered) != len(text):
+        origin = [index for index, letter in enumerate(normalized) for _ in letter.lower()]
+    return [
+        (_match_token(match), origin[match.start()], origin[match.end() - 1] + 1) for match in _TOKEN.finditer(lowered)
+    ]
+
+
+def _match_token(match: re.Match[str]) -> str:
+    return match.group() if match.group(1) is None else match.group()[:MAX_PUNCTUATION_RUN]
 
 
 class Vocabulary:
-    """Words and their numbers: 0 is padding, 1 any unknown word, then the words in the order given."""
+    """Words and their ids: 0 is padding, 1 the unknown word, the words follow in the order of `words`."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self._ids = {word: number for number, word in enumerate(self.words, start=2)}
         if len(self._ids) != len(self.words):
-            raise ValueError("a vocabulary names each word once")
+            raise ValueError("a vocabulary contains each word once")
 
     def __len__(self) -> int:
         return len(self.words) + 2
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
-        """Return the numbers of the tokens."""
-        find = self._ids.get
-        return [find(token, UNKNOWN) for token in tokens]
+        """Return the ids of the tokens."""
+        get = self._ids.get
+        return [get(token, UNKNOWN) for token in tokens]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Many texts as flat arrays, which Ray's object store maps without a copy.
+    """Token ids of many texts as flat arrays, which Ray's object store maps without a copy.
 
     ids: `(tokens,)` int32, all texts one after the other; offsets: `(texts + 1,)` int64.
     """
@@ -72,12 +79,12 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, `(texts,)` int64."""
+        """Number of tokens of each text, `(texts,)` int64."""
         return np.diff(self.offsets)
 
 
 def encode(texts: Iterable[Sequence[str]], vocabulary: Vocabulary, max_tokens: int) -> Tokens:
-    """Return tokenised texts as flat arrays, each cut after `max_tokens`."""
+    """Return tokenised texts as flat arrays, each text truncated to `max_tokens`."""
     ids: list[int] = []
     offsets = [0]
     for tokens in texts:

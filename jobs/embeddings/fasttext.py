@@ -1,19 +1,19 @@
-"""fastText's own binary models: word vectors, and vectors for words that the model never saw.
+"""Reader of fastText's binary models, which have vectors for known words and compose those of unknown words.
 
-A word's vector is the mean of its own row and the rows of its character n-grams, which are hashed into
-buckets (Bojanowski et al. 2017); a word without a row of its own is the mean of its n-grams alone. The
-file is read once from start to end, and rows are added up as they pass by, so that it takes the memory of
-the wanted words and not of the buckets.
+The vector of a known word is the mean of its own row and the rows of its character n-grams, which are hashed into
+buckets (Bojanowski et al. 2017). The vector of an unknown word is the mean of the rows of its n-grams. The file is
+read once from start to end and rows are summed on the way, so that memory depends on the number of selected words,
+not of buckets.
 
 Layout, little-endian: magic and version, 12 int32 settings and a double; the dictionary: 3 int32 counts and
-2 int64, then for each word its bytes, a zero byte, an int64 count and an int8 type; a quantised flag; the
+2 int64, then for each word its bytes, a zero byte, an int64 count and an int8 type; a flag (quantised); the
 matrix of words and buckets: 2 int64 sizes, then float32 rows.
 """
 
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,167 +25,174 @@ from jobs.embeddings.word2vec import (
     decode_word,
     is_single_token,
 )
+from jobs.embeddings.word_vectors import WordVectors
 
 MAGIC = struct.pack("<i", 793712314)
 CHUNK_BYTES = 1 << 20
 VERSION = 12
-LABEL_ENTRY = 1  # type of a dictionary entry that is no word
-
-
-@dataclass(frozen=True)
-class FastTextVectors:
-    """Some words' vectors. matrix: `(words, dimensions)` float32; composed: those made of n-grams alone."""
-
-    words: list[str]
-    matrix: np.ndarray
-    composed: frozenset[str]
+LABEL_ENTRY = 1  # type of a dictionary entry that is not a word
+ENTRY_SUFFIX_BYTES = 10  # zero byte, int64 count, int8 type
 
 
 @dataclass(frozen=True)
 class _Header:
     dimensions: int
     buckets: int
-    shortest: int
-    longest: int
+    min_ngram: int
+    max_ngram: int
     entries: int
     words: int
+
+    @property
+    def rows(self) -> int:
+        return self.words + self.buckets
 
 
 def read_model(
     location: str, stream: BinaryIO, errors: str, target_words: Iterable[str], extra_words: int, file_size: int | None
-) -> FastTextVectors:
-    """Return the vectors of `wanted` words, of those in another case, and of the first `extra` others.
+) -> WordVectors:
+    """Return the vectors of the target words, of their other spellings, and of the first `extra_words` others.
 
-    A wanted word that the model does not know in any case is composed of its n-grams.
+    A target word that the model does not contain in any case is composed of its n-grams.
 
     Args:
-        where: what messages call the file.
-        stream: the file, unpacked, at its start.
-        errors: what is done with words that are not UTF-8, as in `bytes.decode`.
-        size: bytes of the file, where known.
+        location: name of the file in messages.
+        stream: the decompressed file, at its start.
+        errors: handling of words that are not UTF-8, as in `bytes.decode`.
+        file_size: bytes of the file, if known.
 
     Raises:
         VectorsError: the file is of another format or version, quantised, or broken.
     """
-    source = _Source(location, stream)
-    header = _header(source)
+    reader = _Reader(location, stream)
+    header = _read_header(reader)
     target_words = set(target_words)
-    any_case = {word.lower() for word in target_words}
-    places: dict[str, int] = {}  # row of each known word that is kept
-    known_any_case = set()
-    for number, word in enumerate(_dictionary(source, header, errors)):
-        if word in places or not is_single_token(word):
-            continue
-        if word in target_words or word.lower() in any_case:
-            known_any_case.add(word.lower())
-        elif extra_words > 0:
-            extra_words -= 1
-        else:
-            continue
-        places[word] = number
-    if source.unpack("<?")[0]:
-        raise VectorsError(f"{location}: is quantised (.ftz); use the model's .bin")
-    num_rows, columns = source.unpack("<2q")
-    if (num_rows, columns) != (header.words + header.buckets, header.dimensions):
+    own_rows = _select_words(_iter_dictionary(reader, header, errors), target_words, extra_words)
+    if reader.unpack("<?")[0]:
+        raise VectorsError(f"{location}: is quantised (.ftz); use the .bin file of the model")
+    num_rows, columns = reader.unpack("<2q")
+    if (num_rows, columns) != (header.rows, header.dimensions):
         raise VectorsError(
-            f"{location}: its matrix is {num_rows:,} x {columns:,}, where {header.words + header.buckets:,} x "
-            f"{header.dimensions:,} are announced"
+            f"{location}: the matrix has {num_rows:,} x {columns:,} values, but the header says "
+            f"{header.rows:,} x {header.dimensions:,}"
         )
-    if file_size is not None and file_size - source.read < num_rows * columns * 4:
-        raise VectorsError(f"{location}: is cut off; {num_rows:,} rows are announced")
-    missing = [word for word in sorted(target_words) if word.lower() not in known_any_case]
-    words = [*places, *missing]
-    parts = [
-        ([places[word]] if word in places else []) + [header.words + bucket for bucket in _buckets(word, header)]
+    if file_size is not None and file_size - reader.position < num_rows * columns * 4:
+        raise VectorsError(f"{location}: is truncated; the header says {num_rows:,} rows")
+    known_any_case = {word.lower() for word in own_rows}
+    unknown = [word for word in sorted(target_words) if word.lower() not in known_any_case]
+    words = [*own_rows, *unknown]
+    rows_of_words = [
+        ([own_rows[word]] if word in own_rows else [])
+        + [header.words + bucket for bucket in _ngram_buckets(word, header)]
         for word in words
     ]
-    matrix = _means(source, num_rows, header.dimensions, parts)
-    kept = [number for number, part in enumerate(parts) if part]  # too short for an n-gram: no vector
-    words = [words[number] for number in kept]
-    return FastTextVectors(words, matrix[kept], frozenset(missing).intersection(words))
+    matrix = _average_rows(reader, header, rows_of_words)
+    # A word that is too short for an n-gram has no vector.
+    return WordVectors(words, matrix, frozenset(unknown)).select(np.array([bool(rows) for rows in rows_of_words], bool))
 
 
-class _Source:
-    """A stream that is read to fixed lengths; what ends too early is an error."""
+class _Reader:
+    """Stream of known length: reading beyond its end is an error."""
 
-    def __init__(self, where: str, stream: BinaryIO) -> None:
-        self.where = where
+    def __init__(self, location: str, stream: BinaryIO) -> None:
+        self.location = location
         self.stream = stream
-        self.read = 0
+        self.position = 0
 
-    def take(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         content = self.stream.read(size)
-        self.read += len(content)
+        self.position += len(content)
         if len(content) < size:
-            raise VectorsError(f"{self.where}: is cut off after {self.read:,} bytes")
+            raise VectorsError(f"{self.location}: is truncated after {self.position:,} bytes")
         return content
 
-    def unpack(self, layout: str) -> tuple:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        return struct.unpack(layout, self.read(struct.calcsize(layout)))
 
 
-def _header(source: _Source) -> _Header:
-    if source.take(4) != MAGIC:
-        raise VectorsError(f"{source.where}: is no fastText model")
-    [version] = source.unpack("<i")
+def _read_header(reader: _Reader) -> _Header:
+    if reader.read(4) != MAGIC:
+        raise VectorsError(f"{reader.location}: is not a fastText model")
+    [version] = reader.unpack("<i")
     if version != VERSION:
-        raise VectorsError(f"{source.where}: is a fastText model of version {version}; version {VERSION} is read")
-    dimensions, _, _, _, _, _, _, _, buckets, shortest, longest, _, _ = source.unpack("<12id")
-    entries, words, _ = source.unpack("<3i")
-    _, pruned = source.unpack("<2q")
-    if not (0 < dimensions <= MAX_DIMENSIONS and buckets >= 0 and 0 <= words <= entries and shortest >= 0):
         raise VectorsError(
-            f"{source.where}: announces {dimensions} dimensions, {buckets} buckets, {words} words of {entries} and "
-            f"n-grams from {shortest} letters on"
+            f"{reader.location}: is a fastText model of version {version}; only version {VERSION} is supported"
+        )
+    dimensions, _, _, _, _, _, _, _, buckets, min_ngram, max_ngram, _, _ = reader.unpack("<12id")
+    entries, words, _ = reader.unpack("<3i")
+    _, pruned = reader.unpack("<2q")
+    if not (0 < dimensions <= MAX_DIMENSIONS and buckets >= 0 and 0 <= words <= entries and min_ngram >= 0):
+        raise VectorsError(
+            f"{reader.location}: the header is invalid: {dimensions} dimensions, {buckets} buckets, {words} words of "
+            f"{entries} entries, n-grams of at least {min_ngram} letters"
         )
     if pruned > 0:
-        raise VectorsError(f"{source.where}: is pruned and quantised (.ftz); use the model's .bin")
-    return _Header(dimensions, buckets, shortest, longest, entries, words)
+        raise VectorsError(f"{reader.location}: is pruned and quantised (.ftz); use the .bin file of the model")
+    return _Header(dimensions, buckets, min_ngram, max_ngram, entries, words)
 
 
-def _dictionary(source: _Source, header: _Header, errors: str) -> Iterator[str]:
-    """Yield the words; labels, which follow them, are passed over."""
+def _iter_dictionary(reader: _Reader, header: _Header, errors: str) -> Iterator[str]:
+    """Yield the words; the labels, which follow them, are skipped."""
     buffer, start = b"", 0
     for number in range(1, header.entries + 1):
+        location = f"{reader.location}, word {number}"
         end = buffer.find(b"\0", start)
-        while end < 0 or end + 10 > len(buffer):
-            if end < 0 and len(buffer) - start > MAX_WORD_BYTES:
-                raise VectorsError(f"{source.where}, word {number}: is longer than {MAX_WORD_BYTES} bytes")
-            # Never beyond the dictionary: each entry still to come has 10 bytes at least.
-            more = source.take(max(1, min(CHUNK_BYTES, 10 * (header.entries - number + 1) - (len(buffer) - start))))
-            buffer, start = buffer[start:] + more, 0
+        while end < 0 or end + ENTRY_SUFFIX_BYTES > len(buffer):
+            available = len(buffer) - start
+            if end < 0 and available > MAX_WORD_BYTES:
+                raise VectorsError(f"{location}: is longer than {MAX_WORD_BYTES} bytes")
+            # Not beyond the dictionary: each remaining entry has at least its suffix.
+            remaining = ENTRY_SUFFIX_BYTES * (header.entries - number + 1) - available
+            buffer, start = buffer[start:] + reader.read(max(1, min(CHUNK_BYTES, remaining))), 0
             end = buffer.find(b"\0")
-        kind = buffer[end + 9]
-        if (kind == LABEL_ENTRY) != (number > header.words):
-            raise VectorsError(f"{source.where}, word {number}: is of a kind that cannot stand there")
-        if kind != LABEL_ENTRY:
-            yield decode_word(f"{source.where}, word {number}", buffer[start:end], errors)
-        start = end + 10
+        entry_type = buffer[end + ENTRY_SUFFIX_BYTES - 1]
+        if (entry_type == LABEL_ENTRY) != (number > header.words):
+            raise VectorsError(f"{location}: is of a type that is not possible here")
+        if entry_type != LABEL_ENTRY:
+            yield decode_word(location, buffer[start:end], errors)
+        start = end + ENTRY_SUFFIX_BYTES
 
 
-def _buckets(word: str, header: _Header) -> list[int]:
-    """Return the buckets of a word's n-grams."""
+def _select_words(dictionary: Iterator[str], target_words: set[str], extra_words: int) -> dict[str, int]:
+    """Return the rows of the target words, in any case, and of the first `extra_words` others."""
+    any_case = {word.lower() for word in target_words}
+    rows: dict[str, int] = {}
+    for row, word in enumerate(dictionary):
+        if word in rows or not is_single_token(word):
+            continue
+        if word.lower() not in any_case:
+            if extra_words <= 0:
+                continue
+            extra_words -= 1
+        rows[word] = row
+    return rows
+
+
+def _ngram_buckets(word: str, header: _Header) -> list[int]:
+    """Return the buckets of the n-grams of a word."""
     from gensim.models.fasttext import ft_ngram_hashes
 
-    if header.buckets == 0 or header.longest < 1 or word == "</s>":
+    if header.buckets == 0 or header.max_ngram < 1 or word == "</s>":
         return []
-    return ft_ngram_hashes(word, header.shortest, header.longest, header.buckets)
+    return list(ft_ngram_hashes(word, header.min_ngram, header.max_ngram, header.buckets))
 
 
-def _means(source: _Source, num_rows: int, dimensions: int, parts: list[list[int]]) -> np.ndarray:
-    """Return the mean of each word's rows, `(words, dimensions)` float32, while the matrix passes by."""
-    lengths = np.array([len(part) for part in parts])
-    places = np.array([place for part in parts for place in part], np.int64)
-    owners = np.repeat(np.arange(len(parts)), lengths)
-    order = np.argsort(places, kind="stable")
-    places, owners = places[order], owners[order]
-    sums = np.zeros((len(parts), dimensions), np.float32)
-    at_once = max(1, CHUNK_BYTES // (4 * dimensions))
-    for first in range(0, num_rows, at_once):
-        last = min(first + at_once, num_rows)
-        chunk = np.frombuffer(source.take(4 * dimensions * (last - first)), "<f4").reshape(-1, dimensions)
-        low, high = np.searchsorted(places, [first, last])
+def _average_rows(reader: _Reader, header: _Header, rows_of_words: list[list[int]]) -> np.ndarray:
+    """Return the mean of the rows of each word, `(words, dimensions)` float32, reading the matrix once."""
+    lengths = np.array([len(rows) for rows in rows_of_words], np.int64)
+    rows = np.array([row for rows in rows_of_words for row in rows], np.int64)
+    word_indices = np.repeat(np.arange(len(rows_of_words)), lengths)
+    order = np.argsort(rows, kind="stable")
+    rows, word_indices = rows[order], word_indices[order]
+    row_bytes = 4 * header.dimensions
+    sums = np.zeros((len(rows_of_words), header.dimensions), np.float32)
+    chunk_rows = max(1, CHUNK_BYTES // row_bytes)
+    for first in range(0, header.rows, chunk_rows):
+        last = min(first + chunk_rows, header.rows)
+        chunk = np.frombuffer(reader.read(row_bytes * (last - first)), "<f4").reshape(-1, header.dimensions)
+        low, high = np.searchsorted(rows, [first, last])
         if low < high:
-            found = check_finite(f"{source.where}, rows {first} to {last}", chunk[places[low:high] - first])
-            np.add.at(sums, owners[low:high], found)
-    return sums / np.maximum(lengths, 1)[:, None].astype(np.float32)
+            vectors = check_finite(f"{reader.location}, rows {first} to {last}", chunk[rows[low:high] - first])
+            np.add.at(sums, word_indices[low:high], vectors)
+    means: np.ndarray = sums / np.maximum(lengths, 1)[:, None].astype(np.float32)
+    return means

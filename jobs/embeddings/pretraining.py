@@ -1,9 +1,9 @@
-"""Word vectors trained here: gensim's word2vec on tokenised texts, with progress.
+"""Pretraining of word vectors: gensim's word2vec on tokenised texts, with progress.
 
     python -m jobs vectors train reviews.txt more.csv.gz --out vectors.bin vectors.dimensions=300
 
-gensim is given the texts as files, the fastest way it has, in pieces one after the other, since it says
-nothing before it is through with a file. The learning rate falls linearly over all of them.
+gensim trains fastest on files, but reports nothing until it has finished one. The texts are therefore written to
+several files (shards), which are trained on one after the other. The learning rate decreases linearly over all.
 """
 
 import logging
@@ -14,26 +14,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.logs import RESULT
 from cluster.storage import atomic_write, prepare_local_file
 from jobs.config.experiment import Experiment
-from jobs.config.settings import VectorSettings as Settings
+from jobs.config.settings import VectorSettings
 from jobs.datasets.readers import file_size, stream_texts
 from jobs.datasets.tokenizer import tokenize
-from jobs.embeddings import vector_files as vectors
 from jobs.embeddings.progress import progress_bar
+from jobs.embeddings.vector_files import is_same_file
 from jobs.embeddings.word2vec import VectorsError
 
 logger = logging.getLogger(__name__)
 
 SHARD_WORDS = 1_000_000  # some seconds of training
-# The settings of `vectors` that decide what is trained.
+# Settings of `vectors` that the trained vectors depend on.
 CACHE_KEY_SETTINGS = ("dimensions", "algorithm", "window", "negative", "sample", "epochs", "min_count")
-START_LEARNING_RATE, END_LEARNING_RATE = 0.025, 0.0001  # word2vec's own
+START_LEARNING_RATE, END_LEARNING_RATE = 0.025, 0.0001  # defaults of word2vec
 
 
 @dataclass(frozen=True)
 class CorpusShard:
-    """A file of tokenised texts, one a line, tokens apart by a space."""
+    """A file of tokenised texts, one a line, tokens separated by a space."""
 
     path: Path
     num_words: int
@@ -41,7 +42,7 @@ class CorpusShard:
 
 @dataclass(frozen=True)
 class TokenizedCorpus:
-    """Tokenised texts on disk. counts: of each word; num_texts: lines in all pieces."""
+    """Tokenised texts on disk. word_counts: occurrences of each word; num_texts: lines of all shards."""
 
     shards: list[CorpusShard]
     word_counts: Counter[str]
@@ -49,21 +50,21 @@ class TokenizedCorpus:
 
     @property
     def num_words(self) -> int:
-        """Words in all pieces."""
-        return sum(piece.num_words for piece in self.shards)
+        """Words of all shards."""
+        return sum(shard.num_words for shard in self.shards)
 
 
 def write_tokenized_corpus(folder: Path, texts: Iterable[list[str]]) -> TokenizedCorpus:
-    """Write tokenised texts into a folder and return what they hold; texts without a token are left out."""
+    """Write tokenised texts into files of a folder and return the corpus; texts without tokens are dropped."""
     counts: Counter[str] = Counter()
-    pieces: list[CorpusShard] = []
+    shards: list[CorpusShard] = []
     lines: list[str] = []
-    num_texts = words = 0
+    num_texts = num_words = 0
 
     def flush() -> None:
-        path = folder / f"{len(pieces)}.txt"
+        path = folder / f"{len(shards)}.txt"
         path.write_text("".join(lines), encoding="utf-8")
-        pieces.append(CorpusShard(path, words))
+        shards.append(CorpusShard(path, num_words))
         lines.clear()
 
     for tokens in texts:
@@ -71,29 +72,29 @@ def write_tokenized_corpus(folder: Path, texts: Iterable[list[str]]) -> Tokenize
             counts.update(tokens)
             lines.append(" ".join(tokens) + "\n")
             num_texts += 1
-            words += len(tokens)
-        if words >= SHARD_WORDS:
+            num_words += len(tokens)
+        if num_words >= SHARD_WORDS:
             flush()
-            words = 0
+            num_words = 0
     if lines:
         flush()
-    return TokenizedCorpus(pieces, counts, num_texts)
+    return TokenizedCorpus(shards, counts, num_texts)
 
 
 def train_word2vec(
     texts: TokenizedCorpus,
     target: Path,
-    settings: Settings,
+    settings: VectorSettings,
     seed: int,
     threads: int,
     progress: Callable[[int, int], None],
 ) -> None:
     """Train word2vec with gensim and write word2vec binary.
 
-    With more than one thread gensim's result depends on their timing.
+    With more than one thread, the result depends on their timing.
 
     Args:
-        progress: is told words done and words in all, every epoch's counted.
+        progress: called with the number of words done and in total, over all epochs.
 
     Raises:
         VectorsError: no word is frequent enough.
@@ -120,69 +121,74 @@ def train_word2vec(
     total = settings.epochs * texts.num_words
     done = 0
 
-    def rate() -> float:
+    def learning_rate() -> float:
         return START_LEARNING_RATE + (END_LEARNING_RATE - START_LEARNING_RATE) * done / total
 
     progress(done, total)
     for _ in range(settings.epochs):
-        for piece in texts.shards:
-            start = rate()
-            done += piece.num_words
+        for shard in texts.shards:
+            start = learning_rate()
+            done += shard.num_words
             model.train(
-                corpus_file=str(piece.path), total_words=piece.num_words, epochs=1, start_alpha=start, end_alpha=rate()
+                corpus_file=str(shard.path),
+                total_words=shard.num_words,
+                epochs=1,
+                start_alpha=start,
+                end_alpha=learning_rate(),
             )
             progress(done, total)
     model.wv.save_word2vec_format(str(target), binary=True)
 
 
 def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experiment, threads: int | None) -> None:
-    """Train word2vec on the texts of files and write it as word2vec binary, with a progress bar.
+    """Train word2vec on the texts of files and write word2vec binary, with a progress bar.
 
     Args:
-        files: csv, tsv or jsonl (the column is `data.text_column`), or any other with a text on each line;
-            plain or gzipped, by path or URI.
-        experiment: its `text`, `vectors`, `seed` and `data.text_column` count.
-        threads: default: one for each core.
+        files: csv, tsv or jsonl (column `data.text_column`), or any other file with a text on each line; plain or
+            gzipped, at a path or URI.
+        experiment: its `text`, `vectors`, `data` and `seed` are used.
+        threads: default: one per core.
 
     Raises:
-        VectorsError, and DataError where a file is missing or broken.
+        VectorsError: there is nothing to train on, or `out` is one of the files.
+        DataError: a file is missing or broken.
     """
     settings = experiment.vectors
     if settings.path is not None:
-        raise VectorsError(f"vectors.path={settings.path} is a file to read; the file to write is --out")
+        raise VectorsError(f"vectors.path={settings.path} is a file to read; set the file to write with --out")
     target = prepare_local_file(out)
     for file in files:
-        if target.exists() and vectors.is_same_file(file, target):
+        if target.exists() and is_same_file(file, target):
             raise VectorsError(f"{out}: is one of the files to train on")
     threads = threads or len(os.sched_getaffinity(0))
-    # The tokenised texts may be as large as they come, so they lie where the vectors will.
+    # The tokenised texts may be larger than the temporary folder; the folder of the vectors is meant for large files.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
-        texts = write_tokenized_corpus(Path(scratch), _tokenized(files, experiment))
+        texts = write_tokenized_corpus(Path(scratch), _iter_tokenized(files, experiment))
         if not texts.num_words:
             raise VectorsError(f"{', '.join(files)}: no word to train on")
         logger.info(
             f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different"
         )
         total = settings.epochs * texts.num_words
-        with atomic_write(target) as part, progress_bar(f"word2vec, {threads} threads", "words", total) as tell:
-            train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: tell(done))
-    kept = sum(count >= settings.min_count for count in texts.word_counts.values())
-    logger.info(f"wrote {target}: {kept:,} words x {settings.dimensions} dimensions")
+        with atomic_write(target) as part, progress_bar(f"word2vec, {threads} threads", "words", total) as report:
+            train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
+    num_vectors = sum(count >= settings.min_count for count in texts.word_counts.values())
+    logger.log(RESULT, f"wrote {target}: {num_vectors:,} words x {settings.dimensions} dimensions")
 
 
-def _tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
-    """Yield the tokens of each text of the files; the bar counts their bytes."""
+def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
+    """Yield the tokens of each text of the files; the progress bar counts bytes."""
     data = experiment.data
     sizes = [file_size(file, data) for file in files]
-    total = None if None in sizes else sum(length or 0 for length in sizes)
+    total = None if None in sizes else sum(size or 0 for size in sizes)
     done = 0
-    with progress_bar("reading texts", "bytes", total) as tell:
+    with progress_bar("reading texts", "bytes", total) as report:
 
-        def passed(length: int) -> None:
+        def count_bytes(length: int) -> None:
             nonlocal done
             done += length
-            tell(done)
+            report(done)
 
         for file in files:
-            for text in stream_texts(file, data, passed):
+            for text in stream_texts(file, data, count_bytes):
                 yield tokenize(text, experiment.text.lowercase)

@@ -1,161 +1,79 @@
-"""Pretrained word vectors, read from a file.
+"""Reader of pretrained word vectors.
 
-The file is only ever read. word2vec (binary and text), GloVe and fastText text come through jobs/word2vec,
-fastText models through jobs/fasttext, plain or gzipped, from a path, a URI, or a name that gensim's
-downloader knows. What a vocabulary needs of a file is kept in the storage, and not read again.
+It reads word2vec files (binary and text), GloVe and fastText text, fastText models and gensim's KeyedVectors, plain
+or gzipped, at a path or URI, or under a name that gensim's downloader knows. The file is never changed. The vectors
+of a vocabulary are cached in the storage, so that the file is read once.
 """
 
 import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from cluster import input_files as source
-from cluster import storage
+from cluster import input_files, storage
 from jobs.config.experiment import digest
-from jobs.config.settings import VectorSettings as Settings
+from jobs.config.settings import VectorSettings
 from jobs.embeddings import fasttext, word2vec
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.word2vec import VectorsError, is_single_token
+from jobs.embeddings.word_vectors import WordVectors, load_word_vectors, save_word_vectors
 
 logger = logging.getLogger(__name__)
 
 GENSIM_PREFIX = "gensim:"  # before a name of gensim's downloader
-ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # what such files begin with
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # first bytes of such files
 
 
-@dataclass(frozen=True)
-class WordVectors:
-    """Some words of a vectors file, in the file's order, most frequent first.
+def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | None) -> WordVectors:
+    """Return the vectors of `target_words` and of the first `extra_words` others of the file.
 
-    matrix: `(words, dimensions)` float32. composed: those that are not in the file but made of its n-grams.
-    """
-
-    words: list[str]
-    matrix: np.ndarray
-    composed: frozenset[str] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How many words of the training texts, and how many of their tokens, have a pretrained vector."""
-
-    words: int
-    covered_words: int
-    tokens: int
-    covered_tokens: int
-    respelled: int
-    """Words found only under another spelling (New for new)."""
-    composed: int = 0
-    """Words that are not in the file and were composed of its n-grams (fastText)."""
-
-    def __str__(self) -> str:
-        text = (
-            f"{self.covered_words:,} of {self.words:,} words have a pretrained vector "
-            f"({self.covered_words / max(1, self.words):.1%}), and {self.covered_tokens / max(1, self.tokens):.1%} "
-            "of the training tokens"
-        )
-        if self.respelled:
-            text += f"; {self.respelled:,} were found in another case"
-        if self.composed:
-            text += f"; {self.composed:,} were composed of n-grams"
-        return text
-
-
-def read_vectors(settings: Settings, target_words: set[str], cache: str | None) -> WordVectors:
-    """Return the vectors of `wanted` words and of the first `extra_words` others.
-
-    A wanted word in lower case takes the vector of another spelling if the file lacks its own.
+    A lower-case target word that the file does not contain has the vector of the same word in another letter
+    case.
 
     Args:
-        cache: a folder or URI where what was found is kept, for the same file and words.
+        cache: folder or URI in which the result is cached, by file and words.
 
     Raises:
-        VectorsError: the file is missing, of another format, or broken; says where.
+        VectorsError: the file is missing, of another format or broken; names the position.
     """
     name = str(settings.path)
-    path = _located(name)
+    path = _resolve_path(name)
     try:
-        # gensim keeps parts of its own files beside them, which no fingerprint sees.
-        known = source.fingerprint(path) if cache and not settings.allow_pickle else None
-        kept = None
+        # gensim stores parts of its own files in other files, which the fingerprint does not cover.
+        known = input_files.fingerprint(path) if cache and not settings.allow_pickle else None
+        cached_path = None
         if cache and known:
-            decides = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(target_words)]
-            kept = storage.join(cache, f"vectors-{digest(decides)}.safetensors")
-            found = _load(kept)
-            if found is not None:
-                logger.info(f"vectors of {name}, as read before: {kept}")
-                return _of_dimensions(name, settings, found)
+            key = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(target_words)]
+            cached_path = storage.join(cache, f"vectors-{digest(key)}.safetensors")
+            vectors = load_word_vectors(cached_path)
+            if vectors is not None:
+                logger.info(f"vectors of {name}, cached in {cached_path}")
+                return _check_dimensions(name, settings, vectors)
         logger.info(f"reading vectors from {name}")
-        found = _checked(name, _read(name, path, settings, target_words))
-        if kept:
-            _save(kept, found)
-        return _of_dimensions(name, settings, found)
+        vectors = _drop_zero_vectors(name, _read(name, path, settings, target_words))
+        if cached_path:
+            save_word_vectors(cached_path, vectors)
+        return _check_dimensions(name, settings, vectors)
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def _of_dimensions(name: str, settings: Settings, found: WordVectors) -> WordVectors:
-    """Return what was found; VectorsError if it has other dimensions than were set."""
-    dimensions = found.matrix.shape[1]
-    if settings.dimensions not in (dimensions, Settings.model_fields["dimensions"].default):
-        raise VectorsError(f"{name}: has {dimensions} dimensions, where vectors.dimensions says {settings.dimensions}")
-    return found
-
-
-def _checked(name: str, found: WordVectors) -> WordVectors:
-    """Return what was read without words whose vector is zero; VectorsError if nothing can be used."""
-    if not found.words:
-        raise VectorsError(f"{name}: holds none of the words that occur in the texts")
-    filled = found.matrix.any(axis=1)
-    if filled.all():
-        return found
-    if not filled.any():
-        raise VectorsError(f"{name}: holds nothing but zeros for the words that occur in the texts")
-    logger.info(f"{(~filled).sum():,} words have a vector of zeros in {name}; they count as words without one")
-    words = [word for word, is_filled in zip(found.words, filled, strict=True) if is_filled]
-    return WordVectors(words, found.matrix[filled], found.composed.intersection(words))
-
-
-@contextlib.contextmanager
-def _unpacked(name: str, path: str, *, log_progress: bool = True) -> Iterator[BinaryIO]:
-    """Hold a file's bytes; progress is logged while it is read."""
-    try:
-        total = source.file_size(path)
-        tell = make_progress_logger(f"reading {name}", "bytes", total)
-        done = 0
-
-        def passed(length: int) -> None:
-            nonlocal done
-            done += length
-            if log_progress and done != total:
-                tell(done)
-
-        with source.open_decompressed(path, passed) as stream:
-            yield stream
-    except source.READ_ERRORS as error:
-        raise VectorsError(f"{name}: cannot be read: {error}") from error
-    except storage.StorageError as error:
-        raise VectorsError(f"{error} (vectors.path)") from error
-
-
-def fingerprint(settings: Settings) -> str | None:
-    """Return what identifies the file that is read; None for vectors that are trained here."""
+def fingerprint(settings: VectorSettings) -> str | None:
+    """Return what identifies the content of the vectors file; None for vectors that are trained here."""
     if settings.path is None:
         return None
     try:
-        return source.fingerprint(_located(settings.path))
+        return input_files.fingerprint(_resolve_path(settings.path))
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
 def is_same_file(name: str, path: Path) -> bool:
-    """Tell whether `vectors.path` means a file of this machine, whatever it is called."""
+    """Return whether a `vectors.path` refers to a local file, under any name."""
     if name.startswith(GENSIM_PREFIX):
         import gensim.downloader
 
@@ -165,18 +83,59 @@ def is_same_file(name: str, path: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
 
 
-def iter_vectors(name: str, settings: Settings) -> Iterator[word2vec.Row]:
-    """Yield every word of a word2vec or GloVe file with its vector; VectorsError if it is of another format."""
-    with _unpacked(name, _located(name), log_progress=False) as stream:
-        if _format(name, stream, settings) in ("fasttext", "keyed-vectors"):
+def iter_vectors(name: str, settings: VectorSettings) -> Iterator[word2vec.Row]:
+    """Yield all words of a word2vec or GloVe file with their vectors; VectorsError if it is of another format."""
+    with _open(name, _resolve_path(name), log_progress=False) as stream:
+        if _detect_format(name, stream, settings) in ("fasttext", "keyed-vectors"):
             raise VectorsError(f"{name}: only word2vec and GloVe files are read whole, not fastText models and pickles")
         yield from word2vec.parse_vectors(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
-def _located(name: str) -> str:
-    """Return the path or URI that `vectors.path` means."""
+def _check_dimensions(name: str, settings: VectorSettings, vectors: WordVectors) -> WordVectors:
+    dimensions = vectors.matrix.shape[1]
+    if settings.dimensions not in (dimensions, VectorSettings.model_fields["dimensions"].default):
+        raise VectorsError(f"{name}: has {dimensions} dimensions, but vectors.dimensions is {settings.dimensions}")
+    return vectors
+
+
+def _drop_zero_vectors(name: str, vectors: WordVectors) -> WordVectors:
+    if not vectors.words:
+        raise VectorsError(f"{name}: contains none of the words of the texts")
+    is_nonzero = np.asarray(vectors.matrix.any(axis=1))
+    if is_nonzero.all():
+        return vectors
+    if not is_nonzero.any():
+        raise VectorsError(f"{name}: contains only zeros for the words of the texts")
+    logger.info(f"{(~is_nonzero).sum():,} words have a vector of zeros in {name}; they count as words without one")
+    return vectors.select(is_nonzero)
+
+
+@contextlib.contextmanager
+def _open(name: str, path: str, *, log_progress: bool = True) -> Iterator[BinaryIO]:
+    """Context manager: the decompressed content of a file as a stream that logs its progress."""
+    try:
+        total = input_files.file_size(path)
+        report = make_progress_logger(f"reading {name}", "bytes", total)
+        done = 0
+
+        def count_bytes(length: int) -> None:
+            nonlocal done
+            done += length
+            if log_progress and done != total:  # the end is not logged: most files are read within the interval
+                report(done)
+
+        with input_files.open_decompressed(path, count_bytes) as stream:
+            yield stream
+    except input_files.READ_ERRORS as error:
+        raise VectorsError(f"{name}: cannot be read: {error}") from error
+    except storage.StorageError as error:
+        raise VectorsError(f"{error} (vectors.path)") from error
+
+
+def _resolve_path(name: str) -> str:
+    """Return the path or URI of a `vectors.path`; a model of gensim's downloader is downloaded."""
     if name.startswith(GENSIM_PREFIX):
-        return _downloaded(name.removeprefix(GENSIM_PREFIX))
+        return _download(name.removeprefix(GENSIM_PREFIX))
     if storage.is_uri(name):
         return name
     try:
@@ -184,90 +143,93 @@ def _located(name: str) -> str:
     except RuntimeError as error:
         raise VectorsError(f"{name}: {error}") from error
     if not path.is_file():
-        hint = (
-            "" if path.suffix or path.exists() else f"; for a model of gensim's downloader write {GENSIM_PREFIX}{name}"
-        )
-        raise VectorsError(f"{path}: no such vectors file (vectors.path){hint}")
+        hint = f"; for a model of gensim's downloader write {GENSIM_PREFIX}{name}"
+        raise VectorsError(f"{path}: no such vectors file (vectors.path){'' if path.suffix or path.exists() else hint}")
     return str(path)
 
 
-def _downloaded(model: str) -> str:
-    """Return the file of a model that gensim's downloader has or fetches; its code is not run."""
+def _download(model: str) -> str:
+    """Return the path of a model of gensim's downloader, downloaded if necessary; its code is not run."""
     import gensim.downloader
 
-    logging.getLogger("gensim.api").setLevel(logging.CRITICAL)  # it logs a traceback where the list is not reached
-    logger.info(f"asking gensim's downloader for {model}")
+    logging.getLogger("gensim.api").setLevel(logging.CRITICAL)  # it logs a traceback if the list is not reachable
+    logger.info(f"requesting {model} from gensim's downloader")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            known = gensim.downloader.info()["models"]
-            if model not in known:
-                names = ", ".join(sorted(each for each in known if not each.startswith("__")))
-                raise VectorsError(f"{GENSIM_PREFIX}{model}: gensim's downloader knows no such model; it has {names}")
-            return gensim.downloader.load(model, return_path=True)
+            models = gensim.downloader.info()["models"]
+            if model not in models:
+                names = ", ".join(sorted(name for name in models if not name.startswith("__")))
+                raise VectorsError(f"{GENSIM_PREFIX}{model}: unknown to gensim's downloader, which has {names}")
+            return str(gensim.downloader.load(model, return_path=True))
     except VectorsError:
         raise
     except Exception as error:  # it raises bare Exception too
         raise VectorsError(f"{GENSIM_PREFIX}{model}: gensim's downloader failed: {error}") from error
 
 
-def _read(name: str, path: str, settings: Settings, wanted: set[str]) -> WordVectors:
-    with _unpacked(name, path) as stream:
-        format = _format(name, stream, settings)
+def _read(name: str, path: str, settings: VectorSettings, target_words: set[str]) -> WordVectors:
+    with _open(name, path) as stream:
+        format = _detect_format(name, stream, settings)
         if format == "keyed-vectors":
-            return _read_pickled(name, path, settings, wanted)
+            return _read_pickle(name, path, settings, target_words)
         if format == "fasttext":
-            plain = isinstance(stream, io.BufferedReader) and not storage.is_uri(path)
-            size = Path(path).stat().st_size if plain else None
-            found = fasttext.read_model(name, stream, settings.unicode_errors, wanted, settings.extra_words, size)
-            return WordVectors(found.words, found.matrix, found.composed)
-        return _chosen(
-            wanted,
+            is_plain = isinstance(stream, io.BufferedReader) and not storage.is_uri(path)
+            size = Path(path).stat().st_size if is_plain else None
+            return fasttext.read_model(name, stream, settings.unicode_errors, target_words, settings.extra_words, size)
+        return _select_rows(
+            target_words,
             settings.extra_words,
             lambda keep: word2vec.parse_vectors(name, stream, format, settings.unicode_errors, keep),
         )
 
 
-def _format(name: str, stream: BinaryIO, settings: Settings) -> str:
-    """Return the format that is set or, for auto, that the file's first bytes tell, which may leave it at auto."""
-    beginning = stream.peek(4)[:4]  # type: ignore[attr-defined]
+def _detect_format(name: str, stream: BinaryIO, settings: VectorSettings) -> str:
+    """Return the format that is set or that the first bytes show; auto for a word2vec or GloVe file."""
+    first_bytes = stream.peek(4)[:4]  # type: ignore[attr-defined]  # a BufferedReader or a GzipFile
     if settings.format == "auto":
-        if beginning == fasttext.MAGIC:
+        if first_bytes == fasttext.MAGIC:
             return "fasttext"
-        if beginning == ZIP_MAGIC:
-            raise VectorsError(f"{name}: is a zip archive; unpack it and name one of its files")
-        if beginning[:1] == PICKLE_MAGIC:
+        if first_bytes == ZIP_MAGIC:
+            raise VectorsError(f"{name}: is a zip archive; unpack it and set vectors.path to one of its files")
+        if first_bytes[:1] == PICKLE_MAGIC:
             return "keyed-vectors"
     return settings.format
 
 
-def _chosen(
-    wanted: set[str], extra: int, rows: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]
+def _select_rows(
+    target_words: set[str], extra_words: int, parse: Callable[[Callable[[str], bool]], Iterator[word2vec.Row]]
 ) -> WordVectors:
-    """Return the rows that are wanted, in any case, and the first `extra` others."""
-    any_case = {word.lower() for word in wanted}
-    found: dict[str, np.ndarray] = {}
+    """Return the rows of the target words, in any case, and of the first `extra_words` others.
+
+    Args:
+        parse: yields the rows of the words that its argument selects.
+    """
+    any_case = {word.lower() for word in target_words}
+    vectors: dict[str, np.ndarray] = {}
 
     def keep(word: str) -> bool:
-        return extra > 0 or word in wanted or word.lower() in any_case
+        return extra_words > 0 or word.lower() in any_case
 
-    for word, vector in rows(keep):
-        if word in found or not is_single_token(word):
+    for word, vector in parse(keep):
+        if word in vectors or not is_single_token(word):
             continue
-        if word not in wanted and word.lower() not in any_case:
-            extra -= 1
-        found[word] = vector
-    return WordVectors(list(found), np.stack(list(found.values())) if found else np.empty((0, 0), np.float32))
+        if word.lower() not in any_case:
+            extra_words -= 1
+        vectors[word] = vector
+    return WordVectors(list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32))
 
 
-def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) -> WordVectors:
-    """Return rows of gensim KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
+def _read_pickle(name: str, path: str, settings: VectorSettings, target_words: set[str]) -> WordVectors:
+    """Return vectors of KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
     if not settings.allow_pickle:
         raise VectorsError(
-            f"{name}: is a pickle, as gensim saves KeyedVectors, and reading one runs whatever code it holds; "
-            "vectors.allow_pickle=true reads it, for a file that you trust"
+            f"{name}: is a pickle, as gensim saves KeyedVectors, and reading a pickle runs the code that it contains; "
+            "set vectors.allow_pickle=true if you trust the file"
         )
     if storage.is_uri(path):
-        raise VectorsError(f"{name}: KeyedVectors are read from a path; gensim keeps parts of them in files beside it")
+        raise VectorsError(
+            f"{name}: KeyedVectors are read only from a local path, since gensim stores parts of them in other files"
+        )
     from gensim.models import KeyedVectors
 
     try:
@@ -280,34 +242,9 @@ def _read_pickled(name: str, path: str, settings: Settings, wanted: set[str]) ->
     except Exception as error:  # a pickle may raise anything
         raise VectorsError(f"{name}: gensim cannot load it as KeyedVectors: {error!r}") from error
 
-    def kept(keep: Callable[[str], bool]) -> Iterator[word2vec.Row]:
+    def parse(keep: Callable[[str], bool]) -> Iterator[word2vec.Row]:
         for row, word in enumerate(index):
             if keep(word):
                 yield word, word2vec.check_finite(f"{name}, '{word}'", np.array(keyed.vectors[row], np.float32))
 
-    return _chosen(wanted, settings.extra_words, kept)
-
-
-def _save(path: str, found: WordVectors) -> None:
-    from safetensors.numpy import save
-
-    words = np.frombuffer("\n".join(found.words).encode("utf-8"), np.uint8)
-    composed = np.array([word in found.composed for word in found.words])
-    storage.write_bytes(path, save({"matrix": found.matrix, "words": words, "composed": composed}))
-
-
-def _load(path: str) -> WordVectors | None:
-    """Return what `_save` wrote, None if it is not there or not whole."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    if not storage.exists(path):
-        return None
-    try:
-        with source.open_stream(path) as stream:
-            tensors = load(stream.read())
-        words = tensors["words"].tobytes().decode("utf-8").split("\n")
-        composed = frozenset(word for word, is_composed in zip(words, tensors["composed"], strict=True) if is_composed)
-        return WordVectors(words, tensors["matrix"], composed)
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return None
+    return _select_rows(target_words, settings.extra_words, parse)

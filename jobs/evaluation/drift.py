@@ -1,46 +1,49 @@
-"""What fine-tuning did to the word vectors: how far each moved, and who its neighbours are now (Kim 2014, Table 3).
+"""Drift of word vectors in fine-tuning: distances, and nearest neighbours before and after (Kim 2014, Table 3).
 
 python -m jobs vectors drift runs/tickets --words invoice parcel
 """
 
 import csv
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.storage import absolute_path, join, output_folder
+from cluster.logs import RESULT
+from cluster.storage import absolute_path, join, output_folder, parent
 from cluster.tables import format_markdown_table, format_text_table
 from jobs.embeddings.word2vec import VectorsError
-from jobs.evaluation import report
 from jobs.evaluation.export import select_word_vectors
-from jobs.model import checkpoint
-from jobs.model.checkpoint import Checkpoint, InitialVectors
+from jobs.evaluation.report import save_figure
+from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
-NUM_LISTED_WORDS = 10  # words of a list
-MIN_GROUP_SIZE = 10  # words whose median says something
-NUM_NEIGHBOURS = 4  # as many as Kim shows
+NUM_LISTED_WORDS = 10
+MIN_GROUP_SIZE = 10  # words of similar frequency, for a meaningful median
+NUM_NEIGHBOURS = 4  # as in Kim's table
 CSV_COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 
 
 class NoTrainedVectors(VectorsError):
-    """A checkpoint has no word vector that could have moved, or kept nothing to compare with."""
+    """A checkpoint has no trained word vectors, or no initial vectors to compare them with."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far word vectors moved in training.
+    """Drift of the `n` word vectors that were trained.
 
-    words: those of the training texts that are trained, `n` of them, the most frequent first; counts: `(n,)`
-    int64; pretrained: `(n,)` bool, whether they came from the vectors file; distance: `(n,)` float32, L2, between
-    the vector before and after; cosine: `(n,)` between the two; expected: `(n,)` the median distance of
-    words as frequent. before, after: `(vocabulary,
-    dimensions)`, of every word of the checkpoint.
+    words: in the order of the vocabulary, most frequent first. counts: `(n,)` int64, occurrences in the training
+    texts. pretrained: `(n,)` bool, whether the initial vector came from the vectors file. distance: `(n,)` float32,
+    L2 distance between the vectors before and after training; cosine: `(n,)`, their cosine. expected: `(n,)`, median
+    distance of words of similar frequency. vocabulary: all words of the checkpoint; before, after: their vectors,
+    `(vocabulary, dimensions)`.
     """
 
     words: list[str]
@@ -53,174 +56,194 @@ class Drift:
     before: np.ndarray
     after: np.ndarray
 
-    def top_by_distance(self, most: int = NUM_LISTED_WORDS) -> np.ndarray:
-        """Return the places of the words that moved farthest."""
-        return np.argsort(-self.distance, kind="stable")[:most]
+    def top_by_distance(self, count: int = NUM_LISTED_WORDS) -> np.ndarray:
+        """Return the indices of the words that moved farthest."""
+        return np.argsort(-self.distance, kind="stable")[:count]
 
-    def top_by_relative_distance(self, most: int = NUM_LISTED_WORDS) -> np.ndarray:
-        """Return the places of the words that moved farthest for their frequency."""
-        return np.argsort(-self.distance / np.maximum(self.expected, 1e-12), kind="stable")[:most]
+    def top_by_relative_distance(self, count: int = NUM_LISTED_WORDS) -> np.ndarray:
+        """Return the indices of the words that moved farthest for their frequency."""
+        return np.argsort(-self.distance / np.maximum(self.expected, 1e-12), kind="stable")[:count]
 
-    def nearest_neighbours(self, word: str, most: int = NUM_NEIGHBOURS) -> tuple[list[str], list[str]]:
-        """Return the words nearest to a word by cosine, before and after.
+    def nearest_neighbours(self, word: str, count: int = NUM_NEIGHBOURS) -> tuple[list[str], list[str]]:
+        """Return the words nearest to a word by cosine, before and after training.
 
         Raises:
             VectorsError: the checkpoint does not have the word.
         """
         if word not in self.vocabulary:
             raise VectorsError(f"'{word}' is not among the {len(self.vocabulary):,} words of the checkpoint")
-        row = self.vocabulary.index(word)
-        return _nearest(self.before, row, self.vocabulary, most), _nearest(self.after, row, self.vocabulary, most)
+        index = self.vocabulary.index(word)
+        return (
+            _find_neighbours(self.before, index, self.vocabulary, count),
+            _find_neighbours(self.after, index, self.vocabulary, count),
+        )
 
-    def tables(self, words: Sequence[str], most: int = NUM_LISTED_WORDS) -> dict[str, list[dict[str, object]]]:
-        """Return the lists as tables of titled columns; neighbours of `words`, or of the most surprising."""
-        asked = words or [self.words[place] for place in self.top_by_relative_distance(most)]
-        nearest = {word: self.nearest_neighbours(word) for word in asked}
+    def tables(self, words: Sequence[str], count: int = NUM_LISTED_WORDS) -> dict[str, list[dict[str, object]]]:
+        """Return the rows of each table by its title.
+
+        Args:
+            words: their neighbours are listed; if empty, those of the words that moved farthest for their frequency.
+            count: words of each list.
+        """
+        selected = words or [self.words[index] for index in self.top_by_relative_distance(count)]
+        neighbours = {word: self.nearest_neighbours(word) for word in selected}
         return {
-            "farthest": [self._row(place) for place in self.top_by_distance(most)],
-            "farthest for their frequency": [self._row(place) for place in self.top_by_relative_distance(most)],
+            "farthest": [self._row(index) for index in self.top_by_distance(count)],
+            "farthest for their frequency": [self._row(index) for index in self.top_by_relative_distance(count)],
             "nearest neighbours": [
                 {"word": word, "before": ", ".join(before), "after": ", ".join(after)}
-                for word, (before, after) in nearest.items()
+                for word, (before, after) in neighbours.items()
             ],
         }
 
     def summary(self) -> str:
-        """Return the movement of all words in a sentence."""
-        length = np.linalg.norm(self.before[: len(self.words)], axis=1)
+        """Return the drift of all words as a sentence."""
+        norms = np.linalg.norm(self.before[: len(self.words)], axis=1)
         return (
             f"{len(self.words):,} words were trained; half of them moved by more than {np.median(self.distance):.3f}, "
-            f"where the median length of a vector is {np.median(length):.3f}; "
+            f"where the median length of a vector is {np.median(norms):.3f}; "
             f"median cosine of before and after {np.median(self.cosine):.4f}"
         )
 
-    def _row(self, place: int) -> dict[str, object]:
+    def _row(self, index: int) -> dict[str, object]:
         return {
-            "word": self.words[place],
-            "count": int(self.counts[place]),
-            "from": "file" if self.pretrained[place] else "random",
-            "moved": round(float(self.distance[place]), 3),
-            "cosine": round(float(self.cosine[place]), 3),
-            "times expected": round(float(self.distance[place] / max(self.expected[place], 1e-12)), 2),
+            "word": self.words[index],
+            "count": int(self.counts[index]),
+            "from": "file" if self.pretrained[index] else "random",
+            "moved": round(float(self.distance[index]), 3),
+            "cosine": round(float(self.cosine[index]), 3),
+            "times expected": round(float(self.distance[index] / max(self.expected[index], 1e-12)), 2),
         }
 
 
-def compute_drift(loaded: Checkpoint, initial: InitialVectors) -> Drift:
-    """Return how far a checkpoint's vectors moved.
+def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
+    """Return the drift of a checkpoint's vectors.
 
     Raises:
-        NothingTrained: no word's vector was.
+        NoTrainedVectors: no word's vector was trained.
     """
-    after = select_word_vectors(loaded)
+    after = select_word_vectors(checkpoint)
     before = np.concatenate([initial.vectors, after[len(initial.vectors) :]])
     trained = initial.counts > 0
-    if loaded.experiment.model.trained_words == "out-of-vocabulary":
+    if checkpoint.experiment.model.trained_words == "out-of-vocabulary":
         trained &= ~initial.pretrained
-    seen = np.flatnonzero(trained[2:])
-    if not len(seen):
-        raise NoTrainedVectors("no word's vector was trained: the training texts hold none that could be")
-    old, new = before[seen + 2], after[seen + 2]
+    indices = np.flatnonzero(trained[2:])
+    if not len(indices):
+        raise NoTrainedVectors("no word's vector was trained: the training texts have no word that may be trained")
+    ids = indices + 2
+    old, new = before[ids], after[ids]
     distance = np.linalg.norm(new - old, axis=1)
-    lengths = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
-    counts = initial.counts[seen + 2]
+    norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
     return Drift(
-        words=[loaded.words[place] for place in seen],
-        counts=counts,
-        pretrained=initial.pretrained[seen + 2],
+        words=[checkpoint.words[index] for index in indices],
+        counts=initial.counts[ids],
+        pretrained=initial.pretrained[ids],
         distance=distance,
-        cosine=(old * new).sum(axis=1) / np.maximum(lengths, 1e-12),
-        expected=_expected(counts, distance),
-        vocabulary=loaded.words,
+        cosine=(old * new).sum(axis=1) / np.maximum(norms, 1e-12),
+        expected=estimate_expected_distance(initial.counts[ids], distance),
+        vocabulary=checkpoint.words,
         before=before[2:],
         after=after[2:],
     )
 
 
-def load_drift(path: str, loaded: Checkpoint) -> Drift:
-    """Return the drift of a checkpoint that was read from a path.
+def load_drift(checkpoint: Checkpoint) -> Drift:
+    """Return the drift of a checkpoint that was read from its path.
 
     Raises:
-        NothingTrained: its vectors were not trained, or it kept nothing to compare them with.
+        NoTrainedVectors: its vectors were not trained, or it has no initial vectors.
     """
-    if "vectors" not in loaded.weights:
-        raise NoTrainedVectors(f"{path}: its word vectors are static, none has moved")
-    initial = checkpoint.load_initial_vectors(path)
+    if "vectors" not in checkpoint.weights:
+        raise NoTrainedVectors(f"{checkpoint.path}: its word vectors are static, so none has moved")
+    initial = load_initial_vectors(checkpoint.path)
     if initial is None:
-        raise NoTrainedVectors(f"{path}: an earlier version made it, which kept nothing to compare with; train again")
-    return compute_drift(loaded, initial)
+        raise NoTrainedVectors(f"{checkpoint.path}: an earlier version made it, without initial vectors; train again")
+    return compute_drift(checkpoint, initial)
 
 
-def report_drift(path: str, words: Sequence[str], most: int, out: str | None) -> None:
-    """Say the tables, and write drift.csv (every word) and drift.png.
+def report_drift(path: str, words: Sequence[str], count: int, out: str | None) -> None:
+    """Log the tables, and write drift.csv (every word) and drift.png.
 
     Args:
-        words: whose neighbours are shown; by default those of the words that moved farthest for their frequency.
-        out: a folder; by default `report` beside the checkpoint.
+        path: a checkpoint, a best.json, or a folder with one.
+        words: their neighbours are listed; if empty, those of the words that moved farthest for their frequency.
+        count: words of each list.
+        out: a folder; by default `report` next to the checkpoint.
     """
-    found = load_drift(path, checkpoint.load_checkpoint(path))
-    logger.info(found.summary())
-    for title, rows in found.tables(words, most).items():
-        logger.info(f"\n{title}\n\n{format_text_table(rows)}")
-    target = absolute_path(out) if out else join(os.path.dirname(checkpoint.resolve_checkpoint(path)), "report")
+    checkpoint = load_checkpoint(path)
+    drift = load_drift(checkpoint)
+    logger.log(RESULT, drift.summary())
+    for title, rows in drift.tables(words, count).items():
+        logger.log(RESULT, f"\n{title}\n\n{format_text_table(rows)}")
+    target = absolute_path(out) if out else join(parent(checkpoint.path), "report")
     with output_folder(target) as folder:
-        write_drift(folder, found)
-    logger.info(f"\nevery word: {join(target, 'drift.csv')}, picture: {join(target, 'drift.png')}")
+        write_drift(folder, drift)
+    logger.log(RESULT, f"\nevery word: {join(target, 'drift.csv')}, plot: {join(target, 'drift.png')}")
 
 
-def markdown_section(found: Drift) -> list[str]:
-    """Return the drift as Markdown for the report, beside whose drift.png it stands."""
-    lines = ["## What fine-tuning did to the word vectors", "", found.summary() + ".", ""]
-    for title, rows in found.tables(()).items():
+def format_markdown_section(drift: Drift) -> list[str]:
+    """Return the drift as Markdown lines for a report in the folder of drift.png."""
+    lines = ["## What fine-tuning did to the word vectors", "", drift.summary() + ".", ""]
+    for title, rows in drift.tables(()).items():
         lines += [f"{title.capitalize()}:", "", *format_markdown_table(rows), ""]
     return [*lines, "![how far each word moved](drift.png)", "", "Every word: [drift.csv](drift.csv).", ""]
 
 
-def write_drift(folder: Path, found: Drift) -> None:
+def write_drift(folder: Path, drift: Drift) -> None:
     """Write drift.csv and drift.png into a folder."""
     with (folder / "drift.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
-        columns = (found.words, found.counts, found.pretrained, found.distance, found.cosine, found.expected)
+        columns = (drift.words, drift.counts, drift.pretrained, drift.distance, drift.cosine, drift.expected)
         for word, count, pretrained, *numbers in zip(*columns, strict=True):
             writer.writerow([word, count, int(pretrained), *(f"{number:.6g}" for number in numbers)])
-    plot_drift(folder / "drift.png", found)
+    save_figure(draw_drift(drift), folder / "drift.png")
 
 
-def plot_drift(path: Path, found: Drift) -> None:
-    """Write a picture: how often each word occurs against how far it moved, and the names of some."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def draw_drift(drift: Drift) -> "Figure":
+    """Return a figure: the distance of each word by its frequency, with the names of the words that moved farthest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for chosen, label, color in ((found.pretrained, "from the vectors file", "tab:blue"),
-                                 (~found.pretrained, "random at the start", "tab:orange")):  # fmt: skip
-        if chosen.any():
-            axes.scatter(found.counts[chosen], found.distance[chosen], s=6, alpha=0.4, color=color, label=label)
-    order = np.argsort(found.counts)
-    axes.plot(
-        found.counts[order], found.expected[order], color="black", linewidth=1, label="expected at this frequency"
+    groups = (
+        (drift.pretrained, "from the vectors file", "tab:blue"),
+        (~drift.pretrained, "random at the start", "tab:orange"),
     )
-    top = found.distance.max(initial=0) or 1.0
-    named: list[tuple[float, float]] = []  # what is labelled, in shares of the picture, so that no two overlap
-    for place in dict.fromkeys([*found.top_by_distance(), *found.top_by_relative_distance()]):
-        at = (np.log(found.counts[place]) / max(np.log(found.counts.max()), 1.0), found.distance[place] / top)
-        if all(abs(at[0] - x) > 0.1 or abs(at[1] - y) > 0.03 for x, y in named):
-            named.append(at)
-            where = (found.counts[place], found.distance[place])
-            axes.annotate(found.words[place], where, (3, 3), textcoords="offset points", size=8, parse_math=False)
+    for mask, label, color in groups:
+        if mask.any():
+            axes.scatter(drift.counts[mask], drift.distance[mask], s=6, alpha=0.4, color=color, label=label)
+    order = np.argsort(drift.counts)
+    axes.plot(
+        drift.counts[order], drift.expected[order], color="black", linewidth=1, label="expected at this frequency"
+    )
+    for index in _select_annotated_words(drift):
+        point = (drift.counts[index], drift.distance[index])
+        axes.annotate(drift.words[index], point, (3, 3), textcoords="offset points", size=8, parse_math=False)
     axes.set(xscale="log", xlabel="occurrences in the training texts", ylabel="distance moved (L2)")
     axes.set_title("How far fine-tuning moved each word's vector")
     axes.legend(loc="upper left")
-    report.save_figure(figure, path)
+    return figure
 
 
-def _expected(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def _select_annotated_words(drift: Drift) -> list[int]:
+    """Return the indices of the words that moved farthest, without those whose names would overlap others."""
+    max_log_count, max_distance = max(np.log(drift.counts.max()), 1.0), drift.distance.max(initial=0) or 1.0
+    positions: list[tuple[float, float]] = []  # of names, as shares of the plot's size
+    selected = []
+    for index in dict.fromkeys([*drift.top_by_distance(), *drift.top_by_relative_distance()]):
+        x, y = np.log(drift.counts[index]) / max_log_count, drift.distance[index] / max_distance
+        if all(abs(x - other_x) > 0.1 or abs(y - other_y) > 0.03 for other_x, other_y in positions):
+            positions.append((x, y))
+            selected.append(int(index))
+    return selected
+
+
+def estimate_expected_distance(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Return the distance expected of each word by its frequency, `(n,)`.
 
-    Medians of words within a factor of two, interpolated between on a logarithmic scale; the few most
-    frequent words make one group.
+    It interpolates, on a logarithmic scale, between the medians of words whose counts are within a factor of two. The
+    few most frequent words form one group.
     """
     octaves = np.floor(np.log2(counts)).astype(int)
     sizes = np.bincount(octaves)
@@ -228,13 +251,13 @@ def _expected(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:
         octaves[octaves == len(sizes) - 1] -= 1
         sizes = np.bincount(octaves)
     groups = np.unique(octaves)
-    middles = [np.log(counts[octaves == group]).mean() for group in groups]
+    centers = [np.log(counts[octaves == group]).mean() for group in groups]
     medians = [np.median(distance[octaves == group]) for group in groups]
-    return np.interp(np.log(counts), middles, medians)
+    return np.asarray(np.interp(np.log(counts), centers, medians))
 
 
-def _nearest(matrix: np.ndarray, row: int, words: Sequence[str], most: int) -> list[str]:
-    lengths = np.linalg.norm(matrix, axis=1)
-    similar = matrix @ matrix[row] / np.maximum(lengths * lengths[row], 1e-12)
-    similar[row] = -np.inf
-    return [words[place] for place in np.argsort(-similar, kind="stable")[:most]]
+def _find_neighbours(matrix: np.ndarray, index: int, words: Sequence[str], count: int) -> list[str]:
+    norms = np.linalg.norm(matrix, axis=1)
+    similarity = matrix @ matrix[index] / np.maximum(norms * norms[index], 1e-12)
+    similarity[index] = -np.inf
+    return [words[row] for row in np.argsort(-similarity, kind="stable")[:count]]

@@ -1,72 +1,70 @@
-"""A checkpoint measured on texts that it never saw, with a report to keep."""
+"""Evaluation of a checkpoint on a test part that training did not see, with a report."""
 
 import logging
-import os
 
 import numpy as np
 
-from cluster.storage import absolute_path, join, output_folder
+from cluster.logs import RESULT
+from cluster.storage import absolute_path, join, output_folder, parent
 from jobs.config.experiment import apply_overrides
-from jobs.datasets import dataset
+from jobs.datasets.dataset import load_dataset
 from jobs.datasets.readers import DataError
-from jobs.evaluation import drift, metrics
+from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
+from jobs.evaluation.metrics import accuracy, confusion, macro_f1, per_class_metrics
 from jobs.evaluation.report import Evaluation, write_report
 from jobs.inference.predict import predict_proba
-from jobs.model import checkpoint
+from jobs.model.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(path: str, settings: list[str], out: str | None) -> Evaluation:
-    """Measure a checkpoint on its experiment's test part, say the figures, and write a report.
+    """Evaluate a checkpoint on its experiment's test part, log the metrics, and write a report.
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
-        settings: changes to the experiment, as in `data.test=other.csv`.
-        out: the report's folder; by default `report` beside the checkpoint.
+        settings: changes to the experiment, such as `data.test=other.csv`.
+        out: the report's folder; by default `report` next to the checkpoint.
 
     Raises:
-        DataError: the test part cannot be read, has other labels, or is not the one that training left out.
+        DataError: the test part cannot be read, has other labels, or is not the one that training held out.
     """
-    where = checkpoint.resolve_checkpoint(path)
-    loaded = checkpoint.load_checkpoint(where)
-    experiment = loaded.experiment
-    if settings:
-        experiment = apply_overrides(experiment, settings)
-    part = dataset.load_dataset(experiment).test
-    if experiment.data.test is None and part.digest() != loaded.metrics.get("held_out"):
+    checkpoint = load_checkpoint(path)
+    experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
+    test = load_dataset(experiment).test
+    if experiment.data.test is None and test.digest() != checkpoint.metrics.get("held_out"):
         raise DataError(
-            f"{part.path}: the rows drawn from it now are not those that training left out (the file or a setting "
-            "changed since), so some may have been trained on; name unseen texts with data.test=FILE"
+            f"{test.path}: the rows drawn from it now are not those that training left out: the file or a setting has "
+            "changed since. Some of them may have been trained on; name unseen texts with data.test=FILE"
         )
-    unknown = sorted(set(part.labels) - set(loaded.labels))
+    unknown = sorted(set(test.labels) - set(checkpoint.labels))
     if unknown:
         raise DataError(
-            f"{part.path}: the label '{unknown[0]}' is none of the checkpoint's: {', '.join(loaded.labels)}"
+            f"{test.path}: the checkpoint has no label '{unknown[0]}'; its labels are {', '.join(checkpoint.labels)}"
         )
-    labels = np.array([loaded.labels.index(label) for label in part.labels])
-    probabilities = predict_proba(loaded, part.texts)  # (texts, classes)
-    predicted = probabilities.argmax(axis=1)
-    found = Evaluation(
-        checkpoint=where,
-        source=part.path,
-        rows=len(part),
-        accuracy=metrics.accuracy(labels, predicted),
-        macro_f1=metrics.macro_f1(labels, predicted),
-        labels=loaded.labels,
-        per_class=metrics.per_class_metrics(labels, predicted, len(loaded.labels)),
-        confusion=metrics.confusion(labels, predicted, len(loaded.labels)),
+    num_classes = len(checkpoint.labels)
+    labels = np.array([checkpoint.labels.index(label) for label in test.labels])
+    predicted = predict_proba(checkpoint, test.texts).argmax(axis=1)
+    evaluation = Evaluation(
+        checkpoint=checkpoint.path,
+        source=test.path,
+        rows=len(test),
+        accuracy=accuracy(labels, predicted),
+        macro_f1=macro_f1(labels, predicted),
+        labels=checkpoint.labels,
+        per_class=per_class_metrics(labels, predicted, num_classes),
+        confusion=confusion(labels, predicted, num_classes),
     )
-    target = absolute_path(out) if out else join(os.path.dirname(where), "report")
-    logger.info(found.format_table())
+    logger.log(RESULT, evaluation.format_table())
+    target = absolute_path(out) if out else join(parent(checkpoint.path), "report")
     with output_folder(target) as folder:
-        more = []
+        drift_section: list[str] = []
         try:
-            moved = drift.load_drift(where, loaded)
-            drift.write_drift(folder, moved)
-            more = drift.markdown_section(moved)
-        except drift.NoTrainedVectors as reason:
-            logger.info(f"no drift in the report: {reason}")
-        write_report(folder, found, loaded, more)
-    logger.info(f"report: {join(target, 'report.md')}")
-    return found
+            drift = load_drift(checkpoint)
+            write_drift(folder, drift)
+            drift_section = format_markdown_section(drift)
+        except NoTrainedVectors as error:
+            logger.info(f"the report has no section on vector drift: {error}")
+        write_report(folder, evaluation, checkpoint, drift_section)
+    logger.log(RESULT, f"report: {join(target, 'report.md')}")
+    return evaluation

@@ -1,32 +1,30 @@
-"""How good predictions are. Labels are numbers, `(rows,)` int64."""
+"""Metrics of predicted classes. Labels are class indices, `(rows,)` int64."""
 
 import numpy as np
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the share of rows predicted right."""
+    """Return the share of correct predictions."""
     return float(np.mean(labels == predicted))
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean over classes of F1; a class that is never there and never predicted does not count.
+    """Return the mean F1 of the classes that occur in the labels or the predictions.
 
-    As scikit-learn's, whose import takes a worker longer than its first epochs.
+    The value is that of scikit-learn, whose import takes a worker longer than its first epochs.
     """
-    right = np.bincount(labels[labels == predicted])
-    counts = np.bincount(labels, minlength=len(right)), np.bincount(predicted, minlength=len(right))
-    there = np.zeros(max(map(len, counts)), np.int64)  # F1 is 2 * right / there
-    for count in counts:
-        there[: len(count)] += count
-    classes = np.flatnonzero(there)
-    return float(np.mean([2 * right[each] / there[each] if each < len(right) else 0.0 for each in classes]))
+    size = 1 + max(labels.max(initial=-1), predicted.max(initial=-1))
+    correct = np.bincount(labels[labels == predicted], minlength=size)
+    total = np.bincount(labels, minlength=size) + np.bincount(predicted, minlength=size)
+    occurs = total > 0
+    return float(np.mean(2 * correct[occurs] / total[occurs]))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Return counts `(classes, classes)`: rows are the true class, columns the predicted one."""
     from sklearn.metrics import confusion_matrix
 
-    return confusion_matrix(labels, predicted, labels=np.arange(num_classes))
+    return np.asarray(confusion_matrix(labels, predicted, labels=np.arange(num_classes)))
 
 
 def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:

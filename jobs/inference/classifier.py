@@ -1,9 +1,9 @@
-"""A checkpoint's network without torch: text in, scores out.
+"""Classifier without torch: a checkpoint's network from text to scores.
 
-Once training is over, a filter of width w applied to word vectors is a sum of w rows of a table
-(words x filter places) that is computed once. A text then costs look-ups, shifted sums and a
-maximum, which `jobs.inference.scoring_kernel` does from the bytes on. The most frequent words are in the table, up to
-a memory budget; others are projected when they come.
+After training, a filter of width w applied to word vectors is a sum of w entries of a table that is computed once:
+the products of each word with the filters. A text then costs look-ups, shifted sums and a maximum, which
+`jobs.inference.scoring_kernel` computes from the bytes on; the memory layouts are drawn there. The table holds the
+most frequent words, up to a memory budget. Other words are projected when they occur.
 """
 
 from collections.abc import Sequence
@@ -12,44 +12,44 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
-from jobs.inference import projection_table as table
 from jobs.inference import scoring_kernel as kernel
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, load_or_compute
 from jobs.model.checkpoint import Checkpoint, CheckpointError
 
-# Far below the largest float32, so that no sum on the way overflows.
+# Far below the largest float32, so that no intermediate sum overflows.
 MAX_ABS_LOGIT = 1e30
 
 
 class PackedWeights:
-    """The network's filters in the order of their widths, the narrow first, and what they lead to.
+    """The network's weights in the layout of `jobs.inference.scoring_kernel`.
 
-    widths: `(filters,)`; lengths, places: for each place of a window how many filters are wide enough to have it,
-    which are the last so many, and where their columns begin; projection: `(channels * dimensions, columns)`;
-    biases: `(filters,)`; output: `(classes, filters)`; output_bias: `(classes,)`.
+    widths: `(filters,)` int64; filter_counts, column_offsets: `(max width,)` int64; projection:
+    `(channels * dimensions, columns)`; biases: `(filters,)`; output: `(classes, filters)`; output_bias: `(classes,)`;
+    all float32.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         weights, model = checkpoint.weights, checkpoint.experiment.model
-        maps = model.feature_maps
+        maps, max_width = model.feature_maps, max(model.filter_widths)
         order = np.argsort(model.filter_widths, kind="stable")
         self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
         columns = [
-            weights[f"filters.{number}"][place * maps : (place + 1) * maps].T
-            for place in range(max(model.filter_widths))
-            for number in order
-            if model.filter_widths[number] > place
+            weights[f"filters.{index}"][position * maps : (position + 1) * maps].T
+            for position in range(max_width)
+            for index in order
+            if model.filter_widths[index] > position
         ]
         self.projection = np.concatenate(columns, axis=1)
-        self.filter_counts = np.array([(self.widths > place).sum() for place in range(max(model.filter_widths))])
+        self.filter_counts = np.array([(self.widths > position).sum() for position in range(max_width)])
         self.column_offsets = np.cumsum(self.filter_counts) - self.filter_counts
-        self.biases = np.concatenate([weights[f"biases.{number}"] for number in order])
+        self.biases = np.concatenate([weights[f"biases.{index}"] for index in order])
         by_width = weights["output.weight"].reshape(-1, len(order), maps)
         self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
         self.output_bias = weights["output.bias"]
 
 
 class ScoringResult(NamedTuple):
-    """Scores (logits) `(texts, classes)` float32, and how many tokens there were and how many were unknown."""
+    """Logits, `(texts, classes)` float32, and the numbers of tokens and unknown tokens of all texts."""
 
     logits: np.ndarray
     num_tokens: int
@@ -61,180 +61,185 @@ class Classifier:
 
     Args:
         checkpoint: the trained network.
-        table_bytes: memory for the table; 0 projects every word when it comes.
+        table_bytes: memory for the projection table; with 0 every word is projected when it occurs.
 
     Raises:
-        CheckpointError: its tensors are not those that its settings, words and labels call for.
+        CheckpointError: its tensors do not fit its settings, words and labels.
     """
 
-    def __init__(self, checkpoint: Checkpoint, table_bytes: int = table.DEFAULT_TABLE_BYTES) -> None:
-        weights = _checked(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, table_bytes: int = DEFAULT_TABLE_BYTES) -> None:
+        channels = _validate_checkpoint(checkpoint)
         self.labels = checkpoint.labels
         self.text_settings = checkpoint.experiment.text
         self.vocabulary = Vocabulary(checkpoint.words)
-        self.weights = filters = PackedWeights(checkpoint)
-        channels = [weights[name] for name in ("fixed_vectors", "vectors") if name in weights]
-        self._vectors = np.concatenate(channels, axis=1)  # (words, channels * dimensions)
-        self.num_columns = filters.projection.shape[1]
-        rows = min(len(self._vectors), table_bytes // (4 * self.num_columns))
-        self._table = table.load_or_compute(self._vectors[:rows], filters.projection)  # (rows, columns)
-        if rows == len(self._vectors):
-            self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them
-        self._words = _index(checkpoint.words)
-        self._scoring = (
+        self.weights = packed = PackedWeights(checkpoint)
+        # (words, channels * dimensions)
+        self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
+        self.num_columns = packed.projection.shape[1]
+        num_rows = min(len(self._vectors), table_bytes // (4 * self.num_columns))
+        self._table = load_or_compute(self._vectors[:num_rows], packed.projection)  # (num_rows, columns)
+        if num_rows == len(self._vectors):
+            self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
+        self._layers = (
             np.asarray(self._table).reshape(-1),
             self.num_columns,
-            filters.filter_counts,
-            filters.column_offsets,
-            filters.biases,
-            filters.output.reshape(-1),
-            filters.output_bias,
+            packed.filter_counts,
+            packed.column_offsets,
+            packed.biases,
+            packed.output.reshape(-1),
+            packed.output_bias,
         )
-        self.predict_logits([""])  # compiles, or reads what is compiled
+        self._arguments = (*_build_dictionary(checkpoint.words), *self._layers)
+        self.predict_logits([""])  # compiles the kernel, or reads it from the cache
 
     @property
     def table_bytes(self) -> int:
-        """Bytes that the table takes."""
+        """Size of the projection table in bytes."""
         return self._table.nbytes
 
     def kernel_arrays(self) -> tuple[np.ndarray, ...]:
         """Return the kernel's arrays, in the order of its arguments."""
-        return tuple(each for each in (*self._words, *self._scoring) if isinstance(each, np.ndarray))
+        return tuple(value for value in self._arguments if isinstance(value, np.ndarray))
 
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return scores (logits), `(texts, classes)` float32."""
+        """Return the logits of texts, `(texts, classes)` float32."""
         return self.score_texts(texts).logits
 
     def score_texts(self, texts: Sequence[str]) -> ScoringResult:
-        """Return scores, and how much of the texts was known."""
-        scores = np.empty((len(texts), len(self.labels)), np.float32)
-        tokens = unknown = start = 0
+        """Return the logits of texts, and how many of their tokens are known."""
+        logits = np.empty((len(texts), len(self.labels)), np.float32)
+        num_tokens = num_unknown = start = 0
         while start < len(texts):
             end = start
             while end < len(texts) and texts[end].isascii():
                 end += 1
-            if start == end:  # other letters: not split in bytes
+            if start == end:  # not ASCII: tokenized in Python
                 end += 1
-                found, strange = self._score_tokens(texts[start], scores[start])
+                tokens, unknown = self._score_tokens(texts[start], logits[start])
             else:
-                found, strange = self._score_bytes(texts[start:end], scores[start:end])
-            tokens += found
-            unknown += strange
+                tokens, unknown = self._score_bytes(texts[start:end], logits[start:end])
+            num_tokens += tokens
+            num_unknown += unknown
             start = end
-        return ScoringResult(scores, tokens, unknown)
+        return ScoringResult(logits, num_tokens, num_unknown)
 
     def encode_tokens(self, tokens: Sequence[str]) -> np.ndarray:
-        """Return the numbers of a text's words, `(tokens,)` int64, at least one."""
+        """Return the word ids of a text, `(tokens,)` int64; the empty text is one word of padding."""
         return np.array(self.vocabulary.encode(tokens[: self.text_settings.max_tokens]) or [PADDING])
 
     def project_tokens(self, ids: np.ndarray) -> np.ndarray:
-        """Return the product of each word with each filter place, `(tokens, columns)`."""
-        inside = ids < len(self._table)
-        found = np.empty((len(ids), self.num_columns), np.float32)
-        found[inside] = self._table[ids[inside]]
-        if not inside.all():
-            found[~inside] = self._vectors[ids[~inside]] @ self.weights.projection
-        return found
+        """Return the products of words with the filters, `(tokens, columns)` float32; ids: `(tokens,)` int64."""
+        in_table = ids < len(self._table)
+        projected = np.empty((len(ids), self.num_columns), np.float32)
+        projected[in_table] = self._table[ids[in_table]]
+        if not in_table.all():
+            projected[~in_table] = self._vectors[ids[~in_table]] @ self.weights.projection
+        return projected
 
-    def _score_bytes(self, texts: Sequence[str], scores: np.ndarray) -> tuple[int, int]:
-        """Write the scores of texts in ASCII; return their tokens, and how many are unknown."""
-        letters = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
+    def _score_bytes(self, texts: Sequence[str], logits: np.ndarray) -> tuple[int, int]:
+        """Write the logits of texts in ASCII; return their numbers of tokens and unknown tokens."""
+        text = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
         offsets = np.zeros(len(texts) + 1, np.int64)
         if len(texts) == 1:
-            offsets[1] = len(letters)
+            offsets[1] = len(text)
         else:
             np.cumsum([len(text) for text in texts], out=offsets[1:])
-        scratch = np.empty(min(self.text_settings.max_tokens, len(letters) + 1), np.int64)
-        tokens = unknown = start = 0
+        ids = np.empty(min(self.text_settings.max_tokens, len(text) + 1), np.int64)
+        num_tokens = num_unknown = start = 0
         while start < len(texts):
-            done, found, strange = kernel.score_ascii_texts(
-                letters,
+            scored, tokens, unknown = kernel.score_ascii_texts(
+                text,
                 offsets[start:],
                 self.text_settings.lowercase,
-                *self._words,
-                *self._scoring,
-                scratch,
-                scores[start:],
+                *self._arguments,
+                ids,
+                logits[start:],
             )
-            start += done
-            tokens += found
-            unknown += strange
-            if start < len(texts):  # a word that is not in the table
-                found, strange = self._score_tokens(texts[start], scores[start])
-                tokens += found
-                unknown += strange
+            start += scored
+            num_tokens += tokens
+            num_unknown += unknown
+            if start < len(texts):  # a word is not in the table
+                tokens, unknown = self._score_tokens(texts[start], logits[start])
+                num_tokens += tokens
+                num_unknown += unknown
                 start += 1
-        return tokens, unknown
+        return num_tokens, num_unknown
 
-    def _score_tokens(self, text: str, scores: np.ndarray) -> tuple[int, int]:
-        """Write the scores of any text; return its tokens, and how many are unknown."""
+    def _score_tokens(self, text: str, logits: np.ndarray) -> tuple[int, int]:
+        """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings.lowercase)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
         if ids.max() < len(self._table):
-            kernel.score_token_ids(ids, *self._scoring, scores)
+            kernel.score_token_ids(ids, *self._layers, logits)
         else:
-            kernel.score_token_ids(
-                np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._scoring[1:], scores
-            )
+            kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._layers[1:], logits)
         return len(tokens), int((ids == UNKNOWN).sum())
 
 
-def _index(words: Sequence[str]) -> tuple[np.ndarray, ...]:
-    """Return the kernel's dictionary: the words' bytes, where each starts, and a hash table of those in ASCII."""
+def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the kernel's vocabulary: word_bytes, word_offsets, and slots and hashes of the words in ASCII."""
     encoded = [word.encode() for word in words]
-    letters = np.frombuffer(b"".join(encoded), np.uint8)
-    starts = np.zeros(len(words) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=starts[1:])
+    word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
+    word_offsets = np.zeros(len(words) + 1, np.int64)
+    np.cumsum([len(word) for word in encoded], out=word_offsets[1:])
     size = 1 << (2 * len(words) + 1).bit_length()  # at most half full
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
-    kernel.build_hash_table(letters, starts, np.array([word.isascii() for word in words], bool), slots, hashes)
-    return letters, starts, slots, hashes
+    is_ascii = np.array([word.isascii() for word in words], bool)
+    kernel.build_hash_table(word_bytes, word_offsets, is_ascii, slots, hashes)
+    return word_bytes, word_offsets, slots, hashes
 
 
-def _checked(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Return the weights; CheckpointError unless they are what the settings call for."""
-    model, words, labels = checkpoint.experiment.model, checkpoint.words, checkpoint.labels
-    for name, found in (("labels.json", labels), ("vocabulary.json", words)):
-        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-            raise CheckpointError(f"{name}: is not a list of strings")
-        if len(set(found)) != len(found):
-            raise CheckpointError(f"{name}: names something twice")
+def _validate_checkpoint(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the channels; CheckpointError unless labels, words and weights are what the settings need."""
+    labels, words, weights = checkpoint.labels, checkpoint.words, checkpoint.weights
+    _validate_names("labels.json", labels)
+    _validate_names("vocabulary.json", words)
     if not labels:
         raise CheckpointError("labels.json: is empty")
+    model = checkpoint.experiment.model
     channels = {"static": ["fixed_vectors"], "multichannel": ["fixed_vectors", "vectors"]}.get(
         model.embedding, ["vectors"]
     )
-    weights = checkpoint.weights
     first = weights.get(channels[0])
     dimensions = first.shape[-1] if first is not None and first.ndim == 2 else 0
-    wanted: dict[str, tuple[int, ...]] = {name: (len(words) + 2, dimensions) for name in channels}
-    for number, width in enumerate(model.filter_widths):
-        wanted[f"filters.{number}"] = (width * model.feature_maps, len(channels) * dimensions)
-        wanted[f"biases.{number}"] = (model.feature_maps,)
-    wanted["output.weight"] = (len(labels), len(model.filter_widths) * model.feature_maps)
-    wanted["output.bias"] = (len(labels),)
-    for name, shape in wanted.items():
-        found = weights.get(name)
-        if found is None or found.shape != shape or found.dtype != np.float32:
-            told = "missing" if found is None else f"{found.dtype} of {found.shape}"
-            raise CheckpointError(f"weights.safetensors: {name} is {told}; the settings call for float32 of {shape}")
-        if not np.isfinite(found).all():
-            raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
-    if _largest_score(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
+    shapes: dict[str, tuple[int, ...]] = {name: (len(words) + 2, dimensions) for name in channels}
+    for index, width in enumerate(model.filter_widths):
+        shapes[f"filters.{index}"] = (width * model.feature_maps, len(channels) * dimensions)
+        shapes[f"biases.{index}"] = (model.feature_maps,)
+    shapes["output.weight"] = (len(labels), len(model.filter_widths) * model.feature_maps)
+    shapes["output.bias"] = (len(labels),)
+    for name, shape in shapes.items():
+        _validate_tensor(name, weights.get(name), shape)
+    if _bound_abs_logit(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
         raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
-    return weights
+    return channels
 
 
-def _largest_score(weights: dict[str, np.ndarray], channels: list[str], widths: Sequence[int]) -> float:
-    """Return what no text's score can be above: products of vectors are at most those of their lengths."""
+def _validate_names(file: str, names: object) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{file}: is not a list of strings")
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"{file}: contains duplicates")
 
-    def longest(name: str) -> float:
+
+def _validate_tensor(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    if value is None or value.shape != shape or value.dtype != np.float32:
+        actual = "missing" if value is None else f"{value.dtype} of {value.shape}"
+        raise CheckpointError(f"weights.safetensors: {name} is {actual}; the settings call for float32 of {shape}")
+    if not np.isfinite(value).all():
+        raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
+
+
+def _bound_abs_logit(weights: dict[str, np.ndarray], channels: list[str], widths: Sequence[int]) -> float:
+    """Return an upper bound of any text's absolute logits: a product of vectors is at most that of their norms."""
+
+    def max_norm(name: str) -> float:
         return float(np.sqrt(np.square(weights[name], dtype=np.float64).sum(axis=1).max(initial=0.0)))
 
-    vectors = sum(longest(name) for name in channels)
+    vectors = sum(max_norm(name) for name in channels)
     feature = max(
-        width * vectors * longest(f"filters.{number}") + float(np.abs(weights[f"biases.{number}"]).max(initial=0.0))
-        for number, width in enumerate(widths)
+        width * vectors * max_norm(f"filters.{index}") + float(np.abs(weights[f"biases.{index}"]).max(initial=0.0))
+        for index, width in enumerate(widths)
     )
     output = np.abs(weights["output.weight"]).sum(axis=1, dtype=np.float64).max()
     return float(output) * feature + float(np.abs(weights["output.bias"]).max())

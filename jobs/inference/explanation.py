@@ -1,7 +1,7 @@
-"""Why a text has its scores: the phrases that decided, with their shares.
+"""Explanation of a text's scores: the phrases that contribute to them, and how much.
 
-A score is a sum over filters, and with a maximum over time each filter's value is that of one window
-of words. So the shares below are exact: with the bias of the class they add up to the score.
+A score is a sum over filters, and with a maximum over time each filter's value is that of one window of words. So the
+contributions ("shares") of the windows are exact: together with the bias of the class they add up to the score.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ import numpy as np
 from jobs.datasets.tokenizer import tokenize_with_offsets
 from jobs.inference.classifier import Classifier
 
-# Of a phrase in JSON, beside its text.
+# Of a phrase in JSON, in addition to its text.
 PHRASE_OVERHEAD_BYTES = 80
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words that decided. start, end: where they stand in the text, in characters (code points)."""
+    """A phrase and its share of a score. start, end: its characters (code points) in the text."""
 
     text: str
     start: int
@@ -27,7 +27,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A class's score (logit): `bias` and the phrases' shares add up to it. Phrases: the largest share first."""
+    """A class's score (logit), which is the sum of `bias` and the phrases' shares; the largest share is first."""
 
     score: float
     bias: float
@@ -35,56 +35,56 @@ class Explanation:
 
 
 class Explainer:
-    """What decided about one text."""
+    """Explainer of the scores of one text."""
 
     def __init__(self, classifier: Classifier, text: str) -> None:
         settings, filters = classifier.text_settings, classifier.weights
-        places = tokenize_with_offsets(text, settings.lowercase)[: settings.max_tokens]
-        values, windows = _windows(classifier, [token for token, _, _ in places])
-        # A window as one number, since numpy is quicker in telling numbers apart than rows.
-        width = len(places) + 1
-        found, self._where = np.unique(windows[:, 0] * width + windows[:, 1], return_inverse=True)
-        self._phrases = [_place(text, places, divmod(window, width)) for window in found.tolist()]
+        tokens = tokenize_with_offsets(text, settings.lowercase)[: settings.max_tokens]
+        values, windows = _find_windows(classifier, [token for token, _, _ in tokens])
+        # A window as a single number, since numpy finds unique numbers faster than unique rows.
+        base = len(tokens) + 1
+        unique_windows, self._phrase_indices = np.unique(windows[:, 0] * base + windows[:, 1], return_inverse=True)
+        self._phrases = [_extract_phrase(text, tokens, *divmod(window, base)) for window in unique_windows.tolist()]
         self._values = values.astype(np.float64)
-        self._output, self._bias = filters.output, filters.output_bias
+        self._output, self._output_bias = filters.output, filters.output_bias
 
     @property
     def estimated_json_bytes(self) -> int:
-        """About how many bytes an explanation takes in JSON."""
+        """Approximate size of an explanation in JSON."""
         return sum(PHRASE_OVERHEAD_BYTES + len(text) for text, _, _ in self._phrases)
 
     def explain(self, label: int) -> Explanation:
-        """Return why a class, by its number, has its score."""
-        shares = np.bincount(self._where, self._values * self._output[label], len(self._phrases)).tolist()
+        """Return the explanation of the score of a class, given by its index."""
+        shares = np.bincount(self._phrase_indices, self._values * self._output[label], len(self._phrases)).tolist()
         phrases = [Phrase(*phrase, share) for phrase, share in zip(self._phrases, shares, strict=True) if share]
-        phrases.sort(key=lambda each: -abs(each.share))
-        bias = float(self._bias[label])
+        phrases.sort(key=lambda phrase: -abs(phrase.share))
+        bias = float(self._output_bias[label])
         return Explanation(bias + sum(shares), bias, phrases)
 
 
-def _windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each filter's value, `(filters,)`, and the first and last word of its window, `(filters, 2)`."""
+def _find_windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return each filter's value, `(filters,)` float32, and its window's first and last token, `(filters, 2)` int64."""
     filters = classifier.weights
-    projected = classifier.project_tokens(
-        classifier.encode_tokens(tokens)
-    )  # (words, columns); the empty text is a word of padding
-    count, longest, total = len(projected), len(filters.filter_counts), len(filters.widths)
-    sums = np.zeros((count + longest - 1, total), np.float32)  # a row for each window that starts at 1 - longest or on
-    for place, (lanes, column) in enumerate(zip(filters.filter_counts, filters.column_offsets, strict=True)):
-        first = longest - 1 - place
-        sums[first : first + count, total - lanes :] += projected[:, column : column + lanes]
-    starts = np.arange(1 - longest, count)[:, None]
-    sums[starts + filters.widths <= 0] = -np.inf  # end before the text
-    best = sums.argmax(axis=0)  # (filters,)
-    values = np.maximum(sums[best, np.arange(total)] + filters.biases, 0)
-    start = best + 1 - longest
+    projected = classifier.project_tokens(classifier.encode_tokens(tokens))  # (tokens, columns); at least one token
+    count, max_width, num_filters = len(projected), len(filters.filter_counts), len(filters.widths)
+    # A row for each window, the first of which starts at token 1 - max_width.
+    sums = np.zeros((count + max_width - 1, num_filters), np.float32)
+    layout = zip(filters.filter_counts, filters.column_offsets, strict=True)
+    for position, (filter_count, column) in enumerate(layout):
+        first = max_width - 1 - position
+        sums[first : first + count, num_filters - filter_count :] += projected[:, column : column + filter_count]
+    starts = np.arange(1 - max_width, count)[:, None]
+    sums[starts + filters.widths <= 0] = -np.inf  # windows that end before the text
+    argmax = sums.argmax(axis=0)  # (filters,)
+    values = np.maximum(sums[argmax, np.arange(num_filters)] + filters.biases, 0)
+    start = argmax + 1 - max_width
     windows = np.stack([np.maximum(start, 0), np.minimum(start + filters.widths, count) - 1], axis=1)
     return values, windows
 
 
-def _place(text: str, places: list[tuple[str, int, int]], window: tuple[int, int]) -> tuple[str, int, int]:
-    """Return a window's words, and where they start and end in the text; of the empty text, nothing."""
-    if not places:
+def _extract_phrase(text: str, tokens: list[tuple[str, int, int]], first: int, last: int) -> tuple[str, int, int]:
+    """Return the phrase from the first to the last token, with its start and end; the empty text has an empty one."""
+    if not tokens:
         return "", 0, 0
-    start, end = places[window[0]][1], places[window[1]][2]
+    start, end = tokens[first][1], tokens[last][2]
     return text[start:end], start, end

@@ -1,8 +1,9 @@
-"""Each word's product with each filter place, computed once and shared by all replicas of a machine as a mapped file.
+"""Projection table: each word's products with the filters, computed once and shared by a machine's processes.
 
-The files lie in a folder of this user's in the machine's temporary folder, named by what they are made from; those
-that nobody opened for a week are removed when the next is written. Where no file can be written, the table is this
-process's own.
+It is laid out as drawn in `jobs.inference.scoring_kernel` and mapped from a file in the machine's temporary folder.
+The folder belongs to the user, and the file is named by a hash of what the table is computed from. Files that nobody
+has opened for a week are removed when the next one is written. If no file can be written, the process has a table of
+its own.
 """
 
 import hashlib
@@ -19,25 +20,31 @@ MAX_UNUSED_S = 7 * 24 * 3600
 
 
 def table_folder() -> Path:
-    """Return where this machine's tables lie; PermissionError if it is somebody else's."""
+    """Return the folder of this machine's tables; PermissionError if other users can write to it."""
     path = Path(tempfile.gettempdir(), f"finetune-cnn-tables-{os.getuid()}")
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o77 or path.is_symlink():
-        raise PermissionError(f"{path} can be written by others")
+    status = path.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o77 or path.is_symlink():
+        raise PermissionError(f"{path} can be written by other users")
     return path
 
 
 def load_or_compute(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Return `vectors @ filters`, `(words, columns)` float32, mapped read-only from this machine's file of it."""
+    """Return `vectors @ filters`, `(words, columns)` float32, mapped read-only from its file where there can be one."""
     try:
         path = table_folder() / f"{_digest(vectors, filters)}.npy"
         if not path.exists():
-            _write(path, vectors @ filters)
+            _write(path, _product(vectors, filters))
         os.utime(path)
-        return np.load(path, mmap_mode="r")
+        table: np.ndarray = np.load(path, mmap_mode="r")
+        return table
     except (OSError, ValueError):
-        return vectors @ filters
+        return _product(vectors, filters)
+
+
+def _product(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    table: np.ndarray = vectors @ filters
+    return table
 
 
 def _write(path: Path, table: np.ndarray) -> None:
@@ -55,8 +62,8 @@ def _write(path: Path, table: np.ndarray) -> None:
 
 
 def _digest(*arrays: np.ndarray) -> str:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for array in arrays:
-        found.update(repr(array.shape).encode())
-        found.update(np.ascontiguousarray(array))
-    return found.hexdigest()
+        sha256.update(repr(array.shape).encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()

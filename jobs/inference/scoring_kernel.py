@@ -1,301 +1,325 @@
-"""From bytes of text to scores in one compiled loop: tokens, their numbers, look-ups, shifted sums, a maximum.
+"""Compiled scoring of texts, from bytes to logits: tokens, word ids, table look-ups, shifted sums, a maximum over time.
 
-numba compiles this for the processor that it runs on and keeps the result beside this file (or where
-NUMBA_CACHE_DIR says), so one process on a machine compiles and the others read. Texts that hold only ASCII are split
-here exactly as `jobs.datasets.tokenizer.tokenize` splits them; others come as the numbers of their tokens.
+Texts in ASCII are tokenized here exactly as by `jobs.datasets.tokenizer.tokenize`; other texts arrive as word ids. The
+convolution of training is in `jobs.model.convolution`, with its kernels in `jobs.model.kernels`.
 
-Filters stand in the order of their widths, the narrow first. `table` is flat: for each word `columns` values, for each
-place of a window, from the first on, one for each filter that is wide enough to have it; `lengths` says how many that
-are, `places` where they begin. `output` is flat too, (classes, filters). All values are float32.
+Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last
+filter_counts[p]. A row of the projection table belongs to a word: for each window position, its products with the
+filters that have that position. With filters f0 of width 1, f1 and f2 of width 2, and f3 of width 3:
+
+    window position   0              1           2
+    filter            f0 f1 f2 f3    f1 f2 f3    f3
+    column            0  1  2  3     4  5  6     7     num_columns = 8, the sum of the widths
+    column_offsets    0              4           7
+    filter_counts     4              3           1
+
+    table        (words * num_columns,) float32, row after row; may hold only the first words of the vocabulary
+    filter_counts, column_offsets  (max width,) int64
+    biases       (filters,) float32
+    output       (classes * filters,) float32, class after class
+    output_bias  (classes,) float32
+
+Layout of the vocabulary. Word i has the id i + 2.
+
+    word_bytes    (bytes,) uint8, all words, one after the other
+    word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
+    slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
+                  power of two
+    hashes        (size,) uint64, FNV-1a hash of the word in each slot
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-# Those of `jobs.datasets.tokenizer` and, in serving/web/fast_path.py, of `serving.web.protocol`: numba would not see
-# a change in another file.
+from jobs.inference.prefetch import prefetch
+from jobs.model.compilation import compiled
+
+Array = np.ndarray
+
+# Those of `jobs.datasets.tokenizer`; numba would not notice a change in another file.
 PADDING, UNKNOWN = 0, 1
+MAX_PUNCTUATION_RUN = 3
 
-NUMBA_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-# What a byte is to the tokeniser: part of a word, white space (as Python's \s counts it), or punctuation.
+# Classes of bytes in the tokenizer; white space is what \s matches in Python.
 _PUNCTUATION, _WORD, _SPACE = 0, 1, 2
-_KIND = np.zeros(256, np.uint8)
-for _letter in range(128):
-    if chr(_letter).isalnum() or chr(_letter) == "_":
-        _KIND[_letter] = _WORD
-    elif chr(_letter).isspace():
-        _KIND[_letter] = _SPACE
-# Letters as they are looked up: themselves, or small.
-_PLAIN = np.arange(256, dtype=np.uint8)
-_SMALL = np.where((_PLAIN >= 65) & (_PLAIN <= 90), _PLAIN + 32, _PLAIN).astype(np.uint8)
+_BYTE_CLASS = np.zeros(256, np.uint8)
+for _byte in range(128):
+    if chr(_byte).isalnum() or chr(_byte) == "_":
+        _BYTE_CLASS[_byte] = _WORD
+    elif chr(_byte).isspace():
+        _BYTE_CLASS[_byte] = _SPACE
+# What each byte is looked up as, with and without case.
+_CASED = np.arange(256, dtype=np.uint8)
+_LOWERCASED = np.where((_CASED >= 65) & (_CASED <= 90), _CASED + 32, _CASED).astype(np.uint8)
 _QUOTE = ord("'")
-_LONGEST_PUNCTUATION = 3
-_LINE = 16  # values that a processor fetches together
+_CACHE_LINE = 16  # float32 values that a processor fetches together
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 
 
-@njit(**NUMBA_OPTIONS)
-def _ends(text, place, end):
-    """Tell whether no word goes on at a place."""
-    return place >= end or _KIND[text[place]] != _WORD
+@compiled()
+def _is_word_end(text: Array, index: int, end: int) -> bool:
+    return index >= end or _BYTE_CLASS[text[index]] != _WORD
 
 
-@njit(**NUMBA_OPTIONS)
-def _small(text, place, end):
-    """Return the letter at a place as a small one, 0 beyond the end."""
-    return _SMALL[text[place]] if place < end else np.uint8(0)
+@compiled()
+def _lowercase_byte(text: Array, index: int, end: int) -> np.uint8:
+    """Return the byte at an index in lower case, 0 beyond the end."""
+    return _LOWERCASED[text[index]] if index < end else np.uint8(0)
 
 
-@njit(**NUMBA_OPTIONS)
-def _is_not(text, place, end):
-    """Tell whether 't stands at a place, and no word goes on after it."""
-    return place < end and text[place] == _QUOTE and _small(text, place + 1, end) == 116 and _ends(text, place + 2, end)
+@compiled()
+def _is_negation_rest(text: Array, index: int, end: int) -> bool:
+    """Return whether 't, the rest of n't, is at an index, and the word ends after it."""
+    return (
+        index < end
+        and text[index] == _QUOTE
+        and _lowercase_byte(text, index + 1, end) == 116
+        and _is_word_end(text, index + 2, end)
+    )
 
 
-@njit(**NUMBA_OPTIONS)
-def _mark_end(text, start, end):
-    """Return where the token ends that starts with a punctuation mark, by the rules of `jobs.datasets.tokenizer`."""
+@compiled()
+def _find_punctuation_end(text: Array, start: int, end: int) -> int:
+    """Return the end of the token that starts with a punctuation mark: a clitic, or a run of one mark."""
     if text[start] == _QUOTE:
-        one, two = _small(text, start + 1, end), _small(text, start + 2, end)
-        if (one == 115 or one == 109 or one == 100) and _ends(text, start + 2, end):  # s m d
+        first, second = _lowercase_byte(text, start + 1, end), _lowercase_byte(text, start + 2, end)
+        if (first == 115 or first == 109 or first == 100) and _is_word_end(text, start + 2, end):  # s m d
             return start + 2
-        if (((one == 114 or one == 118) and two == 101) or (one == 108 and two == 108)) and _ends(text, start + 3, end):
-            return start + 3  # re ve ll
-    after = start + 1
-    while after < end and text[after] == text[start]:
-        after += 1
-    return after
+        is_two_letter_clitic = ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108)
+        if is_two_letter_clitic and _is_word_end(text, start + 3, end):  # re ve ll
+            return start + 3
+    token_end = start + 1
+    while token_end < end and text[token_end] == text[start]:
+        token_end += 1
+    return token_end
 
 
-@njit(**NUMBA_OPTIONS)
-def _hash(text, start, end, letters):
+@compiled()
+def _hash(text: Array, start: int, end: int, case: Array) -> np.uint64:
     key = _FNV_START
-    for place in range(start, end):
-        key = (key ^ np.uint64(letters[text[place]])) * _FNV_PRIME
+    for index in range(start, end):
+        key = (key ^ np.uint64(case[text[index]])) * _FNV_PRIME
     return key
 
 
-@njit(**NUMBA_OPTIONS)
-def _find(text, start, end, key, letters, words, starts, slots, hashes):
-    """Return the number of the word at a place, whose hash is `key`."""
+@compiled()
+def _look_up_word(
+    text: Array, start: int, end: int, key: np.uint64, case: Array, word_bytes: Array, word_offsets: Array,
+    slots: Array, hashes: Array,
+) -> int:  # fmt: skip
+    """Return the id of the word at an index of a text, whose hash is `key`."""
     mask = np.uint64(len(slots) - 1)
     slot = key & mask
     while slots[slot] >= 0:
-        number = slots[slot]
-        first = starts[number]
-        if hashes[slot] == key and starts[number + 1] - first == end - start:
-            place = 0
-            while place < end - start and words[first + place] == letters[text[start + place]]:
-                place += 1
-            if place == end - start:
-                return number + 2
+        word: int = slots[slot]
+        first = word_offsets[word]
+        if hashes[slot] == key and word_offsets[word + 1] - first == end - start:
+            index = 0
+            while index < end - start and word_bytes[first + index] == case[text[start + index]]:
+                index += 1
+            if index == end - start:
+                return word + 2
         slot = (slot + np.uint64(1)) & mask
     return UNKNOWN
 
 
-@njit(**NUMBA_OPTIONS)
-def build_hash_table(word_bytes, word_offsets, included, slots, hashes):
-    """Fill a hash table of words: `slots` (all -1, a power of two) with their places, `hashes` with their hashes.
+@compiled()
+def build_hash_table(word_bytes: Array, word_offsets: Array, included: Array, slots: Array, hashes: Array) -> None:
+    """Fill the hash table of a vocabulary; see the layout above.
 
-    words: the words' bytes one after the other; starts: where each begins; wanted: which to put in.
+    Args:
+        included: `(words,)` bool, the words to put into the table.
+        slots: all -1, at least twice as many as words.
     """
     mask = np.uint64(len(slots) - 1)
-    for number in range(len(word_offsets) - 1):
-        if not included[number]:
+    for word in range(len(word_offsets) - 1):
+        if not included[word]:
             continue
-        key = _hash(word_bytes, word_offsets[number], word_offsets[number + 1], _PLAIN)
+        key = _hash(word_bytes, word_offsets[word], word_offsets[word + 1], _CASED)
         slot = key & mask
         while slots[slot] >= 0:
             slot = (slot + np.uint64(1)) & mask
-        slots[slot] = number
+        slots[slot] = word
         hashes[slot] = key
 
 
-@njit(**NUMBA_OPTIONS)
-def tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids):
-    """Write the numbers of a text's words into `ids`, as many as fit; return how many."""
-    letters = _SMALL if lowercase else _PLAIN
+@compiled()
+def tokenize_ascii(
+    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array, ids: Array,
+) -> int:  # fmt: skip
+    """Write the word ids of a text's tokens into `ids`, as many as fit; return their number."""
+    case = _LOWERCASED if lowercase else _CASED
     count = 0
-    place = start
-    while place < end and count < len(ids):
-        kind = _KIND[text[place]]
-        if kind == _SPACE:
-            place += 1
+    index = start
+    while index < end and count < len(ids):
+        byte_class = _BYTE_CLASS[text[index]]
+        if byte_class == _SPACE:
+            index += 1
             continue
-        if kind == _WORD:  # its hash is made on the way, and that without its last letter
-            key = before = _FNV_START
-            after = place
-            while not _ends(text, after, end):
-                before = key
-                key = (key ^ np.uint64(letters[text[after]])) * _FNV_PRIME
-                after += 1
-            if _small(text, after - 1, end) == 110 and _is_not(text, after, end):  # n't: what is before it is a token
-                if after - 1 > place:
-                    after -= 1
-                    key = before
+        if byte_class == _WORD:  # hashed while its end is searched, also without its last letter
+            key = previous_key = _FNV_START
+            token_end = index
+            while not _is_word_end(text, token_end, end):
+                previous_key = key
+                key = (key ^ np.uint64(case[text[token_end]])) * _FNV_PRIME
+                token_end += 1
+            # n't: what precedes it is a token of its own.
+            if _lowercase_byte(text, token_end - 1, end) == 110 and _is_negation_rest(text, token_end, end):
+                if token_end - 1 > index:
+                    token_end -= 1
+                    key = previous_key
                 else:
-                    after += 2
-                    key = _hash(text, place, after, letters)
-            last = after
+                    token_end += 2
+                    key = _hash(text, index, token_end, case)
+            key_end = token_end
         else:
-            after = _mark_end(text, place, end)
-            last = min(after, place + _LONGEST_PUNCTUATION)
-            key = _hash(text, place, last, letters)
-        ids[count] = _find(text, place, last, key, letters, word_bytes, word_offsets, slots, hashes)
+            token_end = _find_punctuation_end(text, index, end)
+            key_end = min(token_end, index + MAX_PUNCTUATION_RUN)
+            key = _hash(text, index, key_end, case)
+        ids[count] = _look_up_word(text, index, key_end, key, case, word_bytes, word_offsets, slots, hashes)
         count += 1
-        place = after
+        index = token_end
     return count
 
 
-@intrinsic
-def _touch(typing_context, array, place):
-    """Ask the processor to fetch what is at a place of an array, which is used soon; this waits for nothing."""
-
-    def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        takes = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        fetch = cgutils.get_or_insert_function(builder.module, takes, "llvm.prefetch.p0")
-        read, all_caches, data_not_code = number(0), number(3), number(1)
-        builder.call(fetch, [builder.bitcast(builder.gep(data, [arguments[1]]), byte), read, all_caches, data_not_code])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
+@compiled()
+def _prefetch_row(table: Array, word: int, num_columns: int) -> None:
+    """Prefetch a word's row of the table: rows are anywhere in memory, so no processor can predict them."""
+    for index in range(word * num_columns, (word + 1) * num_columns, _CACHE_LINE):
+        prefetch(table, index)  # type: ignore[call-arg]  # numba adds the typing context
 
 
-@njit(**NUMBA_OPTIONS)
-def _fetch(table, word, columns):
-    """Have a word's row of the table fetched: rows lie anywhere, so no processor foresees them."""
-    for place in range(word * columns, (word + 1) * columns, _LINE):
-        _touch(table, place)
+@compiled()
+def _max_over_time(
+    ids: Array, count: int, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
+    biases: Array, sums: Array, features: Array,
+) -> None:  # fmt: skip
+    """Write each filter's maximum over a text's windows after ReLU; ids: the first `count`, at least one.
 
-
-@njit(**NUMBA_OPTIONS)
-def _features(ids, count, table, columns, lengths, starts, biases, sums, features):
-    """Write each filter's maximum over a text's windows; ids: the first `count`, at least one.
-
-    All filters whose window starts at a word are summed side by side; those before the text's first word are only the
-    wide ones, which stand last. A window that reaches beyond the text is shorter. Slices, and one loop for three
-    rows, let the compiler use vector instructions.
+    The windows of all filters that start at the same word are summed together. Those that start before the text's
+    first word are only of the wide filters, which are last. A window that reaches beyond the text is shorter. Slices,
+    and one loop for three rows, let the compiler use vector instructions.
     """
-    total, longest = len(features), len(lengths)
-    for each in range(total):
-        features[each] = -np.inf
-    for word in range(min(longest + 1, count)):
-        _fetch(table, ids[word], columns)
-    for word in range(1 - longest, count):
-        if word > 0 and word + longest < count:  # which the next window ends with
-            _fetch(table, ids[word + longest], columns)
-        place = max(0, -word)
-        last = min(longest, count - word)
-        lanes = lengths[place]  # filters that are wide enough to start here and still hold a word
-        start = ids[word + place] * columns + starts[place]
-        first = table[start : start + lanes]
-        found = sums[:lanes]
-        if place + 2 < last and lengths[place + 2] == lanes:
-            start = ids[word + place + 1] * columns + starts[place + 1]
-            second = table[start : start + lanes]
-            start = ids[word + place + 2] * columns + starts[place + 2]
-            third = table[start : start + lanes]
-            for each in range(lanes):
-                found[each] = first[each] + second[each] + third[each]
-            place += 3
+    num_filters, max_width = len(features), len(filter_counts)
+    for index in range(num_filters):
+        features[index] = -np.inf
+    for word in range(min(max_width + 1, count)):
+        _prefetch_row(table, ids[word], num_columns)
+    for start in range(1 - max_width, count):
+        if start > 0 and start + max_width < count:  # the last word of the next window
+            _prefetch_row(table, ids[start + max_width], num_columns)
+        # Window positions that are inside the text.
+        position = max(0, -start)
+        last = min(max_width, count - start)
+        active = filter_counts[position]  # filters wide enough to start here and still contain a word
+        offset = ids[start + position] * num_columns + column_offsets[position]
+        first_row = table[offset : offset + active]
+        window_sums = sums[:active]
+        if position + 2 < last and filter_counts[position + 2] == active:
+            offset = ids[start + position + 1] * num_columns + column_offsets[position + 1]
+            second_row = table[offset : offset + active]
+            offset = ids[start + position + 2] * num_columns + column_offsets[position + 2]
+            third_row = table[offset : offset + active]
+            for index in range(active):
+                window_sums[index] = first_row[index] + second_row[index] + third_row[index]
+            position += 3
         else:
-            for each in range(lanes):
-                found[each] = first[each]
-            place += 1
-        while place < last:
-            wide = lengths[place]
-            start = ids[word + place] * columns + starts[place]
-            row = table[start : start + wide]
-            part = sums[lanes - wide : lanes]
-            for each in range(wide):
-                part[each] += row[each]
-            place += 1
-        best = features[total - lanes :]
-        for each in range(lanes):
-            best[each] = found[each] if found[each] > best[each] else best[each]
-    for each in range(total):
-        value = features[each] + biases[each]
-        features[each] = value if value > 0 else np.float32(0)
+            for index in range(active):
+                window_sums[index] = first_row[index]
+            position += 1
+        while position < last:
+            wide = filter_counts[position]
+            offset = ids[start + position] * num_columns + column_offsets[position]
+            row = table[offset : offset + wide]
+            wide_sums = sums[active - wide : active]
+            for index in range(wide):
+                wide_sums[index] += row[index]
+            position += 1
+        maxima = features[num_filters - active :]
+        for index in range(active):
+            maxima[index] = window_sums[index] if window_sums[index] > maxima[index] else maxima[index]
+    for index in range(num_filters):
+        value = features[index] + biases[index]
+        features[index] = value if value > 0 else np.float32(0)
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"}, **NUMBA_OPTIONS)
-def _product(features, output, output_bias, scores):
+@compiled(fastmath={"reassoc", "contract", "nsz"})
+def _apply_output_layer(features: Array, output: Array, output_bias: Array, scores: Array) -> None:
     """Write `output @ features + output_bias`."""
     for label in range(len(scores)):
         row = output[label * len(features) : (label + 1) * len(features)]
         value = np.float32(0)
-        for each in range(len(features)):
-            value += row[each] * features[each]
+        for index in range(len(features)):
+            value += row[index] * features[index]
         scores[label] = value + output_bias[label]
 
 
-@njit(**NUMBA_OPTIONS)
+@compiled()
 def score_ascii_text(
-    text, start, end, lowercase, word_bytes, word_offsets, slots, hashes,
-    table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, sums, features, scores,
-):  # fmt: skip
-    """Write the scores of one text in ASCII, `(classes,)`; return its tokens, and how many of them are unknown.
+    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
+    output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
+) -> tuple[int, int]:  # fmt: skip
+    """Write the logits of one text in ASCII, `(classes,)` float32; return its numbers of tokens and unknown tokens.
 
-    Where a word is not in the table the tokens are -1 and nothing is written.
+    If the table lacks a word, the number of tokens is -1 and nothing is written.
 
     Args:
-        text: its bytes are those from start to end.
-        ids: scratch, as long as the text may be in tokens; sums, features: scratch, `(filters,)` each.
+        text: uint8; the text has the bytes from start to end.
+        ids: scratch, int64, as long as the text may be in tokens; sums, features: scratch, `(filters,)` float32 each.
     """
-    count = tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids)
-    found = count
+    num_tokens = tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids)
+    count = num_tokens
     if count == 0:  # the empty text is one word of padding
         ids[0] = PADDING
         count = 1
-    unknown = 0
-    for place in range(count):
-        if ids[place] * num_columns >= len(table):
+    num_unknown = 0
+    for index in range(count):
+        if ids[index] * num_columns >= len(table):
             return -1, 0
-        if ids[place] == UNKNOWN:
-            unknown += 1
-    _features(ids, count, table, num_columns, filter_counts, column_offsets, biases, sums, features)
-    _product(features, output, output_bias, scores)
-    return found, unknown
+        if ids[index] == UNKNOWN:
+            num_unknown += 1
+    _max_over_time(ids, count, table, num_columns, filter_counts, column_offsets, biases, sums, features)
+    _apply_output_layer(features, output, output_bias, scores)
+    return num_tokens, num_unknown
 
 
-@njit(**NUMBA_OPTIONS)
+@compiled()
 def score_ascii_texts(
-    text, offsets, lowercase, word_bytes, word_offsets, slots, hashes,
-    table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, scores,
-):  # fmt: skip
-    """Write the scores of texts in ASCII, `(texts, classes)`.
+    text: Array, offsets: Array, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array,
+    table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array, output: Array,
+    output_bias: Array, ids: Array, scores: Array,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Write the logits of texts in ASCII, `(texts, classes)` float32; stop at a text with a word not in the table.
 
     Args:
-        text: all texts' bytes one after the other; text number i reaches from offsets[i] to offsets[i + 1].
-        ids: scratch, as long as the longest text may be in tokens.
+        text: uint8, all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
+        ids: scratch, int64, as long as the longest text may be in tokens.
 
     Returns:
-        How many texts were done, and the tokens and unknown tokens in them. A text with a word that the table lacks
-        ends the loop.
+        The number of texts that were scored, and their numbers of tokens and unknown tokens.
     """
     sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
-    tokens = unknown = 0
-    for number in range(len(offsets) - 1):
-        found, strange = score_ascii_text(
-            text, offsets[number], offsets[number + 1], lowercase, word_bytes, word_offsets, slots, hashes,
-            table, num_columns, filter_counts, column_offsets, biases, output, output_bias, ids, sums, features, scores[number],
+    num_tokens = num_unknown = 0
+    for index in range(len(offsets) - 1):
+        tokens, unknown = score_ascii_text(
+            text, offsets[index], offsets[index + 1], lowercase, word_bytes, word_offsets, slots, hashes,
+            table, num_columns, filter_counts, column_offsets, biases, output, output_bias,
+            ids, sums, features, scores[index],
         )  # fmt: skip
-        if found < 0:
-            return number, tokens, unknown
-        tokens += found
-        unknown += strange
-    return len(offsets) - 1, tokens, unknown
+        if tokens < 0:
+            return index, num_tokens, num_unknown
+        num_tokens += tokens
+        num_unknown += unknown
+    return len(offsets) - 1, num_tokens, num_unknown
 
 
-@njit(**NUMBA_OPTIONS)
-def score_token_ids(ids, table, num_columns, filter_counts, column_offsets, biases, output, output_bias, scores):
-    """Write the scores of a text that comes as the places of its words in the table, at least one."""
+@compiled()
+def score_token_ids(
+    ids: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
+    output: Array, output_bias: Array, scores: Array,
+) -> None:  # fmt: skip
+    """Write the logits of a text, `(classes,)` float32; ids: `(tokens,)` int64, rows of the table, at least one."""
     sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
-    _features(ids, len(ids), table, num_columns, filter_counts, column_offsets, biases, sums, features)
-    _product(features, output, output_bias, scores)
+    _max_over_time(ids, len(ids), table, num_columns, filter_counts, column_offsets, biases, sums, features)
+    _apply_output_layer(features, output, output_bias, scores)

@@ -1,7 +1,14 @@
-"""Which rows a step sees, as tensors: each distinct word of the batch once, and each token's place among them.
+"""Batches of texts as tensors, and the order of the texts in an epoch.
 
-The order follows from the seed and the epoch alone, so that every worker knows it and nothing about it
-crosses the network. The texts lie on the device from the start; a step sends it row numbers.
+The order follows from the seed and the epoch alone. Every worker computes it, so nothing about it is sent over the
+network. On a GPU all texts are on the device from the start, and a step sends only row numbers.
+
+A batch contains each of its words once. Layout of a batch of two texts, "a b a" and "c b", where a, b and c have the
+ids 5, 7 and 9:
+
+    word_ids       5 7 9          (words,)      distinct words
+    token_indices  0 1 0 2 1      (tokens,)     for each token its index in word_ids, text after text
+    offsets        0 3 5          (texts + 1,)  text i has the tokens from offsets[i] to offsets[i + 1]
 """
 
 from collections.abc import Iterator
@@ -13,18 +20,17 @@ from torch import Tensor
 
 from jobs.datasets.tokenizer import Tokens
 
-# Texts of similar length go together: rows are sorted within windows of this many batches.
+# Texts of similar length share a batch: rows are sorted within windows of this many batches.
 SORT_WINDOW_BATCHES = 40
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some texts.
+    """A batch of texts; see the layout above.
 
-    words: `(words,)` int64, distinct; on a GPU, where their number is not known without waiting, as many as
-    there are tokens, the rest of them padding (0). places: `(tokens,)` int32, all texts one after the other:
-    where each token stands in `words`. starts: `(rows + 1,)` int64: where each text begins in `places`.
-    longest: tokens of the longest text, at least 1.
+    word_ids: `(words,)` int64, distinct. On a GPU their number is not known without waiting, so there are as many as
+    tokens, and the rest is padding (0). token_indices: `(tokens,)` int32. offsets: `(texts + 1,)` int64.
+    max_length: tokens of the longest text, at least 1.
     """
 
     word_ids: Tensor
@@ -37,85 +43,94 @@ class Batch:
 
 
 def make_epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return an epoch's batches, each an array of row numbers; every row comes once.
+    """Return an epoch's batches, each an int64 array of row numbers; every row is in exactly one batch.
 
-    Rows are shuffled, sorted by length within windows of `WINDOW` batches, cut into batches, and the
-    batches are shuffled.
+    Rows are shuffled, sorted by length within windows of `SORT_WINDOW_BATCHES` batches and split into batches; then
+    the batches are shuffled.
+
+    Args:
+        lengths: `(rows,)` tokens of each text.
     """
     generator = np.random.default_rng([seed, epoch])
     rows = generator.permutation(len(lengths))
-    window = SORT_WINDOW_BATCHES * batch_size
+    window_size = SORT_WINDOW_BATCHES * batch_size
     batches = []
-    for start in range(0, len(rows), window):
-        part = rows[start : start + window]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
-    return [batches[number] for number in generator.permutation(len(batches))]
+    for start in range(0, len(rows), window_size):
+        window = rows[start : start + window_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches += [window[first : first + batch_size] for first in range(0, len(window), batch_size)]
+    return [batches[index] for index in generator.permutation(len(batches))]
 
 
 def iter_batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield row numbers in batches of texts of similar length, every row once, for when nothing is learned."""
+    """Yield row numbers in batches of texts of similar length, every row once; for inference."""
     rows = np.argsort(lengths, kind="stable")
     for start in range(0, len(rows), batch_size):
         yield rows[start : start + batch_size]
 
 
 class Collator:
-    """Makes batches of a part's texts.
+    """Collates texts into batches.
 
     Args:
         tokens: the texts.
-        num_words: in the vocabulary.
-        device: where batches are wanted; a GPU keeps all texts.
+        num_words: size of the vocabulary.
+        device: device of the batches; on a GPU all texts are copied to it.
     """
 
     def __init__(self, tokens: Tokens, num_words: int, device: torch.device | str = "cpu") -> None:
         self._tokens = tokens
         self._lengths = tokens.lengths
         self.device = torch.device(device)
-        self._mark = np.full(num_words, -1, np.int32)
+        self._word_index = np.full(num_words, -1, np.int32)
         if self.device.type != "cpu":
-            self._ids = torch.as_tensor(tokens.ids.astype(np.int64)).to(self.device)
-            self._offsets = torch.as_tensor(tokens.offsets.astype(np.int64)).to(self.device)
+            self._device_ids = torch.as_tensor(tokens.ids.astype(np.int64)).to(self.device)
+            self._device_offsets = torch.as_tensor(tokens.offsets.astype(np.int64)).to(self.device)
 
     def collate(self, rows: np.ndarray) -> Batch:
-        """Return some texts by their row numbers."""
-        return self._compact(rows) if self.device.type == "cpu" else self._resident(rows)
+        """Return the batch of the texts with some row numbers, `(texts,)` int64."""
+        return self._collate_on_cpu(rows) if self.device.type == "cpu" else self._collate_on_device(rows)
 
-    def _compact(self, rows: np.ndarray) -> Batch:
-        from jobs.model import kernels
+    def _collate_on_cpu(self, rows: np.ndarray) -> Batch:
+        from jobs.model import kernels  # a GPU machine needs no numba
 
         lengths = self._lengths[rows]
         num_tokens = int(lengths.sum())
-        words = np.empty(num_tokens, np.int64)
-        places = np.empty(num_tokens, np.int32)
-        starts = np.empty(len(rows) + 1, np.int64)
+        word_ids = np.empty(num_tokens, np.int64)
+        token_indices = np.empty(num_tokens, np.int32)
+        offsets = np.empty(len(rows) + 1, np.int64)
         num_words = kernels.index_unique_words(
-            self._tokens.ids, self._tokens.offsets, rows, self._mark, words, places, starts
+            self._tokens.ids, self._tokens.offsets, rows, self._word_index, word_ids, token_indices, offsets
         )
-        words, places, starts = (torch.from_numpy(array) for array in (words[:num_words], places, starts))
-        return Batch(words, places, starts, int(max(1, lengths.max(initial=0))))
+        return Batch(
+            torch.from_numpy(word_ids[:num_words]),
+            torch.from_numpy(token_indices),
+            torch.from_numpy(offsets),
+            int(max(1, lengths.max(initial=0))),
+        )
 
-    def _resident(self, rows: np.ndarray) -> Batch:
-        """As `_compact`, with operations whose shapes are known beforehand, so that nothing waits for the device."""
+    def _collate_on_device(self, rows: np.ndarray) -> Batch:
+        """As `_collate_on_cpu`. All shapes are known on the CPU, so there is no device sync."""
         lengths = self._lengths[rows]
         num_tokens = int(lengths.sum())
-        chosen = copy_to_device(rows, self.device)
-        starts = copy_to_device(np.concatenate([[0], lengths.cumsum()]), self.device)
-        row = torch.repeat_interleave(
-            torch.arange(len(rows), device=self.device), starts.diff(), output_size=num_tokens
-        )  # (tokens,) the text that each token is of
-        at = self._offsets[chosen][row] + torch.arange(num_tokens, device=self.device) - starts[row]
-        ascending, by_word = self._ids[at].sort(stable=True)
-        number = (ascending != ascending.roll(1)).cumsum(0)  # (tokens,) from 1 on, but from 0 where all are one word
-        number = (number - number[:1]) if num_tokens else number
-        words = torch.zeros_like(ascending).scatter_(0, number, ascending)
-        places = torch.empty_like(number).scatter_(0, by_word, number)
-        return Batch(words, places.int(), starts, int(max(1, lengths.max(initial=0))))
+        device_rows = copy_to_device(rows, self.device)
+        offsets = copy_to_device(np.concatenate([[0], lengths.cumsum()]), self.device)
+        text_index = torch.repeat_interleave(
+            torch.arange(len(rows), device=self.device), offsets.diff(), output_size=num_tokens
+        )  # (tokens,) the text of each token
+        positions = torch.arange(num_tokens, device=self.device) - offsets[text_index]  # (tokens,) in their texts
+        ids = self._device_ids[self._device_offsets[device_rows][text_index] + positions]  # (tokens,)
+        sorted_ids, order = ids.sort(stable=True)
+        # (tokens,) index of each token's word; subtract the first value so that indices start at 0.
+        word_index = (sorted_ids != sorted_ids.roll(1)).cumsum(0)
+        word_index = (word_index - word_index[:1]) if num_tokens else word_index
+        word_ids = torch.zeros_like(sorted_ids).scatter_(0, word_index, sorted_ids)
+        token_indices = torch.empty_like(word_index).scatter_(0, order, word_index)
+        return Batch(word_ids, token_indices.int(), offsets, int(max(1, lengths.max(initial=0))))
 
 
 def copy_to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array on a device, without waiting for it to arrive."""
+    """Return a copy of an array on a device, without waiting for it to arrive."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         tensor = tensor.pin_memory()

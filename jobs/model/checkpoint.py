@@ -1,21 +1,23 @@
-"""A trained classifier as a folder: all that is needed to classify, to resume, and to know its origin.
+"""Checkpoint: a trained classifier as a folder, with everything needed to classify, to resume, and to trace its origin.
 
     manifest.json          format version; size and SHA-256 of every other file
     experiment.yaml        all settings
     labels.json            classes, in the order of the scores
-    vocabulary.json        words, from number 2 on
-    weights.safetensors    the network's tensors, the word vectors among them
-    metrics.json           what the epoch gave, and what it was trained with
-    initial.safetensors    the word vectors before training, and how often each word was seen (to compare)
-    state.safetensors      the optimisers' state (only to resume)
-    progress.json          the epochs so far, and the place in the one that is not finished (only to resume)
+    vocabulary.json        words; the first one has id 2
+    weights.safetensors    the network's tensors, including the word vectors
+    metrics.json           metrics of the epoch, and provenance: rows, held-out part, versions
+    initial.safetensors    word vectors and word counts before training (to compare)
+    state.safetensors      state of the optimizers (only to resume)
+    progress.json          finished epochs, and the position in the unfinished one (only to resume)
 
-Nothing is pickled: opening a stranger's checkpoint runs no code. Reading one needs no torch.
+Nothing is pickled: opening an untrusted checkpoint runs no code. Reading one needs no torch.
 """
 
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +28,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cluster import UsageError
+from cluster import UsageError, __version__
 from cluster.storage import (
     StorageError,
     absolute_path,
@@ -37,6 +39,7 @@ from cluster.storage import (
     list_file_sizes,
     parent,
     read_text,
+    write_json,
 )
 from jobs.config.experiment import Experiment, ExperimentError
 
@@ -47,13 +50,18 @@ TRAINING_STATE_FILES = ("state.safetensors", "progress.json")
 
 
 class CheckpointError(UsageError):
-    """A folder is not a checkpoint, or not a whole one."""
+    """A folder is not a checkpoint, or the checkpoint is incomplete or altered."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier. weights: the network's tensors by name: `fixed_vectors`, `vectors`, and those that
-    `Network.parts` names."""
+    """A trained classifier.
+
+    words: the vocabulary without padding and the unknown word, so words[i] has id i + 2. weights: the network's
+    tensors, float32: `fixed_vectors` and `vectors`, as far as the embedding has them, and those that
+    `Network.to_checkpoint_tensors` names. path: folder or URI that it was read from; empty if it was not read.
+    manifest_sha256: of the manifest that the files were compared with; it identifies the contents.
+    """
 
     experiment: Experiment
     labels: list[str]
@@ -61,16 +69,16 @@ class Checkpoint:
     weights: dict[str, np.ndarray]
     metrics: dict[str, Any]
     path: str = ""
-    """Its folder or URI; empty for one that was not read."""
+    manifest_sha256: str = ""
 
 
 @dataclass(frozen=True)
 class InitialVectors:
-    """Where word vectors came from; all but `scale` for the vocabulary up to the last word that training saw.
+    """Word vectors before training. The train words are those up to the last one of the training texts.
 
-    vectors: `(seen, dimensions)` float32, empty where they are static; counts: `(seen,)` int64, of each word in
-    the training texts; pretrained: `(seen,)` bool. Words from `seen` on are as they were. scale:
-    `(vocabulary,)` float32, what each word's vector was multiplied by when it was read.
+    vectors: `(train words, dimensions)` float32, empty if static; counts: `(train words,)` int64, of each word in the
+    training texts; pretrained: `(train words,)` bool. Other words are unchanged in the checkpoint.
+    scale: `(vocabulary,)` float32, factor by which each word's vector was multiplied when it was read.
     """
 
     vectors: np.ndarray
@@ -81,7 +89,7 @@ class InitialVectors:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a run goes on from: the network's tensors, the optimisers' state, and how far it had come."""
+    """State that a run resumes from: the network's tensors, the optimizers' state, and the progress."""
 
     weights: dict[str, np.ndarray]
     optimizer_state: dict[str, np.ndarray]
@@ -89,9 +97,9 @@ class TrainingState:
 
 
 def collect_versions() -> dict[str, str]:
-    """Return the versions a checkpoint is made with."""
-    versions = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
-    return {"python": platform.python_version(), **versions}
+    """Return the versions of this project, Python and libraries, for the provenance of a checkpoint."""
+    libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
+    return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
 
 
 def save_checkpoint(
@@ -104,14 +112,17 @@ def save_checkpoint(
     """Write a checkpoint into an empty folder, the manifest last.
 
     Args:
-        state, progress: what a resumed run needs.
-        initial: where the word vectors came from.
+        optimizer_state, progress: what a resumed run needs.
+        initial_vectors: the word vectors before training.
+
+    Raises:
+        OSError, StorageError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
-    _write_json(folder / "labels.json", checkpoint.labels)
-    _write_json(folder / "vocabulary.json", checkpoint.words)
-    _write_json(folder / "metrics.json", checkpoint.metrics)
+    write_json(str(folder / "labels.json"), checkpoint.labels)
+    write_json(str(folder / "vocabulary.json"), checkpoint.words)
+    write_json(str(folder / "metrics.json"), checkpoint.metrics)
     _write_tensors(folder / "weights.safetensors", checkpoint.weights)
     names = list(MODEL_FILES)
     if initial_vectors is not None:
@@ -119,134 +130,173 @@ def save_checkpoint(
         names.append(INITIAL_VECTORS_FILE)
     if optimizer_state is not None and progress is not None:
         _write_tensors(folder / "state.safetensors", optimizer_state)
-        _write_json(folder / "progress.json", progress)
+        write_json(str(folder / "progress.json"), progress)
         names += TRAINING_STATE_FILES
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
-    _write_json(folder / "manifest.json", {"format": FORMAT_VERSION, "files": files})
+    write_json(str(folder / "manifest.json"), {"format": FORMAT_VERSION, "files": files})
 
 
 def resolve_checkpoint(path: str) -> str:
-    """Return the checkpoint folder that a path means: itself, or what a best.json (or its folder) names.
+    """Return the checkpoint folder of a path: itself, or the one that a best.json (or its folder) names.
 
     Raises:
         CheckpointError: there is neither.
     """
-    given = path = absolute_path(path)
+    original = path = absolute_path(path)
     if not path.partition("?")[0].endswith(".json"):
         if exists(join(path, "manifest.json")):
             return path
         path = join(path, "best.json")
     if not exists(path):
-        raise CheckpointError(f"{given}: holds neither a checkpoint nor a best.json")
+        raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json")
     try:
-        named = json.loads(read_text(path))["checkpoint"]
+        target = json.loads(read_text(path))["checkpoint"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: does not name a checkpoint: {error!r}") from error
-    if not isinstance(named, str):
-        raise CheckpointError(f"{path}: does not name a checkpoint but {named!r}")
-    return named if is_uri(named) or Path(named).is_absolute() else join(parent(path), named)
+    if not isinstance(target, str):
+        raise CheckpointError(f"{path}: does not name a checkpoint but {target!r}")
+    return target if is_uri(target) or Path(target).is_absolute() else join(parent(path), target)
 
 
 def load_checkpoint(path: str) -> Checkpoint:
-    """Return the checkpoint at a folder, URI or best.json.
+    """Return the checkpoint of a folder, URI or best.json.
 
     Raises:
         CheckpointError: it is missing, incomplete, altered, or of a newer format.
     """
-    where = resolve_checkpoint(path)
-    try:
-        with as_local_folder(where) as folder:
-            _verify(where, folder, MODEL_FILES)
-            return Checkpoint(
-                experiment=_parse_settings((folder / "experiment.yaml").read_text("utf-8")),
-                labels=_read_json(folder / "labels.json"),
-                words=_read_json(folder / "vocabulary.json"),
-                weights=load_file(folder / "weights.safetensors"),
-                metrics=_read_json(folder / "metrics.json"),
-                path=where,
-            )
-    except (OSError, ValueError, ExperimentError, StorageError) as error:
-        raise CheckpointError(f"{where}: cannot be read: {error}") from error
-
-
-def _parse_settings(text: str) -> Experiment:
-    """Return the experiment of a YAML text without aliases, of which a few lines can make a value of gigabytes."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("experiment.yaml: has an alias, which no checkpoint of ours has")
-    return Experiment.model_validate(yaml.safe_load(text))
-
-
-def verify_sizes(path: str) -> None:
-    """Raise CheckpointError unless all files that a checkpoint's manifest names are there, in their sizes.
-
-    Nothing but the manifest is read, so this costs little wherever the checkpoint lies.
-    """
-    try:
-        files = json.loads(read_text(join(path, "manifest.json")))["files"]
-        found = list_file_sizes(path)
-    except (StorageError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: is not a whole checkpoint: {error!r}") from error
-    lost = [name for name, facts in files.items() if found.get(name) != facts["bytes"]]
-    if lost:
-        raise CheckpointError(f"{path}: is not a whole checkpoint: {', '.join(lost)} missing or cut off")
+    location = resolve_checkpoint(path)
+    with _open_checkpoint(location) as files:
+        return Checkpoint(
+            experiment=_parse_settings(files.read_text("experiment.yaml")),
+            labels=files.read_json("labels.json"),
+            words=files.read_json("vocabulary.json"),
+            weights=files.read_tensors("weights.safetensors"),
+            metrics=files.read_json("metrics.json"),
+            path=location,
+            manifest_sha256=files.manifest_sha256,
+        )
 
 
 def load_initial_vectors(path: str) -> InitialVectors | None:
-    """Return where a checkpoint's word vectors came from; None in one of an earlier version."""
-    where = resolve_checkpoint(path)
-    try:
-        with as_local_folder(where) as folder:
-            if INITIAL_VECTORS_FILE not in _read_json(folder / "manifest.json")["files"]:
-                return None
-            _verify(where, folder, (INITIAL_VECTORS_FILE,))
-            return InitialVectors(**load_file(folder / INITIAL_VECTORS_FILE))
-    except (OSError, ValueError, TypeError, StorageError) as error:
-        raise CheckpointError(f"{where}: cannot be read: {error}") from error
+    """Return the word vectors before training; None for a checkpoint of an earlier version, which lacks them.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, or the file is missing, altered, or of a newer format.
+    """
+    with _open_checkpoint(resolve_checkpoint(path)) as files:
+        if INITIAL_VECTORS_FILE not in files:
+            return None
+        return InitialVectors(**files.read_tensors(INITIAL_VECTORS_FILE))
 
 
 def load_training_state(folder: Path) -> TrainingState:
-    """Return what a run goes on from, of a checkpoint that was written with it.
+    """Return the state to resume from, of a checkpoint that was written with it.
 
     Raises:
         CheckpointError: it is incomplete or altered.
     """
-    _verify(str(folder), folder, ("weights.safetensors", *TRAINING_STATE_FILES))
-    try:
+    with _open_checkpoint(str(folder)) as files:
         return TrainingState(
-            load_file(folder / "weights.safetensors"),
-            load_file(folder / "state.safetensors"),
-            _read_json(folder / "progress.json"),
+            files.read_tensors("weights.safetensors"),
+            files.read_tensors("state.safetensors"),
+            files.read_json("progress.json"),
         )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: cannot be read: {error}") from error
 
 
 def verify_checksums(path: str) -> None:
-    """Do nothing if a folder or URI holds a whole classifier.
+    """Read the files that classification needs and compare them with the manifest.
 
     Raises:
-        CheckpointError: it is missing, incomplete, altered, or of a newer format.
+        CheckpointError: a file is missing, incomplete, altered, or of a newer format.
+    """
+    with _open_checkpoint(path) as files:
+        for name in MODEL_FILES:
+            files.verify(name)
+
+
+def verify_sizes(path: str) -> None:
+    """Compare the sizes of all files with the manifest. Only the manifest is read, so this is fast at any location.
+
+    Raises:
+        CheckpointError: a file is missing or has another size.
     """
     try:
-        with as_local_folder(path) as folder:
-            _verify(path, folder, MODEL_FILES)
-    except (OSError, StorageError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        files = json.loads(read_text(join(path, "manifest.json")))["files"]
+        sizes = list_file_sizes(path)
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: is an incomplete checkpoint: {error!r}") from error
+    damaged = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
+    if damaged:
+        raise CheckpointError(f"{path}: is an incomplete checkpoint: {', '.join(damaged)} missing or truncated")
 
 
-def _verify(where: str, folder: Path, names: tuple[str, ...]) -> None:
+class _VerifiedFiles:
+    """Files of a checkpoint on this machine; each is compared with the manifest's SHA-256 when it is read.
+
+    location: path or URI for error messages.
+    """
+
+    def __init__(self, location: str, folder: Path) -> None:
+        self._location, self._folder = location, folder
+        try:
+            content = (folder / "manifest.json").read_bytes()
+            self.manifest_sha256 = hashlib.sha256(content).hexdigest()
+            manifest = json.loads(content)
+            version, files = manifest["format"], manifest["files"]
+            if version == FORMAT_VERSION:
+                self._checksums = {name: entry["sha256"] for name, entry in files.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{location}: has no readable manifest.json: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{location}: is of format {version}; this version reads format {FORMAT_VERSION}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checksums
+
+    def verify(self, name: str) -> Path:
+        """Return the path of a file whose content matches the manifest; CheckpointError otherwise."""
+        path = self._path(name)
+        self._compare(name, _sha256(path))
+        return path
+
+    def read_text(self, name: str) -> str:
+        content = self._path(name).read_bytes()
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content.decode("utf-8")
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_text(name))
+
+    def read_tensors(self, name: str) -> dict[str, np.ndarray]:
+        # Hashed as a stream: with the file's bytes in memory, the tensors would be there twice.
+        return load_file(self.verify(name))
+
+    def _path(self, name: str) -> Path:
+        path = self._folder / name
+        if name not in self._checksums or not path.is_file():
+            raise CheckpointError(f"{self._location}: lacks {name}")
+        return path
+
+    def _compare(self, name: str, checksum: str) -> None:
+        if checksum != self._checksums[name]:
+            raise CheckpointError(f"{self._location}: {name} does not match the manifest; it was altered or truncated")
+
+
+@contextmanager
+def _open_checkpoint(location: str) -> Iterator[_VerifiedFiles]:
+    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
     try:
-        manifest = _read_json(folder / "manifest.json")
-        version, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: has no readable manifest.json: {error!r}") from error
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{where}: is of format {version}; this version reads format {FORMAT_VERSION}")
-    for name in names:
-        if name not in files or not (folder / name).is_file():
-            raise CheckpointError(f"{where}: lacks {name}")
-        if _sha256(folder / name) != files[name]["sha256"]:
-            raise CheckpointError(f"{where}: {name} is not what the manifest says; it was altered or cut off")
+        with as_local_folder(location) as folder:
+            yield _VerifiedFiles(location, folder)
+    except (OSError, ValueError, TypeError, yaml.YAMLError, ExperimentError, StorageError, SafetensorError) as error:
+        raise CheckpointError(f"{location}: cannot be read: {error}") from error
+
+
+def _parse_settings(text: str) -> Experiment:
+    """Return the experiment of a YAML text; an alias is an error, since a few lines of them expand to gigabytes."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("experiment.yaml: contains a YAML alias, which a checkpoint may not have")
+    return Experiment.model_validate(yaml.safe_load(text))
 
 
 def _sha256(path: Path) -> str:
@@ -256,14 +306,6 @@ def _sha256(path: Path) -> str:
 
 def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     try:
-        save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, path)
-    except SafetensorError as error:  # as when the disk is full
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
+    except SafetensorError as error:  # for instance, the disk is full
         raise OSError(str(error)) from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

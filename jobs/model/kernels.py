@@ -1,186 +1,235 @@
-"""The loops of training that no library has in one pass, compiled for this processor by numba.
+"""Compiled kernels of training on a CPU: fused loops that no library offers.
 
-Nothing here knows of torch or Ray: numpy arrays in, numpy arrays out. Compiled code is kept beside this
-file (or in the user's cache, where this folder cannot be written), so that a second process starts at once.
-What each saves is shown by `python benchmarks/training.py`.
+`jobs.model.convolution` calls them on a CPU; on a GPU it uses torch's operations. Serving has a kernel of its own,
+`jobs.inference.scoring_kernel`. The kernels take and return numpy arrays and import neither torch nor Ray.
+`python benchmarks/training.py` measures them.
+
+Layouts:
+    batch           token_indices `(tokens,)` int32, offsets `(texts + 1,)` int64: drawn in `jobs.model.batches`
+    filters         rows of `filters` are columns of `projected`: drawn in `jobs.model.convolution`
+    sparse matrix   CSR: row r has `values[i]` in column `indices[i]`, for i from `indptr[r]` to `indptr[r + 1]`;
+                    a column may be named twice, and its values are added
 """
 
 import math
 
 import numpy as np
-from numba import njit
 
-_compiled = njit(cache=True, error_model="numpy", nogil=True)
+from jobs.model.compilation import compiled
 
 
-@_compiled
-def index_unique_words(ids, offsets, rows, word_index, word_ids, token_indices, batch_offsets):
-    """Fill in a batch's distinct words and each token's place among them; return the number of words.
+@compiled()
+def index_unique_words(
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    rows: np.ndarray,
+    word_index: np.ndarray,
+    word_ids: np.ndarray,
+    token_indices: np.ndarray,
+    batch_offsets: np.ndarray,
+) -> int:
+    """Write a batch's distinct words and each token's index among them; return the number of words.
 
     Args:
-        ids, offsets: a part's texts, `(all tokens,)` and `(texts + 1,)`.
-        rows: `(rows,)` the texts of the batch.
-        mark: `(vocabulary,)` int32, all -1 before and after.
-        words, places: `(tokens,)` out. starts: `(rows + 1,)` out: where each text begins in `places`.
+        ids, offsets: all texts, `(all tokens,)` int32 and `(all texts + 1,)` int64.
+        rows: `(texts,)` int64, the batch's texts.
+        word_index: scratch, `(vocabulary,)` int32, all -1 before and after.
+        word_ids, token_indices, batch_offsets: the output; word_ids is as long as token_indices.
     """
     num_words = 0
-    filled = 0
-    for row in range(len(rows)):
-        batch_offsets[row] = filled
-        for at in range(offsets[rows[row]], offsets[rows[row] + 1]):
-            word = ids[at]
-            place = word_index[word]
-            if place < 0:
-                place = num_words
-                word_index[word] = place
-                word_ids[place] = word
+    num_tokens = 0
+    for text in range(len(rows)):
+        batch_offsets[text] = num_tokens
+        for token in range(offsets[rows[text]], offsets[rows[text] + 1]):
+            word = ids[token]
+            index = word_index[word]
+            if index < 0:
+                index = num_words
+                word_index[word] = index
+                word_ids[index] = word
                 num_words += 1
-            token_indices[filled] = place
-            filled += 1
-    batch_offsets[len(rows)] = filled
-    for place in range(num_words):
-        word_index[word_ids[place]] = -1
+            token_indices[num_tokens] = index
+            num_tokens += 1
+    batch_offsets[len(rows)] = num_tokens
+    for index in range(num_words):
+        word_index[word_ids[index]] = -1
     return num_words
 
 
-@_compiled
-def max_over_windows(projected, token_indices, offsets, widths, maps, maxima, argmax):
-    """Fill in each filter's maximum over each text's windows, and which window it is.
+@compiled()
+def max_over_windows(
+    projected: np.ndarray,
+    token_indices: np.ndarray,
+    offsets: np.ndarray,
+    widths: np.ndarray,
+    maps: int,
+    maxima: np.ndarray,
+    argmax: np.ndarray,
+) -> None:
+    """Write each filter's maximum over each text's windows, and the index of that window.
 
     Args:
-        projected: `(words, sum of widths * maps)`: width after width, place after place, map after map.
-        best, where: `(rows, len(widths) * maps)` out; the empty text has one window, which is 0.
+        projected: `(words, sum(widths) * maps)` float, each word's products with the filters.
+        widths: `(len(widths),)` int64; maps: filters of each width.
+        maxima, argmax: the output, `(texts, len(widths) * maps)` float and int32. Window 0 of a text ends with its
+            first token. The empty text has one window, of value 0.
     """
     sums = np.empty(maps, projected.dtype)
-    for row in range(len(offsets) - 1):
-        start = offsets[row]
-        length = offsets[row + 1] - start
+    for text in range(len(offsets) - 1):
+        start = offsets[text]
+        length = offsets[text + 1] - start
         column = 0
         feature = 0
         for width in widths:
-            highest = maxima[row, feature : feature + maps]
-            at = argmax[row, feature : feature + maps]
-            for one in range(maps):
-                highest[one] = -np.inf if length else 0
-                at[one] = 0
+            highest = maxima[text, feature : feature + maps]
+            highest_window = argmax[text, feature : feature + maps]
+            for index in range(maps):
+                highest[index] = -np.inf if length else 0
+                highest_window[index] = 0
             for window in range(length + width - 1 if length else 0):
+                # Positions of the window that are inside the text.
                 first = max(0, width - 1 - window)
                 last = min(width, length + width - 1 - window)
                 token = start + window - (width - 1)
                 term = projected[token_indices[token + first], column + first * maps : column + (first + 1) * maps]
-                for one in range(maps):
-                    sums[one] = term[one]
-                for place in range(first + 1, last):
-                    term = projected[token_indices[token + place], column + place * maps : column + (place + 1) * maps]
-                    for one in range(maps):
-                        sums[one] += term[one]
+                for index in range(maps):
+                    sums[index] = term[index]
+                for position in range(first + 1, last):
+                    term = projected[
+                        token_indices[token + position], column + position * maps : column + (position + 1) * maps
+                    ]
+                    for index in range(maps):
+                        sums[index] += term[index]
                 number = np.int32(window)
-                for one in range(maps):
-                    higher = sums[one] > highest[one] or sums[one] != sums[one]  # what is no number stays
-                    highest[one] = sums[one] if higher else highest[one]
-                    at[one] = number if higher else at[one]
+                for index in range(maps):
+                    higher = sums[index] > highest[index] or sums[index] != sums[index]  # NaN propagates
+                    highest[index] = sums[index] if higher else highest[index]
+                    highest_window[index] = number if higher else highest_window[index]
             column += width * maps
             feature += maps
 
 
-@_compiled
-def max_over_windows_backward(gradient, argmax, token_indices, offsets, widths, maps):
-    """Return the gradient of `windows`' projected, which is sparse: (bounds, words, values), filter after filter.
+@compiled()
+def max_over_windows_backward(
+    gradient: np.ndarray,
+    argmax: np.ndarray,
+    token_indices: np.ndarray,
+    offsets: np.ndarray,
+    widths: np.ndarray,
+    maps: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradient of `projected` of `max_over_windows`, transposed, as a sparse matrix.
 
     Args:
-        gradient, where: `(len(widths) * maps, rows)`, of `best` and as it gave.
+        gradient, argmax: `(len(widths) * maps, texts)`, the gradient of `maxima`, and `argmax` transposed.
 
     Returns:
-        The gradient's row for filter place `r` has `values[i]` at word `words[i]`, i from `bounds[r]` to
-        `bounds[r + 1]`; a word may come twice, and counts twice.
+        indptr, indices, values of a matrix `(sum(widths) * maps, words)`.
     """
-    rows = len(offsets) - 1
-    total = 0
+    num_texts = len(offsets) - 1
+    num_filter_rows = 0
     for width in widths:
-        total += width * maps
-    bounds = np.empty(total + 1, np.int64)
-    words = np.empty(total * rows, np.int32)
-    values = np.empty(total * rows, gradient.dtype)
-    alive = np.empty(rows, np.int64)  # rows whose gradient is not zero, of one filter
-    found = 0
-    first = 0  # the filter places before this width's
+        num_filter_rows += width * maps
+    indptr = np.empty(num_filter_rows + 1, np.int64)
+    indices = np.empty(num_filter_rows * num_texts, np.int32)
+    values = np.empty(num_filter_rows * num_texts, gradient.dtype)
+    nonzero = np.empty(num_texts, np.int64)  # texts where one filter's gradient is not zero
+    size = 0
+    first_row = 0  # of this width's filters
     feature = 0
     for width in widths:
-        for place in range(width):
-            for one in range(maps):
-                bounds[first + place * maps + one] = found
-                number = 0
-                for row in range(rows):
-                    # Zero where it was dropped, or the maximum is below zero.
-                    alive[number] = row
-                    number += gradient[feature + one, row] != 0
-                for row in alive[:number]:
-                    token = argmax[feature + one, row] - (width - 1) + place
-                    if 0 <= token < offsets[row + 1] - offsets[row]:
-                        words[found] = token_indices[offsets[row] + token]
-                        values[found] = gradient[feature + one, row]
-                        found += 1
-        first += width * maps
+        for position in range(width):
+            for index in range(maps):
+                indptr[first_row + position * maps + index] = size
+                count = 0
+                for text in range(num_texts):
+                    # Zero where dropout dropped it, or ReLU cut the maximum off.
+                    nonzero[count] = text
+                    count += gradient[feature + index, text] != 0
+                for text in nonzero[:count]:
+                    token = argmax[feature + index, text] - (width - 1) + position
+                    if 0 <= token < offsets[text + 1] - offsets[text]:
+                        indices[size] = token_indices[offsets[text] + token]
+                        values[size] = gradient[feature + index, text]
+                        size += 1
+        first_row += width * maps
         feature += maps
-    bounds[total] = found
-    return bounds, words[:found], values[:found]
+    indptr[num_filter_rows] = size
+    return indptr, indices[:size], values[:size]
 
 
-@_compiled
-def transpose_csr(indptr, indices, values, num_columns):
-    """Return a sparse matrix, as `slopes` gives it, with its rows as columns; `size` columns become rows."""
-    counts = np.zeros(num_columns + 1, np.int64)
+@compiled()
+def transpose_csr(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, num_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a sparse matrix transposed: indptr `(num_columns + 1,)`, indices and values."""
+    column_offsets = np.zeros(num_columns + 1, np.int64)
     for column in indices:
-        counts[column + 1] += 1
-    for row in range(num_columns):
-        counts[row + 1] += counts[row]
-    at = counts.copy()
+        column_offsets[column + 1] += 1
+    for column in range(num_columns):
+        column_offsets[column + 1] += column_offsets[column]
+    next_index = column_offsets.copy()
     rows = np.empty_like(indices)
-    moved = np.empty_like(values)
+    transposed = np.empty_like(values)
     for row in range(len(indptr) - 1):
-        for number in range(indptr[row], indptr[row + 1]):
-            place = at[indices[number]]
-            at[indices[number]] = place + 1
-            rows[place] = row
-            moved[place] = values[number]
-    return counts, rows, moved
+        for source in range(indptr[row], indptr[row + 1]):
+            target = next_index[indices[source]]
+            next_index[indices[source]] = target + 1
+            rows[target] = row
+            transposed[target] = values[source]
+    return column_offsets, rows, transposed
 
 
-@_compiled
-def multiply_csr(indptr, indices, values, matrix, out):
-    """Fill `out`, `(rows, n)`, with the product of a sparse matrix, as `slopes` gives it, and `(columns, n)`."""
+@compiled()
+def multiply_csr(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, matrix: np.ndarray, out: np.ndarray
+) -> None:
+    """Write the product of a sparse matrix and a matrix, `(columns, n)`, into `out`, `(rows, n)`."""
     for row in range(len(indptr) - 1):
         target = out[row]
-        for at in range(len(target)):
-            target[at] = 0
-        for number in range(indptr[row], indptr[row + 1]):
-            value = values[number]
-            term = matrix[indices[number]]
-            for at in range(len(target)):
-                target[at] += value * term[at]
+        for column in range(len(target)):
+            target[column] = 0
+        for index in range(indptr[row], indptr[row + 1]):
+            value = values[index]
+            term = matrix[indices[index]]
+            for column in range(len(target)):
+                target[column] += value * term[column]
 
 
-@_compiled
-def lazy_adam_step(table, exp_avg, exp_avg_sq, word_ids, gradient, learning_rate, beta1, beta2, eps, step):
-    """Take a step of Adam (Kingma & Ba 2015) on some rows of a table, and on no other row's moments.
+@compiled()
+def lazy_adam_step(
+    table: np.ndarray,
+    exp_avg: np.ndarray,
+    exp_avg_sq: np.ndarray,
+    word_ids: np.ndarray,
+    gradient: np.ndarray,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+) -> None:
+    """Take a step of Adam (Kingma & Ba 2015) on some rows of a table and their moments, in place.
 
     Args:
-        table, first, second: `(vocabulary, dimensions)`: the rows and their two moments.
-        words: `(rows,)` distinct; gradient: `(rows, dimensions)`.
-        step: from 1.
+        table, exp_avg, exp_avg_sq: `(vocabulary, dimensions)` float, the vectors and their two moments.
+        word_ids: `(rows,)` int64, distinct; gradient: `(rows, dimensions)`.
+        step: number of the step, from 1.
     """
-    kind = table.dtype.type
-    keep1, keep2 = kind(beta1), kind(beta2)
-    new1, new2 = kind(1 - beta1), kind(1 - beta2)
-    factor = kind(learning_rate / (1 - beta1**step))
-    correction = kind(1 / math.sqrt(1 - beta2**step))
-    small = kind(eps)
+    dtype = table.dtype.type
+    # Of the table's type; the powers of beta1 and beta2 below are computed in float64.
+    decay1, decay2 = dtype(beta1), dtype(beta2)
+    one_minus_beta1, one_minus_beta2 = dtype(1 - beta1), dtype(1 - beta2)
+    factor = dtype(learning_rate / (1 - beta1**step))
+    correction = dtype(1 / math.sqrt(1 - beta2**step))
+    epsilon = dtype(eps)
     for row in range(len(word_ids)):
-        value = table[word_ids[row]]
+        vector = table[word_ids[row]]
         mean = exp_avg[word_ids[row]]
-        square = exp_avg_sq[word_ids[row]]
-        slope = gradient[row]
-        for at in range(len(value)):
-            mean[at] = keep1 * mean[at] + new1 * slope[at]
-            square[at] = keep2 * square[at] + new2 * slope[at] * slope[at]
-            value[at] -= factor * mean[at] / (np.sqrt(square[at]) * correction + small)
+        mean_square = exp_avg_sq[word_ids[row]]
+        row_gradient = gradient[row]
+        for index in range(len(vector)):
+            value = row_gradient[index]
+            mean[index] = decay1 * mean[index] + one_minus_beta1 * value
+            mean_square[index] = decay2 * mean_square[index] + one_minus_beta2 * value * value
+            vector[index] -= factor * mean[index] / (np.sqrt(mean_square[index]) * correction + epsilon)

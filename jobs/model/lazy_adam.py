@@ -1,8 +1,8 @@
-"""Adam for a table of which a step touches a few rows.
+"""Lazy Adam: Adam for a table of which a step touches only a few rows.
 
-It is the lazy variant, as torch's SparseAdam: a step changes the vectors and the moments of the words that it
-touched, and of no other; the bias correction counts all steps. What it does to a touched row is what
-torch.optim.Adam does to it (Kingma & Ba 2015). A step costs what its rows cost, however long the table is.
+As in torch's SparseAdam, a step changes the vectors and moments of the touched rows alone, and the bias correction
+counts all steps. A touched row is updated as by torch.optim.Adam (Kingma & Ba 2015). The cost of a step depends on the
+number of touched rows, not on the length of the table.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ EPS = 1e-8
 
 
 class LazyAdam:
-    """Steps on rows of a table.
+    """Optimizer of the rows of a table.
 
     Args:
-        table: `(words, dimensions)`, changed in place.
-        rate: the learning rate; may be set anew at any time.
+        table: `(words, dimensions)` float, changed in place.
+        learning_rate: may be set anew at any time.
     """
 
     def __init__(self, table: Tensor, learning_rate: float) -> None:
@@ -33,33 +33,43 @@ class LazyAdam:
         """Take a step on some rows.
 
         Args:
-            words: `(rows,)` int64, distinct, but that row 0 may come again with a gradient of zero.
-            gradient: `(rows, dimensions)`.
+            word_ids: `(rows,)` int64, distinct; only row 0 may be repeated, with a gradient of zero.
+            gradient: `(rows, dimensions)`, of the table's dtype.
         """
         self.steps += 1
-        if not self.table.is_cuda:
-            from jobs.model import kernels
-
-            arrays = (each.numpy() for each in (self.table, *self.moments.values(), word_ids, gradient))
-            kernels.lazy_adam_step(*arrays, self.learning_rate, *BETAS, EPS, self.steps)
+        if self.table.is_cuda:
+            self.step_with_torch(word_ids, gradient)
             return
-        self.step_with_torch(word_ids, gradient)
+        from jobs.model import kernels  # a GPU machine needs no numba
+
+        kernels.lazy_adam_step(
+            self.table.numpy(),
+            self.moments["exp_avg"].numpy(),
+            self.moments["exp_avg_sq"].numpy(),
+            word_ids.numpy(),
+            gradient.numpy(),
+            self.learning_rate,
+            *BETAS,
+            EPS,
+            self.steps,
+        )
 
     def step_with_torch(self, word_ids: Tensor, gradient: Tensor) -> None:
-        """Take the step with torch's own Adam, on copies of the rows, which then go back; `step` counts it."""
-        rows = [each[word_ids] for each in (self.table, *self.moments.values())]
+        """Take the step that `step` has counted with torch's own Adam, on copies of the rows."""
+        tables = (self.table, *self.moments.values())
+        rows = [table[word_ids] for table in tables]
         count = torch.full((), float(self.steps - 1), device=word_ids.device)
         adam(
             [rows[0]], [gradient], [rows[1]], [rows[2]], [], [count],
             fused=True, capturable=False, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self.learning_rate,
             weight_decay=0.0, eps=EPS, maximize=False,
         )  # fmt: skip
-        for each, changed in zip((self.table, *self.moments.values()), rows, strict=True):
-            each[word_ids] = changed
+        for table, updated in zip(tables, rows, strict=True):
+            table[word_ids] = updated
 
 
 def _zeros_like(table: Tensor) -> Tensor:
-    """Return zeros; on a CPU, rows that are never touched take no memory, as numpy's zeros do not."""
+    """Return zeros; on a CPU, rows that are never touched take no memory, as with numpy's zeros."""
     if table.is_cuda:
         return torch.zeros_like(table)
     return torch.from_numpy(np.zeros(table.shape, table.numpy().dtype))

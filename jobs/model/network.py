@@ -1,11 +1,11 @@
-"""The convolutional network of Kim (2014), over the distinct words of a batch.
+"""The convolutional network of Kim (2014), computed over the distinct words of a batch.
 
     words (words,) -> vectors (words, columns) -> one matrix product with all filters
-    -> max over time (rows, filters) -> ReLU -> dropout -> scores (rows, classes)
+    -> max over time (texts, filters) -> ReLU -> dropout -> scores (texts, classes)
 
-The initial vectors are only a starting point: `static` keeps them, `non-static` trains a copy of them,
-`multichannel` has both, side by side, each with filter weights of its own. Of the vocabulary only the
-words that training sees have a copy; those behind them keep their initial vectors.
+The initial vectors are a starting point: `static` keeps them, `non-static` trains a copy, and `multichannel` has both
+as two channels, each with filter weights of its own. Of the vocabulary, only the words of the training texts have
+a trained copy; the words after them keep their initial vectors.
 """
 
 import math
@@ -22,21 +22,25 @@ from jobs.model.batches import Batch
 from jobs.model.convolution import max_over_time
 from jobs.model.tensor_parallel import FilterShard
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a GPU machine that only trains needs no pydantic
     from jobs.config.settings import ModelSettings
 
 
 class Network(nn.Module):
-    """Scores of texts for each class, or one worker's share of it.
+    """Scores of texts for each class, or one worker's contribution to them.
 
     Args:
-        model: the settings.
-        vectors: `(vocabulary, dimensions)` initial word vectors; row 0 is padding, all zero. Not written to.
-        num_classes: classes.
+        settings: the network's settings.
+        vectors: `(vocabulary, dimensions)` float, the initial word vectors; row 0 is padding, all zero. They are not
+            written to.
+        num_classes: number of classes.
         seed: of the initial filters.
-        num_trained: words from the start of the vocabulary whose vectors may be trained; None for all.
-        rank, size: which worker's share of the filters, of how many; see `jobs.model.tensor_parallel`.
+        num_trainable_words: words from the start of the vocabulary whose vectors may be trained; None for all.
+        rank, world_size: shard of the filters; see `jobs.model.tensor_parallel`.
     """
+
+    initial_vectors: Tensor  # (vocabulary, dimensions)
+    vectors: nn.Parameter | None  # (trainable words, dimensions); None if they are static
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class Network(nn.Module):
         self.settings = settings
         self.shard = FilterShard(rank, world_size, settings.filter_widths, settings.feature_maps)
         initial = from_read_only_numpy(vectors)
-        self.register_buffer("initial", initial, persistent=False)
+        self.register_buffer("initial_vectors", initial, persistent=False)
         trained = settings.embedding != "static"
         self.register_parameter("vectors", nn.Parameter(initial[:num_trainable_words].clone()) if trained else None)
 
@@ -68,19 +72,22 @@ class Network(nn.Module):
         bound = 1 / math.sqrt(features)
         output = _uniform((num_classes, features), bound, generator)
         output_bias = _uniform((num_classes,), bound, generator)
-        share, kind = self.shard, initial.dtype
-        self.filters = nn.Parameter(share.shard_filters(filters).to(kind))  # (sum(widths) * maps, columns)
-        self.biases = nn.Parameter(share.shard_features(torch.cat(biases)[None])[0].to(kind))  # (features,)
-        self.output = nn.Parameter(share.shard_features(output).to(kind))  # (classes, features)
-        self.output_bias = nn.Parameter(output_bias.to(kind))  # (classes,)
+        shard, dtype = self.shard, initial.dtype
+        self.filters = nn.Parameter(shard.shard_filters(filters).to(dtype))  # (sum(widths) * maps, columns)
+        self.biases = nn.Parameter(shard.shard_features(torch.cat(biases)[None])[0].to(dtype))  # (features,)
+        self.output = nn.Parameter(shard.shard_features(output).to(dtype))  # (classes, features)
+        self.output_bias = nn.Parameter(output_bias.to(dtype))  # (classes,)
 
     @property
     def has_fixed(self) -> bool:
-        """Tell whether the initial vectors are a channel that stays as it is."""
+        """Return whether the initial vectors are a channel that training does not change."""
         return self.settings.embedding in ("static", "multichannel")
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return scores (logits) of a batch's texts, `(rows, classes)`; of a share, what it adds to the scores."""
+        """Return the logits of a batch's texts, `(texts, classes)`.
+
+        A shard returns partial logits; the sum over all shards is the result.
+        """
         scores = self.forward_features(batch) @ self.output.T
         return scores + self.output_bias if self.shard.rank == 0 else scores
 
@@ -92,16 +99,17 @@ class Network(nn.Module):
         bfloat16: bool = False,
         on_trained_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Return each filter's maximum, as far as it is above zero, `(rows, features)`.
+        """Return each filter's maximum over time after ReLU, `(texts, features)`.
 
         Args:
-            trained: the batch's `trained_rows`, for their gradient; by default they are looked up.
-            bfloat16, ready: see `max_over_time`.
+            trained: the batch's `lookup_trained_vectors`, where the caller needs their gradient; by default they are
+                looked up here.
+            bfloat16, on_trained_gradient: see `max_over_time`.
         """
-        fixed = self.initial.index_select(0, batch.word_ids) if self.has_fixed else None
+        fixed = self.initial_vectors.index_select(0, batch.word_ids) if self.has_fixed else None
         if trained is None:
             trained = self.lookup_trained_vectors(batch.word_ids)
-        best = max_over_time(
+        maxima = max_over_time(
             fixed,
             trained,
             self.filters,
@@ -110,48 +118,55 @@ class Network(nn.Module):
             bfloat16=bfloat16,
             on_trained_gradient=on_trained_gradient,
         )
-        return F.relu(best + self.biases)
+        return F.relu(maxima + self.biases)
 
     def lookup_trained_vectors(self, word_ids: Tensor) -> Tensor | None:
-        """Return the trained vectors of words, `(words, dimensions)`, as a leaf: gradients stop there."""
+        """Return the trained vectors of words, `(words, dimensions)`, as a leaf of the graph; None if static."""
         if self.vectors is None:
             return None
         with torch.no_grad():
-            if self.training or len(self.vectors) == len(self.initial):
+            if self.training or len(self.vectors) == len(self.initial_vectors):
                 rows = self.vectors.index_select(0, word_ids)
             elif not len(self.vectors):
-                rows = self.initial.index_select(0, word_ids)
-            else:  # words that training never saw
+                rows = self.initial_vectors.index_select(0, word_ids)
+            else:  # some of the words are not in the training texts
                 last = len(self.vectors) - 1
-                inside = (word_ids <= last)[:, None]
-                rows = torch.where(inside, self.vectors[word_ids.clamp(max=last)], self.initial[word_ids])
+                is_trained = (word_ids <= last)[:, None]
+                rows = torch.where(is_trained, self.vectors[word_ids.clamp(max=last)], self.initial_vectors[word_ids])
         return rows.requires_grad_(self.vectors.requires_grad and torch.is_grad_enabled())
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters that every step changes as a whole, by name: all but the word vectors."""
-        names = ("filters", "biases", "output", "output_bias")
-        return {name: getattr(self, name) for name in names}
+        """Return the parameters of which every step changes all elements, by name: all but the word vectors."""
+        return {
+            "filters": self.filters,
+            "biases": self.biases,
+            "output": self.output,
+            "output_bias": self.output_bias,
+        }
 
     def to_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors shaped as the dense parameters as a checkpoint names them, whole.
+        """Return tensors with the names and shapes of a checkpoint.
 
-        Elements that belong to other shares are zero, so that the sum over the shares is the whole.
+        Elements of other shards are zero, so that the sum over all shards is the complete tensor.
+
+        Args:
+            tensors: named and shaped as the dense parameters.
         """
-        wholes = self.shard.zero_pad_filters(tensors["filters"])
-        biases = self.shard.zero_pad_features(tensors["biases"][None])[0].chunk(len(wholes))
-        found = {f"filters.{number}": whole for number, whole in enumerate(wholes)}
-        found |= {f"biases.{number}": whole.contiguous() for number, whole in enumerate(biases)}
-        found["output.weight"] = self.shard.zero_pad_features(tensors["output"])
-        first = self.shard.rank == 0  # every worker has the same
-        found["output.bias"] = tensors["output_bias"].clone() if first else torch.zeros_like(tensors["output_bias"])
-        return found
+        filters = self.shard.zero_pad_filters(tensors["filters"])
+        biases = self.shard.zero_pad_features(tensors["biases"][None])[0].chunk(len(filters))
+        named = {f"filters.{index}": value for index, value in enumerate(filters)}
+        named |= {f"biases.{index}": value.contiguous() for index, value in enumerate(biases)}
+        named["output.weight"] = self.shard.zero_pad_features(tensors["output"])
+        output_bias = tensors["output_bias"]  # the same on every worker
+        named["output.bias"] = output_bias.clone() if self.shard.rank == 0 else torch.zeros_like(output_bias)
+        return named
 
     def from_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return this share of tensors as a checkpoint names them, named as the dense parameters."""
-        widths = range(len(self.settings.filter_widths))
-        biases = torch.cat([tensors[f"biases.{number}"] for number in widths])
+        """Return this shard of a checkpoint's tensors, named and shaped as the dense parameters."""
+        indices = range(len(self.settings.filter_widths))
+        biases = torch.cat([tensors[f"biases.{index}"] for index in indices])
         return {
-            "filters": self.shard.shard_filters([tensors[f"filters.{number}"] for number in widths]),
+            "filters": self.shard.shard_filters([tensors[f"filters.{index}"] for index in indices]),
             "biases": self.shard.shard_features(biases[None])[0],
             "output": self.shard.shard_features(tensors["output.weight"]),
             "output_bias": tensors["output.bias"],
@@ -159,24 +174,26 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over a checkpoint's weights, as far as they are trained."""
+        """Copy a checkpoint's weights into the parameters."""
+        parameters = self.dense_parameters()
         for name, value in self.from_checkpoint_tensors(weights).items():
-            getattr(self, name).copy_(value)
+            parameters[name].copy_(value)
         if self.vectors is not None:
             self.vectors.copy_(weights["vectors"][: len(self.vectors)])
 
     @torch.no_grad()
     def vectors_by_channel(self) -> dict[str, Tensor]:
-        """Return the whole vocabulary's vectors as a checkpoint names them, on the CPU."""
-        found = {}
+        """Return the vectors of the complete vocabulary on the CPU, by their names in a checkpoint."""
+        channels = {}
         if self.has_fixed:
-            found["fixed_vectors"] = self.initial.cpu()
+            channels["fixed_vectors"] = self.initial_vectors.cpu()
         if self.vectors is not None:
-            found["vectors"] = torch.cat([self.vectors.detach(), self.initial[len(self.vectors) :]]).cpu()
-        return found
+            unseen = self.initial_vectors[len(self.vectors) :]
+            channels["vectors"] = torch.cat([self.vectors.detach(), unseen]).cpu()
+        return channels
 
     def weights(self) -> dict[str, Tensor]:
-        """Return all tensors as a checkpoint names them; filters and output are zero where other shares are."""
+        """Return all tensors by their names in a checkpoint; filters and output of other shards are zero."""
         dense = {name: value.detach() for name, value in self.dense_parameters().items()}
         return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
 
@@ -186,8 +203,8 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
 
 
 def from_read_only_numpy(vectors: np.ndarray) -> Tensor:
-    """Return vectors as a tensor that shares their memory and is only read."""
+    """Return vectors as a tensor that shares their memory and must not be written to."""
     with warnings.catch_warnings():
-        # They are mapped read-only from the object store; nothing here writes to them.
+        # Vectors from the object store are mapped read-only; the network does not write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(vectors)

@@ -1,23 +1,41 @@
-"""The best checkpoint of a search so far: named in best.json as soon as it is there, until a better one is."""
+"""Best checkpoint of a search: named in best.json as soon as it is written, and trained again on all rows (refit)."""
 
 import json
+import logging
 import threading
-from dataclasses import replace
+import time
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
-from cluster.storage import StorageError, exists, join, list_folders, read_text, remove_folder, write_text
+from cluster.resources import worker_capacity
+from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, remove_folder, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
-from jobs.search.records import TrialRecord, objective_metric, ranking_key, select_best_record
-from jobs.search.trial import trial_folder_name
+from jobs.search.records import (
+    RankingKey,
+    TrialRecord,
+    apply_trial_settings,
+    objective_metric,
+    ranking_key,
+    select_best_record,
+    trial_folder_name,
+)
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
-from jobs.training.run_folder import BestCheckpoint, RunFolder
-from jobs.training.train import BEST_EPOCH_METRICS
+from jobs.training.corpus import build_corpus
+from jobs.training.history import Epoch
+from jobs.training.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
+from jobs.training.train import require_resources, train_to_completion
+
+logger = logging.getLogger(__name__)
+
+REFIT_FOLDER = "refit"
 
 
 class BestCheckpointManager:
-    """Holds best.json of a search's run, and best.yaml, its settings as an experiment.
+    """Keeps best.json of a search's run, and best.yaml, the experiment with the best settings.
 
     Args:
         run, experiment: of the search.
@@ -28,102 +46,147 @@ class BestCheckpointManager:
         self._metric = objective_metric(experiment)
         named = run.read_best()
         self.best = named and replace(named, finished=True)
-        """What best.json says of the best checkpoint, None before there is any."""
-        # The one before is left until there is a third: somebody may be reading it.
-        self._before: str | None = None
-        # What trials tell is heard in a thread of its own.
+        """Contents of best.json; None before there is a checkpoint."""
+        # Path of the previous best checkpoint. It is not removed yet: a service may be reading it.
+        self._previous: str | None = None
+        # Messages of trials are handled in a thread of their own.
         self._lock = threading.Lock()
-        self._swept: tuple = ()
+        # Number of ended trials, and the best key, when checkpoints were last removed.
+        self._pruned: tuple[int, RankingKey] | None = None
 
-    def best_ranking_key(self) -> tuple | None:
-        """Return the rank of the best so far."""
-        return ranking_key(self.best.metrics, self._metric, self.best.trial) if self.best else None
+    def best_ranking_key(self) -> RankingKey | None:
+        """Return the ranking key of the best checkpoint; None before there is one."""
+        return ranking_key(self.best.metrics, self._metric, self.best.trial or 0) if self.best else None
 
-    def update_if_better(self, number: int, epoch: int, figures: dict[str, Any], settings: dict[str, Any]) -> None:
-        """Name a trial's checkpoint, which is there, if it is better than what is named."""
+    def update_if_better(self, number: int, epoch: Epoch, settings: Mapping[str, Any]) -> None:
+        """Name the checkpoint of a trial's epoch in best.json if it is better than the named one.
+
+        Raises:
+            CheckpointError: the checkpoint is incomplete.
+        """
         with self._lock:
-            mine, theirs = ranking_key(figures, self._metric, number), self.best_ranking_key()
-            if theirs is not None and mine <= theirs:
+            best_key = self.best_ranking_key()
+            if best_key is not None and ranking_key(vars(epoch), self._metric, number) <= best_key:
                 return
             better = BestCheckpoint(
-                checkpoint=f"{trial_folder_name(number)}/{checkpoint_name(epoch)}",
+                checkpoint=f"{trial_folder_name(number)}/{checkpoint_name(epoch.epoch)}",
                 metric=self._metric,
-                metrics={key: figures[key] for key in dict.fromkeys((*BEST_EPOCH_METRICS, self._metric))},
+                metrics={key: getattr(epoch, key) for key in dict.fromkeys((*BEST_EPOCH_METRICS, self._metric))},
                 settings=settings,
                 trial=number,
             )
             self._run.update_best(better)
-            self._before, self.best = self.best and self.best.checkpoint, better
+            self._previous, self.best = self.best.checkpoint if self.best else None, better
             write_best_yaml(self._run, self._experiment, better)
 
-    def recover(self, asked: dict[int, dict[str, Any]]) -> None:
-        """Name what trials had kept, ended or not, when the search was killed before it could name it.
+    def recover(self, started: Mapping[int, dict[str, Any]]) -> None:
+        """Name the best checkpoint that trials saved before the search was killed, also of trials that had not ended.
 
-        Others may have kept nothing since, being outdone by it.
+        Trials that were worse have saved no checkpoint since.
 
         Args:
-            asked: the settings of all trials that were begun, by number.
+            started: settings of all trials that were started, by number.
         """
-        there = set(list_folders(self._run.path))
-        for number, settings in asked.items():
+        folders = set(list_folders(self._run.path))
+        for number, settings in started.items():
             folder = join(self._run.path, trial_folder_name(number))
-            for name in CheckpointStore(folder).names() if trial_folder_name(number) in there else ():
+            for name in CheckpointStore(folder).names() if trial_folder_name(number) in folders else ():
                 path = join(folder, name)
-                try:
-                    if exists(join(path, "progress.json")):
-                        continue  # of a run of Ray Train, which goes on from it and removes it
-                    verify_sizes(path)
-                    found = json.loads(read_text(join(path, "metrics.json")))
-                    figures = {key: found[key] for key in ("epoch", *BEST_EPOCH_METRICS, self._metric)}
-                except (CheckpointError, StorageError, ValueError, KeyError, TypeError):
-                    continue  # damaged; its trial is trained again
-                self.update_if_better(number, figures["epoch"], figures, settings)
+                epoch = _read_epoch(path)
+                if epoch is not None:
+                    self.update_if_better(number, epoch, settings)
 
     def reconcile(self, records: list[TrialRecord]) -> list[TrialRecord]:
-        """Name the best of some records, if it is not: a search that was killed may have kept it and not said so.
+        """Name the best epoch of some records, if a killed search saved its checkpoint and did not name it.
 
         Returns:
-            The records without those whose checkpoint should be the best and is not there, to be trained again.
+            The records without those whose checkpoint should be the best and is missing: they are trained again.
         """
         while True:
-            best, named = select_best_record(records, self._metric), self.best_ranking_key()
-            if best is None or (
-                named is not None and named >= ranking_key(best.best_metrics, self._metric, best.number)
-            ):
+            best, best_key = select_best_record(records, self._metric), self.best_ranking_key()
+            if best is None or best.best_epoch is None:
+                return records
+            if best_key is not None and best_key >= best.ranking_key(self._metric):
                 return records
             try:
-                self.update_if_better(best.number, best.best, best.best_metrics, best.settings)
+                self.update_if_better(best.number, best.best_epoch, best.settings)
             except CheckpointError:
                 records = [record for record in records if record is not best]
 
     def prune_checkpoints(self, records: list[TrialRecord]) -> None:
-        """Remove what trials have kept that is outdone, but for the one before, once they have ended."""
-        best = self.best_ranking_key()
-        if self.best is None or best is None or self._swept == (len(records), best):
+        """Remove checkpoints of ended trials that are worse than the best one; the previous best one stays."""
+        best_key = self.best_ranking_key()
+        if self.best is None or best_key is None or self._pruned == (len(records), best_key):
             return
-        self._swept = len(records), best
-        ended = {
-            each.number
-            for each in records
-            if not each.best or ranking_key(each.best_metrics, self._metric, each.number) <= best
+        self._pruned = len(records), best_key
+        # A trial that is better has a checkpoint that is not named yet.
+        outdated = {
+            record.number for record in records if not record.best or record.ranking_key(self._metric) <= best_key
         }
-        kept = {self.best.checkpoint, self._before}
+        saved = {self.best.checkpoint, self._previous}
         for folder in list_folders(self._run.path):
             prefix, _, number = folder.partition("-")
             if prefix != "trial" or not number.isdigit():
                 continue
-            if int(number) in ended and not any(each and each.startswith(f"{folder}/") for each in kept):
+            if int(number) in outdated and not any(path and path.startswith(f"{folder}/") for path in saved):
                 remove_folder(join(self._run.path, folder))
             elif int(number) == self.best.trial:
                 for name in CheckpointStore(join(self._run.path, folder)).names():
-                    if f"{folder}/{name}" not in kept and f"{folder}/{name}" < self.best.checkpoint:
+                    if f"{folder}/{name}" not in saved and f"{folder}/{name}" < self.best.checkpoint:
                         remove_folder(join(self._run.path, folder, name))
 
 
 def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint) -> None:
-    """Write best.yaml beside best.json: the experiment with the best settings, which trains as `train.epochs` says."""
-    metric = {"train.metric": objective_metric(experiment)}
-    chosen = conflicts.drop_ineffective_settings(experiment.replace(metric | dict(best.settings or {}))).to_yaml()
-    write_text(join(run.path, "best.yaml"), chosen)
+    """Write best.yaml next to best.json: the experiment with the best settings, which trains for `train.epochs`."""
+    settings = {"train.metric": objective_metric(experiment), **(best.settings or {})}
+    content = conflicts.drop_ineffective_settings(experiment.replace(settings)).to_yaml()
+    write_text(join(run.path, "best.yaml"), content)
     if run.is_published():
-        write_text(join(run.experiment_folder, "best.yaml"), chosen)
+        write_text(join(run.experiment_folder, "best.yaml"), content)
+
+
+def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: RunFolder) -> BestCheckpoint:
+    """Train the best settings on the training and validation rows together, and return the contents of best.json.
+
+    No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
+    search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
+    the time only. The metrics stay those of the search's checkpoint.
+    """
+    refit_experiment = build_refit_experiment(experiment, best)
+    use_gpu, _ = require_resources(refit_experiment)
+    num_workers = min(
+        max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)),
+        len(refit_experiment.model.filter_widths) * refit_experiment.model.feature_maps,
+    )
+    refit_experiment = refit_experiment.replace({"train.workers": num_workers})
+    merged = merge_validation(dataset)
+    logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
+    corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
+    refit_run = RunFolder(run.path, REFIT_FOLDER)
+    with lock_folder(refit_run.path):
+        trained = refit_run.read_best() or train_to_completion(
+            refit_experiment, corpus, refit_run, use_gpu, time.time()
+        )
+        refit_run.finish_without_publishing(trained)
+    checkpoint = join(REFIT_FOLDER, trained.checkpoint)
+    return replace(best, checkpoint=checkpoint, rows=len(merged.train), refit=True)
+
+
+def build_refit_experiment(experiment: Experiment, best: BestCheckpoint) -> Experiment:
+    """Return the experiment that trains the best settings up to their best epoch."""
+    return apply_trial_settings(experiment, best.settings or {}).replace({"train.stop_epoch": best.epoch})
+
+
+def _read_epoch(path: str) -> Epoch | None:
+    """Return the epoch of a checkpoint; None if the checkpoint is damaged, or of a run of Ray Train.
+
+    Such a run resumes from it and removes it.
+    """
+    try:
+        if exists(join(path, "progress.json")):
+            return None
+        verify_sizes(path)
+        values = json.loads(read_text(join(path, "metrics.json")))
+        return Epoch(**{item.name: values[item.name] for item in fields(Epoch)})
+    except (CheckpointError, StorageError, ValueError, KeyError, TypeError):
+        return None

@@ -1,26 +1,63 @@
-"""What the trials of a search gave, a file each: written when a trial ends, read when the search goes on."""
+"""Records of a search's trials: a JSON file each, written when a trial ends and read when the search resumes."""
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from cluster.storage import join, list_file_sizes, read_text, write_text
+from cluster.storage import join, list_file_sizes, read_text, write_json
 from jobs.config.experiment import Experiment
-from jobs.training.history import comparison_key
+from jobs.training.history import Epoch, Progress, comparison_key, negate_if_minimized
 
-# The folder of what trials were begun with.
+# Folder of the settings of trials that were started.
 STARTED_FOLDER = "begun"
+
+RankingKey = tuple[float, float, int]
+"""Key that epochs of all trials of a search are compared by; the greater one is better."""
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """State of a trial after an epoch, or when it failed, as it is reported to Ray Tune.
+
+    finished: no further epoch follows. error: why the trial failed, in one line; empty if it did not. detail: more
+    about the error.
+    """
+
+    progress: Progress
+    finished: bool = False
+    error: str = ""
+    detail: str = ""
+
+    def to_tune_result(self, metric: str) -> dict[str, Any]:
+        """Return the result for Tune: `goodness` is the last epoch's metric, greater is better."""
+        result = {
+            "finished": self.finished,
+            "failed": self.error,
+            "detail": self.detail,
+            "progress": json.dumps(self.progress.to_json()),  # as text: Tune walks through every tree in a result
+        }
+        if self.error:
+            return result
+        last = self.progress.epochs[-1]
+        return result | {"epoch": last.epoch, "goodness": negate_if_minimized(getattr(last, metric), metric)}
+
+    @classmethod
+    def from_tune_result(cls, result: Mapping[str, Any]) -> "TrialReport":
+        """Return the report in a result of Tune; an empty one if the trial reported nothing."""
+        progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
+        return cls(progress, bool(result.get("finished")), result.get("failed", ""), result.get("detail", ""))
 
 
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial that has ended.
 
-    number: its place in the search, from 1. settings: by dotted path. status: `finished` ran to its end, `stopped`
-    was cut off by the scheduler or the search's limit, `failed` went wrong; reason says why, detail more.
-    epochs: what each gave (`jobs.training.history.Epoch`). best: the best of them, from 1; 0 if there is none. ended:
-    seconds since 1970. seconds: of training and validating.
+    number: from 1. settings: by dotted path. status: `finished` reached its last epoch, `stopped` was ended by the
+    scheduler or a limit of the search, `failed` raised an error; reason: why, in one line; detail: more about it.
+    best: number of the best epoch, from 1; 0 if no epoch ended. ended: seconds since 1970. seconds: of training and
+    validating.
     """
 
     number: int
@@ -28,15 +65,54 @@ class TrialRecord:
     status: Literal["finished", "stopped", "failed"]
     reason: str = ""
     detail: str = ""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
     best: int = 0
     ended: float = 0.0
     seconds: float = 0.0
 
     @property
-    def best_metrics(self) -> dict[str, Any]:
-        """What the best epoch gave."""
-        return self.epochs[self.best - 1] if self.best else {}
+    def best_epoch(self) -> Epoch | None:
+        """The best epoch; None if no epoch ended."""
+        return self.epochs[self.best - 1] if self.best else None
+
+    def best_value(self, metric: str) -> float:
+        """Return a metric of the best epoch; ValueError if no epoch ended."""
+        if self.best_epoch is None:
+            raise ValueError(f"trial {self.number} has no epoch")
+        return float(getattr(self.best_epoch, metric))
+
+    def ranking_key(self, metric: str) -> RankingKey:
+        """Return the ranking key of the best epoch; ValueError if no epoch ended."""
+        if self.best_epoch is None:
+            raise ValueError(f"trial {self.number} has no epoch")
+        return ranking_key(vars(self.best_epoch), metric, self.number)
+
+    @classmethod
+    def from_report(
+        cls, number: int, settings: dict[str, Any], report: TrialReport, stop_reason: str = ""
+    ) -> "TrialRecord":
+        """Return the record of a trial that ends now with its last report.
+
+        Args:
+            stop_reason: why the trial was stopped; empty if it was not.
+        """
+        progress = report.progress
+        return cls(
+            number,
+            settings,
+            status="failed" if report.error else "stopped" if stop_reason else "finished",
+            reason=report.error or stop_reason,
+            detail=report.detail,
+            epochs=progress.epochs,
+            best=progress.best,
+            ended=time.time(),
+            seconds=sum(epoch.seconds for epoch in progress.epochs),
+        )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrialRecord":
+        """Return the record in a file's JSON value."""
+        return cls(**values | {"epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
 
 
 class RecordStore:
@@ -48,37 +124,45 @@ class RecordStore:
     def read(self) -> list[TrialRecord]:
         """Return all records, by number."""
         names = sorted(name for name in list_file_sizes(self.path) if name.endswith(".json") and "/" not in name)
-        return [TrialRecord(**json.loads(read_text(join(self.path, name)))) for name in names]
+        return [TrialRecord.from_json(json.loads(read_text(join(self.path, name)))) for name in names]
 
     def read_started(self) -> dict[int, dict[str, Any]]:
-        """Return the settings of all trials that were begun, by number."""
+        """Return the settings of all trials that were started, by number."""
         folder = join(self.path, STARTED_FOLDER)
         names = [name for name in list_file_sizes(folder) if name.endswith(".json")]
         return {int(name[:5]): json.loads(read_text(join(folder, name))) for name in names}
 
     def write_started(self, number: int, settings: dict[str, Any]) -> None:
-        """Keep the settings of a trial that begins."""
-        write_text(join(self.path, STARTED_FOLDER, f"{number:05d}.json"), json.dumps(settings) + "\n")
+        """Save the settings of a trial that starts; StorageError if they cannot be written."""
+        write_json(join(self.path, STARTED_FOLDER, f"{number:05d}.json"), settings)
 
     def write(self, record: TrialRecord) -> None:
-        """Keep a record; StorageError if it cannot be written."""
-        write_text(join(self.path, f"{record.number:05d}.json"), json.dumps(asdict(record)) + "\n")
+        """Save a record; StorageError if it cannot be written."""
+        write_json(join(self.path, f"{record.number:05d}.json"), asdict(record), ascii_only=True)
+
+
+def trial_folder_name(number: int) -> str:
+    """Return the name of a trial's folder."""
+    return f"trial-{number:05d}"
+
+
+def apply_trial_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
+    """Return the experiment that a trial trains."""
+    epochs = {"train.epochs": experiment.tune.epochs} if experiment.tune.epochs else {}
+    return experiment.replace({"train.metric": objective_metric(experiment), **epochs, **settings})
 
 
 def objective_metric(experiment: Experiment) -> str:
-    """Return what trials are compared by, one of `Epoch`'s figures."""
+    """Return the metric that trials are compared by, the name of a field of `Epoch`."""
     return experiment.tune.metric or experiment.train.metric
 
 
-def ranking_key(figures: dict[str, Any], metric: str, number: int) -> tuple[float, float, int]:
-    """Return what epochs of several trials are compared by, more is better; among equals the earlier trial's."""
+def ranking_key(figures: Mapping[str, Any], metric: str, number: int) -> RankingKey:
+    """Return the ranking key of an epoch's figures; among equals the earlier trial is better."""
     return *comparison_key(figures, metric), -number
 
 
 def select_best_record(records: Iterable[TrialRecord], metric: str) -> TrialRecord | None:
-    """Return the record with the best epoch, if any has one."""
-    return max(
-        (each for each in records if each.best),
-        key=lambda each: ranking_key(each.best_metrics, metric, each.number),
-        default=None,
-    )
+    """Return the record with the best epoch; None if no trial has ended an epoch."""
+    ranked = (record for record in records if record.best)
+    return max(ranked, key=lambda record: record.ranking_key(metric), default=None)

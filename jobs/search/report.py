@@ -1,4 +1,4 @@
-"""What a person keeps of a search: report.md, trials.csv, and pictures."""
+"""Report of a search: report.md, trials.csv and charts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,11 @@ from jobs.training.run_folder import BestCheckpoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = {"rand": "tab:grey", "static": "tab:blue", "non-static": "tab:orange", "multichannel": "tab:green"}
-SHOWN_TRIALS = 20
-SLICE_COLUMNS = 3  # of slices
+MAX_LISTED_TRIALS = 20
+NUM_SLICE_COLUMNS = 3
 
 
 def write_search_report(
@@ -34,45 +35,54 @@ def write_search_report(
     experiment: Experiment,
     space: list[Dimension],
     records: list[TrialRecord],
-    found: list[EmbeddingResult],
+    kinds: list[EmbeddingResult],
     best: BestCheckpoint,
     commands: list[str],
 ) -> None:
-    """Write the report's files into a folder that exists.
+    """Write the report's files into an existing folder.
 
     Args:
-        found: what each kind of embedding reached.
-        best: the contents of best.json.
-        commands: that go on from here, to be copied.
+        kinds: results of each kind of embedding.
+        commands: next steps for the user.
     """
     (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
-    known = [record for record in records if record.best]
-    shares = compute_importances(experiment, space, records)
-    plot_parallel_coordinates(folder / "parallel-coordinates.png", experiment, space, known)
-    plot_slices(folder / "slices.png", experiment, space, known)
-    plot_embeddings(folder / "embeddings.png", experiment, known, found)
-    lines = _markdown(experiment, space, records, found, shares, best, commands)
+    ranked = [record for record in records if record.best]
+    save_figure(plot_parallel_coordinates(experiment, space, ranked), folder / "parallel-coordinates.png")
+    save_figure(plot_slices(experiment, space, ranked), folder / "slices.png")
+    save_figure(plot_embeddings(experiment, ranked, kinds), folder / "embeddings.png")
+    lines = [
+        *_format_summary(experiment, space, records, best),
+        "```",
+        *commands,
+        "```",
+        "",
+        "## Does fine-tuning the vectors pay?",
+        "",
+        summarize_fine_tuning(experiment, kinds),
+        "",
+        *format_markdown_table(build_embedding_rows(experiment, kinds)),
+        "",
+        "![kinds of embedding](embeddings.png)",
+        "",
+        *_format_importances(compute_importances(experiment, space, records)),
+        *_format_trials(experiment, space, records),
+        "",
+    ]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _markdown(
-    experiment: Experiment,
-    space: list[Dimension],
-    records: list[TrialRecord],
-    found: list[EmbeddingResult],
-    shares: dict[str, float],
-    best: BestCheckpoint,
-    commands: list[str],
+def _format_summary(
+    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], best: BestCheckpoint
 ) -> list[str]:
     metric = objective_metric(experiment)
-    counts = {status: sum(each.status == status for each in records) for status in ("finished", "stopped", "failed")}
+    counts = {status: sum(item.status == status for item in records) for status in ("finished", "stopped", "failed")}
     lines = [
-        f"# {experiment.name}: a search over {len(space)} settings",
+        f"# {experiment.name}: search over {len(space)} settings",
         "",
-        f"{len(records)} trials: {counts['finished']} ran to their end, {counts['stopped']} were stopped before, "
-        f"{counts['failed']} failed; {sum(each.seconds for each in records):,.0f} s of training. "
-        f"Compared by validation {metric}, at each trial's best epoch. The figure of the best of many trials is "
-        "higher than what it will reach on other texts: measure it on the test part.",
+        f"{len(records)} trials: {counts['finished']} finished, {counts['stopped']} were stopped early, "
+        f"{counts['failed']} failed; {sum(record.seconds for record in records):,.0f} s of training. "
+        f"Trials are compared by validation {metric} of their best epoch. The value of the best of many trials is "
+        "higher than on new texts: measure the best checkpoint on the test rows.",
         "",
         f"**Best: {metric} {best.metrics[metric]:.4f}**, trial {best.trial}, epoch {best.epoch}:",
         "",
@@ -80,91 +90,86 @@ def _markdown(
         "",
     ]
     if best.refit:
-        lines += [f"Trained again on all {best.rows:,} rows of the training and validation parts.", ""]
-    lines += [
-        "```",
-        *commands,
-        "```",
-        "",
-        "## Does fine-tuning the vectors pay?",
-        "",
-        summarize_fine_tuning(experiment, found),
-        "",
-    ]
-    lines += format_markdown_table(build_embedding_rows(experiment, found))
-    lines += ["", "![kinds of embedding](embeddings.png)", "", "## Which settings matter", ""]
-    if shares:
+        lines += [f"Refit: trained again on all {best.rows:,} training and validation rows.", ""]
+    return lines
+
+
+def _format_importances(importances: dict[str, float]) -> list[str]:
+    lines = ["## Which settings matter", ""]
+    if importances:
         lines += ["Share of the variance between trials that each setting explains alone (fANOVA); trials that were "
-                  "stopped early count with what they had reached.", ""]  # fmt: skip
-        lines += format_markdown_table([{"setting": path, "share": f"{share:.1%}"} for path, share in shares.items()])
+                  "stopped early count with their best epoch.", ""]  # fmt: skip
+        rows = [{"setting": path, "share": f"{share:.1%}"} for path, share in importances.items()]
+        lines += format_markdown_table(rows)
     else:
         lines += ["There are too few trials to tell."]
-    lines += ["", "![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
-    lines += [f"## The best {min(SHOWN_TRIALS, len(records))} trials", "", "All are in trials.csv.", ""]
-    lines += format_markdown_table(_trial_rows(experiment, space, records))
-    failed = [record for record in records if record.status == "failed"]
+    return [*lines, "", "![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
+
+
+def _format_trials(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> list[str]:
+    """Return the best trials as a table, and the failed ones."""
+    metric = objective_metric(experiment)
+    sign = 1 if metric in MINIMIZED_METRICS else -1
+    ranked = sorted((record for record in records if record.best), key=lambda item: sign * item.best_value(metric))
+    rows = [
+        {
+            "trial": record.number,
+            metric: f"{record.best_value(metric):.4f}",
+            "epoch": f"{record.best} of {len(record.epochs)}",
+            "status": record.status,
+            **{dimension.path: _format_value(record.settings.get(dimension.path)) for dimension in space},
+        }
+        for record in ranked[:MAX_LISTED_TRIALS]
+    ]
+    lines = [f"## The best {min(MAX_LISTED_TRIALS, len(records))} trials", "", "trials.csv lists all trials.", ""]
+    lines += format_markdown_table(rows)
+    failed = [{"trial": record.number, "reason": record.reason} for record in records if record.status == "failed"]
     if failed:
-        lines += ["", "## Trials that failed", ""]
-        lines += format_markdown_table([{"trial": each.number, "why": each.reason} for each in failed])
-    return [*lines, ""]
+        lines += ["", "## Failed trials", "", *format_markdown_table(failed)]
+    return lines
 
 
-def build_embedding_rows(experiment: Experiment, found: list[EmbeddingResult]) -> list[dict[str, Any]]:
-    """Return the kinds of embedding side by side, as rows of a table."""
+def _format_value(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def build_embedding_rows(experiment: Experiment, kinds: list[EmbeddingResult]) -> list[dict[str, Any]]:
+    """Return the comparison of the kinds of embedding, as rows of a table."""
     metric = objective_metric(experiment)
     return [
         {
             "embedding": kind.embedding,
             "trials": kind.num_trials,
-            f"best {metric}": f"{kind.best_record.best_metrics[metric]:.4f}",
+            f"best {metric}": f"{kind.best_record.best_value(metric):.4f}",
             "seeds": len(kind.values_by_seed),
             "mean": f"{kind.mean:.4f}",
             "deviation": "-" if kind.std is None else f"{kind.std:.4f}",
             "lowest": f"{min(kind.values_by_seed.values()):.4f}",
             "highest": f"{max(kind.values_by_seed.values()):.4f}",
         }
-        for kind in found
+        for kind in kinds
     ]
 
 
-def _trial_rows(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> list[dict[str, Any]]:
-    metric = objective_metric(experiment)
-    sign = 1 if metric in MINIMIZED_METRICS else -1
-    ordered = sorted((each for each in records if each.best), key=lambda each: sign * each.best_metrics[metric])
-
-    def short(value: Any) -> str:
-        return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    return [
-        {"trial": each.number, metric: f"{each.best_metrics[metric]:.4f}", "epoch": f"{each.best} of {len(each.epochs)}",
-         "status": each.status, **{one.path: short(each.settings.get(one.path)) for one in space}}
-        for each in ordered[:SHOWN_TRIALS]
-    ]  # fmt: skip
-
-
-def plot_parallel_coordinates(
-    path: Path, experiment: Experiment, space: list[Dimension], records: list[TrialRecord]
-) -> None:
-    """Write parallel coordinates: an axis for each setting and one for the objective, a line for each trial."""
+def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> "Figure":
+    """Return parallel coordinates: an axis for each setting and one for the objective, a line for each trial."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     metric = objective_metric(experiment)
-    values = np.array([record.best_metrics[metric] for record in records])
+    values = np.array([record.best_value(metric) for record in records])
     low, high = values.min(), values.max()
     heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
-    axes_at, marks, titles = [], [], []
-    chance = np.random.default_rng(0)
-    for each in space:
-        at, names = compute_axis_positions(each, [record.settings.get(each.path) for record in records])
-        # Lines through the same value lie side by side.
-        axes_at.append(at + chance.uniform(-0.015, 0.015, len(at)) if each.is_categorical else at)
-        marks.append(names)
-        titles.append(each.path)
-    axes_at.append(heights)
-    marks.append([(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")])
-    titles.append(metric)
-    lines = np.array(axes_at)  # (axes, trials)
+    random = np.random.default_rng(0)
+    coordinates, ticks = [], []
+    for dimension in space:
+        positions, labels = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
+        # Lines through the same value are drawn next to each other.
+        shift = random.uniform(-0.015, 0.015, len(positions)) if dimension.is_categorical else 0
+        coordinates.append(positions + shift)
+        ticks.append(labels)
+    lines = np.array([*coordinates, heights])  # (axes, trials)
+    ticks.append([(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")])
     figure = Figure(figsize=(max(6, 2.1 * len(lines)), 4.5), layout="constrained")
     axes = figure.add_subplot()
     goodness = 1 - heights if metric in MINIMIZED_METRICS else heights
@@ -173,77 +178,76 @@ def plot_parallel_coordinates(
         color = colormaps["viridis_r"](goodness[trial])
         axes.plot(np.flatnonzero(shown), lines[shown, trial], color=color, alpha=0.35 + 0.6 * goodness[trial],
                   linewidth=1 + goodness[trial])  # fmt: skip
-    for number, names in enumerate(marks):
+    _draw_parallel_axes(axes, [*(dimension.path for dimension in space), metric], ticks)
+    axes.set_title(f"one line per trial; the darker, the better its {metric}", size=10)
+    return figure
+
+
+def _draw_parallel_axes(axes: "Axes", titles: list[str], ticks: list[list[tuple[float, str]]]) -> None:
+    for number, labels in enumerate(ticks):
         axes.axvline(number, color="black", linewidth=0.8)
-        for place, name in names:
-            axes.annotate(name, (number, place), xytext=(4, 0), textcoords="offset points", size=8, va="center",
+        for position, label in labels:
+            axes.annotate(label, (number, position), xytext=(4, 0), textcoords="offset points", size=8, va="center",
                           bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})  # fmt: skip
     axes.set_xticks(range(len(titles)), [title.replace(".", ".\n", 1) for title in titles], size=8)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(titles) - 0.5)
-    axes.set_title(f"each line a trial; the darker, the better its {metric}", size=10)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    save_figure(figure, path)
 
 
-def plot_slices(path: Path, experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> None:
-    """Write a picture for each setting: its values against the objective, colored by kind of embedding."""
+def plot_slices(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> "Figure":
+    """Return a scatter plot for each setting: its values against the objective, colored by kind of embedding."""
     from matplotlib.figure import Figure
 
-    columns = min(SLICE_COLUMNS, len(space))
+    columns = min(NUM_SLICE_COLUMNS, len(space))
     rows = -(-len(space) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(space) :]:
         axes.set_visible(False)
-    chance = np.random.default_rng(0)
-    for each, axes in zip(space, grid.flat, strict=False):
-        at, names = compute_axis_positions(each, [record.settings.get(each.path) for record in records])
-        shift = chance.uniform(-0.03, 0.03, len(at)) if each.is_categorical else 0
-        _scatter(axes, experiment, records, at + shift)
-        axes.set_xticks([place for place, _ in names], [name for _, name in names], size=8)
+    random = np.random.default_rng(0)
+    for dimension, axes in zip(space, grid.flat, strict=False):
+        positions, ticks = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
+        shift = random.uniform(-0.03, 0.03, len(positions)) if dimension.is_categorical else 0
+        _scatter_trials(axes, experiment, records, positions + shift)
+        axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks], size=8)
         axes.set_xlim(-0.1, 1.1)
-        axes.set_title(each.path, size=9)
+        axes.set_title(dimension.path, size=9)
         axes.set_ylabel(objective_metric(experiment), size=8)
     grid.flat[0].legend(fontsize=7)
-    save_figure(figure, path)
+    return figure
 
 
-def plot_embeddings(
-    path: Path, experiment: Experiment, records: list[TrialRecord], found: list[EmbeddingResult]
-) -> None:
-    """Write the kinds of embedding side by side: every trial, and the best settings over the seeds."""
+def _scatter_trials(axes: "Axes", experiment: Experiment, records: list[TrialRecord], positions: np.ndarray) -> None:
+    values = np.array([record.best_value(objective_metric(experiment)) for record in records])
+    kinds = np.array([trial_embedding(experiment, record) for record in records])
+    for kind, color in COLORS.items():
+        own = kinds == kind
+        if own.any():
+            axes.scatter(positions[own], values[own], s=14, alpha=0.7, color=color, label=kind)
+
+
+def plot_embeddings(experiment: Experiment, records: list[TrialRecord], kinds: list[EmbeddingResult]) -> "Figure":
+    """Return the comparison of the kinds of embedding: every trial, and the best settings over the seeds."""
     from matplotlib.figure import Figure
 
     metric = objective_metric(experiment)
-    figure = Figure(figsize=(1.8 + 1.6 * len(found), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.8 + 1.6 * len(kinds), 3.8), layout="constrained")
     axes = figure.add_subplot()
-    place = {kind.embedding: number for number, kind in enumerate(found)}
-    chance = np.random.default_rng(0)
-    at = np.array([place[trial_embedding(experiment, record)] for record in records]) + chance.uniform(
-        -0.25, 0, len(records)
-    )
-    axes.scatter(
-        at, [record.best_metrics[metric] for record in records], s=14, alpha=0.5, color="grey", label="a trial"
-    )
-    for number, kind in enumerate(found):
-        values = list(kind.values_by_seed.values())
-        axes.scatter([number + 0.15] * len(values), values, s=18, color=COLORS.get(kind.embedding), zorder=3,
-                     label="its best settings, a seed" if number == 0 else None)  # fmt: skip
+    columns = {kind.embedding: number for number, kind in enumerate(kinds)}
+    shift = np.random.default_rng(0).uniform(-0.25, 0, len(records))
+    positions = np.array([columns[trial_embedding(experiment, record)] for record in records]) + shift
+    values = [record.best_value(metric) for record in records]
+    axes.scatter(positions, values, s=14, alpha=0.5, color="grey", label="a trial")
+    for number, kind in enumerate(kinds):
+        seeds = list(kind.values_by_seed.values())
+        axes.scatter([number + 0.15] * len(seeds), seeds, s=18, color=COLORS.get(kind.embedding), zorder=3,
+                     label="best settings with one seed" if number == 0 else None)  # fmt: skip
         axes.errorbar(number + 0.28, kind.mean, yerr=kind.std, fmt="_", color="black", capsize=4,
-                      label="mean and deviation" if number == 0 else None)  # fmt: skip
-    axes.set_xticks(range(len(found)), [kind.embedding for kind in found])
-    axes.set_xlim(-0.6, len(found) - 0.4)
+                      label="mean and standard deviation" if number == 0 else None)  # fmt: skip
+    axes.set_xticks(range(len(kinds)), [kind.embedding for kind in kinds])
+    axes.set_xlim(-0.6, len(kinds) - 0.4)
     axes.set_ylabel(f"validation {metric}")
     axes.legend(fontsize=7)
-    save_figure(figure, path)
-
-
-def _scatter(axes: "Axes", experiment: Experiment, records: list[TrialRecord], at: np.ndarray) -> None:
-    metric = objective_metric(experiment)
-    for name, color in COLORS.items():
-        own = [number for number, record in enumerate(records) if trial_embedding(experiment, record) == name]
-        if own:
-            axes.scatter(at[own], [records[number].best_metrics[metric] for number in own], s=14, alpha=0.7, color=color,
-                         label=name)  # fmt: skip
+    return figure

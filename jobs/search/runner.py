@@ -1,42 +1,44 @@
-"""Ray Tune at work: runs the trials of a search, records each that ends, and tells about it."""
+"""Trials of a search on Ray Tune: the resources of each, their execution, and the record of each that ends."""
 
-import json
 import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import cluster.resources
-from cluster.interruption import preserve_sigint_handler
+import ray.tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from cluster import first_line
+from cluster.connection import preserve_sigint_handler
+from cluster.message_queue import MessagePoller
+from cluster.resources import check_capacity, remove_placement_groups, worker_capacity
 from cluster.storage import join, remove_folder
 from jobs.config.experiment import Experiment
 from jobs.search.best_checkpoint import BestCheckpointManager
-from jobs.search.records import RecordStore, TrialRecord, objective_metric
+from jobs.search.records import RecordStore, TrialRecord, TrialReport, objective_metric
 from jobs.search.search import Search
-from jobs.search.trial_resources import TrialResources
-from jobs.training.history import Progress
 
 logger = logging.getLogger(__name__)
 
-REDUCTION_FACTOR = 3  # ASHA keeps a third at each rung
+REDUCTION_FACTOR = 3  # ASHA continues the best third at each rung
 
-# So often the driver looks for what trials have sent.
+# Interval in which the driver handles messages of trials.
 MESSAGE_POLL_S = 0.1
 
-# Times that a trial begins again whose process or node was lost.
-MAX_FAILURES = 2
+# Restarts of a trial whose process or node was lost.
+MAX_TRIAL_RESTARTS = 2
 
 # Read by Tune when it starts.
 TUNE_ENVIRONMENT = {
-    # It would write three logs of its own for every trial.
+    # Tune would write three logs for every trial.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # A trial that failed reports why, and no metric.
+    # A failed trial reports why, and no metric.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # What goes on is the ledger; its own state would be written again and again.
+    # A search resumes from its records; Tune would write its own state again and again.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Trials stay in the folder that they were started in.
@@ -44,11 +46,46 @@ TUNE_ENVIRONMENT = {
 }
 
 
-@dataclass
-class SearchContext:
-    """What the trials of a search, or of its comparison over seeds, have in common.
+@dataclass(frozen=True)
+class TrialResources:
+    """Share of the cluster that each trial gets, such that all trials that run at once have what they need.
 
-    path: a folder for Tune's own files. told: is given each record after it was kept.
+    resources: of a trial, as Tune takes them. wait_message: what the trials wait for first, or None.
+    distributed: a trial is a run of Ray Train. Its workers get their resources all together or not at all, and the
+    trial's own process takes none; no more trials run than fit. So no trial holds what another one waits for.
+    """
+
+    resources: dict[str, float]
+    max_concurrent_trials: int
+    wait_message: str | None
+    distributed: bool
+
+
+def plan_trial_resources(experiment: Experiment) -> TrialResources:
+    """Return the resources of an experiment's trials; ResourceError if the cluster will never have them."""
+    tune, train = experiment.tune, experiment.train
+
+    def limit(capacity: int) -> int:
+        return max(1, min(capacity, tune.max_concurrent or capacity))  # 1 while the cluster has yet to grow
+
+    if train.min_workers > 1:
+        use_gpu = bool(train.use_gpu)
+        wait_message = check_capacity(train.min_workers, train.cpus_per_worker, use_gpu)
+        capacity = worker_capacity(train.cpus_per_worker, use_gpu) // train.min_workers
+        # Tune requires some resource: a megabyte.
+        return TrialResources({"cpu": 0.0, "memory": 1e6}, limit(capacity), wait_message, distributed=True)
+    gpus = tune.gpus_per_trial if tune.gpus_per_trial is not None else float(bool(train.use_gpu))
+    wait_message = check_capacity(1, train.cpus_per_worker, gpus)
+    resources = {"cpu": float(train.cpus_per_worker)} | ({"gpu": gpus} if gpus else {})
+    capacity = worker_capacity(train.cpus_per_worker, gpus)
+    return TrialResources(resources, limit(capacity), wait_message, distributed=False)
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """Driver's side of a search, or of its comparison over seeds.
+
+    path: folder of Tune's own files. on_record: called with each record after it was written.
     """
 
     experiment: Experiment
@@ -58,224 +95,193 @@ class SearchContext:
     on_record: Callable[[TrialRecord], None]
 
 
-def run_trials(this: SearchContext, trainable: Any, given: TrialResources, *, asha: bool) -> None:
-    """Run all trials; raises KeyboardInterrupt after Ctrl-C, when Tune has ended them.
+def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialResources, *, asha: bool) -> None:
+    """Run all trials of a search.
 
-    Args:
-        trainable: Tune's.
-        given: what each trial is given of the cluster.
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; Tune has stopped the trials.
     """
-    import ray.tune
-
     os.environ.update(TUNE_ENVIRONMENT)
-    # A trial that fails is told in a line, not with its traceback.
+    # Tune would log the traceback of each failed trial.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    remove_folder(join(this.path, "ray"))
-    recorder = _recorder(this)
+    search = context.search
+    remove_folder(join(context.path, "ray"))
+    recorder = TrialRecorder(context)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, given.resources),
+        ray.tune.with_resources(trainable, trial_resources.resources),
         tune_config=ray.tune.TuneConfig(
-            # More is better of what the trials report as `goodness`.
-            metric="goodness",
+            metric="goodness",  # see TrialReport
             mode="max",
             num_samples=-1,
-            max_concurrent_trials=given.max_concurrent_trials,
-            search_alg=_suggestions(this.search),
-            scheduler=_scheduler(this.experiment) if asha else None,
-            reuse_actors=not given.distributed,
-            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+            max_concurrent_trials=trial_resources.max_concurrent_trials,
+            search_alg=SearchSuggestions(search),
+            scheduler=_build_scheduler(context.experiment) if asha else None,
+            reuse_actors=not trial_resources.distributed,
+            trial_name_creator=_name_trial,
+            trial_dirname_creator=_name_trial,
         ),
         run_config=ray.tune.RunConfig(
             name="ray",
-            storage_path=this.path,
+            storage_path=context.path,
             verbose=0,
             callbacks=[recorder],
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=ray.tune.FailureConfig(max_failures=MAX_FAILURES),
-            stop=_stopper(this.search),
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_RESTARTS),
+            stop=SearchStopper(search),
         ),
     )
     with preserve_sigint_handler() as interrupted:
         tuner.fit()
-        if recorder.wrong:
-            raise recorder.wrong
-        if interrupted() and not this.search.exhausted:
-            raise KeyboardInterrupt  # Tune ends quietly on Ctrl-C
-    this.search.check_limits()
-    if this.search.out_of_time:
-        recorder.stop_all(this.search.stop_reason)
-    # Tune keeps processes that it might use again, and what they hold.
-    cluster.resources.remove_placement_groups()
-    remove_folder(join(this.path, "ray"))
+        if recorder.error:
+            raise recorder.error
+        if interrupted() and not search.exhausted:
+            raise KeyboardInterrupt  # Tune returns normally after Ctrl-C
+    search.check_limits()
+    if search.out_of_time:
+        recorder.stop_all(search.stop_reason)
+    # Tune keeps processes for reuse, and their resources.
+    remove_placement_groups()
+    remove_folder(join(context.path, "ray"))
 
 
 @contextmanager
-def handle_trial_messages(board: Any, champion: BestCheckpointManager, search: Search) -> Iterator[Callable[[], None]]:
-    """Hold a thread that names the best checkpoints as trials tell of them, and says what they say; then end the board.
+def handle_trial_messages(
+    shared_state: Any, best_checkpoint: BestCheckpointManager, search: Search
+) -> Iterator[MessagePoller]:
+    """Context manager: name the best checkpoints as trials save them, and log the trials' messages; ends the actor.
 
-    What is held raises what went wrong in it, as when the disk is full; no further trial begins then.
+    If that fails, for example because the disk is full, no further trial starts, and the error is raised at the end;
+    `raise_error` of the returned poller raises it before.
     """
-    import ray
+    ended: list[TrialRecord] = []
 
-    ended = threading.Event()
-    wrong: list[Exception] = []
+    def handle(messages: list[tuple[str, Any]]) -> None:
+        nonlocal ended
+        for kind, value in messages:
+            if kind == "saved":
+                best_checkpoint.update_if_better(value.number, value.epoch, value.settings)
+            else:
+                logger.log(*value)
+        # Records from before these messages were taken: every checkpoint of their trials has been named, if it is best.
+        best_checkpoint.prune_checkpoints(ended)
+        ended = list(search.records.values())
 
-    def listen() -> None:
-        last = False
-        while not last:
-            last = ended.wait(MESSAGE_POLL_S)
-            done = list(search.records.values())  # all that they have kept is told of already
-            for kind, what in ray.get(board.drain.remote()):
-                if kind == "saved":
-                    champion.update_if_better(*what)
-                else:
-                    logger.log(*what)
-            champion.prune_checkpoints(done)
+    def stop(error: Exception) -> None:
+        search.stop_reason = str(error)
 
-    def guarded() -> None:
+    with MessagePoller(shared_state, handle, MESSAGE_POLL_S, on_error=stop) as poller:
+        yield poller
+    poller.raise_error()
+
+
+class TrialRecorder(ray.tune.Callback):
+    """Callback of Tune that writes and logs the record of each trial that ends.
+
+    error: the first error while doing so. Tune would take it for the trial's and train that again.
+    """
+
+    def __init__(self, context: SearchContext) -> None:
+        self.error: Exception | None = None
+        self._context = context
+        self._running: dict[str, tuple[Trial, dict[str, Any]]] = {}  # with the last result
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Remember the last result of a trial."""
+        self._running[trial.trial_id] = trial, result
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record a trial that finished, failed by itself, or was stopped by the scheduler."""
+        report = self._pop_report(trial)
+        self._record(trial, report, "" if report.finished else "behind the best third at the same epoch (ASHA)")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record a trial whose process was lost too often."""
+        error = trial.get_error() or RuntimeError("the process of the trial was lost")
+        self._record(trial, replace(self._pop_report(trial), error=first_line(error), detail=str(error)), "")
+
+    def stop_all(self, reason: str) -> None:
+        """Record all trials that are still running."""
+        for trial, _ in list(self._running.values()):
+            self._record(trial, self._pop_report(trial), reason)
+
+    def _pop_report(self, trial: Trial) -> TrialReport:
+        _, result = self._running.pop(trial.trial_id, (trial, {}))
+        return TrialReport.from_tune_result(result)
+
+    def _record(self, trial: Trial, report: TrialReport, stop_reason: str) -> None:
+        number, settings = trial.config["number"], trial.config["settings"]
+        search = self._context.search
+        if number in search.records:
+            return
         try:
-            listen()
+            record = TrialRecord.from_report(number, settings, report, stop_reason)
+            self._context.record_store.write(record)
+            search.add_record(record)
+            logger.info(format_trial_line(record, objective_metric(self._context.experiment), search))
+            self._context.on_record(record)
         except Exception as error:
-            wrong.append(error)
-            search.stop_reason = str(error)  # what is the best could not be named
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-
-    def check() -> None:
-        if wrong:
-            raise wrong[0]
-
-    try:
-        yield check
-    finally:
-        ended.set()
-        thread.join(timeout=60)
-        ray.kill(board)
-    check()
+            self.error = self.error or error
+            search.stop_reason = str(error)
 
 
-def _scheduler(experiment: Experiment) -> Any:
-    from ray.tune.schedulers import ASHAScheduler
+class SearchSuggestions(Searcher):
+    """Searcher of Tune that returns the trials of a search."""
 
+    def __init__(self, search: Search) -> None:
+        super().__init__()
+        self._search = search
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the configuration of the next trial."""
+        trial = self._search.next_trial()
+        return Searcher.FINISHED if trial is None else {"number": trial[0], "settings": trial[1]}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the recorder adds the record to the search."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the search resumes from its records."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing."""
+
+
+class SearchStopper(ray.tune.Stopper):
+    """Stops a trial that reports to be finished, and all trials when the search is out of time."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return whether a trial has ended."""
+        return bool(result.get("finished"))
+
+    def stop_all(self) -> bool:
+        """Return whether all trials must stop."""
+        return self._search.out_of_time
+
+
+def _build_scheduler(experiment: Experiment) -> ASHAScheduler:
     epochs = experiment.tune.epochs or experiment.train.epochs
     for values in (experiment.tune.space.get("train.epochs") or {}).values():
         epochs = max([epochs, *(value for value in values if isinstance(value, int))])
-
     grace = experiment.tune.grace_epochs
     return ASHAScheduler(
         time_attr="epoch", max_t=max(epochs, grace) + 1, grace_period=grace, reduction_factor=REDUCTION_FACTOR
     )
 
 
-def _suggestions(search: Search) -> Any:
-    """Return Tune's Searcher that hands out a search's trials."""
-    from ray.tune.search import Searcher
-
-    class Suggestions(Searcher):
-        def suggest(self, trial_id: str) -> Any:
-            found = search.next_trial()
-            return Searcher.FINISHED if found is None else {"number": found[0], "settings": found[1]}
-
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """Change nothing: the recorder tells the search."""
-
-        def save(self, checkpoint_path: str) -> None:
-            """Keep nothing: the ledger does."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Read nothing."""
-
-    return Suggestions()
-
-
-def _stopper(search: Search) -> Any:
-    from ray.tune import Stopper
-
-    class OutOfTime(Stopper):
-        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return bool(result.get("finished"))
-
-        def stop_all(self) -> bool:
-            return search.out_of_time
-
-    return OutOfTime()
-
-
-def _recorder(this: SearchContext) -> Any:
-    """Return a callback of Tune's that keeps each trial's outcome and says it."""
-    import ray.tune
-
-    class Recorder(ray.tune.Callback):
-        def __init__(self) -> None:
-            self.wrong: Exception | None = None
-            self.running: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # config and last result
-
-        def on_trial_result(self, iteration, trials, trial, result, **info) -> None:
-            self.running[trial.trial_id] = trial.config, result
-
-        def on_trial_complete(self, iteration, trials, trial, **info) -> None:
-            config, result = self.running.pop(trial.trial_id, (trial.config, {}))
-            why = "" if result.get("finished") else "behind the others at the same epoch (ASHA)"
-            self.keep(config, result, why)
-
-        def on_trial_error(self, iteration, trials, trial, **info) -> None:
-            config, result = self.running.pop(trial.trial_id, (trial.config, {}))
-            error = trial.get_error() or "its process was lost"
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            self.keep(config, result | {"failed": lines[0], "detail": str(error)}, "")
-
-        def stop_all(self, why: str) -> None:
-            for config, result in self.running.values():
-                self.keep(config, result, why)
-            self.running.clear()
-
-        def keep(self, config: dict[str, Any], result: dict[str, Any], why: str) -> None:
-            if config["number"] in this.search.records:
-                return
-            try:
-                record = _record(config, result, why)
-                this.record_store.write(record)
-                this.search.add_record(record)
-                logger.info(format_trial_line(record, objective_metric(this.experiment), this.search))
-                this.on_record(record)
-            except Exception as error:  # Tune would take it for the trial's, and train that again
-                self.wrong = self.wrong or error
-                this.search.stop_reason = str(error)
-
-    return Recorder()
-
-
-def _record(config: dict[str, Any], result: dict[str, Any], why: str) -> TrialRecord:
-    """Return what is kept of a trial.
-
-    Args:
-        result: the last that it told.
-        why: it was stopped; empty if it was not.
-    """
-    progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
-    failed = result.get("failed", "")
-    return TrialRecord(
-        number=config["number"],
-        settings=config["settings"],
-        status="failed" if failed else "stopped" if why else "finished",
-        reason=failed or why,
-        detail=result.get("detail", ""),
-        epochs=progress.to_json()["epochs"],
-        best=progress.best,
-        ended=time.time(),
-        seconds=sum(epoch.seconds for epoch in progress.epochs),
-    )
+def _name_trial(trial: Trial) -> str:
+    return f"trial-{trial.config['number']}"
 
 
 def format_trial_line(record: TrialRecord, metric: str, search: Search) -> str:
-    """Return a trial's outcome on a line."""
-    outcome = (
-        f"{metric} {record.best_metrics[metric]:.4f} in epoch {record.best} of {len(record.epochs)}"
-        if record.best
-        else ""
-    )
+    """Return the outcome of a trial in one line."""
+    outcome = ""
+    if record.best:
+        outcome = f"{metric} {record.best_value(metric):.4f} in epoch {record.best} of {len(record.epochs)}"
     if record.status == "failed":
         outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
     elif record.status == "stopped":
@@ -283,10 +289,7 @@ def format_trial_line(record: TrialRecord, metric: str, search: Search) -> str:
     return f"trial {len(search.records):3d}{search.total_suffix}   {outcome}   {format_settings(record.settings)}"
 
 
-def format_settings(settings: dict[str, Any]) -> str:
-    """Return settings on a line, by the last word of their paths."""
-
-    def short(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    return " ".join(f"{path.rpartition('.')[2]}={short(value)}" for path, value in settings.items())
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Return settings in one line, by the last word of their paths."""
+    values = {path: f"{value:.3g}" if isinstance(value, float) else str(value) for path, value in settings.items()}
+    return " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())

@@ -1,14 +1,14 @@
-"""What a search tries next, and when it has tried enough. No Ray here.
+"""State of a search: which trial is next, and when the search ends. No Ray here.
 
-Everything follows from the seed and from the records of the trials that have ended, so that a search that was cut
-off goes on as itself: points of a grid and random ones are known beforehand, and Optuna is told what is known.
+Everything follows from the seed and the records of the ended trials, so that an interrupted search resumes as the
+same search: points of a grid and random points are known beforehand, and Optuna is given the known results.
 """
 
 import logging
 import time
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from jobs.config.experiment import Experiment
 from jobs.config.settings import ModelSettings, TrainSettings
@@ -16,10 +16,7 @@ from jobs.search.records import TrialRecord, objective_metric, select_best_recor
 from jobs.search.space import Dimension, generate_points, is_active
 from jobs.training.history import MINIMIZED_METRICS
 
-if TYPE_CHECKING:
-    pass
-
-# Trials that Optuna draws at random before it has something to go by, those of Kim's settings among them.
+# Trials that Optuna draws at random before its model starts, those with Kim's settings included.
 STARTUP_TRIALS = 10
 
 # Trials of a search that only its minutes or its patience end.
@@ -27,17 +24,18 @@ MAX_TRIALS = 10_000
 
 
 class Sampler(Protocol):
-    """Where settings come from."""
+    """Source of trials' settings."""
 
-    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return those of the trial of a number, from 1; None if there are no more.
+    def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the settings of a trial; None if there are no more.
 
         Args:
-            asked: those that an earlier command gave it, if its trial has not ended since.
+            number: of the trial, from 1.
+            started: the settings that an earlier command started the trial with, if it has not ended since.
         """
 
     def tell(self, record: TrialRecord) -> None:
-        """Take note of a trial that has ended."""
+        """Learn from a trial that has ended."""
 
 
 class FixedSampler:
@@ -46,19 +44,19 @@ class FixedSampler:
     def __init__(self, all_settings: list[dict[str, Any]]) -> None:
         self._all = all_settings
 
-    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Return the settings of a trial."""
+    def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the settings of a trial; None if there are no more."""
         return self._all[number - 1] if number <= len(self._all) else None
 
     def tell(self, record: TrialRecord) -> None:
-        """Change nothing: what comes next does not depend on it."""
+        """Do nothing: later settings do not depend on earlier results."""
 
 
 class OptunaSampler:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011), which begin with the settings of Kim (2014).
+    """Tree-structured Parzen estimators (Bergstra et al. 2011), starting with the settings of Kim (2014).
 
     Args:
-        num_known: trials of earlier commands.
+        num_known: ended trials of earlier commands.
     """
 
     def __init__(self, experiment: Experiment, space: list[Dimension], num_known: int = 0) -> None:
@@ -68,167 +66,166 @@ class OptunaSampler:
         self._experiment, self._space = experiment, space
         self._metric = objective_metric(experiment)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `multivariate` and `group` are called experimental
+            warnings.simplefilter("ignore")  # `multivariate` and `group` are marked experimental
             sampler = optuna.samplers.TPESampler(
-                # Not to draw again what an earlier command drew.
+                # Another seed than earlier commands had, so as not to repeat their draws.
                 seed=experiment.seed + num_known,
                 n_startup_trials=STARTUP_TRIALS,
                 multivariate=True,
                 group=True,
                 constant_liar=True,
             )
-        direction = "minimize" if self._metric in MINIMIZED_METRICS else "maximize"
-        self._study = optuna.create_study(sampler=sampler, direction=direction)
-        self._asked: dict[int, optuna.trial.Trial] = {}
-        self._first = build_initial_points(space)
+        is_minimized = self._metric in MINIMIZED_METRICS
+        self._study = optuna.create_study(sampler=sampler, direction="minimize" if is_minimized else "maximize")
+        self._running: dict[int, optuna.trial.Trial] = {}
+        self._initial_points = build_initial_points(space)
 
-    def ask(self, number: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Ask for the settings of a trial."""
-        if asked is not None or number <= len(self._first):
-            self._study.enqueue_trial(_params(self._space, asked or self._first[number - 1]))
+    def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the settings of a trial."""
+        if started is not None or number <= len(self._initial_points):
+            point = started or self._initial_points[number - 1]
+            self._study.enqueue_trial(_to_optuna_params(self._space, point))
         trial = self._study.ask()
-        found: dict[str, Any] = {}
-        for each in self._space:
-            if is_active(each, found, self._space, self._experiment):
-                found[each.path] = each.suggest(trial)
-        self._asked[number] = trial
-        return found
+        settings: dict[str, Any] = {}
+        for dimension in self._space:
+            if is_active(dimension, settings, self._space, self._experiment):
+                settings[dimension.path] = dimension.suggest(trial)
+        self._running[number] = trial
+        return settings
 
     def tell(self, record: TrialRecord) -> None:
-        """Learn from a trial, also from one that an earlier command ran."""
+        """Learn from a trial, also from one of an earlier command; of a failed one only that it failed."""
         from optuna.trial import TrialState, create_trial
 
         state = TrialState.COMPLETE if record.best else TrialState.FAIL
-        value = record.best_metrics.get(self._metric)
-        asked = self._asked.pop(record.number, None)
-        if asked is not None:
-            self._study.tell(asked, value, state)
+        value = record.best_value(self._metric) if record.best else None
+        running = self._running.pop(record.number, None)
+        if running is not None:
+            self._study.tell(running, value, state)
             return
-        space = {each.path: each for each in self._space if each.path in record.settings}
+        varied = [dimension for dimension in self._space if dimension.path in record.settings]
         self._study.add_trial(
             create_trial(
-                params=_params(self._space, record.settings),
-                distributions={path: each.distribution() for path, each in space.items()},
+                params=_to_optuna_params(self._space, record.settings),
+                distributions={dimension.path: dimension.distribution() for dimension in varied},
                 value=value,
                 state=state,
             )
         )
 
 
+def _to_optuna_params(space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.path: item.to_optuna_value(settings[item.path]) for item in space if item.path in settings}
+
+
 def build_initial_points(space: list[Dimension]) -> list[dict[str, Any]]:
     """Return the settings of Kim (2014) as far as they are in the space, for each kind of embedding in it."""
-    kims = {f"model.{key}": value for key, value in ModelSettings().model_dump().items()} | {
+    kim = {f"model.{key}": value for key, value in ModelSettings().model_dump().items()} | {
         "train.batch_size": TrainSettings().batch_size
     }
-    fixed = {each.path: kims[each.path] for each in space if each.path in kims and each.contains(kims[each.path])}
-    for each in space:
-        if each.path == "model.embedding":
-            return [fixed | {each.path: kind} for kind in each.values]
-    return [fixed] if fixed else []
+    point = {item.path: kim[item.path] for item in space if item.path in kim and item.contains(kim[item.path])}
+    for dimension in space:
+        if dimension.path == "model.embedding":
+            return [point | {dimension.path: kind} for kind in dimension.values]
+    return [point] if point else []
 
 
 class Search:
-    """Hands out numbered trials until the search's limits are reached.
+    """Numbered trials, one after the other, until a limit of the search is reached.
 
     Args:
-        records: of earlier commands; their trials are not handed out again.
-        asked: settings by number, of trials that earlier commands handed out.
-        keep: is given each number and its settings before they are handed out.
+        max_trials: number of trials.
+        records: of earlier commands; their trials are not repeated.
+        started: settings by number, of trials that earlier commands started.
+        on_start: called with the number and the settings of each new trial before it is returned.
     """
 
     def __init__(
         self,
         experiment: Experiment,
         sampler: Sampler,
-        limit: int,
+        max_trials: int,
         records: list[TrialRecord],
-        asked: dict[int, dict[str, Any]] | None = None,
-        keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+        started: Mapping[int, dict[str, Any]] | None = None,
+        on_start: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
     ) -> None:
         self._experiment, self._sampler = experiment, sampler
-        self._given, self._keep = asked or {}, keep
-        self.max_trials = limit
+        self._started, self._on_start = started or {}, on_start
+        self.max_trials = max_trials
         self.records = {record.number: record for record in records}
         self._next = 1
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         self.stop_reason = ""
-        """Why no further trial begins, where it is not that all were tried."""
+        """Why no further trial starts; empty if all trials were started."""
         for record in records:
             sampler.tell(record)
 
     def next_trial(self) -> tuple[int, dict[str, Any]] | None:
-        """Return the next trial's number and settings; None if no further one begins."""
+        """Return the next trial's number and settings; None if no further one starts."""
         self.check_limits()
         if self.stop_reason:
             return None
         while self._next in self.records:
             self._next += 1
         number = self._next
-        settings = self._sampler.ask(number, self._given.get(number)) if number <= self.max_trials else None
+        settings = self._sampler.ask(number, self._started.get(number)) if number <= self.max_trials else None
         if settings is None:
             return None
-        if number not in self._given:
-            self._keep(number, settings)
+        if number not in self._started:
+            self._on_start(number, settings)
         self._next += 1
         return number, settings
 
     def add_record(self, record: TrialRecord) -> None:
-        """Take note of a trial that has ended."""
+        """Add a trial that has ended."""
         self.records[record.number] = record
         self._sampler.tell(record)
         self.check_limits()
 
     @property
     def total_suffix(self) -> str:
-        """How many trials there will be, in words behind a number; nothing where nobody knows."""
+        """The number of trials, to be appended to a count: ` of 64`; empty if it is not known."""
         return "" if self.max_trials == MAX_TRIALS else f" of {self.max_trials}"
 
     @property
     def exhausted(self) -> bool:
-        """Tell whether all trials have ended."""
+        """Whether all trials have ended."""
         return all(number in self.records for number in range(1, self.max_trials + 1))
 
     @property
     def out_of_time(self) -> bool:
-        """Tell whether the minutes are over; trials that run are stopped then."""
+        """Whether `tune.minutes` have passed; running trials are stopped then."""
         minutes = self._experiment.tune.minutes
-        return minutes is not None and time.monotonic() - self._began > minutes * 60
+        return minutes is not None and time.monotonic() - self._start_time > minutes * 60
 
     def check_limits(self) -> None:
-        """Find out whether a limit is reached."""
+        """Set `stop_reason` if a limit is reached."""
         tune = self._experiment.tune
         if self.out_of_time:
-            self.stop_reason = f"tune.minutes={tune.minutes:g} are over"
+            self.stop_reason = f"the time limit is reached (tune.minutes={tune.minutes:g})"
         elif tune.patience is not None:
             best = select_best_record(self.records.values(), objective_metric(self._experiment))
-            # In the order in which they ended, which an earlier command's numbers do not tell.
-            ended = sorted(self.records.values(), key=lambda each: each.ended)
+            # By the time at which they ended: an earlier command's numbers do not show the order.
+            ended = sorted(self.records.values(), key=lambda record: record.ended)
             since = len(ended) - 1 - ended.index(best) if best else 0
             if since >= tune.patience:
-                self.stop_reason = f"no better one among the last {since} trials (tune.patience)"
+                self.stop_reason = f"none of the last {since} trials was better (tune.patience={tune.patience})"
 
 
 def build_search(
     experiment: Experiment,
     space: list[Dimension],
     records: list[TrialRecord],
-    asked: dict[int, dict[str, Any]] | None = None,
-    keep: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+    started: Mapping[int, dict[str, Any]] | None = None,
+    on_start: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
 ) -> Search:
-    """Return the search that an experiment asks for, with what earlier commands found.
-
-    Args:
-        asked, keep: see `Search`.
-    """
+    """Return the search of an experiment, with the results of earlier commands; arguments as of `Search`."""
     tune = experiment.tune
-    grid = all(each.kind == "grid" for each in space)
-    endless = MAX_TRIALS if (tune.minutes or tune.patience) and not grid else None
-    known = generate_points(experiment, space, tune.trials or endless)
+    is_grid = all(dimension.kind == "grid" for dimension in space)
+    endless = MAX_TRIALS if (tune.minutes or tune.patience) and not is_grid else None
+    points = generate_points(experiment, space, tune.trials or endless)
     if tune.search == "optuna":
-        limit = tune.trials or endless or len(known)
-        return Search(experiment, OptunaSampler(experiment, space, len(records)), limit, records, asked, keep)
-    return Search(experiment, FixedSampler(known), len(known), records, asked, keep)
-
-
-def _params(space: list[Dimension], settings: dict[str, Any]) -> dict[str, Any]:
-    return {each.path: each.to_optuna_value(settings[each.path]) for each in space if each.path in settings}
+        max_trials = tune.trials or endless or len(points)
+        sampler = OptunaSampler(experiment, space, len(records))
+        return Search(experiment, sampler, max_trials, records, started, on_start)
+    return Search(experiment, FixedSampler(points), len(points), records, started, on_start)

@@ -1,4 +1,4 @@
-"""The search space: what a user writes in `tune.space`, checked before the first trial.
+"""Search space of a user's `tune.space`, validated before the first trial.
 
 model.embedding:     {grid: [static, non-static]}     every value, with every other grid value
 model.filter_widths: {choice: [[3, 4, 5], [2, 3]]}    one at random
@@ -8,8 +8,9 @@ model.feature_maps:  {randint: [50, 200]}             a whole number, 200 exclud
 text.max_words:      {lograndint: [5000, 100000]}
 train.vectors_pull:  {choice: [0, 0.1], if: {model.embedding: [non-static, multichannel]}}
 
-A setting with `if` is varied only where the others have one of the values named, and is the experiment's own
-elsewhere. What says how word vectors are fine-tuned is varied only where they are, without being told so.
+A setting with `if` is varied only in trials whose other settings have one of the listed values; in other trials it has
+the experiment's own value. Settings of fine-tuning the vectors are varied only in trials that fine-tune them, even
+without an `if`.
 """
 
 import itertools
@@ -18,59 +19,61 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jobs.config.conflicts import FINE_TUNING_SETTINGS
 from jobs.config.experiment import SETTING_KEYS, Experiment, ExperimentError
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.trial import Trial
 
 SEARCHABLE_SECTIONS = ("model", "train", "text")
-DIMENSION_KINDS = ("grid", "choice", "uniform", "loguniform", "randint", "lograndint")
+DimensionKind = Literal["grid", "choice", "uniform", "loguniform", "randint", "lograndint"]
+DIMENSION_KINDS: tuple[DimensionKind, ...] = get_args(DimensionKind)
 SPEED_SETTINGS = ("train.workers", "train.cpus_per_worker", "train.use_gpu", "train.checkpoint_minutes")
 
-# Draws of one point before it is given up as one that was drawn already.
+# Draws of one point until it is given up, because each repeats an earlier point.
 MAX_DRAWS = 100
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting's values. For grid and choice all of them, else the low and the high end.
+    """Values of one setting that a search varies.
 
-    step: between values, None for any. when: other settings' paths, and the values at which this one is varied.
+    values: all of them for grid and choice, else the low and the high end. step: between values; None for a
+    continuous range. conditions: other settings' paths, with the values for which this one is varied.
     """
 
     path: str
-    kind: Literal["grid", "choice", "uniform", "loguniform", "randint", "lograndint"]
+    kind: DimensionKind
     values: list[Any]
     step: Any = None
     conditions: Mapping[str, list[Any]] = field(default_factory=dict)
 
     @property
     def is_categorical(self) -> bool:
-        """Tell whether all values are listed."""
+        """Whether all values are listed."""
         return self.kind in ("grid", "choice")
 
-    def sample(self, chance: random.Random) -> Any:
-        """Return a value at random."""
+    def sample(self, generator: random.Random) -> Any:
+        """Return a random value."""
         if self.is_categorical:
-            return chance.choice(self.values)
+            return generator.choice(self.values)
         low, high = self.values
         if self.kind == "randint":
-            return chance.randrange(low, high, self.step or 1)
+            return generator.randrange(low, high, self.step or 1)
         if self.kind == "lograndint":
-            return min(high - 1, int(math.exp(chance.uniform(math.log(low), math.log(high)))))
+            return min(high - 1, int(math.exp(generator.uniform(math.log(low), math.log(high)))))
         if self.kind == "loguniform":
-            return math.exp(chance.uniform(math.log(low), math.log(high)))
+            return math.exp(generator.uniform(math.log(low), math.log(high)))
         if self.step:
             steps = math.floor((high - low) / self.step + 1e-9)
-            return round(low + self.step * chance.randint(0, steps), 12)
-        return chance.uniform(low, high)
+            return round(low + self.step * generator.randint(0, steps), 12)
+        return generator.uniform(low, high)
 
     def contains(self, value: Any) -> bool:
-        """Tell whether a value is one of these."""
+        """Return whether a trial may have a value."""
         if self.is_categorical:
             return value in self.values
         if not isinstance(value, int | float):
@@ -79,30 +82,35 @@ class Dimension:
         inside = low <= value <= (high if "int" not in self.kind else high - 1)
         return inside and (not self.step or abs((value - low) / self.step - round((value - low) / self.step)) < 1e-9)
 
-    def distribution(self) -> "BaseDistribution":
-        """Return Optuna's name for these values; lists stand as JSON."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    def distribution(self) -> "CategoricalDistribution | IntDistribution | FloatDistribution":
+        """Return Optuna's distribution of the values; of listed values as JSON, since they may be lists."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         if self.is_categorical:
             return CategoricalDistribution([json.dumps(value) for value in self.values])
-        low, high = self.values
         if self.kind in ("randint", "lograndint"):
-            step = self.step or 1
-            return IntDistribution(low, low + (high - 1 - low) // step * step, self.kind == "lograndint", step)
+            return self._int_distribution()
+        low, high = self.values
         return FloatDistribution(low, high, self.kind == "loguniform", self.step)
 
+    def _int_distribution(self) -> "IntDistribution":
+        from optuna.distributions import IntDistribution
+
+        (low, high), step = self.values, self.step or 1
+        return IntDistribution(low, low + (high - 1 - low) // step * step, self.kind == "lograndint", step)
+
     def to_optuna_value(self, value: Any) -> Any:
-        """Return a value as the distribution knows it."""
+        """Return a value as Optuna's distribution represents it."""
         return json.dumps(value) if self.is_categorical else value
 
     def suggest(self, trial: "Trial") -> Any:
         """Return the value that Optuna suggests for a trial."""
         if self.is_categorical:
             return json.loads(trial.suggest_categorical(self.path, [json.dumps(value) for value in self.values]))
-        low, high = self.values
         if self.kind in ("randint", "lograndint"):
-            whole = self.distribution()
-            return trial.suggest_int(self.path, low, whole.high, step=self.step or 1, log=self.kind == "lograndint")
+            whole = self._int_distribution()
+            return trial.suggest_int(self.path, whole.low, whole.high, step=whole.step, log=whole.log)
+        low, high = self.values
         return trial.suggest_float(self.path, low, high, step=self.step, log=self.kind == "loguniform")
 
 
@@ -110,20 +118,20 @@ def parse_space(experiment: Experiment) -> list[Dimension]:
     """Return the experiment's search space, each setting after those that it depends on.
 
     Raises:
-        ExperimentError: a path is no setting that can be searched, or a value is not allowed there.
+        ExperimentError: a path is not a setting that can be searched, or a value is not allowed for it.
     """
-    space = [_dimension(path, given, experiment) for path, given in experiment.tune.space.items()]
+    space = [_parse_dimension(path, value, experiment) for path, value in experiment.tune.space.items()]
     if not space:
         raise ExperimentError("tune.space: is empty; there is nothing to search")
     for dimension in space:
-        for value in [*dimension.values, *_between(dimension)]:
-            _check(experiment, dimension.path, value)
+        for value in [*dimension.values, *_intermediate_values(dimension)]:
+            _validate_value(experiment, dimension.path, value)
         for path, values in dimension.conditions.items():
             if path == dimension.path:
                 raise ExperimentError(f"tune.space.{path}: depends on itself")
             for value in values:
-                _check(experiment, path, value)
-    return _in_order(space)
+                _validate_value(experiment, path, value)
+    return _sort_by_dependency(space)
 
 
 def list_embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
@@ -138,8 +146,8 @@ def list_embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
 def is_active(
     dimension: Dimension, settings: Mapping[str, Any], space: list[Dimension], experiment: Experiment
 ) -> bool:
-    """Tell whether a setting is varied beside others that have been chosen."""
-    paths = {each.path for each in space}
+    """Return whether a setting is varied in a trial with these other settings."""
+    paths = {item.path for item in space}
     for path, values in dimension.conditions.items():
         if path in paths and path not in settings:
             return False
@@ -148,142 +156,143 @@ def is_active(
     return True
 
 
-def generate_points(experiment: Experiment, space: list[Dimension], most: int | None = None) -> list[dict[str, Any]]:
-    """Return the settings of every trial of a grid and random search, the same each time, none twice.
+def generate_points(experiment: Experiment, space: list[Dimension], limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the settings of each trial of a grid or random search: the same for every call, without repetitions.
 
-    Each point of the grid is taken again and again, the rest of its settings drawn with the seed.
+    Each point of the grid is repeated, with its other settings drawn with the seed.
 
     Args:
-        most: settings; None for `tune.samples` times each point of the grid.
+        limit: number of points; None for `tune.samples` times each point of the grid.
     """
-    grids = [each for each in space if each.kind == "grid"]
-    found: dict[str, dict[str, Any]] = {}
+    grids = [item for item in space if item.kind == "grid"]
+    points: dict[str, dict[str, Any]] = {}
     for sample in itertools.count():
-        before = len(found)
-        if sample == experiment.tune.samples and most is None:
+        count = len(points)
+        if sample == experiment.tune.samples and limit is None:
             break
-        for number, values in enumerate(itertools.product(*(each.values for each in grids))):
-            chance = random.Random(f"{experiment.seed}/{sample}/{number}")
+        for number, values in enumerate(itertools.product(*(item.values for item in grids))):
+            generator = random.Random(f"{experiment.seed}/{sample}/{number}")
             fixed = {grid.path: value for grid, value in zip(grids, values, strict=True)}
-            for _ in range(MAX_DRAWS):
-                settings: dict[str, Any] = {}
-                for each in space:
-                    value = fixed[each.path] if each.kind == "grid" else each.sample(chance)
-                    if is_active(each, settings, space, experiment):
-                        settings[each.path] = value
+            for _ in range(1 if len(grids) == len(space) else MAX_DRAWS):
+                settings = _draw_settings(experiment, space, fixed, generator)
                 key = json.dumps(settings)
-                if key not in found:
-                    found[key] = settings
+                if key not in points:
+                    points[key] = settings
                     break
-                if len(grids) == len(space):
-                    break
-        if len(found) == before or (most is not None and len(found) >= most):
+        if len(points) == count or (limit is not None and len(points) >= limit):
             break
-    return list(found.values())[:most]
+    return list(points.values())[:limit]
+
+
+def _draw_settings(
+    experiment: Experiment, space: list[Dimension], fixed: Mapping[str, Any], generator: random.Random
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for dimension in space:
+        value = fixed[dimension.path] if dimension.kind == "grid" else dimension.sample(generator)
+        if is_active(dimension, settings, space, experiment):
+            settings[dimension.path] = value
+    return settings
 
 
 def get_setting(experiment: Experiment, path: str) -> Any:
     """Return the value of a setting by its dotted path."""
-    found: Any = experiment
+    value: Any = experiment
     for name in path.split("."):
-        found = getattr(found, name)
-    return found
+        value = getattr(value, name)
+    return value
 
 
-def _in_order(space: list[Dimension]) -> list[Dimension]:
-    """Return the dimensions, each behind those it depends on."""
+def _sort_by_dependency(space: list[Dimension]) -> list[Dimension]:
+    """Return the dimensions, each after those it depends on."""
     ordered: list[Dimension] = []
-    left = list(space)
-    while left:
-        waiting = {each.path for each in left}
-        ready = [each for each in left if not waiting.intersection(each.conditions)]
+    remaining = list(space)
+    while remaining:
+        paths = {dimension.path for dimension in remaining}
+        ready = [dimension for dimension in remaining if not paths.intersection(dimension.conditions)]
         if not ready:
-            raise ExperimentError(f"tune.space: {', '.join(sorted(waiting))} depend on each other")
+            raise ExperimentError(f"tune.space: {', '.join(sorted(paths))} depend on each other")
         ordered += ready
-        left = [each for each in left if each not in ready]
+        remaining = [dimension for dimension in remaining if dimension not in ready]
     return ordered
 
 
-def _check(experiment: Experiment, path: str, value: Any) -> None:
+def _validate_value(experiment: Experiment, path: str, value: Any) -> None:
     try:
         experiment.replace({path: value})
     except ExperimentError as error:
         raise ExperimentError(f"tune.space: {str(error).removeprefix('settings: ')}") from error
 
 
-def _between(dimension: Dimension) -> list[Any]:
-    """Return a number that a trial may draw besides the ends; not a whole one where any may be drawn."""
+def _intermediate_values(dimension: Dimension) -> list[Any]:
+    """Return a number between the ends that a trial may draw: not a whole one, which some settings require."""
     if dimension.kind not in ("uniform", "loguniform"):
         return []
     low, high = dimension.values
     return [low + (high - low) * math.sqrt(0.5)]
 
 
-def _dimension(path: str, given: Any, experiment: Experiment) -> Dimension:
+def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dimension:
     if path.split(".")[0] not in SEARCHABLE_SECTIONS:
         raise ExperimentError(
-            f"tune.space: '{path}' cannot be searched; settings of {', '.join(SEARCHABLE_SECTIONS)} can"
+            f"tune.space: '{path}' cannot be searched; only settings of {', '.join(SEARCHABLE_SECTIONS)} can"
         )
     if path in SPEED_SETTINGS:
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if path == "train.metric":
+        raise ExperimentError("tune.space: 'train.metric' cannot be searched; set tune.metric to compare trials by it")
+    keys = [key for key in definition if key != "if"] if isinstance(definition, dict) else []
+    kind = next((kind for kind in DIMENSION_KINDS if keys == [kind]), None)
+    if kind is None:
         raise ExperimentError(
-            "tune.space: 'train.metric' cannot be searched; tune.metric says what trials are compared by"
+            f"tune.space.{path}: must be one of {', '.join(DIMENSION_KINDS)} with its values, optionally with an 'if', "
+            f"not {definition!r}"
         )
-    if path == "train.folds":
-        raise ExperimentError("tune.space: 'train.folds' cannot be searched; cross-validate the best settings instead")
-    told = f"tune.space.{path}: must be one of {', '.join(DIMENSION_KINDS)} with its values, and may have an 'if'"
-    if not isinstance(given, dict):
-        raise ExperimentError(f"{told}, not {given!r}")
-    kinds = [key for key in given if key != "if"]
-    if len(kinds) != 1 or kinds[0] not in DIMENSION_KINDS:
-        raise ExperimentError(f"{told}, not {given!r}")
-    [kind] = kinds
-    values = given[kind]
+    values = definition[kind]
     if not isinstance(values, list) or not values:
         raise ExperimentError(f"tune.space.{path}.{kind}: must be a list of values, not {values!r}")
     step = None
     if kind not in ("grid", "choice"):
-        values, step = _range(path, kind, values)
-    elif any(value in values[:place] for place, value in enumerate(values)):
-        raise ExperimentError(f"tune.space.{path}.{kind}: names a value twice: {values!r}")
-    return Dimension(path, kind, values, step, _when(path, given.get("if", {}), experiment))  # type: ignore[arg-type]
+        values, step = _parse_range(path, kind, values)
+    elif any(value in values[:index] for index, value in enumerate(values)):
+        raise ExperimentError(f"tune.space.{path}.{kind}: contains a value twice: {values!r}")
+    return Dimension(path, kind, values, step, _parse_conditions(path, definition.get("if", {}), experiment))
 
 
-def _range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], Any]:
-    """Return the low and high end, and the step between, if there is one."""
-    where = f"tune.space.{path}.{kind}"
-    steps = kind in ("uniform", "randint")
-    values = [_number(value) for value in values]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    if not numbers or len(values) not in ((2, 3) if steps else (2,)) or values[0] >= values[1]:
-        raise ExperimentError(f"{where}: must be [low, high{', step' if steps else ''}], not {values!r}")
+def _parse_range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], Any]:
+    """Return the low and the high end, and the step between values; None if there is none."""
+    key = f"tune.space.{path}.{kind}"
+    may_have_step = kind in ("uniform", "randint")
+    values = [_parse_number(value) for value in values]
+    is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if not is_numeric or len(values) not in ((2, 3) if may_have_step else (2,)) or values[0] >= values[1]:
+        raise ExperimentError(f"{key}: must be [low, high{', step' if may_have_step else ''}], not {values!r}")
     if kind.startswith("log") and values[0] <= 0:
-        raise ExperimentError(f"{where}: low must be above 0, not {values[0]!r}")
+        raise ExperimentError(f"{key}: low must be above 0, not {values[0]!r}")
     if kind.endswith("randint") and not all(isinstance(value, int) for value in values):
-        raise ExperimentError(f"{where}: must be whole numbers, not {values!r}")
+        raise ExperimentError(f"{key}: must be whole numbers, not {values!r}")
     if len(values) == 3 and values[2] <= 0:
-        raise ExperimentError(f"{where}: the step must be above 0, not {values[2]!r}")
+        raise ExperimentError(f"{key}: the step must be above 0, not {values[2]!r}")
     return values[:2], values[2] if len(values) == 3 else None
 
 
-def _when(path: str, given: Any, experiment: Experiment) -> dict[str, list[Any]]:
-    """Return what a setting depends on: what its `if` says; and that vectors are fine-tuned, where it says how."""
-    where = f"tune.space.{path}.if"
-    if not isinstance(given, dict):
-        raise ExperimentError(f"{where}: must be settings with their values, as in {{model.embedding: [non-static]}}")
-    for other in given:
+def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dict[str, list[Any]]:
+    """Return the conditions of an `if`; for a setting of fine-tuning also the kinds of embedding that it applies to."""
+    key = f"tune.space.{path}.if"
+    if not isinstance(conditions, dict):
+        raise ExperimentError(f"{key}: must be settings with their values, as in {{model.embedding: [non-static]}}")
+    for other in conditions:
         if other not in SETTING_KEYS:
-            raise ExperimentError(f"{where}: '{other}' is no setting")
-    when = {other: values if isinstance(values, list) else [values] for other, values in given.items()}
+            raise ExperimentError(f"{key}: '{other}' is not a setting")
+    parsed = {other: values if isinstance(values, list) else [values] for other, values in conditions.items()}
     if path in FINE_TUNING_SETTINGS and "model.embedding" in experiment.tune.space:
-        kinds = when.get("model.embedding", FINE_TUNING_SETTINGS[path])
-        when["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
-    return when
+        kinds = parsed.get("model.embedding", FINE_TUNING_SETTINGS[path])
+        parsed["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
+    return parsed
 
 
-def _number(value: Any) -> Any:
-    """Return 1e-4, which YAML reads as a string, as the number it is; other values as they are."""
+def _parse_number(value: Any) -> Any:
+    """Return the number of a string such as 1e-4, which YAML 1.1 reads as a string; other values unchanged."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

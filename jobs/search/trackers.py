@@ -1,28 +1,78 @@
-"""A search in MLflow: a run for each trial, with its settings and what its epochs gave."""
+"""Experiment trackers of a search: TensorBoard's HParams page, and MLflow with a run for each trial."""
 
+import json
 import logging
 import os
 import time
 from typing import Any
 
 from cluster import UsageError, first_line
+from cluster.storage import StorageError, join
 from jobs.config.experiment import Experiment
-from jobs.search.records import TrialRecord
+from jobs.search.records import TrialRecord, trial_folder_name
+from jobs.training.history import Epoch
+from jobs.training.learning_curve import TensorBoardLog
+from jobs.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
+TENSORBOARD_BEST_METRICS = ("accuracy", "macro_f1", "loss")
+
+
+class TrialTracker:
+    """Logs each ended trial of a search to TensorBoard and, if a tracking URI is set, to MLflow.
+
+    Raises:
+        UsageError: see `MlflowTracker`.
+    """
+
+    def __init__(self, experiment: Experiment, run: RunFolder) -> None:
+        self._path = join(run.path, "tensorboard")
+        uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+        self._mlflow = MlflowTracker(uri, experiment, run.name) if uri else None
+
+    def log_trial(self, record: TrialRecord) -> None:
+        """Log a trial that has ended."""
+        try:
+            log_to_tensorboard(self._path, record)
+        except StorageError as error:
+            logger.warning(str(error))
+        if self._mlflow is not None:
+            self._mlflow.log_trial(record)
+
+
+def log_to_tensorboard(path: str, record: TrialRecord) -> None:
+    """Write a trial's log into a folder, a path or URI, for `tensorboard --logdir`; StorageError if that fails."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import hparams
+
+    with TensorBoardLog(join(path, trial_folder_name(record.number))) as log:
+        best = {f"best/{key}": record.best_value(key) for key in TENSORBOARD_BEST_METRICS if record.best}
+        settings = {key: _to_hparam(value) for key, value in record.settings.items()}
+        for summary in hparams(settings, best):
+            log.add_event(Event(wall_time=time.time(), summary=summary))
+        for name, value in best.items():
+            log.add_event(log.scalar_event(name, value, record.best))
+        for epoch in record.epochs:
+            log.add_epoch(epoch)
+        log.flush()
+
+
+def _to_hparam(value: Any) -> str | float | bool:
+    """Return a setting as a type that HParams knows."""
+    return value if isinstance(value, str | bool | int | float) else json.dumps(value)
 
 
 class MlflowTracker:
-    """Logs to a tracking server, or a folder, under the experiment's name.
+    """Logs trials to an MLflow tracking server, or a folder, under the experiment's name.
 
     Args:
         uri: of the server.
-        search: tells this search's trials from others of the experiment.
+        search: tag that distinguishes this search's trials from others of the experiment.
 
-    When the server no longer answers, nothing more is logged to it, and the search continues.
+    If the server stops answering, nothing more is logged to it, and the search continues.
 
     Raises:
         UsageError: MLflow is not installed, or nothing answers at the URI.
@@ -35,47 +85,50 @@ class MlflowTracker:
         except ImportError as error:
             raise UsageError("tune.mlflow: MLflow is not installed here; pip install mlflow-skinny") from error
         self._error = MlflowException
-        # A search does not wait for minutes, as MLflow would.
+        # MLflow retries for minutes by default; a search must not wait for that.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        self._search, self._gone = search, False
+        self._search, self._disabled = search, False
         self._seed = experiment.seed
         try:
             self._client = MlflowClient(tracking_uri=uri)
             known = self._client.get_experiment_by_name(experiment.name)
             self._id = known.experiment_id if known else self._client.create_experiment(experiment.name)
         except MlflowException as error:
-            raise UsageError(f"tune.mlflow: nothing can be logged at {uri}: {first_line(error)}") from error
+            raise UsageError(f"tune.mlflow: cannot log to {uri}: {first_line(error)}") from error
 
     def log_trial(self, record: TrialRecord) -> None:
         """Log a trial that has ended."""
-        if self._gone:
+        if self._disabled:
             return
         try:
             self._log(record)
         except (self._error, OSError) as error:
-            self._gone = True
-            logger.warning(f"MLflow: trial {record.number} and those after it are not logged: {first_line(error)}")
+            self._disabled = True
+            logger.warning(f"MLflow: trial {record.number} and later ones are not logged: {first_line(error)}")
 
     def _log(self, record: TrialRecord) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         ended = int(record.ended * 1000)
-        began = ended - int(record.seconds * 1000)
+        started = ended - int(record.seconds * 1000)
         tags = {"search": self._search, "status": record.status} | ({"reason": record.reason} if record.reason else {})
         run = self._client.create_run(
-            self._id, start_time=began, run_name=f"{self._search} trial {record.number}", tags=tags
+            self._id, start_time=started, run_name=f"{self._search} trial {record.number}", tags=tags
         )
-        metrics: list[Any] = []
-        at = float(began)
+        metrics: list[Metric] = []
+        timestamp = float(started)  # milliseconds
         for epoch in record.epochs:
-            at += epoch["seconds"] * 1000
-            metrics += [
-                Metric(key, epoch[key], int(at), epoch["epoch"]) for key in LOGGED_METRICS if epoch[key] is not None
-            ]
-        for key in LOGGED_METRICS:
-            if record.best and record.best_metrics[key] is not None:
-                metrics.append(Metric(f"best_{key}", record.best_metrics[key], ended, record.best))
+            timestamp += epoch.seconds * 1000
+            for key, value in _logged_metrics(epoch):
+                metrics.append(Metric(key, value, int(timestamp), epoch.epoch))
+        if record.best_epoch is not None:
+            for key, value in _logged_metrics(record.best_epoch):
+                metrics.append(Metric(f"best_{key}", value, ended, record.best))
         params = [Param(key, str(value)) for key, value in {"seed": self._seed, **record.settings}.items()]
         self._client.log_batch(run.info.run_id, metrics, params, [RunTag("best_epoch", str(record.best))])
         self._client.set_terminated(run.info.run_id, MLFLOW_STATUS[record.status], ended or int(time.time() * 1000))
+
+
+def _logged_metrics(epoch: Epoch) -> list[tuple[str, float]]:
+    return [(key, getattr(epoch, key)) for key in LOGGED_METRICS if getattr(epoch, key) is not None]

@@ -1,166 +1,192 @@
-"""Trials as Ray Tune runs them: in processes that are used again, or around a run of Ray Train."""
+"""Trials as Trainables of Ray Tune: in processes that several trials use in turn, or as runs of Ray Train."""
 
 import queue
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
+
+import ray
+import ray.tune
+import torch
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.storage import join, write_text
 from jobs.config.experiment import Experiment
-from jobs.search.records import ranking_key
-from jobs.search.trial import Trial, apply_trial_settings, build_failure_result, build_trial_result, trial_folder_name
+from jobs.search.records import (
+    RankingKey,
+    TrialReport,
+    apply_trial_settings,
+    objective_metric,
+    ranking_key,
+    trial_folder_name,
+)
+from jobs.search.shared_state import SavedCheckpoint
+from jobs.search.trial import Trial, build_failure_report
 from jobs.training.checkpoint_store import CheckpointStore
-from jobs.training.corpus import Corpus
-from jobs.training.corpus_cache import corpus_key
+from jobs.training.corpus import Corpus, corpus_key
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunStatus
 from jobs.training.run_folder import RunFolder
 from jobs.training.train import fit
+from jobs.training.worker import WorkerResult
 
-# Corpora that a process holds; the arrays are the node's, but their words are its own.
+# Corpora that a process holds. Processes of a node share the arrays, but each has its own copy of the words.
 MAX_CACHED_CORPORA = 2
 
-# So often a trial looks whether its workers have ended.
+# Interval in which a trial checks whether its workers have ended.
 EPOCH_POLL_S = 0.2
 
 
-def build_in_process_trainable(
-    experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any
-) -> Any:
-    """Return Tune's Trainable of trials that train in their own process.
+@dataclass(frozen=True)
+class TrialInputs:
+    """What the trials of a search have in common.
 
-    Args:
-        path: of the search.
-        corpora: references by key; library: the actor that prepares others, if there may be others.
-        board: the actor that trials tell what they have kept; without one nothing is.
+    path: folder of the search. corpora: object references by key. corpus_cache: handle of the actor that builds
+    further corpora; None if no trial needs one. shared_state: handle of the actor; None if no checkpoint is saved.
     """
-    import ray
-    import ray.tune
 
-    class InProcess(ray.tune.Trainable):
-        def setup(self, config: dict[str, Any]) -> None:
-            import torch
+    experiment: Experiment
+    path: str
+    corpora: dict[str, Any]
+    corpus_cache: Any
+    shared_state: Any
 
-            torch.set_num_threads(experiment.train.cpus_per_worker)
-            on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
-            self._device = "cuda" if on_gpu else "cpu"
-            self._given = config
-            self._trial: Trial | None = None
-            self._held: dict[str, Corpus] = {}
+    def corpus_reference(self, experiment: Experiment) -> Any:
+        """Return the object reference of a trial's corpus."""
+        reference = self.corpora.get(corpus_key(experiment))
+        return reference or ray.get(self.corpus_cache.get.remote(experiment))[0]
 
-        def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.cleanup()
-            self._given, self._trial = new_config, None
-            return True
+    def is_new_best(self, key: RankingKey) -> bool:
+        """Return whether a checkpoint with this key is to be saved."""
+        return self.shared_state is not None and bool(ray.get(self.shared_state.is_new_best.remote(key)))
 
-        def step(self) -> dict[str, Any]:
-            try:
-                if self._trial is None:
-                    self._trial = self._begin()
-                return self._trial.step()
-            except Exception as error:
-                if is_system_failure(error):
-                    raise  # Tune begins the trial again
-                return build_failure_result(error, self._trial and self._trial.loop.progress)
-
-        def cleanup(self) -> None:
-            if self._trial is not None:
-                self._trial.close()
-
-        def _begin(self) -> Trial:
-            chosen = apply_trial_settings(experiment, self._given["settings"])
-            number, settings = self._given["number"], self._given["settings"]
-
-            def kept(rank: tuple, epoch: int, figures: dict[str, Any]) -> None:
-                ray.get(board.record_checkpoint.remote(rank, (number, epoch, figures, settings)))
-
-            return Trial(
-                number,
-                chosen,
-                self._corpus(chosen),
-                path,
-                is_new_best=lambda rank: board is not None and ray.get(board.is_new_best.remote(rank)),
-                on_checkpoint=kept,
-                device=self._device,
-            )
-
-        def _corpus(self, chosen: Experiment) -> Corpus:
-            key = corpus_key(chosen)
-            if key not in self._held:
-                reference = corpora.get(key) or ray.get(library.get.remote(chosen))[0]
-                while len(self._held) >= MAX_CACHED_CORPORA:
-                    self._held.pop(next(iter(self._held)))
-                self._held[key] = ray.get(reference)
-            return self._held[key]
-
-    return InProcess
+    def record_checkpoint(self, key: RankingKey, checkpoint: SavedCheckpoint) -> None:
+        """Send a saved checkpoint to the driver."""
+        ray.get(self.shared_state.record_checkpoint.remote(key, checkpoint))
 
 
-def build_distributed_trainable(
-    experiment: Experiment, path: str, corpora: dict[str, Any], library: Any, board: Any
-) -> Any:
-    """Return Tune's Trainable of trials that are runs of Ray Train, with several workers each.
-
-    Args:
-        path, corpora, library, board: see `in_process`.
-    """
-    import ray
-    import ray.tune
-
-    class AroundTrain(ray.tune.Trainable):
-        def setup(self, config: dict[str, Any]) -> None:
-            self._number, self._settings = config["number"], config["settings"]
-            self._chosen = apply_trial_settings(experiment, self._settings)
-            self._run = RunFolder(path, trial_folder_name(self._number))
-            self._progress, self._heard = Progress(), RunStatus(time.time())
-            self._ended: Future[dict[str, Any]] | None = None
-
-        def step(self) -> dict[str, Any]:
-            try:
-                if self._ended is None:
-                    found = CheckpointStore(self._run.path).load_newest_valid()
-                    self._progress = Progress.from_json(found[1].progress) if found else Progress()
-                    self._ended = ThreadPoolExecutor(1).submit(self._train)
-                while not self._ended.done():
-                    with suppress(queue.Empty):
-                        epoch = self._heard.finished_epochs.get(timeout=EPOCH_POLL_S)
-                        self._progress = with_epoch(self._progress, epoch, self._chosen.train.metric)
-                        return self._outcome(finished=False)
-                self._progress = Progress.from_json(self._ended.result()["progress"])
-                self._keep()
-                return self._outcome(finished=True)
-            except Exception as error:
-                return build_failure_result(error, self._progress)
-
-        def _train(self) -> dict[str, Any]:
-            reference = corpora.get(corpus_key(self._chosen)) or ray.get(library.get.remote(self._chosen))[0]
-            gpu = bool(self._chosen.train.use_gpu)
-            write_text(join(self._run.path, "experiment.yaml"), self._chosen.to_yaml())  # which workers look for
-            return fit(self._chosen, reference, self._run, gpu, lambda line: None, self._heard, sole_workload=False)
-
-        def _outcome(self, *, finished: bool) -> dict[str, Any]:
-            return build_trial_result(self._progress, self._chosen.train.metric, finished=finished)
-
-        def _keep(self) -> None:
-            best = vars(self._progress.epochs[self._progress.best - 1])
-            mine = ranking_key(best, self._chosen.train.metric, self._number)
-            if board is not None and ray.get(board.is_new_best.remote(mine)):
-                ray.get(board.record_checkpoint.remote(mine, (self._number, self._progress.best, best, self._settings)))
-
-    return AroundTrain
+def build_trainable(inputs: TrialInputs, *, distributed: bool) -> Any:
+    """Return the Trainable of a search's trials; distributed: each is a run of Ray Train with several workers."""
+    return ray.tune.with_parameters(DistributedTrial if distributed else InProcessTrial, inputs=inputs)
 
 
-def with_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
-    """Return progress with an epoch, in place of it and those after it, which were lost and are done again."""
-    found = Progress()
-    for each in [*progress.epochs[: epoch.epoch - 1], epoch]:
-        found.add(each, metric)
-    return found
+class InProcessTrial(ray.tune.Trainable):
+    """Trainable that trains in its own process. Tune reuses it for further trials (`reset_config`)."""
+
+    def setup(self, config: dict[str, Any], inputs: TrialInputs | None = None) -> None:
+        """Prepare the process for trials with these inputs."""
+        assert inputs is not None
+        torch.set_num_threads(inputs.experiment.train.cpus_per_worker)
+        on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
+        self._device = "cuda" if on_gpu else "cpu"
+        self._inputs, self._trial_config = inputs, config
+        self._trial: Trial | None = None
+        self._corpora: dict[str, Corpus] = {}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Replace the trial by another one."""
+        self.cleanup()
+        self._trial_config, self._trial = new_config, None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch and return the result for Tune."""
+        metric = objective_metric(self._inputs.experiment)
+        try:
+            if self._trial is None:
+                self._trial = self._start()
+            return self._trial.step().to_tune_result(metric)
+        except Exception as error:
+            if is_system_failure(error):
+                raise  # Tune restarts the trial
+            failure = build_failure_report(error, self._trial.loop.progress if self._trial else None)
+            return failure.to_tune_result(metric)
+
+    def cleanup(self) -> None:
+        """Wait until the trial has written everything."""
+        if self._trial is not None:
+            self._trial.close()
+
+    def _start(self) -> Trial:
+        inputs, number, settings = self._inputs, self._trial_config["number"], self._trial_config["settings"]
+        experiment = apply_trial_settings(inputs.experiment, settings)
+        return Trial(
+            number,
+            experiment,
+            self._load_corpus(experiment),
+            inputs.path,
+            is_new_best=inputs.is_new_best,
+            on_checkpoint=lambda key, epoch: inputs.record_checkpoint(key, SavedCheckpoint(number, epoch, settings)),
+            device=self._device,
+        )
+
+    def _load_corpus(self, experiment: Experiment) -> Corpus:
+        key = corpus_key(experiment)
+        if key not in self._corpora:
+            reference = self._inputs.corpus_reference(experiment)
+            while len(self._corpora) >= MAX_CACHED_CORPORA:
+                self._corpora.pop(next(iter(self._corpora)))
+            self._corpora[key] = ray.get(reference)
+        return self._corpora[key]
+
+
+class DistributedTrial(ray.tune.Trainable):
+    """Trainable that starts a run of Ray Train with several workers and reports its epochs."""
+
+    def setup(self, config: dict[str, Any], inputs: TrialInputs | None = None) -> None:
+        """Prepare the trial."""
+        assert inputs is not None
+        self._inputs, self._number, self._settings = inputs, config["number"], config["settings"]
+        self._experiment = apply_trial_settings(inputs.experiment, self._settings)
+        self._run = RunFolder(inputs.path, trial_folder_name(self._number))
+        self._progress, self._run_status = Progress(), RunStatus(time.time())
+        self._training: Future[WorkerResult] | None = None
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the end of an epoch and return the result for Tune."""
+        metric = self._experiment.train.metric
+        try:
+            return self._next_report().to_tune_result(metric)
+        except Exception as error:
+            return build_failure_report(error, self._progress).to_tune_result(metric)
+
+    def _next_report(self) -> TrialReport:
+        if self._training is None:
+            saved = CheckpointStore(self._run.path).load_newest_valid()
+            self._progress = Progress.from_json(saved[1].progress) if saved else Progress()
+            self._training = ThreadPoolExecutor(1).submit(self._train)
+        while not self._training.done():
+            with suppress(queue.Empty):
+                epoch = self._run_status.finished_epochs.get(timeout=EPOCH_POLL_S)
+                self._progress = replace_epoch(self._progress, epoch, self._experiment.train.metric)
+                return TrialReport(self._progress)
+        self._progress = self._training.result().progress
+        self._record_best()
+        return TrialReport(self._progress, finished=True)
+
+    def _train(self) -> WorkerResult:
+        reference = self._inputs.corpus_reference(self._experiment)
+        use_gpu = bool(self._experiment.train.use_gpu)
+        write_text(join(self._run.path, "experiment.yaml"), self._experiment.to_yaml())  # the workers require it
+        return fit(self._experiment, reference, self._run, use_gpu, self._run_status, sole_workload=False)
+
+    def _record_best(self) -> None:
+        best = self._progress.epochs[self._progress.best - 1]
+        key = ranking_key(vars(best), self._experiment.train.metric, self._number)
+        if self._inputs.is_new_best(key):
+            self._inputs.record_checkpoint(key, SavedCheckpoint(self._number, best, self._settings))
+
+
+def replace_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
+    """Return progress up to an epoch: one of the same number and later ones were lost with their workers."""
+    result = Progress()
+    for item in [*progress.epochs[: epoch.epoch - 1], epoch]:
+        result.add(item, metric)
+    return result
 
 
 def is_system_failure(error: Exception) -> bool:
-    """Tell whether an error is that of Ray, of an actor or an object that went with a process or a node."""
-    from ray.exceptions import RayError, RayTaskError
-
+    """Return whether an error is Ray's own: a process or node was lost, with an actor or object on it."""
     return isinstance(error, RayError) and not isinstance(error, RayTaskError)

@@ -1,210 +1,225 @@
-"""The search: Ray Tune over any settings of `model`, `train` and `text`, and what a person learns from it.
+"""Search with Ray Tune over settings of `model`, `train` and `text`, from the search space to the report.
 
-Every trial that ends is kept in a file of its own, and the best checkpoint of all is named in best.json as soon as
-it is written. So whatever ends the search, the same command goes on with the trials that had not ended.
+Each trial that ends is saved in a file of its own, and the best checkpoint of all is named in best.json as soon as it
+is written. So whatever interrupts a search, the same command resumes it with the trials that had not ended.
 """
 
+import functools
 import logging
-import os
-from collections.abc import Callable
-from typing import Any
+
+import ray
 
 from cluster import UsageError
 from cluster.connection import connect
-from cluster.message_queue import pin_to_driver_node
-from cluster.storage import StorageError, exists, join, lock_folder, output_folder, write_text
+from cluster.logs import RESULT
+from cluster.message_queue import pin_to_driver_node, send_message
+from cluster.storage import exists, join, lock_folder, output_folder, write_text
 from cluster.tables import format_text_table
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
-from jobs.datasets import dataset
-from jobs.datasets.dataset import Dataset
-from jobs.search import hparams
-from jobs.search import report as search_report
-from jobs.search import trial_resources as means
+from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.search.analysis import compare_embeddings, summarize_fine_tuning
-from jobs.search.best_checkpoint import BestCheckpointManager, write_best_yaml
+from jobs.search.best_checkpoint import BestCheckpointManager, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord
-from jobs.search.refit import refit
-from jobs.search.runner import SearchContext, format_settings, handle_trial_messages, run_trials
+from jobs.search.report import build_embedding_rows, write_search_report
+from jobs.search.runner import (
+    SearchContext,
+    TrialResources,
+    format_settings,
+    handle_trial_messages,
+    plan_trial_resources,
+    run_trials,
+)
 from jobs.search.search import FixedSampler, Search, build_search
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension, list_embeddings, parse_space
-from jobs.search.trackers import MlflowTracker
-from jobs.search.trainable import build_distributed_trainable, build_in_process_trainable
-from jobs.training.corpus import Corpus, build_corpus
-from jobs.training.corpus_cache import CorpusCache, corpus_key
+from jobs.search.trackers import TrialTracker
+from jobs.search.trainable import TrialInputs, build_trainable
+from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
 from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
-from jobs.training.train import say_all
 
 logger = logging.getLogger(__name__)
 
-# The folder of the trials that compare the kinds of embedding over several seeds.
+# Folder of the trials that compare the kinds of embedding over several seeds.
 SEEDS_FOLDER = "seeds"
 
-# The file that says that no further trial begins: what follows them may still be to do.
+# File that exists when no further trial starts; the steps after the trials may still be to do.
 SEARCH_OVER_FILE = "search-over.txt"
 
 README_TEXT = """\
 experiment.yaml    all settings of this search
-trials/            a file for each trial that has ended: its settings, what each epoch gave, why it was cut off
-search-over.txt    why no further trial begins
-trial-*/           the best checkpoint, and the best before it
+trials/            a file for each ended trial: its settings, the figures of its epochs, why it was stopped
+search-over.txt    why no further trial starts
+trial-*/           the best checkpoint, and the previous best one
 seeds/             the trials of each kind of embedding's best settings with other seeds (tune.seeds)
-refit/             the best settings trained on the validation part too (tune.refit)
-report/            report.md, trials.csv and pictures
-tensorboard/       every trial, for `tensorboard --logdir`
-best.json          which checkpoint is the best so far; `finished: false` until the search is over
+refit/             the best settings trained on the validation rows too (tune.refit)
+report/            report.md, trials.csv and charts
+tensorboard/       all trials, for `tensorboard --logdir`
+best.json          the best checkpoint so far; `finished: false` until the search is finished
 
-Giving the same command again goes on with a search that was cut off.
+The same command resumes an interrupted search.
 """
 
 
 class SearchFailed(UsageError):
-    """No trial of a search came to the end of an epoch."""
+    """No trial of a search finished an epoch."""
 
 
 def tune(experiment: Experiment) -> str:
-    """Search, or go on with a search that was cut off, and return the path of the best.json.
+    """Run or resume a search and return the path of its best.json.
 
-    Beside it `best.yaml` is written: the experiment with the best settings.
+    `best.yaml`, the experiment with the best settings, is written next to it.
 
     Raises:
-        SearchFailed, and what reading data and vectors raises.
+        SearchFailed: every trial failed. Also what reading data and vectors raises.
     """
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
-    say_all(conflicts.check_settings(experiment, kinds, {each.path: each.values for each in space}))
-    build_search(experiment, space, [])  # what is wrong with the space is told before anything starts
+    for warning in conflicts.check_settings(experiment, kinds, {item.path: item.values for item in space}):
+        logger.warning(warning)
+    build_search(experiment, space, [])  # raises mistakes in the space before anything starts
     with connect():
-        found = dataset.load_dataset(experiment)
-        say_all(found.notes)
-        corpora = _corpora(experiment, found, kinds)
+        dataset = load_dataset(experiment)
+        for note in dataset.notes:
+            logger.info(note)
+        corpora = _build_corpora(experiment, dataset, kinds)
         run = resolve_run_folder("tune", experiment, next(iter(corpora.values())))
         best = run.read_finished_best()
         if best is not None:
-            logger.info(f"this search is finished; its folder is {run.path}")
+            logger.log(RESULT, f"this search is finished; its folder is {run.path}")
         else:
             with lock_folder(run.path):
-                best = _search(experiment, space, found, corpora, run)
+                best = _search(experiment, space, dataset, corpora, run)
         path = run.publish(best)
         write_best_yaml(run, experiment, best)
         return path
 
 
-def _corpora(experiment: Experiment, found: Dataset, kinds: set[str]) -> dict[str, Corpus]:
-    """Return the corpora with the experiment's own `text` settings that trials need, by key; the pretrained first."""
+def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> dict[str, Corpus]:
+    """Return the corpora with the experiment's own `text` settings, by key; the one with pretrained vectors first."""
     corpora = {}
     for kind in sorted(kinds, key=lambda kind: kind == "rand"):
-        chosen = experiment.replace({"model.embedding": kind})
-        if corpus_key(chosen) not in corpora:
-            corpus = build_corpus(experiment, found, use_pretrained=kind != "rand")
-            corpora[corpus_key(chosen)] = corpus
-            if corpus.coverage:
-                logger.info(f"vectors: {corpus.coverage}")
+        key = corpus_key(experiment.replace({"model.embedding": kind}))
+        if key not in corpora:
+            corpora[key] = build_corpus(experiment, dataset, use_pretrained=kind != "rand")
+            if corpora[key].coverage:
+                logger.info(f"vectors: {corpora[key].coverage}")
     return corpora
 
 
 def _search(
-    experiment: Experiment, space: list[Dimension], found: Dataset, corpora: dict[str, Corpus], run: RunFolder
+    experiment: Experiment, space: list[Dimension], dataset: Dataset, corpora: dict[str, Corpus], run: RunFolder
 ) -> BestCheckpoint:
-    """Run all trials and what follows them, and return the contents of best.json."""
-    import ray
-
-    champion, ledger = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
-    asked = ledger.read_started()
-    champion.recover(asked)
-    records = champion.reconcile(_kept(ledger.read()))
-    search = build_search(experiment, space, records, asked, ledger.write_started)
-    given = means.plan_trial_resources(experiment)
-    log = _logs(experiment, run)
+    """Run all trials and the steps after them, and return the contents of best.json."""
+    manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
+    started = store.read_started()
+    manager.recover(started)
+    records = manager.reconcile(_select_usable(store.read()))
+    search = build_search(experiment, space, records, started, store.write_started)
+    resources = plan_trial_resources(experiment)
+    context = SearchContext(experiment, search, store, run.path, TrialTracker(experiment, run).log_trial)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), README_TEXT)
-    if given.wait_message:
-        logger.info(given.wait_message)
-    logger.info(
-        f"{search.total_suffix.removeprefix(' of ') or 'any number of'} trials, up to {given.max_concurrent_trials} at once"
-    )
-    if records:
-        logger.info(f"going on with the search that was cut off: {len(records)}{search.total_suffix} trials have ended")
-    champion.prune_checkpoints(records)
-    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
-    the_board = start_shared_state(champion.best_ranking_key())
-    library = None
-    if any(each.path.startswith("text.") for each in space):
-        library = _library(experiment, found, the_board)
-    make = build_distributed_trainable if given.distributed else build_in_process_trainable
-    repeated = []
+    _log_start(search, resources)
+    manager.prune_checkpoints(records)
+    inputs = _share_inputs(experiment, space, dataset, corpora, run, manager)
+    repeated: list[TrialRecord] = []
     try:
-        with handle_trial_messages(the_board, champion, search) as check:
+        with handle_trial_messages(inputs.shared_state, manager, search) as poller:
             if not exists(join(run.path, SEARCH_OVER_FILE)):
-                this = SearchContext(experiment, search, ledger, run.path, log)
-                shell = make(experiment, run.path, references, library, the_board)
-                run_trials(this, shell, given, asha=experiment.tune.scheduler == "asha")
-                check()
-            ended = champion.reconcile(list(search.records.values()))
-            if champion.best is None:
-                raise SearchFailed(_all_failed(list(search.records.values()), search))
-            write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
-            if search.stop_reason:
-                logger.info(f"the search is over: {search.stop_reason}")
+                trainable = build_trainable(inputs, distributed=resources.distributed)
+                run_trials(context, trainable, resources, asha=experiment.tune.scheduler == "asha")
+                poller.raise_error()
+            ended = _end_search(search, manager, run)
             if experiment.tune.seeds:
-                shell = make(experiment, join(run.path, SEEDS_FOLDER), references, library, None)
-                repeated = _with_other_seeds(experiment, ended, run, shell, given)
+                repeated = _compare_over_seeds(experiment, ended, run, inputs, resources)
     except KeyboardInterrupt:
-        if champion.best:
-            logger.info(f"{len(search.records)}{search.total_suffix} trials have ended; {_best_line(champion.best)}")
+        if manager.best:
+            logger.info(f"{len(search.records)}{search.total_suffix} trials have ended; {_format_best(manager.best)}")
         raise
-    if library is not None:
-        ray.kill(library)
-    best = refit(experiment, found, champion, run) if experiment.tune.refit else champion.best
-    _report(experiment, space, ended, repeated, best, run)
+    if inputs.corpus_cache is not None:
+        ray.kill(inputs.corpus_cache)
+    best = manager.best
+    assert best is not None
+    if experiment.tune.refit:
+        best = refit(experiment, dataset, best, run)
+    _write_report(experiment, space, ended, repeated, best, run)
     run.finish(best)
-    logger.info(_best_line(best))
+    logger.log(RESULT, _format_best(best))
     return best
 
 
-def _kept(records: list[TrialRecord]) -> list[TrialRecord]:
-    """Return the records of earlier commands; none where every trial failed, which may have another reason now."""
+def _select_usable(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Return the records of earlier commands; none if every trial failed: they may not fail now."""
     return records if any(record.best for record in records) else []
 
 
-def _logs(experiment: Experiment, run: RunFolder) -> Callable[[TrialRecord], None]:
-    """Return what writes a trial into TensorBoard's log and, where a tracking URI is set, into MLflow."""
-    uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
-    tracking = MlflowTracker(uri, experiment, run.name) if uri else None
-
-    def log(record: TrialRecord) -> None:
-        try:
-            hparams.log_to_tensorboard(join(run.path, "tensorboard"), record)
-        except StorageError as error:
-            logger.info(str(error))
-        if tracking is not None:
-            tracking.log_trial(record)
-
-    return log
+def _log_start(search: Search, resources: TrialResources) -> None:
+    if resources.wait_message:
+        logger.info(resources.wait_message)
+    total = search.total_suffix.removeprefix(" of ") or "any number of"
+    logger.info(f"{total} trials, up to {resources.max_concurrent_trials} at once")
+    if search.records:
+        logger.info(f"resuming the search: {len(search.records)}{search.total_suffix} trials have ended")
 
 
-def _with_other_seeds(
-    experiment: Experiment, ended: list[TrialRecord], run: RunFolder, shell: Any, given: means.TrialResources
+def _share_inputs(
+    experiment: Experiment,
+    space: list[Dimension],
+    dataset: Dataset,
+    corpora: dict[str, Corpus],
+    run: RunFolder,
+    manager: BestCheckpointManager,
+) -> TrialInputs:
+    """Put the corpora into Ray's object store and start the actors that trials use."""
+    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
+    shared_state = start_shared_state(manager.best_ranking_key())
+    corpus_cache = None
+    if any(dimension.path.startswith("text.") for dimension in space):
+        send = functools.partial(send_message, shared_state)
+        corpus_cache = pin_to_driver_node(CorpusCache).remote(experiment, dataset, ray.put, send)
+    return TrialInputs(experiment, run.path, references, corpus_cache, shared_state)
+
+
+def _end_search(search: Search, manager: BestCheckpointManager, run: RunFolder) -> list[TrialRecord]:
+    """Mark the search as over and return the records of its trials; SearchFailed if none finished an epoch."""
+    ended = manager.reconcile(list(search.records.values()))
+    if manager.best is None:
+        if not search.records:
+            raise SearchFailed(f"no trial has ended: {search.stop_reason or 'none was started'}")
+        first = min(search.records.values(), key=lambda record: record.ended)
+        raise SearchFailed(f"every trial failed; the first: {first.reason}")
+    write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
+    if search.stop_reason:
+        logger.info(f"the search is over: {search.stop_reason}")
+    return ended
+
+
+def _compare_over_seeds(
+    experiment: Experiment, ended: list[TrialRecord], run: RunFolder, inputs: TrialInputs, resources: TrialResources
 ) -> list[TrialRecord]:
-    """Train each kind of embedding's best settings with several seeds, and return what they gave."""
-    tune = experiment.tune
+    """Train each kind of embedding's best settings with several seeds, and return the records."""
+    num_seeds = experiment.tune.seeds
     all_settings = [
-        # Not the seed that they were chosen with, which they look best with.
+        # Not the seed of the search: the settings were chosen because they look good with it.
         {**kind.best_record.settings, "model.embedding": kind.embedding, "seed": (experiment.seed + number) % (1 << 32)}
-        for number in range(1, tune.seeds + 1)
+        for number in range(1, num_seeds + 1)
         for kind in compare_embeddings(experiment, ended, [])
     ]
-    ledger = RecordStore(join(run.path, SEEDS_FOLDER, "trials"))
+    folder = join(run.path, SEEDS_FOLDER)
+    store = RecordStore(join(folder, "trials"))
     unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
-    search = Search(unlimited, FixedSampler(all_settings), len(all_settings), ledger.read())
-    logger.info(f"each kind of embedding's best settings with {tune.seeds} other seeds: {len(all_settings)} trials")
-    this = SearchContext(unlimited, search, ledger, join(run.path, SEEDS_FOLDER), lambda record: None)
-    run_trials(this, shell, given, asha=False)
+    search = Search(unlimited, FixedSampler(all_settings), len(all_settings), store.read())
+    logger.info(f"each kind of embedding's best settings with {num_seeds} other seeds: {len(all_settings)} trials")
+    context = SearchContext(unlimited, search, store, folder, lambda record: None)
+    # Without the shared state no checkpoint is saved.
+    seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, shared_state=None)
+    trainable = build_trainable(seed_inputs, distributed=resources.distributed)
+    run_trials(context, trainable, resources, asha=False)
     return list(search.records.values())
 
 
-def _report(
+def _write_report(
     experiment: Experiment,
     space: list[Dimension],
     ended: list[TrialRecord],
@@ -212,35 +227,18 @@ def _report(
     best: BestCheckpoint,
     run: RunFolder,
 ) -> None:
-    """Write the report, and say what stands in it: the kinds of embedding side by side, and where it is."""
-    if not any(record.best for record in ended):  # out of time after the first one was kept and before it was told
-        logger.info("no trial has told of a whole epoch; there is nothing to report")
+    """Write the report, and log its comparison of the kinds of embedding and its path."""
+    if not any(record.best for record in ended):  # out of time before the first trial reported its saved epoch
+        logger.info("no trial has reported a finished epoch; there is nothing to report")
         return
-    found = compare_embeddings(experiment, ended, repeated)
+    kinds = compare_embeddings(experiment, ended, repeated)
     commands = [f"python -m jobs evaluate {run.path}", f"python -m serving run {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
-        search_report.write_search_report(folder, experiment, space, ended, found, best, commands)
-    logger.info(format_text_table(search_report.build_embedding_rows(experiment, found)))
-    logger.info(summarize_fine_tuning(experiment, found))
-    logger.info(f"report: {join(run.path, 'report', 'report.md')}")
+        write_search_report(folder, experiment, space, ended, kinds, best, commands)
+    logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))
+    logger.log(RESULT, summarize_fine_tuning(experiment, kinds))
+    logger.log(RESULT, f"report: {join(run.path, 'report', 'report.md')}")
 
 
-def _library(experiment: Experiment, found: Dataset, the_board: Any) -> Any:
-    """Start the actor that prepares a corpus for each other way to read the texts."""
-    import ray
-
-    def send(kind: str, value: Any) -> None:
-        ray.get(the_board.put.remote((kind, value)))
-
-    return pin_to_driver_node(CorpusCache).remote(experiment, found, ray.put, send)
-
-
-def _all_failed(records: list[TrialRecord], search: Search) -> str:
-    if not records:
-        return f"no trial has ended: {search.stop_reason or 'none was begun'}"
-    first = min(records, key=lambda record: record.ended)
-    return f"every trial failed; the first: {first.reason}"
-
-
-def _best_line(best: BestCheckpoint) -> str:
+def _format_best(best: BestCheckpoint) -> str:
     return f"best: {format_settings(best.settings or {})}: {best.metric} {best.metrics[best.metric]:.4f}"

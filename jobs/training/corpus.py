@@ -1,7 +1,7 @@
-"""A dataset as numbers: read once, tokenised once, its word vectors looked up once.
+"""Corpus of a run: its texts as token ids with labels, its vocabulary, and the initial word vectors.
 
-A Corpus is flat arrays, so that every worker and trial on a node maps the same memory of Ray's
-object store.
+The texts are read and tokenised once, and the vectors are looked up once. A corpus consists of flat arrays, so that
+all workers and trials on a node map the same memory of Ray's object store.
 """
 
 import hashlib
@@ -9,28 +9,31 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cluster.logs import ForwardingHandler, handle_logs
 from cluster.storage import absolute_path, atomic_write, cache_folder, join
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tokenize
-from jobs.embeddings import initialization as initial
-from jobs.embeddings import pretraining
-from jobs.embeddings import vector_files as vectors
+from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
+from jobs.embeddings.pretraining import CACHE_KEY_SETTINGS, train_word2vec, write_tokenized_corpus
 from jobs.embeddings.progress import make_progress_logger
+from jobs.embeddings.vector_files import read_vectors
+from jobs.embeddings.word_vectors import Coverage, WordVectors
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """One part. tokens: its texts; labels: `(texts,)` int64, places in the corpus's labels."""
+    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels."""
 
     tokens: Tokens
     labels: np.ndarray
@@ -41,13 +44,13 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class Corpus:
-    """All that training needs.
+    """Everything that training needs.
 
-    words: the vocabulary from number 2 on: first the words of the training texts, then words that only
-    the vectors file has. vectors: `(words + 2, dimensions)` float32; pretrained: `(words + 2,)` bool, which of
-    them are; scale: `(words + 2,)` float32, what each was multiplied by (`vectors.norm`). coverage: None where
-    nothing is pretrained. key: identifies texts and vectors. held_out: identifies the test part, which is not
-    in here.
+    words: the vocabulary, whose first word has id 2: the words of the training texts, then words that only the
+    vectors file has. vectors: `(words + 2, dimensions)` float32. pretrained: `(words + 2,)` bool, whether the vector
+    comes from the file. scale: `(words + 2,)` float32, factor by which the vector was multiplied (`vectors.norm`).
+    coverage: None without pretrained vectors. key: identifies texts and vectors. held_out: identifies the test part,
+    which is not in the corpus.
     """
 
     train: EncodedSplit
@@ -57,26 +60,59 @@ class Corpus:
     vectors: np.ndarray
     pretrained: np.ndarray
     scale: np.ndarray
-    coverage: vectors.Coverage | None
+    coverage: Coverage | None
     key: str
     held_out: str
 
     def word_counts(self) -> np.ndarray:
-        """Return how often each word stands in the training texts, up to the last that does, `(seen,)` int64.
+        """Return the occurrences of each word id in the training texts, `(train words,)` int64.
 
-        The first two are padding (never) and unknown words. Words from `seen` on are not trained.
+        Ids 0 and 1 are padding (never) and unknown words. Words with later ids are not in the texts, and not trained.
         """
         return np.bincount(self.train.tokens.ids, minlength=2)
 
 
+class CorpusCache:
+    """Corpora of one dataset, one for each way to read its texts, built on first use; in a search a Ray actor.
+
+    Args:
+        experiment, dataset: of the search.
+        put: stores a corpus and returns a reference to it.
+        send: receives log messages, as ("log", (level, message)).
+    """
+
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], send: Callable[[str, Any], None]
+    ) -> None:
+        self._experiment, self._dataset, self._put = experiment, dataset, put
+        self._handler = ForwardingHandler(send)
+        self._references: dict[str, Any] = {}
+
+    def get(self, experiment: Experiment) -> list[Any]:
+        """Return a reference to an experiment's corpus, in a list: Ray would replace a bare reference by its value."""
+        key = corpus_key(experiment)
+        if key not in self._references:
+            chosen = self._experiment.replace({"text": experiment.text.model_dump()})
+            with handle_logs(self._handler):
+                corpus = build_corpus(chosen, self._dataset, use_pretrained=experiment.model.embedding != "rand")
+            self._references[key] = self._put(corpus)
+        return [self._references[key]]
+
+
+def corpus_key(experiment: Experiment) -> str:
+    """Return a key of an experiment's corpus among those of one dataset: text settings, and whether vectors are
+    pretrained."""
+    return digest([experiment.text.model_dump(), experiment.model.embedding == "rand"])
+
+
 def build_corpus(
-    experiment: Experiment, dataset: Dataset, *, use_pretrained: bool, word_vectors: vectors.WordVectors | None = None
+    experiment: Experiment, dataset: Dataset, *, use_pretrained: bool, word_vectors: WordVectors | None = None
 ) -> Corpus:
     """Return the corpus of a dataset.
 
     Args:
-        pretrained: read the vectors file, or train vectors; otherwise all are random.
-        found: the vectors of these words, if they were read before.
+        use_pretrained: read the vectors file, or train vectors; otherwise all vectors are random.
+        word_vectors: vectors of the words, if the file was read before.
     """
     text = experiment.text
     tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
@@ -84,106 +120,117 @@ def build_corpus(
     if not use_pretrained:
         word_vectors = None
     elif word_vectors is None:
-        word_vectors = _pretrained(experiment, dataset, tokenized, {word for word, _ in counts})
-    words = _choose(counts, word_vectors, text.min_count, text.lowercase)
-    table, known, respelled = initial.initialize_vectors(
+        word_vectors = _load_pretrained(experiment, dataset, tokenized, {word for word, _ in counts})
+    words = _select_words(counts, word_vectors, text.min_count, text.lowercase)
+    table, pretrained, case_insensitive = initialize_vectors(
         words, word_vectors, experiment.vectors.dimensions, experiment.seed
     )
     scale = np.ones(len(table), np.float32)
     coverage = None
     if word_vectors is not None:
-        table, scale = initial.scale_to_norm(table, experiment.vectors.norm)
-        known_words = {word for word, is_known in zip(words, known[2:], strict=True) if is_known}
-        respelled_words = {word for word, is_respelled in zip(words, respelled[2:], strict=True) if is_respelled}
-        coverage = vectors.Coverage(
-            words=len(counts),
-            covered_words=sum(word in known_words for word, _ in counts),
-            tokens=sum(count for _, count in counts),
-            covered_tokens=sum(count for word, count in counts if word in known_words),
-            respelled=sum(word in respelled_words for word, _ in counts),
-            composed=sum(word in word_vectors.composed for word, _ in counts),
-        )
+        table, scale = scale_to_norm(table, experiment.vectors.norm)
+        coverage = _compute_coverage(counts, words, word_vectors, pretrained, case_insensitive)
     vocabulary = Vocabulary(words)
-    train = _encoded(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
+    train = _encode_split(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
     validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
-    validation = _encoded(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
-    key = _key(train, validation, table, [words, dataset.labels])
-    return Corpus(train, validation, dataset.labels, words, table, known, scale, coverage, key, dataset.test.digest())
+    validation = _encode_split(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
+    key = _content_key(train, validation, table, [words, dataset.labels])
+    return Corpus(
+        train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, dataset.test.digest()
+    )
 
 
-def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> vectors.WordVectors:
-    """Return the vectors of a file for all words of some texts, to be handed to `prepare` more than once."""
+def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:
+    """Return the vectors of a file for all words of some texts, as input of several `build_corpus` calls."""
     counts = count_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
-    return _read(experiment, {word for word, _ in counts})
+    return _read_vectors(experiment, {word for word, _ in counts})
 
 
-def _choose(
-    counts: list[tuple[str, int]], found: vectors.WordVectors | None, min_count: int, lowercase: bool
+def _select_words(
+    counts: list[tuple[str, int]], word_vectors: WordVectors | None, min_count: int, lowercase: bool
 ) -> list[str]:
-    """Return the vocabulary's words, those of the training texts first."""
-    if found is None:
+    """Return the vocabulary, with the words of the training texts first."""
+    if word_vectors is None:
         return [word for word, count in counts if count >= min_count]
-    spellings = {word.lower() if lowercase else word: None for word in found.words}  # in the file's order
-    exact = {*found.words, *spellings}
-    words = [word for word, count in counts if count >= min_count or word in exact]
-    seen = {word for word, _ in counts}
-    return words + [word for word in spellings if word not in seen]
+    spellings = {word.lower() if lowercase else word: None for word in word_vectors.words}  # in the file's order
+    known = {*word_vectors.words, *spellings}
+    words = [word for word, count in counts if count >= min_count or word in known]
+    train_words = {word for word, _ in counts}
+    return words + [word for word in spellings if word not in train_words]
 
 
-def _pretrained(
-    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], wanted: set[str]
-) -> vectors.WordVectors:
-    """Return the vectors of a file, or of one that gensim trained on the texts, now or in an earlier run."""
+def _compute_coverage(
+    counts: list[tuple[str, int]],
+    words: list[str],
+    word_vectors: WordVectors,
+    pretrained: np.ndarray,
+    case_insensitive: np.ndarray,
+) -> Coverage:
+    """Return how many words and tokens of the training texts have a vector; entries 0 and 1 of the masks are
+    padding and the unknown word."""
+    covered = {word for word, is_pretrained in zip(words, pretrained[2:], strict=True) if is_pretrained}
+    case_insensitive_words = {word for word, matches in zip(words, case_insensitive[2:], strict=True) if matches}
+    return Coverage(
+        words=len(counts),
+        covered_words=sum(word in covered for word, _ in counts),
+        tokens=sum(count for _, count in counts),
+        covered_tokens=sum(count for word, count in counts if word in covered),
+        case_insensitive_matches=sum(word in case_insensitive_words for word, _ in counts),
+        from_ngrams=sum(word in word_vectors.from_ngrams for word, _ in counts),
+    )
+
+
+def _load_pretrained(
+    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], words: set[str]
+) -> WordVectors:
+    """Return the vectors of the vectors file, or of one that gensim trained on the texts, now or in an earlier run."""
     settings = experiment.vectors
     if settings.path is not None:
-        return _read(experiment, wanted)
-    path = _trained(experiment, dataset, tokenized)
-    return vectors.read_vectors(settings.model_copy(update={"path": str(path), "format": "auto"}), wanted, None)
+        return _read_vectors(experiment, words)
+    path = _train_vectors(experiment, dataset, tokenized)
+    return read_vectors(settings.model_copy(update={"path": str(path), "format": "auto"}), words, None)
 
 
-def _read(experiment: Experiment, wanted: set[str]) -> vectors.WordVectors:
-    return vectors.read_vectors(experiment.vectors, wanted, join(absolute_path(experiment.storage), "cache"))
+def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
+    return read_vectors(experiment.vectors, words, join(absolute_path(experiment.storage), "cache"))
 
 
-def _trained(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> Path:
-    """Return the file of vectors that gensim trains on the texts, if it has not done so yet."""
+def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> Path:
+    """Return the path of vectors that gensim trained on the texts; train them if the file does not exist."""
     folder = cache_folder(experiment.storage)
     settings = experiment.vectors
     with tempfile.TemporaryDirectory() as scratch:
         background = dataset.pretraining_file
-        # What the background file holds is named by its path: it is made once, and not changed.
+        # The name of a background file identifies its contents: it is written once and never changed.
         key = background.name if background else digest(tokenized)
-        decides = [key, settings.model_dump(include=set(pretraining.CACHE_KEY_SETTINGS)), experiment.seed]
-        target = folder / f"vectors-{digest(decides)}.bin"
+        target_key = [key, settings.model_dump(include=set(CACHE_KEY_SETTINGS)), experiment.seed]
+        target = folder / f"vectors-{digest(target_key)}.bin"
         if not target.exists():
             rows: Iterable[list[str]] = tokenized
             if background is not None:
                 rows = (line.split() for line in background.read_text(encoding="utf-8").split("\n"))
-            texts = pretraining.write_tokenized_corpus(Path(scratch), rows)
+            texts = write_tokenized_corpus(Path(scratch), rows)
             threads = os.cpu_count() or 1
             logger.info(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
-            tell = make_progress_logger("word2vec", "words", settings.epochs * texts.num_words)
+            log_progress = make_progress_logger("word2vec", "words", settings.epochs * texts.num_words)
             with atomic_write(target) as part:
-                pretraining.train_word2vec(
-                    texts, part, settings, experiment.seed, threads, lambda done, total: tell(done)
-                )
+                train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: log_progress(done))
     return target
 
 
-def _encoded(
-    part: Split, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
+def _encode_split(
+    split: Split, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
 ) -> EncodedSplit:
-    numbers = {label: number for number, label in enumerate(labels)}
+    indices = {label: index for index, label in enumerate(labels)}
     return EncodedSplit(
-        encode(tokenized, vocabulary, max_tokens),
-        np.array([numbers[label] for label in part.labels], np.int64),
+        encode(tokenized, vocabulary, max_tokens), np.array([indices[label] for label in split.labels], np.int64)
     )
 
 
-def _key(train: EncodedSplit, validation: EncodedSplit, table: np.ndarray, names: list[list[str]]) -> str:
+def _content_key(train: EncodedSplit, validation: EncodedSplit, table: np.ndarray, names: list[list[str]]) -> str:
     content = hashlib.sha256(json.dumps(names).encode())
-    for part in (train, validation):
-        for array in (part.tokens.ids, part.tokens.offsets, part.labels):
+    for split in (train, validation):
+        for array in (split.tokens.ids, split.tokens.offsets, split.labels):
             content.update(array.tobytes())
     content.update(np.ascontiguousarray(table).tobytes())
     return content.hexdigest()[:8]

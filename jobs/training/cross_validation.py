@@ -1,75 +1,102 @@
-"""Cross-validation: one training for each fold, spread over the cluster by Ray.
+"""Cross-validation: one training for each fold, in parallel Ray tasks.
 
-A fold trains in a Ray task, on one core of whichever node has one free, and is measured on its test part
-at its best epoch. What is finished stays: the same command goes on with the folds that are missing.
+    python -m jobs cross-validate experiment.yaml --folds 5
+
+A fold trains in a Ray task, by default on one core, and its best epoch is evaluated on the fold's test part. Results of
+finished folds are saved: the same command trains only the missing ones.
 """
 
 import json
 import logging
 import statistics
-from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+import ray
+import torch
+from ray.exceptions import RayTaskError
 
 from cluster import UsageError, resources
 from cluster.connection import connect
-from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_text
-from jobs.config import conflicts
+from cluster.logs import RESULT
+from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_json, write_text
+from cluster.tables import format_text_table
+from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment, digest
-from jobs.datasets import dataset
-from jobs.datasets.dataset import Dataset
+from jobs.datasets.dataset import Dataset, load_folds
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
-from jobs.embeddings import vector_files as vectors
+from jobs.embeddings.vector_files import fingerprint
 from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
-from jobs.training.run_folder import TRAIN_SETTINGS_NOT_IN_RUN_KEY
-from jobs.training.train import say_all
+from jobs.training.run_folder import train_settings_key
 
 logger = logging.getLogger(__name__)
 
-FoldResult = dict[str, Any]
 FOLD_METRICS = ("accuracy", "macro_f1", "loss")
+
+NameType = TypeVar("NameType")
 
 
 class FoldFailed(UsageError):
-    """The training of a fold came to no end."""
+    """The training of a fold failed."""
 
 
-def cross_validate(experiment: Experiment) -> str:
-    """Train and measure every fold, say the table, and return the path of folds.json.
+@dataclass(frozen=True)
+class FoldResult:
+    """Result of one fold: metrics of the best epoch on the test part.
+
+    epoch: the best one, from 1. rows: of the test part. validation: the same metrics on the validation part.
+    examples_per_second: median of all epochs. seconds: of all epochs.
+    """
+
+    epoch: int
+    rows: int
+    accuracy: float
+    macro_f1: float
+    loss: float
+    validation: Mapping[str, float]
+    examples_per_second: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return asdict(self)
+
+
+def cross_validate(experiment: Experiment, folds: int) -> str:
+    """Train and evaluate every fold, log the results, and return the path of folds.json.
 
     Raises:
-        FoldFailed, and what reading data and vectors raises.
+        FoldFailed, and the errors of the settings and of reading data and vectors.
     """
-    say_all(conflicts.check_settings(experiment, {experiment.model.embedding}))
+    for warning in [*check_settings(experiment, {experiment.model.embedding}), *check_fold_settings(experiment)]:
+        logger.warning(warning)
     with connect():
-        parts = dataset.load_folds(experiment)
-        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{_key(experiment, parts)}")
-        waits = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
-        if waits:
-            logger.info(waits)
+        datasets = load_folds(experiment, folds)
+        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{_key(experiment, datasets)}")
+        wait_notice = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
+        if wait_notice:
+            logger.info(wait_notice)
         with lock_folder(folder):
             write_text(join(folder, "experiment.yaml"), experiment.to_yaml())
-            found = _measured(experiment, parts, folder)
-        summary = {"folds": [found[number] for number in range(len(parts))], **summarize(found.values())}
-        logger.info(format_table(summary))
+            results = _train_missing_folds(experiment, datasets, folder)
+        logger.log(RESULT, format_table(results))
         path = join(folder, "folds.json")
-        write_text(path, json.dumps(summary, indent=1) + "\n")
+        write_json(path, {"folds": [result.to_json() for result in results], **summarize(results)})
         return path
 
 
 def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> FoldResult:
-    """Train in this process and return the figures of the best epoch, on the validation and the test part.
+    """Train in this process, and return the metrics of the best epoch on the validation and the test part.
 
     Raises:
-        TrainingDiverged: the loss is no longer a number.
+        TrainingDiverged: the loss became NaN or infinite.
     """
-    import torch
-
     torch.set_num_threads(experiment.train.cpus_per_worker)
     loop = create_loop(experiment, corpus)
     best: dict[str, torch.Tensor] = {}
@@ -80,72 +107,71 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     texts = (tokenize(text, experiment.text.lowercase) for text in test.texts)
     tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
     labels = np.array([corpus.labels.index(label) for label in test.labels])
-    found = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
-    predicted = found.argmax(dim=1).numpy()
-    epoch = loop.progress.epochs[loop.progress.best - 1]
-    return {
-        "epoch": epoch.epoch,
-        "rows": len(test),
-        "accuracy": accuracy(labels, predicted),
-        "macro_f1": macro_f1(labels, predicted),
-        "loss": float(torch.nn.functional.cross_entropy(found, torch.from_numpy(labels))),
-        "validation": {name: getattr(epoch, name) for name in FOLD_METRICS},
-        "examples_per_second": statistics.median(each.examples_per_second for each in loop.progress.epochs),
-        "seconds": sum(each.seconds for each in loop.progress.epochs),
-    }
-
-
-def summarize(results: Any) -> dict[str, dict[str, float]]:
-    """Return mean and standard deviation (of a sample) of each figure over the folds."""
-    values = {name: [result[name] for result in results] for name in FOLD_METRICS}
-    return {
-        "mean": {name: statistics.mean(each) for name, each in values.items()},
-        "deviation": {name: statistics.stdev(each) for name, each in values.items()},
-    }
-
-
-def format_table(summary: dict[str, Any]) -> str:
-    """Return a line for each fold, and mean and spread, as text."""
-    lines = ["fold   rows   epoch   accuracy   macro F1     loss"]
-    for number, result in enumerate(summary["folds"], start=1):
-        lines.append(
-            f"{number:4d}  {result['rows']:5d}  {result['epoch']:6d}     {result['accuracy']:.4f}     "
-            f"{result['macro_f1']:.4f}   {result['loss']:.4f}"
-        )
-    mean, deviation = summary["mean"], summary["deviation"]
-    lines.append(
-        "mean (deviation)   " + "   ".join(f"{name} {mean[name]:.4f} ({deviation[name]:.4f})" for name in FOLD_METRICS)
+    logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
+    predicted = logits.argmax(dim=1).numpy()
+    epochs = loop.progress.epochs
+    epoch = epochs[loop.progress.best - 1]
+    return FoldResult(
+        epoch=epoch.epoch,
+        rows=len(test),
+        accuracy=accuracy(labels, predicted),
+        macro_f1=macro_f1(labels, predicted),
+        loss=float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
+        validation={name: getattr(epoch, name) for name in FOLD_METRICS},
+        examples_per_second=statistics.median(each.examples_per_second for each in epochs),
+        seconds=sum(each.seconds for each in epochs),
     )
-    return "\n".join(lines)
+
+
+def summarize(results: Collection[FoldResult]) -> dict[str, dict[str, float]]:
+    """Return the mean and the standard deviation (of a sample) of each metric over the folds."""
+    values = {name: [getattr(result, name) for result in results] for name in FOLD_METRICS}
+    return {
+        "mean": {name: statistics.mean(values[name]) for name in FOLD_METRICS},
+        "deviation": {name: statistics.stdev(values[name]) for name in FOLD_METRICS},
+    }
+
+
+def format_table(results: Collection[FoldResult]) -> str:
+    """Return a text table with a row per fold, and a line with mean and standard deviation."""
+    rows: list[dict[str, object]] = [
+        {
+            "fold": number,
+            "rows": result.rows,
+            "epoch": result.epoch,
+            **{name.replace("_f1", " F1"): f"{getattr(result, name):.4f}" for name in FOLD_METRICS},
+        }
+        for number, result in enumerate(results, start=1)
+    ]
+    summary = summarize(results)
+    metrics = (f"{name} {summary['mean'][name]:.4f} ({summary['deviation'][name]:.4f})" for name in FOLD_METRICS)
+    return f"{format_text_table(rows)}\nmean (standard deviation)   {'   '.join(metrics)}"
 
 
 def train_in_parallel(
-    jobs: Iterable[tuple[Hashable, Experiment, Any, Split]], cpus_per_task: int
-) -> Iterator[tuple[Any, FoldResult]]:
-    """Run `measure` for each job in a Ray task, and yield the job's name and result as they end.
+    jobs: Iterable[tuple[NameType, Experiment, Any, Split]], cpus_per_task: int
+) -> Iterator[tuple[NameType, FoldResult]]:
+    """Run `train_and_evaluate` for each job in a Ray task, and yield each job's name and result as it ends.
 
-    Jobs are asked for one by one, when there is room, so that their corpora need not all be there at once.
+    Jobs are taken from the iterable only when there is room for them, so that few corpora are in memory at a time.
 
     Args:
         jobs: name, experiment, corpus (or Ray's reference to one) and test part.
-        cpus_each: that a task takes.
+        cpus_per_task: CPUs that a task takes.
 
     Raises:
-        FoldFailed: one came to no end; says which and why.
+        FoldFailed: a job failed with an error that the user can correct.
     """
-    import ray
-    from ray.exceptions import RayTaskError
-
     task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
     waiting = iter(jobs)
-    at_once = max(1, resources.total_cpus() // cpus_per_task)
-    running: dict[Any, Hashable] = {}
+    capacity = max(1, resources.total_cpus() // cpus_per_task)
+    running: dict[Any, NameType] = {}
     while True:
-        # One more than the cluster has cores for, so that the next is ready when one ends.
-        while len(running) <= at_once and (job := next(waiting, None)) is not None:
+        # One more than the cluster has room for, so that the next is ready when one ends.
+        while len(running) <= capacity and (job := next(waiting, None)) is not None:
             name, experiment, corpus, test = job
-            held = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
-            running[task.remote(experiment, held, test)] = name
+            reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+            running[task.remote(experiment, reference, test)] = name
         if not running:
             return
         [ended], _ = ray.wait(list(running))
@@ -158,45 +184,49 @@ def train_in_parallel(
             raise
 
 
-def _measured(experiment: Experiment, parts: list[Dataset], folder: str) -> dict[int, FoldResult]:
-    """Return each fold's result, of those that are there and those that are now trained."""
-    found = {
-        number: json.loads(read_text(path))
-        for number in range(len(parts))
-        if exists(path := join(folder, f"fold-{number + 1}.json"))
+def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder: str) -> list[FoldResult]:
+    """Return the result of each fold: saved results of finished folds, and new results of the others."""
+    results = {
+        number: FoldResult(**json.loads(read_text(path)))
+        for number in range(1, len(datasets) + 1)
+        if exists(path := join(folder, f"fold-{number}.json"))
     }
-    if found:
-        logger.info(f"{len(found)} of {len(parts)} folds are finished")
-    corpora = _corpora(experiment, parts, set(range(len(parts))) - set(found))
-    jobs = ((f"fold {number + 1}", experiment, corpus, parts[number].test) for number, corpus in corpora)
+    if results:
+        logger.info(f"{len(results)} of {len(datasets)} folds are finished")
+    missing = [number for number in range(1, len(datasets) + 1) if number not in results]
+    jobs = (
+        (f"fold {number}", experiment, corpus, datasets[number - 1].test)
+        for number, corpus in _build_corpora(experiment, datasets, missing)
+    )
     for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
-        number = int(name.removeprefix("fold ")) - 1
-        write_text(join(folder, f"fold-{number + 1}.json"), json.dumps(result, indent=1) + "\n")
-        found[number] = result
+        number = int(name.removeprefix("fold "))
+        write_json(join(folder, f"fold-{number}.json"), result.to_json())
+        results[number] = result
         logger.info(
-            f"{name}, {len(found)} of {len(parts)}   accuracy {result['accuracy']:.4f}   "
-            f"macro F1 {result['macro_f1']:.4f}   epoch {result['epoch']}, {result['seconds']:.0f} s"
+            f"{name}, {len(results)} of {len(datasets)}   accuracy {result.accuracy:.4f}   "
+            f"macro F1 {result.macro_f1:.4f}   epoch {result.epoch}, {result.seconds:.0f} s"
         )
-    return found
+    return [results[number] for number in sorted(results)]
 
 
-def _corpora(experiment: Experiment, parts: list[Dataset], numbers: set[int]) -> Iterator[tuple[int, Corpus]]:
-    """Yield the corpus of each fold; a vectors file is read once for all."""
+def _build_corpora(experiment: Experiment, datasets: list[Dataset], numbers: list[int]) -> Iterator[tuple[int, Corpus]]:
+    """Yield the corpus of each numbered fold; a vectors file is read once for all."""
     pretrained = experiment.model.embedding != "rand"
-    found = None
-    for number in sorted(numbers):
-        part = parts[number]
-        if pretrained and experiment.vectors.path is not None and found is None:
-            found = load_text_vectors(experiment, [*part.train.texts, *part.validation.texts, *part.test.texts])
-        yield number, build_corpus(experiment, part, use_pretrained=pretrained, word_vectors=found)
+    word_vectors = None
+    for number in numbers:
+        dataset = datasets[number - 1]
+        if pretrained and experiment.vectors.path is not None and word_vectors is None:
+            texts = [*dataset.train.texts, *dataset.validation.texts, *dataset.test.texts]
+            word_vectors = load_text_vectors(experiment, texts)
+        yield number, build_corpus(experiment, dataset, use_pretrained=pretrained, word_vectors=word_vectors)
 
 
-def _key(experiment: Experiment, parts: list[Dataset]) -> str:
-    """Return what identifies a cross-validation: rows, vectors and all settings that decide its result."""
+def _key(experiment: Experiment, datasets: list[Dataset]) -> str:
+    """Return a digest of everything that decides the result: rows, vectors and settings."""
     settings = experiment.model_dump(include={"text", "vectors", "model", "seed"})
-    settings["train"] = experiment.train.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY)
-    rows = [part.digest() for each in parts for part in (each.train, each.validation, each.test)]
+    settings["train"] = train_settings_key(experiment.train, len(datasets))
+    rows = [split.digest() for dataset in datasets for split in (dataset.train, dataset.validation, dataset.test)]
     pretrained = None
     if experiment.model.embedding != "rand":
-        pretrained = [vectors.fingerprint(experiment.vectors), str(parts[0].pretraining_file)]
+        pretrained = [fingerprint(experiment.vectors), str(datasets[0].pretraining_file)]
     return digest([settings, rows, pretrained])

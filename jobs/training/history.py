@@ -1,4 +1,4 @@
-"""What the epochs of a run gave, and which is the best."""
+"""Metrics of a run's epochs, its progress, and the comparison that selects the best epoch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,8 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; loss, accuracy and macro F1 on the validation part, None without one. Speed counts
-    training only."""
+    """Metrics of one epoch. epoch: its number, from 1.
+
+    loss, accuracy, macro_f1: of the validation part, None without one. examples_per_second: of training only.
+    seconds: with validation.
+    """
 
     epoch: int
     train_loss: float
@@ -19,13 +22,25 @@ class Epoch:
     seconds: float
 
 
+@dataclass(frozen=True)
+class EpochProgress:
+    """Position in an epoch that is not finished. seconds_left: until the last epoch ends."""
+
+    epoch: int
+    step: int
+    steps: int
+    train_loss: float
+    examples_per_second: float
+    seconds_left: float
+
+
 @dataclass
 class Progress:
-    """How far a run has come: what a resumed run must know besides the weights and the optimisers' state.
+    """Progress of a run: what resuming needs besides the weights and the optimizers' state.
 
-    epochs: the finished ones. best: the best of them, from 1; 0 before the first. steps: those of the epoch that
-    is not finished; train_loss: the sum of their losses. Which rows a step sees and which features it drops
-    follow from the seed, the epoch and the step, so that this is the position in the data and the random state.
+    epochs: the finished ones. best: number of the best of them, from 1; 0 before the first. steps: steps done in the
+    unfinished epoch; train_loss: the sum of their losses. Seed, epoch and step determine the rows and the dropout mask
+    of a step, so this is also the position in the data and the random state.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -34,7 +49,7 @@ class Progress:
     train_loss: float = 0.0
 
     def add(self, epoch: Epoch, metric: str) -> bool:
-        """Record a finished epoch; tell whether it is the best so far: without a validation part the last one is."""
+        """Record a finished epoch; return whether it is the best so far. Without a validation part the last one is."""
         improved = (
             self.best == 0
             or epoch.loss is None
@@ -47,7 +62,10 @@ class Progress:
         return improved
 
     def is_finished(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
-        """Tell whether the last epoch was reached, or `patience` epochs after the frozen ones brought nothing."""
+        """Return whether the last epoch is done, or none of the last `patience` epochs improved.
+
+        Frozen epochs do not count towards `patience`.
+        """
         done = len(self.epochs)
         since = max(self.best, min(frozen_epochs, done))
         return done >= epochs or done - since >= patience
@@ -57,20 +75,20 @@ class Progress:
         return vars(self) | {"epochs": [asdict(epoch) for epoch in self.epochs]}
 
     @classmethod
-    def from_json(cls, tree: dict[str, Any]) -> "Progress":
-        """Return the progress that `to_json` gave."""
-        return cls(**tree | {"epochs": [Epoch(**epoch) for epoch in tree["epochs"]]})
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """Return the progress of a value of `to_json`."""
+        return cls(**values | {"epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
 
 
-# Of an epoch's figures, more is better but for these.
+# Metrics of an epoch for which less is better.
 MINIMIZED_METRICS = {"loss", "train_loss", "seconds"}
 
 
 def negate_if_minimized(value: float, metric: str) -> float:
-    """Return a value of a metric so that more is better."""
+    """Return a value of a metric with the sign that makes more better."""
     return -value if metric in MINIMIZED_METRICS else value
 
 
-def comparison_key(figures: Mapping[str, float], metric: str) -> tuple[float, float]:
-    """Return what epochs are compared by, more is better: the metric, and among equals the loss."""
-    return negate_if_minimized(figures[metric], metric), -figures["loss"]
+def comparison_key(metrics: Mapping[str, float], metric: str) -> tuple[float, float]:
+    """Return the sort key of an epoch, more is better: the metric, and among equals the loss."""
+    return negate_if_minimized(metrics[metric], metric), -metrics["loss"]

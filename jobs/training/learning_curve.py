@@ -1,28 +1,50 @@
-"""How a run went, epoch after epoch: a table, a picture, and scalars for TensorBoard."""
+"""Learning curve of a run: a text table, a plot, and scalars for TensorBoard."""
 
 import io
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cluster.storage import join, write_bytes
+from cluster.tables import format_text_table
 from jobs.training.history import Epoch, Progress
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def format_table(progress: Progress) -> list[str]:
-    """Return the epochs as lines of text, the best one marked."""
-    lines = [f"{'epoch':>5}  {'train loss':>10}  {'loss':>7}  {'accuracy':>8}  {'macro F1':>8}  {'examples/s':>10}"]
-    for epoch in progress.epochs:
-        best = "  best" if epoch.epoch == progress.best else ""
-        validated = zip((epoch.loss, epoch.accuracy, epoch.macro_f1), (7, 8, 8), strict=True)
-        figures = "  ".join(f"{'-' if value is None else f'{value:.4f}':>{width}}" for value, width in validated)
-        lines.append(f"{epoch.epoch:5d}  {epoch.train_loss:10.4f}  {figures}  {epoch.examples_per_second:10,.0f}{best}")
-    return lines
+
+def format_table(progress: Progress) -> str:
+    """Return a text table with a row per epoch, the best one marked."""
+
+    def format_metric(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    return format_text_table(
+        [
+            {
+                "epoch": epoch.epoch,
+                "train loss": format_metric(epoch.train_loss),
+                "loss": format_metric(epoch.loss),
+                "accuracy": format_metric(epoch.accuracy),
+                "macro F1": format_metric(epoch.macro_f1),
+                "examples/s": f"{epoch.examples_per_second:,.0f}",
+                "": "best" if epoch.epoch == progress.best else "",
+            }
+            for epoch in progress.epochs
+        ]
+    )
 
 
 def plot(progress: Progress) -> bytes:
-    """Return a PNG: losses on the left, accuracy and macro F1 on the right, the best epoch marked."""
+    """Return the learning curve as a PNG."""
+    stream = io.BytesIO()
+    draw_learning_curve(progress).savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+def draw_learning_curve(progress: Progress) -> "Figure":
+    """Return a figure: losses on the left, accuracy and macro F1 on the right, the best epoch marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -38,15 +60,13 @@ def plot(progress: Progress) -> bytes:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    return stream.getvalue()
+    return figure
 
 
 class TensorBoardLog:
-    """A TensorBoard log in a folder, a path or URI: losses, accuracy, macro F1 and examples a second, by epoch.
+    """TensorBoard log in a folder (a path or URI): losses, accuracy, macro F1 and examples per second, by epoch.
 
-    It is written beside, and brought there after each epoch, since not every storage can append.
+    The log is written to a temporary file and copied to the folder after each epoch: not every storage can append.
     """
 
     def __init__(self, path: str) -> None:
@@ -54,7 +74,7 @@ class TensorBoardLog:
 
         self._path = path
         self._folder = tempfile.TemporaryDirectory()
-        # Not its SummaryWriter, which writes from a thread that no flush waits for.
+        # Not SummaryWriter: its flush() does not wait for its thread.
         self._writer = EventsWriter(str(Path(self._folder.name, "events")))
 
     def __enter__(self) -> Self:
@@ -65,12 +85,12 @@ class TensorBoardLog:
         self._folder.cleanup()
 
     def log_epoch(self, epoch: Epoch) -> None:
-        """Write an epoch's, to be seen at once; StorageError if it cannot be brought there."""
+        """Write an epoch's scalars and copy the log to its folder; StorageError if it cannot be copied."""
         self.add_epoch(epoch)
         self.flush()
 
     def add_epoch(self, epoch: Epoch) -> None:
-        """Write an epoch's, to be brought there later."""
+        """Write an epoch's scalars; `flush` copies them."""
         for name, value in (
             ("loss/train", epoch.train_loss),
             ("loss/validation", epoch.loss),
@@ -83,18 +103,18 @@ class TensorBoardLog:
 
     @staticmethod
     def scalar_event(name: str, value: float, step: int) -> Any:
-        """Return a scalar as TensorBoard's log holds it."""
+        """Return a scalar as an event of TensorBoard's log."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         return Event(wall_time=time.time(), step=step, summary=scalar(name, value))
 
     def add_event(self, event: Any) -> None:
-        """Write an event, to be brought there later."""
+        """Write an event; `flush` copies it."""
         self._writer.write_event(event)
 
     def flush(self) -> None:
-        """Bring all that was written to where it is read; StorageError if it cannot be."""
+        """Copy everything written to the log's folder; StorageError if it cannot be copied."""
         self._writer.flush()
         for log in Path(self._folder.name).iterdir():
             write_bytes(join(self._path, log.name), log.read_bytes())

@@ -1,4 +1,4 @@
-"""What the driver hears from its workers, and tells: lines for a person, scalars for TensorBoard."""
+"""Driver-side monitor of a training run: logs what the workers send, and writes TensorBoard scalars."""
 
 import logging
 import queue
@@ -10,121 +10,138 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from cluster import resources
-from cluster.message_queue import start_message_queue
+from cluster import first_line, resources
+from cluster.message_queue import MessagePoller, start_message_queue
 from cluster.storage import StorageError, join
-from jobs.config.experiment import Experiment
-from jobs.training.history import Epoch
+from jobs.training.history import Epoch, EpochProgress
 from jobs.training.learning_curve import TensorBoardLog
-from jobs.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-# Without workers for so long, the driver says what they wait for.
+# Time without workers after which the driver logs what the run waits for.
 WORKER_WAIT_NOTICE_S = 20.0
 
-# So often the driver looks for what its workers have sent.
 POLL_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class WorkerTimes:
+    """Times of one set of workers. first_step_time: in seconds since 1970; step_seconds: spent in steps so far."""
+
+    first_step_time: float
+    step_seconds: float
 
 
 @dataclass
 class RunStatus:
-    """What the driver knows of its workers. started: when the command began, in seconds since 1970.
+    """State of a run as its driver knows it.
 
-    running: there are workers. epochs: those that ended, as they come. kept: checkpoints that were written.
-    times: of the last workers, as `work` gives them; step_s: that those before them spent in steps; first_step_at:
-    the very first.
+    start_time: of the command, in seconds since 1970. workers_running: set while there are workers. finished_epochs:
+    queue of epochs, as they end. num_checkpoints: checkpoints written. worker_times: of the current workers.
+    previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers.
     """
 
     start_time: float
     workers_running: threading.Event = field(default_factory=threading.Event)
     finished_epochs: queue.SimpleQueue[Epoch] = field(default_factory=queue.SimpleQueue)
     num_checkpoints: int = 0
-    worker_times: dict[str, float] = field(default_factory=dict)
+    worker_times: WorkerTimes | None = None
     previous_step_seconds: float = 0.0
     first_step_time: float = 0.0
 
-    def update_times(self, times: dict[str, float]) -> None:
-        """Take note of the workers' times."""
+    def update_times(self, times: WorkerTimes) -> None:
+        """Record the times of the current workers."""
         self.worker_times = times
-        self.first_step_time = self.first_step_time or times["first_step_at"]
+        self.first_step_time = self.first_step_time or times.first_step_time
 
     def mark_workers_lost(self) -> None:
-        """Take note that the workers are gone."""
+        """Record that there are no workers."""
         self.workers_running.clear()
-        self.previous_step_seconds += self.worker_times.get("step_s", 0.0)
-        self.worker_times = {}
+        if self.worker_times is not None:
+            self.previous_step_seconds += self.worker_times.step_seconds
+        self.worker_times = None
 
 
-def format_epoch(epoch: Epoch, improved: bool, left: int) -> str:
-    """Return an epoch's figures on a line, with the time that so many more of its kind would take."""
+class RunMonitor:
+    """Handler of the messages of a run's first worker, which are pairs (kind, value).
+
+    Args:
+        last_epoch: of the run, if it does not stop earlier.
+        status: updated by the messages.
+        scalars: receives each epoch.
+    """
+
+    def __init__(self, last_epoch: int, status: RunStatus, scalars: TensorBoardLog) -> None:
+        self._last_epoch, self._status, self._scalars = last_epoch, status, scalars
+        self._last_notice = time.monotonic()
+
+    def handle(self, messages: list[tuple[str, Any]]) -> None:
+        """Log new messages and update the status; without any for a while, log what the run waits for."""
+        for kind, value in messages:
+            self._last_notice = time.monotonic()
+            if kind == "log":
+                logger.log(*value)
+            elif kind == "started":
+                logger.info(f"training with {value}")
+                self._status.workers_running.set()
+            elif kind == "progress":
+                logger.info(format_epoch_progress(value))
+            elif kind == "saved":
+                self._status.num_checkpoints += 1
+                self._status.update_times(value)
+            elif kind == "epoch":
+                self._handle_epoch(*value)
+        waiting_s = time.monotonic() - self._last_notice
+        if not self._status.workers_running.is_set() and waiting_s > WORKER_WAIT_NOTICE_S:
+            self._last_notice = time.monotonic()
+            logger.info(f"waiting for workers; {resources.describe_free_resources()}")
+
+    def _handle_epoch(self, epoch: Epoch, improved: bool) -> None:
+        self._status.finished_epochs.put(epoch)
+        logger.info(format_epoch(epoch, improved, self._last_epoch - epoch.epoch))
+        try:
+            self._scalars.log_epoch(epoch)
+        except StorageError as error:  # the next checkpoint will end the run if the disk is full
+            logger.warning(str(error))
+
+
+@contextmanager
+def monitor_workers(last_epoch: int, path: str, status: RunStatus) -> Iterator[Any]:
+    """Context manager: yield a message queue for the first worker, whose messages are handled as they arrive.
+
+    Args:
+        last_epoch: of the run, if it does not stop earlier.
+        path: of the run's folder.
+        status: updated by the messages.
+    """
+    with TensorBoardLog(join(path, "tensorboard")) as scalars:
+        monitor = RunMonitor(last_epoch, status, scalars)
+        with MessagePoller(start_message_queue(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
+            yield poller.queue
+
+
+def _warn(error: Exception) -> None:
+    logger.warning(f"the progress of the run is no longer shown: {first_line(error)}")
+
+
+def format_epoch(epoch: Epoch, improved: bool, remaining: int) -> str:
+    """Return an epoch's metrics as a line, with the time that the remaining epochs take at most."""
     validation = ""
     if epoch.loss is not None:
         validation = (
             f"   validation loss {epoch.loss:.4f}   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
         )
-    time_left = f"   at most {timedelta(seconds=round(epoch.seconds * left))} left" if left else ""
+    time_left = f"   at most {timedelta(seconds=round(epoch.seconds * remaining))} left" if remaining else ""
     return (
         f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}{validation}"
         f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   *' if improved else ''}"
     )
 
 
-def format_epoch_progress(at: dict[str, float]) -> str:
-    """Return how far a long epoch is, on a line."""
+def format_epoch_progress(progress: EpochProgress) -> str:
+    """Return the position in a long epoch as a line."""
     return (
-        f"epoch {at['epoch']:3d}   step {at['step']:,} of {at['steps']:,}   train loss {at['train_loss']:.4f}"
-        f"   {at['examples_per_second']:,.0f} examples/s   at most {timedelta(seconds=round(at['seconds_left']))} left"
+        f"epoch {progress.epoch:3d}   step {progress.step:,} of {progress.steps:,}"
+        f"   train loss {progress.train_loss:.4f}   {progress.examples_per_second:,.0f} examples/s"
+        f"   at most {timedelta(seconds=round(progress.seconds_left))} left"
     )
-
-
-@contextmanager
-def monitor_workers(experiment: Experiment, run: RunFolder, heard: RunStatus) -> Iterator[Any]:
-    """Hold a mailbox for the first worker's (kind, value); they are said as they come, and epochs logged."""
-    import ray
-
-    box = start_message_queue()
-    ended = threading.Event()
-    with TensorBoardLog(join(run.path, "tensorboard")) as scalars:
-        tell = (box, ended, experiment.train.last_epoch, heard, scalars)
-        teller = threading.Thread(target=_tell, args=tell, daemon=True)
-        teller.start()
-        try:
-            yield box
-        finally:
-            ended.set()
-            teller.join(timeout=60)
-            ray.kill(box)
-
-
-def _tell(box: Any, ended: threading.Event, epochs: int, heard: RunStatus, scalars: TensorBoardLog) -> None:
-    import ray
-
-    last = time.monotonic()
-    while True:
-        last_round = ended.wait(POLL_INTERVAL_S)
-        for kind, value in ray.get(box.drain.remote()):
-            last = time.monotonic()
-            if kind == "log":
-                logger.log(*value)
-            elif kind == "started":
-                logger.info(f"training with {value}")
-                heard.workers_running.set()
-            elif kind == "progress":
-                logger.info(format_epoch_progress(value))
-            elif kind == "saved":
-                heard.num_checkpoints += 1
-                heard.update_times(value)
-            elif kind == "epoch":
-                epoch, improved = value
-                heard.finished_epochs.put(epoch)
-                logger.info(format_epoch(epoch, improved, epochs - epoch.epoch))
-                try:
-                    scalars.log_epoch(epoch)
-                except StorageError as error:  # a full disk: the workers will say so too
-                    logger.info(str(error))
-        if last_round:
-            return
-        if not heard.workers_running.is_set() and time.monotonic() - last > WORKER_WAIT_NOTICE_S:
-            last = time.monotonic()
-            logger.info(f"waiting for workers; {resources.describe_free_resources()}")

@@ -1,11 +1,11 @@
-"""A run's place in the storage, and the file that names its best checkpoint.
+"""Folder of a run in the storage, and its best.json, which names the best checkpoint.
 
-    <storage>/<name>/best.json                the newest finished run's best checkpoint
-    <storage>/<name>/<kind>-<key>/best.json   this run's; written last, so it marks a finished run; by a search
-                                              whenever there is a better one, with `finished: false` until then
+    <storage>/<name>/best.json                best checkpoint of the experiment's newest finished run
+    <storage>/<name>/<kind>-<key>/best.json   best checkpoint of this run; written last, so it marks a finished run.
+                                              A search updates it earlier, with `finished: false`
 
-The key is made of everything that decides the result: settings, seed, texts and vectors. So the same
-command finds its run again, and another one never continues it by mistake.
+The key is a digest of everything that decides the result: settings, seed, texts and vectors. So the same command
+resumes its run, and another command never continues it by mistake.
 """
 
 import json
@@ -15,10 +15,14 @@ from typing import Any
 
 from cluster.storage import absolute_path, exists, join, read_text, write_json
 from jobs.config.experiment import Experiment, digest
+from jobs.config.settings import TrainSettings
 from jobs.model.checkpoint import verify_sizes
 from jobs.training.corpus import Corpus
 
-# They change how fast a run is, not what it gives.
+# Metrics of the best epoch in best.json.
+BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+
+# Settings that change the speed of a run, not its result.
 TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes"}
 TUNE_SETTINGS_NOT_IN_RUN_KEY = {"max_concurrent", "gpus_per_trial", "mlflow"}
 
@@ -27,10 +31,10 @@ TUNE_SETTINGS_NOT_IN_RUN_KEY = {"max_concurrent", "gpus_per_trial", "mlflow"}
 class BestCheckpoint:
     """Contents of a best.json.
 
-    checkpoint: its folder, relative to the file. metric: the one that it was chosen by. metrics: the values of its
-    epoch, `epoch` (its number) among them; None without a validation part.
-    Of a search, settings: those of its trial, by dotted path; trial: its number, from 1. Of a refit, rows: training
-    rows. finished: False while a search runs. run: name of the run, in the file of an experiment.
+    checkpoint: its folder, relative to the file. metric: name of the metric that selected it. metrics: of its epoch,
+    including the number (`epoch`); None without a validation part.
+    In a search, settings: those of its trial, by dotted path; trial: its number, from 1. After a refit, rows: number
+    of training rows. finished: False while a search runs. run: name of the run, in an experiment's best.json only.
     """
 
     checkpoint: str
@@ -74,7 +78,7 @@ class RunFolder:
         return join(self.experiment_folder, self.name)
 
     def read_best(self) -> BestCheckpoint | None:
-        """Return the run's best.json, of a search also before it is finished; None if there is none."""
+        """Return the run's best.json, also that of an unfinished search; None if there is none."""
         return _read(join(self.path, "best.json"))
 
     def read_finished_best(self) -> BestCheckpoint | None:
@@ -83,12 +87,12 @@ class RunFolder:
         return best if best is not None and best.finished else None
 
     def update_best(self, best: BestCheckpoint) -> None:
-        """Name the best checkpoint so far of a run that is not finished.
+        """Write the best.json of an unfinished run.
 
-        The experiment's best.json is written only where it names no other run: that one is finished.
+        The experiment's best.json is written too, unless it names another run, which is finished.
 
         Raises:
-            CheckpointError: a file of the checkpoint is missing in the storage, or cut off.
+            CheckpointError: a file of the checkpoint is missing or truncated.
         """
         verify_sizes(join(self.path, best.checkpoint))
         write_json(join(self.path, "best.json"), replace(best, finished=False).to_json())
@@ -102,21 +106,21 @@ class RunFolder:
         return published is not None and published.run == self.name
 
     def finish(self, best: BestCheckpoint) -> str:
-        """Name the best checkpoint (relative to the run) and return the path of the experiment's best.json.
+        """Write the best.json of a finished run and return the path of the experiment's best.json.
 
         Raises:
-            CheckpointError: a file of the checkpoint is missing in the storage, or cut off.
+            CheckpointError: a file of the checkpoint is missing or truncated.
         """
         self.finish_without_publishing(best)
         return self.publish(best)
 
     def finish_without_publishing(self, best: BestCheckpoint) -> None:
-        """Like `finish`, but leave the experiment's best.json unchanged."""
+        """Write the best.json of a finished run, and leave the experiment's best.json unchanged."""
         verify_sizes(join(self.path, best.checkpoint))
         write_json(join(self.path, "best.json"), best.to_json())
 
     def publish(self, best: BestCheckpoint) -> str:
-        """Make this the newest finished run of the experiment; return the path of its best.json."""
+        """Write the experiment's best.json, which names this run as the newest, and return its path."""
         path = join(self.experiment_folder, "best.json")
         write_json(path, replace(best, checkpoint=f"{self.name}/{best.checkpoint}", run=self.name).to_json())
         return path
@@ -127,14 +131,20 @@ def _read(path: str) -> BestCheckpoint | None:
 
 
 def resolve_run_folder(kind: str, experiment: Experiment, corpus: Corpus) -> RunFolder:
-    """Return the place of a run of this kind (train, tune)."""
-    decides: dict[str, Any] = {
+    """Return the folder of a run of this kind (train, tune)."""
+    key: dict[str, Any] = {
         "seed": experiment.seed,
         "corpus": corpus.key,
         "text": experiment.text.model_dump(),
         "model": experiment.model.model_dump(),
-        "train": experiment.train.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY),
+        "train": train_settings_key(experiment.train),
     }
     if kind == "tune":
-        decides["tune"] = experiment.tune.model_dump(exclude=TUNE_SETTINGS_NOT_IN_RUN_KEY)
-    return RunFolder(join(absolute_path(experiment.storage), experiment.name), f"{kind}-{digest(decides)}")
+        key["tune"] = experiment.tune.model_dump(exclude=TUNE_SETTINGS_NOT_IN_RUN_KEY)
+    return RunFolder(join(absolute_path(experiment.storage), experiment.name), f"{kind}-{digest(key)}")
+
+
+def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:
+    """Return the training settings that decide the result of a run, for its key."""
+    # Cross-validation was a setting, `train.folds`; with it in the keys, runs of earlier versions are found again.
+    return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY) | {"folds": folds}

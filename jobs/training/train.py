@@ -1,90 +1,95 @@
-"""Fine-tuning on the workers of a cluster: Ray Train around the loop.
+"""Training on the workers of a cluster: Ray Train around the training loop, with restarts.
 
-Whatever ends the workers, the controller or a node, the run goes on from its newest checkpoint; and when the
-driver ends, it goes on when the same command is given again. It gives up only where it comes no further.
+After the loss of workers, the controller or a node the run resumes from its newest checkpoint. After the driver has
+ended, the same command resumes the run. A run gives up only when its restarts bring no new checkpoint.
 """
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import UsageError, resources
-from cluster.connection import connect
-from cluster.interruption import preserve_sigint_handler
+from cluster.connection import connect, preserve_sigint_handler
+from cluster.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
-from jobs.config import conflicts
+from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
-from jobs.datasets import dataset
+from jobs.config.settings import TrainSettings
+from jobs.datasets.dataset import load_dataset
 from jobs.training import learning_curve
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus, build_corpus
-from jobs.training.history import Progress
 from jobs.training.monitor import WORKER_WAIT_NOTICE_S, RunStatus, monitor_workers
-from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
-from jobs.training.worker import run_worker
+from jobs.training.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder, resolve_run_folder
+from jobs.training.worker import WorkerConfig, WorkerFailure, WorkerResult, run_worker
 
 logger = logging.getLogger(__name__)
 
-# What best.json says of the best epoch.
-BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+# Consecutive losses of workers without a new checkpoint; the next one ends the run.
+MAX_FAILURES_WITHOUT_CHECKPOINT = 3
 
-# Times that the workers may be lost one after the other without a new checkpoint, before the run gives up.
-MAX_FAILURES = 3
-
-# After a node was lost, so long is waited for another one.
 NODE_REPLACEMENT_TIMEOUT_S = 30 * 60
 
-# A worker that waits so long for the others takes them for lost.
+# Time that a worker waits for the others in a collective operation before it fails.
 PROCESS_GROUP_TIMEOUT_S = 600
 
 RUN_README = """\
 experiment.yaml     all settings of this run
-epoch-*/            checkpoints: the newest two and the best epoch's, each a whole classifier
-best.json           which of them is the best, and what it reached; written when the run is finished
-learning-curve.png  losses, accuracy and macro F1, epoch after epoch
+epoch-*/            checkpoints: the newest two and that of the best epoch, each a complete classifier
+best.json           path and metrics of the best checkpoint; written when the run is finished
+learning-curve.png  losses, accuracy and macro F1 by epoch
 tensorboard/        the same for `tensorboard --logdir`
 
-Each checkpoint's manifest.json lists its files with their sums. Giving the same command again goes on with a run
-that was cut off. The folder can be moved or copied as a whole.
+Each checkpoint's manifest.json lists its files with their checksums. To resume an interrupted run, repeat the same
+command. The folder can be moved or copied as a whole.
 """
 
 
 class TrainingFailed(UsageError):
-    """A run ended without a checkpoint, or could not go on."""
+    """A run ended without a checkpoint, or could not be resumed."""
 
 
 def train(experiment: Experiment) -> str:
-    """Train, or go on with a run that was cut off, and return the path of the best.json.
+    """Train, or resume an interrupted run, and return the path of the experiment's best.json.
 
     Raises:
-        TrainingFailed, and what reading data and vectors raises.
+        TrainingFailed, and the errors of reading data and vectors.
     """
-    started = time.time()
-    say_all(conflicts.check_settings(experiment, {experiment.model.embedding}))
+    start_time = time.time()
+    for warning in check_settings(experiment, {experiment.model.embedding}):
+        logger.warning(warning)
     with connect():
-        gpu, waits = require_resources(experiment)
-        found = dataset.load_dataset(experiment)
-        say_all(found.notes)
-        corpus = build_corpus(experiment, found, use_pretrained=experiment.model.embedding != "rand")
+        gpu, wait_notice = require_resources(experiment)
+        dataset = load_dataset(experiment)
+        for note in dataset.notes:
+            logger.info(note)
+        corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
         if corpus.coverage:
             logger.info(f"vectors: {corpus.coverage}")
         run = resolve_run_folder("train", experiment, corpus)
         best = run.read_finished_best()
         if best is not None:
-            logger.info(f"this run is finished: {describe_best(best)}; its folder is {run.path}")
+            logger.log(RESULT, f"this run is finished: {describe_best(best)}; its folder is {run.path}")
             return run.publish(best)
-        if waits:
-            logger.info(waits)
+        if wait_notice:
+            logger.info(wait_notice)
         with lock_folder(run.path):
-            best = train_to_completion(experiment, corpus, run, gpu, started)
+            best = train_to_completion(experiment, corpus, run, gpu, start_time)
         return run.finish(best)
 
 
 def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
-    """Return whether the workers take GPUs, and what they wait for, or None.
+    """Return whether the workers use GPUs, and a message on what they wait for, or None.
 
     Raises:
-        ResourceError: the cluster never has it.
+        ResourceError: the cluster will never have enough.
     """
     settings = experiment.train
     gpu = resources.total_gpus() >= settings.min_workers if settings.use_gpu is None else settings.use_gpu
@@ -92,23 +97,28 @@ def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
 
 
 def train_to_completion(
-    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, started: float
+    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, start_time: float
 ) -> BestCheckpoint:
-    """Train in a run's folder, and return the contents of its best.json.
+    """Train in a run's folder, log and draw the results, and return the contents of its best.json.
 
     Args:
-        started: when the command began, in seconds since 1970.
+        start_time: of the command, in seconds since 1970.
     """
-    import ray
-
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
-    heard = RunStatus(started)
-    return _finish(fit(experiment, ray.put(corpus), run, gpu, heard), run, experiment, heard)
+    status = RunStatus(start_time)
+    result = fit(experiment, ray.put(corpus), run, gpu, status)
+    best = _select_best(result, run, experiment.train.metric)
+    write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(result.progress))
+    logger.info(learning_curve.format_table(result.progress))
+    status.update_times(result.times)
+    logger.info(_format_summary(result, status))
+    logger.log(RESULT, f"best: {describe_best(best)}")
+    return best
 
 
 def describe_best(best: BestCheckpoint) -> str:
-    """Return a best.json's contents in words."""
+    """Return the epoch and metrics of a best.json as text."""
     metrics = best.metrics
     if metrics["loss"] is None:
         return f"epoch {metrics['epoch']}, the last; there is no validation part"
@@ -116,132 +126,117 @@ def describe_best(best: BestCheckpoint) -> str:
     return f"epoch {metrics['epoch']}, validation {values}"
 
 
-def say_all(lines: list[str]) -> None:
-    """Say several lines."""
-    for line in lines:
-        logger.info(line)
-
-
 def fit(
-    experiment: Experiment, corpus: Any, run: RunFolder, gpu: bool, heard: RunStatus, *, sole_workload: bool = True
-) -> dict[str, Any]:
-    """Run Ray Train, as often as workers are lost and there is progress, and return what `work` returns.
+    experiment: Experiment, corpus: Any, run: RunFolder, gpu: bool, status: RunStatus, *, sole_workload: bool = True
+) -> WorkerResult:
+    """Run Ray Train, restarted after each loss of workers, and return the workers' result.
 
     Args:
-        corpus: a reference to it.
-        alone: this driver runs nothing else, so that whatever it holds of the cluster is what was lost.
+        corpus: reference to a Corpus.
+        status: updated while the workers run.
+        sole_workload: this driver runs nothing else, so its remaining placement groups are those of lost workers.
 
     Raises:
-        TrainingFailed: there was no progress, or a worker found what is the user's to mend.
+        TrainingFailed: restarts bring no new checkpoint, or a worker failed with an error that the user can correct.
     """
-    from ray.exceptions import RayError
-    from ray.train import TrainingFailedError
-
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
-    failures, kept = 0, 0
-    with monitor_workers(experiment, run, heard) as box:
-        config = {"experiment": experiment, "corpus": corpus, "message_queue": box, "path": run.path}
+    failures, num_checkpoints = 0, 0
+    with monitor_workers(settings.last_epoch, run.path, status) as message_queue:
+        config = WorkerConfig(experiment, corpus, message_queue, run.path)
         while True:
             CheckpointStore(run.path).remove_partial()
             try:
                 with preserve_sigint_handler():
-                    result = _trainer(experiment, run, gpu, config).fit()
+                    # `fit` is annotated with an older class of results, which has no return value.
+                    result: Any = _build_trainer(settings, run, gpu, config).fit()
                 break
             except (TrainingFailedError, RayError) as error:
-                failures = 1 if heard.num_checkpoints > kept else failures + 1
-                kept = heard.num_checkpoints
-                heard.mark_workers_lost()
-                if failures > MAX_FAILURES:
+                failures = 1 if status.num_checkpoints > num_checkpoints else failures + 1
+                num_checkpoints = status.num_checkpoints
+                status.mark_workers_lost()
+                if failures > MAX_FAILURES_WITHOUT_CHECKPOINT:
                     raise TrainingFailed(
-                        f"the workers were lost {failures} times without progress: {_reason(error)}; Ray's logs tell "
-                        "more, and the same command goes on from the last checkpoint"
+                        f"the workers were lost {failures} times without progress: {_describe_loss(error)}; see Ray's "
+                        "logs, and repeat the command to resume from the last checkpoint"
                     ) from error
-                logger.info(f"workers were lost ({_reason(error)}); starting again from the last checkpoint")
-                if sole_workload:
-                    resources.remove_placement_groups()
-                _wait_for_room(experiment, gpu)
-    if "error" in result.return_value:
-        raise TrainingFailed(result.return_value["error"])
-    return result.return_value
+                logger.warning(f"workers were lost ({_describe_loss(error)}); restarting from the last checkpoint")
+            if sole_workload:
+                resources.remove_placement_groups()
+            _wait_for_capacity(settings, gpu)
+    returned: WorkerResult | WorkerFailure = result.return_value
+    if isinstance(returned, WorkerFailure):
+        raise TrainingFailed(returned.message)
+    return returned
 
 
-def _wait_for_room(experiment: Experiment, gpu: bool) -> None:
-    """Wait until the workers fit (again), and say so; ResourceError after `NODE_BACK_S`."""
-    began = time.monotonic()
-    said = 0.0
-    while True:
-        try:
-            waits = resources.check_capacity(experiment.train.min_workers, experiment.train.cpus_per_worker, gpu)
-        except resources.ResourceError as error:
-            if time.monotonic() - began > NODE_REPLACEMENT_TIMEOUT_S:
-                raise
-            if time.monotonic() - said > 3 * WORKER_WAIT_NOTICE_S:
-                said = time.monotonic()
-                logger.info(
-                    f"waiting up to {NODE_REPLACEMENT_TIMEOUT_S // 60} minutes for a node that was lost: {error}"
-                )
-            time.sleep(1)
-            continue
-        if waits:
-            logger.info(waits)
-        return
-
-
-def _trainer(experiment: Experiment, run: RunFolder, gpu: bool, config: dict[str, Any]) -> Any:
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    settings = experiment.train
-    workers = tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers
+def _build_trainer(settings: TrainSettings, run: RunFolder, gpu: bool, config: WorkerConfig) -> TorchTrainer:
+    # Ray accepts a return value, and a range of workers as a tuple; its annotations lack both.
+    function = cast(Callable[[dict[str, Any]], None], run_worker)
+    workers = cast(int, tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers)
     return TorchTrainer(
-        run_worker,
-        train_loop_config=config,
+        function,
+        train_loop_config=vars(config),
         torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": settings.cpus_per_worker}
         ),
-        # Checkpoints are ours, and whatever is lost is started again here: Ray starts afresh each time.
+        # Without a FailureConfig: `fit` restarts the workers itself, from its own checkpoints.
         run_config=ray.train.RunConfig(name=run.name, storage_path=run.experiment_folder),
     )
 
 
-def _reason(error: Exception) -> str:
-    """Return what was lost and why, on a line."""
+def _wait_for_capacity(settings: TrainSettings, gpu: bool) -> None:
+    """Wait until the cluster has room for the workers; ResourceError after `NODE_REPLACEMENT_TIMEOUT_S`."""
+    start = time.monotonic()
+    last_notice = float("-inf")
+    while True:
+        try:
+            wait_notice = resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
+        except resources.ResourceError as error:
+            if time.monotonic() - start > NODE_REPLACEMENT_TIMEOUT_S:
+                raise
+            if time.monotonic() - last_notice > 3 * WORKER_WAIT_NOTICE_S:
+                last_notice = time.monotonic()
+                minutes = NODE_REPLACEMENT_TIMEOUT_S // 60
+                logger.info(f"waiting up to {minutes} minutes for a replacement of a lost node: {error}")
+            time.sleep(1)
+            continue
+        if wait_notice:
+            logger.info(wait_notice)
+        return
+
+
+def _describe_loss(error: Exception) -> str:
+    """Return which worker was lost and why, on one line."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    texts = [" ".join(str(failure).split()) for failure in failures.values()]
-    # Those that were left fail because of the one that was lost.
-    texts.sort(key=lambda text: "gloo" in text.lower() or "Connection" in text)
-    return texts[0][:300]
+    messages = [" ".join(str(failure).split()) for failure in failures.values()]
+    # The remaining workers fail with connection errors because of the one that was lost.
+    messages.sort(key=lambda message: "gloo" in message.lower() or "Connection" in message)
+    return messages[0][:300]
 
 
-def _finish(returned: dict[str, Any], run: RunFolder, experiment: Experiment, heard: RunStatus) -> BestCheckpoint:
-    """Say and draw how the run went, and return the contents of best.json."""
-    progress = Progress.from_json(returned["progress"])
+def _select_best(result: WorkerResult, run: RunFolder, metric: str) -> BestCheckpoint:
+    """Return the contents of best.json; TrainingFailed if the driver cannot access the best checkpoint."""
+    progress = result.progress
     name = checkpoint_name(progress.best)
     if not progress.best or not CheckpointStore(run.path).has(name):
         raise TrainingFailed(
-            f"{run.path}: the best checkpoint, {name}, is not there as seen from here; `storage` must be a folder or "
-            "URI that every node sees"
+            f"{run.path}: the best checkpoint, {name}, is not visible to the driver; set `storage` to a folder or URI "
+            "that every node sees"
         )
     best = progress.epochs[progress.best - 1]
-    metrics = {key: getattr(best, key) for key in BEST_EPOCH_METRICS}
-    found = BestCheckpoint(name, experiment.train.metric, metrics)
-    write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(progress))
-    say_all(learning_curve.format_table(progress))
-    summary = returned["summary"]
-    heard.update_times(summary)
-    seconds = time.time() - heard.start_time
-    first = (
-        f"; the first step was done after {heard.first_step_time - heard.start_time:.1f} s"
-        if heard.first_step_time
-        else ""
-    )
-    sent = f", {summary['bytes'] / max(1, summary['steps']) / 1e6:.2f} MB a step from each worker"
-    logger.info(
-        f"{seconds:.1f} s in all, {1 - (heard.previous_step_seconds + summary['step_s']) / seconds:.0%} of it outside steps"
-        f"{first}{sent if summary['workers'] > 1 else ''}"
-    )
-    logger.info(f"best: {describe_best(found)}")
-    return found
+    return BestCheckpoint(name, metric, {key: getattr(best, key) for key in BEST_EPOCH_METRICS})
+
+
+def _format_summary(result: WorkerResult, status: RunStatus) -> str:
+    """Return the duration of the command and what it consists of, as a line."""
+    seconds = time.time() - status.start_time
+    outside_steps = 1 - (status.previous_step_seconds + result.times.step_seconds) / seconds
+    parts = [f"{seconds:.1f} s in total, {outside_steps:.0%} of it outside steps"]
+    if status.first_step_time:
+        parts[0] += f"; the first step was done after {status.first_step_time - status.start_time:.1f} s"
+    if result.num_workers > 1:
+        parts.append(f"{result.bytes_sent / max(1, result.num_steps) / 1e6:.2f} MB per step sent by each worker")
+    return ", ".join(parts)

@@ -1,151 +1,209 @@
-"""What each Ray Train worker runs: the loop, its checkpoints, and what it tells the driver.
+"""Ray Train worker: runs the training loop, writes its checkpoints, and sends messages to the driver.
 
-Checkpoints are written by a thread beside the training. A worker that cannot go on tells all others before it
-ends, so that none waits for it. What a run reached goes to the driver and into checkpoints; Ray's own reports are
-not used: each makes all workers wait for the controller's next look, and nobody reads them.
+A background thread writes the checkpoints. If one worker fails, all workers are notified and stop, so that none waits
+for it. The results of a run go to the driver and into checkpoints. `ray.train.report` is not used: at each report all
+workers wait until the controller polls them, and nothing reads the reports.
 """
 
 import logging
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
 
 from cluster import UsageError
 from cluster.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
+from jobs.model.checkpoint import TrainingState
 from jobs.training import snapshot
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
+from jobs.training.history import Progress
 from jobs.training.loop import Loop, create_loop
+from jobs.training.monitor import WorkerTimes
 from jobs.training.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
-ReturnType = TypeVar("Found")
+ReturnType = TypeVar("ReturnType")
 SendMessage = Callable[[str, Any], None]
 
-# How often a long epoch says how far it is.
+# Interval between messages on the progress of a long epoch.
 PROGRESS_INTERVAL_S = 10.0
 
-# So long a worker waits at its end for what it has sent.
+# Time that a worker waits at its end until its messages have arrived.
 SEND_TIMEOUT_S = 10.0
 
 
-def run_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """Train, and return how it went: `progress` and `summary`, or `error`, if that is the user's to mend.
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Input of the workers; its fields are the keys of Ray Train's `train_loop_config`.
+
+    corpus: reference to a Corpus. message_queue: receives the first worker's messages. path: of the run's folder.
+    """
+
+    experiment: Experiment
+    corpus: Any
+    message_queue: Any
+    path: str
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """Result of a finished run. num_steps, bytes_sent: of one worker, since the run was last resumed."""
+
+    progress: Progress
+    num_workers: int
+    num_steps: int
+    bytes_sent: int
+    times: WorkerTimes
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """Error message of a run that ended with an error that the user can correct."""
+
+    message: str
+
+
+def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailure:
+    """Train, and return the result.
 
     Args:
-        config: `experiment`, `corpus` (a reference), `path` of the run, and `mailbox` for what the driver shall hear,
-            as (kind, value).
+        train_loop_config: the fields of a WorkerConfig.
     """
-    import ray
-    import ray.train.torch
-    import torch
-
-    experiment: Experiment = config["experiment"]
+    config = WorkerConfig(**train_loop_config)
+    experiment = config.experiment
     context = ray.train.get_context()
     torch.set_num_threads(experiment.train.cpus_per_worker)
     device = ray.train.torch.get_device()
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
 
-    told: Any = None
+    last_sent: Any = None
 
-    def tell(kind: str, value: Any) -> None:
-        nonlocal told
+    def send(kind: str, value: Any) -> None:
+        nonlocal last_sent
         if group.rank == 0:
-            told = config["message_queue"].put.remote((kind, value))  # not waited for: the driver may be gone
+            last_sent = config.message_queue.put.remote((kind, value))  # not waited for: the driver may have ended
 
     try:
-        with handle_logs(ForwardingHandler(tell)):
-            validate_storage_visible(config["path"], group)
+        with handle_logs(ForwardingHandler(send)):
+            validate_storage_visible(config.path, group)
             group.enable_shared_memory()
-            corpus: Corpus = ray.get(config["corpus"])
+            corpus: Corpus = ray.get(config.corpus)
             loop = create_loop(experiment, corpus, group, device)
-            checkpoints = CheckpointStore(config["path"])
+            checkpoints = CheckpointStore(config.path)
             resume(loop, checkpoints)
-            tell("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
-            _train(experiment, corpus, loop, checkpoints, tell)
+            send("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
+            _train(experiment, corpus, loop, checkpoints, send)
     except UsageError as error:
-        return {"error": str(error)}
+        return WorkerFailure(str(error))
     finally:
-        if told is not None:  # all that was sent is there before the driver takes for the last time
-            ray.wait([told], timeout=SEND_TIMEOUT_S)
-    summary = {"workers": group.world_size, "steps": loop.steps, "bytes": loop.step_bytes}
-    return {"progress": loop.progress.to_json(), "summary": summary | _times(loop)}
+        if last_sent is not None:  # the driver drains the queue once more after this worker has ended
+            ray.wait([last_sent], timeout=SEND_TIMEOUT_S)
+    return WorkerResult(loop.progress, group.world_size, loop.steps, loop.step_bytes, _measure_times(loop))
 
 
-def call_with_error_sync(group: ProcessGroup, do: Callable[[], ReturnType]) -> ReturnType:
-    """Return what something returns on this worker; if it fails on any, raise on all of them.
+def call_with_error_sync(group: ProcessGroup, function: Callable[[], ReturnType]) -> ReturnType:
+    """Return the function's value on this worker; if it fails on any worker, raise on all of them.
 
     Raises:
-        UsageError: the first worker's that failed.
+        UsageError: the error of the first worker that failed.
     """
+    value: ReturnType | None = None
+    message = None
     try:
-        found, failed = do(), None
+        value = function()
     except UsageError as error:
-        found, failed = None, str(error)
-    for each in group.all_gather(failed):
-        if each is not None:
-            raise UsageError(each)
-    return found
+        message = str(error)
+    for other in group.all_gather(message):
+        if other is not None:
+            raise UsageError(other)
+    return value  # type: ignore[return-value]  # the function returned, so this is its value
 
 
 def validate_storage_visible(path: str, group: ProcessGroup) -> None:
-    """Refuse a storage that one of the workers does not see; all of them do so together."""
+    """Raise UsageError on all workers if one of them cannot access the run's folder."""
     try:
-        seen = exists(join(path, "experiment.yaml"))
+        visible = exists(join(path, "experiment.yaml"))
     except StorageError:
-        seen = False
-    blind = [host for host in group.all_gather(None if seen else platform.node()) if host]
-    if blind:
-        raise UsageError(f"{path}: is not seen from {', '.join(sorted(set(blind)))}; every node must see the storage")
+        visible = False
+    hosts = {host for host in group.all_gather(None if visible else platform.node()) if host}
+    if hosts:
+        raise UsageError(f"{path}: is not accessible from {', '.join(sorted(hosts))}; every node must see the storage")
 
 
 def resume(loop: Loop, checkpoints: CheckpointStore) -> None:
-    """Go on where the run was, all workers from the same checkpoint: one may be written or lost meanwhile."""
+    """Restore the newest complete checkpoint, if there is one.
+
+    The first worker selects it for all of them: a checkpoint may be written or lost meanwhile.
+    """
     group = loop.group
-    first = group.rank == 0
-    found = call_with_error_sync(group, lambda: checkpoints.load_newest_valid() if first else None)
-    name = group.broadcast(found and found[0])
+    is_first = group.rank == 0
+    newest = call_with_error_sync(group, lambda: checkpoints.load_newest_valid() if is_first else None)
+    name = group.broadcast(newest and newest[0])
     if name is None:
         return
-    snapshot.restore(loop, call_with_error_sync(group, lambda: found[1] if found else checkpoints.read(name)))
+
+    def read() -> TrainingState:
+        return newest[1] if newest else checkpoints.read(name)
+
+    snapshot.restore(loop, call_with_error_sync(group, read))
     progress = loop.progress
     steps = f" and {progress.steps} steps" if progress.steps else ""
-    if first:
-        logger.info(f"going on after epoch {len(progress.epochs)}{steps}")
+    if is_first:
+        logger.info(f"resuming after epoch {len(progress.epochs)}{steps}")
 
 
-def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, tell: SendMessage) -> None:
-    """Train to the end; raises on every worker what went wrong on any."""
+def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, send: SendMessage) -> None:
+    """Train to the end; an error on any worker is raised on all."""
     background = BackgroundExecutor()
-    told = time.monotonic()
+    is_first = loop.group.rank == 0
+    last_message = time.monotonic()
 
-    def looked(loop: Loop) -> None:
-        nonlocal told
-        if time.monotonic() - told > PROGRESS_INTERVAL_S:
-            told = time.monotonic()
-            tell("progress", loop.epoch_progress())
+    def send_progress(loop: Loop) -> None:
+        nonlocal last_message
+        if time.monotonic() - last_message > PROGRESS_INTERVAL_S:
+            last_message = time.monotonic()
+            send("progress", loop.epoch_progress())
 
-    for epoch in loop.train_with_pauses(experiment.train.checkpoint_minutes * 60, looked):
-        told = time.monotonic()
-        progress = loop.progress
-        write = snapshot.capture(experiment, corpus, loop, resumable=True)
-        position = checkpoint_name(len(progress.epochs), progress.steps), write, progress.best, _times(loop)
-
-        def keep(position: tuple = position) -> None:
-            name, write, best, times = position
-            checkpoints.write(name, write, best)
-            tell("saved", times)
-
-        call_with_error_sync(loop.group, lambda keep=keep: background.submit(keep) if loop.group.rank == 0 else None)
+    for epoch in loop.train_with_intervals(experiment.train.checkpoint_minutes * 60, send_progress):
+        last_message = time.monotonic()
+        save = _prepare_checkpoint(experiment, corpus, loop, checkpoints, send)
+        submit = partial(background.submit, save) if is_first else _do_nothing
+        call_with_error_sync(loop.group, submit)
         if epoch is not None:
-            tell("epoch", (epoch, progress.best == epoch.epoch))
+            send("epoch", (epoch, loop.progress.best == epoch.epoch))
     call_with_error_sync(loop.group, background.wait)
 
 
-def _times(loop: Loop) -> dict[str, float]:
-    """Return when the first step was taken (seconds since 1970), and the seconds that all took."""
-    return {"first_step_at": loop.first_step_time, "step_s": loop.step_seconds}
+def _prepare_checkpoint(
+    experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, send: SendMessage
+) -> Callable[[], None]:
+    """Copy the loop's state, and return a function that writes it as a checkpoint."""
+    progress = loop.progress
+    name, best = checkpoint_name(len(progress.epochs), progress.steps), progress.best
+    write = snapshot.capture(experiment, corpus, loop, resumable=True)
+    times = _measure_times(loop)
+
+    def save() -> None:
+        checkpoints.write(name, write, best)
+        send("saved", times)
+
+    return save
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _measure_times(loop: Loop) -> WorkerTimes:
+    return WorkerTimes(loop.first_step_time, loop.step_seconds)

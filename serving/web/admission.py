@@ -1,76 +1,76 @@
-"""Requests in the order in which they came, and counted while they wait.
+"""Admission queue of a replica: requests run in order of arrival, and are visible to Ray while they wait.
 
-A classification does not give way to other work of its process. Where many requests have come at once, each would be
-begun and ended before Ray heard of the next: it would count one at a time however many wait, and so never start
-another replica, and shed nothing. Here the process is busy for twice `BUSY_S` at most; then all that have come are
-begun and wait, Ray counts them, and so many go on as there is time for before it looks again.
+A classification blocks the event loop. Without the queue, each of many simultaneous requests would start and end
+before Ray sees the next one. Ray would count one request at a time, so it would neither autoscale nor shed load. With
+the queue, requests wait where Ray counts them: the event loop is blocked for at most twice `MAX_BUSY_S`, then all
+requests that have arrived are started and wait, and as many are released as there is time for before the next poll.
 """
 
 import asyncio
 from collections import deque
 from time import perf_counter
 
-# Long enough that a look costs little, and short beside what a client waits when a replica has more than it can do.
+# Long enough that a poll costs little, and short compared with the wait of a client when a replica is overloaded.
 MAX_BUSY_S = 0.002
-# Looks before some of those that wait go on: at each, uvloop accepts one new connection.
+# Polls before some of the waiting requests are released: at each, uvloop accepts one new connection.
 POLLS_BEFORE_RELEASE = 4
 
 
 class AdmissionQueue:
-    """Entered by each request that it does not admit at once; what is done in it awaits nothing."""
+    """Async context manager for each request that is not admitted immediately; its body must not await anything."""
 
     def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future] = deque()
-        self._called = 0  # of those that waited, and have not gone on yet
-        self._since = 0.0  # the start of a time for requests to be answered at once
-        self._looks_on = False  # it was asked for since; then the process has not looked for what has come
-        self._looks = 0
-        self._began = 0.0
-        self._usual_s = 0.0  # that a request takes, of late
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._released = 0  # requests that have been released, but have not resumed yet
+        self._window_start = 0.0  # of the period in which requests are admitted immediately
+        self._poll_scheduled = False  # since then; the event loop has not looked for new requests
+        self._polls = 0
+        self._request_start = 0.0
+        self._typical_s = 0.0  # recent duration of a request
 
     def try_admit(self) -> bool:
-        """Tell whether a short request, begun and ended before anything is awaited, may be answered at once."""
+        """Return whether a short request, which ends before anything is awaited, may run immediately."""
         now = perf_counter()
-        if now - self._since > MAX_BUSY_S:
-            if self._looks_on:
+        if now - self._window_start > MAX_BUSY_S:
+            if self._poll_scheduled:
                 return False
-            self._since, self._looks_on = now, True
-            asyncio.get_running_loop().call_soon(self._look)
-        return not self._waiting and not self._called
+            self._window_start, self._poll_scheduled = now, True
+            asyncio.get_running_loop().call_soon(self._poll)
+        return not self._waiting and not self._released
 
     async def __aenter__(self) -> None:
         if not self.try_admit():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
-            if not self._looks_on:
-                self._looks_on = True
-                asyncio.get_running_loop().call_soon(self._look)
+            if not self._poll_scheduled:
+                self._poll_scheduled = True
+                asyncio.get_running_loop().call_soon(self._poll)
             try:
                 await waiting
             finally:
-                self._called -= waiting.done() and not waiting.cancelled()
-        self._began = perf_counter()
+                self._released -= waiting.done() and not waiting.cancelled()
+        self._request_start = perf_counter()
 
     async def __aexit__(self, *_: object) -> None:
-        took = perf_counter() - self._began
-        # Soon more, slowly less: to look once too often costs little.
-        self._usual_s = max(took, self._usual_s + (took - self._usual_s) / 8)
+        duration = perf_counter() - self._request_start
+        # It rises at once and falls slowly: a poll too many costs little.
+        self._typical_s = max(duration, self._typical_s + (duration - self._typical_s) / 8)
 
-    def _look(self) -> None:
-        """Let those go on for whom there is time; what has come meanwhile is begun beside them."""
+    def _poll(self) -> None:
+        """Release as many requests as there is time for; requests that arrived meanwhile start and wait."""
         if not self._waiting:
-            self._looks_on = False
+            self._poll_scheduled = False
             return
-        self._looks += 1
-        if self._looks < POLLS_BEFORE_RELEASE:
-            asyncio.get_running_loop().call_soon(self._look)
+        self._polls += 1
+        if self._polls < POLLS_BEFORE_RELEASE:
+            asyncio.get_running_loop().call_soon(self._poll)
             return
-        self._looks, self._since = 0, perf_counter()
-        left = max(1, int(MAX_BUSY_S / (self._usual_s + 1e-6)))
-        while self._waiting and left:
+        self._polls, self._window_start = 0, perf_counter()
+        remaining = max(1, int(MAX_BUSY_S / (self._typical_s + 1e-6)))
+        while self._waiting and remaining:
             waiting = self._waiting.popleft()
-            if not waiting.done():  # it may have been given up
+            if not waiting.done():  # else its client has disconnected
                 waiting.set_result(None)
-                self._called += 1
-                left -= 1
-        asyncio.get_running_loop().call_soon(self._look)  # after them
+                self._released += 1
+                remaining -= 1
+        asyncio.get_running_loop().call_soon(self._poll)  # runs after the released requests

@@ -1,6 +1,4 @@
-"""HTTP requests answered with what a replica has loaded, as a plain ASGI application: to have a framework parse and
-route them would cost more than the model.
-"""
+"""ASGI application of a replica. It is written without a framework, which would cost more than the model."""
 
 import json
 from time import perf_counter
@@ -9,13 +7,13 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from jobs.inference.explanation import Explainer
-from serving.web import api_keys as keys
-from serving.web import page
+from serving.api_keys import load_api_keys
 from serving.web.admission import AdmissionQueue
 from serving.web.body import BodyReader
 from serving.web.metrics import ReplicaMetrics
 from serving.web.middleware import ARRIVAL_KEY
 from serving.web.openapi import build_openapi
+from serving.web.page import build_headers, load_page
 from serving.web.protocol import Limits, RequestError, encode_error, parse_request
 from serving.web.served_models import ServedModels
 
@@ -27,12 +25,13 @@ ALLOWED_METHODS = {
     "/openapi.json": ("GET",),
 }
 PUBLIC_ROUTES = (("/", "GET"), ("/health", "GET"), ("/openapi.json", "GET"))  # they need no key
+_JSON = (b"content-type", b"application/json")
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class ReplicaState(Protocol):
-    """What a replica has loaded. refused: why what it was asked to load last is not among it."""
+    """What the application reads of its replica. load_error: the reason if the configured checkpoint is refused."""
 
     models: ServedModels | None
     load_error: str | None
@@ -40,134 +39,135 @@ class ReplicaState(Protocol):
 
 
 class ClassifierApplication:
-    """The ASGI application of a replica.
+    """ASGI application of a replica.
 
     Raises:
-        KeysError: the keys that the environment asks for cannot be read.
+        ApiKeysError: the configured API keys cannot be read.
     """
 
-    routes = ()  # Ray would look for a framework's
+    routes = ()  # Ray looks for those of a framework
 
-    def __init__(self, loaded: ReplicaState, limits: Limits) -> None:
-        self._loaded, self._limits = loaded, limits
-        self._keys = keys.load_api_keys()
-        self._bodies, self._turn = BodyReader(limits.max_body_bytes), AdmissionQueue()
-        self._page, self._page_headers = page.load_page(), page.build_headers()
-        self._description = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
+    def __init__(self, replica: ReplicaState, limits: Limits) -> None:
+        self._replica, self._limits = replica, limits
+        self._keys = load_api_keys()
+        self._bodies, self._admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
+        self._page, self._page_headers = load_page(), build_headers()
+        self._openapi = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request; all that most need is awaited here, since each further coroutine takes time."""
+        """Respond to an HTTP request. It awaits directly what most requests need: each further coroutine takes time."""
         if scope["type"] != "http":
-            await _without_http(scope, receive, send)
+            await _handle_other_protocol(scope, receive, send)
             return
-        began = perf_counter()
-        status, headers, told = 200, [_JSON], None
+        arrival = perf_counter()
+        status, headers, response = 200, [_JSON], None
         try:
             flat = self._route(scope)
             if flat is None:
-                headers, told = self._tell(scope)
+                headers, response = self._get(scope)
             else:
-                content = await self._bodies.read(receive, began)
-                handed_over = began - scope.get(ARRIVAL_KEY, began)
-                at_once = self._turn.try_admit()  # for as long as a plain question takes
-                if at_once:
-                    told = self._answer(content, handed_over, flat=flat)
-                if told is None:
-                    since = perf_counter()
-                    async with self._turn:
-                        waited = handed_over + perf_counter() - since
-                        if not at_once:
-                            told = self._answer(content, waited, flat=flat)
-                        if told is None:
-                            headers, told = self._classify(content, waited, flat=flat)
-        except RequestError as refusal:
-            status, headers, told = refusal.status, [_JSON, *refusal.headers], encode_error(str(refusal))
+                body = await self._bodies.read(receive, arrival)
+                wait_in_ray = arrival - scope.get(ARRIVAL_KEY, arrival)
+                immediate = self._admission.try_admit()  # for a request that takes the fast path
+                if immediate:
+                    response = self._try_fast_path(body, wait_in_ray, flat=flat)
+                if response is None:
+                    start = perf_counter()
+                    async with self._admission:
+                        wait = wait_in_ray + perf_counter() - start
+                        if not immediate:
+                            response = self._try_fast_path(body, wait, flat=flat)
+                        if response is None:
+                            headers, response = self._classify(body, wait, flat=flat)
+        except RequestError as error:
+            status, headers, response = error.status, [_JSON, *error.headers], encode_error(str(error))
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
-        headers.append((b"content-length", b"%d" % len(told)))
+        headers.append((b"content-length", b"%d" % len(response)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": told})
-        self._loaded.metrics.count_response(status)
+        await send({"type": "http.response.body", "body": response})
+        self._replica.metrics.count_response(status)
 
     def _route(self, scope: Scope) -> bool | None:
-        """Return whether texts are asked about with `/predict`, or with `/`; None where nothing is to be classified.
+        """Return whether a classification request has the flat format of `/predict`; None for a GET.
 
         Raises:
             RequestError: 404, 405, 401.
         """
-        path, method = _path(scope), scope["method"]
+        path, method = _normalize_path(scope), scope["method"]
         allowed = ALLOWED_METHODS.get(path)
         if allowed is None:
-            raise RequestError(404, f"there is no {path[:200]}; there are {', '.join(ALLOWED_METHODS)}")
+            raise RequestError(404, f"no such path: {path[:200]}; the paths are {', '.join(ALLOWED_METHODS)}")
         if method not in allowed:
-            told = (b"allow", ", ".join(allowed).encode())
-            raise RequestError(405, f"{path} takes {' and '.join(allowed)}", told)
+            header = (b"allow", ", ".join(allowed).encode())
+            raise RequestError(405, f"{path} accepts {' and '.join(allowed)}", header)
         if (
             self._keys
             and (path, method) not in PUBLIC_ROUTES
-            and not self._keys.authorizes(_header(scope, b"authorization"))
+            and not self._keys.authorizes(_find_header(scope, b"authorization"))
         ):
-            told = (b"www-authenticate", b"Bearer")
-            raise RequestError(401, "send a key of this service as `Authorization: Bearer KEY`", told)
+            header = (b"www-authenticate", b"Bearer")
+            raise RequestError(401, "an API key is required; send it as `Authorization: Bearer KEY`", header)
         return path == "/predict" if method == "POST" else None
 
-    def _tell(self, scope: Scope) -> tuple[Headers, bytes]:
-        """Return the answer to a GET."""
-        path = _path(scope)
+    def _get(self, scope: Scope) -> tuple[Headers, bytes]:
+        """Return the response to a GET."""
+        path = _normalize_path(scope)
         if path == "/":
             return [*self._page_headers], self._page
         if path == "/info":
-            return [_JSON], json.dumps(self._info()).encode()
-        return [_JSON], self._description if path == "/openapi.json" else b'{"status": "ok"}'
+            return [_JSON], json.dumps(self._describe_models()).encode()
+        return [_JSON], self._openapi if path == "/openapi.json" else b'{"status": "ok"}'
 
-    def _answer(self, content: bytes, waited: float, *, flat: bool) -> bytes | None:
-        """Return the answer to a plain question (serving.web.fast_path); None if it has to be parsed.
+    def _try_fast_path(self, body: bytes, wait: float, *, flat: bool) -> bytes | None:
+        """Return the response to a body, or None if it must be parsed.
 
         Args:
-            waited: seconds until now.
+            wait: seconds that the request has waited.
         """
-        models = self._loaded.models
+        models = self._replica.models
         assert models is not None, "Serve calls reconfigure before the first request"
         if models.candidate is not None:
             return None
-        told = models.primary.try_fast_path(content, flat=flat)
-        if told is not None:
-            self._loaded.metrics.observe_queue_wait(waited)
-        return told
+        response = models.primary.try_fast_path(body, flat=flat)
+        if response is not None:
+            self._replica.metrics.observe_queue_wait(wait)
+        return response
 
-    def _classify(self, content: bytes, waited: float, *, flat: bool) -> tuple[Headers, bytes]:
-        """Return the answer to any question."""
-        self._loaded.metrics.observe_queue_wait(waited)
-        question = parse_request(content, self._limits)
-        models = self._loaded.models
+    def _classify(self, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
+        """Return the response to any body."""
+        self._replica.metrics.observe_queue_wait(wait)
+        request = parse_request(body, self._limits)
+        models = self._replica.models
         assert models is not None
         if models.candidate is None:
             headers, model, shadow = [_JSON], models.primary, None
         else:
             model, shadow = models.select()
             headers = [_JSON, (b"x-checkpoint", model.name.encode())]
-        best, scores = model.score(question)
-        reasons = [Explainer(model.classifier, text) for text in question.texts] if question.explain else []
-        told = model.response_encoder.encode(question, scores, reasons, flat=flat)
+        labels, scores = model.score(request)
+        explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
+        response = model.response_encoder.encode(request, scores, explainers, flat=flat)
         if shadow is not None:
-            seen, _ = shadow.score(question)
-            shadow.counters.shadow_texts += len(seen)
-            shadow.counters.shadow_agreements += sum(one == other for one, other in zip(best, seen, strict=True))
-        return headers, told
+            shadow_labels, _ = shadow.score(request)
+            shadow.counters.shadow_texts += len(labels)
+            shadow.counters.shadow_agreements += sum(a == b for a, b in zip(labels, shadow_labels, strict=True))
+        return headers, response
 
-    def _info(self) -> dict[str, Any]:
-        assert self._loaded.models is not None
-        candidate, choice = self._loaded.models.candidate, self._loaded.models.user_config.candidate
-        found = self._loaded.models.primary.info | {"limits": self._limits.model_dump()}
-        if candidate is not None and choice is not None:
-            found["candidate"] = {"weight": choice.weight, "shadow": choice.shadow} | candidate.info
-        if self._loaded.load_error:
-            found["refused"] = self._loaded.load_error
-        return found
+    def _describe_models(self) -> dict[str, Any]:
+        models = self._replica.models
+        assert models is not None
+        info: dict[str, Any] = {**models.primary.info, "limits": self._limits.model_dump()}
+        if models.candidate is not None and models.user_config.candidate is not None:
+            info["candidate"] = models.user_config.candidate.model_dump(include={"weight", "shadow"})
+            info["candidate"] |= models.candidate.info
+        if self._replica.load_error:
+            info["refused"] = self._replica.load_error
+        return info
 
 
-async def _without_http(scope: Scope, receive: Receive, send: Send) -> None:
-    """Begin and end with the server, and close what is no HTTP."""
+async def _handle_other_protocol(scope: Scope, receive: Receive, send: Send) -> None:
+    """Close a WebSocket; start and end with the server."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1000})
@@ -177,13 +177,10 @@ async def _without_http(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-_JSON = (b"content-type", b"application/json")
-
-
-def _path(scope: Scope) -> str:
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+def _normalize_path(scope: Scope) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path if path in ALLOWED_METHODS else path.rstrip("/") or "/"
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    return next((value for name, value in scope["headers"] if name == wanted), b"")
+def _find_header(scope: Scope, header: bytes) -> bytes:
+    return next((value for name, value in scope["headers"] if name == header), b"")

@@ -1,24 +1,27 @@
-"""What the service measures of itself, exported where Ray exports its metrics.
+"""Metrics of a replica, exported where Ray exports its own.
 
-Ray's counters cost as much as a classification, so requests only add to plain numbers, which are handed to Ray every
-PERIOD_S seconds. All names start with `ray_classifier_` once Ray has exported them; `serving/dashboard.json` draws
-them.
+An update of a Ray counter costs as much as a classification. So requests only add to plain numbers, which are flushed
+to Ray every FLUSH_PERIOD_S seconds. Ray exports all names with the prefix `ray_classifier_`; `serving/dashboard.json`
+is a Grafana dashboard of them.
 """
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import cast
 
 FLUSH_PERIOD_S = 2.0
-MAX_SAMPLES = 100  # of latencies in each period, for the histograms
-_SECONDS = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5]
+MAX_SAMPLES = 100  # of latencies per period, for the histograms
+_BOUNDARIES_S = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5]
 
 
 class ModelCounters:
-    """What one model classified since the last flush.
+    """Counts of a model since the last flush.
 
-    labels: for each class the texts that it was the best of; confidence: the sum of the best labels' probabilities;
-    seconds: samples of the time in the model, with reading and writing for plain questions; shadowed, agreed: texts
-    that it classified unseen, and those for which its label was the answer's.
+    label_counts: for each class, the texts whose best label it was.
+    latencies_s: samples of the time in the model; on the fast path with parsing and response.
+    confidence_sum: sum of the best labels' probabilities.
+    shadow_texts: texts that the model classified as a shadow.
+    shadow_agreements: those for which its label was that of the response.
     """
 
     __slots__ = (
@@ -31,83 +34,94 @@ class ModelCounters:
         "unknown_tokens",
     )
 
-    def __init__(self, classes: int) -> None:
-        self.label_counts = [0] * classes
+    def __init__(self, num_classes: int) -> None:
+        self.label_counts = [0] * num_classes
         self.latencies_s: list[float] = []
         self.confidence_sum = 0.0
         self.tokens = self.unknown_tokens = self.shadow_texts = self.shadow_agreements = 0
 
 
 class ReplicaMetrics:
-    """A replica's figures."""
+    """Metrics of a replica."""
 
     def __init__(self) -> None:
         self._statuses: Counter[int] = Counter()
-        self._waits: list[float] = []
-        self._exported = _Exported()
+        self._queue_waits_s: list[float] = []
+        self._exported = _ExportedMetrics()
 
     def count_response(self, status: int) -> None:
-        """Count a request."""
+        """Count a response."""
         self._statuses[status] += 1
 
     def observe_queue_wait(self, seconds: float) -> None:
-        """Note how long a request to classify waited in this replica: for Ray to hand it over, and for its turn."""
-        if len(self._waits) < MAX_SAMPLES:
-            self._waits.append(seconds)
+        """Record how long a request waited in this replica, for Ray and in the admission queue."""
+        if len(self._queue_waits_s) < MAX_SAMPLES:
+            self._queue_waits_s.append(seconds)
 
     def set_checkpoint_refused(self, refused: bool) -> None:
-        """Say whether the checkpoint that was asked for last was refused."""
+        """Record whether the configured checkpoint is refused."""
         self._exported.refused.set(float(refused))
 
-    def flush(self, tallies: Mapping[tuple[str, tuple[str, ...]], ModelCounters]) -> None:
-        """Hand to Ray what was counted, of each model by its name and labels; all but `tallies` starts anew."""
+    def flush(self, counters: Mapping[tuple[str, tuple[str, ...]], ModelCounters]) -> None:
+        """Export all counts to Ray and reset those of this replica.
+
+        Args:
+            counters: of each model, by its name and labels; the caller resets them.
+        """
         exported = self._exported
         for status, count in self._statuses.items():
             exported.requests.inc(count, {"status": str(status)})
-        for seconds in self._waits:
-            exported.waits.observe(seconds)
+        for seconds in self._queue_waits_s:
+            exported.queue_waits.observe(seconds)
         self._statuses.clear()
-        self._waits.clear()
-        for (checkpoint, labels), tally in tallies.items():
+        self._queue_waits_s.clear()
+        for (checkpoint, labels), model in counters.items():
             tags = {"checkpoint": checkpoint}
-            for label, count in zip(labels, tally.label_counts, strict=True):
+            for label, count in zip(labels, model.label_counts, strict=True):
                 if count:
                     exported.labels.inc(count, tags | {"label": label})
             for name, counter in exported.sums.items():
-                value = sum(tally.label_counts) if name == "texts" else getattr(tally, name)
+                value = sum(model.label_counts) if name == "texts" else getattr(model, name)
                 if value:
                     counter.inc(value, tags)
-            for seconds in tally.latencies_s:
-                exported.model.observe(seconds)
+            for seconds in model.latencies_s:
+                exported.latencies.observe(seconds)
 
 
-class _Exported:
-    """Ray's side."""
+class _ExportedMetrics:
+    """Ray's metrics. Ray is imported here because it reads its environment when it is imported."""
 
     def __init__(self) -> None:
         from ray.serve import metrics
 
         def counter(name: str, description: str, *tags: str) -> metrics.Counter:
-            return metrics.Counter(f"classifier_{name}", description=description, tag_keys=tags)
+            # Ray annotates one tag only.
+            keys = cast("tuple[str]", tags)
+            return metrics.Counter(f"classifier_{name}", description=description, tag_keys=keys)
 
-        self.requests = counter("requests", "Requests answered.", "status")
+        self.requests = counter("requests", "Responses sent.", "status")
         self.labels = counter("labels", "Texts for which a label was the best.", "checkpoint", "label")
         self.sums = {
             "texts": counter("texts", "Texts classified.", "checkpoint"),
             "confidence_sum": counter("confidence", "Sum of the best labels' probabilities.", "checkpoint"),
             "tokens": counter("tokens", "Tokens read.", "checkpoint"),
             "unknown_tokens": counter("unknown_tokens", "Tokens that are not in the vocabulary.", "checkpoint"),
-            "shadow_texts": counter("shadow_texts", "Texts that a candidate classified unseen.", "checkpoint"),
-            "shadow_agreements": counter("shadow_agreed", "Those for which its label was the answer's.", "checkpoint"),
+            "shadow_texts": counter("shadow_texts", "Texts that a shadow candidate classified.", "checkpoint"),
+            "shadow_agreements": counter(
+                "shadow_agreed", "Texts for which a shadow candidate agreed with the response.", "checkpoint"
+            ),
         }
-        self.refused = metrics.Gauge("classifier_checkpoint_refused", description="1 after a swap that was refused.")
-        self.model = metrics.Histogram(
-            "classifier_model_seconds",
-            description=f"Time in the model for a request; {MAX_SAMPLES} samples each {FLUSH_PERIOD_S:g} s at most.",
-            boundaries=_SECONDS,
+        self.refused = metrics.Gauge(
+            "classifier_checkpoint_refused", description="1 while the configured checkpoint is refused."
         )
-        self.waits = metrics.Histogram(
+        self.latencies = metrics.Histogram(
+            "classifier_model_seconds",
+            description=f"Time of a request in the model; at most {MAX_SAMPLES} samples per {FLUSH_PERIOD_S:g} s.",
+            boundaries=_BOUNDARIES_S,
+        )
+        self.queue_waits = metrics.Histogram(
             "classifier_queue_wait_seconds",
-            description="From a request's arrival in the replica to its turn, less the time its body took; sampled so.",
-            boundaries=_SECONDS,
+            description="Time of a request between its arrival in the replica and its start, without that of its body; "
+            "sampled like the time in the model.",
+            boundaries=_BOUNDARIES_S,
         )

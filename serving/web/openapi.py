@@ -1,4 +1,4 @@
-"""The service's OpenAPI description, from the models that read its requests."""
+"""OpenAPI description of the service, built from the models that parse its requests."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _SCORE = {
 }
 _EXPLANATION = {
     "type": "object",
-    "description": "`score` is the logit: `bias` and the phrases' shares add up to it.",
+    "description": "`score` is the logit: the sum of `bias` and the phrases' shares.",
     "required": ["score", "bias", "phrases"],
     "properties": {
         "score": {"type": "number"},
@@ -39,63 +39,70 @@ _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"typ
 
 
 def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
-    """Return the description, OpenAPI 3.1; keys: a request needs one."""
+    """Return the description, OpenAPI 3.1. require_key: requests need an API key."""
     body = Body.model_json_schema(ref_template="#/components/schemas/{model}")
     models = body.pop("$defs")
-    one, many = {"$ref": "#/components/schemas/Labels"}, {"$ref": "#/components/schemas/LabelsOfEach"}
-    secured = {"security": [{"key": []}]} if require_key else {}
-    refused = {"401": _answer("No key, or a wrong one", "Error")} if require_key else {}
-    questions = {
-        "400": _answer("Not JSON", "Error"),
-        "408": _answer("The body did not arrive in time", "Error"),
-        "413": _answer(f"Over a limit: {limits.model_dump()}", "Error"),
-        "422": _answer("Not what the contract asks for", "Error"),
-        "503": {"description": "Too many requests wait; Retry-After says for how many seconds to wait"},
-        **refused,
+    labels, label_lists = {"$ref": "#/components/schemas/Labels"}, {"$ref": "#/components/schemas/LabelsOfEach"}
+    security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
+    unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
+    errors = {
+        "400": _describe_error("Not JSON"),
+        "408": _describe_error("The body did not arrive in time"),
+        "413": _describe_error(f"Over a limit: {limits.model_dump()}"),
+        "422": _describe_error("A field is missing or invalid"),
+        "503": {"description": "Too many requests are waiting; Retry-After is the number of seconds to wait"},
+        **unauthorized,
     }
 
-    def question(name: str, summary: str, answer: dict[str, Any]) -> dict[str, Any]:
+    def classification(operation: str, summary: str, response: dict[str, Any]) -> dict[str, Any]:
         return {
             "post": {
-                "operationId": name,
+                "operationId": operation,
                 "summary": summary,
                 "requestBody": {
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
                 },
-                "responses": {"200": _content("Labels with scores, the best first", answer), **questions},
-                **secured,
+                "responses": {"200": _describe_response("Labels with scores, the best first", response), **errors},
+                **security,
             }
         }
 
-    def look(name: str, summary: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def get(operation: str, summary: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {
-            "operationId": name,
+            "operationId": operation,
             "summary": summary,
             "responses": {"200": {"description": summary, "content": content}, **more.pop("responses", {})},
             **more,
         }
 
-    anything = {"application/json": {"schema": {"type": "object"}}}
-    page = look("page", "A page to try the service on", {"text/html": {"schema": {"type": "string"}}})
+    json_object = {"application/json": {"schema": {"type": "object"}}}
+    page = get("page", "Web page to try the service", {"text/html": {"schema": {"type": "string"}}})
     return {
         "openapi": "3.1.0",
         "info": {"title": "Text classification", "version": "1"},
         "paths": {
-            "/": {"get": page, **question("classify", "As the hosted Hugging Face API answers: a list a text", many)},
-            "/predict": question(
-                "predict", "As text-embeddings-inference answers: one list for one text", {"anyOf": [one, many]}
+            "/": {
+                "get": page,
+                **classification("classify", "Responds like the hosted Hugging Face API: a list per text", label_lists),
+            },
+            "/predict": classification(
+                "predict",
+                "Responds like text-embeddings-inference: one list for one text",
+                {"anyOf": [labels, label_lists]},
             ),
-            "/info": {"get": look("info", "Labels, figures and origin", anything, responses=refused, **secured)},
-            "/health": {"get": look("health", "Whether it answers", anything)},
-            "/openapi.json": {"get": look("openapi", "This description", anything)},
+            "/info": {
+                "get": get("info", "Labels, metrics and origin", json_object, responses=unauthorized, **security)
+            },
+            "/health": {"get": get("health", "Health check", json_object)},
+            "/openapi.json": {"get": get("openapi", "This description", json_object)},
         },
         "components": {
             "schemas": {
                 **models,
                 "Body": body,
                 "Labels": {"type": "array", "items": {"$ref": "#/components/schemas/Score"}},
-                "LabelsOfEach": {"type": "array", "items": one},
+                "LabelsOfEach": {"type": "array", "items": labels},
                 "Score": _SCORE,
                 "Explanation": _EXPLANATION,
                 "Error": _ERROR,
@@ -105,9 +112,9 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     }
 
 
-def _content(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _describe_response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _answer(description: str, name: str) -> dict[str, Any]:
-    return _content(description, {"$ref": f"#/components/schemas/{name}"})
+def _describe_error(description: str) -> dict[str, Any]:
+    return _describe_response(description, {"$ref": "#/components/schemas/Error"})

@@ -1,4 +1,4 @@
-"""The page at `GET /`: one file, nothing from elsewhere."""
+"""Web page at `GET /`: a single file without external resources."""
 
 import base64
 import hashlib
@@ -13,16 +13,10 @@ def load_page() -> bytes:
     return PAGE_PATH.read_bytes()
 
 
-def _hashes(tag: str) -> str:
-    """Return the SHA-256 sums of the page's inline scripts or styles, as a Content-Security-Policy names them."""
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE_PATH.read_text(encoding="utf-8"), re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in found)
-
-
 def build_headers() -> list[tuple[bytes, bytes]]:
-    """Return the page's headers: a browser runs its own script and style and asks no other machine."""
+    """Return the page's headers, which allow the browser to run its inline script and style and nothing else."""
     policy = (
-        f"default-src 'none'; script-src {_hashes('script')}; style-src {_hashes('style')}; "
+        f"default-src 'none'; script-src {_hash_inline('script')}; style-src {_hash_inline('style')}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
     return [
@@ -31,3 +25,10 @@ def build_headers() -> list[tuple[bytes, bytes]]:
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
     ]
+
+
+def _hash_inline(tag: str) -> str:
+    """Return the SHA-256 sums of the inline scripts or styles, in the format of a Content-Security-Policy."""
+    contents = re.findall(rf"<{tag}>(.*?)</{tag}>", PAGE_PATH.read_text(encoding="utf-8"), re.DOTALL)
+    digests = [hashlib.sha256(content.encode()).digest() for content in contents]
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

@@ -1,10 +1,10 @@
-"""What goes over HTTP, as Hugging Face's clients for text classification speak it. No Ray, no network here.
+"""HTTP protocol of the service: that of Hugging Face's clients for text classification. No Ray, no network here.
 
-`POST /` answers as the hosted inference API does, always a list of lists; `POST /predict` as
-text-embeddings-inference does, a flat list for one text. A list of texts is a batch on both, as with the hosted API;
-text-embeddings-inference would read one of two as a pair, which a classifier of single texts has no use for, and
-writes a batch as lists of one text. Its `truncate` and `truncation_direction` are passed over: of a long text the
-first words are read, as in training.
+`POST /` responds like the hosted inference API, always with a list of lists; `POST /predict` like
+text-embeddings-inference, with a flat list for a single text. A list of texts is a batch on both, as in the hosted
+API. text-embeddings-inference would read a list of two as a pair, which a classifier of single texts cannot use, and
+its clients send a batch as lists of one text. Its `truncate` and `truncation_direction` are ignored: a long text is cut
+after its first words, as in training.
 """
 
 import json
@@ -16,12 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from jobs.inference.explanation import Explainer
 
-# What explanations of one answer may take in all; without a limit a small request could ask for gigabytes.
+# Maximum size of the explanations of one response; without it a small request could ask for gigabytes.
 MAX_EXPLANATION_BYTES = 8_000_000
+SCORE_DIGITS = 9  # significant digits of a score: as many as distinguish float32 values
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; `status` is its HTTP status, from 400 to 499, `headers` go with it."""
+    """A request that is rejected; `status` is the HTTP status of the response (4xx), `headers` belong to it."""
 
     def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(message)
@@ -29,7 +30,7 @@ class RequestError(Exception):
 
 
 class Limits(BaseModel):
-    """What one request may hold; beyond it the answer is 413."""
+    """Limits of one request; beyond them the response is 413."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,17 +40,17 @@ class Limits(BaseModel):
     max_explained_texts: int = Field(16, ge=1)
 
 
-def _integer(value: object) -> object:
-    """Return 3 for 3.0, which JSON does not tell apart."""
+def _convert_integral_float(value: object) -> object:
+    """Return 3 for 3.0, which JSON does not distinguish."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Parameters(BaseModel):
-    """How scores are answered; what is null or missing is as if it were not there."""
+    """Options of a response; null means the default."""
 
     top_k: Annotated[
         Annotated[int, Field(ge=1, strict=True)] | None,
-        BeforeValidator(_integer),
+        BeforeValidator(_convert_integral_float),
         Field(description="Labels for a text; all by default."),
     ] = None
     function_to_apply: Annotated[
@@ -58,14 +59,14 @@ class Parameters(BaseModel):
     threshold: Annotated[
         float | None, Field(strict=True, allow_inf_nan=False, description="Labels below this score are left out.")
     ] = None
-    explain: Annotated[bool | None, Field(strict=True, description="Say which phrases decided.")] = None
+    explain: Annotated[bool | None, Field(strict=True, description="Return the phrases that decided.")] = None
 
 
 SingleTextList = Annotated[list[str], Field(min_length=1, max_length=1)]
 
 
 class Body(BaseModel):
-    """A question. Other fields are passed over."""
+    """The body of a request. Other fields are ignored."""
 
     inputs: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | Annotated[list[SingleTextList], Field(min_length=1)],
@@ -79,7 +80,7 @@ class Body(BaseModel):
 
 
 class ClassificationRequest(NamedTuple):
-    """A request understood. single: one text was sent, not a list. top_k: None for all labels."""
+    """A parsed request. single: `inputs` is a text, not a list. top_k: None for all labels."""
 
     texts: list[str]
     single: bool
@@ -91,126 +92,122 @@ class ClassificationRequest(NamedTuple):
 
 _validate = Body.__pydantic_validator__.validate_json
 _DEFAULTS = Parameters()
+_FIELDS = {*Body.model_fields, *Parameters.model_fields}
 
 
 def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
     """Return the request in a body.
 
     Raises:
-        RequestError: 413 over a limit, 400 not JSON, 422 not what the contract asks for.
+        RequestError: 413 over a limit, 400 not JSON, 422 a missing or invalid field.
     """
     try:
-        found = _validate(body)
+        parsed: Body = _validate(body)
     except ValidationError as error:
-        raise _refusal(error) from error
-    inputs = found.inputs
+        raise _describe_invalid_body(error) from error
+    inputs = parsed.inputs
     single = isinstance(inputs, str)
-    # text-embeddings-inference wraps each text of a list in a list of its own
-    texts = [inputs] if single else [each if isinstance(each, str) else each[0] for each in inputs]
-    parameters = found.parameters or _DEFAULTS
-    explain = bool(parameters.explain or found.explain)
+    # text-embeddings-inference wraps each text of a batch in a list.
+    texts = [inputs] if isinstance(inputs, str) else [item if isinstance(item, str) else item[0] for item in inputs]
+    parameters = parsed.parameters or _DEFAULTS
+    explain = bool(parameters.explain or parsed.explain)
     if len(texts) > limits.max_texts:
-        raise RequestError(413, f"inputs: has {len(texts)} texts; at most {limits.max_texts} are read at once")
+        raise RequestError(413, f"inputs: {len(texts)} texts; at most {limits.max_texts} are allowed")
     if explain and len(texts) > limits.max_explained_texts:
         raise RequestError(
-            413, f"inputs: has {len(texts)} texts; at most {limits.max_explained_texts} are explained at once"
+            413, f"inputs: {len(texts)} texts; at most {limits.max_explained_texts} are allowed with explain"
         )
     for text in texts:
         if len(text) > limits.max_text_length:
             raise RequestError(
-                413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are read"
+                413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are allowed"
             )
-    function = parameters.function_to_apply or ("none" if found.raw_scores else "softmax")
+    function = parameters.function_to_apply or ("none" if parsed.raw_scores else "softmax")
     return ClassificationRequest(texts, single, parameters.top_k, function, parameters.threshold, explain)
 
 
-def _refusal(error: ValidationError) -> RequestError:
-    """Return what is wrong in words that name the field."""
-    problems = error.errors(include_url=False, include_input=False)
-    problem = problems[0]
+def _describe_invalid_body(error: ValidationError) -> RequestError:
+    """Return an error that names the first invalid field."""
+    problem = error.errors(include_url=False, include_input=False)[0]
     if problem["type"] == "json_invalid":
         return RequestError(400, f"the body is not valid JSON: {problem['ctx']['error']}")
     if problem["loc"][:1] == ("inputs",) and problem["type"] != "missing":
         return RequestError(
             422,
-            "inputs: must be a text, or a list that is not empty, of texts or of lists of one text; "
-            "pairs of texts are not classified",
+            "inputs: must be a text, or a non-empty list of texts or of lists of one text; "
+            "pairs of texts are not supported",
         )
-    place = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
-    return RequestError(422, f"{place or 'the body'}: {problem['msg']}")
-
-
-_FIELDS = {*Body.model_fields, *Parameters.model_fields}
-
-
-# Of a score in an answer: more than that of the float32 that it comes from means nothing.
-SCORE_DIGITS = 9
+    field = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
+    return RequestError(422, f"{field or 'the body'}: {problem['msg']}")
 
 
 def format_score(score: float) -> str:
-    """Return a score as it is written in answers."""
-    told = f"{score:.{SCORE_DIGITS}g}"
-    return told if "." in told or "e" in told else f"{told}.0"
+    """Return the JSON of a score, always with a decimal point or an exponent."""
+    text = f"{score:.{SCORE_DIGITS}g}"
+    return text if "." in text or "e" in text else f"{text}.0"
 
 
 def encode_label_prefix(label: str) -> str:
-    """Return what stands before the score of a label in answers."""
+    """Return the JSON before the score of a label."""
     return f'{{"label": {json.dumps(label, ensure_ascii=False)}, "score": '
 
 
 class ResponseEncoder:
-    """Labels as they are written in answers."""
+    """Encoder of responses with a classifier's labels."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        self._starts = [encode_label_prefix(label) for label in labels]
+        self._prefixes = [encode_label_prefix(label) for label in labels]
 
     def encode(
-        self, request: ClassificationRequest, scores: list[list[float]], reasons: list[Explainer], *, flat: bool
+        self, request: ClassificationRequest, scores: list[list[float]], explainers: list[Explainer], *, flat: bool
     ) -> bytes:
-        """Return the JSON answer.
+        """Return the JSON response.
 
         Args:
-            scores: after the function was applied, of each text for each label.
-            reasons: of each text, where they are asked for.
-            flat: answer a single text with a list, not with a list of one list.
+            scores: after the function is applied, `(texts, classes)`.
+            explainers: of each text, if the request asks for explanations.
+            flat: return a list for a single text, not a list of one list.
 
         Raises:
-            RequestError: explanations of so many labels and texts would be too long.
+            RequestError: 413 if the explanations would be too long.
         """
-        starts, rows, explained = self._starts, [], 0
-        for text, row in enumerate(scores):
+        prefixes, rows, explanation_bytes = self._prefixes, [], 0
+        for index, row in enumerate(scores):
             best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[: request.top_k]
             if request.threshold is not None:
-                best = [place for place in best if row[place] >= request.threshold]
+                best = [label for label in best if row[label] >= request.threshold]
             if request.explain:
-                explained += len(best) * reasons[text].estimated_json_bytes
-                if explained > MAX_EXPLANATION_BYTES:
+                explainer = explainers[index]
+                explanation_bytes += len(best) * explainer.estimated_json_bytes
+                if explanation_bytes > MAX_EXPLANATION_BYTES:
                     raise RequestError(
                         413,
-                        f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; ask for fewer "
-                        "labels (parameters.top_k), or for fewer or shorter texts at once",
+                        f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; request fewer "
+                        "labels (parameters.top_k), or fewer or shorter texts",
                     )
-                told = [json.dumps(reasons[text].explain(place), default=vars, ensure_ascii=False) for place in best]
+                explanations = [
+                    json.dumps(explainer.explain(label), default=vars, ensure_ascii=False) for label in best
+                ]
                 cells = [
-                    f'{starts[place]}{format_score(row[place])}, "explanation": {each}}}'
-                    for place, each in zip(best, told, strict=True)
+                    f'{prefixes[label]}{format_score(row[label])}, "explanation": {explanation}}}'
+                    for label, explanation in zip(best, explanations, strict=True)
                 ]
             else:
-                cells = [f"{starts[place]}{format_score(row[place])}}}" for place in best]
+                cells = [f"{prefixes[label]}{format_score(row[label])}}}" for label in best]
             rows.append(f"[{', '.join(cells)}]")
         return (rows[0] if flat and request.single else f"[{', '.join(rows)}]").encode()
 
 
-def apply_function(function: str, scores: Sequence[float]) -> list[float]:
-    """Return a text's scores after softmax, sigmoid or nothing."""
+def apply_function(function: str, logits: Sequence[float]) -> list[float]:
+    """Return a text's scores: its logits after softmax, sigmoid or none."""
     if function == "softmax":
-        highest = max(scores)
-        powers = [exp(score - highest) for score in scores]
+        highest = max(logits)
+        powers = [exp(logit - highest) for logit in logits]
         total = sum(powers)
         return [power / total for power in powers]
     if function == "sigmoid":
-        return [1 / (1 + exp(-score)) if score > 0 else exp(score) / (1 + exp(score)) for score in scores]
-    return list(scores)
+        return [1 / (1 + exp(-logit)) if logit > 0 else exp(logit) / (1 + exp(logit)) for logit in logits]
+    return list(logits)
 
 
 def encode_error(message: str) -> bytes:

@@ -1,30 +1,30 @@
-"""The checkpoints that a replica serves: one, and where wanted a candidate beside it."""
+"""Models that a replica serves: a primary checkpoint, and optionally a candidate."""
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster import UsageError
 from cluster.storage import join, read_text
-from jobs.inference import projection_table as table
 from jobs.inference.classifier import Classifier
-from jobs.model import checkpoint
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
 from serving.web.fast_path import FastPath
 from serving.web.metrics import MAX_SAMPLES, ModelCounters
-from serving.web.protocol import ClassificationRequest as Question
-from serving.web.protocol import Limits, ResponseEncoder, apply_function
+from serving.web.protocol import ClassificationRequest, Limits, ResponseEncoder, apply_function
 
 
 class UserConfigError(UsageError):
-    """A `user_config` cannot be served."""
+    """A `user_config` is invalid."""
 
 
 class CandidateConfig(BaseModel):
-    """A second checkpoint. weight: share of requests that it answers or, as a shadow, classifies unseen."""
+    """A second checkpoint. weight: share of the requests that it responds to or, as a shadow, only classifies."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,140 +42,164 @@ class UserConfig(BaseModel):
     candidate: CandidateConfig | None = None
 
 
+class ModelInfo(TypedDict):
+    """Description of a model in `/info`. manifest: SHA-256 of the checkpoint's manifest; vocabulary: its size."""
+
+    checkpoint: str
+    name: str
+    manifest: str
+    labels: list[str]
+    model: dict[str, Any]
+    text: dict[str, Any]
+    vocabulary: int
+    metrics: dict[str, Any]
+
+
 @dataclass
 class ServedModel:
-    """A checkpoint ready to classify. name: of its experiment and the start of its manifest's SHA-256."""
+    """A checkpoint that is ready to classify. name: of its experiment, and the start of its manifest's SHA-256."""
 
     name: str
     classifier: Classifier
     response_encoder: ResponseEncoder
-    info: dict[str, Any]
+    info: ModelInfo
     counters: ModelCounters
     fast_path: FastPath
 
     def try_fast_path(self, body: bytes, *, flat: bool) -> bytes | None:
-        """Return the answer to a plain question, counted; None if it has to be parsed (`serving.web.fast_path`)."""
-        seconds = self.counters.latencies_s
-        if len(seconds) >= MAX_SAMPLES:
+        """Return the response to a body and update the counters; None if the slow path must parse the body."""
+        latencies_s = self.counters.latencies_s
+        if len(latencies_s) >= MAX_SAMPLES:
             return self.fast_path.try_classify(body, flat=flat)
         start = perf_counter()
-        told = self.fast_path.try_classify(body, flat=flat)
-        if told is not None:
-            seconds.append(perf_counter() - start)
-        return told
+        response = self.fast_path.try_classify(body, flat=flat)
+        if response is not None:
+            latencies_s.append(perf_counter() - start)
+        return response
 
-    def score(self, question: Question) -> tuple[list[int], list[list[float]]]:
-        """Return each text's best class, and its scores for all as they are asked for; both are counted."""
-        tally = self.counters
+    def score(self, request: ClassificationRequest) -> tuple[list[int], list[list[float]]]:
+        """Return the best class of each text and its scores after the request's function; update the counters."""
+        counters = self.counters
         start = perf_counter()
-        scored = self.classifier.score_texts(question.texts)
-        if len(tally.latencies_s) < MAX_SAMPLES:
-            tally.latencies_s.append(perf_counter() - start)
-        tally.tokens += scored.num_tokens
-        tally.unknown_tokens += scored.num_unknown
-        bests, answers = [], []
-        for logits in scored.logits.tolist():
+        result = self.classifier.score_texts(request.texts)
+        if len(counters.latencies_s) < MAX_SAMPLES:
+            counters.latencies_s.append(perf_counter() - start)
+        counters.tokens += result.num_tokens
+        counters.unknown_tokens += result.num_unknown
+        best_classes, scores = [], []
+        for logits in result.logits.tolist():
             probabilities = apply_function("softmax", logits)
             confidence = max(probabilities)
             best = probabilities.index(confidence)
-            tally.label_counts[best] += 1
-            tally.confidence_sum += confidence
-            bests.append(best)
-            answers.append(
-                probabilities if question.function == "softmax" else apply_function(question.function, logits)
-            )
-        return bests, answers
+            counters.label_counts[best] += 1
+            counters.confidence_sum += confidence
+            best_classes.append(best)
+            scores.append(probabilities if request.function == "softmax" else apply_function(request.function, logits))
+        return best_classes, scores
 
     def take_counters(self) -> ModelCounters:
-        """Return the tally, and begin a new one."""
-        tally, self.counters = self.counters, ModelCounters(len(self.classifier.labels))
-        self.fast_path.flush_counts(tally)
-        return tally
+        """Return the counters and reset them."""
+        counters, self.counters = self.counters, ModelCounters(len(self.classifier.labels))
+        self.fast_path.flush_counts(counters)
+        return counters
 
 
 @dataclass(frozen=True)
 class ServedModels:
-    """What answers, and what is tried beside it."""
+    """The primary model, and the candidate if there is one."""
 
     user_config: UserConfig
     primary: ServedModel
     candidate: ServedModel | None = None
 
     def select(self) -> tuple[ServedModel, ServedModel | None]:
-        """Return what answers the next request, and what classifies it unseen."""
+        """Return the model that responds to the next request, and the shadow that also classifies it."""
         if self.candidate is None or self.user_config.candidate is None:
             return self.primary, None
         if random.random() >= self.user_config.candidate.weight:
             return self.primary, None
         return (self.primary, self.candidate) if self.user_config.candidate.shadow else (self.candidate, None)
 
+    def loaded(self) -> tuple[ServedModel, ...]:
+        """Return all models."""
+        return (self.primary,) if self.candidate is None else (self.primary, self.candidate)
+
 
 def parse_user_config(user_config: dict[str, Any]) -> UserConfig:
-    """Return a `user_config` understood; ModelsError names the key that is wrong."""
+    """Return a parsed `user_config`; UserConfigError names the key that is wrong."""
     try:
         return UserConfig.model_validate(user_config)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise UserConfigError(f"user_config: {where}: {problem['msg']}") from error
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UserConfigError(f"user_config: {key}: {problem['msg']}") from error
 
 
 def load_models(
-    choice: UserConfig,
-    before: ServedModels | None = None,
-    table_bytes: int = table.DEFAULT_TABLE_BYTES,
+    config: UserConfig,
+    previous: ServedModels | None = None,
+    table_bytes: int = DEFAULT_TABLE_BYTES,
     max_text_length: int = Limits().max_text_length,
 ) -> ServedModels:
-    """Return the models of a choice; those that are loaded already are taken over, if nothing in them changed.
+    """Return the models of a configuration; models that are loaded already and have not changed are reused.
 
     Args:
-        table_bytes: memory for each one's table.
-        max_text_length: characters of a plain question's text at most.
+        table_bytes: memory for the projection table of each model.
+        max_text_length: maximum number of characters of a text on the fast path.
 
     Raises:
-        CheckpointError, StorageError: one cannot be read; nothing of `before` is touched.
-        ModelsError: the two do not have the same labels.
+        CheckpointError, StorageError: a checkpoint cannot be read; `previous` stays usable.
+        UserConfigError: the two checkpoints have different labels.
     """
-    known = {}
-    if before is not None:
-        known = {each.info["manifest"]: each for each in (before.primary, before.candidate) if each is not None}
-    main = _model(choice.checkpoint, known, table_bytes, max_text_length)
-    if choice.candidate is None:
-        return ServedModels(choice, main)
-    candidate = _model(choice.candidate.checkpoint, known, table_bytes, max_text_length)
-    if candidate.classifier.labels != main.classifier.labels:
-        raise UserConfigError(f"{candidate.info['checkpoint']}: has other labels than {main.info['checkpoint']}")
-    return ServedModels(choice, main, candidate)
+    reusable = previous.loaded() if previous else ()
+    primary = _load_model(config.checkpoint, reusable, table_bytes, max_text_length)
+    if config.candidate is None:
+        return ServedModels(config, primary)
+    candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, max_text_length)
+    if candidate.classifier.labels != primary.classifier.labels:
+        raise UserConfigError(
+            f"{candidate.info['checkpoint']}: its labels differ from those of {primary.info['checkpoint']}"
+        )
+    return ServedModels(config, primary, candidate)
 
 
-def _model(path: str, known: dict[str, ServedModel], table_bytes: int, max_text_length: int) -> ServedModel:
+def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, max_text_length: int) -> ServedModel:
+    location = path
     try:
-        where = checkpoint.resolve_checkpoint(path)
-        manifest = hashlib.sha256(read_text(join(where, "manifest.json")).encode()).hexdigest()
-    except UsageError:
-        raise
-    except Exception as error:
-        raise checkpoint.CheckpointError(f"{path}: cannot be read: {repr(error)[:300]}") from error
-    if manifest in known and known[manifest].info["checkpoint"] == where:
-        return known[manifest]
-    try:
-        loaded = checkpoint.load_checkpoint(where)
-        classifier = Classifier(loaded, table_bytes)
-        plain = FastPath(classifier, max_text_length)
-    except checkpoint.CheckpointError as error:
-        told = str(error)
-        raise checkpoint.CheckpointError(told if where in told else f"{where}: {told}") from error
-    except Exception as error:  # whatever a stranger's files lead to is no reason to stop serving
-        raise checkpoint.CheckpointError(f"{where}: cannot be read: {repr(error)[:300]}") from error
-    name = f"{loaded.experiment.name}-{manifest[:8]}"
-    info = {
-        "checkpoint": where,
-        "name": name,
-        "manifest": manifest,
-        "labels": loaded.labels,
-        "model": loaded.experiment.model.model_dump(),
-        "text": loaded.experiment.text.model_dump(),
-        "vocabulary": len(loaded.words),
-        "metrics": loaded.metrics,
-    }
-    return ServedModel(name, classifier, ResponseEncoder(loaded.labels), info, ModelCounters(len(loaded.labels)), plain)
+        if reusable and (unchanged := _find_unchanged(path, reusable)):
+            return unchanged
+        checkpoint = load_checkpoint(path)
+        location = checkpoint.path
+        classifier = Classifier(checkpoint, table_bytes)
+        fast_path = FastPath(classifier, max_text_length)
+    except UsageError as error:
+        message = str(error)
+        raise CheckpointError(message if location in message else f"{location}: {message}") from error
+    except Exception as error:  # no file of an untrusted checkpoint may stop the service
+        raise CheckpointError(f"{location}: cannot be read: {repr(error)[:300]}") from error
+    manifest = checkpoint.manifest_sha256
+    name, labels = f"{checkpoint.experiment.name}-{manifest[:8]}", checkpoint.labels
+    info = ModelInfo(
+        checkpoint=location,
+        name=name,
+        manifest=manifest,
+        labels=labels,
+        model=checkpoint.experiment.model.model_dump(),
+        text=checkpoint.experiment.text.model_dump(),
+        vocabulary=len(checkpoint.words),
+        metrics=checkpoint.metrics,
+    )
+    return ServedModel(name, classifier, ResponseEncoder(labels), info, ModelCounters(len(labels)), fast_path)
+
+
+def _find_unchanged(path: str, models: Sequence[ServedModel]) -> ServedModel | None:
+    """Return the model that was loaded from a path, if its checkpoint has not changed since."""
+    location = resolve_checkpoint(path)
+    for model in models:
+        if model.info["checkpoint"] == location and model.info["manifest"] == _hash_manifest(location):
+            return model
+    return None
+
+
+def _hash_manifest(location: str) -> str:
+    return hashlib.sha256(read_text(join(location, "manifest.json")).encode()).hexdigest()

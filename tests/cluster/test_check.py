@@ -1,18 +1,28 @@
-"""`python -m cluster check`: what is said of a node, of one cluster on this machine, and of separate hosts."""
+"""`python -m cluster check`: findings on a node's report, on this machine, and on a cluster of one node."""
 
 import dataclasses
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.exceptions import RpcError
 
-from benchmarks.ray_head import RayHead, start_ray_head
-from cluster.check import MIN_FREE_BYTES, NodeReport, _clock, evaluate_node, inspect_node, installed_versions
-from cluster.package import REPOSITORY
+from benchmarks.ray_head import RayHead
+from cluster import check
+from cluster.check import (
+    MIN_FREE_BYTES,
+    NodeReport,
+    _evaluate_clock,
+    check_cluster,
+    evaluate_node,
+    inspect_node,
+    installed_versions,
+)
+from cluster.connection import ClusterConnectionError
+from tests.support.commands import run_command
 
-GOOD = NodeReport(
+REPORT = NodeReport(
     host="one",
     versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"},
     free_bytes=100 << 30,
@@ -22,54 +32,48 @@ GOOD = NodeReport(
 )
 
 
-def found(node: NodeReport, gpus: int = 1, **caller: str) -> list[tuple[str, str]]:
-    return [
-        (each.level, each.message)
-        for each in evaluate_node("one", node, gpus, GOOD.versions | caller, "s3://bucket/runs")
-    ]
-
-
-def test_a_good_node_is_one_line() -> None:
-    """With what it has."""
-    [(level, what)] = found(GOOD)
-    assert level == "ok"
-    assert what == "python 3.11.7, ray 2.60.0, torch 2.13.0, 1 GPUs, 100 GiB free, sees s3://bucket/runs"
+def test_a_good_node_is_one_finding() -> None:
+    """The finding contains the versions and resources of the node."""
+    [finding] = evaluate_node("one", REPORT, 1, REPORT.versions, "s3://bucket/runs")
+    assert finding.level == "ok"
+    assert finding.message == ("python 3.11.7, ray 2.60.0, torch 2.13.0, 1 GPUs, 100 GiB free, sees s3://bucket/runs")
 
 
 @pytest.mark.parametrize(
-    ("change", "level", "what"),
+    ("change", "level", "message"),
     [
-        ({"versions": GOOD.versions | {"python": "3.11.2"}}, "warning", "python is 3.11.2, here it is 3.11.7"),
-        ({"versions": GOOD.versions | {"python": "3.12.7"}}, "error", "python is 3.12.7"),
-        ({"versions": GOOD.versions | {"ray": "2.59.0"}}, "error", "ray is 2.59.0, here it is 2.60.0"),
-        ({"versions": GOOD.versions | {"torch": "none"}}, "error", "torch is none"),
+        ({"versions": REPORT.versions | {"python": "3.11.2"}}, "warning", "python is 3.11.2, here it is 3.11.7"),
+        ({"versions": REPORT.versions | {"python": "3.12.7"}}, "error", "python is 3.12.7"),
+        ({"versions": REPORT.versions | {"ray": "2.59.0"}}, "error", "ray is 2.59.0, here it is 2.60.0"),
+        ({"versions": REPORT.versions | {"torch": "none"}}, "error", "torch is none"),
         ({"storage_error": "/runs: cannot be read"}, "error", "does not see the storage: /runs: cannot be read"),
         ({"gpus": 0}, "warning", "Ray counts 1 GPUs, the driver 0"),
         ({"gpus": 2}, "warning", "Ray counts 1 GPUs, the driver 2"),
         ({"free_bytes": MIN_FREE_BYTES - (1 << 29)}, "warning", "4.5 GiB free"),
-        ({"token_file_mode": 0o644}, "warning", "token's file can be read by others (644)"),
+        ({"token_file_mode": 0o644}, "warning", "others can read its token file (mode 644)"),
     ],
 )
-def test_what_is_wrong_with_a_node_is_one_finding(change: dict, level: str, what: str) -> None:
-    """Of its level, in its words, with what to do."""
-    node = dataclasses.replace(GOOD, **change)
-    [finding] = evaluate_node("one", node, 1, GOOD.versions, "s3://bucket/runs")
+def test_a_problem_of_a_node_is_one_finding(change: dict[str, Any], level: str, message: str) -> None:
+    """The finding has a level, a message and a remedy."""
+    node = dataclasses.replace(REPORT, **change)
+    [finding] = evaluate_node("one", node, 1, REPORT.versions, "s3://bucket/runs")
     assert (finding.level, finding.location) == (level, "one")
-    assert what in finding.message
+    assert message in finding.message
     assert finding.remedy
     assert str(finding).startswith(f"{level} ")
+    assert str(finding).endswith(f"one: {finding.message}; {finding.remedy}")
 
 
-def test_a_clock_is_wrong_only_where_it_cannot_be_right() -> None:
-    """However long the answer took."""
-    assert not _clock("one", GOOD, 900.0, 1100.0)
-    assert not _clock("one", GOOD, 1001.0, 1002.0)
-    assert "at least 50 s off" in _clock("one", GOOD, 1050.0, 1100.0)[0].message
-    assert "at least 50 s off" in _clock("one", GOOD, 900.0, 950.0)[0].message
+def test_a_clock_is_wrong_only_outside_the_time_of_the_request() -> None:
+    """A slow response alone does not make a clock wrong."""
+    assert not _evaluate_clock("one", REPORT, 900.0, 1100.0)
+    assert not _evaluate_clock("one", REPORT, 1001.0, 1002.0)
+    assert "at least 50 s off" in _evaluate_clock("one", REPORT, 1050.0, 1100.0)[0].message
+    assert "at least 50 s off" in _evaluate_clock("one", REPORT, 900.0, 950.0)[0].message
 
 
-def test_a_look_at_this_machine(tmp_path: Path) -> None:
-    """It reads the marker, writes, and leaves nothing."""
+def test_inspecting_this_machine_leaves_no_files(tmp_path: Path) -> None:
+    """The inspection reads the marker, and writes and removes a file of its own."""
     (tmp_path / "marker").write_text("")
     node = inspect_node(str(tmp_path), "marker")
     assert node.storage_error is None
@@ -79,22 +83,28 @@ def test_a_look_at_this_machine(tmp_path: Path) -> None:
     assert "marker" in (inspect_node(str(tmp_path / "other"), "marker").storage_error or "")
 
 
-@pytest.fixture(scope="module")
-def head():
-    with start_ray_head() as started:
-        yield started
+def test_a_head_that_does_not_respond_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker is removed all the same."""
+
+    def fail() -> None:
+        raise RpcError("Timed out while waiting for GCS to become available.\nSee the logs.")
+
+    monkeypatch.setattr(check, "list_nodes", fail)
+    with pytest.raises(ClusterConnectionError, match=r"Timed out while waiting for GCS to become available\.$"):
+        check_cluster(str(tmp_path), {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ["dashboard", "address"])
-def test_a_cluster_is_checked_from_inside_and_as_a_driver(head: RayHead, tmp_path: Path, by: str) -> None:
-    """Through the dashboard, where the findings come as a job's log, and at Ray's own port."""
-    command = [sys.executable, "-m", "cluster", "check", "--storage", str(tmp_path), "--address", getattr(head, by)]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"sees {tmp_path}" in done.stdout
-    assert "warning  cluster of 1 node: takes commands from everybody" in done.stdout
+@pytest.mark.parametrize("attribute", ["dashboard_url", "address"])
+def test_a_cluster_is_checked_by_a_job_and_by_a_driver(ray_head: RayHead, tmp_path: Path, attribute: str) -> None:
+    """The log of a job contains the findings; at Ray's own port a driver prints them. Both do so with --quiet too."""
+    address = getattr(ray_head, attribute)
+    command = ("python", "-m", "cluster", "check", "--quiet", "--storage", str(tmp_path), "--address", address)
+    result = run_command(*command, env=ray_head.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"sees {tmp_path}" in result.stdout
+    assert "warning  cluster of 1 node: anyone who reaches its ports can run code on it" in result.stdout
+    assert "submitted" not in result.stdout
     assert not list(tmp_path.iterdir())

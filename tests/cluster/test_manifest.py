@@ -1,4 +1,4 @@
-"""Manifests that KubeRay takes: its own schemas say so, and no field in them is one that it would drop."""
+"""Manifests are valid for KubeRay's own schemas, and have no field that Kubernetes would drop."""
 
 import copy
 import json
@@ -13,38 +13,38 @@ import yaml
 from cluster.__main__ import main
 from cluster.package import REPOSITORY
 
-AT = ["manifest", "--image", "registry.example/finetune-cnn:{hardware}"]
+COMMAND = ["manifest", "--image", "registry.example/finetune-cnn:{hardware}"]
 STORAGES = [["--storage", "s3://bucket/runs", "--secret", "keys"], ["--storage", "/shared/runs", "--claim", "runs"]]
 
 
 @pytest.fixture(scope="module")
 def schemas(shared_data: Path) -> dict[str, Any]:
-    """Validators of KubeRay's schemas by kind, made strict: Kubernetes drops unknown fields in silence."""
-    found = {}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # these are long
+    """Validators of KubeRay's schemas by kind, made strict: Kubernetes drops unknown fields silently."""
+    validators = {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the files are long
     for path in (shared_data / "kuberay").glob("*.yaml"):
         definition = yaml.load(path.read_text(), Loader=loader)["spec"]
-        [version] = [each for each in definition["versions"] if each["name"] == "v1"]
+        [version] = [version for version in definition["versions"] if version["name"] == "v1"]
         schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
         schema["properties"]["metadata"] = {"type": "object", "properties": {"name": {"type": "string"}}}
-        found[definition["names"]["kind"]] = jsonschema.Draft202012Validator(strict(schema))
-    return found
+        validators[definition["names"]["kind"]] = jsonschema.Draft202012Validator(make_strict(schema))
+    return validators
 
 
-def strict(schema: Any) -> Any:
-    """Return a schema that refuses what it does not name."""
+def make_strict(schema: Any) -> Any:
+    """Return a schema that rejects unknown fields."""
     if isinstance(schema, list):
-        return [strict(each) for each in schema]
+        return [make_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    schema = {key: strict(value) for key, value in schema.items()}
+    schema = {key: make_strict(value) for key, value in schema.items()}
     if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
         schema.setdefault("additionalProperties", False)
     return schema
 
 
-def manifests(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
-    assert main([*AT, *arguments]) == 0
+def print_manifests(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    assert main([*COMMAND, *arguments]) == 0
     return list(yaml.safe_load_all(capsys.readouterr().out))
 
 
@@ -58,18 +58,18 @@ def configuration(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("storage", STORAGES, ids=["object store", "claim"])
 @pytest.mark.parametrize("kind", ["RayCluster", "RayJob train", "RayJob tune", "RayService"])
-def test_kuberay_takes_the_manifest(
+def test_kuberay_accepts_the_manifest(
     schemas: dict[str, Any], capsys: pytest.CaptureFixture[str], configuration: str, kind: str, storage: list[str]
 ) -> None:
-    """Each kind, with either storage."""
+    """Every kind of manifest is accepted, with either storage."""
     verb = {
         "RayCluster": ["cluster"],
         "RayJob train": ["train", "experiments/tickets.yaml", "train.workers=2", "train.use_gpu=true"],
         "RayJob tune": ["tune", "experiments/docstrings.yaml"],
         "RayService": ["serve", configuration],
     }[kind]
-    found = manifests(capsys, *storage, "--", *verb)
-    [resource] = [each for each in found if each["kind"] != "ConfigMap"]
+    manifests = print_manifests(capsys, *storage, "--", *verb)
+    [resource] = [manifest for manifest in manifests if manifest["kind"] != "ConfigMap"]
     assert resource["kind"] == kind.split()[0]
     schemas[resource["kind"]].validate(resource)
     spec = resource["spec"]
@@ -78,7 +78,7 @@ def test_kuberay_takes_the_manifest(
 
 
 def check_cluster(spec: dict[str, Any], storage: list[str]) -> None:
-    """Tokens on, a head without GPUs, GPU workers from zero, and the storage in every pod."""
+    """Tokens are on, the head has no GPU, GPU workers start from zero, and every pod has the storage."""
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["enableInTreeAutoscaling"] is True
     launcher = yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text())
@@ -86,7 +86,7 @@ def check_cluster(spec: dict[str, Any], storage: list[str]) -> None:
     assert (worker["minReplicas"], worker["maxReplicas"]) == (0, launcher["max_workers"])
     pods = [spec["headGroupSpec"]["template"]["spec"], worker["template"]["spec"]]
     limits = [pod["containers"][0]["resources"]["limits"] for pod in pods]
-    assert ["nvidia.com/gpu" in each for each in limits] == [False, True]
+    assert ["nvidia.com/gpu" in limit for limit in limits] == [False, True]
     assert [pod["containers"][0]["image"].rpartition(":")[2] for pod in pods] == ["cpu", "gpu"]
     for pod in pods:
         [container] = pod["containers"]
@@ -97,40 +97,43 @@ def check_cluster(spec: dict[str, Any], storage: list[str]) -> None:
             assert {"name": "storage", "persistentVolumeClaim": {"claimName": "runs"}} in pod["volumes"]
 
 
-def test_the_strict_schema_refuses_what_kubernetes_would_drop(
+def test_the_strict_schema_rejects_what_kubernetes_would_drop(
     schemas: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Or the tests above would say nothing."""
-    [found] = manifests(capsys, *STORAGES[0], "--", "cluster")
-    for spoil in (
+    """Otherwise the tests above could not fail."""
+    [manifest] = print_manifests(capsys, *STORAGES[0], "--", "cluster")
+    for corrupt in (
         lambda spec: spec.update(authOption={"mode": "token"}),
         lambda spec: spec["authOptions"].update(mode="on"),
         lambda spec: spec["workerGroupSpecs"][0].pop("maxReplicas"),
         lambda spec: spec["headGroupSpec"]["template"]["spec"]["containers"][0].update(images="x"),
     ):
-        spoilt = copy.deepcopy(found)
-        spoil(spoilt["spec"])
-        assert not schemas["RayCluster"].is_valid(spoilt)
+        corrupted = copy.deepcopy(manifest)
+        corrupt(corrupted["spec"])
+        assert not schemas["RayCluster"].is_valid(corrupted)
 
 
-def test_a_job_brings_its_experiment_and_knows_its_storage(capsys: pytest.CaptureFixture[str]) -> None:
-    """The file lies in a ConfigMap, and the command names it where it is mounted."""
-    files, job = manifests(capsys, *STORAGES[0], "--", "train", "experiments/tickets.yaml", "train.epochs=3")
+@pytest.mark.parametrize(
+    ("verb", "setting"), [("train", "train.epochs=3"), ("tune", "tune.trials=3"), ("cross-validate", "--folds=3")]
+)
+def test_a_job_has_its_experiment_and_its_storage(verb: str, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A ConfigMap has the file, and the command has the path where it is mounted."""
+    files, job = print_manifests(capsys, *STORAGES[0], "--", verb, "experiments/tickets.yaml", setting)
     assert files["data"] == {"tickets.yaml": (REPOSITORY / "experiments/tickets.yaml").read_text()}
     assert job["spec"]["entrypoint"] == (
-        "python -m jobs train /home/ray/files/tickets.yaml train.epochs=3 storage=s3://bucket/runs"
+        f"python -m jobs {verb} /home/ray/files/tickets.yaml {setting} storage=s3://bucket/runs"
     )
     assert job["spec"]["shutdownAfterJobFinishes"] is True
     pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     assert {"name": "files", "configMap": {"name": files["metadata"]["name"]}} in pod["volumes"]
 
 
-def test_a_service_answers_others_in_its_cluster(capsys: pytest.CaptureFixture[str], configuration: str) -> None:
-    """At the port that KubeRay's service leads to, with the checkpoint of the configuration."""
-    [service] = manifests(capsys, *STORAGES[0], "--", "serve", configuration)
-    found = yaml.safe_load(service["spec"]["serveConfigV2"])
-    assert (found["http_options"]["host"], found["http_options"]["port"]) == ("0.0.0.0", 8000)
-    assert "s3://bucket/runs/tickets/best.json" in json.dumps(found["applications"])
+def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFixture[str], configuration: str) -> None:
+    """The service has the port of KubeRay's service and the checkpoint of the configuration."""
+    [service] = print_manifests(capsys, *STORAGES[0], "--", "serve", configuration)
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert (config["http_options"]["host"], config["http_options"]["port"]) == ("0.0.0.0", 8000)
+    assert "s3://bucket/runs/tickets/best.json" in json.dumps(config["applications"])
 
 
 @pytest.mark.parametrize(
@@ -138,26 +141,29 @@ def test_a_service_answers_others_in_its_cluster(capsys: pytest.CaptureFixture[s
     [
         (["--storage", "runs", "--", "cluster"], "pods need an absolute path or a URI"),
         (["--storage", "/runs", "--", "cluster"], "--claim"),
-        (["--storage", "s3://b/r", "--name", "My_Run", "--", "cluster"], "is no name of Kubernetes"),
+        (["--storage", "s3://b/r", "--name", "My_Run", "--", "cluster"], "is not a Kubernetes name"),
         (["--storage", "s3://b/r", "--", "train", "none.yaml"], "none.yaml: cannot be read"),
-        (["--storage", "s3://b/r", "--", "serve", "experiments/tickets.yaml"], "no Serve configuration"),
+        (["--storage", "s3://b/r", "--", "serve", "experiments/tickets.yaml"], "not a Serve configuration"),
         (["--storage", "s3://b/r", "--", "evaluate", "runs"], "runs"),
-        (["--storage", "s3://b/r", "--", "serve"], "say cluster, train"),
+        (
+            ["--storage", "s3://b/r", "--", "serve"],
+            "write cluster, train ..., tune ..., cross-",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And exit code 2."""
+    """The command prints one line and exits with code 2."""
     monkeypatch.chdir(REPOSITORY)
-    assert main([*AT, *arguments]) == 2
+    assert main([*COMMAND, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
 
 
-def test_the_image_is_made_of_the_pinned_ray() -> None:
-    """And nothing that a checkout holds beside the code goes into it."""
+def test_the_image_has_the_pinned_ray() -> None:
+    """The rest of a checkout, such as data, is excluded from it."""
     pinned = re.search(r"^ray==(.+)$", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     assert pinned
     assert f"FROM rayproject/ray:{pinned[1]}-py311-" in (REPOSITORY / "Dockerfile").read_text()

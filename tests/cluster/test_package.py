@@ -1,4 +1,4 @@
-"""What is sent to a cluster, and what never is."""
+"""Package of the code: files that are sent to a cluster, and files that are not."""
 
 import zipfile
 from pathlib import Path
@@ -15,6 +15,11 @@ def folder(tmp_path: Path) -> Path:
         "experiments/a.yaml",
         "requirements.lock",
         "data/rows.py",
+        "vectors/a.py",
+        "jobs/data/reader.py",
+        "jobs/vectors/a.py",
+        "jobs/__pycache__/a.py",
+        "jobs/data/node_modules/a.js",
         "runs/x/experiment.yaml",
         ".hidden/a.py",
         ".secret.yaml",
@@ -31,38 +36,47 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(path: Path) -> list[str]:
+SOURCES = [
+    "experiments/a.yaml",
+    "jobs/__init__.py",
+    "jobs/data/reader.py",
+    "jobs/vectors/a.py",
+    "requirements.lock",
+]
+
+
+def list_names(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()
 
 
 def test_only_code_and_settings_are_sent(folder: Path) -> None:
-    """Data, vectors, runs, hidden files and environments stay here."""
-    assert names(build_package(folder).path) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
+    """No data, vectors or runs of the root, and no hidden files, caches and environments at any depth."""
+    assert list_names(build_package(folder).path) == SOURCES
 
 
 def test_the_same_files_give_the_same_bytes(folder: Path) -> None:
-    """Ray names an upload by its content, and skips one that it has."""
+    """Ray names an upload after its content, and does not repeat it."""
     first = build_package(folder).path.read_bytes()
     (folder / "jobs/__init__.py").touch()
     assert build_package(folder).path.read_bytes() == first
 
 
-def test_a_file_named_explicitly_is_sent(folder: Path) -> None:
-    """What the command line names goes along, whatever it is called."""
-    assert "rows.csv" in names(build_package(folder, include=["rows.csv"]).path)
+def test_an_included_file_is_sent(folder: Path) -> None:
+    """The name of an included file does not matter."""
+    assert "rows.csv" in list_names(build_package(folder, include=["rows.csv"]).path)
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "../outside.yaml"])
-def test_a_file_that_is_not_inside_is_an_error(folder: Path, name: str) -> None:
-    """The job would not find it."""
+def test_an_included_file_outside_the_folder_is_an_error(folder: Path, name: str) -> None:
+    """A missing file is an error too: the job would not find it."""
     (folder.parent / "outside.yaml").write_text("a: 1")
     with pytest.raises(PackageError, match=name):
         build_package(folder, include=[name])
 
 
-def test_too_much_names_the_largest(folder: Path) -> None:
-    """A forgotten dump is named, not uploaded."""
+def test_too_much_source_is_an_error(folder: Path) -> None:
+    """The error names the largest file."""
     with (folder / "dump.txt").open("wb") as stream:
         stream.truncate(30 << 20)
     with pytest.raises(PackageError, match=r"dump\.txt \(30 MiB\)"):
@@ -70,16 +84,16 @@ def test_too_much_names_the_largest(folder: Path) -> None:
 
 
 def test_this_repository_fits() -> None:
-    """The three floors and the lock go, and stay small."""
+    """This repository's package has the three layers and the lock file, and is small."""
     package = build_package(REPOSITORY)
-    sent = {name for name, _ in package.files}
-    assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= sent
+    names = {name for name, _ in package.files}
+    assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= names
     assert package.path.stat().st_size < 1 << 20
 
 
 @pytest.mark.parametrize("working_dir", ["s3://bucket/code.zip", "file:///shared/code.zip", "local:///opt/code"])
-def test_a_service_keeps_what_every_node_can_read(working_dir: str) -> None:
-    """Archives at a URI, and folders that are there."""
+def test_a_service_accepts_code_that_every_node_can_read(working_dir: str) -> None:
+    """Archives at a URI, and folders of the nodes."""
     assert validate_working_dir(working_dir) == working_dir
 
 
@@ -88,21 +102,21 @@ def test_a_service_keeps_what_every_node_can_read(working_dir: str) -> None:
     [
         (".", "a folder of this machine"),
         ("/home/me/code", "a folder of this machine"),
-        ("gcs://_ray_pkg_0123.zip", "Ray forgets this upload after the job"),
-        ("ftp://host/code.zip", "Ray reads no 'ftp://'"),
+        ("gcs://_ray_pkg_0123.zip", "Ray deletes this upload after the job"),
+        ("ftp://host/code.zip", "Ray does not read 'ftp://'"),
     ],
 )
-def test_a_service_is_not_given_what_goes_away(working_dir: str, message: str) -> None:
-    """What works is named instead."""
+def test_a_service_rejects_code_that_disappears(working_dir: str, message: str) -> None:
+    """The error names what works."""
     with pytest.raises(PackageError, match=message) as error:
         validate_working_dir(working_dir)
     assert "python -m cluster package TARGET.zip" in str(error.value)
 
 
 def test_a_package_is_published_whole(folder: Path, tmp_path: Path) -> None:
-    """Over what was there, under a name that Ray takes for an archive."""
+    """The package replaces an existing file; its name must end as Ray requires."""
     target = tmp_path / "to" / "code.zip"
-    assert len(publish_package(str(target), folder).files) == 3
-    assert names(target) == ["experiments/a.yaml", "jobs/__init__.py", "requirements.lock"]
-    with pytest.raises(PackageError, match=r"ends in \.zip"):
+    assert len(publish_package(str(target), folder).files) == len(SOURCES)
+    assert list_names(target) == SOURCES
+    with pytest.raises(PackageError, match=r"must end in \.zip"):
         publish_package(str(tmp_path / "code"), folder)

@@ -1,4 +1,4 @@
-"""`python -m cluster submit`, against a real cluster."""
+"""Ray jobs: submission, log, exit code, list and stop, on a real cluster; and error messages without one."""
 
 import os
 import re
@@ -6,17 +6,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.exceptions import RpcError
+from ray.job_submission import JobDetails, JobStatus, JobType
 from ray.runtime_env import RuntimeEnv
 
-from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from benchmarks.ray_head import RayHead, find_free_ports
+from cluster import ray_jobs
+from cluster.__main__ import main
 from cluster.package import REPOSITORY
-from cluster.ray_jobs import SubmissionError, build_runtime_env, read_requirements, resolve_dashboard_url
+from cluster.ray_jobs import (
+    SubmissionError,
+    build_runtime_env,
+    create_client,
+    format_job,
+    format_job_table,
+    get_job,
+    latest_job_id,
+    read_log,
+    read_requirements,
+    resolve_dashboard_url,
+    stop_job,
+)
+from tests.support.commands import run_command
 
-MAIN = """
+JOB_MODULE = """
 import sys, time
 print("arguments", sys.argv[1:])
 time.sleep(float(sys.argv[2]) if sys.argv[1] == "sleep" else 0)
@@ -24,128 +42,139 @@ sys.exit(int(sys.argv[1]) if sys.argv[1] != "sleep" else 5)
 """
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    with start_ray_head() as found:
-        yield found
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A repository whose `jobs` exits with its first argument, or sleeps."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs/__init__.py").touch()
-    (tmp_path / "jobs/__main__.py").write_text(MAIN)
+    (tmp_path / "jobs/__main__.py").write_text(JOB_MODULE)
     (tmp_path / "my.yaml").write_text("name: x\n")
     return tmp_path
 
 
-def submit(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cluster", "submit", *arguments]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+@pytest.fixture
+def run_cluster(
+    ray_head: RayHead, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `python -m cluster` in this process against the head; returns exit code, output and errors."""
+    for name in ("HOME", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, ray_head.environment[name])
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", ray_head.dashboard_url)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_is_followed_and_its_exit_code_passed_on(head: RayHead, folder: Path) -> None:
-    """What is uploaded is said, the log comes through, and the exit code is the job's."""
+def test_a_jobs_log_is_followed_and_its_exit_code_returned(ray_head: RayHead, folder: Path) -> None:
+    """The command prints what it uploads, then the log, and no messages of Ray's client."""
     (folder / "rows.csv").write_text("label,text\n")
-    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--include", "rows.csv", "--")
-    good = submit(*at, "0", "my.yaml", "model.embedding=rand x", environment=head.environment)
-    assert good.returncode == 0, good.stderr
-    assert "uploading 4 files" in good.stdout
-    assert "arguments ['0', 'my.yaml', 'model.embedding=rand x']" in good.stdout
-    bad = submit(*at, "7", environment=head.environment)
-    assert bad.returncode == 7, bad.stderr
-    assert re.search(r"failed with exit code 7; its log: python -m cluster logs \S+ --address http", bad.stdout)
-    assert "INFO" not in bad.stderr, "no chatter of the client's"
-
-
-def cluster(head: RayHead, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb against the head."""
-    command = [sys.executable, "-m", "cluster", *arguments, "--address", head.dashboard_url]
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    options = ("--address", ray_head.dashboard_url, "--working-dir", str(folder), "--include", "rows.csv", "--")
+    words = ("7", "my.yaml", "model.embedding=rand x")
+    result = run_command("python", "-m", "cluster", "submit", *options, *words, env=ray_head.environment)
+    assert result.returncode == 7, result.stderr
+    assert "uploading 4 files" in result.stdout
+    assert "arguments ['7', 'my.yaml', 'model.embedding=rand x']" in result.stdout
+    assert re.search(r"failed with exit code 7; its log: python -m cluster logs \S+ --address http", result.stdout)
+    assert "INFO" not in result.stderr
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_detached_job_is_come_back_to(head: RayHead, folder: Path) -> None:
-    """Its state, its place in the list, its log to the end, and its exit code; without an id the newest is meant."""
-    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--detach", "--")
-    found = submit(*at, "sleep", "4", environment=head.environment)
-    assert found.returncode == 0, found.stderr
-    told = re.search(r"submitted (\S+); come back to it: python -m cluster logs \S+ --follow", found.stdout)
-    assert told
-    status = cluster(head, "status")
-    assert f"job      {told[1]}" in status.stdout, status.stderr
-    assert re.search("state    (PENDING|RUNNING)", status.stdout)
-    followed = cluster(head, "logs", told[1], "--follow")
-    assert followed.returncode == 5, followed.stderr
-    assert "arguments ['sleep', '4']" in followed.stdout
-    assert "arguments ['sleep', '4']" in cluster(head, "logs").stdout
-    assert "exit     5" in cluster(head, "status", told[1]).stdout
-    assert re.search(rf"^{told[1]}  FAILED .*python -m jobs sleep 4$", cluster(head, "list").stdout, re.MULTILINE)
-    assert "has ended already" in cluster(head, "stop", told[1]).stdout
-    unknown = cluster(head, "logs", "nobody")
-    assert unknown.returncode == 2
-    assert "knows of no job nobody" in unknown.stderr
+def test_a_detached_job_is_found_again(run_cluster: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    """State, list, log to the end, and exit code; without an id, commands use the latest job."""
+    code, out, err = run_cluster("submit", "--working-dir", str(folder), "--detach", "--", "sleep", "4")
+    assert code == 0, err
+    submitted = re.search(r"submitted (\S+); to follow it later: python -m cluster logs \S+ --follow", out)
+    assert submitted
+    job = submitted[1]
+    _, status, _ = run_cluster("status")
+    assert f"job      {job}" in status
+    assert re.search("state    (PENDING|RUNNING)", status)
+    code, log, err = run_cluster("logs", job, "--follow")
+    assert code == 5, err
+    assert "arguments ['sleep', '4']" in log
+    assert "arguments ['sleep', '4']" in run_cluster("logs")[1]
+    assert "exit     5" in run_cluster("status", job)[1]
+    assert re.search(rf"^{job}  FAILED .*python -m jobs sleep 4$", run_cluster("list")[1], re.MULTILINE)
+    assert "has ended already" in run_cluster("stop", job)[1]
+    code, _, err = run_cluster("logs", "nobody")
+    assert code == 2
+    assert "the cluster has no job nobody" in err
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ctrl_c_asks_whether_the_job_should_stop(head: RayHead, folder: Path) -> None:
-    """No lets it go on; `logs --follow` asks again, and yes stops it."""
-    at = ("--address", head.dashboard_url)
+def test_ctrl_c_asks_whether_to_stop_the_job(
+    ray_head: RayHead, run_cluster: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    """With `n` the job continues; `logs --follow` asks again, and `y` stops it."""
 
-    def interrupted(*arguments: str, answer: str) -> str:
-        ours, theirs = os.openpty()
-        command = [sys.executable, "-m", "cluster", *arguments]
+    def interrupt(*arguments: str, answer: str) -> str:
+        terminal, stdin = os.openpty()
+        command = [sys.executable, "-m", "cluster", *arguments, "--address", ray_head.dashboard_url]
+        if arguments[0] == "submit":
+            command += ["--working-dir", str(folder), "--", "sleep", "600"]
         with subprocess.Popen(
-            command, cwd=REPOSITORY, env=head.environment, stdin=theirs, stdout=subprocess.PIPE, text=True
+            command, cwd=REPOSITORY, env=ray_head.environment, stdin=stdin, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout
             for line in process.stdout:
                 if line.startswith("arguments"):
                     break
             process.send_signal(signal.SIGINT)
-            os.write(ours, f"{answer}\n".encode())
-            rest = process.stdout.read()
+            os.write(terminal, f"{answer}\n".encode())
+            output = process.stdout.read()
             assert process.wait(timeout=90) == 130
-        os.close(ours)
-        os.close(theirs)
-        return rest
+        os.close(terminal)
+        os.close(stdin)
+        return output
 
-    rest = interrupted("submit", *at, "--working-dir", str(folder), "--", "sleep", "600", answer="n")
-    assert "too? [y/N]" in rest
-    assert "goes on; this stops it: python -m cluster stop" in rest
-    assert "RUNNING" in cluster(head, "status").stdout
-    assert "was stopped" in interrupted("logs", "--follow", *at, answer="y")
-    assert "STOPPED" in cluster(head, "status").stdout
+    output = interrupt("submit", answer="n")
+    assert "too? [y/N]" in output
+    assert "continues; to stop it: python -m cluster stop" in output
+    assert "RUNNING" in run_cluster("status")[1]
+    assert "was stopped" in interrupt("logs", "--follow", answer="y")
+    assert "STOPPED" in run_cluster("status")[1]
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_stop_ends_a_job(head: RayHead, folder: Path) -> None:
-    """And says so once it has."""
-    at = ("--address", head.dashboard_url, "--working-dir", str(folder), "--detach", "--")
-    submit(*at, "sleep", "600", environment=head.environment)
-    assert cluster(head, "stop").stdout.splitlines()[-1].endswith("was stopped")
-    assert "STOPPED" in cluster(head, "status").stdout
+def test_stop_ends_a_job(run_cluster: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    """It returns once the job has ended."""
+    run_cluster("submit", "--working-dir", str(folder), "--detach", "--", "sleep", "600")
+    assert run_cluster("stop")[1].splitlines()[-1].endswith("was stopped")
+    assert "STOPPED" in run_cluster("status")[1]
 
 
-def test_a_job_can_bring_its_packages(folder: Path) -> None:
-    """The pins of the lock file, as Ray takes them; a folder without one says so."""
+@pytest.mark.ray
+@pytest.mark.slow
+def test_this_repository_trains_as_a_job(run_cluster: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """The job trains on two workers, with a csv that is sent along; --quiet prints the log of the job only."""
+    settings = ("model.embedding=rand", "train.epochs=2", "train.workers=2", f"storage={tmp_path}")
+    command = ("train", "experiments/tickets.yaml", *settings)
+    code, out, err = run_cluster("submit", "--quiet", "--include", "experiments/tickets.csv", "--", *command)
+    assert (code, err) == (0, ""), out
+    assert "epoch   2" in out
+    assert "uploading" not in out
+    assert "submitted" not in out
+    assert (tmp_path / "tickets" / "best.json").exists()
+
+
+def test_a_job_can_install_packages(folder: Path) -> None:
+    """requirements.lock is passed in the format of Ray's runtime environment; a missing file is an error."""
     with pytest.raises(SubmissionError, match=r"requirements\.lock: --install needs this file"):
         read_requirements(folder)
-    pins = read_requirements(REPOSITORY)
-    assert any(re.fullmatch("ray==[0-9.]+", pin) for pin in pins)
+    requirements = read_requirements(REPOSITORY)
+    assert any(re.fullmatch("ray==[0-9.]+", requirement) for requirement in requirements)
     code = folder / "code.zip"
     code.touch()
-    environment = build_runtime_env(code, pins)
-    assert RuntimeEnv(**environment)["pip"]["packages"] == pins
+    environment = build_runtime_env(code, requirements)
+    assert RuntimeEnv(**environment)["pip"]["packages"] == requirements
     assert "pip" not in build_runtime_env(code, [])
 
 
@@ -153,15 +182,113 @@ def test_an_unreachable_cluster_is_one_line() -> None:
     """No traceback, no long wait."""
     [port] = find_free_ports(1)
     start = time.monotonic()
-    found = submit("--address", f"http://127.0.0.1:{port}", "--", "show")
-    assert found.returncode == 2
-    assert f"cannot reach the cluster at http://127.0.0.1:{port}" in found.stderr
-    assert "Traceback" not in found.stderr
+    result = run_command("python", "-m", "cluster", "submit", "--address", f"http://127.0.0.1:{port}", "--", "show")
+    assert result.returncode == 2
+    assert f"cannot reach the cluster at http://127.0.0.1:{port}" in result.stderr
+    assert "Traceback" not in result.stderr
     assert time.monotonic() - start < 30
 
 
-def test_no_address_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster is never guessed."""
+GCS_TIMEOUT = RpcError("Timed out while waiting for GCS to become available.\nSee the logs.")
+
+
+@pytest.mark.parametrize("kind", ["job", "serve"])
+def test_an_error_inside_ray_is_one_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own exceptions, such as a head whose GCS does not respond, are usage errors too."""
+
+    def fail(url: str) -> None:
+        raise GCS_TIMEOUT
+
+    monkeypatch.setattr(ray_jobs, "JobSubmissionClient", fail)
+    monkeypatch.setattr(ray_jobs, "ServeSubmissionClient", fail)
+    message = r"^cannot reach the cluster at http://h:8265: Timed out while waiting for GCS .* See the logs\.$"
+    with pytest.raises(SubmissionError, match=message):
+        create_client("http://h:8265", kind)
+
+
+class FailingClient:
+    """A client whose every method raises an exception of Ray's."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def fail(*arguments: Any) -> None:
+            raise GCS_TIMEOUT
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        latest_job_id,
+        format_job_table,
+        lambda client: get_job(client, "a"),
+        lambda client: read_log(client, "a"),
+        lambda client: stop_job(client, "a"),
+        lambda client: ray_jobs.follow_log(client, "a", ""),
+    ],
+)
+def test_a_head_that_dies_between_two_calls_is_one_line(call: Callable[[Any], Any]) -> None:
+    """Every call to the client raises a one-line error."""
+    with pytest.raises(SubmissionError, match="Timed out while waiting for GCS"):
+        call(FailingClient())
+
+
+def make_job(name: str, status: JobStatus, start: int | None, end: int | None = None, **details: Any) -> JobDetails:
+    """Return a job as Ray describes it; times in seconds."""
+    return JobDetails(
+        type=JobType.SUBMISSION,
+        submission_id=name,
+        status=status,
+        entrypoint=f"python -m jobs train {name}.yaml",
+        start_time=start and start * 1000,
+        end_time=end and end * 1000,
+        **details,
+    )
+
+
+class JobList:
+    def __init__(self, *jobs: JobDetails) -> None:
+        self.list_jobs = lambda: jobs
+
+
+def test_jobs_are_listed_the_oldest_first() -> None:
+    """A table with state, age, duration and command; a driver that was not submitted is not in it."""
+    driver = JobDetails(type=JobType.DRIVER, job_id="1", status=JobStatus.RUNNING, entrypoint="x")
+    client: Any = JobList(
+        make_job("raysubmit_new", JobStatus.RUNNING, 9000),
+        driver,
+        make_job("raysubmit_older", JobStatus.FAILED, 2000, 2200),
+        make_job("first", JobStatus.PENDING, None),
+    )
+    assert format_job_table(client, now=9200).splitlines() == [
+        "job              state    started    took   command",
+        "first            PENDING  -          -      python -m jobs train first.yaml",
+        "raysubmit_older  FAILED   2 h ago    3 min  python -m jobs train raysubmit_older.yaml",
+        "raysubmit_new    RUNNING  3 min ago  3 min  python -m jobs train raysubmit_new.yaml",
+    ]
+    assert latest_job_id(client) == "raysubmit_new"
+    empty: Any = JobList(driver)
+    assert format_job_table(empty) == "job  state  started  took  command"
+    with pytest.raises(SubmissionError, match="the cluster has no jobs"):
+        latest_job_id(empty)
+
+
+def test_the_state_of_a_job_is_one_line_per_fact() -> None:
+    """The reason of an end is on one line."""
+    job = make_job("a", JobStatus.FAILED, 100, 130, driver_exit_code=3, message="it\nfailed")
+    assert format_job(job, now=200) == [
+        "job      a",
+        "state    FAILED",
+        "command  python -m jobs train a.yaml",
+        "started  2 min ago",
+        "took     30 s",
+        "exit     3",
+        "reason   it failed",
+    ]
+
+
+def test_without_an_address_the_error_names_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No cluster is ever guessed."""
     monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SubmissionError, match="RAY_DASHBOARD_ADDRESS"):
@@ -169,15 +296,3 @@ def test_no_address_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubmissionError, match=r"write http://HOST:8265"):
         resolve_dashboard_url("10.0.0.1:6379")
     assert resolve_dashboard_url("http://10.0.0.1:8265") == "http://10.0.0.1:8265"
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_this_repository_trains_as_a_job(head: RayHead, tmp_path: Path) -> None:
-    """With two workers, on a csv that goes along."""
-    at = ("--address", head.dashboard_url, "--include", "experiments/tickets.csv", "--")
-    settings = ("model.embedding=rand", "train.epochs=2", "train.workers=2", f"storage={tmp_path}")
-    found = submit(*at, "train", "experiments/tickets.yaml", *settings, environment=head.environment)
-    assert found.returncode == 0, found.stdout
-    assert "epoch   2" in found.stdout
-    assert (tmp_path / "tickets" / "best.json").exists()

@@ -1,4 +1,4 @@
-"""A cluster of separate hosts: what `check` finds on them, and what a stranger on their network can do."""
+"""A cluster of separate hosts: findings of `check`, and access to its ports without the token."""
 
 import json
 import time
@@ -13,9 +13,8 @@ from tests.host_network import Host, HostNetwork
 
 pytestmark = [pytest.mark.root, pytest.mark.ray, pytest.mark.slow]
 
-# Without a token: every port of a host that is not its loopback's, asked over HTTP for the jobs and over gRPC
-# for the nodes.
-STRANGER = """
+# Requests without a token to ports of a host: for the jobs over HTTP, for the nodes over gRPC.
+REQUESTS_WITHOUT_TOKEN = """
 import json, sys, urllib.error, urllib.request
 import grpc
 from ray.core.generated import core_worker_pb2 as worker, core_worker_pb2_grpc as worker_rpc
@@ -31,31 +30,31 @@ CALLS = [
     (reporter_rpc.LogServiceStub, "ListLogs", reporter.ListLogsRequest()),
 ]
 host, ports = sys.argv[1], json.loads(sys.argv[2])
-found = {}
+responses_by_port = {}
 for port in ports:
-    answers = []
+    responses = []
     for path in ("/api/jobs/", "/api/job_agent/jobs/", "/logs", "/get_or_create_runtime_env", "/"):
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as answer:
-                answers.append(f"{path} {answer.status}")
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as response:
+                responses.append(f"{path} {response.status}")
         except urllib.error.HTTPError as error:
-            answers.append(f"{path} {error.code}")
+            responses.append(f"{path} {error.code}")
         except Exception as error:
-            answers.append(f"{path} {type(error).__name__}")
+            responses.append(f"{path} {type(error).__name__}")
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for stub, call, request in CALLS:
             try:
                 getattr(stub(channel), call)(request, timeout=5)
-                answers.append(f"{call} OK")
+                responses.append(f"{call} OK")
             except grpc.RpcError as error:
-                answers.append(f"{call} {error.code().name}")
-    found[port] = answers
-print(json.dumps(found))
+                responses.append(f"{call} {error.code().name}")
+    responses_by_port[port] = responses
+print(json.dumps(responses_by_port))
 """
 
 
 class Cluster:
-    """Hosts with Ray on three of them. laptop: has no Ray running."""
+    """Three hosts: a head and a worker with Ray, and a laptop without."""
 
     def __init__(self, net: HostNetwork) -> None:
         self.net = net
@@ -71,77 +70,83 @@ def cluster(host_network: type[HostNetwork]) -> Iterator[Cluster]:
 
 
 def run(host: Host, *arguments: str, env: dict[str, str | None] | None = None) -> tuple[int, str, float]:
-    """Return exit code, output and seconds of a command of ours on a host."""
+    """Run `python -m <arguments>` on a host; return exit code, output and duration in seconds."""
     start = time.monotonic()
-    done = host.run("python", "-m", *arguments, cwd=REPOSITORY, env=env, check=False, timeout=200)
-    return done.returncode, done.stdout, time.monotonic() - start
+    result = host.run("python", "-m", *arguments, cwd=REPOSITORY, env=env, check=False, timeout=200)
+    return result.returncode, result.stdout, time.monotonic() - start
 
 
-def test_check_finds_what_separate_hosts_have_wrong(cluster: Cluster) -> None:
-    """On a node at Ray's port, and through the dashboard; elsewhere it says that only nodes attach."""
+def test_check_finds_the_problems_of_separate_hosts(cluster: Cluster) -> None:
+    """`check` works on a node and through the dashboard; elsewhere the error says that only nodes can attach."""
     storage = f"{cluster.net.shared}/runs"
-    code, told, _ = run(cluster.laptop, "cluster", "check", "--address", cluster.address)
+    code, output, _ = run(cluster.laptop, "cluster", "check", "--address", cluster.address)
     assert code == 2
-    assert "this machine is no node of the Ray cluster" in told
-    code, told, _ = run(cluster.one, "cluster", "check", "--address", cluster.address, "--storage", storage)
-    assert code == 0, told
-    assert f"ok       head ({cluster.head.address})" in told
-    assert f"ok       one ({cluster.one.address})" in told
-    assert "cluster of 2 nodes: tokens are on" in told
+    assert "this machine is not a node of the Ray cluster" in output
+    code, output, _ = run(cluster.one, "cluster", "check", "--address", cluster.address, "--storage", storage)
+    assert code == 0, output
+    assert f"ok       head ({cluster.head.address})" in output
+    assert f"ok       one ({cluster.one.address})" in output
+    assert "cluster of 2 nodes: tokens are on" in output
     cluster.one.run("mkdir", "-p", storage)
-    cluster.one.run("mount", "-t", "tmpfs", "tmpfs", storage)  # as where the shared file system is not mounted
+    cluster.one.run("mount", "-t", "tmpfs", "tmpfs", storage)  # as if the shared file system were not mounted
     cluster.one.run("chmod", "644", ".ray/auth_token")
     caller = json.dumps(installed_versions() | {"torch": "2.11.0"})
-    at = ("--address", "http://127.0.0.1:8265", "--storage", storage)
+    options = ("--address", "http://127.0.0.1:8265", "--storage", storage)
     try:
-        code, told, _ = run(cluster.head, "cluster", "check", *at, "--caller", caller)
+        code, output, _ = run(cluster.head, "cluster", "check", *options, "--caller", caller)
     finally:
         cluster.one.run("umount", storage)
         cluster.one.run("chmod", "600", ".ray/auth_token")
-    assert code == 1, told
-    assert f"error    one ({cluster.one.address}): does not see the storage: {storage}/.check-" in told
-    assert told.count("torch is 2.13.0, here it is 2.11.0; install 2.11.0 there") == 2
-    assert f"warning  one ({cluster.one.address}): its token's file can be read by others (644)" in told
+    assert code == 1, output
+    assert f"error    one ({cluster.one.address}): does not see the storage: {storage}/.check-" in output
+    assert output.count("torch is 2.13.0, here it is 2.11.0; install 2.11.0 there") == 2
+    assert f"warning  one ({cluster.one.address}): others can read its token file (mode 644)" in output
 
 
-def test_a_stranger_can_do_nothing(cluster: Cluster) -> None:
-    """No port that others reach answers without the token, but with metrics; the dashboard's is not reached at all."""
+def test_no_port_gives_access_without_the_token(cluster: Cluster) -> None:
+    """Ports open to other hosts respond with nothing but metrics; the dashboard's is not open to them."""
     for host in (cluster.head, cluster.one):
         listening = host.run("ss", "-ltnH").stdout.split("\n")
-        local = [line.split()[3] for line in listening if line.strip()]
+        addresses = [line.split()[3] for line in listening if line.strip()]
         ports = sorted(
-            {int(each.rpartition(":")[2]) for each in local if not each.startswith(("127.", "[::ffff:127."))}
+            {
+                int(address.rpartition(":")[2])
+                for address in addresses
+                if not address.startswith(("127.", "[::ffff:127."))
+            }
         )
         assert ports
         assert 8265 not in ports
-        told = cluster.laptop.run("python", "-c", STRANGER, host.address, json.dumps(ports), timeout=200).stdout
-        answers: dict[str, list[str]] = json.loads(told.splitlines()[-1])
-        print(json.dumps(answers, indent=1))
-        for port, each in answers.items():
-            opened = [answer for answer in each if answer.endswith((" 200", " OK"))]
-            assert not opened or _is_metrics(cluster.laptop, host, port), (host.name, port, each)
+        output = cluster.laptop.run(
+            "python", "-c", REQUESTS_WITHOUT_TOKEN, host.address, json.dumps(ports), timeout=200
+        ).stdout
+        responses_by_port: dict[str, list[str]] = json.loads(output.splitlines()[-1])
+        print(json.dumps(responses_by_port, indent=1))
+        for port, responses in responses_by_port.items():
+            accepted = [response for response in responses if response.endswith((" 200", " OK"))]
+            assert not accepted or _is_metrics(cluster.laptop, host, port), (host.name, port, responses)
 
 
 def _is_metrics(laptop: Host, host: Host, port: str) -> bool:
-    """Tell whether a port serves nothing but Prometheus's text, on any path."""
+    """Return whether a port serves Prometheus's text format."""
     script = f"import urllib.request as u; print(u.urlopen('http://{host.address}:{port}/', timeout=5).read()[:200])"
     return "# HELP" in laptop.run("python", "-c", script, check=False).stdout
 
 
 @pytest.mark.parametrize("token", [None, "wrong"], ids=["no token", "wrong token"])
 def test_without_the_token_a_job_is_neither_submitted_nor_read(cluster: Cluster, token: str | None) -> None:
-    """Told in under five seconds, in a line, with what to do; as a driver, as a job, and asking for a log."""
+    """For a driver, a job and a log there is an error of one line with the remedy."""
     env: dict[str, Any] = {"RAY_AUTH_MODE": None, "HOME": "/run", "RAY_AUTH_TOKEN": token}
-    said = "does not take the token that was sent" if token else "wants a token, and there is none"
+    message = "rejects the token" if token else "requires a token, and there is none"
     dashboard = ("--address", "http://127.0.0.1:8265")
     for host, arguments in (
         (cluster.laptop, ("jobs", "train", "experiments/tickets.yaml", "--address", cluster.address)),
         (cluster.head, ("cluster", "submit", *dashboard, "--", "show")),
         (cluster.head, ("cluster", "logs", *dashboard)),
     ):
-        code, told, seconds = run(host, *arguments, env=env)
-        assert code == 2, told
-        assert said in told
-        assert "~/.ray/auth_token" in told
-        assert "Traceback" not in told
+        code, output, seconds = run(host, *arguments, env=env)
+        assert code == 2, output
+        assert message in output
+        assert "~/.ray/auth_token" in output
+        assert "Traceback" not in output
         print(f"{arguments[:2]} {seconds:.1f} s")

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, by path and by URI."""
+"""Storage by path and by URI: files appear whole or not at all."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_text_is_written_and_read(root: str) -> None:
-    """Folders on the way are made; what was there is replaced."""
+    """Parent folders are created, and an existing file is replaced."""
     path = storage.join(root, "a", "b.json")
     if storage.is_uri(root):
         Path(root.removeprefix("file://"), "a").mkdir()
@@ -27,7 +27,7 @@ def test_text_is_written_and_read(root: str) -> None:
 
 
 def test_a_folder_is_copied(root: str, tmp_path: Path) -> None:
-    """With all that is in it, over what was there."""
+    """A copied folder has the same content."""
     (tmp_path / "from" / "inner").mkdir(parents=True)
     (tmp_path / "from" / "inner" / "x").write_text("1")
     storage.copy_folder(storage.join(root, "from"), storage.join(root, "to"))
@@ -36,8 +36,8 @@ def test_a_folder_is_copied(root: str, tmp_path: Path) -> None:
         assert (folder / "inner" / "x").read_text() == "1"
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    """Nothing half-written under the name, no scraps beside it."""
+def test_a_failed_write_leaves_the_previous_file(tmp_path: Path) -> None:
+    """A failed write leaves no temporary file next to the previous file."""
     target = tmp_path / "a.txt"
     target.write_text("old")
 
@@ -53,7 +53,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
-    """By its name, without a traceback."""
+    """The error contains the path."""
     with pytest.raises(StorageError, match="nosuch://x"):
         storage.read_text("nosuch://x/y")
     (tmp_path / "file").write_text("")
@@ -61,10 +61,14 @@ def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
         storage.write_text(str(tmp_path / "file" / "x.txt"), "a")
 
 
-def test_a_folder_is_held_by_one_command(tmp_path: Path) -> None:
-    """Another is told so, and may have it afterwards."""
+def test_a_folder_is_locked_by_one_command(tmp_path: Path) -> None:
+    """Another one gets an error, and can lock the folder afterwards."""
     folder = str(tmp_path / "run")
-    with lock_folder(folder), pytest.raises(StorageError, match="another command is at work"), lock_folder(folder):
+    with (
+        lock_folder(folder),
+        pytest.raises(StorageError, match="another command is using this run folder"),
+        lock_folder(folder),
+    ):
         pass
     with lock_folder(folder):
         pass
@@ -75,8 +79,8 @@ def test_a_folder_is_held_by_one_command(tmp_path: Path) -> None:
         pass
 
 
-def test_paths_mean_the_same_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Relative ones are made absolute, URIs stay."""
+def test_paths_are_absolute_in_every_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """URIs are unchanged."""
     monkeypatch.chdir(tmp_path)
     assert storage.absolute_path("runs") == str(tmp_path / "runs")
     assert storage.absolute_path("s3://bucket/runs") == "s3://bucket/runs"

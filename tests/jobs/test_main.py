@@ -1,17 +1,21 @@
-"""The commands as a person types them: mistakes are one line, and files are labelled."""
+"""The commands of `python -m jobs`: results, files that they write, and one-line errors."""
 
 import csv
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib.image
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
+from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
+from jobs.config import experiment as experiment_module
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.evaluation import metrics
@@ -19,26 +23,37 @@ from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.report import Evaluation, plot_confusion_matrix
 from jobs.inference.predict import predict_proba
 from jobs.model import checkpoint
-from jobs.model.network import Network
-from jobs.training import snapshot
-from jobs.training.loop import Loop
-from tests.conftest import make_test_corpus, read_jsonl
+from jobs.search import tune
+from jobs.training import cross_validation, snapshot, train
+from jobs.training.corpus import Corpus
+from jobs.training.loop import Loop, create_loop
+from tests.support.toy_data import make_test_corpus, read_jsonl
+
+
+@pytest.fixture(scope="module")
+def finished_loops() -> list[tuple[Corpus, Loop]]:
+    """The corpus and the loop of the toy data, once a test has trained them."""
+    return []
 
 
 @pytest.fixture
-def trained(make_experiment: Callable[..., Experiment], tmp_path: Path) -> Path:
-    """A checkpoint of the toy data, trained in this process."""
+def trained(
+    make_experiment: Callable[..., Experiment], finished_loops: list[tuple[Corpus, Loop]], tmp_path: Path
+) -> Path:
+    """A checkpoint of the toy data of this test; all tests share one training in this process."""
     experiment = make_experiment(train__epochs=12, train__patience=12)
-    corpus = make_test_corpus(experiment)
-    loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
-    list(loop.train_epochs())
+    if not finished_loops:
+        corpus = make_test_corpus(experiment)
+        loop = create_loop(experiment, corpus)
+        list(loop.train_epochs())
+        finished_loops.append((corpus, loop))
     folder = tmp_path / "run" / "checkpoint"
-    snapshot.capture(experiment, corpus, loop, resumable=False)(folder)
+    snapshot.capture(experiment, *finished_loops[0], resumable=False)(folder)
     return folder
 
 
 def test_show_prints_the_whole_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the settings given."""
+    """The output contains the settings of the command line."""
     assert main(["show", "model.dropout=0.25"]) == 0
     assert "dropout: 0.25" in capsys.readouterr().out
 
@@ -49,15 +64,15 @@ def test_show_prints_the_whole_experiment(capsys: pytest.CaptureFixture[str]) ->
         (["train", "none.yaml"], "error: none.yaml: no such experiment file"),
         (["train", "model.dropuot=1"], "did you mean 'model.dropout'?"),
         (["tune", "tune.space={}"], "error: tune.space: is empty"),
-        (["show", "a.yaml", "b.yaml"], "error: one experiment file at a time"),
-        (["evaluate", "nowhere"], "holds neither a checkpoint nor a best.json"),
-        (["predict", "nowhere", "x.csv"], "holds neither a checkpoint nor a best.json"),
+        (["show", "a.yaml", "b.yaml"], "error: 2 experiment files: a.yaml, b.yaml; name one"),
+        (["evaluate", "nowhere"], "contains neither a checkpoint nor a best.json"),
+        (["predict", "nowhere", "x.csv"], "contains neither a checkpoint nor a best.json"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
+def test_a_usage_error_is_one_line_and_exit_code_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Never a traceback."""
+    """The error is one line without a traceback."""
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -67,30 +82,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_evaluate_measures_the_test_part_and_writes_a_report(
     trained: Path, make_experiment: Callable[..., Experiment], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The figures agree with the predictions; table, pictures and JSON are there."""
+    """The metrics agree with the predictions; table, plots and JSON are written."""
     assert main(["evaluate", str(trained)]) == 0
-    shown = capsys.readouterr().out
-    found = evaluate(str(trained), [], None)
+    output = capsys.readouterr().out
+    evaluation = evaluate(str(trained), [], None)
     test = load_dataset(make_experiment()).test
     loaded = checkpoint.load_checkpoint(str(trained))
     predicted = [loaded.labels[best] for best in predict_proba(loaded, test.texts).argmax(axis=1)]
-    right = np.mean([said == true for said, true in zip(predicted, test.labels, strict=True)])
-    assert found.accuracy == pytest.approx(right)
-    assert found.accuracy > 0.7
-    assert f"accuracy {found.accuracy:.4f}" in shown
+    accuracy = np.mean([label == expected for label, expected in zip(predicted, test.labels, strict=True)])
+    assert evaluation.accuracy == pytest.approx(accuracy)
+    assert evaluation.accuracy > 0.7
+    assert f"accuracy {evaluation.accuracy:.4f}" in output
     report = trained.parent / "report"
-    assert f"**{found.accuracy:.4f}**" in (report / "report.md").read_text()
-    picture = matplotlib.image.imread(report / "confusion.png")  # (height, width, 4)
-    assert min(picture.shape[:2]) > 200
-    assert picture[..., :3].std() > 0.01
+    assert f"**{evaluation.accuracy:.4f}**" in (report / "report.md").read_text()
+    image = matplotlib.image.imread(report / "confusion.png")  # (height, width, 4)
+    assert min(image.shape[:2]) > 200
+    assert image[..., :3].std() > 0.01
     assert (report / "evaluation.json").exists()
-    assert found.confusion.sum() == len(test)
+    assert evaluation.confusion.sum() == len(test)
 
 
-def test_rows_drawn_anew_are_not_taken_for_unseen_ones(
+def test_a_test_part_with_training_rows_is_an_error(
     trained: Path, toy_csv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row was added to the file, or another seed asked for: the test part would hold rows that were trained on."""
+    """With another seed, or another row in the file, rows of the training part would be in the test part."""
     assert main(["evaluate", str(trained), "seed=1"]) == 2
     assert "not those that training left out" in capsys.readouterr().err
     with toy_csv.open("a") as stream:
@@ -102,34 +117,34 @@ def test_rows_drawn_anew_are_not_taken_for_unseen_ones(
 def test_a_folder_that_cannot_be_written_is_one_line(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The figures are shown all the same."""
+    """The metrics are printed all the same."""
     (tmp_path / "file").write_text("")
     assert main(["evaluate", str(trained), "--out", str(tmp_path / "file" / "report")]) == 2
-    shown = capsys.readouterr()
-    assert "accuracy" in shown.out
-    assert "cannot be written" in shown.err
+    output, error = capsys.readouterr()
+    assert "accuracy" in output
+    assert "cannot be written" in error
     source = tmp_path / "texts.csv"
     source.write_text("text\na great film\n")
     assert main(["predict", str(trained), str(source), "--out", str(tmp_path / "file" / "x.csv")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_any_label_can_be_drawn(tmp_path: Path) -> None:
-    """Formulas, long ones, other scripts."""
+def test_any_label_can_be_plotted(tmp_path: Path) -> None:
+    """Labels have the syntax of formulas, are long, or are in another script."""
     labels = ["$_$ broken", "x " * 200, "\u732b"]
-    found = Evaluation(
+    evaluation = Evaluation(
         "c", "s", 3, 1.0, 1.0, labels, metrics.per_class_metrics(np.arange(3), np.arange(3), 3), np.eye(3, dtype=int)
     )
-    plot_confusion_matrix(tmp_path / "confusion.png", found)
+    plot_confusion_matrix(tmp_path / "confusion.png", evaluation)
     height, width, _ = matplotlib.image.imread(tmp_path / "confusion.png").shape
     assert width > 200 < height
 
 
 def test_evaluate_on_another_file(trained: Path, tmp_path: Path) -> None:
-    """Any labelled file will do; a label that the checkpoint does not know is an error."""
+    """Any labelled file is accepted; a label that the checkpoint does not have is an error."""
     (tmp_path / "other.csv").write_text("label,text\ngood,a great film\nbad,an awful film\ngood,lovely and warm\n")
-    found = evaluate(str(trained), [f"data.test={tmp_path}/other.csv"], str(tmp_path / "out"))
-    assert found.rows == 3
+    evaluation = evaluate(str(trained), [f"data.test={tmp_path}/other.csv"], str(tmp_path / "out"))
+    assert evaluation.rows == 3
     assert (tmp_path / "out" / "report.md").exists()
     (tmp_path / "other.csv").write_text("label,text\nso-so,a film\n")
     assert main(["evaluate", str(trained), f"data.test={tmp_path}/other.csv"]) == 2
@@ -137,7 +152,7 @@ def test_evaluate_on_another_file(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> None:
-    """Every row in its order, the empty text too; no label column is needed."""
+    """Every row in order, the empty text too; no label column is needed."""
     source = tmp_path / "texts.csv"
     source.write_text('id,text\n1,"a great, lovely film"\n2,awful and dull\n3,\n4,"two\nlines great"\n')
     out = tmp_path / f"out{suffix}"
@@ -156,10 +171,10 @@ def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> No
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected.max(axis=1), atol=1e-6)
 
 
-def test_predict_to_standard_output_and_its_mistakes(
+def test_predict_to_standard_output_and_its_errors(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """jsonl by default; a wrong file or column is one line."""
+    """jsonl by default; a wrong file or column is an error of one line."""
     source = tmp_path / "texts.csv"
     source.write_text("body\na great film\n")
     assert main(["predict", str(trained), str(source), "--text-column", "body"]) == 0
@@ -170,16 +185,16 @@ def test_predict_to_standard_output_and_its_mistakes(
     assert not Path("x.pdf").exists()
 
 
-def test_texts_are_cut_off_where_training_cuts_them_off(trained: Path) -> None:
-    """Words past `text.max_tokens` change nothing."""
+def test_texts_are_truncated_as_in_training(trained: Path) -> None:
+    """Words after `text.max_tokens` change nothing."""
     loaded = checkpoint.load_checkpoint(str(trained))
-    whole = loaded.experiment.text.max_tokens
-    first, longer = predict_proba(loaded, ["the " * whole, "the " * whole + "great " * 9])
-    np.testing.assert_array_equal(first, longer)
+    limit = loaded.experiment.text.max_tokens
+    full, longer = predict_proba(loaded, ["the " * limit, "the " * limit + "great " * 9])
+    np.testing.assert_array_equal(full, longer)
 
 
 def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines, a csv column, a jsonl field, gzipped; settings in any place; progress to the end."""
+    """Lines, a csv column, a jsonl field, gzipped; settings after options; progress up to 100%."""
     (tmp_path / "a.txt").write_text("The cat sat\n\nthe dog sat\n" * 20)
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"id,body\n1,a bird sat\n" + b"2,a bird sang\n" * 9))
     (tmp_path / "c.jsonl").write_text('{"body": "a fish swam"}\n' * 9)
@@ -188,17 +203,17 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
     command = ["vectors", "train", *files, "--text-column", "body", "--out", str(out), "--threads", "1"]
     settings = ["vectors.dimensions=6", "vectors.epochs=2", "vectors.min_count=10", "vectors.negative=0"]
     assert main([*command, *settings]) == 0
-    shown = capsys.readouterr()
-    assert "59 texts, 177 words, 9 of them different" in shown.out
-    assert f"wrote {out}: 6 words x 6 dimensions" in shown.out
-    assert "word2vec, 1 threads: 100%, 354 words" in shown.out
-    assert "reading texts: 100%" in shown.out
+    output = capsys.readouterr().out
+    assert "59 texts, 177 words, 9 of them different" in output
+    assert f"wrote {out}: 6 words x 6 dimensions" in output
+    assert "word2vec, 1 threads: 100%, 354 words" in output
+    assert "reading texts: 100%" in output
     first = KeyedVectors.load_word2vec_format(str(out), binary=True)
     assert set(first.index_to_key) == {"the", "cat", "sat", "dog", "a", "bird"}
-    assert [path.name for path in out.parent.iterdir()] == ["out.bin"]  # no scraps
+    assert [path.name for path in out.parent.iterdir()] == ["out.bin"]  # no temporary files
     assert main([*command, *settings]) == 0
-    again = KeyedVectors.load_word2vec_format(str(out), binary=True)
-    np.testing.assert_array_equal(again.vectors, first.vectors)  # one thread, so repeatable
+    second = KeyedVectors.load_word2vec_format(str(out), binary=True)
+    np.testing.assert_array_equal(second.vectors, first.vectors)  # with one thread
 
 
 @pytest.mark.parametrize(
@@ -211,19 +226,19 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
         (["train", "README.md", "--out", "README.md"], "error: README.md: is one of the files to train on"),
         (["train", "/dev/null", "--out", "x.bin"], "no such file"),
         (["train", "tests/__init__.py", "--out", "x.bin"], "error: tests/__init__.py: no word to train on"),
-        (["train", "experiments/trec.yaml", "--out", "x.bin"], "is no file of texts"),
-        (["train", "README.md", "train.epochs=3", "--out", "x.bin"], "error: train.epochs is no setting of this verb"),
+        (["train", "experiments/trec.yaml", "--out", "x.bin"], "is not a file of texts"),
+        (["train", "README.md", "train.epochs=3", "--out", "x.bin"], "error: train.epochs: is not a setting of"),
         (["train", "README.md", "--out", "x.bin", "vectors.path=v"], "error: vectors.path=v is a file to read"),
         (["train", "README.md", "--out", "README.md/x.bin"], "error: README.md/x.bin: cannot be written"),
         (["train", "README.md", "--out", "x.bin", "vectors.min_count=99999"], "lower vectors.min_count"),
-        (["export", "nowhere", "x.bin"], "holds neither a checkpoint nor a best.json"),
-        (["drift", "nowhere"], "holds neither a checkpoint nor a best.json"),
+        (["export", "nowhere", "x.bin"], "contains neither a checkpoint nor a best.json"),
+        (["drift", "nowhere"], "contains neither a checkpoint nor a best.json"),
     ],
 )
-def test_a_mistake_with_vectors_is_one_line(
+def test_a_usage_error_of_vectors_is_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And leaves no file."""
+    """No file is written."""
     monkeypatch.chdir(REPOSITORY)
     assert main(["vectors", *arguments]) == 2
     error = capsys.readouterr().err.splitlines()
@@ -233,7 +248,7 @@ def test_a_mistake_with_vectors_is_one_line(
 
 
 def test_drift_and_export_are_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And an evaluation's report has the drift in it."""
+    """The report of an evaluation has the drift too."""
     assert main(["vectors", "drift", str(trained), "--words", "great", "awful", "--top", "2"]) == 0
     assert "nearest neighbours" in capsys.readouterr().out
     assert main(["vectors", "drift", str(trained), "--words", "zebra"]) == 2
@@ -247,8 +262,8 @@ def test_drift_and_export_are_commands(trained: Path, tmp_path: Path, capsys: py
     assert (trained.parent / "report" / "drift.png").exists()
 
 
-def test_a_setting_may_stand_behind_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything else that is not known is still an error."""
+def test_settings_are_accepted_after_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Other unknown arguments are an error."""
     assert main(["train", "--address", "127.0.0.1:1", "model.dropuot=1"]) == 2
     assert "did you mean 'model.dropout'?" in capsys.readouterr().err
     for wrong in (["predict", "a", "b", "x=1"], ["train", "--nonsense", "x=1"]):
@@ -262,7 +277,7 @@ def test_a_setting_may_stand_behind_an_option(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is a setting only where no such file exists, and where it looks like one."""
+    """Such a word is a setting only if no such file exists, and if it has the form of a setting."""
     monkeypatch.chdir(tmp_path)
     Path("a=b").write_text("the cat sat\n" * 9)
     assert main(["vectors", "train", "a=b", "--out", "v.bin", "vectors.epochs=1"]) == 0
@@ -272,9 +287,97 @@ def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path: Path, monkeypatch:
 def test_evaluate_measures_a_checkpoint_of_an_earlier_version(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It kept nothing to compare vectors with, so the report has no such section."""
+    """It has no initial vectors to compare with, so the report has no such section."""
     checkpoint.save_checkpoint(tmp_path / "old" / "checkpoint", checkpoint.load_checkpoint(str(trained)))
     assert main(["evaluate", str(tmp_path / "old" / "checkpoint")]) == 0
     assert "word vectors" not in (tmp_path / "old" / "report" / "report.md").read_text()
     assert main(["vectors", "drift", str(tmp_path / "old" / "checkpoint")]) == 2
     assert "an earlier version made it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "folds"), [([], 10), (["--folds", "2"], 2), (["--folds", "100", "seed=3"], 100)])
+def test_cross_validate_passes_the_experiment_and_the_folds(
+    options: list[str], folds: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command prints the path of the summary."""
+    calls = []
+
+    def cross_validate(experiment: Experiment, folds: int) -> str:
+        calls.append((experiment, folds))
+        return "runs/folds.json"
+
+    monkeypatch.setattr(cross_validation, "cross_validate", cross_validate)
+    assert main(["cross-validate", "model.dropout=0.25", *options]) == 0
+    assert capsys.readouterr().out == "wrote runs/folds.json\n"
+    [(experiment, number)] = calls
+    assert experiment.model.dropout == 0.25
+    assert experiment.seed == (3 if "seed=3" in options else Experiment().seed)
+    assert number == folds
+
+
+@pytest.mark.parametrize("folds", ["1", "0", "-2", "101", "ten", "2.5"])
+def test_the_number_of_folds_has_limits(folds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The number of folds is from 2 to 100."""
+    with pytest.raises(SystemExit) as stop:
+        main(["cross-validate", f"--folds={folds}"])
+    assert stop.value.code == 2
+    assert f"must be between 2 and 100, not {folds}" in capsys.readouterr().err
+
+
+def test_train_names_the_next_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`train` trains once; cross-validation is a command of its own."""
+    monkeypatch.setattr(train, "train", lambda experiment: "runs/toy/best.json")
+    assert main(["train"]) == 0
+    assert capsys.readouterr().out == "wrote runs/toy/best.json\nnext: python -m jobs evaluate runs/toy\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments", "message"),
+    [
+        (train, "train", ["train"], "interrupted; the same command resumes from here\n"),
+        (tune, "tune", ["tune"], "interrupted; the same command resumes from here\n"),
+        (cross_validation, "cross_validate", ["cross-validate"], "interrupted; the same command resumes from here\n"),
+        (experiment_module, "load_experiment", ["show"], "interrupted\n"),
+    ],
+)
+def test_ctrl_c_prints_whether_the_same_command_resumes(
+    module: ModuleType,
+    name: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exit code is 130."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, interrupt)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("previous", [None, "10.0.0.1:6379"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_address_of_a_command_ends_with_it(
+    previous: str | None, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RAY_ADDRESS has the value of --address during the command, and its previous value afterwards."""
+    if previous is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", previous)
+    addresses = []
+
+    def record_address(experiment: Experiment) -> str:
+        addresses.append(os.environ.get("RAY_ADDRESS"))
+        if fails:
+            raise UsageError("no")
+        return "best.json"
+
+    monkeypatch.setattr(train, "train", record_address)
+    assert main(["train", "--address", "10.0.0.2:6379"]) == (2 if fails else 0)
+    assert os.environ.get("RAY_ADDRESS") == previous
+    main(["train"])
+    assert addresses == ["10.0.0.2:6379", previous]

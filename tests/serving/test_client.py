@@ -1,29 +1,29 @@
-"""Our client waits and asks again."""
+"""The client retries what may succeed later, and reports everything else at once."""
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.ray_head import find_free_ports
+from serving import client as client_module
 from serving.client import Client, ServiceError
 
 LABELS = [{"label": "a", "score": 1.0}]
 
 
-class Busy(BaseHTTPRequestHandler):
-    """Sheds, breaks off and answers, as its server's list says; notes when it was asked."""
+class BusyHandler(BaseHTTPRequestHandler):
+    """Responds with the planned statuses of its server, None for a broken connection, then with 200."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         server = self.server
-        server.asked.append((time.monotonic(), self.headers.get("authorization")))
+        server.keys.append(self.headers.get("authorization"))
         status = server.plan.pop(0) if server.plan else 200
         if status is None:
             self.close_connection = True
@@ -41,75 +41,113 @@ class Busy(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def busy() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        server.plan, server.asked, server.retry_after, server.content = [], [], "1", b""
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def server() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyHandler) as busy:
+        busy.plan, busy.keys, busy.retry_after, busy.content = [], [], "1", b""
+        threading.Thread(target=busy.serve_forever, daemon=True).start()
+        yield busy
+        busy.shutdown()
 
 
-def test_what_passes_is_waited_for(busy: ThreadingHTTPServer) -> None:
-    """A connection that breaks, HAProxy's 500, and load that is shed, for as long as it is told to wait."""
-    busy.plan = [None, 500, 503, 200]
-    client = Client(f"http://127.0.0.1:{busy.server_port}/", "secret")
-    assert client.classify("x") == LABELS
-    assert len(busy.asked) == 4
-    assert busy.asked[3][0] - busy.asked[2][0] >= 1
-    assert {key for _, key in busy.asked} == {"Bearer secret"}
+class Clock:
+    """Clock of the client that advances only when the client sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sleeps: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
 
 
-def test_what_does_not_pass_is_told_at_once(busy: ThreadingHTTPServer) -> None:
-    """With the status, and the service's reason."""
-    busy.plan = [422]
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    replacement = Clock()
+    monkeypatch.setattr(
+        client_module, "time", SimpleNamespace(monotonic=replacement.monotonic, sleep=replacement.sleep)
+    )
+    return replacement
+
+
+def make_client(server: ThreadingHTTPServer, key: str | None = None, retry_timeout_s: float = 60) -> Client:
+    return Client(f"http://127.0.0.1:{server.server_port}/", key, retry_timeout_s=retry_timeout_s)
+
+
+def test_temporary_failures_are_retried(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """A broken connection, HAProxy's 500, and shed load; the key is sent each time."""
+    server.plan = [None, 500, 503, 200]
+    assert make_client(server, "secret").classify("x") == LABELS
+    assert server.keys == ["Bearer secret"] * 4
+
+
+def test_the_wait_doubles_and_retry_after_is_added(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """The wait grows from 0.1 s to 5 s, plus or minus half of it."""
+    server.plan = [500] * 8 + [503]
+    assert make_client(server).classify("x") == LABELS
+    for sleep, backoff in zip(clock.sleeps, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5], strict=False):
+        assert 0.5 * backoff <= sleep <= 1.5 * backoff
+    assert 1 + 2.5 <= clock.sleeps[8] <= 1 + 7.5
+
+
+def test_the_wait_is_random(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """Clients whose requests were shed together do not return together."""
+    client = make_client(server)
+    for _ in range(20):
+        server.plan = [503]
+        client.classify("x")
+    assert len(set(clock.sleeps)) == 20
+    assert max(clock.sleeps) - min(clock.sleeps) > 0.02
+
+
+def test_other_failures_are_reported_at_once(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """The error contains the status and the service's reason."""
+    server.plan = [422]
     with pytest.raises(ServiceError, match="422: no") as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}").classify(["x"], top_k=0)
+        make_client(server).classify(["x"], top_k=0)
     assert caught.value.status == 422
-    assert len(busy.asked) == 1
+    assert len(server.keys) == 1
+    assert not clock.sleeps
 
 
-def test_shed_load_is_asked_for_as_long_as_there_is_patience(busy: ThreadingHTTPServer) -> None:
-    """However many tries that are, and not all at the very same time; then with what came last."""
-    busy.plan = [503] * 100
-    start = time.monotonic()
+def test_shed_load_is_reported_when_the_retry_timeout_is_over(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """The last attempt is made exactly at that time."""
+    server.plan = [503] * 100
     with pytest.raises(ServiceError) as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=4).classify("x")
+        make_client(server, retry_timeout_s=20).classify("x")
     assert caught.value.status == 503
-    assert 4 <= time.monotonic() - start < 15
-    moments = [moment for moment, _ in busy.asked]
-    waits = [later - earlier for earlier, later in pairwise(moments)][:-1]  # the last ends with the patience
-    assert len(waits) >= 2
-    assert all(wait >= 1.05 for wait in waits)  # what the service asks for, and the backoff
+    assert clock.now == pytest.approx(20)
+    assert len(server.keys) == len(clock.sleeps) + 1 > 3
 
 
-def test_no_service_makes_it_wait_beyond_its_patience(busy: ThreadingHTTPServer) -> None:
-    """It asks once more when that ends."""
-    busy.plan, busy.retry_after = [503], "3600"
-    start = time.monotonic()
-    assert Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=1).classify("x") == LABELS
-    assert 0.9 <= time.monotonic() - start < 20
+def test_retry_after_does_not_extend_the_retry_timeout(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """The last attempt is made earlier than Retry-After requests."""
+    server.plan, server.retry_after = [503], "3600"
+    assert make_client(server, retry_timeout_s=1).classify("x") == LABELS
+    assert clock.sleeps == [1]
 
 
-def test_when_patience_ends_it_gives_up(busy: ThreadingHTTPServer) -> None:
-    """With what came last."""
-    busy.plan = [500] * 50
-    with pytest.raises(ServiceError) as caught:
-        Client(f"http://127.0.0.1:{busy.server_port}", retry_timeout_s=1).classify("x")
-    assert caught.value.status == 500
-    assert 3 <= len(busy.asked) < 12
+def test_a_service_that_cannot_be_reached_is_reported(clock: Clock) -> None:
+    """The error is raised when the retry timeout is over."""
     [port] = find_free_ports(1)
-    with pytest.raises(ServiceError, match="does not answer"):
+    with pytest.raises(ServiceError, match="does not respond"):
         Client(f"http://127.0.0.1:{port}", retry_timeout_s=1).classify("x")
+    assert clock.now == pytest.approx(1)
 
 
-def test_what_is_no_answer_of_the_service_is_told(busy: ThreadingHTTPServer) -> None:
-    """A 200 of something else."""
-    busy.content = b"<html>"
+def test_the_response_of_another_service_is_reported(server: ThreadingHTTPServer) -> None:
+    """The response is a 200 that is not JSON."""
+    server.content = b"<html>"
     with pytest.raises(ServiceError, match="200: <html>"):
-        Client(f"http://127.0.0.1:{busy.server_port}").classify("x")
+        make_client(server).classify("x")
 
 
-def test_a_time_to_wait_that_cannot_be_read_is_none(busy: ThreadingHTTPServer) -> None:
-    """It is waited for as if nothing were said."""
-    busy.plan, busy.retry_after = [503], "soon"
-    assert Client(f"http://127.0.0.1:{busy.server_port}").classify("x") == LABELS
+def test_an_invalid_retry_after_is_ignored(server: ThreadingHTTPServer, clock: Clock) -> None:
+    """Only the backoff is waited for."""
+    server.plan, server.retry_after = [503], "soon"
+    assert make_client(server).classify("x") == LABELS
+    [sleep] = clock.sleeps
+    assert 0.05 <= sleep <= 0.15

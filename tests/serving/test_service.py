@@ -1,47 +1,89 @@
-"""The service on real Ray Serve, over real HTTP: run here, and deployed by `serve deploy`."""
+"""The service on a running Ray cluster, over HTTP with Ray's own proxy: `run`, `deploy`, and Ray's `serve deploy`."""
 
 import json
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import yaml
 
-from benchmarks.deployed_service import wait_until
-from benchmarks.ray_head import RayHead, find_free_ports
+from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
 from cluster.package import REPOSITORY
+from cluster.ray_jobs import create_client
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import load_checkpoint
 from serving.__main__ import main
-from serving.web import api_keys as keys
-from tests.support.http import call, serving
+from serving.api_keys import KEYS_VARIABLE
+from tests.support.services import call, run_service
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head: RayHead) -> None:
-    """Every path, good input and bad, with the scores of the checkpoint."""
-    with serving(saved, head) as url:
-        expected = Classifier(load_checkpoint(str(saved))).predict_logits(["word1 word2", ""])
-        asked = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with start_ray_head(num_cpus=3) as ray_head:
+        yield ray_head
+
+
+@pytest.fixture(autouse=True)
+def without_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture
+def head_without_serve(head: RayHead, without_token: None) -> RayHead:
+    """The head, after Serve was stopped if an earlier test started it."""
+    client = create_client(head.dashboard_url, "serve")
+    if client.get_serve_details()["applications"]:
+        client.delete_applications()
+        wait_for(lambda: not client.get_serve_details()["applications"], "the end of the service", 60)
+    return head
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """The port of every service that a test deploys: a running Serve cannot change its port."""
+    [number] = find_free_ports(1)
+    return number
+
+
+@pytest.fixture
+def deployed(head: RayHead, port: int, run_folder: Path, without_token: None) -> str:
+    """The URL of a service that runs with the first checkpoint."""
+    assert main(["deploy", str(run_folder), "--address", head.dashboard_url, "--port", str(port)]) == 0
+    return f"http://127.0.0.1:{port}"
+
+
+def run_command(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_run_responds_as_specified_and_ends_on_ctrl_c(head_without_serve: RayHead, run_folder: Path) -> None:
+    """Every path has valid and invalid input; scores are those of the checkpoint; Serve is stopped at the end."""
+    with run_service(run_folder, head_without_serve.environment) as url:
+        expected = Classifier(load_checkpoint(str(run_folder))).predict_logits(["word1 word2", ""])
+        body = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
         for path in ("/predict", "/"):
-            status, found = call(url + path, asked)
+            status, response = call(url + path, body)
             assert status == 200
-            for rows, scores in zip(found, expected, strict=True):
+            for rows, scores in zip(response, expected, strict=True):
                 assert {row["label"]: pytest.approx(row["score"], abs=1e-5) for row in rows} == dict(
                     zip("abc", map(float, scores), strict=True)
                 )
                 assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
-        one = b'{"inputs": "word1", "parameters": {"top_k": 2}}'
-        _, flat = call(url + "/predict", one)
-        assert call(url + "/", one) == (200, [flat])
+        single = b'{"inputs": "word1", "parameters": {"top_k": 2}}'
+        _, flat = call(url + "/predict", single)
+        assert call(url + "/", single) == (200, [flat])
         assert len(flat) == 2
         assert call(url + "/health") == (200, {"status": "ok"})
         status, info = call(url + "/info")
         assert (status, info["labels"], info["model"]["embedding"]) == (200, ["a", "b", "c"], "non-static")
-        for path, body, method, expected_status in (
+        for path, content, method, expected_status in (
             ("/predict", b"{", None, 400),
             ("/predict", b'{"inputs": 5}', None, 422),
             ("/predict", b'{"inputs": "' + b"x" * (8 << 20) + b'"}', None, 413),
@@ -50,101 +92,72 @@ def test_run_answers_as_the_contract_says_and_stops_on_ctrl_c(saved: Path, head:
             ("/predict", b"{}", "DELETE", 405),
             ("/nothing", None, None, 404),
         ):
-            status, found = call(url + path, body, method)
+            status, response = call(url + path, content, method)
             assert status == expected_status, path
-            assert found["error"]
+            assert response["error"]
+    with pytest.raises(OSError, match="refused"):
+        call(url + "/info")
 
 
-def test_run_ends_where_its_keys_do_not_reach_the_replicas(saved: Path, head: RayHead) -> None:
-    """They read the nodes' environment, not this shell's; nothing is left open."""
+def test_run_ends_if_the_replicas_do_not_have_its_keys(head_without_serve: RayHead, run_folder: Path) -> None:
+    """Replicas read the nodes' environment, not that of this shell; no open service remains."""
     [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "serving", "run", str(saved), "--port", str(port)]
-    environment = head.environment | {keys.KEYS_VARIABLE: "k" * 20}
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 2, done.stderr
-    assert f"http://127.0.0.1:{port}/ asks for no key" in done.stderr
-    assert "Traceback" not in done.stderr
+    environment = head_without_serve.environment | {KEYS_VARIABLE: "k" * 20}
+    process = run_command([sys.executable, "-m", "serving", "run", str(run_folder), "--port", str(port)], environment)
+    assert process.returncode == 2, process.stderr
+    assert f"http://127.0.0.1:{port}/ requires no API key" in process.stderr
+    assert "Traceback" not in process.stderr
     with pytest.raises(OSError, match="refused"):
         call(f"http://127.0.0.1:{port}/info")
 
 
-def test_serve_deploy_takes_the_configuration_and_swaps_the_checkpoint(
-    saved: Path, head: RayHead, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_serve_deploy_accepts_the_configuration_and_swaps_the_checkpoint(
+    run_folder: Path, head: RayHead, deployed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ray's own `serve deploy` with the file that `config` prints; a changed user_config needs no new replica."""
-    [port] = find_free_ports(1)
-    assert main(["config", str(saved), "--port", str(port)]) == 0
-    configuration = yaml.safe_load(capsys.readouterr().out)
-    url = f"http://127.0.0.1:{port}"
-
-    def deploy() -> None:
-        path = tmp_path / "service.yaml"
-        path.write_text(yaml.safe_dump(configuration))
-        serve = str(Path(sys.executable).parent / "serve")
-        command = [serve, "deploy", str(path), "--address", head.dashboard_url]
-        done = subprocess.run(command, env=head.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    def embedding() -> str | None:
-        try:
-            return call(url + "/info")[1]["model"]["embedding"]
-        except (OSError, KeyError, ValueError):
-            return None
-
-    deploy()
-    wait_until(lambda: embedding() == "non-static")
-    configuration["applications"][0]["deployments"][0]["user_config"]["checkpoint"] = str(saved / "second")
-    deploy()
-    wait_until(lambda: embedding() == "static")
+    """Ray's own `serve deploy` with the output of `config`."""
+    assert call(deployed + "/info")[1]["model"]["embedding"] == "non-static"
+    capsys.readouterr()
+    assert main(["config", str(run_folder / "second"), "--port", deployed.rpartition(":")[2]]) == 0
+    path = tmp_path / "service.yaml"
+    path.write_text(capsys.readouterr().out)
+    serve = str(Path(sys.executable).parent / "serve")
+    process = run_command([serve, "deploy", str(path), "--address", head.dashboard_url], head.environment)
+    assert process.returncode == 0, process.stderr
+    wait_for(lambda: call(deployed + "/info")[1]["model"]["embedding"] == "multichannel", "the other checkpoint", 60)
 
 
-def test_run_leaves_alone_what_the_cluster_serves_already(saved: Path, head: RayHead) -> None:
-    """Another port is refused by name of the right one; the same application is not replaced."""
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "serving", "run", str(saved), *arguments]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=head.environment, capture_output=True, text=True, check=False, timeout=60
-        )
-        assert done.returncode == 2, done.stdout
-        return done.stderr
-
-    assert "serves an application 'classifier' already" in run()
-    other = saved / "other.yaml"
+def test_run_does_not_replace_what_the_cluster_serves(
+    run_folder: Path, head: RayHead, deployed: str, tmp_path: Path
+) -> None:
+    """The same application is refused, and so is another port than that of the running Serve, which the error names."""
+    other = tmp_path / "other.yaml"
     other.write_text((REPOSITORY / "serving/service.yaml").read_text().replace("name: classifier", "name: other"))
-    [port] = find_free_ports(1)
-    assert "Serve runs on this cluster already, on port" in run("--template", str(other), "--port", str(port))
+    [other_port] = find_free_ports(1)
+    run = [sys.executable, "-m", "serving", "run", str(run_folder)]
+    commands = [run, [*run, "--template", str(other), "--port", str(other_port)]]
+    with ThreadPoolExecutor() as pool:
+        same_name, other_name = pool.map(lambda command: run_command(command, head.environment), commands)
+    assert (same_name.returncode, other_name.returncode) == (2, 2)
+    assert "already serves an application 'classifier'" in same_name.stderr
+    assert f"use --port {deployed.rpartition(':')[2]}" in other_name.stderr
+    assert call(deployed + "/health")[0] == 200
 
 
-def test_deploy_hands_the_service_over_and_names_what_is_wrong(
-    saved: Path, head: RayHead, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_deploy_waits_for_the_service_and_reports_errors(
+    run_folder: Path, head: RayHead, port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits until the service runs; a checkpoint that is none is refused before anything is sent."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    at = ["--address", head.dashboard_url]
-    assert main(["deploy", str(saved / "second"), *at]) == 0
-    assert "classifier is running at http://127.0.0.1:" in capsys.readouterr().out
+    """Errors are keys that only this shell has, a folder without a checkpoint, and a cluster that cannot be reached."""
+    options = ["--port", str(port), "--address", head.dashboard_url]
+    assert main(["deploy", str(run_folder / "second"), *options]) == 0
+    assert f"classifier is running at http://127.0.0.1:{port}" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setenv(keys.KEYS_VARIABLE, "k" * 20)
-        assert main(["deploy", str(saved / "second"), *at]) == 2
-    told = capsys.readouterr().err
-    assert "asks for no key and answers whoever reaches it: the keys are set in this shell" in told
-    assert f"serve shutdown --address {head.dashboard_url}" in told
-    assert main(["deploy", str(saved.parent), *at]) == 2
-    assert "holds neither a checkpoint" in capsys.readouterr().err
-    [port] = find_free_ports(1)
-    assert main(["deploy", str(saved), "--address", f"http://127.0.0.1:{port}"]) == 2
+        patch.setenv(KEYS_VARIABLE, "k" * 20)
+        assert main(["deploy", str(run_folder / "second"), *options]) == 2
+    message = capsys.readouterr().err
+    assert "requires no API key: the keys are set in this shell only" in message
+    assert f"serve shutdown --address {head.dashboard_url}" in message
+    assert main(["deploy", str(run_folder.parent), *options]) == 2
+    assert f"{run_folder.parent}: contains neither a checkpoint nor a best.json" in capsys.readouterr().err
+    [unused_port] = find_free_ports(1)
+    assert main(["deploy", str(run_folder), "--address", f"http://127.0.0.1:{unused_port}"]) == 2
     assert "error:" in capsys.readouterr().err
-
-
-def test_a_port_that_is_taken_is_one_line(
-    saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before Ray is started."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert main(["run", str(saved), "--port", str(port)]) == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err

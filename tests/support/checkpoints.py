@@ -1,4 +1,4 @@
-"""Checkpoints of random weights."""
+"""Checkpoints with random weights."""
 
 import numpy as np
 import torch
@@ -11,16 +11,16 @@ WORDS = [f"word{number}" for number in range(200)]
 
 
 def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
-    """Return a checkpoint with random weights."""
-    choose = np.random.default_rng(0)
+    """Return a checkpoint with random weights, three classes and the vocabulary WORDS; settings by dotted path."""
+    generator = np.random.default_rng(0)
     experiment = Experiment().replace(
         {"model.embedding": embedding, "model.filter_widths": [2, 1, 4], "model.feature_maps": 9} | settings
     )
-    vectors = choose.normal(size=(len(WORDS) + 2, 6)).astype(np.float32)
+    vectors = generator.normal(size=(len(WORDS) + 2, 6)).astype(np.float32)
     vectors[0] = 0
     network = Network(experiment.model, vectors, 3)
     if embedding == "multichannel":
         with torch.no_grad():
             network.vectors[1:] += 1
-    weights = {key: value.numpy() for key, value in network.weights().items()}
+    weights = {name: value.numpy() for name, value in network.weights().items()}
     return Checkpoint(experiment, ["a", "b", "c"], [*WORDS], weights, {"epoch": 1})

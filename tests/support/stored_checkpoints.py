@@ -1,5 +1,6 @@
 """Checkpoint stores with small checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,16 @@ from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.history import Epoch, Progress
 
 
-def fill(epochs: int, steps: int = 0, best: int = 0):
-    """Return what writes a small checkpoint of this position."""
+def small_checkpoint(epochs: int, steps: int = 0, best: int = 0) -> Callable[[Path], None]:
+    """Return a function that writes a small checkpoint of this position into a folder."""
     progress = Progress([Epoch(n + 1, 1, 1, 1, 1, 1, 1) for n in range(epochs)], best, steps)
-    found = Checkpoint(Experiment(), ["a"], ["w"], {"vectors": np.full((3, 2), epochs, np.float32)}, {})
-    return lambda folder: save_checkpoint(folder, found, {"steps": np.array([steps])}, progress.to_json())
+    checkpoint = Checkpoint(Experiment(), ["a"], ["w"], {"vectors": np.full((3, 2), epochs, np.float32)}, {})
+    return lambda folder: save_checkpoint(folder, checkpoint, {"steps": np.array([steps])}, progress.to_json())
 
 
-def filled(path: Path, *positions: tuple[int, int, int]) -> CheckpointStore:
+def make_store(path: Path, *positions: tuple[int, int, int]) -> CheckpointStore:
+    """Return a store with a checkpoint for each (epochs, steps, best epoch), written in this order."""
     checkpoints = CheckpointStore(str(path))
     for epochs, steps, best in positions:
-        checkpoints.write(checkpoint_name(epochs, steps), fill(epochs, steps, best), best)
+        checkpoints.write(checkpoint_name(epochs, steps), small_checkpoint(epochs, steps, best), best)
     return checkpoints

@@ -1,11 +1,13 @@
 """Records of made-up trials."""
 
 import random
+from typing import Any
 
 import numpy as np
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
+from jobs.training.history import Epoch
 
 SPACE = {
     "model.embedding": {"grid": ["static", "non-static"]},
@@ -18,29 +20,39 @@ SPACE = {
 EXPERIMENT = Experiment().replace({"tune.space": SPACE})
 
 
-def record(number: int, settings: dict, accuracy: float | None) -> TrialRecord:
-    epochs = []
-    if accuracy is not None:
-        epochs = [{"epoch": 1, "accuracy": accuracy, "loss": 1 - accuracy, "macro_f1": accuracy, "train_loss": 0.1,
-                   "examples_per_second": 10.0, "seconds": 0.5}]  # fmt: skip
-    return TrialRecord(
-        number, settings, "finished" if epochs else "failed", epochs=epochs, best=len(epochs), seconds=0.5
+def make_epoch(number: int, accuracy: float, loss: float | None = None) -> Epoch:
+    """Return an epoch of half a second; the loss is 1 - accuracy by default."""
+    return Epoch(
+        epoch=number,
+        train_loss=0.1,
+        loss=1 - accuracy if loss is None else loss,
+        accuracy=accuracy,
+        macro_f1=accuracy,
+        examples_per_second=10.0,
+        seconds=0.5,
     )
 
 
-def records(count: int) -> list[TrialRecord]:
-    """Trials whose accuracy falls with dropout, and with the vectors' rate where there is one."""
-    chance = random.Random(0)
-    found = []
+def make_record(number: int, settings: dict[str, Any], accuracy: float | None, ended: float = 0.0) -> TrialRecord:
+    """Return the record of a trial with one epoch of this accuracy; of a failed trial if it is None."""
+    epochs = [] if accuracy is None else [make_epoch(1, accuracy)]
+    status = "finished" if epochs else "failed"
+    return TrialRecord(number, settings, status, epochs=epochs, best=len(epochs), ended=ended, seconds=0.5)
+
+
+def make_records(count: int) -> list[TrialRecord]:
+    """Return trials whose accuracy falls with dropout, and with the vectors' learning rate where there is one."""
+    generator = random.Random(0)
+    records = []
     for number in range(1, count + 1):
         settings = {
-            "model.embedding": chance.choice(["static", "non-static"]),
-            "model.dropout": chance.uniform(0, 0.8),
-            "model.feature_maps": chance.choice([50, 100]),
+            "model.embedding": generator.choice(["static", "non-static"]),
+            "model.dropout": generator.uniform(0, 0.8),
+            "model.feature_maps": generator.choice([50, 100]),
         }
-        accuracy = 0.9 - 0.5 * settings["model.dropout"] ** 2 + chance.gauss(0, 0.001)
+        accuracy = 0.9 - 0.5 * settings["model.dropout"] ** 2 + generator.gauss(0, 0.001)
         if settings["model.embedding"] == "non-static":
-            settings["train.vectors_learning_rate"] = 10 ** chance.uniform(-4, -2)
+            settings["train.vectors_learning_rate"] = 10 ** generator.uniform(-4, -2)
             accuracy -= 0.1 * (np.log10(settings["train.vectors_learning_rate"]) + 4)
-        found.append(record(number, settings, accuracy))
-    return found
+        records.append(make_record(number, settings, accuracy))
+    return records

@@ -2,24 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jobs.config.experiment import Experiment
+from jobs.search.records import RankingKey, TrialReport
 from jobs.search.trial import Trial
-from tests.conftest import make_test_corpus
+from jobs.training.history import Epoch
+from tests.support.toy_data import make_test_corpus
 
 
-def trial(
-    experiment: Experiment, folder: Path, beats: Callable[[tuple], bool] = lambda rank: True
-) -> tuple[Trial, list]:
-    """A trial, and the list of what it keeps."""
-    kept: list[Any] = []
-    found = Trial(7, experiment, make_test_corpus(experiment), str(folder), beats, lambda *what: kept.append(what))
-    return found, kept
+def make_trial(
+    experiment: Experiment, folder: Path, is_new_best: Callable[[RankingKey], bool] = lambda key: True
+) -> tuple[Trial, list[tuple[RankingKey, Epoch]]]:
+    """Return trial 7, and the list of the ranking keys and epochs of the checkpoints that it saves."""
+    saved: list[tuple[RankingKey, Epoch]] = []
+    corpus = make_test_corpus(experiment)
+    trial = Trial(7, experiment, corpus, str(folder), is_new_best, lambda key, epoch: saved.append((key, epoch)))
+    return trial, saved
 
 
-def run(one: Trial) -> list[dict[str, Any]]:
-    told = [one.step()]
-    while not told[-1]["finished"]:
-        told.append(one.step())
-    return told
+def run_trial(trial: Trial) -> list[TrialReport]:
+    """Return the reports of all remaining epochs of a trial."""
+    reports = [trial.step()]
+    while not reports[-1].finished:
+        reports.append(trial.step())
+    return reports

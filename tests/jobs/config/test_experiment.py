@@ -1,4 +1,4 @@
-"""The experiment file: defaults, overrides, and errors that help."""
+"""Experiment files: defaults, overrides, and helpful errors."""
 
 from pathlib import Path
 
@@ -6,28 +6,37 @@ import pytest
 import yaml
 
 from cluster.package import REPOSITORY
-from jobs.config.experiment import Experiment, ExperimentError, apply_overrides, load_experiment
+from jobs.config.experiment import SETTING_KEYS, Experiment, ExperimentError, apply_overrides, load_experiment
 
 
-def test_the_defaults_are_an_experiment_and_survive_yaml(tmp_path: Path) -> None:
-    """What `show` prints can be trained."""
+def test_yaml_contains_all_settings_and_is_read_back(tmp_path: Path) -> None:
+    """The output of `show` is an experiment file."""
+    experiment = Experiment().replace(
+        {"seed": 7, "data.train": "für.csv", "train.workers": [2, 8], "tune.epochs": None}
+    )
+    text = experiment.to_yaml()
+    values = yaml.safe_load(text)
+    for key in SETTING_KEYS:
+        value = values
+        for name in key.split("."):
+            value = value[name]
     path = tmp_path / "all.yaml"
-    path.write_text(Experiment().to_yaml())
-    assert load_experiment(str(path)) == Experiment()
+    path.write_text(text)
+    assert load_experiment(str(path)) == experiment != Experiment()
 
 
 def test_settings_override_the_file(tmp_path: Path) -> None:
-    """A dotted path reaches any key; values are YAML."""
+    """A setting is a dotted path and a YAML value."""
     path = tmp_path / "my.yaml"
-    path.write_text("model: {dropout: 0.1, feature_maps: 7}")
-    found = load_experiment(
+    path.write_text("model: {dropout: 0.1, feature_maps: 7}\ntrain: {use_gpu: true}")
+    experiment = load_experiment(
         str(path), ["model.filter_widths=[2, 3]", "model.dropout=0.3", "data.train=a.csv", "train.use_gpu=null"]
     )
-    assert found.model.filter_widths == [2, 3]
-    assert found.model.dropout == 0.3
-    assert found.model.feature_maps == 7
-    assert found.data.train == "a.csv"
-    assert found.train.use_gpu is None
+    assert experiment.model.filter_widths == [2, 3]
+    assert experiment.model.dropout == 0.3
+    assert experiment.model.feature_maps == 7
+    assert experiment.data.train == "a.csv"
+    assert experiment.train.use_gpu is None
 
 
 @pytest.mark.parametrize(
@@ -38,31 +47,47 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
         ("model: {embedding: nonstatic}", r"model.embedding: .*'non-static'.*given: 'nonstatic'"),
         ("model: {dropout: 1.5}", r"model.dropout: .*less than 1"),
         ("model: {filter_widths: []}", r"model.filter_widths"),
-        ("model: {filter_widths: [3, 3]}", r"names a width twice"),
+        ("model: {filter_widths: [3, 3]}", r"model: filter_widths contains a width twice"),
         ("train: {batch_size: many}", r"train.batch_size: .*given: 'many'"),
+        ("train: {workers: [3, 2]}", r"train.workers: must be a number of at least 1, or \[minimum, maximum\]"),
+        ("train: {workers: 0}", r"train.workers: must be a number of at least 1"),
         ("name: ../else", r"name: .*given: '../else'"),
         ("a: [", r"not valid YAML"),
-        ("- a", r"must hold keys and values, not a list"),
+        ("- a", r"must contain keys and values, not a list"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
-    """The message names the file, the key, and the way out."""
+def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(text)
-    with pytest.raises(ExperimentError, match=message) as caught:
+    with pytest.raises(ExperimentError, match=message) as error:
         load_experiment(str(path))
-    assert "my.yaml" in str(caught.value)
+    assert "my.yaml" in str(error.value)
 
 
-@pytest.mark.parametrize("setting", ["model.dropout", "name.x=1", "model.nothing=1", "model=[1", "model.dropout=x"])
-def test_a_wrong_setting_is_an_error(setting: str) -> None:
-    """On the command line as in the file."""
-    with pytest.raises(ExperimentError, match=r"model|name"):
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.dropout", r"'model.dropout' is not a setting; write key=value"),
+        ("name.x=1", r"name: Input should be a valid string"),
+        ("model.dropout.x=1", r"model.dropout: Input should be a valid number"),
+        ("model.nothing=1", r"unknown key 'model.nothing'"),
+        ("zzzzzz=1", r"unknown key 'zzzzzz'; `python -m jobs show` prints all keys"),
+        ("model=[1", r"model: '\[1' is not a YAML value"),
+        ("model.dropout=x", r"model.dropout: .*given: 'x'"),
+    ],
+)
+def test_an_invalid_setting_is_an_error(setting: str, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
         load_experiment(None, [setting])
 
 
+def test_a_value_has_no_keys() -> None:
+    """The experiment has values already, unlike the empty one above."""
+    with pytest.raises(ExperimentError, match=r"name.x: 'name' is not a section and has no keys"):
+        apply_overrides(Experiment(), ["name.x=1"])
+
+
 def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
-    """No traceback for a wrong path."""
     with pytest.raises(ExperimentError, match="no such experiment file"):
         load_experiment(str(tmp_path / "none.yaml"))
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
@@ -70,15 +95,35 @@ def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
         load_experiment(str(tmp_path / "bytes.yaml"))
 
 
-def test_overridden_keeps_the_rest() -> None:
+def test_overrides_change_only_their_keys() -> None:
     """Evaluation changes the test file and nothing else."""
-    changed = apply_overrides(Experiment(), ["data.test=other.csv"])
+    experiment = Experiment().replace({"model.dropout": 0.1, "data.train": "train.csv"})
+    changed = apply_overrides(experiment, ["data.test=other.csv"])
     assert changed.data.test == "other.csv"
-    assert changed.model == Experiment().model
+    assert changed.data.train == "train.csv"
+    assert changed.model.dropout == 0.1
+
+
+@pytest.mark.parametrize("value", ["null", "5"])
+def test_train_folds_of_earlier_versions(tmp_path: Path, value: str) -> None:
+    """null, which `show` and searches of earlier versions wrote, is ignored; a number refers to the command."""
+    path = tmp_path / "old.yaml"
+    path.write_text(f"train: {{folds: {value}, epochs: 3}}")
+    if value == "null":
+        experiment = load_experiment(str(path))
+        assert experiment == Experiment().replace({"train.epochs": 3})
+        assert "folds" not in experiment.to_yaml()
+        assert apply_overrides(experiment, ["train.folds=null"]) == experiment
+        assert Experiment.model_validate(yaml.safe_load(path.read_text())) == experiment
+    else:
+        with pytest.raises(ExperimentError, match=r"old.yaml: train: .* `python -m jobs cross-validate --folds 5`"):
+            load_experiment(str(path))
+        with pytest.raises(ExperimentError, match=r"cross-validate --folds 5`"):
+            apply_overrides(Experiment(), ["train.folds=5"])
+    assert "train.folds" not in SETTING_KEYS
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "experiments").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_experiment_files_are_valid(path: Path) -> None:
-    """Each loads, and is named as its file."""
+    """The name of each experiment is that of its file."""
     assert load_experiment(str(path)).name == path.stem
-    assert yaml.safe_load(path.read_text())

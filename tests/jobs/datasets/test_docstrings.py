@@ -1,16 +1,20 @@
-"""The default corpus: found without importing, and without the answer in it."""
+"""Default corpus: extracted without importing the packages, and with their names masked."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from jobs.config.settings import DataSettings
+from jobs.datasets import docstrings
 from jobs.datasets.docstrings import (
     MASK_TOKEN,
     compile_name_pattern,
     extract_docstrings,
     extract_passage,
     find_source_files,
+    load_docstring_corpus,
 )
 
 SOURCE = '''# a comment
@@ -41,8 +45,8 @@ X = ["""not one either"""]
 '''
 
 
-def test_docstrings_are_found_by_their_place() -> None:
-    """Of the module, classes and functions; other strings are not."""
+def test_docstrings_of_modules_classes_and_functions_are_extracted() -> None:
+    """Only docstrings are extracted, no other strings."""
     assert list(extract_docstrings(SOURCE)) == [
         "The module.",
         "A class with \\alpha.",
@@ -52,13 +56,11 @@ def test_docstrings_are_found_by_their_place() -> None:
 
 
 @pytest.mark.parametrize("source", ["", "def f(:", 'x = 1:\n    """unclosed', '"""\\x"""\n', "\x00"])
-def test_broken_source_gives_nothing(source: str) -> None:
-    """Other people's files may be anything."""
+def test_invalid_source_has_no_docstrings(source: str) -> None:
     assert list(extract_docstrings(source)) == []
 
 
-def test_a_package_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its files are found by its place alone."""
+def test_source_files_are_listed_without_importing_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "lib_never_imported" / "tests").mkdir(parents=True)
     for name in ("__init__.py", "b.py", "test_b.py", "tests/c.py", "data.txt"):
         (tmp_path / "lib_never_imported" / name).write_text("raise SystemExit")
@@ -68,19 +70,20 @@ def test_a_package_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert find_source_files("no_such_package_anywhere") == []
 
 
-def test_libraries_names_are_masked() -> None:
-    """Alone, as a part of an identifier, in any case; not inside other words."""
-    mask = compile_name_pattern(["numpy", "ray", "torch"])
+def test_names_of_libraries_are_masked() -> None:
+    """Names are masked alone and in identifiers, in any case, but not inside other words."""
+    pattern = compile_name_pattern(["numpy", "ray", "torch"])
     text = "NumPy np.array numpy_like PyTorch RayActor ray.init Torch array Torches stray arrays rays"
-    masked = mask.sub(MASK_TOKEN, text)
+    masked = pattern.sub(MASK_TOKEN, text)
     assert masked == (
-        f"{MASK_TOKEN} {MASK_TOKEN}.array {MASK_TOKEN}_like {MASK_TOKEN} {MASK_TOKEN}Actor {MASK_TOKEN}.init {MASK_TOKEN} array Torches stray arrays rays"
+        f"{MASK_TOKEN} {MASK_TOKEN}.array {MASK_TOKEN}_like {MASK_TOKEN} {MASK_TOKEN}Actor "
+        f"{MASK_TOKEN}.init {MASK_TOKEN} array Torches stray arrays rays"
     )
 
 
-def test_a_passage_is_the_opening_prose() -> None:
-    """Up to the first section or example, on one line, without markup."""
-    mask = compile_name_pattern(["numpy"])
+def test_a_passage_is_the_prose_at_the_start() -> None:
+    """A passage ends at the first section or example, and is one line without markup."""
+    pattern = compile_name_pattern(["numpy"])
     text = """Return the ``sum`` of all elements of a numpy array,
     as a :class:`~numpy.float64` value.
 
@@ -89,8 +92,48 @@ def test_a_passage_is_the_opening_prose() -> None:
     a : array
     """
     assert (
-        extract_passage(text, mask)
+        extract_passage(text, pattern)
         == f"Return the sum of all elements of a {MASK_TOKEN} array, as a {MASK_TOKEN}.float64 value."
     )
-    assert extract_passage("Too short.", mask) is None
-    assert extract_passage("Args:\n  a: many words that stand in a section and are not prose at all", mask) is None
+    assert extract_passage("Too short.", pattern) is None
+    assert (
+        extract_passage(
+            "Args:\n  a: many words in a section, which are not prose and therefore are not a passage", pattern
+        )
+        is None
+    )
+
+
+def write_package(folder: Path, name: str, docs: list[str]) -> None:
+    (folder / name).mkdir()
+    body = "".join(f'def f{number}():\n    """{text}"""\n' for number, text in enumerate(docs))
+    (folder / name / "__init__.py").write_text(body)
+
+
+def test_the_corpus_has_each_passage_once_and_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A passage of two packages has no correct label and is dropped, a repeated one is kept once."""
+    shared = "the same eight words in one or the other docstring"
+    own = [f"return the number of things that alpha_one counts here {'abcdefghijkl'[index]}" for index in range(12)]
+    write_package(tmp_path, "alpha_one", [*own, own[0].upper(), own[0], shared])
+    write_package(tmp_path, "beta_two", [shared.title(), "write all of the given values into one file on disk"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def extract(files: Mapping[str, list[Path]], lowercase: bool) -> list[tuple[str, tuple[list[str], list[str]]]]:
+        """Do without Ray what the function does in Ray tasks."""
+        return [(name, docstrings._extract_chunk(paths, list(files), lowercase)) for name, paths in files.items()]
+
+    monkeypatch.setattr(docstrings, "_extract_in_parallel", extract)
+    data = DataSettings(packages=["alpha_one", "beta_two"], max_rows_per_class=10)
+    rows, notes, tokens_path = load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)
+    alpha = [text for text, label in zip(rows.texts, rows.labels, strict=True) if label == "alpha_one"]
+    assert len(set(alpha)) == 10
+    assert set(alpha) <= {text.replace("alpha_one", MASK_TOKEN) for text in own}
+    assert rows.texts[10:] == ["write all of the given values into one file on disk"]
+    assert notes == ["alpha_one: 10 rows of 12 passages in 1 files", "beta_two: 1 rows of 1 passages in 1 files"]
+    lines = tokens_path.read_text().splitlines()
+    assert len(lines) == 14  # lower-case: the 12 of alpha_one, the shared one, and one of beta_two
+    assert "library" in lines[0].split()
+
+    monkeypatch.delattr(docstrings, "_extract_in_parallel")
+    assert load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)[0] == rows
+    assert load_docstring_corpus(data, True, str(tmp_path / "runs"), 1)[0].texts != rows.texts

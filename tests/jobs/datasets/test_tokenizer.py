@@ -1,8 +1,15 @@
-"""Texts as words, and words as numbers."""
+"""Tokenizer and vocabulary."""
 
 import pytest
 
-from jobs.datasets.tokenizer import UNKNOWN, Vocabulary, count_words, encode, tokenize
+from jobs.datasets.tokenizer import (
+    UNKNOWN,
+    Vocabulary,
+    count_words,
+    encode,
+    tokenize,
+    tokenize_with_offsets,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,17 +24,29 @@ from jobs.datasets.tokenizer import UNKNOWN, Vocabulary, count_words, encode, to
     ],
 )
 def test_tokens(text: str, tokens: list[str]) -> None:
-    """Words, clitics apart, punctuation by itself."""
+    """Words, clitics and punctuation are separate tokens."""
     assert tokenize(text) == tokens
 
 
-def test_case_is_kept_on_request() -> None:
-    """Cased vectors want cased words."""
+def test_lowercase_is_optional() -> None:
     assert tokenize("New York", lowercase=False) == ["New", "York"]
 
 
-def test_numbers_of_words_and_of_unknown_ones() -> None:
-    """0 is padding, 1 unknown."""
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("They’ll go!!!!!", [("they", 0, 4), ("'ll", 4, 7), ("go", 8, 10), ("!!!", 10, 15)]),
+        # The lowercase form of İ has two characters, i and a combining dot.
+        ("İ is!", [("i", 0, 1), ("\u0307", 0, 1), ("is", 2, 4), ("!", 4, 5)]),
+    ],
+)
+def test_offsets_are_those_of_the_text(text: str, tokens: list[tuple[str, int, int]]) -> None:
+    offsets = tokenize_with_offsets(text)
+    assert [token for token, _, _ in offsets] == tokenize(text)
+    assert offsets == tokens
+
+
+def test_ids_of_known_and_unknown_words() -> None:
     vocabulary = Vocabulary(["a", "b"])
     assert len(vocabulary) == 4
     assert vocabulary.encode(["b", "x", "a"]) == [3, UNKNOWN, 2]
@@ -35,14 +54,15 @@ def test_numbers_of_words_and_of_unknown_ones() -> None:
         Vocabulary(["a", "a"])
 
 
-def test_texts_as_flat_arrays_and_back() -> None:
-    """Long texts are cut, empty ones keep their place."""
+def test_texts_are_encoded_as_flat_arrays() -> None:
+    """Long texts are truncated, empty ones have an offset too."""
     tokens = encode([["a", "b", "a"], [], ["b"]], Vocabulary(["a", "b"]), max_tokens=2)
     assert tokens.ids.tolist() == [2, 3, 3]
     assert tokens.lengths.tolist() == [2, 0, 1]
     assert tokens.offsets.tolist() == [0, 2, 2, 3]
 
 
-def test_frequent_words_come_first_and_ties_are_settled() -> None:
-    """The vocabulary does not depend on the order of the rows."""
-    assert count_words([["b", "a"], ["c", "b"]], 2) == [("b", 2), ("a", 1)]
+@pytest.mark.parametrize("texts", [[["b", "a"], ["c", "b"]], [["c", "b"], ["b", "a"]], [["b", "c", "a", "b"]]])
+def test_the_order_of_the_rows_does_not_change_the_vocabulary(texts: list[list[str]]) -> None:
+    """The most frequent words come first, equally frequent ones in alphabetical order."""
+    assert count_words(texts, 2) == [("b", 2), ("a", 1)]

@@ -1,4 +1,4 @@
-"""Fine-tuned vectors as a file that gensim opens; the original stays as it was."""
+"""Export of fine-tuned vectors to a file that gensim opens; the original file is unchanged."""
 
 import dataclasses
 import hashlib
@@ -16,11 +16,10 @@ from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import export_vectors
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors, save_checkpoint
-from jobs.model.network import Network
-from jobs.training import snapshot
 from jobs.training.corpus import build_corpus
-from jobs.training.loop import Loop
-from tests.conftest import write_word2vec
+from jobs.training.loop import create_loop
+from jobs.training.snapshot import capture
+from tests.support.toy_data import write_word2vec
 
 ORIGINAL = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 TUNED = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
@@ -28,85 +27,83 @@ TUNED = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
 
 @pytest.fixture
 def original(tmp_path: Path) -> Path:
-    """Vectors of the, New, film, rest."""
+    """A vectors file of the words the, New, film and rest."""
     return write_word2vec(tmp_path / "original.bin", ["the", "New", "film", "rest"], ORIGINAL)
 
 
 @pytest.fixture
 def saved(tmp_path: Path, original: Path) -> Callable[..., str]:
-    """Make a checkpoint with film, new, naïve; returns its folder."""
+    """Make a checkpoint with the words film, new and naïve, and return its folder."""
 
     def make(**weights: np.ndarray) -> str:
         settings = {"vectors.path": str(original)}
         weights = weights or {"vectors": TUNED, "fixed_vectors": TUNED * 0}
         words = ["film", "new", "naïve"]
-        found = Checkpoint(Experiment().replace(settings), ["a", "b"], words, weights, {})
+        checkpoint = Checkpoint(Experiment().replace(settings), ["a", "b"], words, weights, {})
         scale = np.ones(5, np.float32)
-        if "vectors" in weights:  # film and new were seen, and new's vector was left alone
-            start = np.stack([TUNED[0], TUNED[1], ORIGINAL[2], TUNED[3]])
-            initial = InitialVectors(start, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
+        if "vectors" in weights:  # film and new are in the training texts, but new's vector did not change
+            before = np.stack([TUNED[0], TUNED[1], ORIGINAL[2], TUNED[3]])
+            initial = InitialVectors(before, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
         else:
             initial = InitialVectors(TUNED[:0], np.zeros(0, int), np.zeros(0, bool), scale)
-        save_checkpoint(tmp_path / "checkpoint", found, initial_vectors=initial)
+        save_checkpoint(tmp_path / "checkpoint", checkpoint, initial_vectors=initial)
         return str(tmp_path / "checkpoint")
 
     return make
 
 
-def opened(path: Path) -> KeyedVectors:
+def open_vectors(path: Path) -> KeyedVectors:
     return KeyedVectors.load_word2vec_format(str(path), binary=True)
 
 
 def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
-    """The trained channel's, bit for bit; the file they came from is not touched."""
+    """The exported vectors are those of the trained channel, bit for bit; the original file is unchanged."""
     before = hashlib.sha256(original.read_bytes()).digest()
     export_vectors(saved(), str(tmp_path / "out.bin"), None, False)
-    found = opened(tmp_path / "out.bin")
-    assert found.index_to_key == ["film", "new", "naïve"]
-    np.testing.assert_array_equal(found.vectors, TUNED[2:])
+    vectors = open_vectors(tmp_path / "out.bin")
+    assert vectors.index_to_key == ["film", "new", "naïve"]
+    np.testing.assert_array_equal(vectors.vectors, TUNED[2:])
     assert hashlib.sha256(original.read_bytes()).digest() == before
 
 
-def test_the_others_are_merged_as_they_are(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
-    """In the original's order, tuned words in their place, new ones behind."""
+def test_other_words_are_merged_unchanged(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
+    """Words are in the original's order, with the tuned vectors; new words follow."""
     before = hashlib.sha256(original.read_bytes()).digest()
     export_vectors(saved(), str(tmp_path / "out.bin"), None, True)
-    found = opened(tmp_path / "out.bin")
-    assert found.index_to_key == ["the", "New", "film", "rest", "new", "naïve"]
-    np.testing.assert_array_equal(found.vectors, [*ORIGINAL[:2], TUNED[2], ORIGINAL[3], *TUNED[3:]])
+    vectors = open_vectors(tmp_path / "out.bin")
+    assert vectors.index_to_key == ["the", "New", "film", "rest", "new", "naïve"]
+    np.testing.assert_array_equal(vectors.vectors, [*ORIGINAL[:2], TUNED[2], ORIGINAL[3], *TUNED[3:]])
     assert hashlib.sha256(original.read_bytes()).digest() == before
 
 
-def test_the_original_is_never_written_over(
+def test_the_original_is_never_overwritten(
     saved: Callable[..., str], original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under whatever name it is given."""
+    """The original is recognized by any path or URI that leads to it."""
     before = original.read_bytes()
     link = tmp_path / "link.bin"
     link.symlink_to(original)
     for out in (original, link):
-        with pytest.raises(VectorsError, match="is the file that the vectors started from"):
+        with pytest.raises(VectorsError, match="is the file of the initial vectors"):
             export_vectors(saved(), str(out), None, True)
     other = write_word2vec(tmp_path / "other.bin", ["the"], ORIGINAL[:1])
-    with pytest.raises(VectorsError, match="is the file that the vectors started from"):
+    with pytest.raises(VectorsError, match="is the file of the initial vectors"):
         export_vectors(saved(), str(original), str(other), True)
     for name in (str(other), f"file://{other}", "~/other.bin"):
         monkeypatch.setenv("HOME", str(tmp_path))
-        with pytest.raises(VectorsError, match="is the file that the vectors started from"):
+        with pytest.raises(VectorsError, match="is the file of the initial vectors"):
             export_vectors(saved(), str(other), name, True)
     assert original.read_bytes() == before
 
 
-def test_what_cannot_be_written_or_merged_is_said_before_anything_is_done(
-    saved: Callable[..., str], tmp_path: Path
-) -> None:
-    """A folder, a URI; an original that is no word2vec file; an older checkpoint."""
+def test_targets_and_originals_that_cannot_be_used_are_errors(saved: Callable[..., str], tmp_path: Path) -> None:
+    """Errors are a folder, a URI, an original that is no word2vec file, an older checkpoint; nothing is written."""
     with pytest.raises(StorageError, match="is a folder; name a file"):
         export_vectors(saved(), str(tmp_path), None, False)
     with pytest.raises(StorageError, match="not to a URI"):
         export_vectors(saved(), "s3://bucket/x.bin", None, False)
     (tmp_path / "v.kv").write_bytes(pickle.dumps(1))
-    with pytest.raises(VectorsError, match="only word2vec and GloVe files are read whole"):
+    with pytest.raises(VectorsError, match="only word2vec and GloVe files"):
         export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True)
     save_checkpoint(tmp_path / "old", load_checkpoint(saved()))
     with pytest.raises(VectorsError, match="an earlier version made it"):
@@ -115,7 +112,7 @@ def test_what_cannot_be_written_or_merged_is_said_before_anything_is_done(
 
 
 def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path) -> None:
-    """They never were in the file's space."""
+    """Random vectors have nothing to do with the vectors of the file."""
     loaded = load_checkpoint(saved())
     random = loaded.experiment.replace({"model.embedding": "rand"})
     save_checkpoint(
@@ -125,17 +122,16 @@ def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path
         export_vectors(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True)
 
 
-def test_static_vectors_are_said_to_be_the_original_ones(
+def test_static_vectors_are_exported_with_a_note(
     saved: Callable[..., str], tmp_path: Path, messages: list[str]
 ) -> None:
-    """They can be exported all the same."""
     export_vectors(saved(fixed_vectors=TUNED), str(tmp_path / "out.bin"), None, False)
     assert "were not trained" in messages[0]
-    assert len(opened(tmp_path / "out.bin")) == 3
+    assert len(open_vectors(tmp_path / "out.bin")) == 3
 
 
 def test_an_original_that_does_not_fit_is_an_error(saved: Callable[..., str], tmp_path: Path) -> None:
-    """Of other dimensions, or missing; nothing is written."""
+    """The original has other dimensions, or is missing; nothing is written."""
     other = write_word2vec(tmp_path / "other.bin", ["a"], np.ones((1, 4), np.float32))
     with pytest.raises(VectorsError, match="has 4 dimensions, the checkpoint 3"):
         export_vectors(saved(), str(tmp_path / "out.bin"), str(other), True)
@@ -144,10 +140,10 @@ def test_an_original_that_does_not_fit_is_an_error(saved: Callable[..., str], tm
     assert not (tmp_path / "out.bin").exists()
 
 
-def test_a_trained_run_is_exported_in_the_files_lengths(
+def test_vectors_are_exported_with_the_norms_of_the_file(
     make_experiment: Callable[..., Experiment], original: Path, tmp_path: Path
 ) -> None:
-    """Whatever norm it trained with; words that training left alone are the original's, bit for bit when merged."""
+    """This holds for any norm in training; vectors that did not change are the original's, bit for bit when merged."""
     words = ["film", "great", "unseen", "elsewhere"]
     matrix = np.arange(1, 21, dtype=np.float32).reshape(4, 5)
     source = write_word2vec(tmp_path / "long.bin", words, matrix)
@@ -156,12 +152,12 @@ def test_a_trained_run_is_exported_in_the_files_lengths(
     )
     corpus = build_corpus(experiment, load_dataset(experiment), use_pretrained=True)
     assert np.linalg.norm(corpus.vectors[2:], axis=1) == pytest.approx(2)
-    loop = Loop(Network(experiment.model, corpus.vectors, 2, 0), corpus, experiment.train, 0)
+    loop = create_loop(experiment, corpus)
     next(loop.train_epochs())
-    snapshot.capture(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
+    capture(experiment, corpus, loop, resumable=False)(tmp_path / "trained")
     export_vectors(str(tmp_path / "trained"), str(tmp_path / "out.bin"), None, False)
     export_vectors(str(tmp_path / "trained"), str(tmp_path / "merged.bin"), None, True)
-    alone, merged = opened(tmp_path / "out.bin"), opened(tmp_path / "merged.bin")
+    alone, merged = open_vectors(tmp_path / "out.bin"), open_vectors(tmp_path / "merged.bin")
     np.testing.assert_allclose(alone["unseen"], matrix[2], rtol=1e-5)
     np.testing.assert_array_equal(merged["unseen"], matrix[2])
     assert merged.index_to_key[:4] == words

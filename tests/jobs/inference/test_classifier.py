@@ -1,4 +1,4 @@
-"""The classifier says what the torch network says, without torch."""
+"""Classifier: the scores of the torch network, without torch."""
 
 import subprocess
 import sys
@@ -17,15 +17,15 @@ from tests.support.checkpoints import WORDS, checkpoint_of
 
 
 def texts(count: int) -> list[str]:
-    choose = np.random.default_rng(1)
-    lengths = [0, 1, 2, 3, 700, *choose.integers(0, 40, count)]
-    return [" ".join(choose.choice([*WORDS, "unseen", "!"], length)) for length in lengths]
+    generator = np.random.default_rng(1)
+    lengths = [0, 1, 2, 3, 700, *generator.integers(0, 40, count)]
+    return [" ".join(generator.choice([*WORDS, "unseen", "!"], length)) for length in lengths]
 
 
 @pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
 @pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
 def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int) -> None:
-    """To 1e-5, for the empty text and the long one, with all words, some or none in the table."""
+    """Scores agree to 1e-5 for empty to long texts, with all, some or no words in the table."""
     checkpoint = checkpoint_of(embedding)
     some = texts(50)
     settings = checkpoint.experiment.text
@@ -33,22 +33,22 @@ def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int)
     expected = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))).numpy()
     classifier = Classifier(checkpoint, table_bytes)
     assert classifier.table_bytes <= table_bytes
-    found = classifier.predict_logits(some)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(np.concatenate([classifier.predict_logits([text]) for text in some]), found, atol=1e-6)
+    logits = classifier.predict_logits(some)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([classifier.predict_logits([text]) for text in some]), logits, atol=1e-6)
 
 
 def test_case_is_as_in_training() -> None:
-    """A cased experiment tells Word1 from word1."""
+    """Only a cased experiment distinguishes WORD1 and word1."""
     lowered, cased = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand", **{"text.lowercase": False}))
     assert np.array_equal(lowered.predict_logits(["WORD1"]), lowered.predict_logits(["word1"]))
     assert not np.array_equal(cased.predict_logits(["WORD1"]), cased.predict_logits(["word1"]))
 
 
-def test_lists_of_all_kinds_of_texts() -> None:
-    """Texts in ASCII, with other letters and with words beyond the table, in any order."""
-    rows = 4 * 9 * (1 + 2 + 4) * (len(WORDS) // 2)
-    whole, half = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand"), rows)
+def test_lists_may_mix_all_kinds_of_texts() -> None:
+    """Texts are in ASCII, in other scripts, or have words that are not in the table, in any order."""
+    table_bytes = 4 * 9 * (1 + 2 + 4) * (len(WORDS) // 2)
+    whole, half = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand"), table_bytes)
     assert 0 < half.table_bytes < whole.table_bytes
     some = ["word1 word199", "über word2", "", "word3", "“word4” — word5", "word199 ß", "word0"]
     expected = np.concatenate([whole.predict_logits([text]) for text in some])
@@ -59,13 +59,13 @@ def test_lists_of_all_kinds_of_texts() -> None:
     assert (scored.num_tokens, scored.num_unknown) == (15, 7)
 
 
-def test_words_beyond_ascii_are_found() -> None:
-    """A word with an accent has its own vector, and the unknown word is another."""
+def test_words_that_are_not_ascii_are_known() -> None:
+    """A word with an accent has its own vector, not that of the unknown word."""
     checkpoint = checkpoint_of("rand")
     checkpoint.words[7] = "café"
-    found = Classifier(checkpoint)
-    assert found.score_texts(["café"]).num_unknown == 0
-    assert not np.array_equal(found.predict_logits(["café"]), found.predict_logits(["cafe"]))
+    classifier = Classifier(checkpoint)
+    assert classifier.score_texts(["café"]).num_unknown == 0
+    assert not np.array_equal(classifier.predict_logits(["café"]), classifier.predict_logits(["cafe"]))
 
 
 @pytest.mark.parametrize(
@@ -75,44 +75,47 @@ def test_words_beyond_ascii_are_found() -> None:
         (lambda c: c.weights.update({"vectors": np.zeros((5, 6), np.float32)}), "vectors is float32 of \\(5, 6\\)"),
         (lambda c: c.weights.update({"filters.1": c.weights["filters.1"].astype(np.float64)}), "filters.1 is float64"),
         (lambda c: c.weights["output.bias"].fill(np.nan), "output.bias holds values that are not finite"),
-        (lambda c: c.labels.append("a"), "labels.json: names something twice"),
+        (lambda c: c.labels.append("a"), "labels.json: contains duplicates"),
         (lambda c: c.labels.clear(), "labels.json: is empty"),
         (lambda c: c.words.append(5), "vocabulary.json: is not a list of strings"),
         (lambda c: c.words.append("more"), "vectors is float32 of"),
     ],
 )
 def test_a_checkpoint_whose_parts_do_not_fit_is_refused(change: Callable[[Checkpoint], object], message: str) -> None:
-    """Before a text could be scored with it."""
+    """The error is raised when the classifier is created, and names the file."""
     checkpoint = checkpoint_of("non-static")
     change(checkpoint)
     with pytest.raises(CheckpointError, match=message):
         Classifier(checkpoint)
 
 
-def test_no_torch_in_the_replica(tmp_path: Path) -> None:
-    """Reading a checkpoint and classifying import neither torch nor the training code."""
+def test_reading_a_checkpoint_and_classifying_import_no_torch(tmp_path: Path) -> None:
+    """Torch and the training code are not imported: a serving replica needs neither."""
     save_checkpoint(tmp_path / "c", checkpoint_of("non-static"))
     script = (
         "import sys\n"
         "from jobs.model import checkpoint\n"
         "from jobs.inference.classifier import Classifier\n"
-        f"print(Classifier(checkpoint.load_checkpoint({str(tmp_path / 'c')!r})).predict_logits(['word1 word2']).shape)\n"
+        f"classifier = Classifier(checkpoint.load_checkpoint({str(tmp_path / 'c')!r}))\n"
+        "print(classifier.predict_logits(['word1 word2']).shape)\n"
         "print({'torch', 'gensim', 'sklearn', 'jobs.training.loop'} & set(sys.modules))\n"
     )
-    found = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout == "(1, 3)\nset()\n"
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "(1, 3)\nset()\n"
 
 
-def test_a_classifier_whose_table_holds_all_words_keeps_no_vectors() -> None:
-    """Nor a view, which would keep them all."""
+def test_a_classifier_with_all_words_in_its_table_frees_the_vectors() -> None:
+    """The classifier has no view of the vectors either, which would keep their memory allocated."""
     classifier = Classifier(checkpoint_of("static"))
     assert classifier._vectors.base is None
     assert classifier._vectors.nbytes == 0
 
 
-def test_a_checkpoint_that_reads_texts_of_any_length_takes_no_more_memory_than_a_text() -> None:
-    """Its max_tokens may be anything."""
+def test_scratch_memory_depends_on_the_text_not_on_max_tokens() -> None:
+    """An untrusted checkpoint may have any max_tokens."""
     classifier = Classifier(checkpoint_of("rand", **{"text.max_tokens": 1 << 60}))
     usual = Classifier(checkpoint_of("rand"))
     for some in (["word1 word2"], ["word1", "word2 word3"]):

@@ -1,7 +1,7 @@
-"""Why a text has its scores."""
+"""Explanations: phrases and shares that add up to a text's scores."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.inference.classifier import Classifier
@@ -12,39 +12,41 @@ CLASSIFIER = Classifier(checkpoint_of("multichannel"))
 
 
 def explain(classifier: Classifier, text: str) -> list[Explanation]:
-    reasons = Explainer(classifier, text)
-    return [reasons.explain(label) for label in range(len(classifier.labels))]
+    explainer = Explainer(classifier, text)
+    return [explainer.explain(label) for label in range(len(classifier.labels))]
 
 
+@settings(deadline=None)  # compiled code may be slow on a loaded machine
 @given(st.lists(st.sampled_from([*WORDS[:20], "unseen", "İstanbul", "don't", "!!!!!", "’s", "\n"]), max_size=30))
-def test_the_parts_add_up_to_the_score(words: list[str]) -> None:
-    """For every class, bias and shares; each phrase stands where it says."""
+def test_bias_and_shares_add_up_to_the_score(words: list[str]) -> None:
+    """This holds for every class; start and end of each phrase are those of its text."""
     text = " ".join(words)
     [scores] = CLASSIFIER.predict_logits([text])
-    for score, found in zip(scores, explain(CLASSIFIER, text), strict=True):
-        assert found.score == pytest.approx(score, abs=1e-5)
-        assert found.bias + sum(phrase.share for phrase in found.phrases) == pytest.approx(score, abs=1e-5)
-        for phrase in found.phrases:
+    for score, explanation in zip(scores, explain(CLASSIFIER, text), strict=True):
+        assert explanation.score == pytest.approx(score, abs=1e-5)
+        total = explanation.bias + sum(phrase.share for phrase in explanation.phrases)
+        assert total == pytest.approx(score, abs=1e-5)
+        for phrase in explanation.phrases:
             assert text[phrase.start : phrase.end] == phrase.text
             assert len(phrase.text.split()) <= 8
-        shares = [abs(phrase.share) for phrase in found.phrases]
+        shares = [abs(phrase.share) for phrase in explanation.phrases]
         assert shares == sorted(shares, reverse=True)
 
 
-def test_the_word_that_decides_is_named() -> None:
-    """As it is written in the text, with where it stands."""
+def test_the_decisive_word_is_first() -> None:
+    """The word is spelled as in the text, and has its start and end."""
     checkpoint = checkpoint_of("rand", **{"model.filter_widths": [1]})
     checkpoint.weights["vectors"][WORDS.index("word5") + 2] *= 50
     classifier = Classifier(checkpoint)
     text = "word1 word2 WORD5 word3"
-    for found in explain(classifier, text):
-        first = found.phrases[0]
+    for explanation in explain(classifier, text):
+        first = explanation.phrases[0]
         assert (first.text, first.start, first.end) == ("WORD5", 12, 17)
-        assert all(abs(phrase.share) < abs(first.share) for phrase in found.phrases[1:])
+        assert all(abs(phrase.share) < abs(first.share) for phrase in explanation.phrases[1:])
 
 
-def test_only_what_was_read_is_explained() -> None:
-    """A text that is cut off is explained up to there."""
+def test_phrases_end_at_max_tokens() -> None:
+    """The rest of a text is not read, so it is not explained."""
     classifier = Classifier(checkpoint_of("rand", **{"text.max_tokens": 3}))
-    for found in explain(classifier, "word1 word2 word3 word4 word5"):
-        assert max(phrase.end for phrase in found.phrases) == len("word1 word2 word3")
+    for explanation in explain(classifier, "word1 word2 word3 word4 word5"):
+        assert max(phrase.end for phrase in explanation.phrases) == len("word1 word2 word3")

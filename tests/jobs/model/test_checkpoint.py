@@ -1,54 +1,96 @@
-"""A checkpoint: whole or refused, and nothing in it runs."""
+"""Checkpoints: read whole or refused, and nothing in them is executed."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cluster import __version__
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
+    InitialVectors,
+    collect_versions,
     load_checkpoint,
+    load_initial_vectors,
     load_training_state,
     resolve_checkpoint,
     save_checkpoint,
     verify_checksums,
 )
 
+CHECKPOINT = Checkpoint(
+    Experiment(name="x"),
+    ["a", "b|\n"],
+    ["w\u2028", "東京", "\u00a0"],
+    {"vectors": np.arange(10, dtype=np.float32).reshape(5, 2), "output.bias": np.zeros(2, np.float32)},
+    {"epoch": 3, "accuracy": 0.5},
+)
+INITIAL_VECTORS = InitialVectors(
+    np.ones((4, 2), np.float32), np.arange(4), np.array([False, False, True, False]), np.ones(5, np.float32)
+)
+
 
 @pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, Checkpoint]:
-    checkpoint = Checkpoint(
-        Experiment(name="x"),
-        ["a", "b|\n"],
-        ["w\u2028", "東京", "\u00a0"],
-        {"vectors": np.arange(10, dtype=np.float32).reshape(5, 2), "output.bias": np.zeros(2, np.float32)},
-        {"epoch": 3, "accuracy": 0.5},
-    )
+def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "checkpoint"
-    save_checkpoint(folder, checkpoint, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0})
-    return folder, checkpoint
+    save_checkpoint(folder, CHECKPOINT, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0}, INITIAL_VECTORS)
+    return folder
 
 
-def test_what_was_written_is_read(saved: tuple[Path, Checkpoint]) -> None:
-    """Weights bit for bit, words with any characters, all settings."""
-    folder, checkpoint = saved
-    found = load_checkpoint(str(folder))
-    assert (found.experiment, found.labels, found.words) == (checkpoint.experiment, checkpoint.labels, checkpoint.words)
-    assert found.metrics == checkpoint.metrics
-    assert all(np.array_equal(found.weights[key], value) for key, value in checkpoint.weights.items())
-    resumable = load_training_state(folder)
-    assert resumable.optimizer_state["steps"].tolist() == [3, 2]
-    assert resumable.progress == {"epochs": [], "best": 0}
-    assert resumable.weights.keys() == checkpoint.weights.keys()
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file of a checkpoint, and its entry in the manifest."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_saved_checkpoint_is_loaded(folder: Path) -> None:
+    """A loaded checkpoint has the same weights bit for bit, words with any characters, and all settings."""
+    loaded = load_checkpoint(str(folder))
+    assert (loaded.experiment, loaded.labels, loaded.words) == (
+        CHECKPOINT.experiment,
+        CHECKPOINT.labels,
+        CHECKPOINT.words,
+    )
+    assert loaded.metrics == CHECKPOINT.metrics
+    assert loaded.path == str(folder)
+    assert loaded.weights.keys() == CHECKPOINT.weights.keys()
+    assert all(np.array_equal(loaded.weights[name], value) for name, value in CHECKPOINT.weights.items())
+    state = load_training_state(folder)
+    assert state.optimizer_state["steps"].tolist() == [3, 2]
+    assert state.progress == {"epochs": [], "best": 0}
+    assert state.weights.keys() == CHECKPOINT.weights.keys()
+    initial_vectors = load_initial_vectors(str(folder))
+    assert initial_vectors is not None
+    for name, value in vars(INITIAL_VECTORS).items():
+        np.testing.assert_array_equal(getattr(initial_vectors, name), value)
     verify_checksums(str(folder))
 
 
-def test_it_is_found_by_folder_best_json_or_the_folder_of_one(saved: tuple[Path, Checkpoint], tmp_path: Path) -> None:
-    """best.json names it relative to itself, so runs can be moved."""
-    folder, _ = saved
+def test_a_checkpoint_without_initial_vectors_has_none(tmp_path: Path) -> None:
+    """Earlier versions did not write initial vectors."""
+    save_checkpoint(tmp_path, CHECKPOINT)
+    assert load_initial_vectors(str(tmp_path)) is None
+
+
+def test_the_versions_are_those_of_this_project_and_its_libraries(tmp_path: Path) -> None:
+    """A checkpoint of an earlier version, which did not record the project's, is loaded as it is."""
+    versions = collect_versions()
+    assert versions["finetune-cnn"] == __version__
+    assert {"python", "torch", "ray", "gensim", "numpy"} < versions.keys()
+    for name, recorded in (("new", versions), ("old", {"python": "3.11.1"})):
+        save_checkpoint(tmp_path / name, replace(CHECKPOINT, metrics={"epoch": 1, "versions": recorded}))
+        assert load_checkpoint(str(tmp_path / name)).metrics["versions"] == recorded
+
+
+def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:
+    """best.json names the checkpoint relative to itself, so runs can be moved."""
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "run/checkpoint"}))
     assert resolve_checkpoint(str(folder)) == str(folder)
     assert resolve_checkpoint(str(tmp_path / "best.json")) == resolve_checkpoint(str(tmp_path)) == str(folder)
@@ -56,9 +98,8 @@ def test_it_is_found_by_folder_best_json_or_the_folder_of_one(saved: tuple[Path,
     assert resolve_checkpoint(str(tmp_path)) == str(folder)
 
 
-def test_only_what_classifies_is_needed(saved: tuple[Path, Checkpoint]) -> None:
-    """The optimiser's state may be deleted to save space; then it cannot resume."""
-    folder, _ = saved
+def test_a_checkpoint_without_optimizer_state_classifies_but_does_not_resume(folder: Path) -> None:
+    """The state may be deleted to save space."""
     (folder / "state.safetensors").unlink()
     assert load_checkpoint(str(folder)).labels
     with pytest.raises(CheckpointError, match=r"lacks state\.safetensors"):
@@ -66,18 +107,32 @@ def test_only_what_classifies_is_needed(saved: tuple[Path, Checkpoint]) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "vocabulary.json", "labels.json", "experiment.yaml"])
-def test_a_missing_cut_or_altered_file_is_refused(saved: tuple[Path, Checkpoint], name: str) -> None:
-    """By its name."""
-    folder, _ = saved
+def test_a_missing_truncated_or_altered_file_is_refused(folder: Path, name: str) -> None:
+    """The error names the file."""
     whole = (folder / name).read_bytes()
     for content in (whole[:-1], whole[:-1] + b"X", b""):
         (folder / name).write_bytes(content)
-        for reader in (load_checkpoint, verify_checksums):
-            with pytest.raises(CheckpointError, match=f"{name} is not what the manifest says"):
-                reader(str(folder))
+        for read in (load_checkpoint, verify_checksums):
+            with pytest.raises(CheckpointError, match=f"{name} does not match the manifest"):
+                read(str(folder))
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"lacks {name}"):
         load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("weights.safetensors", load_checkpoint),
+        ("initial.safetensors", load_initial_vectors),
+        ("state.safetensors", lambda path: load_training_state(Path(path))),
+    ],
+)
+def test_a_file_of_tensors_that_is_none_is_refused(folder: Path, name: str, read: object) -> None:
+    """The file is refused even if its checksum in the manifest is correct."""
+    replace_file(folder, name, b"no tensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -86,21 +141,21 @@ def test_a_missing_cut_or_altered_file_is_refused(saved: tuple[Path, Checkpoint]
         ("{", "no readable manifest"),
         ("[]", "no readable manifest"),
         ('{"format": 1}', "no readable manifest"),
-        ('{"format": 2, "files": {}}', "is of format 2; this version reads format 1"),
+        ('{"format": 1, "files": {"labels.json": {}}}', "no readable manifest"),
+        ('{"format": 2, "files": []}', "is of format 2; this version reads format 1"),
         ('{"format": 1, "files": {}}', "lacks experiment.yaml"),
     ],
 )
-def test_a_broken_or_newer_manifest_is_refused(saved: tuple[Path, Checkpoint], manifest: str, message: str) -> None:
-    """With the reason."""
-    folder, _ = saved
+def test_a_broken_or_newer_manifest_is_refused(folder: Path, manifest: str, message: str) -> None:
+    """The error states the reason."""
     (folder / "manifest.json").write_text(manifest)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(str(folder))
 
 
-def test_nothing_there_is_an_error(tmp_path: Path) -> None:
-    """For a folder, and for a best.json that names nothing."""
-    with pytest.raises(CheckpointError, match=r"holds neither a checkpoint nor a best\.json"):
+def test_a_path_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+    """The path is a folder without a checkpoint, or a best.json that names none."""
+    with pytest.raises(CheckpointError, match=r"contains neither a checkpoint nor a best\.json"):
         load_checkpoint(str(tmp_path))
     (tmp_path / "best.json").write_text("{}")
     with pytest.raises(CheckpointError, match="does not name a checkpoint"):
@@ -108,3 +163,28 @@ def test_nothing_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text('{"checkpoint": "gone"}')
     with pytest.raises(CheckpointError, match="gone"):
         load_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: !!python/object/apply:os.mkdir [{path}]",
+        "!!python/object/apply:os.mkdir [{path}]: 1",
+        "name: !!python/object/new:os.mkdir [{path}]",
+    ],
+)
+def test_settings_that_would_run_code_are_refused_and_run_nothing(folder: Path, tmp_path: Path, text: str) -> None:
+    """The code would make a folder, which is not there afterwards."""
+    evidence = tmp_path / "evidence"
+    replace_file(folder, "experiment.yaml", text.format(path=json.dumps(str(evidence))).encode())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(str(folder))
+    assert not evidence.exists()
+    assert "could not determine a constructor" in str(caught.value)
+
+
+def test_settings_with_yaml_aliases_are_refused(folder: Path) -> None:
+    """Even a single alias is refused: a few nested ones expand to gigabytes."""
+    replace_file(folder, "experiment.yaml", b"name: &name x\nstorage: *name\n")
+    with pytest.raises(CheckpointError, match=r"experiment\.yaml: contains a YAML alias"):
+        load_checkpoint(str(folder))

@@ -1,4 +1,4 @@
-"""The convolution is exactly torch's, on either path, and a text's maxima are its own."""
+"""Convolution: the values and gradients of torch's conv1d, on both code paths."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jobs.datasets.tokenizer import Tokens
 from jobs.model.batches import Batch, Collator
-from jobs.model.convolution import _dense, max_over_time, project
+from jobs.model.convolution import max_over_time, max_over_time_with_torch, project
 
 LENGTHS = [12, 0, 1, 5, 2, 12]
 WIDTHS = [3, 1, 2, 5]
@@ -18,7 +18,7 @@ MAPS = 7
 
 
 def batch_of(lengths: list[int], seed: int = 0) -> tuple[Batch, list[np.ndarray]]:
-    """Return texts of words 1 to 8, of which some come twice, as a batch and as word numbers."""
+    """Return texts of the words 1 to 8, some of them repeated, as a batch and as word ids."""
     ids = np.random.default_rng(seed).integers(1, 9, sum(lengths)).astype(np.int32)
     tokens = Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     texts = [ids[start:end] for start, end in zip(tokens.offsets, tokens.offsets[1:], strict=False)]
@@ -26,8 +26,8 @@ def batch_of(lengths: list[int], seed: int = 0) -> tuple[Batch, list[np.ndarray]
 
 
 def reference(vectors: Tensor, filters: Tensor, texts: list[np.ndarray]) -> Tensor:
-    """torch's own convolution of each text alone, with width - 1 zero vectors on both sides."""
-    found = []
+    """Return torch's own convolution of each text alone, with width - 1 zero vectors on both sides."""
+    maxima = []
     for text in texts:
         words = vectors[torch.from_numpy(text).long()] if len(text) else vectors[:1] * 0
         features, start = [], 0
@@ -36,8 +36,8 @@ def reference(vectors: Tensor, filters: Tensor, texts: list[np.ndarray]) -> Tens
             start += width * MAPS
             padded = F.pad(words.T[None], (width - 1, width - 1))  # (1, columns, length + 2 * (width - 1))
             features.append(F.conv1d(padded, kernel).amax(dim=2)[0])
-        found.append(torch.cat(features))
-    return torch.stack(found)
+        maxima.append(torch.cat(features))
+    return torch.stack(maxima)
 
 
 def on_cpu(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch: Batch) -> Tensor:
@@ -45,13 +45,13 @@ def on_cpu(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch:
 
 
 def as_on_gpu(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, batch: Batch) -> Tensor:
-    return _dense(fixed, trained, filters, batch, WIDTHS, bfloat16=False)
+    return max_over_time_with_torch(fixed, trained, filters, batch, WIDTHS)
 
 
 @pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
 @pytest.mark.parametrize("channels", ["trained", "fixed", "both"])
 def test_values_and_gradients_are_those_of_conv1d(path: Callable[..., Tensor], channels: str) -> None:
-    """In float64, for texts of 0 to 12 words and filters of widths 1 to 5, to the last digits."""
+    """They agree in float64 to the last digits, for texts of 0 to 12 words and filters of widths 1 to 5."""
     batch, texts = batch_of(LENGTHS)
     generator = torch.Generator().manual_seed(1)
     columns = 8 if channels == "both" else 4
@@ -63,22 +63,22 @@ def test_values_and_gradients_are_those_of_conv1d(path: Callable[..., Tensor], c
     expected = reference(*leaves, texts)
     (expected * weights).sum().backward()
 
-    trained_from = {"trained": 0, "fixed": columns, "both": 4}[channels]
-    rows, own = table[batch.word_ids], filters.clone().requires_grad_()
-    fixed = rows[:, :trained_from] if trained_from else None
-    trained = rows[:, trained_from:].clone().requires_grad_() if trained_from < columns else None
-    found = path(fixed, trained, own, batch)
-    (found * weights).sum().backward()
+    num_fixed = {"trained": 0, "fixed": columns, "both": 4}[channels]
+    vectors, own_filters = table[batch.word_ids], filters.clone().requires_grad_()
+    fixed = vectors[:, :num_fixed] if num_fixed else None
+    trained = vectors[:, num_fixed:].clone().requires_grad_() if num_fixed < columns else None
+    maxima = path(fixed, trained, own_filters, batch)
+    (maxima * weights).sum().backward()
 
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(own.grad, leaves[1].grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(maxima, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own_filters.grad, leaves[1].grad, rtol=1e-12, atol=1e-12)
     if trained is not None:
-        expected_rows = leaves[0].grad[batch.word_ids][:, trained_from:]
-        torch.testing.assert_close(trained.grad, expected_rows, rtol=1e-12, atol=1e-12)
+        expected_gradient = leaves[0].grad[batch.word_ids][:, num_fixed:]
+        torch.testing.assert_close(trained.grad, expected_gradient, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_pass_torchs_own_check() -> None:
-    """Finite differences agree."""
+def test_gradients_agree_with_finite_differences() -> None:
+    """torch.autograd.gradcheck compares them."""
     batch, _ = batch_of([4, 2])
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(len(batch.word_ids), 3, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -86,59 +86,73 @@ def test_gradients_pass_torchs_own_check() -> None:
     assert torch.autograd.gradcheck(lambda r, f: max_over_time(None, r, f, batch, WIDTHS), (rows, filters))
 
 
-def test_a_batch_of_empty_texts_has_maxima_of_zero() -> None:
-    """On either path, with gradients of zero."""
+@pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
+def test_a_batch_of_empty_texts_has_maxima_and_gradients_of_zero(path: Callable[..., Tensor]) -> None:
+    """The gradients are zero, not missing."""
     batch, _ = batch_of([0, 0])
     filters = torch.ones(sum(WIDTHS) * MAPS, 4, requires_grad=True)
-    for path in (on_cpu, as_on_gpu):
-        found = path(None, torch.empty(0, 4), filters, batch)
-        assert not found.any()
-        assert found.shape == (2, len(WIDTHS) * MAPS)
+    trained = torch.empty(0, 4, requires_grad=True)
+    maxima = path(None, trained, filters, batch)
+    assert maxima.shape == (2, len(WIDTHS) * MAPS)
+    assert not maxima.any()
+    maxima.sum().backward()
+    assert torch.equal(filters.grad, torch.zeros_like(filters))
+    assert trained.grad.shape == (0, 4)
 
 
 @pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
-def test_a_share_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> None:
+def test_empty_texts_of_a_batch_add_nothing_to_its_gradients(path: Callable[..., Tensor]) -> None:
+    """The gradients of a batch are those of its other texts."""
+    gradients = []
+    for lengths in ([4, 0, 0], [4]):
+        batch, _ = batch_of(lengths)
+        generator = torch.Generator().manual_seed(0)
+        trained = torch.randn(len(batch.word_ids), 4, generator=generator, requires_grad=True)
+        filters = torch.randn(sum(WIDTHS) * MAPS, 4, generator=generator, requires_grad=True)
+        path(None, trained, filters, batch).sum().backward()
+        gradients.append((trained.grad, filters.grad))
+    for with_empty, without in zip(*gradients, strict=True):
+        assert without.any()
+        torch.testing.assert_close(with_empty, without)
+
+
+@pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
+def test_a_shard_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> None:
     """There may be more workers than filters of a width."""
     batch, _ = batch_of([3, 0])
     filters = torch.ones(0, 4, requires_grad=True)
-    rows = torch.ones(len(batch.word_ids), 4, requires_grad=True)
-    found = path(None, rows, filters, batch)
-    assert found.shape == (2, 0)
-    found.sum().backward()
-    assert rows.grad is not None
-    assert not rows.grad.any()
+    vectors = torch.ones(len(batch.word_ids), 4, requires_grad=True)
+    maxima = path(None, vectors, filters, batch)
+    assert maxima.shape == (2, 0)
+    maxima.sum().backward()
+    assert torch.equal(vectors.grad, torch.zeros_like(vectors))
 
 
 @pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
-def test_what_is_no_number_is_not_passed_over(path: Callable[..., Tensor]) -> None:
-    """As in torch's maximum, wherever it stands; a run that diverges is told by it."""
+def test_nan_propagates(path: Callable[..., Tensor]) -> None:
+    """NaN propagates as in torch's maximum; a diverging run is recognized by it."""
     batch, _ = batch_of([6])
-    rows = torch.randn(len(batch.word_ids), 4)
-    rows[batch.token_indices[2].item()] = torch.nan
-    assert path(None, rows, torch.randn(sum(WIDTHS) * MAPS, 4), batch).isnan().all()
+    vectors = torch.randn(len(batch.word_ids), 4)
+    vectors[batch.token_indices[2].item()] = torch.nan
+    assert path(None, vectors, torch.randn(sum(WIDTHS) * MAPS, 4), batch).isnan().all()
 
 
-@pytest.mark.parametrize("way", ["cpu", "gpu"])
-def test_bfloat16_rounds_the_product_and_no_gradient(way: str) -> None:
-    """It is given as float32; gradients are those of the product of the unrounded numbers."""
+@pytest.mark.parametrize("convolve", [max_over_time, max_over_time_with_torch])
+def test_bfloat16_rounds_the_product_and_no_gradient(convolve: Callable[..., Tensor]) -> None:
+    """The product is float32; gradients are those of the product of the unrounded numbers."""
     generator = torch.Generator().manual_seed(0)
-    rows, filters = torch.randn(5, 300, generator=generator), torch.randn(8, 300, generator=generator)
-    found = project(rows, filters, bfloat16=True)
-    assert found.dtype == torch.float32
-    exact = rows.bfloat16().double() @ filters.bfloat16().double().T
-    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6)
-    assert not torch.equal(found, project(rows, filters, bfloat16=False))
+    vectors, filters = torch.randn(5, 300, generator=generator), torch.randn(8, 300, generator=generator)
+    rounded_product = project(vectors, filters, bfloat16=True)
+    assert rounded_product.dtype == torch.float32
+    exact = vectors.bfloat16().double() @ filters.bfloat16().double().T
+    torch.testing.assert_close(rounded_product.double(), exact, rtol=2**-8, atol=1e-6)
+    assert not torch.equal(rounded_product, project(vectors, filters, bfloat16=False))
 
     batch, _ = batch_of([7, 5])
     gradients = []
     for bfloat16 in (True, False):
         leaves = torch.ones(len(batch.word_ids), 4, requires_grad=True), torch.full((33, 4), 1 / 3, requires_grad=True)
-        max_over = max_over_time if way == "cpu" else _dense_by_name
-        (max_over(None, *leaves, batch, [11], bfloat16=bfloat16).sum() / 3).backward()
+        (convolve(None, *leaves, batch, [11], bfloat16=bfloat16).sum() / 3).backward()
         gradients.append([leaf.grad for leaf in leaves])
     for rounded, unrounded in zip(*gradients, strict=True):
         torch.testing.assert_close(rounded, unrounded)
-
-
-def _dense_by_name(fixed: None, trained: Tensor, filters: Tensor, batch: Batch, widths: list[int], *, bfloat16: bool):
-    return _dense(fixed, trained, filters, batch, widths, bfloat16)

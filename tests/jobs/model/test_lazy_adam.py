@@ -1,4 +1,4 @@
-"""The lazy Adam: on the rows a step touches it is torch's, and no other row is touched."""
+"""Lazy Adam: torch's Adam on the rows that a step touches, and no change of other rows."""
 
 from collections.abc import Callable
 
@@ -6,24 +6,15 @@ import pytest
 import torch
 
 from jobs.model.lazy_adam import LazyAdam
+from tests.gpu_path import step_on_device
 
 
-def compiled(adam: LazyAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
-    adam.step(words, gradient)
-
-
-def as_on_gpu(adam: LazyAdam, words: torch.Tensor, gradient: torch.Tensor) -> None:
-    adam.steps += 1
-    with torch.no_grad():
-        adam.step_with_torch(words, gradient)
-
-
-@pytest.mark.parametrize("step", [compiled, as_on_gpu])
-def test_rows_that_every_step_touches_move_as_torchs_adam_moves_them(step: Callable[..., None]) -> None:
-    """Over ten steps with changing rates; rows that none touches stay bit for bit, moments too."""
+@pytest.mark.parametrize("step", [LazyAdam.step, step_on_device])
+def test_rows_that_every_step_touches_are_updated_as_by_torchs_adam(step: Callable[..., None]) -> None:
+    """Over ten steps with changing learning rates; other rows and their moments do not change by a bit."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(20, 6, generator=generator)
-    before = table.clone()
+    original = table.clone()
     words = torch.tensor([3, 17, 4])
     reference = torch.nn.Parameter(table[words].clone())
     theirs, ours = torch.optim.Adam([reference], lr=0.01), LazyAdam(table, 0.01)
@@ -36,17 +27,17 @@ def test_rows_that_every_step_touches_move_as_torchs_adam_moves_them(step: Calla
     torch.testing.assert_close(table[words], reference.detach(), rtol=1e-5, atol=1e-6)
     others = torch.ones(20, dtype=torch.bool)
     others[words] = False
-    assert torch.equal(table[others], before[others])
+    assert torch.equal(table[others], original[others])
     assert not any(moment[others].any() for moment in ours.moments.values())
 
 
-@pytest.mark.parametrize("step", [compiled, as_on_gpu])
-def test_a_row_that_rests_keeps_its_moments_as_in_torchs_sparse_adam(step: Callable[..., None]) -> None:
-    """The variant is SparseAdam's: moments do not decay in steps without the row, the step count goes on."""
+@pytest.mark.parametrize("step", [LazyAdam.step, step_on_device])
+def test_moments_of_untouched_rows_do_not_decay_as_in_torchs_sparse_adam(step: Callable[..., None]) -> None:
+    """The number of steps counts all steps."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(8, 6, generator=generator)
     reference = torch.nn.Parameter(table.clone())
-    # SparseAdam adds eps before it corrects the second moment's bias, Adam after: alike where eps is small.
+    # SparseAdam adds eps before it corrects the second moment's bias, Adam after: equal if eps is small.
     theirs, ours = torch.optim.SparseAdam([reference], lr=0.01), LazyAdam(table, 0.01)
     for number in range(12):
         words = torch.tensor([[1, 2], [2, 5], [5, 1]][number % 3])

@@ -1,4 +1,4 @@
-"""Kim's four variants, and scores that depend on nothing but the text."""
+"""Network: Kim's four variants, and scores that depend on the text alone."""
 
 import numpy as np
 import pytest
@@ -30,10 +30,10 @@ def scores(net: Network, texts: list[list[int]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("embedding", KINDS)
-def test_scores_do_not_depend_on_the_texts_beside(embedding: str) -> None:
-    """The empty text, one word, two, and 400, alone and together."""
-    choose = np.random.default_rng(1)
-    texts = [[], [7], [3, 3], choose.integers(1, 50, 400).tolist(), choose.integers(1, 50, 17).tolist()]
+def test_scores_do_not_depend_on_the_other_texts_of_a_batch(embedding: str) -> None:
+    """Texts of 0, 1, 2, 17 and 400 words are scored alone and together."""
+    generator = np.random.default_rng(1)
+    texts = [[], [7], [3, 3], generator.integers(1, 50, 400).tolist(), generator.integers(1, 50, 17).tolist()]
     net = network(embedding)
     with torch.no_grad():
         together = scores(net, texts)
@@ -46,8 +46,8 @@ def test_scores_do_not_depend_on_the_texts_beside(embedding: str) -> None:
     ("embedding", "buffer", "parameter"),
     [("rand", False, True), ("static", True, False), ("non-static", False, True), ("multichannel", True, True)],
 )
-def test_static_vectors_stay_and_trained_ones_are_a_parameter(embedding: str, buffer: bool, parameter: bool) -> None:
-    """Which is the whole difference between the four; the filters see both channels of multichannel."""
+def test_static_vectors_are_fixed_and_trained_ones_a_parameter(embedding: str, buffer: bool, parameter: bool) -> None:
+    """This is the only difference between the four variants; multichannel filters read both channels."""
     net = network(embedding)
     assert ("fixed_vectors" in net.vectors_by_channel()) == buffer
     assert ("vectors" in net.vectors_by_channel()) == parameter
@@ -57,27 +57,27 @@ def test_static_vectors_stay_and_trained_ones_are_a_parameter(embedding: str, bu
 
 @pytest.mark.parametrize("embedding", KINDS)
 def test_gradients_are_those_of_the_batchs_words(embedding: str) -> None:
-    """The vectors given are never written to; those that are trained are a copy."""
-    before = VECTORS.copy()
+    """The initial vectors are never written to; the trained vectors are a copy."""
+    original = VECTORS.copy()
     net = network(embedding)
-    found = batch([[5, 6, 7], [6]])
-    rows = net.lookup_trained_vectors(found.word_ids)
-    net.forward_features(found, rows).sum().backward()
+    texts = batch([[5, 6, 7], [6]])
+    vectors = net.lookup_trained_vectors(texts.word_ids)
+    net.forward_features(texts, vectors).sum().backward()
     assert net.filters.grad is not None
     if net.vectors is not None:
-        assert sorted(found.word_ids.tolist()) == [5, 6, 7]
-        assert rows.grad.any(dim=1).all()
+        assert sorted(texts.word_ids.tolist()) == [5, 6, 7]
+        assert vectors.grad.any(dim=1).all()
         with torch.no_grad():
             net.vectors += 1
     else:
-        assert rows is None
-    assert (before == VECTORS).all()
-    assert (net.initial.numpy() == before).all()
+        assert vectors is None
+    assert (original == VECTORS).all()
+    assert (net.initial_vectors.numpy() == original).all()
 
 
 @pytest.mark.parametrize("embedding", KINDS)
 def test_words_that_training_never_saw_keep_their_initial_vectors(embedding: str) -> None:
-    """A network that trains the first words only scores as one that may train all, and exports the same."""
+    """A network that may train only the first words has the scores and vectors of one that may train all."""
     model = ModelSettings(embedding=embedding, filter_widths=[2, 3], feature_maps=5)
     part, whole = (Network(model, VECTORS, 3, num_trainable_words=number).eval() for number in (10, None))
     for net in (part, whole):
@@ -91,31 +91,31 @@ def test_words_that_training_never_saw_keep_their_initial_vectors(embedding: str
 
 
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_the_workers_shares_add_up_to_the_networks_scores(size: int) -> None:
-    """And to its weights as a checkpoint names them, also where some worker has no filter of a width."""
+def test_the_workers_shards_add_up_to_the_networks_scores(size: int) -> None:
+    """The shards' weights in a checkpoint add up too, also if some worker has no filter of a width."""
     model = ModelSettings(embedding="multichannel", filter_widths=[2, 3], feature_maps=5)
     whole = Network(model, VECTORS, 3, seed=4).eval()
-    shares = [Network(model, VECTORS, 3, seed=4, rank=rank, world_size=size).eval() for rank in range(size)]
+    shards = [Network(model, VECTORS, 3, seed=4, rank=rank, world_size=size).eval() for rank in range(size)]
     texts = [[5, 9, 10, 49], [11], []]
-    torch.testing.assert_close(sum(scores(share, texts) for share in shares), scores(whole, texts))
+    torch.testing.assert_close(sum(scores(shard, texts) for shard in shards), scores(whole, texts))
     expected = whole.to_checkpoint_tensors(whole.dense_parameters())
-    parts = [share.to_checkpoint_tensors(share.dense_parameters()) for share in shares]
+    parts = [shard.to_checkpoint_tensors(shard.dense_parameters()) for shard in shards]
     for name, value in expected.items():
         assert torch.equal(sum(part[name] for part in parts), value)
-    shares[0].load_weights(expected | whole.vectors_by_channel())
-    torch.testing.assert_close(shares[0].output, Network(model, VECTORS, 3, seed=4, rank=0, world_size=size).output)
+    shards[0].load_weights(expected | whole.vectors_by_channel())
+    torch.testing.assert_close(shards[0].output, Network(model, VECTORS, 3, seed=4, rank=0, world_size=size).output)
 
 
-def test_vectors_mapped_read_only_serve_as_they_are() -> None:
-    """As they come out of the object store, without a copy."""
+def test_vectors_mapped_read_only_are_used_without_a_copy() -> None:
+    """Vectors from the object store are mapped read-only."""
     mapped = VECTORS.copy()
     mapped.flags.writeable = False
     net = Network(ModelSettings(embedding="static"), mapped, num_classes=2)
-    assert net.initial.data_ptr() == mapped.ctypes.data
+    assert net.initial_vectors.data_ptr() == mapped.ctypes.data
 
 
-def test_the_seed_decides_the_filters() -> None:
-    """Workers start alike without a message between them."""
+def test_the_initial_filters_depend_on_the_seed() -> None:
+    """Workers have equal filters without communication."""
     model = ModelSettings(filter_widths=[2])
     first, same, other = (Network(model, VECTORS, 2, seed) for seed in (1, 1, 2))
     assert torch.equal(first.filters, same.filters)

@@ -1,156 +1,160 @@
-"""best.json names the best checkpoint of a search, which is there, and what is outdone goes."""
+"""best.json always names the best complete checkpoint of a search, and worse checkpoints are removed."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment, load_experiment
-from jobs.model import checkpoint
-from jobs.model.checkpoint import CheckpointError
-from jobs.search.best_checkpoint import BestCheckpointManager
+from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint, save_checkpoint
+from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment
 from jobs.search.records import TrialRecord
-from jobs.training.run_folder import RunFolder
-from tests.support.trials import run, trial
+from jobs.training.history import Epoch
+from jobs.training.run_folder import BestCheckpoint, RunFolder
+from tests.support.trial_records import make_epoch
+
+# Accuracy of each saved checkpoint, by trial and epoch.
+ACCURACIES = {(1, 1): 0.5, (1, 2): 0.8, (1, 3): 0.9, (2, 1): 0.7, (3, 1): 0.6, (3, 2): 0.75, (7, 1): 0.4}
 
 
-def figures(epoch: int, accuracy: float) -> dict:
-    return {"epoch": epoch, "train_loss": 0.5, "loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy}
+def saved_epoch(number: int, epoch: int) -> Epoch:
+    return make_epoch(epoch, ACCURACIES[number, epoch])
+
+
+def ended(number: int, *epochs: int) -> TrialRecord:
+    """Return the record of a trial that ended with its last saved epoch as the best."""
+    trained = [saved_epoch(number, epoch) for epoch in epochs]
+    return TrialRecord(number, {"model.dropout": number / 10}, "finished", epochs=trained, best=epochs[-1])
+
+
+Scene = tuple[RunFolder, Experiment, BestCheckpointManager]
 
 
 @pytest.fixture
-def place(make_experiment: Callable[..., Experiment], tmp_path: Path) -> tuple[RunFolder, Experiment]:
-    """A search's run in which trial 7 has kept an epoch or more, and has copies under other numbers."""
-    found = RunFolder(str(tmp_path / "runs" / "toy"), "tune-0123")
+def scene(make_experiment: Callable[..., Experiment], tmp_path: Path) -> Scene:
+    """Run of a search with checkpoints of several trials, none of them named yet."""
+    run = RunFolder(str(tmp_path / "runs" / "toy"), "tune-0123")
     experiment = make_experiment()
-    run(trial(experiment, Path(found.path))[0])
-    (kept,) = sorted(Path(found.path, "trial-00007").iterdir())[-1:]
-    for number, epoch in ((1, 1), (1, 2), (1, 3), (2, 1), (3, 1)):
-        target = Path(found.path, f"trial-{number:05d}", f"epoch-{epoch:04d}")
-        target.mkdir(parents=True)
-        for file in kept.iterdir():
-            (target / file.name).write_bytes(file.read_bytes())
-    return found, experiment
+    for number, epoch in ACCURACIES:
+        folder = Path(run.path, f"trial-{number:05d}", f"epoch-{epoch:04d}")
+        metrics = vars(saved_epoch(number, epoch)) | {"rows": 100}
+        save_checkpoint(folder, Checkpoint(experiment, ["a"], ["w"], {"vectors": np.zeros((3, 2))}, metrics))
+    return run, experiment, BestCheckpointManager(run, experiment)
 
 
-def ended(*numbers: int) -> list[TrialRecord]:
-    return [TrialRecord(number, {}, "finished", epochs=[figures(1, 0.1)], best=1) for number in numbers]
+def named(run: RunFolder) -> dict[str, Any]:
+    return json.loads(Path(run.path, "best.json").read_text())
 
 
-def left(found: RunFolder) -> set[str]:
-    return {str(path.relative_to(found.path)) for path in Path(found.path).glob("trial-*/epoch-*")}
+def saved_paths(run: RunFolder) -> set[str]:
+    return {str(path.relative_to(run.path)) for path in Path(run.path).glob("trial-*/epoch-*")}
 
 
-def test_the_better_one_is_named_with_its_settings(place: tuple[RunFolder, Experiment]) -> None:
-    """For the run and, while no other is finished, for the experiment; a worse one changes nothing."""
-    found, experiment = place
-    champion = BestCheckpointManager(found, experiment)
-    assert champion.best_ranking_key() is None
-    champion.update_if_better(2, 1, figures(1, 0.7), {"model.dropout": 0.3})
-    champion.update_if_better(3, 1, figures(1, 0.6), {"model.dropout": 0.4})
-    named = json.loads(Path(found.path, "best.json").read_text())
-    assert (named["checkpoint"], named["finished"], named["trial"]) == ("trial-00002/epoch-0001", False, 2)
-    assert found.read_finished_best() is None
-    assert checkpoint.resolve_checkpoint(found.experiment_folder).endswith("trial-00002/epoch-0001")
-    assert load_experiment(str(Path(found.experiment_folder, "best.yaml"))).model.dropout == 0.3
-    again = BestCheckpointManager(found, experiment)
-    assert again.best_ranking_key() == champion.best_ranking_key() == (0.7, -(1 - 0.7), -2)
+def test_the_better_checkpoint_is_named_with_its_settings(scene: Scene) -> None:
+    """For the run and, while no other run is finished, for the experiment; a worse one changes nothing."""
+    run, experiment, manager = scene
+    assert manager.best_ranking_key() is None
+    manager.update_if_better(3, saved_epoch(3, 2), {"model.dropout": 0.3})
+    manager.update_if_better(2, saved_epoch(2, 1), {"model.dropout": 0.4})
+    best = named(run)
+    assert (best["checkpoint"], best["finished"], best["trial"]) == ("trial-00003/epoch-0002", False, 3)
+    assert (best["metrics"]["epoch"], best["metrics"]["accuracy"]) == (2, 0.75)
+    assert run.read_finished_best() is None
+    assert resolve_checkpoint(run.experiment_folder).endswith("trial-00003/epoch-0002")
+    assert load_experiment(str(Path(run.experiment_folder, "best.yaml"))).model.dropout == 0.3
+    again = BestCheckpointManager(run, experiment)
+    assert again.best_ranking_key() == manager.best_ranking_key() == (0.75, -0.25, -3)
 
 
-def test_what_is_not_whole_is_never_named(place: tuple[RunFolder, Experiment]) -> None:
-    """Nor is the one before forgotten."""
-    found, experiment = place
-    champion = BestCheckpointManager(found, experiment)
-    champion.update_if_better(2, 1, figures(1, 0.7), {})
-    Path(found.path, "trial-00003", "epoch-0001", "weights.safetensors").unlink()
+def test_an_incomplete_checkpoint_is_never_named(scene: Scene) -> None:
+    """The previous one stays named."""
+    run, _, manager = scene
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    Path(run.path, "trial-00003", "epoch-0002", "weights.safetensors").unlink()
     with pytest.raises(CheckpointError):
-        champion.update_if_better(3, 1, figures(1, 0.8), {})
-    assert json.loads(Path(found.path, "best.json").read_text())["trial"] == 2
+        manager.update_if_better(3, saved_epoch(3, 2), {})
+    assert named(run)["trial"] == 2
 
 
-def test_what_is_outdone_goes_when_its_trial_has_ended(place: tuple[RunFolder, Experiment]) -> None:
-    """But for the one that was named before, and what a trial has kept that nobody was told of yet."""
-    found, experiment = place
-    champion = BestCheckpointManager(found, experiment)
-    champion.update_if_better(2, 1, figures(1, 0.7), {})
-    champion.update_if_better(1, 2, figures(2, 0.8), {})
-    before = left(found)
-    champion.prune_checkpoints([])
-    assert left(found) == before - {"trial-00001/epoch-0001"}
-    champion.prune_checkpoints(ended(2, 3, 7))
-    assert left(found) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003", "trial-00002/epoch-0001"}
-    champion.update_if_better(1, 3, figures(3, 0.9), {})
-    champion.prune_checkpoints(ended(1, 2, 3, 7))
-    assert left(found) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003"}
+def test_worse_checkpoints_are_removed_when_their_trial_has_ended(scene: Scene) -> None:
+    """Except the previously named one, and later ones of the best trial, which are not named yet."""
+    run, _, manager = scene
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    manager.update_if_better(1, saved_epoch(1, 2), {})
+    before = saved_paths(run)
+    manager.prune_checkpoints([])
+    assert saved_paths(run) == before - {"trial-00001/epoch-0001"}
+    others = [ended(2, 1), ended(3, 1, 2), ended(7, 1)]
+    manager.prune_checkpoints(others)
+    assert saved_paths(run) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003", "trial-00002/epoch-0001"}
+    manager.update_if_better(1, saved_epoch(1, 3), {})
+    manager.prune_checkpoints([*others, ended(1, 1, 2, 3)])
+    assert saved_paths(run) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003"}
 
 
-def test_another_run_that_is_finished_stays_the_experiments_best_until_the_search_is(
-    place: tuple[RunFolder, Experiment],
-) -> None:
-    """Whoever serves it is not handed an unfinished search's first trial."""
-    found, experiment = place
-    Path(found.experiment_folder, "best.json").write_text(
-        json.dumps({"checkpoint": "train-4567/epoch-0001", "run": "train-4567"})
-    )
-    champion = BestCheckpointManager(found, experiment)
-    champion.update_if_better(2, 1, figures(1, 0.7), {})
-    assert json.loads(Path(found.experiment_folder, "best.json").read_text())["run"] == "train-4567"
-    again = BestCheckpointManager(found, experiment)
+def test_another_finished_run_stays_the_experiments_best_until_the_search_is_finished(scene: Scene) -> None:
+    """A service of the experiment does not get the first trial of an unfinished search."""
+    run, experiment, manager = scene
+    published = Path(run.experiment_folder, "best.json")
+    published.write_text(json.dumps({"checkpoint": "train-4567/epoch-0001", "run": "train-4567"}))
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    assert json.loads(published.read_text())["run"] == "train-4567"
+    again = BestCheckpointManager(run, experiment)
     assert again.best is not None
-    found.finish(again.best)
-    assert json.loads(Path(found.experiment_folder, "best.json").read_text())["run"] == "tune-0123"
-    assert found.read_finished_best() == again.best
+    run.finish(again.best)
+    assert json.loads(published.read_text())["run"] == "tune-0123"
+    assert run.read_finished_best() == again.best
 
 
-def test_what_is_better_and_was_not_told_of_stays(place: tuple[RunFolder, Experiment]) -> None:
-    """Its trial was stopped before it could say so; whoever reads the records names it."""
-    found, experiment = place
-    champion = BestCheckpointManager(found, experiment)
-    champion.update_if_better(2, 1, figures(1, 0.7), {})
-    champion.prune_checkpoints([TrialRecord(3, {}, "stopped", epochs=[figures(1, 0.8)], best=1), *ended(7)])
-    assert "trial-00003/epoch-0001" in left(found)
-    assert not any(name.startswith("trial-00007") for name in left(found))
+def test_a_better_checkpoint_that_is_not_named_yet_is_not_removed(scene: Scene) -> None:
+    """Its trial was stopped before it could send a message; `reconcile` names it."""
+    run, _, manager = scene
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    manager.prune_checkpoints([ended(3, 1, 2), ended(7, 1)])
+    assert "trial-00003/epoch-0002" in saved_paths(run)
+    assert not any(path.startswith("trial-00007") for path in saved_paths(run))
 
 
-def record(number: int, accuracy: float) -> TrialRecord:
-    return TrialRecord(number, {"model.dropout": number / 10}, "finished", epochs=[figures(1, accuracy)], best=1)
+def test_the_best_record_is_named_when_a_search_resumes(scene: Scene) -> None:
+    """The search was killed after the checkpoint was saved and before it was named."""
+    run, _, manager = scene
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    records = [ended(2, 1), ended(3, 1, 2)]
+    assert manager.reconcile(records) == records
+    assert named(run)["checkpoint"] == "trial-00003/epoch-0002"
+    assert named(run)["settings"] == {"model.dropout": 0.3}
 
 
-def test_a_best_that_was_kept_and_not_named_is_named(place: tuple[RunFolder, Experiment]) -> None:
-    """The search was cut off in between; it is in the records and in its folder."""
-    found, experiment = place
-    champion = BestCheckpointManager(found, experiment)
-    champion.update_if_better(2, 1, figures(1, 0.7), {})
-    records = [record(2, 0.7), record(3, 0.8)]
-    assert champion.reconcile(records) == records
-    assert json.loads(Path(found.path, "best.json").read_text())["settings"] == {"model.dropout": 0.3}
+def test_the_best_checkpoint_of_a_trial_that_had_not_ended_is_named_when_a_search_resumes(scene: Scene) -> None:
+    """Trial 2 saved nothing, because trial 3 was better; damaged checkpoints and those of Ray Train are ignored."""
+    run, _, manager = scene
+    shutil.rmtree(Path(run.path, "trial-00002"))
+    Path(run.path, "trial-00001", "epoch-0003", "weights.safetensors").unlink()
+    Path(run.path, "trial-00001", "epoch-0002", "progress.json").write_text("{}")  # of a run of Ray Train
+    Path(run.path, "trial-00001", "epoch-0001", "metrics.json").write_text("")
+    manager.recover({1: {}, 2: {}, 3: {"model.dropout": 0.3}, 4: {}})
+    records = [ended(2, 1)]
+    assert manager.reconcile(records) == records
+    best = named(run)
+    assert (best["checkpoint"], best["trial"]) == ("trial-00003/epoch-0002", 3)
+    assert best["settings"] == {"model.dropout": 0.3}
+    assert (best["metrics"]["epoch"], best["metrics"]["accuracy"]) == (2, 0.75)
 
 
-def test_a_trial_that_was_outdone_by_one_that_has_not_ended_is_not_trained_again(
-    place: tuple[RunFolder, Experiment],
-) -> None:
-    """Killed after trial 3 had kept its epoch, when neither that was named nor had it ended; trial 2 kept nothing."""
-    found, experiment = place
-    facts = json.loads(Path(found.path, "trial-00003", "epoch-0001", "metrics.json").read_text())
-    shutil.rmtree(Path(found.path, "trial-00002"))
-    Path(found.path, "trial-00001", "epoch-0003", "weights.safetensors").unlink()
-    Path(found.path, "trial-00001", "epoch-0002", "progress.json").write_text("{}")  # of a run of Ray Train
-    Path(found.path, "trial-00001", "epoch-0001", "metrics.json").write_text("")
-    champion = BestCheckpointManager(found, experiment)
-    champion.recover({1: {}, 2: {}, 3: {"model.dropout": 0.3}, 4: {}})
-    records = [record(2, facts["accuracy"] - 0.1)]
-    assert champion.reconcile(records) == records
-    named = json.loads(Path(found.path, "best.json").read_text())
-    assert (named["trial"], named["settings"]) == (3, {"model.dropout": 0.3})
-    assert named["metrics"]["accuracy"] == facts["accuracy"]
+def test_a_trial_whose_best_checkpoint_was_lost_is_trained_again(scene: Scene) -> None:
+    """The next best one is named until then."""
+    run, _, manager = scene
+    shutil.rmtree(Path(run.path, "trial-00003"))
+    records = [ended(2, 1), ended(3, 1, 2)]
+    assert manager.reconcile(records) == records[:1]
+    assert named(run)["trial"] == 2
 
 
-def test_a_best_whose_checkpoint_was_lost_is_trained_again(place: tuple[RunFolder, Experiment]) -> None:
-    """The next best is named until then."""
-    found, experiment = place
-    shutil.rmtree(Path(found.path, "trial-00003"))
-    records = [record(2, 0.7), record(3, 0.8)]
-    assert BestCheckpointManager(found, experiment).reconcile(records) == records[:1]
-    assert json.loads(Path(found.path, "best.json").read_text())["trial"] == 2
+def test_a_refit_trains_the_best_settings_up_to_their_best_epoch(make_experiment: Callable[..., Experiment]) -> None:
+    best = BestCheckpoint("trial-00003/epoch-0002", "accuracy", {"epoch": 2}, {"model.dropout": 0.3}, trial=3)
+    refit = build_refit_experiment(make_experiment(tune__epochs=5), best)
+    assert (refit.model.dropout, refit.train.epochs, refit.train.last_epoch) == (0.3, 5, 2)

@@ -1,44 +1,44 @@
-"""What a person keeps of a search."""
+"""Report of a search: report.md, trials.csv, and what the charts show."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 
 from jobs.search.analysis import compare_embeddings
 from jobs.search.records import TrialRecord
-from jobs.search.report import write_search_report
+from jobs.search.report import plot_embeddings, plot_parallel_coordinates, plot_slices, write_search_report
 from jobs.search.space import parse_space
 from jobs.training.run_folder import BestCheckpoint
-from tests.support.trial_records import EXPERIMENT, record, records
+from tests.support.trial_records import EXPERIMENT, make_record, make_records
 
 BEST = BestCheckpoint(
     "trial-00003/epoch-0001", "accuracy", {"accuracy": 0.9, "epoch": 1}, {"model.dropout": 0.1}, trial=3
 )
 COMMANDS = ["python -m jobs evaluate runs/x", "python -m serving run runs/x"]
+REPEATED = [
+    make_record(n, {"model.embedding": kind, "seed": n}, 0.7 + n / 100)
+    for n in (0, 1)
+    for kind in ("static", "non-static")
+]
 
 
-def report(folder: Path, ended: list[TrialRecord], best: BestCheckpoint = BEST) -> str:
-    repeated = [record(n, {"model.embedding": kind, "seed": n}, 0.7 + n / 100) for n in (0, 1)
-                for kind in ("static", "non-static")]  # fmt: skip
-    write_search_report(
-        folder,
-        EXPERIMENT,
-        parse_space(EXPERIMENT),
-        ended,
-        compare_embeddings(EXPERIMENT, ended, repeated),
-        best,
-        COMMANDS,
-    )
+def write_report(folder: Path, records: list[TrialRecord], best: BestCheckpoint = BEST) -> str:
+    kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
+    write_search_report(folder, EXPERIMENT, parse_space(EXPERIMENT), records, kinds, best, COMMANDS)
     return (folder / "report.md").read_text()
 
 
-def test_a_report_says_what_is_best_whether_tuning_pays_and_how_to_go_on(tmp_path: Path) -> None:
-    """With pictures that are there, and every trial in a table."""
-    text = report(tmp_path, [*records(12), TrialRecord(13, {}, "failed", "out of memory: 9 GiB")])
+def test_a_report_names_the_best_whether_fine_tuning_pays_and_the_next_steps(tmp_path: Path) -> None:
+    """With charts, and every trial in a table."""
+    text = write_report(tmp_path, [*make_records(12), TrialRecord(13, {}, "failed", "out of memory: 9 GiB")])
     assert "**Best: accuracy 0.9000**, trial 3, epoch 1" in text
     assert "* `model.dropout`: 0.1" in text
-    assert "13 trials: 12 ran to their end, 0 were stopped before, 1 failed" in text
+    assert "13 trials: 12 finished, 0 were stopped early, 1 failed" in text
     assert "\n".join(COMMANDS) in text
     assert "pays" in text.split("## Does fine-tuning the vectors pay?")[1]
     assert "| model.dropout |" in text.split("## Which settings matter")[1]
@@ -49,8 +49,67 @@ def test_a_report_says_what_is_best_whether_tuning_pays_and_how_to_go_on(tmp_pat
     assert len((tmp_path / "trials.csv").read_text().splitlines()) == 14
 
 
+def test_the_best_trials_are_listed_first(tmp_path: Path) -> None:
+    records = make_records(25)
+    table = write_report(tmp_path, records).split("## The best 20 trials")[1]
+    listed = [int(line.split("|")[1]) for line in table.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    ranked = sorted(records, key=lambda record: record.best_value("accuracy"), reverse=True)
+    assert listed == [record.number for record in ranked[:20]]
+
+
 def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
-    """And of one that was trained again on all rows."""
-    text = report(tmp_path, records(1), replace(BEST, refit=True, rows=1234))
+    """Also of one that was refitted on all rows."""
+    text = write_report(tmp_path, make_records(1), replace(BEST, refit=True, rows=1234))
     assert "There are too few trials to tell" in text
-    assert "Trained again on all 1,234 rows" in text
+    assert "trained again on all 1,234 training and validation rows" in text
+
+
+def test_parallel_coordinates_show_a_line_for_each_trial_that_ends_at_its_objective() -> None:
+    """The lowest ends at 0, the highest at 1; a setting that was not varied in a trial is left out of its line."""
+    records = make_records(12)
+    [axes] = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), records).axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) > 2]  # the others are the axes of the settings
+    accuracies = np.sort([record.best_value("accuracy") for record in records])
+    heights = (accuracies - accuracies[0]) / (accuracies[-1] - accuracies[0])
+    np.testing.assert_allclose(sorted(line.get_ydata()[-1] for line in lines), heights)
+    num_settings = sorted(len(record.settings) for record in records)
+    assert sorted(len(line.get_xdata()) for line in lines) == [count + 1 for count in num_settings]
+    assert {text.get_text() for text in axes.texts} >= {"static", "non-static", "50", "100"}
+    assert [label.get_text().replace("\n", "") for label in axes.get_xticklabels()][-1] == "accuracy"
+
+
+def scattered_points(axes: Axes) -> np.ndarray:
+    """Return the points of all scatter plots, `(points, 2)`, by their height, without NaN."""
+    points = np.concatenate([np.ma.filled(item.get_offsets(), np.nan) for item in axes.collections])
+    points = points[~np.isnan(points).any(axis=1)]
+    return points[np.argsort(points[:, 1])]
+
+
+def test_slices_show_each_setting_against_the_objective() -> None:
+    """Every trial in which the setting was varied is a point."""
+    records = sorted(make_records(12), key=lambda record: record.best_value("accuracy"))
+    figure = plot_slices(EXPERIMENT, parse_space(EXPERIMENT), records)
+    slices = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    assert slices.keys() == set(EXPERIMENT.tune.space)
+    points = scattered_points(slices["model.dropout"])
+    np.testing.assert_allclose(points[:, 1], [record.best_value("accuracy") for record in records])
+    np.testing.assert_allclose(points[:, 0], [record.settings["model.dropout"] / 0.8 for record in records])
+    tuned = [record for record in records if record.settings["model.embedding"] == "non-static"]
+    assert 0 < len(tuned) < 12
+    points = scattered_points(slices["train.vectors_learning_rate"])
+    np.testing.assert_allclose(points[:, 1], [record.best_value("accuracy") for record in tuned])
+
+
+def test_the_comparison_of_embeddings_shows_trials_and_seeds() -> None:
+    """Each kind in its own column: every trial, the best settings over the seeds, and their mean."""
+    records = make_records(12)
+    kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
+    [axes] = plot_embeddings(EXPERIMENT, records, kinds).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == [kind.embedding for kind in kinds]
+    trials, *seeds = [item for item in axes.collections if isinstance(item, PathCollection)]
+    columns = np.ceil(trials.get_offsets()[:, 0]).astype(int)
+    assert [kinds[column].embedding for column in columns] == [item.settings["model.embedding"] for item in records]
+    np.testing.assert_allclose(trials.get_offsets()[:, 1], [record.best_value("accuracy") for record in records])
+    for number, kind in enumerate(kinds):
+        np.testing.assert_allclose(seeds[number].get_offsets()[:, 1], [0.7, 0.71])
+        assert axes.containers[number].lines[0].get_ydata()[0] == pytest.approx(kind.mean)

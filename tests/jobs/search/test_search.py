@@ -1,6 +1,6 @@
-"""What is tried next: in order, learned from, limited, and going on where it was cut off."""
+"""A search returns its trials in order, learns from their results, ends at its limits, and resumes."""
 
-import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
 from jobs.search.search import Search, build_initial_points, build_search
 from jobs.search.space import parse_space
+from tests.support.trial_records import make_record
 
 SPACE = {
     "model.embedding": {"choice": ["static", "non-static"]},
@@ -18,151 +19,142 @@ SPACE = {
 }
 
 
-def experiment(**settings: Any) -> Experiment:
+def make_experiment(**settings: Any) -> Experiment:
     return Experiment().replace({"tune.space": SPACE} | {f"tune.{key}": value for key, value in settings.items()})
 
 
-def record(number: int, settings: dict[str, Any], accuracy: float | None, ended: float = 0.0) -> TrialRecord:
-    """A trial that ended so."""
-    epochs = (
-        [] if accuracy is None else [{"epoch": 1, "loss": 1 - accuracy, "accuracy": accuracy, "macro_f1": accuracy}]
-    )
-    status = "failed" if accuracy is None else "finished"
-    return TrialRecord(number, settings, status, epochs=epochs, best=len(epochs), ended=ended or float(number))
+def start_search(experiment: Experiment, records: list[TrialRecord] | None = None) -> Search:
+    return build_search(experiment, parse_space(experiment), records or [])
 
 
-def searched(search: Search, count: int) -> list[TrialRecord]:
-    """Run trials whose accuracy is best at a dropout of 0.6."""
-    found = []
+def run_trials(search: Search, count: int) -> list[TrialRecord]:
+    """Run trials whose accuracy is highest at a dropout of 0.6."""
+    records = []
     for _ in range(count):
-        handed = search.next_trial()
-        assert handed is not None
-        found.append(record(*handed, 1 - abs(handed[1]["model.dropout"] - 0.6)))
-        search.add_record(found[-1])
-    return found
+        trial = search.next_trial()
+        assert trial is not None
+        records.append(make_record(*trial, 1 - abs(trial[1]["model.dropout"] - 0.6), ended=trial[0]))
+        search.add_record(records[-1])
+    return records
+
+
+def distance_to_optimum(record: TrialRecord) -> float:
+    return abs(record.settings["model.dropout"] - 0.6)
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
-def test_every_number_is_handed_out_once_up_to_the_limit(kind: str) -> None:
-    """Also while others are still running."""
-    chosen = experiment(search=kind, trials=7, samples=9)
-    search = build_search(chosen, parse_space(chosen), [])
+def test_each_number_is_returned_once_up_to_the_limit(kind: str) -> None:
+    """Also while other trials are running."""
+    search = start_search(make_experiment(search=kind, trials=7, samples=9))
     assert search.max_trials == 7
-    handed = []
-    while (one := search.next_trial()) is not None:
-        handed.append(one)
-        if len(handed) == 3:
-            search.add_record(record(*handed[0], 0.5))
-    assert [number for number, _ in handed] == list(range(1, 8))
+    trials = []
+    while (trial := search.next_trial()) is not None:
+        trials.append(trial)
+        if len(trials) == 3:
+            search.add_record(make_record(*trials[0], 0.5))
+    assert [number for number, _ in trials] == list(range(1, 8))
     assert not search.exhausted
-    for each in handed[1:]:
-        search.add_record(record(*each, 0.5))
+    for trial in trials[1:]:
+        search.add_record(make_record(*trial, 0.5))
     assert search.exhausted
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna"])
-def test_a_search_goes_on_with_what_has_not_ended(kind: str) -> None:
-    """Whatever order the trials ended in; random ones get the same settings as they would have."""
-    chosen = experiment(search=kind, trials=6, samples=6)
-    space = parse_space(chosen)
-    whole = searched(build_search(chosen, space, []), 6)
-    kept = [each for each in whole if each.number in (1, 2, 4)]
-    again = build_search(chosen, space, kept)
-    rest = searched(again, 3)
-    assert [each.number for each in rest] == [3, 5, 6]
-    assert again.next_trial() is None
-    assert again.exhausted
+def test_a_search_resumes_with_the_trials_that_have_not_ended(kind: str) -> None:
+    """In whatever order the others ended; random trials get the same settings as without the interruption."""
+    experiment = make_experiment(search=kind, trials=6, samples=6)
+    complete = run_trials(start_search(experiment), 6)
+    resumed = start_search(experiment, [record for record in complete if record.number in (1, 2, 4)])
+    remaining = run_trials(resumed, 3)
+    assert [record.number for record in remaining] == [3, 5, 6]
+    assert resumed.next_trial() is None
+    assert resumed.exhausted
     if kind == "random":
-        assert [each.settings for each in rest] == [whole[number].settings for number in (2, 4, 5)]
+        assert [record.settings for record in remaining] == [complete[index].settings for index in (2, 4, 5)]
 
 
-def test_optuna_begins_with_kims_settings_of_each_kind_and_then_learns() -> None:
-    """Of its later trials most are near the best; of those at random few."""
-    chosen = experiment(search="optuna", trials=60)
-    space = parse_space(chosen)
-    assert build_initial_points(space) == [
+def test_optuna_starts_with_kims_settings_of_each_kind_of_embedding_and_then_learns() -> None:
+    """Most of the later trials are near the optimum; of random ones a quarter would be."""
+    experiment = make_experiment(search="optuna", trials=60)
+    assert build_initial_points(parse_space(experiment)) == [
         {"model.embedding": kind, "model.dropout": 0.5, "model.filter_widths": [3, 4, 5]}
         for kind in ("static", "non-static")
     ]
-    found = searched(build_search(chosen, space, []), 60)
-    for each, kind in zip(found, ("static", "non-static"), strict=False):
-        assert each.settings["model.embedding"] == kind
-        assert each.settings["model.dropout"] == 0.5
-        assert ("train.vectors_learning_rate" in each.settings) == (kind == "non-static")
-    near = sum(abs(each.settings["model.dropout"] - 0.6) < 0.1 for each in found[-30:])
-    assert near > 15
+    records = run_trials(start_search(experiment), 60)
+    for record, kind in zip(records, ("static", "non-static"), strict=False):
+        assert record.settings["model.embedding"] == kind
+        assert record.settings["model.dropout"] == 0.5
+        assert ("train.vectors_learning_rate" in record.settings) == (kind == "non-static")
+    assert sum(distance_to_optimum(record) < 0.1 for record in records[-30:]) > 15
 
 
-def test_optuna_learns_from_trials_of_an_earlier_command_and_of_failed_ones_only_that_they_failed() -> None:
-    """All are told; none is asked for again."""
-    chosen = experiment(search="optuna", trials=40)
-    space = parse_space(chosen)
-    known = searched(build_search(chosen, space, []), 30)
-    known[5] = record(6, known[5].settings, None)
-    again = build_search(chosen, space, known)
-    assert all(abs(each.settings["model.dropout"] - 0.6) < 0.3 for each in searched(again, 10)[-3:])
+def test_optuna_learns_from_trials_of_an_earlier_command() -> None:
+    """Of a failed trial it learns only that it failed."""
+    experiment = make_experiment(search="optuna", trials=40)
+    known = run_trials(start_search(experiment), 30)
+    known[5] = make_record(6, known[5].settings, None)
+    resumed = run_trials(start_search(experiment, known), 10)
+    assert [record.number for record in resumed] == list(range(31, 41))
+    assert all(distance_to_optimum(record) < 0.3 for record in resumed[-3:])
 
 
-def test_a_search_ends_after_so_many_trials_without_a_better_one() -> None:
+def test_a_search_ends_after_tune_patience_trials_without_a_better_one() -> None:
     """In the order in which they ended."""
-    chosen = experiment(trials=20, samples=20, patience=3)
-    search = build_search(chosen, parse_space(chosen), [])
-    for accuracy in (0.5, 0.7, 0.6, 0.6):
-        handed = search.next_trial()
-        assert handed is not None
-        search.add_record(record(*handed, accuracy))
-    handed = search.next_trial()
-    assert handed is not None
-    search.add_record(record(*handed, 0.69))
+    search = start_search(make_experiment(trials=20, samples=20, patience=3))
+    for ended, accuracy in enumerate((0.5, 0.7, 0.6, 0.6, 0.69)):
+        trial = search.next_trial()
+        assert trial is not None
+        search.add_record(make_record(*trial, accuracy, ended=ended))
     assert search.next_trial() is None
-    assert search.stop_reason == "no better one among the last 3 trials (tune.patience)"
+    assert search.stop_reason == "none of the last 3 trials was better (tune.patience=3)"
 
 
-def test_a_search_ends_when_its_minutes_are_over() -> None:
-    """No further trial begins."""
-    chosen = experiment(minutes=0.0005)
-    search = build_search(chosen, parse_space(chosen), [])
+def test_a_search_ends_after_tune_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No further trial starts."""
+    now = 1000.0
+    monkeypatch.setattr("jobs.search.search.time", SimpleNamespace(monotonic=lambda: now))
+    search = start_search(make_experiment(minutes=2))
+    now = 1119.0
     assert not search.out_of_time
-    time.sleep(0.05)
+    assert search.next_trial() is not None
+    now = 1121.0
     assert search.out_of_time
     assert search.next_trial() is None
-    assert "tune.minutes=0.0005 are over" in search.stop_reason
+    assert "tune.minutes=2" in search.stop_reason
 
 
-def test_less_may_be_better() -> None:
+def test_the_objective_may_be_minimized() -> None:
     """A search for the lowest loss learns to lower it."""
-    chosen = experiment(search="optuna", trials=60, metric="loss")
-    found = searched(build_search(chosen, parse_space(chosen), []), 60)
-    assert sum(abs(each.settings["model.dropout"] - 0.6) < 0.1 for each in found[-30:]) > 15
+    records = run_trials(start_search(make_experiment(search="optuna", trials=60, metric="loss")), 60)
+    assert sum(distance_to_optimum(record) < 0.1 for record in records[-30:]) > 15
 
 
-def test_a_trial_that_was_under_way_is_given_its_settings_again() -> None:
-    """Optuna would not find the same; its number's folder may hold what it had learned."""
-    chosen = experiment(search="optuna", trials=8)
-    space = parse_space(chosen)
-    asked: dict[int, dict[str, Any]] = {}
-    search = build_search(chosen, space, [], {}, asked.__setitem__)
-    handed = [search.next_trial() for _ in range(6)]
-    ended = [record(number, settings, 0.5) for number, settings in (each for each in handed[:4] if each)]
-    assert asked == dict(each for each in handed if each)
-    again = build_search(chosen, space, ended, dict(asked), asked.__setitem__)
-    assert [again.next_trial(), again.next_trial()] == handed[4:]
-    drawn = [again.next_trial(), again.next_trial()]
-    assert [each[0] for each in drawn if each] == [7, 8]
-    assert all(each[1] not in [settings for _, settings in handed] for each in drawn if each)
+def test_an_interrupted_trial_has_the_same_settings_when_the_search_resumes() -> None:
+    """Optuna would not draw the same ones; the trial's folder may contain the state that it resumes from."""
+    experiment = make_experiment(search="optuna", trials=8)
+    space = parse_space(experiment)
+    started: dict[int, dict[str, Any]] = {}
+    search = build_search(experiment, space, [], {}, started.__setitem__)
+    trials = [trial for _ in range(6) if (trial := search.next_trial())]
+    assert started == dict(trials)
+    ended = [make_record(*trial, 0.5) for trial in trials[:4]]
+    resumed = build_search(experiment, space, ended, dict(started), started.__setitem__)
+    assert [resumed.next_trial(), resumed.next_trial()] == trials[4:]
+    drawn = [trial for _ in range(2) if (trial := resumed.next_trial())]
+    assert [number for number, _ in drawn] == [7, 8]
+    assert all(settings not in [known for _, known in trials] for _, settings in drawn)
 
 
-def test_where_time_or_patience_ends_a_search_its_draws_do_not() -> None:
-    """But a grid has no more than its points; `trials` is how many there are."""
+def test_the_number_of_trials_follows_from_the_limits() -> None:
+    """Time or patience alone leave it open, but a grid has no more trials than points."""
     for settings, limit in (
         ({"patience": 5}, 10_000),
         ({"patience": 5, "trials": 30}, 30),
         ({"trials": 30, "samples": 2}, 30),
         ({"samples": 2}, 2),
     ):
-        chosen = experiment(**settings)
-        assert build_search(chosen, parse_space(chosen), []).max_trials == limit
-    grid = experiment(patience=5).replace({"tune.space": {"model.feature_maps": {"grid": [8, 16]}}})
-    found = build_search(grid, parse_space(grid), [])
-    assert (found.max_trials, found.total_suffix) == (2, " of 2")
-    assert build_search(experiment(minutes=1), parse_space(experiment(minutes=1)), []).total_suffix == ""
+        assert start_search(make_experiment(**settings)).max_trials == limit
+    grid = make_experiment(patience=5).replace({"tune.space": {"model.feature_maps": {"grid": [8, 16]}}})
+    search = start_search(grid)
+    assert (search.max_trials, search.total_suffix) == (2, " of 2")
+    assert start_search(make_experiment(minutes=1)).total_suffix == ""

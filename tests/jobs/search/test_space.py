@@ -1,4 +1,4 @@
-"""The search space is checked before the first trial."""
+"""The search space is validated before the first trial."""
 
 import random
 from collections.abc import Callable
@@ -9,30 +9,30 @@ from jobs.config.experiment import Experiment, ExperimentError
 from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
 
 
-def with_space(space: dict, **settings: object) -> Experiment:
+def make_experiment(space: dict, **settings: object) -> Experiment:
     return Experiment().replace({"tune.space": space, **{f"tune.{key}": value for key, value in settings.items()}})
 
 
-def test_a_space_is_read() -> None:
-    """Grids multiply, draws are added by samples."""
-    experiment = with_space(
+def test_a_space_is_parsed() -> None:
+    """The number of points is that of the grid times the samples."""
+    experiment = make_experiment(
         {"model.embedding": {"grid": ["rand", "static"]}, "train.learning_rate": {"loguniform": [1e-4, 1e-2]}},
         samples=3,
     )
     space = parse_space(experiment)
-    assert [each.kind for each in space] == ["grid", "loguniform"]
+    assert [dimension.kind for dimension in space] == ["grid", "loguniform"]
     assert len(generate_points(experiment, space)) == 6
     assert list_embeddings(experiment, space) == {"rand", "static"}
 
 
-def test_numbers_may_be_written_as_yaml_does_not_read_them() -> None:
-    """1e-4 without a point is a string in YAML 1.1."""
-    [found] = parse_space(with_space({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
-    assert found.values == [1e-4, 1e-2]
+def test_numbers_without_a_decimal_point_are_parsed() -> None:
+    """1e-4 is a string in YAML 1.1."""
+    [dimension] = parse_space(make_experiment({"train.learning_rate": {"loguniform": ["1e-4", "1e-2"]}}))
+    assert dimension.values == [1e-4, 1e-2]
 
 
 def test_the_defaults_can_be_searched() -> None:
-    """All four kinds of embedding among them."""
+    """They include all four kinds of embedding."""
     experiment = Experiment()
     assert len(list_embeddings(experiment, parse_space(experiment))) == 4
 
@@ -43,7 +43,7 @@ def test_the_defaults_can_be_searched() -> None:
         ({}, "is empty"),
         ({"model.dropuot": {"choice": [0.1]}}, r"did you mean 'model.dropout'"),
         ({"model.dropout": {"choice": [0.1, 2]}}, r"model.dropout: .*less than 1"),
-        ({"model.dropout": {"choice": [0.1, 0.1]}}, r"names a value twice"),
+        ({"model.dropout": {"choice": [0.1, 0.1]}}, r"contains a value twice"),
         ({"model.embedding": {"grid": ["static", "dynamic"]}}, r"given: 'dynamic'"),
         ({"model.dropout": 0.3}, r"must be one of grid, choice"),
         ({"model.dropout": {"normal": [0, 1]}}, r"must be one of grid, choice"),
@@ -59,9 +59,9 @@ def test_the_defaults_can_be_searched() -> None:
         ({"model.dropout": {"choice": []}}, r"must be a list of values"),
         ({"data.train": {"choice": ["a", "b"]}}, r"'data.train' cannot be searched"),
         ({"train.workers": {"choice": [1, 2]}}, r"changes the speed of a trial"),
-        ({"train.folds": {"choice": [5, 10]}}, r"cross-validate the best"),
+        ({"train.metric": {"choice": ["loss"]}}, r"set tune.metric"),
         ({"model.dropout": {"choice": [0.1], "if": "static"}}, r"dropout.if: must be settings with their values"),
-        ({"model.dropout": {"choice": [0.1], "if": {"model.kind": "x"}}}, r"'model.kind' is no setting"),
+        ({"model.dropout": {"choice": [0.1], "if": {"model.kind": "x"}}}, r"'model.kind' is not a setting"),
         ({"model.dropout": {"choice": [0.1], "if": {"model.embedding": "dense"}}}, r"given: 'dense'"),
         ({"model.dropout": {"choice": [0.1], "if": {"model.dropout": 0.1}}}, r"depends on itself"),
         (
@@ -73,14 +73,14 @@ def test_the_defaults_can_be_searched() -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_space_is_named(space: dict, message: str) -> None:
-    """With the path and what is wrong with it."""
+def test_a_mistake_in_the_space_is_an_error(space: dict, message: str) -> None:
+    """The message names the path and the mistake."""
     with pytest.raises(ExperimentError, match=message):
-        parse_space(with_space(space))
+        parse_space(make_experiment(space))
 
 
-def test_a_setting_is_varied_only_where_it_means_something() -> None:
-    """Whether told by `if`, also of a setting of the experiment itself, or because vectors must train for it."""
+def test_a_setting_is_varied_only_where_it_has_an_effect() -> None:
+    """By its `if`, also on a setting of the experiment itself, or because it requires that vectors are trained."""
     space = {
         "train.vectors_learning_rate": {"loguniform": [1e-4, 1e-2]},
         "train.frozen_epochs": {"choice": [0, 1]},
@@ -89,12 +89,11 @@ def test_a_setting_is_varied_only_where_it_means_something() -> None:
         "model.dropout": {"uniform": [0, 0.5], "if": {"train.frozen_epochs": 1}},
         "train.weight_decay": {"choice": [0.0, 0.1], "if": {"train.decay": "none"}},
     }
-    experiment = with_space(space, samples=6)
-    found = generate_points(experiment, parse_space(experiment))
+    experiment = make_experiment(space, samples=6)
     by_kind: dict[str, set[str]] = {}
-    for each in found:
-        by_kind.setdefault(each["model.embedding"], set()).update(each)
-        assert ("model.dropout" in each) == (each.get("train.frozen_epochs") == 1)
+    for settings in generate_points(experiment, parse_space(experiment)):
+        by_kind.setdefault(settings["model.embedding"], set()).update(settings)
+        assert ("model.dropout" in settings) == (settings.get("train.frozen_epochs") == 1)
     tuned = {"train.vectors_learning_rate", "train.frozen_epochs", "model.dropout", "model.embedding"}
     assert by_kind == {
         "rand": tuned,
@@ -104,20 +103,20 @@ def test_a_setting_is_varied_only_where_it_means_something() -> None:
     }
 
 
-def test_no_settings_come_twice_and_the_same_come_each_time() -> None:
-    """Where all that differs does not apply, and where chance repeats itself."""
+def test_points_are_unique_and_the_same_for_each_call() -> None:
+    """Also if they would differ only in settings that are not active, or if the same values are drawn again."""
     space = {"model.embedding": {"grid": ["static", "rand"]}, "train.frozen_epochs": {"grid": [0, 1, 2]}}
-    experiment = with_space(space, samples=2)
+    experiment = make_experiment(space, samples=2)
     assert len(generate_points(experiment, parse_space(experiment))) == 4
-    experiment = with_space({"model.feature_maps": {"choice": [8, 16]}}, samples=50)
-    found = generate_points(experiment, parse_space(experiment))
-    assert sorted(each["model.feature_maps"] for each in found) == [8, 16]
-    assert found == generate_points(experiment, parse_space(experiment))
-    experiment = with_space({"model.dropout": {"uniform": [0.1, 0.5]}}, samples=20)
-    found = generate_points(experiment, parse_space(experiment))
-    assert len({each["model.dropout"] for each in found}) == 20
+    experiment = make_experiment({"model.feature_maps": {"choice": [8, 16]}}, samples=50)
+    points = generate_points(experiment, parse_space(experiment))
+    assert sorted(settings["model.feature_maps"] for settings in points) == [8, 16]
+    assert points == generate_points(experiment, parse_space(experiment))
+    experiment = make_experiment({"model.dropout": {"uniform": [0.1, 0.5]}}, samples=20)
+    points = generate_points(experiment, parse_space(experiment))
+    assert len({settings["model.dropout"] for settings in points}) == 20
     other = experiment.replace({"seed": 1})
-    assert found != generate_points(other, parse_space(other))
+    assert points != generate_points(other, parse_space(other))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +131,12 @@ def test_no_settings_come_twice_and_the_same_come_each_time() -> None:
         (Dimension("x", "lograndint", [1, 1000]), lambda value: 1 <= value < 1000 and isinstance(value, int)),
     ],
 )
-def test_values_are_drawn_from_the_range_and_optuna_draws_from_the_same(
-    dimension: Dimension, fits: Callable[[object], bool]
-) -> None:
-    """Of whole numbers the high end never, with steps only those."""
+def test_random_and_optuna_draw_from_the_same_range(dimension: Dimension, fits: Callable[[object], bool]) -> None:
+    """The high end of whole numbers is excluded; with a step, only its multiples are drawn."""
     import optuna
 
-    chance = random.Random(0)
-    drawn = [dimension.sample(chance) for _ in range(200)]
+    generator = random.Random(0)
+    drawn = [dimension.sample(generator) for _ in range(200)]
     assert all(map(fits, drawn))
     assert all(map(dimension.contains, drawn))
     assert len({str(value) for value in drawn}) > 1
@@ -152,17 +149,17 @@ def test_values_are_drawn_from_the_range_and_optuna_draws_from_the_same(
         )
 
 
-def test_a_log_range_is_drawn_evenly_over_its_orders_of_magnitude() -> None:
-    """Half of the draws lie below the geometric mean."""
-    chance = random.Random(0)
+def test_draws_of_a_log_range_are_uniform_over_its_orders_of_magnitude() -> None:
+    """Half of the draws are below the geometric mean."""
+    generator = random.Random(0)
     for kind, ends in (("loguniform", [1e-4, 1.0]), ("lograndint", [1, 10_000])):
         dimension = Dimension("x", kind, ends)  # type: ignore[arg-type]
-        below = sum(dimension.sample(chance) < (ends[0] * ends[1]) ** 0.5 for _ in range(1000))
+        below = sum(dimension.sample(generator) < (ends[0] * ends[1]) ** 0.5 for _ in range(1000))
         assert 420 < below < 580
 
 
-def test_what_depends_on_a_setting_that_is_not_varied_is_not_varied_either() -> None:
-    """Although the experiment's own value would do."""
+def test_a_setting_that_depends_on_an_inactive_setting_is_inactive() -> None:
+    """Although the experiment's own value fulfils the condition."""
     space = [
         Dimension("model.embedding", "choice", ["static"]),
         Dimension("train.frozen_epochs", "choice", [0, 1], conditions={"model.embedding": ["non-static"]}),

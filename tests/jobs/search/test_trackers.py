@@ -1,4 +1,4 @@
-"""Trials are logged to a real MLflow server."""
+"""Trials are logged to TensorBoard, and to a real MLflow server."""
 
 import os
 import subprocess
@@ -9,15 +9,53 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from benchmarks.ray_head import find_free_ports
 from cluster import UsageError
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
-from jobs.search.trackers import MlflowTracker
-from tests.support.trial_records import record
+from jobs.search.trackers import MlflowTracker, TrialTracker, log_to_tensorboard
+from jobs.training.run_folder import RunFolder
+from tests.support.tensorboard import read_events, read_scalars
+from tests.support.trial_records import make_record
 
-pytestmark = pytest.mark.slow
+
+def test_tensorboard_shows_a_trials_settings_and_results(tmp_path: Path) -> None:
+    """In addition to the scalars of a run."""
+    settings = {"model.dropout": 0.3, "model.filter_widths": [3, 4], "model.embedding": "static"}
+    log_to_tensorboard(str(tmp_path), make_record(5, settings, 0.75))
+    [log] = (tmp_path / "trial-00005").iterdir()
+    assert read_scalars(log)["best/accuracy"] == [(1, 0.75)]
+    assert read_scalars(log)["validation/accuracy"] == [(1, 0.75)]
+    plugins = {
+        value.tag: HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in read_events(log)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    }
+    hparams = plugins["_hparams_/session_start_info"].session_start_info.hparams
+    assert hparams["model.dropout"].number_value == 0.3
+    assert hparams["model.filter_widths"].string_value == "[3, 4]"
+    assert hparams["model.embedding"].string_value == "static"
+
+
+def test_tensorboard_shows_the_settings_of_a_failed_trial(tmp_path: Path) -> None:
+    log_to_tensorboard(str(tmp_path), make_record(6, {"model.dropout": 0.3}, None))
+    [log] = (tmp_path / "trial-00006").iterdir()
+    assert "best/accuracy" not in read_scalars(log)
+    assert "_hparams_/session_start_info" in read_scalars(log)
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_the_search(
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "tune-0123").write_text("a file where a folder is required")
+    tracker = TrialTracker(Experiment(), RunFolder(str(tmp_path), "tune-0123"))
+    tracker.log_trial(make_record(1, {}, 0.75))
+    assert len(messages) == 1
+    assert "cannot be written" in messages[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +85,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server: str, messages: list[str]) -> None:
-    """Under the experiment's name; a failed one says why."""
+@pytest.mark.slow
+def test_mlflow_has_a_run_with_settings_and_metrics_of_each_trial(server: str, messages: list[str]) -> None:
+    """Under the experiment's name; that of a failed trial has the reason."""
     from mlflow import MlflowClient
 
-    tracking = MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-0123")
-    tracking.log_trial(record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75))
-    tracking.log_trial(TrialRecord(5, {"model.dropout": 0.9}, "failed", "out of memory", ended=time.time()))
+    tracker = MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-0123")
+    tracker.log_trial(make_record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75))
+    tracker.log_trial(TrialRecord(5, {"model.dropout": 0.9}, "failed", "out of memory", ended=time.time()))
     client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name("tickets")
     assert experiment is not None
@@ -63,27 +102,29 @@ def test_a_trial_is_a_run_with_its_settings_and_the_figures_of_each_epoch(server
     assert (finished.info.status, finished.data.tags["search"]) == ("FINISHED", "tune-0123")
     assert (failed.info.status, failed.data.tags["reason"]) == ("FAILED", "out of memory")
     assert messages == []
-    # The same experiment again.
+    # The experiment exists now.
     assert MlflowTracker(server, Experiment().replace({"name": "tickets"}), "tune-4567")
 
 
-def test_a_server_that_goes_away_costs_the_log_and_not_the_search(
+@pytest.mark.slow
+def test_an_mlflow_server_that_stops_answering_does_not_stop_the_search(
     server: str, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    """It is said once."""
+    """One warning is logged."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    tracking = MlflowTracker(server, Experiment(), "tune-0123")
+    tracker = MlflowTracker(server, Experiment(), "tune-0123")
     [port] = find_free_ports(1)
-    tracking._client._tracking_client.tracking_uri = f"http://127.0.0.1:{port}"
+    tracker._client._tracking_client.tracking_uri = f"http://127.0.0.1:{port}"
     for number in (1, 2):
-        tracking.log_trial(record(number, {"model.dropout": 0.3}, 0.75))
+        tracker.log_trial(make_record(number, {"model.dropout": 0.3}, 0.75))
     assert len(messages) == 1
-    assert messages[0].startswith("MLflow: trial 1 and those after it are not logged")
+    assert messages[0].startswith("MLflow: trial 1 and later ones are not logged")
 
 
-def test_a_wrong_uri_is_told_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a line."""
+@pytest.mark.slow
+def test_a_wrong_mlflow_uri_is_an_error_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is one line."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     [port] = find_free_ports(1)
-    with pytest.raises(UsageError, match=r"tune\.mlflow: nothing can be logged at http://127\.0\.0\.1"):
+    with pytest.raises(UsageError, match=r"tune\.mlflow: cannot log to http://127\.0\.0\.1"):
         MlflowTracker(f"http://127.0.0.1:{port}", Experiment(), "tune-0123")

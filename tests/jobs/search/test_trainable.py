@@ -1,30 +1,25 @@
-"""What Tune's trials do around the training."""
+"""Trainables of Ray Tune around the training of a trial."""
 
-from jobs.search.trainable import with_epoch
-from jobs.training.history import Epoch, Progress
+from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
+
+from jobs.search.trainable import is_system_failure, replace_epoch
+from jobs.training.history import Progress
+from tests.support.trial_records import make_epoch
 
 
-def epoch(number: int, accuracy: float) -> Epoch:
-    return Epoch(number, 0.5, 1 - accuracy, accuracy, accuracy, 100.0, 1.0)
-
-
-def test_epochs_that_were_lost_are_taken_back() -> None:
-    """The best of those that are left is the best."""
+def test_lost_epochs_are_replaced() -> None:
+    """The best epoch is the best of those that remain."""
     progress = Progress()
     for number, accuracy in ((1, 0.5), (2, 0.7), (3, 0.9), (4, 0.8)):
-        progress = with_epoch(progress, epoch(number, accuracy), "accuracy")
+        progress = replace_epoch(progress, make_epoch(number, accuracy), "accuracy")
     assert progress.best == 3
-    again = with_epoch(progress, epoch(3, 0.6), "accuracy")
-    assert [each.accuracy for each in again.epochs] == [0.5, 0.7, 0.6]
+    again = replace_epoch(progress, make_epoch(3, 0.6), "accuracy")
+    assert [epoch.accuracy for epoch in again.epochs] == [0.5, 0.7, 0.6]
     assert again.best == 2
 
 
-def test_losses_are_told_from_failures() -> None:
-    """An error that a task raised is its own, whoever ran it."""
-    from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
-
-    from jobs.search.trainable import is_system_failure
-
+def test_losses_of_processes_are_distinguished_from_failures() -> None:
+    """An error that a task raised is a failure, in whatever process it ran."""
     assert is_system_failure(ActorDiedError())
     assert is_system_failure(OwnerDiedError("0" * 56, None, ""))
     assert not is_system_failure(RayTaskError("f", "traceback", ValueError("x")))

@@ -1,6 +1,5 @@
-"""A trial trains as a run does, keeps what is best, tells why it failed, and goes on."""
+"""A trial trains like a run, saves checkpoints that are the best, reports why it failed, and resumes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,66 +7,58 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
-from jobs.search.trial import apply_trial_settings, build_failure_result
+from jobs.search.trial import build_failure_report
 from jobs.training.loop import TrainingDiverged
-from tests.support.loops import loop_of
-from tests.support.trials import run, trial
+from tests.support.loops import make_loop
+from tests.support.trials import make_trial, run_trial
 
 
-def test_a_trial_gives_what_the_same_training_gives(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
-    """Epoch for epoch; each is told with its goodness."""
-    experiment = make_experiment(train__metric="loss")
-    loop = loop_of(experiment)
-    list(loop.train_epochs())
-    told = run(trial(experiment, tmp_path)[0])
-    progress = json.loads(told[-1]["progress"])
-    assert [epoch["loss"] for epoch in progress["epochs"]] == [epoch.loss for epoch in loop.progress.epochs]
-    assert [each["goodness"] for each in told] == [-epoch.loss for epoch in loop.progress.epochs]
-    assert progress["best"] == loop.progress.best
-
-
-def test_only_what_is_the_best_of_all_is_kept_and_can_be_served(
+def test_a_trial_has_the_results_of_the_same_training(
     make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    """Written before it is told; of other trials there is nothing."""
-    best, kept = trial(make_experiment(), tmp_path)
-    run(best)
-    rank, epoch, figures = kept[-1]
-    found = checkpoint.load_checkpoint(str(tmp_path / "trial-00007" / f"epoch-{epoch:04d}"))
-    assert found.metrics["accuracy"] == figures["accuracy"] == rank[0]
-    assert rank[2] == -7
-    other, kept = trial(make_experiment(), tmp_path / "other", beats=lambda rank: False)
-    run(other)
-    assert kept == []
+    """Epoch by epoch; each report says whether it is the last one."""
+    experiment = make_experiment(train__metric="loss")
+    loop = make_loop(experiment)
+    list(loop.train_epochs())
+    reports = run_trial(make_trial(experiment, tmp_path)[0])
+    progress = reports[-1].progress
+    assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in loop.progress.epochs]
+    assert progress.best == loop.progress.best
+    assert [report.finished for report in reports] == [False] * (len(progress.epochs) - 1) + [True]
+
+
+def test_only_a_checkpoint_that_is_the_best_of_the_search_is_saved(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """It is written before the driver learns of it; other trials write nothing."""
+    best, saved = make_trial(make_experiment(), tmp_path)
+    run_trial(best)
+    key, epoch = saved[-1]
+    loaded = checkpoint.load_checkpoint(str(tmp_path / "trial-00007" / f"epoch-{epoch.epoch:04d}"))
+    assert loaded.metrics["accuracy"] == epoch.accuracy == key[0]
+    assert key[2] == -7
+    other, saved = make_trial(make_experiment(), tmp_path / "other", is_new_best=lambda key: False)
+    run_trial(other)
+    assert saved == []
     assert not (tmp_path / "other").exists()
 
 
-def test_a_long_trial_goes_on_where_it_was_and_ends_the_same(
+def test_a_long_trial_resumes_and_ends_with_the_same_results(
     make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    """From what it wrote after train.checkpoint_minutes."""
+    """From the state that it wrote after train.checkpoint_minutes."""
     experiment = make_experiment(train__epochs=4, train__patience=9, train__checkpoint_minutes=1e-9)
-    whole = json.loads(run(trial(experiment, tmp_path / "whole")[0])[-1]["progress"])
-    first, _ = trial(experiment, tmp_path / "cut")
-    first.step()
-    first.step()
-    first.close()
-    again, _ = trial(experiment, tmp_path / "cut")
-    told = run(again)
-    assert [each["epoch"] for each in told] == [3, 4]
-    ended = json.loads(told[-1]["progress"])
-    assert [epoch["train_loss"] for epoch in ended["epochs"]] == [epoch["train_loss"] for epoch in whole["epochs"]]
-
-
-def test_a_trials_settings_are_its_own_its_epochs_the_searchs_and_its_metric_the_objective(
-    make_experiment: Callable[..., Experiment],
-) -> None:
-    """Unless the epochs are searched."""
-    experiment = make_experiment(tune__epochs=5, tune__metric="macro_f1")
-    chosen = apply_trial_settings(experiment, {"model.dropout": 0.25, "seed": 3})
-    assert (chosen.model.dropout, chosen.seed, chosen.train.epochs, chosen.train.metric) == (0.25, 3, 5, "macro_f1")
-    assert apply_trial_settings(experiment, {"train.epochs": 2}).train.epochs == 2
-    assert apply_trial_settings(make_experiment(tune__epochs=None), {}).train.epochs == 3
+    complete = run_trial(make_trial(experiment, tmp_path / "complete")[0])[-1].progress
+    interrupted, _ = make_trial(experiment, tmp_path / "interrupted")
+    interrupted.step()
+    interrupted.step()
+    interrupted.close()
+    resumed, _ = make_trial(experiment, tmp_path / "interrupted")
+    reports = run_trial(resumed)
+    assert len(reports) == 2
+    epochs = reports[-1].progress.epochs
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4]
+    assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in complete.epochs]
 
 
 @pytest.mark.parametrize(
@@ -80,9 +71,10 @@ def test_a_trials_settings_are_its_own_its_epochs_the_searchs_and_its_metric_the
         (ValueError(""), "ValueError: ValueError"),
     ],
 )
-def test_why_a_trial_failed_is_told_in_a_line(error: Exception, reason: str) -> None:
-    """A user's mistake as it is, others with their kind."""
-    found = build_failure_result(error, None)
-    assert found["failed"].startswith(reason)
-    assert found["finished"]
-    assert json.loads(found["progress"])["best"] == 0
+def test_the_reason_of_a_failure_is_one_line(error: Exception, reason: str) -> None:
+    """A user's mistake without the type of the error, others with it."""
+    report = build_failure_report(error, None)
+    assert report.error.startswith(reason)
+    assert "\n" not in report.error
+    assert report.finished
+    assert report.progress.best == 0

@@ -1,62 +1,99 @@
-"""The search on real Ray Tune: a best that serves, and a search that goes on whatever ended it."""
+"""Searches on real Ray Tune: the best checkpoint can be served, and whatever interrupts a search, it resumes.
+
+Searches of this process share one embedded Ray. Commands that are killed share one cluster of processes of their own.
+"""
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
-from benchmarks.ray_head import start_ray_head
+from cluster.connection import connect
 from cluster.package import REPOSITORY
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
 from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
-from jobs.search.tune import SearchFailed, tune
+from jobs.search.best_checkpoint import BestCheckpointManager
+from jobs.search.records import TrialRecord, apply_trial_settings
+from jobs.search.search import FixedSampler, Search
+from jobs.search.tune import SearchFailed, _end_search, tune
+from jobs.training.run_folder import RunFolder
+from tests.support.loops import make_loop
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+FEATURE_MAPS = [4, 5, 6, 7, 8, 9, 10, 11]
+# Of the longest command, on a slow machine.
+TIMEOUT_S = 600
 
-SPACE = {"model.embedding": {"grid": ["rand", "static", "non-static", "multichannel"]}}
-GRID = "tune.space={model.feature_maps: {grid: [4, 5, 6, 7, 8, 9]}}"
 
-
-def records(best: Path) -> list[dict]:
-    """The trials of the search whose experiment's best.json this is."""
+def records(best: Path) -> list[dict[str, Any]]:
+    """Return the records of the search whose experiment's best.json this is, by number."""
     [folder] = best.parent.glob("tune-*")
     return [json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))]
 
 
-def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+@pytest.fixture(scope="module")
+def ray_of_two_cpus() -> Iterator[None]:
+    """Embedded Ray with two CPUs for the searches of this process."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with connect(num_cpus=2):
+            yield
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_named(
+    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
-    """best.json names a whole checkpoint; best.yaml trains it again; a second call says that it is done."""
-    experiment = make_experiment(
-        tune__space=SPACE | {"model.feature_maps": {"choice": [4, 8]}}, tune__samples=1, tune__epochs=3
-    )
+    """best.json names a complete checkpoint; best.yaml trains it again; a second call only does what is missing."""
+    kinds = ["rand", "static", "non-static", "multichannel"]
+    space = {
+        "model.embedding": {"grid": kinds},
+        "model.feature_maps": {"choice": [4, 8]},
+        "model.trained_words": {"choice": ["all", "out-of-vocabulary"]},
+        "train.vectors_learning_rate": {"loguniform": [0.0001, 0.01]},
+        "train.vectors_pull": {"uniform": [0.0, 0.1]},
+        "train.frozen_epochs": {"choice": [0, 1]},
+    }
+    experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2)
     best = Path(tune(experiment))
-    trials = [line for line in messages if line.startswith("trial")]
-    assert len(trials) == 4
-    for kind in SPACE["model.embedding"]["grid"]:
-        assert sum(f"embedding={kind} " in line for line in trials) == 1
+    assert [record["settings"]["model.embedding"] for record in records(best)] == kinds
+    assert [len(record["settings"]) for record in records(best)] == [5, 2, 6, 6]
+    assert "failed" not in {record["status"] for record in records(best)}
+    assert sum(line.startswith("trial") for line in messages) == 4
+
     named = json.loads(best.read_text())
-    found = checkpoint.load_checkpoint(str(best))
-    assert found.experiment.model.embedding == named["settings"]["model.embedding"]
-    assert found.metrics["accuracy"] == named["metrics"]["accuracy"]
-    assert named["metrics"]["accuracy"] == max(each["epochs"][each["best"] - 1]["accuracy"] for each in records(best))
+    saved = checkpoint.load_checkpoint(str(best))
+    assert saved.experiment.model.embedding == named["settings"]["model.embedding"]
+    assert saved.metrics["accuracy"] == named["metrics"]["accuracy"]
+    accuracies = [record["epochs"][record["best"] - 1]["accuracy"] for record in records(best)]
+    assert named["metrics"]["accuracy"] == max(accuracies)
     again = load_experiment(str(best.with_name("best.yaml")))
-    assert again.model == found.experiment.model
+    assert again.model == saved.experiment.model
+    assert conflicts.check_settings(again, {again.model.embedding}) == []
+
     messages.clear()
     assert tune(experiment) == str(best)
     assert any("this search is finished" in line for line in messages)
     assert not any(line.startswith("trial") for line in messages)
-    # Cut off in what follows the trials, it does that alone.
+    # Interrupted after the trials: the report is written, and nothing else is done again.
     [run] = best.parent.glob("tune-*")
     (run / "best.json").write_text(json.dumps(json.loads((run / "best.json").read_text()) | {"finished": False}))
     (run / "report" / "report.md").unlink()
@@ -67,258 +104,314 @@ def test_all_kinds_of_embedding_are_tried_and_the_best_is_named(
     assert json.loads(best.read_text()) == named
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
-    """By Optuna, over ways to read the texts too; what is named can be measured."""
+    """With Optuna, also over settings of `text`; the named checkpoint can be evaluated."""
     space = {
         "model.embedding": {"grid": ["static", "non-static"]},
         "train.vectors_learning_rate": {"loguniform": [0.001, 0.02]},
         "text.max_tokens": {"choice": [4, 20]},
     }
     experiment = make_experiment(
-        name="whole", tune__space=space, tune__search="optuna", tune__trials=6, tune__epochs=3, tune__seeds=2,
+        name="whole", tune__space=space, tune__search="optuna", tune__trials=4, tune__epochs=2, tune__seeds=2,
         tune__refit=True, tune__metric="macro_f1", tune__scheduler="none",
     )  # fmt: skip
     best = Path(tune(experiment))
-    assert len(records(best)) == 6
-    assert all(each["status"] == "finished" for each in records(best))
+    assert [record["status"] for record in records(best)] == ["finished"] * 4
     [run] = best.parent.glob("tune-*")
     seeds = [json.loads(path.read_text())["settings"] for path in sorted((run / "seeds" / "trials").glob("*.json"))]
-    assert {(each["model.embedding"], each["seed"]) for each in seeds} == {
-        (kind, seed) for kind in ("static", "non-static") for seed in (1, 2)
-    }
+    kinds = {record["settings"]["model.embedding"] for record in records(best)}
+    assert kinds == {"static", "non-static"}
+    assert sorted((item["model.embedding"], item["seed"]) for item in seeds) == [
+        ("non-static", 1), ("non-static", 2), ("static", 1), ("static", 2),
+    ]  # fmt: skip
     assert {path.name for path in (run / "report").iterdir()} == {
         "report.md", "trials.csv", "embeddings.png", "parallel-coordinates.png", "slices.png",
     }  # fmt: skip
-    assert len(list((run / "tensorboard").iterdir())) == 6
+    assert len(list((run / "tensorboard").iterdir())) == 4
     assert any("the mean of 2 seeds" in line for line in messages)
     named = json.loads(best.read_text())
     assert (named["refit"], named["rows"], named["metric"]) == (True, 108, "macro_f1")
-    found = checkpoint.load_checkpoint(str(best))
-    assert found.metrics["rows"] == named["rows"]
-    assert found.metrics["epoch"] == named["metrics"]["epoch"]
-    assert found.metrics["accuracy"] is None
+    saved = checkpoint.load_checkpoint(str(best))
+    assert saved.metrics["rows"] == named["rows"]
+    assert saved.metrics["epoch"] == named["metrics"]["epoch"]
+    assert saved.metrics["accuracy"] is None
     evaluate(str(best), [], str(best.parent / "report"))
-    assert "the validation part among them" in (best.parent / "report" / "report.md").read_text()
+    assert "including the validation part" in (best.parent / "report" / "report.md").read_text()
 
 
-def test_every_way_to_fine_tune_can_be_searched(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_finish_are_stopped_by_asha_or_fail_with_a_reason(
+    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
-    """Whatever is best, what best.yaml says can be trained; where vectors stay as they are nothing of it is varied."""
-    space = {
-        "model.embedding": {"grid": ["static", "non-static", "multichannel"]},
-        "model.trained_words": {"choice": ["all", "out-of-vocabulary"]},
-        "train.vectors_learning_rate": {"loguniform": [0.0001, 0.01]},
-        "train.vectors_pull": {"uniform": [0.0, 0.1]},
-        "train.frozen_epochs": {"choice": [0, 1]},
-    }
-    best = Path(tune(make_experiment(tune__space=space, tune__samples=1, tune__epochs=2)))
-    assert sum(line.startswith("trial") and "failed" not in line for line in messages) == 3
-    assert {len(each["settings"]) for each in records(best)} == {1, 5}
-    again = load_experiment(str(best.with_name("best.yaml")))
-    assert conflicts.check_settings(again, {again.model.embedding}) == []
+    """One after the other: a good one, one that hardly learns, and one that diverges."""
+    experiment = make_experiment(
+        name="mixed", tune__space={"train.learning_rate": {"grid": [0.01, 1e-7, 1e30]}}, tune__samples=1,
+        tune__epochs=3, tune__grace_epochs=1, tune__max_concurrent=1, tune__metric="loss", model__max_norm=None,
+    )  # fmt: skip
+    good, slow, diverged = records(Path(tune(experiment)))
+    assert (good["status"], good["reason"], len(good["epochs"])) == ("finished", "", 3)
+    assert (slow["status"], len(slow["epochs"])) == ("stopped", 1)
+    assert "ASHA" in slow["reason"]
+    assert slow["epochs"][0]["loss"] > good["epochs"][0]["loss"]
+    assert (diverged["status"], diverged["epochs"]) == ("failed", [])
+    assert "lower train.learning_rate" in diverged["reason"]
+    assert any("failed: epoch 1" in line and "lower train.learning_rate" in line for line in messages)
 
 
-def test_a_trial_that_fails_is_told_with_its_reason_and_the_search_goes_on(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+def test_a_search_of_which_every_trial_failed_is_an_error(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    """Where every one fails, the error says why."""
-    space = {"train.learning_rate": {"grid": [0.01, 1e30]}}
-    settings = {"model__max_norm": None, "tune__scheduler": "none", "tune__samples": 1}
-    best = Path(tune(make_experiment(name="mixed", tune__space=space, **settings)))
-    assert {each["status"]: each["settings"]["train.learning_rate"] for each in records(best)} == {
-        "finished": 0.01,
-        "failed": 1e30,
-    }
-    assert any("failed: epoch" in line and "lower train.learning_rate" in line for line in messages)
-    space = {"train.learning_rate": {"grid": [1e30]}}
-    with pytest.raises(SearchFailed, match=r"every trial failed; the first: epoch \d+: .*lower train.learning"):
-        tune(make_experiment(name="fails", tune__space=space, **settings))
+    """The message states the reason of the trial that failed first."""
+    run, experiment = RunFolder(str(tmp_path), "tune-0123"), make_experiment()
+    failures = [TrialRecord(1, {}, "failed", "late", ended=2.0), TrialRecord(2, {}, "failed", "early", ended=1.0)]
+    manager = BestCheckpointManager(run, experiment)
+    with pytest.raises(SearchFailed, match="every trial failed; the first: early"):
+        _end_search(Search(experiment, FixedSampler([]), 2, failures), manager, run)
+    with pytest.raises(SearchFailed, match="no trial has ended: none was started"):
+        _end_search(Search(experiment, FixedSampler([]), 2, []), manager, run)
 
 
-def test_a_search_that_is_out_of_time_stops_what_runs(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+@pytest.mark.ray
+@pytest.mark.slow
+def test_running_trials_are_stopped_when_a_search_is_out_of_time(
+    ray_of_two_cpus: None,
+    make_experiment: Callable[..., Experiment],
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The best so far is named."""
+    """The best checkpoint so far is named. The time passes when it is."""
     experiment = make_experiment(
         name="short", tune__space={"model.dropout": {"uniform": [0.1, 0.5]}}, tune__samples=50, tune__epochs=100_000,
-        train__patience=100_000, tune__minutes=0.7, tune__scheduler="none",
+        train__patience=100_000, tune__minutes=1, tune__scheduler="none", tune__max_concurrent=1,
     )  # fmt: skip
-    began = time.monotonic()
+    named = Path(experiment.storage, "short", "best.json")
+    clock = SimpleNamespace(monotonic=lambda: 1000.0 if named.exists() else 0.0)
+    monkeypatch.setattr("jobs.search.search.time", clock)
     best = Path(tune(experiment))
-    assert time.monotonic() - began < 120
-    assert "the search is over: tune.minutes=0.7 are over" in messages
-    assert {each["status"] for each in records(best)} == {"stopped"}
-    assert all(each["epochs"] for each in records(best))
+    assert "the search is over: the time limit is reached (tune.minutes=1)" in messages
+    [record] = records(best)
+    assert record["status"] == "stopped"
+    assert 1 <= len(record["epochs"]) < 100_000
     assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
 
 
-def test_a_mistake_in_the_space_comes_before_anything_is_read(make_experiment: Callable[..., Experiment]) -> None:
-    """Although there is no such file."""
+def test_a_mistake_in_the_space_is_an_error_before_anything_is_read(make_experiment: Callable[..., Experiment]) -> None:
+    """The file that does not exist is not noticed."""
     with pytest.raises(ExperimentError, match=r"did you mean 'model.dropout'"):
         tune(make_experiment(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}))
 
 
-@contextlib.contextmanager
-def searching(tmp_path: Path, environment: dict[str, str], *more: str) -> Iterator[subprocess.Popen]:
-    """Hold a grid search over the toy csv, in a process of its own."""
-    with subprocess.Popen(
-        command(tmp_path, *more), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:  # fmt: skip
+class CommandCluster:
+    """Ray cluster of its own for commands. environment: for a command that uses it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        variables = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment = os.environ | variables
+        with self._variables():
+            self.nodes = Cluster(
+                initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+            )
+        self.environment["RAY_ADDRESS"] = self.nodes.address
+
+    @contextlib.contextmanager
+    def extra_node(self) -> Iterator[Any]:
+        """Context manager: another node with one CPU."""
+        with self._variables():
+            node = self.nodes.add_node(num_cpus=1)
         try:
-            yield process
+            yield node
         finally:
-            process.kill()
+            if node in self.nodes.list_all_nodes():
+                self.nodes.remove_node(node, allow_graceful=False)
 
+    @contextlib.contextmanager
+    def _variables(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"):
+                patch.setenv(name, self.environment[name])
+            patch.delenv("RAY_ADDRESS", raising=False)
+            yield
 
-def command(tmp_path: Path, *more: str) -> list[str]:
-    """A search of some seconds whose every trial is trained to its end."""
-    return [sys.executable, "-m", "jobs", "tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs",
-            "name=c", "tune.samples=1", "tune.epochs=40", "tune.scheduler=none", "train.patience=40",
-            "train.metric=loss", "model.embedding=rand", GRID, *more]  # fmt: skip
-
-
-def test_ctrl_c_ends_a_search_names_the_best_and_the_same_command_goes_on(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str]
-) -> None:
-    """Exit code 130 and one line; then only the trials that had not ended."""
-    make_experiment()  # writes the csv
-    lines = []
-    with searching(tmp_path, ray_environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("trial   1 of 6"):
-                process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-    assert process.returncode == 130, "".join(lines)
-    assert "interrupted; the same command goes on from here\n" in lines
-    done = sum(line.startswith("trial") for line in lines)
-    assert 1 <= done < 6
-    assert any(f"{done} of 6 trials have ended; best: feature_maps=" in line for line in lines)
-    assert checkpoint.load_checkpoint(str(tmp_path / "runs" / "c")).labels == ["bad", "good"]
-    again = subprocess.run(
-        command(tmp_path), cwd=REPOSITORY, env=ray_environment, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert f"going on with the search that was cut off: {done} of 6 trials have ended" in again.stdout
-    trials = [line for line in again.stdout.splitlines() if line.startswith("trial")]
-    assert trials[0].startswith(f"trial {done + 1:3d} of 6")
-    assert trials[-1].startswith("trial   6 of 6")
-
-
-def test_a_search_survives_the_death_of_its_driver_and_of_its_trials(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, ray_environment: dict[str, str], embedded_ray: None
-) -> None:
-    """kill -9, twice: no trial that had ended is repeated, none is lost, and the best is that of a calm search."""
-    make_experiment()  # writes the csv
-    calm = tmp_path / "calm"
-    calm.mkdir()
-    settings = [word for word in command(tmp_path)[4:] if not word.startswith("storage=")]
-    expected = json.loads(Path(tune(load_experiment(None, [*settings, f"storage={calm}/runs"]))).read_text())
-
-    with searching(tmp_path, ray_environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("trial   2 of 6"):
-                break
-        process.kill()
-    time.sleep(2)  # its Ray notices and ends
-    best = tmp_path / "runs" / "c" / "best.json"
-    assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
-    before = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
-    assert len(before) >= 2
-
-    lines = []
-    killed: list[int] = []
-    with searching(tmp_path, ray_environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if "trials, up to" in line:
-                threading.Thread(target=kill_a_trial, args=(ray_environment["RAY_TMPDIR"], killed)).start()
-        process.wait(timeout=60)
-    assert process.returncode == 0, "".join(lines)
-    assert killed
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert [each["number"] for each in records(best)] == [1, 2, 3, 4, 5, 6]
-    assert all(each["status"] == "finished" for each in records(best))
-    found = json.loads(best.read_text())
-    for key in ("settings", "metrics", "trial"):
-        assert found[key] == expected[key]
-
-
-def kill_a_trial(folder: str, killed: list[int]) -> None:
-    """Kill a process that trains, as soon as there is one."""
-    for _ in range(600):
+    def trial_processes(self) -> set[int]:
+        """Return the processes that train a trial now."""
+        processes = set()
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                trains = (entry / "cmdline").read_bytes().startswith(b"ray::ResourceTrainable.train")
-                if trains and f"RAY_TMPDIR={folder}".encode() in (entry / "environ").read_bytes():
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    killed.append(int(entry.name))
-                    return
-        time.sleep(0.05)
+                is_trial = (entry / "cmdline").read_bytes().startswith(b"ray::ResourceTrainable.train")
+                if is_trial and f"RAY_TMPDIR={self.folder}".encode() in (entry / "environ").read_bytes():
+                    processes.add(int(entry.name))
+        return processes
+
+    def wait_for_trial(self, node: Any) -> None:
+        """Wait until a trial trains on a node; its raylet is the parent of the node's processes."""
+        raylet = node.all_processes["raylet"][0].process.pid
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            for process in self.trial_processes():
+                with contextlib.suppress(OSError):
+                    if int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]) == raylet:
+                        return
+            time.sleep(0.02)
+        raise AssertionError("no trial trains on the node")
 
 
-def test_trials_of_several_workers_share_a_cluster_that_they_fill(
-    make_experiment: Callable[..., Experiment], tmp_path: Path
+@pytest.fixture(scope="module")
+def command_cluster() -> Iterator[CommandCluster]:
+    """Cluster with two CPUs, and what Ray takes for a GPU."""
+    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
+    cluster = CommandCluster(folder)
+    yield cluster
+    cluster.nodes.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Command:
+    """A running `tune` command on the toy csv. lines: of its output so far."""
+
+    def __init__(self, tmp_path: Path, environment: dict[str, str], *settings: str) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs", "tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs",
+             "name=c", "tune.samples=1", "tune.scheduler=none", "train.metric=loss", "model.embedding=rand", *settings],
+            cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self._timer = threading.Timer(TIMEOUT_S, self.process.kill)
+
+    def __enter__(self) -> "Command":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def wait_for_line(self, text: str) -> None:
+        """Read the output up to a line with this text."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if text in line:
+                return
+        raise AssertionError(f"the command ended without {text!r}:\n{self.output}")
+
+    def wait(self) -> int:
+        """Read the rest of the output and return the exit code."""
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout
+        return self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def trial_lines(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("trial ")]
+
+
+def kill_a_trial(cluster: CommandCluster, ignored: set[int], killed: list[int]) -> None:
+    """Kill a process that trains, as soon as there is one."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline and not killed:
+        for process in cluster.trial_processes() - ignored:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
+                break
+        time.sleep(0.02)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_resumes_after_kills_of_the_command_and_of_a_trial_and_after_ctrl_c(
+    toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster
 ) -> None:
-    """Two CPUs, two workers a trial: one after the other, none waiting for what another holds."""
-    make_experiment()  # writes the csv
-    space = "tune.space={model.embedding: {grid: [rand, static]}}"
-    more = ("train.workers=2", "tune.epochs=2", "vectors.min_count=1", "vectors.dimensions=8", space)
-    with start_ray_head(2, code=False) as head, searching(tmp_path, head.environment, *more) as process:
-        output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert "2 trials, up to 1 at once" in output
+    """No ended trial is repeated, none is lost, and the results are those of the same trainings without a search.
+
+    Each trial takes half of a GPU.
+    """
+    settings = (f"tune.space={{model.feature_maps: {{grid: {FEATURE_MAPS}}}}}", "tune.epochs=40", "train.patience=40",
+                "tune.gpus_per_trial=0.5")  # fmt: skip
     best = tmp_path / "runs" / "c" / "best.json"
-    assert [each["status"] for each in records(best)] == ["finished"] * 2
+
+    with Command(tmp_path, command_cluster.environment, *settings) as command:
+        command.wait_for_line("8 trials, up to 2 at once")
+        command.wait_for_line("trial   1 of 8")
+        command.process.kill()
+    assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
+    ended = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
+    assert 1 <= len(ended) < 8
+
+    with Command(tmp_path, command_cluster.environment, *settings) as command:
+        command.wait_for_line(f"resuming the search: {len(ended)} of 8 trials have ended")
+        command.wait_for_line("trial ")
+        command.process.send_signal(signal.SIGINT)
+        assert command.wait() == 130, command.output
+    num_ended = len(ended) + len(command.trial_lines())
+    assert num_ended < 8
+    assert any(line.startswith("interrupted") for line in command.lines)
+    assert f"{num_ended} of 8 trials have ended; best: feature_maps=" in command.output
+    assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
+
+    killed: list[int] = []
+    stale = command_cluster.trial_processes()
+    with Command(tmp_path, command_cluster.environment, *settings) as command:
+        threading.Thread(target=kill_a_trial, args=(command_cluster, stale, killed), daemon=True).start()
+        assert command.wait() == 0, command.output
+    assert killed
+    assert [line[:14] for line in command.trial_lines()] == [f"trial {n + 1:3d} of 8" for n in range(num_ended, 8)]
+    assert {path: path.stat().st_mtime_ns for path in ended} == ended
+    assert [record["number"] for record in records(best)] == list(range(1, 9))
+    assert {record["status"] for record in records(best)} == {"finished"}
+    [run] = best.parent.glob("tune-*")
+    experiment = load_experiment(str(run / "experiment.yaml"))
+    losses = []
+    for record in records(best):
+        loop = make_loop(apply_trial_settings(experiment, record["settings"]))
+        list(loop.train_epochs())
+        losses.append(loop.progress.epochs[loop.progress.best - 1].loss)
+        assert record["epochs"][record["best"] - 1]["loss"] == pytest.approx(losses[-1], rel=1e-3)
+    named = json.loads(best.read_text())
+    assert named["settings"] == {"model.feature_maps": FEATURE_MAPS[losses.index(min(losses))]}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_of_several_workers_share_a_cluster_that_they_fill(
+    toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster
+) -> None:
+    """Two CPUs, two workers per trial: trials run one after the other, and none waits for what another one holds."""
+    settings = ("train.workers=2", "tune.epochs=2", "vectors.min_count=1", "vectors.dimensions=8",
+                "tune.space={model.embedding: {grid: [rand, static]}}")  # fmt: skip
+    with Command(tmp_path, command_cluster.environment, *settings) as command:
+        assert command.wait() == 0, command.output
+    assert "2 trials, up to 1 at once" in command.output
+    best = tmp_path / "runs" / "c" / "best.json"
+    assert [record["status"] for record in records(best)] == ["finished"] * 2
     assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
 
 
-def test_trials_can_share_a_gpu(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
-    """Four CPUs and what Ray takes for a GPU: two trials at once that ask for half of it."""
-    make_experiment()  # writes the csv
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_survives_the_loss_of_a_node(toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster) -> None:
+    """The trials of the lost node are trained on the remaining one."""
+    settings = ("tune.space={model.feature_maps: {grid: [4, 5, 6, 7]}}", "tune.epochs=80", "train.patience=80")
     with (
-        start_ray_head(4, "--num-gpus=1", code=False) as head,
-        searching(tmp_path, head.environment, "tune.gpus_per_trial=0.5", "tune.epochs=2") as process,
+        command_cluster.extra_node() as node,
+        Command(tmp_path, command_cluster.environment, *settings) as command,
     ):
-        output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert "6 trials, up to 2 at once" in output
-    assert len(records(tmp_path / "runs" / "c" / "best.json")) == 6
-
-
-def test_a_search_survives_the_loss_of_a_node(
-    make_experiment: Callable[..., Experiment],
-    tmp_path: Path,
-    ray_environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its trials are trained on those that are left."""
-    from ray.cluster_utils import Cluster
-
-    make_experiment()  # writes the csv
-    environment = ray_environment | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        lost = nodes.add_node(num_cpus=1)
-        lines = []
-        with searching(tmp_path, environment | {"RAY_ADDRESS": nodes.address}) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line)
-                if line.startswith("trial   2 of 6"):
-                    nodes.remove_node(lost, allow_graceful=False)
-            process.wait(timeout=60)
-    finally:
-        nodes.shutdown()
-    assert process.returncode == 0, "".join(lines)
-    assert "6 trials, up to 2 at once\n" in lines
-    assert [each["status"] for each in records(tmp_path / "runs" / "c" / "best.json")] == ["finished"] * 6
+        command.wait_for_line("4 trials, up to 3 at once")
+        # Not while a process prepares for its next trial: Tune does not restart a trial that is lost then.
+        command_cluster.wait_for_trial(node)
+        command_cluster.nodes.remove_node(node, allow_graceful=False)
+        assert command.wait() == 0, command.output
+    best = tmp_path / "runs" / "c" / "best.json"
+    assert [(record["status"], record["reason"]) for record in records(best)] == [("finished", "")] * 4

@@ -1,97 +1,139 @@
-"""Cross-validation on a real Ray: every row tested once, and what is finished stays."""
+"""Cross-validation: results of the best epoch, and on Ray each missing fold trained once."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jobs.config.experiment import Experiment
-from jobs.datasets import dataset
+from cluster.storage import write_json
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import DataError
-from jobs.training import cross_validation as folds
-from jobs.training.cross_validation import FoldFailed, cross_validate, train_and_evaluate
-from tests.conftest import make_test_corpus, write_word2vec
+from jobs.training import cross_validation
+from jobs.training.cross_validation import (
+    FOLD_METRICS,
+    FoldFailed,
+    FoldResult,
+    cross_validate,
+    format_table,
+    summarize,
+    train_and_evaluate,
+)
+from tests.support.toy_data import make_test_corpus, write_word2vec
+
+
+def fold_result(accuracy: float) -> FoldResult:
+    return FoldResult(3, 40, accuracy, accuracy / 2, 0.5, {"accuracy": 1.0, "macro_f1": 1.0, "loss": 0.1}, 100.0, 1.0)
 
 
 def test_each_row_is_tested_once(make_experiment: Callable[..., Experiment]) -> None:
-    """Classes in the same shares, no row in two parts of a fold, another seed other folds."""
-    experiment = make_experiment(train__folds=4)
-    parts = dataset.load_folds(experiment)
-    lines = sorted(line for part in parts for line in part.test.line_numbers or [])
+    """Classes are evenly divided, no row is in two parts of a fold, and another seed draws other folds."""
+    datasets = load_folds(make_experiment(), 4)
+    lines = sorted(line for dataset in datasets for line in dataset.test.line_numbers or [])
     assert lines == list(range(2, 122))
-    for part in parts:
-        inside = [set(each.line_numbers or []) for each in (part.train, part.validation, part.test)]
-        assert sum(len(each) for each in inside) == len(set.union(*inside)) == 120
-        assert abs(part.test.labels.count("good") - part.test.labels.count("bad")) <= 1
-    other = dataset.load_folds(make_experiment(train__folds=4, seed=1))
-    assert other[0].test.line_numbers != parts[0].test.line_numbers
+    for dataset in datasets:
+        parts = [set(part.line_numbers or []) for part in (dataset.train, dataset.validation, dataset.test)]
+        assert sum(len(part) for part in parts) == len(set.union(*parts)) == 120
+        assert abs(dataset.test.labels.count("good") - dataset.test.labels.count("bad")) <= 1
+    other = load_folds(make_experiment(seed=1), 4)
+    assert other[0].test.line_numbers != datasets[0].test.line_numbers
 
 
-def test_a_class_of_few_rows_is_an_error(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
-    """It could not be in every fold."""
+def test_a_class_with_fewer_rows_than_folds_is_an_error(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """A class with too few rows could not be in every fold."""
     (tmp_path / "few.csv").write_text("label,text\n" + "a,x\n" * 9 + "b,y\n" * 2)
-    with pytest.raises(DataError, match=r"2 rows have the label 'b', fewer than train.folds=3"):
-        dataset.load_folds(make_experiment(train__folds=3, data__train=str(tmp_path / "few.csv")))
+    with pytest.raises(DataError, match=r"2 rows have the label 'b', fewer than .*3"):
+        load_folds(make_experiment(data__train=str(tmp_path / "few.csv")), 3)
 
 
-def test_a_measurement_is_of_the_best_epoch(make_experiment: Callable[..., Experiment]) -> None:
-    """On the validation part it is what that epoch gave."""
+def test_a_result_is_of_the_best_epoch(make_experiment: Callable[..., Experiment]) -> None:
+    """Evaluated on the validation part, the result has the metrics of the best epoch."""
     experiment = make_experiment(train__epochs=6, train__learning_rate=0.03)
-    loaded = dataset.load_dataset(experiment)
-    corpus = make_test_corpus(experiment)
-    found = train_and_evaluate(experiment, corpus, loaded.validation)
+    dataset = load_dataset(experiment)
+    result = train_and_evaluate(experiment, make_test_corpus(experiment), dataset.validation)
     for name in ("accuracy", "macro_f1"):
-        assert found[name] == found["validation"][name]
-    assert found["loss"] == pytest.approx(found["validation"]["loss"], abs=1e-6)
-    assert found["rows"] == len(loaded.validation)
+        assert getattr(result, name) == result.validation[name]
+    assert result.loss == pytest.approx(result.validation["loss"], abs=1e-6)
+    assert result.rows == len(dataset.validation)
+    assert FoldResult(**json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_mean_and_standard_deviation_are_of_a_sample() -> None:
+    """In the table, mean and standard deviation follow the folds."""
+    results = [fold_result(accuracy) for accuracy in (0.5, 0.6, 0.9)]
+    summary = summarize(results)
+    assert summary["mean"]["accuracy"] == pytest.approx(2 / 3)
+    assert summary["deviation"]["accuracy"] == pytest.approx(np.std([0.5, 0.6, 0.9], ddof=1))
+    lines = format_table(results).splitlines()
+    assert lines[0].split() == ["fold", "rows", "epoch", "accuracy", "macro", "F1", "loss"]
+    assert lines[2].split() == ["2", "40", "3", "0.6000", "0.3000", "0.5000"]
+    assert lines[4].startswith("mean (standard deviation)   accuracy 0.6667 (0.2082)")
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_folds_are_trained_and_those_that_are_finished_stay(
-    embedded_ray: None,
-    make_experiment: Callable[..., Experiment],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    messages: list[str],
+def test_only_missing_folds_are_trained(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
 ) -> None:
-    """Mean and spread are those of the folds; a fold that is missing is the only one trained again."""
+    """Saved results are used as they are; other vectors of the same file name are another cross-validation."""
     words = ["great", "lovely", "awful", "dull", "film", "the"]
     path = write_word2vec(tmp_path / "v.bin", words, np.eye(6, 5, dtype=np.float32))
-    experiment = make_experiment(
-        train__folds=3, model__embedding="non-static", vectors__path=str(path), vectors__dimensions=5
-    )
-    summary_path = cross_validate(experiment)
-    summary = json.loads(Path(summary_path).read_text())
-    accuracies = [fold["accuracy"] for fold in summary["folds"]]
-    assert len(accuracies) == 3
-    assert summary["mean"]["accuracy"] == pytest.approx(np.mean(accuracies))
-    assert summary["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert sum(line.startswith("reading vectors") for line in messages) == 1  # not once a fold
-    assert "mean (deviation)" in messages[-1]
+    experiment = make_experiment(model__embedding="non-static", vectors__path=str(path), vectors__dimensions=5)
+    summary_path = Path(cross_validate(experiment, 3))
+    summary = json.loads(summary_path.read_text())
+    assert [fold["rows"] for fold in summary["folds"]] == [40] * 3
+    assert summary["mean"]["accuracy"] == pytest.approx(np.mean([fold["accuracy"] for fold in summary["folds"]]))
+    assert sum(line.startswith("reading vectors") for line in messages) == 1  # not once per fold
+    assert "mean (standard deviation)" in messages[-1]
 
-    before = {fold.name: fold.read_text() for fold in Path(summary_path).parent.glob("fold-*.json")}
-    (Path(summary_path).parent / "fold-2.json").unlink()
+    # A first result that no training has: it is in the summary only if the fold is not trained again.
+    first = summary["folds"][0] | {"accuracy": 0.125}
+    write_json(str(summary_path.parent / "fold-1.json"), first)
+    (summary_path.parent / "fold-2.json").unlink()
     messages.clear()
-    assert cross_validate(experiment) == summary_path
+    assert cross_validate(experiment, 3) == str(summary_path)
+    again = json.loads(summary_path.read_text())
     assert "2 of 3 folds are finished" in messages
-    assert sum(line.startswith("fold 2,") for line in messages) == 1
-    again = json.loads((Path(summary_path).parent / "fold-2.json").read_text())
-    first = json.loads(before["fold-2.json"])
-    assert {key: again[key] for key in folds.FOLD_METRICS} == {key: first[key] for key in folds.FOLD_METRICS}
+    trained = [line.partition(",")[0] for line in messages if re.match(r"fold \d,", line)]
+    assert trained == ["fold 2"]
+    assert again["folds"][0] == first
+    assert again["folds"][2] == summary["folds"][2]
+    retrained = json.loads((summary_path.parent / "fold-2.json").read_text())
+    assert again["folds"][1] == retrained
+    assert {key: retrained[key] for key in FOLD_METRICS} == {key: summary["folds"][1][key] for key in FOLD_METRICS}
+    assert retrained["seconds"] != summary["folds"][1]["seconds"]
 
-    write_word2vec(path, words, 2 * np.eye(6, 5, dtype=np.float32)[::-1])  # another file of the same name
+    write_word2vec(path, words, 2 * np.eye(6, 5, dtype=np.float32)[::-1])
     messages.clear()
-    assert cross_validate(experiment) != summary_path
+    assert cross_validate(experiment, 3) != str(summary_path)
     assert not any("are finished" in line for line in messages)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_fold_that_diverges_is_named(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
-    """With its reason, and without a traceback."""
-    experiment = make_experiment(train__folds=2, train__learning_rate=1e30, model__max_norm=None)
+def test_the_error_of_a_fold_names_it(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
+    """The error contains the reason, and no traceback."""
+    experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None)
     with pytest.raises(FoldFailed, match=r"fold \d: epoch 1: the training loss is nan; lower train.learning_rate"):
-        cross_validate(experiment)
+        cross_validate(experiment, 2)
+
+
+def test_settings_are_checked_before_ray_starts(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """A test file is an error; settings without effect are named."""
+
+    def connect() -> None:
+        raise RuntimeError("Ray starts")
+
+    monkeypatch.setattr(cross_validation, "connect", connect)
+    with pytest.raises(ExperimentError, match=r"remove data.test"):
+        cross_validate(make_experiment(data__test="test.csv"), 3)
+    with pytest.raises(RuntimeError, match="Ray starts"):
+        cross_validate(make_experiment(data__test_share=0.5), 3)
+    assert [message.split(" in ")[0] for message in messages] == ["data.test_share has no effect"]

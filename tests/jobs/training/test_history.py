@@ -1,12 +1,12 @@
-"""Which epoch is the best, and what a run that goes on must know."""
+"""Progress of a run: the best epoch, its JSON form, and when a run is finished."""
 
 import json
 
 from jobs.training.history import Epoch, Progress, comparison_key
 
 
-def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
-    """A lower loss is better, a higher accuracy is; among equals the lower loss decides."""
+def test_the_best_epoch_is_selected_by_the_configured_metric() -> None:
+    """A lower loss or a higher accuracy is better; among equals the lower loss decides."""
     epoch = Epoch(1, 0.5, 0.4, 0.9, 0.8, 100.0, 1.0)
     assert [comparison_key(vars(epoch), metric)[0] for metric in ("loss", "accuracy", "macro_f1")] == [-0.4, 0.9, 0.8]
     progress = Progress()
@@ -17,14 +17,20 @@ def test_the_best_epoch_is_by_the_metric_asked_for() -> None:
     assert progress.best == 4
 
 
-def test_progress_comes_back_from_json_bit_for_bit() -> None:
-    """Numbers that have no short decimal form too."""
+def test_without_a_validation_part_the_last_epoch_is_the_best() -> None:
+    progress = Progress()
+    assert all(progress.add(Epoch(number, 1, None, None, None, 1, 1), "accuracy") for number in (1, 2))
+    assert progress.best == 2
+
+
+def test_progress_keeps_every_bit_as_json() -> None:
+    """Numbers without a short decimal form are restored exactly."""
     progress = Progress([Epoch(1, 1 / 3, 0.1 + 0.2, 0.9, 0.8, 100.0, 1.0)], best=1, steps=7, train_loss=2 / 7)
     assert Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
 
 
 def test_a_run_ends_after_its_epochs_or_when_nothing_improves() -> None:
-    """Epochs with frozen vectors do not count against patience."""
+    """Epochs with frozen vectors do not count for patience."""
     epochs = [Epoch(number, 1, 1, 0.5, 0.5, 1, 1) for number in range(1, 5)]
     assert Progress(epochs, best=4).is_finished(4, patience=9, frozen_epochs=0)
     assert Progress(epochs, best=1).is_finished(9, patience=3, frozen_epochs=0)

@@ -1,48 +1,69 @@
-"""A run as a table, a picture, and scalars that TensorBoard reads."""
+"""Learning curve of a run: table, plot, and scalars that TensorBoard reads."""
 
 from pathlib import Path
 
+import pytest
+
 from jobs.training import learning_curve
 from jobs.training.history import Epoch, Progress
-from tests.support.tensorboard import scalars
+from tests.support.tensorboard import read_scalars
 
 PROGRESS = Progress([Epoch(n, 1 / n, 0.5, 0.7 + n / 100, 0.6, 1234.5, 2.0) for n in (1, 2, 3)], best=3)
+WITHOUT_VALIDATION = Progress([Epoch(n, 1 / n, None, None, None, 1234.5, 2.0) for n in (1, 2)], best=2)
 
 
 def test_the_table_marks_the_best_epoch() -> None:
-    """A line an epoch, below their names."""
-    heading, *lines = learning_curve.format_table(PROGRESS)
+    """The table has one row per epoch, below the names of the columns."""
+    heading, *lines = learning_curve.format_table(PROGRESS).splitlines()
     assert heading.split()[:3] == ["epoch", "train", "loss"]
     assert [line.endswith("best") for line in lines] == [False, False, True]
     assert lines[1].split() == ["2", "0.5000", "0.5000", "0.7200", "0.6000", "1,234"]
 
 
-def test_the_picture_is_a_png() -> None:
-    """Of any number of epochs."""
+def lines_by_label(progress: Progress) -> list[dict[str, list[tuple[float, float]]]]:
+    """Return the points of each line of both panels, by label."""
+    return [
+        {str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.get_lines()}
+        for axes in learning_curve.draw_learning_curve(progress).axes
+    ]
+
+
+def test_the_plot_has_every_metric_and_the_best_epoch() -> None:
+    losses, scores = lines_by_label(PROGRESS)
+    assert losses["training loss"] == [(1, 1), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert losses["validation loss"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert scores["accuracy"] == [(n, pytest.approx(0.7 + n / 100)) for n in (1, 2, 3)]
+    assert scores["macro F1"] == [(n, 0.6) for n in (1, 2, 3)]
+    for panel in (losses, scores):
+        assert panel["best epoch, 3"] == [(3, 0), (3, 1)]  # over the whole height
+        assert len(panel) == 3
     for epochs in (1, 3):
-        found = learning_curve.plot(Progress(PROGRESS.epochs[:epochs], best=1))
-        assert found.startswith(b"\x89PNG")
+        image = learning_curve.plot(Progress(PROGRESS.epochs[:epochs], best=1))
+        assert image.startswith(b"\x89PNG")
 
 
-def test_each_epoch_is_in_tensorboards_log_at_once(tmp_path: Path) -> None:
-    """At a path or URI; a run that goes on adds a file."""
+def test_each_epoch_is_in_the_tensorboard_log_at_once(tmp_path: Path) -> None:
+    """The folder is a path or URI; another writer adds a file."""
     for path in (str(tmp_path / "local"), f"file://{tmp_path}/uri"):
         with learning_curve.TensorBoardLog(path) as log:
             for epoch in PROGRESS.epochs:
                 log.log_epoch(epoch)
                 [written] = Path(path.removeprefix("file://")).iterdir()
-                assert len(scalars(written)["loss/train"]) == epoch.epoch
-        assert scalars(written)["validation/accuracy"] == [(1, 0.71), (2, 0.72), (3, 0.73)]
+                assert len(read_scalars(written)["loss/train"]) == epoch.epoch
+        assert read_scalars(written)["validation/accuracy"] == [(1, 0.71), (2, 0.72), (3, 0.73)]
         assert written.name.startswith("events.out.tfevents")
 
 
-def test_a_run_without_a_validation_part_has_its_training_loss_alone(tmp_path: Path) -> None:
-    """In the table, the picture and the log."""
-    alone = Progress([Epoch(n, 1 / n, None, None, None, 1234.5, 2.0) for n in (1, 2)], best=2)
-    assert learning_curve.format_table(alone)[-1].split() == ["2", "0.5000", "-", "-", "-", "1,234", "best"]
-    assert learning_curve.plot(alone).startswith(b"\x89PNG")
+def test_without_a_validation_part_there_is_only_the_training_loss(tmp_path: Path) -> None:
+    """The table, the plot and the log contain only the training loss."""
+    last = learning_curve.format_table(WITHOUT_VALIDATION).splitlines()[-1]
+    assert last.split() == ["2", "0.5000", "-", "-", "-", "1,234", "best"]
+    assert [list(panel) for panel in lines_by_label(WITHOUT_VALIDATION)] == [
+        ["training loss", "best epoch, 2"],
+        ["best epoch, 2"],
+    ]
     with learning_curve.TensorBoardLog(str(tmp_path)) as log:
-        log.log_epoch(alone.epochs[0])
+        log.log_epoch(WITHOUT_VALIDATION.epochs[0])
         [written] = tmp_path.iterdir()
-        assert "loss/validation" not in scalars(written)
-        assert scalars(written)["loss/train"] == [(1, 1.0)]
+        assert "loss/validation" not in read_scalars(written)
+        assert read_scalars(written)["loss/train"] == [(1, 1.0)]

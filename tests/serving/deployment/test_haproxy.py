@@ -1,4 +1,4 @@
-"""The fast configuration, as a shell takes it."""
+"""HAProxy's environment variables, and the command that prints them."""
 
 import subprocess
 import tempfile
@@ -15,58 +15,59 @@ from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, build_environme
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="h ", dir="/tmp") as made:
-        yield Path(made, "x")
+    with tempfile.TemporaryDirectory(prefix="h ", dir="/tmp") as parent:
+        yield Path(parent, "x")
 
 
-def test_a_shell_takes_what_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Values of several lines too; the folder is its owner's alone."""
+def test_a_shell_can_evaluate_the_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Values may have several lines; only the owner can access the folder."""
     assert main(["switches", "--folder", str(folder)]) == 0
     names = [f"RAY_SERVE_HAPROXY_{name}" for name in ("RETRY_ON", "BALANCE_ALGORITHM", "SOCKET_PATH")]
     script = 'eval "$(cat)"; printf %s ' + " ".join(f'"${name}"' for name in names)
-    told = subprocess.run(
-        ["sh", "-c", script], input=capsys.readouterr().out, capture_output=True, text=True, check=True
+    values = subprocess.run(
+        ["sh", "-c", script], input=capsys.readouterr().out, capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    wanted = build_environment(folder)
-    assert told == "".join(wanted[name] for name in names)
-    assert told.endswith(str(folder / "admin.sock"))
+    expected = build_environment(folder)
+    assert values == "".join(expected[name] for name in names)
+    assert values.endswith(str(folder / "admin.sock"))
     assert folder.stat().st_mode & 0o77 == 0
     folder.chmod(0o755)
     assert main(["switches", "--folder", str(folder)]) == 2
-    assert "others may enter it" in capsys.readouterr().err
+    assert str(folder) in capsys.readouterr().err
 
 
-def test_what_is_no_folder_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file, and a link whatever it leads to: who made it may turn it elsewhere."""
+def test_a_file_or_a_link_is_refused_as_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link is refused even if its target is a good folder: its owner could change the target."""
     target = folder.with_name("y")
     folder.symlink_to(target)
-    for _ in range(2):  # to nothing, then to a folder that would do
+    for _ in range(2):  # without a target, then with a good folder as target
         assert main(["switches", "--folder", str(folder)]) == 2
-        told = capsys.readouterr()
-        assert f"{folder}: is a symbolic link" in told.err
-        assert not told.out
+        output = capsys.readouterr()
+        assert str(folder) in output.err
+        assert "symbolic link" in output.err
+        assert not output.out
         target.mkdir(mode=0o700, exist_ok=True)
     folder.unlink()
     folder.touch(0o600)
     assert main(["switches", "--folder", str(folder)]) == 2
-    assert f"{folder}: is no folder" in capsys.readouterr().err
+    assert str(folder) in capsys.readouterr().err
 
 
-def test_a_folder_whose_sockets_have_no_room_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Before HAProxy fails to start."""
+def test_a_folder_whose_path_is_too_long_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """HAProxy would fail to start."""
     assert main(["switches", "--folder", "/tmp/" + "x" * 30]) == 2
-    assert "too long a path" in capsys.readouterr().err
+    assert "too long" in capsys.readouterr().err
 
 
-def test_haproxy_gives_a_replica_what_it_may_hold() -> None:
-    """Less would be turned away too early, more by Ray, which takes the replica longer."""
+def test_haproxy_has_the_limits_of_the_service_configuration() -> None:
+    """With lower limits HAProxy would reject too early; with higher ones Ray would, which costs the replica time."""
     configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
     deployment = configuration["applications"][0]["deployments"][0]
     assert deployment["max_ongoing_requests"] + deployment["max_queued_requests"] == MAX_REQUESTS_PER_REPLICA
 
 
-def test_ray_knows_every_switch() -> None:
-    """A renamed one would silently do nothing."""
+def test_ray_reads_every_variable() -> None:
+    """A renamed variable would have no effect."""
     import ray.serve._private.constants as constants
 
     text = Path(constants.__file__).read_text()
@@ -74,8 +75,8 @@ def test_ray_knows_every_switch() -> None:
         assert f'"{name}"' in text, name
 
 
-def test_replicas_listen_on_the_ports_that_the_security_page_names() -> None:
-    """They answer there past HAProxy."""
+def test_replicas_listen_on_the_ports_that_security_md_names() -> None:
+    """Replicas are reachable at these ports without HAProxy."""
     import ray.serve._private.constants as constants
 
     first, last = (getattr(constants, f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT") for end in ("MIN", "MAX"))

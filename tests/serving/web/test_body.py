@@ -1,94 +1,126 @@
-"""Bodies are read within a time, and whoever gives up is forgotten."""
+"""Bodies are read within a time-out. Time is simulated: the event loop's clock advances instead of waiting."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 
 from serving.web import body
-from serving.web.body import BodyReader
+from serving.web.body import TIMEOUT_S, BodyReader
 from serving.web.protocol import RequestError
 
 
-def sender(*messages: dict | float) -> Callable[[], Awaitable[dict]]:
-    """What hands out messages; a number is a wait before the next."""
-    left = list(messages)
+class SimulatedTimeLoop(asyncio.SelectorEventLoop):
+    """Event loop whose clock jumps to the next timer when nothing else is to be done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        loop = self
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> list:
+                loop.now += timeout or 0
+                return super().select(0 if timeout else timeout)
+
+        super().__init__(Selector())
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine], None]:
+    """Run a coroutine in simulated time."""
+
+    def run_simulated(coroutine: Coroutine) -> None:
+        with asyncio.Runner(loop_factory=SimulatedTimeLoop) as runner:
+            monkeypatch.setattr(body, "perf_counter", runner.get_loop().time)
+            runner.run(coroutine)
+
+    return run_simulated
+
+
+def make_receive(*messages: dict | float) -> Callable[[], Awaitable[dict]]:
+    """Return an ASGI receive function that returns messages; a number is a wait in seconds before the next."""
+    remaining = list(messages)
 
     async def receive() -> dict:
-        while isinstance(left[0], float):
-            await asyncio.sleep(left.pop(0))
-        return left.pop(0)
+        while isinstance(remaining[0], float):
+            await asyncio.sleep(remaining.pop(0))
+        return remaining.pop(0)
 
     return receive
 
 
-def piece(content: bytes, *, more: bool = False) -> dict:
+def make_piece(content: bytes, *, more: bool = False) -> dict:
     return {"type": "http.request", "body": content, "more_body": more}
 
 
-def forgotten(bodies: BodyReader) -> bool:
-    return not bodies._awaited and not bodies._late
+def is_idle(reader: BodyReader) -> bool:
+    return not reader._start_times and not reader._late
 
 
-def test_bodies_come_in_one_piece_or_in_several() -> None:
-    """Up to the longest that is read; what hangs up has sent what it has."""
+def test_bodies_arrive_in_one_piece_or_in_several(run: Callable[[Coroutine], None]) -> None:
+    """A body has at most the maximum size; of a client that disconnects, the part that was sent is returned."""
 
-    async def run() -> None:
-        bodies = BodyReader(6)
-        assert await bodies.read(sender(piece(b"abcdef")), 0.0) == b"abcdef"
-        assert await bodies.read(sender(piece(b"abc", more=True), 0.01, piece(b"def")), 0.0) == b"abcdef"
-        assert await bodies.read(sender(piece(b"a", more=True), {"type": "http.disconnect"}), 0.0) == b"a"
-        for pieces in ([piece(b"abcdefg")], [piece(b"abcd", more=True), piece(b"efg")]):
-            with pytest.raises(RequestError, match="longer than 6 bytes") as refused:
-                await bodies.read(sender(*pieces), 0.0)
-            assert refused.value.status == 413
-        assert forgotten(bodies)
+    async def read() -> None:
+        reader = BodyReader(6)
+        assert await reader.read(make_receive(make_piece(b"abcdef")), 0.0) == b"abcdef"
+        pieces = make_receive(make_piece(b"abc", more=True), 0.01, make_piece(b"def"))
+        assert await reader.read(pieces, 0.0) == b"abcdef"
+        assert await reader.read(make_receive(make_piece(b"a", more=True), {"type": "http.disconnect"}), 0.0) == b"a"
+        for pieces in ([make_piece(b"abcdefg")], [make_piece(b"abcd", more=True), make_piece(b"efg")]):
+            with pytest.raises(RequestError, match="longer than 6 bytes") as caught:
+                await reader.read(make_receive(*pieces), 0.0)
+            assert caught.value.status == 413
+        assert is_idle(reader)
 
-    asyncio.run(run())
+    run(read())
 
 
-def test_only_what_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As 408; then nothing is looked after any more."""
-    monkeypatch.setattr(body, "TIMEOUT_S", 0.2)
+def test_only_late_bodies_are_cancelled(run: Callable[[Coroutine], None]) -> None:
+    """The response is 408, at most a tenth of the time-out too late; then no timer is left."""
 
-    async def run() -> None:
-        bodies = BodyReader(100)
+    async def read() -> None:
+        reader, loop = BodyReader(100), asyncio.get_running_loop()
 
-        async def read(*messages: dict | float) -> bytes | int:
+        async def read_body(*messages: dict | float) -> tuple[bytes | int, float]:
             try:
-                return await bodies.read(sender(*messages), body.perf_counter())
-            except RequestError as refusal:
-                return refusal.status
+                content: bytes | int = await reader.read(make_receive(*messages), loop.time())
+            except RequestError as error:
+                content = error.status
+            return content, loop.time()
 
-        found = await asyncio.gather(
-            read(5.0),
-            read(piece(b"a", more=True), 5.0),
-            read(0.1, piece(b"b")),
-            read(piece(b"c", more=True), 0.1, piece(b"d")),
+        results = await asyncio.gather(
+            read_body(5.0 * TIMEOUT_S),
+            read_body(make_piece(b"a", more=True), 5.0 * TIMEOUT_S),
+            read_body(0.99 * TIMEOUT_S, make_piece(b"b")),
+            read_body(make_piece(b"c", more=True), 0.99 * TIMEOUT_S, make_piece(b"d")),
         )
-        assert found == [408, 408, b"b", b"cd"]
-        assert forgotten(bodies)
-        await asyncio.sleep(0.05)
-        assert bodies._timer is None
+        assert [content for content, _ in results] == [408, 408, b"b", b"cd"]
+        assert all(TIMEOUT_S < end <= 1.2 * TIMEOUT_S for content, end in results if content == 408)
+        assert is_idle(reader)
+        await asyncio.sleep(0.2 * TIMEOUT_S)
+        assert reader._timer is None
 
-    asyncio.run(run())
+    run(read())
 
 
-def test_who_is_cancelled_by_others_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when it is late at the same moment."""
-    monkeypatch.setattr(body, "TIMEOUT_S", 0.1)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_task_that_others_cancel_stays_cancelled(late: bool, run: Callable[[Coroutine], None]) -> None:
+    """A task that is late at the same moment stays cancelled too."""
 
-    async def run() -> None:
-        bodies = BodyReader(100)
-        for late in (False, True):
-            task = asyncio.create_task(bodies.read(sender(5.0), body.perf_counter()))
-            await asyncio.sleep(0)
-            if late:
-                bodies._late.add(task)
-                task.cancel()
+    async def read() -> None:
+        reader, loop = BodyReader(100), asyncio.get_running_loop()
+        task = asyncio.create_task(reader.read(make_receive(5.0 * TIMEOUT_S), loop.time()))
+        await asyncio.sleep(0)
+        if late:
+            reader._late.add(task)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert forgotten(bodies)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert is_idle(reader)
 
-    asyncio.run(run())
+    run(read())

@@ -1,6 +1,7 @@
-"""A plain question is answered in compiled code exactly as on the ordinary road, and anything else is left to it."""
+"""The fast path gives the responses of the slow path, and leaves every other request to it."""
 
 import hashlib
+import inspect
 import json
 import re
 import string
@@ -9,102 +10,100 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobs.datasets import tokenizer as text
-from jobs.inference import scoring_kernel as kernel
+from jobs.datasets import tokenizer
+from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
-from jobs.model import checkpoint
-from serving.web import fast_path as plain_road
-from serving.web import served_models as models
-from serving.web.fast_path import FastPath, _write_number, compile_entry
+from jobs.model.checkpoint import Checkpoint, save_checkpoint
+from serving.web import compiled_json, protocol
+from serving.web.compiled_json import write_score
+from serving.web.fast_path import MAX_LABELS, FastPath, compile_entry
 from serving.web.metrics import ModelCounters
-from serving.web.protocol import (
-    SCORE_DIGITS,
-    Limits,
-    RequestError,
-    ResponseEncoder,
-    apply_function,
-    format_score,
-    parse_request,
-)
+from serving.web.protocol import Limits, RequestError, ResponseEncoder, apply_function, format_score, parse_request
+from serving.web.served_models import load_models, parse_user_config
 from tests.support.checkpoints import checkpoint_of
 
-LONGEST = 200
-LABELS = ["a", 'b"\\', "ü"]
+MAX_TEXT_LENGTH = 200
+LABELS = ["a", 'b"\\', "ü"]  # some need escapes
 
 
-def saved() -> checkpoint.Checkpoint:
-    """A checkpoint whose labels are not easily written."""
+def make_checkpoint() -> Checkpoint:
     return replace(checkpoint_of("non-static"), labels=LABELS)
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(saved())
+    return Classifier(make_checkpoint())
 
 
 @pytest.fixture(scope="module")
-def plain(classifier: Classifier) -> FastPath:
-    return FastPath(classifier, LONGEST)
+def fast_path(classifier: Classifier) -> FastPath:
+    fast_path = FastPath(classifier, MAX_TEXT_LENGTH)
+    write_score(0.5, np.zeros(40, np.uint8), 0)  # compiled here, not in an example of Hypothesis
+    return fast_path
 
 
-def ordinary(classifier: Classifier, body: bytes, *, flat: bool) -> bytes:
-    """The answer of the ordinary road."""
-    question = parse_request(body, Limits(max_text_length=LONGEST))
-    scores = [apply_function(question.function, row) for row in classifier.predict_logits(question.texts).tolist()]
-    return ResponseEncoder(classifier.labels).encode(question, scores, [], flat=flat)
+def respond_slowly(classifier: Classifier, body: bytes, *, flat: bool) -> bytes:
+    """Return the response of the slow path."""
+    request = parse_request(body, Limits(max_text_length=MAX_TEXT_LENGTH))
+    scores = [apply_function(request.function, row) for row in classifier.predict_logits(request.texts).tolist()]
+    return ResponseEncoder(classifier.labels).encode(request, scores, [], flat=flat)
 
 
-def same(found: bytes, expected: bytes) -> bool:
-    """Tell whether answers are the same, but for the ninth digit of a score: what follows it may be all but a half."""
-    parts, others = (re.split(rb"(?<=: )([0-9.e-]+)", answer) for answer in (found, expected))
-    scores, expected_scores = ([float(score) for score in each[1::2]] for each in (parts, others))
-    return parts[::2] == others[::2] and scores == pytest.approx(expected_scores, rel=2e-9, abs=0)
+def are_equal(response: bytes, expected: bytes) -> bool:
+    """Return whether responses are equal except for the ninth digit of a score, which rounding may change."""
+    parts, expected_parts = (re.split(rb"(?<=: )([0-9.e-]+)", content) for content in (response, expected))
+    scores, expected_scores = ([float(score) for score in split[1::2]] for split in (parts, expected_parts))
+    return parts[::2] == expected_parts[::2] and scores == pytest.approx(expected_scores, rel=2e-9, abs=0)
 
 
 PIECES = st.sampled_from(["word1", "WORD2", "don't", " ", "\t", '"', "\\", "/", "\n", "\r", "\b", "\f", "!!!!", "\x7f"])
 TEXTS = st.lists(PIECES, max_size=30).map("".join) | st.text(string.printable, max_size=60)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
+@example(text="\\u", flat=False, more={}, indent=None)
+@example(text="\x7f\\\\u", flat=False, more={}, indent=None)
 @given(
     text=TEXTS, flat=st.booleans(), more=st.sampled_from([{}, {"parameters": {}}]), indent=st.sampled_from([None, 1])
 )
-def test_answers_are_those_of_the_ordinary_road(
-    classifier: Classifier, plain: FastPath, text: str, flat: bool, more: dict, indent: int | None
+def test_responses_are_those_of_the_slow_path(
+    classifier: Classifier, fast_path: FastPath, text: str, flat: bool, more: dict, indent: int | None
 ) -> None:
-    """Texts with escapes, with white space between the fields, with either bracket."""
+    """Texts have escapes, fields have white space between them, and responses have both formats."""
     body = json.dumps({"inputs": text, **more}, indent=indent).encode()
-    found = plain.try_classify(body, flat=flat)
-    if "\\u" in json.dumps(text):
-        assert found is None
-    elif len(text) > LONGEST:
-        assert found is None
+    response = fast_path.try_classify(body, flat=flat)
+    if re.search(r"(?<!\\)(\\\\)*\\u", json.dumps(text)):  # an escape, and not a backslash followed by u
+        assert response is None
+    elif len(text) > MAX_TEXT_LENGTH:
+        assert response is None
         with pytest.raises(RequestError, match="characters"):
-            ordinary(classifier, body, flat=flat)
+            respond_slowly(classifier, body, flat=flat)
     else:
-        assert found is not None
-        assert same(found, ordinary(classifier, body, flat=flat))
+        assert response is not None
+        assert are_equal(response, respond_slowly(classifier, body, flat=flat))
 
 
-GOOD = b'{"inputs": "word1", "parameters": {}}'
+VALID_BODY = b'{"inputs": "word1", "parameters": {}}'
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(
-    place=st.integers(0, len(GOOD)), gone=st.integers(0, 3), put=st.binary(max_size=3) | st.sampled_from([b'"', b"{}"])
+    start=st.integers(0, len(VALID_BODY)),
+    removed=st.integers(0, 3),
+    inserted=st.binary(max_size=3) | st.sampled_from([b'"', b"{}"]),
 )
-def test_what_is_not_quite_valid_is_left(
-    classifier: Classifier, plain: FastPath, place: int, gone: int, put: bytes
+def test_a_damaged_body_is_answered_only_if_the_slow_path_answers_it(
+    classifier: Classifier, fast_path: FastPath, start: int, removed: int, inserted: bytes
 ) -> None:
-    """What is answered would be answered on the ordinary road, and so."""
-    body = GOOD[:place] + put + GOOD[place + gone :]
-    for cut in (body, body.replace(b', "parameters": {}', b"")):
-        found = plain.try_classify(cut, flat=True)
-        if found is not None:
-            assert same(found, ordinary(classifier, cut, flat=True))
+    """A damaged body has the same response on both paths, or is left to the slow path."""
+    damaged = VALID_BODY[:start] + inserted + VALID_BODY[start + removed :]
+    for body in (damaged, damaged.replace(b', "parameters": {}', b"")):
+        response = fast_path.try_classify(body, flat=True)
+        if response is not None:
+            assert are_equal(response, respond_slowly(classifier, body, flat=True))
 
 
 @pytest.mark.parametrize(
@@ -130,98 +129,101 @@ def test_what_is_not_quite_valid_is_left(
         b'{"inputs": "x",}',
         b'{"inputs": "x"} x',
         b'\xef\xbb\xbf{"inputs": "x"}',
-        b'{"inputs": "' + b"x" * (LONGEST + 1) + b'"}',
+        b'{"inputs": "' + b"x" * (MAX_TEXT_LENGTH + 1) + b'"}',
     ],
 )
-def test_anything_else_is_left(plain: FastPath, body: bytes) -> None:
-    """Nothing is counted of it."""
-    plain.flush_counts(ModelCounters(len(LABELS)))
-    assert plain.try_classify(body, flat=True) is None
-    tally = ModelCounters(len(LABELS))
-    plain.flush_counts(tally)
-    assert tally.label_counts == [0] * len(LABELS)
+def test_other_bodies_are_left_to_the_slow_path(fast_path: FastPath, body: bytes) -> None:
+    """Bodies that are left to the slow path are not counted."""
+    fast_path.flush_counts(ModelCounters(len(LABELS)))
+    assert fast_path.try_classify(body, flat=True) is None
+    counters = ModelCounters(len(LABELS))
+    fast_path.flush_counts(counters)
+    assert counters.label_counts == [0] * len(LABELS)
 
 
-def test_a_word_that_the_table_lacks_is_left(classifier: Classifier) -> None:
-    """The ordinary road projects it."""
-    some = FastPath(Classifier(saved(), table_bytes=20 * 4 * classifier.num_columns), LONGEST)
-    assert some.try_classify(b'{"inputs": "word1 word2"}', flat=True) is not None
-    assert some.try_classify(b'{"inputs": "word1 word150"}', flat=True) is None
+def test_a_text_with_a_word_outside_of_the_table_is_left_to_the_slow_path(classifier: Classifier) -> None:
+    """The slow path projects the word."""
+    small = FastPath(Classifier(make_checkpoint(), table_bytes=20 * 4 * classifier.num_columns), MAX_TEXT_LENGTH)
+    assert small.try_classify(b'{"inputs": "word1 word2"}', flat=True) is not None
+    assert small.try_classify(b'{"inputs": "word1 word150"}', flat=True) is None
 
 
-def test_what_was_answered_is_counted_once(classifier: Classifier) -> None:
-    """Labels, confidence, tokens and unknown ones, until they are asked for."""
-    plain, tally = FastPath(classifier, LONGEST), ModelCounters(len(LABELS))
-    answers = [
-        json.loads(plain.try_classify(b'{"inputs": "%s"}' % text, flat=True)) for text in (b"word1 zzz", b"word2", b"")
-    ]
-    plain.flush_counts(tally)
-    best = [answer[0] for answer in answers]
-    assert tally.label_counts == [sum(each["label"] == label for each in best) for label in LABELS]
-    assert tally.confidence_sum == pytest.approx(sum(each["score"] for each in best), abs=1e-8)
-    assert (tally.tokens, tally.unknown_tokens) == (3, 1)
+def test_each_response_is_counted_once(classifier: Classifier) -> None:
+    """Labels, confidence, tokens and unknown tokens are counted until they are flushed."""
+    fast_path, counters = FastPath(classifier, MAX_TEXT_LENGTH), ModelCounters(len(LABELS))
+    texts = (b"word1 zzz", b"word2", b"")
+    responses = [json.loads(fast_path.try_classify(b'{"inputs": "%s"}' % text, flat=True)) for text in texts]
+    fast_path.flush_counts(counters)
+    best = [response[0] for response in responses]
+    assert counters.label_counts == [sum(row["label"] == label for row in best) for label in LABELS]
+    assert counters.confidence_sum == pytest.approx(sum(row["score"] for row in best), abs=1e-8)
+    assert (counters.tokens, counters.unknown_tokens) == (3, 1)
     again = ModelCounters(len(LABELS))
-    plain.flush_counts(again)
+    fast_path.flush_counts(again)
     assert (again.label_counts, again.tokens, again.confidence_sum) == ([0] * len(LABELS), 0, 0.0)
 
 
-def written(value: float) -> str:
-    """What compiled code writes for a number."""
+def write(value: float) -> str:
+    """Return the text that compiled code writes for a number."""
     out = np.zeros(40, np.uint8)
-    return out[: _write_number(value, out, 0)].tobytes().decode()
+    return out[: write_score(value, out, 0)].tobytes().decode()
 
 
-EXACT = [0.0, 1.0, 0.1, 1e-4, 1e-5, 0.00012345, 5e-324, 2.2e-308, 0.99999999999, 9.9999999999e-5]
+@pytest.mark.parametrize(
+    "value", [0.0, 1.0, 0.1, 1e-4, 1e-5, 0.00012345, 5e-324, 2.2e-308, 0.99999999999, 9.9999999999e-5]
+)
+def test_special_numbers_are_written_as_on_the_slow_path(value: float) -> None:
+    assert write(value) == format_score(value)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=2000, deadline=None)
 @given(st.floats(0, 1) | st.floats(-330, 0).map(lambda power: 10.0**power))
-def test_numbers_are_written_as_python_writes_them(value: float) -> None:
-    """To nine digits; the last one may be another where what follows is a half but for rounding."""
-    assert [written(each) for each in EXACT] == [format_score(each) for each in EXACT]
-    found, expected = written(value), format_score(value)
-    assert float(found) == pytest.approx(float(expected), rel=2e-9, abs=0)
-    assert isinstance(json.loads(found), float)
+def test_numbers_are_written_as_on_the_slow_path(value: float) -> None:
+    """Numbers have nine digits; the last may differ where the further digits are nearly a half."""
+    written, expected = write(value), format_score(value)
+    assert float(written) == pytest.approx(float(expected), rel=2e-9, abs=0)
+    assert isinstance(json.loads(written), float)
 
 
-def test_nine_digits_tell_every_score_apart() -> None:
-    """The scores of the network are of single precision."""
+def test_nine_digits_distinguish_all_scores() -> None:
+    """The scores of the network are float32."""
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
     assert (np.array([format_score(float(value)) for value in values]).astype(np.float32) == values).all()
 
 
-def test_constants_that_are_compiled_are_those_of_the_ordinary_road() -> None:
-    """numba would not see a change of them in another file."""
-    assert (kernel.PADDING, kernel.UNKNOWN) == (text.PADDING, text.UNKNOWN)
-    assert plain_road.SCORE_DIGITS == SCORE_DIGITS
+def test_compiled_constants_are_those_of_the_slow_path() -> None:
+    """numba would not notice a change of these constants in another file."""
+    for name in ("PADDING", "UNKNOWN", "MAX_PUNCTUATION_RUN"):
+        assert getattr(scoring_kernel, name) == getattr(tokenizer, name)
+    assert compiled_json.SCORE_DIGITS == protocol.SCORE_DIGITS
 
 
-def test_of_many_labels_the_answer_is_left(classifier: Classifier) -> None:
-    """Ours sorts them one by one."""
-    some = checkpoint_of("static")
-    count = plain_road.MAX_LABELS + 1
-    weights = some.weights | {
-        "output.weight": np.tile(some.weights["output.weight"][:1], (count, 1)),
+def test_with_many_labels_requests_are_left_to_the_slow_path() -> None:
+    """The fast path sorts labels by insertion."""
+    checkpoint = checkpoint_of("static")
+    count = MAX_LABELS + 1
+    weights = checkpoint.weights | {
+        "output.weight": np.tile(checkpoint.weights["output.weight"][:1], (count, 1)),
         "output.bias": np.zeros(count, np.float32),
     }
-    many = replace(some, labels=[f"label {number}" for number in range(count)], weights=weights)
-    assert FastPath(Classifier(many), LONGEST).try_classify(b'{"inputs": "word1"}', flat=True) is None
+    many = replace(checkpoint, labels=[f"label {number}" for number in range(count)], weights=weights)
+    assert FastPath(Classifier(many), MAX_TEXT_LENGTH).try_classify(b'{"inputs": "word1"}', flat=True) is None
 
 
-def test_a_model_answers_with_the_limits_it_was_loaded_with(tmp_path: Path) -> None:
-    """A longer text is left, and so refused."""
-    checkpoint.save_checkpoint(tmp_path / "a", saved())
-    choice = models.parse_user_config({"checkpoint": str(tmp_path / "a")})
-    main = models.load_models(choice, max_text_length=5).primary
-    assert main.try_fast_path(b'{"inputs": "word1"}', flat=True) is not None
-    assert main.try_fast_path(b'{"inputs": "word1!"}', flat=True) is None
-    tally = main.take_counters()
-    assert (sum(tally.label_counts), len(tally.latencies_s)) == (1, 1)
+def test_a_served_model_has_the_text_limit_that_it_was_loaded_with(tmp_path: Path) -> None:
+    """A longer text is left to the slow path, which refuses it."""
+    save_checkpoint(tmp_path / "a", make_checkpoint())
+    model = load_models(parse_user_config({"checkpoint": str(tmp_path / "a")}), max_text_length=5).primary
+    assert model.try_fast_path(b'{"inputs": "word1"}', flat=True) is not None
+    assert model.try_fast_path(b'{"inputs": "word1!"}', flat=True) is None
+    counters = model.take_counters()
+    assert (sum(counters.label_counts), len(counters.latencies_s)) == (1, 1)
 
 
-def test_what_was_compiled_for_another_kernel_is_not_taken() -> None:
-    """numba looks at the file of a function alone, and at what the function encloses."""
+def test_the_compiled_entry_depends_on_the_source_of_the_functions_that_it_calls() -> None:
+    """numba's cache considers only the file of a function, and the values that the function encloses."""
     entry, _ = compile_entry()
+    sources = inspect.getsource(scoring_kernel) + inspect.getsource(compiled_json)
     assert entry.__wrapped__.__closure__ is not None
-    held = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
-    assert held == [hashlib.sha256(Path(kernel.__file__).read_bytes()).hexdigest()]
+    enclosed = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
+    assert enclosed == [hashlib.sha256(sources.encode()).hexdigest()]

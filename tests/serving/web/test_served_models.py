@@ -1,4 +1,4 @@
-"""Which checkpoints are taken, and which are refused."""
+"""Loading of the served checkpoints, and refusal of harmful ones."""
 
 import hashlib
 import json
@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from cluster import UsageError
-from jobs.model.checkpoint import save_checkpoint
+from jobs.model import checkpoint as checkpoint_module
+from jobs.model.checkpoint import Checkpoint, save_checkpoint
+from serving.web import served_models
 from serving.web.served_models import load_models, parse_user_config
 from tests.support.checkpoints import checkpoint_of
 
@@ -22,22 +24,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def changed(folder: Path, name: str, content: bytes) -> None:
-    """Change a file of a checkpoint, and the manifest with it, as who wants to do harm would."""
+def change_file(folder: Path, name: str, content: bytes) -> None:
+    """Change a file of a checkpoint and its checksum in the manifest, like an attacker."""
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def tensors(shape: list[int], end: int) -> bytes:
-    """Return a safetensors file that declares a tensor and holds no data."""
+def make_tensor_file(shape: list[int], end: int) -> bytes:
+    """Return a safetensors file that declares a tensor but has no data."""
     header = json.dumps({"vectors": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     return struct.pack("<Q", len(header)) + header
 
 
-def with_weights(folder: Path, name: str, value: float) -> None:
-    """Give all elements of a tensor a value."""
+def fill_weights(folder: Path, name: str, value: float) -> None:
+    """Set all elements of a tensor to a value."""
     checkpoint = checkpoint_of("rand")
     checkpoint.weights[name] = np.full_like(checkpoint.weights[name], value)
     shutil.rmtree(folder)
@@ -50,41 +52,46 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 HARM: dict[str, Callable[[Path], object]] = {
     "altered": lambda folder: (folder / "labels.json").write_text('["x"]'),
-    "cut off": lambda folder: (folder / "weights.safetensors").write_bytes(b"x"),
+    "truncated": lambda folder: (folder / "weights.safetensors").write_bytes(b"x"),
     "incomplete": lambda folder: (folder / "vocabulary.json").unlink(),
     "newer format": lambda folder: (folder / "manifest.json").write_text('{"format": 99, "files": {}}'),
     "no manifest": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
-    "giant shape": lambda folder: changed(folder, "weights.safetensors", tensors([1 << 40, 1 << 20], 1 << 62)),
-    "giant shape without data": lambda folder: changed(folder, "weights.safetensors", tensors([1 << 60, 0], 0)),
-    "giant header": lambda folder: changed(folder, "weights.safetensors", struct.pack("<Q", 1 << 60) + b"{}"),
-    "giant settings": lambda folder: changed(
+    "giant shape": lambda folder: change_file(
+        folder, "weights.safetensors", make_tensor_file([1 << 40, 1 << 20], 1 << 62)
+    ),
+    "giant shape without data": lambda folder: change_file(
+        folder, "weights.safetensors", make_tensor_file([1 << 60, 0], 0)
+    ),
+    "giant header": lambda folder: change_file(folder, "weights.safetensors", struct.pack("<Q", 1 << 60) + b"{}"),
+    "giant settings": lambda folder: change_file(
         folder, "experiment.yaml", b"model: {feature_maps: 1000000000, filter_widths: [1000000000]}"
     ),
-    "settings that swell": lambda folder: changed(folder, "experiment.yaml", BOMB.encode()),
-    "settings that run code": lambda folder: changed(
-        folder, "experiment.yaml", b"name: !!python/object/apply:os.system ['touch /tmp/harmed']"
+    "settings that swell": lambda folder: change_file(folder, "experiment.yaml", BOMB.encode()),
+    "settings that run code": lambda folder: change_file(
+        folder, "experiment.yaml", f"name: !!python/object/apply:os.mkdir ['{folder.parent / 'harmed'}']".encode()
     ),
-    "words that are none": lambda folder: changed(folder, "vocabulary.json", b'{"a": 1}'),
-    "a half of a letter": lambda folder: changed(
+    "words that are none": lambda folder: change_file(folder, "vocabulary.json", b'{"a": 1}'),
+    "a half of a letter": lambda folder: change_file(
         folder, "vocabulary.json", json.dumps(["\ud800", *(f"word{number}" for number in range(199))]).encode()
     ),
-    "weights that overflow": lambda folder: with_weights(folder, "output.weight", 1e38),
-    "deep lists": lambda folder: changed(folder, "labels.json", b"[" * 200_000),
+    "weights that overflow": lambda folder: fill_weights(folder, "output.weight", 1e38),
+    "deep lists": lambda folder: change_file(folder, "labels.json", b"[" * 200_000),
 }
 
 
 @pytest.mark.parametrize("harm", list(HARM))
-def test_a_checkpoint_that_does_harm_is_refused_with_a_reason(folder: Path, harm: str) -> None:
-    """Quickly, and with an error that is no traceback."""
+def test_a_harmful_checkpoint_is_refused_with_a_reason(folder: Path, harm: str) -> None:
+    """The error is short and names the checkpoint."""
     HARM[harm](folder)
     with pytest.raises(UsageError) as caught:
         load_models(parse_user_config({"checkpoint": str(folder)}))
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 2000
+    assert not (folder.parent / "harmed").exists()
 
 
-def test_a_best_json_names_only_a_checkpoint(tmp_path: Path) -> None:
-    """What lies elsewhere and is none is refused, and not told."""
+def test_a_best_json_can_name_only_a_checkpoint(tmp_path: Path) -> None:
+    """Other folders are refused, and their content is not part of the error."""
     (tmp_path / "best.json").write_text('{"checkpoint": "../../../../../../etc"}')
     with pytest.raises(UsageError, match="manifest"):
         load_models(parse_user_config({"checkpoint": str(tmp_path)}))
@@ -93,27 +100,41 @@ def test_a_best_json_names_only_a_checkpoint(tmp_path: Path) -> None:
         load_models(parse_user_config({"checkpoint": str(tmp_path)}))
 
 
-def test_what_is_loaded_is_not_read_again(folder: Path, tmp_path: Path) -> None:
-    """A new candidate leaves the main model as it is; one with other labels is refused."""
+def test_a_loaded_checkpoint_is_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new candidate leaves the primary model as it is, unless its files have changed."""
+    loaded_paths = []
+
+    def load_checkpoint(path: str) -> Checkpoint:
+        loaded_paths.append(path)
+        return checkpoint_module.load_checkpoint(path)
+
+    monkeypatch.setattr(served_models, "load_checkpoint", load_checkpoint)
     before = load_models(parse_user_config({"checkpoint": str(folder)}))
-    other = checkpoint_of("static")
-    save_checkpoint(tmp_path / "d", other)
+    save_checkpoint(tmp_path / "d", checkpoint_of("static"))
     both = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
     after = load_models(parse_user_config(both), before)
     assert after.primary is before.primary
     assert after.candidate is not None
+    assert loaded_paths == [str(folder), str(tmp_path / "d")]
+    shutil.rmtree(folder)
+    save_checkpoint(folder, checkpoint_of("static"))
+    assert load_models(parse_user_config(both), after).primary is not before.primary
+
+
+def test_a_candidate_with_other_labels_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = checkpoint_of("static")
     other.labels[0] = "z"
-    save_checkpoint(tmp_path / "e", other)
-    with pytest.raises(UsageError, match="has other labels"):
-        load_models(parse_user_config(both | {"candidate": {"checkpoint": str(tmp_path / "e"), "weight": 0.2}}))
+    save_checkpoint(tmp_path / "d", other)
+    config = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
+    with pytest.raises(UsageError, match="labels differ"):
+        load_models(parse_user_config(config))
 
 
 def test_each_checkpoint_has_a_table_of_its_own(folder: Path, tmp_path: Path) -> None:
-    """The limit of its memory is that of one, not of a checkpoint and its candidate together."""
+    """The memory limit is that of one checkpoint, not of a checkpoint and its candidate together."""
     save_checkpoint(tmp_path / "d", checkpoint_of("static"))
     limit = 20_000
     candidate = {"checkpoint": str(tmp_path / "d"), "weight": 0.2}
-    found = load_models(parse_user_config({"checkpoint": str(folder), "candidate": candidate}), table_bytes=limit)
-    assert found.candidate is not None
-    tables = [each.classifier.table_bytes for each in (found.primary, found.candidate)]
+    models = load_models(parse_user_config({"checkpoint": str(folder), "candidate": candidate}), table_bytes=limit)
+    tables = [model.classifier.table_bytes for model in models.loaded()]
     assert max(tables) <= limit < sum(tables)

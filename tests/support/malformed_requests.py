@@ -1,4 +1,4 @@
-"""Requests that are none, or nearly: for a service that has to bear them."""
+"""Random malformed HTTP requests, most of them nearly valid."""
 
 import json
 import random
@@ -9,7 +9,7 @@ VALID_BODY = b'{"inputs": "word1 word2 word3"}'
 
 
 def make_malformed_request(choose: random.Random) -> bytes:
-    """Return bytes that somebody might send to a port, most of them nearly an HTTP request."""
+    """Return the bytes of a random request."""
     body = choose.choice(
         [
             VALID_BODY, b"", b"{", b"[" * choose.randint(1, 30_000), b'{"inputs":' * choose.randint(1, 5000),
@@ -20,7 +20,8 @@ def make_malformed_request(choose: random.Random) -> bytes:
             json.dumps({"inputs": "a", "parameters": {choose.choice(["top_k", "threshold", "function_to_apply"]):
                         choose.choice([-1, 0, 10**400, "x", [], {}, 1.5])}}).encode(),
             b'{"inputs": "a", "parameters": {"threshold": NaN, "top_k": Infinity}}',
-            _explaining(choose), _explaining(choose), _long(choose) if choose.random() < 0.3 else VALID_BODY,
+            _make_explain_body(choose), _make_explain_body(choose),
+            _make_long_body(choose) if choose.random() < 0.3 else VALID_BODY,
         ]
     )  # fmt: skip
     method = choose.choice([b"POST"] * 12 + [b"GET", b"PUT", b"BREW", b"p\x00st", b""])
@@ -57,8 +58,8 @@ def make_malformed_request(choose: random.Random) -> bytes:
     return method + b" " + path + b" " + version + b"\r\n" + b"\r\n".join(headers) + b"\r\n\r\n" + body
 
 
-def _explaining(choose: random.Random) -> bytes:
-    """Return a body that asks for reasons, or nearly."""
+def _make_explain_body(choose: random.Random) -> bytes:
+    """Return a body that asks for explanations, valid or not."""
     inputs = choose.choice(
         ["word1 word2", "", " ", "\u0000", "word1 \U0001f600 \u0301word2", "word1 " * 3000, "x" * 20_000,
          ["word1"] * 16, ["word1"] * 17, [[""], ["word1"]], [["a", "b"]], [], 5, None]
@@ -70,8 +71,8 @@ def _explaining(choose: random.Random) -> bytes:
     return json.dumps({"inputs": inputs, "parameters": parameters | {"explain": explain}}).encode()
 
 
-def _long(choose: random.Random) -> bytes:
-    """Return a body of more than 64 KiB, which HAProxy does not hold as a whole."""
+def _make_long_body(choose: random.Random) -> bytes:
+    """Return a body of more than 64 KiB, which HAProxy does not buffer as a whole."""
     size = choose.choice([66_000, 66_000, 150_000, 150_000, 1_100_000])
     return choose.choice(
         [
@@ -86,12 +87,12 @@ def _long(choose: random.Random) -> bytes:
 
 
 def send_bytes(port: int, content: bytes) -> bytes:
-    """Return what is answered to bytes, as far as it comes; a request that waits for more is left after a second."""
+    """Return the response to bytes; one that does not come within a second is given up."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        found = b""
+        response = b""
         with suppress(OSError):
             connection.sendall(content)
             connection.settimeout(1)
             while chunk := connection.recv(1 << 16):
-                found += chunk
-        return found
+                response += chunk
+        return response

@@ -1,4 +1,4 @@
-"""Who may ask: API keys from a file or the environment, never from a configuration that lies in a repository."""
+"""API keys of the service, from a file or the environment. They are never part of a configuration file."""
 
 import hashlib
 import hmac
@@ -14,11 +14,11 @@ MIN_KEY_LENGTH = 16
 
 
 class ApiKeysError(UsageError):
-    """The keys cannot be read, so nobody is let in."""
+    """The keys cannot be read; the service must not start without them."""
 
 
 class ApiKeys:
-    """The keys that open the service; without any it is open to whoever reaches it."""
+    """Accepted keys; without any, the service is open to everyone who can reach it."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
@@ -27,26 +27,26 @@ class ApiKeys:
         return bool(self._digests)
 
     def authorizes(self, authorization: bytes) -> bool:
-        """Tell whether an Authorization header holds a key; the time that takes says nothing about the keys."""
+        """Return whether an Authorization header contains one of the keys, in constant time."""
         scheme, _, key = authorization.partition(b" ")
-        found = False
+        matches = False
         for digest in self._digests:
-            found |= hmac.compare_digest(digest, _digest(key.strip()))
-        return found and scheme.lower() == b"bearer"
+            matches |= hmac.compare_digest(digest, _digest(key.strip()))
+        return matches and scheme.lower() == b"bearer"
 
 
 def load_api_keys() -> ApiKeys:
-    """Return the keys of this environment; KeysError as `listed`."""
+    """Return the keys of this environment; ApiKeysError as `read_key_list`."""
     return ApiKeys(read_key_list())
 
 
 def read_key_list() -> list[str]:
     """Return the keys of SERVING_API_KEYS and of the file that SERVING_API_KEYS_FILE names.
 
-    They are separated by white space; in the file a line that starts with # is none.
+    Keys are separated by white space; lines of the file that start with # are comments.
 
     Raises:
-        KeysError: the file is missing or empty, or a key is too short.
+        ApiKeysError: the file is missing or empty, or a key is too short.
     """
     keys = os.environ.get(KEYS_VARIABLE, "").split()
     path = os.environ.get(KEYS_FILE_VARIABLE)
@@ -55,17 +55,17 @@ def read_key_list() -> list[str]:
             lines = Path(path).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} cannot be read: {error}") from error
-        found = [key for line in lines if not line.startswith("#") for key in line.split()]
-        if not found:
-            raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} holds no key")
-        keys += found
+        file_keys = [key for line in lines if not line.startswith("#") for key in line.split()]
+        if not file_keys:
+            raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} contains no key")
+        keys += file_keys
     if any(len(key) < MIN_KEY_LENGTH for key in keys):
-        raise ApiKeysError(f"a key has fewer than {MIN_KEY_LENGTH} characters")
+        raise ApiKeysError(f"an API key has fewer than {MIN_KEY_LENGTH} characters")
     return keys
 
 
 def are_configured() -> bool:
-    """Tell whether this environment asks for keys; whether they can be read is not looked at."""
+    """Return whether this environment sets keys, even if they cannot be read."""
     return bool(os.environ.get(KEYS_VARIABLE, "").split() or os.environ.get(KEYS_FILE_VARIABLE))
 
 

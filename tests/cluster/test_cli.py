@@ -1,0 +1,125 @@
+"""Command-line scaffold: verbosity, version, exit codes, and the three CLIs that use it."""
+
+import argparse
+import logging
+import sys
+import tomllib
+
+import pytest
+
+import cluster.__main__
+import jobs.__main__
+import serving.__main__
+from cluster import UsageError, __version__
+from cluster.cli import CommandLine, RunCommand
+from cluster.package import REPOSITORY
+from tests.support.commands import run_command
+
+logger = logging.getLogger("jobs.example")
+
+
+def log_all(options: argparse.Namespace) -> None:
+    logger.debug("details")
+    logger.info("progress")
+    logger.warning("problem")
+    print("result")
+
+
+def make_command_line(run: RunCommand = log_all, *, resumable: bool = False) -> CommandLine:
+    cli = CommandLine("example", "An example.")
+    cli.add_command("work", run, "works", resumable=resumable)
+    cli.add_group("group", "has commands").add_command("work", run, "works")
+    return cli
+
+
+def raise_error(error: BaseException) -> RunCommand:
+    def run(options: argparse.Namespace) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "err"),
+    [
+        ([], "progress\nresult\n", "problem\n"),
+        (["--quiet"], "result\n", "problem\n"),
+        (
+            ["--verbose"],
+            "DEBUG jobs.example: details\nINFO jobs.example: progress\nresult\n",
+            "WARNING jobs.example: problem\n",
+        ),
+    ],
+    ids=["default", "quiet", "verbose"],
+)
+def test_verbosity_is_accepted_before_and_after_the_verb(
+    options: list[str], out: str, err: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results and warnings are printed at every level."""
+    for arguments in (
+        [*options, "work"],
+        ["work", *options],
+        [*options, "group", "work"],
+        ["group", *options, "work"],
+        ["group", "work", *options],
+    ):
+        assert make_command_line().main(arguments) == 0
+        assert capsys.readouterr() == (out, err)
+
+
+def test_version_is_that_of_pyproject() -> None:
+    """The number in the code and in the project's metadata are the same."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert __version__ == project["version"]
+
+
+@pytest.mark.parametrize("module", [cluster.__main__, jobs.__main__, serving.__main__])
+def test_every_command_line_prints_its_version(module: object, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the version and exits with code 0."""
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--version"])  # type: ignore[attr-defined]
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"finetune-cnn {__version__}\n"
+
+
+@pytest.mark.parametrize("resumable", [False, True])
+def test_ctrl_c_is_one_line_and_exit_code_130(resumable: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line contains a hint if the same command resumes."""
+    cli = make_command_line(raise_error(KeyboardInterrupt()), resumable=resumable)
+    assert cli.main(["work"]) == 130
+    expected = "interrupted; the same command resumes from here\n" if resumable else "interrupted\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_a_usage_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """A usage error has no traceback; other errors have one."""
+    assert make_command_line(raise_error(UsageError("a.csv: is empty"))).main(["work"]) == 2
+    assert capsys.readouterr() == ("", "error: a.csv: is empty\n")
+    with pytest.raises(ZeroDivisionError):
+        make_command_line(raise_error(ZeroDivisionError())).main(["work"])
+
+
+def test_the_exit_code_of_a_command_is_returned() -> None:
+    """For example, a command returns the exit code of a job on a cluster."""
+    assert make_command_line(lambda options: 7).main(["work"]) == 7
+
+
+@pytest.mark.parametrize("arguments", [[], ["play"], ["work", "--loud"], ["work", "a=b"]])
+def test_unknown_arguments_are_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The error message contains the usage."""
+    with pytest.raises(SystemExit) as stop:
+        make_command_line().main(arguments)
+    assert stop.value.code == 2
+    assert "usage: example" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    """The reader has closed the pipe, as `head` does."""
+    script = 'import sys; from tests.cluster.test_cli import *; sys.exit(make_command_line(print_much).main(["work"]))'
+    result = run_command("sh", "-c", f"({sys.executable} -c '{script}'; echo exit $? >&2) | true")
+    assert result.stderr == "exit 1\n"
+
+
+def print_much(options: argparse.Namespace) -> None:
+    for number in range(100_000):
+        print(number)

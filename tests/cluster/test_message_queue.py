@@ -1,0 +1,75 @@
+"""Messages from workers to the driver: their order, errors of the driver, and the end of the queue."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.message_queue import MessagePoller, MessageQueue
+from tests.support.waiting import wait_for
+
+
+class LocalQueue:
+    """A queue in this process, with the interface of an actor's handle."""
+
+    def __init__(self) -> None:
+        self.messages = MessageQueue()
+        self.is_killed = False
+        self.drain = SimpleNamespace(remote=self.messages.drain)
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> LocalQueue:
+    """A queue, and Ray's two calls as far as a poller uses them."""
+    queue = LocalQueue()
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray, "kill", lambda actor: setattr(actor, "is_killed", True))
+    return queue
+
+
+def poll(queue: LocalQueue, handle: Callable[[list[Any]], None], **options: Any) -> MessagePoller:
+    return MessagePoller(queue, handle, 0.01, **options)
+
+
+def test_messages_are_received_once_and_in_order(queue: LocalQueue) -> None:
+    received: list[int] = []
+    with poll(queue, received.extend):
+        for number in range(100):
+            queue.messages.put(number)
+        wait_for(lambda: len(received) == 100, "all messages", 10)
+    assert received == list(range(100))
+
+
+def test_messages_sent_before_the_end_are_received_and_the_queue_ends(queue: LocalQueue) -> None:
+    """Also those of the last moment, for which no interval was left."""
+    received: list[int] = []
+    with MessagePoller(queue, received.extend, interval_s=3600):
+        queue.messages.put(1)
+        assert not queue.is_killed
+    assert received == [1]
+    assert queue.is_killed
+
+
+def test_an_error_while_messages_are_handled_is_passed_on_and_raised_later(queue: LocalQueue) -> None:
+    """Not in the thread, where nobody would see it; no further messages are taken."""
+    errors: list[Exception] = []
+
+    def fail(messages: list[Any]) -> None:
+        raise OSError("disk full")
+
+    with poll(queue, fail, on_error=errors.append) as poller:
+        wait_for(lambda: bool(errors), "the error", 10)
+        queue.messages.put(1)
+    assert [str(error) for error in errors] == ["disk full"]
+    assert queue.messages.drain() == [1]
+    assert queue.is_killed
+    with pytest.raises(OSError, match="disk full"):
+        poller.raise_error()
+
+
+def test_a_poller_without_an_error_raises_none(queue: LocalQueue) -> None:
+    with poll(queue, lambda messages: None) as poller:
+        pass
+    poller.raise_error()

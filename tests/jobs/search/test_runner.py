@@ -1,0 +1,108 @@
+"""Running trials: their resources, and their messages to the driver."""
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import ray
+
+from cluster import resources
+from cluster.storage import StorageError
+from jobs.config.experiment import Experiment
+from jobs.search import runner
+from jobs.search.runner import handle_trial_messages, plan_trial_resources
+from tests.support.waiting import wait_for
+
+NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
+
+
+@pytest.fixture(autouse=True)
+def nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes, one of them with a GPU."""
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": item, "Labels": {}} for item in NODES])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 7.0, "GPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "max_concurrent"),
+    [
+        ({}, {"cpu": 1.0}, 7),
+        ({"train.cpus_per_worker": 2}, {"cpu": 2.0}, 3),
+        ({"tune.max_concurrent": 2}, {"cpu": 1.0}, 2),
+        ({"tune.gpus_per_trial": 0.25}, {"cpu": 1.0, "gpu": 0.25}, 4),
+        ({"tune.gpus_per_trial": 0.3}, {"cpu": 1.0, "gpu": 0.3}, 3),
+        ({"train.use_gpu": True}, {"cpu": 1.0, "gpu": 1.0}, 1),
+        ({"train.use_gpu": True, "tune.gpus_per_trial": 0}, {"cpu": 1.0}, 7),
+    ],
+)
+def test_a_trial_of_one_worker_has_the_resources_itself(
+    settings: dict[str, Any], expected: dict[str, float], max_concurrent: int
+) -> None:
+    """As many trials run at once as fit into the nodes."""
+    plan = plan_trial_resources(Experiment().replace(settings))
+    assert (plan.resources, plan.max_concurrent_trials) == (expected, max_concurrent)
+    assert not plan.distributed
+    assert plan.wait_message is None
+
+
+@pytest.mark.parametrize(("workers", "max_concurrent"), [(2, 3), (3, 2), ([2, 7], 3), (7, 1)])
+def test_trials_of_several_workers_hold_no_cpu_while_they_wait(workers: Any, max_concurrent: int) -> None:
+    """No more trials run than all of their workers fit."""
+    plan = plan_trial_resources(Experiment().replace({"train.workers": workers}))
+    assert (plan.resources["cpu"], plan.max_concurrent_trials, plan.distributed) == (0, max_concurrent, True)
+
+
+def test_resources_that_the_cluster_will_never_have_are_an_error() -> None:
+    """The message states the required and the existing resources."""
+    with pytest.raises(resources.ResourceError, match=r"1 worker of 5 CPUs.* 7 CPUs on 2 nodes"):
+        plan_trial_resources(Experiment().replace({"train.cpus_per_worker": 5}))
+    with pytest.raises(resources.ResourceError, match=r"2 workers of 1 CPU and .*GPU.* 7 CPUs and 1 GPU.* on 2"):
+        plan_trial_resources(Experiment().replace({"train.workers": 2, "train.use_gpu": True}))
+
+
+class Queue:
+    """Shared state of a search in this process. batches: the messages of one call after the other."""
+
+    def __init__(self, *batches: list[tuple[str, Any]]) -> None:
+        self._batches = [*batches]
+        self.drain = SimpleNamespace(remote=lambda: self._batches.pop(0) if self._batches else [])
+
+
+@pytest.fixture
+def local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's two calls as far as a poller uses them."""
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    monkeypatch.setattr(runner, "MESSAGE_POLL_S", 0.01)
+
+
+def test_a_full_disk_ends_a_search_with_its_reason(local_ray: None) -> None:
+    """No further trial starts, and the error is raised when the running ones have ended."""
+    manager = SimpleNamespace(
+        update_if_better=Mock(side_effect=StorageError("best.json: cannot be written")), prune_checkpoints=Mock()
+    )
+    search = SimpleNamespace(records={}, stop_reason=None)
+    saved = SimpleNamespace(number=1, epoch=None, settings={})
+    with (
+        pytest.raises(StorageError, match="cannot be written"),
+        handle_trial_messages(Queue([("saved", saved)]), manager, search),  # type: ignore[arg-type]
+    ):
+        wait_for(lambda: search.stop_reason is not None, "the end of the search", 10)
+    assert search.stop_reason == "best.json: cannot be written"
+    manager.prune_checkpoints.assert_not_called()
+
+
+def test_checkpoints_are_removed_only_of_trials_whose_messages_were_handled(local_ray: None) -> None:
+    """A trial that ends while messages are handled may have saved a checkpoint that is not named yet."""
+    search = SimpleNamespace(records={1: "first"}, stop_reason=None)
+    pruned: list[list[str]] = []
+
+    def update(number: int, epoch: Any, settings: Any) -> None:
+        search.records[2] = "second"
+
+    manager = SimpleNamespace(update_if_better=update, prune_checkpoints=pruned.append)
+    saved = SimpleNamespace(number=1, epoch=None, settings={})
+    with handle_trial_messages(Queue([], [("saved", saved)]), manager, search):  # type: ignore[arg-type]
+        wait_for(lambda: len(pruned) >= 3, "three rounds", 10)
+    assert pruned[:3] == [[], ["first"], ["first", "second"]]

@@ -1,0 +1,59 @@
+"""Requests to a service, and services of the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from benchmarks.ray_head import find_free_ports
+from cluster.package import REPOSITORY
+
+START_TIMEOUT_S = 120
+
+
+def call(url: str, body: bytes | None = None, method: str | None = None) -> tuple[int, Any]:
+    """Return status and JSON of a response."""
+    request = urllib.request.Request(url, data=body, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@contextmanager
+def run_service(checkpoint: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Context manager: the URL of `python -m serving run`; Ctrl-C must end it without an error."""
+    [port] = find_free_ports(1)
+    command = [sys.executable, "-m", "serving", "run", str(checkpoint), "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        watchdog = Timer(START_TIMEOUT_S, process.kill)
+        watchdog.start()
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("serving at"):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        watchdog.cancel()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                output, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert process.returncode == 0, output
+        assert "Traceback" not in output
