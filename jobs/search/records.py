@@ -31,7 +31,7 @@ class TrialReport:
     detail: str = ""
 
     def to_tune_result(self, metric: str) -> dict[str, Any]:
-        """Return the result for Tune: `goodness` is the last epoch's metric, greater is better."""
+        """Return the result for Tune: `objective` is the last epoch's metric, greater is better."""
         result = {
             "finished": self.finished,
             "failed": self.error,
@@ -41,7 +41,7 @@ class TrialReport:
         if self.error:
             return result
         last = self.progress.epochs[-1]
-        return result | {"epoch": last.epoch, "goodness": negate_if_minimized(getattr(last, metric), metric)}
+        return result | {"epoch": last.epoch, "objective": negate_if_minimized(getattr(last, metric), metric)}
 
     @classmethod
     def from_tune_result(cls, result: Mapping[str, Any]) -> "TrialReport":

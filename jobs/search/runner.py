@@ -110,11 +110,11 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, trial_resources.resources),
         tune_config=ray.tune.TuneConfig(
-            metric="goodness",  # see TrialReport
+            metric="objective",  # see TrialReport
             mode="max",
             num_samples=-1,
             max_concurrent_trials=trial_resources.max_concurrent_trials,
-            search_alg=SearchSuggestions(search),
+            search_alg=TuneSearcher(search),
             scheduler=_build_scheduler(context.experiment) if asha else None,
             reuse_actors=not trial_resources.distributed,
             trial_name_creator=_name_trial,
@@ -226,7 +226,7 @@ class TrialRecorder(ray.tune.Callback):
             search.stop_reason = str(error)
 
 
-class SearchSuggestions(Searcher):
+class TuneSearcher(Searcher):
     """Searcher of Tune that returns the trials of a search."""
 
     def __init__(self, search: Search) -> None:

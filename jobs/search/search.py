@@ -189,12 +189,12 @@ class Search:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all trials have ended."""
+        """True when all trials have ended."""
         return all(number in self.records for number in range(1, self.max_trials + 1))
 
     @property
     def out_of_time(self) -> bool:
-        """Whether `tune.minutes` have passed; running trials are stopped then."""
+        """True when `tune.minutes` have passed; running trials are stopped then."""
         minutes = self._experiment.tune.minutes
         return minutes is not None and time.monotonic() - self._start_time > minutes * 60
 

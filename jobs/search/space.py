@@ -53,7 +53,7 @@ class Dimension:
 
     @property
     def is_categorical(self) -> bool:
-        """Whether all values are listed."""
+        """True for a list of values, false for a range."""
         return self.kind in ("grid", "choice")
 
     def sample(self, generator: random.Random) -> Any:

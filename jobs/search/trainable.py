@@ -41,7 +41,7 @@ EPOCH_POLL_S = 0.2
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What the trials of a search have in common.
+    """Inputs that all trials of a search share.
 
     path: folder of the search. corpora: object references by key. corpus_cache: handle of the actor that builds
     further corpora; None if no trial needs one. shared_state: handle of the actor; None if no checkpoint is saved.

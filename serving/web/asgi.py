@@ -31,7 +31,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ReplicaState(Protocol):
-    """What the application reads of its replica. load_error: the reason if the configured checkpoint is refused."""
+    """State of a replica that the application reads. load_error: why the configured checkpoint is refused."""
 
     models: ServedModels | None
     load_error: str | None

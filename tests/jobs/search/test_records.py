@@ -81,15 +81,15 @@ def test_a_trial_has_its_own_settings_the_epochs_of_the_search_and_the_objective
 
 
 def test_a_report_reaches_the_driver_through_a_result_of_tune() -> None:
-    """Greater `goodness` is better, also if the metric is minimized; a failed trial reports none."""
+    """Greater `objective` is better, also if the metric is minimized; a failed trial reports none."""
     progress = Progress([make_epoch(1, 0.5), make_epoch(2, 0.75)], best=2)
     report = TrialReport(progress, finished=True)
     result = report.to_tune_result("loss")
-    assert (result["epoch"], result["goodness"], result["finished"]) == (2, -0.25, True)
+    assert (result["epoch"], result["objective"], result["finished"]) == (2, -0.25, True)
     assert TrialReport.from_tune_result(result) == report
     failure = TrialReport(progress, finished=True, error="out of memory", detail="a traceback")
     result = failure.to_tune_result("loss")
-    assert not {"epoch", "goodness"} & result.keys()
+    assert not {"epoch", "objective"} & result.keys()
     assert TrialReport.from_tune_result(result) == failure
     assert TrialReport.from_tune_result({}) == TrialReport(Progress())
 
