@@ -1,4 +1,4 @@
-"""Queue of messages from workers to their driver, in the order in which each worker sent them.
+"""Messages from workers to their driver, in the order in which each worker sent them.
 
 `ray.util.queue.Queue` is an asynchronous actor: Ray may run its calls in any order.
 """
@@ -6,7 +6,7 @@
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -36,6 +36,59 @@ def start_message_queue() -> Any:
 def send_message(queue: Any, kind: str, value: Any) -> None:
     """Add the message (kind, value) to a queue, and wait until it is there."""
     ray.get(queue.put.remote((kind, value)))
+
+
+class MessageSender(Protocol):
+    """Sends the messages of a worker. crosses_processes: the handler of the messages is in another process."""
+
+    crosses_processes: bool
+
+    def send(self, kind: str, value: Any) -> None:
+        """Send the message (kind, value) without waiting until it is handled."""
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all messages have arrived, at most that many seconds."""
+
+
+class QueueSender:
+    """Sends messages to a `MessageQueue` actor."""
+
+    crosses_processes = True
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self._last: Any = None
+
+    def send(self, kind: str, value: Any) -> None:
+        """Add the message to the queue. The result is not waited for: the driver may have ended."""
+        self._last = self._queue.put.remote((kind, value))
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all messages are in the queue."""
+        if self._last is not None:
+            ray.wait([self._last], timeout=timeout_s)
+
+
+class DirectSender:
+    """Passes messages to a handler in this process, one at a time.
+
+    Args:
+        handle: as for `MessagePoller`.
+    """
+
+    crosses_processes = False
+
+    def __init__(self, handle: Callable[[list[Any]], None]) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()
+
+    def send(self, kind: str, value: Any) -> None:
+        """Handle the message."""
+        with self._lock:
+            self._handle([(kind, value)])
+
+    def flush(self, timeout_s: float) -> None:
+        """Do nothing: every message was handled when it was sent."""
 
 
 def pin_to_driver_node(actor_class: type) -> Any:

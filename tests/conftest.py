@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cluster.connection import connect
 from cluster.logs import handle_logs
 from jobs.config.experiment import Experiment
 from tests.host_network import HostNetwork, find_missing_requirement
@@ -44,6 +44,14 @@ def no_external_cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible_commands() -> None:
+    """Let tests interrupt their commands: a suite that a shell started in the background ignores Ctrl-C, and so would
+    all processes that it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -111,18 +119,6 @@ def messages() -> Iterator[list[str]]:
     recorder = _Recorder()
     with handle_logs(recorder):
         yield recorder.messages
-
-
-@pytest.fixture(scope="module")
-def embedded_ray() -> Iterator[None]:
-    """An embedded Ray for the tests of a module, separate from any other Ray on the machine."""
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with connect(num_cpus=4):
-            yield
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

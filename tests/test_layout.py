@@ -34,7 +34,6 @@ RAY_AT_TOP = {
 }
 # Files that import Ray at all; the others import it in a function.
 RAY_ALLOWED = RAY_AT_TOP | {
-    "jobs/datasets/docstrings.py",
     "serving/__main__.py",
     "serving/deployment/server.py",
     "serving/web/metrics.py",

@@ -14,7 +14,6 @@ import pytest
 
 from benchmarks.ray_head import find_free_ports
 from cluster import auth
-from cluster.connection import connect
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from serving.client import Client
@@ -35,7 +34,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server, and one embedded Ray whose processes use it."""
+    """An S3 server, and environment variables with which this process and its Ray processes use it."""
     folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
     with run_s3_server() as server, pytest.MonkeyPatch.context() as patch:
         auth.ensure_token()
@@ -46,8 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         }
         for key, value in (server.environment | environment).items():
             patch.setenv(key, value)
-        with connect(num_cpus=2):
-            yield server
+        yield server
     shutil.rmtree(folder, ignore_errors=True)
 
 

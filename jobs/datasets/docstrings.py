@@ -5,15 +5,18 @@ example. Names of the libraries are masked, since they would leak the label.
 """
 
 import ast
+import functools
 import importlib.util
 import inspect
 import json
+import multiprocessing
 import os
 import random
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from cluster.storage import atomic_write, cache_folder
@@ -168,19 +171,16 @@ def extract_passage(docstring: str, name_pattern: re.Pattern[str]) -> str | None
 def _extract_in_parallel(
     files: Mapping[str, list[Path]], lowercase: bool
 ) -> list[tuple[str, tuple[list[str], list[str]]]]:
-    """Return packages and what `_extract_chunk` returns for some of their files, computed in Ray tasks."""
-    import ray
-
-    from cluster.connection import connect
-
+    """Return packages and what `_extract_chunk` returns for some of their files, computed on all cores."""
     chunks = [
         (package, paths[start : start + FILES_PER_TASK])
         for package, paths in files.items()
         for start in range(0, len(paths), FILES_PER_TASK)
     ]
-    with connect():
-        task = ray.remote(_extract_chunk)
-        results = ray.get([task.remote(paths, list(files), lowercase) for _, paths in chunks])
+    # New processes: a copy of this one could inherit a lock that another thread holds.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        extract = functools.partial(_extract_chunk, packages=list(files), lowercase=lowercase)
+        results = list(pool.map(extract, (paths for _, paths in chunks)))
     return [(package, result) for (package, _), result in zip(chunks, results, strict=True)]
 
 

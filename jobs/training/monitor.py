@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from cluster import first_line, resources
-from cluster.message_queue import MessagePoller, start_message_queue
+from cluster.message_queue import DirectSender, MessagePoller, MessageSender, QueueSender, start_message_queue
 from cluster.storage import StorageError, join
 from jobs.training.history import Epoch, EpochProgress
 from jobs.training.learning_curve import TensorBoardLog
@@ -106,18 +106,24 @@ class RunMonitor:
 
 
 @contextmanager
-def monitor_workers(last_epoch: int, path: str, status: RunStatus) -> Iterator[Any]:
-    """Context manager: yield a message queue for the first worker, whose messages are handled as they arrive.
+def monitor_workers(
+    last_epoch: int, path: str, status: RunStatus, *, in_process: bool = False
+) -> Iterator[MessageSender]:
+    """Context manager: yield a sender for the first worker, whose messages are handled as they arrive.
 
     Args:
         last_epoch: of the run, if it does not stop earlier.
         path: of the run's folder.
         status: updated by the messages.
+        in_process: the only worker is this process; no Ray actor is started.
     """
     with TensorBoardLog(join(path, "tensorboard")) as scalars:
         monitor = RunMonitor(last_epoch, status, scalars)
+        if in_process:
+            yield DirectSender(monitor.handle)
+            return
         with MessagePoller(start_message_queue(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
-            yield poller.queue
+            yield QueueSender(poller.queue)
 
 
 def _warn(error: Exception) -> None:

@@ -1,22 +1,26 @@
-"""Training on the workers of a cluster: Ray Train around the training loop, with restarts.
+"""Training with Ray Train: on the workers of a cluster, with restarts, or in this process.
 
 After the loss of workers, the controller or a node the run resumes from its newest checkpoint. After the driver has
 ended, the same command resumes the run. A run gives up only when its restarts bring no new checkpoint.
+
+A single worker without a cluster trains in this process, in Ray Train's local mode: no Ray process is started.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import ray
 import ray.train
+import torch
 from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import UsageError, resources
-from cluster.connection import connect, preserve_sigint_handler
+from cluster.connection import connect, preserve_sigint_handler, resolve_address
 from cluster.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
@@ -39,6 +43,9 @@ NODE_REPLACEMENT_TIMEOUT_S = 30 * 60
 
 # Time that a worker waits for the others in a collective operation before it fails.
 PROCESS_GROUP_TIMEOUT_S = 600
+
+# Ray accepts a function with a return value; its annotations do not.
+_WORKER_FUNCTION = cast(Callable[[dict[str, Any]], None], run_worker)
 
 RUN_README = """\
 experiment.yaml     all settings of this run
@@ -65,8 +72,9 @@ def train(experiment: Experiment) -> str:
     start_time = time.time()
     for warning in check_settings(experiment, {experiment.model.embedding}):
         logger.warning(warning)
-    with connect():
-        gpu, wait_notice = require_resources(experiment)
+    in_process = trains_in_process(experiment.train)
+    with nullcontext() if in_process else connect():
+        gpu, wait_notice = require_resources(experiment, in_process=in_process)
         dataset = load_dataset(experiment)
         for note in dataset.notes:
             logger.info(note)
@@ -81,33 +89,47 @@ def train(experiment: Experiment) -> str:
         if wait_notice:
             logger.info(wait_notice)
         with lock_folder(run.path):
-            best = train_to_completion(experiment, corpus, run, gpu, start_time)
+            best = train_to_completion(experiment, corpus, run, gpu, start_time, in_process=in_process)
         return run.finish(best)
 
 
-def require_resources(experiment: Experiment) -> tuple[bool, str | None]:
+def trains_in_process(settings: TrainSettings) -> bool:
+    """Return whether a run needs no Ray cluster: it has one worker, and there is no cluster that could run it."""
+    return settings.max_workers == 1 and resolve_address() is None and not ray.is_initialized()
+
+
+def require_resources(experiment: Experiment, *, in_process: bool = False) -> tuple[bool, str | None]:
     """Return whether the workers use GPUs, and a message on what they wait for, or None.
 
     Raises:
-        ResourceError: the cluster will never have enough.
+        ResourceError: the cluster, or this machine, will never have enough.
     """
     settings = experiment.train
+    if in_process:
+        available = torch.cuda.is_available()
+        if settings.use_gpu and not available:
+            raise resources.ResourceError("train.use_gpu asks for a GPU, and torch finds none on this machine")
+        return available if settings.use_gpu is None else settings.use_gpu, None
     gpu = resources.total_gpus() >= settings.min_workers if settings.use_gpu is None else settings.use_gpu
     return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
 
 
 def train_to_completion(
-    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, start_time: float
+    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, start_time: float, *, in_process: bool = False
 ) -> BestCheckpoint:
     """Train in a run's folder, log and draw the results, and return the contents of its best.json.
 
     Args:
         start_time: of the command, in seconds since 1970.
+        in_process: train in this process, without a Ray cluster.
     """
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
     status = RunStatus(start_time)
-    result = fit(experiment, ray.put(corpus), run, gpu, status)
+    if in_process:
+        result = fit_in_process(experiment, corpus, run, gpu, status)
+    else:
+        result = fit(experiment, ray.put(corpus), run, gpu, status)
     best = _select_best(result, run, experiment.train.metric)
     write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(result.progress))
     logger.info(learning_curve.format_table(result.progress))
@@ -124,6 +146,40 @@ def describe_best(best: BestCheckpoint) -> str:
         return f"epoch {metrics['epoch']}, the last; there is no validation part"
     values = " ".join(f"{key} {metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
     return f"epoch {metrics['epoch']}, validation {values}"
+
+
+def fit_in_process(
+    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, status: RunStatus
+) -> WorkerResult:
+    """Train in this process, in Ray Train's local mode, and return the result; arguments and errors as of `fit`."""
+    settings = experiment.train
+    CheckpointStore(run.path).remove_partial()
+    threads = torch.get_num_threads()
+    try:
+        with (
+            monitor_workers(settings.last_epoch, run.path, status, in_process=True) as messages,
+            preserve_sigint_handler(),
+            _quiet_ray_train(),
+        ):
+            config = WorkerConfig(experiment, corpus, messages, run.path, gpu)
+            local_mode = ray.train.ScalingConfig(num_workers=0, use_gpu=gpu)
+            trainer = TorchTrainer(_WORKER_FUNCTION, train_loop_config=vars(config), scaling_config=local_mode)
+            result: Any = trainer.fit()
+    finally:
+        torch.set_num_threads(threads)
+    return _unwrap(result.return_value)
+
+
+@contextmanager
+def _quiet_ray_train() -> Iterator[None]:
+    """Context manager: Ray Train does not log that it runs in local mode."""
+    ray_logger = logging.getLogger("ray.train")
+    level = ray_logger.level
+    ray_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray_logger.setLevel(level)
 
 
 def fit(
@@ -143,8 +199,8 @@ def fit(
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     failures, num_checkpoints = 0, 0
-    with monitor_workers(settings.last_epoch, run.path, status) as message_queue:
-        config = WorkerConfig(experiment, corpus, message_queue, run.path)
+    with monitor_workers(settings.last_epoch, run.path, status) as messages:
+        config = WorkerConfig(experiment, corpus, messages, run.path, gpu)
         while True:
             CheckpointStore(run.path).remove_partial()
             try:
@@ -165,18 +221,20 @@ def fit(
             if sole_workload:
                 resources.remove_placement_groups()
             _wait_for_capacity(settings, gpu)
-    returned: WorkerResult | WorkerFailure = result.return_value
+    return _unwrap(result.return_value)
+
+
+def _unwrap(returned: WorkerResult | WorkerFailure) -> WorkerResult:
     if isinstance(returned, WorkerFailure):
         raise TrainingFailed(returned.message)
     return returned
 
 
 def _build_trainer(settings: TrainSettings, run: RunFolder, gpu: bool, config: WorkerConfig) -> TorchTrainer:
-    # Ray accepts a return value, and a range of workers as a tuple; its annotations lack both.
-    function = cast(Callable[[dict[str, Any]], None], run_worker)
+    # Ray accepts a range of workers as a tuple; its annotations lack it.
     workers = cast(int, tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers)
     return TorchTrainer(
-        function,
+        _WORKER_FUNCTION,
         train_loop_config=vars(config),
         torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(

@@ -9,6 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ import torch
 
 from cluster import UsageError
 from cluster.logs import ForwardingHandler, handle_logs
+from cluster.message_queue import MessageSender
 from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState
@@ -47,13 +49,14 @@ SEND_TIMEOUT_S = 10.0
 class WorkerConfig:
     """Input of the workers; its fields are the keys of Ray Train's `train_loop_config`.
 
-    corpus: reference to a Corpus. message_queue: receives the first worker's messages. path: of the run's folder.
+    corpus: a Corpus, or Ray's reference to one. messages: sends those of the first worker. path: of the run's folder.
     """
 
     experiment: Experiment
     corpus: Any
-    message_queue: Any
+    messages: MessageSender
     path: str
+    use_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,21 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     experiment = config.experiment
     context = ray.train.get_context()
     torch.set_num_threads(experiment.train.cpus_per_worker)
-    device = ray.train.torch.get_device()
+    device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
-
-    last_sent: Any = None
+    messages = config.messages
 
     def send(kind: str, value: Any) -> None:
-        nonlocal last_sent
         if group.rank == 0:
-            last_sent = config.message_queue.put.remote((kind, value))  # not waited for: the driver may have ended
+            messages.send(kind, value)
 
+    # In the driver's own process the log messages reach its handlers already.
+    forwarding = handle_logs(ForwardingHandler(send)) if messages.crosses_processes else nullcontext()
     try:
-        with handle_logs(ForwardingHandler(send)):
+        with forwarding:
             validate_storage_visible(config.path, group)
             group.enable_shared_memory()
-            corpus: Corpus = ray.get(config.corpus)
+            corpus: Corpus = ray.get(config.corpus) if isinstance(config.corpus, ray.ObjectRef) else config.corpus
             loop = create_loop(experiment, corpus, group, device)
             checkpoints = CheckpointStore(config.path)
             resume(loop, checkpoints)
@@ -107,8 +110,7 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     except UsageError as error:
         return WorkerFailure(str(error))
     finally:
-        if last_sent is not None:  # the driver drains the queue once more after this worker has ended
-            ray.wait([last_sent], timeout=SEND_TIMEOUT_S)
+        messages.flush(SEND_TIMEOUT_S)  # the driver drains the queue once more after this worker has ended
     return WorkerResult(loop.progress, group.world_size, loop.steps, loop.step_bytes, _measure_times(loop))
 
 

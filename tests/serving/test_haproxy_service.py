@@ -192,7 +192,8 @@ def test_load_beyond_the_queue_is_shed(
 def test_haproxy_rejects_requests_beyond_the_limit_of_the_replica(service: DeployedService, run_folder: Path) -> None:
     """The response is the same 503 with Retry-After and a reason in JSON; the replica responds to the others."""
     reset(service, run_folder)
-    with generate_load(service.url + "/predict", EXPLAIN_BODY, MAX_REQUESTS_PER_REPLICA + 200) as load:
+    # With a pause, since clients that repeat a rejected request at once take the cores that the replica needs.
+    with generate_load(service.url + "/predict", EXPLAIN_BODY, MAX_REQUESTS_PER_REPLICA + 200, pause_s=1) as load:
         wait_for(
             lambda: load.count_statuses()[200] > MAX_REQUESTS_PER_REPLICA and load.count_statuses()[503] > 200,
             "responses and rejections",

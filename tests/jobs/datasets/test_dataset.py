@@ -215,8 +215,8 @@ def test_texts_that_are_also_in_the_training_part_are_noted(tmp_path: Path) -> N
     assert "test: 1 of 2 texts are also in the training part" in notes
 
 
-@pytest.mark.ray
-def test_the_default_corpus_from_two_packages(embedded_ray: None, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_default_corpus_from_two_packages(tmp_path: Path) -> None:
     """Each class has different rows without the names of the libraries."""
     experiment = load_experiment(
         None, ["data.packages=[networkx, gensim]", "data.max_rows_per_class=300", f"storage={tmp_path}"]

@@ -1,7 +1,6 @@
 """Default corpus: extracted without importing the packages, and with their names masked."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -118,11 +117,6 @@ def test_the_corpus_has_each_passage_once_and_is_cached(tmp_path: Path, monkeypa
     write_package(tmp_path, "beta_two", [shared.title(), "write all of the given values into one file on disk"])
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def extract(files: Mapping[str, list[Path]], lowercase: bool) -> list[tuple[str, tuple[list[str], list[str]]]]:
-        """Do without Ray what the function does in Ray tasks."""
-        return [(name, docstrings._extract_chunk(paths, list(files), lowercase)) for name, paths in files.items()]
-
-    monkeypatch.setattr(docstrings, "_extract_in_parallel", extract)
     data = DataSettings(packages=["alpha_one", "beta_two"], max_rows_per_class=10)
     rows, notes, tokens_path = load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)
     alpha = [text for text, label in zip(rows.texts, rows.labels, strict=True) if label == "alpha_one"]
@@ -134,6 +128,6 @@ def test_the_corpus_has_each_passage_once_and_is_cached(tmp_path: Path, monkeypa
     assert len(lines) == 14  # lower-case: the 12 of alpha_one, the shared one, and one of beta_two
     assert "library" in lines[0].split()
 
-    monkeypatch.delattr(docstrings, "_extract_in_parallel")
+    monkeypatch.delattr(docstrings, "_extract_in_parallel")  # the files are not read again
     assert load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)[0] == rows
     assert load_docstring_corpus(data, True, str(tmp_path / "runs"), 1)[0].texts != rows.texts

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from cluster.connection import connect
 from cluster.package import REPOSITORY
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
@@ -45,22 +44,10 @@ def records(best: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*.json"))]
 
 
-@pytest.fixture(scope="module")
-def ray_of_two_cpus() -> Iterator[None]:
-    """Embedded Ray with two CPUs for the searches of this process."""
-    folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray keeps sockets in it
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        patch.delenv("RAY_ADDRESS", raising=False)
-        with connect(num_cpus=2):
-            yield
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_named(
-    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """best.json names a complete checkpoint; best.yaml trains it again; a second call only does what is missing."""
     kinds = ["rand", "static", "non-static", "multichannel"]
@@ -72,7 +59,7 @@ def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_
         "train.vectors_pull": {"uniform": [0.0, 0.1]},
         "train.frozen_epochs": {"choice": [0, 1]},
     }
-    experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2)
+    experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2, tune__max_concurrent=2)
     best = Path(tune(experiment))
     assert [record["settings"]["model.embedding"] for record in records(best)] == kinds
     assert [len(record["settings"]) for record in records(best)] == [5, 2, 6, 6]
@@ -107,7 +94,7 @@ def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows(
-    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """With Optuna, also over settings of `text`; the named checkpoint can be evaluated."""
     space = {
@@ -117,7 +104,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     }
     experiment = make_experiment(
         name="whole", tune__space=space, tune__search="optuna", tune__trials=4, tune__epochs=2, tune__seeds=2,
-        tune__refit=True, tune__metric="macro_f1", tune__scheduler="none",
+        tune__refit=True, tune__metric="macro_f1", tune__scheduler="none", tune__max_concurrent=2,
     )  # fmt: skip
     best = Path(tune(experiment))
     assert [record["status"] for record in records(best)] == ["finished"] * 4
@@ -146,7 +133,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
 @pytest.mark.ray
 @pytest.mark.slow
 def test_trials_finish_are_stopped_by_asha_or_fail_with_a_reason(
-    ray_of_two_cpus: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """One after the other: a good one, one that hardly learns, and one that diverges."""
     experiment = make_experiment(
@@ -179,7 +166,7 @@ def test_a_search_of_which_every_trial_failed_is_an_error(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_running_trials_are_stopped_when_a_search_is_out_of_time(
-    ray_of_two_cpus: None,
+    embedded_ray: None,
     make_experiment: Callable[..., Experiment],
     messages: list[str],
     monkeypatch: pytest.MonkeyPatch,

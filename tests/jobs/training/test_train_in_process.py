@@ -1,0 +1,126 @@
+"""Training in this process, without Ray: errors, and interruptions of the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from cluster.package import REPOSITORY
+from cluster.resources import ResourceError
+from jobs.config.experiment import Experiment
+from jobs.model.checkpoint import load_checkpoint
+from jobs.training.train import TrainingFailed, train
+from tests.support.loops import train_in_process
+
+TIMEOUT_S = 300
+
+
+@pytest.fixture(autouse=True)
+def not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have connected this process to Ray, and training would use it."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+def train_command(settings: dict[str, object]) -> list[str]:
+    return [sys.executable, "-m", "jobs", "train", *(f"{key}={value}" for key, value in settings.items())]
+
+
+class TrainCommand:
+    """A running `train` command in a process group of its own. lines: of its output so far."""
+
+    def __init__(self, settings: dict[str, object]) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            train_command(settings), cwd=REPOSITORY, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._timer = threading.Timer(TIMEOUT_S, self.process.kill)
+
+    def __enter__(self) -> "TrainCommand":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def wait_for_line(self, start: str) -> None:
+        """Read the output up to a line that begins like this."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith(start):
+                return
+        raise AssertionError(f"the command ended without {start!r}:\n{''.join(self.lines)}")
+
+    def wait(self) -> tuple[int, str]:
+        """Read the rest of the output; return the exit code and the whole output."""
+        assert self.process.stdout is not None
+        self.lines += self.process.stdout
+        return self.process.wait(), "".join(self.lines)
+
+
+@pytest.mark.slow
+def test_interruptions_do_not_change_the_result(toy_csv: Path, tmp_path: Path) -> None:
+    """After Ctrl-C and kill -9 the same command resumes; the weights are those of an undisturbed run."""
+    settings: dict[str, object] = {
+        "name": "killed",
+        "storage": str(tmp_path / "runs"),
+        "data.train": str(toy_csv),
+        "model.embedding": "rand",
+        "model.feature_maps": 8,
+        "train.batch_size": 2,
+        "train.epochs": 60,
+        "train.patience": 60,
+        "train.metric": "loss",
+    }
+    with TrainCommand(settings) as command:
+        command.wait_for_line("epoch   3")
+        os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does
+        code, output = command.wait()
+    assert code == 130, output
+    assert "interrupted; the same command resumes from here" in output
+    assert "Traceback" not in output
+
+    with TrainCommand(settings) as command:
+        command.wait_for_line("resuming after epoch")
+        command.wait_for_line("epoch ")
+        command.process.kill()
+
+    with TrainCommand(settings) as command:
+        code, output = command.wait()
+    assert code == 0, output
+    assert "resuming after epoch" in output
+
+    loop, weights = train_in_process(Experiment().replace(settings))
+    checkpoint = load_checkpoint(str(tmp_path / "runs" / "killed"))
+    assert checkpoint.metrics["epoch"] == loop.progress.best
+    for key, value in weights[loop.progress.best].items():
+        assert np.array_equal(checkpoint.weights[key], value), key
+
+
+def test_a_diverging_run_fails_with_the_workers_reason(make_experiment: Callable[..., Experiment]) -> None:
+    """The error has no traceback, and there is no best.json."""
+    experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None, name="diverges")
+    with pytest.raises(TrainingFailed, match=r"the training loss is .*lower train.learning_rate"):
+        train(experiment)
+    assert not (Path(experiment.storage) / "diverges" / "best.json").exists()
+
+
+def test_a_gpu_that_this_machine_lacks_is_an_error_before_anything_is_read(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match=r"train\.use_gpu asks for a GPU"):
+        train(make_experiment(train__use_gpu=True, data__train="nowhere.csv"))
