@@ -1,4 +1,4 @@
-# Image for the manifests of `python -m cluster manifest`; ray_cluster.yaml can use it too:
+# Image for the manifests of `finetune-cnn manifest`; ray_cluster.yaml can use it too:
 #
 #   docker build -t REGISTRY/finetune-cnn:cpu .
 #   docker build -t REGISTRY/finetune-cnn:gpu --build-arg HARDWARE=gpu .
@@ -11,11 +11,11 @@ WORKDIR /home/ray/finetune-cnn
 COPY --chown=ray:users requirements.lock .
 RUN pip install --no-cache-dir -r requirements.lock
 COPY --chown=ray:users . .
+RUN pip install --no-cache-dir --no-deps .
 
-# Jobs and replicas import cluster, jobs and serving from here. Every shell reads the file in BASH_ENV; the shell that
-# starts Ray gets the environment of Ray Serve from it, which is read when Ray starts.
-ENV PYTHONPATH=/home/ray/finetune-cnn \
-    RAY_AUTH_MODE=token \
+# Every shell reads the file in BASH_ENV; the shell that starts Ray gets the environment of Ray Serve from it, which is
+# read when Ray starts.
+ENV RAY_AUTH_MODE=token \
     RAY_USAGE_STATS_ENABLED=0 \
     BASH_ENV=/home/ray/finetune-cnn/.switches
 RUN printf 'unset BASH_ENV\neval "$(python -m serving switches)"\n' > .switches

@@ -25,11 +25,12 @@ RAY_UP_TIMEOUT := --timeout 1800
 
 setup: .venv/ready
 
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
 		|| (echo "Python 3.11 or 3.12 is needed; choose one with: make PYTHON=python3.11"; exit 1)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup

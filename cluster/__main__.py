@@ -1,4 +1,4 @@
-"""Command line of the cluster: submit, status, logs, stop, list, check, manifest, package, token."""
+"""Commands of the cluster: submit, check, package, manifest, token, and the job commands list, status, logs, stop."""
 
 import argparse
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cli import CommandLine
+from cluster.cli import CommandGroup, CommandLine
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -22,65 +22,115 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_command_line() -> CommandLine:
     cli = CommandLine("python -m cluster", "Run jobs on a Ray cluster.")
-    text = "send this repository, run `python -m jobs ...` on the cluster and follow its log"
-    submit = cli.add_command("submit", _submit, text)
-    submit.add_argument("--detach", action="store_true", help="return once the job is submitted")
-    submit.add_argument("--working-dir", type=Path, help="the folder to send (default: this repository)")
-    submit.add_argument(
-        "--include", action="append", default=[], metavar="FILE", help="also send this file, such as a small csv"
-    )
-    submit.add_argument(
-        "--install", action="store_true", help="install requirements.lock on the nodes first, if they lack packages"
-    )
-    submit.add_argument("--module", default="jobs", choices=("jobs", "serving"), help="default: jobs")
-    submit.add_argument("arguments", nargs="+", metavar="-- VERB ...", help="as for python -m jobs")
-    logs = cli.add_command("logs", _logs, "print a job's log")
-    logs.add_argument("--follow", action="store_true", help="until the job ends; exit with its exit code")
-    status = cli.add_command("status", _status, "print a job's state")
-    stop = cli.add_command("stop", _stop, "stop a job")
-    for parser in (logs, status, stop):
-        parser.add_argument("job", nargs="?", help="default: the job that was submitted last")
-    listing = cli.add_command("list", _list, "print all jobs of the cluster")
-    for parser in (submit, logs, status, stop, listing):
-        parser.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
-    text = "check every node of a cluster: versions, storage, GPUs, disk, token, clock"
-    check = cli.add_command("check", _check, text)
-    check.add_argument("--storage", help="path or URI of the folder for runs")
-    check.add_argument("--address", help="http://HOST:8265 or HOST:6379 (default: RAY_ADDRESS)")
-    check.add_argument("--caller", help=argparse.SUPPRESS)
-    _add_manifest(cli)
-    package = cli.add_command("package", _package, "write our code as a zip, for services on nodes without it")
-    package.add_argument("target", metavar="TARGET.zip", help="path or URI that every node can read")
-    text = "create the token that a cluster will require, if there is none, and print the path of its file"
-    cli.add_command("token", _token, text)
+    add_commands(cli)
+    add_job_commands(cli)
     return cli
 
 
-def _add_manifest(cli: CommandLine) -> None:
+def add_commands(commands: CommandGroup) -> None:
+    """Add the commands check, submit, package, manifest and token."""
+    text = "check all nodes: versions, storage, GPUs, disk, token, clock"
+    check = commands.add_command("check", _check, text)
+    check.add_argument("--storage", help="path or URI of the folder for runs")
+    check.add_argument("--address", help="http://HOST:8265 or HOST:6379 (default: RAY_ADDRESS)")
+    check.add_argument("--caller", help=argparse.SUPPRESS)
+    _add_submit(commands)
+    package = commands.add_command("package", _package, "write the code as a zip, for services on nodes without it")
+    package.add_argument("target", metavar="TARGET.zip", help="path or URI that every node can read")
+    _add_manifest(commands)
+    token = commands.add_command("token", _token, "create the token that a cluster will require")
+    token.description = (
+        "Create the token that a cluster will require, if there is none, and print the path of its file."
+    )
+
+
+def add_job_commands(commands: CommandGroup) -> None:
+    """Add the commands list, status, logs and stop."""
+    parsers = [commands.add_command("list", _list, "print all jobs of the cluster")]
+    status = commands.add_command("status", _status, "print a job's state")
+    logs = commands.add_command("logs", _logs, "print a job's log")
+    logs.add_argument("--follow", action="store_true", help="until the job ends; exit with its exit code")
+    stop = commands.add_command("stop", _stop, "stop a job")
+    for parser in (status, logs, stop):
+        parser.add_argument("job", nargs="?", help="default: the job that was submitted last")
+        parsers.append(parser)
+    for parser in parsers:
+        _add_dashboard_address(parser)
+
+
+def _add_dashboard_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", help="http://HOST:8265 (default: RAY_DASHBOARD_ADDRESS)")
+
+
+def _add_submit(commands: CommandGroup) -> None:
+    submit = commands.add_command("submit", _submit, "run a command on the cluster, and follow its log")
+    submit.usage = "%(prog)s [options] -- COMMAND ..."
+    submit.description = (
+        "Send the code to the cluster, run a finetune-cnn command there, and follow its log. Only the code, the "
+        "experiment files (.yaml) among the arguments, and the files of --include are sent: no data, no other files."
+    )
+    submit.add_argument("--detach", action="store_true", help="return once the job is submitted")
+    submit.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also send this file of the current folder, such as a small csv; may be repeated",
+    )
+    submit.add_argument(
+        "--install",
+        action="store_true",
+        help="on nodes that lack packages: install them first, in the versions of requirements.lock in a checkout, "
+        "else in those that are installed here",
+    )
+    submit.add_argument(
+        "--working-dir",
+        type=Path,
+        metavar="CHECKOUT",
+        help="send the code of this checkout instead; the experiment and --include are then relative to it",
+    )
+    # Before there was one command for everything, this chose between two.
+    submit.add_argument("--module", default="finetune_cnn", choices=("jobs", "serving"), help=argparse.SUPPRESS)
+    _add_dashboard_address(submit)
+    submit.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="-- COMMAND ...",
+        help="as for finetune-cnn, for example: -- train my.yaml storage=s3://bucket/runs",
+    )
+
+
+def _add_manifest(commands: CommandGroup) -> None:
     text = "print manifests for KubeRay: a cluster, a job, or a service"
-    manifest = cli.add_command("manifest", _manifest, text)
+    manifest = commands.add_command("manifest", _manifest, text)
+    manifest.usage = "%(prog)s [options] -- cluster | train ... | tune ... | cross-validate ... | serve CONFIG"
     manifest.add_argument("--name", default="finetune-cnn", help="name of the resource (default: finetune-cnn)")
     manifest.add_argument("--image", required=True, help="image of the Dockerfile; {hardware} in it becomes cpu or gpu")
     manifest.add_argument("--storage", required=True, help="URI of the runs, or the path where --claim is mounted")
     manifest.add_argument("--claim", help="PersistentVolumeClaim, ReadWriteMany, of the storage")
     manifest.add_argument("--secret", help="Secret whose keys become variables, such as AWS_ACCESS_KEY_ID")
     manifest.add_argument(
+        "--launcher-file",
+        type=Path,
+        metavar="FILE",
+        help="take the node types from this file of `ray up` (default: those of the ray_cluster.yaml in a checkout)",
+    )
+    manifest.add_argument(
         "arguments",
         nargs="+",
-        metavar="-- cluster | train ... | tune ... | cross-validate ... | serve CONFIG",
-        help="as for python -m jobs; CONFIG is a file with the output of `python -m serving config`",
+        metavar="-- KIND ...",
+        help="as for finetune-cnn; CONFIG is a file with the output of `finetune-cnn service config`",
     )
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from cluster.package import REPOSITORY
     from cluster.ray_jobs import submit_job
 
     return submit_job(
         options.arguments,
         address=options.address,
         module=options.module,
-        working_dir=options.working_dir or REPOSITORY,
+        working_dir=options.working_dir,
         include=options.include,
         install=options.install,
         detach=options.detach,
@@ -134,7 +184,7 @@ def _check(options: argparse.Namespace) -> int:
         # A job inspects the nodes from inside, so neither Ray's ports nor equal versions are needed.
         storage = ["--storage", options.storage] if options.storage else []
         arguments = ["check", "--caller", json.dumps(caller_versions), *storage]
-        return submit_job(arguments, address=address, module="cluster", write=write_line, confirm=_confirm)
+        return submit_job(arguments, address=address, write=write_line, confirm=_confirm)
     with connect(address):
         findings = check_cluster(options.storage, caller_versions)
     for finding in findings:
@@ -162,6 +212,7 @@ def _manifest(options: argparse.Namespace) -> None:
             claim=options.claim,
             secret=options.secret,
             mount_files=bool(contents) and verb in manifest.JOB_VERBS,
+            launcher_file=options.launcher_file,
         )
     )
     if verb == "cluster" and not words:
@@ -184,7 +235,7 @@ def _package(options: argparse.Namespace) -> None:
     size = sum(size for _, size in package.files)
     write_line(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked")
     uri = options.target if is_uri(options.target) else f"file://{absolute_path(options.target)}"
-    write_line(f"python -m serving deploy CHECKPOINT --working-dir {uri}")
+    write_line(f"finetune-cnn deploy CHECKPOINT --working-dir {uri}")
 
 
 def _token(options: argparse.Namespace) -> None:

@@ -189,7 +189,7 @@ def _find_problems(
         if version != expected:
             # Ray and pickled code need the same minor version of Python.
             same_minor = name == "python" and version.rpartition(".")[0] == expected.rpartition(".")[0]
-            remedy = f"install {expected} there (requirements.lock), or have {version} here"
+            remedy = f"install {expected} there, or have {version} here"
             message = f"{name} is {version}, here it is {expected}"
             yield Finding("warning" if same_minor else "error", location, message, remedy)
     if node.storage_error:

@@ -1,10 +1,11 @@
-"""Command-line scaffold that the three CLIs share: sub-commands, verbosity, version and exit codes."""
+"""Command-line scaffold that all entry points share: sub-commands, verbosity, version and exit codes."""
 
 import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from cluster import UsageError, __version__
 from cluster.logs import RESULT, ConsoleHandler, handle_logs
@@ -16,13 +17,44 @@ EXIT_INTERRUPTED = 130
 RunCommand = Callable[[argparse.Namespace], int | None]
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose help lists its sub-commands under headings.
+
+    sections: the lines of the sub-commands by heading, both in the order of the help text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.sections: dict[str, list[argparse.Action]] = {}
+
+    def format_help(self) -> str:
+        """Return the help text."""
+        if not self.sections:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for heading, commands in (self.sections | {"options": self._optionals._group_actions}).items():
+            formatter.start_section(heading)
+            formatter.add_arguments(commands)
+            formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
 class CommandGroup:
     """The sub-commands of a parser."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(required=True, metavar="VERB")
+    def __init__(self, parser: CommandParser) -> None:
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+        self._sections = parser.sections
+        self._heading = "commands"
 
-    def add_command(self, name: str, run: RunCommand, text: str, *, resumable: bool = False) -> argparse.ArgumentParser:
+    def start_section(self, heading: str) -> None:
+        """List the commands that are added from here on under another heading of the help text."""
+        self._heading = heading
+
+    def add_command(self, name: str, run: RunCommand, text: str, *, resumable: bool = False) -> CommandParser:
         """Return the parser of a new sub-command.
 
         Args:
@@ -30,16 +62,19 @@ class CommandGroup:
             text: help text.
             resumable: the same command resumes after Ctrl-C.
         """
-        parser = self._commands.add_parser(name, help=text, description=text)
+        parser = self._add_parser(name, text)
         parser.set_defaults(run=run, resumable=resumable)
-        _add_verbosity(parser)
         return parser
 
     def add_group(self, name: str, text: str) -> "CommandGroup":
-        """Return a new group of sub-commands, such as `vectors` in `python -m jobs vectors train`."""
+        """Return a new group of sub-commands, such as `vectors` in `finetune-cnn vectors train`."""
+        return CommandGroup(self._add_parser(name, text))
+
+    def _add_parser(self, name: str, text: str) -> CommandParser:
         parser = self._commands.add_parser(name, help=text, description=text)
+        self._sections.setdefault(self._heading, []).append(argparse.Action([], dest=name, help=text))
         _add_verbosity(parser)
-        return CommandGroup(parser)
+        return parser
 
 
 class CommandLine(CommandGroup):
@@ -50,11 +85,11 @@ class CommandLine(CommandGroup):
     """
 
     def __init__(self, program: str, description: str) -> None:
-        self._parser = argparse.ArgumentParser(prog=program, description=description)
-        self._parser.add_argument("--version", action="version", version=f"finetune-cnn {__version__}")
-        self._parser.set_defaults(log_level=logging.INFO)
-        _add_verbosity(self._parser)
-        super().__init__(self._parser)
+        self.parser = CommandParser(prog=program, description=description)
+        self.parser.add_argument("--version", action="version", version=f"finetune-cnn {__version__}")
+        self.parser.set_defaults(log_level=logging.INFO)
+        _add_verbosity(self.parser)
+        super().__init__(self.parser)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run a sub-command and return the exit code: its own, 2 for a usage error, or 130 for Ctrl-C."""
@@ -80,10 +115,10 @@ class CommandLine(CommandGroup):
             return EXIT_INTERRUPTED
 
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        options, rest = self._parser.parse_known_args(arguments)
+        options, rest = self.parser.parse_known_args(arguments)
         name = getattr(options, "settings_argument", None)
         if rest and (name is None or not all("=" in word and word[0] != "-" for word in rest)):
-            self._parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            self.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if rest and name is not None:
             getattr(options, name).extend(rest)
         return options

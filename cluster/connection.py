@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from cluster import UsageError, auth, first_line
-from cluster.package import REPOSITORY, build_package
+from cluster.package import CODE_FOLDER, build_package, is_installed
 
 CONNECT_TIMEOUT_S = 10
 
@@ -76,9 +76,10 @@ def connect(
         # The watcher polls for nodes that a cloud is about to take back.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
-        # Workers of an embedded Ray import our code wherever the command was started. They inherit the variable;
-        # with a runtime environment Ray could not use the worker processes that it has started in advance.
-        os.environ["PYTHONPATH"] = _python_path()
+        if not is_installed():
+            # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
+            # variable; with a runtime environment Ray could not use the worker processes that it started in advance.
+            os.environ["PYTHONPATH"] = _python_path()
     else:
         _check_address(address, token)
         options["address"] = address
@@ -132,7 +133,7 @@ def _check_address(address: str, token: str | None) -> None:
     if _is_outside(address, token):
         raise ClusterConnectionError(
             f"this machine is not a node of the Ray cluster at {address}, and only its nodes can attach to it; "
-            "from other machines: python -m cluster submit --address http://HOST:8265 -- ..."
+            "from other machines: finetune-cnn submit --address http://HOST:8265 -- ..."
         )
 
 
@@ -159,4 +160,4 @@ def _is_local(host: str) -> bool:
 
 def _python_path() -> str:
     inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(REPOSITORY), *([inherited] if inherited else [])])
+    return os.pathsep.join([str(CODE_FOLDER), *([inherited] if inherited else [])])

@@ -1,9 +1,10 @@
-"""Manifests for KubeRay: a RayCluster, a RayJob for a command, or a RayService, with the sizes of ray_cluster.yaml.
+"""Manifests for KubeRay: a RayCluster, a RayJob for a command, or a RayService.
 
 With `authOptions` KubeRay creates the token as a secret and passes it to every pod. The image has our code and its
 dependencies (see Dockerfile); a ConfigMap has the experiment file.
 """
 
+import importlib.metadata
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from typing import Any
 import yaml
 
 from cluster import UsageError
-from cluster.package import REPOSITORY
 from cluster.storage import is_uri
 
 # Of Kubernetes, and shorter than its limit: KubeRay appends to names.
@@ -22,6 +22,15 @@ NAME_PATTERN = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")
 FILES_MOUNT_PATH = "/home/ray/files"  # of the ConfigMap
 MEMORY_PER_CPU_GIB = 4
 JOB_VERBS = ("train", "tune", "cross-validate")
+# Node types in the schema of Ray's cluster launcher, as in ray_cluster.yaml.
+NODE_TYPES: dict[str, Any] = {
+    "head_node_type": "head",
+    "idle_timeout_minutes": 5,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 4}},
+        "gpu_worker": {"min_workers": 0, "max_workers": 4, "resources": {"CPU": 4, "GPU": 1}},
+    },
+}
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": 8000}
 
 
@@ -35,7 +44,8 @@ class PodSettings:
 
     storage: path or URI of the runs; claim: the PersistentVolumeClaim mounted at the path `storage`;
     secret: the Secret whose keys become variables of the pods, such as an object store's keys;
-    mount_files: whether the ConfigMap of experiment files is mounted.
+    mount_files: whether the ConfigMap of experiment files is mounted;
+    launcher_file: a file for Ray's cluster launcher whose node types replace NODE_TYPES.
     """
 
     name: str
@@ -45,23 +55,19 @@ class PodSettings:
     claim: str | None = None
     secret: str | None = None
     mount_files: bool = False
+    launcher_file: Path | None = None
 
 
-def build_ray_cluster(pods: PodSettings, launcher_file: Path = REPOSITORY / "ray_cluster.yaml") -> list[dict[str, Any]]:
+def build_ray_cluster(pods: PodSettings) -> list[dict[str, Any]]:
     """Return the manifest of a RayCluster that runs until it is deleted."""
-    return [_resource("RayCluster", pods.name, _cluster(pods, launcher_file))]
+    return [_resource("RayCluster", pods.name, _cluster(pods))]
 
 
-def build_ray_job(
-    pods: PodSettings,
-    arguments: Sequence[str],
-    files: dict[str, str],
-    launcher_file: Path = REPOSITORY / "ray_cluster.yaml",
-) -> list[dict[str, Any]]:
-    """Return the manifests of a RayJob that runs `python -m jobs <arguments>` and ends its cluster afterwards.
+def build_ray_job(pods: PodSettings, arguments: Sequence[str], files: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the manifests of a RayJob that runs `finetune-cnn <arguments>` and ends its cluster afterwards.
 
     Args:
-        arguments: as for `python -m jobs`; words that are keys of `files` are replaced by the mounted paths.
+        arguments: as for `finetune-cnn`; words that are keys of `files` are replaced by the mounted paths.
         files: contents of experiment files, by their paths in `arguments`.
     """
     words = [f"{FILES_MOUNT_PATH}/{Path(word).name}" if word in files else word for word in arguments]
@@ -71,7 +77,7 @@ def build_ray_job(
         "entrypoint": shlex.join(["python", "-m", "jobs", *words]),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
-        "rayClusterSpec": _cluster(pods, launcher_file),
+        "rayClusterSpec": _cluster(pods),
     }
     manifests = [_resource("RayJob", pods.name, spec)]
     if files:
@@ -80,13 +86,11 @@ def build_ray_job(
     return manifests
 
 
-def build_ray_service(
-    pods: PodSettings, serve_config: str, launcher_file: Path = REPOSITORY / "ray_cluster.yaml"
-) -> list[dict[str, Any]]:
+def build_ray_service(pods: PodSettings, serve_config: str) -> list[dict[str, Any]]:
     """Return the manifest of a RayService.
 
     Args:
-        serve_config: YAML text of a Ray Serve configuration, as `python -m serving config` prints it.
+        serve_config: YAML text of a Ray Serve configuration, as `finetune-cnn service config` prints it.
 
     Raises:
         ManifestError: it is not one.
@@ -95,10 +99,12 @@ def build_ray_service(
         config = yaml.safe_load(serve_config)
         config["applications"][0]["import_path"]
     except (yaml.YAMLError, KeyError, IndexError, TypeError) as error:
-        raise ManifestError(f"not a Serve configuration, as `python -m serving config` prints it: {error!r}") from error
+        raise ManifestError(
+            f"not a Serve configuration, as `finetune-cnn service config` prints it: {error!r}"
+        ) from error
     # Kubernetes, and proxies in front of the service, send requests to the pods' own addresses.
     config["http_options"] = (config.get("http_options") or {}) | {"host": "0.0.0.0", "port": HEAD_PORTS["serve"]}
-    spec = {"serveConfigV2": yaml.safe_dump(config, sort_keys=False), "rayClusterConfig": _cluster(pods, launcher_file)}
+    spec = {"serveConfigV2": yaml.safe_dump(config, sort_keys=False), "rayClusterConfig": _cluster(pods)}
     return [_resource("RayService", pods.name, spec)]
 
 
@@ -123,16 +129,18 @@ def _resource(kind: str, name: str, spec: Any, **more: Any) -> dict[str, Any]:
     return resource | ({"spec": spec} if spec is not None else {}) | more
 
 
-def _cluster(pods: PodSettings, launcher_file: Path) -> dict[str, Any]:
-    """Return the spec of a cluster with the node types of a launcher file."""
+def _cluster(pods: PodSettings) -> dict[str, Any]:
+    """Return the spec of a cluster."""
+    launcher, file = NODE_TYPES, pods.launcher_file
     try:
-        launcher = yaml.safe_load(launcher_file.read_text(encoding="utf-8"))
+        if file:
+            launcher = yaml.safe_load(file.read_text(encoding="utf-8"))
         types, head = launcher["available_node_types"], launcher["head_node_type"]
         idle = int(launcher.get("idle_timeout_minutes", 5)) * 60
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"{launcher_file}: not a cluster file with available_node_types: {error!r}") from error
+        raise ManifestError(f"{file}: not a cluster file with available_node_types: {error!r}") from error
     return {
-        "rayVersion": _ray_version(),
+        "rayVersion": importlib.metadata.version("ray").partition("+")[0],
         "authOptions": {"mode": "token"},
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": idle, "upscalingMode": "Default"},
@@ -184,9 +192,3 @@ def _pod(pods: PodSettings, name: str, resources: dict[str, int], ports: dict[st
     if volumes:
         spec["volumes"] = volumes
     return {"metadata": {"labels": {"app.kubernetes.io/part-of": pods.name}}, "spec": spec}
-
-
-def _ray_version() -> str:
-    pinned = re.search(r"^ray==(.+)$", (REPOSITORY / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
-    assert pinned, "the lock file pins Ray"
-    return pinned[1]

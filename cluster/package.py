@@ -1,23 +1,33 @@
-"""Package of the code: a zip for Ray's `working_dir`, with source files but no data, vectors, runs or environments."""
+"""Package of the code: a zip for Ray's `working_dir` with this project's files, and no data, vectors, runs or secrets.
 
+Only the project's own files and files that the user names are in it, so nothing else in a folder can leave the machine.
+"""
+
+import importlib.metadata
 import os
 import shutil
+import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import UsageError
 from cluster.storage import write_bytes
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+DISTRIBUTION = "finetune-cnn"  # its name in pyproject.toml
+LAYERS = ("cluster", "jobs", "serving")
+FACADE = "finetune_cnn.py"
+PACKAGE_DATA = ("serving/service.yaml", "serving/dashboard.json", "serving/web/page.html")
+LOCK_FILE = "requirements.lock"
 
-EXCLUDED_FOLDERS = {"__pycache__", "node_modules"}  # at any depth
-EXCLUDED_ROOT_FOLDERS = {"runs", "data", "vectors", "tests", "benchmarks", "build", "dist"}
-# Code and settings only: texts, vectors and weights are in the storage.
-INCLUDED_SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".lock", ".md", ".html", ".js", ".css", ".txt"}
-MAX_SOURCE_BYTES = 20 << 20
+CODE_FOLDER = Path(__file__).resolve().parent.parent
+"""The folder from which this code is imported: site-packages, or a checkout."""
+REPOSITORY = CODE_FOLDER
+"""The same folder under the name that tests and benchmarks use: they run in a checkout."""
+
+MAX_BYTES = 20 << 20
 
 # From which Ray loads code, except for uploads.
 WORKING_DIR_SCHEMES = {"s3", "gs", "azure", "abfss", "https", "http", "file", "local"}
@@ -44,32 +54,45 @@ class Package:
         )
 
 
-def build_package(folder: Path = REPOSITORY, include: Iterable[str] = ()) -> Package:
-    """Return a zip of a folder's source files. The same files give the same bytes, so Ray uploads them once.
+def is_installed() -> bool:
+    """Return whether this code is in site-packages; otherwise it is in a checkout."""
+    return str(CODE_FOLDER) in {str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib")}
+
+
+def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = ()) -> Package:
+    """Return a zip of the project's files. The same files give the same bytes, so Ray uploads them once.
 
     Args:
-        include: paths, relative to the folder, of further files of any kind.
+        code: folder with the packages `cluster`, `jobs` and `serving`, and `finetune_cnn.py`.
+        files: further files, as path in the zip and path here.
 
     Raises:
-        PackageError: there are no source files, they are too large, or a file of `include` is not in the folder.
+        PackageError: there is no code, the files are too large, or two have the same path in the zip.
     """
-    names = {*_list_sources(folder), *(relative_path(folder, name) for name in include)}
-    if not names:
-        raise PackageError(f"{folder}: has no source files to send")
-    files = sorted(((name, (folder / name).stat().st_size) for name in names), key=lambda file: (-file[1], file[0]))
-    if sum(size for _, size in files) > MAX_SOURCE_BYTES:
-        largest = ", ".join(f"{name} ({size >> 20} MiB)" for name, size in files[:3])
-        raise PackageError(f"{folder}: more than {MAX_SOURCE_BYTES >> 20} MiB of source; the largest: {largest}")
+    sources = {path.relative_to(code).as_posix(): path for path in _list_code(code)}
+    if not sources:
+        raise PackageError(f"{code}: has no package {', '.join(LAYERS)}; name a checkout of this project")
+    for name, path in files:
+        if not path.samefile(sources.setdefault(name, path)):
+            raise PackageError(f"{path}: the package has another file at {name}; rename this one")
+    sizes = sorted(
+        ((name, path.stat().st_size) for name, path in sources.items()), key=lambda file: (-file[1], file[0])
+    )
+    if sum(size for _, size in sizes) > MAX_BYTES:
+        largest = ", ".join(f"{name} ({size >> 20} MiB)" for name, size in sizes[:3])
+        raise PackageError(
+            f"more than {MAX_BYTES >> 20} MiB to upload; put data into the storage. The largest: {largest}"
+        )
     target = Path(tempfile.mkdtemp(prefix="package-"), "code.zip")
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(names):
+        for name in sorted(sources):
             # ZipInfo has a fixed time: with the time of now, the same code would be a new upload.
-            archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes(), zipfile.ZIP_DEFLATED)
-    return Package(target, files)
+            archive.writestr(zipfile.ZipInfo(name), sources[name].read_bytes(), zipfile.ZIP_DEFLATED)
+    return Package(target, sizes)
 
 
-def publish_package(target: str, folder: Path = REPOSITORY) -> Package:
-    """Write the zip of a folder's source files to a path or URI, and return it.
+def publish_package(target: str, code: Path = CODE_FOLDER) -> Package:
+    """Write the zip of the code to a path or URI, and return it.
 
     A service keeps code at a URI. Ray deletes an upload after the job that sent it.
 
@@ -79,12 +102,27 @@ def publish_package(target: str, folder: Path = REPOSITORY) -> Package:
     """
     if not target.partition("?")[0].endswith(".zip"):
         raise PackageError(f"{target}: the name of a package must end in .zip")
-    package = build_package(folder)
+    package = build_package(code)
     try:
         write_bytes(target, package.path.read_bytes())
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
     return package
+
+
+def relative_path(folder: Path, name: str) -> str | None:
+    """Return a file's path relative to a folder, None if it is elsewhere; PackageError if there is no such file."""
+    path = Path(folder, name)
+    if not path.is_file():
+        raise PackageError(f"{name}: no such file in {folder.absolute()}")
+    # A symbolic link in the folder counts as a file of the folder, and so does a file of the folder behind one.
+    for file, parent in (
+        (Path(os.path.abspath(path)), Path(os.path.abspath(folder))),
+        (path.resolve(), folder.resolve()),
+    ):
+        if file.is_relative_to(parent):
+            return file.relative_to(parent).as_posix()
+    return None
 
 
 def validate_working_dir(working_dir: str) -> str:
@@ -95,7 +133,7 @@ def validate_working_dir(working_dir: str) -> str:
     """
     scheme, mark, _ = working_dir.partition("://")
     remedy = (
-        "name an archive that every node can read, written by `python -m cluster package TARGET.zip` (s3://, gs://, "
+        "name an archive that every node can read, written by `finetune-cnn package TARGET.zip` (s3://, gs://, "
         "https://, or file:///PATH.zip on a shared file system), or a folder that exists on every node: local:///PATH"
     )
     if not mark:
@@ -107,29 +145,58 @@ def validate_working_dir(working_dir: str) -> str:
     return working_dir
 
 
-def _list_sources(folder: Path) -> list[str]:
-    """Return the paths of a folder's source files, relative to it."""
-    names = []
-    for parent, folders, files in os.walk(folder):
-        excluded = EXCLUDED_FOLDERS | EXCLUDED_ROOT_FOLDERS if Path(parent) == folder else EXCLUDED_FOLDERS
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and name not in excluded and not Path(parent, name, "pyvenv.cfg").exists()
-        ]
-        names += [
-            Path(parent, name).relative_to(folder).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix in INCLUDED_SUFFIXES
-        ]
-    return names
+def list_requirements(code: Path = CODE_FOLDER) -> list[str]:
+    """Return the requirements of the code for pip: requirements.lock of a checkout, else the versions installed here.
+
+    Raises:
+        PackageError: requirements.lock cannot be read.
+    """
+    if code == CODE_FOLDER and is_installed():
+        return pin_installed_packages()
+    path = code / LOCK_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PackageError(f"{path}: --install needs this file: {error.strerror}") from error
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def relative_path(folder: Path, name: str) -> str:
-    """Return a file's path relative to the folder; PackageError if it is not in the folder."""
-    path = Path(folder, name).resolve()
-    if not path.is_file():
-        raise PackageError(f"{name}: no such file in {folder}")
-    if not path.is_relative_to(folder.resolve()):
-        raise PackageError(f"{name}: is outside {folder}, which is sent to the cluster; move it inside")
-    return path.relative_to(folder.resolve()).as_posix()
+def pin_installed_packages(distribution: str = DISTRIBUTION) -> list[str]:
+    """Return everything that a distribution requires, directly or not, as `name==version` of what is installed here.
+
+    Optional requirements that nothing requests are not in it. A local version such as `2.13.0+cpu` loses its suffix,
+    because package registries do not have it.
+
+    Raises:
+        PackageError: the distribution is not installed.
+    """
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    versions: dict[str, str] = {}
+    visited: set[tuple[str, str]] = set()
+    pending = [(distribution, "")]  # a distribution, and one of its extras
+    while pending:
+        name, extra = pending.pop()
+        if (name, extra) in visited:
+            continue
+        visited.add((name, extra))
+        try:
+            metadata = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            if name == distribution:
+                raise PackageError(f"{name} is not installed: its requirements are unknown") from error
+            continue  # pip resolves on the node what is missing here
+        versions[canonicalize_name(name)] = metadata.version.partition("+")[0]
+        for requirement in map(Requirement, metadata.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                pending += [(requirement.name, selected) for selected in ("", *requirement.extras)]
+    del versions[canonicalize_name(distribution)]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
+
+
+def _list_code(code: Path) -> Iterator[Path]:
+    """Yield the project's files in a folder: Python files of the packages, their data files, and the facade."""
+    for layer in LAYERS:
+        yield from (path for path in (code / layer).rglob("*.py") if not path.name.startswith("."))
+    yield from (path for name in (*PACKAGE_DATA, FACADE) if (path := code / name).is_file())

@@ -18,7 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from cluster import UsageError, auth
 from cluster.cli import EXIT_INTERRUPTED
 from cluster.logs import RESULT
-from cluster.package import REPOSITORY, build_package, relative_path
+from cluster.package import CODE_FOLDER, PackageError, build_package, list_requirements, relative_path
 from cluster.tables import format_text_table
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def submit_job(
     arguments: Sequence[str],
     *,
     address: str | None = None,
-    module: str = "jobs",
-    working_dir: Path = REPOSITORY,
+    module: str = "finetune_cnn",
+    working_dir: Path | None = None,
     include: Sequence[str] = (),
     install: bool = False,
     detach: bool = False,
@@ -85,35 +85,40 @@ def submit_job(
 ) -> int:
     """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
 
+    The code, the experiment files among the arguments, and the files of `include` are sent; nothing else is.
+
     Args:
-        working_dir: folder whose source files are sent; `include` names further files in it, such as a small csv.
-        install: each node first installs the packages of the folder's requirements.lock, for this job only.
+        working_dir: a checkout whose code is sent instead of the code that is imported here. The files are relative to
+            it; otherwise they are relative to the current folder.
+        include: further files, such as a small csv. The job reads them under the same paths.
+        install: each node first installs the packages that the code needs, for this job only.
         detach: return 0 once the job is submitted.
         write: called with the lines of the job's log.
         confirm: called on Ctrl-C with the question whether to stop the job too.
 
     Raises:
         SubmissionError: the cluster does not respond, or rejects the job.
-        PackageError: an experiment file is outside the folder.
+        PackageError: a file does not exist, or a file of `include` is in another folder.
     """
     url = resolve_dashboard_url(address)
     client = create_client(url)
-    package = build_package(working_dir, include=[*include, *(word for word in arguments if _is_experiment(word))])
+    code, folder = working_dir or CODE_FOLDER, working_dir or Path()
+    words, files = map_files(folder, arguments, include)
+    requirements = list_requirements(code) if install else []
+    package = build_package(code, files)
     try:
         logger.info(package.describe())
-        # The job sees files under their paths relative to the folder.
-        words = [relative_path(working_dir, word) if _is_experiment(word) else word for word in arguments]
-        environment = build_runtime_env(package.path, read_requirements(working_dir) if install else [])
         with _wrap_client_errors("the cluster rejects the job"):
             job: str = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", module, *words]), runtime_env=environment
+                entrypoint=shlex.join(["python", "-m", module, *words]),
+                runtime_env=build_runtime_env(package.path, requirements),
             )
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
     address_option = f"--address {url}"
     logger.log(
         RESULT if detach else logging.INFO,
-        f"submitted {job}; to follow it later: python -m cluster logs {job} --follow {address_option}",
+        f"submitted {job}; to follow it later: finetune-cnn job logs {job} --follow {address_option}",
     )
     return 0 if detach else follow_log(client, job, address_option, write, confirm)
 
@@ -141,12 +146,12 @@ def follow_log(
         if confirm(f"\nstop {job} too?"):
             stop_job(client, job)
         else:
-            logger.log(RESULT, f"{job} continues; to stop it: python -m cluster stop {job} {address_option}")
+            logger.log(RESULT, f"{job} continues; to stop it: finetune-cnn job stop {job} {address_option}")
         return EXIT_INTERRUPTED
     except (*CLIENT_ERRORS, OSError) as error:
         raise SubmissionError(
             f"lost the connection to {job}: {to_single_line(error)}; "
-            f"for its state: python -m cluster status {job} {address_option}"
+            f"for its state: finetune-cnn job status {job} {address_option}"
         ) from error
 
 
@@ -189,7 +194,7 @@ def get_job(client: JobSubmissionClient, job: str) -> JobDetails:
         return client.get_job_info(job)
     except CLIENT_ERRORS as error:
         if "does not exist" in str(error) or "404" in str(error):
-            raise SubmissionError(f"the cluster has no job {job}; see python -m cluster list") from error
+            raise SubmissionError(f"the cluster has no job {job}; see finetune-cnn job list") from error
         raise SubmissionError(f"{job}: {to_single_line(error)}") from error
 
 
@@ -222,14 +227,33 @@ def format_job(job: JobDetails, now: float | None = None) -> list[str]:
     return [f"{name:8} {value}" for name, value in facts.items()]
 
 
-def read_requirements(folder: Path) -> list[str]:
-    """Return the requirements in a folder's requirements.lock; SubmissionError if there is no such file."""
-    path = folder / "requirements.lock"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SubmissionError(f"{path}: --install needs this file: {error.strerror}") from error
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def map_files(
+    folder: Path, arguments: Sequence[str], include: Sequence[str]
+) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Return a job's arguments, and the files that it reads as path in the job's folder and path here.
+
+    Experiment files among the arguments keep their path relative to `folder`; one from another folder is sent under
+    its name. Data and storage are not sent.
+
+    Raises:
+        PackageError: a file does not exist, or one of `include` is in another folder.
+    """
+    words, files = [], []
+    for word in arguments:
+        if "=" not in word and word.endswith((".yaml", ".yml")):
+            name = relative_path(folder, word) or Path(word).name
+            files.append((name, folder / word))
+            word = name
+        words.append(word)
+    for file in include:
+        path = relative_path(folder, file)
+        if path is None:
+            raise PackageError(
+                f"{file}: is outside {folder.absolute()}, so the job would have no such path; run the command in a "
+                "folder that contains the file"
+            )
+        files.append((path, folder / file))
+    return words, files
 
 
 def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
@@ -246,10 +270,6 @@ def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
 def to_single_line(error: object) -> str:
     """Return an error's message on one line of at most 500 characters."""
     return " ".join(str(error).split())[:500]
-
-
-def _is_experiment(word: str) -> bool:
-    return "=" not in word and word.endswith((".yaml", ".yml"))
 
 
 @contextmanager
@@ -273,7 +293,7 @@ def _exit_code(client: JobSubmissionClient, job: str, address_option: str) -> in
     if details.status == JobStatus.STOPPED:
         logger.log(RESULT, f"{job} was stopped")
         return EXIT_INTERRUPTED
-    log = f"its log: python -m cluster logs {job} {address_option}"
+    log = f"its log: finetune-cnn job logs {job} {address_option}"
     if details.driver_exit_code:  # the log above has the reason
         logger.log(RESULT, f"{job} failed with exit code {details.driver_exit_code}; {log}")
         return int(details.driver_exit_code)

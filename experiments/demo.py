@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, command in build_stages(runs, options.settings).items():
         start = time.monotonic()
         announce(command)
-        code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", "finetune_cnn", *command], check=False).returncode
         if code:
             sys.exit(code)
         times[name] = time.monotonic() - start
@@ -59,28 +59,28 @@ def find_run_folder(settings: Sequence[str]) -> str:
 
 
 def build_stages(runs: str, settings: Sequence[str]) -> dict[str, list[str]]:
-    """Return the arguments of `python -m` for each stage before the service, by the stage's name."""
+    """Return the arguments of `finetune-cnn` for each stage before the service, by the stage's name."""
     return {
-        "search": ["jobs", "tune", EXPERIMENT, *settings],
-        "fine-tune the best on two workers": ["jobs", "train", f"{runs}/best.yaml", "train.workers=2"],
-        "evaluate on the test part": ["jobs", "evaluate", runs],
+        "search": ["tune", EXPERIMENT, *settings],
+        "fine-tune the best on two workers": ["train", f"{runs}/best.yaml", "train.workers=2"],
+        "evaluate on the test part": ["evaluate", runs],
     }
 
 
 def build_service_command(runs: str, port: int) -> list[str]:
-    """Return the arguments of `python -m` for the service."""
-    return ["serving", "run", runs, *([] if port == 8000 else ["--port", str(port)])]
+    """Return the arguments of `finetune-cnn` for the service."""
+    return ["serve", runs, *([] if port == 8000 else ["--port", str(port)])]
 
 
 def announce(command: Sequence[str]) -> None:
     """Print a command as a person would type it."""
-    print(f"\n$ python -m {shlex.join(command)}", flush=True)
+    print(f"\n$ finetune-cnn {shlex.join(command)}", flush=True)
 
 
 def serve(command: Sequence[str], port: int) -> None:
     """Start the service, classify the texts over HTTP, and stop the service."""
     announce(command)
-    service = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True)
+    service = subprocess.Popen([sys.executable, "-m", "finetune_cnn", *command], stdout=subprocess.PIPE, text=True)
     assert service.stdout is not None
     try:
         for line in service.stdout:

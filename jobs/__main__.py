@@ -1,4 +1,4 @@
-"""Command line of training: train, tune, cross-validate, evaluate, predict, show, and vectors train, export, drift."""
+"""Commands of training: train, tune, cross-validate, evaluate, predict, show, and vectors train, export, drift."""
 
 import argparse
 import contextlib
@@ -28,33 +28,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_command_line() -> CommandLine:
     cli = CommandLine("python -m jobs", "Fine-tune word vectors in a CNN text classifier, on Ray.")
-    _add_experiment(cli.add_command("show", _show, "print an experiment with all its defaults"))
-    _add_ray_command(cli, "train", _train, "fine-tune on the workers of the cluster (Ray Train)")
-    _add_ray_command(cli, "tune", _tune, "search settings (Ray Tune)")
-    text = "train and evaluate once per fold of the data, and report mean and standard deviation"
-    cross_validate = _add_ray_command(cli, "cross-validate", _cross_validate, text)
+    add_commands(cli)
+    return cli
+
+
+def add_commands(commands: CommandGroup) -> None:
+    """Add the commands show, train, tune, cross-validate, evaluate and predict, and the group vectors."""
+    _add_experiment(commands.add_command("show", _show, "print an experiment with all its defaults"))
+    _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)")
+    _add_ray_command(commands, "tune", _tune, "search settings (Ray Tune)")
+    text = "train and evaluate once per fold; report mean and deviation"
+    cross_validate = _add_ray_command(commands, "cross-validate", _cross_validate, text)
     cross_validate.add_argument(
         "--folds", type=_fold_count, default=10, metavar="N", help=f"2 to {MAX_FOLDS} (default: 10)"
     )
-    evaluate = cli.add_command("evaluate", _on_ray(_evaluate), "measure a checkpoint on the test part, with a report")
+    text = "measure a checkpoint on the test part, with a report"
+    evaluate = commands.add_command("evaluate", _on_ray(_evaluate), text)
     _add_address(evaluate)
     evaluate.add_argument("checkpoint", help=CHECKPOINT_HELP)
     evaluate.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as data.test=other.csv")
     evaluate.set_defaults(settings_argument="settings")
     evaluate.add_argument("--out", help="folder of the report (default: report, next to the checkpoint)")
-    predict = cli.add_command("predict", _predict, "label the texts of a file")
+    predict = commands.add_command("predict", _predict, "label the texts of a file")
     predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
     predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped")
     predict.add_argument("--out", help="csv, tsv or jsonl to write (default: jsonl on standard output)")
     predict.add_argument("--text-column", help="default: as in training")
-    _add_vectors_commands(
-        cli.add_group("vectors", "train word vectors, export fine-tuned ones, measure what fine-tuning changed")
-    )
-    return cli
+    _add_vectors_commands(commands.add_group("vectors", "train or export word vectors, measure their drift"))
 
 
-def _add_ray_command(cli: CommandLine, name: str, run: RunCommand, text: str) -> argparse.ArgumentParser:
-    parser = cli.add_command(name, _on_ray(run), text, resumable=True)
+def _add_ray_command(commands: CommandGroup, name: str, run: RunCommand, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_command(name, _on_ray(run), text, resumable=True)
     _add_experiment(parser)
     _add_address(parser)
     return parser
@@ -142,7 +146,7 @@ def _train(options: argparse.Namespace) -> None:
 
     best = train(experiment)
     print(f"wrote {best}", flush=True)
-    print(f"next: python -m jobs evaluate {os.path.dirname(best)}", flush=True)
+    print(f"next: finetune-cnn evaluate {os.path.dirname(best)}", flush=True)
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -152,7 +156,7 @@ def _tune(options: argparse.Namespace) -> None:
     best = tune(experiment)
     folder = os.path.dirname(best)
     print(f"wrote {best}", flush=True)
-    print(f"next: python -m jobs train {folder}/best.yaml, or python -m serving run {folder}", flush=True)
+    print(f"next: finetune-cnn train {folder}/best.yaml, or finetune-cnn serve {folder}", flush=True)
 
 
 def _cross_validate(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Command line of the service: run, deploy, config, switches."""
+"""Commands of the service: run or serve, deploy, and the service commands config and environment."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
-from cluster.cli import CommandLine
+from cluster.cli import CommandGroup, CommandLine
 from cluster.package import validate_working_dir
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
@@ -24,23 +24,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_command_line() -> CommandLine:
     cli = CommandLine("python -m serving", "Serve a checkpoint over HTTP.")
-    run = cli.add_command("run", _run, "serve on this machine until Ctrl-C")
-    deploy = cli.add_command("deploy", _deploy, "deploy the service to a running Ray cluster and return")
-    config = cli.add_command("config", _config, "print the Ray Serve configuration for `serve deploy`")
-    for parser in (run, deploy, config):
-        parser.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with either; path or URI")
-        parser.add_argument(
-            "--template", default=str(TEMPLATE), help="Serve configuration (default: serving/service.yaml)"
-        )
-        parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
-        parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
-    run.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
-    deploy.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
-    deploy.add_argument("--working-dir", help="URI of a zip of this repository, for nodes without the code")
-    text = 'print the environment of the fast path, for a shell: eval "$(python -m serving switches)"; ray start ...'
-    switches = cli.add_command("switches", _print_environment, text)
-    switches.add_argument("--folder", type=Path, help="folder of HAProxy's files (default: one per user, in /tmp)")
+    add_commands(cli, serve="run")
+    add_service_commands(cli, environment="switches")
     return cli
+
+
+def add_commands(commands: CommandGroup, *, serve: str = "serve") -> None:
+    """Add the commands serve (under another name for `python -m serving`) and deploy."""
+    parser = commands.add_command(serve, _run, "serve a checkpoint over HTTP on this machine until Ctrl-C")
+    _add_checkpoint(parser)
+    parser.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
+    deploy = commands.add_command("deploy", _deploy, "deploy the service to a running Ray cluster and return")
+    _add_checkpoint(deploy)
+    deploy.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
+    deploy.add_argument(
+        "--working-dir", help="URI of a zip of the code (see `finetune-cnn package`), for nodes without it"
+    )
+
+
+def add_service_commands(commands: CommandGroup, *, environment: str = "environment") -> None:
+    """Add the commands config and environment (under another name for `python -m serving`)."""
+    text = "print the Ray Serve configuration of a checkpoint, for `serve deploy` or `finetune-cnn manifest`"
+    _add_checkpoint(commands.add_command("config", _config, text))
+    parser = commands.add_command(environment, _print_environment, "print the environment of the nodes, for a shell")
+    parser.epilog = 'Before Ray starts, on every node: eval "$(%(prog)s)"; ray start ...'
+    parser.add_argument("--folder", type=Path, help="folder of HAProxy's files (default: one per user, in /tmp)")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a checkpoint, a best.json, or a folder with either; path or URI")
+    parser.add_argument(
+        "--template",
+        default=str(TEMPLATE),
+        metavar="FILE",
+        help="Serve configuration to fill in (default: that of the package)",
+    )
+    parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
+    parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
 
 
 def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:

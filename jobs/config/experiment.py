@@ -1,9 +1,9 @@
 """Experiment file: the settings of a training run or a search.
 
-Every key has a default (`python -m jobs show` prints them). An unknown key is an error that suggests the
-nearest valid one. Any key can be set on the command line by its dotted path:
+Every key has a default (`finetune-cnn show` prints them). An unknown key is an error that suggests the nearest
+valid one. Any key can be set on the command line by its dotted path:
 
-    python -m jobs train experiments/trec.yaml data.folder=data/trec model.embedding=rand
+    finetune-cnn train experiments/trec.yaml data.folder=data/trec model.embedding=rand
 """
 
 import difflib
@@ -129,7 +129,7 @@ def _format_error(error: ErrorDetails) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(path, SETTING_KEYS, n=1, cutoff=0.5)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `python -m jobs show` prints all keys"
+        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `finetune-cnn show` prints all keys"
         return f"unknown key '{path}'{hint}"
     message = error["msg"].removeprefix("Value error, ")
     value = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {error['input']!r})"

@@ -161,7 +161,7 @@ class TrainSettings(SettingsSection):
         if values["folds"] is not None:
             raise ValueError(
                 "folds is no longer a setting; remove it and run "
-                f"`python -m jobs cross-validate --folds {values['folds']}` instead"
+                f"`finetune-cnn cross-validate --folds {values['folds']}` instead"
             )
         return {name: value for name, value in values.items() if name != "folds"}
 

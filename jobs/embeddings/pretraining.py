@@ -1,6 +1,6 @@
 """Pretraining of word vectors: gensim's word2vec on tokenised texts, with progress.
 
-    python -m jobs vectors train reviews.txt more.csv.gz --out vectors.bin vectors.dimensions=300
+    finetune-cnn vectors train reviews.txt more.csv.gz --out vectors.bin vectors.dimensions=300
 
 gensim trains fastest on files, but reports nothing until it has finished one. The texts are therefore written to
 several files (shards), which are trained on one after the other. The learning rate decreases linearly over all.

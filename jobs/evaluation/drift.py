@@ -1,6 +1,6 @@
 """Drift of word vectors in fine-tuning: distances, and nearest neighbours before and after (Kim 2014, Table 3).
 
-python -m jobs vectors drift runs/tickets --words invoice parcel
+finetune-cnn vectors drift runs/tickets --words invoice parcel
 """
 
 import csv

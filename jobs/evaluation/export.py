@@ -1,6 +1,6 @@
 """Export of fine-tuned word vectors to a word2vec file that gensim opens, scaled back to their original norms.
 
-python -m jobs vectors export runs/tickets vectors-tuned.bin --merge
+finetune-cnn vectors export runs/tickets vectors-tuned.bin --merge
 """
 
 import itertools

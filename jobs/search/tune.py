@@ -232,7 +232,7 @@ def _write_report(
         logger.info("no trial has reported a finished epoch; there is nothing to report")
         return
     kinds = compare_embeddings(experiment, ended, repeated)
-    commands = [f"python -m jobs evaluate {run.path}", f"python -m serving run {run.path}"]
+    commands = [f"finetune-cnn evaluate {run.path}", f"finetune-cnn serve {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
         write_search_report(folder, experiment, space, ended, kinds, best, commands)
     logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))

@@ -1,6 +1,6 @@
 """Cross-validation: one training for each fold, in parallel Ray tasks.
 
-    python -m jobs cross-validate experiment.yaml --folds 5
+    finetune-cnn cross-validate experiment.yaml --folds 5
 
 A fold trains in a Ray task, by default on one core, and its best epoch is evaluated on the fold's test part. Results of
 finished folds are saved: the same command trains only the missing ones.

@@ -1,8 +1,8 @@
 """HAProxy configuration of Ray Serve: environment variables that Ray reads when a cluster starts.
 
 With them HAProxy passes requests directly to the replicas, about twenty times as many as Ray's own proxy. They take
-effect only if they are set before Ray starts, on each node: `python -m serving run` sets them for the Ray that it
-starts, `eval "$(python -m serving switches)"` for a `ray start` after it.
+effect only if they are set before Ray starts, on each node: `finetune-cnn serve` sets them for the Ray that it starts,
+`eval "$(finetune-cnn service environment)"` for a `ray start` after it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`python -m cluster check`: findings on a node's report, on this machine, and on a cluster of one node."""
+"""`finetune-cnn check`: findings on a node's report, on this machine, and on a cluster of one node."""
 
 import dataclasses
 import time

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 import tomllib
 
@@ -30,6 +31,22 @@ def make_command_line(run: RunCommand = log_all, *, resumable: bool = False) -> 
     cli.add_command("work", run, "works", resumable=resumable)
     cli.add_group("group", "has commands").add_command("work", run, "works")
     return cli
+
+
+def test_help_lists_the_commands_under_their_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a heading, commands are under `commands`; the options come last."""
+    cli = make_command_line()
+    cli.start_section("more")
+    cli.add_command("rest", log_all, "rests")
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    expected = [["commands:"], ["work", "works"], ["group", "has", "commands"], ["more:"], ["rest", "rests"]]
+    start = lines.index(["commands:"])
+    assert lines[start : start + 6] == [*expected, ["options:"]]
+    with pytest.raises(SystemExit):
+        cli.main(["group", "--help"])
+    assert "commands:\n  work" in capsys.readouterr().out
 
 
 def raise_error(error: BaseException) -> RunCommand:
@@ -67,10 +84,12 @@ def test_verbosity_is_accepted_before_and_after_the_verb(
         assert capsys.readouterr() == (out, err)
 
 
-def test_version_is_that_of_pyproject() -> None:
-    """The number in the code and in the project's metadata are the same."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert __version__ == project["version"]
+def test_the_version_has_one_source() -> None:
+    """The project's metadata takes it from the code."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "cluster.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
 
 @pytest.mark.parametrize("module", [cluster.__main__, jobs.__main__, serving.__main__])

@@ -81,7 +81,7 @@ def check_cluster(spec: dict[str, Any], storage: list[str]) -> None:
     """Tokens are on, the head has no GPU, GPU workers start from zero, and every pod has the storage."""
     assert spec["authOptions"] == {"mode": "token"}
     assert spec["enableInTreeAutoscaling"] is True
-    launcher = yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text())
+    launcher = yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text())  # with the same node types
     [worker] = spec["workerGroupSpecs"]
     assert (worker["minReplicas"], worker["maxReplicas"]) == (0, launcher["max_workers"])
     pods = [spec["headGroupSpec"]["template"]["spec"], worker["template"]["spec"]]
@@ -128,6 +128,19 @@ def test_a_job_has_its_experiment_and_its_storage(verb: str, setting: str, capsy
     assert {"name": "files", "configMap": {"name": files["metadata"]["name"]}} in pod["volumes"]
 
 
+def test_the_node_types_are_those_of_a_launcher_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default those of ray_cluster.yaml, also where there is no such file."""
+    file = REPOSITORY / "ray_cluster.yaml"
+    assert print_manifests(capsys, *STORAGES[0], "--", "cluster") == print_manifests(
+        capsys, *STORAGES[0], "--launcher-file", str(file), "--", "cluster"
+    )
+    other = tmp_path / "other.yaml"
+    other.write_text(file.read_text().replace("{CPU: 4, GPU: 1}", "{CPU: 16, GPU: 2}"))
+    [manifest] = print_manifests(capsys, *STORAGES[0], "--launcher-file", str(other), "--", "cluster")
+    pod = manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 2}
+
+
 def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFixture[str], configuration: str) -> None:
     """The service has the port of KubeRay's service and the checkpoint of the configuration."""
     [service] = print_manifests(capsys, *STORAGES[0], "--", "serve", configuration)
@@ -142,6 +155,7 @@ def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFi
         (["--storage", "runs", "--", "cluster"], "pods need an absolute path or a URI"),
         (["--storage", "/runs", "--", "cluster"], "--claim"),
         (["--storage", "s3://b/r", "--name", "My_Run", "--", "cluster"], "is not a Kubernetes name"),
+        (["--storage", "s3://b/r", "--launcher-file", "experiments/trec.yaml", "--", "cluster"], "not a cluster file"),
         (["--storage", "s3://b/r", "--", "train", "none.yaml"], "none.yaml: cannot be read"),
         (["--storage", "s3://b/r", "--", "serve", "experiments/tickets.yaml"], "not a Serve configuration"),
         (["--storage", "s3://b/r", "--", "evaluate", "runs"], "runs"),

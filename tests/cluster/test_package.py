@@ -1,48 +1,65 @@
-"""Package of the code: files that are sent to a cluster, and files that are not."""
+"""Package of the code: files that are sent to a cluster, files that are not, and requirements."""
 
+import re
+import subprocess
+import tomllib
 import zipfile
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
-from cluster.package import REPOSITORY, PackageError, build_package, publish_package, validate_working_dir
+from cluster import package as package_module
+from cluster.package import (
+    PACKAGE_DATA,
+    REPOSITORY,
+    PackageError,
+    build_package,
+    is_installed,
+    list_requirements,
+    pin_installed_packages,
+    publish_package,
+    relative_path,
+    validate_working_dir,
+)
+
+SOURCES = [
+    "cluster/__init__.py",
+    "finetune_cnn.py",
+    "jobs/__init__.py",
+    "jobs/datasets/reader.py",
+    "serving/service.yaml",
+    "serving/web/page.html",
+]
+# Everything else in a folder, the files of issue 16 among it.
+NOT_SENT = [
+    "reviews.txt",
+    "glove.6B.50d.txt",
+    "keys.txt",
+    "secrets.yaml",
+    "requirements.lock",
+    "experiments/a.yaml",
+    "jobs/rows.tsv",
+    "jobs/keys.txt",
+    "jobs/secrets.yaml",
+    "jobs/__pycache__/reader.cpython-311.pyc",
+    "runs/x/experiment.yaml",
+    ".env",
+    "setup.py",
+    "tests/test_a.py",
+    "vectors.bin",
+]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in (
-        "jobs/__init__.py",
-        "experiments/a.yaml",
-        "requirements.lock",
-        "data/rows.py",
-        "vectors/a.py",
-        "jobs/data/reader.py",
-        "jobs/vectors/a.py",
-        "jobs/__pycache__/a.py",
-        "jobs/data/node_modules/a.js",
-        "runs/x/experiment.yaml",
-        ".hidden/a.py",
-        ".secret.yaml",
-        "env/pyvenv.cfg",
-        "env/lib/a.py",
-        "vectors.bin",
-        "rows.csv",
-        "jobs/rows.tsv",
-        "tests/test_a.py",
-    ):
+    """A checkout with files that must not be sent."""
+    for name in (*SOURCES, *NOT_SENT):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     return tmp_path
-
-
-SOURCES = [
-    "experiments/a.yaml",
-    "jobs/__init__.py",
-    "jobs/data/reader.py",
-    "jobs/vectors/a.py",
-    "requirements.lock",
-]
 
 
 def list_names(path: Path) -> list[str]:
@@ -50,8 +67,8 @@ def list_names(path: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_only_code_and_settings_are_sent(folder: Path) -> None:
-    """No data, vectors or runs of the root, and no hidden files, caches and environments at any depth."""
+def test_only_the_projects_own_files_are_sent(folder: Path) -> None:
+    """No texts, vectors, keys or settings, wherever they are."""
     assert list_names(build_package(folder).path) == SOURCES
 
 
@@ -62,33 +79,101 @@ def test_the_same_files_give_the_same_bytes(folder: Path) -> None:
     assert build_package(folder).path.read_bytes() == first
 
 
-def test_an_included_file_is_sent(folder: Path) -> None:
-    """The name of an included file does not matter."""
-    assert "rows.csv" in list_names(build_package(folder, include=["rows.csv"]).path)
+def test_named_files_are_sent(folder: Path) -> None:
+    """Their path in the zip may be another one; two files at one path are an error."""
+    path = folder / "reviews.txt"
+    assert "data/r.txt" in list_names(build_package(folder, [("data/r.txt", path), ("data/r.txt", path)]).path)
+    for name in ("jobs/__init__.py", "data/r.txt"):
+        with pytest.raises(PackageError, match=rf"keys\.txt: the package has another file at {name}"):
+            build_package(folder, [("data/r.txt", path), (name, folder / "keys.txt")])
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "../outside.yaml"])
-def test_an_included_file_outside_the_folder_is_an_error(folder: Path, name: str) -> None:
-    """A missing file is an error too: the job would not find it."""
-    (folder.parent / "outside.yaml").write_text("a: 1")
-    with pytest.raises(PackageError, match=name):
-        build_package(folder, include=[name])
-
-
-def test_too_much_source_is_an_error(folder: Path) -> None:
+def test_too_large_files_are_an_error(folder: Path) -> None:
     """The error names the largest file."""
     with (folder / "dump.txt").open("wb") as stream:
         stream.truncate(30 << 20)
     with pytest.raises(PackageError, match=r"dump\.txt \(30 MiB\)"):
-        build_package(folder)
+        build_package(folder, [("dump.txt", folder / "dump.txt")])
 
 
-def test_this_repository_fits() -> None:
-    """This repository's package has the three layers and the lock file, and is small."""
-    package = build_package(REPOSITORY)
+def test_a_folder_without_code_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="has no package cluster, jobs, serving"):
+        build_package(tmp_path)
+
+
+def test_this_project_fits() -> None:
+    """The package is small."""
+    package = build_package()
     names = {name for name, _ in package.files}
-    assert {"cluster/__main__.py", "jobs/__main__.py", "serving/service.yaml", "requirements.lock"} <= names
+    assert {"cluster/__main__.py", "jobs/__main__.py", "finetune_cnn.py", *PACKAGE_DATA} <= names
     assert package.path.stat().st_size < 1 << 20
+
+
+def test_the_data_files_are_those_of_the_wheel_and_of_the_repository() -> None:
+    """A new data file must be in all lists, or it is missing on the cluster or after an installation."""
+    setuptools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]
+    in_wheel = {
+        f"{name.replace('.', '/')}/{file}" for name, files in setuptools["package-data"].items() for file in files
+    }
+    assert in_wheel == set(PACKAGE_DATA)
+    command = ["git", "ls-files", "cluster", "jobs", "serving"]
+    tracked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    if tracked.returncode == 0:  # in a copy without .git there is nothing to compare
+        assert {name for name in tracked.stdout.split() if not name.endswith(".py")} == set(PACKAGE_DATA)
+
+
+def test_a_file_of_another_folder_has_no_relative_path(folder: Path) -> None:
+    """A symbolic link counts as a file of its folder."""
+    (folder / "outside.txt").write_text("x")
+    (folder / "jobs/link.txt").symlink_to("../outside.txt")
+    assert relative_path(folder / "jobs", "link.txt") == "link.txt"
+    assert relative_path(folder / "jobs", str(folder / "jobs/link.txt")) == "link.txt"
+    assert relative_path(folder / "jobs", "../outside.txt") is None
+    with pytest.raises(PackageError, match=r"none\.txt: no such file in /"):
+        relative_path(folder, "none.txt")
+
+
+def test_a_checkout_has_its_requirements_in_the_lock_file(folder: Path) -> None:
+    """A missing file is an error."""
+    assert not is_installed()
+    requirements = list_requirements()
+    assert any(re.fullmatch("ray==[0-9.]+", requirement) for requirement in requirements)
+    assert not any(requirement.startswith("#") for requirement in requirements)
+    (folder / "requirements.lock").unlink()
+    with pytest.raises(PackageError, match=r"requirements\.lock: --install needs this file"):
+        list_requirements(folder)
+
+
+class FakeDistribution:
+    """Metadata of an installed distribution."""
+
+    def __init__(self, version: str, *requires: str) -> None:
+        self.version, self.requires, self.metadata = version, list(requires), Message()
+
+
+def test_an_installation_pins_what_is_installed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct and indirect requirements with the requested extras; no optional ones, and no local versions."""
+    installed = {
+        "finetune-cnn": FakeDistribution("0.1.0", "ray[serve]>=2", "torch>=2", "pytest; extra == 'dev'"),
+        "ray": FakeDistribution("2.60.0", "Click", "fastapi; extra == 'serve'", "gpustat; extra == 'default'"),
+        "torch": FakeDistribution("2.13.0+cpu", "nvidia-x", "triton; sys_platform == 'never'"),
+        "Click": FakeDistribution("8.5", "ray"),
+        "fastapi": FakeDistribution("0.1", "missing-here"),
+        "pytest": FakeDistribution("9"),
+        "gpustat": FakeDistribution("9"),
+        "triton": FakeDistribution("9"),
+    }
+
+    def find(name: str) -> FakeDistribution:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr("importlib.metadata.distribution", find)
+    monkeypatch.setattr(package_module, "is_installed", lambda: True)
+    assert list_requirements() == ["click==8.5", "fastapi==0.1", "ray==2.60.0", "torch==2.13.0"]
+    with pytest.raises(PackageError, match="nothing is not installed"):
+        pin_installed_packages("nothing")
 
 
 @pytest.mark.parametrize("working_dir", ["s3://bucket/code.zip", "file:///shared/code.zip", "local:///opt/code"])
@@ -110,7 +195,7 @@ def test_a_service_rejects_code_that_disappears(working_dir: str, message: str) 
     """The error names what works."""
     with pytest.raises(PackageError, match=message) as error:
         validate_working_dir(working_dir)
-    assert "python -m cluster package TARGET.zip" in str(error.value)
+    assert "finetune-cnn package TARGET.zip" in str(error.value)
 
 
 def test_a_package_is_published_whole(folder: Path, tmp_path: Path) -> None:

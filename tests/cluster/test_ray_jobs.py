@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ray.runtime_env import RuntimeEnv
 from benchmarks.ray_head import RayHead, find_free_ports
 from cluster import ray_jobs
 from cluster.__main__ import main
-from cluster.package import REPOSITORY
+from cluster.package import PACKAGE_DATA, REPOSITORY, PackageError, list_requirements
 from cluster.ray_jobs import (
     SubmissionError,
     build_runtime_env,
@@ -27,8 +28,8 @@ from cluster.ray_jobs import (
     format_job_table,
     get_job,
     latest_job_id,
+    map_files,
     read_log,
-    read_requirements,
     resolve_dashboard_url,
     stop_job,
 )
@@ -44,10 +45,9 @@ sys.exit(int(sys.argv[1]) if sys.argv[1] != "sleep" else 5)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A repository whose `jobs` exits with its first argument, or sleeps."""
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs/__init__.py").touch()
-    (tmp_path / "jobs/__main__.py").write_text(JOB_MODULE)
+    """A checkout whose command exits with its first argument, or sleeps."""
+    (tmp_path / "finetune_cnn.py").write_text(JOB_MODULE)
+    (tmp_path / "secrets.yaml").write_text("password: x\n")
     (tmp_path / "my.yaml").write_text("name: x\n")
     return tmp_path
 
@@ -77,9 +77,9 @@ def test_a_jobs_log_is_followed_and_its_exit_code_returned(ray_head: RayHead, fo
     words = ("7", "my.yaml", "model.embedding=rand x")
     result = run_command("python", "-m", "cluster", "submit", *options, *words, env=ray_head.environment)
     assert result.returncode == 7, result.stderr
-    assert "uploading 4 files" in result.stdout
+    assert "uploading 3 files" in result.stdout
     assert "arguments ['7', 'my.yaml', 'model.embedding=rand x']" in result.stdout
-    assert re.search(r"failed with exit code 7; its log: python -m cluster logs \S+ --address http", result.stdout)
+    assert re.search(r"failed with exit code 7; its log: finetune-cnn job logs \S+ --address http", result.stdout)
     assert "INFO" not in result.stderr
 
 
@@ -89,7 +89,7 @@ def test_a_detached_job_is_found_again(run_cluster: Callable[..., tuple[int, str
     """State, list, log to the end, and exit code; without an id, commands use the latest job."""
     code, out, err = run_cluster("submit", "--working-dir", str(folder), "--detach", "--", "sleep", "4")
     assert code == 0, err
-    submitted = re.search(r"submitted (\S+); to follow it later: python -m cluster logs \S+ --follow", out)
+    submitted = re.search(r"submitted (\S+); to follow it later: finetune-cnn job logs \S+ --follow", out)
     assert submitted
     job = submitted[1]
     _, status, _ = run_cluster("status")
@@ -100,7 +100,7 @@ def test_a_detached_job_is_found_again(run_cluster: Callable[..., tuple[int, str
     assert "arguments ['sleep', '4']" in log
     assert "arguments ['sleep', '4']" in run_cluster("logs")[1]
     assert "exit     5" in run_cluster("status", job)[1]
-    assert re.search(rf"^{job}  FAILED .*python -m jobs sleep 4$", run_cluster("list")[1], re.MULTILINE)
+    assert re.search(rf"^{job}  FAILED .*python -m finetune_cnn sleep 4$", run_cluster("list")[1], re.MULTILINE)
     assert "has ended already" in run_cluster("stop", job)[1]
     code, _, err = run_cluster("logs", "nobody")
     assert code == 2
@@ -136,7 +136,7 @@ def test_ctrl_c_asks_whether_to_stop_the_job(
 
     output = interrupt("submit", answer="n")
     assert "too? [y/N]" in output
-    assert "continues; to stop it: python -m cluster stop" in output
+    assert "continues; to stop it: finetune-cnn job stop" in output
     assert "RUNNING" in run_cluster("status")[1]
     assert "was stopped" in interrupt("logs", "--follow", answer="y")
     assert "STOPPED" in run_cluster("status")[1]
@@ -165,17 +165,87 @@ def test_this_repository_trains_as_a_job(run_cluster: Callable[..., tuple[int, s
     assert (tmp_path / "tickets" / "best.json").exists()
 
 
-def test_a_job_can_install_packages(folder: Path) -> None:
-    """requirements.lock is passed in the format of Ray's runtime environment; a missing file is an error."""
-    with pytest.raises(SubmissionError, match=r"requirements\.lock: --install needs this file"):
-        read_requirements(folder)
-    requirements = read_requirements(REPOSITORY)
-    assert any(re.fullmatch("ray==[0-9.]+", requirement) for requirement in requirements)
-    code = folder / "code.zip"
+def test_a_job_can_install_packages(tmp_path: Path) -> None:
+    """The requirements are passed in the format of Ray's runtime environment."""
+    code = tmp_path / "code.zip"
     code.touch()
+    requirements = list_requirements(REPOSITORY)
     environment = build_runtime_env(code, requirements)
     assert RuntimeEnv(**environment)["pip"]["packages"] == requirements
     assert "pip" not in build_runtime_env(code, [])
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a command, with experiments, a csv and a secret; another experiment is next to it."""
+    folder = tmp_path / "work"
+    for name in ("work/my.yaml", "work/configs/my.yaml", "work/rows.csv", "work/keys.yaml", "other.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_experiments_and_included_files_are_relative_to_the_current_folder(work: Path) -> None:
+    """Only named files are sent; settings with a path are unchanged, because data is in the storage."""
+    arguments = ["train", "configs/my.yaml", "storage=/shared/a.yaml", "data.train=rows.csv"]
+    words, files = map_files(Path(), arguments, ["rows.csv"])
+    assert words == arguments
+    assert files == [("configs/my.yaml", Path("configs/my.yaml")), ("rows.csv", Path("rows.csv"))]
+    assert map_files(Path(), [str(work / "my.yaml")], [])[0] == ["my.yaml"]
+
+
+def test_an_experiment_of_another_folder_is_sent_under_its_name(work: Path) -> None:
+    """The argument of the job is that name."""
+    words, files = map_files(Path(), ["train", "../other.yaml"], [])
+    assert words == ["train", "other.yaml"]
+    assert [(name, path.resolve()) for name, path in files] == [("other.yaml", work.parent / "other.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "include", "message"),
+    [
+        (["train", "none.yaml"], [], "none.yaml: no such file in /"),
+        (["train"], ["none.csv"], "none.csv: no such file in /"),
+        (["train"], ["../other.yaml"], "../other.yaml: is outside /.*run the command in a folder that contains"),
+    ],
+)
+@pytest.mark.usefixtures("work")
+def test_a_file_that_the_job_would_not_find_is_an_error(arguments: list[str], include: list[str], message: str) -> None:
+    with pytest.raises(PackageError, match=message):
+        map_files(Path(), arguments, include)
+
+
+class RecordingClient:
+    """A client that unpacks the submitted code into a folder, and records the job's command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entrypoint = ""
+
+    def submit_job(self, entrypoint: str, runtime_env: dict[str, Any]) -> str:
+        self.entrypoint = entrypoint
+        shutil.unpack_archive(runtime_env["working_dir"], self.folder)
+        return "raysubmit_x"
+
+
+@pytest.mark.usefixtures("work")
+def test_submit_sends_the_installed_code_and_the_experiment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No other file of the current folder, whatever its suffix; the command works in the unpacked folder."""
+    client = RecordingClient(tmp_path / "unpacked")
+    monkeypatch.setattr(ray_jobs, "create_client", lambda url: client)
+    words = ("submit", "--address", "http://h:8265", "--detach", "--", "show", "configs/my.yaml", "name=x y")
+    assert main(words) == 0
+    assert client.entrypoint == "python -m finetune_cnn show configs/my.yaml 'name=x y'"
+    assert "submitted raysubmit_x; to follow it later: finetune-cnn job logs raysubmit_x" in capsys.readouterr().out
+    names = {path.relative_to(client.folder).as_posix() for path in client.folder.rglob("*") if path.is_file()}
+    others = {name for name in names if not name.endswith(".py")}
+    assert others == {"configs/my.yaml", *PACKAGE_DATA}
+    assert {name.split("/")[0] for name in names - others} == {"cluster", "jobs", "serving", "finetune_cnn.py"}
+    result = run_command("python", "-m", "finetune_cnn", "show", "seed=3", cwd=client.folder)
+    assert "seed: 3" in result.stdout, result.stderr
 
 
 def test_an_unreachable_cluster_is_one_line() -> None:
@@ -239,7 +309,7 @@ def make_job(name: str, status: JobStatus, start: int | None, end: int | None = 
         type=JobType.SUBMISSION,
         submission_id=name,
         status=status,
-        entrypoint=f"python -m jobs train {name}.yaml",
+        entrypoint=f"python -m finetune_cnn train {name}.yaml",
         start_time=start and start * 1000,
         end_time=end and end * 1000,
         **details,
@@ -262,9 +332,9 @@ def test_jobs_are_listed_the_oldest_first() -> None:
     )
     assert format_job_table(client, now=9200).splitlines() == [
         "job              state    started    took   command",
-        "first            PENDING  -          -      python -m jobs train first.yaml",
-        "raysubmit_older  FAILED   2 h ago    3 min  python -m jobs train raysubmit_older.yaml",
-        "raysubmit_new    RUNNING  3 min ago  3 min  python -m jobs train raysubmit_new.yaml",
+        "first            PENDING  -          -      python -m finetune_cnn train first.yaml",
+        "raysubmit_older  FAILED   2 h ago    3 min  python -m finetune_cnn train raysubmit_older.yaml",
+        "raysubmit_new    RUNNING  3 min ago  3 min  python -m finetune_cnn train raysubmit_new.yaml",
     ]
     assert latest_job_id(client) == "raysubmit_new"
     empty: Any = JobList(driver)
@@ -279,7 +349,7 @@ def test_the_state_of_a_job_is_one_line_per_fact() -> None:
     assert format_job(job, now=200) == [
         "job      a",
         "state    FAILED",
-        "command  python -m jobs train a.yaml",
+        "command  python -m finetune_cnn train a.yaml",
         "started  2 min ago",
         "took     30 s",
         "exit     3",

@@ -1,4 +1,4 @@
-"""The commands of `python -m jobs`: results, files that they write, and one-line errors."""
+"""The commands of jobs: results, files that they write, and one-line errors."""
 
 import csv
 import gzip
@@ -328,7 +328,7 @@ def test_train_names_the_next_command(monkeypatch: pytest.MonkeyPatch, capsys: p
     """`train` trains once; cross-validation is a command of its own."""
     monkeypatch.setattr(train, "train", lambda experiment: "runs/toy/best.json")
     assert main(["train"]) == 0
-    assert capsys.readouterr().out == "wrote runs/toy/best.json\nnext: python -m jobs evaluate runs/toy\n"
+    assert capsys.readouterr().out == "wrote runs/toy/best.json\nnext: finetune-cnn evaluate runs/toy\n"
 
 
 @pytest.mark.parametrize(

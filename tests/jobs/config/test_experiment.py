@@ -71,7 +71,7 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
         ("name.x=1", r"name: Input should be a valid string"),
         ("model.dropout.x=1", r"model.dropout: Input should be a valid number"),
         ("model.nothing=1", r"unknown key 'model.nothing'"),
-        ("zzzzzz=1", r"unknown key 'zzzzzz'; `python -m jobs show` prints all keys"),
+        ("zzzzzz=1", r"unknown key 'zzzzzz'; `finetune-cnn show` prints all keys"),
         ("model=[1", r"model: '\[1' is not a YAML value"),
         ("model.dropout=x", r"model.dropout: .*given: 'x'"),
     ],
@@ -116,7 +116,7 @@ def test_train_folds_of_earlier_versions(tmp_path: Path, value: str) -> None:
         assert apply_overrides(experiment, ["train.folds=null"]) == experiment
         assert Experiment.model_validate(yaml.safe_load(path.read_text())) == experiment
     else:
-        with pytest.raises(ExperimentError, match=r"old.yaml: train: .* `python -m jobs cross-validate --folds 5`"):
+        with pytest.raises(ExperimentError, match=r"old.yaml: train: .* `finetune-cnn cross-validate --folds 5`"):
             load_experiment(str(path))
         with pytest.raises(ExperimentError, match=r"cross-validate --folds 5`"):
             apply_overrides(Experiment(), ["train.folds=5"])

@@ -19,7 +19,7 @@ from tests.support.trial_records import EXPERIMENT, make_record, make_records
 BEST = BestCheckpoint(
     "trial-00003/epoch-0001", "accuracy", {"accuracy": 0.9, "epoch": 1}, {"model.dropout": 0.1}, trial=3
 )
-COMMANDS = ["python -m jobs evaluate runs/x", "python -m serving run runs/x"]
+COMMANDS = ["finetune-cnn evaluate runs/x", "finetune-cnn serve runs/x"]
 REPEATED = [
     make_record(n, {"model.embedding": kind, "seed": n}, 0.7 + n / 100)
     for n in (0, 1)
