@@ -5,6 +5,8 @@
 #   make test-hosts    tests on separate hosts (network namespaces); needs root on Linux and iproute2
 #   make test-ray-up   lost hosts and `ray up` over ssh; also needs openssh-server and rsync; takes minutes
 #   make demo          the whole workflow on the default corpus, from a search to an HTTP response
+#   make docs          the documentation site, in site/; every warning is an error. Also part of lint
+#   make docs-serve    the same on http://127.0.0.1:8000, rebuilt when a page changes
 #   make format        fix formatting and the lint findings that ruff can fix
 
 PYTHON ?= python3
@@ -21,7 +23,10 @@ PYTEST_PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
 RAY_TIMEOUT := --timeout 900
 RAY_UP_TIMEOUT := --timeout 1800
 
-.PHONY: setup demo check test test-hosts test-ray-up lint format clean
+# Material announces its successor in every build.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+.PHONY: setup demo check test test-hosts test-ray-up lint docs docs-serve format clean
 
 setup: .venv/ready
 
@@ -40,6 +45,13 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MKDOCS) build --strict --quiet
+
+docs: setup
+	$(MKDOCS) build --strict
+
+docs-serve: setup
+	$(MKDOCS) serve
 
 check: lint
 	$(PYTEST_PARALLEL) -m "not ray and not slow and not root"
@@ -65,4 +77,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

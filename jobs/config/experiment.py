@@ -37,10 +37,11 @@ class Experiment(SettingsSection):
     """All settings of an experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
-    """The runs are in <storage>/<name>."""
+    """Name of the experiment; its runs are in the folder `name` of `storage`."""
     storage: str = "runs"
-    """A folder that all nodes can access, or a URI of a file system that pyarrow supports."""
+    """Folder of all runs, which all nodes can access, or a URI of a file system that pyarrow supports."""
     seed: int = Field(0, ge=0, lt=1 << 32)
+    """Seed of all random numbers: split of the data, initial weights, order of the rows, dropout, search."""
     data: DataSettings = DataSettings()
     text: TextSettings = TextSettings()
     vectors: VectorSettings = VectorSettings()

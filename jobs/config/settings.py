@@ -10,9 +10,12 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SettingsSection(BaseModel):
-    """Base of all sections: unknown keys are errors, values cannot be changed."""
+    """Base of all sections: unknown keys are errors, values cannot be changed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The docstrings of the fields are their descriptions, in the JSON schema and in the reference of the documentation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class DataSettings(SettingsSection):
@@ -21,16 +24,22 @@ class DataSettings(SettingsSection):
     folder: str = "."
     """Base of the relative paths below."""
     train: str | None = None
-    """A csv, tsv or jsonl file, plain or gzipped; csv and tsv with a header."""
+    """File of the training part: csv, tsv or jsonl, plain or gzipped; csv and tsv with a header. null: the docstrings
+    of `packages`."""
     validation: str | None = None
-    """null: drawn from `train`."""
+    """File of the validation part. null: drawn from the training part."""
     test: str | None = None
-    """null: drawn from `train`."""
+    """File of the test part. null: drawn from the training part."""
     text_column: str = "text"
+    """Column (csv, tsv) or key (jsonl) of the texts."""
     label_column: str = "label"
+    """Column (csv, tsv) or key (jsonl) of the labels."""
     encoding: str = "utf-8"
+    """Character encoding of the files, by its name in Python."""
     validation_share: Fraction = 0.1
+    """Share of the training rows that is drawn as validation part if it has no file, after the test part is drawn."""
     test_share: Fraction = 0.1
+    """Share of the training rows that is drawn as test part if it has no file."""
     packages: list[str] = [
         "gensim",
         "matplotlib",
@@ -43,21 +52,22 @@ class DataSettings(SettingsSection):
         "sympy",
         "torch",
     ]
-    """Docstring corpus: packages, one class each."""
+    """Docstring corpus: names of installed packages, one class each."""
     max_rows_per_class: int = Field(1200, ge=10)
-    """Docstring corpus: rows drawn from each package."""
+    """Docstring corpus: maximum number of rows drawn from each package."""
 
 
 class TextSettings(SettingsSection):
     """Tokenizer and vocabulary."""
 
     lowercase: bool = True
+    """Convert texts to lower case."""
     max_tokens: int = Field(1000, ge=1)
-    """Longer texts are truncated to this number of tokens."""
+    """Maximum length of a text, in tokens; longer texts are truncated."""
     min_count: int = Field(1, ge=1)
     """Words with fewer occurrences in the training texts count as unknown, unless they have a pretrained vector."""
     max_words: int = Field(100_000, ge=1)
-    """Words of the training texts in the vocabulary, the most frequent first."""
+    """Maximum number of words of the training texts in the vocabulary; the most frequent are selected."""
 
 
 class VectorSettings(SettingsSection):
@@ -67,13 +77,13 @@ class VectorSettings(SettingsSection):
     """Path or URI of a file, plain or gzipped, which is never changed; or gensim:NAME, a model of gensim's
     downloader."""
     format: Literal["auto", "word2vec-binary", "word2vec-text", "glove", "fasttext", "keyed-vectors"] = "auto"
-    """fasttext: the .bin file of a model, which also has vectors for words that it does not contain; its .vec file
-    is word2vec-text. keyed-vectors: saved by gensim; a pickle."""
+    """Format of the file. auto: detected from its content. fasttext: the .bin file of a model, which also has vectors
+    for words that it does not contain; its .vec file is word2vec-text. keyed-vectors: saved by gensim; a pickle."""
     allow_pickle: bool = False
-    """Read keyed-vectors. Reading a pickle can run code that it contains."""
+    """Allow the format keyed-vectors. Reading a pickle can run code that it contains."""
     unicode_errors: Literal["strict", "replace", "ignore"] = "strict"
-    """Words of the file that are not UTF-8. strict: error; replace: invalid bytes become U+FFFD; ignore: invalid
-    bytes are dropped."""
+    """Handling of words of the file that are not UTF-8. strict: error; replace: invalid bytes become U+FFFD; ignore:
+    invalid bytes are dropped."""
     extra_words: int = Field(60_000, ge=0)
     """Number of vectors to load for words that are not in the training texts but may be in later ones, the most
     frequent first."""
@@ -84,19 +94,27 @@ class VectorSettings(SettingsSection):
     """Dimensions of vectors that are trained here or random. A file has its own; it is an error if a value that is
     set here differs from them."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
+    """Algorithm of word2vec (Mikolov et al. 2013). This and the settings below apply to vectors that are trained on the
+    texts."""
     window: int = Field(5, ge=1)
+    """Maximum distance between a word and its context words, in words."""
     negative: int = Field(5, ge=0)
-    """Noise words for each true word (negative sampling); 0 trains with hierarchical softmax instead."""
+    """Number of noise words for each true word (negative sampling); 0 trains with hierarchical softmax instead."""
     sample: float = Field(1e-4, ge=0)
     """Relative frequency above which words are downsampled (Mikolov et al. 2013); 0: no downsampling."""
     epochs: int = Field(5, ge=1)
+    """Number of passes over the texts."""
     min_count: int = Field(3, ge=1)
+    """Words with fewer occurrences in the texts get no vector."""
 
 
 class ModelSettings(SettingsSection):
     """Network (Kim 2014)."""
 
     embedding: Embedding = "non-static"
+    """Initial word vectors, and whether they are trained. rand: random, trained. static: those of `vectors`, not
+    trained. non-static: those of `vectors`, trained. multichannel: two copies of those of `vectors`, one of them
+    trained."""
     trained_words: Literal["all", "out-of-vocabulary"] = "all"
     """Words whose vectors are trained: all, or only those without a pretrained vector."""
     filter_widths: list[Annotated[int, Field(ge=1, le=50)]] = Field([3, 4, 5], min_length=1)
@@ -104,6 +122,7 @@ class ModelSettings(SettingsSection):
     feature_maps: int = Field(100, ge=1)
     """Number of filters of each width."""
     dropout: float = Field(0.5, ge=0, lt=1)
+    """Probability with which a feature is set to zero in training, before the last layer."""
     max_norm: float | None = Field(3.0, gt=0)
     """Maximum L2 norm of the weights of a class in the last layer; null: no limit."""
 
@@ -121,21 +140,24 @@ class TrainSettings(SettingsSection):
     """Number of workers; changes the speed of a run, not its result. [2, 8]: 2 to 8, as many as fit in the
     cluster."""
     checkpoint_minutes: float = Field(5.0, gt=0)
-    """Interval of checkpoints within an epoch; there is always one at the end of an epoch."""
+    """Interval of checkpoints within an epoch, in minutes; there is always one at the end of an epoch."""
     cpus_per_worker: int = Field(1, ge=1)
+    """CPUs that Ray reserves for each worker, and number of its threads."""
     use_gpu: bool | None = None
-    """null: true if the cluster has a GPU for each worker."""
+    """Train on GPUs, one for each worker. null: true if the cluster has a GPU for each worker."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     epochs: int = Field(10, ge=1)
+    """Maximum number of passes over the training rows; see `patience`."""
     stop_epoch: int | None = Field(None, ge=1)
     """Last epoch of a run that keeps the learning rates of a run of `epochs`; null: `epochs`."""
     batch_size: int = Field(50, ge=1)
-    """Rows of a step, over all workers."""
+    """Number of rows of a step, over all workers."""
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
     """Learning rate at the start."""
     decay: Literal["linear", "none"] = "linear"
-    """linear: the learning rates decrease to 0 over all `epochs`, even if `patience` ends the run earlier."""
+    """Schedule of the learning rates. linear: they decrease to 0 over all `epochs`, even if `patience` ends the run
+    earlier."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay (AdamW) of filters and output weights; word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
@@ -203,25 +225,26 @@ class TuneSettings(SettingsSection):
     {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. An additional
     `if: {path: [values]}` restricts it to trials in which other settings have these values."""
     search: Literal["random", "optuna"] = "random"
-    """random: random search. optuna: Optuna's TPE, which learns from earlier trials and treats a grid as a choice.
-    A space of grids only is searched completely."""
+    """Search algorithm. random: random search. optuna: Optuna's TPE, which learns from earlier trials and treats a grid
+    as a choice. A space of grids only is searched completely."""
     samples: int = Field(3, ge=1)
-    """Random draws for each point of the grid."""
+    """Number of random draws for each point of the grid."""
     trials: int | None = Field(None, ge=1)
     """Maximum number of trials; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
     allow."""
     minutes: float | None = Field(None, gt=0)
-    """Time limit of the search; running trials are stopped. null: no limit."""
+    """Time limit of the search, in minutes; running trials are stopped. null: no limit."""
     patience: int | None = Field(None, ge=1)
     """Number of consecutive trials without improvement after which no further trial starts; null: no limit."""
     metric: Metric | None = None
     """Metric that trials are compared by, at its best epoch; null: train.metric."""
     scheduler: Literal["asha", "none"] = "asha"
-    """asha stops a trial early if it is not among the best third of the trials at the same epoch."""
+    """Early stopping of trials. asha: a trial is stopped if it is not among the best third of the trials at the same
+    epoch."""
     grace_epochs: int = Field(2, ge=1)
     """Minimum number of epochs before ASHA stops a trial."""
     epochs: int | None = Field(8, ge=1)
-    """Overrides train.epochs in trials; null: no override."""
+    """Maximum number of epochs of a trial, instead of train.epochs; null: train.epochs."""
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of concurrent trials; null: as many as fit in the cluster."""
     gpus_per_trial: float | None = Field(None, ge=0)

@@ -2,7 +2,7 @@
 
 After training, a filter of width w applied to word vectors is a sum of w entries of a table that is computed once:
 the products of each word with the filters. A text then costs look-ups, shifted sums and a maximum, which
-`jobs.inference.scoring_kernel` computes from the bytes on; the memory layouts are drawn there. The table holds the
+`jobs.inference.scoring_kernel` computes from the bytes on; it describes the memory layouts. The table holds the
 most frequent words, up to a memory budget. Other words are projected when they occur.
 """
 

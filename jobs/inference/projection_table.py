@@ -1,6 +1,6 @@
 """Projection table: each word's products with the filters, computed once and shared by a machine's processes.
 
-It is laid out as drawn in `jobs.inference.scoring_kernel` and mapped from a file in the machine's temporary folder.
+It is laid out as described in `jobs.inference.scoring_kernel` and mapped from a file in the machine's temporary folder.
 The folder belongs to the user, and the file is named by a hash of what the table is computed from. Files that nobody
 has opened for a week are removed when the next one is written. If no file can be written, the process has a table of
 its own.

@@ -5,13 +5,8 @@ convolution of training is in `jobs.model.convolution`, with its kernels in `job
 
 Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last
 filter_counts[p]. A row of the projection table belongs to a word: for each window position, its products with the
-filters that have that position. With filters f0 of width 1, f1 and f2 of width 2, and f3 of width 3:
-
-    window position   0              1           2
-    filter            f0 f1 f2 f3    f1 f2 f3    f3
-    column            0  1  2  3     4  5  6     7     num_columns = 8, the sum of the widths
-    column_offsets    0              4           7
-    filter_counts     4              3           1
+filters that have that position, from column column_offsets[p] on. So num_columns is the sum of the filters' widths.
+Drawn in docs/assets/filter-layout.svg.
 
     table        (words * num_columns,) float32, row after row; may hold only the first words of the vocabulary
     filter_counts, column_offsets  (max width,) int64

@@ -14,13 +14,8 @@ convolution, Kalchbrenner et al. 2014), and of a maximum over the windows that t
 the other texts of the batch.
 
 Layout of the rows of `filters`, which are the columns of `projected`: width after width, within a width position in
-the window after position, within a position one row for each feature map. With widths 1 and 2 and two maps a and b:
-
-    width            1        2
-    position         0        0        1
-    map              a   b    a   b    a   b
-    row              0   1    2   3    4   5
-    feature          0   1    2   3              column of the result: width after width, map after map
+the window after position, within a position one row for each feature map. Features, the columns of the result, are
+ordered width after width, map after map. Drawn in docs/assets/filter-layout.svg.
 """
 
 from collections.abc import Callable, Sequence

@@ -6,7 +6,7 @@
 
 Layouts:
     batch           token_indices `(tokens,)` int32, offsets `(texts + 1,)` int64: drawn in `jobs.model.batches`
-    filters         rows of `filters` are columns of `projected`: drawn in `jobs.model.convolution`
+    filters         rows of `filters` are columns of `projected`: described in `jobs.model.convolution`
     sparse matrix   CSR: row r has `values[i]` in column `indices[i]`, for i from `indptr[r]` to `indptr[r + 1]`;
                     a column may be named twice, and its values are added
 """

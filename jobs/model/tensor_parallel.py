@@ -5,7 +5,7 @@ windows and the filters' updates are divided completely, and no gradient of a fi
 exchange only the scores of the classes and the gradients of the word vectors that a step touched; neither grows with
 the vocabulary.
 
-The rows of filters are laid out as drawn in `jobs.model.convolution`. Features are columns: width after width, and
+The rows of filters are laid out as described in `jobs.model.convolution`. Features are columns: width after width, and
 within a width one column for each feature map.
 """
 

@@ -8,28 +8,29 @@ _SCORE = {
     "type": "object",
     "required": ["label", "score"],
     "properties": {
-        "label": {"type": "string"},
-        "score": {"type": "number"},
+        "label": {"type": "string", "description": "A class of the checkpoint."},
+        "score": {"type": "number", "description": "The logit after the function of the request."},
         "explanation": {"$ref": "#/components/schemas/Explanation"},
     },
 }
 _EXPLANATION = {
     "type": "object",
-    "description": "`score` is the logit: the sum of `bias` and the phrases' shares.",
+    "description": "The phrases that the score consists of; only with `explain`.",
     "required": ["score", "bias", "phrases"],
     "properties": {
-        "score": {"type": "number"},
-        "bias": {"type": "number"},
+        "score": {"type": "number", "description": "The logit: the sum of `bias` and all shares."},
+        "bias": {"type": "number", "description": "The bias of the class."},
         "phrases": {
             "type": "array",
+            "description": "Those with a share, the largest share first.",
             "items": {
                 "type": "object",
                 "required": ["text", "start", "end", "share"],
                 "properties": {
-                    "text": {"type": "string"},
-                    "start": {"type": "integer", "description": "In characters (code points) of the text."},
-                    "end": {"type": "integer"},
-                    "share": {"type": "number"},
+                    "text": {"type": "string", "description": "The phrase, as in the text."},
+                    "start": {"type": "integer", "description": "Its start in the text, in characters (code points)."},
+                    "end": {"type": "integer", "description": "Its end in the text, in characters (code points)."},
+                    "share": {"type": "number", "description": "Its contribution to the logit."},
                 },
             },
         },
@@ -48,7 +49,7 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     errors = {
         "400": _describe_error("Not JSON"),
         "408": _describe_error("The body did not arrive in time"),
-        "413": _describe_error(f"Over a limit: {limits.model_dump()}"),
+        "413": _describe_error("Over a limit: " + ", ".join(f"{name} {value}" for name, value in limits)),
         "422": _describe_error("A field is missing or invalid"),
         "503": {"description": "Too many requests are waiting; Retry-After is the number of seconds to wait"},
         **unauthorized,

@@ -34,10 +34,10 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_body_bytes: int = Field(1 << 20, ge=1)
-    max_texts: int = Field(256, ge=1)
-    max_text_length: int = Field(100_000, ge=1)  # characters
-    max_explained_texts: int = Field(16, ge=1)
+    max_body_bytes: int = Field(1 << 20, ge=1, description="Size of the body, in bytes.")
+    max_texts: int = Field(256, ge=1, description="Number of texts.")
+    max_text_length: int = Field(100_000, ge=1, description="Length of a text, in characters (code points).")
+    max_explained_texts: int = Field(16, ge=1, description="Number of texts of a request with `explain`.")
 
 
 def _convert_integral_float(value: object) -> object:
@@ -51,7 +51,7 @@ class Parameters(BaseModel):
     top_k: Annotated[
         Annotated[int, Field(ge=1, strict=True)] | None,
         BeforeValidator(_convert_integral_float),
-        Field(description="Labels for a text; all by default."),
+        Field(description="Number of labels for a text; all by default."),
     ] = None
     function_to_apply: Annotated[
         Literal["softmax", "sigmoid", "none"] | None, Field(description="From logits to scores; softmax by default.")
@@ -59,7 +59,7 @@ class Parameters(BaseModel):
     threshold: Annotated[
         float | None, Field(strict=True, allow_inf_nan=False, description="Labels below this score are left out.")
     ] = None
-    explain: Annotated[bool | None, Field(strict=True, description="Return the phrases that decided.")] = None
+    explain: Annotated[bool | None, Field(strict=True, description="Return an explanation of each score.")] = None
 
 
 SingleTextList = Annotated[list[str], Field(min_length=1, max_length=1)]
