@@ -19,6 +19,8 @@ import ray
 from cluster import UsageError, auth, first_line
 from cluster.package import CODE_FOLDER, build_package, is_installed
 
+logger = logging.getLogger(__name__)
+
 CONNECT_TIMEOUT_S = 10
 
 # Ray and Ray Train read these when Ray starts or when a run starts.
@@ -87,6 +89,7 @@ def connect(
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             package = build_package()
             options["runtime_env"] = {"working_dir": str(package.path)}
+    logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time

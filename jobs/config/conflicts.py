@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import VectorSettings
+from jobs.config.settings import VECTOR_FILE_SETTINGS, VectorSettings
 
 TRAINED_EMBEDDINGS = {"rand", "non-static", "multichannel"}
 # Settings of fine-tuning -> the kinds of embedding that they apply to.
@@ -15,9 +15,6 @@ FINE_TUNING_SETTINGS = {
     "train.vectors_pull": TRAINED_EMBEDDINGS,
     "train.frozen_epochs": TRAINED_EMBEDDINGS,
 }
-# Settings of `vectors` that apply only to vectors trained here, and only to vectors read from a file.
-PRETRAINING_SETTINGS: tuple[str, ...] = ("algorithm", "window", "negative", "sample", "epochs", "min_count")
-VECTOR_FILE_SETTINGS: tuple[str, ...] = ("format", "allow_pickle", "unicode_errors")
 
 
 def check_settings(
@@ -61,8 +58,6 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
     warnings = []
     if experiment.train.max_workers > 1 or experiment.train.use_gpu:
         warnings.append("train.workers and train.use_gpu have no effect in a cross-validation: one CPU worker per fold")
-    if experiment.data.test_share != Experiment().data.test_share:
-        warnings.append("data.test_share has no effect in a cross-validation: each row is in the test part of one fold")
     return warnings
 
 
@@ -79,14 +74,12 @@ def drop_ineffective_settings(experiment: Experiment) -> Experiment:
 
 
 def _ineffective_vector_settings(vectors: VectorSettings, embeddings: set[str]) -> list[str]:
-    if vectors.path is None:
-        names, reason = VECTOR_FILE_SETTINGS, "no file is read: vectors.path is not set"
-    elif embeddings == {"rand"}:
-        return ["vectors.path is not read with model.embedding=rand"]
-    else:
-        names, reason = PRETRAINING_SETTINGS, "the vectors are read from vectors.path, not trained here"
+    # Settings of pretraining in a file with `vectors.path` are no mistake: they are for a run without it. The loader of
+    # experiments warns about those of the command line.
+    if vectors.path is not None:
+        return ["vectors.path is not read with model.embedding=rand"] if embeddings == {"rand"} else []
     return [
-        f"vectors.{name} has no effect: {reason}"
-        for name in names
+        f"vectors.{name} has no effect: no file is read: vectors.path is not set"
+        for name in VECTOR_FILE_SETTINGS
         if getattr(vectors, name) != VectorSettings.model_fields[name].default
     ]

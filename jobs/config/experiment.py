@@ -9,6 +9,7 @@ valid one. Any key can be set on the command line by its dotted path:
 import difflib
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from cluster import UsageError
 from jobs.config.settings import (
+    PRETRAINING_SETTINGS,
     DataSettings,
     ModelSettings,
     SettingsSection,
@@ -27,6 +29,8 @@ from jobs.config.settings import (
     TuneSettings,
     VectorSettings,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class ExperimentError(UsageError):
@@ -69,10 +73,18 @@ def digest(value: Any) -> str:
 def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a YAML file (None: the defaults) with `key=value` settings applied.
 
+    Log a warning about settings of pretraining without effect.
+
     Raises:
         ExperimentError: the file cannot be read, is not YAML, or contains an invalid key or value.
     """
-    return _override(_read_yaml(path) if path else {}, settings, path or "settings")
+    experiment = _override(_read_yaml(path) if path else {}, settings, path or "settings")
+    if experiment.vectors.path is not None:
+        keys = {setting.partition("=")[0] for setting in settings}
+        for key in (f"vectors.{name}" for name in PRETRAINING_SETTINGS):
+            if key in keys:
+                logger.warning(f"{key} has no effect: the vectors are read from vectors.path, not trained here")
+    return experiment
 
 
 def apply_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:

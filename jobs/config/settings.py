@@ -70,6 +70,11 @@ class TextSettings(SettingsSection):
     """Maximum number of words of the training texts in the vocabulary; the most frequent are selected."""
 
 
+# Settings of `vectors` that apply only to vectors trained here, and only to vectors read from a file.
+PRETRAINING_SETTINGS: tuple[str, ...] = ("algorithm", "window", "negative", "sample", "epochs", "min_count")
+VECTOR_FILE_SETTINGS: tuple[str, ...] = ("format", "allow_pickle", "unicode_errors")
+
+
 class VectorSettings(SettingsSection):
     """Initial word vectors: read from `path`, or trained on the texts by gensim."""
 

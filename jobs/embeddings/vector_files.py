@@ -51,7 +51,7 @@ def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | 
             cached_path = storage.join(cache, f"vectors-{digest(key)}.safetensors")
             vectors = load_word_vectors(cached_path)
             if vectors is not None:
-                logger.info(f"vectors of {name}, cached in {cached_path}")
+                logger.info(f"reading vectors of {name} from the cache: {cached_path}")
                 return _check_dimensions(name, settings, vectors)
         logger.info(f"reading vectors from {name}")
         vectors = _drop_zero_vectors(name, _read(name, path, settings, target_words))

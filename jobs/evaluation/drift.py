@@ -17,17 +17,35 @@ from cluster.storage import absolute_path, join, output_folder, parent
 from cluster.tables import format_markdown_table, format_text_table
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import select_word_vectors
-from jobs.evaluation.report import save_figure
+from jobs.evaluation.figures import (
+    BLUE,
+    VERMILLION,
+    add_legend,
+    create_figure,
+    figure_style,
+    save_figure,
+    shorten_label,
+)
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 logger = logging.getLogger(__name__)
 
 NUM_LISTED_WORDS = 10
 MIN_GROUP_SIZE = 10  # words of similar frequency, for a meaningful median
 NUM_NEIGHBOURS = 4  # as in Kim's table
+# Positions of a word's name relative to its point, in the order of preference: offset in points, alignments.
+LABEL_POSITIONS = (
+    ((4, 2), "left", "bottom"),
+    ((-4, 2), "right", "bottom"),
+    ((4, -2), "left", "top"),
+    ((-4, -2), "right", "top"),
+)
 CSV_COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 
 
@@ -88,9 +106,11 @@ class Drift:
         selected = words or [self.words[index] for index in self.top_by_relative_distance(count)]
         neighbours = {word: self.nearest_neighbours(word) for word in selected}
         return {
-            "farthest": [self._row(index) for index in self.top_by_distance(count)],
-            "farthest for their frequency": [self._row(index) for index in self.top_by_relative_distance(count)],
-            "nearest neighbours": [
+            "words that moved farthest": [self._row(index) for index in self.top_by_distance(count)],
+            "words that moved farthest for their frequency": [
+                self._row(index) for index in self.top_by_relative_distance(count)
+            ],
+            "nearest neighbours before and after training": [
                 {"word": word, "before": ", ".join(before), "after": ", ".join(after)}
                 for word, (before, after) in neighbours.items()
             ],
@@ -100,9 +120,9 @@ class Drift:
         """Return the drift of all words as a sentence."""
         norms = np.linalg.norm(self.before[: len(self.words)], axis=1)
         return (
-            f"{len(self.words):,} words were trained; half of them moved by more than {np.median(self.distance):.3f}, "
-            f"where the median length of a vector is {np.median(norms):.3f}; "
-            f"median cosine of before and after {np.median(self.cosine):.4f}"
+            f"{len(self.words):,} words were trained; half of them moved by more than {np.median(self.distance):.3f}. "
+            f"The median length of a vector before training is {np.median(norms):.3f}; the median cosine of a vector "
+            f"before and after training is {np.median(self.cosine):.4f}"
         )
 
     def _row(self, index: int) -> dict[str, object]:
@@ -110,9 +130,9 @@ class Drift:
             "word": self.words[index],
             "count": int(self.counts[index]),
             "from": "file" if self.pretrained[index] else "random",
-            "moved": round(float(self.distance[index]), 3),
-            "cosine": round(float(self.cosine[index]), 3),
-            "times expected": round(float(self.distance[index] / max(self.expected[index], 1e-12)), 2),
+            "moved": f"{self.distance[index]:.3f}",
+            "cosine": f"{self.cosine[index]:.3f}",
+            "times expected": f"{self.distance[index] / max(self.expected[index], 1e-12):.2f}",
         }
 
 
@@ -177,8 +197,8 @@ def report_drift(path: str, words: Sequence[str], count: int, out: str | None) -
         logger.log(RESULT, f"\n{title}\n\n{format_text_table(rows)}")
     target = absolute_path(out) if out else join(parent(checkpoint.path), "report")
     with output_folder(target) as folder:
-        write_drift(folder, drift)
-    logger.log(RESULT, f"\nevery word: {join(target, 'drift.csv')}, plot: {join(target, 'drift.png')}")
+        write_drift(folder, drift, checkpoint.experiment.name)
+    logger.log(RESULT, f"\nall words: {join(target, 'drift.csv')}\nplot: {join(target, 'drift.png')}")
 
 
 def format_markdown_section(drift: Drift) -> list[str]:
@@ -189,54 +209,71 @@ def format_markdown_section(drift: Drift) -> list[str]:
     return [*lines, "![how far each word moved](drift.png)", "", "Every word: [drift.csv](drift.csv).", ""]
 
 
-def write_drift(folder: Path, drift: Drift) -> None:
-    """Write drift.csv and drift.png into a folder."""
+def write_drift(folder: Path, drift: Drift, name: str) -> None:
+    """Write drift.csv and drift.png into a folder; `name` is the experiment's."""
     with (folder / "drift.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         columns = (drift.words, drift.counts, drift.pretrained, drift.distance, drift.cosine, drift.expected)
         for word, count, pretrained, *numbers in zip(*columns, strict=True):
             writer.writerow([word, count, int(pretrained), *(f"{number:.6g}" for number in numbers)])
-    save_figure(draw_drift(drift), folder / "drift.png")
+    save_figure(draw_drift(drift, name), folder / "drift.png")
 
 
-def draw_drift(drift: Drift) -> "Figure":
+@figure_style()
+def draw_drift(drift: Drift, name: str) -> "Figure":
     """Return a figure: the distance of each word by its frequency, with the names of the words that moved farthest."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    norms = np.linalg.norm(drift.before[: len(drift.words)], axis=1)
+    title = f"{shorten_label(name)}: how far fine-tuning moved the vectors of {len(drift.words):,} words"
+    figure = create_figure(9, 6.5, f"{title}\nmedian length of a vector before training: {np.median(norms):.2f}")
     axes = figure.add_subplot()
     groups = (
-        (drift.pretrained, "from the vectors file", "tab:blue"),
-        (~drift.pretrained, "random at the start", "tab:orange"),
+        (drift.pretrained, "initial vector from the vectors file", BLUE, "o"),
+        (~drift.pretrained, "random initial vector", VERMILLION, "^"),
     )
-    for mask, label, color in groups:
+    for mask, label, color, marker in groups:
         if mask.any():
-            axes.scatter(drift.counts[mask], drift.distance[mask], s=6, alpha=0.4, color=color, label=label)
+            axes.scatter(
+                drift.counts[mask], drift.distance[mask], s=14, alpha=0.5, linewidth=0, color=color, marker=marker,
+                label=label,
+            )  # fmt: skip
     order = np.argsort(drift.counts)
-    axes.plot(
-        drift.counts[order], drift.expected[order], color="black", linewidth=1, label="expected at this frequency"
-    )
-    for index in _select_annotated_words(drift):
-        point = (drift.counts[index], drift.distance[index])
-        axes.annotate(drift.words[index], point, (3, 3), textcoords="offset points", size=8, parse_math=False)
-    axes.set(xscale="log", xlabel="occurrences in the training texts", ylabel="distance moved (L2)")
-    axes.set_title("How far fine-tuning moved each word's vector")
-    axes.legend(loc="upper left")
+    label = "median of words of similar frequency"
+    axes.plot(drift.counts[order], drift.expected[order], color="black", linewidth=1.2, label=label)
+    axes.set(xscale="log", xlabel="occurrences in the training texts", ylabel="distance moved (L2)", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    add_legend(figure, [axes])
+    _annotate_words(figure, axes, drift)
     return figure
 
 
-def _select_annotated_words(drift: Drift) -> list[int]:
-    """Return the indices of the words that moved farthest, without those whose names would overlap others."""
-    max_log_count, max_distance = max(np.log(drift.counts.max()), 1.0), drift.distance.max(initial=0) or 1.0
-    positions: list[tuple[float, float]] = []  # of names, as shares of the plot's size
-    selected = []
+def _annotate_words(figure: "Figure", axes: "Axes", drift: Drift) -> None:
+    """Write the names of the words that moved farthest next to their points.
+
+    A name is inside the axes, overlaps no other name and hides as few points as possible. Names without room are
+    skipped.
+    """
+    figure.draw_without_rendering()  # places the axes
+    points = axes.transData.transform(np.column_stack([drift.counts, drift.distance]))
+    taken: list[Bbox] = []
     for index in dict.fromkeys([*drift.top_by_distance(), *drift.top_by_relative_distance()]):
-        x, y = np.log(drift.counts[index]) / max_log_count, drift.distance[index] / max_distance
-        if all(abs(x - other_x) > 0.1 or abs(y - other_y) > 0.03 for other_x, other_y in positions):
-            positions.append((x, y))
-            selected.append(int(index))
-    return selected
+        candidates: list[tuple[int, int, Annotation, Bbox]] = []
+        for offset, horizontal, vertical in LABEL_POSITIONS:
+            label = axes.annotate(
+                shorten_label(drift.words[index]), (drift.counts[index], drift.distance[index]), offset,
+                textcoords="offset points", size=9, ha=horizontal, va=vertical, in_layout=False,
+            )  # fmt: skip
+            box = label.get_window_extent()
+            is_inside = all(axes.bbox.contains(x, y) for x, y in box.corners())
+            if is_inside and not any(box.overlaps(other) for other in taken):
+                num_hidden = int(((points > box.min) & (points < box.max)).all(axis=1).sum())
+                candidates.append((num_hidden, len(candidates), label, box))
+            else:
+                label.remove()
+        candidates.sort(key=lambda candidate: candidate[:2])
+        taken += [box for *_, box in candidates[:1]]
+        for _, _, label, _ in candidates[1:]:
+            label.remove()
 
 
 def estimate_expected_distance(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:

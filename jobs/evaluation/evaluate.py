@@ -61,7 +61,7 @@ def evaluate(path: str, settings: list[str], out: str | None) -> Evaluation:
         drift_section: list[str] = []
         try:
             drift = load_drift(checkpoint)
-            write_drift(folder, drift)
+            write_drift(folder, drift, experiment.name)
             drift_section = format_markdown_section(drift)
         except NoTrainedVectors as error:
             logger.info(f"the report has no section on vector drift: {error}")

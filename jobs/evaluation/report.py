@@ -1,7 +1,6 @@
-"""Report of an evaluation: report.md, evaluation.json and plots."""
+"""Report of an evaluation: report.md, evaluation.json, confusion.png and confusions.csv."""
 
-import textwrap
-import warnings
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,17 @@ import numpy as np
 
 from cluster.storage import write_json
 from cluster.tables import format_markdown_table, format_text_table
+from jobs.evaluation.figures import BLUE, create_figure, figure_style, save_figure, shorten_label
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_ANNOTATED_CLASSES = 20  # with more, the numbers of a confusion matrix are too small to read
+MAX_ANNOTATED_CLASSES = 30  # with more, the numbers of a confusion matrix are too small to read
 NUM_CONFUSED_PAIRS = 10
-MAX_LABEL_CHARACTERS = 30  # in the plot
+NUM_PLOTTED_PAIRS = 25
+HEAT_MAP_GAMMA = 0.4
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class Evaluation:
             f"accuracy {self.accuracy:.4f}   macro F1 {self.macro_f1:.4f}   on {self.rows:,} rows of {self.source}"
         )
 
-    def most_confused(self) -> list[tuple[str, str, int]]:
-        """Return (true class, predicted class, rows), the most frequent mistakes first."""
+    def most_confused(self, count: int | None = NUM_CONFUSED_PAIRS) -> list[tuple[str, str, int]]:
+        """Return (true class, predicted class, rows), the most frequent mistakes first; all of them for None."""
         mistakes = self.confusion.copy()
         np.fill_diagonal(mistakes, 0)
-        order = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_CONFUSED_PAIRS]
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
         pairs = (np.unravel_index(index, mistakes.shape) for index in order)
         return [
             (self.labels[row], self.labels[column], int(mistakes[row, column]))
@@ -83,8 +85,19 @@ def write_report(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, s
         sections: lines of Markdown that follow the metrics.
     """
     write_json(str(folder / "evaluation.json"), evaluation.to_json())
-    plot_confusion_matrix(folder / "confusion.png", evaluation)
+    plot_confusion_matrix(folder / "confusion.png", evaluation, checkpoint.experiment.name)
+    _write_confusions(folder / "confusions.csv", evaluation)
     (folder / "report.md").write_text(_format_markdown(evaluation, checkpoint, sections), encoding="utf-8")
+
+
+def _write_confusions(path: Path, evaluation: Evaluation) -> None:
+    """Write every confused pair of classes, the most frequent first, with the share of the true class's rows."""
+    support = dict(zip(evaluation.labels, evaluation.confusion.sum(axis=1), strict=True))
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["true", "predicted", "rows", "share"])
+        for true, predicted, rows in evaluation.most_confused(None):
+            writer.writerow([true, predicted, rows, f"{rows / support[true]:.4f}"])
 
 
 def _format_markdown(evaluation: Evaluation, checkpoint: Checkpoint, sections: Sequence[str]) -> str:
@@ -113,6 +126,7 @@ def _format_markdown(evaluation: Evaluation, checkpoint: Checkpoint, sections: S
         lines += format_markdown_table(
             [{"true": true, "predicted": predicted, "rows": rows} for true, predicted, rows in mistakes]
         )
+        lines += ["", "Every pair: [confusions.csv](confusions.csv)."]
     else:
         lines.append("None.")
     lines += ["", *sections, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
@@ -120,36 +134,76 @@ def _format_markdown(evaluation: Evaluation, checkpoint: Checkpoint, sections: S
     return "\n".join(lines)
 
 
-def plot_confusion_matrix(path: Path, evaluation: Evaluation) -> None:
-    """Write a plot of the confusion matrix."""
-    save_figure(draw_confusion_matrix(evaluation), path)
+def plot_confusion_matrix(path: Path, evaluation: Evaluation, name: str) -> None:
+    """Write a plot of the confusion matrix; `name` is the experiment's."""
+    draw = draw_confusion_matrix if len(evaluation.labels) <= MAX_ANNOTATED_CLASSES else draw_confused_pairs
+    save_figure(draw(evaluation, name), path)
 
 
-def draw_confusion_matrix(evaluation: Evaluation) -> "Figure":
-    """Return a figure: shares of the true class as colors, and with few classes the counts and labels as text."""
-    from matplotlib.figure import Figure
-
+@figure_style()
+def draw_confusion_matrix(evaluation: Evaluation, name: str) -> "Figure":
+    """Return a figure of few classes: shares of the true class as colors, with the counts and labels as text."""
     num_classes = len(evaluation.labels)
-    rows = evaluation.confusion.sum(axis=1, keepdims=True)
-    shares = evaluation.confusion / np.maximum(rows, 1)
     side = min(14.0, 2.5 + 0.55 * num_classes)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = create_figure(max(6.0, side + 1), max(4.0, side), _figure_title(evaluation, name))
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {evaluation.accuracy:.3f}")
-    if num_classes <= MAX_ANNOTATED_CLASSES:
-        labels = [textwrap.shorten(label, MAX_LABEL_CHARACTERS, placeholder="...") for label in evaluation.labels]
-        axes.set_xticks(range(num_classes), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(range(num_classes), labels, parse_math=False)
-        for (row, column), count in np.ndenumerate(evaluation.confusion):
-            color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=color, size=8)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    shares = _draw_matrix(figure, axes, evaluation)
+    labels = [shorten_label(label) for label in evaluation.labels]
+    axes.set_xticks(range(num_classes), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(num_classes), labels)
+    for (row, column), count in np.ndenumerate(evaluation.confusion):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, size=8, in_layout=False)
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as an image file."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the font lacks a label's script
-        figure.savefig(path, dpi=110)
+@figure_style()
+def draw_confused_pairs(evaluation: Evaluation, name: str) -> "Figure":
+    """Return a figure of many classes: the most confused pairs as bars, and the matrix without labels."""
+    pairs = evaluation.most_confused(None)
+    if not pairs:
+        figure = create_figure(7.5, 7, _figure_title(evaluation, name))
+        _draw_matrix(figure, figure.add_subplot(), evaluation, gamma=HEAT_MAP_GAMMA)
+        return figure
+    figure = create_figure(15, 7, _figure_title(evaluation, name))
+    left, right = figure.subplots(1, 2)
+    top = pairs[:NUM_PLOTTED_PAIRS]
+    bars = left.barh(range(len(top)), [rows for _, _, rows in top], color=BLUE)
+    support = dict(zip(evaluation.labels, evaluation.confusion.sum(axis=1), strict=True))
+    left.bar_label(bars, [f"{rows:,} of {support[true]:,}" for true, _, rows in top], padding=3, size=8)
+    left.set_yticks(
+        range(len(top)), [f"{shorten_label(true)} → {shorten_label(predicted)}" for true, predicted, _ in top], size=8
+    )
+    left.invert_yaxis()
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.margins(x=0.12, y=0.01)
+    left.set(xlabel="test rows of the true class with this prediction", ylabel="true class → predicted class")
+    left.set_title(f"Most frequent mistakes: {len(top)} of {len(pairs):,} pairs")
+    _draw_matrix(figure, right, evaluation, gamma=HEAT_MAP_GAMMA)
+    right.set_title(f"All {len(evaluation.labels):,} classes, in alphabetical order")
+    return figure
+
+
+def _figure_title(evaluation: Evaluation, name: str) -> str:
+    return (
+        f"{shorten_label(name)}: predicted classes of {evaluation.rows:,} test rows\n"
+        f"accuracy {evaluation.accuracy:.3f}, macro F1 {evaluation.macro_f1:.3f}"
+    )
+
+
+def _draw_matrix(figure: "Figure", axes: "Axes", evaluation: Evaluation, gamma: float = 1.0) -> np.ndarray:
+    """Draw the matrix without labels and return its shares of the true class, `(classes, classes)`.
+
+    Args:
+        gamma: exponent of the color scale; below 1, small shares are easier to see.
+    """
+    from matplotlib.colors import PowerNorm
+
+    shares: np.ndarray = evaluation.confusion / np.maximum(evaluation.confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(gamma, 0, 1), interpolation="nearest")
+    axes.set(xlabel="predicted class", ylabel="true class", xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    figure.colorbar(
+        image, ax=axes, label="share of the true class's rows" + ("" if gamma == 1 else ", power scale"), shrink=0.8
+    )
+    return shares

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cluster.logs import RESULT
 from cluster.storage import atomic_write
 from jobs.datasets.readers import SUPPORTED_SUFFIXES, DataError, read_rows
 from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, tokenize
 from jobs.model.batches import Collator, iter_batches_by_length
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 from jobs.model.network import Network
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 256
 
@@ -96,6 +100,7 @@ def predict_file(path: str, source: str, out: str | None, text_column: str | Non
     else:
         with atomic_write(Path(out)) as part, part.open("w", encoding="utf-8", newline="") as stream:
             _write_predictions(stream, predictions, Path(out).suffix)
+        logger.log(RESULT, f"wrote {out}: {len(texts):,} rows")
 
 
 def _write_predictions(stream: TextIO, predictions: Iterable[Prediction], suffix: str) -> None:

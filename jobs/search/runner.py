@@ -285,7 +285,7 @@ def format_trial_line(record: TrialRecord, metric: str, search: Search) -> str:
     if record.status == "failed":
         outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
     elif record.status == "stopped":
-        outcome += " (stopped)"
+        outcome += " (stopped early)"
     return f"trial {len(search.records):3d}{search.total_suffix}   {outcome}   {format_settings(record.settings)}"
 
 

@@ -210,7 +210,10 @@ def _compare_over_seeds(
     store = RecordStore(join(folder, "trials"))
     unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
     search = Search(unlimited, FixedSampler(all_settings), len(all_settings), store.read())
-    logger.info(f"each kind of embedding's best settings with {num_seeds} other seeds: {len(all_settings)} trials")
+    logger.info(
+        f"repeating the best settings of each kind of embedding with {num_seeds} other seeds, "
+        f"{len(all_settings)} trials"
+    )
     context = SearchContext(unlimited, search, store, folder, lambda record: None)
     # Without the shared state no checkpoint is saved.
     seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, shared_state=None)

@@ -194,6 +194,9 @@ def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder
     if results:
         logger.info(f"{len(results)} of {len(datasets)} folds are finished")
     missing = [number for number in range(1, len(datasets) + 1) if number not in results]
+    if missing:
+        rows = sum(len(dataset.test) for dataset in datasets)
+        logger.info(f"starting {len(missing)} folds; each of the {rows:,} rows is in the test part of one fold")
     jobs = (
         (f"fold {number}", experiment, corpus, datasets[number - 1].test)
         for number, corpus in _build_corpora(experiment, datasets, missing)
@@ -203,7 +206,7 @@ def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder
         write_json(join(folder, f"fold-{number}.json"), result.to_json())
         results[number] = result
         logger.info(
-            f"{name}, {len(results)} of {len(datasets)}   accuracy {result.accuracy:.4f}   "
+            f"{name} ({len(results)} of {len(datasets)} finished)   accuracy {result.accuracy:.4f}   "
             f"macro F1 {result.macro_f1:.4f}   epoch {result.epoch}, {result.seconds:.0f} s"
         )
     return [results[number] for number in sorted(results)]

@@ -8,10 +8,32 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cluster.storage import join, write_bytes
 from cluster.tables import format_text_table
+from jobs.evaluation.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILLION,
+    add_legend,
+    create_figure,
+    figure_style,
+    save_figure,
+    shorten_label,
+)
 from jobs.training.history import Epoch, Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Metric, label, colour and marker of each curve.
+LOSSES = [
+    ("train_loss", "training loss", BLUE, "o"),
+    ("loss", "validation loss", VERMILLION, "^"),
+]
+SCORES = [
+    ("accuracy", "validation accuracy", GREEN, "s"),
+    ("macro_f1", "validation macro F1", PURPLE, "D"),
+]
 
 
 def format_table(progress: Progress) -> str:
@@ -36,30 +58,44 @@ def format_table(progress: Progress) -> str:
     )
 
 
-def plot(progress: Progress) -> bytes:
+def format_title(name: str, embedding: str, num_training_rows: int, num_validation_rows: int) -> str:
+    """Return the title of a run's plot; `name` is the experiment's."""
+    validation = f"{num_validation_rows:,} validation rows" if num_validation_rows else "no validation part"
+    return f"{shorten_label(name)}: learning curve ({embedding})\n{num_training_rows:,} training rows, {validation}"
+
+
+def plot(progress: Progress, title: str) -> bytes:
     """Return the learning curve as a PNG."""
     stream = io.BytesIO()
-    draw_learning_curve(progress).savefig(stream, format="png", dpi=120)
+    save_figure(draw_learning_curve(progress, title), stream)
     return stream.getvalue()
 
 
-def draw_learning_curve(progress: Progress) -> "Figure":
-    """Return a figure: losses on the left, accuracy and macro F1 on the right, the best epoch marked."""
-    from matplotlib.figure import Figure
+@figure_style()
+def draw_learning_curve(progress: Progress, title: str) -> "Figure":
+    """Return a figure: losses on the left, accuracy and macro F1 on the right, the best epoch marked.
 
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    Without a validation part there is only the training loss.
+    """
+    has_validation = all(epoch.loss is not None for epoch in progress.epochs)
+    panels = [("loss: mean cross-entropy (nats)", LOSSES if has_validation else LOSSES[:1])]
+    if has_validation:
+        panels.append(("accuracy, macro F1 (0 to 1)", SCORES))
+    figure = create_figure(10 if has_validation else 6, 4.2, title)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     numbers = [epoch.epoch for epoch in progress.epochs]
-    for axes, names in ((left, ("train_loss", "loss")), (right, ("accuracy", "macro_f1"))):
-        for name in names:
-            label = {"train_loss": "training loss", "loss": "validation loss"}.get(name, name.replace("_f1", " F1"))
+    for axes, (unit, curves) in zip(all_axes, panels, strict=True):
+        for name, label, color, marker in curves:
             values = [getattr(epoch, name) for epoch in progress.epochs]
-            if None not in values:
-                axes.plot(numbers, values, marker=".", label=label)
-        axes.axvline(progress.best, color="grey", linewidth=1, linestyle=":", label=f"best epoch, {progress.best}")
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+            axes.plot(numbers, values, color=color, marker=marker, markersize=4, label=label)
+        if has_validation:
+            axes.axvline(progress.best, color=GREY, linewidth=1, linestyle=":")
+        axes.set(xlabel="epoch", ylabel=unit, xlim=(numbers[0] - 0.5, numbers[-1] + 0.5))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    all_axes[0].set_ylim(bottom=0)
+    if has_validation:
+        all_axes[-1].lines[-1].set_label(f"best epoch ({progress.best})")
+    add_legend(figure, all_axes)
     return figure
 
 

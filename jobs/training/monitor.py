@@ -94,7 +94,7 @@ class RunMonitor:
         waiting_s = time.monotonic() - self._last_notice
         if not self._status.workers_running.is_set() and waiting_s > WORKER_WAIT_NOTICE_S:
             self._last_notice = time.monotonic()
-            logger.info(f"waiting for workers; {resources.describe_free_resources()}")
+            logger.info(f"waiting for the workers to start; {resources.describe_free_resources()}")
 
     def _handle_epoch(self, epoch: Epoch, improved: bool) -> None:
         self._status.finished_epochs.put(epoch)
@@ -140,7 +140,7 @@ def format_epoch(epoch: Epoch, improved: bool, remaining: int) -> str:
     time_left = f"   at most {timedelta(seconds=round(epoch.seconds * remaining))} left" if remaining else ""
     return (
         f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}{validation}"
-        f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   *' if improved else ''}"
+        f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   best so far' if improved else ''}"
     )
 
 

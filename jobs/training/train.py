@@ -117,7 +117,7 @@ def require_resources(experiment: Experiment, *, in_process: bool = False) -> tu
 def train_to_completion(
     experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, start_time: float, *, in_process: bool = False
 ) -> BestCheckpoint:
-    """Train in a run's folder, log and draw the results, and return the contents of its best.json.
+    """Train in a run's folder, log and plot the results, and return the contents of its best.json.
 
     Args:
         start_time: of the command, in seconds since 1970.
@@ -131,8 +131,16 @@ def train_to_completion(
     else:
         result = fit(experiment, ray.put(corpus), run, gpu, status)
     best = _select_best(result, run, experiment.train.metric)
-    write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(result.progress))
-    logger.info(learning_curve.format_table(result.progress))
+    title = learning_curve.format_title(
+        experiment.name, experiment.model.embedding, len(corpus.train), len(corpus.validation)
+    )
+    write_bytes(join(run.path, "learning-curve.png"), learning_curve.plot(result.progress, title))
+    logger.debug(learning_curve.format_table(result.progress))
+    last_epoch = len(result.progress.epochs)
+    if last_epoch < experiment.train.last_epoch:
+        logger.info(
+            f"stopped after epoch {last_epoch}: {experiment.train.patience} epochs without a better one (patience)"
+        )
     status.update_times(result.times)
     logger.info(_format_summary(result, status))
     logger.log(RESULT, f"best: {describe_best(best)}")
@@ -291,10 +299,10 @@ def _select_best(result: WorkerResult, run: RunFolder, metric: str) -> BestCheck
 def _format_summary(result: WorkerResult, status: RunStatus) -> str:
     """Return the duration of the command and what it consists of, as a line."""
     seconds = time.time() - status.start_time
-    outside_steps = 1 - (status.previous_step_seconds + result.times.step_seconds) / seconds
-    parts = [f"{seconds:.1f} s in total, {outside_steps:.0%} of it outside steps"]
+    step_seconds = status.previous_step_seconds + result.times.step_seconds
+    parts = [f"{seconds:.1f} s in total, {step_seconds:.1f} s of it in training steps"]
     if status.first_step_time:
-        parts[0] += f"; the first step was done after {status.first_step_time - status.start_time:.1f} s"
+        parts.append(f"the first step finished after {status.first_step_time - status.start_time:.1f} s")
     if result.num_workers > 1:
         parts.append(f"{result.bytes_sent / max(1, result.num_steps) / 1e6:.2f} MB per step sent by each worker")
     return ", ".join(parts)

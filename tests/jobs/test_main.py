@@ -135,7 +135,7 @@ def test_any_label_can_be_plotted(tmp_path: Path) -> None:
     evaluation = Evaluation(
         "c", "s", 3, 1.0, 1.0, labels, metrics.per_class_metrics(np.arange(3), np.arange(3), 3), np.eye(3, dtype=int)
     )
-    plot_confusion_matrix(tmp_path / "confusion.png", evaluation)
+    plot_confusion_matrix(tmp_path / "confusion.png", evaluation, "x")
     height, width, _ = matplotlib.image.imread(tmp_path / "confusion.png").shape
     assert width > 200 < height
 

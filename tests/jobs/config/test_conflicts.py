@@ -1,9 +1,11 @@
 """Settings without effect are an error, or a note."""
 
+from pathlib import Path
+
 import pytest
 
 from jobs.config.conflicts import check_fold_settings, check_settings, drop_ineffective_settings
-from jobs.config.experiment import Experiment, ExperimentError
+from jobs.config.experiment import Experiment, ExperimentError, load_experiment
 
 
 @pytest.mark.parametrize(
@@ -49,29 +51,36 @@ def test_all_epochs_frozen_is_an_error() -> None:
 
 
 def test_ineffective_vector_settings_are_noted() -> None:
-    """Settings of pretraining for vectors that are read, and settings of files for vectors that are trained here."""
+    """A path without a reader, and settings of files without a path."""
     path = {"vectors.path": "v.bin"}
     assert check_settings(Experiment().replace(path), {"rand"}) == [
         "vectors.path is not read with model.embedding=rand"
-    ]
-    assert check_settings(Experiment().replace(path | {"vectors.window": 3}), {"static"}) == [
-        "vectors.window has no effect: the vectors are read from vectors.path, not trained here"
     ]
     assert check_settings(Experiment().replace({"vectors.allow_pickle": True}), {"static"}) == [
         "vectors.allow_pickle has no effect: no file is read: vectors.path is not set"
     ]
 
 
+def test_settings_of_pretraining_are_noted_if_they_are_on_the_command_line(tmp_path: Path, messages: list[str]) -> None:
+    """In a file they are for a run without `vectors.path`, so a run with it logs nothing about them."""
+    file = tmp_path / "experiment.yaml"
+    file.write_text("vectors: {epochs: 50, min_count: 1}")
+    experiment = load_experiment(str(file), ["vectors.path=v.bin"])
+    assert check_settings(experiment, {"static"}) == []
+    load_experiment(str(file), ["vectors.window=3", "seed=1"])  # the vectors are trained
+    assert messages == []
+    load_experiment(str(file), ["vectors.window=3", "vectors.path=v.bin", "vectors.norm=1"])
+    assert messages == ["vectors.window has no effect: the vectors are read from vectors.path, not trained here"]
+
+
 def test_settings_without_effect_in_a_cross_validation() -> None:
-    """A test file is an error; workers, GPUs and the share of the test part are noted."""
+    """A test file is an error; workers and GPUs are noted, the shares of parts are not: a file has them for `train`."""
     with pytest.raises(ExperimentError, match=r"draws a test part for each fold; remove data.test"):
         check_fold_settings(Experiment().replace({"data.test": "x.csv"}))
-    assert check_fold_settings(Experiment().replace({"data.validation": "x.csv", "data.validation_share": 0.3})) == []
+    assert check_fold_settings(Experiment().replace({"data.validation": "x.csv", "data.test_share": 0.3})) == []
     for settings in ({"train.workers": 2}, {"train.workers": [1, 2]}, {"train.use_gpu": True}):
         [note] = check_fold_settings(Experiment().replace(settings))
         assert note.startswith("train.workers and train.use_gpu have no effect")
-    [note] = check_fold_settings(Experiment().replace({"data.test_share": 0.3}))
-    assert note.startswith("data.test_share has no effect")
 
 
 def test_settings_that_a_search_chose_can_be_trained() -> None:

@@ -244,7 +244,7 @@ def test_vectors_are_cached_for_the_same_file_words_and_settings(tmp_path: Path,
     np.testing.assert_array_equal(again.matrix, first.matrix)
     messages.clear()
     read_vectors(make_settings(path), {"naïve", "film"}, str(cache))
-    assert messages == [f"vectors of {path}, cached in {cached}"]
+    assert messages == [f"reading vectors of {path} from the cache: {cached}"]
     read(make_settings(path), {"film"}, cache)
     assert len(list(cache.iterdir())) == 2
     for other in ({"extra_words": 1}, {"unicode_errors": "ignore"}, {"format": "word2vec-binary"}):

@@ -17,6 +17,7 @@ from jobs.evaluation.drift import (
     load_drift,
     report_drift,
 )
+from jobs.evaluation.figures import figure_style
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -70,17 +71,51 @@ def test_the_expected_distance_depends_on_the_frequency() -> None:
 
 
 def test_the_plot_has_every_word(drift: Drift) -> None:
-    """A point for each word, by the origin of its initial vector, the expected distance, and names."""
-    [axes] = draw_drift(drift).axes
+    """A point for each word, by the origin of its initial vector, the expected distance, names, title and labels."""
+    figure = draw_drift(drift, "tickets")
+    [axes] = figure.axes
+    assert figure.get_suptitle().startswith("tickets: how far fine-tuning moved the vectors of 4 words\n")
+    assert axes.get_xlabel() == "occurrences in the training texts"
+    assert axes.get_ylabel() == "distance moved (L2)"
     points = {str(group.get_label()): np.asarray(group.get_offsets()) for group in axes.collections}
-    np.testing.assert_allclose(points["from the vectors file"], [[5, drift.distance[0]], [4, 0], [7, 0.1]], rtol=1e-5)
-    np.testing.assert_allclose(points["random at the start"], [[6, 0]])
+    np.testing.assert_allclose(
+        points["initial vector from the vectors file"], [[5, drift.distance[0]], [4, 0], [7, 0.1]], rtol=1e-5
+    )
+    np.testing.assert_allclose(points["random initial vector"], [[6, 0]])
     [expected] = axes.get_lines()
     np.testing.assert_allclose(expected.get_xdata(), [4, 5, 6, 7])
     np.testing.assert_allclose(expected.get_ydata(), drift.expected[[1, 0, 2, 3]])
     names = {text.get_text(): text.xy for text in axes.texts}
     assert names["good"] == (5, drift.distance[0])
     assert {"good", "film"} <= set(names)
+
+
+def test_names_in_the_plot_overlap_neither_each_other_nor_the_legend() -> None:
+    """Also with crowded and long words and words at the edge; a name is next to its word's point."""
+    count = 60
+    generator = np.random.default_rng(0)
+    words = [
+        f"{word}{number}" for number, word in enumerate(["$x^", "\u732b", "a-rather-long-word-of-a-text-" * 2] * 20)
+    ]
+    distance = np.sort(generator.uniform(0.2, 1.0, count)).astype(np.float32)
+    counts = generator.integers(1, 4, count)
+    vectors = np.ones((count, 2), np.float32)
+    expected = estimate_expected_distance(counts, distance)
+    drift = Drift(words, counts, counts > 1, distance, distance, expected, words, vectors, vectors)
+    with figure_style():
+        figure = draw_drift(drift, "crowded")
+        figure.draw_without_rendering()
+    [axes], [legend] = figure.axes, figure.legends
+    names = [text.get_window_extent() for text in axes.texts]
+    assert len(names) > 3
+    for index, box in enumerate(names):
+        assert not any(box.overlaps(other) for other in names[index + 1 :])
+        assert axes.bbox.x0 <= box.x0
+        assert box.x1 <= axes.bbox.x1
+        assert not box.overlaps(legend.get_window_extent())
+        point = axes.transData.transform(axes.texts[index].xy)
+        assert min(abs(point[0] - box.x0), abs(point[0] - box.x1)) < 10
+    assert not legend.get_window_extent().overlaps(axes.bbox)
 
 
 def test_a_checkpoints_drift_is_reported_from_its_folder(

@@ -60,6 +60,8 @@ def test_the_best_trials_are_listed_first(tmp_path: Path) -> None:
 def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
     """Also of one that was refitted on all rows."""
     text = write_report(tmp_path, make_records(1), replace(BEST, refit=True, rows=1234))
+    [axes] = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), make_records(1)).axes
+    assert axes.get_ylim() == (-0.05, 1.05)  # every value of the settings has room
     assert "There are too few trials to tell" in text
     assert "trained again on all 1,234 training and validation rows" in text
 
@@ -67,7 +69,11 @@ def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
 def test_parallel_coordinates_show_a_line_for_each_trial_that_ends_at_its_objective() -> None:
     """The lowest ends at 0, the highest at 1; a setting that was not varied in a trial is left out of its line."""
     records = make_records(12)
-    [axes] = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), records).axes
+    figure = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), records)
+    [axes] = figure.axes
+    assert figure.get_suptitle().endswith(
+        "12 trials\none line per trial; darker lines have a higher validation accuracy"
+    )
     lines = [line for line in axes.lines if len(line.get_xdata()) > 2]  # the others are the axes of the settings
     accuracies = np.sort([record.best_value("accuracy") for record in records])
     heights = (accuracies - accuracies[0]) / (accuracies[-1] - accuracies[0])
@@ -75,7 +81,7 @@ def test_parallel_coordinates_show_a_line_for_each_trial_that_ends_at_its_object
     num_settings = sorted(len(record.settings) for record in records)
     assert sorted(len(line.get_xdata()) for line in lines) == [count + 1 for count in num_settings]
     assert {text.get_text() for text in axes.texts} >= {"static", "non-static", "50", "100"}
-    assert [label.get_text().replace("\n", "") for label in axes.get_xticklabels()][-1] == "accuracy"
+    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "validation\naccuracy"
 
 
 def scattered_points(axes: Axes) -> np.ndarray:
@@ -89,7 +95,11 @@ def test_slices_show_each_setting_against_the_objective() -> None:
     """Every trial in which the setting was varied is a point."""
     records = sorted(make_records(12), key=lambda record: record.best_value("accuracy"))
     figure = plot_slices(EXPERIMENT, parse_space(EXPERIMENT), records)
-    slices = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    title = "docstrings: search of 12 trials\neach setting and the validation accuracy of the best epoch"
+    assert figure.get_suptitle() == title
+    slices = {axes.get_xlabel(): axes for axes in figure.axes if axes.get_visible()}
+    assert figure.axes[0].get_ylabel() == "validation accuracy"
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"static", "non-static"}
     assert slices.keys() == set(EXPERIMENT.tune.space)
     points = scattered_points(slices["model.dropout"])
     np.testing.assert_allclose(points[:, 1], [record.best_value("accuracy") for record in records])
@@ -104,7 +114,12 @@ def test_the_comparison_of_embeddings_shows_trials_and_seeds() -> None:
     """Each kind in its own column: every trial, the best settings over the seeds, and their mean."""
     records = make_records(12)
     kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
-    [axes] = plot_embeddings(EXPERIMENT, records, kinds).axes
+    figure = plot_embeddings(EXPERIMENT, records, kinds)
+    [axes] = figure.axes
+    assert figure.get_suptitle() == "docstrings: search of 12 trials\nvalidation accuracy by kind of embedding"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("model.embedding", "validation accuracy")
+    figure.draw_without_rendering()
+    assert not figure.legends[0].get_window_extent().overlaps(axes.get_tightbbox())
     assert [label.get_text() for label in axes.get_xticklabels()] == [kind.embedding for kind in kinds]
     trials, *seeds = [item for item in axes.collections if isinstance(item, PathCollection)]
     columns = np.ceil(trials.get_offsets()[:, 0]).astype(int)

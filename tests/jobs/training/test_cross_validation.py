@@ -135,5 +135,5 @@ def test_settings_are_checked_before_ray_starts(
     with pytest.raises(ExperimentError, match=r"remove data.test"):
         cross_validate(make_experiment(data__test="test.csv"), 3)
     with pytest.raises(RuntimeError, match="Ray starts"):
-        cross_validate(make_experiment(data__test_share=0.5), 3)
-    assert [message.split(" in ")[0] for message in messages] == ["data.test_share has no effect"]
+        cross_validate(make_experiment(train__workers=2), 3)
+    assert [message.split(" in a ")[0] for message in messages] == ["train.workers and train.use_gpu have no effect"]

@@ -24,7 +24,7 @@ def lines_by_label(progress: Progress) -> list[dict[str, list[tuple[float, float
     """Return the points of each line of both panels, by label."""
     return [
         {str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in axes.get_lines()}
-        for axes in learning_curve.draw_learning_curve(progress).axes
+        for axes in learning_curve.draw_learning_curve(progress, "title").axes
     ]
 
 
@@ -32,14 +32,32 @@ def test_the_plot_has_every_metric_and_the_best_epoch() -> None:
     losses, scores = lines_by_label(PROGRESS)
     assert losses["training loss"] == [(1, 1), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert losses["validation loss"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
-    assert scores["accuracy"] == [(n, pytest.approx(0.7 + n / 100)) for n in (1, 2, 3)]
-    assert scores["macro F1"] == [(n, 0.6) for n in (1, 2, 3)]
+    assert scores["validation accuracy"] == [(n, pytest.approx(0.7 + n / 100)) for n in (1, 2, 3)]
+    assert scores["validation macro F1"] == [(n, 0.6) for n in (1, 2, 3)]
+    assert scores["best epoch (3)"] == [(3, 0), (3, 1)]  # over the whole height
     for panel in (losses, scores):
-        assert panel["best epoch, 3"] == [(3, 0), (3, 1)]  # over the whole height
         assert len(panel) == 3
-    for epochs in (1, 3):
-        image = learning_curve.plot(Progress(PROGRESS.epochs[:epochs], best=1))
-        assert image.startswith(b"\x89PNG")
+        assert [(3, 0), (3, 1)] in panel.values()
+    assert learning_curve.plot(PROGRESS, "title").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_plot_has_a_title_units_and_whole_epochs(epochs: int) -> None:
+    """The legend is below the panels; also for a single epoch the ticks are epochs."""
+    title = learning_curve.format_title("tickets", "non-static", 1200, 7)
+    assert title == "tickets: learning curve (non-static)\n1,200 training rows, 7 validation rows"
+    figure = learning_curve.draw_learning_curve(Progress(PROGRESS.epochs[:epochs], best=1), title)
+    figure.draw_without_rendering()
+    assert figure.get_suptitle() == title
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "loss: mean cross-entropy (nats)",
+        "accuracy, macro F1 (0 to 1)",
+    ]
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "epoch"
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == list(range(1, epochs + 1))
+        assert not figure.legends[0].get_window_extent().overlaps(axes.bbox)
 
 
 def test_each_epoch_is_in_the_tensorboard_log_at_once(tmp_path: Path) -> None:
@@ -58,10 +76,8 @@ def test_without_a_validation_part_there_is_only_the_training_loss(tmp_path: Pat
     """The table, the plot and the log contain only the training loss."""
     last = learning_curve.format_table(WITHOUT_VALIDATION).splitlines()[-1]
     assert last.split() == ["2", "0.5000", "-", "-", "-", "1,234", "best"]
-    assert [list(panel) for panel in lines_by_label(WITHOUT_VALIDATION)] == [
-        ["training loss", "best epoch, 2"],
-        ["best epoch, 2"],
-    ]
+    assert [list(panel) for panel in lines_by_label(WITHOUT_VALIDATION)] == [["training loss"]]
+    assert "no validation part" in learning_curve.format_title("tickets", "rand", 9, 0)
     with learning_curve.TensorBoardLog(str(tmp_path)) as log:
         log.log_epoch(WITHOUT_VALIDATION.epochs[0])
         [written] = tmp_path.iterdir()

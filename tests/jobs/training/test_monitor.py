@@ -31,7 +31,7 @@ def test_messages_are_logged_and_update_the_status(tmp_path: Path, messages: lis
         "training with 2 workers on cpu",
         "epoch   2   step 16 of 1,000   train loss 0.6000   1,234 examples/s   at most 0:01:01 left",
         "epoch   2   train loss 0.5000   validation loss 0.4000   accuracy 0.9000   macro F1 0.8000"
-        "   1,234 examples/s   at most 0:00:09 left   *",
+        "   1,234 examples/s   at most 0:00:09 left   best so far",
     ]
     assert status.finished_epochs.get_nowait() == EPOCH
     assert (status.num_checkpoints, status.first_step_time) == (1, 101.5)
@@ -61,7 +61,7 @@ def test_a_wait_for_workers_is_logged_once_per_interval(
         handler = RunMonitor(5, status, scalars)
         for now in (1.0, 21.0, 22.0, 42.0):  # noqa: B007 read by the clock above
             handler.handle([])
-        assert messages == ["waiting for workers; 0 of 4 CPUs free on 1 node"] * 2
+        assert messages == ["waiting for the workers to start; 0 of 4 CPUs free on 1 node"] * 2
         status.workers_running.set()
         now = 100.0
         handler.handle([])

@@ -82,7 +82,7 @@ def test_on_an_autoscaling_cluster_a_run_waits_for_nodes(toy_csv: Path) -> None:
         )
         with kill_on_exit(run):
             assert run.stdout is not None
-            before = list(takewhile(lambda line: not line.startswith("waiting for workers"), run.stdout))
+            before = list(takewhile(lambda line: not line.startswith("waiting for the workers"), run.stdout))
             join_command = ["ray", "start", f"--address={head.address}", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
             subprocess.run(
                 [str(Path(sys.executable).parent / join_command[0]), *join_command[1:]],
