@@ -10,6 +10,7 @@ FROM rayproject/ray:2.60.0-py311-${HARDWARE}
 WORKDIR /home/ray/finetune-cnn
 COPY --chown=ray:users requirements.lock .
 RUN pip install --no-cache-dir -r requirements.lock
+# Only what .dockerignore lists.
 COPY --chown=ray:users . .
 RUN pip install --no-cache-dir --no-deps .
 

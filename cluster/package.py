@@ -151,9 +151,9 @@ def list_requirements(code: Path = CODE_FOLDER) -> list[str]:
     Raises:
         PackageError: requirements.lock cannot be read.
     """
-    if code == CODE_FOLDER and is_installed():
-        return pin_installed_packages()
     path = code / LOCK_FILE
+    if code == CODE_FOLDER and (is_installed() or not path.is_file()):
+        return pin_installed_packages()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

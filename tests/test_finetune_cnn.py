@@ -54,8 +54,8 @@ def list_commands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argumen
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, sub_parser in action.choices.items():
-                inner = list_commands(sub_parser)
-                commands |= {f"{name} {verb}": found for verb, found in inner.items()} or {name: sub_parser}
+                inner = {f"{name} {verb}": command for verb, command in list_commands(sub_parser).items()}
+                commands |= inner or {name: sub_parser}
     return commands
 
 
