@@ -2,7 +2,7 @@
 
     apt-get install wrk
     python benchmarks/serving.py                        # everything, about fifteen minutes
-    python benchmarks/serving.py --only scale --picture replicas.png
+    python benchmarks/serving.py --only scale --picture docs/assets/replicas.png
     python benchmarks/serving.py --quick                # only `speed`, short
 
 speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service and to a no-op deployment in the

@@ -75,10 +75,10 @@ def test_ray_reads_every_variable() -> None:
         assert f'"{name}"' in text, name
 
 
-def test_replicas_listen_on_the_ports_that_security_md_names() -> None:
+def test_replicas_listen_on_the_ports_that_the_security_guide_names() -> None:
     """Replicas are reachable at these ports without HAProxy."""
     import ray.serve._private.constants as constants
 
     first, last = (getattr(constants, f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT") for end in ("MIN", "MAX"))
-    page = " ".join((REPOSITORY / "SECURITY.md").read_text().split())
+    page = " ".join((REPOSITORY / "docs" / "guides" / "security.md").read_text().split())
     assert f"on a port of its own from {first} to {last}" in page
