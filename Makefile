@@ -1,13 +1,14 @@
 # Every target creates .venv from requirements.lock on first use. CONTRIBUTING.md says when to run which target.
 #
-#   make check         formatting, lint, types and the quick tests: run it before every commit
-#   make test          lint and all tests that need no root, Ray tests included
-#   make test-hosts    tests on separate hosts (network namespaces); needs root on Linux and iproute2
-#   make test-ray-up   lost hosts and `ray up` over ssh; also needs openssh-server and rsync; takes minutes
-#   make demo          the whole workflow on the default corpus, from a search to an HTTP response
-#   make docs          the documentation site, in site/; every warning is an error. Also part of lint
-#   make docs-serve    the same on http://127.0.0.1:8000, rebuilt when a page changes
-#   make format        fix formatting and the lint findings that ruff can fix
+#   make check            formatting, lint, types and the quick tests: run it before every commit
+#   make test             lint and all tests that need no root, Ray tests included, benchmarks excluded
+#   make test-benchmarks  every benchmark in its small form; needs wrk for that of the service
+#   make test-hosts       tests on separate hosts (network namespaces); needs root on Linux and iproute2
+#   make test-ray-up      lost hosts and `ray up` over ssh; also needs openssh-server and rsync; takes minutes
+#   make demo             the whole workflow on the default corpus, from a search to an HTTP response
+#   make docs             the documentation site, in site/; every warning is an error. Also part of lint
+#   make docs-serve       the same on http://127.0.0.1:8000, rebuilt when a page changes
+#   make format           fix formatting and the lint findings that ruff can fix
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,7 +27,7 @@ RAY_UP_TIMEOUT := --timeout 1800
 # Material announces its successor in every build.
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: setup demo check test test-hosts test-ray-up lint docs docs-serve format clean
+.PHONY: setup demo check test test-benchmarks test-hosts test-ray-up lint docs docs-serve format clean
 
 setup: .venv/ready
 
@@ -54,17 +55,20 @@ docs-serve: setup
 	$(MKDOCS) serve
 
 check: lint
-	$(PYTEST_PARALLEL) -m "not ray and not slow and not root"
+	$(PYTEST_PARALLEL) -m "not ray and not slow and not root and not benchmark"
 
 # The Ray tests run one after the other: each cluster expects all cores. Both parts always run, so that one failure
 # does not hide another, and the last lines say which part failed.
 test: lint
 	@status=0; quick="passed"; ray="passed"; \
-	$(PYTEST_PARALLEL) -m "not ray and not root" || { status=1; quick="FAILED"; }; \
-	$(PYTEST) $(RAY_TIMEOUT) -m "ray and not root" || { status=1; ray="FAILED"; }; \
+	$(PYTEST_PARALLEL) -m "not ray and not root and not benchmark" || { status=1; quick="FAILED"; }; \
+	$(PYTEST) $(RAY_TIMEOUT) -m "ray and not root and not benchmark" || { status=1; ray="FAILED"; }; \
 	echo "tests without Ray: $$quick"; \
 	echo "tests with Ray: $$ray"; \
 	exit $$status
+
+test-benchmarks: setup
+	$(PYTEST) $(RAY_TIMEOUT) -m benchmark
 
 test-hosts: setup
 	$(PYTEST) $(RAY_TIMEOUT) -m "root and not launcher"

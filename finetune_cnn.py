@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import UsageError, __version__
 
 if TYPE_CHECKING:
-    from cluster.cli import CommandLine
+    from cluster.console.cli import CommandLine
     from jobs.inference.classifier import Classifier
     from serving.client import Client
 
@@ -73,7 +73,7 @@ def _build_command_line() -> "CommandLine":
     import cluster.__main__ as cluster_commands
     import jobs.__main__ as job_commands
     import serving.__main__ as serving_commands
-    from cluster.cli import CommandLine
+    from cluster.console.cli import CommandLine
 
     cli = CommandLine("finetune-cnn", "Fine-tune word vectors in a CNN text classifier on Ray, and serve it over HTTP.")
     cli.parser.epilog = "`finetune-cnn COMMAND --help` describes a command."
@@ -81,7 +81,7 @@ def _build_command_line() -> "CommandLine":
     job_commands.add_commands(cli)
     cli.start_section("serve")
     serving_commands.add_commands(cli)
-    serving_commands.add_service_commands(cli.add_group("service", "print a service's configuration or environment"))
+    serving_commands.add_service_commands(cli.add_group("service", "inspect, remove and configure deployed services"))
     cli.start_section("run on a cluster")
     cluster_commands.add_commands(cli)
     cluster_commands.add_job_commands(cli.add_group("job", "list, inspect, follow and stop submitted jobs"))

@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 import yaml
 
-from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from benchmarks.ray_head import RayHead, start_ray_head
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from cluster.ray_jobs import create_client
 from serving.deployment.haproxy import build_environment

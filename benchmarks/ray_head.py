@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 
 START_TIMEOUT_S = 90
@@ -68,18 +68,6 @@ def start_ray_head(
     finally:
         _kill_all(process, folder)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def find_free_ports(count: int) -> list[int]:
-    """Return ports on which nothing listens at the moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
-    finally:
-        for item in sockets:
-            item.close()
 
 
 def _wait_for_dashboard(url: str, process: subprocess.Popen, log: Path) -> None:

@@ -1,6 +1,7 @@
 """Output of a benchmark: tables and, as the last line, the same numbers as one JSON object.
 
-It does not use `cluster.tables`, which needs rich: benchmarks/training.py runs on machines with only torch and numpy.
+It does not use `cluster.console.tables`, which needs rich: benchmarks/training.py runs on machines with only torch and
+numpy.
 """
 
 import json

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.generated_data import make_random_checkpoint
 from benchmarks.load_generator import SAMPLE_TEXT
-from benchmarks.ray_head import find_free_ports
 from benchmarks.reporting import Row, print_json, print_table
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from serving.deployment.haproxy import active_proxy
 

@@ -64,7 +64,7 @@ class Sizes:
 
 
 FULL = Sizes(rows=4000, overhead=(64, 10), short=(32, 3), nested_trials=8, memory=(4, 6), words=400_000)
-QUICK = Sizes(rows=300, overhead=(4, 2), short=(2, 1), nested_trials=1, memory=(1, 3), words=20_000)
+QUICK = Sizes(rows=300, overhead=(CORES + 1, 1), short=(1, 1), nested_trials=1, memory=(1, 3), words=20_000)
 
 
 def make_search_experiment(folder: Path, name: str, trials: int, epochs: int, **settings: Any) -> Experiment:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.cli import CommandGroup, CommandLine
+from cluster.console.cli import CommandGroup, CommandLine
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -105,7 +105,7 @@ def _add_manifest(commands: CommandGroup) -> None:
     manifest = commands.add_command("manifest", _manifest, text)
     manifest.usage = "%(prog)s [options] -- cluster | train ... | tune ... | cross-validate ... | serve CONFIG"
     manifest.add_argument("--name", default="finetune-cnn", help="name of the resource (default: finetune-cnn)")
-    manifest.add_argument("--image", required=True, help="image of the Dockerfile; {hardware} in it becomes cpu or gpu")
+    manifest.add_argument("--image", help="image of the Dockerfile; {hardware} in it becomes cpu or gpu")
     manifest.add_argument("--storage", required=True, help="URI of the runs, or the path where --claim is mounted")
     manifest.add_argument("--claim", help="PersistentVolumeClaim, ReadWriteMany, of the storage")
     manifest.add_argument("--secret", help="Secret whose keys become variables, such as AWS_ACCESS_KEY_ID")
@@ -115,6 +115,25 @@ def _add_manifest(commands: CommandGroup) -> None:
         metavar="FILE",
         help="take the node types from this file of `ray up` (default: those of the ray_cluster.yaml in a checkout)",
     )
+    manifest.add_argument("--namespace", help="namespace of the resource (default: that of kubectl)")
+    for option, metavar, text in (
+        ("--resources", "NODE_TYPE:NAME=AMOUNT,...", "of its pods, such as gpu_worker:cpu=8,memory=64Gi,gpu=2"),
+        ("--toleration", "KEY[=VALUE][:EFFECT]", "toleration of the pods"),
+        ("--pull-secret", "SECRET", "imagePullSecret of the pods"),
+        ("--label", "KEY=VALUE", "label of the resource and its pods"),
+    ):
+        manifest.add_argument(option, action="append", default=[], metavar=metavar, help=f"{text}; may be repeated")
+    manifest.add_argument("--service-account", metavar="NAME", help="ServiceAccount of the pods")
+    manifest.add_argument(
+        "--cluster", metavar="NAME", help="run the job on this RayCluster instead of one of its own; needs no --image"
+    )
+    manifest.add_argument(
+        "--deadline-hours", type=float, default=168, metavar="HOURS", help="KubeRay ends a longer job (default: 168)"
+    )
+    manifest.add_argument(
+        "--redis", metavar="HOST:PORT", help="store the state of the head there, so that services outlive it"
+    )
+    manifest.add_argument("--redis-secret", metavar="SECRET", help="Secret with the key `password` of the Redis")
     manifest.add_argument(
         "arguments",
         nargs="+",
@@ -196,35 +215,68 @@ def _manifest(options: argparse.Namespace) -> None:
     import yaml
 
     from cluster import manifest
+    from cluster.package import is_experiment_file
 
     verb, *words = options.arguments
-    files = [word for word in words if "=" not in word]
-    try:
-        contents = {word: Path(word).read_text(encoding="utf-8") for word in files}
-    except OSError as error:
-        raise manifest.ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    pods = manifest.validate_pods(
-        manifest.PodSettings(
-            name=options.name,
-            image=options.image.replace("{hardware}", "cpu"),
-            gpu_image=options.image.replace("{hardware}", "gpu"),
-            storage=options.storage,
-            claim=options.claim,
-            secret=options.secret,
-            mount_files=bool(contents) and verb in manifest.JOB_VERBS,
-            launcher_file=options.launcher_file,
-        )
-    )
-    if verb == "cluster" and not words:
-        manifests = manifest.build_ray_cluster(pods)
-    elif verb in manifest.JOB_VERBS:
-        manifests = manifest.build_ray_job(pods, options.arguments, contents)
-    elif verb == "serve" and len(files) == 1 == len(words):
-        manifests = manifest.build_ray_service(pods, contents[files[0]])
-    else:
+    is_job, is_service = verb in manifest.JOB_VERBS, verb == "serve" and len(words) == 1
+    if not is_job and not is_service and options.arguments != ["cluster"]:
         jobs = ", ".join(f"{name} ..." for name in manifest.JOB_VERBS)
         raise manifest.ManifestError(f"'{' '.join(options.arguments)}': write cluster, {jobs}, or serve CONFIG")
+    try:
+        contents = {
+            word: Path(word).read_text(encoding="utf-8") for word in words if is_service or is_experiment_file(word)
+        }
+    except OSError as error:
+        raise manifest.ManifestError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    _check_manifest_options(options, is_job)
+    pods = manifest.PodSettings(
+        name=options.name,
+        image=(options.image or "").replace("{hardware}", "cpu"),
+        gpu_image=(options.image or "").replace("{hardware}", "gpu"),
+        storage=options.storage,
+        claim=options.claim,
+        secret=options.secret,
+        mount_files=bool(contents) and is_job,
+        launcher_file=options.launcher_file,
+        namespace=options.namespace,
+        resources=manifest.parse_resources(options.resources),
+        tolerations=[manifest.parse_toleration(text) for text in options.toleration],
+        pull_secrets=options.pull_secret,
+        service_account=options.service_account,
+        labels=manifest.parse_labels(options.label),
+        redis_address=options.redis,
+        redis_secret=options.redis_secret,
+    )
+    manifest.validate_pods(pods, pods_exist=options.cluster is not None)
+    if is_job:
+        job = {"deadline_hours": options.deadline_hours, "existing_cluster": options.cluster}
+        manifests = manifest.build_ray_job(pods, options.arguments, contents, **job)
+    elif is_service:
+        manifests = manifest.build_ray_service(pods, contents[words[0]])
+    else:
+        manifests = manifest.build_ray_cluster(pods)
     print(yaml.safe_dump_all(manifests, sort_keys=False), end="")
+
+
+def _check_manifest_options(options: argparse.Namespace, is_job: bool) -> None:
+    """Raise a ManifestError if an option is missing, or would have no effect."""
+    from cluster.manifest import ManifestError
+
+    if options.deadline_hours <= 0:
+        raise ManifestError("--deadline-hours must be above 0")
+    if options.cluster is None:
+        if options.image is None:
+            raise ManifestError("pass --image, or --cluster for a job on an existing cluster")
+        if is_job and options.redis:
+            raise ManifestError(
+                "--redis is for services and clusters: a job whose head is lost starts again and resumes"
+            )
+        return
+    if not is_job:
+        raise ManifestError("--cluster is for jobs: train, tune and cross-validate")
+    names = ("image", "claim", "secret", "launcher_file", "resources", "toleration", "pull_secret", "service_account")
+    if ignored := [f"--{name.replace('_', '-')}" for name in (*names, "redis") if getattr(options, name)]:
+        raise ManifestError(f"{', '.join(ignored)}: the pods of {options.cluster} exist already; drop the options")
 
 
 def _package(options: argparse.Namespace) -> None:

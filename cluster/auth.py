@@ -8,10 +8,12 @@ retries a wrong token for twenty seconds.
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
+from cluster.durable_files import flush, make_folder, publish_file, temporary_path
 
 AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
 TIMEOUT_S = 4
@@ -52,7 +54,7 @@ def load_token() -> str | None:
 
 
 def ensure_token() -> str:
-    """Return the token; write a new one if there is none.
+    """Return the token; write a new one if there is none. Of concurrent commands, the first one's is used by all.
 
     Raises:
         TokenError: the file cannot be read or written.
@@ -61,14 +63,25 @@ def ensure_token() -> str:
     if token is not None:
         return token
     path = token_path()
+    part = temporary_path(path)
+    token = secrets.token_hex(32)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_hex(32)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(token)
+        make_folder(path.parent)
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+                stream.write(token)
+            flush(part)
+            # A link, unlike a rename, does not replace the token of a command that was faster.
+            with suppress(OSError):
+                os.link(part, path)
+                flush(path.parent)
+            if load_token() is None:  # the file is empty, or the file system has no links
+                publish_file(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise TokenError(f"{path}: the token cannot be written: {error.strerror}") from error
-    return token
+    return load_token() or token
 
 
 def enable_token_auth() -> str | None:

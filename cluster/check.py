@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -48,7 +49,7 @@ class NodeReport:
 
     versions: by package; free_bytes: in Ray's temporary folder; gpus: number that the driver lists; clock: seconds
     since 1970; token_file_mode: permission bits, None without a file; storage_error: None if the node can read and
-    write the storage.
+    write the storage; job_folder: identity of the folder in which it unpacks the code of jobs, empty without Ray.
     """
 
     host: str
@@ -58,6 +59,7 @@ class NodeReport:
     clock: float
     token_file_mode: int | None
     storage_error: str | None = None
+    job_folder: str = ""
 
 
 def installed_versions() -> dict[str, str]:
@@ -99,6 +101,7 @@ def inspect_node(storage: str | None, marker: str) -> NodeReport:
         clock=clock,
         token_file_mode=token_file_mode,
         storage_error=storage_error,
+        job_folder=_identify_job_folder(host),
     )
 
 
@@ -123,8 +126,20 @@ def check_cluster(storage: str | None, caller_versions: dict[str, str]) -> list[
     try:
         nodes = list_nodes()
         requests = [(node, _request_report(node, storage, marker), time.time()) for node in nodes]
+        locations: dict[str, list[str]] = {}  # by the folder of jobs
         for node, reference, sent in requests:
-            findings += _evaluate_response(node, reference, sent, caller_versions, storage)
+            location = f"{node.host} ({node.address})"
+            report = _receive_report(reference)
+            if isinstance(report, str):
+                remedy = "read its logs, or remove it from the cluster"
+                findings.append(Finding("error", location, f"no response: {report}", remedy))
+                continue
+            findings += evaluate_node(
+                location, report, int(node.resources.get("GPU", 0)), caller_versions, storage
+            ) + _evaluate_clock(location, report, sent, time.time())
+            if report.job_folder:
+                locations.setdefault(report.job_folder, []).append(location)
+        findings += _find_shared_folders(locations)
     except RayError as error:
         raise ClusterConnectionError(f"lost the connection to the cluster: {first_line(error)}") from error
     finally:
@@ -166,19 +181,31 @@ def _request_report(node: Node, storage: str | None, marker: str) -> Any:
     return task.options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(storage, marker)
 
 
-def _evaluate_response(
-    node: Node, reference: Any, sent: float, caller_versions: dict[str, str], storage: str | None
-) -> list[Finding]:
-    """Wait for the report of a node, and return the findings on it."""
-    location = f"{node.host} ({node.address})"
+def _receive_report(reference: Any) -> NodeReport | str:
+    """Return the report of a node, or the reason why there is none."""
     try:
         report: NodeReport = ray.get(reference, timeout=RESPONSE_TIMEOUT_S)
     except RayError as error:
         # The last line of a remote traceback names the error.
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        return [Finding("error", location, f"no response: {reason}", "read its logs, or remove it from the cluster")]
-    findings = evaluate_node(location, report, int(node.resources.get("GPU", 0)), caller_versions, storage)
-    return findings + _evaluate_clock(location, report, sent, time.time())
+        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return report
+
+
+def _identify_job_folder(host: str) -> str:
+    """Return an identity of the folder in which this node unpacks the code of jobs; empty without Ray."""
+    module: Any = worker  # has no type information
+    if module._global_node is None:
+        return ""
+    status = os.stat(module._global_node.get_runtime_env_dir_path())
+    return f"{host}:{status.st_dev}:{status.st_ino}"
+
+
+def _find_shared_folders(locations: dict[str, list[str]]) -> Iterator[Finding]:
+    """Yield a finding for nodes with the same folder of jobs: each deletes what the other has unpacked."""
+    for nodes in locations.values():
+        if len(nodes) > 1:
+            message = "share the temporary folder of Ray, so jobs lose their code and their files of --include"
+            yield Finding("error", " and ".join(nodes), message, "start each with a --temp-dir of its own")
 
 
 def _find_problems(

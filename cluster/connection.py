@@ -12,9 +12,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
 
 from cluster import UsageError, auth, first_line
 from cluster.package import CODE_FOLDER, build_package, is_installed
@@ -22,6 +25,15 @@ from cluster.package import CODE_FOLDER, build_package, is_installed
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
+
+ADDRESS_FORMATS = "HOST:6379, [IPv6]:6379, http://HOST:8265, ray://HOST:10001, or auto"
+
+AddressKind = Literal["node", "dashboard", "client", "auto"]
+_KINDS_BY_SCHEME: dict[str, AddressKind] = {
+    "": "node", "ray": "client", "http": "dashboard", "https": "dashboard",
+}  # fmt: skip
+
+UV_RUN_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 # Ray and Ray Train read these when Ray starts or when a run starts.
 RAY_ENVIRONMENT = {
@@ -31,6 +43,8 @@ RAY_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Ray would report each command to its developers.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Under `uv run` Ray would send the current folder, data included, to the workers, and start each with `uv run`.
+    UV_RUN_VARIABLE: "0",
 }
 
 
@@ -38,9 +52,56 @@ class ClusterConnectionError(UsageError):
     """The Ray cluster at the given address cannot be reached."""
 
 
+class AddressError(UsageError):
+    """An address of a cluster has none of the formats, or the wrong one."""
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """A parsed address.
+
+    text: as Ray takes it. kind: `node` for HOST:PORT of the head, which only drivers on its nodes can use; `dashboard`
+    for http:// and https://, which accept jobs and services; `client` for ray://; `auto` for any cluster of this
+    machine. host: without the brackets of an IPv6 address. port: None in a URL of a dashboard without one.
+    """
+
+    text: str
+    kind: AddressKind
+    host: str = ""
+    port: int | None = None
+
+
+def parse_address(text: str) -> ClusterAddress:
+    """Return the parts of an address.
+
+    Raises:
+        AddressError: it has none of the formats.
+    """
+    text = text.strip().rstrip("/")
+    if text == "auto":
+        return ClusterAddress(text, "auto")
+    scheme, mark, rest = text.rpartition("://")
+    kind = _KINDS_BY_SCHEME.get(scheme)
+    if kind is None or (mark and not scheme):
+        raise AddressError(
+            f"'{text}' is not the address of a Ray cluster: '{scheme}://' is unknown; write {ADDRESS_FORMATS}"
+        )
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise AddressError(f"'{text}' is not the address of a Ray cluster: {error}; write {ADDRESS_FORMATS}") from error
+    if not host:
+        raise AddressError(f"'{text}' is not the address of a Ray cluster: it has no host; write {ADDRESS_FORMATS}")
+    if port is None and kind != "dashboard":
+        raise AddressError(f"'{text}' is not the address of a Ray cluster: it has no port; write {ADDRESS_FORMATS}")
+    return ClusterAddress(text, kind, host, port)
+
+
 def resolve_address(address: str | None = None) -> str | None:
-    """Return the address of the cluster to use, or None for an embedded Ray."""
-    return address or os.environ.get("RAY_ADDRESS") or None
+    """Return the address of the cluster to use, or None for an embedded Ray, which Ray itself calls `local`."""
+    address = (address or os.environ.get("RAY_ADDRESS") or "").strip()
+    return None if address in ("", "local") else address
 
 
 @contextlib.contextmanager
@@ -57,11 +118,12 @@ def connect(
 
     Raises:
         ClusterConnectionError: no cluster responds at the address.
+        AddressError: the address has an unknown format.
         TokenError: the cluster rejects the token.
     """
-    for key, value in RAY_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    set_ray_environment()
     address = resolve_address(address)
+    parsed = parse_address(address) if address else None
     token = auth.enable_token_auth() if address else None
     if ray.is_initialized():
         yield
@@ -72,7 +134,7 @@ def connect(
         "logging_level": logging.ERROR if quiet else logging.INFO,
         "configure_logging": True,
     }
-    if address is None:
+    if parsed is None:
         if os.environ.get(auth.AUTH_MODE_VARIABLE, "token").lower() == "token":
             auth.ensure_token()  # Ray would write a file that all can read
         # The watcher polls for nodes that a cloud is about to take back.
@@ -83,8 +145,8 @@ def connect(
             # variable; with a runtime environment Ray could not use the worker processes that it started in advance.
             os.environ["PYTHONPATH"] = _python_path()
     else:
-        _check_address(address, token)
-        options["address"] = address
+        _check_address(parsed, token)
+        options["address"] = parsed.text
         # A job's working directory has the code; any other driver sends it.
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             package = build_package()
@@ -102,6 +164,15 @@ def connect(
         yield
     finally:
         ray.shutdown()
+
+
+def set_ray_environment() -> None:
+    """Set the variables of `RAY_ENVIRONMENT` that are not set."""
+    for key, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    # Ray read this one when it was imported.
+    constants: Any = ray_constants  # has no type information
+    constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ[UV_RUN_VARIABLE].lower() in ("1", "true")
 
 
 @contextlib.contextmanager
@@ -123,19 +194,25 @@ def preserve_sigint_handler() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, previous)
 
 
-def _check_address(address: str, token: str | None) -> None:
-    """Raise if nothing listens at HOST:PORT, or if the token is rejected; Ray would retry for minutes."""
-    if "://" in address or ":" not in address:
-        return  # Ray itself checks ray://, http:// and auto
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise ClusterConnectionError(f"cannot reach the Ray cluster at {address}: {error}") from error
-    auth.verify_token(address, token)
-    if _is_outside(address, token):
+def _check_address(address: ClusterAddress, token: str | None) -> None:
+    """Raise if no cluster for drivers is at the address, or if it rejects the token; Ray would retry for minutes."""
+    if address.kind == "auto":
+        return
+    if address.kind == "dashboard":
         raise ClusterConnectionError(
-            f"this machine is not a node of the Ray cluster at {address}, and only its nodes can attach to it; "
+            f"{address.text} is the address of a dashboard, which runs jobs; to run this command as a job: "
+            f"finetune-cnn submit --address {address.text} -- ...; on a node of the cluster, use HOST:6379 of its head"
+        )
+    try:
+        socket.create_connection((address.host, address.port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterConnectionError(f"cannot reach the Ray cluster at {address.text}: {error}") from error
+    if address.kind == "client":
+        return
+    auth.verify_token(address.text, token)
+    if _is_outside(address.text, token):
+        raise ClusterConnectionError(
+            f"this machine is not a node of the Ray cluster at {address.text}, and only its nodes can attach to it; "
             "from other machines: finetune-cnn submit --address http://HOST:8265 -- ..."
         )
 
@@ -154,8 +231,9 @@ def _is_outside(address: str, token: str | None) -> bool:
 
 
 def _is_local(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, 0)).close()
+        socket.create_server((host, 0), family=family).close()
     except OSError:
         return False
     return True

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cluster.storage import StorageError, is_uri, resolve_filesystem
+from cluster.storage import StorageError, is_uri, local_path, prepare_local_file, resolve_filesystem
 
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
@@ -54,6 +54,17 @@ def open_decompressed(path: str, on_read: Callable[[int], None] | None = None) -
             yield stream
 
 
+@contextmanager
+def create_file(path: Path, *, compress: bool) -> Iterator[BinaryIO]:
+    """Yield a stream that writes a new local file, gzipped if `compress`. Equal contents are equal files."""
+    with path.open("wb") as stream:
+        if not compress:
+            yield stream
+            return
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=stream, mtime=0) as zipped:
+            yield cast(BinaryIO, zipped)
+
+
 def file_size(path: str) -> int | None:
     """Return a file's stored size in bytes, None if it is unknown; StorageError if the file does not exist."""
     return _read_metadata(path)[0]
@@ -79,6 +90,25 @@ def fingerprint(path: str) -> str | None:
             stream.seek(max(0, (size or 0) - CHUNK_BYTES))
             parts.append(stream.read(CHUNK_BYTES))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Return whether two paths or URIs lead to the same existing file, or are the same URI."""
+    local, other_local = local_path(path), local_path(other)
+    if local is None or other_local is None:
+        return path == other
+    return local.exists() and other_local.exists() and local.samefile(other_local)
+
+
+def check_output_file(path: str, *inputs: str) -> None:
+    """Raise a StorageError if a file cannot be written at a path or URI, or if it is one of the input files."""
+    for name in inputs:
+        if is_same_file(name, path):
+            raise StorageError(f"{path}: is the input file, which is never changed; name another file to write")
+    if local_path(path) is not None:
+        prepare_local_file(path)
+    else:
+        resolve_filesystem(path)
 
 
 def _read_metadata(path: str) -> tuple[int | None, list[Any]]:

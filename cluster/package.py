@@ -9,7 +9,7 @@ import shutil
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,11 @@ def publish_package(target: str, code: Path = CODE_FOLDER) -> Package:
     return package
 
 
+def is_experiment_file(word: str) -> bool:
+    """Return whether an argument of a command names an experiment file: no option, no setting, and a YAML suffix."""
+    return "=" not in word and not word.startswith("-") and word.endswith((".yaml", ".yml"))
+
+
 def relative_path(folder: Path, name: str) -> str | None:
     """Return a file's path relative to a folder, None if it is elsewhere; PackageError if there is no such file."""
     path = Path(folder, name)
@@ -123,6 +128,35 @@ def relative_path(folder: Path, name: str) -> str | None:
         if file.is_relative_to(parent):
             return file.relative_to(parent).as_posix()
     return None
+
+
+def map_files(
+    folder: Path, arguments: Sequence[str], include: Sequence[str]
+) -> tuple[list[str], list[tuple[str, Path]]]:
+    """Return a job's arguments, and the files that it reads as path in the job's folder and path here.
+
+    Experiment files among the arguments keep their path relative to `folder`; one from another folder is sent under
+    its name. Data and storage are not sent.
+
+    Raises:
+        PackageError: a file does not exist, or one of `include` is in another folder.
+    """
+    words, files = [], []
+    for word in arguments:
+        if is_experiment_file(word):
+            name = relative_path(folder, word) or Path(word).name
+            files.append((name, folder / word))
+            word = name
+        words.append(word)
+    for file in include:
+        path = relative_path(folder, file)
+        if path is None:
+            raise PackageError(
+                f"{file}: is outside {folder.absolute()}, so the job would have no such path; run the command in a "
+                "folder that contains the file"
+            )
+        files.append((path, folder / file))
+    return words, files
 
 
 def validate_working_dir(working_dir: str) -> str:

@@ -1,8 +1,10 @@
 """Ray jobs: submission of a command with its code, the log, the exit code, and the list of jobs."""
 
 import asyncio
+import getpass
 import logging
 import os
+import re
 import shlex
 import shutil
 import time
@@ -11,25 +13,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from cluster import UsageError, auth
-from cluster.cli import EXIT_INTERRUPTED
-from cluster.logs import RESULT
-from cluster.package import CODE_FOLDER, PackageError, build_package, list_requirements, relative_path
-from cluster.tables import format_text_table
+from cluster import UsageError, auth, to_single_line
+from cluster.connection import parse_address
+from cluster.console.cli import EXIT_INTERRUPTED
+from cluster.console.logs import RESULT
+from cluster.console.tables import format_text_table
+from cluster.package import CODE_FOLDER, build_package, list_requirements, map_files
 
 logger = logging.getLogger(__name__)
+
+_CHECK_COMMAND = re.compile(r"-m (finetune_cnn|cluster) check\b")
 
 MAX_POLL_INTERVAL_S = 2  # of a job that is stopping
 STOP_TIMEOUT_S = 60
 INSTALL_TIMEOUT_S = 1800
-TABLE_COLUMNS = ("job", "state", "started", "took", "command")
+MAX_COMMAND_LENGTH = 120  # in the table of jobs
+TABLE_COLUMNS = ("job", "owner", "verb", "state", "started", "took", "command")
+FINAL_STATE_TIMEOUT_S = 10  # between the end of a job's log and the end of the job
 
-# RayError: for example "Timed out while waiting for GCS to become available".
-CLIENT_ERRORS = (ConnectionError, RuntimeError, ValueError, RayError)
+# Of Ray's clients. OSError: also those of requests. RayError: for example "Timed out while waiting for GCS to become
+# available".
+CLIENT_ERRORS = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
 
 
 class SubmissionError(UsageError):
@@ -42,13 +51,18 @@ def resolve_dashboard_url(address: str | None = None) -> str:
     It is `address`, else `RAY_DASHBOARD_ADDRESS`, else `RAY_ADDRESS` if that is a URL.
 
     Raises:
-        SubmissionError: none of them is a URL.
+        SubmissionError: there is none, or it is not a URL.
+        AddressError: its format is unknown.
     """
-    for url in (address, os.environ.get("RAY_DASHBOARD_ADDRESS"), os.environ.get("RAY_ADDRESS")):
-        if url and url.startswith(("http://", "https://")):
-            return url
-    if address:
-        raise SubmissionError(f"'{address}' is not a dashboard address; write http://HOST:8265")
+    for text in (address, os.environ.get("RAY_DASHBOARD_ADDRESS")):
+        if text:
+            parsed = parse_address(text)
+            if parsed.kind != "dashboard":
+                raise SubmissionError(f"'{text}' is not the address of a dashboard; write http://HOST:8265")
+            return parsed.text
+    text = os.environ.get("RAY_ADDRESS", "")
+    if text.startswith(("http://", "https://")):
+        return parse_address(text).text
     raise SubmissionError("no cluster address; pass --address http://HOST:8265, or set RAY_DASHBOARD_ADDRESS")
 
 
@@ -112,6 +126,7 @@ def submit_job(
             job: str = client.submit_job(
                 entrypoint=shlex.join(["python", "-m", module, *words]),
                 runtime_env=build_runtime_env(package.path, requirements),
+                metadata={"owner": _user_name(), "verb": next((w for w in words if not w.startswith("-")), "-")},
             )
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
@@ -148,7 +163,7 @@ def follow_log(
         else:
             logger.log(RESULT, f"{job} continues; to stop it: finetune-cnn job stop {job} {address_option}")
         return EXIT_INTERRUPTED
-    except (*CLIENT_ERRORS, OSError) as error:
+    except CLIENT_ERRORS as error:
         raise SubmissionError(
             f"lost the connection to {job}: {to_single_line(error)}; "
             f"for its state: finetune-cnn job status {job} {address_option}"
@@ -181,8 +196,8 @@ def stop_job(client: JobSubmissionClient, job: str) -> None:
 
 
 def latest_job_id(client: JobSubmissionClient) -> str:
-    """Return the id of the job that was submitted last; SubmissionError if there is none."""
-    jobs = _list_jobs(client)
+    """Return the id of the job that was submitted last, checks excluded; SubmissionError if there is none."""
+    jobs = [job for job in _list_jobs(client) if not _CHECK_COMMAND.search(job.entrypoint)]
     if not jobs:
         raise SubmissionError("the cluster has no jobs")
     return str(jobs[-1].submission_id)
@@ -199,27 +214,20 @@ def get_job(client: JobSubmissionClient, job: str) -> JobDetails:
 
 
 def format_job_table(client: JobSubmissionClient, now: float | None = None) -> str:
-    """Return a table of all jobs, the oldest first, with state, age, duration and command."""
+    """Return a table of all jobs, the oldest first, with owner, verb, state, age, duration and command."""
     now = time.time() if now is None else now
-    rows = [
-        (job.submission_id, job.status.value, _format_age(job, now), _format_duration(job, now), job.entrypoint)
-        for job in _list_jobs(client)
-    ]
+    rows = [[str(_get_facts(job, now).get(column, "-")) for column in TABLE_COLUMNS] for job in _list_jobs(client)]
     if not rows:
         return "  ".join(TABLE_COLUMNS)
+    for row in rows:
+        row[-1] = " ".join(row[-1].split())[:MAX_COMMAND_LENGTH]
     return format_text_table([dict(zip(TABLE_COLUMNS, row, strict=True)) for row in rows])
 
 
 def format_job(job: JobDetails, now: float | None = None) -> list[str]:
     """Return the state of a job, one line per fact."""
     now = time.time() if now is None else now
-    facts: dict[str, object] = {
-        "job": job.submission_id,
-        "state": job.status.value,
-        "command": job.entrypoint,
-        "started": _format_age(job, now),
-        "took": _format_duration(job, now),
-    }
+    facts = _get_facts(job, now)
     if job.driver_exit_code is not None:
         facts["exit"] = job.driver_exit_code
     if job.message and job.status.is_terminal():
@@ -227,33 +235,17 @@ def format_job(job: JobDetails, now: float | None = None) -> list[str]:
     return [f"{name:8} {value}" for name, value in facts.items()]
 
 
-def map_files(
-    folder: Path, arguments: Sequence[str], include: Sequence[str]
-) -> tuple[list[str], list[tuple[str, Path]]]:
-    """Return a job's arguments, and the files that it reads as path in the job's folder and path here.
-
-    Experiment files among the arguments keep their path relative to `folder`; one from another folder is sent under
-    its name. Data and storage are not sent.
-
-    Raises:
-        PackageError: a file does not exist, or one of `include` is in another folder.
-    """
-    words, files = [], []
-    for word in arguments:
-        if "=" not in word and word.endswith((".yaml", ".yml")):
-            name = relative_path(folder, word) or Path(word).name
-            files.append((name, folder / word))
-            word = name
-        words.append(word)
-    for file in include:
-        path = relative_path(folder, file)
-        if path is None:
-            raise PackageError(
-                f"{file}: is outside {folder.absolute()}, so the job would have no such path; run the command in a "
-                "folder that contains the file"
-            )
-        files.append((path, folder / file))
-    return words, files
+def _get_facts(job: JobDetails, now: float) -> dict[str, object]:
+    """Return what is known of a job in every state; a job that another tool submitted has no owner and no verb."""
+    metadata = {key: value for key, value in (job.metadata or {}).items() if key in ("owner", "verb")}
+    return {
+        "job": job.submission_id,
+        **metadata,
+        "state": job.status.value,
+        "command": job.entrypoint,
+        "started": _format_age(job, now),
+        "took": _format_duration(job, now),
+    }
 
 
 def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
@@ -265,11 +257,6 @@ def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
     if requirements:
         environment |= {"pip": requirements, "config": {"setup_timeout_seconds": INSTALL_TIMEOUT_S}}
     return environment
-
-
-def to_single_line(error: object) -> str:
-    """Return an error's message on one line of at most 500 characters."""
-    return " ".join(str(error).split())[:500]
 
 
 @contextmanager
@@ -287,7 +274,11 @@ async def _follow(client: JobSubmissionClient, job: str, write: Callable[[str], 
 
 
 def _exit_code(client: JobSubmissionClient, job: str, address_option: str) -> int:
-    details = client.get_job_info(job)
+    deadline = time.monotonic() + FINAL_STATE_TIMEOUT_S
+    while not (details := client.get_job_info(job)).status.is_terminal():
+        if time.monotonic() > deadline:
+            raise ConnectionError("its log ended before the job")
+        time.sleep(0.5)
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
@@ -299,6 +290,13 @@ def _exit_code(client: JobSubmissionClient, job: str, address_option: str) -> in
         return int(details.driver_exit_code)
     logger.log(RESULT, f"{job} failed: {to_single_line(details.message or 'no reason given')}; {log}")
     return 1
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
 
 
 def _list_jobs(client: JobSubmissionClient) -> list[JobDetails]:

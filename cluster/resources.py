@@ -63,9 +63,45 @@ def describe_free_resources() -> str:
     return f"{' and '.join(amounts) or 'no CPU'} free on {_count(len(list_nodes()), 'node')}"
 
 
+def used_cpus() -> float:
+    """Return the CPUs that tasks, actors and placement groups of all jobs and services hold."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
+    return _total_resources().get("CPU", 0) - free.get("CPU", 0)
+
+
+def limit_workers(minimum: int, maximum: int, cpus_per_worker: int, cpus_of_others: float) -> int:
+    """Return the largest number of workers that leaves other jobs and services their CPUs, or `minimum`.
+
+    Ray Train counts all CPUs of the cluster, and would wait for ever for workers that do not fit next to the others.
+    """
+    if is_autoscaling():
+        return maximum
+    room = int((total_cpus() - cpus_of_others) // cpus_per_worker)
+    return max(minimum, min(maximum, room))
+
+
 def worker_capacity(cpus_per_worker: int, gpus_per_worker: float) -> int:
     """Return how many workers fit into the nodes of the cluster if nothing else runs there."""
     return sum(_node_capacity(node.resources, cpus_per_worker, gpus_per_worker) for node in list_nodes())
+
+
+def select_gpus(workers: int, cpus_per_worker: int) -> tuple[bool, str | None]:
+    """Return whether each worker gets a GPU, and a message if they do not although there are GPUs, or could be.
+
+    All workers compute the same way, so there are GPUs for all of them or for none.
+    """
+    capacity = worker_capacity(cpus_per_worker, 1)
+    if capacity >= workers:
+        return True, None
+    if total_gpus():
+        return False, (
+            f"training on CPUs: the cluster's {_count(total_gpus(), 'GPU')} and their nodes have room for {capacity} "
+            f"of {_count(workers, 'worker')} with {_count(cpus_per_worker, 'CPU')} and a GPU each; change "
+            "train.workers or train.cpus_per_worker, or set train.use_gpu"
+        )
+    if is_autoscaling():
+        return False, "training on CPUs: no node has a GPU at the moment; train.use_gpu=true waits for one"
+    return False, None
 
 
 def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:

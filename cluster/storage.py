@@ -1,22 +1,25 @@
 """Storage of runs by path or URI: a local folder, a shared one, or an object store.
 
-Files appear whole or not at all: locally by renaming, in object stores because a put is atomic.
+Files and folders appear whole or not at all: locally by renaming what is already on the disk (fsync), in object stores
+because a put is atomic. A `file://` URI is a local path.
 """
 
-import fcntl
 import json
-import os
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import UsageError
+from cluster.durable_files import lock, make_folder, publish_file, publish_folder, temporary_path
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
+
+logger = logging.getLogger(__name__)
 
 
 class StorageError(UsageError):
@@ -29,9 +32,23 @@ def is_uri(path: str) -> bool:
 
 
 def absolute_path(path: str | Path) -> str:
-    """Return a path that is valid in every process of this machine; a URI unchanged."""
+    """Return a path that is valid in every process of this machine; a URI unchanged.
+
+    Raises:
+        StorageError: it starts with the home folder of a user that does not exist.
+    """
     path = str(path)
-    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+    try:
+        return path if is_uri(path) else str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def local_path(path: str) -> Path | None:
+    """Return the absolute path of a file or folder of this machine, also of a `file://` URI; None for other URIs."""
+    if not is_uri(path):
+        return Path(absolute_path(path))
+    return Path(resolve_filesystem(path)[1]) if path.startswith("file://") else None
 
 
 def join(folder: str, *names: str) -> str:
@@ -79,12 +96,14 @@ def remove_folder(path: str) -> None:
         raise StorageError(f"{path}: cannot be removed: {error}") from error
 
 
-def read_text(path: str) -> str:
-    """Return a file's UTF-8 text; StorageError if it cannot be read."""
+def read_text(path: str, max_bytes: int | None = None) -> str:
+    """Return a file's UTF-8 text; StorageError if it cannot be read, or is longer than `max_bytes`."""
     filesystem, inside = resolve_filesystem(path)
     try:
         with filesystem.open_input_stream(inside) as stream:
-            content: bytes = stream.read()
+            content: bytes = stream.read(None if max_bytes is None else max_bytes + 1)
+        if max_bytes is not None and len(content) > max_bytes:
+            raise StorageError(f"{path}: is longer than {max_bytes:,} bytes")
         return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
@@ -105,20 +124,15 @@ def write_json(path: str, value: object, *, ascii_only: bool = False) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=ascii_only) + "\n")
 
 
-def write_bytes(path: str, content: bytes) -> None:
-    """Write or replace a file, whole or not at all; StorageError if it cannot be written."""
-    filesystem, inside = resolve_filesystem(path)
-    if not is_uri(path):
-        with atomic_write(Path(inside)) as part:
+def write_bytes(path: str, content: bytes, *, replace: bool = True) -> None:
+    """Write or replace a file, whole or not at all; StorageError if it cannot be written.
+
+    Args:
+        replace: if False, an existing file stays. In an object store two simultaneous writers may replace each other's.
+    """
+    if replace or not exists(path):
+        with output_file(path, replace=replace) as part:
             part.write_bytes(content)
-        return
-    try:
-        if filesystem.type_name == "local":  # an object store has no folders
-            filesystem.create_dir(inside.rpartition("/")[0], recursive=True)
-        with filesystem.open_output_stream(inside) as stream:
-            stream.write(content)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error}") from error
 
 
 def remove_file(path: str) -> None:
@@ -132,40 +146,66 @@ def remove_file(path: str) -> None:
 
 @contextmanager
 def lock_folder(folder: str) -> Iterator[None]:
-    """Context manager: lock a folder against other commands. The lock ends with the process; a URI is not locked.
+    """Context manager: lock a folder against other commands. The lock ends with the process.
+
+    A remote folder is not locked, nor one on a file system without locks, for which a warning is logged.
 
     Raises:
         StorageError: another command holds the lock, or the folder cannot be written.
     """
-    if is_uri(folder):
+    local = local_path(folder)
+    if local is None:
         yield
         return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        stream = Path(folder, ".lock").open("w")  # noqa: SIM115 closed below
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error}") from error
-    with stream:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            make_folder(local)
+            has_locks = lock(stack.enter_context(Path(local, ".lock").open("w")))
         except BlockingIOError as error:
             raise StorageError(f"{folder}: another command is using this run folder; wait for it to end") from error
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written: {error}") from error
+        if not has_locks:
+            logger.warning(f"{folder}: the file system has no locks; do not run another command on this folder")
         yield
 
 
 @contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file next to `target`, which replaces it if the body succeeds.
+def output_file(path: str, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary file's path; it becomes the file at `path` on success. StorageError if it cannot be written.
+
+    Args:
+        replace: as of `write_bytes`.
+    """
+    filesystem, inside = resolve_filesystem(path)
+    local = local_path(path)
+    if local is not None:
+        with atomic_write(local, replace=replace) as part:
+            yield part
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder, "part")
+        yield part
+        try:
+            with part.open("rb") as source, filesystem.open_output_stream(inside) as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error}") from error
+
+
+@contextmanager
+def atomic_write(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield the path of a temporary file next to `target`, which becomes or replaces it if the body succeeds.
 
     Raises:
         StorageError: the target cannot be written.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = temporary_path(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         try:
             yield part
-            os.replace(part, target)
+            publish_file(part, target, replace=replace)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
@@ -178,12 +218,12 @@ def prepare_local_file(path: str) -> Path:
     Raises:
         StorageError: the path is a URI or a folder, or its folder cannot be created.
     """
-    if is_uri(path):
+    target = local_path(path)
+    if target is None:
         raise StorageError(f"{path}: is written to a path of this machine, not to a URI")
     try:
-        target = Path(path).expanduser().absolute()
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:
+        make_folder(target.parent)
+    except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error
     if target.is_dir():
         raise StorageError(f"{path}: is a folder; name a file")
@@ -196,31 +236,33 @@ def copy_folder(source: str, target: str) -> None:
     Raises:
         StorageError: it cannot be read or written, or was copied in part.
     """
+    local = local_path(target)
+    if local is None:
+        _copy_files(source, target)
+        return
+    part = temporary_path(local)
+    try:
+        make_folder(part)
+        _copy_files(source, str(part))
+        publish_folder(part, local)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _copy_files(source: str, target: str) -> None:
     from pyarrow.fs import copy_files
 
+    filesystem, inside = resolve_filesystem(source)
+    target_filesystem, target_inside = resolve_filesystem(target)
     try:
-        source_filesystem, source_inside = resolve_filesystem(source)
-        filesystem, inside = resolve_filesystem(target)
-        if is_uri(target):
-            if filesystem.type_name == "local":  # an object store has no folders
-                filesystem.create_dir(inside, recursive=True)
-            copy_files(source_inside, inside, source_filesystem, filesystem)
-            _check_copied(list_file_sizes(source), target)
-            return
-        part = f"{inside}.{os.getpid()}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        Path(part).mkdir(parents=True)
-        copy_files(source_inside, part, source_filesystem, filesystem)
-        shutil.rmtree(inside, ignore_errors=True)
-        os.rename(part, inside)
+        copy_files(inside, target_inside, filesystem, target_filesystem)
     except OSError as error:
         raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
-
-
-def _check_copied(expected: dict[str, int], target: str) -> None:
-    """Raise if a copy lacks files: pyarrow's copy_files is silent when a part of an upload fails."""
+    # pyarrow is silent when a part of an upload fails.
     sizes = list_file_sizes(target)
-    incomplete = sorted(name for name, size in expected.items() if sizes.get(name) != size)
+    incomplete = sorted(name for name, size in list_file_sizes(source).items() if sizes.get(name) != size)
     if incomplete:
         raise StorageError(f"{target}: {', '.join(incomplete)} was not copied completely")
 
@@ -232,11 +274,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def list_file_sizes(folder: str) -> dict[str, int]:
-    """Return the size in bytes of all files in a folder, by path inside it; empty if it does not exist.
-
-    Raises:
-        StorageError: the storage cannot be listed.
-    """
+    """Return the bytes of all files in a folder, by path inside it, {} without a folder; StorageError on failure."""
     from pyarrow.fs import FileSelector
 
     filesystem, inside = resolve_filesystem(folder)
@@ -254,10 +292,11 @@ def output_folder(path: str) -> Iterator[Path]:
     Raises:
         StorageError: the path cannot be written.
     """
+    local = local_path(path)
     try:
-        if not is_uri(path):
-            Path(path).mkdir(parents=True, exist_ok=True)
-            yield Path(path)
+        if local is not None:
+            make_folder(local)
+            yield local
             return
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -269,19 +308,13 @@ def output_folder(path: str) -> Iterator[Path]:
 @contextmanager
 def as_local_folder(path: str) -> Iterator[Path]:
     """Yield a local folder with the content of `path`: the path itself, or for a URI a temporary copy."""
-    if not is_uri(path):
-        yield Path(path)
+    local = local_path(path)
+    if local is not None:
+        yield local
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy_folder(path, folder)
+        _copy_files(path, folder)
         yield Path(folder)
-
-
-def cache_folder(storage: str) -> Path:
-    """Return the folder for results that are expensive to compute and can be recomputed."""
-    if is_uri(storage):
-        return Path.home() / ".cache" / "finetune-cnn"
-    return Path(absolute_path(storage)) / "cache"
 
 
 def resolve_filesystem(path: str) -> "tuple[FileSystem, str]":

@@ -1,8 +1,9 @@
-"""Commands of training: train, tune, cross-validate, evaluate, predict, show, and vectors train, export, drift."""
+"""Commands of training: from init and train to runs and clean, and those of vectors."""
 
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
@@ -10,15 +11,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cluster import UsageError
-from cluster.cli import CommandGroup, CommandLine, RunCommand
+from cluster.console.cli import CommandGroup, CommandLine, RunCommand
+from jobs.experiment_commands import accept_settings, add_experiment, add_experiment_commands, add_run_commands
 
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
 
+LOADING = "loading torch and Ray"  # takes seconds
 CHECKPOINT_HELP = "a checkpoint, a best.json, or a folder with either"
 MAX_FOLDS = 100
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
+
+# Not __name__, which is "__main__" in `python -m jobs`.
+logger = logging.getLogger("jobs.command_line")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,10 +39,14 @@ def _build_command_line() -> CommandLine:
 
 
 def add_commands(commands: CommandGroup) -> None:
-    """Add the commands show, train, tune, cross-validate, evaluate and predict, and the group vectors."""
-    _add_experiment(commands.add_command("show", _show, "print an experiment with all its defaults"))
-    _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)")
-    _add_ray_command(commands, "tune", _tune, "search settings (Ray Tune)")
+    """Add the commands from init to clean, and the group vectors."""
+    add_experiment_commands(commands)
+    for parser in (
+        _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)"),
+        _add_ray_command(commands, "tune", _tune, "search settings (Ray Tune)"),
+    ):
+        text = "make the run current in the experiment's best.json even if the current run is better"
+        parser.add_argument("--promote", action="store_true", help=text)
     text = "train and evaluate once per fold; report mean and deviation"
     cross_validate = _add_ray_command(commands, "cross-validate", _cross_validate, text)
     cross_validate.add_argument(
@@ -46,32 +56,34 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate = commands.add_command("evaluate", _on_ray(_evaluate), text)
     _add_address(evaluate)
     evaluate.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    evaluate.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as data.test=other.csv")
-    evaluate.set_defaults(settings_argument="settings")
-    evaluate.add_argument("--out", help="folder of the report (default: report, next to the checkpoint)")
+    evaluate.add_argument(
+        "settings",
+        nargs="*",
+        metavar="FILE | KEY=VALUE",
+        help="labelled texts to measure (default: the test part of training), then settings by dotted path",
+    )
+    accept_settings(evaluate, "settings")
+    evaluate.set_defaults(file_after_options=True)
+    evaluate.add_argument("--text-column", help="of FILE (default: as in training)")
+    evaluate.add_argument("--label-column", help="of FILE (default: as in training)")
+    evaluate.add_argument("--out", help="folder of the report (default: next to the checkpoint, named after the file)")
     predict = commands.add_command("predict", _predict, "label the texts of a file")
     predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped")
-    predict.add_argument("--out", help="csv, tsv or jsonl to write (default: jsonl on standard output)")
+    predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped; a quoted text; or - for lines of input")
+    predict.add_argument(
+        "--out", help="csv, tsv or jsonl to write, at a path or URI (default: jsonl on standard output)"
+    )
     predict.add_argument("--text-column", help="default: as in training")
+    predict.add_argument("--delimiter", help="character between the columns, or tab (default: detected)")
+    add_run_commands(commands)
     _add_vectors_commands(commands.add_group("vectors", "train or export word vectors, measure their drift"))
 
 
 def _add_ray_command(commands: CommandGroup, name: str, run: RunCommand, text: str) -> argparse.ArgumentParser:
     parser = commands.add_command(name, _on_ray(run), text, resumable=True)
-    _add_experiment(parser)
+    add_experiment(parser)
     _add_address(parser)
     return parser
-
-
-def _add_experiment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "experiment",
-        nargs="*",
-        metavar="FILE | KEY=VALUE",
-        help="an experiment file (default: all defaults), then settings by dotted path",
-    )
-    parser.set_defaults(settings_argument="experiment")
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -86,13 +98,13 @@ def _add_vectors_commands(group: CommandGroup) -> None:
         metavar="FILE | KEY=VALUE",
         help="csv, tsv, jsonl, or one text per line; plain or gzipped; then settings, such as vectors.dimensions=300",
     )
-    train.set_defaults(settings_argument="files")
+    accept_settings(train, "files")
     train.add_argument("--out", required=True, help="the word2vec binary file to write")
     train.add_argument("--text-column", help="of csv, tsv and jsonl (default: text)")
     train.add_argument("--threads", type=_count, help="default: one per core; the result is repeatable with 1")
-    export = group.add_command("export", _vectors_export, "write a checkpoint's word vectors as word2vec binary")
+    export = group.add_command("export", _vectors_export, "write a checkpoint's word vectors as a word2vec file")
     export.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    export.add_argument("out", help="the file to write")
+    export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, else binary; .gz compresses")
     export.add_argument("--merge", action="store_true", help="add the other words of the original file, unchanged")
     export.add_argument("--original", help="the file that the vectors were initialised from (default: as in training)")
     drift = group.add_command("drift", _vectors_drift, "measure how far training moved the vector of each word")
@@ -127,55 +139,72 @@ def _ray_address(address: str | None) -> Iterator[None]:
                 os.environ["RAY_ADDRESS"] = previous
 
 
-def _load_experiment(words: list[str]) -> "Experiment":
-    from jobs.config.experiment import ExperimentError, load_experiment
+def _load_run_experiment(words: list[str]) -> "Experiment":
+    """Return the experiment of a command that trains, and announce it."""
+    from jobs.config.experiment_words import check_data_are_named, load_experiment_words
 
-    files = [word for word in words if "=" not in word]
-    if len(files) > 1:
-        raise ExperimentError(f"{len(files)} experiment files: {', '.join(files)}; name one")
-    return load_experiment(files[0] if files else None, [word for word in words if "=" in word])
-
-
-def _show(options: argparse.Namespace) -> None:
-    print(_load_experiment(options.experiment).to_yaml(), end="")
+    experiment = load_experiment_words(words)
+    check_data_are_named(words)
+    data = experiment.data.train or f"docstrings of {len(experiment.data.packages)} packages"
+    folder = f"{experiment.storage.rstrip('/')}/{experiment.name}"
+    logger.info(f"experiment {experiment.name}: {data}; its runs are in {folder}")
+    return experiment
 
 
 def _train(options: argparse.Namespace) -> None:
-    experiment = _load_experiment(options.experiment)
+    experiment = _load_run_experiment(options.experiment)
+    from jobs.embeddings.input_checks import check_inputs
+
+    check_inputs(experiment)  # raises mistakes before torch and Ray are loaded, which takes seconds
+    logger.info(LOADING)
     from jobs.training.train import train
 
-    best = train(experiment)
+    best = train(experiment, promote=options.promote)
     print(f"wrote {best}", flush=True)
     print(f"next: finetune-cnn evaluate {os.path.dirname(best)}", flush=True)
 
 
 def _tune(options: argparse.Namespace) -> None:
-    experiment = _load_experiment(options.experiment)
+    experiment = _load_run_experiment(options.experiment)
+    from jobs.search.search import check_search
+
+    check_search(experiment)
+    logger.info(LOADING)
     from jobs.search.tune import tune
 
-    best = tune(experiment)
+    best = tune(experiment, promote=options.promote)
     folder = os.path.dirname(best)
     print(f"wrote {best}", flush=True)
     print(f"next: finetune-cnn train {folder}/best.yaml, or finetune-cnn serve {folder}", flush=True)
 
 
 def _cross_validate(options: argparse.Namespace) -> None:
-    experiment = _load_experiment(options.experiment)
+    experiment = _load_run_experiment(options.experiment)
+    from jobs.embeddings.input_checks import check_inputs
+
+    check_inputs(experiment)
+    logger.info(LOADING)
     from jobs.training.cross_validation import cross_validate
 
     print(f"wrote {cross_validate(experiment, options.folds)}", flush=True)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    logger.info(f"evaluating {options.checkpoint}")  # the imports take seconds
     from jobs.evaluation.evaluate import evaluate
 
-    evaluate(options.checkpoint, options.settings, options.out)
+    settings = [word for word in options.settings if _SETTING.match(word) and not os.path.exists(word)]
+    files = [word for word in options.settings if word not in settings]
+    if len(files) > 1:
+        raise UsageError(f"{len(files)} files to evaluate: {', '.join(files)}; name one")
+    columns = options.text_column, options.label_column
+    evaluate(options.checkpoint, settings, options.out, files[0] if files else None, *columns)
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from jobs.inference.predict import predict_file
+    from jobs.inference.file_prediction import predict_file
 
-    predict_file(options.checkpoint, options.input, options.out, options.text_column)
+    predict_file(options.checkpoint, options.input, options.out, options.text_column, options.delimiter)
 
 
 def _vectors_train(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Commands of the service: run or serve, deploy, and the service commands config and environment."""
+"""Commands of the service: run or serve, deploy, and status, undeploy, rollback, config and environment."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import UsageError
-from cluster.cli import CommandGroup, CommandLine
+from cluster.console.cli import CommandGroup, CommandLine
 from cluster.package import validate_working_dir
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
@@ -43,12 +43,20 @@ def add_commands(commands: CommandGroup, *, serve: str = "serve") -> None:
 
 
 def add_service_commands(commands: CommandGroup, *, environment: str = "environment") -> None:
-    """Add the commands config and environment (under another name for `python -m serving`)."""
+    """Add the commands for services on a cluster, and config and environment (`python -m serving` has other names)."""
+    status = commands.add_command("status", _status, "print the services of a cluster with their checkpoints")
+    undeploy = commands.add_command("undeploy", _undeploy, "remove a service from a cluster")
+    rollback = commands.add_command("rollback", _rollback, "serve the previous checkpoint of a service again")
+    for parser in (status, undeploy, rollback):
+        parser.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
+    for parser in (undeploy, rollback):
+        parser.add_argument("--name", help="the service, if there are several (default: classifier)")
     text = "print the Ray Serve configuration of a checkpoint, for `serve deploy` or `finetune-cnn manifest`"
     _add_checkpoint(commands.add_command("config", _config, text))
     parser = commands.add_command(environment, _print_environment, "print the environment of the nodes, for a shell")
     parser.epilog = 'Before Ray starts, on every node: eval "$(%(prog)s)"; ray start ...'
     parser.add_argument("--folder", type=Path, help="folder of HAProxy's files (default: one per user, in /tmp)")
+    _add_proxy_limits(parser)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +69,17 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
+
+
+def _add_proxy_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the limits of the HAProxy of a node; without an option the default is that of ProxyLimits."""
+    for option, text in (
+        ("--requests-per-replica", "requests that HAProxy gives a replica at a time (default: 320, as service.yaml)"),
+        ("--max-connections", "client connections per node (default: 4096)"),
+        ("--threads", "threads of HAProxy (default: a quarter of the processors, 2 to 16)"),
+        ("--hard-stop-s", "seconds after which a replaced HAProxy closes its idle connections (default: 12)"),
+    ):
+        parser.add_argument(option, type=_positive, default=argparse.SUPPRESS, help=text)
 
 
 def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
@@ -111,6 +130,14 @@ def _port(text: str) -> int:
     return port
 
 
+def _positive(text: str) -> int:
+    """Return the number of an option; argparse prints the error."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
 def _config(options: argparse.Namespace) -> None:
     import yaml
 
@@ -122,12 +149,15 @@ def _print_environment(options: argparse.Namespace) -> None:
     import shlex
     import stat
     from contextlib import suppress
+    from dataclasses import fields
 
-    from serving.deployment.haproxy import build_environment
+    from serving.deployment.haproxy import ProxyLimits, build_environment
 
+    names = {field.name for field in fields(ProxyLimits)}
+    limits = ProxyLimits(**{name: value for name, value in vars(options).items() if name in names})
     folder = (options.folder or Path("/tmp", f"haproxy-{os.getuid()}")).absolute()
     try:
-        environment = build_environment(folder)
+        environment = build_environment(folder, limits=limits)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700, parents=True)
         status = folder.lstat()  # of a symbolic link itself: its owner can redirect it at any time
@@ -156,6 +186,24 @@ def _deploy(options: argparse.Namespace) -> None:
     from serving.deployment.server import deploy
 
     deploy(_load_configuration(options), options.address)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from serving.deployment.lifecycle import show_status
+
+    show_status(options.address)
+
+
+def _undeploy(options: argparse.Namespace) -> None:
+    from serving.deployment.lifecycle import undeploy
+
+    undeploy(options.address, options.name)
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from serving.deployment.lifecycle import rollback
+
+    rollback(options.address, options.name)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class ApiKeys:
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [_digest(key.encode()) for key in keys]
 
-    def __bool__(self) -> bool:
-        return bool(self._digests)
+    def __len__(self) -> int:
+        return len(self._digests)
 
     def authorizes(self, authorization: bytes) -> bool:
         """Return whether an Authorization header contains one of the keys, in constant time."""
@@ -43,30 +43,40 @@ def load_api_keys() -> ApiKeys:
 def read_key_list() -> list[str]:
     """Return the keys of SERVING_API_KEYS and of the file that SERVING_API_KEYS_FILE names.
 
-    Keys are separated by white space; lines of the file that start with # are comments.
+    Keys are separated by white space or commas; lines of the file that start with # are comments. A key has at least
+    MIN_KEY_LENGTH characters, all of them ASCII.
 
     Raises:
-        ApiKeysError: the file is missing or empty, or a key is too short.
+        ApiKeysError: the file is missing or empty, or a key is too short or not ASCII.
     """
-    keys = os.environ.get(KEYS_VARIABLE, "").split()
+    keys = _split_keys(os.environ.get(KEYS_VARIABLE, ""))
     path = os.environ.get(KEYS_FILE_VARIABLE)
     if path:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} cannot be read: {error}") from error
-        file_keys = [key for line in lines if not line.startswith("#") for key in line.split()]
+        file_keys = [key for line in lines if not line.lstrip().startswith("#") for key in _split_keys(line)]
         if not file_keys:
             raise ApiKeysError(f"{KEYS_FILE_VARIABLE}: {path} contains no key")
         keys += file_keys
     if any(len(key) < MIN_KEY_LENGTH for key in keys):
-        raise ApiKeysError(f"an API key has fewer than {MIN_KEY_LENGTH} characters")
-    return keys
+        raise ApiKeysError(
+            f"an API key has fewer than {MIN_KEY_LENGTH} characters; keys are separated by white space or commas"
+        )
+    if not all(key.isascii() for key in keys):  # it cannot be sent in a header
+        raise ApiKeysError("an API key has a character that is not ASCII")
+    return list(dict.fromkeys(keys))
 
 
 def are_configured() -> bool:
     """Return whether this environment sets keys, even if they cannot be read."""
-    return bool(os.environ.get(KEYS_VARIABLE, "").split() or os.environ.get(KEYS_FILE_VARIABLE))
+    return bool(_split_keys(os.environ.get(KEYS_VARIABLE, "")) or os.environ.get(KEYS_FILE_VARIABLE))
+
+
+def _split_keys(text: str) -> list[str]:
+    """Return the keys in a text; a byte order mark that was copied from a file is not part of a key."""
+    return text.replace("\ufeff", " ").replace(",", " ").split()
 
 
 def _digest(key: bytes) -> bytes:

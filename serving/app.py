@@ -5,7 +5,7 @@ The path of the checkpoint is in `user_config`, which Serve changes without repl
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +18,7 @@ from ray.serve.generated.serve_pb2 import DeploymentRoute  # type: ignore[attr-d
 from cluster import UsageError
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from serving.web.asgi import ClassifierApplication
-from serving.web.metrics import FLUSH_PERIOD_S, ReplicaMetrics
+from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
 from serving.web.protocol import Limits
 from serving.web.served_models import ServedModels, UserConfig, load_models, parse_user_config
 
@@ -55,11 +55,15 @@ class Replica:
         self._configuring = asyncio.Lock()
         self._user_config: dict[str, Any] = {}
         self.load_error: str | None = None
+        self.refused_checkpoint: str | None = None
+        self._export_error = ""
         self.metrics = ReplicaMetrics()
         self._metrics_export: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> ClassifierApplication:
-        return ClassifierApplication(self, self._arguments.limits)
+        application = ClassifierApplication(self, self._arguments.limits)
+        logger.info("active API keys: %d", application.num_keys)
+        return application
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the checkpoints of a `user_config`; on an error keep the loaded ones, and `/info` gives the reason."""
@@ -73,7 +77,7 @@ class Replica:
         try:
             config = parse_user_config(self._user_config)
             self.models = await self._load(config)
-            self.load_error = None
+            self.load_error = self.refused_checkpoint = None
             await asyncio.to_thread(save_last_good_config, config)
         except UsageError as refusal:
             if self.models is None:  # the replica has just started
@@ -84,6 +88,7 @@ class Replica:
                     self.models = await self._load(last_good)
                 except UsageError:  # that checkpoint is gone too
                     raise refusal from None
+            self.refused_checkpoint = self._user_config.get("checkpoint")
             if str(refusal) != self.load_error:
                 self.load_error = str(refusal)
                 logger.error("the checkpoint is refused and the previous one is served: %s", refusal)
@@ -105,15 +110,26 @@ class Replica:
         periods = 0
         while True:
             await asyncio.sleep(FLUSH_PERIOD_S)
-            models = self.models.loaded() if self.models else ()
-            self.metrics.flush(
-                {(model.name, tuple(model.classifier.labels)): model.take_counters() for model in models}
-            )
             periods += 1
-            # Serve does not send the same user_config again after the checkpoint has been repaired.
-            if self.load_error is not None and periods % RELOAD_RETRY_PERIODS == 0:
-                async with self._configuring:
-                    await self._configure()
+            try:
+                await self._export_once(retry=periods % RELOAD_RETRY_PERIODS == 0)
+                self._export_error = ""
+            except Exception as error:  # a failure must not end the reports that follow
+                if repr(error) != self._export_error:
+                    self._export_error = repr(error)
+                    logger.exception("metrics cannot be exported; the next try is in %g s", FLUSH_PERIOD_S)
+
+    async def _export_once(self, *, retry: bool) -> None:
+        """Export the metrics; if retry, try to load a refused checkpoint again."""
+        roles: tuple[Literal["primary", "candidate"], ...] = ("primary", "candidate")
+        models = zip(roles, self.models.loaded() if self.models else (), strict=False)
+        self.metrics.flush(
+            [ModelCounts(role, model.name, model.classifier.labels, model.take_counters()) for role, model in models]
+        )
+        # Serve does not send the same user_config again after the checkpoint has been repaired.
+        if self.load_error is not None and retry:
+            async with self._configuring:
+                await self._configure()
 
 
 # Serve passes the current `user_config` to a new replica. If its checkpoint is refused, the replica needs the previous

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cluster.logs import handle_logs
+from cluster.console.logs import handle_logs
 from jobs.config.experiment import Experiment
 from tests.host_network import HostNetwork, find_missing_requirement
 from tests.support.skipped_tests import (  # noqa: F401 hooks of the option --fail-on-skip

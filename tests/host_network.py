@@ -24,6 +24,7 @@ home are private to each host. Everything else, such as this repository and its 
 
 import os
 import secrets
+import select
 import shlex
 import shutil
 import signal
@@ -41,6 +42,7 @@ SUBNET = "10.213.0"  # not routed outside the hosts' switch
 RAY_PORT = 6379
 OBJECT_STORE_BYTES = 100 << 20
 START_ATTEMPTS = 4
+COMMAND_TIMEOUT_S = 60  # of `ip` and the like, which take milliseconds
 
 # The first process of a host: it reaps orphans, such as Ray's processes, and ends when its input is closed.
 INIT_SCRIPT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(flush=True); sys.stdin.read()"
@@ -56,8 +58,14 @@ def find_missing_requirement(*, ssh: bool = False) -> str | None:
     missing = [name for name in REQUIRED_COMMANDS + (SSH_COMMANDS if ssh else ()) if shutil.which(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (Debian: iproute2, util-linux, openssh-server, rsync)"
-    probe = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
+    command = ["unshare", "--net", "--pid", "--mount", "--fork", "true"]
+    probe = subprocess.run(command, capture_output=True, check=False, timeout=COMMAND_TIMEOUT_S)
     return f"no namespaces: {probe.stderr.decode().strip()}" if probe.returncode else None
+
+
+def _run(*command: str) -> None:
+    """Run a short command; CalledProcessError if it fails, TimeoutExpired if it hangs."""
+    subprocess.run(command, check=True, timeout=COMMAND_TIMEOUT_S)
 
 
 class Namespace:
@@ -72,9 +80,11 @@ class Namespace:
             start_new_session=True,
         )
         assert self._unshare.stdout
-        if not self._unshare.stdout.readline():
+        prepared, _, _ = select.select([self._unshare.stdout], [], [], COMMAND_TIMEOUT_S)
+        if not prepared or not self._unshare.stdout.readline():
             self.kill()
-            raise RuntimeError("a namespace could not be prepared; its error message is above")
+            reason = "its error message is above" if prepared else f"it took over {COMMAND_TIMEOUT_S} s"
+            raise RuntimeError(f"a namespace could not be prepared; {reason}")
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children").read_text().split()
         self.pid = int(children[0])
 
@@ -114,7 +124,7 @@ class Host:
             "link set eth0 up",
             f"addr add {self.address}/24 dev eth0",
         ):
-            subprocess.run([*inside, *words.split()], check=True)
+            _run(*inside, *words.split())
 
     def _make_files(self) -> None:
         for folder in ("home/.ray", "home/.ssh", "tmp"):
@@ -218,7 +228,7 @@ class Host:
     def start_sshd(self) -> None:
         """Start an ssh server that accepts the network's key."""
         host_key = self.folder / "host_key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key)], check=True)
+        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host_key))
         self.write(".ssh/authorized_keys", self.network.key.with_suffix(".pub").read_text(), mode=0o600)
         config = self.folder / "sshd_config"
         config.write_text(
@@ -260,7 +270,7 @@ class HostNetwork:
     def __enter__(self) -> Self:
         try:
             if shutil.which("ssh-keygen"):
-                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key)], check=True)
+                _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
             self._switch = Namespace("--net")
             self.ip("link", "add", "switch", "type", "bridge")
             self.ip("link", "set", "switch", "up")
@@ -285,7 +295,7 @@ class HostNetwork:
     def ip(self, *words: str) -> None:
         """Run `ip` in the switch's namespace."""
         assert self._switch
-        subprocess.run(["nsenter", f"--target={self._switch.pid}", "--net", "ip", *words], check=True)
+        _run("nsenter", f"--target={self._switch.pid}", "--net", "ip", *words)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import finetune_cnn
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from experiments.demo import build_service_command, build_stages
 from jobs.config.experiment import Experiment

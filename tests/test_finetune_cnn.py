@@ -19,17 +19,23 @@ from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
 
 COMMANDS = [
+    "init",
     "show",
     "train",
     "tune",
     "cross-validate",
     "evaluate",
     "predict",
+    "runs",
+    "clean",
     "vectors train",
     "vectors export",
     "vectors drift",
     "serve",
     "deploy",
+    "service status",
+    "service undeploy",
+    "service rollback",
     "service config",
     "service environment",
     "check",
@@ -43,9 +49,12 @@ COMMANDS = [
     "job stop",
 ]
 # Verbs of `python -m` that have another name now.
-OLD_VERBS = {"run": "serve", "config": "service config", "switches": "service environment"} | {
-    verb: f"job {verb}" for verb in ("list", "status", "logs", "stop")
-}
+# Commands of `python -m MODULE` that `finetune-cnn` has under another name.
+OLD_VERBS = (
+    {"serving run": "serve", "serving switches": "service environment"}
+    | {f"serving {verb}": f"service {verb}" for verb in ("status", "undeploy", "rollback", "config")}
+    | {f"cluster {verb}": f"job {verb}" for verb in ("list", "status", "logs", "stop")}
+)
 
 
 def list_commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -150,14 +159,15 @@ def test_help_has_a_heading_for_each_group_and_a_line_for_each_command(
 def test_python_m_has_the_same_commands_under_their_old_verbs() -> None:
     """With the same options; nothing is missing from either."""
     commands = list_commands(finetune_cnn.build_parser())
-    old: dict[str, argparse.ArgumentParser] = {}
-    for module in (jobs.__main__, serving.__main__, cluster.__main__):
-        old |= list_commands(module._build_command_line().parser)
-    assert {OLD_VERBS.get(verb, verb) for verb in old} == set(commands)
-    for verb, parser in old.items():
-        new = commands[OLD_VERBS.get(verb, verb)]
-        assert describe_options(parser) == describe_options(new)
-        assert parser.get_default("run").__name__ == new.get_default("run").__name__
+    old = {
+        OLD_VERBS.get(f"{name} {verb}", verb): parser
+        for name, module in (("jobs", jobs.__main__), ("serving", serving.__main__), ("cluster", cluster.__main__))
+        for verb, parser in list_commands(module._build_command_line().parser).items()
+    }
+    assert old.keys() == commands.keys()
+    for name, parser in old.items():
+        assert describe_options(parser) == describe_options(commands[name])
+        assert parser.get_default("run").__name__ == commands[name].get_default("run").__name__
 
 
 def test_settings_and_the_words_after_two_dashes(capsys: pytest.CaptureFixture[str]) -> None:

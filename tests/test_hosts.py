@@ -1,5 +1,7 @@
 """Separate hosts for tests: isolated, can be disconnected and killed, leave nothing behind."""
 
+import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ from tests.host_network import Host, HostNetwork
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.root
+
+START_TIMEOUT_S = 120
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 7), timeout=2)"
 LISTEN = "import socket; s = socket.create_server(('', 7)); print('ready', flush=True)\nwhile True: s.accept()"
@@ -45,6 +49,7 @@ def test_hosts_are_isolated_and_can_be_disconnected_and_killed(host_network: typ
         assert left.run("stat", "-c", "%a", str(left.home / ".ray/auth_token")).stdout == "600\n"
         listener = right.popen("python", "-c", LISTEN)
         assert listener.stdout
+        assert select.select([listener.stdout], [], [], START_TIMEOUT_S)[0]
         assert listener.stdout.readline() == "ready\n"
         assert reaches(left, "right")
         right.disconnect()
@@ -72,13 +77,16 @@ def test_hosts_end_with_the_process_that_created_them() -> None:
     )
     with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        folder = Path(process.stdout.readline().strip() or "/nowhere")
-        if folder == Path("/nowhere"):
-            pytest.skip("no hosts can be created here")
-        assert is_in_use(folder)
-        process.kill()
+        try:
+            assert select.select([process.stdout], [], [], START_TIMEOUT_S)[0], "the host did not start"
+            folder = Path(process.stdout.readline().strip() or "/nowhere")
+            if folder == Path("/nowhere"):
+                pytest.skip("no hosts can be created here")
+            assert is_in_use(folder)
+        finally:
+            process.kill()
     wait_for(lambda: not is_in_use(folder), "the end of the host", timeout=30)
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    shutil.rmtree(folder)
 
 
 def test_an_error_of_a_command_contains_host_exit_code_and_output(host_network: type[HostNetwork]) -> None:

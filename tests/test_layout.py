@@ -39,10 +39,11 @@ RAY_ALLOWED = RAY_AT_TOP | {
     "serving/web/metrics.py",
 }
 # In this order: a package of `jobs` imports only from earlier ones.
-PACKAGES = ("config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "search")
+PACKAGES = ("config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "search", "runs")
 # The parts of `jobs` that a replica needs; `serving` imports nothing else.
 USED_BY_SERVING = {
-    "config", "inference", "jobs.datasets.tokenizer", "jobs.model.checkpoint", "jobs.model.compilation",
+    "config", "inference", "jobs.datasets.tokenizer", "jobs.model.checkpoint", "jobs.model.checkpoint_leases",
+    "jobs.model.compilation",
 }  # fmt: skip
 # Within `serving`: what the files of a package, or a file, must not import.
 SERVING_FORBIDDEN = {
@@ -52,18 +53,20 @@ SERVING_FORBIDDEN = {
 # Importable without Ray.
 PURE = [
     "cluster/auth.py",
+    "cluster/durable_files.py",
     "cluster/input_files.py",
-    "cluster/logs.py",
+    "cluster/console/logs.py",
     "cluster/manifest.py",
     "cluster/package.py",
     "cluster/storage.py",
-    "cluster/tables.py",
+    "cluster/console/tables.py",
     "jobs/config",
     "jobs/datasets",
     "jobs/embeddings",
     "jobs/evaluation",
     "jobs/inference",
     "jobs/model",
+    "jobs/runs",
     "jobs/search/analysis.py",
     "jobs/search/records.py",
     "jobs/search/search.py",
@@ -114,8 +117,6 @@ UNTYPED_ALLOWED = {
     "jobs/training/worker.py::run_worker",
     "serving/app.py::Replica.reconfigure",
     "serving/client.py::Client.info",
-    "serving/deployment/server.py::ServeApi.deploy_applications",
-    "serving/deployment/server.py::ServeApi.get_serve_details",
     "serving/deployment/server.py::deploy",
     "serving/deployment/server.py::run",
     "serving/web/openapi.py::build_openapi",

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.ray_head import find_free_ports
 from cluster import auth
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from serving.client import Client

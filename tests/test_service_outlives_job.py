@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from benchmarks.ray_head import RayHead, start_ray_head
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import save_checkpoint
 from tests.support.checkpoints import checkpoint_of

@@ -1,7 +1,7 @@
 """Experiment file: the settings of a training run or a search.
 
-Every key has a default (`finetune-cnn show` prints them). An unknown key is an error that suggests the nearest
-valid one. Any key can be set on the command line by its dotted path:
+Every key has a default (`finetune-cnn show` prints them with their descriptions). An unknown key is an error that
+suggests the nearest valid one. Any key can be set on the command line by its dotted path:
 
     finetune-cnn train experiments/trec.yaml data.folder=data/trec model.embedding=rand
 """
@@ -10,9 +10,12 @@ import difflib
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -31,6 +34,8 @@ from jobs.config.settings import (
 )
 
 logger = logging.getLogger(__name__)
+
+YAML_NULLS = ("", "~", "null", "Null", "NULL")
 
 
 class ExperimentError(UsageError):
@@ -95,17 +100,49 @@ def apply_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experim
 def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> Experiment:
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals:
+        key = key.strip()
+        if not equals or not key:
             raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ExperimentError(f"{key}: '{value}' is not a YAML value: {_one_line(error)}") from error
-        _set_value(tree, key, parsed)
+        _set_value(tree, key, _parse_value(key, value))
     return _validate(tree, location)
 
 
+def _parse_value(key: str, text: str) -> Any:
+    """Return a value of the command line: YAML, but texts need no quotes, such as the name 1 of a column."""
+    stripped = text.strip()
+    if key in SETTING_KEYS and _accepts_text(key) and stripped[:1] not in ("'", '"') and stripped not in YAML_NULLS:
+        return stripped or text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{key}: '{text}' is not a YAML value: {_one_line(error)}") from error
+
+
+def _accepts_text(key: str) -> bool:
+    """Return whether any text is a value of a setting."""
+    *sections, name = key.split(".")
+    owner = attrgetter(".".join(sections))(Experiment()) if sections else Experiment()
+    annotation = type(owner).model_fields[name].annotation
+    return annotation is str or (isinstance(annotation, UnionType) and str in get_args(annotation))
+
+
+def _check_is_experiment(path: str) -> None:
+    """Raise if a path names something that other commands or settings expect."""
+    quoted = shlex.quote(path)
+    if path.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl")):
+        raise ExperimentError(
+            f"{path}: is a file of texts, not an experiment; `finetune-cnn init {quoted}` writes an experiment for it"
+        )
+    if Path(path).is_dir():
+        settings = Path(path, "experiment.yaml")
+        hint = f", such as {settings}" if settings.exists() else " in it"
+        raise ExperimentError(f"{path}: is a folder; name an experiment file{hint}")
+    if Path(path).name == "best.json":
+        raise ExperimentError(f"{path}: names a checkpoint; experiments are the experiment.yaml of run folders")
+
+
 def _read_yaml(path: str) -> dict[str, Any]:
+    _check_is_experiment(path)
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -117,7 +154,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ExperimentError(f"{path}: must contain keys and values, not a {type(tree).__name__}")
+        raise ExperimentError(
+            f"{path}: must contain keys and values, not a {type(tree).__name__}; `finetune-cnn show` prints an example"
+        )
     return tree
 
 
@@ -141,12 +180,35 @@ def _validate(tree: dict[str, Any], location: str) -> Experiment:
 def _format_error(error: ErrorDetails) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(path, SETTING_KEYS, n=1, cutoff=0.5)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else "; `finetune-cnn show` prints all keys"
+        names = " or ".join(f"'{key}'" for key in suggest_keys(path))
+        hint = f"; did you mean {names}?" if names else "; `finetune-cnn show` prints all keys"
         return f"unknown key '{path}'{hint}"
-    message = error["msg"].removeprefix("Value error, ")
     value = "" if isinstance(error["input"], dict | BaseModel) else f" (given: {error['input']!r})"
-    return f"{path}: {message}{value}"
+    if error["type"] == "model_type":
+        return f"{path}: is a section and has keys, not a value{value}; did you mean '{suggest_keys(path)[0]}'?"
+    return f"{path}: {error['msg'].removeprefix('Value error, ')}{value}"
+
+
+def suggest_keys(path: str) -> list[str]:
+    """Return up to three settings that may be meant by a path that is none, the likeliest first."""
+    leaves: dict[str, list[str]] = {}
+    for key in sorted(SETTING_KEYS, key=_section_rank):
+        leaves.setdefault(key.rpartition(".")[2], []).append(key)
+    section, _, name = path.rpartition(".")
+    same_name = [key for key in leaves.get(name, []) if key != path]
+    if same_name:
+        return same_name[:3]
+    longer = [
+        key for key in SETTING_KEYS if key.startswith(f"{path}.") or key.rpartition(".")[2].startswith(f"{name}_")
+    ]
+    similar = difflib.get_close_matches(path, SETTING_KEYS, n=1, cutoff=0.8 if not section else 0.5)
+    similar_names = difflib.get_close_matches(name, leaves, n=1, cutoff=0.7)
+    return longer[:1] or similar or [key for match in similar_names for key in leaves[match]][:3]
+
+
+def _section_rank(key: str) -> int:
+    section = key.partition(".")[0]
+    return SECTIONS_BY_USE.index(section) if section in SECTIONS_BY_USE else len(SECTIONS_BY_USE)
 
 
 def _list_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
@@ -163,3 +225,5 @@ def _one_line(error: Exception) -> str:
 
 
 SETTING_KEYS = _list_keys(Experiment)
+# A key without its section most often belongs to the first section that has such a key.
+SECTIONS_BY_USE = ("train", "model", "data", "text", "tune", "vectors")

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+# Delimiters that are detected, in the order of preference.
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 class SettingsSection(BaseModel):
@@ -34,6 +36,9 @@ class DataSettings(SettingsSection):
     """Column (csv, tsv) or key (jsonl) of the texts."""
     label_column: str = "label"
     """Column (csv, tsv) or key (jsonl) of the labels."""
+    delimiter: str | None = None
+    """Character between the columns of a csv or tsv file. null: in tsv a tab; in csv the first of comma, semicolon,
+    tab and vertical bar that divides a header with the columns above."""
     encoding: str = "utf-8"
     """Character encoding of the files, by its name in Python."""
     validation_share: Fraction = 0.1
@@ -55,6 +60,14 @@ class DataSettings(SettingsSection):
     """Docstring corpus: names of installed packages, one class each."""
     max_rows_per_class: int = Field(1200, ge=10)
     """Docstring corpus: maximum number of rows drawn from each package."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _check_delimiter(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("tab", r"\t") else value
+        if value is not None and (len(value) != 1 or value in '"\r\n' or value.isalnum()):
+            raise ValueError("must be a single character, as in data.delimiter=';', or tab")
+        return value
 
 
 class TextSettings(SettingsSection):
@@ -97,7 +110,7 @@ class VectorSettings(SettingsSection):
     frequent words may be several times as long as rare ones."""
     dimensions: int = Field(100, ge=1)
     """Dimensions of vectors that are trained here or random. A file has its own; it is an error if a value that is
-    set here differs from them."""
+    set here differs from them. In a search that also reads a file, random vectors have the file's dimensions."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
     """Algorithm of word2vec (Mikolov et al. 2013). This and the settings below apply to vectors that are trained on the
     texts."""
@@ -149,7 +162,7 @@ class TrainSettings(SettingsSection):
     cpus_per_worker: int = Field(1, ge=1)
     """CPUs that Ray reserves for each worker, and number of its threads."""
     use_gpu: bool | None = None
-    """Train on GPUs, one for each worker. null: true if the cluster has a GPU for each worker."""
+    """Train on GPUs, one for each worker. null: true if each worker fits on a node with a GPU and enough CPUs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     epochs: int = Field(10, ge=1)
@@ -164,7 +177,7 @@ class TrainSettings(SettingsSection):
     """Schedule of the learning rates. linear: they decrease to 0 over all `epochs`, even if `patience` ends the run
     earlier."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay (AdamW) of filters and output weights; word vectors have none."""
+    """Decoupled weight decay (AdamW) of filters and output weights; biases and word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
     """Learning rate of the word vectors; null: `learning_rate`, or three times that with `rand`, whose vectors
     start farthest from their final values."""
@@ -238,9 +251,11 @@ class TuneSettings(SettingsSection):
     """Maximum number of trials; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
     allow."""
     minutes: float | None = Field(None, gt=0)
-    """Time limit of the search, in minutes; running trials are stopped. null: no limit."""
+    """Time limit of the search, in minutes, over all commands that resume it; running trials are stopped. null: no
+    limit."""
     patience: int | None = Field(None, ge=1)
-    """Number of consecutive trials without improvement after which no further trial starts; null: no limit."""
+    """Number of consecutive trials without improvement, failed ones included, after which no further trial starts.
+    null: no limit."""
     metric: Metric | None = None
     """Metric that trials are compared by, at its best epoch; null: train.metric."""
     scheduler: Literal["asha", "none"] = "asha"
@@ -256,7 +271,7 @@ class TuneSettings(SettingsSection):
     """GPUs of a trial with one worker; with 0.25, four trials share a GPU. null: 1 if train.use_gpu is true, else 0."""
     seeds: int = Field(0, ge=0)
     """Number of other seeds with which the best settings of each kind of embedding are trained after the search, to
-    separate the effect of fine-tuning the vectors from chance."""
+    separate the effect of fine-tuning the vectors from chance; a verdict needs at least 3."""
     refit: bool = False
     """After the search, train the best settings on the training and validation parts together, for the best number
     of epochs, with as many workers as fit in the cluster; best.json then names this checkpoint."""

@@ -3,17 +3,17 @@
 The texts come from the user's csv, tsv or jsonl files, or from the docstrings of installed packages.
 """
 
-import logging
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+
+import numpy as np
 
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment
-from jobs.datasets.docstrings import load_docstring_corpus
+from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.readers import DataError, Split, read_rows
-
-logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 100
 
@@ -22,8 +22,8 @@ MAX_FOLDS = 100
 class Dataset:
     """Three parts of labelled texts.
 
-    labels: the classes, sorted. notes: messages for the user, a line each. pretraining_file: tokenised texts, one a
-    line, to train word vectors on; None: the training texts.
+    labels: the classes, sorted. notes: messages for the user, a line each. pretraining_texts: texts to train word
+    vectors on, without those of the test part; None: the training texts.
     """
 
     train: Split
@@ -31,7 +31,7 @@ class Dataset:
     test: Split
     labels: list[str]
     notes: list[str]
-    pretraining_file: Path | None = None
+    pretraining_texts: PretrainingTexts | None = None
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -41,22 +41,25 @@ def load_dataset(experiment: Experiment) -> Dataset:
         DataError: the data are missing or invalid; names the file, the line and the setting.
     """
     data = experiment.data
-    train, notes, pretraining_file = _load_rows(experiment)
+    train, notes, pretraining_texts = _load_rows(experiment)
     validation = read_rows(data.validation, data) if data.validation else None
     test = read_rows(data.test, data) if data.test else None
+    notes += _describe_ambiguous_texts([part for part in (train, validation, test) if part is not None])
     if test is None:
         train, test = stratified_split(train, data.test_share, experiment.seed, "data.test_share")
-        notes.append(f"test: {len(test):,} rows drawn from {train.path}")
+        notes.append(_describe_drawn("test", test, train))
     if validation is None:
         train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
-        notes.append(f"validation: {len(validation):,} rows drawn from {train.path}")
+        notes.append(_describe_drawn("validation", validation, train))
     labels = _collect_labels(train, validation, test)
     training_texts = set(train.texts)
     for name, part in (("validation", validation), ("test", test)):
         repeated = sum(text in training_texts for text in part.texts)
         if repeated:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts are also in the training part")
-    return Dataset(train, validation, test, labels, notes, pretraining_file)
+    if pretraining_texts is not None:
+        pretraining_texts = pretraining_texts.exclude(test.texts)
+    return Dataset(train, validation, test, labels, notes, pretraining_texts)
 
 
 def merge_validation(dataset: Dataset) -> Dataset:
@@ -81,11 +84,15 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
         raise DataError(f"--folds {folds}: must be from 2 to {MAX_FOLDS}")
     check_fold_settings(experiment)
     data = experiment.data
-    rows, notes, pretraining_file = _load_rows(experiment)
+    rows, notes, pretraining_texts = _load_rows(experiment)
     validation_file = read_rows(data.validation, data) if data.validation else None
+    notes += _describe_ambiguous_texts([rows])
     rarest, count = min(Counter(rows.labels).items(), key=lambda item: item[1])
     if count < folds:
-        raise DataError(f"{rows.path}: {count} rows have the label '{rarest}', fewer than {folds} folds; lower --folds")
+        raise DataError(
+            f"{rows.path}: {count} rows have the label '{rarest}', fewer than {folds} folds; "
+            + ("lower --folds" if count > 1 else "add rows with this label, or remove it")
+        )
     datasets = []
     splitter = StratifiedKFold(folds, shuffle=True, random_state=experiment.seed)
     for train_indices, test_indices in splitter.split(rows.texts, rows.labels):
@@ -93,14 +100,15 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
         if validation is None:
             train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
         labels = _collect_labels(train, validation, test)
-        datasets.append(Dataset(train, validation, test, labels, notes, pretraining_file))
+        texts = pretraining_texts.exclude(test.texts) if pretraining_texts else None
+        datasets.append(Dataset(train, validation, test, labels, notes, texts))
     return datasets
 
 
 def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Split, Split]:
     """Return the remaining and the drawn rows of a part: the same share of every class is drawn with the seed.
 
-    A class with a single row remains.
+    Of each class at least one row remains. If the share is less than a row of each class, some classes have none.
 
     Args:
         key: setting of the share, for the error message.
@@ -112,13 +120,65 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
 
     counts = Counter(part.labels)
     divisible = [index for index, label in enumerate(part.labels) if counts[label] > 1]
-    single = [index for index, label in enumerate(part.labels) if counts[label] == 1]
+    if not divisible:
+        raise DataError(
+            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: each label has a single row, which "
+            f"is needed for training; add rows, or name a file with {key.removesuffix('_share')}"
+        )
     labels = [part.labels[index] for index in divisible]
-    try:
-        remaining, drawn = train_test_split(divisible, test_size=share, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise DataError(f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: {error}") from error
-    return part.select(sorted([*remaining, *single])), part.select(sorted(drawn))
+    num_drawn, num_labels = math.ceil(share * len(labels)), len(set(labels))
+    drawn = None
+    if num_labels <= num_drawn <= len(labels) - num_labels:
+        remaining, drawn = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
+        if len({labels[index] for index in remaining}) < num_labels:
+            drawn = None
+    if drawn is None:
+        drawn = _draw_from_small_classes(labels, share, seed)
+    drawn_rows = {divisible[index] for index in drawn}
+    return part.select(sorted(set(range(len(part))) - drawn_rows)), part.select(sorted(drawn_rows))
+
+
+def _draw_from_small_classes(labels: Sequence[str], share: float, seed: int) -> list[int]:
+    """Return the indices of a share of the rows, as near to that share of each class as whole rows allow.
+
+    Of each class at least one row is left. Rows, and classes that are equally near, are drawn with the seed.
+    """
+    generator = np.random.default_rng(seed)
+    rows: dict[str, list[int]] = {}
+    for index in generator.permutation(len(labels)).tolist():
+        rows.setdefault(labels[index], []).append(index)
+    counts = {label: min(int(share * len(indices)), len(indices) - 1) for label, indices in rows.items()}
+    missing = min(math.ceil(share * len(labels)), len(labels) - len(rows)) - sum(counts.values())
+    while missing > 0:
+        open_labels = [label for label in rows if counts[label] < len(rows[label]) - 1]
+        open_labels.sort(key=lambda label: counts[label] - share * len(rows[label]))
+        for label in open_labels[:missing]:
+            counts[label] += 1
+        missing -= len(open_labels[:missing])
+    return [index for label, indices in rows.items() for index in indices[: counts[label]]]
+
+
+def _describe_drawn(name: str, part: Split, rest: Split) -> str:
+    num_labels, total = len(set(part.labels)), len(set(part.labels) | set(rest.labels))
+    note = f"{name}: {len(part):,} rows drawn from {rest.path}"
+    return note if num_labels == total else f"{note}, of {num_labels:,} of {total:,} labels"
+
+
+def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
+    """Return a note on texts that have different labels in different rows, none if there are no such texts."""
+    first_rows: dict[str, tuple[Split, int]] = {}
+    examples: dict[str, tuple[tuple[Split, int], tuple[Split, int]]] = {}
+    for part in parts:
+        for index, (text, label) in enumerate(zip(part.texts, part.labels, strict=True)):
+            first_part, first_index = first_rows.setdefault(text, (part, index))
+            if label != first_part.labels[first_index]:
+                examples.setdefault(text, ((first_part, first_index), (part, index)))
+    if not examples:
+        return []
+    number = "1 text has" if len(examples) == 1 else f"{len(examples):,} texts have"
+    rows = next(iter(examples.values()))
+    example = " and ".join(f"'{part.labels[index]}' in {part.describe_position(index)}" for part, index in rows)
+    return [f"{number} different labels in different rows, such as {example}"]
 
 
 def _collect_labels(train: Split, validation: Split, test: Split) -> list[str]:
@@ -126,16 +186,16 @@ def _collect_labels(train: Split, validation: Split, test: Split) -> list[str]:
     labels = sorted(set(train.labels))
     if len(labels) < 2:
         raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
+    known = set(labels)
     for part in (validation, test):
         for index, label in enumerate(part.labels):
-            if label not in labels:
-                line = f", line {part.line_numbers[index]}" if part.line_numbers else ""
-                raise DataError(f"{part.path}{line}: the label '{label}' does not occur in {train.path}")
+            if label not in known:
+                raise DataError(f"{part.describe_position(index)}: the label '{label}' does not occur in {train.path}")
     return labels
 
 
-def _load_rows(experiment: Experiment) -> tuple[Split, list[str], Path | None]:
-    """Return the rows of the training file or of the docstrings, notes, and the pretraining file."""
+def _load_rows(experiment: Experiment) -> tuple[Split, list[str], PretrainingTexts | None]:
+    """Return the rows of the training file or of the docstrings, notes, and the pretraining texts."""
     data = experiment.data
     if data.train is not None:
         return read_rows(data.train, data), [], None

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import inspect
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -17,17 +18,24 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.storage import atomic_write, cache_folder
+from cluster.storage import absolute_path, exists, join, read_text, write_text
 from jobs.config.experiment import digest
 from jobs.config.settings import DataSettings
 from jobs.datasets.readers import DataError, Split
 from jobs.datasets.tokenizer import tokenize
 
+logger = logging.getLogger(__name__)
+
 MASK_TOKEN = "LIBRARY"
 MIN_WORDS, MAX_WORDS = 8, 60  # of a row
 FILES_PER_TASK = 100
+CACHE_VERSION = 2  # changes with the tokenizer and the files
+
+Docstrings = list[tuple[str | None, str]]
+"""The passage of each docstring, None if it has none, and its tokens, divided by spaces."""
 
 # Folders with vendored code, or with tests, whose docstrings are few and not documentation.
 SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendored", "thirdparty_files", "externals"}
@@ -58,12 +66,39 @@ _END = re.compile(
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*)(?:<[^>]*>)?`")
 
 
+@dataclass(frozen=True)
+class PretrainingTexts:
+    """Tokenised docstrings to train word vectors on.
+
+    path: file with a docstring on each line: the key of its passage, a tab, and its tokens, divided by spaces.
+    excluded: keys of passages whose docstrings are left out.
+    """
+
+    path: str
+    excluded: frozenset[str] = frozenset()
+
+    def exclude(self, texts: Iterable[str]) -> "PretrainingTexts":
+        """Return the docstrings without those that some texts are passages of."""
+        return PretrainingTexts(self.path, self.excluded.union(map(_passage_key, texts)))
+
+    def key(self) -> str:
+        """Return 8 hex digits that identify the texts; the name of the file identifies its content."""
+        return digest([self.path.rpartition("/")[2], sorted(self.excluded)])
+
+    def iter_tokens(self) -> Iterator[list[str]]:
+        """Yield the tokens of each docstring."""
+        for line in read_text(self.path).split("\n"):
+            key, _, tokens = line.partition("\t")
+            if key not in self.excluded:
+                yield tokens.split()
+
+
 def load_docstring_corpus(
     data: DataSettings, lowercase: bool, storage: str, seed: int
-) -> tuple[Split, list[str], Path]:
-    """Return rows of the packages' docstrings, drawn with the seed; notes; and a file of all docstrings.
+) -> tuple[Split, list[str], PretrainingTexts]:
+    """Return rows of the packages' docstrings, drawn with the seed; notes; and all docstrings, for pretraining.
 
-    The file has the tokens of a docstring on each line, for pretraining. What was extracted is cached in the storage.
+    What was extracted is cached in the storage.
 
     Raises:
         DataError: a package is not installed, or there is only one.
@@ -75,16 +110,15 @@ def load_docstring_corpus(
     if len(files) < 2:
         raise DataError("data.packages: a classifier needs two or more packages")
     sizes = [(package, [len(paths), sum(path.stat().st_size for path in paths)]) for package, paths in files.items()]
-    key = digest([1, sizes, lowercase])
-    folder = cache_folder(storage)
-    rows_path, tokens_path = folder / f"docstrings-{key}.jsonl", folder / f"docstrings-{key}.txt"
-    if not (rows_path.exists() and tokens_path.exists()):
+    path = join(absolute_path(storage), "cache", f"docstrings-{digest([CACHE_VERSION, sizes, lowercase])}")
+    rows_path, tokens_path = f"{path}.jsonl", f"{path}.txt"
+    if not (exists(rows_path) and exists(tokens_path)):
+        logger.info(f"extracting the docstrings of {len(files)} packages")
         _write_corpus(_extract_in_parallel(files, lowercase), rows_path, tokens_path)
     passages: dict[str, list[str]] = {package: [] for package in files}
-    with rows_path.open(encoding="utf-8") as stream:
-        for line in stream:
-            package, text = json.loads(line)
-            passages[package].append(text)
+    for line in read_text(rows_path).splitlines():
+        package, text = json.loads(line)
+        passages[package].append(text)
     texts: list[str] = []
     labels: list[str] = []
     notes = []
@@ -93,7 +127,7 @@ def load_docstring_corpus(
         texts += drawn
         labels += [package] * len(drawn)
         notes.append(f"{package}: {len(drawn):,} rows of {len(candidates):,} passages in {len(files[package]):,} files")
-    return Split(texts, labels, "docstrings"), notes, tokens_path
+    return Split(texts, labels, "docstrings"), notes, PretrainingTexts(tokens_path)
 
 
 def find_source_files(package: str) -> list[Path]:
@@ -168,9 +202,7 @@ def extract_passage(docstring: str, name_pattern: re.Pattern[str]) -> str | None
     return " ".join(words) if letters >= MIN_WORDS else None
 
 
-def _extract_in_parallel(
-    files: Mapping[str, list[Path]], lowercase: bool
-) -> list[tuple[str, tuple[list[str], list[str]]]]:
+def _extract_in_parallel(files: Mapping[str, list[Path]], lowercase: bool) -> list[tuple[str, Docstrings]]:
     """Return packages and what `_extract_chunk` returns for some of their files, computed on all cores."""
     chunks = [
         (package, paths[start : start + FILES_PER_TASK])
@@ -184,32 +216,36 @@ def _extract_in_parallel(
     return [(package, result) for (package, _), result in zip(chunks, results, strict=True)]
 
 
-def _extract_chunk(files: list[Path], packages: list[str], lowercase: bool) -> tuple[list[str], list[str]]:
-    """Return the passages of source files, and the tokens of all their docstrings, one docstring a line."""
+def _extract_chunk(files: list[Path], packages: list[str], lowercase: bool) -> Docstrings:
+    """Return the docstrings of source files."""
     pattern, names = compile_name_pattern(packages), library_names(packages)
     mask = MASK_TOKEN.lower() if lowercase else MASK_TOKEN
-    passages, lines = [], []
+    docstrings = []
     for docstring in read_docstrings(files):
-        passage = extract_passage(docstring, pattern)
-        if passage is not None:
-            passages.append(passage)
         tokens = (mask if token.lower() in names else token for token in tokenize(docstring, lowercase))
-        lines.append(" ".join(token for token in tokens if token[0] != "`"))
-    return passages, lines
+        line = " ".join(token for token in tokens if token[0] != "`")
+        docstrings.append((extract_passage(docstring, pattern), line))
+    return docstrings
 
 
-def _write_corpus(results: list[tuple[str, tuple[list[str], list[str]]]], rows_path: Path, tokens_path: Path) -> None:
-    """Write the passages as JSON lines [package, text], and the docstrings' tokens, each docstring once."""
-    with atomic_write(tokens_path) as part, part.open("w", encoding="utf-8") as stream:
-        for line in dict.fromkeys(line for _, (_, lines) in results for line in lines):
-            stream.write(line + "\n")
+def _passage_key(text: str) -> str:
+    return digest(text.casefold())
+
+
+def _write_corpus(results: list[tuple[str, Docstrings]], rows_path: str, tokens_path: str) -> None:
+    """Write the passages as JSON lines [package, text], and the file of `PretrainingTexts`, each docstring once."""
+    lines = dict.fromkeys(
+        f"{'' if passage is None else _passage_key(passage)}\t{line}\n"
+        for _, docstrings in results
+        for passage, line in docstrings
+    )
+    write_text(tokens_path, "".join(lines))
     # The first spelling of each passage of a package. A passage of two packages has no correct label.
     passages: dict[tuple[str, str], str] = {}
-    for package, (texts, _) in results:
-        for text in texts:
-            passages.setdefault((package, text.casefold()), text)
+    for package, docstrings in results:
+        for text, _ in docstrings:
+            if text is not None:
+                passages.setdefault((package, text.casefold()), text)
     owners = Counter(key for _, key in passages)
-    with atomic_write(rows_path) as part, part.open("w", encoding="utf-8") as stream:
-        for (package, key), text in passages.items():
-            if owners[key] == 1:
-                stream.write(json.dumps([package, text]) + "\n")
+    rows = (json.dumps([package, text]) + "\n" for (package, key), text in passages.items() if owners[key] == 1)
+    write_text(rows_path, "".join(rows))

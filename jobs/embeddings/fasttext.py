@@ -17,15 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jobs.embeddings.word2vec import (
-    MAX_DIMENSIONS,
-    MAX_WORD_BYTES,
-    VectorsError,
-    check_finite,
-    decode_word,
-    is_single_token,
-)
-from jobs.embeddings.word_vectors import WordVectors
+from jobs.datasets.tokenizer import fold_case
+from jobs.embeddings.word2vec import MAX_DIMENSIONS, MAX_WORD_BYTES, VectorsError, check_finite, decode_word
+from jobs.embeddings.word_vectors import WordSelector, WordVectors
 
 MAGIC = struct.pack("<i", 793712314)
 CHUNK_BYTES = 1 << 20
@@ -67,7 +61,9 @@ def read_model(
     reader = _Reader(location, stream)
     header = _read_header(reader)
     target_words = set(target_words)
-    own_rows = _select_words(_iter_dictionary(reader, header, errors), target_words, extra_words)
+    selector = WordSelector(target_words, extra_words)
+    dictionary = enumerate(_iter_dictionary(reader, header, errors))
+    own_rows = {word: row for row, word in dictionary if selector.select(word)}
     if reader.unpack("<?")[0]:
         raise VectorsError(f"{location}: is quantised (.ftz); use the .bin file of the model")
     num_rows, columns = reader.unpack("<2q")
@@ -78,8 +74,8 @@ def read_model(
         )
     if file_size is not None and file_size - reader.position < num_rows * columns * 4:
         raise VectorsError(f"{location}: is truncated; the header says {num_rows:,} rows")
-    known_any_case = {word.lower() for word in own_rows}
-    unknown = [word for word in sorted(target_words) if word.lower() not in known_any_case]
+    known_any_case = {fold_case(word) for word in own_rows}
+    unknown = [word for word in sorted(target_words) if fold_case(word) not in known_any_case]
     words = [*own_rows, *unknown]
     rows_of_words = [
         ([own_rows[word]] if word in own_rows else [])
@@ -89,6 +85,11 @@ def read_model(
     matrix = _average_rows(reader, header, rows_of_words)
     # A word that is too short for an n-gram has no vector.
     return WordVectors(words, matrix, frozenset(unknown)).select(np.array([bool(rows) for rows in rows_of_words], bool))
+
+
+def read_dimensions(location: str, stream: BinaryIO) -> int:
+    """Return the number of dimensions in the header; VectorsError as of `read_model`."""
+    return _read_header(_Reader(location, stream)).dimensions
 
 
 class _Reader:
@@ -151,21 +152,6 @@ def _iter_dictionary(reader: _Reader, header: _Header, errors: str) -> Iterator[
         if entry_type != LABEL_ENTRY:
             yield decode_word(location, buffer[start:end], errors)
         start = end + ENTRY_SUFFIX_BYTES
-
-
-def _select_words(dictionary: Iterator[str], target_words: set[str], extra_words: int) -> dict[str, int]:
-    """Return the rows of the target words, in any case, and of the first `extra_words` others."""
-    any_case = {word.lower() for word in target_words}
-    rows: dict[str, int] = {}
-    for row, word in enumerate(dictionary):
-        if word in rows or not is_single_token(word):
-            continue
-        if word.lower() not in any_case:
-            if extra_words <= 0:
-                continue
-            extra_words -= 1
-        rows[word] = row
-    return rows
 
 
 def _ngram_buckets(word: str, header: _Header) -> list[int]:

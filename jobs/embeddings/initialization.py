@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jobs.datasets.tokenizer import fold_case, normalize
 from jobs.embeddings.word_vectors import WordVectors
 
 
@@ -29,12 +30,13 @@ def initialize_vectors(
     is_pretrained = np.zeros(len(words) + 2, bool)
     is_case_insensitive_match = np.zeros(len(words) + 2, bool)
     if pretrained is not None:
-        exact = {word: row for row, word in enumerate(pretrained.words)}
+        exact: dict[str, int] = {}
         any_case: dict[str, int] = {}
         for row, word in enumerate(pretrained.words):
-            any_case.setdefault(word.lower(), row)
+            exact.setdefault(normalize(word, lowercase=False), row)
+            any_case.setdefault(fold_case(word), row)
         for number, word in enumerate(words, start=2):
-            source = exact.get(word, any_case.get(word.lower()))
+            source = exact.get(word, any_case.get(fold_case(word)))
             if source is not None:
                 table[number] = pretrained.matrix[source]
                 is_pretrained[number] = True

@@ -7,26 +7,27 @@ several files (shards), which are trained on one after the other. The learning r
 """
 
 import logging
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.logs import RESULT
+from cluster.console.logs import RESULT
+from cluster.input_files import is_same_file
+from cluster.machine import count_cpus
 from cluster.storage import atomic_write, prepare_local_file
 from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.datasets.readers import file_size, stream_texts
 from jobs.datasets.tokenizer import tokenize
 from jobs.embeddings.progress import progress_bar
-from jobs.embeddings.vector_files import is_same_file
 from jobs.embeddings.word2vec import VectorsError
 
 logger = logging.getLogger(__name__)
 
 SHARD_WORDS = 1_000_000  # some seconds of training
+SINGLE_THREAD_WORDS = 200_000  # trained in seconds by one thread, with the same result each time
 # Settings of `vectors` that the trained vectors depend on.
 CACHE_KEY_SETTINGS = ("dimensions", "algorithm", "window", "negative", "sample", "epochs", "min_count")
 START_LEARNING_RATE, END_LEARNING_RATE = 0.025, 0.0001  # defaults of word2vec
@@ -157,10 +158,12 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
     if settings.path is not None:
         raise VectorsError(f"vectors.path={settings.path} is a file to read; set the file to write with --out")
     target = prepare_local_file(out)
+    if target.suffix.lower() in (".gz", ".txt", ".vec"):
+        raise VectorsError(f"{out}: is written as word2vec binary, neither text nor gzipped; name a .bin file")
     for file in files:
-        if target.exists() and is_same_file(file, target):
+        if target.exists() and is_same_file(file, str(target)):
             raise VectorsError(f"{out}: is one of the files to train on")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or count_cpus()
     # The tokenised texts may be larger than the temporary folder; the folder of the vectors is meant for large files.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
         texts = write_tokenized_corpus(Path(scratch), _iter_tokenized(files, experiment))

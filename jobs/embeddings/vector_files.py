@@ -7,6 +7,7 @@ of a vocabulary are cached in the storage, so that the file is read once.
 
 import contextlib
 import io
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,20 +20,21 @@ from jobs.config.experiment import digest
 from jobs.config.settings import VectorSettings
 from jobs.embeddings import fasttext, word2vec
 from jobs.embeddings.progress import make_progress_logger
-from jobs.embeddings.word2vec import VectorsError, is_single_token
-from jobs.embeddings.word_vectors import WordVectors, load_word_vectors, save_word_vectors
+from jobs.embeddings.word2vec import VectorsError
+from jobs.embeddings.word_vectors import WordSelector, WordVectors, load_word_vectors, save_word_vectors
 
 logger = logging.getLogger(__name__)
 
 GENSIM_PREFIX = "gensim:"  # before a name of gensim's downloader
+CACHE_VERSION = 2  # changes with the selection of words
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # first bytes of such files
 
 
 def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | None) -> WordVectors:
     """Return the vectors of `target_words` and of the first `extra_words` others of the file.
 
-    A lower-case target word that the file does not contain has the vector of the same word in another letter
-    case.
+    A target word that the file does not contain has the vector of the same word in another letter case. Composed and
+    decomposed Unicode are the same spelling.
 
     Args:
         cache: folder or URI in which the result is cached, by file and words.
@@ -47,29 +49,49 @@ def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | 
         known = input_files.fingerprint(path) if cache and not settings.allow_pickle else None
         cached_path = None
         if cache and known:
-            key = [known, settings.format, settings.unicode_errors, settings.extra_words, sorted(target_words)]
+            options = [settings.format, settings.unicode_errors, settings.extra_words]
+            key = [CACHE_VERSION, known, *options, sorted(target_words)]
             cached_path = storage.join(cache, f"vectors-{digest(key)}.safetensors")
             vectors = load_word_vectors(cached_path)
             if vectors is not None:
                 logger.info(f"reading vectors of {name} from the cache: {cached_path}")
-                return _check_dimensions(name, settings, vectors)
+                _check_dimensions(name, settings, vectors.matrix.shape[1])
+                return vectors
         logger.info(f"reading vectors from {name}")
         vectors = _drop_zero_vectors(name, _read(name, path, settings, target_words))
         if cached_path:
             save_word_vectors(cached_path, vectors)
-        return _check_dimensions(name, settings, vectors)
+        _check_dimensions(name, settings, vectors.matrix.shape[1])
+        return vectors
     except storage.StorageError as error:
         raise VectorsError(f"{error} (vectors.path)") from error
 
 
-def fingerprint(settings: VectorSettings) -> str | None:
-    """Return what identifies the content of the vectors file; None for vectors that are trained here."""
-    if settings.path is None:
-        return None
-    try:
-        return input_files.fingerprint(_resolve_path(settings.path))
-    except storage.StorageError as error:
-        raise VectorsError(f"{error} (vectors.path)") from error
+def restrict_vectors(vectors: WordVectors, settings: VectorSettings, target_words: set[str]) -> WordVectors:
+    """Return the vectors that `read_vectors` would return for some of the target words; VectorsError if none."""
+    return _require_words(str(settings.path), vectors.restrict(target_words, settings.extra_words))
+
+
+def check_vectors_file(settings: VectorSettings) -> None:
+    """Check the start of the vectors file; a model of gensim's downloader is not downloaded for it.
+
+    Raises:
+        VectorsError: the file is missing, of another format, or has other dimensions than those that are set.
+    """
+    name = settings.path
+    if name is None or name.startswith(GENSIM_PREFIX):
+        return
+    path = _resolve_path(name)
+    with _open(name, path, log_progress=False) as stream:
+        format = _detect_format(name, stream, settings)
+        if format == "keyed-vectors":
+            _check_pickle(name, path, settings)
+        elif format == "fasttext":
+            _check_dimensions(name, settings, fasttext.read_dimensions(name, stream))
+        else:
+            rows = word2vec.parse_vectors(name, stream, format, settings.unicode_errors, lambda word: True)
+            for _, vector in itertools.islice(rows, 1):
+                _check_dimensions(name, settings, len(vector))
 
 
 def is_same_file(name: str, path: Path) -> bool:
@@ -79,8 +101,7 @@ def is_same_file(name: str, path: Path) -> bool:
 
         model = name.removeprefix(GENSIM_PREFIX)
         name = str(Path(gensim.downloader.BASE_DIR, model, f"{model}.gz"))
-    other = Path(name.removeprefix("file://")).expanduser()
-    return path.exists() and other.exists() and path.samefile(other)
+    return input_files.is_same_file(name, str(path))
 
 
 def iter_vectors(name: str, settings: VectorSettings) -> Iterator[word2vec.Row]:
@@ -91,16 +112,19 @@ def iter_vectors(name: str, settings: VectorSettings) -> Iterator[word2vec.Row]:
         yield from word2vec.parse_vectors(name, stream, settings.format, settings.unicode_errors, lambda word: True)
 
 
-def _check_dimensions(name: str, settings: VectorSettings, vectors: WordVectors) -> WordVectors:
-    dimensions = vectors.matrix.shape[1]
+def _check_dimensions(name: str, settings: VectorSettings, dimensions: int) -> None:
     if settings.dimensions not in (dimensions, VectorSettings.model_fields["dimensions"].default):
         raise VectorsError(f"{name}: has {dimensions} dimensions, but vectors.dimensions is {settings.dimensions}")
+
+
+def _require_words(name: str, vectors: WordVectors) -> WordVectors:
+    if not vectors.words:
+        raise VectorsError(f"{name}: contains none of the words of the texts")
     return vectors
 
 
 def _drop_zero_vectors(name: str, vectors: WordVectors) -> WordVectors:
-    if not vectors.words:
-        raise VectorsError(f"{name}: contains none of the words of the texts")
+    _require_words(name, vectors)
     is_nonzero = np.asarray(vectors.matrix.any(axis=1))
     if is_nonzero.all():
         return vectors
@@ -204,23 +228,12 @@ def _select_rows(
     Args:
         parse: yields the rows of the words that its argument selects.
     """
-    any_case = {word.lower() for word in target_words}
-    vectors: dict[str, np.ndarray] = {}
-
-    def keep(word: str) -> bool:
-        return extra_words > 0 or word.lower() in any_case
-
-    for word, vector in parse(keep):
-        if word in vectors or not is_single_token(word):
-            continue
-        if word.lower() not in any_case:
-            extra_words -= 1
-        vectors[word] = vector
+    selector = WordSelector(target_words, extra_words)
+    vectors = {word: vector for word, vector in parse(selector.may_select) if selector.select(word)}
     return WordVectors(list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32))
 
 
-def _read_pickle(name: str, path: str, settings: VectorSettings, target_words: set[str]) -> WordVectors:
-    """Return vectors of KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
+def _check_pickle(name: str, path: str, settings: VectorSettings) -> None:
     if not settings.allow_pickle:
         raise VectorsError(
             f"{name}: is a pickle, as gensim saves KeyedVectors, and reading a pickle runs the code that it contains; "
@@ -230,6 +243,11 @@ def _read_pickle(name: str, path: str, settings: VectorSettings, target_words: s
         raise VectorsError(
             f"{name}: KeyedVectors are read only from a local path, since gensim stores parts of them in other files"
         )
+
+
+def _read_pickle(name: str, path: str, settings: VectorSettings, target_words: set[str]) -> WordVectors:
+    """Return vectors of KeyedVectors, or of a whole Word2Vec or FastText model, that gensim saved."""
+    _check_pickle(name, path, settings)
     from gensim.models import KeyedVectors
 
     try:

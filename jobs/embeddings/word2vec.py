@@ -5,12 +5,15 @@ selects are converted to numbers, so that a file of 3 million words takes a frac
 reading it whole (`python benchmarks/vectors.py`).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from cluster import UsageError
+
+logger = logging.getLogger(__name__)
 
 MAX_WORD_BYTES = 4096  # more bytes without a space: not a vectors file
 MAX_DIMENSIONS = 10_000
@@ -123,6 +126,12 @@ def _looks_like_text(line: bytes, dimensions: int) -> bool:
     return is_long_enough and sum(_is_number(field) for field in fields[1:]) >= (len(fields) - 1) / 2
 
 
+def _is_wordless(line: bytes, dimensions: int) -> bool:
+    """Return whether a row that starts with white space consists of numbers only."""
+    fields = line.split()
+    return len(fields) == dimensions and all(map(_is_number, fields))
+
+
 def _is_number(field: bytes) -> bool:
     try:
         float(field)
@@ -142,22 +151,27 @@ def _iter_text_rows(
 ) -> Iterator[Row]:
     """Yield rows of a text file, starting with `line`: the first, or the second if the first contains the count."""
     number = 1 if count is None else 2
-    rows = 0
+    rows = wordless = 0
     while line:
         if len(line) >= MAX_ROW_BYTES:
             raise VectorsError(f"{location}, line {number}: is longer than any row; not word2vec or GloVe text")
         if line.strip():
             rows += 1
+            if count is not None and rows > count:
+                raise VectorsError(f"{location}: holds more than the {count:,} words that its first line announces")
             row_location = f"{location}, line {number}"
-            if keep(decode_word(row_location, line.split(None, 1)[0], errors)):
+            if line[:1].isspace() and _is_wordless(line, dimensions):
+                wordless += 1
+            elif keep(decode_word(row_location, line.split(None, 1)[0], errors)):
                 row = _parse_text_row(line, dimensions)
                 if row is None:
                     raise VectorsError(f"{row_location}: is not a word and {dimensions} numbers")
                 yield decode_word(row_location, row[0], errors), check_finite(row_location, row[1])
         line = stream.readline(MAX_ROW_BYTES)
         number += 1
-    if count is not None and rows != count:
-        raise VectorsError(f"{location}: has {rows:,} words, but the first line says {count:,}")
+    if count is not None and rows < count:
+        raise VectorsError(_format_truncation(location, rows, count))
+    _log_wordless(location, wordless)
 
 
 def _iter_binary_rows(
@@ -171,7 +185,7 @@ def _iter_binary_rows(
 ) -> Iterator[Row]:
     """Yield rows of a binary file whose first bytes after the header are in `buffer`."""
     size = 4 * dimensions
-    start = 0
+    start = wordless = 0
     for number in range(1, count + 1):
         end = buffer.find(b" ", start, start + MAX_WORD_BYTES)
         while end < 0 or end + 1 + size > len(buffer):
@@ -181,7 +195,7 @@ def _iter_binary_rows(
                 )
             chunk = stream.read(CHUNK_BYTES)
             if not chunk:
-                raise VectorsError(f"{location}: has {number - 1:,} words, but the first line says {count:,}")
+                raise VectorsError(_format_truncation(location, number - 1, count))
             buffer, start = buffer[start:] + chunk, 0
             end = buffer.find(b" ", 0, MAX_WORD_BYTES)
         raw = buffer[start:end].lstrip(b"\n")  # the original tool ends each row with a line feed
@@ -189,12 +203,24 @@ def _iter_binary_rows(
             word = raw.decode("utf-8")
         except UnicodeDecodeError:
             word = decode_word(f"{location}, word {number}", raw, errors)
-        if keep(word):
+        if not word:
+            wordless += 1
+        elif keep(word):
             vector = np.frombuffer(buffer, "<f4", dimensions, end + 1).astype(np.float32)
             yield word, check_finite(f"{location}, word {number}", vector)
         start = end + 1 + size
     if (buffer[start:] + stream.read(CHUNK_BYTES)).strip(b"\n"):
         raise VectorsError(
-            f"{location}: continues after the {count:,} words of {dimensions} dimensions that the first line says; "
-            "is neither word2vec binary nor word2vec text"
+            f"{location}: holds more than the {count:,} words of {dimensions} dimensions that its first line "
+            "announces, or is neither word2vec binary nor word2vec text"
         )
+    _log_wordless(location, wordless)
+
+
+def _format_truncation(location: str, rows: int, count: int) -> str:
+    return f"{location}: ends after {rows:,} of the {count:,} words that its first line announces"
+
+
+def _log_wordless(location: str, rows: int) -> None:
+    if rows:
+        logger.info(f"{location}: skipped {rows:,} rows without a word")

@@ -1,5 +1,7 @@
 """Word vectors in memory, their coverage of a corpus, and their file in the cache."""
 
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +9,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cluster import input_files, storage
+from jobs.config.settings import VectorSettings
+from jobs.datasets.tokenizer import fold_case
+from jobs.embeddings.word2vec import is_single_token
+
+LOW_SHARE = 0.5  # of the training tokens that have a vector, for a warning
+NUM_MISSING_WORDS = 3
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,50 @@ class WordVectors:
     matrix: np.ndarray
     from_ngrams: frozenset[str] = frozenset()
 
+    def digest(self) -> str:
+        """Return hex digits that identify words and vectors."""
+        content = hashlib.sha256("\n".join(self.words).encode())
+        content.update(np.ascontiguousarray(self.matrix).tobytes())
+        return content.hexdigest()
+
     def select(self, mask: np.ndarray) -> "WordVectors":
         """Return the vectors where `mask`, `(words,)` bool, is true."""
         words = [self.words[index] for index in mask.nonzero()[0]]
         return WordVectors(words, self.matrix[mask], self.from_ngrams.intersection(words))
+
+    def restrict(self, target_words: set[str], extra_words: int) -> "WordVectors":
+        """Return the vectors that reading the file for fewer target words would have returned."""
+        selector = WordSelector(target_words, extra_words)
+        mask = [word in target_words if word in self.from_ngrams else selector.select(word) for word in self.words]
+        return self.select(np.array(mask, bool))
+
+
+class WordSelector:
+    """Selection of a file's words, in its order: the target words, in any letter case, and the first others.
+
+    Args:
+        extra_words: maximum number of others.
+    """
+
+    def __init__(self, target_words: Collection[str], extra_words: int) -> None:
+        self._targets = {fold_case(word) for word in target_words}
+        self._extra_words = extra_words
+        self._selected: set[str] = set()
+
+    def may_select(self, word: str) -> bool:
+        """Return whether the next word could be selected; if not, its vector need not be read."""
+        return self._extra_words > 0 or fold_case(word) in self._targets
+
+    def select(self, word: str) -> bool:
+        """Return whether the next word is selected."""
+        if word in self._selected or not is_single_token(word):
+            return False
+        if fold_case(word) not in self._targets:
+            if self._extra_words <= 0:
+                return False
+            self._extra_words -= 1
+        self._selected.add(word)
+        return True
 
 
 @dataclass(frozen=True)
@@ -39,6 +87,21 @@ class Coverage:
     """Words with the vector of the same word in another letter case (New for new)."""
     from_ngrams: int = 0
     """Words whose vectors are sums of n-grams (fastText)."""
+    frequent_missing_words: Sequence[str] = ()
+    """The most frequent words without a vector, up to `NUM_MISSING_WORDS`."""
+
+    def describe_low_share(self, settings: VectorSettings) -> str | None:
+        """Return a warning with the likely cause if few training tokens have a vector, else None."""
+        if self.covered_tokens >= LOW_SHARE * self.tokens:
+            return None
+        cause = (
+            f"lower vectors.min_count={settings.min_count}, or set vectors.path to vectors of more texts"
+            if settings.path is None
+            else f"check that {settings.path} has the language of the texts, and the same spelling of words"
+        )
+        words = ", ".join(f"'{word}'" for word in self.frequent_missing_words)
+        share = f"{self.covered_tokens / self.tokens:.1%}"
+        return f"only {share} of the training tokens have a pretrained vector, not {words}; {cause}"
 
     def __str__(self) -> str:
         text = (

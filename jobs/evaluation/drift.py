@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.logs import RESULT
-from cluster.storage import absolute_path, join, output_folder, parent
-from cluster.tables import format_markdown_table, format_text_table
+from cluster.console.logs import RESULT
+from cluster.console.tables import format_markdown_table, format_text_table
+from cluster.storage import join, output_folder
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import select_word_vectors
 from jobs.evaluation.figures import (
@@ -26,6 +26,7 @@ from jobs.evaluation.figures import (
     save_figure,
     shorten_label,
 )
+from jobs.evaluation.report_folder import choose_report_folder
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors
 
 if TYPE_CHECKING:
@@ -188,14 +189,17 @@ def report_drift(path: str, words: Sequence[str], count: int, out: str | None) -
         path: a checkpoint, a best.json, or a folder with one.
         words: their neighbours are listed; if empty, those of the words that moved farthest for their frequency.
         count: words of each list.
-        out: a folder; by default `report` next to the checkpoint.
+        out: a folder; by default that of `choose_report_folder`.
+
+    Raises:
+        StorageError: `out` is in a checkpoint.
     """
     checkpoint = load_checkpoint(path)
+    target = choose_report_folder(out, path, checkpoint)
     drift = load_drift(checkpoint)
     logger.log(RESULT, drift.summary())
     for title, rows in drift.tables(words, count).items():
         logger.log(RESULT, f"\n{title}\n\n{format_text_table(rows)}")
-    target = absolute_path(out) if out else join(parent(checkpoint.path), "report")
     with output_folder(target) as folder:
         write_drift(folder, drift, checkpoint.experiment.name)
     logger.log(RESULT, f"\nall words: {join(target, 'drift.csv')}\nplot: {join(target, 'drift.png')}")

@@ -1,49 +1,58 @@
 """Export of fine-tuned word vectors to a word2vec file that gensim opens, scaled back to their original norms.
 
-finetune-cnn vectors export runs/tickets vectors-tuned.bin --merge
+The name of the file decides its form: `.txt` and `.vec` are text, other names binary, both gzipped if `.gz` follows.
+
+    finetune-cnn vectors export runs/tickets vectors-tuned.bin --merge
 """
 
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 
-from cluster.logs import RESULT
-from cluster.storage import atomic_write, prepare_local_file
+from cluster.console.logs import RESULT
+from cluster.input_files import check_output_file, create_file
+from cluster.storage import absolute_path, local_path, output_file, parent
 from jobs.config.settings import VectorSettings
 from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.vector_files import is_same_file, iter_vectors
 from jobs.embeddings.word2vec import Row, VectorsError, is_single_token, write_binary
-from jobs.model.checkpoint import Checkpoint, load_checkpoint, load_initial_vectors
+from jobs.evaluation.report_folder import check_outside_checkpoint
+from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_initial_vectors
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 10_000  # words
+TEXT_SUFFIXES = (".txt", ".vec")
 
 
 def export_vectors(path: str, out: str, original: str | None, merge: bool) -> None:
-    """Write a checkpoint's word vectors as word2vec binary.
+    """Write a checkpoint's word vectors as word2vec binary or text.
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
-        out: the file to write.
+        out: path or URI of the file to write.
         original: the file of the initial vectors; by default the experiment's `vectors.path`.
         merge: add the words of the original that the checkpoint does not have, unchanged. Words of the checkpoint
             whose vectors training did not change are copied from the original too.
 
     Raises:
         VectorsError: `out` is the original, or the original cannot be merged.
+        StorageError: `out` cannot be written, or is in a checkpoint.
     """
     checkpoint = load_checkpoint(path)
     experiment = checkpoint.experiment
     settings = experiment.vectors
     if original is not None:
         settings = settings.model_copy(update={"path": original})
-    target = prepare_local_file(out)
+    target = local_path(out)
     for name in (experiment.vectors.path, original):
-        if name is not None and is_same_file(name, target):
+        if name is not None and (name == out if target is None else is_same_file(name, target)):
             raise VectorsError(f"{out}: is the file of the initial vectors, which is never changed; name another file")
+    check_output_file(out)
+    check_outside_checkpoint(parent(absolute_path(out)), checkpoint)
     if merge and experiment.model.embedding == "rand":
         raise VectorsError("with model.embedding=rand no vector came from a file, so there is nothing to merge with")
     if merge and settings.path is None:
@@ -61,20 +70,38 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
     if merge:
         trained = {word for word, has_changed in zip(checkpoint.words, changed, strict=False) if has_changed}
         count, rows = _merge(settings, own, trained, dimensions)
+    name = out.partition("?")[0].lower()
+    write_rows = _write_text if name.removesuffix(".gz").endswith(TEXT_SUFFIXES) else write_binary
     with (
-        atomic_write(target) as part,
-        part.open("wb") as stream,
+        output_file(out) as part,
+        create_file(part, compress=name.endswith(".gz")) as stream,
         progress_bar("writing", "words", count) as report,
     ):
-        write_binary(stream, count, dimensions, _report_progress(rows, report))
+        write_rows(stream, count, dimensions, _report_progress(rows, report))
     logger.log(
-        RESULT, f"wrote {target}: {count:,} words x {dimensions} dimensions, {changed.sum():,} of them fine-tuned"
+        RESULT,
+        f"wrote {target or out}: {count:,} words x {dimensions} dimensions, {changed.sum():,} of them fine-tuned",
     )
 
 
 def select_word_vectors(checkpoint: Checkpoint) -> np.ndarray:
-    """Return the trained vectors, `(vocabulary, dimensions)`, or the static ones if none were trained."""
-    return checkpoint.weights["vectors" if "vectors" in checkpoint.weights else "fixed_vectors"]
+    """Return the trained vectors, `(vocabulary, dimensions)`, or the static ones if none were trained.
+
+    Raises:
+        CheckpointError: there are none, or not one for each word.
+    """
+    vectors = checkpoint.weights.get("vectors", checkpoint.weights.get("fixed_vectors"))
+    if vectors is None or vectors.ndim != 2 or len(vectors) != len(checkpoint.words) + 2:
+        raise CheckpointError(f"{checkpoint.path}: weights.safetensors: does not have a vector for each word")
+    return vectors
+
+
+def _write_text(stream: BinaryIO, count: int, dimensions: int, rows: Iterable[Row]) -> None:
+    """Write word2vec text; nine digits are the numbers bit for bit."""
+    stream.write(f"{count} {dimensions}\n".encode())
+    row_format = f"%s{' %.9g' * dimensions}\n"
+    for word, vector in rows:
+        stream.write((row_format % (word, *vector.tolist())).encode())
 
 
 def _merge(

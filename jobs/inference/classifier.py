@@ -13,8 +13,8 @@ import numpy as np
 
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import scoring_kernel as kernel
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, load_or_compute
-from jobs.model.checkpoint import Checkpoint, CheckpointError
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, compute, load_or_compute
+from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
 
 # Far below the largest float32, so that no intermediate sum overflows.
 MAX_ABS_LOGIT = 1e30
@@ -62,12 +62,15 @@ class Classifier:
     Args:
         checkpoint: the trained network.
         table_bytes: memory for the projection table; with 0 every word is projected when it occurs.
+        share_table: share the table with other processes of this machine, in a file.
 
     Raises:
         CheckpointError: its tensors do not fit its settings, words and labels.
     """
 
-    def __init__(self, checkpoint: Checkpoint, table_bytes: int = DEFAULT_TABLE_BYTES) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, table_bytes: int = DEFAULT_TABLE_BYTES, *, share_table: bool = True
+    ) -> None:
         channels = _validate_checkpoint(checkpoint)
         self.labels = checkpoint.labels
         self.text_settings = checkpoint.experiment.text
@@ -77,7 +80,8 @@ class Classifier:
         self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
         self.num_columns = packed.projection.shape[1]
         num_rows = min(len(self._vectors), table_bytes // (4 * self.num_columns))
-        self._table = load_or_compute(self._vectors[:num_rows], packed.projection)  # (num_rows, columns)
+        make_table = load_or_compute if share_table else compute
+        self._table = make_table(self._vectors[:num_rows], packed.projection)  # (num_rows, columns)
         if num_rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
         self._layers = (
@@ -104,6 +108,12 @@ class Classifier:
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logits of texts, `(texts, classes)` float32."""
         return self.score_texts(texts).logits
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the probability of each class for each text, `(texts, classes)` float32."""
+        logits = self.predict_logits(texts)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
     def score_texts(self, texts: Sequence[str]) -> ScoringResult:
         """Return the logits of texts, and how many of their tokens are known."""
@@ -192,8 +202,8 @@ def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.
 def _validate_checkpoint(checkpoint: Checkpoint) -> list[str]:
     """Return the names of the channels; CheckpointError unless labels, words and weights are what the settings need."""
     labels, words, weights = checkpoint.labels, checkpoint.words, checkpoint.weights
-    _validate_names("labels.json", labels)
-    _validate_names("vocabulary.json", words)
+    validate_names("labels.json", labels)
+    validate_names("vocabulary.json", words)
     if not labels:
         raise CheckpointError("labels.json: is empty")
     model = checkpoint.experiment.model
@@ -213,13 +223,6 @@ def _validate_checkpoint(checkpoint: Checkpoint) -> list[str]:
     if _bound_abs_logit(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
         raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
     return channels
-
-
-def _validate_names(file: str, names: object) -> None:
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{file}: is not a list of strings")
-    if len(set(names)) != len(names):
-        raise CheckpointError(f"{file}: contains duplicates")
 
 
 def _validate_tensor(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:

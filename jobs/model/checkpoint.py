@@ -5,52 +5,57 @@
     labels.json            classes, in the order of the scores
     vocabulary.json        words; the first one has id 2
     weights.safetensors    the network's tensors, including the word vectors
+    untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2)
     metrics.json           metrics of the epoch, and provenance: rows, held-out part, versions
     initial.safetensors    word vectors and word counts before training (to compare)
+    train-texts.safetensors  64-bit digests of the training texts (to recognize them in a test part)
     state.safetensors      state of the optimizers (only to resume)
     progress.json          finished epochs, and the position in the unfinished one (only to resume)
 
-Nothing is pickled: opening an untrusted checkpoint runs no code. Reading one needs no torch.
+Files that do not change in a run are the same files (hard links) in all checkpoints that one process wrote, where the
+file system has links. Nothing is pickled: opening an untrusted checkpoint runs no code. Reading one needs no torch.
 """
 
-import hashlib
 import json
+import logging
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import yaml
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from cluster import UsageError, __version__
-from cluster.storage import (
-    StorageError,
-    absolute_path,
-    as_local_folder,
-    exists,
-    is_uri,
-    join,
-    list_file_sizes,
-    parent,
-    read_text,
-    write_json,
+from cluster import __version__
+from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
+from jobs.config.experiment import Experiment
+from jobs.datasets.tokenizer import count_separate_marks
+from jobs.model.checkpoint_files import (
+    UNTRAINED_VECTORS_FILE,
+    SharedFiles,
+    open_checkpoint,
+    parse_yaml,
+    read_json,
+    read_weights,
+    sha256,
+    split_weights,
+    write_tensors,
 )
-from jobs.config.experiment import Experiment, ExperimentError
+from jobs.model.checkpoint_files import CheckpointError as CheckpointError
 
-FORMAT_VERSION = 1
+logger = logging.getLogger(__name__)
+
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 INITIAL_VECTORS_FILE = "initial.safetensors"
-TRAINING_STATE_FILES = ("state.safetensors", "progress.json")
-
-
-class CheckpointError(UsageError):
-    """A folder is not a checkpoint, or the checkpoint is incomplete or altered."""
+TRAIN_TEXTS_FILE = "train-texts.safetensors"
+# Types of the values of metrics.json that reports read; other values are copied as they are.
+METRIC_TYPES: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "rows": int,
+    "accuracy": (int, float, type(None)),
+    "held_out": str,
+    "versions": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -102,38 +107,63 @@ def collect_versions() -> dict[str, str]:
     return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
 
 
+@dataclass(frozen=True)
+class RunConstants:
+    """Parts of a checkpoint that do not change in a run.
+
+    initial_vectors: before training. train_texts: digests of the training texts, `(texts,)` uint64; None to leave
+    them out. files: those that hold these parts.
+    """
+
+    initial_vectors: InitialVectors
+    train_texts: np.ndarray | None
+    files: SharedFiles = field(default_factory=SharedFiles)
+
+
 def save_checkpoint(
     folder: Path,
     checkpoint: Checkpoint,
     optimizer_state: dict[str, np.ndarray] | None = None,
     progress: dict[str, Any] | None = None,
     initial_vectors: InitialVectors | None = None,
+    constants: RunConstants | None = None,
 ) -> None:
     """Write a checkpoint into an empty folder, the manifest last.
 
     Args:
         optimizer_state, progress: what a resumed run needs.
         initial_vectors: the word vectors before training.
+        constants: instead of initial_vectors; the word vectors that training does not change are shared too.
 
     Raises:
-        OSError, StorageError: a file cannot be written.
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
-    write_json(str(folder / "labels.json"), checkpoint.labels)
-    write_json(str(folder / "vocabulary.json"), checkpoint.words)
-    write_json(str(folder / "metrics.json"), checkpoint.metrics)
-    _write_tensors(folder / "weights.safetensors", checkpoint.weights)
-    names = list(MODEL_FILES)
+    _write_json(folder / "labels.json", checkpoint.labels)
+    _write_json(folder / "vocabulary.json", checkpoint.words)
+    _write_json(folder / "metrics.json", checkpoint.metrics)
+    names, weights, shared = list(MODEL_FILES), checkpoint.weights, {}
+    if constants is not None:
+        initial_vectors = constants.initial_vectors
+        weights, shared[UNTRAINED_VECTORS_FILE] = split_weights(weights, len(initial_vectors.vectors))
+        if constants.train_texts is not None:
+            shared[TRAIN_TEXTS_FILE] = {"digests": constants.train_texts}
     if initial_vectors is not None:
-        _write_tensors(folder / INITIAL_VECTORS_FILE, vars(initial_vectors))
-        names.append(INITIAL_VECTORS_FILE)
+        shared[INITIAL_VECTORS_FILE] = vars(initial_vectors)
+    write_tensors(folder / "weights.safetensors", weights)
     if optimizer_state is not None and progress is not None:
-        _write_tensors(folder / "state.safetensors", optimizer_state)
-        write_json(str(folder / "progress.json"), progress)
-        names += TRAINING_STATE_FILES
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
-    write_json(str(folder / "manifest.json"), {"format": FORMAT_VERSION, "files": files})
+        write_tensors(folder / "state.safetensors", optimizer_state)
+        _write_json(folder / "progress.json", progress)
+        names += ["state.safetensors", "progress.json"]
+    checksums = {name: sha256(folder / name) for name in names}
+    shared_files = constants.files if constants is not None else SharedFiles()
+    checksums |= {name: shared_files.write(folder / name, tensors) for name, tensors in shared.items() if tensors}
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": checksum} for name, checksum in checksums.items()
+    }
+    version = 2 if UNTRAINED_VECTORS_FILE in files else 1
+    _write_json(folder / "manifest.json", {"format": version, "files": files})
 
 
 def resolve_checkpoint(path: str) -> str:
@@ -149,32 +179,50 @@ def resolve_checkpoint(path: str) -> str:
         path = join(path, "best.json")
     if not exists(path):
         raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json")
-    try:
-        target = json.loads(read_text(path))["checkpoint"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: does not name a checkpoint: {error!r}") from error
+    best = read_json(path)
+    target = best.get("checkpoint") if isinstance(best, dict) else None
     if not isinstance(target, str):
-        raise CheckpointError(f"{path}: does not name a checkpoint but {target!r}")
+        raise CheckpointError(f"{path}: does not name a checkpoint")
     return target if is_uri(target) or Path(target).is_absolute() else join(parent(path), target)
+
+
+def read_published_test_part(path: str) -> str | None:
+    """Return the test part that the last command named in a best.json or its folder; None for a checkpoint.
+
+    Raises:
+        CheckpointError: the best.json cannot be read.
+    """
+    path = absolute_path(path)
+    if not path.partition("?")[0].endswith(".json"):
+        path = join(path, "best.json")
+    best = read_json(path) if exists(path) else None
+    test = best.get("test") if isinstance(best, dict) else None
+    return test if isinstance(test, str) else None
 
 
 def load_checkpoint(path: str) -> Checkpoint:
     """Return the checkpoint of a folder, URI or best.json.
 
     Raises:
-        CheckpointError: it is missing, incomplete, altered, or of a newer format.
+        CheckpointError: it is missing, incomplete, altered, malformed, or of a newer format.
     """
     location = resolve_checkpoint(path)
-    with _open_checkpoint(location) as files:
-        return Checkpoint(
+    with open_checkpoint(location) as files:
+        checkpoint = Checkpoint(
             experiment=_parse_settings(files.read_text("experiment.yaml")),
-            labels=files.read_json("labels.json"),
-            words=files.read_json("vocabulary.json"),
-            weights=files.read_tensors("weights.safetensors"),
-            metrics=files.read_json("metrics.json"),
+            labels=_parse_names("labels.json", files.read_json("labels.json")),
+            words=_parse_names("vocabulary.json", files.read_json("vocabulary.json")),
+            weights=read_weights(files),
+            metrics=_parse_metrics(files.read_json("metrics.json")),
             path=location,
             manifest_sha256=files.manifest_sha256,
         )
+    if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
+        logger.warning(
+            f"{location}: {separate_marks} words begin with a combining mark: an earlier version, which divided words "
+            "there, trained it; train again"
+        )
+    return checkpoint
 
 
 def load_initial_vectors(path: str) -> InitialVectors | None:
@@ -183,10 +231,20 @@ def load_initial_vectors(path: str) -> InitialVectors | None:
     Raises:
         CheckpointError: the checkpoint is missing, or the file is missing, altered, or of a newer format.
     """
-    with _open_checkpoint(resolve_checkpoint(path)) as files:
+    with open_checkpoint(resolve_checkpoint(path)) as files:
         if INITIAL_VECTORS_FILE not in files:
             return None
         return InitialVectors(**files.read_tensors(INITIAL_VECTORS_FILE))
+
+
+def load_train_texts(path: str) -> np.ndarray | None:
+    """Return the digests of the training texts, sorted, `(texts,)` uint64; None if the checkpoint lacks them.
+
+    Raises:
+        CheckpointError: as for `load_initial_vectors`.
+    """
+    with open_checkpoint(resolve_checkpoint(path)) as files:
+        return files.read_tensors(TRAIN_TEXTS_FILE)["digests"] if TRAIN_TEXTS_FILE in files else None
 
 
 def load_training_state(folder: Path) -> TrainingState:
@@ -195,22 +253,23 @@ def load_training_state(folder: Path) -> TrainingState:
     Raises:
         CheckpointError: it is incomplete or altered.
     """
-    with _open_checkpoint(str(folder)) as files:
+    with open_checkpoint(str(folder)) as files:
         return TrainingState(
-            files.read_tensors("weights.safetensors"),
+            read_weights(files),
             files.read_tensors("state.safetensors"),
             files.read_json("progress.json"),
         )
 
 
 def verify_checksums(path: str) -> None:
-    """Read the files that classification needs and compare them with the manifest.
+    """Read all files but those that only resuming needs, and compare them with the manifest.
 
     Raises:
         CheckpointError: a file is missing, incomplete, altered, or of a newer format.
     """
-    with _open_checkpoint(path) as files:
-        for name in MODEL_FILES:
+    with open_checkpoint(path) as files:
+        optional = (UNTRAINED_VECTORS_FILE, INITIAL_VECTORS_FILE, TRAIN_TEXTS_FILE)
+        for name in (*MODEL_FILES, *(name for name in optional if name in files)):
             files.verify(name)
 
 
@@ -221,91 +280,45 @@ def verify_sizes(path: str) -> None:
         CheckpointError: a file is missing or has another size.
     """
     try:
-        files = json.loads(read_text(join(path, "manifest.json")))["files"]
+        files = read_json(join(path, "manifest.json"))["files"]
         sizes = list_file_sizes(path)
-    except (StorageError, ValueError, KeyError, TypeError) as error:
+        damaged = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
+    except (CheckpointError, StorageError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: is an incomplete checkpoint: {error!r}") from error
-    damaged = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
     if damaged:
         raise CheckpointError(f"{path}: is an incomplete checkpoint: {', '.join(damaged)} missing or truncated")
 
 
-class _VerifiedFiles:
-    """Files of a checkpoint on this machine; each is compared with the manifest's SHA-256 when it is read.
+def validate_names(file: str, names: object) -> None:
+    """Raise a CheckpointError unless a value is a list of different strings.
 
-    location: path or URI for error messages.
+    Args:
+        file: name of the file that it comes from.
     """
-
-    def __init__(self, location: str, folder: Path) -> None:
-        self._location, self._folder = location, folder
-        try:
-            content = (folder / "manifest.json").read_bytes()
-            self.manifest_sha256 = hashlib.sha256(content).hexdigest()
-            manifest = json.loads(content)
-            version, files = manifest["format"], manifest["files"]
-            if version == FORMAT_VERSION:
-                self._checksums = {name: entry["sha256"] for name, entry in files.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{location}: has no readable manifest.json: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{location}: is of format {version}; this version reads format {FORMAT_VERSION}")
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._checksums
-
-    def verify(self, name: str) -> Path:
-        """Return the path of a file whose content matches the manifest; CheckpointError otherwise."""
-        path = self._path(name)
-        self._compare(name, _sha256(path))
-        return path
-
-    def read_text(self, name: str) -> str:
-        content = self._path(name).read_bytes()
-        self._compare(name, hashlib.sha256(content).hexdigest())
-        return content.decode("utf-8")
-
-    def read_json(self, name: str) -> Any:
-        return json.loads(self.read_text(name))
-
-    def read_tensors(self, name: str) -> dict[str, np.ndarray]:
-        # Hashed as a stream: with the file's bytes in memory, the tensors would be there twice.
-        return load_file(self.verify(name))
-
-    def _path(self, name: str) -> Path:
-        path = self._folder / name
-        if name not in self._checksums or not path.is_file():
-            raise CheckpointError(f"{self._location}: lacks {name}")
-        return path
-
-    def _compare(self, name: str, checksum: str) -> None:
-        if checksum != self._checksums[name]:
-            raise CheckpointError(f"{self._location}: {name} does not match the manifest; it was altered or truncated")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{file}: is not a list of strings")
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"{file}: contains duplicates")
 
 
-@contextmanager
-def _open_checkpoint(location: str) -> Iterator[_VerifiedFiles]:
-    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
-    try:
-        with as_local_folder(location) as folder:
-            yield _VerifiedFiles(location, folder)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, ExperimentError, StorageError, SafetensorError) as error:
-        raise CheckpointError(f"{location}: cannot be read: {error}") from error
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _parse_settings(text: str) -> Experiment:
-    """Return the experiment of a YAML text; an alias is an error, since a few lines of them expand to gigabytes."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("experiment.yaml: contains a YAML alias, which a checkpoint may not have")
-    return Experiment.model_validate(yaml.safe_load(text))
+    return Experiment.model_validate(parse_yaml("experiment.yaml", text))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _parse_names(file: str, names: object) -> list[str]:
+    validate_names(file, names)
+    return cast(list[str], names)
 
 
-def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    try:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
-    except SafetensorError as error:  # for instance, the disk is full
-        raise OSError(str(error)) from error
+def _parse_metrics(metrics: object) -> dict[str, Any]:
+    """Return the argument; CheckpointError if a value that the reports read is of another type."""
+    if not isinstance(metrics, dict):
+        raise CheckpointError("metrics.json: is not an object")
+    for name, types in METRIC_TYPES.items():
+        if name in metrics and not isinstance(metrics[name], types):
+            raise CheckpointError(f"metrics.json: '{name}' is {str(metrics[name])[:50]!r}")
+    return metrics

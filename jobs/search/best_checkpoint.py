@@ -9,11 +9,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from cluster.resources import worker_capacity
-from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, remove_folder, write_text
+from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
+from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.search.records import (
     RankingKey,
     TrialRecord,
@@ -114,7 +115,10 @@ class BestCheckpointManager:
                 records = [record for record in records if record is not best]
 
     def prune_checkpoints(self, records: list[TrialRecord]) -> None:
-        """Remove checkpoints of ended trials that are worse than the best one; the previous best one stays."""
+        """Remove checkpoints of ended trials that are worse than the best one; the previous best one stays.
+
+        Those with a lease, which services use, stay too.
+        """
         best_key = self.best_ranking_key()
         if self.best is None or best_key is None or self._pruned == (len(records), best_key):
             return
@@ -129,19 +133,22 @@ class BestCheckpointManager:
             if prefix != "trial" or not number.isdigit():
                 continue
             if int(number) in outdated and not any(path and path.startswith(f"{folder}/") for path in saved):
-                remove_folder(join(self._run.path, folder))
+                remove_unleased_folder(join(self._run.path, folder))
             elif int(number) == self.best.trial:
                 for name in CheckpointStore(join(self._run.path, folder)).names():
                     if f"{folder}/{name}" not in saved and f"{folder}/{name}" < self.best.checkpoint:
-                        remove_folder(join(self._run.path, folder, name))
+                        remove_unleased_folder(join(self._run.path, folder, name))
 
 
-def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint) -> None:
-    """Write best.yaml next to best.json: the experiment with the best settings, which trains for `train.epochs`."""
+def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint, *, is_finished: bool = False) -> None:
+    """Write best.yaml next to best.json: the experiment with the best settings, which trains for `train.epochs`.
+
+    A finished search writes it for the experiment too, even if another run remains the current one.
+    """
     settings = {"train.metric": objective_metric(experiment), **(best.settings or {})}
     content = conflicts.drop_ineffective_settings(experiment.replace(settings)).to_yaml()
     write_text(join(run.path, "best.yaml"), content)
-    if run.is_published():
+    if is_finished or run.is_published():
         write_text(join(run.experiment_folder, "best.yaml"), content)
 
 

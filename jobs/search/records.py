@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from cluster.storage import join, list_file_sizes, read_text, write_json
+from cluster.storage import exists, join, list_file_sizes, read_text, write_json, write_text
 from jobs.config.experiment import Experiment
 from jobs.training.history import Epoch, Progress, comparison_key, negate_if_minimized
 
 # Folder of the settings of trials that were started.
 STARTED_FOLDER = "begun"
+
+# File of the seconds that commands spent on the search, in the folder of the records.
+ELAPSED_FILE = "elapsed.txt"
 
 RankingKey = tuple[float, float, int]
 """Key that epochs of all trials of a search are compared by; the greater one is better."""
@@ -136,6 +139,15 @@ class RecordStore:
         """Save the settings of a trial that starts; StorageError if they cannot be written."""
         write_json(join(self.path, STARTED_FOLDER, f"{number:05d}.json"), settings)
 
+    def read_elapsed(self) -> float:
+        """Return the seconds that earlier commands spent on the search."""
+        path = join(self.path, ELAPSED_FILE)
+        return float(read_text(path)) if exists(path) else 0.0
+
+    def write_elapsed(self, seconds: float) -> None:
+        """Save the seconds that commands spent on the search; StorageError if they cannot be written."""
+        write_text(join(self.path, ELAPSED_FILE), f"{seconds:.1f}\n")
+
     def write(self, record: TrialRecord) -> None:
         """Save a record; StorageError if it cannot be written."""
         write_json(join(self.path, f"{record.number:05d}.json"), asdict(record), ascii_only=True)
@@ -166,3 +178,21 @@ def select_best_record(records: Iterable[TrialRecord], metric: str) -> TrialReco
     """Return the record with the best epoch; None if no trial has ended an epoch."""
     ranked = (record for record in records if record.best)
     return max(ranked, key=lambda record: record.ranking_key(metric), default=None)
+
+
+def format_trial_line(record: TrialRecord, metric: str, total_suffix: str) -> str:
+    """Return the outcome of a trial in one line; total_suffix: see `Search`."""
+    outcome = ""
+    if record.best:
+        outcome = f"{metric} {record.best_value(metric):.4f} in epoch {record.best} of {len(record.epochs)}"
+    if record.status == "failed":
+        outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
+    elif record.status == "stopped":
+        outcome += " (stopped early)"
+    return f"trial {record.number:3d}{total_suffix}   {outcome}   {format_settings(record.settings)}"
+
+
+def format_settings(settings: Mapping[str, Any]) -> str:
+    """Return settings in one line, by the last word of their paths."""
+    values = {path: f"{value:.3g}" if isinstance(value, float) else str(value) for path, value in settings.items()}
+    return " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())

@@ -1,11 +1,12 @@
 """Report of a search: report.md, trials.csv and charts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.tables import format_markdown_table
+from cluster.console.tables import format_markdown_table
 from jobs.config.experiment import Experiment
 from jobs.evaluation.figures import (
     BLUE,
@@ -19,6 +20,7 @@ from jobs.evaluation.figures import (
     shorten_label,
 )
 from jobs.search.analysis import (
+    MIN_TRIALS_FOR_IMPORTANCE,
     EmbeddingResult,
     compute_axis_positions,
     compute_importances,
@@ -54,53 +56,58 @@ def write_search_report(
     kinds: list[EmbeddingResult],
     best: BestCheckpoint,
     commands: list[str],
+    class_sizes: Sequence[int],
 ) -> None:
     """Write the report's files into an existing folder.
 
     Args:
         kinds: results of each kind of embedding.
         commands: next steps for the user.
+        class_sizes: number of validation rows of each class.
     """
+    num_rows = sum(class_sizes)
     (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
     ranked = [record for record in records if record.best]
     save_figure(plot_parallel_coordinates(experiment, space, ranked), folder / "parallel-coordinates.png")
     save_figure(plot_slices(experiment, space, ranked), folder / "slices.png")
     save_figure(plot_embeddings(experiment, ranked, kinds), folder / "embeddings.png")
     lines = [
-        *_format_summary(experiment, space, records, best),
+        *_format_summary(experiment, space, records, best, num_rows),
         "```",
         *commands,
         "```",
         "",
         "## Does fine-tuning the vectors pay?",
         "",
-        summarize_fine_tuning(experiment, kinds),
+        summarize_fine_tuning(experiment, kinds, class_sizes),
         "",
         *format_markdown_table(build_embedding_rows(experiment, kinds)),
         "",
         "![kinds of embedding](embeddings.png)",
         "",
-        *_format_importances(compute_importances(experiment, space, records)),
-        *_format_trials(experiment, space, records),
+        *_format_importances(compute_importances(experiment, space, records), len(space), ranked),
+        *_format_trials(experiment, space, records, num_rows),
         "",
     ]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _format_summary(
-    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], best: BestCheckpoint
+    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], best: BestCheckpoint, num_rows: int
 ) -> list[str]:
     metric = objective_metric(experiment)
     counts = {status: sum(item.status == status for item in records) for status in ("finished", "stopped", "failed")}
     lines = [
-        f"# {experiment.name}: search over {len(space)} settings",
+        f"# {experiment.name}: search over {len(space)} setting{'' if len(space) == 1 else 's'}",
         "",
         f"{len(records)} trials: {counts['finished']} finished, {counts['stopped']} were stopped early, "
         f"{counts['failed']} failed; {sum(record.seconds for record in records):,.0f} s of training. "
         f"Trials are compared by validation {metric} of their best epoch. The value of the best of many trials is "
         "higher than on new texts: measure the best checkpoint on the test rows.",
         "",
-        f"**Best: {metric} {best.metrics[metric]:.4f}**, trial {best.trial}, epoch {best.epoch}:",
+        f"**Best: {metric} {best.metrics[metric]:.4f}**, "
+        f"{format_correct_rows(best.metrics['accuracy'], num_rows)} validation rows correct, trial {best.trial}, "
+        f"epoch {best.epoch}:",
         "",
         *[f"* `{path}`: {value}" for path, value in (best.settings or {}).items()],
         "",
@@ -110,19 +117,32 @@ def _format_summary(
     return lines
 
 
-def _format_importances(importances: dict[str, float]) -> list[str]:
+def format_correct_rows(accuracy: float | None, num_rows: int) -> str:
+    """Return the number of correct rows, such as `6 of 7`."""
+    return f"{round((accuracy or 0) * num_rows):,} of {num_rows:,}"
+
+
+def _format_importances(importances: dict[str, float], num_settings: int, ranked: list[TrialRecord]) -> list[str]:
     lines = ["## Which settings matter", ""]
     if importances:
         lines += ["Share of the variance between trials that each setting explains alone (fANOVA); trials that were "
-                  "stopped early count with their best epoch.", ""]  # fmt: skip
+                  "stopped early count with their best epoch. The largest share is often near 40 % even if no setting "
+                  "has an effect.", ""]  # fmt: skip
         rows = [{"setting": path, "share": f"{share:.1%}"} for path, share in importances.items()]
-        lines += format_markdown_table(rows)
-    else:
-        lines += ["There are too few trials to tell."]
-    return [*lines, "", "![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
+        lines += [*format_markdown_table(rows), ""]
+    if len(importances) < num_settings:
+        missing = "of the other settings" if importances else "of the settings"
+        lines += [
+            f"The importance {missing} is not listed: it requires different results of at least "
+            f"{MIN_TRIALS_FOR_IMPORTANCE} trials in which the setting was varied. This search has results of "
+            f"{len(ranked):,} trial{'' if len(ranked) == 1 else 's'}.", ""
+        ]  # fmt: skip
+    return [*lines, "![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
 
 
-def _format_trials(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> list[str]:
+def _format_trials(
+    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], num_rows: int
+) -> list[str]:
     """Return the best trials as a table, and the failed ones."""
     metric = objective_metric(experiment)
     sign = 1 if metric in MINIMIZED_METRICS else -1
@@ -131,13 +151,14 @@ def _format_trials(experiment: Experiment, space: list[Dimension], records: list
         {
             "trial": record.number,
             metric: f"{record.best_value(metric):.4f}",
+            "correct": format_correct_rows(record.best_value("accuracy"), num_rows),
             "epoch": f"{record.best} of {len(record.epochs)}",
             "status": record.status,
             **{dimension.path: _format_value(record.settings.get(dimension.path)) for dimension in space},
         }
         for record in ranked[:MAX_LISTED_TRIALS]
     ]
-    lines = [f"## The best {min(MAX_LISTED_TRIALS, len(records))} trials", "", "trials.csv lists all trials.", ""]
+    lines = [f"## The best {len(rows)} trials", "", "trials.csv lists all trials.", ""]
     lines += format_markdown_table(rows)
     failed = [{"trial": record.number, "reason": record.reason} for record in records if record.status == "failed"]
     if failed:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +16,10 @@ from cluster import first_line
 from cluster.connection import preserve_sigint_handler
 from cluster.message_queue import MessagePoller
 from cluster.resources import check_capacity, remove_placement_groups, worker_capacity
-from cluster.storage import join, remove_folder
+from cluster.storage import StorageError, join, remove_folder
 from jobs.config.experiment import Experiment
 from jobs.search.best_checkpoint import BestCheckpointManager
-from jobs.search.records import RecordStore, TrialRecord, TrialReport, objective_metric
+from jobs.search.records import RecordStore, TrialRecord, TrialReport, format_trial_line, objective_metric
 from jobs.search.search import Search
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ REDUCTION_FACTOR = 3  # ASHA continues the best third at each rung
 
 # Interval in which the driver handles messages of trials.
 MESSAGE_POLL_S = 0.1
+
+# Interval in which the driver saves the time that was spent on a search with a limit, which a killed command loses.
+ELAPSED_SAVE_S = 10.0
 
 # Restarts of a trial whose process or node was lost.
 MAX_TRIAL_RESTARTS = 2
@@ -146,17 +149,23 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
 
 @contextmanager
 def handle_trial_messages(
-    shared_state: Any, best_checkpoint: BestCheckpointManager, search: Search
+    shared_state: Any,
+    best_checkpoint: BestCheckpointManager,
+    search: Search,
+    save_elapsed: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[MessagePoller]:
     """Context manager: name the best checkpoints as trials save them, and log the trials' messages; ends the actor.
+
+    `save_elapsed` is called with the seconds spent on the search, every `ELAPSED_SAVE_S`.
 
     If that fails, for example because the disk is full, no further trial starts, and the error is raised at the end;
     `raise_error` of the returned poller raises it before.
     """
     ended: list[TrialRecord] = []
+    saved_s = -ELAPSED_SAVE_S
 
     def handle(messages: list[tuple[str, Any]]) -> None:
-        nonlocal ended
+        nonlocal ended, saved_s
         for kind, value in messages:
             if kind == "saved":
                 best_checkpoint.update_if_better(value.number, value.epoch, value.settings)
@@ -165,6 +174,12 @@ def handle_trial_messages(
         # Records from before these messages were taken: every checkpoint of their trials has been named, if it is best.
         best_checkpoint.prune_checkpoints(ended)
         ended = list(search.records.values())
+        if search.elapsed_s - saved_s >= ELAPSED_SAVE_S:
+            saved_s = search.elapsed_s
+            try:
+                save_elapsed(saved_s)
+            except StorageError as error:  # the next one may succeed; a full disk ends the search at its next record
+                logger.warning(f"the time spent on the search is not saved: {error}")
 
     def stop(error: Exception) -> None:
         search.stop_reason = str(error)
@@ -197,7 +212,17 @@ class TrialRecorder(ray.tune.Callback):
         self._record(trial, report, "" if report.finished else "behind the best third at the same epoch (ASHA)")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial whose process was lost too often."""
+        """Record a trial whose process was lost too often.
+
+        One that was lost before it trained is started again: Tune restarts no trial whose process is starting or, after
+        another trial, being reset.
+        """
+        # Tune would have restarted a trial that trained.
+        was_starting = trial.run_metadata.num_failures <= MAX_TRIAL_RESTARTS
+        if was_starting and self._context.search.resubmit(trial.config["number"]):
+            self._running.pop(trial.trial_id, None)
+            logger.warning(f"trial {trial.config['number']}: its process was lost before it trained; starting it again")
+            return
         error = trial.get_error() or RuntimeError("the process of the trial was lost")
         self._record(trial, replace(self._pop_report(trial), error=first_line(error), detail=str(error)), "")
 
@@ -213,13 +238,14 @@ class TrialRecorder(ray.tune.Callback):
     def _record(self, trial: Trial, report: TrialReport, stop_reason: str) -> None:
         number, settings = trial.config["number"], trial.config["settings"]
         search = self._context.search
+        search.drop(number)
         if number in search.records:
             return
         try:
             record = TrialRecord.from_report(number, settings, report, stop_reason)
             self._context.record_store.write(record)
             search.add_record(record)
-            logger.info(format_trial_line(record, objective_metric(self._context.experiment), search))
+            logger.info(format_trial_line(record, objective_metric(self._context.experiment), search.total_suffix))
             self._context.on_record(record)
         except Exception as error:
             self.error = self.error or error
@@ -236,7 +262,9 @@ class TuneSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial."""
         trial = self._search.next_trial()
-        return Searcher.FINISHED if trial is None else {"number": trial[0], "settings": trial[1]}
+        if trial is None:  # after FINISHED Tune does not ask again
+            return None if self._search.may_continue() else Searcher.FINISHED
+        return {"number": trial[0], "settings": trial[1]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the recorder adds the record to the search."""
@@ -275,21 +303,3 @@ def _build_scheduler(experiment: Experiment) -> ASHAScheduler:
 
 def _name_trial(trial: Trial) -> str:
     return f"trial-{trial.config['number']}"
-
-
-def format_trial_line(record: TrialRecord, metric: str, search: Search) -> str:
-    """Return the outcome of a trial in one line."""
-    outcome = ""
-    if record.best:
-        outcome = f"{metric} {record.best_value(metric):.4f} in epoch {record.best} of {len(record.epochs)}"
-    if record.status == "failed":
-        outcome = f"failed: {record.reason}{f', after {outcome}' if outcome else ''}"
-    elif record.status == "stopped":
-        outcome += " (stopped early)"
-    return f"trial {len(search.records):3d}{search.total_suffix}   {outcome}   {format_settings(record.settings)}"
-
-
-def format_settings(settings: Mapping[str, Any]) -> str:
-    """Return settings in one line, by the last word of their paths."""
-    values = {path: f"{value:.3g}" if isinstance(value, float) else str(value) for path, value in settings.items()}
-    return " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())

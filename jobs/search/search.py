@@ -7,13 +7,16 @@ same search: points of a grid and random points are known beforehand, and Optuna
 import logging
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import ModelSettings, TrainSettings
+from jobs.embeddings.input_checks import check_inputs
 from jobs.search.records import TrialRecord, objective_metric, select_best_record
-from jobs.search.space import Dimension, generate_points, is_active
+from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
 from jobs.training.history import MINIMIZED_METRICS
 
 # Trials that Optuna draws at random before its model starts, those with Kim's settings included.
@@ -21,6 +24,9 @@ STARTUP_TRIALS = 10
 
 # Trials of a search that only its minutes or its patience end.
 MAX_TRIALS = 10_000
+
+# How often a trial that Tune gave up is started again.
+MAX_RESUBMISSIONS = 2
 
 
 class Sampler(Protocol):
@@ -138,6 +144,7 @@ class Search:
         records: of earlier commands; their trials are not repeated.
         started: settings by number, of trials that earlier commands started.
         on_start: called with the number and the settings of each new trial before it is returned.
+        elapsed_s: seconds that earlier commands spent on the search; `tune.minutes` counts from there.
     """
 
     def __init__(
@@ -148,13 +155,18 @@ class Search:
         records: list[TrialRecord],
         started: Mapping[int, dict[str, Any]] | None = None,
         on_start: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+        elapsed_s: float = 0.0,
     ) -> None:
         self._experiment, self._sampler = experiment, sampler
         self._started, self._on_start = started or {}, on_start
         self.max_trials = max_trials
         self.records = {record.number: record for record in records}
         self._next = 1
-        self._start_time = time.monotonic()
+        # Settings by number, of trials that were returned and have not ended, and of those to be returned again.
+        self._running: dict[int, dict[str, Any]] = {}
+        self._lost: dict[int, dict[str, Any]] = {}
+        self._resubmissions: Counter[int] = Counter()
+        self._start_time = time.monotonic() - elapsed_s
         self.stop_reason = ""
         """Why no further trial starts; empty if all trials were started."""
         for record in records:
@@ -165,6 +177,10 @@ class Search:
         self.check_limits()
         if self.stop_reason:
             return None
+        if self._lost:
+            number = min(self._lost)
+            self._running[number] = self._lost.pop(number)
+            return number, self._running[number]
         while self._next in self.records:
             self._next += 1
         number = self._next
@@ -174,10 +190,28 @@ class Search:
         if number not in self._started:
             self._on_start(number, settings)
         self._next += 1
+        self._running[number] = settings
         return number, settings
+
+    def resubmit(self, number: int) -> bool:
+        """Return a running trial again from a later `next_trial`; false if that was done too often."""
+        if number not in self._running or self._resubmissions[number] == MAX_RESUBMISSIONS:
+            return False
+        self._resubmissions[number] += 1
+        self._lost[number] = self._running.pop(number)
+        return True
+
+    def drop(self, number: int) -> None:
+        """Forget a running trial: it has ended, whether or not its record could be added."""
+        self._running.pop(number, None)
+
+    def may_continue(self) -> bool:
+        """Return whether `next_trial` may return a trial later: one is running and could be lost."""
+        return not self.stop_reason and bool(self._running or self._lost)
 
     def add_record(self, record: TrialRecord) -> None:
         """Add a trial that has ended."""
+        self.drop(record.number)
         self.records[record.number] = record
         self._sampler.tell(record)
         self.check_limits()
@@ -193,10 +227,15 @@ class Search:
         return all(number in self.records for number in range(1, self.max_trials + 1))
 
     @property
+    def elapsed_s(self) -> float:
+        """Seconds that this command and earlier ones spent on the search."""
+        return time.monotonic() - self._start_time
+
+    @property
     def out_of_time(self) -> bool:
         """True when `tune.minutes` have passed; running trials are stopped then."""
         minutes = self._experiment.tune.minutes
-        return minutes is not None and time.monotonic() - self._start_time > minutes * 60
+        return minutes is not None and self.elapsed_s > minutes * 60
 
     def check_limits(self) -> None:
         """Set `stop_reason` if a limit is reached."""
@@ -207,9 +246,10 @@ class Search:
             best = select_best_record(self.records.values(), objective_metric(self._experiment))
             # By the time at which they ended: an earlier command's numbers do not show the order.
             ended = sorted(self.records.values(), key=lambda record: record.ended)
-            since = len(ended) - 1 - ended.index(best) if best else 0
+            since = len(ended) - 1 - ended.index(best) if best else len(ended)
             if since >= tune.patience:
-                self.stop_reason = f"none of the last {since} trials was better (tune.patience={tune.patience})"
+                outcome = f"none of the last {since} trials was better" if best else f"all {since} trials failed"
+                self.stop_reason = f"{outcome} (tune.patience={tune.patience})"
 
 
 def build_search(
@@ -218,6 +258,7 @@ def build_search(
     records: list[TrialRecord],
     started: Mapping[int, dict[str, Any]] | None = None,
     on_start: Callable[[int, dict[str, Any]], None] = lambda number, settings: None,
+    elapsed_s: float = 0.0,
 ) -> Search:
     """Return the search of an experiment, with the results of earlier commands; arguments as of `Search`."""
     tune = experiment.tune
@@ -227,5 +268,22 @@ def build_search(
     if tune.search == "optuna":
         max_trials = tune.trials or endless or len(points)
         sampler = OptunaSampler(experiment, space, len(records))
-        return Search(experiment, sampler, max_trials, records, started, on_start)
-    return Search(experiment, FixedSampler(points), len(points), records, started, on_start)
+        return Search(experiment, sampler, max_trials, records, started, on_start, elapsed_s)
+    return Search(experiment, FixedSampler(points), len(points), records, started, on_start, elapsed_s)
+
+
+def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], list[str]]:
+    """Return the space of a search, the kinds of embedding in it, and warnings about settings without effect.
+
+    It takes no time, so that mistakes in settings, the space and the input files are errors before anything slow.
+
+    Raises:
+        ExperimentError: the space or a setting is invalid.
+        DataError, VectorsError: a file is missing or invalid.
+    """
+    space = parse_space(experiment)
+    kinds = list_embeddings(experiment, space)
+    notes = check_settings(experiment, kinds, {item.path: item.values for item in space})
+    build_search(experiment, space, [])
+    check_inputs(experiment, kinds)
+    return space, kinds, notes

@@ -6,33 +6,34 @@ is written. So whatever interrupts a search, the same command resumes it with th
 
 import functools
 import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import ray
 
 from cluster import UsageError
-from cluster.connection import connect
-from cluster.logs import RESULT
+from cluster.connection import connect, resolve_address
+from cluster.console.logs import RESULT
+from cluster.console.tables import format_text_table
 from cluster.message_queue import pin_to_driver_node, send_message
 from cluster.storage import exists, join, lock_folder, output_folder, write_text
-from cluster.tables import format_text_table
-from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.search.analysis import compare_embeddings, summarize_fine_tuning
 from jobs.search.best_checkpoint import BestCheckpointManager, refit, write_best_yaml
-from jobs.search.records import RecordStore, TrialRecord
-from jobs.search.report import build_embedding_rows, write_search_report
+from jobs.search.records import RecordStore, TrialRecord, format_settings
+from jobs.search.report import build_embedding_rows, format_correct_rows, write_search_report
 from jobs.search.runner import (
     SearchContext,
     TrialResources,
-    format_settings,
     handle_trial_messages,
     plan_trial_resources,
     run_trials,
 )
-from jobs.search.search import FixedSampler, Search, build_search
+from jobs.search.search import FixedSampler, Search, build_search, check_search
 from jobs.search.shared_state import start_shared_state
-from jobs.search.space import Dimension, list_embeddings, parse_space
+from jobs.search.space import Dimension
 from jobs.search.trackers import TrialTracker
 from jobs.search.trainable import TrialInputs, build_trainable
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
@@ -65,59 +66,85 @@ class SearchFailed(UsageError):
     """No trial of a search finished an epoch."""
 
 
-def tune(experiment: Experiment) -> str:
-    """Run or resume a search and return the path of its best.json.
+def tune(experiment: Experiment, *, promote: bool = False) -> str:
+    """Run or resume a search and return the path of the best.json that names its best checkpoint.
 
-    `best.yaml`, the experiment with the best settings, is written next to it.
+    `best.yaml`, the experiment with the best settings, is written into the experiment's folder.
+
+    Mistakes in settings, data and vectors are errors before Ray starts here. A cluster's address is checked first:
+    attaching to one takes a moment.
+
+    Args:
+        promote: make the search current in the experiment's best.json even if the current run is better.
 
     Raises:
         SearchFailed: every trial failed. Also what reading data and vectors raises.
     """
-    space = parse_space(experiment)
-    kinds = list_embeddings(experiment, space)
-    for warning in conflicts.check_settings(experiment, kinds, {item.path: item.values for item in space}):
+    space, kinds, warnings = check_search(experiment)
+    for warning in warnings:
         logger.warning(warning)
-    build_search(experiment, space, [])  # raises mistakes in the space before anything starts
-    with connect():
+    with ExitStack() as stack:
+        if resolve_address():
+            stack.enter_context(connect())
         dataset = load_dataset(experiment)
         for note in dataset.notes:
             logger.info(note)
-        corpora = _build_corpora(experiment, dataset, kinds)
-        run = resolve_run_folder("tune", experiment, next(iter(corpora.values())))
+        experiment, corpora = _build_corpora(experiment, dataset, kinds)
+        corpus = next(iter(corpora.values()))
+        run = resolve_run_folder("tune", experiment, corpus, dataset.validation, promote=promote)
         best = run.read_finished_best()
         if best is not None:
             logger.log(RESULT, f"this search is finished; its folder is {run.path}")
         else:
-            with lock_folder(run.path):
-                best = _search(experiment, space, dataset, corpora, run)
+            stack.enter_context(lock_folder(run.path))
+            tracker = TrialTracker(experiment, run)
+            stack.enter_context(connect())
+            best = _search(experiment, space, dataset, corpora, run, tracker)
         path = run.publish(best)
-        write_best_yaml(run, experiment, best)
+        write_best_yaml(run, experiment, best, is_finished=True)
         return path
 
 
-def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> dict[str, Corpus]:
-    """Return the corpora with the experiment's own `text` settings, by key; the one with pretrained vectors first."""
-    corpora = {}
+def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> tuple[Experiment, dict[str, Corpus]]:
+    """Return the corpora with the experiment's own `text` settings, by key; the one with pretrained vectors first.
+
+    The returned experiment has the dimensions of the pretrained vectors: those of `rand`, which they are compared
+    with, have as many.
+    """
+    corpora: dict[str, Corpus] = {}
     for kind in sorted(kinds, key=lambda kind: kind == "rand"):
         key = corpus_key(experiment.replace({"model.embedding": kind}))
-        if key not in corpora:
-            corpora[key] = build_corpus(experiment, dataset, use_pretrained=kind != "rand")
-            if corpora[key].coverage:
-                logger.info(f"vectors: {corpora[key].coverage}")
-    return corpora
+        if key in corpora:
+            continue
+        corpus = corpora[key] = build_corpus(experiment, dataset, use_pretrained=kind != "rand")
+        if corpus.coverage:
+            logger.info(f"vectors: {corpus.coverage}")
+        dimensions = corpus.vectors.shape[1]
+        if "rand" in kinds and dimensions != experiment.vectors.dimensions:
+            experiment = experiment.replace({"vectors.dimensions": dimensions})
+            logger.info(f"the vectors of rand have {dimensions} dimensions, like those of {experiment.vectors.path}")
+    return experiment, corpora
 
 
 def _search(
-    experiment: Experiment, space: list[Dimension], dataset: Dataset, corpora: dict[str, Corpus], run: RunFolder
+    experiment: Experiment,
+    space: list[Dimension],
+    dataset: Dataset,
+    corpora: dict[str, Corpus],
+    run: RunFolder,
+    tracker: TrialTracker,
 ) -> BestCheckpoint:
     """Run all trials and the steps after them, and return the contents of best.json."""
     manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
     started = store.read_started()
     manager.recover(started)
-    records = manager.reconcile(_select_usable(store.read()))
-    search = build_search(experiment, space, records, started, store.write_started)
+    read = store.read()
+    usable = _select_usable(read)
+    records = manager.reconcile(usable)
+    elapsed_s = store.read_elapsed() if usable or not read else 0.0  # a search that starts again has all its time
+    search = build_search(experiment, space, records, started, store.write_started, elapsed_s)
     resources = plan_trial_resources(experiment)
-    context = SearchContext(experiment, search, store, run.path, TrialTracker(experiment, run).log_trial)
+    context = SearchContext(experiment, search, store, run.path, tracker.log_trial)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), README_TEXT)
     _log_start(search, resources)
@@ -125,7 +152,7 @@ def _search(
     inputs = _share_inputs(experiment, space, dataset, corpora, run, manager)
     repeated: list[TrialRecord] = []
     try:
-        with handle_trial_messages(inputs.shared_state, manager, search) as poller:
+        with handle_trial_messages(inputs.shared_state, manager, search, store.write_elapsed) as poller:
             if not exists(join(run.path, SEARCH_OVER_FILE)):
                 trainable = build_trainable(inputs, distributed=resources.distributed)
                 run_trials(context, trainable, resources, asha=experiment.tune.scheduler == "asha")
@@ -137,15 +164,19 @@ def _search(
         if manager.best:
             logger.info(f"{len(search.records)}{search.total_suffix} trials have ended; {_format_best(manager.best)}")
         raise
+    finally:
+        store.write_elapsed(search.elapsed_s)
     if inputs.corpus_cache is not None:
         ray.kill(inputs.corpus_cache)
     best = manager.best
     assert best is not None
     if experiment.tune.refit:
         best = refit(experiment, dataset, best, run)
-    _write_report(experiment, space, ended, repeated, best, run)
-    run.finish(best)
-    logger.log(RESULT, _format_best(best))
+    class_sizes = list(Counter(dataset.validation.labels).values())
+    _write_report(experiment, space, ended, repeated, best, run, class_sizes)
+    run.finish_without_publishing(best)
+    correct = format_correct_rows(best.metrics["accuracy"], sum(class_sizes))
+    logger.log(RESULT, f"{_format_best(best)}; {correct} validation rows correct")
     return best
 
 
@@ -186,9 +217,10 @@ def _end_search(search: Search, manager: BestCheckpointManager, run: RunFolder) 
     ended = manager.reconcile(list(search.records.values()))
     if manager.best is None:
         if not search.records:
-            raise SearchFailed(f"no trial has ended: {search.stop_reason or 'none was started'}")
+            hint = "; raise tune.minutes" if search.out_of_time else ""
+            raise SearchFailed(f"no trial has ended: {search.stop_reason or 'none was started'}{hint}")
         first = min(search.records.values(), key=lambda record: record.ended)
-        raise SearchFailed(f"every trial failed; the first: {first.reason}")
+        raise SearchFailed(f"every trial failed ({len(search.records)}); the first: {first.reason}")
     write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
     if search.stop_reason:
         logger.info(f"the search is over: {search.stop_reason}")
@@ -229,17 +261,19 @@ def _write_report(
     repeated: list[TrialRecord],
     best: BestCheckpoint,
     run: RunFolder,
+    class_sizes: Sequence[int],
 ) -> None:
     """Write the report, and log its comparison of the kinds of embedding and its path."""
     if not any(record.best for record in ended):  # out of time before the first trial reported its saved epoch
         logger.info("no trial has reported a finished epoch; there is nothing to report")
         return
+    logger.info("writing the report")
     kinds = compare_embeddings(experiment, ended, repeated)
     commands = [f"finetune-cnn evaluate {run.path}", f"finetune-cnn serve {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
-        write_search_report(folder, experiment, space, ended, kinds, best, commands)
+        write_search_report(folder, experiment, space, ended, kinds, best, commands, class_sizes)
     logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))
-    logger.log(RESULT, summarize_fine_tuning(experiment, kinds))
+    logger.log(RESULT, summarize_fine_tuning(experiment, kinds, class_sizes))
     logger.log(RESULT, f"report: {join(run.path, 'report', 'report.md')}")
 
 

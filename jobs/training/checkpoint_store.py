@@ -3,33 +3,33 @@
     epoch-0003               after the third epoch
     epoch-0003-step-000160   160 steps into the fourth
 
-The newest two checkpoints are kept, and that of the best epoch. A checkpoint is written under a temporary name, or in
-an object store with its manifest last, and read only if every file matches the manifest. So after a kill or on a full
-disk a partial checkpoint is never used.
+All but the newest two checkpoints, that of the best epoch and those with a lease are removed. A checkpoint is written
+under a temporary name and is on the disk before it has its own, or in an object store it is written with its manifest
+last. It is read only if every file matches the manifest. So after a kill, a power failure or on a full disk a partial
+checkpoint is never used.
 """
 
 import logging
-import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from cluster.durable_files import make_folder, publish_folder, temporary_path
 from cluster.storage import (
     StorageError,
     as_local_folder,
     copy_folder,
     exists,
-    is_uri,
     join,
     list_folders,
-    remove_folder,
+    local_path,
     write_bytes,
 )
 from jobs.model.checkpoint import CheckpointError, TrainingState, load_training_state, verify_checksums
+from jobs.model.checkpoint_leases import copy_leases, remove_unleased_folder
 from jobs.training.history import Progress
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CheckpointStore:
 
     Args:
         path: of the folder, a path or URI.
-        num_to_keep: number of newest checkpoints that are kept when another is written; None for all.
+        num_to_keep: number of newest checkpoints that remain when another is written; None for all.
     """
 
     def __init__(self, path: str, num_to_keep: int | None = NUM_TO_KEEP) -> None:
@@ -95,22 +95,23 @@ class CheckpointStore:
 
         Args:
             fill: writes the files into an empty folder, the manifest last.
-            best: number of the best epoch so far, whose checkpoint is kept; 0 for none.
+            best: number of the best epoch so far, whose checkpoint is not removed; 0 for none.
 
         Raises:
             StorageError: it cannot be written; nothing of it is left.
         """
         target = join(self.path, name)
         try:
-            if is_uri(target):
+            local = local_path(target)
+            if local is None:
                 _upload(target, fill)
             else:
-                part = Path(self.path, f".{name}.{socket.gethostname()}.{os.getpid()}.part")
+                part = temporary_path(local)
                 try:
-                    part.mkdir(parents=True)
+                    make_folder(part)
                     fill(part)
-                    shutil.rmtree(target, ignore_errors=True)
-                    part.rename(target)
+                    copy_leases(local, part)  # a service may still use the checkpoint that is replaced
+                    publish_folder(part, local)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
         except (OSError, StorageError) as error:
@@ -119,12 +120,13 @@ class CheckpointStore:
         if self._num_to_keep is not None:
             best_name = {checkpoint_name(best)} if best else set()
             for old in set(self.names()[self._num_to_keep :]) - best_name:
-                remove_folder(join(self.path, old))
+                remove_unleased_folder(join(self.path, old))
 
     def remove_partial(self) -> None:
         """Remove the temporary folders of killed writers; no other process may be writing."""
-        if not is_uri(self.path):
-            for part in Path(self.path).glob(".epoch-*.part"):
+        local = local_path(self.path)
+        if local is not None:
+            for part in local.glob(".epoch-*.part"):
                 shutil.rmtree(part, ignore_errors=True)
 
     def has(self, name: str) -> bool:
@@ -134,12 +136,13 @@ class CheckpointStore:
 
 def _upload(target: str, fill: Callable[[Path], None]) -> None:
     """Write a checkpoint to an object store, the manifest last: an interrupted upload leaves no valid checkpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        fill(Path(folder))
-        manifest = Path(folder, "manifest.json")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "files")  # files are linked from the folders next to it: not from the temporary folder
+        fill(folder)
+        manifest = folder / "manifest.json"
         content = manifest.read_bytes()
         manifest.unlink()
-        copy_folder(folder, target)
+        copy_folder(str(folder), target)
         write_bytes(join(target, "manifest.json"), content)
 
 

@@ -7,28 +7,37 @@ all workers and trials on a node map the same memory of Ray's object store.
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.logs import ForwardingHandler, handle_logs
-from cluster.storage import absolute_path, atomic_write, cache_folder, join
+from cluster.console.logs import ForwardingHandler, handle_logs
+from cluster.machine import count_cpus
+from cluster.storage import absolute_path, exists, join, write_bytes
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tokenize
+from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
+from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize, tokenize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
-from jobs.embeddings.pretraining import CACHE_KEY_SETTINGS, train_word2vec, write_tokenized_corpus
+from jobs.embeddings.pretraining import (
+    CACHE_KEY_SETTINGS,
+    SINGLE_THREAD_WORDS,
+    train_word2vec,
+    write_tokenized_corpus,
+)
 from jobs.embeddings.progress import make_progress_logger
-from jobs.embeddings.vector_files import read_vectors
-from jobs.embeddings.word_vectors import Coverage, WordVectors
+from jobs.embeddings.vector_files import read_vectors, restrict_vectors
+from jobs.embeddings.word_vectors import NUM_MISSING_WORDS, Coverage, WordVectors
 
 logger = logging.getLogger(__name__)
+
+MANY_TEXTS = 50_000  # take more than a second
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,8 @@ class Corpus:
     words: the vocabulary, whose first word has id 2: the words of the training texts, then words that only the
     vectors file has. vectors: `(words + 2, dimensions)` float32. pretrained: `(words + 2,)` bool, whether the vector
     comes from the file. scale: `(words + 2,)` float32, factor by which the vector was multiplied (`vectors.norm`).
-    coverage: None without pretrained vectors. key: identifies texts and vectors. held_out: identifies the test part,
-    which is not in the corpus.
+    coverage: None without pretrained vectors. key: identifies texts and vectors: a file by its vectors, those trained
+    here by what they were trained from. held_out: identifies the test part, which is not in the corpus.
     """
 
     train: EncodedSplit
@@ -106,21 +115,42 @@ def corpus_key(experiment: Experiment) -> str:
 
 
 def build_corpus(
-    experiment: Experiment, dataset: Dataset, *, use_pretrained: bool, word_vectors: WordVectors | None = None
+    experiment: Experiment,
+    dataset: Dataset,
+    *,
+    use_pretrained: bool,
+    word_vectors: WordVectors | None = None,
+    log_notes: bool = True,
 ) -> Corpus:
     """Return the corpus of a dataset.
 
     Args:
         use_pretrained: read the vectors file, or train vectors; otherwise all vectors are random.
-        word_vectors: vectors of the words, if the file was read before.
+        word_vectors: vectors of the file, read before for these and other texts; only those that reading it for these
+            texts would return are used.
+        log_notes: log what is unusual about the texts and vectors.
     """
     text = experiment.text
+    if len(dataset.train) > MANY_TEXTS:
+        logger.info(f"dividing {len(dataset.train):,} texts into words")
     tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
+    validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     counts = count_words(tokenized, text.max_words)
+    train_words = {word for word, _ in counts}
+    trained_from = None  # of vectors that are trained here: what they are trained from
     if not use_pretrained:
         word_vectors = None
-    elif word_vectors is None:
-        word_vectors = _load_pretrained(experiment, dataset, tokenized, {word for word, _ in counts})
+    elif word_vectors is not None:
+        word_vectors = restrict_vectors(word_vectors, experiment.vectors, train_words)
+    elif experiment.vectors.path is not None:
+        word_vectors = _read_vectors(experiment, train_words)
+    else:
+        path, trained_from = _train_vectors(experiment, dataset, tokenized)
+        trained = experiment.vectors.model_copy(update={"path": path, "format": "auto"})
+        word_vectors = read_vectors(trained, train_words, None)
+    # A search builds a second corpus of the same texts, with random vectors.
+    if log_notes and (use_pretrained or experiment.model.embedding == "rand"):
+        _log_text_notes(dataset, tokenized, validation_tokens, counts, text.max_tokens)
     words = _select_words(counts, word_vectors, text.min_count, text.lowercase)
     table, pretrained, case_insensitive = initialize_vectors(
         words, word_vectors, experiment.vectors.dimensions, experiment.seed
@@ -130,11 +160,13 @@ def build_corpus(
     if word_vectors is not None:
         table, scale = scale_to_norm(table, experiment.vectors.norm)
         coverage = _compute_coverage(counts, words, word_vectors, pretrained, case_insensitive)
+        warning = coverage.describe_low_share(experiment.vectors)
+        if warning and log_notes:
+            logger.warning(warning)
     vocabulary = Vocabulary(words)
     train = _encode_split(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
-    validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
     validation = _encode_split(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
-    key = _content_key(train, validation, table, [words, dataset.labels])
+    key = _content_key(train, validation, trained_from or table, [words, dataset.labels])
     return Corpus(
         train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, dataset.test.digest()
     )
@@ -142,8 +174,7 @@ def build_corpus(
 
 def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:
     """Return the vectors of a file for all words of some texts, as input of several `build_corpus` calls."""
-    counts = count_words((tokenize(text, experiment.text.lowercase) for text in texts), experiment.text.max_words)
-    return _read_vectors(experiment, {word for word, _ in counts})
+    return _read_vectors(experiment, {token for text in texts for token in tokenize(text, experiment.text.lowercase)})
 
 
 def _select_words(
@@ -152,9 +183,9 @@ def _select_words(
     """Return the vocabulary, with the words of the training texts first."""
     if word_vectors is None:
         return [word for word, count in counts if count >= min_count]
-    spellings = {word.lower() if lowercase else word: None for word in word_vectors.words}  # in the file's order
-    known = {*word_vectors.words, *spellings}
-    words = [word for word, count in counts if count >= min_count or word in known]
+    spellings = {normalize(word, lowercase): None for word in word_vectors.words}  # in the file's order
+    known = {fold_case(word) for word in word_vectors.words}
+    words = [word for word, count in counts if count >= min_count or fold_case(word) in known]
     train_words = {word for word, _ in counts}
     return words + [word for word in spellings if word not in train_words]
 
@@ -177,45 +208,57 @@ def _compute_coverage(
         covered_tokens=sum(count for word, count in counts if word in covered),
         case_insensitive_matches=sum(word in case_insensitive_words for word, _ in counts),
         from_ngrams=sum(word in word_vectors.from_ngrams for word, _ in counts),
+        frequent_missing_words=[word for word, _ in counts if word not in covered][:NUM_MISSING_WORDS],
     )
-
-
-def _load_pretrained(
-    experiment: Experiment, dataset: Dataset, tokenized: list[list[str]], words: set[str]
-) -> WordVectors:
-    """Return the vectors of the vectors file, or of one that gensim trained on the texts, now or in an earlier run."""
-    settings = experiment.vectors
-    if settings.path is not None:
-        return _read_vectors(experiment, words)
-    path = _train_vectors(experiment, dataset, tokenized)
-    return read_vectors(settings.model_copy(update={"path": str(path), "format": "auto"}), words, None)
 
 
 def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
     return read_vectors(experiment.vectors, words, join(absolute_path(experiment.storage), "cache"))
 
 
-def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> Path:
-    """Return the path of vectors that gensim trained on the texts; train them if the file does not exist."""
-    folder = cache_folder(experiment.storage)
-    settings = experiment.vectors
-    with tempfile.TemporaryDirectory() as scratch:
-        background = dataset.pretraining_file
-        # The name of a background file identifies its contents: it is written once and never changed.
-        key = background.name if background else digest(tokenized)
-        target_key = [key, settings.model_dump(include=set(CACHE_KEY_SETTINGS)), experiment.seed]
-        target = folder / f"vectors-{digest(target_key)}.bin"
-        if not target.exists():
-            rows: Iterable[list[str]] = tokenized
-            if background is not None:
-                rows = (line.split() for line in background.read_text(encoding="utf-8").split("\n"))
-            texts = write_tokenized_corpus(Path(scratch), rows)
-            threads = os.cpu_count() or 1
-            logger.info(f"training {settings.dimensions}-dimensional word2vec with {threads} threads")
+def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> tuple[str, str]:
+    """Return the path of vectors that gensim trained on the texts, and a key of what they depend on.
+
+    They are in the storage under that key, and trained only if they are not: other threads would train others.
+    """
+    settings, background = experiment.vectors, dataset.pretraining_texts
+    key = digest(
+        [
+            background.key() if background else digest(tokenized),
+            settings.model_dump(include=set(CACHE_KEY_SETTINGS)),
+            experiment.seed,
+            metadata.version("gensim"),
+        ]
+    )
+    target = join(absolute_path(experiment.storage), "cache", f"vectors-{key}.bin")
+    if not exists(target):
+        with tempfile.TemporaryDirectory() as scratch:
+            texts = write_tokenized_corpus(Path(scratch), background.iter_tokens() if background else tokenized)
+            threads = 1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus()
+            logger.info(
+                f"training {settings.dimensions}-dimensional word2vec with {threads} thread{'s' if threads > 1 else ''}"
+            )
             log_progress = make_progress_logger("word2vec", "words", settings.epochs * texts.num_words)
-            with atomic_write(target) as part:
-                train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: log_progress(done))
-    return target
+            part = Path(scratch, "vectors.bin")
+            train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: log_progress(done))
+            # Another command may have trained others meanwhile, and have read them: those stay.
+            write_bytes(target, part.read_bytes(), replace=False)
+    return target, digest([key, settings.model_dump()])
+
+
+def _log_text_notes(
+    dataset: Dataset,
+    train: list[list[str]],
+    validation: list[list[str]],
+    counts: list[tuple[str, int]],
+    max_tokens: int,
+) -> None:
+    notes = describe_texts("training", dataset.train, train, max_tokens)
+    for note in [*notes, *describe_texts("validation", dataset.validation, validation, max_tokens)]:
+        logger.info(note)
+    warning = describe_undivided_texts(counts)
+    if warning:
+        logger.warning(warning)
 
 
 def _encode_split(
@@ -227,10 +270,13 @@ def _encode_split(
     )
 
 
-def _content_key(train: EncodedSplit, validation: EncodedSplit, table: np.ndarray, names: list[list[str]]) -> str:
+def _content_key(
+    train: EncodedSplit, validation: EncodedSplit, vectors: np.ndarray | str, names: list[list[str]]
+) -> str:
+    """Return 8 hex digits that identify texts and vectors; vectors: or a key of what they were trained from."""
     content = hashlib.sha256(json.dumps(names).encode())
     for split in (train, validation):
         for array in (split.tokens.ids, split.tokens.offsets, split.labels):
             content.update(array.tobytes())
-    content.update(np.ascontiguousarray(table).tobytes())
+    content.update(vectors.encode() if isinstance(vectors, str) else np.ascontiguousarray(vectors).tobytes())
     return content.hexdigest()[:8]

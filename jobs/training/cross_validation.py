@@ -20,15 +20,16 @@ from ray.exceptions import RayTaskError
 
 from cluster import UsageError, resources
 from cluster.connection import connect
-from cluster.logs import RESULT
+from cluster.console.logs import RESULT
+from cluster.console.tables import format_text_table
 from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_json, write_text
-from cluster.tables import format_text_table
 from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_folds
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
-from jobs.embeddings.vector_files import fingerprint
+from jobs.embeddings.input_checks import check_inputs
+from jobs.embeddings.word_vectors import WordVectors
 from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
@@ -76,15 +77,20 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
     """
     for warning in [*check_settings(experiment, {experiment.model.embedding}), *check_fold_settings(experiment)]:
         logger.warning(warning)
+    check_inputs(experiment)
+    datasets = load_folds(experiment, folds)
+    for note in datasets[0].notes:
+        logger.info(note)
+    word_vectors = _read_vectors(experiment, datasets[0])
+    key = _key(experiment, datasets, word_vectors)
     with connect():
-        datasets = load_folds(experiment, folds)
-        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{_key(experiment, datasets)}")
+        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{key}")
         wait_notice = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
         if wait_notice:
             logger.info(wait_notice)
         with lock_folder(folder):
             write_text(join(folder, "experiment.yaml"), experiment.to_yaml())
-            results = _train_missing_folds(experiment, datasets, folder)
+            results = _train_missing_folds(experiment, datasets, word_vectors, folder)
         logger.log(RESULT, format_table(results))
         path = join(folder, "folds.json")
         write_json(path, {"folds": [result.to_json() for result in results], **summarize(results)})
@@ -110,16 +116,16 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
     predicted = logits.argmax(dim=1).numpy()
     epochs = loop.progress.epochs
-    epoch = epochs[loop.progress.best - 1]
+    best_epoch = epochs[loop.progress.best - 1]
     return FoldResult(
-        epoch=epoch.epoch,
+        epoch=best_epoch.epoch,
         rows=len(test),
         accuracy=accuracy(labels, predicted),
         macro_f1=macro_f1(labels, predicted),
         loss=float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
-        validation={name: getattr(epoch, name) for name in FOLD_METRICS},
-        examples_per_second=statistics.median(each.examples_per_second for each in epochs),
-        seconds=sum(each.seconds for each in epochs),
+        validation={name: getattr(best_epoch, name) for name in FOLD_METRICS},
+        examples_per_second=statistics.median(epoch.examples_per_second for epoch in epochs),
+        seconds=sum(epoch.seconds for epoch in epochs),
     )
 
 
@@ -184,7 +190,16 @@ def train_in_parallel(
             raise
 
 
-def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder: str) -> list[FoldResult]:
+def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:
+    """Return the vectors of the file for the words of all folds, which each have all rows; None without a file."""
+    if experiment.model.embedding == "rand" or experiment.vectors.path is None:
+        return None
+    return load_text_vectors(experiment, [*dataset.train.texts, *dataset.validation.texts, *dataset.test.texts])
+
+
+def _train_missing_folds(
+    experiment: Experiment, datasets: list[Dataset], word_vectors: WordVectors | None, folder: str
+) -> list[FoldResult]:
     """Return the result of each fold: saved results of finished folds, and new results of the others."""
     results = {
         number: FoldResult(**json.loads(read_text(path)))
@@ -196,10 +211,12 @@ def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder
     missing = [number for number in range(1, len(datasets) + 1) if number not in results]
     if missing:
         rows = sum(len(dataset.test) for dataset in datasets)
-        logger.info(f"starting {len(missing)} folds; each of the {rows:,} rows is in the test part of one fold")
+        logger.info(
+            f"starting {len(missing)} of {len(datasets)} folds; each of {rows:,} rows is in the test part of one fold"
+        )
     jobs = (
         (f"fold {number}", experiment, corpus, datasets[number - 1].test)
-        for number, corpus in _build_corpora(experiment, datasets, missing)
+        for number, corpus in _build_corpora(experiment, datasets, word_vectors, missing)
     )
     for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
         number = int(name.removeprefix("fold "))
@@ -212,24 +229,33 @@ def _train_missing_folds(experiment: Experiment, datasets: list[Dataset], folder
     return [results[number] for number in sorted(results)]
 
 
-def _build_corpora(experiment: Experiment, datasets: list[Dataset], numbers: list[int]) -> Iterator[tuple[int, Corpus]]:
-    """Yield the corpus of each numbered fold; a vectors file is read once for all."""
-    pretrained = experiment.model.embedding != "rand"
-    word_vectors = None
+def _build_corpora(
+    experiment: Experiment, datasets: list[Dataset], word_vectors: WordVectors | None, numbers: list[int]
+) -> Iterator[tuple[int, Corpus]]:
+    """Yield the corpus of each numbered fold; notes on the texts are logged once."""
     for number in numbers:
-        dataset = datasets[number - 1]
-        if pretrained and experiment.vectors.path is not None and word_vectors is None:
-            texts = [*dataset.train.texts, *dataset.validation.texts, *dataset.test.texts]
-            word_vectors = load_text_vectors(experiment, texts)
-        yield number, build_corpus(experiment, dataset, use_pretrained=pretrained, word_vectors=word_vectors)
+        yield (
+            number,
+            build_corpus(
+                experiment,
+                datasets[number - 1],
+                use_pretrained=experiment.model.embedding != "rand",
+                word_vectors=word_vectors,
+                log_notes=number == numbers[0],
+            ),
+        )
 
 
-def _key(experiment: Experiment, datasets: list[Dataset]) -> str:
-    """Return a digest of everything that decides the result: rows, vectors and settings."""
+def _key(experiment: Experiment, datasets: list[Dataset], word_vectors: WordVectors | None) -> str:
+    """Return a digest of everything that decides the result: rows, vectors and settings.
+
+    A vectors file is identified by its vectors, since a copy on another node has another modification time.
+    """
     settings = experiment.model_dump(include={"text", "vectors", "model", "seed"})
     settings["train"] = train_settings_key(experiment.train, len(datasets))
     rows = [split.digest() for dataset in datasets for split in (dataset.train, dataset.validation, dataset.test)]
     pretrained = None
     if experiment.model.embedding != "rand":
-        pretrained = [fingerprint(experiment.vectors), str(datasets[0].pretraining_file)]
+        texts = [dataset.pretraining_texts for dataset in datasets]
+        pretrained = [word_vectors and word_vectors.digest(), *(text.key() if text else None for text in texts)]
     return digest([settings, rows, pretrained])

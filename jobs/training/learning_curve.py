@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cluster.console.tables import format_text_table
 from cluster.storage import join, write_bytes
-from cluster.tables import format_text_table
 from jobs.evaluation.figures import (
     BLUE,
     GREEN,

@@ -3,7 +3,7 @@
 Each worker sees every text of the global batch with its shard of the filters (`jobs.model.tensor_parallel`). A step
 sums the scores over the workers, then the gradients of the word vectors in its batch. The order of rows and the
 dropout masks depend only on the seed, the epoch and the step. So the number of workers changes nothing but rounding,
-and on the same number of workers a run resumed in the middle of an epoch gives bit-identical results.
+and on the same number of workers a run resumed in the middle of an epoch has bit-identical results.
 """
 
 import math
@@ -70,8 +70,11 @@ class Loop:
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
-        dense, weight_decay = network.dense_parameters().values(), settings.weight_decay
-        self.dense_optimizer = torch.optim.AdamW(dense, settings.learning_rate, weight_decay=weight_decay, fused=True)
+        # Without decay a single group: each one takes a kernel of its own.
+        dense, decay = network.dense_parameters(), settings.weight_decay
+        biases = [dense.pop(name) for name in ("biases", "output_bias")] if decay else []
+        groups = [{"params": dense.values(), "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
+        self.dense_optimizer = torch.optim.AdamW(groups if decay else groups[:1], settings.learning_rate, fused=True)
         self.vectors_optimizer: LazyAdam | None = None
         factor = RAND_LEARNING_RATE_FACTOR if network.settings.embedding == "rand" else 1
         self.vectors_learning_rate = settings.vectors_learning_rate or settings.learning_rate * factor

@@ -1,26 +1,37 @@
 """Folder of a run in the storage, and its best.json, which names the best checkpoint.
 
-    <storage>/<name>/best.json                best checkpoint of the experiment's newest finished run
+    <storage>/<name>/best.json                best checkpoint of the experiment's current run: the newest finished one,
+                                              unless an earlier one is better on the same validation rows
     <storage>/<name>/<kind>-<key>/best.json   best checkpoint of this run; written last, so it marks a finished run.
                                               A search updates it earlier, with `finished: false`
 
 The key is a digest of everything that decides the result: settings, seed, texts and vectors. So the same command
-resumes its run, and another command never continues it by mistake.
+resumes its run, and another command never continues it by mistake. A file of the test part (`data.test`) decides
+nothing: with another one a finished run stays finished. Both files name the test part of the newest command.
 """
 
-import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from cluster.storage import absolute_path, exists, join, read_text, write_json
+from cluster.console.logs import RESULT
+from cluster.storage import absolute_path, exists, is_uri, join, write_json
 from jobs.config.experiment import Experiment, digest
 from jobs.config.settings import TrainSettings
-from jobs.model.checkpoint import verify_sizes
+from jobs.datasets.readers import Split
+from jobs.model.checkpoint import CheckpointError, verify_sizes
+from jobs.model.checkpoint_files import read_json
 from jobs.training.corpus import Corpus
+from jobs.training.history import comparison_key
+
+logger = logging.getLogger(__name__)
 
 # Metrics of the best epoch in best.json.
 BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+# Metrics that runs are compared by; the loss decides between equals.
+VALIDATION_METRICS = ("accuracy", "macro_f1", "loss")
 
 # Settings that change the speed of a run, not its result.
 TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes"}
@@ -34,7 +45,9 @@ class BestCheckpoint:
     checkpoint: its folder, relative to the file. metric: name of the metric that selected it. metrics: of its epoch,
     including the number (`epoch`); None without a validation part.
     In a search, settings: those of its trial, by dotted path; trial: its number, from 1. After a refit, rows: number
-    of training rows. finished: False while a search runs. run: name of the run, in an experiment's best.json only.
+    of training rows. finished: False while a search runs. validation: digest of the validation rows; None if an earlier
+    version wrote the file. test: path or URI of the file that `evaluate` measures, if the run's newest command named
+    one. In an experiment's best.json only, run: name of the run.
     """
 
     checkpoint: str
@@ -45,7 +58,9 @@ class BestCheckpoint:
     rows: int | None = None
     refit: bool = False
     finished: bool = True
+    validation: str | None = None
     run: str | None = None
+    test: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -55,7 +70,7 @@ class BestCheckpoint:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value of the file, without fields that do not apply."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        defaults = {"settings": None, "trial": None, "rows": None, "refit": False, "finished": True, "run": None}
+        defaults = {item.name: item.default for item in fields(self) if item.default is not MISSING}
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     @classmethod
@@ -64,13 +79,31 @@ class BestCheckpoint:
         known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         return cls(**{"metric": "", "metrics": {}} | known)
 
+    @classmethod
+    def read(cls, path: str) -> "BestCheckpoint":
+        """Return the contents of a best.json at a path or URI; CheckpointError if it is not one."""
+        try:
+            best = cls.from_json(read_json(path))
+            if not isinstance(best.checkpoint, str) or not isinstance(best.metrics, Mapping):
+                raise TypeError("it does not name a checkpoint and its metrics")
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: is not a best.json: {error}") from error
+        return best
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Folder of one run. experiment_folder: `<storage>/<name>`; name: `<kind>-<key>`."""
+    """Folder of one run.
+
+    experiment_folder: `<storage>/<name>`; name: `<kind>-<key>`. test: file of the test part. validation: digest of the
+    validation rows. promote: the run becomes current even if it is worse than the current one.
+    """
 
     experiment_folder: str
     name: str
+    test: str | None = None
+    validation: str | None = None
+    promote: bool = False
 
     @property
     def path(self) -> str:
@@ -94,8 +127,8 @@ class RunFolder:
         Raises:
             CheckpointError: a file of the checkpoint is missing or truncated.
         """
-        verify_sizes(join(self.path, best.checkpoint))
-        write_json(join(self.path, "best.json"), replace(best, finished=False).to_json())
+        best = replace(best, finished=False)
+        self._write_best(best)
         published = _read(join(self.experiment_folder, "best.json"))
         if published is None or published.run == self.name:
             self.publish(best)
@@ -106,7 +139,7 @@ class RunFolder:
         return published is not None and published.run == self.name
 
     def finish(self, best: BestCheckpoint) -> str:
-        """Write the best.json of a finished run and return the path of the experiment's best.json.
+        """Write the best.json of a finished run, publish it, and return the path as `publish` does.
 
         Raises:
             CheckpointError: a file of the checkpoint is missing or truncated.
@@ -116,22 +149,101 @@ class RunFolder:
 
     def finish_without_publishing(self, best: BestCheckpoint) -> None:
         """Write the best.json of a finished run, and leave the experiment's best.json unchanged."""
-        verify_sizes(join(self.path, best.checkpoint))
-        write_json(join(self.path, "best.json"), best.to_json())
+        self._write_best(best)
 
     def publish(self, best: BestCheckpoint) -> str:
-        """Write the experiment's best.json, which names this run as the newest, and return its path."""
+        """Make this run current in the experiment's best.json, unless it is worse than the current run.
+
+        Two runs are compared if their validation rows are the same; otherwise the newer one becomes current. If this
+        command names another test part than the run's own best.json, that file is written again.
+
+        Returns:
+            The path of the best.json that names the run's best checkpoint: the experiment's, or else the run's own.
+        """
         path = join(self.experiment_folder, "best.json")
-        write_json(path, replace(best, checkpoint=f"{self.name}/{best.checkpoint}", run=self.name).to_json())
+        own = self.read_best()
+        if own is not None and own.test != self.test:
+            self._write_best(own)
+        checkpoint = f"{self.name}/{best.checkpoint}"
+        best = replace(best, checkpoint=checkpoint, validation=self.validation, run=self.name, test=self.test)
+        current = self._read_other_run(path)
+        if current is not None:
+            order = _compare(best, current)
+            if order is None:
+                comparison = "the two cannot be compared: their validation rows differ or are not recorded"
+            else:
+                values = " against ".join(_format_metrics(run, best, current) for run in (best, current))
+                comparison = f"{values} on the same validation rows"
+            if order == -1 and not self.promote:
+                logger.log(
+                    RESULT,
+                    f"{current.run} remains the current run of {self.experiment_folder}: this run is worse, with "
+                    f"{comparison}; to make it current, repeat the command with --promote",
+                )
+                return join(self.path, "best.json")
+            message = f"{self.name} is the current run of {self.experiment_folder} now, instead of {current.run}"
+            logger.log(RESULT, f"{message}: {comparison}")
+        write_json(path, best.to_json())
         return path
+
+    def _write_best(self, best: BestCheckpoint) -> None:
+        """Write the run's own best.json; CheckpointError if a file of the checkpoint is missing or truncated."""
+        verify_sizes(join(self.path, best.checkpoint))
+        write_json(join(self.path, "best.json"), replace(best, validation=self.validation, test=self.test).to_json())
+
+    def _read_other_run(self, path: str) -> BestCheckpoint | None:
+        """Return the current run of the experiment's best.json if it is another one and its checkpoint exists."""
+        current = _read(path)
+        if current is None or current.run in (None, self.name):
+            return None
+        try:
+            verify_sizes(join(self.experiment_folder, current.checkpoint))
+        except CheckpointError:
+            return None
+        return current
+
+
+def _compare(best: BestCheckpoint, other: BestCheckpoint) -> int | None:
+    """Return 1 if a run is better than another one, -1 if it is worse, 0 if they are equal.
+
+    Returns:
+        None if they cannot be compared: they were not measured on the same validation rows.
+    """
+    metric = _comparison_metric(best)
+    keys = []
+    for metrics in (best.metrics, other.metrics):
+        values = {name: value for name in (metric, "loss") if (value := metrics.get(name)) is not None}
+        if len(values) == len({metric, "loss"}):
+            keys.append(comparison_key(values, metric))
+    if len(keys) < 2 or best.validation is None or best.validation != other.validation:
+        return None
+    return (keys[0] > keys[1]) - (keys[0] < keys[1])
+
+
+def _comparison_metric(best: BestCheckpoint) -> str:
+    return best.metric if best.metric in VALIDATION_METRICS else "accuracy"
+
+
+def _format_metrics(run: BestCheckpoint, best: BestCheckpoint, other: BestCheckpoint) -> str:
+    """Return the metric of a run that decides between two runs."""
+    metric = _comparison_metric(best)
+    name = "loss" if best.metrics[metric] == other.metrics[metric] else metric
+    return f"{name} {run.metrics[name]:.4f}"
 
 
 def _read(path: str) -> BestCheckpoint | None:
-    return BestCheckpoint.from_json(json.loads(read_text(path))) if exists(path) else None
+    return BestCheckpoint.read(path) if exists(path) else None
 
 
-def resolve_run_folder(kind: str, experiment: Experiment, corpus: Corpus) -> RunFolder:
-    """Return the folder of a run of this kind (train, tune)."""
+def resolve_run_folder(
+    kind: str, experiment: Experiment, corpus: Corpus, validation: Split | None = None, *, promote: bool = False
+) -> RunFolder:
+    """Return the folder of a run of this kind (train, tune).
+
+    Args:
+        validation: validation part of the run's data.
+        promote: as of `RunFolder`.
+    """
     key: dict[str, Any] = {
         "seed": experiment.seed,
         "corpus": corpus.key,
@@ -141,7 +253,17 @@ def resolve_run_folder(kind: str, experiment: Experiment, corpus: Corpus) -> Run
     }
     if kind == "tune":
         key["tune"] = experiment.tune.model_dump(exclude=TUNE_SETTINGS_NOT_IN_RUN_KEY)
-    return RunFolder(join(absolute_path(experiment.storage), experiment.name), f"{kind}-{digest(key)}")
+    test = experiment.data.test
+    if test is not None and not is_uri(test):
+        folder = experiment.data.folder
+        test = join(folder, test) if is_uri(folder) else absolute_path(Path(folder, test))
+    return RunFolder(
+        join(absolute_path(experiment.storage), experiment.name),
+        f"{kind}-{digest(key)}",
+        test=test,
+        validation=validation.digest() if validation is not None else None,
+        promote=promote,
+    )
 
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:

@@ -3,20 +3,36 @@
 Every worker has a shard of the filters, so all workers must call these functions; the first one writes.
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cluster import UsageError
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import Checkpoint, InitialVectors, TrainingState, collect_versions, save_checkpoint
+from jobs.evaluation.seen_texts import digest_training_texts
+from jobs.model.checkpoint import (
+    Checkpoint,
+    InitialVectors,
+    RunConstants,
+    TrainingState,
+    collect_versions,
+    save_checkpoint,
+)
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
 from jobs.training.loop import Loop
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+VECTORS_DIGEST = "initial_vectors.sha256"
+
+_vectors_digests: WeakKeyDictionary[Loop, np.ndarray] = WeakKeyDictionary()
+_constants: WeakKeyDictionary[Loop, RunConstants] = WeakKeyDictionary()
 
 
 def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bool) -> Callable[[Path], None]:
@@ -34,22 +50,28 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         metrics={
             **(vars(progress.epochs[-1]) if progress.epochs else {}),
             "rows": len(corpus.train),
+            "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,
             "versions": collect_versions(),
         },
     )
-    state = _to_arrays(gather_optimizer_state(loop)) if resumable else None
+    state = _to_arrays(gather_optimizer_state(loop)) | {VECTORS_DIGEST: _digest_vectors(loop)} if resumable else None
     position = progress.to_json() if resumable else None
-    counts = corpus.word_counts()
-    if loop.network.settings.embedding == "static":
-        counts = counts[:0]
-    train_words = slice(len(counts))
-    initial = InitialVectors(corpus.vectors[train_words], counts, corpus.pretrained[train_words], corpus.scale)
+    if loop not in _constants:
+        _constants[loop] = _collect_constants(corpus, static=loop.network.settings.embedding == "static")
+    constants = _constants[loop]
 
     def write(folder: Path) -> None:
-        save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, initial_vectors=initial)
+        save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants)
 
     return write
+
+
+def _collect_constants(corpus: Corpus, *, static: bool) -> RunConstants:
+    counts = corpus.word_counts()[: 0 if static else None]
+    train_words = slice(len(counts))
+    initial = InitialVectors(corpus.vectors[train_words], counts, corpus.pretrained[train_words], corpus.scale)
+    return RunConstants(initial, digest_training_texts(corpus.train.tokens))
 
 
 def gather_weights(loop: Loop) -> dict[str, Tensor]:
@@ -82,7 +104,17 @@ def gather_optimizer_state(loop: Loop) -> dict[str, Tensor]:
 
 
 def restore(loop: Loop, state: TrainingState) -> None:
-    """Load a training state into a loop with the same settings, of any number of workers."""
+    """Load a training state into a loop with the same settings, of any number of workers.
+
+    Raises:
+        UsageError: the loop has other word vectors, of which a checkpoint would be a mixture. An earlier version did
+            not record them.
+    """
+    if not np.array_equal(state.optimizer_state.get(VECTORS_DIGEST, _digest_vectors(loop)), _digest_vectors(loop)):
+        raise UsageError(
+            "the run was started with other word vectors: they were trained again since, because the file in the "
+            "storage's cache was deleted or replaced; delete the folder of the run to train from the beginning"
+        )
     loop.network.load_weights(_to_tensors(state.weights))
     tensors = _to_tensors(state.optimizer_state)
     steps, vector_steps = tensors["steps"].tolist()
@@ -100,6 +132,14 @@ def restore(loop: Loop, state: TrainingState) -> None:
             **{moment: shards[moment][name].to(loop.device) for moment in ADAM_MOMENTS},
         }
     loop.progress = Progress.from_json(state.progress)
+
+
+def _digest_vectors(loop: Loop) -> np.ndarray:
+    """Return the SHA-256 of the word vectors before training, `(32,)` uint8."""
+    if loop not in _vectors_digests:
+        content = hashlib.sha256(np.ascontiguousarray(loop.corpus.vectors).data).digest()
+        _vectors_digests[loop] = np.frombuffer(content, np.uint8)
+    return _vectors_digests[loop]
 
 
 def _to_arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -19,9 +19,9 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster import UsageError, resources
+from cluster import UsageError, resources, to_single_line
 from cluster.connection import connect, preserve_sigint_handler, resolve_address
-from cluster.logs import RESULT
+from cluster.console.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
@@ -63,8 +63,11 @@ class TrainingFailed(UsageError):
     """A run ended without a checkpoint, or could not be resumed."""
 
 
-def train(experiment: Experiment) -> str:
-    """Train, or resume an interrupted run, and return the path of the experiment's best.json.
+def train(experiment: Experiment, *, promote: bool = False) -> str:
+    """Train, or resume an interrupted run, and return the path of the best.json that names its best checkpoint.
+
+    Args:
+        promote: make the run current in the experiment's best.json even if the current run is better.
 
     Raises:
         TrainingFailed, and the errors of reading data and vectors.
@@ -73,15 +76,19 @@ def train(experiment: Experiment) -> str:
     for warning in check_settings(experiment, {experiment.model.embedding}):
         logger.warning(warning)
     in_process = trains_in_process(experiment.train)
+    own_resources = require_resources(experiment, in_process=True) if in_process else None
+    # Before Ray starts: an error in the data is reported at once.
+    logger.info("reading the texts")
+    dataset = load_dataset(experiment)
+    for note in dataset.notes:
+        logger.info(note)
     with nullcontext() if in_process else connect():
-        gpu, wait_notice = require_resources(experiment, in_process=in_process)
-        dataset = load_dataset(experiment)
-        for note in dataset.notes:
-            logger.info(note)
+        gpu, wait_notice = own_resources or require_resources(experiment)
+        logger.info("looking up the words")
         corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
         if corpus.coverage:
             logger.info(f"vectors: {corpus.coverage}")
-        run = resolve_run_folder("train", experiment, corpus)
+        run = resolve_run_folder("train", experiment, corpus, dataset.validation, promote=promote)
         best = run.read_finished_best()
         if best is not None:
             logger.log(RESULT, f"this run is finished: {describe_best(best)}; its folder is {run.path}")
@@ -110,7 +117,11 @@ def require_resources(experiment: Experiment, *, in_process: bool = False) -> tu
         if settings.use_gpu and not available:
             raise resources.ResourceError("train.use_gpu asks for a GPU, and torch finds none on this machine")
         return available if settings.use_gpu is None else settings.use_gpu, None
-    gpu = resources.total_gpus() >= settings.min_workers if settings.use_gpu is None else settings.use_gpu
+    gpu = settings.use_gpu
+    if gpu is None:
+        gpu, notice = resources.select_gpus(settings.min_workers, settings.cpus_per_worker)
+        if notice:
+            logger.info(notice)
     return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
 
 
@@ -131,6 +142,7 @@ def train_to_completion(
     else:
         result = fit(experiment, ray.put(corpus), run, gpu, status)
     best = _select_best(result, run, experiment.train.metric)
+    logger.info("drawing the learning curve")
     title = learning_curve.format_title(
         experiment.name, experiment.model.embedding, len(corpus.train), len(corpus.validation)
     )
@@ -161,6 +173,7 @@ def fit_in_process(
 ) -> WorkerResult:
     """Train in this process, in Ray Train's local mode, and return the result; arguments and errors as of `fit`."""
     settings = experiment.train
+    logger.info("starting the training in this process")
     CheckpointStore(run.path).remove_partial()
     threads = torch.get_num_threads()
     try:
@@ -207,6 +220,7 @@ def fit(
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     failures, num_checkpoints = 0, 0
+    cpus_of_others = resources.used_cpus()
     with monitor_workers(settings.last_epoch, run.path, status) as messages:
         config = WorkerConfig(experiment, corpus, messages, run.path, gpu)
         while True:
@@ -214,7 +228,7 @@ def fit(
             try:
                 with preserve_sigint_handler():
                     # `fit` is annotated with an older class of results, which has no return value.
-                    result: Any = _build_trainer(settings, run, gpu, config).fit()
+                    result: Any = _build_trainer(settings, run, config, cpus_of_others).fit()
                 break
             except (TrainingFailedError, RayError) as error:
                 failures = 1 if status.num_checkpoints > num_checkpoints else failures + 1
@@ -238,15 +252,18 @@ def _unwrap(returned: WorkerResult | WorkerFailure) -> WorkerResult:
     return returned
 
 
-def _build_trainer(settings: TrainSettings, run: RunFolder, gpu: bool, config: WorkerConfig) -> TorchTrainer:
-    # Ray accepts a range of workers as a tuple; its annotations lack it.
-    workers = cast(int, tuple(settings.workers) if isinstance(settings.workers, list) else settings.workers)
+def _build_trainer(
+    settings: TrainSettings, run: RunFolder, config: WorkerConfig, cpus_of_others: float
+) -> TorchTrainer:
+    least, most, cpus = settings.min_workers, settings.max_workers, settings.cpus_per_worker
+    most = resources.limit_workers(least, most, cpus, cpus_of_others)
+    workers = cast(int, (least, most) if least < most else least)  # Ray's annotations lack the range
     return TorchTrainer(
         _WORKER_FUNCTION,
         train_loop_config=vars(config),
         torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": settings.cpus_per_worker}
+            num_workers=workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": cpus}
         ),
         # Without a FailureConfig: `fit` restarts the workers itself, from its own checkpoints.
         run_config=ray.train.RunConfig(name=run.name, storage_path=run.experiment_folder),
@@ -280,7 +297,7 @@ def _describe_loss(error: Exception) -> str:
     messages = [" ".join(str(failure).split()) for failure in failures.values()]
     # The remaining workers fail with connection errors because of the one that was lost.
     messages.sort(key=lambda message: "gloo" in message.lower() or "Connection" in message)
-    return messages[0][:300]
+    return to_single_line(messages[0], 300)
 
 
 def _select_best(result: WorkerResult, run: RunFolder, metric: str) -> BestCheckpoint:

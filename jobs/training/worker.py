@@ -20,7 +20,7 @@ import ray.train.torch
 import torch
 
 from cluster import UsageError
-from cluster.logs import ForwardingHandler, handle_logs
+from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.message_queue import MessageSender
 from cluster.storage import StorageError, exists, join
 from jobs.config.experiment import Experiment
@@ -146,7 +146,8 @@ def validate_storage_visible(path: str, group: ProcessGroup) -> None:
 def resume(loop: Loop, checkpoints: CheckpointStore) -> None:
     """Restore the newest complete checkpoint, if there is one.
 
-    The first worker selects it for all of them: a checkpoint may be written or lost meanwhile.
+    The first worker selects it for all of them: a checkpoint may be written or lost meanwhile. UsageError if the run
+    was started with other word vectors.
     """
     group = loop.group
     is_first = group.rank == 0
@@ -158,7 +159,11 @@ def resume(loop: Loop, checkpoints: CheckpointStore) -> None:
     def read() -> TrainingState:
         return newest[1] if newest else checkpoints.read(name)
 
-    snapshot.restore(loop, call_with_error_sync(group, read))
+    state = call_with_error_sync(group, read)
+    try:
+        snapshot.restore(loop, state)
+    except UsageError as error:
+        raise UsageError(f"{checkpoints.path}: {error}") from error
     progress = loop.progress
     steps = f" and {progress.steps} steps" if progress.steps else ""
     if is_first:

@@ -6,13 +6,16 @@ effect only if they are set before Ray starts, on each node: `finetune-cnn serve
 """
 
 import os
+import re
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-# Maximum number of requests that HAProxy gives a replica at a time: the running and queued requests that
-# serving/service.yaml allows. Others wait in HAProxy for the time-out of its queue and are then rejected with 503: a
-# rejection by Ray costs the replica as much time as a classification.
-MAX_REQUESTS_PER_REPLICA, QUEUE_TIMEOUT_MS = 64 + 256, 200
+from cluster.machine import count_cpus
+
+# The running and queued requests of a replica that serving/service.yaml allows.
+MAX_REQUESTS_PER_REPLICA = 64 + 256
+QUEUE_TIMEOUT_MS = 200
 
 # Lines of HAProxy's `defaults` section for which Ray has no variable. They are appended to variables whose text Ray
 # copies there unchanged.
@@ -26,8 +29,8 @@ _LINES = (
     "timeout http-request 15s",
     "timeout http-keep-alive 75s",
     f"timeout queue {QUEUE_TIMEOUT_MS}ms",
-    f"default-server maxconn {MAX_REQUESTS_PER_REPLICA}",
 )
+_REQUEST_LIMIT = "default-server maxconn"
 # It follows Ray's own line about 503, which turns it into a 500 without Retry-After.
 _BUSY = (
     "http-error status 503 content-type application/json string "
@@ -38,7 +41,30 @@ _BUSY = (
 MAX_FOLDER_BYTES = 26
 
 
-def build_environment(folder: Path, stats_port: int = 8404, metrics_port: int = 9101) -> dict[str, str]:
+@dataclass(frozen=True)
+class ProxyLimits:
+    """Limits of the HAProxy of a node.
+
+    requests_per_replica: maximum number of requests that it gives a replica at a time, best the sum of
+        max_ongoing_requests and max_queued_requests. Others wait for QUEUE_TIMEOUT_MS and are then rejected with 503: a
+        rejection by Ray costs the replica as much time as a classification.
+    max_connections: of clients; each takes up to 128 KiB, and two of the files that a process may open.
+    threads: by default a quarter of the processors, between 2 and 16; a thread handles as many requests as several
+        replicas.
+    hard_stop_s: how long a HAProxy that was replaced, at a rollout or scaling, keeps idle connections. Ray's default is
+        two minutes, with replicas that may be gone (ray#63996). It is longer than a body may take to arrive; all other
+        connections end with their next response. HAProxy's close-spread-time would also close those in use.
+    """
+
+    requests_per_replica: int = MAX_REQUESTS_PER_REPLICA
+    max_connections: int = 4096
+    threads: int | None = None
+    hard_stop_s: int = 12
+
+
+def build_environment(
+    folder: Path, stats_port: int = 8404, metrics_port: int = 9101, limits: ProxyLimits = ProxyLimits()
+) -> dict[str, str]:
     """Return the environment variables.
 
     Args:
@@ -50,13 +76,16 @@ def build_environment(folder: Path, stats_port: int = 8404, metrics_port: int = 
     Raises:
         ValueError: the folder's path is too long.
     """
+    threads = limits.threads or min(16, max(2, count_cpus() // 4))
     if len(str(folder).encode()) > MAX_FOLDER_BYTES:
         raise ValueError(f"{folder}: the path is too long for HAProxy's sockets; use at most {MAX_FOLDER_BYTES} bytes")
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.web.middleware:middlewares",
-        "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join((_RETRY_ON, *_LINES)),
+        "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
+            (_RETRY_ON, *_LINES, f"{_REQUEST_LIMIT} {limits.requests_per_replica}")
+        ),
         "RAY_SERVE_HAPROXY_RETRIES": "20",
         # To count requests, Ray would read a log line for each of them; HAProxy counts them on its metrics port.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
@@ -64,7 +93,9 @@ def build_environment(folder: Path, stats_port: int = 8404, metrics_port: int = 
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": f"roundrobin\n    {_BUSY}",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),  # longer requests cannot be sent again
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.max_connections),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(limits.hard_stop_s),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
@@ -87,3 +118,9 @@ def is_haproxy_installed() -> bool:
 def active_proxy() -> str:
     """Return the proxy of a Ray that starts in this environment: "HAProxy" or "Ray's"."""
     return "HAProxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "Ray's"
+
+
+def active_request_limit() -> int:
+    """Return the maximum number of requests of a replica that HAProxy has in this environment."""
+    match = re.search(rf"{_REQUEST_LIMIT} (\d+)", os.environ.get("RAY_SERVE_HAPROXY_RETRY_ON", ""))
+    return int(match[1]) if match else MAX_REQUESTS_PER_REPLICA

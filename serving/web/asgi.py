@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from jobs.inference.explanation import Explainer
 from serving.api_keys import load_api_keys
 from serving.web.admission import AdmissionQueue
-from serving.web.body import BodyReader
+from serving.web.body import BodyReader, decode_body
 from serving.web.metrics import ReplicaMetrics
 from serving.web.middleware import ARRIVAL_KEY
 from serving.web.openapi import build_openapi
@@ -18,23 +18,30 @@ from serving.web.protocol import Limits, RequestError, encode_error, parse_reque
 from serving.web.served_models import ServedModels
 
 ALLOWED_METHODS = {
-    "/": ("GET", "POST"),
+    "/": ("GET", "HEAD", "POST"),
     "/predict": ("POST",),
-    "/info": ("GET",),
-    "/health": ("GET",),
-    "/openapi.json": ("GET",),
+    "/info": ("GET", "HEAD"),
+    "/health": ("GET", "HEAD"),
+    "/openapi.json": ("GET", "HEAD"),
 }
-PUBLIC_ROUTES = (("/", "GET"), ("/health", "GET"), ("/openapi.json", "GET"))  # they need no key
+# They need no key.
+PUBLIC_ROUTES = {(path, method) for path in ("/", "/health", "/openapi.json") for method in ("GET", "HEAD")}
 _JSON = (b"content-type", b"application/json")
+# The response header with the share of unknown words, by that share in thousandths.
+_UNKNOWN_WORDS = [(b"x-unknown-words", b"%.3f" % (permille / 1000)) for permille in range(1001)]
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class ReplicaState(Protocol):
-    """State of a replica that the application reads. load_error: why the configured checkpoint is refused."""
+    """State of a replica that the application reads.
+
+    load_error: why the configured checkpoint, refused_checkpoint, is refused.
+    """
 
     models: ServedModels | None
     load_error: str | None
+    refused_checkpoint: str | None
     metrics: ReplicaMetrics
 
 
@@ -54,13 +61,18 @@ class ClassifierApplication:
         self._page, self._page_headers = load_page(), build_headers()
         self._openapi = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
 
+    @property
+    def num_keys(self) -> int:
+        """Number of accepted API keys; 0 if none is required."""
+        return len(self._keys)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to an HTTP request. It awaits directly what most requests need: each further coroutine takes time."""
         if scope["type"] != "http":
             await _handle_other_protocol(scope, receive, send)
             return
         arrival = perf_counter()
-        status, headers, response = 200, [_JSON], None
+        status = 200
         try:
             flat = self._route(scope)
             if flat is None:
@@ -69,27 +81,28 @@ class ClassifierApplication:
                 body = await self._bodies.read(receive, arrival)
                 wait_in_ray = arrival - scope.get(ARRIVAL_KEY, arrival)
                 immediate = self._admission.try_admit()  # for a request that takes the fast path
-                if immediate:
-                    response = self._try_fast_path(body, wait_in_ray, flat=flat)
-                if response is None:
+                result = self._try_fast_path(body, wait_in_ray, flat=flat) if immediate else None
+                if result is None:
                     start = perf_counter()
                     async with self._admission:
                         wait = wait_in_ray + perf_counter() - start
                         if not immediate:
-                            response = self._try_fast_path(body, wait, flat=flat)
-                        if response is None:
-                            headers, response = self._classify(body, wait, flat=flat)
+                            result = self._try_fast_path(body, wait, flat=flat)
+                        if result is None:
+                            result = self._classify(scope, body, wait, flat=flat)
+                headers, response = result
         except RequestError as error:
-            status, headers, response = error.status, [_JSON, *error.headers], encode_error(str(error))
+            status, response = error.status, encode_error(str(error))
+            headers = [_JSON, *error.headers, *self._name_checkpoint()]
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
         headers.append((b"content-length", b"%d" % len(response)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": response})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response})
         self._replica.metrics.count_response(status)
 
     def _route(self, scope: Scope) -> bool | None:
-        """Return whether a classification request has the flat format of `/predict`; None for a GET.
+        """Return whether a classification request has the flat format of `/predict`; None for a GET or HEAD.
 
         Raises:
             RequestError: 404, 405, 401.
@@ -111,15 +124,20 @@ class ClassifierApplication:
         return path == "/predict" if method == "POST" else None
 
     def _get(self, scope: Scope) -> tuple[Headers, bytes]:
-        """Return the response to a GET."""
-        path = _normalize_path(scope)
+        """Return the response to a GET or HEAD."""
+        path, headers = _normalize_path(scope), [_JSON, *self._name_checkpoint()]
         if path == "/":
-            return [*self._page_headers], self._page
+            return [*self._page_headers, *self._name_checkpoint()], self._page
         if path == "/info":
-            return [_JSON], json.dumps(self._describe_models()).encode()
-        return [_JSON], self._openapi if path == "/openapi.json" else b'{"status": "ok"}'
+            return headers, json.dumps(self._describe_models()).encode()
+        return headers, self._openapi if path == "/openapi.json" else b'{"status": "ok"}'
 
-    def _try_fast_path(self, body: bytes, wait: float, *, flat: bool) -> bytes | None:
+    def _name_checkpoint(self) -> Headers:
+        """Return the header that names the primary checkpoint; none before one is loaded."""
+        models = self._replica.models
+        return [models.primary.header] if models is not None else []
+
+    def _try_fast_path(self, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes] | None:
         """Return the response to a body, or None if it must be parsed.
 
         Args:
@@ -129,30 +147,32 @@ class ClassifierApplication:
         assert models is not None, "Serve calls reconfigure before the first request"
         if models.candidate is not None:
             return None
-        response = models.primary.try_fast_path(body, flat=flat)
-        if response is not None:
-            self._replica.metrics.observe_queue_wait(wait)
-        return response
+        model = models.primary
+        response = model.try_fast_path(body, flat=flat)
+        if response is None:
+            return None
+        self._replica.metrics.observe_queue_wait(wait)
+        return [_JSON, model.header, _UNKNOWN_WORDS[model.fast_path.unknown_permille]], response
 
-    def _classify(self, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
+    def _classify(self, scope: Scope, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
         """Return the response to any body."""
         self._replica.metrics.observe_queue_wait(wait)
+        body = decode_body(body, _find_header(scope, b"content-encoding"), self._limits.max_body_bytes)
         request = parse_request(body, self._limits)
         models = self._replica.models
         assert models is not None
         if models.candidate is None:
-            headers, model, shadow = [_JSON], models.primary, None
+            model, shadow = models.primary, None
         else:
             model, shadow = models.select()
-            headers = [_JSON, (b"x-checkpoint", model.name.encode())]
-        labels, scores = model.score(request)
+        labels, scores, unknown_permille = model.score(request)
         explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
         response = model.response_encoder.encode(request, scores, explainers, flat=flat)
         if shadow is not None:
-            shadow_labels, _ = shadow.score(request)
+            shadow_labels = shadow.score(request).best_classes
             shadow.counters.shadow_texts += len(labels)
             shadow.counters.shadow_agreements += sum(a == b for a, b in zip(labels, shadow_labels, strict=True))
-        return headers, response
+        return [_JSON, model.header, _UNKNOWN_WORDS[unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:
         models = self._replica.models
@@ -163,6 +183,7 @@ class ClassifierApplication:
             info["candidate"] |= models.candidate.info
         if self._replica.load_error:
             info["refused"] = self._replica.load_error
+            info["refused_checkpoint"] = self._replica.refused_checkpoint
         return info
 
 

@@ -1,6 +1,7 @@
-"""Reader of request bodies, with a time-out and a maximum size."""
+"""Reader of request bodies, with a time-out and a maximum size, and decoder of gzip bodies."""
 
 import asyncio
+import zlib
 from time import perf_counter
 
 from starlette.types import Receive
@@ -8,9 +9,10 @@ from starlette.types import Receive
 from serving.web.protocol import RequestError
 
 TIMEOUT_S = 10
-# This much of a body that is too long is read and discarded, so that the client receives the reason; then the
+# A body that is too long is read and discarded up to this size, so that the client receives the reason; then the
 # connection is closed.
 MAX_DISCARDED_BYTES = 64 << 20
+_GZIP_WINDOW_BITS = 31  # of zlib: a gzip header is required
 
 
 class BodyReader:
@@ -63,7 +65,7 @@ class BodyReader:
     async def _read_rest(self, start: bytes, receive: Receive) -> bytes:
         """Return a whole body, given its first bytes."""
         body, size, more = bytearray(start), len(start), True
-        while more and size <= MAX_DISCARDED_BYTES:
+        while more and size <= max(self._max_bytes, MAX_DISCARDED_BYTES):
             message = await receive()
             chunk = message.get("body", b"")
             size += len(chunk)
@@ -86,3 +88,27 @@ class BodyReader:
                 task.cancel()
         pending = bool(self._start_times)
         self._timer = asyncio.get_running_loop().call_later(TIMEOUT_S / 10, self._cancel_late) if pending else None
+
+
+def decode_body(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    """Return a body without its Content-Encoding.
+
+    Raises:
+        RequestError: 415 for another encoding than gzip, 413 if the decoded body is too long, 400 if it is damaged.
+    """
+    name = encoding.strip().lower()
+    if name in (b"", b"identity"):
+        return body
+    if name not in (b"gzip", b"x-gzip"):
+        label = name[:50].decode(errors="replace")
+        raise RequestError(415, f"Content-Encoding: {label} is not supported; send gzip, or no Content-Encoding")
+    decoder = zlib.decompressobj(_GZIP_WINDOW_BITS)
+    try:
+        decoded = decoder.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise RequestError(400, f"the body is not valid gzip: {error}") from error
+    if len(decoded) > max_bytes:
+        raise RequestError(413, f"the decoded body is longer than {max_bytes} bytes")
+    if not decoder.eof or decoder.unused_data:
+        raise RequestError(400, "the body is not valid gzip: it is cut off, or something follows it")
+    return decoded

@@ -48,6 +48,8 @@ _DTYPES = "BliLfllfffBlBdlfffdl"  # uint8 B, int32 i, int64 l, uint64 L, float32
 
 Entry = Callable[[bytes, int, int, bool], int]
 CompiledEntry = Callable[[ctypes.c_void_p, int, ctypes.c_void_p, int], int]
+# The result of the compiled entry: the length of the response, and above it the share of unknown words in thousandths.
+_LENGTH_BITS = 40
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -56,6 +58,8 @@ class FastPath:
 
     Args:
         max_text_length: maximum number of characters of a text.
+
+    unknown_permille: share of unknown words in the text of the last response, in thousandths.
     """
 
     def __init__(self, classifier: Classifier, max_text_length: int) -> None:
@@ -81,14 +85,18 @@ class FastPath:
         self._state = np.array([*numbers, *references], np.int64)
         self._entry = compile_entry()[1]
         self._state_address, self._response_view = self._state.ctypes.data, self._response.data
+        self.unknown_permille = 0
 
     def try_classify(self, body: bytes, *, flat: bool) -> bytes | None:
         """Return the response to a body: a list if `flat`, else a list of one list.
 
         None, without any effect, if the body has another form or a word that is not in the classifier's table.
         """
-        length = self._entry(body, len(body), self._state_address, flat)
-        return None if length <= 0 else bytes(self._response_view[:length])
+        result = self._entry(body, len(body), self._state_address, flat)
+        if result <= 0:
+            return None
+        self.unknown_permille = result >> _LENGTH_BITS
+        return bytes(self._response_view[: result & ((1 << _LENGTH_BITS) - 1)])
 
     def flush_counts(self, counters: ModelCounters) -> None:
         """Add the counts since the last flush to counters."""
@@ -145,7 +153,7 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
 
     @cfunc(types.int64(types.voidptr, types.int64, types.voidptr, types.int64), cache=True, error_model="numpy")
     def entry(body: ctypes.c_void_p, size: int, state_address: ctypes.c_void_p, flat: int) -> int:
-        """Write and count the response to a body; return its length, or -1 for the slow path."""
+        """Write and count the response to a body; return its length and unknown words, or -1 for the slow path."""
         _ = digest
         state = carray(state_address, (_FIRST_ARRAY + 2 * _NUM_ARRAYS,), np.int64)
         text = carray(body, (size,), np.uint8)
@@ -181,7 +189,8 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
         counts[1] += tokens
         counts[2] += unknown
         counts[3 + best] += 1
-        return length
+        unknown_permille = (1000 * unknown + tokens // 2) // tokens if tokens else 0
+        return length + (unknown_permille << _LENGTH_BITS)
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
     assert entry.address is not None

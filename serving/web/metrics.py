@@ -6,11 +6,14 @@ is a Grafana dashboard of them.
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
 
 FLUSH_PERIOD_S = 2.0
 MAX_SAMPLES = 100  # of latencies per period, for the histograms
+# Ray keeps a series for every value of a tag for as long as the replica lives. So labels are counted by the model's
+# role, and later checkpoints of a replica that has served this many are all called OTHER.
+MAX_CHECKPOINT_TAGS, OTHER = 32, "other"
 _BOUNDARIES_S = [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5]
 
 
@@ -41,10 +44,20 @@ class ModelCounters:
         self.tokens = self.unknown_tokens = self.shadow_texts = self.shadow_agreements = 0
 
 
+class ModelCounts(NamedTuple):
+    """Counters of a model for a flush. checkpoint: its name; labels: of its classes."""
+
+    role: Literal["primary", "candidate"]
+    checkpoint: str
+    labels: Sequence[str]
+    counters: ModelCounters
+
+
 class ReplicaMetrics:
     """Metrics of a replica."""
 
     def __init__(self) -> None:
+        self._checkpoints: set[str] = set()
         self._statuses: Counter[int] = Counter()
         self._queue_waits_s: list[float] = []
         self._exported = _ExportedMetrics()
@@ -62,30 +75,32 @@ class ReplicaMetrics:
         """Record whether the configured checkpoint is refused."""
         self._exported.refused.set(float(refused))
 
-    def flush(self, counters: Mapping[tuple[str, tuple[str, ...]], ModelCounters]) -> None:
-        """Export all counts to Ray and reset those of this replica.
-
-        Args:
-            counters: of each model, by its name and labels; the caller resets them.
-        """
+    def flush(self, models: Sequence[ModelCounts]) -> None:
+        """Export all counts to Ray and reset those of this replica; the caller resets those of the models."""
         exported = self._exported
-        for status, count in self._statuses.items():
+        statuses, waits = self._statuses, self._queue_waits_s
+        self._statuses, self._queue_waits_s = Counter(), []  # first, so that an error does not count them twice
+        for status, count in statuses.items():
             exported.requests.inc(count, {"status": str(status)})
-        for seconds in self._queue_waits_s:
+        for seconds in waits:
             exported.queue_waits.observe(seconds)
-        self._statuses.clear()
-        self._queue_waits_s.clear()
-        for (checkpoint, labels), model in counters.items():
-            tags = {"checkpoint": checkpoint}
+        for role, checkpoint, labels, model in models:
+            tags = {"checkpoint": self._tag(checkpoint)}
             for label, count in zip(labels, model.label_counts, strict=True):
                 if count:
-                    exported.labels.inc(count, tags | {"label": label})
+                    exported.labels.inc(count, {"role": role, "label": label})
             for name, counter in exported.sums.items():
                 value = sum(model.label_counts) if name == "texts" else getattr(model, name)
                 if value:
                     counter.inc(value, tags)
             for seconds in model.latencies_s:
                 exported.latencies.observe(seconds)
+
+    def _tag(self, checkpoint: str) -> str:
+        """Return the value of the tag `checkpoint`; the number of values is limited."""
+        if len(self._checkpoints) < MAX_CHECKPOINT_TAGS:
+            self._checkpoints.add(checkpoint)
+        return checkpoint if checkpoint in self._checkpoints else OTHER
 
 
 class _ExportedMetrics:
@@ -100,7 +115,7 @@ class _ExportedMetrics:
             return metrics.Counter(f"classifier_{name}", description=description, tag_keys=keys)
 
         self.requests = counter("requests", "Responses sent.", "status")
-        self.labels = counter("labels", "Texts for which a label was the best.", "checkpoint", "label")
+        self.labels = counter("labels", "Texts for which a label was the best.", "role", "label")
         self.sums = {
             "texts": counter("texts", "Texts classified.", "checkpoint"),
             "confidence_sum": counter("confidence", "Sum of the best labels' probabilities.", "checkpoint"),

@@ -36,6 +36,13 @@ _EXPLANATION = {
         },
     },
 }
+_HEADERS = {
+    "X-Checkpoint": {"description": "Name of the checkpoint that responded", "schema": {"type": "string"}},
+    "X-Unknown-Words": {
+        "description": "Share of the words of all texts that are not in the vocabulary",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+}
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
@@ -47,10 +54,11 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
     unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
     errors = {
-        "400": _describe_error("Not JSON"),
+        "400": _describe_error("Not JSON, or damaged gzip"),
         "408": _describe_error("The body did not arrive in time"),
         "413": _describe_error("Over a limit: " + ", ".join(f"{name} {value}" for name, value in limits)),
-        "422": _describe_error("A field is missing or invalid"),
+        "415": _describe_error("A Content-Encoding other than gzip"),
+        "422": _describe_error("A field is missing, invalid or unknown"),
         "503": {"description": "Too many requests are waiting; Retry-After is the number of seconds to wait"},
         **unauthorized,
     }
@@ -64,7 +72,10 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
                 },
-                "responses": {"200": _describe_response("Labels with scores, the best first", response), **errors},
+                "responses": {
+                    "200": _describe_response("Labels with scores, the best first", response) | {"headers": _HEADERS},
+                    **errors,
+                },
                 **security,
             }
         }

@@ -4,13 +4,15 @@
 text-embeddings-inference, with a flat list for a single text. A list of texts is a batch on both, as in the hosted
 API. text-embeddings-inference would read a list of two as a pair, which a classifier of single texts cannot use, and
 its clients send a batch as lists of one text. Its `truncate` and `truncation_direction` are ignored: a long text is cut
-after its first words, as in training.
+after its first words, as in training. Other options that Hugging Face's clients send are
+ignored too. An unknown field is an error: a misspelled one would have no effect.
 """
 
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from math import exp
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -45,8 +47,14 @@ def _convert_integral_float(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# An option of other services that Hugging Face's clients send.
+Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
+
+
 class Parameters(BaseModel):
     """Options of a response; null means the default."""
+
+    model_config = ConfigDict(extra="forbid")
 
     top_k: Annotated[
         Annotated[int, Field(ge=1, strict=True)] | None,
@@ -60,13 +68,18 @@ class Parameters(BaseModel):
         float | None, Field(strict=True, allow_inf_nan=False, description="Labels below this score are left out.")
     ] = None
     explain: Annotated[bool | None, Field(strict=True, description="Return an explanation of each score.")] = None
+    truncation: Ignored = None
+    padding: Ignored = None
+    max_length: Ignored = None
 
 
 SingleTextList = Annotated[list[str], Field(min_length=1, max_length=1)]
 
 
 class Body(BaseModel):
-    """The body of a request. Other fields are ignored."""
+    """The body of a request."""
+
+    model_config = ConfigDict(extra="forbid")
 
     inputs: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | Annotated[list[SingleTextList], Field(min_length=1)],
@@ -77,6 +90,9 @@ class Body(BaseModel):
         bool | None, Field(strict=True, description="As text-embeddings-inference: the logits, no function applied.")
     ] = None
     explain: Annotated[bool | None, Field(strict=True, description="As parameters.explain.")] = None
+    truncate: Ignored = None
+    truncation_direction: Ignored = None
+    options: Ignored = None
 
 
 class ClassificationRequest(NamedTuple):
@@ -93,6 +109,13 @@ class ClassificationRequest(NamedTuple):
 _validate = Body.__pydantic_validator__.validate_json
 _DEFAULTS = Parameters()
 _FIELDS = {*Body.model_fields, *Parameters.model_fields}
+# The path of each field that has an effect, by its name.
+_PATHS = {
+    name: f"{prefix}{name}"
+    for model, prefix in ((Parameters, "parameters."), (Body, ""))
+    for name, field in model.model_fields.items()
+    if field.description != "Accepted and ignored."
+}
 
 
 def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
@@ -127,8 +150,11 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
 
 
 def _describe_invalid_body(error: ValidationError) -> RequestError:
-    """Return an error that names the first invalid field."""
-    problem = error.errors(include_url=False, include_input=False)[0]
+    """Return an error that names the first unknown or else the first invalid field."""
+    problems = error.errors(include_url=False, include_input=False)
+    problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    if problem["type"] == "extra_forbidden":
+        return RequestError(422, _describe_unknown_field([str(part)[:100] for part in problem["loc"]]))
     if problem["type"] == "json_invalid":
         return RequestError(400, f"the body is not valid JSON: {problem['ctx']['error']}")
     if problem["loc"][:1] == ("inputs",) and problem["type"] != "missing":
@@ -139,6 +165,14 @@ def _describe_invalid_body(error: ValidationError) -> RequestError:
         )
     field = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
     return RequestError(422, f"{field or 'the body'}: {problem['msg']}")
+
+
+def _describe_unknown_field(path: list[str]) -> str:
+    """Return an error message that names the nearest known field."""
+    name = path[-1]
+    nearest = get_close_matches(name, _PATHS, 1)
+    hint = f"did you mean {_PATHS[nearest[0]]}?" if nearest else f"the fields are {', '.join(_PATHS.values())}"
+    return f"{'.'.join(path)}: unknown field; {hint}"
 
 
 def format_score(score: float) -> str:

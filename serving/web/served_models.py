@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -34,19 +34,38 @@ class CandidateConfig(BaseModel):
 
 
 class UserConfig(BaseModel):
-    """The `user_config` of a Serve configuration."""
+    """The `user_config` of a Serve configuration.
+
+    previous: the checkpoint that was served before, to which `finetune-cnn service rollback` returns.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     checkpoint: str
     candidate: CandidateConfig | None = None
+    previous: str | None = None
+
+
+class ScoredTexts(NamedTuple):
+    """Best class and scores of each text, and the share of unknown words in all of them, in thousandths."""
+
+    best_classes: list[int]
+    scores: list[list[float]]
+    unknown_permille: int
 
 
 class ModelInfo(TypedDict):
-    """Description of a model in `/info`. manifest: SHA-256 of the checkpoint's manifest; vocabulary: its size."""
+    """Description of a model in `/info`.
+
+    manifest: SHA-256 of the checkpoint's manifest; vocabulary: its size; text_column, label_column: what the classifier
+    predicts from what, in the words of its training data.
+    """
 
     checkpoint: str
     name: str
+    experiment: str
+    text_column: str
+    label_column: str
     manifest: str
     labels: list[str]
     model: dict[str, Any]
@@ -57,9 +76,13 @@ class ModelInfo(TypedDict):
 
 @dataclass
 class ServedModel:
-    """A checkpoint that is ready to classify. name: of its experiment, and the start of its manifest's SHA-256."""
+    """A checkpoint that is ready to classify.
+
+    name: of its experiment, and the start of its manifest's SHA-256; header: the response header with the name.
+    """
 
     name: str
+    header: tuple[bytes, bytes]
     classifier: Classifier
     response_encoder: ResponseEncoder
     info: ModelInfo
@@ -77,7 +100,7 @@ class ServedModel:
             latencies_s.append(perf_counter() - start)
         return response
 
-    def score(self, request: ClassificationRequest) -> tuple[list[int], list[list[float]]]:
+    def score(self, request: ClassificationRequest) -> ScoredTexts:
         """Return the best class of each text and its scores after the request's function; update the counters."""
         counters = self.counters
         start = perf_counter()
@@ -95,7 +118,8 @@ class ServedModel:
             counters.confidence_sum += confidence
             best_classes.append(best)
             scores.append(probabilities if request.function == "softmax" else apply_function(request.function, logits))
-        return best_classes, scores
+        tokens, unknown = result.num_tokens, result.num_unknown
+        return ScoredTexts(best_classes, scores, (1000 * unknown + tokens // 2) // tokens if tokens else 0)
 
     def take_counters(self) -> ModelCounters:
         """Return the counters and reset them."""
@@ -177,19 +201,23 @@ def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, ma
         raise CheckpointError(message if location in message else f"{location}: {message}") from error
     except Exception as error:  # no file of an untrusted checkpoint may stop the service
         raise CheckpointError(f"{location}: cannot be read: {repr(error)[:300]}") from error
-    manifest = checkpoint.manifest_sha256
-    name, labels = f"{checkpoint.experiment.name}-{manifest[:8]}", checkpoint.labels
+    manifest, experiment, labels = checkpoint.manifest_sha256, checkpoint.experiment, checkpoint.labels
+    name = f"{experiment.name}-{manifest[:8]}"
     info = ModelInfo(
         checkpoint=location,
         name=name,
+        experiment=experiment.name,
+        text_column=experiment.data.text_column,
+        label_column=experiment.data.label_column,
         manifest=manifest,
         labels=labels,
-        model=checkpoint.experiment.model.model_dump(),
-        text=checkpoint.experiment.text.model_dump(),
+        model=experiment.model.model_dump(),
+        text=experiment.text.model_dump(),
         vocabulary=len(checkpoint.words),
         metrics=checkpoint.metrics,
     )
-    return ServedModel(name, classifier, ResponseEncoder(labels), info, ModelCounters(len(labels)), fast_path)
+    header, encoder = (b"x-checkpoint", name.encode()), ResponseEncoder(labels)
+    return ServedModel(name, header, classifier, encoder, info, ModelCounters(len(labels)), fast_path)
 
 
 def _find_unchanged(path: str, models: Sequence[ServedModel]) -> ServedModel | None:

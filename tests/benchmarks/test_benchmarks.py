@@ -12,6 +12,8 @@ import pytest
 
 from cluster.package import REPOSITORY
 
+pytestmark = pytest.mark.benchmark
+
 
 def run(name: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """Run a benchmark as a script and return the metrics of its last line."""
@@ -34,7 +36,6 @@ def test_reading_vectors() -> None:
     assert 0 < ours["peak MB"] < gensim["peak MB"]
 
 
-@pytest.mark.slow
 def test_training_vectors() -> None:
     """Both commands train on the same file."""
     metrics = run("pretraining", "--quick", "--words", "20000")
@@ -42,8 +43,6 @@ def test_training_vectors() -> None:
     assert all(row["words a second"] > 0 for row in metrics["training"])
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: Path) -> None:
     """All four embeddings on TREC; a training in the results file is not repeated."""
     arguments = ("--quick", "--results", str(tmp_path / "results.jsonl"))
@@ -56,8 +55,6 @@ def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: P
     assert len(results.read_text().splitlines()) == 4
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_accuracy(shared_data: Path, ray_environment: dict[str, str]) -> None:
     """This project and the SVC on TREC."""
     [row] = run("accuracy", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])["accuracy"]
@@ -65,7 +62,6 @@ def test_accuracy(shared_data: Path, ray_environment: dict[str, str]) -> None:
     assert all(60 < row[classifier] < 100 for classifier in ("this project", "TF-IDF, linear SVC"))
 
 
-@pytest.mark.slow
 def test_training_speed(tmp_path: Path) -> None:
     """Both sides train on short and long texts; tables are short and long; one and two workers train."""
     metrics = run("training", "--quick", "--data", str(tmp_path / "nothing"))
@@ -106,7 +102,6 @@ def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> N
     assert result.stdout.startswith("random, as long as mr 50\n")
 
 
-@pytest.mark.slow
 def test_inference(shared_data: Path) -> None:
     """Every side classifies the same texts, and ratios are relative to this project."""
     metrics = run("inference", "--quick")
@@ -118,8 +113,6 @@ def test_inference(shared_data: Path) -> None:
     assert len(metrics["cold"]) == 3
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_chaos() -> None:
     """A run whose worker and controller are killed has the result of an undisturbed run and loses no checkpoint.
 
@@ -133,7 +126,6 @@ def test_chaos() -> None:
         assert row["lost, steps"] == 0, row
 
 
-@pytest.mark.slow
 def test_precision(shared_data: Path) -> None:
     """Training works with both precisions."""
     metrics = run("precision", "--quick")
@@ -141,28 +133,18 @@ def test_precision(shared_data: Path) -> None:
     assert all(row["accuracy"] > 50 for row in metrics["accuracy"])
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_serving(ray_environment: dict[str, str]) -> None:
-    """The service and the no-op deployment respond to all requests."""
+    """The service and the no-op deployment respond to all requests, also while the checkpoint changes."""
     if not shutil.which("wrk"):
         pytest.skip("no wrk here: apt-get install wrk")
-    metrics = run("serving", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
+    metrics = run("serving", "--quick", "--only", "speed", "swap", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
     assert [row["connections"] for row in metrics["speed"]] == [1, 16, 64]
     assert all(row["classifier rate"] > 0 and row["no-op rate"] > 0 for row in metrics["speed"])
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_serving_while_the_checkpoint_changes() -> None:
-    """No request fails; tests/serving/test_haproxy_service.py covers the other scenarios."""
-    [row] = run("serving", "--quick", "--only", "swap")["swap"]
+    [row] = metrics["swap"]
     assert row["failed"] == 0
     assert row["same processes"]
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_tuning() -> None:
     """A search, its comparison with nested trainers, and the memory of trials."""
     metrics = run("tuning", "--quick")

@@ -2,7 +2,9 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -33,6 +35,30 @@ def test_a_token_is_created_once_and_readable_by_its_owner_only(home: Path) -> N
         os.umask(umask)
     assert len(token) == 64
     assert auth.ensure_token() == auth.load_token() == token == (home / ".ray/auth_token").read_text()
+    assert file_mode(home / ".ray/auth_token") == 0o600
+
+
+def test_concurrent_first_commands_use_the_same_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have seen that there is no token before the first one writes it; nothing else remains in the folder."""
+    barrier, make_token = Barrier(8), auth.secrets.token_hex
+
+    def make_token_together(size: int) -> str:
+        if size == 32:
+            barrier.wait(10)
+        return make_token(size)
+
+    monkeypatch.setattr(auth.secrets, "token_hex", make_token_together)
+    with ThreadPoolExecutor(8) as threads:
+        tokens = set(threads.map(lambda _: auth.ensure_token(), range(8)))
+    assert tokens == {(home / ".ray/auth_token").read_text()}
+    assert os.listdir(home / ".ray") == ["auth_token"]
+
+
+def test_an_empty_file_is_no_token(home: Path) -> None:
+    """A command that was killed while it wrote the token left such a file."""
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").touch()
+    assert auth.ensure_token() == (home / ".ray/auth_token").read_text() != ""
     assert file_mode(home / ".ray/auth_token") == 0o600
 
 

@@ -1,6 +1,7 @@
 """`finetune-cnn check`: findings on a node's report, on this machine, and on a cluster of one node."""
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,22 @@ def test_a_head_that_does_not_respond_is_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(ClusterConnectionError, match=r"Timed out while waiting for GCS to become available\.$"):
         check_cluster(str(tmp_path), {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_whose_python_lacks_ray_is_one_line() -> None:
+    """-S: without the installed packages, as in a job on a head whose Ray has another Python."""
+    result = run_command("python", "-S", "-m", "finetune_cnn", "check", env={"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"})
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: the Python at \S+ lacks the package ray; a job runs .*--install\n", result.stderr)
+
+
+def test_nodes_that_share_the_folder_of_jobs_are_one_error() -> None:
+    """Folders are compared by host, device and inode."""
+    [finding] = check._find_shared_folders(
+        {"one:1:2": ["one (10.0.0.1)", "one (10.0.0.2)"], "one:1:3": ["one (10.0.0.3)"]}
+    )
+    assert str(finding).startswith("error    one (10.0.0.1) and one (10.0.0.2): share the temporary folder of Ray")
+    assert "--temp-dir" in finding.remedy
 
 
 @pytest.mark.ray

@@ -1,12 +1,31 @@
 """Connection to Ray: embedded, or at an explicit address; and Ctrl-C while Ray's signal handlers are installed."""
 
 import signal
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import ray
+from ray._private import ray_constants
+from ray.exceptions import RuntimeEnvSetupError
 
-from benchmarks.ray_head import RayHead, find_free_ports
-from cluster.connection import ClusterConnectionError, connect, preserve_sigint_handler
+from benchmarks.ray_head import RayHead
+from cluster import first_line, to_single_line
+from cluster.connection import (
+    UV_RUN_VARIABLE,
+    AddressError,
+    ClusterConnectionError,
+    _is_local,
+    connect,
+    parse_address,
+    preserve_sigint_handler,
+    resolve_address,
+    set_ray_environment,
+)
+from cluster.machine import find_free_ports
+from cluster.package import REPOSITORY
 from tests.support.commands import run_command
 
 SCRIPT = """
@@ -72,3 +91,142 @@ def test_a_return_and_other_errors_are_unchanged() -> None:
         pass
     with pytest.raises(ValueError, match="mine"), preserve_sigint_handler():
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("head:6379", ("head:6379", "node", "head", 6379)),
+        (" [fe80::1]:6379 ", ("[fe80::1]:6379", "node", "fe80::1", 6379)),
+        ("http://10.0.0.1:8265/", ("http://10.0.0.1:8265", "dashboard", "10.0.0.1", 8265)),
+        ("https://[::1]", ("https://[::1]", "dashboard", "::1", None)),
+        ("ray://head:10001", ("ray://head:10001", "client", "head", 10001)),
+        ("auto", ("auto", "auto", "", None)),
+    ],
+)
+def test_an_address_has_a_kind_a_host_and_a_port(text: str, expected: tuple[object, ...]) -> None:
+    """The host of an IPv6 address has no brackets; blanks and a slash at the end are dropped."""
+    address = parse_address(text)
+    assert (address.text, address.kind, address.host, address.port) == expected
+
+
+@pytest.mark.parametrize("text", ["head", ":6379", "::1:6379", "head:port", "grpc://head:1", "://head:1", "ray://head"])
+def test_an_address_of_an_unknown_format_is_an_error_that_lists_the_formats(text: str) -> None:
+    """It is raised before any connection."""
+    with pytest.raises(AddressError, match=r"is not the address .*; write HOST:6379, \[IPv6\]:6379, http://"):
+        parse_address(text)
+    with pytest.raises(AddressError), connect(text):
+        pass
+
+
+def test_an_http_address_is_an_error_that_names_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dashboard runs jobs. Ray's own message would end at "either:"."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://10.0.0.1:8265")
+    message = (
+        r"http://10.0.0.1:8265 is the address of a dashboard.*finetune-cnn submit --address http://10.0.0.1:8265 --"
+    )
+    with pytest.raises(ClusterConnectionError, match=message), connect():
+        pass
+
+
+def test_an_ipv6_address_without_a_listener_is_an_error() -> None:
+    """The address is parsed, so the error is that of the connection."""
+    message = r"the Ray cluster at \[::1\]:9: .*(refused|assign|unreachable)"
+    with pytest.raises(ClusterConnectionError, match=message), connect("[::1]:9"):
+        pass
+    if socket.has_ipv6:
+        assert not _is_local("2001:db8::1")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", None), ("local", None), (" ", None), ("head:1 ", "head:1")])
+def test_without_an_address_ray_is_embedded(value: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is with `local`, as for Ray's own commands."""
+    monkeypatch.setenv("RAY_ADDRESS", value)
+    assert resolve_address() == expected
+
+
+# A process with the command line of `uv run`: Ray searches the parents of a driver for one.
+UV_RUN = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+
+
+def run_under_uv(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a folder below a process that looks like `uv run`."""
+    (folder / "run").write_text(UV_RUN)
+    return subprocess.run(
+        ["uv", "run", sys.executable, "-c", script],
+        executable=sys.executable,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "HOME": str(folder), "RAY_TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+UV_SCRIPT = """
+from ray._private.worker import _maybe_modify_runtime_env as modify
+from cluster.connection import set_ray_environment
+print("before", modify({}, False).get("working_dir"))
+set_ray_environment()
+print("after", modify({}, False))
+"""
+
+
+def test_under_uv_run_the_current_folder_is_not_sent(tmp_path: Path) -> None:
+    """Ray would send it, with all data in it, also for an embedded Ray."""
+    result = run_under_uv(tmp_path, UV_SCRIPT)
+    assert result.stdout == f"before {tmp_path}\nafter {{}}\n", result.stderr
+
+
+def test_the_user_can_let_ray_use_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set is not changed."""
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+    monkeypatch.setenv(UV_RUN_VARIABLE, "1")
+    set_ray_environment()
+    assert ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    monkeypatch.delenv(UV_RUN_VARIABLE)
+    set_ray_environment()
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("\n first \nsecond"), "first"),
+        (ValueError("To fix this, either:\n - unset it"), "To fix this, either: - unset it"),
+        (ValueError(""), "ValueError"),
+        (
+            RuntimeEnvSetupError("Could not create the actor.\nTraceback:\n  x\nERROR: No matching distribution for a"),
+            "Failed to set up runtime environment: ERROR: No matching distribution for a",
+        ),
+    ],
+)
+def test_an_error_in_one_line_has_its_reason(error: Exception, expected: str) -> None:
+    """A line that only announces the reason is completed by it."""
+    assert first_line(error) == expected
+
+
+def test_a_long_error_on_one_line_keeps_its_end() -> None:
+    """Ray's messages end with the reason, after a traceback."""
+    message = "runtime_env setup failed:\n" + 300 * "  File x\n" + "ERROR: No matching distribution found for a==1"
+    line = to_single_line(message)
+    assert line.startswith("runtime_env setup failed: File x")
+    assert line.endswith("ERROR: No matching distribution found for a==1")
+    assert len(line) < 520
+    assert to_single_line("a\n b") == "a b"
+
+
+def test_an_error_of_the_start_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example, of a runtime environment."""
+
+    def fail(**options: object) -> None:
+        raise RuntimeEnvSetupError("Traceback:\n  x\nOSError: the disk is full")
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", "")  # the connection changes it
+    message = r"embedded Ray: Failed to set .*: OSError: the disk is full$"
+    with pytest.raises(ClusterConnectionError, match=message), connect():
+        pass

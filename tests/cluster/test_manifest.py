@@ -2,13 +2,17 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler.v2.instance_manager.common import InstanceUtil
+from ray.core.generated.instance_manager_pb2 import Instance
 
 from cluster.__main__ import main
 from cluster.package import REPOSITORY
@@ -26,7 +30,9 @@ def schemas(shared_data: Path) -> dict[str, Any]:
         definition = yaml.load(path.read_text(), Loader=loader)["spec"]
         [version] = [version for version in definition["versions"] if version["name"] == "v1"]
         schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
-        schema["properties"]["metadata"] = {"type": "object", "properties": {"name": {"type": "string"}}}
+        names = {key: {"type": "string"} for key in ("name", "namespace")}
+        labels = {"type": "object", "additionalProperties": {"type": "string"}}
+        schema["properties"]["metadata"] = {"type": "object", "properties": names | {"labels": labels}}
         validators[definition["names"]["kind"]] = jsonschema.Draft202012Validator(make_strict(schema))
     return validators
 
@@ -90,6 +96,7 @@ def check_cluster(spec: dict[str, Any], storage: list[str]) -> None:
     assert [pod["containers"][0]["image"].rpartition(":")[2] for pod in pods] == ["cpu", "gpu"]
     for pod in pods:
         [container] = pod["containers"]
+        assert pod["restartPolicy"] == "Never"  # kuberay#3738
         if "--secret" in storage:
             assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
         else:
@@ -114,11 +121,11 @@ def test_the_strict_schema_rejects_what_kubernetes_would_drop(
 
 
 @pytest.mark.parametrize(
-    ("verb", "setting"), [("train", "train.epochs=3"), ("tune", "tune.trials=3"), ("cross-validate", "--folds=3")]
+    ("verb", "setting"), [("train", "train.epochs=3"), ("tune", "tune.trials=3"), ("cross-validate", "--folds 3")]
 )
 def test_a_job_has_its_experiment_and_its_storage(verb: str, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A ConfigMap has the file, and the command has the path where it is mounted."""
-    files, job = print_manifests(capsys, *STORAGES[0], "--", verb, "experiments/tickets.yaml", setting)
+    """A ConfigMap has the file, and the command has the path where it is mounted; an option's value is no file."""
+    files, job = print_manifests(capsys, *STORAGES[0], "--", verb, "experiments/tickets.yaml", *setting.split())
     assert files["data"] == {"tickets.yaml": (REPOSITORY / "experiments/tickets.yaml").read_text()}
     assert job["spec"]["entrypoint"] == (
         f"python -m jobs {verb} /home/ray/files/tickets.yaml {setting} storage=s3://bucket/runs"
@@ -138,7 +145,7 @@ def test_the_node_types_are_those_of_a_launcher_file(tmp_path: Path, capsys: pyt
     other.write_text(file.read_text().replace("{CPU: 4, GPU: 1}", "{CPU: 16, GPU: 2}"))
     [manifest] = print_manifests(capsys, *STORAGES[0], "--launcher-file", str(other), "--", "cluster")
     pod = manifest["spec"]["workerGroupSpecs"][0]["template"]["spec"]
-    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 2}
+    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "2"}
 
 
 def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFixture[str], configuration: str) -> None:
@@ -159,10 +166,15 @@ def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFi
         (["--storage", "s3://b/r", "--", "train", "none.yaml"], "none.yaml: cannot be read"),
         (["--storage", "s3://b/r", "--", "serve", "experiments/tickets.yaml"], "not a Serve configuration"),
         (["--storage", "s3://b/r", "--", "evaluate", "runs"], "runs"),
-        (
-            ["--storage", "s3://b/r", "--", "serve"],
-            "write cluster, train ..., tune ..., cross-",
-        ),
+        (["--storage", "s3://b/r", "--", "serve"], "write cluster, train ..., tune ..., cross-"),
+        (["--storage", "s3://b/r", "--resources", "worker:cpu=8", "--", "cluster"], "there are head, gpu_worker"),
+        (["--storage", "s3://b/r", "--resources", "head:cpu=many", "--", "cluster"], "write NODE_TYPE:cpu=8,"),
+        (["--storage", "s3://b/r", "--toleration", "gpu:Never", "--", "cluster"], "write KEY, KEY=VALUE"),
+        (["--storage", "s3://b/r", "--label", "team", "--", "cluster"], "write KEY=VALUE"),
+        (["--storage", "s3://b/r", "--redis", "redis:6379", "--", "train"], "--redis is for services and clusters"),
+        (["--storage", "s3://b/r", "--cluster", "c", "--", "cluster"], "--cluster is for jobs"),
+        (["--storage", "s3://b/r", "--cluster", "c", "--claim", "x", "--", "train"], "--image, --claim: the pods of c"),
+        (["--storage", "s3://b/r", "--deadline-hours", "0", "--", "train"], "--deadline-hours must be above 0"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -174,6 +186,108 @@ def test_a_mistake_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_job_needs_no_pod_to_submit_it_and_ends_at_a_deadline(capsys: pytest.CaptureFixture[str]) -> None:
+    """The eviction of such a pod would fail the job, and without a deadline KubeRay waits for ever."""
+    [job] = print_manifests(capsys, *STORAGES[0], "--deadline-hours", "1.5", "--", "train")
+    assert (job["spec"]["submissionMode"], job["spec"]["activeDeadlineSeconds"]) == ("HTTPMode", 5400)
+    [job] = print_manifests(capsys, *STORAGES[0], "--", "train")
+    assert job["spec"]["activeDeadlineSeconds"] == 7 * 24 * 3600
+
+
+def test_the_user_of_the_pods_can_write_to_a_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    """A new volume belongs to root; with fsGroup to the group of the user too."""
+    [cluster] = print_manifests(capsys, *STORAGES[1], "--", "cluster")
+    context = cluster["spec"]["headGroupSpec"]["template"]["spec"]["securityContext"]
+    assert (context["runAsUser"], context["fsGroup"], context["fsGroupChangePolicy"]) == (1000, 100, "OnRootMismatch")
+
+
+POD_OPTIONS = [
+    "--namespace", "search", "--label", "team=search", "--label", "cost/centre=7", "--service-account", "trainer",
+    "--pull-secret", "registry", "--pull-secret", "mirror", "--toleration", "nvidia.com/gpu",
+    "--toleration", "pool=gpu:NoSchedule", "--resources", "gpu_worker:cpu=8,memory=64Gi,gpu=2,ephemeral-storage=50Gi",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", [["cluster"], ["train", "experiments/tickets.yaml"], ["serve"]])
+def test_pods_have_the_settings_of_a_shared_kubernetes(
+    schemas: dict[str, Any], capsys: pytest.CaptureFixture[str], configuration: str, verb: list[str]
+) -> None:
+    """Namespace, labels, account, secrets of the registry, tolerations, and resources of one node type."""
+    words = [*verb, configuration] if verb == ["serve"] else verb
+    manifests = print_manifests(capsys, *STORAGES[0], *POD_OPTIONS, "--", *words)
+    labels = {"team": "search", "cost/centre": "7"}
+    for manifest in manifests:
+        assert (manifest["metadata"]["namespace"], manifest["metadata"]["labels"]) == ("search", labels)
+    resource = manifests[-1]
+    schemas[resource["kind"]].validate(resource)
+    spec = resource["spec"]
+    spec = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    [worker] = spec["workerGroupSpecs"]
+    for template in (spec["headGroupSpec"]["template"], worker["template"]):
+        assert labels.items() <= template["metadata"]["labels"].items()
+        pod = template["spec"]
+        assert pod["serviceAccountName"] == "trainer"
+        assert pod["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+        assert pod["tolerations"] == [
+            {"operator": "Exists", "key": "nvidia.com/gpu"},
+            {"operator": "Equal", "key": "pool", "value": "gpu", "effect": "NoSchedule"},
+        ]
+    assert worker["template"]["spec"]["containers"][0]["resources"]["limits"] == {
+        "cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2", "ephemeral-storage": "50Gi",
+    }  # fmt: skip
+
+
+def test_a_node_type_without_gpus_has_the_other_image(capsys: pytest.CaptureFixture[str]) -> None:
+    """An amount of 0 removes a resource."""
+    [cluster] = print_manifests(capsys, *STORAGES[0], "--resources", "gpu_worker:gpu=0", "--", "cluster")
+    [container] = cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    assert container["image"].endswith(":cpu")
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("verb", ["cluster", "serve"])
+def test_a_service_outlives_its_head_with_redis(
+    schemas: dict[str, Any], capsys: pytest.CaptureFixture[str], configuration: str, verb: str
+) -> None:
+    """The head's state is in Redis, and no replica runs on the head."""
+    words = [verb, configuration] if verb == "serve" else [verb]
+    options = ["--redis", "redis:6379", "--redis-secret", "redis-password"]
+    [resource] = print_manifests(capsys, *STORAGES[0], *options, "--", *words)
+    schemas[resource["kind"]].validate(resource)
+    spec = resource["spec"].get("rayClusterConfig") or resource["spec"]
+    assert spec["gcsFaultToleranceOptions"] == {
+        "redisAddress": "redis:6379",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis-password", "key": "password"}}},
+    }
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_a_job_can_run_on_an_existing_cluster(
+    schemas: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its pods cannot mount the experiment: the command writes it from a variable first."""
+    text = (REPOSITORY / "experiments/tickets.yaml").read_text()
+    options = ["--name", "mine", "--storage", "/shared/runs", "--cluster", "shared", "--namespace", "search"]
+    assert main(["manifest", *options, "--", "train", "experiments/tickets.yaml", "name=a b"]) == 0
+    [job] = yaml.safe_load_all(capsys.readouterr().out)
+    schemas["RayJob"].validate(job)
+    spec = job["spec"]
+    assert spec["clusterSelector"] == {"ray.io/cluster": "shared"}
+    assert not {"rayClusterSpec", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"} & set(spec)
+    assert "python -m jobs train /tmp/mine/tickets.yaml 'name=a b' storage=/shared/runs" in spec["entrypoint"]
+    script = spec["entrypoint"].replace("/tmp/mine", str(tmp_path / "mine")).replace("python -m jobs", "cat; true")
+    variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    subprocess.run(["sh", "-c", script], env=os.environ | variables, stdin=subprocess.DEVNULL, timeout=30, check=True)
+    assert (tmp_path / "mine" / "tickets.yaml").read_text().rstrip("\n") == text.rstrip("\n")
+
+
+def test_the_autoscaler_of_ray_can_finish_a_failed_termination() -> None:
+    """Without it, one idle worker stays for ever (kuberay#3738, ray#60566)."""
+    transitions = InstanceUtil.get_valid_transitions()
+    assert Instance.TERMINATED in transitions[Instance.TERMINATION_FAILED]
+    assert Instance.TERMINATED in transitions[Instance.RAY_STOPPING]
 
 
 def test_the_image_has_the_pinned_ray() -> None:

@@ -1,5 +1,6 @@
 """Ray jobs: submission, log, exit code, list and stop, on a real cluster; and error messages without one."""
 
+import getpass
 import os
 import re
 import shutil
@@ -7,19 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import unittest.mock
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+import requests
 from ray.exceptions import RpcError
 from ray.job_submission import JobDetails, JobStatus, JobType
 from ray.runtime_env import RuntimeEnv
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
-from benchmarks.ray_head import RayHead, find_free_ports
-from cluster import ray_jobs
+from benchmarks.ray_head import RayHead
+from cluster import UsageError, ray_jobs
 from cluster.__main__ import main
-from cluster.package import PACKAGE_DATA, REPOSITORY, PackageError, list_requirements
+from cluster.machine import find_free_ports
+from cluster.package import PACKAGE_DATA, REPOSITORY, PackageError, list_requirements, map_files
 from cluster.ray_jobs import (
     SubmissionError,
     build_runtime_env,
@@ -28,7 +34,6 @@ from cluster.ray_jobs import (
     format_job_table,
     get_job,
     latest_job_id,
-    map_files,
     read_log,
     resolve_dashboard_url,
     stop_job,
@@ -100,7 +105,9 @@ def test_a_detached_job_is_found_again(run_cluster: Callable[..., tuple[int, str
     assert "arguments ['sleep', '4']" in log
     assert "arguments ['sleep', '4']" in run_cluster("logs")[1]
     assert "exit     5" in run_cluster("status", job)[1]
-    assert re.search(rf"^{job}  FAILED .*python -m finetune_cnn sleep 4$", run_cluster("list")[1], re.MULTILINE)
+    assert re.search(
+        rf"^{job}  \S+ +sleep +FAILED .*python -m finetune_cnn sleep 4$", run_cluster("list")[1], re.MULTILINE
+    )
     assert "has ended already" in run_cluster("stop", job)[1]
     code, _, err = run_cluster("logs", "nobody")
     assert code == 2
@@ -153,16 +160,13 @@ def test_stop_ends_a_job(run_cluster: Callable[..., tuple[int, str, str]], folde
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_this_repository_trains_as_a_job(run_cluster: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    """The job trains on two workers, with a csv that is sent along; --quiet prints the log of the job only."""
-    settings = ("model.embedding=rand", "train.epochs=2", "train.workers=2", f"storage={tmp_path}")
-    command = ("train", "experiments/tickets.yaml", *settings)
-    code, out, err = run_cluster("submit", "--quiet", "--include", "experiments/tickets.csv", "--", *command)
+def test_quiet_prints_the_log_of_the_job_only(run_cluster: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    """tests/test_documentation.py submits a training with a csv that is sent along."""
+    code, out, err = run_cluster("submit", "--quiet", "--working-dir", str(folder), "--", "0")
     assert (code, err) == (0, ""), out
-    assert "epoch   2" in out
+    assert "arguments ['0']" in out
     assert "uploading" not in out
     assert "submitted" not in out
-    assert (tmp_path / "tickets" / "best.json").exists()
 
 
 def test_a_job_can_install_packages(tmp_path: Path) -> None:
@@ -173,6 +177,14 @@ def test_a_job_can_install_packages(tmp_path: Path) -> None:
     environment = build_runtime_env(code, requirements)
     assert RuntimeEnv(**environment)["pip"]["packages"] == requirements
     assert "pip" not in build_runtime_env(code, [])
+
+
+def test_ray_train_does_not_count_an_installation_as_the_start_of_workers() -> None:
+    """Workers have a minute for their resources only; otherwise `submit --install` would retry for ever (ray#60376)."""
+    group = unittest.mock.Mock()
+    assert DefaultPlacementGroupHandle(group).wait(60)
+    group.wait.assert_called_once_with(60)
+    group.ready.assert_not_called()  # a task, which would wait for the installation
 
 
 @pytest.fixture
@@ -193,6 +205,7 @@ def test_experiments_and_included_files_are_relative_to_the_current_folder(work:
     assert words == arguments
     assert files == [("configs/my.yaml", Path("configs/my.yaml")), ("rows.csv", Path("rows.csv"))]
     assert map_files(Path(), [str(work / "my.yaml")], [])[0] == ["my.yaml"]
+    assert map_files(Path(), ["cross-validate", "--folds", "5", "--out=none.yaml"], [])[1] == []
 
 
 def test_an_experiment_of_another_folder_is_sent_under_its_name(work: Path) -> None:
@@ -222,9 +235,10 @@ class RecordingClient:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entrypoint = ""
+        self.metadata: dict[str, str] = {}
 
-    def submit_job(self, entrypoint: str, runtime_env: dict[str, Any]) -> str:
-        self.entrypoint = entrypoint
+    def submit_job(self, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]) -> str:
+        self.entrypoint, self.metadata = entrypoint, metadata
         shutil.unpack_archive(runtime_env["working_dir"], self.folder)
         return "raysubmit_x"
 
@@ -239,6 +253,7 @@ def test_submit_sends_the_installed_code_and_the_experiment_only(
     words = ("submit", "--address", "http://h:8265", "--detach", "--", "show", "configs/my.yaml", "name=x y")
     assert main(words) == 0
     assert client.entrypoint == "python -m finetune_cnn show configs/my.yaml 'name=x y'"
+    assert client.metadata == {"owner": getpass.getuser(), "verb": "show"}
     assert "submitted raysubmit_x; to follow it later: finetune-cnn job logs raysubmit_x" in capsys.readouterr().out
     names = {path.relative_to(client.folder).as_posix() for path in client.folder.rglob("*") if path.is_file()}
     others = {name for name in names if not name.endswith(".py")}
@@ -303,6 +318,54 @@ def test_a_head_that_dies_between_two_calls_is_one_line(call: Callable[[Any], An
         call(FailingClient())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientPayloadError("cut"),
+        TimeoutError("timed out"),
+        requests.exceptions.ChunkedEncodingError("cut"),
+    ],
+)
+def test_a_lost_connection_is_one_line_with_the_next_command(error: Exception) -> None:
+    """Whichever library of Ray's client raises the error."""
+
+    class Client:
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            yield "line"
+            raise error
+
+        def get_job_logs(self, job: str) -> str:
+            raise error
+
+    client: Any = Client()
+    lines: list[str] = []
+    with pytest.raises(SubmissionError, match=r"lost the connection to a: .*finetune-cnn job status a --address x"):
+        ray_jobs.follow_log(client, "a", "--address x", lines.append)
+    assert lines == ["line"]
+    with pytest.raises(SubmissionError, match="the log of a cannot be read: "):
+        read_log(client, "a")
+
+
+def test_a_log_that_ends_before_its_job_is_no_failure_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection was closed; the state of the job may follow its log a little later."""
+    monkeypatch.setattr(ray_jobs, "FINAL_STATE_TIMEOUT_S", 0.1)
+    states = [JobStatus.RUNNING]
+
+    class Client:
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            yield "line"
+
+        def get_job_info(self, job: str) -> JobDetails:
+            return make_job("a", states.pop() if len(states) > 1 else states[0], 100)
+
+    client: Any = Client()
+    with pytest.raises(SubmissionError, match="lost the connection to a: its log ended before the job; for its state"):
+        ray_jobs.follow_log(client, "a", "")
+    states[:] = [JobStatus.SUCCEEDED, JobStatus.RUNNING]
+    assert ray_jobs.follow_log(client, "a", "") == 0
+
+
 def make_job(name: str, status: JobStatus, start: int | None, end: int | None = None, **details: Any) -> JobDetails:
     """Return a job as Ray describes it; times in seconds."""
     return JobDetails(
@@ -316,29 +379,40 @@ def make_job(name: str, status: JobStatus, start: int | None, end: int | None = 
     )
 
 
+def test_a_command_of_several_lines_is_one_line_of_the_table() -> None:
+    """It is cut there, and whole in the state of the job."""
+    job = make_job("a", JobStatus.RUNNING, 100)
+    job.entrypoint = "sh -c 'one\n two'" + 200 * "x"
+    client: Any = JobList(job)
+    [_, line] = format_job_table(client, now=200).splitlines()
+    assert "sh -c 'one two'xxx" in line
+    assert len(line) < 200
+    assert f"command  {job.entrypoint}" in format_job(job, now=200)
+
+
 class JobList:
     def __init__(self, *jobs: JobDetails) -> None:
         self.list_jobs = lambda: jobs
 
 
 def test_jobs_are_listed_the_oldest_first() -> None:
-    """A table with state, age, duration and command; a driver that was not submitted is not in it."""
+    """A table with owner, verb, state, age, duration and command; a driver that was not submitted is not in it."""
     driver = JobDetails(type=JobType.DRIVER, job_id="1", status=JobStatus.RUNNING, entrypoint="x")
     client: Any = JobList(
-        make_job("raysubmit_new", JobStatus.RUNNING, 9000),
+        make_job("new", JobStatus.RUNNING, 9000, metadata={"owner": "ada", "verb": "train", "job_name": "x"}),
         driver,
-        make_job("raysubmit_older", JobStatus.FAILED, 2000, 2200),
+        make_job("older", JobStatus.FAILED, 2000, 2200),
         make_job("first", JobStatus.PENDING, None),
     )
     assert format_job_table(client, now=9200).splitlines() == [
-        "job              state    started    took   command",
-        "first            PENDING  -          -      python -m finetune_cnn train first.yaml",
-        "raysubmit_older  FAILED   2 h ago    3 min  python -m finetune_cnn train raysubmit_older.yaml",
-        "raysubmit_new    RUNNING  3 min ago  3 min  python -m finetune_cnn train raysubmit_new.yaml",
+        "job    owner  verb   state    started    took   command",
+        "first  -      -      PENDING  -          -      python -m finetune_cnn train first.yaml",
+        "older  -      -      FAILED   2 h ago    3 min  python -m finetune_cnn train older.yaml",
+        "new    ada    train  RUNNING  3 min ago  3 min  python -m finetune_cnn train new.yaml",
     ]
-    assert latest_job_id(client) == "raysubmit_new"
+    assert latest_job_id(client) == "new"
     empty: Any = JobList(driver)
-    assert format_job_table(empty) == "job  state  started  took  command"
+    assert format_job_table(empty) == "job  owner  verb  state  started  took  command"
     with pytest.raises(SubmissionError, match="the cluster has no jobs"):
         latest_job_id(empty)
 
@@ -365,4 +439,10 @@ def test_without_an_address_the_error_names_the_options(monkeypatch: pytest.Monk
         resolve_dashboard_url()
     with pytest.raises(SubmissionError, match=r"write http://HOST:8265"):
         resolve_dashboard_url("10.0.0.1:6379")
-    assert resolve_dashboard_url("http://10.0.0.1:8265") == "http://10.0.0.1:8265"
+    assert resolve_dashboard_url("http://10.0.0.1:8265/") == "http://10.0.0.1:8265"
+    assert resolve_dashboard_url("https://[::1]:8265") == "https://[::1]:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "http://h:8265")
+    assert resolve_dashboard_url() == "http://h:8265"
+    monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", "10.0.0.2")
+    with pytest.raises(UsageError, match=r"'10.0.0.2' is not the address .* http://HOST:8265"):
+        resolve_dashboard_url()

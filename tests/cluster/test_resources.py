@@ -8,9 +8,54 @@ from ray.util.placement_group import placement_group
 
 from cluster import resources
 
-pytestmark = pytest.mark.ray
+
+def make_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[int, int], autoscaling: bool = False) -> None:
+    """Let the cluster consist of nodes with these numbers of CPUs and GPUs."""
+    labels = {"ray.io/node-group": "x"} if autoscaling else {}
+    amounts = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    monkeypatch.setattr(
+        resources,
+        "list_nodes",
+        lambda: [resources.Node(str(i), "h", "a", item, labels) for i, item in enumerate(amounts)],
+    )
+    monkeypatch.setattr(resources, "_total_resources", lambda: {"GPU": sum(item["GPU"] for item in amounts)})
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected", "message"),
+    [
+        ([(4, 1), (4, 1)], 2, True, ""),
+        ([(4, 0), (4, 0)], 2, False, ""),
+        (
+            [(4, 1), (4, 0)],
+            2,
+            False,
+            "cluster's 1 GPU and their nodes have room for 1 of 2 workers with 1 CPU and a GPU",
+        ),
+        ([(2, 8), (8, 0)], 4, False, "cluster's 8 GPUs and their nodes have room for 2 of 4 workers"),
+    ],
+    ids=["a GPU for each worker", "no GPU", "mixed nodes", "GPUs without CPUs"],
+)
+def test_all_workers_get_a_gpu_or_none_does(
+    nodes: list[tuple[int, int]], workers: int, expected: bool, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If GPUs stay unused, a message names the settings. GPUs on nodes without CPUs for workers do not count."""
+    make_nodes(monkeypatch, *nodes)
+    uses_gpus, notice = resources.select_gpus(workers, cpus_per_worker=1)
+    assert uses_gpus is expected
+    assert bool(notice) is bool(message)
+    assert message in (notice or "")
+
+
+def test_a_cluster_that_could_add_gpus_says_how_to_request_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the setting the workers use what there is."""
+    make_nodes(monkeypatch, (4, 0), autoscaling=True)
+    assert resources.select_gpus(1, 1) == (
+        False, "training on CPUs: no node has a GPU at the moment; train.use_gpu=true waits for one"
+    )  # fmt: skip
+
+
+@pytest.mark.ray
 def test_workers_that_can_never_fit_are_an_error_with_request_and_capacity(embedded_ray: None) -> None:
     """Too many workers, too large ones, or missing GPUs; workers that fit do not wait."""
     assert resources.check_capacity(4, 1, gpus_per_worker=0) is None
@@ -28,6 +73,7 @@ def test_workers_that_can_never_fit_are_an_error_with_request_and_capacity(embed
             resources.check_capacity(*request)
 
 
+@pytest.mark.ray
 def test_placement_groups_of_a_dead_controller_are_removed(embedded_ray: None) -> None:
     """The groups of this driver are removed; afterwards all CPUs are free."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from experiments.demo import TEXTS, build_service_command, build_stages
 from finetune_cnn import build_parser

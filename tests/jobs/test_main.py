@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from types import ModuleType
 import matplotlib.image
 import numpy as np
 import pytest
+import yaml
 from gensim.models import KeyedVectors
 
 from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
-from jobs.config import experiment as experiment_module
+from jobs.config import experiment_words
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.evaluation import metrics
@@ -27,6 +29,7 @@ from jobs.search import tune
 from jobs.training import cross_validation, snapshot, train
 from jobs.training.corpus import Corpus
 from jobs.training.loop import Loop, create_loop
+from tests.support.commands import run_command
 from tests.support.toy_data import make_test_corpus, read_jsonl
 
 
@@ -63,8 +66,17 @@ def test_show_prints_the_whole_experiment(capsys: pytest.CaptureFixture[str]) ->
     [
         (["train", "none.yaml"], "error: none.yaml: no such experiment file"),
         (["train", "model.dropuot=1"], "did you mean 'model.dropout'?"),
-        (["tune", "tune.space={}"], "error: tune.space: is empty"),
+        (["tune", "data.train=x.csv", "tune.space={}"], "error: tune.space: is empty"),
         (["show", "a.yaml", "b.yaml"], "error: 2 experiment files: a.yaml, b.yaml; name one"),
+        (["show", "model.dropout", "=", "0.3"], "write settings without spaces around '='"),
+        (["show", "model.dropout=", "0.3"], "write settings without spaces around '='"),
+        (["show", "data.text_column=the", "text"], "needs quotes: 'data.text_column=the text'"),
+        (["show", "model.dropout"], "error: model.dropout: is a setting; write model.dropout=VALUE"),
+        (["train", "x.csv"], "error: x.csv: is a file of texts, not an experiment; `finetune-cnn init x.csv`"),
+        (["train", "epochs=3"], "did you mean 'train.epochs' or 'tune.epochs'"),
+        (["init", "none.csv"], "error: none.csv: no such file"),
+        (["runs", "none"], "error: none: no such experiment file"),
+        (["clean", "jobs/config"], "jobs/config: contains no runs of train, tune or cross-validate"),
         (["evaluate", "nowhere"], "contains neither a checkpoint nor a best.json"),
         (["predict", "nowhere", "x.csv"], "contains neither a checkpoint nor a best.json"),
     ],
@@ -77,6 +89,78 @@ def test_a_usage_error_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "cross-validate"])
+@pytest.mark.parametrize("words", [[], ["train.epochs=3", "seed=1"]])
+def test_training_needs_a_file_or_data(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody trains on docstrings by accident; the message names the experiment that does."""
+    assert main([command, *words]) == 2
+    error = capsys.readouterr().err
+    assert "no experiment is named" in error
+    assert "experiments/docstrings.yaml" in error
+    assert "`finetune-cnn init FILE`, or set data.train=FILE" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "suggestion"),
+    [("train", "train.epochs=3"), ("tune", "tune.epochs=3"), ("show", "train.epochs=3 or tune.epochs=3")],
+)
+def test_an_option_suggests_the_setting(command: str, suggestion: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--epochs", "3"])
+    assert f"settings are written without dashes: {suggestion}" in capsys.readouterr().err
+
+
+def test_init_writes_an_experiment_that_show_reads(
+    toy_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(toy_csv.parent)
+    assert main(["init", "toy.csv", "train.epochs=3"]) == 0
+    wrote, then = capsys.readouterr().out.splitlines()
+    assert wrote == "wrote toy.yaml: texts in 'text', labels in 'label'; check the settings in it"
+    assert then == "next: finetune-cnn train toy.yaml"
+    assert main(["show", "toy.yaml"]) == 0
+    output = capsys.readouterr().out
+    assert yaml.safe_load(output)["data"]["train"] == "toy.csv"
+    assert yaml.safe_load(output)["train"]["epochs"] == 3
+    assert "# Learning rate at the start." in output
+    assert main(["init", "toy.csv"]) == 2
+    assert "toy.yaml: exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_show_prints_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--schema"]) == 0
+    assert "train" in json.loads(capsys.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "last_line"),
+    [
+        ([], "loading torch and Ray"),
+        (["data.text_column=nowhere"], "error: toy.csv: has no column 'nowhere'"),
+        (["vectors.path=none.bin", "model.embedding=static"], "error: none.bin: no such vectors file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "tune", "cross-validate"])
+def test_input_files_are_checked_before_torch_and_ray_are_imported(
+    command: str, settings: list[str], last_line: str, toy_csv: Path
+) -> None:
+    """The experiment is announced at once; importing torch and Ray takes seconds."""
+    script = (
+        "import builtins, sys, jobs.__main__ as commands\n"
+        "original = builtins.__import__\n"
+        "def stop(name, *arguments):\n"
+        "    if name.split('.')[0] in ('torch', 'ray', 'gensim', 'sklearn'): sys.exit(3)\n"
+        "    return original(name, *arguments)\n"
+        "builtins.__import__ = stop\n"
+        f"sys.exit(commands.main({[command, 'data.train=toy.csv', *settings]}))\n"
+    )
+    result = run_command("python", "-c", script, cwd=toy_csv.parent, env={"PYTHONPATH": str(REPOSITORY)})
+    first, *_, last = (result.stdout + result.stderr).splitlines()
+    assert first == "experiment docstrings: toy.csv; its runs are in runs/docstrings"
+    assert last.startswith(last_line)
+    assert result.returncode == (2 if settings else 3)
 
 
 def test_evaluate_measures_the_test_part_and_writes_a_report(
@@ -111,7 +195,7 @@ def test_a_test_part_with_training_rows_is_an_error(
     with toy_csv.open("a") as stream:
         stream.write("good,a new row\n")
     assert main(["evaluate", str(trained)]) == 2
-    assert "name unseen texts with data.test=FILE" in capsys.readouterr().err
+    assert "name a file of unseen texts: finetune-cnn evaluate CHECKPOINT FILE" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(
@@ -223,6 +307,8 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
         (["train", "vectors.epochs=1", "--out", "x.bin"], "error: no file to train on"),
         (["train", "README.md", "--out", "s3://b/x.bin"], "error: s3://b/x.bin: is written to a path"),
         (["train", "README.md", "--out", "jobs"], "error: jobs: is a folder"),
+        (["train", "README.md", "--out", "x.bin.gz"], "error: x.bin.gz: is written as word2vec binary"),
+        (["train", "README.md", "--out", "x.txt"], "error: x.txt: is written as word2vec binary"),
         (["train", "README.md", "--out", "README.md"], "error: README.md: is one of the files to train on"),
         (["train", "/dev/null", "--out", "x.bin"], "no such file"),
         (["train", "tests/__init__.py", "--out", "x.bin"], "error: tests/__init__.py: no word to train on"),
@@ -297,7 +383,11 @@ def test_evaluate_measures_a_checkpoint_of_an_earlier_version(
 
 @pytest.mark.parametrize(("options", "folds"), [([], 10), (["--folds", "2"], 2), (["--folds", "100", "seed=3"], 100)])
 def test_cross_validate_passes_the_experiment_and_the_folds(
-    options: list[str], folds: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    options: list[str],
+    folds: int,
+    toy_csv: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The command prints the path of the summary."""
     calls = []
@@ -307,8 +397,8 @@ def test_cross_validate_passes_the_experiment_and_the_folds(
         return "runs/folds.json"
 
     monkeypatch.setattr(cross_validation, "cross_validate", cross_validate)
-    assert main(["cross-validate", "model.dropout=0.25", *options]) == 0
-    assert capsys.readouterr().out == "wrote runs/folds.json\n"
+    assert main(["cross-validate", f"data.train={toy_csv}", "model.dropout=0.25", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote runs/folds.json"
     [(experiment, number)] = calls
     assert experiment.model.dropout == 0.25
     assert experiment.seed == (3 if "seed=3" in options else Experiment().seed)
@@ -324,20 +414,48 @@ def test_the_number_of_folds_has_limits(folds: str, capsys: pytest.CaptureFixtur
     assert f"must be between 2 and 100, not {folds}" in capsys.readouterr().err
 
 
-def test_train_names_the_next_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--promote"]])
+@pytest.mark.parametrize(("module", "command"), [(train, "train"), (tune, "tune")])
+def test_commands_pass_whether_the_run_is_to_be_promoted(
+    module: ModuleType, command: str, options: list[str], toy_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def run(experiment: Experiment, *, promote: bool) -> str:
+        calls.append(promote)
+        return "runs/toy/best.json"
+
+    monkeypatch.setattr(module, command, run)
+    assert main([command, *options, f"data.train={toy_csv}"]) == 0
+    assert calls == [bool(options)]
+
+
+def test_train_names_the_next_command(
+    toy_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`train` trains once; cross-validation is a command of its own."""
-    monkeypatch.setattr(train, "train", lambda experiment: "runs/toy/best.json")
-    assert main(["train"]) == 0
-    assert capsys.readouterr().out == "wrote runs/toy/best.json\nnext: finetune-cnn evaluate runs/toy\n"
+    monkeypatch.setattr(train, "train", lambda experiment, promote: "runs/toy/best.json")
+    assert main(["train", f"data.train={toy_csv}", "name=toy"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"experiment toy: {toy_csv}; its runs are in runs/toy",
+        "loading torch and Ray",
+        "wrote runs/toy/best.json",
+        "next: finetune-cnn evaluate runs/toy",
+    ]
 
 
 @pytest.mark.parametrize(
     ("module", "name", "arguments", "message"),
     [
-        (train, "train", ["train"], "interrupted; the same command resumes from here\n"),
-        (tune, "tune", ["tune"], "interrupted; the same command resumes from here\n"),
-        (cross_validation, "cross_validate", ["cross-validate"], "interrupted; the same command resumes from here\n"),
-        (experiment_module, "load_experiment", ["show"], "interrupted\n"),
+        (train, "train", ["train", "data.train=toy.csv"], "interrupted; the same command resumes from here\n"),
+        (tune, "tune", ["tune", "data.train=toy.csv"], "interrupted; the same command resumes from here\n"),
+        (
+            cross_validation,
+            "cross_validate",
+            ["cross-validate", "data.train=toy.csv"],
+            "interrupted; the same command resumes from here\n",
+        ),
+        (experiment_words, "load_experiment_words", ["show"], "interrupted\n"),
     ],
 )
 def test_ctrl_c_prints_whether_the_same_command_resumes(
@@ -345,12 +463,14 @@ def test_ctrl_c_prints_whether_the_same_command_resumes(
     name: str,
     arguments: list[str],
     message: str,
+    toy_csv: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The exit code is 130."""
+    monkeypatch.chdir(toy_csv.parent)
 
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, name, interrupt)
@@ -361,7 +481,7 @@ def test_ctrl_c_prints_whether_the_same_command_resumes(
 @pytest.mark.parametrize("previous", [None, "10.0.0.1:6379"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_address_of_a_command_ends_with_it(
-    previous: str | None, fails: bool, monkeypatch: pytest.MonkeyPatch
+    previous: str | None, fails: bool, toy_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RAY_ADDRESS has the value of --address during the command, and its previous value afterwards."""
     if previous is None:
@@ -370,14 +490,14 @@ def test_the_address_of_a_command_ends_with_it(
         monkeypatch.setenv("RAY_ADDRESS", previous)
     addresses = []
 
-    def record_address(experiment: Experiment) -> str:
+    def record_address(experiment: Experiment, promote: bool) -> str:
         addresses.append(os.environ.get("RAY_ADDRESS"))
         if fails:
             raise UsageError("no")
         return "best.json"
 
     monkeypatch.setattr(train, "train", record_address)
-    assert main(["train", "--address", "10.0.0.2:6379"]) == (2 if fails else 0)
+    assert main(["train", "--address", "10.0.0.2:6379", f"data.train={toy_csv}"]) == (2 if fails else 0)
     assert os.environ.get("RAY_ADDRESS") == previous
-    main(["train"])
+    main(["train", f"data.train={toy_csv}"])
     assert addresses == ["10.0.0.2:6379", previous]

@@ -37,9 +37,31 @@ def test_keys_of_file_and_environment_authorize(tmp_path: Path, monkeypatch: pyt
     assert not keys.authorizes(b"Bearer \xff\xfe")
 
 
+def test_keys_are_separated_by_commas_or_white_space_and_may_follow_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As editors and lists write them; a key that occurs twice counts once."""
+    path = tmp_path / "keys"
+    path.write_text(f"\ufeff{KEY}, {OTHER_KEY},\n  # a comment\n{KEY}\n", encoding="utf-8")
+    monkeypatch.setenv(KEYS_FILE_VARIABLE, str(path))
+    keys = load_api_keys()
+    assert len(keys) == 2
+    monkeypatch.delenv(KEYS_FILE_VARIABLE)
+    monkeypatch.setenv(KEYS_VARIABLE, f"\ufeff{KEY},{OTHER_KEY}")
+    for key in (KEY, OTHER_KEY):
+        assert keys.authorizes(f"Bearer {key}".encode())
+        assert load_api_keys().authorizes(f"Bearer {key}".encode())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("", "contains no key"), ("# nothing\n", "contains no key"), ("short", "fewer than 16")],
+    [
+        (None, "cannot be read"),
+        ("", "contains no key"),
+        ("# nothing\n", "contains no key"),
+        ("short", "fewer than 16"),
+        ("ü" * 20, "not ASCII"),
+    ],
 )
 def test_keys_that_cannot_be_read_are_an_error(
     content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

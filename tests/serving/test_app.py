@@ -1,6 +1,7 @@
 """The application's responses to every kind of request, and changes of its checkpoint, without Ray."""
 
 import asyncio
+import gzip
 import http.client
 import json
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
 from serving.web import body as body_module
 from serving.web.admission import AdmissionQueue
+from serving.web.metrics import MAX_CHECKPOINT_TAGS, OTHER, ModelCounters, ModelCounts, ReplicaMetrics
 from tests.support.asgi import configure, make_replica, send_request, serve_replica
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -52,7 +55,8 @@ def test_info_describes_the_checkpoint_and_the_limits(replica: Replica, run_fold
     _, _, info = send_request(replica, "/info")
     assert (info["labels"], info["metrics"], info["vocabulary"]) == (["a", "b", "c"], {"epoch": 1}, 200)
     assert list(info) == [
-        "checkpoint", "name", "manifest", "labels", "model", "text", "vocabulary", "metrics", "limits",
+        "checkpoint", "name", "experiment", "text_column", "label_column", "manifest", "labels",
+        "model", "text", "vocabulary", "metrics", "limits",
     ]  # fmt: skip
     assert info["checkpoint"] == str(run_folder / "first")
     assert len(info["manifest"]) == 64
@@ -69,8 +73,8 @@ def test_info_describes_the_checkpoint_and_the_limits(replica: Replica, run_fold
         ("/predict", [b"x" * 600, b"x" * 600, b""], None, 408, "did not arrive"),
         ("/predict", [], None, 408, "did not arrive"),
         ("/predict", None, None, 405, "/predict accepts POST"),
-        ("/info", b"{}", None, 405, "/info accepts GET"),
-        ("/", b"", "DELETE", 405, "/ accepts GET and POST"),
+        ("/info", b"{}", None, 405, "/info accepts GET and HEAD"),
+        ("/", b"", "DELETE", 405, "/ accepts GET and HEAD and POST"),
         ("/other/", BODY, None, 404, "no such path: /other; the paths are /, /predict"),
         ("/%00\ud800" * 100, BODY, None, 404, "no such path"),
     ],
@@ -264,3 +268,99 @@ def test_responses_match_the_openapi_description(run_folder: Path, tmp_path: Pat
         process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert process.returncode == 0, process.stdout[-4000:]
     assert "5 selected" in process.stdout
+
+
+def test_head_has_the_headers_of_get_and_no_body(replica: Replica) -> None:
+    """Health checks of load balancers send HEAD."""
+    with serve_replica(replica) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        for path in ("/", "/health", "/info", "/openapi.json"):
+            headers = []
+            for method in ("GET", "HEAD"):
+                connection.request(method, path)
+                response = connection.getresponse()
+                assert response.status == 200
+                assert bool(response.read()) == (method == "GET")
+                headers.append((response.headers["content-length"], response.headers["content-type"]))
+            assert headers[0] == headers[1]
+        connection.close()
+
+
+def test_a_gzip_body_is_decoded(replica: Replica) -> None:
+    """Other encodings, damaged bodies and bodies that swell beyond the limit are refused with a reason."""
+    expected = send_request(replica, "/predict", BODY)[2]
+
+    def send(body: bytes, encoding: str) -> tuple[int, str]:
+        status, _, response = send_request(replica, "/predict", body, **{"content-encoding": encoding})
+        return status, response if status == 200 else response["error"]
+
+    assert send(gzip.compress(BODY), "gzip") == (200, expected)
+    assert send(BODY, "identity") == (200, expected)
+    for body, encoding, status, message in (
+        (b"\x1b\x00", "br", 415, "br is not supported; send gzip"),
+        (b"\x1f\x8b damaged", "gzip", 400, "not valid gzip"),
+        (gzip.compress(BODY)[:-3], "gzip", 400, "cut off"),
+        (gzip.compress(b" " * 100_000), "gzip", 413, "decoded body is longer than 1000 bytes"),
+    ):
+        actual, reason = send(body, encoding)
+        assert actual == status
+        assert message in reason
+
+
+def test_headers_name_the_checkpoint_and_the_share_of_unknown_words(replica: Replica) -> None:
+    """On the fast and the slow path, and the checkpoint also in errors and pages; an empty text has no words."""
+    name = send_request(replica, "/info")[2]["name"]
+    for inputs, share in (
+        ("word1 zzz qqq", "0.667"),
+        ("", "0.000"),
+        (["word1", "zzz", "ü"], "0.667"),
+        ("zzz", "1.000"),
+    ):
+        for extra in ({}, {"parameters": {"top_k": 1}}):
+            _, headers, _ = send_request(replica, "/predict", json.dumps({"inputs": inputs} | extra).encode())
+            assert (headers["x-unknown-words"], headers["x-checkpoint"]) == (share, name)
+    for path, body in (("/", None), ("/health", None), ("/predict", b"{"), ("/nothing", None)):
+        assert send_request(replica, path, body)[1]["x-checkpoint"] == name
+
+
+def test_metrics_are_exported_again_after_an_error(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is logged once, and a later flush exports what came after it."""
+    monkeypatch.setattr(app, "FLUSH_PERIOD_S", 0.01)
+    messages: list[str] = []
+    monkeypatch.setattr(app.logger, "exception", lambda text, *_: messages.append(text))
+    replica = make_replica({"checkpoint": str(run_folder)})
+    flushes = 0
+
+    def flush(models: object) -> None:
+        nonlocal flushes
+        flushes += 1
+        if flushes <= 3:
+            raise OSError("no exporter")
+
+    monkeypatch.setattr(replica.metrics, "flush", flush)
+
+    async def run() -> None:
+        await replica.reconfigure({"checkpoint": str(run_folder)})
+        while flushes <= 5:
+            await asyncio.sleep(0.01)
+        replica.stop_metrics_export()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert messages == ["metrics cannot be exported; the next try is in %g s"]
+
+
+def test_the_number_of_exported_series_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series per label and role; checkpoints beyond the limit share a tag."""
+    metrics = ReplicaMetrics()
+    labels, texts = MagicMock(), MagicMock()
+    monkeypatch.setattr(metrics._exported, "labels", labels)
+    monkeypatch.setitem(metrics._exported.sums, "texts", texts)
+    for number in range(MAX_CHECKPOINT_TAGS + 5):
+        counters = ModelCounters(2)
+        counters.label_counts = [1, 2]
+        metrics.flush([ModelCounts("primary", f"c-{number}", ["a", "b"], counters)])
+    series = {tuple(sorted(call.args[1].items())) for call in labels.inc.call_args_list}
+    assert series == {(("label", label), ("role", "primary")) for label in "ab"}
+    tags = {call.args[1]["checkpoint"] for call in texts.inc.call_args_list}
+    assert len(tags) == MAX_CHECKPOINT_TAGS + 1
+    assert OTHER in tags

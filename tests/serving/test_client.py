@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from serving import client as client_module
 from serving.client import Client, ServiceError
 

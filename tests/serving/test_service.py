@@ -1,6 +1,7 @@
 """The service on a running Ray cluster, over HTTP with Ray's own proxy: `run`, `deploy`, and Ray's `serve deploy`."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import RayHead, find_free_ports, start_ray_head
+from benchmarks.ray_head import RayHead, start_ray_head
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from cluster.ray_jobs import create_client
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import load_checkpoint
+from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.api_keys import KEYS_VARIABLE
 from tests.support.services import call, run_service
@@ -64,7 +67,10 @@ def run_command(arguments: list[str], environment: dict[str, str]) -> subprocess
 
 
 def test_run_responds_as_specified_and_ends_on_ctrl_c(head_without_serve: RayHead, run_folder: Path) -> None:
-    """Every path has valid and invalid input; scores are those of the checkpoint; Serve is stopped at the end."""
+    """Every path has valid and invalid input; scores are those of the checkpoint; Serve is stopped at the end.
+
+    Until then other commands refuse to change the service.
+    """
     with run_service(run_folder, head_without_serve.environment) as url:
         expected = Classifier(load_checkpoint(str(run_folder))).predict_logits(["word1 word2", ""])
         body = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
@@ -95,6 +101,9 @@ def test_run_responds_as_specified_and_ends_on_ctrl_c(head_without_serve: RayHea
             status, response = call(url + path, content, method)
             assert status == expected_status, path
             assert response["error"]
+        for command in (["undeploy"], ["rollback"], ["deploy", str(run_folder)]):
+            assert main([*command, "--address", head_without_serve.dashboard_url]) == 2
+        assert call(url + "/health") == (200, {"status": "ok"})
     with pytest.raises(OSError, match="refused"):
         call(url + "/info")
 
@@ -161,3 +170,31 @@ def test_deploy_waits_for_the_service_and_reports_errors(
     [unused_port] = find_free_ports(1)
     assert main(["deploy", str(run_folder), "--address", f"http://127.0.0.1:{unused_port}"]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_service_has_a_status_and_returns_to_its_previous_checkpoint_until_it_is_removed(
+    run_folder: Path, head: RayHead, deployed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a real Serve; the checkpoints have leases until the end. Services of other tests have leases on theirs."""
+    shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("lease-*"))
+    first, second = str(tmp_path / "run" / "first"), str(tmp_path / "run" / "second")
+    options = ["--address", head.dashboard_url]
+    for path in (first, second):
+        assert main(["deploy", path, *options, "--port", deployed.rpartition(":")[2]]) == 0
+    assert call(deployed + "/info")[1]["checkpoint"] == second
+    assert main(["rollback", *options]) == 0
+    assert call(deployed + "/info")[1]["checkpoint"] == first
+    capsys.readouterr()
+    assert main(["status", *options]) == 0
+    output = capsys.readouterr().out
+    for line in ("RUNNING", first, second, "1 running"):
+        assert line in output
+    assert is_leased(first)
+    assert is_leased(second)
+    assert main(["undeploy", *options]) == 0
+    assert not is_leased(first)
+    assert not is_leased(second)
+    client = create_client(head.dashboard_url, "serve")
+    wait_for(lambda: not client.get_serve_details()["applications"], "the end of the service", 60)
+    assert main(["status", *options]) == 0
+    assert "no service runs here" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from serving.app import ApplicationArguments, Replica
 from serving.web.middleware import HeaderFilter
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 
 START_TIMEOUT_S = 120

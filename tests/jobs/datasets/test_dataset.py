@@ -1,6 +1,5 @@
-"""Readers of labelled texts and datasets: rows, splits, folds, and errors that name the position."""
+"""Datasets: parts, folds, and errors that name the position."""
 
-import gzip
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -10,117 +9,12 @@ import pytest
 
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
-from jobs.config.settings import DataSettings
 from jobs.datasets.dataset import load_dataset, load_folds, merge_validation, stratified_split
-from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.datasets.readers import DataError, Split
+from jobs.datasets.tokenizer import tokenize
 from tests.support.toy_data import make_toy_rows
 
 GOOD = "label,text\ngood,a b\nbad,c d\n"
-
-
-def read_file(tmp_path: Path, name: str, content: bytes | str, **settings: object) -> Split:
-    content = content.encode() if isinstance(content, str) else content
-    (tmp_path / name).write_bytes(content)
-    return read_rows(name, DataSettings(folder=str(tmp_path), **settings))
-
-
-def test_csv_tsv_and_jsonl_have_the_same_rows(tmp_path: Path) -> None:
-    """Files are plain or gzipped, with or without a byte order mark."""
-    expected = (['say "hi", now', "it\u2019s"], ["a", "b"])
-    csv = 'label,text\na,"say ""hi"", now"\nb,it\u2019s\n'
-    tsv = 'label\ttext\na\tsay "hi", now\nb\tit\u2019s\n'
-    jsonl = '{"text": "say \\"hi\\", now", "label": "a"}\n\n{"label": "b", "text": "it\u2019s"}\n'
-    for name, content in (("a.csv", csv), ("a.tsv", tsv), ("a.jsonl", jsonl)):
-        for suffix, data in (("", content.encode()), (".gz", gzip.compress(content.encode()))):
-            part = read_file(tmp_path, name + suffix, data)
-            assert (part.texts, part.labels) == expected
-    assert read_file(tmp_path, "bom.csv", "\ufeff" + csv).texts == expected[0]
-
-
-def test_columns_and_encoding_are_settings(tmp_path: Path) -> None:
-    part = read_file(
-        tmp_path,
-        "a.csv",
-        "id,Klasse,Satz\n1,x,f\u00fcr\n".encode("latin-1"),
-        text_column="Satz",
-        label_column="Klasse",
-        encoding="latin-1",
-    )
-    assert (part.texts, part.labels) == (["f\u00fcr"], ["x"])
-
-
-def test_json_labels_may_be_numbers_and_booleans(tmp_path: Path) -> None:
-    assert read_file(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}').labels == [
-        "1",
-        "true",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "", r"a\.csv: is empty"),
-        ("a.csv", "label,text\n", r"a\.csv: has no rows"),
-        ("a.csv", "label,body\nx,y\n", r"a\.csv: has no column 'text' \(data.text_column\); it has label, body"),
-        ("a.csv", "text\nx\n", r"has no column 'label' \(data.label_column\)"),
-        ("a.csv", "label,text\nx,a\ny\n", r"a\.csv, line 3: has 1 columns, but the header has 2"),
-        ("a.csv", 'label,text\nx,"a\n', r"a\.csv, line 2: not valid csv"),
-        ("a.csv", "label,text\n,a\n", r"a\.csv, line 2: the label in 'label' is empty"),
-        (
-            "a.tsv",
-            b"label\ttext\nx\ta\ny\t\xff\xfe\n",
-            r"a\.tsv, line 3: byte 0xff at position 3 is not utf-8; set data.encoding",
-        ),
-        ("a.jsonl", '{"text": "a", "label": "x"}\n{"text"', r"a\.jsonl, line 2: not valid JSON"),
-        ("a.jsonl", "[1]", r"line 1: must be a JSON object, not a list"),
-        ("a.jsonl", '{"label": "x"}', r"line 1: has no 'text' \(data.text_column\); it has label"),
-        ("a.jsonl", '{"text": 5, "label": "x"}', r"line 1: 'text' must be a string, not 5"),
-        ("a.jsonl", '{"text": "a", "label": null}', r"line 1: the label in 'label' is empty"),
-        ("a.jsonl", "[" * 100_000, r"line 1: not valid JSON"),
-        ("a.jsonl", '{"text": "\\ud800", "label": "x"}', r"line 1: contains a lone surrogate"),
-        ("a.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}", r"line 1: not valid JSON"),
-        ("a.csv.gz", b"\x1f\x8bnot gzip", r"a\.csv\.gz: cannot be read"),
-        ("a.xlsx", "x", r"must end in .csv, .tsv, .jsonl"),
-    ],
-)
-def test_errors_name_file_line_and_setting(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_file(tmp_path, name, content)
-
-
-def test_a_broken_gzip_is_an_error(tmp_path: Path) -> None:
-    """zlib's own exception does not reach the caller."""
-    content = bytearray(gzip.compress(b"label,text\n" + b"good,a fine film\n" * 99))
-    content[15:25] = bytes(10)
-    path = tmp_path / "rows.csv.gz"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_rows(str(path), DataSettings())
-
-
-def test_null_is_a_label_in_csv(tmp_path: Path) -> None:
-    """In JSON, unlike in csv, null is no label."""
-    path = tmp_path / "rows.csv"
-    path.write_text("label,text\nnull,a\n")
-    assert read_rows(str(path), DataSettings()).labels == ["null"]
-
-
-def test_an_encoding_with_other_line_ends_is_an_error(tmp_path: Path) -> None:
-    """Lines are split before they are decoded."""
-    path = tmp_path / "rows.csv"
-    path.write_text("label,text\ngood,a\n", encoding="utf-16")
-    with pytest.raises(DataError, match="utf-16 is not supported; convert"):
-        read_rows(str(path), DataSettings(encoding="utf-16"))
-    for unknown in ("undefined", "a\0b"):
-        with pytest.raises(DataError, match=r"data\.encoding: unknown encoding"):
-            read_rows(str(path), DataSettings(encoding=unknown))
-
-
-def test_a_missing_file_and_an_unknown_encoding_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        read_rows("none.csv", DataSettings(folder=str(tmp_path)))
-    with pytest.raises(DataError, match="unknown encoding 'klingon'"):
-        read_file(tmp_path, "a.csv", GOOD, encoding="klingon")
 
 
 def test_a_single_class_is_an_error(tmp_path: Path) -> None:
@@ -141,7 +35,9 @@ def test_a_label_that_is_not_in_the_training_part_is_an_error(tmp_path: Path) ->
 def test_too_few_rows_to_draw_from_are_an_error(tmp_path: Path) -> None:
     """The message names the setting of the share."""
     (tmp_path / "a.csv").write_text(GOOD)
-    with pytest.raises(DataError, match=r"too few to draw data.test_share=0.1"):
+    with pytest.raises(
+        DataError, match=r"2 rows are too few to draw data.test_share=0.1 from: each label has .*data.test$"
+    ):
         load_dataset(load_experiment(None, [f"data.train={tmp_path}/a.csv"]))
 
 
@@ -161,6 +57,48 @@ def test_a_class_of_one_row_stays_in_training() -> None:
     remaining, drawn = stratified_split(Split(["t"] * 41, labels), 0.2, 0, "data.test_share")
     assert "rare" in remaining.labels
     assert "rare" not in drawn.labels
+
+
+def test_small_classes_are_divided(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    """With fewer drawn rows than classes, some classes have none; each class is in the training part."""
+    rows = "".join(f"text {number} of {label},label{label}\n" for label in range(77) for number in range(8))
+    (tmp_path / "small.csv").write_text("text,label\n" + rows)
+    experiment = make_experiment(data__train=str(tmp_path / "small.csv"))
+    dataset = load_dataset(experiment)
+    assert (len(dataset.test), len(dataset.validation), len(dataset.train)) == (62, 56, 498)
+    assert set(Counter(dataset.test.labels).values()) == set(Counter(dataset.validation.labels).values()) == {1}
+    assert set(dataset.train.labels) == set(dataset.labels)
+    lines = [line for part in (dataset.train, dataset.validation, dataset.test) for line in part.line_numbers or []]
+    assert sorted(lines) == list(range(2, 77 * 8 + 2))
+    assert f"test: 62 rows drawn from {tmp_path}/small.csv, of 62 of 77 labels" in dataset.notes
+    assert load_dataset(experiment).test == dataset.test
+    assert load_dataset(experiment.replace({"seed": 1})).test != dataset.test
+    folds = load_folds(experiment, 8)
+    assert all(len(fold.test) == 77 and set(fold.train.labels) == set(dataset.labels) for fold in folds)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 2, 2), (1, 1, 1, 5), (2, 30, 3), (1, 1, 40)])
+def test_any_share_leaves_a_row_of_each_class(sizes: tuple[int, ...], share: float) -> None:
+    labels = [f"label{label}" for label, size in enumerate(sizes) for _ in range(size)]
+    part = Split([f"text {index}" for index in range(len(labels))], labels)
+    remaining, drawn = stratified_split(part, share, 0, "data.test_share")
+    assert set(remaining.labels) == set(labels)
+    assert len(drawn) >= 1
+    assert sorted(remaining.texts + drawn.texts) == sorted(part.texts)
+
+
+def test_texts_with_different_labels_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,text\n" + "x,a\ny,b\n" * 20 + "y,a\nx,c\n")
+    [note] = [
+        note
+        for note in load_dataset(load_experiment(None, [f"data.train={tmp_path}/a.csv"])).notes
+        if "rows, such as" in note
+    ]
+    path = tmp_path / "a.csv"
+    assert note == (
+        f"1 text has different labels in different rows, such as 'x' in {path}, line 2 and 'y' in {path}, line 42"
+    )
 
 
 def test_merged_parts_have_all_rows(make_experiment: Callable[..., Experiment]) -> None:
@@ -226,8 +164,15 @@ def test_the_default_corpus_from_two_packages(tmp_path: Path) -> None:
     assert len(texts) == len({text.casefold() for text in texts}) == 600
     assert dataset.labels == ["gensim", "networkx"]
     assert not [text for text in texts if "networkx" in text.lower() or "gensim" in text.lower()]
-    assert dataset.pretraining_file is not None
-    assert len(dataset.pretraining_file.read_text().split()) > 100_000
+    assert dataset.pretraining_texts is not None
+    docstrings = list(dataset.pretraining_texts.iter_tokens())
+    assert sum(map(len, docstrings)) > 100_000
+    starts = {tuple(tokens[:8]) for tokens in docstrings}
+    in_texts = [
+        sum(tuple(tokenize(text)[:8]) in starts for text in part.texts) for part in (dataset.train, dataset.test)
+    ]
+    assert in_texts[0] > 0.7 * len(dataset.train)
+    assert in_texts[1] < 0.2 * len(dataset.test)  # the starts of a few docstrings are the same
     assert any(note.startswith("networkx: 300 rows of") for note in dataset.notes)
 
 

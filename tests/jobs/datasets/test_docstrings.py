@@ -109,6 +109,23 @@ def write_package(folder: Path, name: str, docs: list[str]) -> None:
     (folder / name / "__init__.py").write_text(body)
 
 
+def test_docstrings_of_excluded_passages_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All docstrings that start with such a passage, in any letter case; the key changes."""
+    passage = "return the number of things that this function counts {}"
+    docs = [passage.format(word) for word in ("one", "two", "three")]
+    write_package(tmp_path, "alpha_one", [*docs, docs[0].upper() + "\n\n    Args:\n        secret: more", "short"])
+    write_package(tmp_path, "beta_two", ["write all of the given values into one file on disk"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = DataSettings(packages=["alpha_one", "beta_two"])
+    # With a URI as storage, the files are there too, and not on one of the machines.
+    _, _, texts = load_docstring_corpus(data, True, f"file://{tmp_path}/runs", 0)
+    assert texts.path.startswith(f"file://{tmp_path}/runs/cache/")
+    excluded = texts.exclude([docs[0], docs[2]])
+    remaining = [" ".join(tokens) for tokens in excluded.iter_tokens() if tokens]
+    assert remaining == [docs[1], "short", "write all of the given values into one file on disk"]
+    assert len({texts.key(), excluded.key(), texts.exclude([docs[0]]).key()}) == 3
+
+
 def test_the_corpus_has_each_passage_once_and_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A passage of two packages has no correct label and is dropped, a repeated one is kept once."""
     shared = "the same eight words in one or the other docstring"
@@ -118,15 +135,15 @@ def test_the_corpus_has_each_passage_once_and_is_cached(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(str(tmp_path))
 
     data = DataSettings(packages=["alpha_one", "beta_two"], max_rows_per_class=10)
-    rows, notes, tokens_path = load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)
+    rows, notes, pretraining_texts = load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)
     alpha = [text for text, label in zip(rows.texts, rows.labels, strict=True) if label == "alpha_one"]
     assert len(set(alpha)) == 10
     assert set(alpha) <= {text.replace("alpha_one", MASK_TOKEN) for text in own}
     assert rows.texts[10:] == ["write all of the given values into one file on disk"]
     assert notes == ["alpha_one: 10 rows of 12 passages in 1 files", "beta_two: 1 rows of 1 passages in 1 files"]
-    lines = tokens_path.read_text().splitlines()
-    assert len(lines) == 14  # lower-case: the 12 of alpha_one, the shared one, and one of beta_two
-    assert "library" in lines[0].split()
+    docstrings_tokens = [tokens for tokens in pretraining_texts.iter_tokens() if tokens]
+    assert len(docstrings_tokens) == 14  # lower-case: the 12 of alpha_one, the shared one, and one of beta_two
+    assert "library" in docstrings_tokens[0]
 
     monkeypatch.delattr(docstrings, "_extract_in_parallel")  # the files are not read again
     assert load_docstring_corpus(data, True, str(tmp_path / "runs"), 0)[0] == rows

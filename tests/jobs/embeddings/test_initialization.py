@@ -24,6 +24,15 @@ def test_random_vectors_have_the_variance_of_the_pretrained_ones() -> None:
     assert (initialize_vectors(words, pretrained, 99, seed=0)[0] == table).all()
 
 
+def test_a_word_is_found_in_every_unicode_spelling() -> None:
+    """Exact spellings come first, then other letter cases."""
+    pretrained = WordVectors(["cafe\u0301", "\u0130zmir", "\u0131rmak", "irmak2", "s\u0131k", "sik"], MATRIX)
+    words = ["caf\u00e9", "izmir", "irmak", "sik"]
+    table, _, is_case_insensitive_match = initialize_vectors(words, pretrained, 5, seed=0)
+    np.testing.assert_array_equal(table[2:], MATRIX[[0, 1, 2, 5]])
+    assert is_case_insensitive_match.tolist() == [False, False, False, True, True, False]
+
+
 def test_without_pretrained_vectors_all_are_random() -> None:
     """Vectors are drawn from U(-0.25, 0.25) with the seed."""
     words = [f"w{number}" for number in range(1000)]

@@ -1,6 +1,7 @@
 """Pretraining: the vectors are those that gensim trains, and progress is reported."""
 
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors, Word2Vec
 
+from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.embeddings import pretraining
-from jobs.embeddings.pretraining import TokenizedCorpus, train_word2vec, write_tokenized_corpus
+from jobs.embeddings.pretraining import (
+    TokenizedCorpus,
+    train_word2vec,
+    train_word2vec_on_files,
+    write_tokenized_corpus,
+)
 from jobs.embeddings.word2vec import VectorsError
 
 LINES = ["the cat sat on the mat", "the dog sat on the log"] * 200
@@ -73,3 +80,14 @@ def test_too_few_texts_to_train_on_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(VectorsError, match=r"no word occurs 3 times; lower vectors.min_count"):
         train_word2vec(few, tmp_path / "out.bin", VectorSettings(), seed=0, threads=1, progress=print)
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_threads_are_those_of_the_cpu_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the machine, of which a container may use a few."""
+    (tmp_path / "texts.txt").write_text("\n".join(LINES))
+    threads: list[int] = []
+    monkeypatch.setattr(pretraining, "count_cpus", lambda: 3)
+    monkeypatch.setattr(pretraining, "train_word2vec", lambda *arguments: threads.append(arguments[4]))
+    monkeypatch.setattr(pretraining, "atomic_write", nullcontext)
+    train_word2vec_on_files([str(tmp_path / "texts.txt")], str(tmp_path / "out.bin"), Experiment(), None)
+    assert threads == [3]

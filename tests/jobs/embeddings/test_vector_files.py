@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from cluster.input_files import CHUNK_BYTES
 from jobs.config.settings import VectorSettings
-from jobs.embeddings.vector_files import read_vectors
+from jobs.embeddings.vector_files import check_vectors_file, read_vectors, restrict_vectors
 from jobs.embeddings.word2vec import VectorsError
 from jobs.embeddings.word_vectors import WordVectors
 from tests.support.toy_data import write_word2vec
@@ -92,12 +92,12 @@ def test_extra_words_are_the_first_of_the_file(tmp_path: Path) -> None:
         (b"label,text\ngood,fine\n", "is neither word2vec"),
         (b"\x89PNG\r\n\x1a\n" + bytes(200), "is neither word2vec"),
         (b"3 2\na 1 2\nb 1\n", "line 3: is not a word and 2 numbers"),
-        (b"3 2\na 1 2\nb 1 2\n", "has 2 words, but the first line says 3"),
-        (b"1 2\na \x0145678901\n", "continues after the 1 words of 2 dimensions"),
+        (b"3 2\na 1 2\nb 1 2\n", "ends after 2 of the 3 words that its first line announces"),
+        (b"1 2\na \x0145678901\n", "holds more than the 1 words of 2 dimensions"),
         (b"1 2\na 1 nan\n", "line 2: the vector contains NaN"),
         (b"a 1 2\nb 1 2 3\n", "line 2: is not a word and 2 numbers"),
         (b"1 999999999\na ", "the first line says 999999999 dimensions"),
-        (b"99999999999 3\n" + b"a " + bytes(12), "has 1 words, but the first line says 99,999,999,999"),
+        (b"99999999999 3\n" + b"a " + bytes(12), "ends after 1 of the 99,999,999,999 words"),
         (b"2 3\n" + bytes(9000), "is longer than 4096 bytes"),
         (b"1 2\n\xff\xfe " + bytes(8), r"word 1: the word b'\\xff\\xfe' is not UTF-8"),
         (b"1 2\na " + np.array([1, np.inf], "<f4").tobytes(), "word 1: the vector contains NaN, or numbers beyond"),
@@ -105,6 +105,7 @@ def test_extra_words_are_the_first_of_the_file(tmp_path: Path) -> None:
         (b"2 3\na 1 2\nb 1 2 3\n", "line 2: is not a word and 3 numbers"),
         (b"2 3\na 1 2 x\nb 1 2 3\n", "line 2: is not a word and 3 numbers"),
         (b"1 2\na 0 0\n", "contains only zeros"),
+        (b"1 2\na 1 2\nb 3 4\nc 5 6\n", "holds more than the 1 words that its first line announces"),
     ],
 )
 def test_a_broken_file_is_an_error_with_its_position(tmp_path: Path, content: bytes, message: str) -> None:
@@ -365,6 +366,56 @@ def test_other_dimensions_than_those_set_are_an_error(tmp_path: Path) -> None:
         read(make_settings(path), {"film"}, cache)  # fills the cache
         with pytest.raises(VectorsError, match=r"has 5 dimensions, but vectors.dimensions is 300"):
             read(make_settings(path, dimensions=300), {"film"}, cache)
+
+
+@pytest.mark.parametrize("extra_words", [0, 100])
+@pytest.mark.parametrize(
+    "content",
+    [b"3 2\na 1 2\n 3 4\nb 5 6\n", b"a 1 2\n\t3 4\nb 5 6\n", b"3 2\n" + b"".join(
+        word + b" " + np.array([1, 2], "<f4").tobytes() for word in (b"a", b"", b"b")
+    )],
+)  # fmt: skip
+def test_rows_without_a_word_are_skipped(tmp_path: Path, messages: list[str], content: bytes, extra_words: int) -> None:
+    """Their number is logged; they count as words of the first line."""
+    path = tmp_path / "v"
+    path.write_bytes(content)
+    assert read(make_settings(path, extra_words=extra_words), {"a", "b"}).words == ["a", "b"]
+    assert f"{path}: skipped 1 rows without a word" in messages
+
+
+def test_composed_and_decomposed_words_are_the_same(tmp_path: Path) -> None:
+    """A word is found in every Unicode spelling; Turkish letters in every case."""
+    (tmp_path / "v").write_text("cafe\u0301 1 2\nna\u00efve 3 4\n\u0130zmir 5 6\n\u0131rmak 7 8\nother 9 9\n")
+    vectors = read(make_settings(tmp_path / "v", extra_words=0), {"caf\u00e9", "na\u00efve", "izmir", "irmak"})
+    assert vectors.words == ["cafe\u0301", "na\u00efve", "\u0130zmir", "\u0131rmak"]
+
+
+@pytest.mark.parametrize("extra_words", [0, 2, 100])
+@pytest.mark.parametrize("target_words", [{"film"}, {"new", "rest"}, set(WORDS), {"absent", "the"}])
+def test_restricted_vectors_are_those_of_a_file_read_for_fewer_words(
+    tmp_path: Path, target_words: set[str], extra_words: int
+) -> None:
+    settings = make_settings(write_vectors(tmp_path, "binary"), extra_words=extra_words)
+    expected = read(settings, target_words)
+    restricted = restrict_vectors(read(settings, {*WORDS, "absent"}), settings, target_words)
+    assert restricted.words == expected.words
+    np.testing.assert_array_equal(restricted.matrix, expected.matrix)
+
+
+def test_the_start_of_a_file_is_checked_without_reading_it_all(tmp_path: Path, whole_files: dict[str, bytes]) -> None:
+    """Later rows may be broken."""
+    for kind, content in whole_files.items():
+        path = tmp_path / kind
+        path.write_bytes(content[: len(content) // 2])
+        check_vectors_file(make_settings(path, dimensions=5))
+        with pytest.raises(VectorsError, match=r"has 5 dimensions, but vectors.dimensions is 300"):
+            check_vectors_file(make_settings(path, dimensions=300))
+    with pytest.raises(VectorsError, match="no such vectors file"):
+        check_vectors_file(make_settings(tmp_path / "none.txt"))
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    with pytest.raises(VectorsError, match="is neither word2vec"):
+        check_vectors_file(make_settings(tmp_path / "rows.csv"))
+    check_vectors_file(make_settings("gensim:not-downloaded"))
 
 
 def test_a_zip_archive_is_an_error(tmp_path: Path) -> None:

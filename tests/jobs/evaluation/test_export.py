@@ -1,6 +1,7 @@
 """Export of fine-tuned vectors to a file that gensim opens; the original file is unchanged."""
 
 import dataclasses
+import gzip
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -66,6 +67,25 @@ def test_gensim_opens_the_tuned_vectors(saved: Callable[..., str], original: Pat
     assert hashlib.sha256(original.read_bytes()).digest() == before
 
 
+@pytest.mark.parametrize("name", ["out.txt", "out.vec", "out.TXT.gz", "out.bin.gz", "out"])
+@pytest.mark.parametrize("merge", [False, True])
+def test_the_name_of_the_file_decides_its_form(
+    saved: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, merge: bool
+) -> None:
+    """Text or binary, gzipped or not, at a path, in the home folder, or at a URI: gensim reads the same vectors."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export_vectors(saved(), f"~/{name}", None, merge)
+    is_text = ".txt" in name.lower() or ".vec" in name
+    content = (tmp_path / name).read_bytes()
+    assert content.startswith(b"\x1f\x8b") == name.endswith(".gz")
+    plain = gzip.decompress(content) if name.endswith(".gz") else content
+    assert plain.startswith(b"6 3\n" if merge else b"3 3\n")
+    vectors = KeyedVectors.load_word2vec_format(str(tmp_path / name), binary=not is_text)
+    np.testing.assert_array_equal(vectors["film"], TUNED[2])
+    export_vectors(saved(), f"file://{tmp_path}/uri/{name}", None, merge)
+    assert (tmp_path / "uri" / name).read_bytes() == content
+
+
 def test_other_words_are_merged_unchanged(saved: Callable[..., str], original: Path, tmp_path: Path) -> None:
     """Words are in the original's order, with the tuned vectors; new words follow."""
     before = hashlib.sha256(original.read_bytes()).digest()
@@ -97,11 +117,16 @@ def test_the_original_is_never_overwritten(
 
 
 def test_targets_and_originals_that_cannot_be_used_are_errors(saved: Callable[..., str], tmp_path: Path) -> None:
-    """Errors are a folder, a URI, an original that is no word2vec file, an older checkpoint; nothing is written."""
+    """A folder, an unknown storage, the checkpoint, no word2vec file, an older checkpoint: nothing is written."""
     with pytest.raises(StorageError, match="is a folder; name a file"):
         export_vectors(saved(), str(tmp_path), None, False)
-    with pytest.raises(StorageError, match="not to a URI"):
-        export_vectors(saved(), "s3://bucket/x.bin", None, False)
+    with pytest.raises(StorageError, match=r"nosuch://bucket/x\.bin: the storage cannot be opened"):
+        export_vectors(saved(), "nosuch://bucket/x.bin", None, False)
+    weights = Path(saved(), "weights.safetensors")
+    content = weights.read_bytes()
+    with pytest.raises(StorageError, match="is in a checkpoint"):
+        export_vectors(saved(), str(weights), None, False)
+    assert weights.read_bytes() == content
     (tmp_path / "v.kv").write_bytes(pickle.dumps(1))
     with pytest.raises(VectorsError, match="only word2vec and GloVe files"):
         export_vectors(saved(), str(tmp_path / "out.bin"), str(tmp_path / "v.kv"), True)

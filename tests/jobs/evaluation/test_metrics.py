@@ -52,3 +52,29 @@ def test_confusion_and_class_metrics_agree_with_a_count(classes: int) -> None:
     np.testing.assert_allclose(per_class["recall"], np.diag(counts) / counts.sum(axis=1))
     np.testing.assert_allclose(per_class["precision"], np.diag(counts) / counts.sum(axis=0))
     assert metrics.macro_f1(labels, predicted) == pytest.approx(per_class["f1"].mean())
+
+
+@pytest.mark.parametrize(
+    ("correct", "rows", "expected"),
+    [(8, 10, (0.4902, 0.9433)), (0, 1, (0.0, 0.7935)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662))],
+)
+def test_the_interval_of_the_accuracy_is_wilsons(correct: int, rows: int, expected: tuple[float, float]) -> None:
+    """Values of Newcombe (1998) and of hand calculation; it never leaves 0 to 1, also for a single row."""
+    labels = np.zeros(rows, int)
+    predicted = np.where(np.arange(rows) < correct, 0, 1)
+    assert metrics.accuracy_interval(labels, predicted) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_interval_of_macro_f1_is_that_of_resampled_rows() -> None:
+    """Drawing counts of pairs of classes has the distribution of drawing rows; it is repeatable."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 300)
+    predicted = np.where(random.random(300) < 0.7, labels, random.integers(0, 4, 300))
+    samples = (random.integers(0, 300, 300) for _ in range(3000))
+    values = [metrics.macro_f1(labels[sample], predicted[sample]) for sample in samples]
+    interval = metrics.macro_f1_interval(labels, predicted)
+    assert interval == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.01)
+    assert interval == metrics.macro_f1_interval(labels, predicted)
+    assert interval[0] < metrics.macro_f1(labels, predicted) < interval[1]
+    wrong = metrics.macro_f1_interval(np.array([0]), np.array([1]))
+    assert wrong == (0, 0)

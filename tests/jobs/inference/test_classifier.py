@@ -64,7 +64,7 @@ def test_words_that_are_not_ascii_are_known() -> None:
     checkpoint = checkpoint_of("rand")
     checkpoint.words[7] = "café"
     classifier = Classifier(checkpoint)
-    assert classifier.score_texts(["café"]).num_unknown == 0
+    assert classifier.score_texts(["café", "CAFE\u0301"]).num_unknown == 0
     assert not np.array_equal(classifier.predict_logits(["café"]), classifier.predict_logits(["cafe"]))
 
 

@@ -73,6 +73,11 @@ def test_a_saved_checkpoint_is_loaded(folder: Path) -> None:
     verify_checksums(str(folder))
 
 
+def test_files_have_the_mode_of_the_umask(folder: Path) -> None:
+    """So a service of another user reads all of them, or none."""
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_a_checkpoint_without_initial_vectors_has_none(tmp_path: Path) -> None:
     """Earlier versions did not write initial vectors."""
     save_checkpoint(tmp_path, CHECKPOINT)
@@ -142,7 +147,7 @@ def test_a_file_of_tensors_that_is_none_is_refused(folder: Path, name: str, read
         ("[]", "no readable manifest"),
         ('{"format": 1}', "no readable manifest"),
         ('{"format": 1, "files": {"labels.json": {}}}', "no readable manifest"),
-        ('{"format": 2, "files": []}', "is of format 2; this version reads format 1"),
+        ('{"format": 3, "files": []}', "is of format 3; this version reads formats 1 and 2"),
         ('{"format": 1, "files": {}}', "lacks experiment.yaml"),
     ],
 )
@@ -188,3 +193,15 @@ def test_settings_with_yaml_aliases_are_refused(folder: Path) -> None:
     replace_file(folder, "experiment.yaml", b"name: &name x\nstorage: *name\n")
     with pytest.raises(CheckpointError, match=r"experiment\.yaml: contains a YAML alias"):
         load_checkpoint(str(folder))
+
+
+def test_a_vocabulary_of_an_earlier_tokenizer_is_a_warning(tmp_path: Path, messages: list[str]) -> None:
+    """It divided words at combining marks; one mark by itself may be a token of the texts."""
+    marks = ["\u093e", "\u093f", "\u0947", "\ufe0f"]
+    for name, words in (("old", ["न", *marks]), ("new", ["नमस्ते", marks[0], "❤", marks[-1], "b"])):
+        vectors = np.zeros((len(words) + 2, 2), np.float32)
+        weights = CHECKPOINT.weights | {"vectors": vectors}
+        save_checkpoint(tmp_path / name, replace(CHECKPOINT, words=words, weights=weights))
+        load_checkpoint(str(tmp_path / name))
+    [message] = messages
+    assert message.startswith(f"{tmp_path}/old: 3 words begin with a combining mark")

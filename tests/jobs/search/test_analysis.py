@@ -3,15 +3,23 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jobs.config.experiment import Experiment
 from jobs.search.analysis import (
+    CANNOT_TELL,
+    MIN_SEEDS_FOR_VERDICT,
+    MIN_TRIALS_FOR_IMPORTANCE,
     EmbeddingResult,
     compare_embeddings,
     compute_axis_positions,
     compute_importances,
+    compute_row_margin,
     format_trials_csv,
     summarize_fine_tuning,
 )
@@ -31,16 +39,24 @@ def test_the_setting_that_matters_comes_first_and_one_without_effect_last() -> N
 
 
 def test_few_trials_have_no_importances() -> None:
-    """Trials with equal results have importances of zero."""
+    """Neither have trials with equal results."""
     space = parse_space(EXPERIMENT)
-    assert compute_importances(EXPERIMENT, space, make_records(3)) == {}
+    assert compute_importances(EXPERIMENT, space, make_records(MIN_TRIALS_FOR_IMPORTANCE - 1)) == {}
     settings = {**make_records(1)[0].settings, "model.embedding": "static"}
-    same = [make_record(number, settings, 0.5) for number in range(1, 9)]
-    assert set(compute_importances(EXPERIMENT, space, same).values()) == {0.0}
+    same = [make_record(number, settings, 0.5) for number in range(MIN_TRIALS_FOR_IMPORTANCE)]
+    assert compute_importances(EXPERIMENT, space, same) == {}
 
 
 def make_result(name: str, *values: float) -> EmbeddingResult:
     return EmbeddingResult(name, 1, make_record(1, {"model.embedding": name}, values[0]), dict(enumerate(values)))
+
+
+def summarize(
+    tuned: Sequence[float], static: Sequence[float], class_sizes: Sequence[int], experiment: Experiment = EXPERIMENT
+) -> str:
+    return summarize_fine_tuning(
+        experiment, [make_result("non-static", *tuned), make_result("static", *static)], class_sizes
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,15 +64,57 @@ def make_result(name: str, *values: float) -> EmbeddingResult:
     [
         ((0.80, 0.81, 0.80, 0.81), (0.84, 0.85, 0.84, 0.84), r"^Fine-tuning the vectors pays: .*\+0\.03"),
         ((0.84, 0.85, 0.84, 0.84), (0.80, 0.81, 0.80, 0.81), r"^Fine-tuning the vectors does not pay: .*-0\.03"),
-        ((0.80, 0.84, 0.79, 0.83), (0.82, 0.81, 0.83, 0.80), r"^Whether fine-tuning the vectors pays is not clear"),
-        ((0.80, 0.81), (0.82, 0.825), r"^Whether fine-tuning the vectors pays is not clear"),
-        ((0.80,), (0.9,), r"with a single seed each"),
+        ((0.80, 0.84, 0.79, 0.83), (0.82, 0.81, 0.83, 0.80), r"^Cannot tell"),
+        ((0.80, 0.80), (0.90, 0.90), r"^Cannot tell .* the mean of 2 seeds, too few"),
+        ((0.80,), (0.9,), r"^Cannot tell .* a single seed, too few .* tune\.seeds=5"),
     ],
 )
-def test_fine_tuning_pays_if_the_seeds_agree(static: tuple, tuned: tuple, expected: str) -> None:
-    """Two seeds are rarely enough."""
-    summary = summarize_fine_tuning(EXPERIMENT, [make_result("non-static", *tuned), make_result("static", *static)])
-    assert re.search(expected, summary), summary
+def test_fine_tuning_pays_if_enough_seeds_agree(static: tuple, tuned: tuple, expected: str) -> None:
+    assert re.search(expected, summarize(tuned, static, [10_000, 10_000]))
+
+
+@given(
+    correct=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+    class_sizes=st.lists(st.integers(1, 30), min_size=2, max_size=5),
+    seeds=st.integers(1, 8),
+    metric=st.sampled_from(["accuracy", "macro_f1"]),
+)
+def test_equal_differences_of_a_few_rows_are_no_certainty(
+    correct: tuple[int, int], class_sizes: list[int], seeds: int, metric: str
+) -> None:
+    """The margin is never below the error that the number of rows allows, however often it is repeated."""
+    rows = sum(class_sizes)
+    tuned, static = (min(number, rows) / rows for number in correct)
+    experiment = EXPERIMENT.replace({"tune.metric": metric})
+    summary = summarize([tuned] * seeds, [static] * seeds, class_sizes, experiment)
+    if seeds < MIN_SEEDS_FOR_VERDICT:
+        assert summary.startswith(CANNOT_TELL)
+        return
+    stated = re.search(r"gain is ±([\d.]+)", summary)
+    assert stated is not None
+    # Also if all rows are correct.
+    assert float(stated[1]) > 1 / rows
+    assert summary.startswith(CANNOT_TELL) == (abs(tuned - static) <= float(stated[1]) + 1e-4)
+
+
+def test_seven_rows_are_too_few_for_a_verdict() -> None:
+    """All seeds of one kind classify two more rows than the other."""
+    summary = summarize([1.0] * 5, [5 / 7] * 5, [3, 4])
+    assert summary.startswith(CANNOT_TELL)
+    assert "on 7 validation rows, the mean of 5 seeds" in summary
+
+
+def test_the_margin_of_rows_is_that_of_the_difference_of_two_proportions() -> None:
+    """Rare classes widen that of macro F1; other metrics have none."""
+    binomial = 1.96 * (0.8 * 0.2 / 10_000 + 0.7 * 0.3 / 10_000) ** 0.5
+    assert compute_row_margin("accuracy", 0.8, 0.7, [100, 9_900]) == pytest.approx(binomial, rel=0.01)
+    assert compute_row_margin("macro_f1", 0.8, 0.7, [5_000, 5_000]) == pytest.approx(binomial, rel=0.01)
+    rare = compute_row_margin("macro_f1", 0.8, 0.7, [100, 9_900])
+    assert rare is not None
+    assert rare > 4 * binomial
+    assert compute_row_margin("loss", 0.8, 0.7, [5_000, 5_000]) is None
+    loss = EXPERIMENT.replace({"tune.metric": "loss"})
+    assert "set tune.metric" in summarize([0.2] * 5, [0.4] * 5, [5_000, 5_000], loss)
 
 
 def test_the_better_kind_of_fine_tuning_is_compared_by_its_mean() -> None:
@@ -66,9 +124,16 @@ def test_the_better_kind_of_fine_tuning_is_compared_by_its_mean() -> None:
         make_result("non-static", 0.7, 0.71),
         make_result("multichannel", 0.9, 0.91),
     ]
-    assert "multichannel accuracy 0.9050" in summarize_fine_tuning(EXPERIMENT, kinds)
-    assert "non-static loss 0.7050" in summarize_fine_tuning(EXPERIMENT.replace({"tune.metric": "loss"}), kinds)
-    assert "was not searched" in summarize_fine_tuning(EXPERIMENT, kinds[:1])
+    assert "multichannel accuracy 0.9050" in summarize_fine_tuning(EXPERIMENT, kinds, [9, 9])
+    assert "non-static loss 0.7050" in summarize_fine_tuning(EXPERIMENT.replace({"tune.metric": "loss"}), kinds, [9, 9])
+    assert "was not searched" in summarize_fine_tuning(EXPERIMENT, kinds[:1], [9, 9])
+
+
+def test_only_seeds_of_both_kinds_are_compared() -> None:
+    """A trial of one of them may have failed."""
+    static = EmbeddingResult("static", 1, make_record(1, {}, 0.5), {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.0})
+    summary = summarize_fine_tuning(EXPERIMENT, [make_result("non-static", 0, 0.7, 0.8, 0.9), static], [1_000])
+    assert "non-static accuracy 0.8000, static 0.6000: +0.2000" in summary
 
 
 def test_kinds_of_embedding_are_compared_by_their_best_settings_over_the_seeds() -> None:

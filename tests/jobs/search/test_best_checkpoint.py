@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from jobs.config.experiment import Experiment, load_experiment
 from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint, save_checkpoint
-from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment
+from jobs.model.checkpoint_leases import write_lease
+from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment, write_best_yaml
 from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
 from jobs.training.run_folder import BestCheckpoint, RunFolder
@@ -70,6 +72,19 @@ def test_the_better_checkpoint_is_named_with_its_settings(scene: Scene) -> None:
     assert again.best_ranking_key() == manager.best_ranking_key() == (0.75, -0.25, -3)
 
 
+def test_the_settings_of_a_finished_search_are_those_of_the_experiment(scene: Scene) -> None:
+    """Even if a better run remains the current one: the search was asked for settings."""
+    run, experiment, manager = scene
+    manager.update_if_better(2, saved_epoch(2, 1), {"model.dropout": 0.4})
+    best = run.read_best()
+    assert best is not None
+    other = RunFolder(run.experiment_folder, "tune-4567")
+    write_best_yaml(other, experiment, replace(best, settings={"model.dropout": 0.2}))
+    assert load_experiment(str(Path(run.experiment_folder, "best.yaml"))).model.dropout == 0.4
+    write_best_yaml(other, experiment, replace(best, settings={"model.dropout": 0.2}), is_finished=True)
+    assert load_experiment(str(Path(run.experiment_folder, "best.yaml"))).model.dropout == 0.2
+
+
 def test_an_incomplete_checkpoint_is_never_named(scene: Scene) -> None:
     """The previous one stays named."""
     run, _, manager = scene
@@ -94,6 +109,18 @@ def test_worse_checkpoints_are_removed_when_their_trial_has_ended(scene: Scene) 
     manager.update_if_better(1, saved_epoch(1, 3), {})
     manager.prune_checkpoints([*others, ended(1, 1, 2, 3)])
     assert saved_paths(run) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003"}
+
+
+def test_checkpoints_with_a_lease_are_not_removed(scene: Scene) -> None:
+    """Services use them: two better trials later their replicas must still find them."""
+    run, _, manager = scene
+    manager.update_if_better(1, saved_epoch(1, 1), {})
+    write_lease(str(Path(run.path, "trial-00001/epoch-0001")), "service", {})
+    write_lease(str(Path(run.path, "trial-00007/epoch-0001")), "another service", {})
+    manager.update_if_better(2, saved_epoch(2, 1), {})
+    manager.update_if_better(3, saved_epoch(3, 2), {})
+    manager.prune_checkpoints([ended(number, 1) for number in (1, 2, 7)])
+    assert {"trial-00001/epoch-0001", "trial-00007/epoch-0001", "trial-00003/epoch-0002"} <= saved_paths(run)
 
 
 def test_another_finished_run_stays_the_experiments_best_until_the_search_is_finished(scene: Scene) -> None:

@@ -11,6 +11,7 @@ from jobs.search.records import (
     TrialRecord,
     TrialReport,
     apply_trial_settings,
+    format_trial_line,
     objective_metric,
     select_best_record,
 )
@@ -69,6 +70,21 @@ def test_settings_of_started_trials_are_stored_separately(tmp_path: Path) -> Non
     store.write_started(3, {"model.dropout": 0.5})
     assert store.read_started() == {3: {"model.dropout": 0.5}}
     assert store.read() == []
+
+
+def test_the_time_spent_on_a_search_is_stored_next_to_its_records(tmp_path: Path) -> None:
+    store = RecordStore(str(tmp_path / "trials"))
+    assert store.read_elapsed() == 0
+    store.write_elapsed(61.25)
+    assert store.read_elapsed() == pytest.approx(61.25, abs=0.06)
+    assert store.read() == []
+
+
+def test_a_trial_is_numbered_on_the_console_as_in_its_folder_and_report() -> None:
+    """Not by the order in which the trials ended."""
+    record = TrialRecord(7, {"model.dropout": 0.25}, "stopped", "slow", epochs=[make_epoch(1, 0.5)], best=1)
+    expected = "trial   7 of 8   accuracy 0.5000 in epoch 1 of 1 (stopped early)   dropout=0.25"
+    assert format_trial_line(record, "accuracy", " of 8") == expected
 
 
 def test_a_trial_has_its_own_settings_the_epochs_of_the_search_and_the_objective_as_metric() -> None:

@@ -29,14 +29,14 @@ REPEATED = [
 
 def write_report(folder: Path, records: list[TrialRecord], best: BestCheckpoint = BEST) -> str:
     kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
-    write_search_report(folder, EXPERIMENT, parse_space(EXPERIMENT), records, kinds, best, COMMANDS)
+    write_search_report(folder, EXPERIMENT, parse_space(EXPERIMENT), records, kinds, best, COMMANDS, [4, 6])
     return (folder / "report.md").read_text()
 
 
 def test_a_report_names_the_best_whether_fine_tuning_pays_and_the_next_steps(tmp_path: Path) -> None:
     """With charts, and every trial in a table."""
     text = write_report(tmp_path, [*make_records(12), TrialRecord(13, {}, "failed", "out of memory: 9 GiB")])
-    assert "**Best: accuracy 0.9000**, trial 3, epoch 1" in text
+    assert "**Best: accuracy 0.9000**, 9 of 10 validation rows correct, trial 3, epoch 1" in text
     assert "* `model.dropout`: 0.1" in text
     assert "13 trials: 12 finished, 0 were stopped early, 1 failed" in text
     assert "\n".join(COMMANDS) in text
@@ -55,6 +55,7 @@ def test_the_best_trials_are_listed_first(tmp_path: Path) -> None:
     listed = [int(line.split("|")[1]) for line in table.splitlines() if line.startswith("| ") and line[2].isdigit()]
     ranked = sorted(records, key=lambda record: record.best_value("accuracy"), reverse=True)
     assert listed == [record.number for record in ranked[:20]]
+    assert f"| {round(10 * ranked[0].best_value('accuracy'))} of 10 |" in table
 
 
 def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
@@ -62,7 +63,10 @@ def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
     text = write_report(tmp_path, make_records(1), replace(BEST, refit=True, rows=1234))
     [axes] = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), make_records(1)).axes
     assert axes.get_ylim() == (-0.05, 1.05)  # every value of the settings has room
-    assert "There are too few trials to tell" in text
+    assert "importance of the settings is not listed" in text
+    assert "results of at least 12 trials" in text
+    assert "has results of 1 trial." in text
+    assert "## The best 1 trials" in text
     assert "trained again on all 1,234 training and validation rows" in text
 
 

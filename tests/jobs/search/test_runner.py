@@ -82,7 +82,7 @@ def test_a_full_disk_ends_a_search_with_its_reason(local_ray: None) -> None:
     manager = SimpleNamespace(
         update_if_better=Mock(side_effect=StorageError("best.json: cannot be written")), prune_checkpoints=Mock()
     )
-    search = SimpleNamespace(records={}, stop_reason=None)
+    search = SimpleNamespace(records={}, stop_reason=None, elapsed_s=0.0)
     saved = SimpleNamespace(number=1, epoch=None, settings={})
     with (
         pytest.raises(StorageError, match="cannot be written"),
@@ -95,7 +95,7 @@ def test_a_full_disk_ends_a_search_with_its_reason(local_ray: None) -> None:
 
 def test_checkpoints_are_removed_only_of_trials_whose_messages_were_handled(local_ray: None) -> None:
     """A trial that ends while messages are handled may have saved a checkpoint that is not named yet."""
-    search = SimpleNamespace(records={1: "first"}, stop_reason=None)
+    search = SimpleNamespace(records={1: "first"}, stop_reason=None, elapsed_s=0.0)
     pruned: list[list[str]] = []
 
     def update(number: int, epoch: Any, settings: Any) -> None:
@@ -106,3 +106,38 @@ def test_checkpoints_are_removed_only_of_trials_whose_messages_were_handled(loca
     with handle_trial_messages(Queue([], [("saved", saved)]), manager, search):  # type: ignore[arg-type]
         wait_for(lambda: len(pruned) >= 3, "three rounds", 10)
     assert pruned[:3] == [[], ["first"], ["first", "second"]]
+
+
+def test_the_time_spent_on_a_search_is_saved_while_it_runs(local_ray: None) -> None:
+    """At the start and then every ten seconds, for the case that the command is killed."""
+    manager = SimpleNamespace(prune_checkpoints=Mock())
+    search = SimpleNamespace(records={}, stop_reason=None, elapsed_s=0.0)
+    saved: list[float] = []
+
+    def drain() -> list[tuple[str, Any]]:
+        search.elapsed_s += 4
+        return []
+
+    queue = SimpleNamespace(drain=SimpleNamespace(remote=drain))
+    with handle_trial_messages(queue, manager, search, saved.append):  # type: ignore[arg-type]
+        wait_for(lambda: len(saved) >= 3, "three times", 10)
+    assert saved[:3] == [4.0, 16.0, 28.0]
+
+
+def test_a_search_continues_if_its_time_is_not_saved(local_ray: None, messages: list[str]) -> None:
+    """A store may fail for a moment; a store that stays unavailable ends the search at a trial's record."""
+    manager = SimpleNamespace(prune_checkpoints=Mock())
+    search = SimpleNamespace(records={}, stop_reason=None, elapsed_s=0.0)
+
+    def drain() -> list[tuple[str, Any]]:
+        search.elapsed_s += 100
+        return []
+
+    def fail(seconds: float) -> None:
+        raise StorageError("the store does not respond")
+
+    queue = SimpleNamespace(drain=SimpleNamespace(remote=drain))
+    with handle_trial_messages(queue, manager, search, fail):  # type: ignore[arg-type]
+        wait_for(lambda: len(messages) >= 2, "two attempts", 10)
+    assert search.stop_reason is None
+    assert messages[0] == "the time spent on the search is not saved: the store does not respond"

@@ -1,5 +1,6 @@
 """A search returns its trials in order, learns from their results, ends at its limits, and resumes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
-from jobs.search.search import Search, build_initial_points, build_search
+from jobs.search.search import MAX_RESUBMISSIONS, Search, build_initial_points, build_search
 from jobs.search.space import parse_space
+from tests.support.commands import run_command
 from tests.support.trial_records import make_record
 
 SPACE = {
@@ -107,6 +109,66 @@ def test_a_search_ends_after_tune_patience_trials_without_a_better_one() -> None
         search.add_record(make_record(*trial, accuracy, ended=ended))
     assert search.next_trial() is None
     assert search.stop_reason == "none of the last 3 trials was better (tune.patience=3)"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("tune.space={model.dropuot: {choice: [0.1]}}", "did you mean 'model.dropout'"),
+        ("data.text_column=body", "has no column 'body'"),
+        ("vectors.path=nowhere.bin", "no such vectors file"),
+    ],
+)
+def test_a_mistake_is_an_error_before_ray_is_loaded(toy_csv: Path, setting: str, message: str) -> None:
+    script = (
+        "import sys; from jobs.__main__ import main\n"
+        f"code = main(['tune', 'data.train={toy_csv}', {setting!r}])\n"
+        "assert code == 2 and not {'ray', 'torch'} & sys.modules.keys()"
+    )
+    result = run_command("python", "-c", script)
+    assert result.returncode == 0, result.stderr
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_failed_trials_use_up_the_patience(kind: str) -> None:
+    """Also if no trial before them had a result."""
+    search = start_search(make_experiment(search=kind, patience=3))
+    while (trial := search.next_trial()) is not None:
+        search.add_record(make_record(*trial, None, ended=trial[0]))
+    assert len(search.records) == 3
+    assert search.stop_reason == "all 3 trials failed (tune.patience=3)"
+
+
+def test_the_time_of_earlier_commands_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("jobs.search.search.time", SimpleNamespace(monotonic=lambda: now))
+    experiment = make_experiment(minutes=2)
+    search = build_search(experiment, parse_space(experiment), [], elapsed_s=110.0)
+    now = 1009.0
+    assert search.elapsed_s == 119.0
+    assert search.next_trial() is not None
+    now = 1011.0
+    assert search.out_of_time
+    assert search.next_trial() is None
+
+
+def test_a_lost_trial_is_returned_again_with_the_same_settings() -> None:
+    """A limited number of times, and not after the search has ended."""
+    search = start_search(make_experiment(search="optuna", trials=2))
+    first, second = search.next_trial(), search.next_trial()
+    assert first is not None and second is not None  # noqa: PT018
+    assert search.next_trial() is None
+    for _ in range(MAX_RESUBMISSIONS):
+        assert search.resubmit(1)
+        assert search.may_continue()
+        assert search.next_trial() == first
+    assert not search.resubmit(1)
+    search.add_record(make_record(*first, None))
+    assert search.may_continue()
+    search.add_record(make_record(*second, 0.5))
+    assert not search.may_continue()
+    assert not search.resubmit(2)
 
 
 def test_a_search_ends_after_tune_minutes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from benchmarks.ray_head import find_free_ports
 from cluster import UsageError
+from cluster.machine import find_free_ports
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
 from jobs.search.trackers import MlflowTracker, TrialTracker, log_to_tensorboard

@@ -18,22 +18,31 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import ray.tune
 from ray.cluster_utils import Cluster
 
+from cluster import UsageError
 from cluster.package import REPOSITORY
+from cluster.storage import StorageError, lock_folder
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
+from jobs.datasets.dataset import load_dataset
 from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager
-from jobs.search.records import TrialRecord, apply_trial_settings
+from jobs.search.records import RecordStore, TrialRecord, TrialReport, apply_trial_settings
+from jobs.search.runner import SearchContext, TrialResources, run_trials
 from jobs.search.search import FixedSampler, Search
-from jobs.search.tune import SearchFailed, _end_search, tune
-from jobs.training.run_folder import RunFolder
-from tests.support.loops import make_loop
+from jobs.search.tune import SearchFailed, _build_corpora, _end_search, tune
+from jobs.training.history import Progress
+from jobs.training.run_folder import RunFolder, resolve_run_folder
+from tests.support.loops import train_in_process
+from tests.support.toy_data import make_test_corpus, write_word2vec
+from tests.support.trial_records import make_epoch
 
-FEATURE_MAPS = [4, 5, 6, 7, 8, 9, 10, 11]
+FEATURE_MAPS = [4, 5, 6, 7, 8, 9, 10, 11, 12]
 # Of the longest command, on a slow machine.
 TIMEOUT_S = 600
 
@@ -59,7 +68,7 @@ def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_
         "train.vectors_pull": {"uniform": [0.0, 0.1]},
         "train.frozen_epochs": {"choice": [0, 1]},
     }
-    experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2, tune__max_concurrent=2)
+    experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2, tune__max_concurrent=1)
     best = Path(tune(experiment))
     assert [record["settings"]["model.embedding"] for record in records(best)] == kinds
     assert [len(record["settings"]) for record in records(best)] == [5, 2, 6, 6]
@@ -104,7 +113,8 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     }
     experiment = make_experiment(
         name="whole", tune__space=space, tune__search="optuna", tune__trials=4, tune__epochs=2, tune__seeds=2,
-        tune__refit=True, tune__metric="macro_f1", tune__scheduler="none", tune__max_concurrent=2,
+        tune__refit=True, tune__metric="macro_f1", tune__scheduler="none", tune__max_concurrent=1,
+        train__cpus_per_worker=2,
     )  # fmt: skip
     best = Path(tune(experiment))
     assert [record["status"] for record in records(best)] == ["finished"] * 4
@@ -150,6 +160,22 @@ def test_trials_finish_are_stopped_by_asha_or_fail_with_a_reason(
     assert any("failed: epoch 1" in line and "lower train.learning_rate" in line for line in messages)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_of_several_workers_share_a_cluster_that_they_fill(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
+    """Four CPUs, two workers per trial: trials run one after the other, and none waits for what another one holds."""
+    experiment = make_experiment(
+        name="distributed", tune__space={"model.embedding": {"grid": ["rand", "static"]}}, tune__samples=1,
+        tune__epochs=2, tune__scheduler="none", train__workers=2, train__cpus_per_worker=2, train__metric="loss",
+    )  # fmt: skip
+    best = Path(tune(experiment))
+    assert "2 trials, up to 1 at once" in messages
+    assert [record["status"] for record in records(best)] == ["finished"] * 2
+    assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
+
+
 def test_a_search_of_which_every_trial_failed_is_an_error(
     make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
@@ -157,10 +183,14 @@ def test_a_search_of_which_every_trial_failed_is_an_error(
     run, experiment = RunFolder(str(tmp_path), "tune-0123"), make_experiment()
     failures = [TrialRecord(1, {}, "failed", "late", ended=2.0), TrialRecord(2, {}, "failed", "early", ended=1.0)]
     manager = BestCheckpointManager(run, experiment)
-    with pytest.raises(SearchFailed, match="every trial failed; the first: early"):
+    with pytest.raises(SearchFailed, match=r"every trial failed \(2\); the first: early"):
         _end_search(Search(experiment, FixedSampler([]), 2, failures), manager, run)
     with pytest.raises(SearchFailed, match="no trial has ended: none was started"):
         _end_search(Search(experiment, FixedSampler([]), 2, []), manager, run)
+    late = Search(experiment.replace({"tune.minutes": 1.0}), FixedSampler([]), 2, [], elapsed_s=61.0)
+    late.check_limits()
+    with pytest.raises(SearchFailed, match=r"the time limit is reached \(tune.minutes=1\); raise tune.minutes"):
+        _end_search(late, manager, run)
 
 
 @pytest.mark.ray
@@ -187,10 +217,92 @@ def test_running_trials_are_stopped_when_a_search_is_out_of_time(
     assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
 
 
-def test_a_mistake_in_the_space_is_an_error_before_anything_is_read(make_experiment: Callable[..., Experiment]) -> None:
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that connects to Ray."""
+    monkeypatch.setattr("jobs.search.tune.connect", lambda: pytest.fail("Ray was started"))
+
+
+def test_a_mistake_in_the_space_is_an_error_before_anything_is_read(
+    no_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
     """The file that does not exist is not noticed."""
     with pytest.raises(ExperimentError, match=r"did you mean 'model.dropout'"):
         tune(make_experiment(data__train="nowhere.csv", tune__space={"model.dropuot": {"choice": [0.1]}}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data__train": "nowhere.csv"}, "nowhere.csv"),
+        ({"data__text_column": "body"}, "body"),
+        ({"vectors__path": "nowhere.bin"}, "nowhere.bin"),
+        ({"data__validation": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_mistakes_in_files_columns_and_vectors_are_errors_before_ray_starts(
+    no_ray: None, make_experiment: Callable[..., Experiment], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune(make_experiment(**settings))
+
+
+def test_a_folder_that_another_command_uses_is_an_error_before_ray_starts(
+    no_ray: None, make_experiment: Callable[..., Experiment]
+) -> None:
+    experiment = make_experiment(tune__space={"model.dropout": {"grid": [0.1, 0.2]}})
+    run = resolve_run_folder("tune", experiment, make_test_corpus(experiment))
+    with lock_folder(run.path), pytest.raises(StorageError, match="another command is using this run folder"):
+        tune(experiment)
+
+
+def test_random_vectors_are_compared_with_as_many_dimensions_as_those_of_the_file(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """As in the table of Kim (2014). Alone, they have `vectors.dimensions`."""
+    words = ["great", "awful", "film"]
+    path = write_word2vec(tmp_path / "vectors.bin", words, np.ones((3, 30), np.float32))
+    experiment = make_experiment(vectors__path=str(path), vectors__dimensions=100)
+    dataset = load_dataset(experiment)
+    changed, corpora = _build_corpora(experiment, dataset, {"rand", "static", "non-static"})
+    assert [corpus.vectors.shape[1] for corpus in corpora.values()] == [30, 30]
+    assert changed.vectors.dimensions == 30  # and so of the refit, and of best.yaml
+    assert f"the vectors of rand have 30 dimensions, like those of {path}" in messages
+    for kinds, dimensions in (({"rand"}, 100), ({"static"}, 30)):
+        unchanged, corpora = _build_corpora(experiment, dataset, kinds)
+        assert [corpus.vectors.shape[1] for corpus in corpora.values()] == [dimensions]
+        assert unchanged == experiment
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """Tune itself reports such a trial as failed."""
+    marker = tmp_path / "marker"
+    report = TrialReport(Progress([make_epoch(1, 0.5)], best=1), finished=True).to_tune_result("accuracy")
+
+    class FragileTrial(ray.tune.Trainable):  # here, so that its process does not import this module
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            if not marker.exists():
+                marker.touch()
+                os._exit(1)
+            return True
+
+        def step(self) -> dict[str, Any]:
+            return report
+
+    settings = [{"model.feature_maps": number} for number in (4, 5, 6)]
+    search = Search(make_experiment(), FixedSampler(settings), len(settings), [])
+    context = SearchContext(
+        make_experiment(), search, RecordStore(str(tmp_path / "trials")), str(tmp_path), lambda record: None
+    )
+    resources = TrialResources({"cpu": 1.0}, max_concurrent_trials=1, wait_message=None, distributed=False)
+    run_trials(context, FragileTrial, resources, asha=False)
+    assert marker.exists()
+    assert {number: record.status for number, record in search.records.items()} == dict.fromkeys((1, 2, 3), "finished")
+    assert sum("starting it again" in line for line in messages) == 1
 
 
 class CommandCluster:
@@ -208,9 +320,9 @@ class CommandCluster:
 
     @contextlib.contextmanager
     def extra_node(self) -> Iterator[Any]:
-        """Context manager: another node with one CPU."""
+        """Context manager: another node, with one CPU and what Ray takes for a GPU."""
         with self._variables():
-            node = self.nodes.add_node(num_cpus=1)
+            node = self.nodes.add_node(num_cpus=1, num_gpus=1)
         try:
             yield node
         finally:
@@ -318,87 +430,68 @@ def kill_a_trial(cluster: CommandCluster, ignored: set[int], killed: list[int]) 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_search_resumes_after_kills_of_the_command_and_of_a_trial_and_after_ctrl_c(
+def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_and_after_ctrl_c(
     toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster
 ) -> None:
     """No ended trial is repeated, none is lost, and the results are those of the same trainings without a search.
 
     Each trial takes half of a GPU.
     """
-    settings = (f"tune.space={{model.feature_maps: {{grid: {FEATURE_MAPS}}}}}", "tune.epochs=40", "train.patience=40",
-                "tune.gpus_per_trial=0.5")  # fmt: skip
+    settings = (f"tune.space={{model.feature_maps: {{grid: {FEATURE_MAPS}}}}}", "tune.epochs=50", "train.patience=50",
+                "tune.gpus_per_trial=0.5", "tune.minutes=60")  # fmt: skip
     best = tmp_path / "runs" / "c" / "best.json"
 
     with Command(tmp_path, command_cluster.environment, *settings) as command:
-        command.wait_for_line("8 trials, up to 2 at once")
-        command.wait_for_line("trial   1 of 8")
+        command.wait_for_line("9 trials, up to 2 at once")
+        command.wait_for_line("trial ")
         command.process.kill()
     assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
     ended = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
-    assert 1 <= len(ended) < 8
+    assert 1 <= len(ended) < 9
 
     with Command(tmp_path, command_cluster.environment, *settings) as command:
-        command.wait_for_line(f"resuming the search: {len(ended)} of 8 trials have ended")
+        command.wait_for_line(f"resuming the search: {len(ended)} of 9 trials have ended")
+        elapsed = read_elapsed(best)
         command.wait_for_line("trial ")
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130, command.output
     num_ended = len(ended) + len(command.trial_lines())
-    assert num_ended < 8
+    assert num_ended < 9
     assert any(line.startswith("interrupted") for line in command.lines)
-    assert f"{num_ended} of 8 trials have ended; best: feature_maps=" in command.output
+    assert f"{num_ended} of 9 trials have ended; best: feature_maps=" in command.output
     assert checkpoint.load_checkpoint(str(best)).labels == ["bad", "good"]
+    assert read_elapsed(best) > elapsed >= 0
 
     killed: list[int] = []
     stale = command_cluster.trial_processes()
-    with Command(tmp_path, command_cluster.environment, *settings) as command:
+    with (
+        command_cluster.extra_node() as node,
+        Command(tmp_path, command_cluster.environment, *settings) as command,
+    ):
+        command.wait_for_line("9 trials, up to 3 at once")
+        command_cluster.wait_for_trial(node)
+        command_cluster.nodes.remove_node(node, allow_graceful=False)
         threading.Thread(target=kill_a_trial, args=(command_cluster, stale, killed), daemon=True).start()
         assert command.wait() == 0, command.output
     assert killed
-    assert [line[:14] for line in command.trial_lines()] == [f"trial {n + 1:3d} of 8" for n in range(num_ended, 8)]
+    missing = sorted(set(range(1, 10)) - {int(line[6:9]) for line in command.trial_lines()})
+    assert len(missing) == num_ended
+    assert len(command.trial_lines()) == 9 - num_ended
     assert {path: path.stat().st_mtime_ns for path in ended} == ended
-    assert [record["number"] for record in records(best)] == list(range(1, 9))
-    assert {record["status"] for record in records(best)} == {"finished"}
+    assert [record["number"] for record in records(best)] == list(range(1, 10))
+    assert {(record["status"], record["reason"]) for record in records(best)} == {("finished", "")}
     [run] = best.parent.glob("tune-*")
     experiment = load_experiment(str(run / "experiment.yaml"))
     losses = []
     for record in records(best):
-        loop = make_loop(apply_trial_settings(experiment, record["settings"]))
-        list(loop.train_epochs())
+        loop, _ = train_in_process(apply_trial_settings(experiment, record["settings"]))
         losses.append(loop.progress.epochs[loop.progress.best - 1].loss)
         assert record["epochs"][record["best"] - 1]["loss"] == pytest.approx(losses[-1], rel=1e-3)
     named = json.loads(best.read_text())
     assert named["settings"] == {"model.feature_maps": FEATURE_MAPS[losses.index(min(losses))]}
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_trials_of_several_workers_share_a_cluster_that_they_fill(
-    toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster
-) -> None:
-    """Two CPUs, two workers per trial: trials run one after the other, and none waits for what another one holds."""
-    settings = ("train.workers=2", "tune.epochs=2", "vectors.min_count=1", "vectors.dimensions=8",
-                "tune.space={model.embedding: {grid: [rand, static]}}")  # fmt: skip
-    with Command(tmp_path, command_cluster.environment, *settings) as command:
-        assert command.wait() == 0, command.output
-    assert "2 trials, up to 1 at once" in command.output
-    best = tmp_path / "runs" / "c" / "best.json"
-    assert [record["status"] for record in records(best)] == ["finished"] * 2
-    assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_search_survives_the_loss_of_a_node(toy_csv: Path, tmp_path: Path, command_cluster: CommandCluster) -> None:
-    """The trials of the lost node are trained on the remaining one."""
-    settings = ("tune.space={model.feature_maps: {grid: [4, 5, 6, 7]}}", "tune.epochs=80", "train.patience=80")
-    with (
-        command_cluster.extra_node() as node,
-        Command(tmp_path, command_cluster.environment, *settings) as command,
-    ):
-        command.wait_for_line("4 trials, up to 3 at once")
-        # Not while a process prepares for its next trial: Tune does not restart a trial that is lost then.
-        command_cluster.wait_for_trial(node)
-        command_cluster.nodes.remove_node(node, allow_graceful=False)
-        assert command.wait() == 0, command.output
-    best = tmp_path / "runs" / "c" / "best.json"
-    assert [(record["status"], record["reason"]) for record in records(best)] == [("finished", "")] * 4
+def read_elapsed(best: Path) -> float:
+    """Return the seconds that commands spent on the search whose experiment's best.json this is."""
+    [folder] = best.parent.glob("tune-*")
+    return RecordStore(str(folder / "trials")).read_elapsed()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster import durable_files
 from cluster.storage import StorageError
+from jobs.model.checkpoint_leases import is_leased, write_lease
 from jobs.training import checkpoint_store
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from tests.support.stored_checkpoints import make_store, small_checkpoint
@@ -19,6 +21,23 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     assert checkpoints.newest_position() == (4, 0)
     assert sorted(os.listdir(tmp_path / "run")) == sorted(checkpoints.names())
     assert CheckpointStore(str(tmp_path / "nothing")).newest_position() == (0, 0)
+
+
+def test_a_checkpoint_with_a_lease_is_kept(tmp_path: Path) -> None:
+    """A service uses it, and starts replicas with it later."""
+    checkpoints = make_store(tmp_path, (1, 0, 1), (2, 0, 1))
+    write_lease(str(tmp_path / "epoch-0002"), "service", {})
+    for epoch in (3, 4, 5):
+        checkpoints.write(checkpoint_name(epoch), small_checkpoint(epoch, 0, 1), 1)
+    assert checkpoints.names() == ["epoch-0005", "epoch-0004", "epoch-0002", "epoch-0001"]
+
+
+def test_a_checkpoint_that_is_written_again_keeps_its_leases(tmp_path: Path) -> None:
+    checkpoints = make_store(tmp_path, (1, 0, 1), (2, 0, 1))
+    write_lease(str(tmp_path / "epoch-0002"), "service", {})
+    checkpoints.write(checkpoint_name(2), small_checkpoint(2, 0, 1), 1)
+    assert is_leased(str(tmp_path / "epoch-0002"))
+    assert checkpoints.read("epoch-0002")
 
 
 def test_the_newest_checkpoint_is_loaded(tmp_path: Path) -> None:
@@ -90,6 +109,29 @@ def test_a_damaged_checkpoint_does_not_count_as_one_of_the_newest(tmp_path: Path
     assert checkpoints.names() == ["epoch-0004", "epoch-0003-step-000016", "epoch-0001"]
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """All its files are flushed first; so after a power failure it is complete or absent."""
+    flushed: set[str] = set()
+    flush, rename = durable_files.flush, Path.rename
+
+    def record_flush(path: Path) -> None:
+        flush(path)
+        flushed.add(path.name)
+
+    def check_files(part: Path, target: Path) -> Path:
+        assert {path.name for path in part.iterdir()} | {part.name} <= flushed
+        return rename(part, target)
+
+    monkeypatch.setattr(durable_files, "flush", record_flush)
+    monkeypatch.setattr(Path, "rename", check_files)
+    CheckpointStore(f"{scheme}{tmp_path}/run").write(checkpoint_name(1), small_checkpoint(1, 0, 1), 1)
+    assert os.listdir(tmp_path / "run") == ["epoch-0001"]
+    assert "run" in flushed
+
+
 def test_an_object_store_receives_the_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is last, so an interrupted upload leaves no valid checkpoint."""
     uploads: list[list[str]] = []
@@ -100,6 +142,7 @@ def test_an_object_store_receives_the_manifest_last(tmp_path: Path, monkeypatch:
         assert not (tmp_path / "run" / "epoch-0001" / "manifest.json").exists()
         copy_folder(source, target)
 
+    monkeypatch.setattr(checkpoint_store, "local_path", lambda path: None)  # as for an object store
     monkeypatch.setattr(checkpoint_store, "copy_folder", record_upload)
     checkpoints = CheckpointStore(f"file://{tmp_path}/run")
     checkpoints.write(checkpoint_name(1), small_checkpoint(1, 0, 1), 1)

@@ -1,6 +1,8 @@
 """Corpus of a run: vocabulary, initial vectors, keys, and the cache of a search's corpora."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
-from jobs.datasets.dataset import load_dataset
+from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.tokenizer import UNKNOWN
-from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
+from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key, load_text_vectors
 from tests.support.toy_data import write_word2vec
 
 
@@ -92,6 +94,91 @@ def test_vectors_are_trained_once_and_cached(make_experiment: Callable[..., Expe
     assert second.vectors.shape[1] == 12
     assert second.coverage is not None
     assert second.coverage.covered_words == second.coverage.words
+
+
+def test_trained_vectors_are_in_the_storage(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node finds them there, also at a URI. If they are lost, the key of the run is the same."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    experiment = make_experiment(model__embedding="static", storage=f"file://{tmp_path}/remote")
+    first = build(experiment)
+    [cached] = (tmp_path / "remote" / "cache").iterdir()
+    assert not (tmp_path / "home").exists()
+    matrix = first.vectors.copy()
+    cached.unlink()
+    again = build(experiment)
+    np.testing.assert_array_equal(again.vectors, matrix)  # so few texts are trained by one thread
+    assert [path.name for path in cached.parent.iterdir()] == [cached.name]
+    write_word2vec(cached, first.words, np.ones((len(first.words), 12), np.float32))
+    other = build(experiment)
+    assert (other.vectors != matrix).any()
+    assert other.key == again.key == first.key
+    for change in ({"vectors.epochs": 1}, {"vectors.norm": 1.0}, {"seed": 1}):
+        assert build(experiment.replace(change)).key != first.key
+
+
+def test_the_first_of_two_commands_decides_the_trained_vectors(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both use the same, whichever ends first."""
+    experiment = make_experiment(model__embedding="static", storage=str(tmp_path))
+    first = build(experiment)
+    [cached] = (tmp_path / "cache").iterdir()
+    cached.unlink()
+
+    def train_slowly(texts: Any, part: Path, *_: Any) -> None:
+        for path, value in ((part, -1), (cached, 1)):  # the other command ends while this one trains
+            write_word2vec(path, first.words, np.full((len(first.words), 12), value, np.float32))
+
+    monkeypatch.setattr("jobs.training.corpus.train_word2vec", train_slowly)
+    assert (build(experiment).vectors[2:] > 0).all()
+    assert [path.name for path in cached.parent.iterdir()] == [cached.name]
+
+
+def test_vectors_read_for_more_texts_add_no_words(with_vectors: Callable[..., Experiment]) -> None:
+    """A corpus knows only what reading the file for its own training texts would have shown."""
+    for extra_words in (0, 1, 100):
+        experiment = with_vectors(vectors__extra_words=extra_words)
+        fold = load_folds(experiment, 3)[0]
+        train = fold.train.select(index for index, text in enumerate(fold.train.texts) if "music" not in text)
+        dataset = replace(fold, train=train)
+        vectors = load_text_vectors(experiment, [*fold.train.texts, *fold.validation.texts, *fold.test.texts])
+        assert "music" in vectors.words
+        own = build_corpus(experiment, dataset, use_pretrained=True)
+        shared = build_corpus(experiment, dataset, use_pretrained=True, word_vectors=vectors)
+        assert shared.words == own.words
+        assert ("music" in shared.words) == (extra_words == 100)
+        np.testing.assert_array_equal(shared.vectors, own.vectors)
+
+
+def test_low_coverage_is_a_warning_with_its_cause(
+    with_vectors: Callable[..., Experiment], make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
+    build(with_vectors())
+    [warning] = [message for message in messages if message.startswith("only ")]
+    assert re.match(
+        r"only \d+\.\d% of the training tokens have a pretrained vector, not 'the', '\w+', '.+'; check", warning
+    )
+    messages.clear()
+    build(make_experiment(model__embedding="static", vectors__min_count=45))
+    assert any("have a pretrained vector" in line and "lower vectors.min_count=45" in line for line in messages)
+    messages.clear()
+    build(make_experiment(model__embedding="static"))
+    assert not any("have a pretrained vector" in message for message in messages)
+
+
+def test_unusual_texts_are_logged(make_experiment: Callable[..., Experiment], messages: list[str]) -> None:
+    """Before training: texts without words, truncated texts, and texts without spaces between words."""
+    experiment = make_experiment(text__max_tokens=4)
+    path = Path(str(experiment.data.train))
+    path.write_text(path.read_text() + "good, \n" * 40 + "bad,我昨天在你们网站上买的手机还没有收到\n" * 90)
+    build(experiment, pretrained=False)
+    assert any(
+        re.match(r"\d+ of \d+ training texts have no words, such as that in .*toy.csv, line", m) for m in messages
+    )
+    assert any(re.match(r"\d+ of \d+ validation texts are truncated to text.max_tokens=4", m) for m in messages)
+    assert any("are Chinese or Japanese, which has no spaces" in message for message in messages)
 
 
 def test_the_key_depends_on_the_texts(make_experiment: Callable[..., Experiment]) -> None:

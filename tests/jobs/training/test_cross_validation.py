@@ -1,6 +1,7 @@
 """Cross-validation: results of the best epoch, and on Ray each missing fold trained once."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from cluster.storage import write_json
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import DataError
+from jobs.datasets.tokenizer import tokenize
+from jobs.embeddings.word2vec import VectorsError
 from jobs.training import cross_validation
 from jobs.training.cross_validation import (
     FOLD_METRICS,
@@ -22,7 +25,7 @@ from jobs.training.cross_validation import (
     summarize,
     train_and_evaluate,
 )
-from tests.support.toy_data import make_test_corpus, write_word2vec
+from tests.support.toy_data import make_test_corpus, make_toy_rows, write_word2vec
 
 
 def fold_result(accuracy: float) -> FoldResult:
@@ -99,7 +102,7 @@ def test_only_missing_folds_are_trained(
     assert cross_validate(experiment, 3) == str(summary_path)
     again = json.loads(summary_path.read_text())
     assert "2 of 3 folds are finished" in messages
-    trained = [line.partition(",")[0] for line in messages if re.match(r"fold \d,", line)]
+    trained = [match[0] for line in messages if (match := re.match(r"fold \d(?= \()", line))]
     assert trained == ["fold 2"]
     assert again["folds"][0] == first
     assert again["folds"][2] == summary["folds"][2]
@@ -114,6 +117,45 @@ def test_only_missing_folds_are_trained(
     assert not any("are finished" in line for line in messages)
 
 
+def test_a_copy_of_the_vectors_file_is_the_same_cross_validation(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """On a replaced node the file has another modification time."""
+    path = write_word2vec(tmp_path / "v.bin", ["great", "film"], np.eye(2, 5, dtype=np.float32))
+    experiment = make_experiment(model__embedding="static", vectors__path=str(path), vectors__dimensions=5)
+    datasets = load_folds(experiment, 3)
+
+    def key() -> str:
+        return cross_validation._key(experiment, datasets, cross_validation._read_vectors(experiment, datasets[0]))
+
+    first = key()
+    os.utime(path, ns=(0, 0))
+    assert key() == first
+    write_word2vec(path, ["great", "film"], 2 * np.eye(2, 5, dtype=np.float32))
+    assert key() != first
+
+
+def test_a_fold_knows_only_the_words_of_its_training_part(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """Not those of its test part, which are in the vectors file too; the file is read once."""
+    path = Path(str(make_experiment().data.train))
+    rows = [f'{label},"{text} word{number}"' for number, (label, text) in enumerate(make_toy_rows(120))]
+    path.write_text("label,text\n" + "\n".join(rows) + "\n")
+    words = ["film", *(f"word{number}" for number in range(120))]
+    vectors = write_word2vec(tmp_path / "v.bin", words, np.random.default_rng(0).normal(size=(121, 5)).astype("f4"))
+    experiment = make_experiment(
+        model__embedding="static", vectors__path=str(vectors), vectors__extra_words=0, vectors__dimensions=5
+    )
+    datasets = load_folds(experiment, 3)
+    word_vectors = cross_validation._read_vectors(experiment, datasets[0])
+    for number, corpus in cross_validation._build_corpora(experiment, datasets, word_vectors, [1, 2, 3]):
+        train_words = {token for text in datasets[number - 1].train.texts for token in tokenize(text)}
+        assert set(corpus.words) == train_words
+    assert sum(line.startswith("reading vectors") for line in messages) == 1
+    assert sum(line.startswith("only ") for line in messages) <= 1
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_error_of_a_fold_names_it(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
@@ -126,7 +168,7 @@ def test_the_error_of_a_fold_names_it(embedded_ray: None, make_experiment: Calla
 def test_settings_are_checked_before_ray_starts(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    """A test file is an error; settings without effect are named."""
+    """A test file, a missing column and a missing vectors file are errors; settings without effect are named."""
 
     def connect() -> None:
         raise RuntimeError("Ray starts")
@@ -134,6 +176,13 @@ def test_settings_are_checked_before_ray_starts(
     monkeypatch.setattr(cross_validation, "connect", connect)
     with pytest.raises(ExperimentError, match=r"remove data.test"):
         cross_validate(make_experiment(data__test="test.csv"), 3)
+    with pytest.raises(DataError, match=r"has no column 'body'"):
+        cross_validate(make_experiment(data__text_column="body"), 3)
+    with pytest.raises(VectorsError, match="no such vectors file"):
+        cross_validate(make_experiment(vectors__path="none.txt", model__embedding="static"), 3)
+    with pytest.raises(DataError, match=r"--folds 101"):
+        cross_validate(make_experiment(), 101)
+    messages.clear()
     with pytest.raises(RuntimeError, match="Ray starts"):
         cross_validate(make_experiment(train__workers=2), 3)
     assert [message.split(" in a ")[0] for message in messages] == ["train.workers and train.use_gpu have no effect"]

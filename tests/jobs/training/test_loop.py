@@ -136,6 +136,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(
     experiment = make_experiment(
         model__embedding="multichannel", train__epochs=4, train__patience=9, train__frozen_epochs=1,
         train__vectors_pull=0.1, train__vectors_learning_rate=0.003, train__batch_size=4, model__max_norm=0.5,
+        train__weight_decay=0.1,
     )  # fmt: skip
     whole = make_loop(experiment)
     list(whole.train_epochs())
@@ -230,15 +231,20 @@ def test_the_norm_of_output_rows_is_limited(make_experiment: Callable[..., Exper
     torch.testing.assert_close(scores, hidden @ network.output.T + network.output_bias)
 
 
-def test_weight_decay_shrinks_the_filters_but_not_the_word_vectors(
+def test_weight_decay_shrinks_filters_and_output_weights_but_not_biases_and_word_vectors(
     make_experiment: Callable[..., Experiment],
 ) -> None:
-    free, decayed = (make_loop(make_experiment(train__weight_decay=decay)) for decay in (0.0, 0.5))
-    for loop in (free, decayed):
+    loops = [make_loop(make_experiment(train__weight_decay=decay)) for decay in (0.0, 0.5)]
+    for loop in loops:
+        loop.network.biases.data.fill_(0.5)  # at 0 there is nothing to shrink
+        loop.network.output_bias.data.fill_(0.5)
         loop.network.train()
         loop.step(np.arange(4))
-    assert decayed.network.filters.norm() < free.network.filters.norm()
-    assert torch.equal(decayed.network.vectors, free.network.vectors)
+    free, decayed = (loop.network for loop in loops)
+    for name in ("filters", "output"):
+        assert getattr(decayed, name).norm() < getattr(free, name).norm()
+    for name in ("biases", "output_bias", "vectors"):
+        assert torch.equal(getattr(decayed, name), getattr(free, name)), name
 
 
 def test_every_step_drops_other_features(

@@ -1,13 +1,16 @@
 """Run folders: which settings decide a run's key, and what best.json names."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import CheckpointError
+from jobs.datasets.dataset import load_dataset
+from jobs.model.checkpoint import CheckpointError, read_published_test_part
 from jobs.training.corpus import Corpus
 from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder, train_settings_key
 from tests.support.toy_data import make_test_corpus
@@ -70,7 +73,7 @@ def test_an_incomplete_checkpoint_is_never_named_as_best(tmp_path: Path, content
     assert not list(tmp_path.rglob("best.json"))
 
 
-def test_best_json_marks_a_finished_run_and_the_experiments_names_the_newest(tmp_path: Path) -> None:
+def test_best_json_marks_a_finished_run_and_the_experiments_names_the_current_one(tmp_path: Path) -> None:
     """Checkpoint paths are relative to the file, so that a folder can be moved."""
     run, other = RunFolder(str(tmp_path), "train-1"), RunFolder(str(tmp_path), "train-2")
     for folder, name in ((run, "c1"), (other, "c2")):
@@ -82,3 +85,112 @@ def test_best_json_marks_a_finished_run_and_the_experiments_names_the_newest(tmp
     assert json.loads(Path(top).read_text()) == best("train-2/c2").to_json() | {"run": "train-2"}
     run.publish(best("c1"))
     assert json.loads(Path(top).read_text())["checkpoint"] == "train-1/c1"
+
+
+def finish_run(folder: Path, name: str, rows: str | None, metric: str = "accuracy", **metrics: float | None) -> str:
+    """Finish a run with these metrics of its best epoch, and return the name of the run that best.json names."""
+    run = RunFolder(str(folder), name, validation=rows)
+    write_manifest(Path(run.path, "c1"))
+    path = run.finish(BestCheckpoint("c1", metric, {"epoch": 1, "loss": 0.5, **metrics}))
+    current = json.loads((folder / "best.json").read_text())["run"]
+    assert path == str(folder / "best.json" if current == name else folder / name / "best.json")
+    return str(current)
+
+
+def test_a_worse_run_on_the_same_validation_rows_does_not_become_current(tmp_path: Path, messages: list[str]) -> None:
+    """The output names the current run and the option."""
+    assert finish_run(tmp_path, "train-1", "rows", accuracy=1.0) == "train-1"
+    assert messages == []
+    assert finish_run(tmp_path, "train-2", "rows", accuracy=0.43) == "train-1"
+    assert messages == [
+        f"train-1 remains the current run of {tmp_path}: this run is worse, with accuracy 0.4300 against accuracy "
+        "1.0000 on the same validation rows; to make it current, repeat the command with --promote"
+    ]
+    own = json.loads((tmp_path / "train-2" / "best.json").read_text())
+    assert (own["checkpoint"], own["validation"]) == ("c1", "rows")
+
+
+def test_a_worse_run_becomes_current_on_request(tmp_path: Path, messages: list[str]) -> None:
+    finish_run(tmp_path, "train-1", "rows", accuracy=1.0)
+    finish_run(tmp_path, "train-2", "rows", accuracy=0.43)
+    run = RunFolder(str(tmp_path), "train-2", validation="rows", promote=True)
+    finished = run.read_finished_best()
+    assert finished is not None
+    assert run.publish(finished) == str(tmp_path / "best.json")
+    assert run.is_published()
+    assert f"train-2 is the current run of {tmp_path} now, instead of train-1: accuracy 0.4300" in messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "current"),
+    [
+        ({"accuracy": 0.5}, {"accuracy": 0.6}, "train-2"),
+        ({"accuracy": 0.5, "loss": 0.4}, {"accuracy": 0.5, "loss": 0.3}, "train-2"),
+        ({"accuracy": 0.5, "loss": 0.3}, {"accuracy": 0.5, "loss": 0.4}, "train-1"),
+        ({"accuracy": 0.5}, {"accuracy": 0.5}, "train-2"),
+        ({"accuracy": 0.9, "loss": 0.4}, {"accuracy": 0.8, "loss": 0.3, "metric": "loss"}, "train-2"),
+        ({"accuracy": 0.9}, {"accuracy": 0.8, "train_loss": 0.1, "metric": "train_loss"}, "train-1"),
+        ({"accuracy": 0.9}, {"accuracy": 0.8, "metric": "seconds"}, "train-1"),
+    ],
+)
+def test_runs_are_compared_by_the_metric_of_the_new_run(
+    tmp_path: Path, first: dict[str, float], second: dict[str, Any], current: str
+) -> None:
+    """The loss decides between equals; metrics that are not of the validation part are replaced by the accuracy."""
+    finish_run(tmp_path, "train-1", "rows", **first)
+    assert finish_run(tmp_path, "train-2", "rows", **second) == current
+
+
+@pytest.mark.parametrize(("first", "second"), [("rows", "others"), (None, None), (None, "rows")])
+def test_runs_with_different_validation_rows_are_not_compared(
+    tmp_path: Path, first: str | None, second: str | None, messages: list[str]
+) -> None:
+    """The newest becomes current, and the output says why. An earlier version did not record the rows."""
+    finish_run(tmp_path, "train-1", first, accuracy=1.0)
+    assert finish_run(tmp_path, "train-2", second, accuracy=0.4) == "train-2"
+    assert "the two cannot be compared: their validation rows differ or are not recorded" in messages[-1]
+
+
+def test_runs_without_a_validation_part_are_not_compared(tmp_path: Path) -> None:
+    finish_run(tmp_path, "train-1", "empty", accuracy=None, loss=None)
+    assert finish_run(tmp_path, "train-2", "empty", accuracy=None, loss=None) == "train-2"
+
+
+def test_a_run_whose_checkpoint_was_deleted_does_not_remain_current(tmp_path: Path) -> None:
+    finish_run(tmp_path, "train-1", "rows", accuracy=1.0)
+    shutil.rmtree(tmp_path / "train-1")
+    assert finish_run(tmp_path, "train-2", "rows", accuracy=0.4) == "train-2"
+
+
+def test_the_validation_rows_identify_what_a_run_was_measured_on(make_experiment: Callable[..., Experiment]) -> None:
+    """Another seed draws other rows; other settings do not."""
+    digests = []
+    for experiment in (make_experiment(), make_experiment(model__dropout=0.1), make_experiment(seed=1)):
+        corpus, validation = make_test_corpus(experiment), load_dataset(experiment).validation
+        digests.append(resolve_run_folder("train", experiment, corpus, validation).validation)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_run_that_is_not_current_names_the_test_part_of_its_newest_command(tmp_path: Path) -> None:
+    """`evaluate` of the run's own folder measures that file; without one in the command it measures none."""
+    finish_run(tmp_path, "train-1", "rows", accuracy=1.0)
+    finish_run(tmp_path, "train-2", "rows", accuracy=0.4)
+    for test in ("a.csv", "b.csv", None):
+        run = RunFolder(str(tmp_path), "train-2", test=test, validation="rows")
+        finished = run.read_finished_best()
+        assert finished is not None
+        assert run.publish(finished) == str(tmp_path / "train-2" / "best.json")
+        assert read_published_test_part(run.path) == test
+    assert read_published_test_part(str(tmp_path)) is None
+
+
+def test_an_unfinished_search_is_published_as_unfinished(tmp_path: Path) -> None:
+    """So nothing takes its checkpoint for the result; the mark disappears when the search is finished."""
+    run = RunFolder(str(tmp_path), "tune-1")
+    write_manifest(Path(run.path, "c1"))
+    run.update_best(best("c1"))
+    for path in (tmp_path, Path(run.path)):
+        assert json.loads((path / "best.json").read_text())["finished"] is False
+    run.finish(best("c1"))
+    for path in (tmp_path, Path(run.path)):
+        assert "finished" not in json.loads((path / "best.json").read_text())

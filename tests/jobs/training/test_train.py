@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
@@ -87,6 +88,25 @@ def test_more_workers_than_the_cluster_has_room_for_are_an_error(
     """Ray Train would wait for ever."""
     with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
         train(make_experiment(train__workers=99))
+
+
+def test_elastic_workers_leave_other_jobs_and_services_their_cpus(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
+    """Ray Train would ask for as many workers as there are CPUs, and wait for ever."""
+
+    @ray.remote(num_cpus=2)
+    class Service:
+        def is_running(self) -> bool:
+            return True
+
+    service = Service.remote()
+    assert ray.get(service.is_running.remote())
+    try:
+        train(make_experiment(name="elastic", train__workers=[1, 8], train__epochs=1))
+    finally:
+        ray.kill(service)
+    assert "training with 2 workers on cpu" in messages
 
 
 class WorkersLost(TrainingFailedError):

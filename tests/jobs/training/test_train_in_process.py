@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 
+from cluster import UsageError
 from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
 from jobs.config.experiment import Experiment
@@ -124,3 +125,27 @@ def test_a_gpu_that_this_machine_lacks_is_an_error_before_anything_is_read(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ResourceError, match=r"train\.use_gpu asks for a GPU"):
         train(make_experiment(train__use_gpu=True, data__train="nowhere.csv"))
+
+
+def test_a_worse_run_leaves_the_better_one_current_and_is_named_by_its_own_file(
+    make_experiment: Callable[..., Experiment], messages: list[str]
+) -> None:
+    """So evaluate, predict, serve and deploy of the experiment use the better one, until the worse one is promoted."""
+    good = make_experiment(train__epochs=8, train__patience=8)
+    worse = make_experiment(train__learning_rate=1e-6, train__epochs=1)
+    top = train(good)
+    assert train(worse) != top
+    assert any("remains the current run" in line and "--promote" in line for line in messages)
+    assert load_checkpoint(top).experiment.train.epochs == 8
+    messages.clear()
+    assert train(worse, promote=True) == top
+    assert any("this run is finished" in line for line in messages)
+    assert load_checkpoint(top).experiment.train.epochs == 1
+
+
+def test_errors_in_the_data_are_reported_before_ray_starts(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.training.train.connect", lambda: pytest.fail("Ray was started"))
+    with pytest.raises(UsageError, match="has no column 'nowhere'"):
+        train(make_experiment(train__workers=2, data__text_column="nowhere"))

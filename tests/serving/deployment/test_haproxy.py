@@ -66,6 +66,27 @@ def test_haproxy_has_the_limits_of_the_service_configuration() -> None:
     assert deployment["max_ongoing_requests"] + deployment["max_queued_requests"] == MAX_REQUESTS_PER_REPLICA
 
 
+def test_replicas_are_not_added_for_load_that_is_already_over() -> None:
+    """The delays are not shorter than the period over which the load is averaged."""
+    configuration = yaml.safe_load((REPOSITORY / "serving" / "service.yaml").read_text())
+    scaling = configuration["applications"][0]["deployments"][0]["autoscaling_config"]
+    assert scaling["look_back_period_s"] <= min(scaling["upscale_delay_s"], scaling["downscale_delay_s"])
+
+
+def test_the_limits_of_haproxy_are_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their defaults depend on the machine and on service.yaml."""
+    options = ["--requests-per-replica", "77", "--max-connections", "999", "--threads", "5", "--hard-stop-s", "13"]
+    assert main(["switches", "--folder", str(folder), *options]) == 0
+    output = capsys.readouterr().out
+    for line in ("NBTHREAD=5", "MAXCONN=999", "HARD_STOP_AFTER_S=13", "default-server maxconn 77"):
+        assert line in output
+    with pytest.raises(SystemExit):
+        main(["switches", "--threads", "0"])
+    defaults = build_environment(folder)
+    assert int(defaults["RAY_SERVE_HAPROXY_NBTHREAD"]) >= 2
+    assert f"default-server maxconn {MAX_REQUESTS_PER_REPLICA}" in defaults["RAY_SERVE_HAPROXY_RETRY_ON"]
+
+
 def test_ray_reads_every_variable() -> None:
     """A renamed variable would have no effect."""
     import ray.serve._private.constants as constants

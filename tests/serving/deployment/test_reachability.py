@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import find_free_ports
+from cluster.machine import find_free_ports
 from serving.api_keys import KEYS_FILE_VARIABLE, KEYS_VARIABLE
 from serving.deployment import reachability
 from serving.deployment.reachability import (

@@ -1,15 +1,24 @@
 """Messages and errors of a start, without a cluster."""
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from cluster.machine import Listener
+from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.deployment import haproxy, server
-from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, build_environment
+from serving.deployment.applications import DeploymentError
+from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, active_request_limit, build_environment
 
-CONFIGURATION = {"http_options": {"host": "127.0.0.1", "port": 0}}
+CONFIGURATION = {
+    "http_options": {"host": "127.0.0.1", "port": 0},
+    "applications": [
+        {"deployments": [{"user_config": {}, "max_ongoing_requests": 10, "max_queued_requests": 20}]},
+    ],
+}
 
 
 class RayStarted(Exception):
@@ -43,6 +52,7 @@ def test_a_start_without_haproxy_logs_that_it_is_slow(monkeypatch: pytest.Monkey
     """The message says what to install; with HAProxy, or on a running cluster, nothing is logged."""
     assert start(messages) == []
     assert active_proxy() == "HAProxy"
+    assert active_request_limit() == 30  # of the configuration
     for name in build_environment(Path("/tmp")):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(haproxy, "find_spec", lambda name: None)
@@ -58,7 +68,7 @@ def test_limits_above_those_of_haproxy_are_logged(messages: list[str]) -> None:
 
     def report(ongoing: int, queued: int) -> None:
         deployment = {"name": "Classifier", "max_ongoing_requests": ongoing, "max_queued_requests": queued}
-        server._report_excess_limits({"applications": [{"deployments": [deployment]}]})
+        server._report_excess_limits({"applications": [{"deployments": [deployment]}]}, MAX_REQUESTS_PER_REPLICA)
 
     report(64, MAX_REQUESTS_PER_REPLICA - 64)
     report(64, -1)
@@ -73,4 +83,33 @@ def test_a_used_port_is_an_error_before_ray_starts(run_folder: Path, capsys: pyt
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
         assert main(["run", str(run_folder), "--port", str(port)]) == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}" in error
+    assert f"process {os.getpid()}" in error
+
+
+def test_an_orphaned_haproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A HAProxy of a running Ray is none, and neither is another program."""
+    for name, parent, expected in (("haproxy", "systemd", True), ("haproxy", "ray::HAProxyMan", False),
+                                   ("nginx", "systemd", False)):  # fmt: skip
+        monkeypatch.setattr(server, "find_listener", lambda port, names=(name, parent): Listener(4321, *names))
+        if expected:
+            with pytest.raises(DeploymentError, match=r"port 8000 is held by HAProxy, process 4321.*`kill 4321`"):
+                server._require_no_orphaned_proxy(8000)
+        else:
+            server._require_no_orphaned_proxy(8000)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"), [("Traceback\n  cause: x\n\n", "  cause: x"), ("", "RuntimeError"), ("\n", "RuntimeError")]
+)
+def test_an_error_of_ray_is_reported_by_its_last_line(message: str, expected: str) -> None:
+    assert server._last_line(RuntimeError(message)) == expected
+
+
+def test_a_served_checkpoint_has_a_lease_until_the_service_ends(run_folder: Path, tmp_path: Path) -> None:
+    """One that cannot be written is served without."""
+    folder = str(run_folder / "first")
+    with server.lease_checkpoints([folder, str(tmp_path / "file.txt" / "none")]):
+        assert is_leased(folder)
+    assert not is_leased(folder)

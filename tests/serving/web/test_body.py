@@ -79,6 +79,21 @@ def test_bodies_arrive_in_one_piece_or_in_several(run: Callable[[Coroutine], Non
     run(read())
 
 
+def test_a_limit_above_the_discarded_size_truncates_no_body(
+    run: Callable[[Coroutine], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body within the limit is returned whole, and a longer one is refused."""
+    monkeypatch.setattr(body, "MAX_DISCARDED_BYTES", 4)
+
+    async def read() -> None:
+        pieces = [make_piece(b"abc", more=True), make_piece(b"def", more=True), make_piece(b"gh")]
+        assert await BodyReader(8).read(make_receive(*pieces), 0.0) == b"abcdefgh"
+        with pytest.raises(RequestError, match="longer than 7 bytes"):
+            await BodyReader(7).read(make_receive(*pieces), 0.0)
+
+    run(read())
+
+
 def test_only_late_bodies_are_cancelled(run: Callable[[Coroutine], None]) -> None:
     """The response is 408, at most a tenth of the time-out too late; then no timer is left."""
 

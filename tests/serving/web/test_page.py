@@ -1,10 +1,13 @@
 """The web page, in a real browser."""
 
+import csv
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -14,6 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from jobs.model.checkpoint import save_checkpoint
 from serving.api_keys import KEYS_VARIABLE
+from serving.client import Client
 from serving.web.page import PAGE_PATH
 from tests.support.asgi import make_replica, send_request, serve_replica
 from tests.support.checkpoints import checkpoint_of
@@ -79,7 +83,10 @@ def test_the_keyboard_is_enough_from_text_to_explanation(browser: WebDriver, url
     assert sum(shares[:-1]) == pytest.approx(shares[-1], abs=0.02)
     assert "non-static" not in wait_for_elements(browser, "#facts")[0].text
     assert "rand" in wait_for_elements(browser, "#facts")[0].text
-    assert wait_for_elements(browser, "h1")[0].text.startswith("docstrings-")
+    assert wait_for_elements(browser, "h1")[0].text == "docstrings"
+    assert wait_for_elements(browser, "#purpose")[0].text == "Reads a text and assigns one of 3 labels."
+    assert all(item.text for item in wait_for_elements(browser, "#labels .phrases", 1))
+    assert "unknown to the model" in wait_for_elements(browser, "#unknown")[0].text
     browser.save_screenshot(str(tmp_path / "page.png"))
     assert not browser.get_log("browser")  # nothing is blocked by the page's own policy, and no script failed
 
@@ -120,10 +127,93 @@ def test_a_key_field_is_shown(browser: WebDriver, tmp_path: Path, monkeypatch: p
     save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
     with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
         browser.get(url)
+        wait_for_elements(browser, "#text")[0].send_keys("word1", Keys.CONTROL, Keys.ENTER)
+        assert "enter the key above" in wait_for_elements(browser, "[role=alert]:not(:empty)")[0].text
+        wait_for_elements(browser, "#key")[0].send_keys("wrong")
+        wait_for_elements(browser, "form > button")[0].click()
+        wait = WebDriverWait(browser, 60)
+        wait.until(lambda driver: "enter another key above" in driver.find_element(By.ID, "error").text)
+        wait_for_elements(browser, "#key")[0].clear()
+        wait_for_elements(browser, "#text")[0].clear()
         wait_for_elements(browser, "#key")[0].send_keys(KEY)
         wait_for_elements(browser, "#text")[0].send_keys("word1", Keys.CONTROL, Keys.ENTER)
         wait_for_elements(browser, "#labels button", 3)
         wait_for_elements(browser, "#facts")
+
+
+def test_five_labels_are_shown_and_more_on_request(browser: WebDriver, tmp_path: Path) -> None:
+    """The facts have the numbers of rows that the metrics come from."""
+    small = checkpoint_of("rand")
+    weights = small.weights | {
+        "output.weight": np.repeat(small.weights["output.weight"], 3, 0), "output.bias": np.zeros(9, np.float32)
+    }  # fmt: skip
+    metrics = {"epoch": 1, "rows": 1234, "validation_rows": 200, "accuracy": 0.5, "macro_f1": 0.25}
+    many = replace(small, labels=[f"label {number}" for number in range(9)], weights=weights, metrics=metrics)
+    save_checkpoint(tmp_path / "c", many)
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+        browser.get(url)
+        wait_for_elements(browser, "#text")[0].send_keys("word1 word2", Keys.CONTROL, Keys.ENTER)
+        assert len(wait_for_elements(browser, "#labels button", 5)) == 5
+        [more] = wait_for_elements(browser, "#more")
+        assert more.text == "4 more labels"
+        more.click()
+        assert len(wait_for_elements(browser, "#labels button", 9)) == 9
+        assert more.text == "Show fewer"
+        facts = wait_for_elements(browser, "#facts")[0].text
+    for fact in ("training rows 1,234", "accuracy 0.5000 on 200 validation rows", "macro F1 0.2500 on 200"):
+        assert fact in facts
+
+
+def test_a_csv_file_is_labelled(browser: WebDriver, tmp_path: Path) -> None:
+    """In requests that the limits allow; the file to download has the columns of the file and the labels."""
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    rows = [
+        ["1", 'word1, "word2"', ""],
+        ["2", "word3\nword4", "x"],
+        ["3", "", ""],
+        ["4", "é" * 300, ""],
+        ["5", "word5"],
+    ]
+    path = tmp_path / "my.texts.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows([["id", "text", "label"], *rows])
+    limits = {"max_texts": 2, "max_text_length": 200}
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")}, limits=limits)) as url:
+        expected = Client(url).classify([row[1] if len(row[1]) < 200 else "é" * 200 for row in rows][:2], top_k=1)
+        browser.get(url)
+        browser.find_element(By.ID, "file").send_keys(str(path))
+        wait_for_elements(browser, "#start")[0].click()
+        [link] = wait_for_elements(browser, "#download")
+        assert link.text == "Download my.texts-labelled.csv (5 rows)"
+        assert "5 of 5 rows labelled" in wait_for_elements(browser, "#state")[0].text
+        script = "const done = arguments[1]; fetch(arguments[0]).then((file) => file.text()).then(done)"
+        browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # the page itself fetches no blob
+        browser.refresh()
+        browser.find_element(By.ID, "file").send_keys(str(path))
+        wait_for_elements(browser, "#start")[0].click()
+        [link] = wait_for_elements(browser, "#download")
+        content = browser.execute_async_script(script, link.get_attribute("href"))
+        browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
+    lines = list(csv.reader(content.removeprefix("\ufeff").splitlines(keepends=True), delimiter=";"))
+    assert lines[0] == ["id", "text", "label", "predicted_label", "score"]
+    assert [line[:3] for line in lines[1:]] == [[*row, ""][:3] for row in rows]
+    assert [line[3] for line in lines[1:3]] == [labels[0]["label"] for labels in expected]
+    assert all(0 < float(line[4]) <= 1 for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"text\n", "no rows"), (b"text\n\xff\xfe\n", "not in UTF-8"), (b'text\n"open\n', "mark is not closed"),
+     (b"text\n" + b"a\n" * 50_001, "50,001 rows; at most 50,000")],
+)  # fmt: skip
+def test_an_unusable_file_is_explained(
+    browser: WebDriver, url: str, tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    browser.get(url)
+    browser.find_element(By.ID, "file").send_keys(str(path))
+    assert message in wait_for_elements(browser, "#file-error:not(:empty)")[0].text
 
 
 def test_the_page_has_no_external_resources(tmp_path: Path) -> None:

@@ -119,6 +119,14 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
         (body(inputs="a", parameters={"function_to_apply": "relu"}), 422, "parameters.function_to_apply"),
         (body(inputs="a", parameters=[1]), 422, "parameters"),
         (body(inputs="a", explain=1), 422, "explain"),
+        (
+            body(inputs="a", parameters={"topk": 3}),
+            422,
+            r"parameters\.topk: unknown field; did you mean parameters.top_k",
+        ),
+        (body(inputs="a", top_k=3), 422, r"top_k: unknown field; did you mean parameters\.top_k\?"),
+        (body(input="a"), 422, r"input: unknown field; did you mean inputs\?"),
+        (body(inputs="a", zzz=3), 422, "zzz: unknown field; the fields are parameters.top_k"),
         (body(inputs=list("abcd")), 413, "4 texts; at most 3 are allowed"),
         (body(inputs=["a", "b" * 51]), 413, "a text has 51 characters; at most 50"),
         (body(inputs=["a", "b"], explain=True), 413, "2 texts; at most 1 are allowed with explain"),
@@ -130,12 +138,13 @@ def test_invalid_input_is_a_4xx_that_names_the_problem(content: bytes, status: i
     assert caught.value.status == status
 
 
-def test_unknown_fields_and_nulls_are_ignored() -> None:
-    """Clients send options of other services."""
+def test_options_of_hugging_face_clients_and_nulls_are_ignored() -> None:
+    """Those of the hosted API, of text-embeddings-inference, and of transformers' pipelines."""
     request = parse_request(
         body(inputs="a", options={"use_cache": False}, truncate=True, parameters=None, explain=None), LIMITS
     )
     assert request.texts == ["a"]
+    assert parse_request(body(inputs="a", parameters={"truncation": True, "max_length": 9}), LIMITS).texts == ["a"]
     assert parse_request(body(inputs="a", parameters={"top_k": None, "function_to_apply": None}), LIMITS).top_k is None
 
 

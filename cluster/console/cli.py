@@ -1,20 +1,29 @@
 """Command-line scaffold that all entry points share: sub-commands, verbosity, version and exit codes."""
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster import UsageError, __version__
-from cluster.logs import RESULT, ConsoleHandler, handle_logs
+from cluster.console.logs import RESULT, ConsoleHandler, handle_logs
+
+OWN_PACKAGES = ("cluster", "jobs", "serving", "finetune_cnn")
 
 EXIT_BROKEN_PIPE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 RunCommand = Callable[[argparse.Namespace], int | None]
+SuggestKeys = Callable[[str], list[str]]
+
+_SETTING = re.compile(r"\s*[A-Za-z_][\w.]*\s*=")
+# Shells expand it at the start of a word, but not in --out=~/report.
+_HOME_PATH = re.compile(r"~[^/\s]*/.*", re.DOTALL)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -41,6 +50,24 @@ class CommandParser(argparse.ArgumentParser):
         formatter.add_text(self.epilog)
         return formatter.format_help()
 
+    def list_commands(self) -> list[str]:
+        """Return the sub-commands, with those of groups as `group command`."""
+        names = []
+        for action in self._actions:
+            for name, parser in action.choices.items() if isinstance(action, argparse._SubParsersAction) else ():
+                names += [f"{name} {inner}" for inner in parser.list_commands()] or [name]
+        return names
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            # A command of a group, such as logs in `job logs`, is found without the name of its group too.
+            names = {name.rpartition(" ")[2]: name for name in self.list_commands()}
+            names |= {name: name for name in action.choices}
+            nearest = difflib.get_close_matches(value, names, n=1)
+            hint = f"did you mean '{names[nearest[0]]}'?" if nearest else "`--help` lists the commands"
+            self.error(f"unknown command '{value}'; {hint}")
+        super()._check_value(action, value)
+
 
 class CommandGroup:
     """The sub-commands of a parser."""
@@ -63,7 +90,7 @@ class CommandGroup:
             resumable: the same command resumes after Ctrl-C.
         """
         parser = self._add_parser(name, text)
-        parser.set_defaults(run=run, resumable=resumable)
+        parser.set_defaults(run=run, resumable=resumable, command_parser=parser)
         return parser
 
     def add_group(self, name: str, text: str) -> "CommandGroup":
@@ -81,7 +108,8 @@ class CommandLine(CommandGroup):
     """A command line with sub-commands.
 
     A sub-command whose parser has the default `settings_argument="NAME"` also accepts KEY=VALUE words after its
-    options; they are appended to the list NAME.
+    options; they are appended to the list NAME. With the default `file_after_options=True` it accepts any words there.
+    Its default `suggest_keys`, a function, returns the settings that an unknown option may mean.
     """
 
     def __init__(self, program: str, description: str) -> None:
@@ -105,6 +133,11 @@ class CommandLine(CommandGroup):
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USAGE
+        except ModuleNotFoundError as error:
+            if options.log_level == logging.DEBUG or (error.name or "").partition(".")[0] in ("", *OWN_PACKAGES):
+                raise
+            print(f"error: {_describe_missing_package(str(error.name))}", file=sys.stderr)
+            return EXIT_USAGE
         except BrokenPipeError:
             # The reader of the output has closed it. The interpreter flushes standard output when it exits.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 stays open until then
@@ -117,11 +150,56 @@ class CommandLine(CommandGroup):
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         options, rest = self.parser.parse_known_args(arguments)
         name = getattr(options, "settings_argument", None)
-        if rest and (name is None or not all("=" in word and word[0] != "-" for word in rest)):
-            self.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        takes_file = getattr(options, "file_after_options", False)
+        if rest and (name is None or any(word[:1] == "-" or not (takes_file or _SETTING.match(word)) for word in rest)):
+            parser: CommandParser = options.command_parser
+            words = sys.argv[1:] if arguments is None else arguments
+            hint = _suggest_option(parser, rest, words, getattr(options, "suggest_keys", None))
+            parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         if rest and name is not None:
             getattr(options, name).extend(rest)
+        for key, value in vars(options).items():
+            setattr(options, key, _expand_home(value))
         return options
+
+
+def _suggest_option(
+    parser: CommandParser, unknown: Sequence[str], words: Sequence[str], suggest_keys: SuggestKeys | None
+) -> str:
+    """Return what the first unknown option may mean, as the end of an error message; empty if nothing is similar.
+
+    Args:
+        unknown: words that the parser does not accept. words: all words of the command line.
+    """
+    option = next((word for word in unknown if word.startswith("--")), "")
+    name, equals, value = option.partition("=")
+    nearest = difflib.get_close_matches(name, parser._option_string_actions, n=1, cutoff=0.7)
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    keys = suggest_keys(name[2:].replace("-", "_")) if suggest_keys and option else []
+    if not keys:
+        return ""
+    if not equals:
+        index = list(words).index(option) + 1
+        value = words[index] if index < len(words) and not words[index].startswith("-") else "VALUE"
+    return f"; settings are written without dashes: {' or '.join(f'{key}={value}' for key in keys)}"
+
+
+def _expand_home(value: Any) -> Any:
+    """Return a value of an option, with the home folder instead of `~` if it is such a path."""
+    if isinstance(value, list):
+        return [_expand_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and _HOME_PATH.fullmatch(value) else value
+
+
+def _describe_missing_package(name: str) -> str:
+    remedy = "install it there, or run the command with the Python that has it"
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # this process is a job
+        remedy = (
+            "a job runs the `python` that was first on the PATH when `ray start` was run on the head: start Ray in an "
+            "environment that has the packages, or let the job install them: finetune-cnn submit --install"
+        )
+    return f"the Python at {sys.executable} lacks the package {name}; {remedy}"
 
 
 def _add_verbosity(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Log handlers of the project's loggers: one for a command's console, one that forwards a worker's messages."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,16 @@ RESULT = 25
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages: progress and results to standard output, warnings and errors to standard error."""
+    """Prints messages: progress and results to standard output, warnings and errors to standard error.
+
+    From its creation on, what the console's encoding does not have is printed as an escape sequence, also by `print`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+                stream.reconfigure(errors="backslashreplace")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record, unbuffered: another program may follow the output."""

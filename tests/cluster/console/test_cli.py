@@ -12,7 +12,7 @@ import cluster.__main__
 import jobs.__main__
 import serving.__main__
 from cluster import UsageError, __version__
-from cluster.cli import CommandLine, RunCommand
+from cluster.console.cli import CommandLine, RunCommand
 from cluster.package import REPOSITORY
 from tests.support.commands import run_command
 
@@ -118,6 +118,23 @@ def test_a_usage_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
         make_command_line(raise_error(ZeroDivisionError())).main(["work"])
 
 
+def test_a_missing_package_is_one_line_with_the_python_that_lacks_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a job it explains which Python that is. With --verbose, and for our own packages, there is a traceback."""
+    error = ModuleNotFoundError("No module named 'ray'", name="ray")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert make_command_line(raise_error(error)).main(["work"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: the Python at {sys.executable} lacks the package ray; install")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert make_command_line(raise_error(error)).main(["work"]) == 2
+    assert "first on the PATH when `ray start` was run on the head" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        make_command_line(raise_error(error)).main(["work", "--verbose"])
+    with pytest.raises(ModuleNotFoundError):
+        make_command_line(raise_error(ModuleNotFoundError(name="jobs.none"))).main(["work"])
+
+
 def test_the_exit_code_of_a_command_is_returned() -> None:
     """For example, a command returns the exit code of a job on a cluster."""
     assert make_command_line(lambda options: 7).main(["work"]) == 7
@@ -134,7 +151,7 @@ def test_unknown_arguments_are_an_error(arguments: list[str], capsys: pytest.Cap
 
 def test_output_that_nobody_reads_is_no_traceback() -> None:
     """The reader has closed the pipe, as `head` does."""
-    script = 'import sys; from tests.cluster.test_cli import *; sys.exit(make_command_line(print_much).main(["work"]))'
+    script = f'import sys; from {__name__} import *; sys.exit(make_command_line(print_much).main(["work"]))'
     result = run_command("sh", "-c", f"({sys.executable} -c '{script}'; echo exit $? >&2) | true")
     assert result.stderr == "exit 1\n"
 
@@ -142,3 +159,66 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
 def print_much(options: argparse.Namespace) -> None:
     for number in range(100_000):
         print(number)
+
+
+def make_settings_command_line() -> tuple[CommandLine, list[argparse.Namespace]]:
+    """Return a command line whose command accepts settings, and a list of the options of its calls."""
+    calls: list[argparse.Namespace] = []
+
+    def record(options: argparse.Namespace) -> None:
+        calls.append(options)
+
+    cli = CommandLine("example", "An example.")
+    parser = cli.add_command("work", record, "works")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--out")
+    parser.add_argument("--address")
+    keys = {"epochs": ["train.epochs", "tune.epochs"], "batch_size": ["train.batch_size"]}
+    parser.set_defaults(settings_argument="settings", suggest_keys=lambda name: keys.get(name, []))
+    group = cli.add_group("job", "jobs")
+    for name in ("logs", "work"):
+        group.add_command(name, record, "works")
+    return cli, calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wrok"], "unknown command 'wrok'; did you mean 'work'?"),
+        (["logs"], "unknown command 'logs'; did you mean 'job logs'?"),
+        (["wokr"], "did you mean 'work'?"),
+        (["job", "lgos"], "unknown command 'lgos'; did you mean 'logs'?"),
+        (["xyzzy"], "unknown command 'xyzzy'; `--help` lists the commands"),
+        (["work", "--adress", "x"], "unrecognized arguments: --adress; did you mean --address?"),
+        (["work", "--epochs", "3"], "settings are written without dashes: train.epochs=3 or tune.epochs=3"),
+        (["work", "a.yaml", "--batch-size=8", "x=1"], "settings are written without dashes: train.batch_size=8"),
+        (["work", "--epochs", "--out", "x"], "settings are written without dashes: train.epochs=VALUE"),
+        (["job", "logs", "--epochs", "3"], "unrecognized arguments: --epochs 3\n"),
+    ],
+)
+def test_what_was_meant_is_suggested(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli, calls = make_settings_command_line()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not calls
+
+
+def test_a_home_folder_in_an_option_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells expand it at the start of a word only."""
+    monkeypatch.setenv("HOME", "/home/me")
+    cli, calls = make_settings_command_line()
+    assert cli.main(["work", "~/a.yaml", "--out=~/report", "--address=~", "data.train=~/x"]) == 0
+    [options] = calls
+    assert (options.out, options.address, options.settings) == (
+        "/home/me/report",
+        "~",
+        ["/home/me/a.yaml", "data.train=~/x"],
+    )
+
+
+def test_a_setting_with_spaces_is_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    cli, calls = make_settings_command_line()
+    assert cli.main(["work", "--out", "x", "model.dropout = 0.3", "data.text_column=the text"]) == 0
+    assert calls[0].settings == ["model.dropout = 0.3", "data.text_column=the text"]

@@ -1,0 +1,98 @@
+"""Properties of this machine: usable processors, free ports, and the process that listens on a port."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_LISTEN = "0A"  # state of a socket in /proc/net/tcp
+
+
+def count_cpus(cgroups: Path = _CGROUPS) -> int:
+    """Return how many processors this process may use: by its affinity and by the quota of its cgroup, at least 1.
+
+    `os.cpu_count()` counts those of the machine, also in a container that may use two of them.
+    """
+    quotas = (quota for folder in _cgroup_folders(cgroups) if (quota := _read_quota(folder)) is not None)
+    return max(1, min(len(os.sched_getaffinity(0)), *(int(quota) for quota in quotas), 1 << 20))
+
+
+def _cgroup_folders(cgroups: Path) -> Iterator[Path]:
+    """Yield the cgroup folders whose limits apply, versions 1 and 2; in a container the first ones are its own."""
+    yield from (cgroups, cgroups / "cpu")
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = cgroups / "cpu" if controllers else cgroups
+        folder = top / path.lstrip("/")
+        while folder != top and ".." not in folder.parts:
+            yield folder
+            folder = folder.parent
+
+
+def _read_quota(folder: Path) -> float | None:
+    """Return the number of processors of a cgroup's quota; None without one."""
+    with suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        limit = int((folder / "cpu.cfs_quota_us").read_text())
+        return limit / int((folder / "cpu.cfs_period_us").read_text()) if limit > 0 else None
+    return None
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Return ports that are free on every interface at the moment."""
+    sockets = [socket.create_server(("", 0)) for _ in range(count)]
+    try:
+        return [bound.getsockname()[1] for bound in sockets]
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A process that listens on a port. name, parent: the names of its command and of its parent's."""
+
+    pid: int
+    name: str
+    parent: str
+
+
+def find_listener(port: int) -> Listener | None:
+    """Return the process that listens on a TCP port; None if there is none, or it belongs to another user."""
+    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    if not inodes:
+        return None
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                if any(os.readlink(link) in inodes for link in (process / "fd").iterdir()):
+                    parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                    return Listener(int(process.name), _read_name(process), _read_name(process.parent / parent))
+    return None
+
+
+def _read_name(process: Path) -> str:
+    with suppress(OSError):
+        return (process / "comm").read_text().strip()
+    return ""
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        for line in lines:
+            fields = line.split()
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]

@@ -1,0 +1,72 @@
+"""Checks of tokenised texts: texts without words, truncated texts, and scripts without spaces between words."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jobs.datasets.readers import Split
+
+MIN_SHARE = 0.1  # of all letters, for a message
+
+
+@dataclass(frozen=True)
+class _Script:
+    """A script. max_mean_length: mean letters of a token, above which the texts are not divided into words."""
+
+    name: str
+    pattern: re.Pattern[str]
+    max_mean_length: float
+
+
+# Chinese and Japanese words have two letters on average, those of the other languages four to six with their marks.
+_HAN_AND_KANA = "[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_SCRIPTS = (
+    _Script("Chinese or Japanese", re.compile(_HAN_AND_KANA), 4),
+    _Script("Thai", re.compile("[\u0e01-\u0e3a\u0e40-\u0e5b]"), 9),
+    _Script("Lao", re.compile("[\u0e80-\u0eff]"), 9),
+    _Script("Burmese", re.compile("[\u1000-\u109f]"), 9),
+    _Script("Khmer", re.compile("[\u1780-\u17ff]"), 9),
+)
+
+
+def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], max_tokens: int) -> list[str]:
+    """Return notes on the texts of a part that have no token, and on those with more tokens than `max_tokens`.
+
+    Args:
+        name: of the part.
+        tokenized: the tokens of the texts.
+    """
+    notes = []
+    total = f"{len(tokenized):,} {name} texts"
+    empty = [index for index, tokens in enumerate(tokenized) if not tokens]
+    if empty:
+        notes.append(f"{len(empty):,} of {total} have no words, such as that in {split.describe_position(empty[0])}")
+    lengths = [len(tokens) for tokens in tokenized]
+    num_truncated = sum(length > max_tokens for length in lengths)
+    if num_truncated:
+        notes.append(
+            f"{num_truncated:,} of {total} are truncated to text.max_tokens={max_tokens}; the longest has "
+            f"{max(lengths):,} tokens"
+        )
+    return notes
+
+
+def describe_undivided_texts(counts: Iterable[tuple[str, int]]) -> str | None:
+    """Return a message if texts in a script without spaces are not divided into words, else None.
+
+    Args:
+        counts: tokens of the texts with their occurrences.
+    """
+    counts = list(counts)
+    total = sum(len(word) * count for word, count in counts)
+    for script in _SCRIPTS:
+        tokens = [(word, count) for word, count in counts if not word.isascii() and script.pattern.search(word)]
+        number = sum(count for _, count in tokens)
+        letters = sum(len(word) * count for word, count in tokens)
+        if letters > MIN_SHARE * total and letters > script.max_mean_length * number:
+            return (
+                f"{letters / total:.0%} of the training texts are {script.name}, which has no spaces between words: a "
+                f"run of letters, {letters / number:.0f} on average, counts as one word. Divide the texts into words "
+                "first, with spaces, as in the texts that the vectors were trained on"
+            )
+    return None

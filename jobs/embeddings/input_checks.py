@@ -1,0 +1,24 @@
+"""Checks of an experiment's input files that take no time, to be made before anything slow starts."""
+
+from collections.abc import Collection
+
+from jobs.config.experiment import Experiment
+from jobs.datasets.readers import check_file
+from jobs.embeddings.vector_files import check_vectors_file
+
+
+def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = None) -> None:
+    """Check the columns and the first row of each file of labelled texts, and the start of the vectors file.
+
+    Args:
+        embeddings: kinds of embedding that are trained; by default that of the experiment.
+
+    Raises:
+        DataError, VectorsError: a file is missing or invalid.
+    """
+    data = experiment.data
+    for path in (data.train, data.validation, data.test):
+        if path is not None:
+            check_file(path, data)
+    if set(embeddings or {experiment.model.embedding}) != {"rand"}:
+        check_vectors_file(experiment.vectors)

@@ -1,0 +1,76 @@
+"""Predictions of an evaluation row by row: the most confident errors with the phrases that explain them, and a csv."""
+
+import csv
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jobs.datasets.readers import Split
+from jobs.inference.classifier import Classifier
+from jobs.inference.explanation import Explainer
+
+NUM_ERRORS = 10
+NUM_PHRASES = 3
+MAX_TEXT_CHARACTERS = 200
+CSV_COLUMNS = ("line", "text", "label", "predicted", "score")
+
+
+@dataclass(frozen=True)
+class ConfidentError:
+    """A wrong prediction. score: its probability; phrases: those that speak most for it, the first one most."""
+
+    text: str
+    label: str
+    predicted: str
+    score: float
+    phrases: list[str]
+
+    def to_row(self, max_characters: int = MAX_TEXT_CHARACTERS) -> Mapping[str, object]:
+        """Return a row of a table, with at most that many characters of the text."""
+        return {
+            "text": textwrap.shorten(self.text, max_characters, placeholder=" ..."),
+            "true": self.label,
+            "predicted": self.predicted,
+            "score": f"{self.score:.3f}",
+            "because of": ", ".join(self.phrases),
+        }
+
+
+def find_confident_errors(classifier: Classifier, part: Split, probabilities: np.ndarray) -> list[ConfidentError]:
+    """Return the wrong predictions with the highest probabilities, the most confident first.
+
+    Args:
+        part: rows whose labels the classifier has.
+        probabilities: `(rows, classes)`.
+    """
+    best, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = [index for index, label in enumerate(part.labels) if classifier.labels[best[index]] != label]
+    wrong.sort(key=lambda index: -scores[index])
+    return [
+        ConfidentError(
+            part.texts[index],
+            part.labels[index],
+            classifier.labels[best[index]],
+            float(scores[index]),
+            _find_phrases(classifier, part.texts[index], int(best[index])),
+        )
+        for index in wrong[:NUM_ERRORS]
+    ]
+
+
+def write_predictions(path: Path, labels: Sequence[str], part: Split, probabilities: np.ndarray) -> None:
+    """Write a csv with every row of a part, its predicted label and the label's probability."""
+    lines: Sequence[int | str] = part.line_numbers or [""] * len(part)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for line, text, label, row in zip(lines, part.texts, part.labels, probabilities, strict=True):
+            writer.writerow([line, text, label, labels[row.argmax()], f"{row.max():.6f}"])
+
+
+def _find_phrases(classifier: Classifier, text: str, label: int) -> list[str]:
+    phrases = Explainer(classifier, text).explain(label).phrases
+    return [" ".join(phrase.text.split()) for phrase in phrases if phrase.share > 0][:NUM_PHRASES]

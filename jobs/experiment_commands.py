@@ -1,0 +1,102 @@
+"""Commands that train nothing: init and show for experiments, runs and clean for their runs."""
+
+import argparse
+import functools
+import os
+import shlex
+
+from cluster.console.cli import CommandGroup
+
+
+def add_experiment_commands(commands: CommandGroup) -> None:
+    """Add the commands init and show."""
+    init = commands.add_command("init", _init, "write an experiment for a file of labelled texts")
+    init.add_argument("file", help="csv, tsv or jsonl, plain or gzipped")
+    init.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as data.label_column=queue")
+    init.add_argument("--out", help="file to write (default: named after the texts, in this folder)")
+    accept_settings(init, "settings")
+    show = commands.add_command("show", _show, "print an experiment with all its defaults")
+    add_experiment(show)
+    show.add_argument("--schema", action="store_true", help="print the JSON schema of experiment files, for editors")
+
+
+def add_run_commands(commands: CommandGroup) -> None:
+    """Add the commands runs and clean."""
+    for name, run, text in (
+        ("runs", _runs, "list runs: settings that differ, metrics, sizes"),
+        ("clean", _clean, "delete checkpoints and caches without use"),
+    ):
+        parser = commands.add_command(name, run, text)
+        help_text = "an experiment, or a folder of runs (default: runs), with settings such as storage=FOLDER"
+        parser.add_argument("experiment", nargs="*", metavar="EXPERIMENT | FOLDER", help=help_text)
+        accept_settings(parser, "experiment")
+    parser.add_argument("--yes", action="store_true", help="delete; without it, only list what would be deleted")
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Let a parser accept an experiment file and settings."""
+    parser.add_argument(
+        "experiment",
+        nargs="*",
+        metavar="FILE | KEY=VALUE",
+        help="an experiment file, or data.train=FILE, then settings by dotted path",
+    )
+    accept_settings(parser, "experiment")
+
+
+def accept_settings(parser: argparse.ArgumentParser, argument: str) -> None:
+    """Let KEY=VALUE words follow the options of a command; they are added to one of its arguments."""
+    section = parser.prog.rpartition(" ")[2]
+    parser.set_defaults(settings_argument=argument, suggest_keys=functools.partial(_suggest_keys, section))
+
+
+def _suggest_keys(section: str, name: str) -> list[str]:
+    """Return the settings that an unknown option may mean: those of a section, such as train, if it has one."""
+    from jobs.config.experiment import suggest_keys
+
+    keys = suggest_keys(name)
+    return [key for key in keys if key.startswith(f"{section}.")] or keys
+
+
+def _init(options: argparse.Namespace) -> None:
+    from jobs.config.new_experiment import write_experiment
+
+    path, experiment = write_experiment(options.file, options.out, options.settings)
+    data = experiment.data
+    print(f"wrote {path}: texts in '{data.text_column}', labels in '{data.label_column}'; check the settings in it")
+    print(f"next: finetune-cnn train {shlex.quote(path)}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from jobs.config.experiment_words import load_experiment_words
+    from jobs.config.schema import build_json_schema, to_commented_yaml
+
+    if options.schema:
+        print(build_json_schema())
+    else:
+        print(to_commented_yaml(load_experiment_words(options.experiment)), end="")
+
+
+def _runs(options: argparse.Namespace) -> None:
+    from jobs.runs.run_list import log_runs
+
+    log_runs(_find_runs(options.experiment))
+
+
+def _clean(options: argparse.Namespace) -> None:
+    from jobs.runs.cleaning import clean
+
+    clean(_find_runs(options.experiment), delete=options.yes)
+
+
+def _find_runs(words: list[str]) -> str:
+    """Return the folder of an experiment's runs, or a folder that is named itself, or that of all runs."""
+    from cluster.storage import absolute_path, is_uri, join
+    from jobs.config.experiment_words import load_experiment_words
+
+    if len(words) == 1 and (is_uri(words[0].partition("=")[0]) or os.path.isdir(words[0])):
+        return absolute_path(words[0])
+    experiment = load_experiment_words(words)
+    storage = absolute_path(experiment.storage)
+    is_named = any("=" not in word or word.startswith("name=") for word in words)
+    return join(storage, experiment.name) if is_named else storage

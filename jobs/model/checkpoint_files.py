@@ -1,0 +1,250 @@
+"""Files of a checkpoint: written once, and read only if they match the manifest and have a harmless form.
+
+A checkpoint may come from anywhere. Nothing in it is pickled, texts have a limit, and nested or self-referring texts
+are errors, so that no file can run code or fill the memory.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from cluster import UsageError
+from cluster.storage import StorageError, as_local_folder, read_text
+
+READABLE_FORMATS = (1, 2)
+UNTRAINED_VECTORS_FILE = "untrained.safetensors"
+# Limits of the files of text, in bytes.
+MAX_TEXT_BYTES = {
+    "experiment.yaml": 1 << 17,  # YAML is parsed slowly
+    "labels.json": 64 << 20,
+    "vocabulary.json": 1 << 30,
+    "progress.json": 64 << 20,
+}
+DEFAULT_MAX_TEXT_BYTES = 1 << 20
+MAX_YAML_DEPTH = 50  # the time to parse grows with its square
+MAX_MESSAGE_CHARACTERS = 500
+
+
+class CheckpointError(UsageError):
+    """A folder is not a checkpoint, or the checkpoint is incomplete, altered or malformed."""
+
+
+class VerifiedFiles:
+    """Files of a checkpoint on this machine; each is compared with the manifest's SHA-256 when it is read.
+
+    location: path or URI for error messages.
+    """
+
+    def __init__(self, location: str, folder: Path) -> None:
+        self._location, self._folder = location, folder
+        try:
+            content = _read_limited(folder / "manifest.json")
+            self.manifest_sha256 = hashlib.sha256(content).hexdigest()
+            manifest = parse_json("manifest.json", content.decode("utf-8"))
+            version, files = manifest["format"], manifest["files"]
+            if version in READABLE_FORMATS:
+                self._checksums = {name: entry["sha256"] for name, entry in files.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{location}: has no readable manifest.json: {_shorten(error)}") from error
+        if version not in READABLE_FORMATS:
+            formats = " and ".join(map(str, READABLE_FORMATS))
+            raise CheckpointError(f"{location}: is of format {version}; this version reads formats {formats}")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._checksums
+
+    def verify(self, name: str) -> Path:
+        """Return the path of a file whose content matches the manifest; CheckpointError otherwise."""
+        path = self._path(name)
+        self._compare(name, sha256(path))
+        return path
+
+    def read_text(self, name: str) -> str:
+        content = _read_limited(self._path(name))
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content.decode("utf-8")
+
+    def read_json(self, name: str) -> Any:
+        return parse_json(name, self.read_text(name))
+
+    def read_tensors(self, name: str) -> dict[str, np.ndarray]:
+        # Hashed as a stream: with the file's bytes in memory, the tensors would be there twice.
+        return load_file(self.verify(name))
+
+    def _path(self, name: str) -> Path:
+        path = self._folder / name
+        if name not in self._checksums or not path.is_file():
+            raise CheckpointError(f"{self._location}: lacks {name}")
+        return path
+
+    def _compare(self, name: str, checksum: str) -> None:
+        if checksum != self._checksums[name]:
+            raise CheckpointError(f"{self._location}: {name} does not match the manifest; it was altered or truncated")
+
+
+@contextmanager
+def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
+    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
+    try:
+        with as_local_folder(location) as folder:
+            yield VerifiedFiles(location, folder)
+    except CheckpointError:
+        raise
+    # safetensors raises TypeError and AttributeError for types of numbers that numpy does not have.
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, SafetensorError, UsageError) as error:
+        raise CheckpointError(f"{location}: cannot be read: {_shorten(error)}") from error
+
+
+def read_json(path: str) -> Any:
+    """Return the value of a small JSON file at a path or URI.
+
+    Raises:
+        CheckpointError: it cannot be read, is longer than `DEFAULT_MAX_TEXT_BYTES`, or is not JSON.
+    """
+    try:
+        return parse_json(path, read_text(path, DEFAULT_MAX_TEXT_BYTES))
+    except (StorageError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {_shorten(error)}") from error
+
+
+def parse_json(name: str, text: str) -> Any:
+    """Return the value of a JSON text; ValueError if it is not JSON, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{name}: is nested too deeply") from error
+
+
+def parse_yaml(name: str, text: str) -> Any:
+    """Return the value of a YAML text. An alias is an error, since a few lines of them expand to gigabytes.
+
+    Raises:
+        ValueError: it is not YAML, contains an alias, or is nested too deeply.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{name}: contains a YAML alias, which a checkpoint may not have")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"{name}: is nested too deeply")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: is not YAML: {error}") from error
+
+
+def split_weights(
+    weights: dict[str, np.ndarray], num_trained_words: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the tensors that training changes, and the rows of word vectors that it does not change."""
+    trained, untrained = dict(weights), {}
+    if "fixed_vectors" in weights:
+        untrained["fixed_vectors"] = trained.pop("fixed_vectors")
+    if "vectors" in weights:
+        trained["vectors"], rest = np.split(weights["vectors"], [num_trained_words])
+        fixed = weights.get("fixed_vectors")
+        if len(rest) and (fixed is None or not np.array_equal(rest, fixed[num_trained_words:])):
+            untrained["vectors"] = rest
+    return trained, untrained
+
+
+def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
+    """Return the network's tensors, with the word vectors that training did not change.
+
+    Raises:
+        CheckpointError, ValueError, KeyError: a file is altered, or the files do not fit together.
+    """
+    weights = files.read_tensors("weights.safetensors")
+    if UNTRAINED_VECTORS_FILE not in files:
+        return weights
+    untrained = files.read_tensors(UNTRAINED_VECTORS_FILE)
+    if "vectors" in weights:
+        rest = untrained.pop("vectors", None)
+        if rest is None:  # those of the other channel
+            rest = untrained["fixed_vectors"][len(weights["vectors"]) :]
+        weights["vectors"] = np.concatenate([weights["vectors"], rest])
+    return weights | untrained
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write tensors; OSError if they cannot be written."""
+    path.touch()
+    mode = path.stat().st_mode  # that of the user's umask; safetensors sets another
+    try:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
+    except SafetensorError as error:  # for instance, the disk is full
+        raise OSError(str(error)) from error
+    path.chmod(mode)
+
+
+class SharedFiles:
+    """Files of tensors that do not change in a run: one file (hard link) in all checkpoints that this process writes.
+
+    A checkpoint is complete all the same, and deleting another one does not matter. Files that another process wrote
+    are not linked: they may be damaged.
+    """
+
+    def __init__(self) -> None:
+        self._checksums: dict[str, str] = {}
+        self._written: set[tuple[int, ...]] = set()
+
+    def write(self, path: Path, tensors: dict[str, np.ndarray]) -> str:
+        """Write a file, or link it to that of another checkpoint in the same run folder, and return its SHA-256.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._link(path):
+            write_tensors(path, tensors)
+            self._checksums[path.name] = sha256(path)
+            self._written.add(_identify(path))
+        return self._checksums[path.name]
+
+    def _link(self, path: Path) -> bool:
+        """Return whether a file is linked; it is not if there is no other, or if the file system has no links."""
+        for sibling in path.parent.parent.glob(f"epoch-*/{path.name}"):
+            try:
+                if _identify(sibling) in self._written:
+                    os.link(sibling, path)
+                    return True
+            except OSError:
+                continue
+        return False
+
+
+def _identify(path: Path) -> tuple[int, ...]:
+    """Return numbers that identify a file, and change when its content is changed."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_limited(path: Path) -> bytes:
+    limit = MAX_TEXT_BYTES.get(path.name, DEFAULT_MAX_TEXT_BYTES)
+    if not path.is_file():  # a pipe would be read forever
+        raise ValueError(f"{path.name}: is not a file")
+    with path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path.name}: is longer than {limit:,} bytes")
+    return content
+
+
+def _shorten(error: Exception) -> str:
+    message = str(error) if isinstance(error, UsageError | ValueError | OSError) else repr(error)
+    return message if len(message) <= MAX_MESSAGE_CHARACTERS else f"{message[:MAX_MESSAGE_CHARACTERS]}..."

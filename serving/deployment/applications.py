@@ -1,0 +1,303 @@
+"""Services that run on a Ray cluster, as its dashboard reports them, and the leases on their checkpoints."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from cluster import UsageError
+from cluster.console.logs import RESULT
+from cluster.ray_jobs import create_client, resolve_dashboard_url
+from cluster.storage import StorageError
+from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
+from jobs.model.checkpoint_leases import remove_lease, write_lease
+from serving.deployment.reachability import build_service_url, resolve_reachable_url
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NAME = "classifier"  # of the application in serving/service.yaml
+DEPLOY_TIMEOUT_S = 120
+
+
+class DeploymentError(UsageError):
+    """A service did not start."""
+
+
+class ServeApi(Protocol):
+    """The part of the dashboard's Serve client that a deployment uses."""
+
+    def deploy_applications(self, config: Mapping[str, Any]) -> None:
+        """Send a Serve configuration."""
+
+    def get_serve_details(self) -> Mapping[str, Any]:
+        """Return the state of Serve and its applications."""
+
+    def delete_applications(self) -> None:
+        """Stop Serve with all its applications."""
+
+
+@dataclass(frozen=True)
+class Application:
+    """A service on a cluster.
+
+    url: as its host is configured; reachable_url: from here, None if it is not; configuration: as it was deployed,
+    None if a running process such as `finetune-cnn serve` started it, or if it is being removed; is_imperative: a
+    process started it; user_config: of its first deployment; replicas: number by state.
+    """
+
+    name: str
+    status: str
+    message: str
+    url: str
+    reachable_url: str | None
+    deployed_at: float
+    configuration: Mapping[str, Any] | None
+    is_imperative: bool
+    user_config: Mapping[str, Any]
+    replicas: Mapping[str, int]
+
+    @property
+    def checkpoint(self) -> str:
+        """Path of the configured checkpoint."""
+        return str(self.user_config.get("checkpoint", ""))
+
+    @property
+    def previous(self) -> str | None:
+        """Path of the checkpoint that was served before."""
+        return self.user_config.get("previous")
+
+    def require_declarative(self) -> None:
+        """Raise DeploymentError if a process started it: only that process can change or remove it."""
+        if self.is_imperative:
+            raise DeploymentError(
+                f"{self.name}: was not started by `finetune-cnn deploy`; end it with Ctrl-C in the terminal of "
+                "`finetune-cnn serve`, or by serve.delete in the program that started it"
+            )
+
+
+def referenced_checkpoints(user_config: Mapping[str, Any]) -> set[str]:
+    """Return the paths of all checkpoints that a `user_config` names."""
+    candidate = user_config.get("candidate") or {}
+    paths = (user_config.get("checkpoint"), user_config.get("previous"), candidate.get("checkpoint"))
+    return {path for path in paths if path}
+
+
+def resolve_checkpoints(user_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a `user_config` with the folders of its checkpoints: a best.json may name another one later.
+
+    A path without a checkpoint stays as it is; the replicas refuse it.
+    """
+    resolved = dict(user_config)
+    candidate = resolved.get("candidate") or {}
+    if candidate.get("checkpoint"):
+        resolved["candidate"] = {**candidate, "checkpoint": _try_resolve(candidate["checkpoint"])}
+    return resolved | {key: _try_resolve(resolved[key]) for key in ("checkpoint", "previous") if resolved.get(key)}
+
+
+def _try_resolve(path: str) -> str:
+    try:
+        return resolve_checkpoint(path)
+    except (CheckpointError, StorageError) as error:
+        logger.debug(str(error))
+        return path
+
+
+class ServeCluster:
+    """Ray Serve on a cluster.
+
+    Args:
+        address: of its dashboard; by default that of `resolve_dashboard_url`.
+
+    Raises:
+        SubmissionError: the cluster has no address or does not respond.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.dashboard_url = resolve_dashboard_url(address)
+        self.machine = urlsplit(self.dashboard_url).hostname or ""
+        client = create_client(self.dashboard_url, "serve")
+        self._client: ServeApi = client
+        # A cluster that is started again has another session, and none of the services of the earlier one.
+        self._session = client._do_request("GET", "/api/version").json().get("session_name", self.dashboard_url)
+
+    def is_serving(self) -> bool:
+        """Return whether Serve runs, with or without applications."""
+        return bool(self._client.get_serve_details().get("proxies"))
+
+    def list_applications(self) -> list[Application]:
+        """Return the services of this project; other applications have no checkpoint in their `user_config`."""
+        details = self._client.get_serve_details()
+        applications = []
+        for name, values in details["applications"].items():
+            deployments = list(values["deployments"].values())
+            user_config = deployments[0]["deployment_config"].get("user_config") if deployments else None
+            configuration = values.get("deployed_app_config")
+            if not user_config and configuration and configuration.get("deployments"):  # it has not started yet
+                user_config = configuration["deployments"][0].get("user_config")
+            if not isinstance(user_config, dict) or "checkpoint" not in user_config:
+                continue
+            http = details["http_options"]
+            url = build_service_url(http["host"], http["port"], values["route_prefix"] or "")
+            replicas = Counter(replica["state"] for deployment in deployments for replica in deployment["replicas"])
+            applications.append(
+                Application(
+                    name,
+                    values["status"],
+                    values["message"],
+                    url,
+                    resolve_reachable_url(url, self.machine),
+                    values["last_deployed_time_s"],
+                    configuration,
+                    _is_imperative(values),
+                    user_config,
+                    replicas,
+                )
+            )
+        return applications
+
+    def find_application(self, name: str | None) -> Application:
+        """Return a service by its name; without a name the only one, or else the one with the default name.
+
+        Raises:
+            DeploymentError: there is none.
+        """
+        applications = {application.name: application for application in self.list_applications()}
+        if name is None:
+            name = next(iter(applications)) if len(applications) == 1 else DEFAULT_NAME
+        if name not in applications:
+            running = f"it runs {', '.join(sorted(applications))}; use --name" if applications else "it runs no service"
+            raise DeploymentError(f"{self.dashboard_url}: no service is called '{name}'; {running}")
+        return applications[name]
+
+    def merge(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a Serve configuration with the other applications of the cluster, which `send` would remove.
+
+        Args:
+            configuration: without `http_options`, those of the running Serve apply.
+
+        Raises:
+            DeploymentError: another application has the same route prefix.
+        """
+        details = self._client.get_serve_details()
+        applications = configuration["applications"]
+        names = {application["name"] for application in applications}
+        others = {name: values for name, values in details["applications"].items() if name not in names}
+        for application in applications:
+            _require_free_prefix(application, others)
+        return _fill_http_options(
+            {**configuration, "applications": [*_list_configurations(others), *applications]}, details
+        )
+
+    def remove(self, name: str) -> None:
+        """Remove an application that was deployed; the others stay as they are."""
+        details = self._client.get_serve_details()
+        if set(details["applications"]) <= {name}:
+            self._client.delete_applications()  # Serve stops too, and its port is free
+            return
+        others = {other: values for other, values in details["applications"].items() if other != name}
+        self.send(_fill_http_options({"applications": _list_configurations(others)}, details))
+
+    def send(self, configuration: Mapping[str, Any]) -> None:
+        """Send a Serve configuration, again where a busy dashboard closes the connection.
+
+        Serve removes the applications that it does not contain, except those that a process started.
+        """
+        for _ in range(3):
+            try:
+                self._client.deploy_applications(configuration)
+                return
+            except OSError:
+                time.sleep(2)
+        self._client.deploy_applications(configuration)
+
+    def wait_until_running(self, name: str, requested: Mapping[str, Any] | None = None) -> str:
+        """Wait until an application runs, and return and log its URL.
+
+        Args:
+            requested: host and port that were configured; a warning says so if Serve uses others.
+
+        Raises:
+            DeploymentError: it failed, or does not run within DEPLOY_TIMEOUT_S seconds.
+        """
+        deadline = time.monotonic() + DEPLOY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                details: Mapping[str, Any] = self._client.get_serve_details()
+            except (OSError, RuntimeError):  # the dashboard is busy
+                details = {"applications": {}}
+            values = details["applications"].get(name, {})
+            if values.get("status") in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise DeploymentError(f"{name}: {values['status']}: {values.get('message')}")
+            if values.get("status") == "RUNNING":
+                http = details["http_options"]
+                url = build_service_url(http["host"], http["port"], values["route_prefix"])
+                logger.log(RESULT, f"{name} is running at {url}")
+                if any(value not in (None, http[key]) for key, value in (requested or {}).items() if key in http):
+                    logger.warning(
+                        f"Serve was running already and keeps its address, {http['host']}:{http['port']}; to change "
+                        "it, remove all services first (finetune-cnn service undeploy)"
+                    )
+                return url
+            time.sleep(0.5)
+        raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` gives the reason")
+
+    def write_leases(self, name: str, checkpoints: Iterable[str]) -> None:
+        """Protect checkpoints that a service uses from being removed by the search that wrote them."""
+        for checkpoint in checkpoints:
+            try:
+                folder = resolve_checkpoint(checkpoint)
+                write_lease(folder, self._holder(name), {"service": name, "cluster": self.dashboard_url})
+            except CheckpointError as error:  # the replicas refuse it, and the service reports why
+                logger.debug(str(error))
+            except StorageError as error:
+                logger.warning(
+                    f"{error}; a running search or training may remove this checkpoint, and the service could not "
+                    "start replicas then"
+                )
+
+    def remove_leases(self, name: str, checkpoints: Iterable[str]) -> None:
+        """Allow the removal of checkpoints that a service no longer uses, by the paths of `resolve_checkpoints`."""
+        for checkpoint in checkpoints:
+            try:
+                remove_lease(checkpoint, self._holder(name))
+            except StorageError as error:
+                logger.warning(f"{error}; the checkpoint stays until its lease-*.json is deleted")
+
+    def _holder(self, name: str) -> str:
+        return f"{name} on {self._session}"
+
+
+def _is_imperative(values: Mapping[str, Any]) -> bool:
+    """Return whether a process such as `finetune-cnn serve` started an application, given as Serve's details."""
+    return bool(values.get("source") == "imperative")
+
+
+def _list_configurations(applications: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the configurations of those applications, given as Serve's details, that were deployed with one."""
+    return [
+        values["deployed_app_config"]
+        for values in applications.values()
+        if values.get("deployed_app_config") and not _is_imperative(values)
+    ]
+
+
+def _fill_http_options(configuration: dict[str, Any], details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Serve configuration with the `http_options` of the running Serve, unless it has its own."""
+    if "http_options" in configuration:
+        return configuration
+    return {"http_options": {key: details["http_options"][key] for key in ("host", "port")}, **configuration}
+
+
+def _require_free_prefix(application: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise DeploymentError if another application, given as Serve's details, has the route prefix."""
+    prefix = application.get("route_prefix", "/")
+    for name, values in others.items():
+        used = values["route_prefix"] or (values.get("deployed_app_config") or {}).get("route_prefix")
+        if prefix and used == prefix and values["status"] != "DELETING":
+            raise DeploymentError(
+                f"{application['name']}: the application '{name}' of this cluster has the route prefix '{prefix}' "
+                "too; set another route_prefix in a file for --template, or remove that application first"
+            )

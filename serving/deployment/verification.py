@@ -1,0 +1,62 @@
+"""Verification that a deployed service uses its checkpoint."""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from cluster import UsageError
+from serving import api_keys
+from serving.client import Client, ServiceError
+from serving.deployment.applications import DeploymentError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas load a new checkpoint shortly after Serve has received it
+INFO_REQUESTS = 6  # consecutive requests go to different replicas
+
+
+def verify_checkpoint(url: str | None, checkpoint: str, *, report_at_once: bool = True) -> None:
+    """Wait until a service uses a checkpoint; log a message if that cannot be seen from here.
+
+    Args:
+        url: of the service; None if it cannot be reached from here.
+        report_at_once: a refusal is final. Else the replicas may still have the refusal of an earlier deployment, and
+            try again.
+
+    Raises:
+        DeploymentError: the checkpoint is refused and another one is served, or it is not served in time.
+    """
+    deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
+    while url:
+        infos = [fetch_info(url) for _ in range(INFO_REQUESTS)]
+        others = [info for info in infos if info is None or info.get("checkpoint") != checkpoint or "refused" in info]
+        if not others:
+            return
+        if others[0] is None:
+            break
+        known = [info for info in others if info is not None]
+        refusals = [info for info in known if info.get("refused_checkpoint") == checkpoint]
+        late = time.monotonic() >= deadline
+        if late or (refusals and report_at_once):
+            other = (refusals or known)[0]
+            reason = other.get("refused", f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
+            raise DeploymentError(f"{reason}; the checkpoint is refused and {other.get('checkpoint')} is still served")
+        time.sleep(0.5)
+    logger.info("cannot check from here whether the checkpoint is served; see GET /info")
+
+
+def fetch_info(url: str) -> Mapping[str, Any] | None:
+    """Return the `/info` of a service, or None if it cannot be read."""
+    keys: list[str | None] = [None]  # a key is sent only to a service that requires one
+    with suppress(UsageError):
+        keys += api_keys.read_key_list()[:1]
+    for key in keys:
+        try:
+            info = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
+            return info if isinstance(info, dict) else None
+        except ServiceError as error:
+            if error.status != 401:
+                return None
+    return None

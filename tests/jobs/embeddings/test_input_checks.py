@@ -1,0 +1,25 @@
+"""Checks of an experiment's input files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.config.experiment import Experiment
+from jobs.datasets.readers import DataError
+from jobs.embeddings.input_checks import check_inputs
+from jobs.embeddings.word2vec import VectorsError
+
+
+def test_every_input_file_is_checked(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    """The vectors file only if it is read."""
+    (tmp_path / "other.csv").write_text("label,body\nx,a\n")
+    check_inputs(make_experiment())
+    for part in ("train", "validation", "test"):
+        with pytest.raises(DataError, match=r"other\.csv: has no column 'text'"):
+            check_inputs(make_experiment(**{f"data__{part}": str(tmp_path / "other.csv")}))
+    missing = make_experiment(vectors__path=str(tmp_path / "none.txt"))
+    check_inputs(missing)
+    for invalid, embeddings in ((missing, {"rand", "static"}), (missing.replace({"model.embedding": "static"}), None)):
+        with pytest.raises(VectorsError, match="no such vectors file"):
+            check_inputs(invalid, embeddings)

@@ -1,0 +1,245 @@
+"""Prediction for files: which rows and columns are written, from which sources, and to where."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import UsageError
+from cluster.package import REPOSITORY
+from jobs.__main__ import main
+from jobs.inference import file_prediction
+from jobs.inference.file_prediction import predict_file
+from jobs.inference.predict import predict_proba
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.checkpoints import checkpoint_of
+from tests.support.commands import run_command
+from tests.support.toy_data import read_jsonl
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> str:
+    save_checkpoint(tmp_path / "checkpoint", checkpoint_of("non-static"))
+    return str(tmp_path / "checkpoint")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_all_columns_of_the_input_stay(saved: str, tmp_path: Path, messages: list[str]) -> None:
+    """They are in their order, before label and score; the message names file, rows and columns."""
+    source = tmp_path / "in.csv"
+    source.write_text('id,body,note\n1,"word1, word2",a\n2,,"two\nlines"\n', encoding="utf-8")
+    out = str(tmp_path / "out.csv")
+    predict_file(saved, str(source), out, "body")
+    rows = read_csv(tmp_path / "out.csv")
+    assert list(rows[0]) == ["id", "body", "note", "label", "score"]
+    assert [row["note"] for row in rows] == ["a", "two\nlines"]
+    assert messages == [f"wrote {out}: 2 rows, with the columns label and score added"]
+    expected = predict_proba(load_checkpoint(saved), ["word1, word2", ""])
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected.max(axis=1), atol=1e-5)
+    assert [row["label"] for row in rows] == [["a", "b", "c"][best] for best in expected.argmax(axis=1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("in.csv", "text,note,note", "has 2 columns with the name 'note'"),
+        ("in.csv", "text, note,note", "has 2 columns with the name 'note'"),
+        ("in.csv", "text,,", "has 2 columns without a name"),
+        ("in.tsv", "text\tnote\tnote", "has 2 columns with the name 'note'"),
+    ],
+)
+def test_columns_of_the_same_name_are_an_error(
+    saved: str, tmp_path: Path, name: str, header: str, message: str
+) -> None:
+    """The values of all but one would be lost."""
+    row = "\t".join("abc") if "\t" in header else "a,b,c"
+    (tmp_path / name).write_text(f"{header}\n{row}\n")
+    with pytest.raises(UsageError, match=f"{message}; rename or remove"):
+        predict_file(saved, str(tmp_path / name), str(tmp_path / "out.csv"), None)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_tsv_changes_only_tabs_and_line_ends(saved: str, tmp_path: Path) -> None:
+    """Other white space is data."""
+    text = " hello  there\u00a0you\u2028"
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": text, "note": "a\tb\r\nc\nd"}) + "\n")
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.tsv"), None)
+    row = (tmp_path / "out.tsv").read_bytes().decode().split("\n")[1].split("\t")
+    assert row[:2] == [text, "a b c d"]
+
+
+def test_a_column_with_the_name_of_a_new_one_stays(saved: str, tmp_path: Path, messages: list[str]) -> None:
+    """The true label of a labelled file is not replaced."""
+    (tmp_path / "in.jsonl").write_text(
+        '{"text": "word1", "label": "mine", "tags": ["x", 1]}\n{"text": "word2", "label": "yours", "extra": null}\n'
+    )
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), None)
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    assert [row["label"] for row in rows] == ["mine", "yours"]
+    assert rows[0]["tags"] == ["x", 1]
+    assert rows[0]["predicted_label"] in "abc"
+    assert 0 < rows[0]["score"] <= 1
+    assert "columns predicted_label and score added" in messages[0]
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.csv"), None)
+    first, second = read_csv(tmp_path / "out.csv")
+    assert (first["tags"], second["tags"], second["extra"]) == ('["x", 1]', "", "")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".csv.gz", ".JSONL.gz"])
+@pytest.mark.parametrize("root", ["{}", "file://{}", "~"])
+def test_files_are_written_anywhere_in_any_format(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, root: str
+) -> None:
+    """A path, a URI and the home folder; gzipped if the name says so, and readable as input."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("text\nword1 naïve\nword2\n", encoding="utf-8")
+    out = f"{root.format(tmp_path)}/new/out{suffix}"
+    predict_file(saved, "in.csv", out, None)
+    written = tmp_path / "new" / f"out{suffix}"
+    assert (written.read_bytes()[:2] == b"\x1f\x8b") == suffix.endswith(".gz")
+    content = gzip.decompress(written.read_bytes()) if suffix.endswith(".gz") else written.read_bytes()
+    assert "word1 naïve" in content.decode()
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "in.csv", "new"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("in.csv", "is the input file"),
+        ("~/in.csv", "is the input file"),
+        ("link.csv", "is the input file"),
+        ("nosuch://bucket/x.csv", "nosuch://bucket/x.csv: the storage cannot be opened"),
+        ("x.pdf", "must end in"),
+        ("~nobody-of-this-name/x.csv", "nobody-of-this-name"),
+        ("folder.csv", "is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_an_error_before_the_work(
+    saved: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    message: str,
+) -> None:
+    """The input is unchanged, and nothing is created."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("text\nword1\n")
+    Path("link.csv").symlink_to("in.csv")
+    Path("folder.csv").mkdir()
+    before = sorted(os.listdir())
+    monkeypatch.setattr(file_prediction, "load_checkpoint", lambda path: pytest.fail("the checkpoint was read"))
+    assert main(["predict", saved, "in.csv", "--out", out]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+    assert Path("in.csv").read_text() == "text\nword1\n"
+
+
+def test_a_text_and_lines_of_standard_input_are_classified(
+    saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines that are empty are texts too; the text of an argument may be in any script, or look like an address."""
+    assert main(["predict", saved, "word1 word2"]) == 0
+    [row] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert row["text"] == "word1 word2"
+    assert row["label"] in "abc"
+    for text in ("这部电影很好", "wow!", "and/or", "Great.Product", "see https://a.org for word1", "word1 " * 2000):
+        assert main(["predict", saved, text]) == 0
+        assert json.loads(capsys.readouterr().out)["text"] == text
+    lines = "\ufeffword1\r\n\nnaïve\x0bword2"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["predict", saved, "-"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == ["word1", "", "naïve\x0bword2"]
+    for content, message in ((b"", "has no lines"), (b"word1\n\xff\n", "standard input, line 2: is not UTF-8")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert main(["predict", saved, "-"]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["reviews.csv", "my reviews.jsonl.gz", "data/reviews.tsv", "none://x/y"])
+def test_a_file_that_does_not_exist_is_not_a_text(saved: str, source: str) -> None:
+    """A mistyped name is an error."""
+    with pytest.raises(UsageError):
+        predict_file(saved, source, None, None)
+
+
+def test_the_delimiter_may_be_named(saved: str, tmp_path: Path) -> None:
+    """The detected ones are common ones only."""
+    (tmp_path / "in.csv").write_text("id^text\n1^word1, word2\n")
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", saved, str(tmp_path / "in.csv"), "--delimiter", "^", "--out", str(out)]) == 0
+    assert [row["text"] for row in read_jsonl(out)] == ["word1, word2"]
+    with pytest.raises(UsageError, match=r"data\.delimiter: must be a single character"):
+        predict_file(saved, str(tmp_path / "in.csv"), None, None, "^^")
+
+
+def test_a_file_may_have_another_encoding_than_that_of_training(tmp_path: Path) -> None:
+    """UTF-8 is recognized, or a text would be read as other letters without an error; else it is that of training."""
+    checkpoint = checkpoint_of("non-static")
+    experiment = checkpoint.experiment.replace({"data.encoding": "cp1252"})
+    save_checkpoint(tmp_path / "checkpoint", replace(checkpoint, experiment=experiment))
+    for encoding in ("utf-8", "cp1252"):
+        (tmp_path / "in.csv").write_text("text\nfür word1\n", encoding=encoding)
+        predict_file(str(tmp_path / "checkpoint"), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
+        assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], encoding
+
+
+def test_a_missing_column_names_the_option(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("body\nword1\n")
+    with pytest.raises(UsageError, match=r"has no column 'text'.* name it with --text-column"):
+        predict_file(saved, str(tmp_path / "in.csv"), None, None)
+
+
+def test_the_table_does_not_change_the_scores(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few texts are classified without a projection table; no file is shared with other processes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "in.csv").write_text("text\n" + "".join(f"word{n} word{n + 1} unseen\n" for n in range(50)))
+    scores = []
+    for limit in (0, 1000):
+        monkeypatch.setattr(file_prediction, "MIN_TEXTS_FOR_TABLE", limit)
+        predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl"), None)
+        scores.append([row["score"] for row in read_jsonl(tmp_path / "out.jsonl")])
+    np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
+    assert not (tmp_path / "tmp").exists()
+
+
+def test_a_console_without_utf_8_receives_valid_json(saved: str) -> None:
+    """Characters that the encoding lacks are escapes of JSON; so is half of a surrogate pair in a file."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    result = run_command("python", "-m", "jobs", "predict", saved, "word1 naïve 東京", env=environment)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["text"] == "word1 naïve 東京"
+
+
+def test_half_a_character_in_another_column_is_written_as_it_was(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "word1", "other": "\\ud800"}\n')
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), None)
+    assert read_jsonl(tmp_path / "out.jsonl")[0]["other"] == "\ud800"
+
+
+def test_predict_and_evaluate_do_not_import_torch() -> None:
+    """Torch takes longer to import than a small file to classify."""
+    script = (
+        "import sys\n"
+        "import jobs.evaluation.evaluate, jobs.inference.file_prediction\n"
+        "print({'torch', 'gensim', 'sklearn', 'matplotlib', 'ray'} & set(sys.modules))\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert process.stdout == "set()\n", process.stderr

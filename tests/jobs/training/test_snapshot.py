@@ -1,0 +1,206 @@
+"""Snapshots of a loop as checkpoints: what does not change in a run is stored once, and every copy is complete."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import UsageError
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import load_dataset
+from jobs.embeddings.word2vec import write_binary
+from jobs.model import checkpoint_files
+from jobs.model.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_initial_vectors,
+    load_train_texts,
+    load_training_state,
+    verify_checksums,
+)
+from jobs.training import checkpoint_store
+from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.corpus import build_corpus
+from jobs.training.loop import Loop, create_loop
+from jobs.training.snapshot import VECTORS_DIGEST, capture, gather_weights, restore
+from jobs.training.worker import resume
+from tests.support.toy_data import make_toy_rows
+
+EXTRA_WORDS = [f"other{number}" for number in range(3000)]
+SHARED_FILES = ("initial.safetensors", "train-texts.safetensors", "untrained.safetensors")
+
+
+@pytest.fixture
+def make_pretrained_loop(make_experiment: Callable[..., Experiment], tmp_path: Path) -> Callable[[str], Loop]:
+    """Function that returns a loop whose vectors file has 3,000 words that are not in the training texts."""
+    words = sorted({word for _, text in make_toy_rows(120) for word in text.split()} | set(EXTRA_WORDS))
+    matrix = np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
+    with (tmp_path / "vectors.bin").open("wb") as stream:
+        write_binary(stream, len(words), 12, zip(words, matrix, strict=True))
+
+    def make(embedding: str) -> Loop:
+        experiment = make_experiment(model__embedding=embedding, vectors__path=str(tmp_path / "vectors.bin"))
+        return create_loop(experiment, build_corpus(experiment, load_dataset(experiment), use_pretrained=True))
+
+    return make
+
+
+def train_and_store(loop: Loop, experiment: Experiment, path: Path) -> dict[str, np.ndarray]:
+    """Store a checkpoint of each of three epochs; return the weights after the last one."""
+    store = CheckpointStore(str(path))
+    weights: dict[str, np.ndarray] = {}
+    for epoch, _ in loop.train_epochs():
+        weights = {name: value.clone().numpy() for name, value in gather_weights(loop).items()}
+        store.write(checkpoint_name(epoch.epoch), capture(experiment, loop.corpus, loop, resumable=True), 1)
+    return weights
+
+
+@pytest.mark.parametrize("embedding", ["non-static", "static", "multichannel"])
+def test_vectors_of_words_outside_the_texts_are_stored_once(
+    make_pretrained_loop: Callable[[str], Loop],
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    embedding: str,
+) -> None:
+    """A copy of any checkpoint has all weights, bit for bit, also to resume; deleting another one changes nothing."""
+    loop = make_pretrained_loop(embedding)
+    expected = train_and_store(loop, make_experiment(model__embedding=embedding), tmp_path / "run")
+    first, second, last = sorted((tmp_path / "run").iterdir())
+    for name in SHARED_FILES:
+        assert (first / name).stat().st_ino == (second / name).stat().st_ino == (last / name).stat().st_ino
+    vector_bytes = 4 * 12 * (len(loop.corpus.words) + 2)
+    stored = sum(
+        {path.stat().st_ino: path.stat().st_size for path in (tmp_path / "run").rglob("*.safetensors")}.values()
+    )
+    assert (last / "untrained.safetensors").stat().st_size < 1.1 * vector_bytes
+    assert stored < 2 * vector_bytes
+    shutil.copytree(last, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "run")
+    for weights in (load_checkpoint(str(tmp_path / "copy")).weights, load_training_state(tmp_path / "copy").weights):
+        assert weights.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(weights[name], value)
+    initial = load_initial_vectors(str(tmp_path / "copy"))
+    assert initial is not None
+    np.testing.assert_array_equal(initial.counts, loop.corpus.word_counts()[: len(initial.vectors)])
+    digests = load_train_texts(str(tmp_path / "copy"))
+    assert digests is not None
+    assert 0 < len(digests) <= len(loop.corpus.train)
+
+
+def test_a_file_system_without_links_stores_every_checkpoint_in_full(
+    make_pretrained_loop: Callable[[str], Loop],
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A truncated file of another checkpoint is not linked either."""
+    link = os.link
+
+    def fail(*paths: Path) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", fail)
+    loop = make_pretrained_loop("non-static")
+    experiment = make_experiment(model__embedding="non-static")
+    expected = train_and_store(loop, experiment, tmp_path / "run")
+    folders = sorted((tmp_path / "run").iterdir())
+    assert len({(folder / "untrained.safetensors").stat().st_ino for folder in folders}) == 3
+    monkeypatch.setattr(os, "link", link)
+    for folder in folders:
+        (folder / "untrained.safetensors").write_bytes(b"")
+    capture(experiment, loop.corpus, loop, resumable=False)(tmp_path / "run" / "other")
+    np.testing.assert_array_equal(
+        load_checkpoint(str(tmp_path / "run" / "other")).weights["vectors"], expected["vectors"]
+    )
+
+
+@pytest.mark.parametrize("name", SHARED_FILES)
+def test_a_damaged_file_of_an_earlier_process_is_not_linked(
+    make_pretrained_loop: Callable[[str], Loop], make_experiment: Callable[..., Experiment], tmp_path: Path, name: str
+) -> None:
+    """The checkpoints of a restarted run are complete; the damaged ones are recognized."""
+    experiment = make_experiment(model__embedding="non-static")
+    train_and_store(make_pretrained_loop("non-static"), experiment, tmp_path / "run")
+    for number in range(8):  # the order in which the folders are listed does not matter
+        damaged = tmp_path / "run" / f"epoch-copy-{number}"
+        shutil.copytree(tmp_path / "run" / "epoch-0001", damaged)
+        content = bytearray((damaged / name).read_bytes())
+        content[-1] ^= 1
+        (damaged / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name} does not match the manifest"):
+            verify_checksums(str(damaged))
+    train_and_store(make_pretrained_loop("non-static"), experiment, tmp_path / "run")
+    for epoch in (1, 2, 3):
+        verify_checksums(str(tmp_path / "run" / checkpoint_name(epoch)))
+
+
+def test_files_in_the_temporary_folder_are_not_linked(
+    make_pretrained_loop: Callable[[str], Loop],
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another user may have written them; a checkpoint for an object store is written there before the upload."""
+    loop, experiment = make_pretrained_loop("non-static"), make_experiment(model__embedding="non-static")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(checkpoint_store, "local_path", lambda path: None)  # as for an object store
+    searched: list[Path] = []
+    glob = Path.glob
+
+    def record_glob(path: Path, pattern: str) -> Iterator[Path]:
+        searched.append(path)
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", record_glob)
+    store = CheckpointStore(f"file://{tmp_path}/run")
+    store.write(checkpoint_name(1), capture(experiment, loop.corpus, loop, resumable=False), 1)
+    assert store.has(checkpoint_name(1))
+    assert searched
+    assert temporary not in searched
+
+
+@pytest.mark.parametrize("embedding", ["non-static", "static"])
+def test_a_run_is_not_resumed_with_other_word_vectors(
+    make_pretrained_loop: Callable[[str], Loop],
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    embedding: str,
+) -> None:
+    """The rows that training does not change would be the new ones. A state without the digest is resumed."""
+    loop = make_pretrained_loop(embedding)
+    train_and_store(loop, make_experiment(model__embedding=embedding), tmp_path / "run")
+    store = CheckpointStore(str(tmp_path / "run"))
+    resume(make_pretrained_loop(embedding), store)
+    corpus = loop.corpus
+    other = create_loop(
+        make_experiment(model__embedding=embedding), replace(corpus, vectors=corpus.vectors[:, ::-1].copy())
+    )
+    with pytest.raises(UsageError, match=r"run: the run was started with other word vectors: .* delete the folder"):
+        resume(other, store)
+    state = load_training_state(tmp_path / "run" / checkpoint_name(3))
+    del state.optimizer_state[VECTORS_DIGEST]
+    restore(other, state)
+
+
+def test_a_checkpoint_whose_vectors_are_all_trained_has_the_earlier_format(
+    make_pretrained_loop: Callable[[str], Loop], make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Only a checkpoint with untrained vectors needs this version to be read."""
+    loop = make_pretrained_loop("rand")
+    random = create_loop(
+        make_experiment(), build_corpus(make_experiment(), load_dataset(make_experiment()), use_pretrained=False)
+    )
+    for name, trained, version in (("a", loop, 2), ("b", random, 1)):
+        next(trained.train_epochs())
+        capture(make_experiment(), trained.corpus, trained, resumable=False)(tmp_path / name)
+        assert json.loads((tmp_path / name / "manifest.json").read_text())["format"] == version
+        assert version in checkpoint_files.READABLE_FORMATS

@@ -1,0 +1,270 @@
+"""Deployments, rollbacks, removal and status of services, on a Serve that is simulated."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.model.checkpoint_leases import is_leased
+from serving.__main__ import TEMPLATE, main
+from serving.deployment import applications, lifecycle, server, verification
+from serving.deployment.applications import DeploymentError
+from serving.deployment.verification import verify_checkpoint
+from tests.support.asgi import configure, make_replica, serve_replica
+
+ADDRESS = "http://10.0.0.1:8265"
+
+
+class SimulatedServe:
+    """The dashboard's Serve client: applications run as soon as they are deployed.
+
+    imperative: names of the applications that a process started; Serve has no configuration of them.
+    """
+
+    def __init__(self) -> None:
+        self.configurations: dict[str, Mapping[str, Any]] = {}
+        self.imperative: set[str] = set()
+        self.http_options: Mapping[str, Any] = {}  # the last that were sent
+
+    def _do_request(self, method: str, path: str) -> SimpleNamespace:
+        assert (method, path) == ("GET", "/api/version")
+        return SimpleNamespace(json=lambda: {"session_name": "session_1"})
+
+    def deploy_applications(self, config: Mapping[str, Any]) -> None:
+        self.http_options = config["http_options"]
+        remaining = {name: self.configurations[name] for name in self.imperative}
+        self.configurations = remaining | {application["name"]: application for application in config["applications"]}
+
+    def delete_applications(self) -> None:
+        self.configurations = {}
+
+    def get_serve_details(self) -> dict[str, Any]:
+        return {
+            "http_options": {"host": "127.0.0.1", "port": 8000},
+            "proxies": {},
+            "applications": {
+                name: {
+                    "status": "RUNNING", "message": "", "route_prefix": configuration["route_prefix"],
+                    "last_deployed_time_s": 1.7e9, "source": "imperative" if name in self.imperative else "declarative",
+                    "deployed_app_config": None if name in self.imperative else configuration,
+                    "deployments": {
+                        "Classifier": {"deployment_config": configuration["deployments"][0],
+                                       "replicas": [{"state": "RUNNING"}, {"state": "STARTING"}]},
+                    },
+                }
+                for name, configuration in self.configurations.items()
+            },
+        }  # fmt: skip
+
+    def user_config(self) -> Mapping[str, Any]:
+        return self.configurations["classifier"]["deployments"][0]["user_config"]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> SimulatedServe:
+    simulated = SimulatedServe()
+    monkeypatch.setattr(applications, "create_client", lambda url, kind: simulated)
+    for module in (server, lifecycle):
+        monkeypatch.setattr(module, "fetch_info", lambda url: None)
+    return simulated
+
+
+@pytest.fixture
+def paths(run_folder: Path) -> Iterator[tuple[str, str]]:
+    """The two checkpoints, without leases at the end."""
+    yield str(run_folder / "first"), str(run_folder / "second")
+    for lease in run_folder.glob("*/lease-*"):
+        lease.unlink()
+
+
+def run_command(*arguments: str) -> int:
+    return main([*arguments, "--address", ADDRESS])
+
+
+def test_the_checkpoints_of_a_service_have_leases_until_it_no_longer_names_them(
+    serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment keeps the replaced checkpoint, a rollback returns to it, and the removal releases both."""
+    first, second = paths
+    assert run_command("deploy", first) == 0
+    assert serve.user_config() == {"checkpoint": first}
+    assert (is_leased(first), is_leased(second)) == (True, False)
+    assert run_command("deploy", second) == 0
+    assert serve.user_config() == {"checkpoint": second, "previous": first}
+    assert is_leased(first)
+    assert run_command("deploy", second) == 0  # again: the previous one stays
+    assert serve.user_config() == {"checkpoint": second, "previous": first}
+    assert run_command("rollback") == 0
+    assert serve.user_config() == {"checkpoint": first, "previous": second}
+    assert run_command("rollback") == 0
+    assert serve.user_config() == {"checkpoint": second, "previous": first}
+    assert run_command("undeploy") == 0
+    assert serve.configurations == {}
+    assert not is_leased(first)
+    assert not is_leased(second)
+
+
+def test_a_checkpoint_that_is_no_longer_the_previous_one_is_released(
+    serve: SimulatedServe, paths: tuple[str, str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the service is seen to use the new one. One that is served while another is configured stays."""
+    first, second = paths
+    assert run_command("deploy", first) == 0
+    serve.configurations["classifier"]["deployments"][0]["user_config"]["previous"] = second
+    applications.ServeCluster(ADDRESS).write_leases("classifier", [second])
+    monkeypatch.setattr(server, "resolve_reachable_url", lambda url, machine: url)
+    monkeypatch.setattr(applications, "resolve_reachable_url", lambda url, machine: url)
+    monkeypatch.setattr(server, "verify_checkpoint", lambda url, checkpoint, report_at_once: None)
+    third = run_folder / "third"
+    third.mkdir()
+    for path in Path(first).iterdir():
+        if not path.name.startswith("lease"):
+            (third / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(server, "fetch_info", lambda url: {"checkpoint": first})
+    assert run_command("deploy", str(third)) == 0
+    assert serve.user_config() == {"checkpoint": str(third), "previous": first}
+    assert (is_leased(first), is_leased(second), is_leased(str(third))) == (True, False, True)
+
+
+def test_a_folder_without_a_checkpoint_gets_no_lease(serve: SimulatedServe, tmp_path: Path) -> None:
+    """A configuration may name one; the replicas refuse it."""
+    cluster = applications.ServeCluster(ADDRESS)
+    cluster.write_leases("classifier", [str(tmp_path / "none"), str(tmp_path)])
+    cluster.remove_leases("classifier", [str(tmp_path / "none"), str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_is_removed_although_a_best_json_names_another_checkpoint_by_then(
+    serve: SimulatedServe, paths: tuple[str, str], run_folder: Path, tmp_path: Path
+) -> None:
+    """The paths of a service are those of the checkpoints at its deployment, also that of a candidate."""
+    first, second = paths
+    best = tmp_path / "best.json"
+    best.write_text(json.dumps({"checkpoint": second}))
+    template = yaml.safe_load(TEMPLATE.read_text())
+    template["applications"][0]["deployments"][0]["user_config"]["candidate"] = {
+        "checkpoint": str(best), "weight": 0.1}  # fmt: skip
+    (tmp_path / "service.yaml").write_text(yaml.safe_dump(template))
+    assert run_command("deploy", first, "--template", str(tmp_path / "service.yaml")) == 0
+    assert serve.user_config()["candidate"] == {"checkpoint": second, "weight": 0.1}
+    assert is_leased(second)
+    best.write_text(json.dumps({"checkpoint": first}))
+    assert run_command("undeploy") == 0
+    assert not is_leased(first)
+    assert not is_leased(second)
+
+
+@pytest.fixture
+def other(serve: SimulatedServe) -> Mapping[str, Any]:
+    """The configuration of another application of the cluster."""
+    deployments = [{"name": "Other", "user_config": {}}]
+    configuration = {"name": "other", "route_prefix": "/other", "import_path": "other:app", "deployments": deployments}
+    serve.configurations["other"] = configuration
+    return configuration
+
+
+def test_an_address_that_a_running_serve_does_not_take_over_is_a_warning(
+    serve: SimulatedServe, paths: tuple[str, str], messages: list[str]
+) -> None:
+    """Nobody would notice otherwise that a service is open to other machines, or closed to them."""
+    assert run_command("deploy", paths[0]) == 0
+    assert not any("keeps its address" in message for message in messages)
+    assert run_command("deploy", paths[0], "--host", "0.0.0.0") == 0
+    assert any("keeps its address, 127.0.0.1:8000" in message for message in messages)
+
+
+def test_deployment_rollback_and_removal_leave_other_applications(
+    serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str]
+) -> None:
+    for path in paths:
+        assert run_command("deploy", path, "--port", "8001") == 0
+        assert serve.configurations["other"] == other
+        assert serve.http_options["port"] == 8001
+    assert run_command("rollback") == 0
+    assert serve.user_config()["checkpoint"] == paths[0]
+    assert serve.configurations["other"] == other
+    assert run_command("undeploy") == 0
+    assert serve.configurations == {"other": other}
+
+
+@pytest.mark.parametrize("imperative", [False, True])
+def test_a_used_route_prefix_is_an_error(
+    serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str], capsys: pytest.CaptureFixture[str],
+    imperative: bool,
+) -> None:  # fmt: skip
+    """No lease is left, and the other application stays."""
+    serve.configurations["other"] = {**other, "route_prefix": "/"}
+    serve.imperative = {"other"} if imperative else set()
+    assert run_command("deploy", paths[0]) == 2
+    assert "'other' of this cluster has the route prefix '/' too" in capsys.readouterr().err
+    assert list(serve.configurations) == ["other"]
+    assert not is_leased(paths[0])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_service_of_a_running_process_is_not_changed(
+    serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str], capsys: pytest.CaptureFixture[str],
+    alone: bool,
+) -> None:  # fmt: skip
+    """`finetune-cnn serve --address` started it; Ray would keep it, or stop all of Serve if it is the only one."""
+    assert run_command("deploy", paths[0]) == 0
+    serve.imperative = {"classifier"}
+    if alone:
+        del serve.configurations["other"]
+    before = dict(serve.configurations)
+    for command in (["undeploy"], ["rollback"], ["deploy", paths[1]]):
+        capsys.readouterr()
+        assert run_command(*command) == 2, command
+        assert "classifier: was not started by `finetune-cnn deploy`; end it with Ctrl-C" in capsys.readouterr().err
+    assert serve.configurations == before
+    assert (is_leased(paths[0]), is_leased(paths[1])) == (True, False)
+
+
+def test_status_shows_services_and_checkpoints(
+    serve: SimulatedServe, paths: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("status") == 0
+    assert "no service runs here" in capsys.readouterr().out
+    for path in paths:
+        assert run_command("deploy", path) == 0
+    capsys.readouterr()
+    assert run_command("status") == 0
+    output = capsys.readouterr().out
+    for field, value in (("service", "classifier"), ("status", "RUNNING"), ("replicas", "1 running, 1 starting"),
+                         ("checkpoint", paths[1]), ("previous", paths[0])):  # fmt: skip
+        assert any(line.split(maxsplit=1) == [field, value] for line in output.splitlines()), output
+
+
+def test_a_service_that_does_not_exist_or_has_no_history_is_an_error(
+    serve: SimulatedServe, paths: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("undeploy") == 2
+    assert "no service is called 'classifier'; it runs no service" in capsys.readouterr().err
+    assert run_command("deploy", paths[0]) == 0
+    assert run_command("rollback") == 2
+    assert f"has served no other checkpoint than {paths[0]}" in capsys.readouterr().err
+    assert run_command("rollback", "--name", "nothing") == 2
+    assert "it runs classifier; use --name" in capsys.readouterr().err
+
+
+def test_a_refused_checkpoint_is_reported_at_once(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the same configuration is deployed again, which the replicas try again by themselves."""
+    replica = make_replica({"checkpoint": str(run_folder / "first")})
+    bad = str(run_folder / "none")
+    configure(replica, {"checkpoint": bad})
+    with serve_replica(replica) as url:
+        start = time.monotonic()
+        with pytest.raises(DeploymentError, match=f"none.*is refused and {run_folder / 'first'} is still served"):
+            verify_checkpoint(url, bad)
+        assert time.monotonic() - start < verification.CHECKPOINT_SWAP_TIMEOUT_S / 4
+        monkeypatch.setattr(verification, "CHECKPOINT_SWAP_TIMEOUT_S", 1)
+        start = time.monotonic()
+        for checkpoint, at_once in ((bad, False), (str(run_folder / "second"), True)):  # the refusal is of another one
+            with pytest.raises(DeploymentError):
+                verify_checkpoint(url, checkpoint, report_at_once=at_once)
+        assert time.monotonic() - start > 2
