@@ -1,6 +1,5 @@
 """The README and the documentation: their commands run, and what they name exists."""
 
-import argparse
 import gzip
 import os
 import re
@@ -19,11 +18,11 @@ from threading import Timer
 import numpy as np
 import pytest
 
-import finetune_cnn
 from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from experiments.demo import build_service_command, build_stages
 from jobs.config.experiment import Experiment
+from tests.support.command_lines import check_command
 from tests.support.documents import (
     CodeBlock,
     find_commands,
@@ -69,18 +68,6 @@ def test_commands_and_their_options_exist(document: Path) -> None:
             end = words.index("--")
             check_command(words[:end], command)
             words = words[end + 1 :]
-
-
-def check_command(words: list[str], command: str) -> None:
-    """Fail if a sub-command or an option does not exist."""
-    parser = finetune_cnn.build_parser()
-    for word in words:
-        groups = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-        if word.startswith("--"):
-            assert word.partition("=")[0] in parser._option_string_actions, f"{command}: no option {word}"
-        elif groups:
-            assert word in groups[0], f"{command}: no command {word}"
-            parser = groups[0][word]
 
 
 def test_settings_exist(document: Path) -> None:
