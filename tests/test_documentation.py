@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Timer
 
 import numpy as np
 import pytest
@@ -32,6 +31,7 @@ from tests.support.documents import (
     read_links,
     remove_code_blocks,
 )
+from tests.support.services import wait_until_serving
 from tests.support.toy_data import write_word2vec
 
 README = REPOSITORY / "README.md"
@@ -200,18 +200,8 @@ class Workspace:
             ["bash", "-c", command], env=self._environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as process:  # fmt: skip
-            assert process.stdout is not None
-            watchdog = Timer(START_TIMEOUT_S, process.kill)
-            watchdog.start()
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if line.startswith("serving at"):
-                    break
-            else:
-                pytest.fail(f"{block}: the service did not start\n{''.join(lines)}")
-            watchdog.cancel()
-            print(f"{time.monotonic() - start:5.1f} s  {block}\n{block.text}{''.join(lines)}", flush=True)
+            output = wait_until_serving(process, START_TIMEOUT_S)
+            print(f"{time.monotonic() - start:5.1f} s  {block}\n{block.text}{output}", flush=True)
             try:
                 yield
             finally:

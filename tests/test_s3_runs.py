@@ -18,6 +18,7 @@ from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from serving.client import Client
 from tests.s3_server import BUCKET, S3Server, run_s3_server
+from tests.support.services import wait_until_serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -113,14 +114,7 @@ def _check_service() -> None:
         command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            assert process.stdout
-            lines = []
-            for line in process.stdout:
-                lines.append(line)
-                if line.startswith("serving at"):
-                    break
-            else:
-                raise AssertionError("".join(lines))
+            wait_until_serving(process)
             client = Client(f"http://127.0.0.1:{port}")
             labels, info = client.classify("my invoice"), client.info()
         finally:

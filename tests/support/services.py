@@ -28,6 +28,20 @@ def call(url: str, body: bytes | None = None, method: str | None = None) -> tupl
         return error.code, json.load(error)
 
 
+def wait_until_serving(process: subprocess.Popen[str], timeout_s: float = START_TIMEOUT_S) -> str:
+    """Return the output of a starting service up to its ready line; the process is killed after `timeout_s`."""
+    assert process.stdout is not None
+    watchdog = Timer(timeout_s, process.kill)
+    watchdog.start()
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("serving at"):
+            watchdog.cancel()
+            return "".join(lines)
+    raise AssertionError(f"the service did not start:\n{''.join(lines)}")
+
+
 @contextmanager
 def run_service(checkpoint: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """Context manager: the URL of `python -m serving run`; Ctrl-C must end it without an error."""
@@ -36,17 +50,7 @@ def run_service(checkpoint: Path, environment: Mapping[str, str]) -> Iterator[st
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        watchdog = Timer(START_TIMEOUT_S, process.kill)
-        watchdog.start()
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("serving at"):
-                break
-        else:
-            raise AssertionError("".join(lines))
-        watchdog.cancel()
+        wait_until_serving(process)
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
