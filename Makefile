@@ -17,9 +17,10 @@ BIN := .venv/bin
 # tests/README.md.
 PYTEST_FLAGS = $(if $(CI),--fail-on-skip)
 PYTEST = $(BIN)/python -m pytest $(PYTEST_FLAGS)
-# Tests without Ray run in two processes. A file stays in one process, so its module fixtures are built once. With the
-# default of one OpenMP thread per core, two processes compete for two cores: the quick tests take twice as long.
-PYTEST_PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile
+# Tests run in two processes. A file stays in one process, so its module fixtures are built once; files start in the
+# order of tests/conftest.py, the long ones first. With the default of one OpenMP thread per core, two processes compete
+# for two cores: the quick tests take twice as long.
+PYTEST_PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 # Seconds for one test. They replace the limit in pyproject.toml where whole clusters start, stop and are killed.
 RAY_TIMEOUT := --timeout 900
 RAY_UP_TIMEOUT := --timeout 1800
@@ -57,12 +58,11 @@ docs-serve: setup
 check: lint
 	$(PYTEST_PARALLEL) -m "not ray and not slow and not root and not benchmark"
 
-# The Ray tests run one after the other: each cluster expects all cores. Both parts always run, so that one failure
-# does not hide another, and the last lines say which part failed.
+# Both parts always run, so that one failure does not hide another, and the last lines say which part failed.
 test: lint
 	@status=0; quick="passed"; ray="passed"; \
 	$(PYTEST_PARALLEL) -m "not ray and not root and not benchmark" || { status=1; quick="FAILED"; }; \
-	$(PYTEST) $(RAY_TIMEOUT) -m "ray and not root and not benchmark" || { status=1; ray="FAILED"; }; \
+	$(PYTEST_PARALLEL) $(RAY_TIMEOUT) -m "ray and not root and not benchmark" || { status=1; ray="FAILED"; }; \
 	echo "tests without Ray: $$quick"; \
 	echo "tests with Ray: $$ray"; \
 	exit $$status

@@ -23,13 +23,20 @@ from tests.support.skipped_tests import (  # noqa: F401 hooks of the option --fa
 )
 from tests.support.toy_data import make_toy_rows
 
+PROJECT_TESTS = Path(__file__).parent
+
 # Generated examples are the same in every run: a change does not fail because of what the last one left unnoticed.
 settings.register_profile("deterministic", derandomize=True, database=None)
 settings.load_profile("deterministic")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip what needs a GPU where there is none, and order the files for several processes.
+
+    Files of `tests/` itself test several layers and are the longest: started last, one of them would keep one process
+    busy after the other has ended.
+    """
+    items.sort(key=lambda item: len(item.path.relative_to(PROJECT_TESTS).parts))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
