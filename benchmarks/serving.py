@@ -45,6 +45,7 @@ TABLE_TITLES = {
     "kill": f"Replicas killed with kill -9, {CONNECTIONS[1]} connections of a client without retries",
     "client": "The only replica killed with kill -9, serving/client.py in eight threads",
     "shed": "Load shedding: one replica, ten times its capacity, explanations of 16 texts per request",
+    "admission": "Admission of requests: overload of one replica; scaling from one to four replicas under load",
 }
 ENDPOINTS = {"classifier": "/predict", "no-op": "/noop/predict"}
 Samples = dict[tuple[str, int], list[dict[str, float]]]  # by side and number of connections
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TABLE_TITLES, metavar="SCENARIO", help=", ".join(TABLE_TITLES))
     parser.add_argument("--default-proxy", action="store_true", help="`speed` with Ray Serve's own proxy, not HAProxy")
     parser.add_argument("--kills", type=int, default=10, help="number in `kill` and `client` (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of `admission` (default: %(default)s)")
     parser.add_argument("--picture", type=Path, help="file for a PNG of load, replicas and latency over time (`scale`)")
     options = parser.parse_args()
     names = options.only or (["speed"] if options.quick else list(TABLE_TITLES))
@@ -93,6 +95,12 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
     tables = {}
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoints = [str(write_checkpoint(Path(folder, name), seed=seed)) for seed, name in enumerate("ab")]
+        script = Path(folder, "post.lua")
+        _write_script(script)
+
+        def send_texts(url: str, seconds: int) -> Row:
+            return dict(_run_wrk(url, script, 128, seconds))
+
         scenarios: dict[str, Callable[[], list[Row]]] = {
             "scale": lambda: serving_scenarios.measure_autoscaling(
                 service, (5, 20, 25) if short else (20, 60, 40), options.picture
@@ -103,6 +111,9 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
             "kill": lambda: serving_scenarios.measure_replica_kills(service, 1 if short else options.kills),
             "client": lambda: serving_scenarios.measure_client_retries(service, 1 if short else options.kills),
             "shed": lambda: serving_scenarios.measure_load_shedding(service, 3 if short else 20),
+            "admission": lambda: serving_scenarios.measure_admission(
+                service, *((1, 4) if short else (options.rounds, 12)), send_texts
+            ),
         }
         with deploy_service(checkpoints[0]) as service:
             for name in names:
@@ -156,12 +167,7 @@ def run_classifier_and_noop(checkpoint: str, *, use_haproxy: bool) -> Iterator[s
 
 def _measure(url: str, script: Path, rounds: int, seconds: int) -> Samples:
     """Return rate and latencies of both sides by number of connections, one sample per round."""
-    script.write_text(
-        f"""wrk.method = "POST"
-wrk.body = '{{"inputs": "{SAMPLE_TEXT}"}}'
-wrk.headers["Content-Type"] = "application/json"
-"""
-    )
+    _write_script(script)
     samples: Samples = {}
     for side in ENDPOINTS:
         _run_wrk(url + ENDPOINTS[side], script, 16, 2)  # warm up
@@ -170,6 +176,16 @@ wrk.headers["Content-Type"] = "application/json"
             for side, path in ENDPOINTS.items():
                 samples.setdefault((side, connections), []).append(_run_wrk(url + path, script, connections, seconds))
     return samples
+
+
+def _write_script(script: Path) -> None:
+    """Write the script with which wrk sends the sample text."""
+    script.write_text(
+        f"""wrk.method = "POST"
+wrk.body = '{{"inputs": "{SAMPLE_TEXT}"}}'
+wrk.headers["Content-Type"] = "application/json"
+"""
+    )
 
 
 def _run_wrk(url: str, script: Path, connections: int, seconds: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ EXPLANATION_BODIES = {
 }
 Response = tuple[float, float, int | str]  # as LoadGenerator.responses
 Sample = tuple[float, int, int]  # seconds, connections, replicas
+ADMISSION_SIDES = ("queue", "lock", "none")  # of benchmarks/admission_deployments.py
 DEPLOYMENT_OPTIONS: dict[str, Any] = {"max_ongoing_requests": 64, "max_queued_requests": 256}
 
 
@@ -167,6 +168,54 @@ def measure_load_shedding(service: DeployedService, seconds: int) -> list[Row]:
     return [_measure_overload(service, seconds, words, body.encode()) for words, body in EXPLANATION_BODIES.items()]
 
 
+def measure_admission(
+    service: DeployedService, rounds: int, seconds: int, send_texts: Callable[[str, int], Row]
+) -> list[Row]:
+    """Compare the admission queue with a lock and with nothing: overload, and scaling from one replica.
+
+    send_texts: sends single texts to a URL for some seconds, more than one replica can respond to.
+    """
+    rows: dict[str, list[Row]] = {side: [] for side in ADMISSION_SIDES}
+    application = service.configuration["applications"][0]
+    usual = application["import_path"]
+    for _ in range(rounds):
+        for side in ADMISSION_SIDES:
+            application["import_path"] = f"benchmarks.admission_deployments:build_{side}"
+            service.deploy(num_replicas=1, **DEPLOYMENT_OPTIONS)
+            overload = _measure_overload(service, seconds // 2, 20, EXPLANATION_BODIES[20].encode())
+            row: Row = {
+                "capacity": overload["capacity, requests/s"],
+                "overload": overload["load, ratio to capacity"],
+                "answered": overload["throughput, ratio to capacity"],
+                "p99, ms": overload["p99, ms"],
+            }
+            row |= {f"lists: {key}": value for key, value in _scale(service, seconds, _send_lists).items()}
+            row |= {f"single texts: {key}": value for key, value in _scale(service, seconds, send_texts).items()}
+            rows[side].append(row)
+    application["import_path"] = usual
+    return [
+        {"admission": side} | {key: statistics.median(row[key] for row in rows[side]) for key in rows[side][0]}
+        for side in ADMISSION_SIDES
+    ]
+
+
+def _scale(service: DeployedService, seconds: int, send: Callable[[str, int], Row]) -> Row:
+    """Start with one replica, send requests, and return the number of replicas at the end and the row of `send`."""
+    service.deploy(autoscaling_config=service.autoscaling_config | {"initial_replicas": 1, "downscale_delay_s": 10})
+    wait_for(lambda: len(service.replica_pids()) == 1, "one replica", TIMEOUT_S)
+    row = send(service.url + "/predict", seconds)
+    return {"replicas": len(service.replica_pids())} | row
+
+
+def _send_lists(url: str, seconds: int) -> Row:
+    """Send lists of texts over 64 connections; return rate and latency of the second half."""
+    with generate_load(url, BATCH_BODY, 64) as load:
+        wait_for(lambda: load.elapsed_s() > seconds / 2 and load.responses, "responses", seconds + TIMEOUT_S)
+        before = len(load.responses)
+        rate = _measure_rate(load, seconds // 2)
+    return {"requests/s": rate, "p99, ms": _percentile(load.responses[before:], 99)}
+
+
 def _measure_overload(service: DeployedService, seconds: int, words: int, body: bytes) -> Row:
     with generate_load(service.url + "/predict", body, 8) as load:
         _warm_up(load)
@@ -179,10 +228,12 @@ def _measure_overload(service: DeployedService, seconds: int, words: int, body: 
         start, before = load.elapsed_s(), len(load.responses)
         throughput = _measure_rate(load, seconds)
         sent = (len(load.responses) - before) / (load.elapsed_s() - start)
+        answered = [response for response in load.responses[before:] if response[2] == 200]
     statuses = load.count_statuses()
     return {
         "words per text": words, "capacity, requests/s": capacity, "load, ratio to capacity": sent / capacity,
         "throughput, requests/s": throughput, "throughput, ratio to capacity": throughput / capacity,
+        "p99, ms": _percentile(answered, 99),
         "rejected with 503": statuses[503],
         "with Retry-After": sum(load.retry_after.values()),
         "others": _format_failures(statuses - Counter({503: statuses[503]})),

@@ -10,10 +10,10 @@ import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from cluster import UsageError
 from cluster.durable_files import flush, make_folder, publish_file, temporary_path
+from cluster.ray_private import call_node_service, reload_token
 
 AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
 TIMEOUT_S = 4
@@ -96,11 +96,7 @@ def enable_token_auth() -> str | None:
         return None
     os.environ[AUTH_MODE_VARIABLE] = "token"
     if "ray" in sys.modules:  # Ray read the environment when it was imported
-        from ray import _raylet
-
-        compiled: Any = _raylet  # has no type information
-        compiled.Config.initialize("")
-        compiled.AuthenticationTokenLoader.instance().reset_cache()
+        reload_token()
     return token
 
 
@@ -117,23 +113,6 @@ def verify_token(address: str, token: str | None) -> None:
     except grpc.RpcError as error:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             raise TokenError(f"the Ray cluster at {address} {describe_rejection(token)}") from error
-
-
-def call_node_service(method: str, address: str, token: str | None, timeout_s: float) -> Any:
-    """Return the response of a method without parameters of the head's NodeInfoGcsService at HOST:PORT.
-
-    Raises:
-        grpc.RpcError: the head does not respond within the timeout, or rejects the call.
-    """
-    import grpc
-    from ray.core.generated import gcs_service_pb2 as messages
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
-
-    metadata = [("authorization", f"Bearer {token}")] if token else []
-    request = getattr(messages, f"{method}Request")()
-    with grpc.insecure_channel(address) as channel:
-        stub: Any = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]  # generated code
-        return getattr(stub, method)(request, timeout=timeout_s, metadata=metadata)
 
 
 def describe_rejection(token: str | None) -> str:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private import worker
-from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import UsageError, auth, first_line
 from cluster.connection import ClusterConnectionError
+from cluster.ray_private import find_runtime_env_folder, is_token_auth_enabled
 from cluster.resources import Node, list_nodes
 from cluster.storage import StorageError, join, read_text, remove_file, write_text
 
@@ -193,10 +192,10 @@ def _receive_report(reference: Any) -> NodeReport | str:
 
 def _identify_job_folder(host: str) -> str:
     """Return an identity of the folder in which this node unpacks the code of jobs; empty without Ray."""
-    module: Any = worker  # has no type information
-    if module._global_node is None:
+    folder = find_runtime_env_folder()
+    if folder is None:
         return ""
-    status = os.stat(module._global_node.get_runtime_env_dir_path())
+    status = os.stat(folder)
     return f"{host}:{status.st_dev}:{status.st_ino}"
 
 

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import ray
-from ray._private import ray_constants
 
 from cluster import UsageError, auth, first_line
 from cluster.package import CODE_FOLDER, build_package, is_installed
+from cluster.ray_private import JOB_VARIABLE, call_node_service, set_uv_run_hook
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def connect(
         _check_address(parsed, token)
         options["address"] = parsed.text
         # A job's working directory has the code; any other driver sends it.
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        if JOB_VARIABLE not in os.environ:
             package = build_package()
             options["runtime_env"] = {"working_dir": str(package.path)}
     logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
@@ -171,8 +171,7 @@ def set_ray_environment() -> None:
     for key, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     # Ray read this one when it was imported.
-    constants: Any = ray_constants  # has no type information
-    constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ[UV_RUN_VARIABLE].lower() in ("1", "true")
+    set_uv_run_hook(os.environ[UV_RUN_VARIABLE].lower() in ("1", "true"))
 
 
 @contextlib.contextmanager
@@ -222,7 +221,7 @@ def _is_outside(address: str, token: str | None) -> bool:
     import grpc
 
     try:
-        response = auth.call_node_service("GetAllNodeInfo", address, token, CONNECT_TIMEOUT_S)
+        response = call_node_service("GetAllNodeInfo", address, token, CONNECT_TIMEOUT_S)
     except grpc.RpcError:
         return False  # Ray's own error is more precise
     hosts = [node.node_manager_address for node in response.node_info_list]

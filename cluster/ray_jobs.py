@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -24,6 +23,7 @@ from cluster.console.cli import EXIT_INTERRUPTED
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.package import CODE_FOLDER, build_package, list_requirements, map_files
+from cluster.ray_private import CLIENT_LOGGERS, create_serve_client
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ def create_client(url: str, kind: str = "job") -> Any:
         TokenError: it rejects the token.
     """
     token = auth.enable_token_auth()
-    # The clients would log each upload and each closed socket.
-    for module in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    for name in CLIENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    clients: dict[str, Callable[[str], Any]] = {"job": JobSubmissionClient, "serve": create_serve_client}
     try:
-        return {"job": JobSubmissionClient, "serve": ServeSubmissionClient}[kind](url)
+        return clients[kind](url)
     except AuthenticationError as error:
         raise auth.TokenError(f"the cluster at {url} {auth.describe_rejection(token)}") from error
     except CLIENT_ERRORS as error:

@@ -5,15 +5,11 @@ The path of the checkpoint is in `user_config`, which Serve changes without repl
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any, Literal
 
-import ray
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-from ray.serve.context import _get_global_client
-from ray.serve.exceptions import RayServeException
-from ray.serve.generated.serve_pb2 import DeploymentRoute  # type: ignore[attr-defined]  # protobuf adds it at import
 
 from cluster import UsageError
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
@@ -24,7 +20,6 @@ from serving.web.served_models import ServedModels, UserConfig, load_models, par
 
 # A refused checkpoint is tried again after this many flushes of the metrics.
 RELOAD_RETRY_PERIODS = 5
-_LAST_GOOD_NAMESPACE = "serving.accepted"
 
 logger = logging.getLogger("ray.serve")
 
@@ -78,21 +73,21 @@ class Replica:
             config = parse_user_config(self._user_config)
             self.models = await self._load(config)
             self.load_error = self.refused_checkpoint = None
-            await asyncio.to_thread(save_last_good_config, config)
         except UsageError as refusal:
             if self.models is None:  # the replica has just started
-                last_good = await asyncio.to_thread(load_last_good_config)
-                if last_good is None:
-                    raise
-                try:
-                    self.models = await self._load(last_good)
-                except UsageError:  # that checkpoint is gone too
-                    raise refusal from None
+                self.models = await self._load_fallback(refusal)
             self.refused_checkpoint = self._user_config.get("checkpoint")
             if str(refusal) != self.load_error:
                 self.load_error = str(refusal)
                 logger.error("the checkpoint is refused and the previous one is served: %s", refusal)
         self.metrics.set_checkpoint_refused(self.load_error is not None)
+
+    async def _load_fallback(self, refusal: UsageError) -> ServedModels:
+        """Return the models of the checkpoint without its candidate, or else the previous one; or raise `refusal`."""
+        for key in ("checkpoint", "previous") if self._user_config.get("candidate") else ("previous",):
+            with suppress(UsageError):
+                return await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))
+        raise refusal
 
     async def _load(self, config: UserConfig) -> ServedModels:
         arguments = self._arguments
@@ -130,42 +125,6 @@ class Replica:
         if self.load_error is not None and retry:
             async with self._configuring:
                 await self._configure()
-
-
-# Serve passes the current `user_config` to a new replica. If its checkpoint is refused, the replica needs the previous
-# one, so Ray keeps the last good configuration for as long as the deployment exists.
-
-
-def save_last_good_config(config: UserConfig) -> None:
-    """Save a configuration for this deployment; do nothing outside of a replica. Blocks until Ray responds."""
-    try:
-        if key := _last_good_key():
-            _internal_kv_put(key, config.model_dump_json(), namespace=_LAST_GOOD_NAMESPACE)
-    except Exception:  # the checkpoint is served all the same
-        logger.exception("the last good configuration cannot be saved")
-
-
-def load_last_good_config() -> UserConfig | None:
-    """Return the configuration that a replica of this deployment saved last. Blocks until Ray responds."""
-    try:
-        content = (key := _last_good_key()) and _internal_kv_get(key, namespace=_LAST_GOOD_NAMESPACE)
-        return UserConfig.model_validate_json(content) if content else None
-    except Exception:  # the caller reports why the checkpoint is refused, which matters more
-        logger.exception("the last good configuration cannot be read")
-        return None
-
-
-def _last_good_key() -> str | None:
-    """Return a key of this deployment; one of the same name that is created after its deletion has another key."""
-    try:
-        replica = serve.get_replica_context()
-    except RayServeException:
-        return None
-    client = _get_global_client()
-    assert client is not None, "it raises an error where no controller runs"
-    route = ray.get(client._controller.get_deployment_info.remote(replica.deployment, replica.app_name), timeout=10)
-    start_ms = DeploymentRoute.FromString(route).deployment_info.start_time_ms
-    return f"{replica.app_name}/{replica.deployment}/{start_ms}"
 
 
 ClassifierDeployment = serve.deployment(name="Classifier")(serve.ingress()(Replica))

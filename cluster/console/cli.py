@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster import UsageError, __version__
 from cluster.console.logs import RESULT, ConsoleHandler, handle_logs
+from cluster.ray_private import JOB_VARIABLE
 
 OWN_PACKAGES = ("cluster", "jobs", "serving", "finetune_cnn")
 
@@ -194,7 +195,7 @@ def _expand_home(value: Any) -> Any:
 
 def _describe_missing_package(name: str) -> str:
     remedy = "install it there, or run the command with the Python that has it"
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # this process is a job
+    if JOB_VARIABLE in os.environ:  # this process is a job
         remedy = (
             "a job runs the `python` that was first on the PATH when `ray start` was run on the head: start Ray in an "
             "environment that has the packages, or let the job install them: finetune-cnn submit --install"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from cluster import UsageError
 from cluster.console.logs import RESULT
 from cluster.ray_jobs import create_client, resolve_dashboard_url
+from cluster.ray_private import read_session_name
 from cluster.storage import StorageError
 from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
 from jobs.model.checkpoint_leases import remove_lease, write_lease
@@ -121,7 +122,7 @@ class ServeCluster:
         client = create_client(self.dashboard_url, "serve")
         self._client: ServeApi = client
         # A cluster that is started again has another session, and none of the services of the earlier one.
-        self._session = client._do_request("GET", "/api/version").json().get("session_name", self.dashboard_url)
+        self._session = read_session_name(client) or self.dashboard_url
 
     def is_serving(self) -> bool:
         """Return whether Serve runs, with or without applications."""

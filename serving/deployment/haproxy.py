@@ -7,6 +7,7 @@ effect only if they are set before Ray starts, on each node: `finetune-cnn serve
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,25 +18,26 @@ from cluster.machine import count_cpus
 MAX_REQUESTS_PER_REPLICA = 64 + 256
 QUEUE_TIMEOUT_MS = 200
 
-# Lines of HAProxy's `defaults` section for which Ray has no variable. They are appended to variables whose text Ray
-# copies there unchanged.
-#   retry-on             a replica that dies loses unanswered requests; classifying twice changes nothing, so another
-#                        replica gets them. Responses with 503 are not repeated: they shed load.
+# A request of at most BUFFER_BYTES arrives within this time, as the rest of a longer one does (serving/web/body.py).
+REQUEST_TIMEOUT_S = 10
+BUFFER_BYTES = 64 << 10
+
+# Lines of HAProxy's `defaults` section for which Ray 2.60 has no variable. They follow the value of the last variable
+# that Ray copies there unchanged; tests/serving/deployment/test_haproxy.py shows the effect of each, and fails when Ray
+# writes one itself.
 #   http-buffer-request  without it, a request whose body arrives after its headers could not be sent again.
-#   http-request         limit for slow clients: headers and the start of the body arrive within this time.
-_RETRY_ON = "conn-failure empty-response junk-response"
-_LINES = (
-    "option http-buffer-request",
-    "timeout http-request 15s",
-    "timeout http-keep-alive 75s",
-    f"timeout queue {QUEUE_TIMEOUT_MS}ms",
-)
-_REQUEST_LIMIT = "default-server maxconn"
-# It follows Ray's own line about 503, which turns it into a 500 without Retry-After.
-_BUSY = (
-    "http-error status 503 content-type application/json string "
-    """'{"error": "the service is busy or starting; try again"}' hdr retry-after 1"""
-)
+#   http-request         limit for slow clients: the request, or its first BUFFER_BYTES, arrives within this time.
+#   queue                of requests beyond the limit of all replicas; Ray's shortest time-out is a second.
+#   maxconn              limit of a replica.
+#   http-error           Ray's own configuration turns a 503 into a 500 without Retry-After.
+_LINES = """
+    option http-buffer-request
+    timeout http-request {request_timeout_s}s
+    timeout queue {queue_timeout_ms}ms
+    default-server maxconn {requests_per_replica}
+    http-error status 503 content-type application/json string \
+'{{"error": "the service is busy or starting; try again"}}' hdr retry-after 1"""
+_LINES_VARIABLE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
 
 # The path of a Unix socket has at most 107 bytes; Ray and HAProxy append up to 81 to the folder.
 MAX_FOLDER_BYTES = 26
@@ -52,14 +54,19 @@ class ProxyLimits:
     threads: by default a quarter of the processors, between 2 and 16; a thread handles as many requests as several
         replicas.
     hard_stop_s: how long a HAProxy that was replaced, at a rollout or scaling, keeps idle connections. Ray's default is
-        two minutes, with replicas that may be gone (ray#63996). It is longer than a body may take to arrive; all other
-        connections end with their next response. HAProxy's close-spread-time would also close those in use.
+        two minutes, with replicas that may be gone (ray#63996). It is longer than a request may take to arrive; all
+        other connections end with their next response. HAProxy's close-spread-time would also close those in use.
     """
 
     requests_per_replica: int = MAX_REQUESTS_PER_REPLICA
     max_connections: int = 4096
     threads: int | None = None
     hard_stop_s: int = 12
+
+    @property
+    def request_timeout_s(self) -> int:
+        """Seconds within which a request arrives, so that the end of a replaced HAProxy cuts none off."""
+        return max(1, min(REQUEST_TIMEOUT_S, self.hard_stop_s - 2))
 
 
 def build_environment(
@@ -74,24 +81,31 @@ def build_environment(
             listens there on every interface, whatever the service's host is.
 
     Raises:
-        ValueError: the folder's path is too long.
+        ValueError: the folder's path is too long, or has white space or other special characters.
     """
     threads = limits.threads or min(16, max(2, count_cpus() // 4))
     if len(str(folder).encode()) > MAX_FOLDER_BYTES:
         raise ValueError(f"{folder}: the path is too long for HAProxy's sockets; use at most {MAX_FOLDER_BYTES} bytes")
+    if shlex.quote(str(folder)) != str(folder):
+        raise ValueError(f"{folder}: Ray writes the path unquoted for HAProxy; use letters, digits, and ./_-")
+    lines = _LINES.format(
+        request_timeout_s=limits.request_timeout_s,
+        queue_timeout_ms=QUEUE_TIMEOUT_MS,
+        requests_per_replica=limits.requests_per_replica,
+    )
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.web.middleware:middlewares",
-        "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
-            (_RETRY_ON, *_LINES, f"{_REQUEST_LIMIT} {limits.requests_per_replica}")
-        ),
+        # A replica that dies loses unanswered requests; classifying twice changes nothing, so another replica gets
+        # them. Responses with 503 are not repeated: they shed load.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response junk-response",
         "RAY_SERVE_HAPROXY_RETRIES": "20",
         # To count requests, Ray would read a log line for each of them; HAProxy counts them on its metrics port.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # With Ray's default, the least busy replica, a dead one would be selected again and again.
-        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": f"roundrobin\n    {_BUSY}",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),  # longer requests cannot be sent again
+        _LINES_VARIABLE: "roundrobin" + lines,
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # longer requests cannot be sent again
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
         "RAY_SERVE_HAPROXY_MAXCONN": str(limits.max_connections),
@@ -122,5 +136,11 @@ def active_proxy() -> str:
 
 def active_request_limit() -> int:
     """Return the maximum number of requests of a replica that HAProxy has in this environment."""
-    match = re.search(rf"{_REQUEST_LIMIT} (\d+)", os.environ.get("RAY_SERVE_HAPROXY_RETRY_ON", ""))
+    match = re.search(r"default-server maxconn (\d+)", os.environ.get(_LINES_VARIABLE, ""))
     return int(match[1]) if match else MAX_REQUESTS_PER_REPLICA
+
+
+def active_ports() -> tuple[int, int] | None:
+    """Return the ports of HAProxy's statistics and metrics in this environment, or None if they are not set."""
+    stats, metrics = (os.environ.get(f"RAY_SERVE_HAPROXY_{name}_PORT") for name in ("STATS", "METRICS"))
+    return (int(stats), int(metrics)) if stats and metrics else None

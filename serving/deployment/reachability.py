@@ -1,7 +1,6 @@
 """Reachability of a service: its URLs, who can reach it, and whether it requires an API key."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 from cluster import UsageError
 from serving import api_keys
 from serving.client import Client, ServiceError
+from serving.deployment.haproxy import active_ports
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def build_service_url(host: str, port: int, path: str = "") -> str:
 
 def describe_access(host: str) -> str:
     """Return a sentence about who can reach a service of an embedded Ray that listens on a host."""
-    stats = os.environ.get("RAY_SERVE_HAPROXY_STATS_PORT"), os.environ.get("RAY_SERVE_HAPROXY_METRICS_PORT")
+    ports = active_ports()
     clients = "this machine only" if is_loopback(host) else f"everyone who can reach {host}"
     count = len(api_keys.load_api_keys())
     key = (
@@ -36,8 +36,8 @@ def describe_access(host: str) -> str:
         f"least {api_keys.MIN_KEY_LENGTH} characters)"
     )
     access = f"open to {clients}, {key}"
-    if None not in stats:
-        access += f"; HAProxy's own statistics are on ports {stats[0]} and {stats[1]} of every interface"
+    if ports is not None:
+        access += f"; HAProxy's own statistics are on ports {ports[0]} and {ports[1]} of every interface"
     return access
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.machine import find_free_ports, find_listener
+from cluster.ray_private import read_serve_port
 from cluster.storage import StorageError
 from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
 from jobs.model.checkpoint_leases import remove_lease, write_lease
@@ -31,6 +32,7 @@ from serving.deployment.applications import (
 from serving.deployment.haproxy import (
     MAX_REQUESTS_PER_REPLICA,
     ProxyLimits,
+    active_ports,
     active_proxy,
     active_request_limit,
     build_environment,
@@ -171,8 +173,8 @@ def _find_metrics_urls(embedded: bool) -> list[str]:
     every = ray.nodes()  # type: ignore[no-untyped-call]  # Ray does not annotate it
     nodes = [node for node in every if node["Alive"] and node.get("MetricsExportPort")]
     urls = [build_service_url(node["NodeManagerAddress"], node["MetricsExportPort"], "/metrics") for node in nodes]
-    if embedded and active_proxy() == "HAProxy":
-        urls.append(build_service_url("127.0.0.1", int(os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]), "/metrics"))
+    if embedded and active_proxy() == "HAProxy" and (ports := active_ports()):
+        urls.append(build_service_url("127.0.0.1", ports[1], "/metrics"))
     return urls
 
 
@@ -216,11 +218,7 @@ def _require_no_orphaned_proxy(port: int) -> None:
 
 def _require_port_of_running_serve(port: int) -> None:
     """Raise an error if a running Serve listens on another port; it cannot change its port."""
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client()
-    assert client is not None, "it raises an error where no controller runs"
-    running = client.http_config.port
+    running = read_serve_port()
     if running != port:
         raise DeploymentError(f"Serve already runs on this cluster, on port {running}; use --port {running}")
 

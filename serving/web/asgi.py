@@ -57,7 +57,7 @@ class ClassifierApplication:
     def __init__(self, replica: ReplicaState, limits: Limits) -> None:
         self._replica, self._limits = replica, limits
         self._keys = load_api_keys()
-        self._bodies, self._admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
+        self._bodies, self.admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
         self._page, self._page_headers = load_page(), build_headers()
         self._openapi = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
 
@@ -80,11 +80,11 @@ class ClassifierApplication:
             else:
                 body = await self._bodies.read(receive, arrival)
                 wait_in_ray = arrival - scope.get(ARRIVAL_KEY, arrival)
-                immediate = self._admission.try_admit()  # for a request that takes the fast path
+                immediate = self.admission.try_admit()  # for a request that takes the fast path
                 result = self._try_fast_path(body, wait_in_ray, flat=flat) if immediate else None
                 if result is None:
                     start = perf_counter()
-                    async with self._admission:
+                    async with self.admission:
                         wait = wait_in_ray + perf_counter() - start
                         if not immediate:
                             result = self._try_fast_path(body, wait, flat=flat)

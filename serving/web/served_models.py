@@ -36,7 +36,8 @@ class CandidateConfig(BaseModel):
 class UserConfig(BaseModel):
     """The `user_config` of a Serve configuration.
 
-    previous: the checkpoint that was served before, to which `finetune-cnn service rollback` returns.
+    previous: the checkpoint that was served before. `finetune-cnn service rollback` returns to it, and a new replica
+        serves it if it refuses `checkpoint`.
     """
 
     model_config = ConfigDict(extra="forbid")

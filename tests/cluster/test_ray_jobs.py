@@ -285,7 +285,7 @@ def test_an_error_inside_ray_is_one_line(kind: str, monkeypatch: pytest.MonkeyPa
         raise GCS_TIMEOUT
 
     monkeypatch.setattr(ray_jobs, "JobSubmissionClient", fail)
-    monkeypatch.setattr(ray_jobs, "ServeSubmissionClient", fail)
+    monkeypatch.setattr(ray_jobs, "create_serve_client", fail)
     message = r"^cannot reach the cluster at http://h:8265: Timed out while waiting for GCS .* See the logs\.$"
     with pytest.raises(SubmissionError, match=message):
         create_client("http://h:8265", kind)

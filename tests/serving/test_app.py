@@ -15,6 +15,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
+from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import load_checkpoint
@@ -202,6 +203,25 @@ def test_a_refused_checkpoint_leaves_the_previous_one_served(run_folder: Path, t
     configure(replica, {"checkpoint": str(run_folder / "second")})
     assert "refused" not in send_request(replica, "/info")[2]
     assert send_request(replica, "/predict", BODY)[2] != before
+
+
+def test_a_replica_that_refuses_its_first_checkpoint_serves_the_previous_one(run_folder: Path, tmp_path: Path) -> None:
+    """Without a candidate, if that is the reason; a replica without another checkpoint does not start."""
+    first, second, refused = str(run_folder / "first"), str(run_folder / "second"), str(tmp_path)
+    candidate = {"checkpoint": refused, "weight": 0.5}
+    for user_config, served in (
+        ({"checkpoint": refused, "previous": second}, second),
+        ({"checkpoint": first, "previous": second, "candidate": candidate}, first),
+        ({"checkpoint": refused, "previous": second, "candidate": candidate}, second),
+        ({"checkpoint": first, "previous": second, "unknown": 1}, second),
+    ):
+        replica = make_replica(user_config)
+        info = send_request(replica, "/info")[2]
+        assert (info["checkpoint"], info["refused_checkpoint"]) == (served, user_config["checkpoint"])
+        assert "candidate" not in info
+    for user_config in ({"checkpoint": refused}, {"checkpoint": refused, "previous": str(tmp_path / "none")}):
+        with pytest.raises(UsageError, match="neither a checkpoint nor"):
+            make_replica(user_config)
 
 
 def test_a_refused_checkpoint_is_served_once_it_is_repaired(

@@ -233,7 +233,7 @@ def test_a_replica_that_starts_while_a_checkpoint_is_refused_serves_the_previous
     assert "refused" in service.info()
     service.delete()
     with pytest.raises(DeploymentError, match="DEPLOY_FAILED"):  # a new service has no previous checkpoint
-        service.deploy(num_replicas=1)
+        service.deploy(num_replicas=1, user_config={"checkpoint": str(tmp_path)})
     reset(service, run_folder)
 
 
