@@ -43,7 +43,7 @@ def main() -> None:
         python = [sys.executable, "-m"]
         commands = {
             "this project": [*python, "jobs", "vectors", "train", str(texts), "--out", f"{folder}/ours.bin",
-                             f"vectors.epochs={epochs}", "vectors.min_count=5", "vectors.sample=0.001"],
+                             "--force", f"vectors.epochs={epochs}", "vectors.min_count=5", "vectors.sample=0.001"],
             "gensim": [*python, "gensim.scripts.word2vec_standalone", "-train", str(texts), "-output",
                        f"{folder}/gensims.bin", "-binary", "1", "-cbow", "0", "-size", "100", "-window", "5",
                        "-negative", "5", "-sample", "0.001", "-min_count", "5", "-iter", str(epochs),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from cluster.storage import StorageError, is_uri, local_path, prepare_local_file, resolve_filesystem
+from cluster.storage import StorageError, exists, is_uri, local_path, prepare_local_file, resolve_filesystem
 
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
@@ -109,6 +109,14 @@ def check_output_file(path: str, *inputs: str) -> None:
         prepare_local_file(path)
     else:
         resolve_filesystem(path)
+
+
+def check_not_replaced(path: str, *inputs: str) -> None:
+    """Raise a StorageError if there is a file at a path or URI to write. That it is an input is another error."""
+    local = local_path(path)
+    is_existing = exists(path) if local is None else local.is_file()
+    if is_existing and not any(is_same_file(name, path) for name in inputs):
+        raise StorageError(f"{path}: exists and is not replaced; name another file, or add --force")
 
 
 def _read_metadata(path: str) -> tuple[int | None, list[Any]]:

@@ -19,16 +19,10 @@ from cluster.storage import is_uri
 
 # Of Kubernetes, and shorter than its limit: KubeRay appends to names.
 NAME_PATTERN = re.compile(r"[a-z]([-a-z0-9]{0,40}[a-z0-9])?")
-LABEL_PATTERN = re.compile(r"(?P<key>[\w./-]+)=(?P<value>[\w.-]*)")
-TOLERATION_PATTERN = re.compile(
-    r"(?P<key>[\w./-]+)(=(?P<value>[\w.-]*))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
-)
-QUANTITY_PATTERN = re.compile(r"\d+(\.\d+)?(m|k|[KMGTPE]i|[MGTPE])?")
 RESOURCE_NAMES = {"gpu": "nvidia.com/gpu"}
 FILES_MOUNT_PATH = "/home/ray/files"  # of the ConfigMap
 RAY_USER, RAY_GROUP = 1000, 100  # `ray` and `users` in Ray's images
 MEMORY_PER_CPU_GIB = 4
-JOB_VERBS = ("train", "tune", "cross-validate")
 # Node types in the schema of Ray's cluster launcher, as in ray_cluster.yaml.
 NODE_TYPES: dict[str, Any] = {
     "head_node_type": "head",
@@ -53,7 +47,8 @@ class PodSettings:
     secret: the Secret whose keys become variables of the pods, such as an object store's keys;
     mount_files: whether the ConfigMap of experiment files is mounted;
     launcher_file: a file for Ray's cluster launcher whose node types replace NODE_TYPES;
-    resources: amounts by resource, such as cpu, of a node type, which replace those of the launcher file;
+    resources: amounts by resource of a node type, which replace those of the launcher file; gpu is nvidia.com/gpu,
+    others, such as ephemeral-storage, have their names in Kubernetes;
     tolerations, pull_secrets, service_account, labels: as in Kubernetes; the labels are also those of the resource;
     redis_address: HOST:PORT of a Redis in which the head stores its state, so that a service outlives it;
     redis_secret: the Secret whose key `password` is that of the Redis.
@@ -101,7 +96,8 @@ def build_ray_job(
         existing_cluster: name of a RayCluster, whose pods cannot mount the files: they are passed in variables.
     """
     folder = f"/tmp/{pods.name}" if existing_cluster else FILES_MOUNT_PATH
-    words = [f"{folder}/{Path(word).name}" if word in files else word for word in arguments]
+    names = {word: _config_key(word) for word in files}
+    words = [f"{folder}/{names[word]}" if word in files else word for word in arguments]
     if not any(word.startswith("storage=") for word in words):
         words.append(f"storage={pods.storage}")
     command = shlex.join(["python", "-m", "jobs", *words])
@@ -119,14 +115,14 @@ def build_ray_job(
         if files:
             variables = {f"EXPERIMENT_{number}": text for number, text in enumerate(files.values())}
             writes = [
-                f"printenv {variable} > {shlex.quote(f'{folder}/{Path(word).name}')}"
-                for variable, word in zip(variables, files, strict=True)
+                f"printenv {variable} > {shlex.quote(f'{folder}/{name}')}"
+                for variable, name in zip(variables, names.values(), strict=True)
             ]
             spec["entrypoint"] = " && ".join([f"mkdir -p {folder}", *writes, command])
             spec["runtimeEnvYAML"] = yaml.safe_dump({"env_vars": variables})
     manifests = [_resource(pods, "RayJob", spec)]
     if files and existing_cluster is None:
-        data = {Path(word).name: text for word, text in files.items()}
+        data = {names[word]: text for word, text in files.items()}
         manifests.insert(0, _resource(pods, "ConfigMap", None, suffix="-files", data=data))
     return manifests
 
@@ -153,49 +149,6 @@ def build_ray_service(pods: PodSettings, serve_config: str) -> list[dict[str, An
     return [_resource(pods, "RayService", spec)]
 
 
-def parse_resources(texts: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the amounts by node type and resource of texts such as `gpu_worker:cpu=8,memory=64Gi,gpu=2`.
-
-    `gpu` means nvidia.com/gpu; other resources, such as ephemeral-storage, have their names in Kubernetes.
-
-    Raises:
-        ManifestError: a text has another format.
-    """
-    amounts: dict[str, dict[str, str]] = {}
-    for text in texts:
-        name, _, pairs = text.partition(":")
-        for pair in pairs.split(","):
-            key, _, amount = pair.partition("=")
-            if not name or not key or not QUANTITY_PATTERN.fullmatch(amount):
-                raise ManifestError(f"--resources {text}: write NODE_TYPE:cpu=8,memory=64Gi,gpu=2")
-            amounts.setdefault(name, {})[RESOURCE_NAMES.get(key, key)] = amount
-    return amounts
-
-
-def parse_toleration(text: str) -> dict[str, str]:
-    """Return the toleration of a text such as `nvidia.com/gpu`, `pool=gpu` or `pool=gpu:NoSchedule`.
-
-    Raises:
-        ManifestError: the text has another format.
-    """
-    match = TOLERATION_PATTERN.fullmatch(text)
-    if match is None:
-        raise ManifestError(f"--toleration {text}: write KEY, KEY=VALUE, or either with :NoSchedule or another effect")
-    parts = {name: part for name, part in match.groupdict().items() if part is not None}
-    return {"operator": "Equal" if "value" in parts else "Exists", **parts}
-
-
-def parse_labels(texts: Sequence[str]) -> dict[str, str]:
-    """Return the labels of texts such as `team=search`; ManifestError if one has another format."""
-    labels = {}
-    for text in texts:
-        match = LABEL_PATTERN.fullmatch(text)
-        if match is None:
-            raise ManifestError(f"--label {text}: write KEY=VALUE")
-        labels[match["key"]] = match["value"]
-    return labels
-
-
 def validate_pods(pods: PodSettings, *, pods_exist: bool = False) -> PodSettings:
     """Return the settings; ManifestError if they are invalid. Of pods that exist, no claim is checked."""
     if not NAME_PATTERN.fullmatch(pods.name):
@@ -209,6 +162,11 @@ def validate_pods(pods: PodSettings, *, pods_exist: bool = False) -> PodSettings
                 "ReadWriteMany with --claim, or a URI such as s3://bucket/runs"
             )
     return pods
+
+
+def _config_key(path: str) -> str:
+    """Return the name of a file with the characters that a key of a ConfigMap may have."""
+    return re.sub(r"[^-.A-Za-z0-9]", "_", Path(path).name)
 
 
 def _resource(pods: PodSettings, kind: str, spec: Any, *, suffix: str = "", **more: Any) -> dict[str, Any]:
@@ -236,7 +194,8 @@ def _cluster(pods: PodSettings) -> dict[str, Any]:
     for name, replaced in pods.resources.items():
         if name not in amounts:
             raise ManifestError(f"--resources {name}: there is no such node type; there are {', '.join(amounts)}")
-        amounts[name] = {key: amount for key, amount in (amounts[name] | dict(replaced)).items() if amount != "0"}
+        replaced = {RESOURCE_NAMES.get(key, key): amount for key, amount in replaced.items()}
+        amounts[name] = {key: amount for key, amount in (amounts[name] | replaced).items() if amount != "0"}
     head_parameters = {"dashboard-host": "0.0.0.0"}  # its service is internal, and requires the token
     cluster: dict[str, Any] = {
         "rayVersion": importlib.metadata.version("ray").partition("+")[0],

@@ -1,11 +1,14 @@
 """Package of the code: a zip for Ray's `working_dir` with this project's files, and no data, vectors, runs or secrets.
 
 Only the project's own files and files that the user names are in it, so nothing else in a folder can leave the machine.
+Of a git checkout, the project's own files are those that git tracks.
 """
 
 import importlib.metadata
+import logging
 import os
 import shutil
+import subprocess
 import sysconfig
 import tempfile
 import zipfile
@@ -15,6 +18,8 @@ from pathlib import Path
 
 from cluster import UsageError
 from cluster.storage import write_bytes
+
+logger = logging.getLogger(__name__)
 
 DISTRIBUTION = "finetune-cnn"  # its name in pyproject.toml
 LAYERS = ("cluster", "jobs", "serving")
@@ -28,6 +33,9 @@ REPOSITORY = CODE_FOLDER
 """The same folder under the name that tests and benchmarks use: they run in a checkout."""
 
 MAX_BYTES = 20 << 20
+GIT_TIMEOUT_S = 30
+# Git sets them for its hooks. They would name the repository of the hook.
+GIT_VARIABLES = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
 
 # From which Ray loads code, except for uploads.
 WORKING_DIR_SCHEMES = {"s3", "gs", "azure", "abfss", "https", "http", "file", "local"}
@@ -62,6 +70,8 @@ def is_installed() -> bool:
 def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = ()) -> Package:
     """Return a zip of the project's files. The same files give the same bytes, so Ray uploads them once.
 
+    Python files of a git checkout that git does not track are not in it, unless named; a warning lists them.
+
     Args:
         code: folder with the packages `cluster`, `jobs` and `serving`, and `finetune_cnn.py`.
         files: further files, as path in the zip and path here.
@@ -70,11 +80,20 @@ def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = 
         PackageError: there is no code, the files are too large, or two have the same path in the zip.
     """
     sources = {path.relative_to(code).as_posix(): path for path in _list_code(code)}
-    if not sources:
+    tracked = _list_tracked_files(code)
+    untracked = sorted(sources.keys() - tracked) if tracked is not None else []
+    for name in untracked:
+        del sources[name]
+    if not sources and not untracked:
         raise PackageError(f"{code}: has no package {', '.join(LAYERS)}; name a checkout of this project")
     for name, path in files:
         if not path.samefile(sources.setdefault(name, path)):
             raise PackageError(f"{path}: the package has another file at {name}; rename this one")
+    if left_out := [name for name in untracked if name not in sources]:
+        logger.warning(
+            f"not sent, because git does not track {'it' if len(left_out) == 1 else 'them'}: {', '.join(left_out)}; "
+            "run `git add`, or name a file with --include"
+        )
     sizes = sorted(
         ((name, path.stat().st_size) for name, path in sources.items()), key=lambda file: (-file[1], file[0])
     )
@@ -91,8 +110,8 @@ def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = 
     return Package(target, sizes)
 
 
-def publish_package(target: str, code: Path = CODE_FOLDER) -> Package:
-    """Write the zip of the code to a path or URI, and return it.
+def publish_package(target: str, code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = ()) -> Package:
+    """Write the zip of the code and of further files to a path or URI, and return it.
 
     A service keeps code at a URI. Ray deletes an upload after the job that sent it.
 
@@ -102,7 +121,7 @@ def publish_package(target: str, code: Path = CODE_FOLDER) -> Package:
     """
     if not target.partition("?")[0].endswith(".zip"):
         raise PackageError(f"{target}: the name of a package must end in .zip")
-    package = build_package(code)
+    package = build_package(code, files)
     try:
         write_bytes(target, package.path.read_bytes())
     finally:
@@ -234,3 +253,19 @@ def _list_code(code: Path) -> Iterator[Path]:
     for layer in LAYERS:
         yield from (path for path in (code / layer).rglob("*.py") if not path.name.startswith("."))
     yield from (path for name in (*PACKAGE_DATA, FACADE) if (path := code / name).is_file())
+
+
+def _list_tracked_files(code: Path) -> set[str] | None:
+    """Return the paths in a checkout that git tracks; None for a folder that is no checkout, or without git."""
+    if not (code / ".git").exists() or shutil.which("git") is None:
+        return None
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    command = ["git", "-C", str(code), "ls-files", "-z", "--", *LAYERS, FACADE]
+    try:
+        result = subprocess.run(command, env=environment, capture_output=True, timeout=GIT_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error).encode()
+        message = " ".join(reason.decode(errors="replace").split())
+        logger.warning(f"{code}: git cannot list its files, so all Python files of the packages are sent: {message}")
+        return None
+    return set(os.fsdecode(result.stdout).split("\0"))

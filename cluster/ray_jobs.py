@@ -21,7 +21,6 @@ from cluster import UsageError, auth, to_single_line
 from cluster.connection import parse_address
 from cluster.console.cli import EXIT_INTERRUPTED
 from cluster.console.logs import RESULT
-from cluster.console.tables import format_text_table
 from cluster.package import CODE_FOLDER, build_package, list_requirements, map_files
 from cluster.ray_private import CLIENT_LOGGERS, create_serve_client
 
@@ -32,8 +31,6 @@ _CHECK_COMMAND = re.compile(r"-m (finetune_cnn|cluster) check\b")
 MAX_POLL_INTERVAL_S = 2  # of a job that is stopping
 STOP_TIMEOUT_S = 60
 INSTALL_TIMEOUT_S = 1800
-MAX_COMMAND_LENGTH = 120  # in the table of jobs
-TABLE_COLUMNS = ("job", "owner", "verb", "state", "started", "took", "command")
 FINAL_STATE_TIMEOUT_S = 10  # between the end of a job's log and the end of the job
 
 # Of Ray's clients. OSError: also those of requests. RayError: for example "Timed out while waiting for GCS to become
@@ -195,9 +192,18 @@ def stop_job(client: JobSubmissionClient, job: str) -> None:
     logger.log(RESULT, f"{job} was stopped" if status == JobStatus.STOPPED else f"{job} had ended: {status}")
 
 
+def list_jobs(client: JobSubmissionClient) -> list[JobDetails]:
+    """Return the submitted jobs, the oldest first; SubmissionError if they cannot be listed.
+
+    Drivers that only attached to the cluster have no log, and are not among them.
+    """
+    with _wrap_client_errors("the jobs of the cluster cannot be listed"):
+        return sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
+
+
 def latest_job_id(client: JobSubmissionClient) -> str:
     """Return the id of the job that was submitted last, checks excluded; SubmissionError if there is none."""
-    jobs = [job for job in _list_jobs(client) if not _CHECK_COMMAND.search(job.entrypoint)]
+    jobs = [job for job in list_jobs(client) if not _CHECK_COMMAND.search(job.entrypoint)]
     if not jobs:
         raise SubmissionError("the cluster has no jobs")
     return str(jobs[-1].submission_id)
@@ -211,41 +217,6 @@ def get_job(client: JobSubmissionClient, job: str) -> JobDetails:
         if "does not exist" in str(error) or "404" in str(error):
             raise SubmissionError(f"the cluster has no job {job}; see finetune-cnn job list") from error
         raise SubmissionError(f"{job}: {to_single_line(error)}") from error
-
-
-def format_job_table(client: JobSubmissionClient, now: float | None = None) -> str:
-    """Return a table of all jobs, the oldest first, with owner, verb, state, age, duration and command."""
-    now = time.time() if now is None else now
-    rows = [[str(_get_facts(job, now).get(column, "-")) for column in TABLE_COLUMNS] for job in _list_jobs(client)]
-    if not rows:
-        return "  ".join(TABLE_COLUMNS)
-    for row in rows:
-        row[-1] = " ".join(row[-1].split())[:MAX_COMMAND_LENGTH]
-    return format_text_table([dict(zip(TABLE_COLUMNS, row, strict=True)) for row in rows])
-
-
-def format_job(job: JobDetails, now: float | None = None) -> list[str]:
-    """Return the state of a job, one line per fact."""
-    now = time.time() if now is None else now
-    facts = _get_facts(job, now)
-    if job.driver_exit_code is not None:
-        facts["exit"] = job.driver_exit_code
-    if job.message and job.status.is_terminal():
-        facts["reason"] = to_single_line(job.message)
-    return [f"{name:8} {value}" for name, value in facts.items()]
-
-
-def _get_facts(job: JobDetails, now: float) -> dict[str, object]:
-    """Return what is known of a job in every state; a job that another tool submitted has no owner and no verb."""
-    metadata = {key: value for key, value in (job.metadata or {}).items() if key in ("owner", "verb")}
-    return {
-        "job": job.submission_id,
-        **metadata,
-        "state": job.status.value,
-        "command": job.entrypoint,
-        "started": _format_age(job, now),
-        "took": _format_duration(job, now),
-    }
 
 
 def build_runtime_env(package: Path, requirements: list[str]) -> dict[str, Any]:
@@ -297,27 +268,3 @@ def _user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
         return str(os.getuid())
-
-
-def _list_jobs(client: JobSubmissionClient) -> list[JobDetails]:
-    """Return the submitted jobs, the oldest first. Drivers that only attached to the cluster have no log."""
-    with _wrap_client_errors("the jobs of the cluster cannot be listed"):
-        return sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
-
-
-def _format_age(job: JobDetails, now: float) -> str:
-    return f"{_format_seconds(now - job.start_time / 1000)} ago" if job.start_time else "-"
-
-
-def _format_duration(job: JobDetails, now: float) -> str:
-    if not job.start_time:
-        return "-"
-    return _format_seconds((job.end_time / 1000 if job.end_time else now) - job.start_time / 1000)
-
-
-def _format_seconds(seconds: float) -> str:
-    """Return a duration in its largest unit, such as `3 min`."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"

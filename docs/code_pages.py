@@ -1,17 +1,11 @@
-"""Reference pages of the commands, from their parsers, and of the public Python names, from their docstrings."""
+"""Reference page of the commands, from their parsers."""
 
 import argparse
 import copy
-import inspect
-import re
-import textwrap
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
 
 USAGE_WIDTH = 88  # characters; a code block of this width needs no scroll bar
 GENERATED_NOTE = "This page is generated from the code."
-SECTIONS = {"Args": "Arguments", "Returns": "Returns", "Yields": "Yields", "Raises": "Raises"}
 
 
 def iter_commands(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, str]]:
@@ -94,68 +88,6 @@ def _describe_argument(parser: argparse.ArgumentParser, action: argparse.Action)
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def render_python(module: ModuleType) -> str:
-    """Return the page of a module's public names with their signatures and docstrings."""
-    lines = ["# Python", GENERATED_NOTE, _render_docstring(module)]
-    for name in module.__all__:
-        lines += _render_object(name, getattr(module, name), "##")
-    return "\n\n".join(lines) + "\n"
-
-
-def _render_object(name: str, value: object, heading: str) -> list[str]:
-    lines = [f"{heading} {name}".replace("__", r"\_\_")]  # not bold
-    if callable(value):
-        lines.append(f"```python\n{_format_signature(name, value)}\n```")
-    elif isinstance(value, str | int | float):
-        lines.append(f"Value: `{value!r}`")
-    if isinstance(value, property) or callable(value):
-        lines.append(_render_docstring(value))
-    if inspect.isclass(value) and not issubclass(value, BaseException):
-        for member, attribute in vars(value).items():
-            if not member.startswith("_") and (callable(attribute) or isinstance(attribute, property)):
-                lines += _render_object(f"{name}.{member}", attribute, heading + "#")
-    return lines
-
-
-def _format_signature(name: str, value: Any) -> str:
-    try:
-        signature = inspect.signature(value)
-    except ValueError:
-        return name
-    parameters = [str(item) for item in signature.parameters.values() if item.name != "self"]
-    returns = "" if (returned := signature.return_annotation) is signature.empty else inspect.formatannotation(returned)
-    arrow = f" -> {returns}" if returns and not inspect.isclass(value) else ""
-    # Types without the names of their modules.
-    arrow, *parameters = (re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", part) for part in (arrow, *parameters))
-    text = f"{name}({', '.join(parameters)}){arrow}"
-    if len(text) > USAGE_WIDTH:
-        text = "\n    ".join([f"{name}(", *(f"{parameter}," for parameter in parameters)]) + f"\n){arrow}"
-    return text.replace("'", "")
-
-
-def _render_docstring(value: object) -> str:
-    """Return a docstring as Markdown: sections such as "Args:" become definition lists."""
-    return re.sub(
-        rf"^({'|'.join(SECTIONS)}):\n((?:[ ]{{4}}.*\n?|\n)+)",
-        lambda match: f"**{SECTIONS[match[1]]}**\n\n{_render_section(match[2])}\n",
-        (inspect.getdoc(value) or "") + "\n",
-        flags=re.MULTILINE,
-    ).strip()
-
-
-def _render_section(text: str) -> str:
-    items = re.split(r"^(?=\S)", textwrap.dedent(text), flags=re.MULTILINE)
-    rows = []
-    for item in filter(None, items):
-        names, colon, description = item.partition(": ")
-        rows.append(f"* `{names}`: {_join_lines(description)}" if colon else f"* {_join_lines(item)}")
-    return "\n".join(rows) + "\n"
-
-
-def _join_lines(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _capitalize(text: str) -> str:

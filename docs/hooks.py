@@ -1,6 +1,6 @@
 """MkDocs hook: reference pages generated from the code, and diagrams that follow the palette of the site.
 
-The pages reference/{settings,commands,http,python}.md exist only during a build.
+The pages reference/{settings,commands,http}.md exist only during a build. mkdocstrings renders reference/python.md.
 """
 
 import re
@@ -22,7 +22,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "settings": schema_pages.render_settings(),
         "commands": code_pages.render_commands(finetune_cnn.build_parser()),
         "http": schema_pages.render_http(),
-        "python": code_pages.render_python(finetune_cnn),
     }
     for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 LOADING = "loading torch and Ray"  # takes seconds
 CHECKPOINT_HELP = "a checkpoint, a best.json, or a folder with either"
-MAX_FOLDS = 100
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
@@ -49,9 +48,7 @@ def add_commands(commands: CommandGroup) -> None:
         parser.add_argument("--promote", action="store_true", help=text)
     text = "train and evaluate once per fold; report mean and deviation"
     cross_validate = _add_ray_command(commands, "cross-validate", _cross_validate, text)
-    cross_validate.add_argument(
-        "--folds", type=_fold_count, default=10, metavar="N", help=f"2 to {MAX_FOLDS} (default: 10)"
-    )
+    cross_validate.add_argument("--folds", type=_fold_count, default=10, metavar="N", help="2 or more (default: 10)")
     text = "measure a checkpoint on the test part, with a report"
     evaluate = commands.add_command("evaluate", _on_ray(_evaluate), text)
     _add_address(evaluate)
@@ -73,6 +70,7 @@ def add_commands(commands: CommandGroup) -> None:
     predict.add_argument(
         "--out", help="csv, tsv or jsonl to write, at a path or URI (default: jsonl on standard output)"
     )
+    _add_force(predict)
     predict.add_argument("--text-column", help="default: as in training")
     predict.add_argument("--delimiter", help="character between the columns, or tab (default: detected)")
     add_run_commands(commands)
@@ -100,11 +98,13 @@ def _add_vectors_commands(group: CommandGroup) -> None:
     )
     accept_settings(train, "files")
     train.add_argument("--out", required=True, help="the word2vec binary file to write")
+    _add_force(train)
     train.add_argument("--text-column", help="of csv, tsv and jsonl (default: text)")
     train.add_argument("--threads", type=_count, help="default: one per core; the result is repeatable with 1")
     export = group.add_command("export", _vectors_export, "write a checkpoint's word vectors as a word2vec file")
     export.add_argument("checkpoint", help=CHECKPOINT_HELP)
     export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, else binary; .gz compresses")
+    _add_force(export)
     export.add_argument("--merge", action="store_true", help="add the other words of the original file, unchanged")
     export.add_argument("--original", help="the file that the vectors were initialised from (default: as in training)")
     drift = group.add_command("drift", _vectors_drift, "measure how far training moved the vector of each word")
@@ -112,6 +112,10 @@ def _add_vectors_commands(group: CommandGroup) -> None:
     drift.add_argument("--words", nargs="+", default=[], help="words whose neighbours are shown")
     drift.add_argument("--top", type=_count, default=10, help="words per list (default: 10)")
     drift.add_argument("--out", help="folder of drift.csv and drift.png (default: report, next to the checkpoint)")
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def _on_ray(run: RunCommand) -> RunCommand:
@@ -202,12 +206,17 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    from cluster.input_files import check_not_replaced
     from jobs.inference.file_prediction import predict_file
 
+    if options.out is not None and not options.force:
+        check_not_replaced(options.out, options.input)
     predict_file(options.checkpoint, options.input, options.out, options.text_column, options.delimiter)
 
 
 def _vectors_train(options: argparse.Namespace) -> None:
+    from cluster.input_files import check_not_replaced
+    from cluster.storage import is_uri
     from jobs.config.experiment import load_experiment
     from jobs.embeddings.pretraining import train_word2vec_on_files
 
@@ -226,12 +235,17 @@ def _vectors_train(options: argparse.Namespace) -> None:
         settings.append(f"data.text_column={json.dumps(options.text_column)}")
     if not files:
         raise UsageError("no file to train on; name at least one before the settings")
+    if not options.force and not is_uri(options.out):
+        check_not_replaced(options.out, *files)
     train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads)
 
 
 def _vectors_export(options: argparse.Namespace) -> None:
+    from cluster.input_files import check_not_replaced
     from jobs.evaluation.export import export_vectors
 
+    if not options.force:
+        check_not_replaced(options.out)
     export_vectors(options.checkpoint, options.out, options.original, options.merge)
 
 
@@ -250,6 +264,8 @@ def _count(word: str) -> int:
 
 def _fold_count(word: str) -> int:
     """Return the number of folds of an option; argparse prints the error."""
+    from jobs.datasets.dataset import MAX_FOLDS
+
     if not word.isdigit() or not 2 <= int(word) <= MAX_FOLDS:
         raise argparse.ArgumentTypeError(f"must be between 2 and {MAX_FOLDS}, not {word}")
     return int(word)

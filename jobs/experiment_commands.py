@@ -30,6 +30,8 @@ def add_run_commands(commands: CommandGroup) -> None:
         help_text = "an experiment, or a folder of runs (default: runs), with settings such as storage=FOLDER"
         parser.add_argument("experiment", nargs="*", metavar="EXPERIMENT | FOLDER", help=help_text)
         accept_settings(parser, "experiment")
+    text = "also unfinished runs that no command is using and that have not changed for as many days"
+    parser.add_argument("--unfinished", type=float, metavar="DAYS", help=text)
     parser.add_argument("--yes", action="store_true", help="delete; without it, only list what would be deleted")
 
 
@@ -42,6 +44,24 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
         help="an experiment file, or data.train=FILE, then settings by dotted path",
     )
     accept_settings(parser, "experiment")
+    verb = parser.prog.rpartition(" ")[2]
+    parser.set_defaults(validate=functools.partial(_validate, verb))
+
+
+def _validate(verb: str, options: argparse.Namespace) -> None:
+    """Raise an ExperimentError if a command would not start with its experiment. Files of data are not read."""
+    from jobs.config.conflicts import check_fold_settings, check_settings
+    from jobs.config.experiment_words import check_data_are_named, load_experiment_words
+    from jobs.search.space import list_embeddings, parse_space
+
+    experiment = load_experiment_words(options.experiment)
+    if verb == "show":
+        return
+    check_data_are_named(options.experiment)
+    if verb == "cross-validate":
+        check_fold_settings(experiment)
+    space = parse_space(experiment) if verb == "tune" else []
+    check_settings(experiment, list_embeddings(experiment, space), {item.path: item.values for item in space})
 
 
 def accept_settings(parser: argparse.ArgumentParser, argument: str) -> None:
@@ -86,7 +106,7 @@ def _runs(options: argparse.Namespace) -> None:
 def _clean(options: argparse.Namespace) -> None:
     from jobs.runs.cleaning import clean
 
-    clean(_find_runs(options.experiment), delete=options.yes)
+    clean(_find_runs(options.experiment), delete=options.yes, unfinished_days=options.unfinished)
 
 
 def _find_runs(words: list[str]) -> str:
@@ -98,5 +118,5 @@ def _find_runs(words: list[str]) -> str:
         return absolute_path(words[0])
     experiment = load_experiment_words(words)
     storage = absolute_path(experiment.storage)
-    is_named = any("=" not in word or word.startswith("name=") for word in words)
+    is_named = any("=" not in word or word.startswith(("name=", "data.train=")) for word in words)
     return join(storage, experiment.name) if is_named else storage

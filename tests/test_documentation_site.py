@@ -151,45 +151,6 @@ def test_all_endpoints_fields_statuses_and_limits_are_described(schema_pages):
     assert '{"error": "parameters.top_k' in page
 
 
-def test_public_python_names_are_rendered_with_signature_and_docstring(code_pages, tmp_path, monkeypatch):
-    (tmp_path / "example_api.py").write_text(
-        '''"""A module."""
-from collections.abc import Sequence
-
-__all__ = ["Thing", "VERSION", "load"]
-VERSION = "1"
-
-
-def load(path: str, words: "Sequence[str]" = ()) -> "Thing":
-    """Return a thing.
-
-    Args:
-        path: of the file,
-            or a URI.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-
-
-class Thing:
-    """A thing."""
-
-    def run(self, text: str) -> Sequence[str]:
-        """Run it."""
-'''
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    page = code_pages.render_python(importlib.import_module("example_api"))
-    monkeypatch.delitem(sys.modules, "example_api")
-    sections = split_sections(page, "##+ ")
-    assert list(sections) == ["Thing", "Thing.run", "VERSION", "load"]
-    assert "load(path: str, words: Sequence[str] = ()) -> Thing" in sections["load"]
-    assert "* `path`: of the file, or a URI." in sections["load"]
-    assert "* `OSError`: it cannot be read." in sections["load"]
-    assert "Thing.run(text: str) -> Sequence[str]" in sections["Thing.run"]
-
-
 @pytest.mark.parametrize("path", DIAGRAMS, ids=lambda path: path.stem)
 def test_diagrams_have_a_title_and_refer_to_no_other_host(path):
     root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
@@ -208,6 +169,10 @@ def test_the_strict_build_passes_and_loads_nothing_from_other_hosts(tmp_path):
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"<(script|img|iframe|link)[^>]*(src|href)=[\"']?(https?:)?//", text), page.name
+    python = (tmp_path / "site/reference/python.html").read_text(encoding="utf-8")
+    for name in (*finetune_cnn.__all__, "Classifier.predict_proba", "Client.classify"):
+        assert f'id="finetune_cnn.{name}"' in python
+    assert "one of its API keys, if it requires one." in python
     styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.css"))
     assert not re.search(r"@import|url\([\"']?(https?:)?//", styles)
     architecture = Path(tmp_path, "site/design/architecture.html").read_text(encoding="utf-8")

@@ -110,13 +110,14 @@ class CommandLine(CommandGroup):
 
     A sub-command whose parser has the default `settings_argument="NAME"` also accepts KEY=VALUE words after its
     options; they are appended to the list NAME. With the default `file_after_options=True` it accepts any words there.
-    Its default `suggest_keys`, a function, returns the settings that an unknown option may mean.
+    Its default `suggest_keys`, a function, returns the settings that an unknown option may mean. Its default
+    `validate`, a function of the parsed options, raises a UsageError if they are invalid.
     """
 
     def __init__(self, program: str, description: str) -> None:
         self.parser = CommandParser(prog=program, description=description)
         self.parser.add_argument("--version", action="version", version=f"finetune-cnn {__version__}")
-        self.parser.set_defaults(log_level=logging.INFO)
+        self.parser.set_defaults(log_level=logging.INFO, command_line=self)
         _add_verbosity(self.parser)
         super().__init__(self.parser)
 
@@ -147,6 +148,17 @@ class CommandLine(CommandGroup):
             hint = "; the same command resumes from here" if options.resumable else ""
             print(f"interrupted{hint}", file=sys.stderr)
             return EXIT_INTERRUPTED
+
+    def validate(self, arguments: Sequence[str]) -> None:
+        """Check the words of a command that is to run elsewhere: its options, and by its parser's `validate`.
+
+        Raises:
+            UsageError: they are invalid.
+            SystemExit: the parser does not accept them; the error is printed.
+        """
+        options = self._parse(arguments)
+        if validate := getattr(options, "validate", None):
+            validate(options)
 
     def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         options, rest = self.parser.parse_known_args(arguments)

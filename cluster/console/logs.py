@@ -12,6 +12,15 @@ LOGGERS = ("cluster", "jobs", "serving")
 RESULT = 25
 
 
+class ConsoleFormatter(logging.Formatter):
+    """Messages of warnings and errors start with their level, as those of usage errors do."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
 class ConsoleHandler(logging.Handler):
     """Prints messages: progress and results to standard output, warnings and errors to standard error.
 
@@ -20,6 +29,7 @@ class ConsoleHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.setFormatter(ConsoleFormatter())
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
                 stream.reconfigure(errors="backslashreplace")

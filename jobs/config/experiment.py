@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import logging
+import re
 import shlex
 from collections.abc import Sequence
 from operator import attrgetter
@@ -46,7 +47,7 @@ class Experiment(SettingsSection):
     """All settings of an experiment."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "docstrings"
-    """Name of the experiment; its runs are in the folder `name` of `storage`."""
+    """Name of the experiment; its runs are in the folder `name` of `storage`. By default named after `data.train`."""
     storage: str = "runs"
     """Folder of all runs, which all nodes can access, or a URI of a file system that pyarrow supports."""
     seed: int = Field(0, ge=0, lt=1 << 32)
@@ -78,7 +79,7 @@ def digest(value: Any) -> str:
 def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:
     """Return the experiment of a YAML file (None: the defaults) with `key=value` settings applied.
 
-    Log a warning about settings of pretraining without effect.
+    Without a name it is named after `data.train`. Log a warning about settings of pretraining without effect.
 
     Raises:
         ExperimentError: the file cannot be read, is not YAML, or contains an invalid key or value.
@@ -104,7 +105,17 @@ def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> E
         if not equals or not key:
             raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
         _set_value(tree, key, _parse_value(key, value))
+    data = tree.get("data")
+    if "name" not in tree and isinstance(data, dict) and isinstance(data.get("train"), str):
+        tree["name"] = derive_name(data["train"])
     return _validate(tree, location)
+
+
+def derive_name(path: str) -> str:
+    """Return the name of an experiment on the texts at a path or URI of a file, a folder or a glob."""
+    path = path.partition("?")[0] if "://" in path else path
+    stem = re.sub(r"(\.(csv|tsv|jsonl))?(\.gz)?$", "", path.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-") or "experiment"
 
 
 def _parse_value(key: str, text: str) -> Any:

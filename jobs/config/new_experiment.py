@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage import is_uri
-from jobs.config.experiment import Experiment, ExperimentError, apply_overrides
+from jobs.config.experiment import Experiment, ExperimentError, apply_overrides, derive_name
 from jobs.config.schema import to_commented_yaml
 from jobs.config.settings import DELIMITERS
 
@@ -77,7 +77,7 @@ def write_experiment(data_path: str, out: str | None, settings: Sequence[str]) -
         raise ExperimentError(f"{target}: exists and is not overwritten; name another file with --out")
     values = {key.strip(): value for key, _, value in (setting.partition("=") for setting in settings)}
     keys = set(values)
-    guessed = {key: value for key, value in _guess_settings(path, stem, values).items() if key not in keys}
+    guessed = {key: value for key, value in _guess_settings(path, values).items() if key not in keys}
     experiment = apply_overrides(Experiment().replace(guessed), settings)
     text = to_commented_yaml(experiment, {*KEYS, *keys, *guessed})
     quoted = shlex.quote(str(target))
@@ -91,11 +91,11 @@ def write_experiment(data_path: str, out: str | None, settings: Sequence[str]) -
     return str(target), experiment
 
 
-def _guess_settings(path: Path, stem: str, known: Mapping[str, str]) -> Mapping[str, Any]:
+def _guess_settings(path: Path, known: Mapping[str, str]) -> Mapping[str, Any]:
     """Return settings by dotted path; `known` are settings that need no guess."""
     file = read_start(path)
     settings: dict[str, Any] = {
-        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-") or "experiment",
+        "name": derive_name(path.name),
         "data.train": str(path),
     }
     columns = guess_columns(path, file, known.get("data.text_column"), known.get("data.label_column"))

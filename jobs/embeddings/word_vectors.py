@@ -13,7 +13,7 @@ from jobs.config.settings import VectorSettings
 from jobs.datasets.tokenizer import fold_case
 from jobs.embeddings.word2vec import is_single_token
 
-LOW_SHARE = 0.5  # of the training tokens that have a vector, for a warning
+LOW_SHARE = 0.7  # of the tokens with a letter that have a vector, for a warning; texts of the file's language have more
 NUM_MISSING_WORDS = 3
 
 
@@ -75,6 +75,11 @@ class WordSelector:
         return True
 
 
+def has_letter(word: str) -> bool:
+    """Return whether a token is a word rather than a number or punctuation."""
+    return any(character.isalpha() for character in word)
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Number of words and tokens of the training texts that have a pretrained vector."""
@@ -83,25 +88,28 @@ class Coverage:
     covered_words: int
     tokens: int
     covered_tokens: int
+    word_tokens: int
+    """Tokens with a letter: vectors files differ in numbers and punctuation, whatever their language."""
+    covered_word_tokens: int
     case_insensitive_matches: int
     """Words with the vector of the same word in another letter case (New for new)."""
     from_ngrams: int = 0
     """Words whose vectors are sums of n-grams (fastText)."""
     frequent_missing_words: Sequence[str] = ()
-    """The most frequent words without a vector, up to `NUM_MISSING_WORDS`."""
+    """The most frequent words with a letter and without a vector, up to `NUM_MISSING_WORDS`."""
 
     def describe_low_share(self, settings: VectorSettings) -> str | None:
-        """Return a warning with the likely cause if few training tokens have a vector, else None."""
-        if self.covered_tokens >= LOW_SHARE * self.tokens:
+        """Return a warning with the likely causes if few words of the training texts have a vector, else None."""
+        if self.covered_word_tokens >= LOW_SHARE * self.word_tokens:
             return None
         cause = (
             f"lower vectors.min_count={settings.min_count}, or set vectors.path to vectors of more texts"
             if settings.path is None
-            else f"check that {settings.path} has the language of the texts, and the same spelling of words"
+            else f"likely {settings.path} is of another language or subject, spells words otherwise, or has few words"
         )
         words = ", ".join(f"'{word}'" for word in self.frequent_missing_words)
-        share = f"{self.covered_tokens / self.tokens:.1%}"
-        return f"only {share} of the training tokens have a pretrained vector, not {words}; {cause}"
+        share = f"{self.covered_word_tokens / self.word_tokens:.1%}"
+        return f"only {share} of the training texts' words have a pretrained vector, not {words}; {cause}"
 
     def __str__(self) -> str:
         text = (

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 NUM_LISTED_WORDS = 10
 MIN_GROUP_SIZE = 10  # words of similar frequency, for a meaningful median
 NUM_NEIGHBOURS = 4  # as in Kim's table
+RANDOM_NOTE = "(random initial vector)"
 # Positions of a word's name relative to its point, in the order of preference: offset in points, alignments.
 LABEL_POSITIONS = (
     ((4, 2), "left", "bottom"),
@@ -62,7 +63,7 @@ class Drift:
     texts. pretrained: `(n,)` bool, whether the initial vector came from the vectors file. distance: `(n,)` float32,
     L2 distance between the vectors before and after training; cosine: `(n,)`, their cosine. expected: `(n,)`, median
     distance of words of similar frequency. vocabulary: all words of the checkpoint; before, after: their vectors,
-    `(vocabulary, dimensions)`.
+    `(vocabulary, dimensions)`; from_file: `(vocabulary,)` bool, as `pretrained`.
     """
 
     words: list[str]
@@ -74,6 +75,7 @@ class Drift:
     vocabulary: list[str]
     before: np.ndarray
     after: np.ndarray
+    from_file: np.ndarray
 
     def top_by_distance(self, count: int = NUM_LISTED_WORDS) -> np.ndarray:
         """Return the indices of the words that moved farthest."""
@@ -86,25 +88,33 @@ class Drift:
     def nearest_neighbours(self, word: str, count: int = NUM_NEIGHBOURS) -> tuple[list[str], list[str]]:
         """Return the words nearest to a word by cosine, before and after training.
 
+        Neighbours of a random vector, and random vectors among neighbours, are chance. So only words of the file are
+        neighbours, unless there are none, and a word with a random initial vector has no neighbours before training.
+
         Raises:
             VectorsError: the checkpoint does not have the word.
         """
         if word not in self.vocabulary:
             raise VectorsError(f"'{word}' is not among the {len(self.vocabulary):,} words of the checkpoint")
         index = self.vocabulary.index(word)
-        return (
-            _find_neighbours(self.before, index, self.vocabulary, count),
-            _find_neighbours(self.after, index, self.vocabulary, count),
+        candidates = self.from_file if self.from_file.any() else np.ones(len(self.vocabulary), bool)
+        before, after = (
+            [self.vocabulary[row] for row in _find_neighbours(vectors, index, candidates, count)]
+            for vectors in (self.before, self.after)
         )
+        return before if self.from_file[index] else [], after
 
     def tables(self, words: Sequence[str], count: int = NUM_LISTED_WORDS) -> dict[str, list[dict[str, object]]]:
         """Return the rows of each table by its title.
 
         Args:
-            words: their neighbours are listed; if empty, those of the words that moved farthest for their frequency.
+            words: their neighbours are listed; if empty, those of the words of the file that moved farthest for their
+                frequency.
             count: words of each list.
         """
-        selected = words or [self.words[index] for index in self.top_by_relative_distance(count)]
+        order = self.top_by_relative_distance(len(self.words))
+        usual = [self.words[index] for index in order if self.pretrained[index] or not self.from_file.any()]
+        selected = words or usual[:count]
         neighbours = {word: self.nearest_neighbours(word) for word in selected}
         return {
             "words that moved farthest": [self._row(index) for index in self.top_by_distance(count)],
@@ -112,7 +122,7 @@ class Drift:
                 self._row(index) for index in self.top_by_relative_distance(count)
             ],
             "nearest neighbours before and after training": [
-                {"word": word, "before": ", ".join(before), "after": ", ".join(after)}
+                {"word": word, "before": ", ".join(before) or RANDOM_NOTE, "after": ", ".join(after)}
                 for word, (before, after) in neighbours.items()
             ],
         }
@@ -152,6 +162,8 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
     if not len(indices):
         raise NoTrainedVectors("no word's vector was trained: the training texts have no word that may be trained")
     ids = indices + 2
+    from_file = np.ones(len(checkpoint.words), bool)  # words that only the file has come after those of the texts
+    from_file[: len(initial.pretrained) - 2] = initial.pretrained[2:]
     old, new = before[ids], after[ids]
     distance = np.linalg.norm(new - old, axis=1)
     norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
@@ -165,6 +177,7 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
         vocabulary=checkpoint.words,
         before=before[2:],
         after=after[2:],
+        from_file=from_file,
     )
 
 
@@ -297,8 +310,9 @@ def estimate_expected_distance(counts: np.ndarray, distance: np.ndarray) -> np.n
     return np.asarray(np.interp(np.log(counts), centers, medians))
 
 
-def _find_neighbours(matrix: np.ndarray, index: int, words: Sequence[str], count: int) -> list[str]:
+def _find_neighbours(matrix: np.ndarray, index: int, candidates: np.ndarray, count: int) -> np.ndarray:
+    """Return the candidates, `(vocabulary,)` bool, that are nearest to a word by cosine, without the word itself."""
     norms = np.linalg.norm(matrix, axis=1)
     similarity = matrix @ matrix[index] / np.maximum(norms * norms[index], 1e-12)
-    similarity[index] = -np.inf
-    return [words[row] for row in np.argsort(-similarity, kind="stable")[:count]]
+    rows = np.flatnonzero(candidates & (np.arange(len(matrix)) != index))
+    return rows[np.argsort(-similarity[rows], kind="stable")[:count]]

@@ -17,9 +17,9 @@ from pathlib import PurePath
 from typing import TextIO
 
 from cluster.console.logs import RESULT
-from cluster.input_files import check_output_file, create_file
+from cluster.input_files import check_output_file, create_file, open_decompressed
 from cluster.storage import is_uri, output_file
-from jobs.config.settings import DataSettings
+from jobs.config.settings import DELIMITERS, DataSettings
 from jobs.datasets.readers import SUPPORTED_SUFFIXES, DataError, choose_encoding, read_rows
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
@@ -51,7 +51,7 @@ def predict_file(
     """Write the rows of a file with their labels and the labels' probabilities, as csv, tsv or jsonl.
 
     The columns of the file stay. Where one is called `label` or `score`, the new one is called `predicted_label` or
-    `predicted_score`.
+    `predicted_score`. Csv of csv keeps the delimiter.
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
@@ -89,7 +89,8 @@ def predict_file(
     with output_file(out) as part, create_file(part, compress=output_format.is_gzipped) as stream:
         # A half of a surrogate pair becomes the escape sequence that it was in JSON.
         text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        _write_rows(text, rows, output_format.suffix)
+        delimiter = _choose_delimiter(source, data, records[0]) if is_file and records else ","
+        _write_rows(text, rows, output_format.suffix, delimiter=delimiter)
         text.detach()
     logger.log(RESULT, f"wrote {out}: {len(rows):,} rows, with the columns {label_column} and {score_column} added")
 
@@ -167,13 +168,29 @@ def _choose_name(name: str, records: Sequence[Record]) -> str:
     return name
 
 
-def _write_rows(stream: TextIO, rows: Sequence[Record], suffix: str, *, ascii_only: bool = False) -> None:
+def _choose_delimiter(source: str, data: DataSettings, record: Record) -> str:
+    """Return the delimiter of a csv file that was read, which csv output has too; a comma for another source.
+
+    Args:
+        record: a row of the file, with all its columns.
+    """
+    if data.delimiter is not None or _find_suffix(source) != ".csv":
+        return data.delimiter or ","
+    with open_decompressed(source) as stream:
+        header = next(filter(bytes.strip, stream)).decode("utf-8-sig", errors="replace")  # delimiters are ASCII
+    counts = {delimiter: len(next(csv.reader([header], delimiter=delimiter))) for delimiter in DELIMITERS}
+    return next((delimiter for delimiter, count in counts.items() if count == len(record)), ",")
+
+
+def _write_rows(
+    stream: TextIO, rows: Sequence[Record], suffix: str, *, ascii_only: bool = False, delimiter: str = ","
+) -> None:
     if suffix == ".jsonl":
         for row in rows:
             stream.write(json.dumps(row, ensure_ascii=ascii_only) + "\n")
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
     for values in (columns, *([_format_value(row.get(column)) for column in columns] for row in rows)):
         if suffix == ".tsv":  # without quotes, so a tab or a line end becomes a space
             stream.write("\t".join(_TSV_SEPARATOR.sub(" ", value) for value in values) + "\n")

@@ -30,6 +30,7 @@ from cluster import __version__
 from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
 from jobs.config.experiment import Experiment
 from jobs.datasets.tokenizer import count_separate_marks
+from jobs.model import checkpoint_files
 from jobs.model.checkpoint_files import (
     UNTRAINED_VECTORS_FILE,
     SharedFiles,
@@ -178,7 +179,9 @@ def resolve_checkpoint(path: str) -> str:
             return path
         path = join(path, "best.json")
     if not exists(path):
-        raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json")
+        raise CheckpointError(
+            f"{original}: contains neither a checkpoint nor a best.json{checkpoint_files.suggest_folder(original)}"
+        )
     best = read_json(path)
     target = best.get("checkpoint") if isinstance(best, dict) else None
     if not isinstance(target, str):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
-from cluster.storage import StorageError, as_local_folder, read_text
+from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders, read_text
 
 READABLE_FORMATS = (1, 2)
 UNTRAINED_VECTORS_FILE = "untrained.safetensors"
@@ -32,6 +32,7 @@ MAX_TEXT_BYTES = {
 DEFAULT_MAX_TEXT_BYTES = 1 << 20
 MAX_YAML_DEPTH = 50  # the time to parse grows with its square
 MAX_MESSAGE_CHARACTERS = 500
+MAX_SUGGESTIONS = 3
 
 
 class CheckpointError(UsageError):
@@ -248,3 +249,16 @@ def _read_limited(path: Path) -> bytes:
 def _shorten(error: Exception) -> str:
     message = str(error) if isinstance(error, UsageError | ValueError | OSError) else repr(error)
     return message if len(message) <= MAX_MESSAGE_CHARACTERS else f"{message[:MAX_MESSAGE_CHARACTERS]}..."
+
+
+def suggest_folder(path: str) -> str:
+    """Return what may be meant by a path without a checkpoint, as the end of an error message."""
+    try:
+        folders = [join(path, name) for name in sorted(list_folders(path)) if exists(join(path, name, "best.json"))]
+    except StorageError:
+        folders = []
+    if not folders and not is_uri(path):
+        folders = [folder for folder in [str(Path("runs", Path(path).name))] if Path(folder, "best.json").is_file()]
+    if folders:
+        return f"; did you mean {' or '.join(folders[:MAX_SUGGESTIONS])}?"
+    return "; name the folder of an experiment, such as runs/NAME; `finetune-cnn runs` lists what there is"

@@ -1,7 +1,8 @@
-"""Deletion of what nothing references: checkpoints that are not the best of their run, and unused caches.
+"""Deletion of what nothing references: checkpoints that are not the best of their run, unused caches, abandoned runs.
 
-A finished run is not resumed, so only its best checkpoint is read again. What a best.json
-names, what a service uses (leases), and unfinished runs, which the same command resumes, are never deleted.
+A finished run is not resumed, so only its best checkpoint is read again. What a best.json names and what a service uses
+(leases) is never deleted. The same command resumes an unfinished run, so it is deleted only on request, as a whole,
+and only if no command is using it, no service does, and the experiment's best.json names none of its checkpoints.
 """
 
 import logging
@@ -14,8 +15,8 @@ from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.storage import StorageError, absolute_path, is_uri, join, lock_folder, parent, remove_file
 from jobs.model.checkpoint_leases import remove_unleased_folder
-from jobs.runs.run_list import Run, RunsError, find_experiments, load_runs
-from jobs.runs.stored_files import StoredFile, format_size, freed_size, list_files
+from jobs.runs.run_list import LOCK_FILE, Run, RunsError, find_experiments, load_runs
+from jobs.runs.stored_files import StoredFile, format_size, freed_size, list_files, unique_size
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,24 @@ class Removal:
     lock: str | None = None
 
 
-def clean(folder: str, *, delete: bool) -> None:
+def clean(folder: str, *, delete: bool, unfinished_days: float | None = None) -> None:
     """Log what nothing references in the experiments of a folder, with its size, and delete it if `delete` is set.
 
+    Args:
+        unfinished_days: also delete abandoned runs that have not changed for as many days; by default they are listed.
+
     Raises:
-        RunsError: there are no runs.
+        RunsError: there are no runs, or runs of an object store, which have no locks, changed less than a day ago.
         StorageError: something cannot be listed or deleted.
     """
+    if unfinished_days is not None and unfinished_days < 1 and is_uri(folder):
+        raise RunsError(f"{folder}: its runs have no locks, so one that changed within a day may be running")
     removals = plan_removals(folder)
+    abandoned = find_abandoned_runs(folder)
+    if unfinished_days is None:
+        _log_abandoned_runs(abandoned)
+    else:
+        removals += [run.removal for run in abandoned if run.days >= unfinished_days]
     if not removals:
         logger.log(RESULT, f"{folder}: nothing to delete; each file is referenced, or is of an unfinished run")
         return
@@ -62,6 +73,64 @@ def clean(folder: str, *, delete: bool) -> None:
     deleted = [item for item in removals if _remove(item)]
     size = format_size(freed_size(file for item in deleted for file in item.files))
     logger.log(RESULT, f"deleted {len(deleted)} of {len(removals)}, {size}")
+
+
+@dataclass(frozen=True)
+class AbandonedRun:
+    """An unfinished run that nothing uses. days: since its newest file was written."""
+
+    days: float
+    removal: Removal
+
+
+def find_abandoned_runs(folder: str) -> list[AbandonedRun]:
+    """Return the abandoned runs in the experiments of a folder, those without a change for the longest time first."""
+    try:
+        experiments = find_experiments(absolute_path(folder))
+    except RunsError:
+        return []
+    abandoned = []
+    for experiment in experiments:
+        for run in load_runs(experiment):
+            path = join(experiment, run.name)
+            if run.is_finished or run.is_current or run.leased_folders or not run.change_time:
+                continue
+            if LOCK_FILE in run.files and _is_locked(path):
+                continue
+            days = (time.time() - run.change_time) / _DAY_S
+            reason = f"unfinished, and unchanged for {_format_days(days)}"
+            files = [file for name, file in run.files.items() if name != LOCK_FILE]
+            abandoned.append(AbandonedRun(days, Removal(path, reason, files, folder=True, lock=path)))
+    return sorted(abandoned, key=lambda run: -run.days)
+
+
+def _log_abandoned_runs(abandoned: Sequence[AbandonedRun]) -> None:
+    if not abandoned:
+        return
+    rows = [
+        {
+            "run": run.removal.path,
+            "size": format_size(unique_size(run.removal.files)),
+            "unchanged for": _format_days(run.days),
+        }
+        for run in abandoned
+    ]
+    logger.log(RESULT, f"unfinished runs, which stay unless --unfinished DAYS is set:\n\n{format_text_table(rows)}\n")
+
+
+def _format_days(days: float) -> str:
+    if days < 1:
+        return "less than a day"
+    return "1 day" if days < 2 else f"{days:.0f} days"
+
+
+def _is_locked(path: str) -> bool:
+    """Return whether a command is using a run; also if the run's folder cannot be written."""
+    try:
+        with lock_folder(path):
+            return False
+    except StorageError:
+        return True
 
 
 def plan_removals(folder: str) -> list[Removal]:
@@ -145,6 +214,9 @@ def _remove(removal: Removal) -> bool:
         return True
     try:
         with lock_folder(str(removal.lock)):
+            if removal.path == removal.lock and _has_changed(removal):
+                logger.warning(f"{removal.path} stays: it has changed meanwhile")
+                return False
             removed = remove_unleased_folder(removal.path)
     except StorageError as error:
         logger.warning(f"{removal.path} stays: {error}")
@@ -152,3 +224,10 @@ def _remove(removal: Removal) -> bool:
     if not removed:
         logger.warning(f"{removal.path} stays: a service uses it")
     return removed
+
+
+def _has_changed(removal: Removal) -> bool:
+    """Return whether a run has other files than when its removal was planned."""
+    files = [file for name, file in list_files(removal.path).items() if name != LOCK_FILE]
+    states = ({(file.identity, file.modified, file.size) for file in group} for group in (files, removal.files))
+    return next(states) != next(states)

@@ -12,7 +12,7 @@ from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.storage import StorageError, absolute_path, exists, join, list_folders, parent, read_text
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint_files import MAX_TEXT_BYTES, parse_yaml, read_json
+from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
 from jobs.runs.stored_files import StoredFile, format_size, format_time, list_files, unique_size
 from jobs.training.run_folder import (
@@ -23,6 +23,7 @@ from jobs.training.run_folder import (
 
 logger = logging.getLogger(__name__)
 
+LOCK_FILE = ".lock"  # of `lock_folder`
 RUN_NAME = re.compile(r"(train|tune|folds)-[0-9a-f]{8}")
 # Settings that change neither the texts nor the result of a run.
 IGNORED_SETTINGS = {"name", "storage"} | {
@@ -43,15 +44,17 @@ class Run:
     """A run's folder.
 
     settings: by dotted path, without those in `IGNORED_SETTINGS`. best: contents of its best.json, None before there is
-    one. metrics: of its best checkpoint, or the means of a cross-validation. is_finished: it needs no resuming.
-    is_current: the experiment's best.json names it. references: checkpoints, by path inside the folder, that a
-    best.json names. files: by path inside the folder.
+    one. metrics: of its best checkpoint, or the means of a cross-validation. validation_rows: number of rows that they
+    were measured on, None if it is unknown. is_finished: it needs no resuming. is_current: the experiment's best.json
+    names it. references: checkpoints, by path inside the folder, that a best.json names. files: by path inside the
+    folder.
     """
 
     name: str
     settings: Mapping[str, object]
     best: BestCheckpoint | None
     metrics: Mapping[str, float | None]
+    validation_rows: int | None
     is_finished: bool
     is_current: bool
     references: frozenset[str]
@@ -66,7 +69,12 @@ class Run:
     def finish_time(self) -> float:
         """Time of its result, or of the newest file, in seconds since 1970."""
         results = [self.files[name].modified for name in ("best.json", "folds.json") if name in self.files]
-        return max(results or [file.modified for file in self.files.values()])
+        return max(results) if results else self.change_time
+
+    @property
+    def change_time(self) -> float:
+        """Time of its newest file, in seconds since 1970, except for the lock file, which changes with each lock."""
+        return max((file.modified for name, file in self.files.items() if name != LOCK_FILE), default=0.0)
 
 
 def find_experiments(folder: str) -> list[str]:
@@ -108,7 +116,7 @@ def log_runs(folder: str) -> None:
 
 def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
     """Return the rows of the table of an experiment's runs."""
-    validations = {run.best.validation for run in runs if run.best}
+    validations = _describe_validation_rows(runs)
     rows = []
     for run in runs:
         row: dict[str, object] = {
@@ -122,11 +130,26 @@ def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
                 "" if value is None else f"{value:.0f}" if name == "epoch" else f"{value:.4f}"
             )
         if len(validations) > 1:  # only metrics on the same rows can be compared
-            row["validation rows"] = (run.best and run.best.validation) or ""
+            row["validation rows"] = validations.get(run.best.validation if run.best else None, "")
         row["size"] = format_size(unique_size(run.files.values()))
         row["settings"] = ", ".join(find_differences(run, runs)) or "-"
         rows.append(row)
     return rows
+
+
+def _describe_validation_rows(runs: Sequence[Run]) -> Mapping[str | None, str]:
+    """Return the number of rows of each set of validation rows, by its digest; sets of equal size get a letter each."""
+    counts: dict[str | None, str] = {}
+    for run in runs:
+        if run.best and run.best.validation:
+            counts.setdefault(
+                run.best.validation, "unknown" if run.validation_rows is None else f"{run.validation_rows}"
+            )
+    same = {count: [key for key in counts if counts[key] == count] for count in counts.values()}
+    return {
+        key: count if len(same[count]) == 1 else f"{count} ({chr(ord('A') + same[count].index(key))})"
+        for key, count in counts.items()
+    }
 
 
 def find_differences(run: Run, runs: Iterable[Run]) -> list[str]:
@@ -166,10 +189,29 @@ def _load_run(folder: str, name: str, files: Mapping[str, StoredFile], current: 
     is_finished = "folds.json" in files or (best is not None and best.finished)
     settings = _read_settings(join(path, "experiment.yaml")) if "experiment.yaml" in files else {}
     named = {best.checkpoint} if best else set()
-    is_current = current is not None and current.run == name
-    if current is not None:
-        named |= {current.checkpoint.removeprefix(f"{name}/")} if current.checkpoint.startswith(f"{name}/") else set()
-    return Run(name, settings, best, metrics, is_finished, is_current, frozenset(named), files)
+    is_current = current is not None and (current.run == name or current.checkpoint.startswith(f"{name}/"))
+    if current is not None and is_current:
+        named.add(current.checkpoint.removeprefix(f"{name}/"))
+    rows = _read_validation_rows(path, best, files)
+    return Run(name, settings, best, metrics, rows, is_finished, is_current, frozenset(named), files)
+
+
+def _read_validation_rows(path: str, best: BestCheckpoint | None, files: Mapping[str, StoredFile]) -> int | None:
+    """Return the number of validation rows of a run, from its best checkpoint; None if it is unknown.
+
+    A refit has no validation rows. The trials of its search have.
+    """
+    if best is None:
+        return None
+    others = [name for name in files if name.endswith("/metrics.json") and not name.startswith(best.checkpoint)]
+    for name in (f"{best.checkpoint}/metrics.json", *sorted(others)[-1:]):
+        try:
+            rows = read_json(join(path, name)).get("validation_rows") if name in files else None
+        except (CheckpointError, AttributeError):
+            continue
+        if isinstance(rows, int) and rows > 0:
+            return rows
+    return None
 
 
 def _read_settings(path: str) -> Mapping[str, object]:

@@ -33,7 +33,7 @@ from jobs.embeddings.pretraining import (
 )
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
-from jobs.embeddings.word_vectors import NUM_MISSING_WORDS, Coverage, WordVectors
+from jobs.embeddings.word_vectors import NUM_MISSING_WORDS, Coverage, WordVectors, has_letter
 
 logger = logging.getLogger(__name__)
 
@@ -206,9 +206,13 @@ def _compute_coverage(
         covered_words=sum(word in covered for word, _ in counts),
         tokens=sum(count for _, count in counts),
         covered_tokens=sum(count for word, count in counts if word in covered),
+        word_tokens=sum(count for word, count in counts if has_letter(word)),
+        covered_word_tokens=sum(count for word, count in counts if word in covered and has_letter(word)),
         case_insensitive_matches=sum(word in case_insensitive_words for word, _ in counts),
         from_ngrams=sum(word in word_vectors.from_ngrams for word, _ in counts),
-        frequent_missing_words=[word for word, _ in counts if word not in covered][:NUM_MISSING_WORDS],
+        frequent_missing_words=[word for word, _ in counts if word not in covered and has_letter(word)][
+            :NUM_MISSING_WORDS
+        ],
     )
 
 

@@ -170,11 +170,15 @@ def test_a_service_listens_on_all_addresses_of_its_pods(capsys: pytest.CaptureFi
         (["--storage", "s3://b/r", "--resources", "worker:cpu=8", "--", "cluster"], "there are head, gpu_worker"),
         (["--storage", "s3://b/r", "--resources", "head:cpu=many", "--", "cluster"], "write NODE_TYPE:cpu=8,"),
         (["--storage", "s3://b/r", "--toleration", "gpu:Never", "--", "cluster"], "write KEY, KEY=VALUE"),
+        (["--storage", "s3://b/r", "--toleration", "größe=1", "--", "cluster"], "write KEY, KEY=VALUE"),
         (["--storage", "s3://b/r", "--label", "team", "--", "cluster"], "write KEY=VALUE"),
+        (["--storage", "s3://b/r", "--label", f"team={'x' * 64}", "--", "cluster"], "write KEY=VALUE"),
+        (["--storage", "s3://b/r", "--label", "a/b/c=1", "--", "cluster"], "write KEY=VALUE"),
         (["--storage", "s3://b/r", "--redis", "redis:6379", "--", "train"], "--redis is for services and clusters"),
         (["--storage", "s3://b/r", "--cluster", "c", "--", "cluster"], "--cluster is for jobs"),
         (["--storage", "s3://b/r", "--cluster", "c", "--claim", "x", "--", "train"], "--image, --claim: the pods of c"),
-        (["--storage", "s3://b/r", "--deadline-hours", "0", "--", "train"], "--deadline-hours must be above 0"),
+        (["--storage", "s3://b/r", "--deadline-hours", "0.0001", "--", "train"], "--deadline-hours must be above 0"),
+        (["--storage", "s3://b/r", "--deadline-hours", "inf", "--", "train"], "--deadline-hours must be above 0"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -237,6 +241,29 @@ def test_pods_have_the_settings_of_a_shared_kubernetes(
     assert worker["template"]["spec"]["containers"][0]["resources"]["limits"] == {
         "cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2", "ephemeral-storage": "50Gi",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["cluster", "train", "tune", "cross-validate", "serve"])
+def test_kuberay_accepts_all_options_together(
+    schemas: dict[str, Any], capsys: pytest.CaptureFixture[str], configuration: str, verb: str, tmp_path: Path
+) -> None:
+    """The file of an experiment may have any name, which is no key of a ConfigMap."""
+    experiment = tmp_path / "my größe.yaml"
+    experiment.write_text("name: mine\n")
+    options = [
+        *STORAGES[1], "--secret", "keys", *POD_OPTIONS, "--launcher-file", str(REPOSITORY / "ray_cluster.yaml"),
+        "--resources", "head:cpu=500m,memory=1.5Gi",
+    ]  # fmt: skip
+    if verb in ("cluster", "serve"):
+        options += ["--redis", "redis:6379", "--redis-secret", "redis-password"]
+    words = {"cluster": [], "serve": [configuration]}.get(verb, [str(experiment), "train.epochs=3"])
+    manifests = print_manifests(capsys, *options, "--deadline-hours", "0.5", "--", verb, *words)
+    resource = manifests[-1]
+    schemas[resource["kind"]].validate(resource)
+    if resource["kind"] == "RayJob":
+        [key] = manifests[0]["data"]
+        assert re.fullmatch("[-._a-zA-Z0-9]+", key)
+        assert resource["spec"]["entrypoint"].split()[4] == f"/home/ray/files/{key}"
 
 
 def test_a_node_type_without_gpus_has_the_other_image(capsys: pytest.CaptureFixture[str]) -> None:

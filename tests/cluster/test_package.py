@@ -1,5 +1,6 @@
 """Package of the code: files that are sent to a cluster, files that are not, and requirements."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster import package as package_module
+from cluster.__main__ import main
 from cluster.package import (
     PACKAGE_DATA,
     REPOSITORY,
@@ -70,6 +72,64 @@ def list_names(path: Path) -> list[str]:
 def test_only_the_projects_own_files_are_sent(folder: Path) -> None:
     """No texts, vectors, keys or settings, wherever they are."""
     assert list_names(build_package(folder).path) == SOURCES
+
+
+@pytest.fixture
+def repository(folder: Path) -> Path:
+    """The checkout as a git repository: the sources are added, except for `jobs/datasets/reader.py`."""
+    run_git(folder, "init", "--quiet")
+    run_git(folder, "add", *(name for name in SOURCES if name != "jobs/datasets/reader.py"))
+    return folder
+
+
+def run_git(folder: Path, *words: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    subprocess.run(["git", *words], cwd=folder, env=environment, check=True, timeout=60)
+
+
+def test_of_a_git_checkout_only_tracked_files_are_sent(
+    repository: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message names the others; git's variables of another repository, as in a hook, have no effect."""
+    (repository / ".gitignore").write_text("ignored.py\n")
+    (repository / "cluster/ignored.py").write_text("token = 1\n")
+    (repository / "jobs/größe.py").write_text("")
+    run_git(repository, "add", "jobs/größe.py")
+    monkeypatch.setenv("GIT_DIR", str(repository / "none"))
+    tracked = sorted([*SOURCES[:3], "jobs/größe.py", *SOURCES[4:]])
+    assert list_names(build_package(repository).path) == tracked
+    [message] = messages
+    assert "does not track them: cluster/ignored.py, jobs/datasets/reader.py; run `git add`, or name" in message
+
+
+def test_an_untracked_file_is_sent_if_it_is_named(
+    repository: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By `submit --include` and `package --include`, which call this; tracked files that were deleted are no error."""
+    name = "jobs/datasets/reader.py"
+    (repository / "cluster/__init__.py").unlink()
+    sources = SOURCES[1:]
+    assert list_names(build_package(repository, [(name, repository / name)]).path) == sources
+    assert messages == []
+    monkeypatch.chdir(repository)
+    assert main(["package", str(tmp_path / "code.zip"), "--include", name]) == 0
+    assert {name, "cluster/__main__.py"} < set(list_names(tmp_path / "code.zip"))
+
+
+def test_a_checkout_that_git_cannot_read_is_sent_whole(folder: Path, messages: list[str]) -> None:
+    """With a warning that states what git said. A folder inside a repository is no checkout."""
+    (folder / ".git").write_text("gitdir: /none\n")
+    assert list_names(build_package(folder).path) == SOURCES
+    assert len(messages) == 1
+    assert re.search(r"git cannot list its files, so all Python files .* are sent: fatal: not a git repo", messages[0])
+    copy = folder / "copy"
+    for name in SOURCES:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(copy / name)
+    (folder / ".git").unlink()
+    run_git(folder, "init", "--quiet")
+    assert list_names(build_package(copy).path) == SOURCES
+    assert len(messages) == 1
 
 
 def test_the_same_files_give_the_same_bytes(folder: Path) -> None:

@@ -30,10 +30,9 @@ from cluster.ray_jobs import (
     SubmissionError,
     build_runtime_env,
     create_client,
-    format_job,
-    format_job_table,
     get_job,
     latest_job_id,
+    list_jobs,
     read_log,
     resolve_dashboard_url,
     stop_job,
@@ -305,7 +304,7 @@ class FailingClient:
     "call",
     [
         latest_job_id,
-        format_job_table,
+        list_jobs,
         lambda client: get_job(client, "a"),
         lambda client: read_log(client, "a"),
         lambda client: stop_job(client, "a"),
@@ -379,56 +378,26 @@ def make_job(name: str, status: JobStatus, start: int | None, end: int | None = 
     )
 
 
-def test_a_command_of_several_lines_is_one_line_of_the_table() -> None:
-    """It is cut there, and whole in the state of the job."""
-    job = make_job("a", JobStatus.RUNNING, 100)
-    job.entrypoint = "sh -c 'one\n two'" + 200 * "x"
-    client: Any = JobList(job)
-    [_, line] = format_job_table(client, now=200).splitlines()
-    assert "sh -c 'one two'xxx" in line
-    assert len(line) < 200
-    assert f"command  {job.entrypoint}" in format_job(job, now=200)
-
-
 class JobList:
     def __init__(self, *jobs: JobDetails) -> None:
         self.list_jobs = lambda: jobs
 
 
-def test_jobs_are_listed_the_oldest_first() -> None:
-    """A table with owner, verb, state, age, duration and command; a driver that was not submitted is not in it."""
+def test_submitted_jobs_are_listed_the_oldest_first() -> None:
+    """A driver that was not submitted is not among them."""
     driver = JobDetails(type=JobType.DRIVER, job_id="1", status=JobStatus.RUNNING, entrypoint="x")
-    client: Any = JobList(
-        make_job("new", JobStatus.RUNNING, 9000, metadata={"owner": "ada", "verb": "train", "job_name": "x"}),
+    jobs = [
+        make_job("new", JobStatus.RUNNING, 9000),
         driver,
-        make_job("older", JobStatus.FAILED, 2000, 2200),
+        make_job("older", JobStatus.FAILED, 2000),
         make_job("first", JobStatus.PENDING, None),
-    )
-    assert format_job_table(client, now=9200).splitlines() == [
-        "job    owner  verb   state    started    took   command",
-        "first  -      -      PENDING  -          -      python -m finetune_cnn train first.yaml",
-        "older  -      -      FAILED   2 h ago    3 min  python -m finetune_cnn train older.yaml",
-        "new    ada    train  RUNNING  3 min ago  3 min  python -m finetune_cnn train new.yaml",
     ]
+    client: Any = JobList(*jobs)
+    assert [job.submission_id for job in list_jobs(client)] == ["first", "older", "new"]
     assert latest_job_id(client) == "new"
     empty: Any = JobList(driver)
-    assert format_job_table(empty) == "job  owner  verb  state  started  took  command"
     with pytest.raises(SubmissionError, match="the cluster has no jobs"):
         latest_job_id(empty)
-
-
-def test_the_state_of_a_job_is_one_line_per_fact() -> None:
-    """The reason of an end is on one line."""
-    job = make_job("a", JobStatus.FAILED, 100, 130, driver_exit_code=3, message="it\nfailed")
-    assert format_job(job, now=200) == [
-        "job      a",
-        "state    FAILED",
-        "command  python -m finetune_cnn train a.yaml",
-        "started  2 min ago",
-        "took     30 s",
-        "exit     3",
-        "reason   it failed",
-    ]
 
 
 def test_without_an_address_the_error_names_the_options(monkeypatch: pytest.MonkeyPatch) -> None:

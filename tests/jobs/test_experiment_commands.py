@@ -1,9 +1,11 @@
-"""The words of the commands runs and clean."""
+"""The words of the commands runs and clean, and of a submitted command."""
 
 from pathlib import Path
 
 import pytest
 
+import cluster.ray_jobs
+import finetune_cnn
 import jobs.runs.cleaning
 import jobs.runs.run_list
 from jobs.__main__ import main
@@ -15,9 +17,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     calls: list[str] = []
 
-    def record(folder: str, delete: bool = False) -> None:
+    def record(folder: str, delete: bool = False, unfinished_days: float | None = None) -> None:
         relative = folder if "://" in folder else str(Path(folder).relative_to(tmp_path))
-        calls.append(relative + "!" * delete)
+        calls.append(relative + "!" * delete + ("" if unfinished_days is None else f" {unfinished_days:g}"))
 
     monkeypatch.setattr(jobs.runs.run_list, "log_runs", record)
     monkeypatch.setattr(jobs.runs.cleaning, "clean", record)
@@ -30,6 +32,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ([], "runs"),
         (["storage=other"], "other"),
         (["name=toy"], "runs/toy"),
+        (["data.train=toy.csv"], "runs/toy"),
         (["x.yaml"], "runs/mine"),
         (["x.yaml", "storage=other"], "other/mine"),
         (["runs/toy"], "runs/toy"),
@@ -43,4 +46,68 @@ def test_an_experiment_or_a_folder_is_named(words: list[str], folder: str, folde
     assert main(["runs", *words]) == 0
     assert main(["clean", *words]) == 0
     assert main(["clean", "--yes", *words]) == 0
-    assert folders == [folder, folder, f"{folder}!"]
+    assert main(["clean", "--yes", "--unfinished", "30", *words]) == 0
+    assert folders == [folder, folder, f"{folder}!", f"{folder}! 30"]
+
+
+@pytest.fixture
+def submissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that `submit` sends."""
+    monkeypatch.chdir(tmp_path)
+    calls: list[list[str]] = []
+
+    def record(arguments: list[str], **_: object) -> int:
+        calls.append(arguments)
+        return 0
+
+    monkeypatch.setattr(cluster.ray_jobs, "submit_job", record)
+    return calls
+
+
+def run(*words: str) -> object:
+    """Return the exit code of a command; that of argparse too."""
+    try:
+        return finetune_cnn.main(words)
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "x.yaml", "train.epoch=3"], "did you mean 'train.epochs'?"),
+        (["train", "x.yaml", "model.embedding=static", "train.vectors_pull=1"], "train.vectors_pull has no effect"),
+        (["train"], "no experiment is named"),
+        (["tune", "x.yaml", "tune.space={model.droput: [0.1, 0.2]}"], "model.droput"),
+        (["cross-validate", "x.yaml", "data.test=t.csv"], "remove data.test"),
+        (["cross-validate", "x.yaml", "--folds", "1"], "must be between 2 and 100"),
+        (["train", "x.yaml", "--epochs", "3"], "settings are written without dashes: train.epochs=3"),
+        (["trian", "x.yaml"], "did you mean 'train'?"),
+    ],
+)
+def test_a_mistake_is_reported_before_anything_is_sent(
+    words: list[str], message: str, submissions: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upload, and the start of the job, take seconds. Its own checkout decides about other commands."""
+    Path("x.yaml").write_text("data: {train: /shared/x.csv}\n")
+    assert run("submit", "--", *words) == 2
+    assert message in capsys.readouterr().err
+    assert submissions == []
+    assert run("submit", "--working-dir", ".", "--", *words) == 0
+    assert submissions == [words]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--quiet", "train", "x.yaml", "--promote", "train.workers=4"],
+        ["tune", "data.packages=[numpy]"],
+        ["show"],
+        ["evaluate", "s3://bucket/runs/x", "/shared/x.csv"],
+    ],
+)
+def test_a_valid_command_is_sent_unchanged(words: list[str], submissions: list[list[str]]) -> None:
+    """Files of data are those of the nodes, and are not looked for here."""
+    Path("x.yaml").write_text("data: {train: /shared/x.csv}\n")
+    assert run("submit", "--", *words) == 0
+    assert submissions == [words]

@@ -158,7 +158,7 @@ def test_input_files_are_checked_before_torch_and_ray_are_imported(
     )
     result = run_command("python", "-c", script, cwd=toy_csv.parent, env={"PYTHONPATH": str(REPOSITORY)})
     first, *_, last = (result.stdout + result.stderr).splitlines()
-    assert first == "experiment docstrings: toy.csv; its runs are in runs/docstrings"
+    assert first == "experiment toy: toy.csv; its runs are in runs/toy"
     assert last.startswith(last_line)
     assert result.returncode == (2 if settings else 3)
 
@@ -255,6 +255,21 @@ def test_predict_labels_a_file(trained: Path, tmp_path: Path, suffix: str) -> No
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected.max(axis=1), atol=1e-6)
 
 
+def test_predict_replaces_a_file_only_on_request(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a path or a URI."""
+    source, out = tmp_path / "texts.csv", tmp_path / "out.csv"
+    source.write_text("text\ngreat\n")
+    out.write_text("mine")
+    for target in (str(out), f"file://{out}"):
+        assert main(["predict", str(trained), str(source), "--out", target]) == 2
+        assert f"{target}: exists and is not replaced; name another file, or add --force" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert main(["predict", str(trained), str(source), "--out", str(out), "--force"]) == 0
+    assert out.read_text().startswith("text,label,score")
+
+
 def test_predict_to_standard_output_and_its_errors(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,7 +310,9 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
     first = KeyedVectors.load_word2vec_format(str(out), binary=True)
     assert set(first.index_to_key) == {"the", "cat", "sat", "dog", "a", "bird"}
     assert [path.name for path in out.parent.iterdir()] == ["out.bin"]  # no temporary files
-    assert main([*command, *settings]) == 0
+    assert main([*command, *settings]) == 2
+    assert "out.bin: exists and is not replaced; name another file, or add --force" in capsys.readouterr().err
+    assert main([*command, "--force", *settings]) == 0
     second = KeyedVectors.load_word2vec_format(str(out), binary=True)
     np.testing.assert_array_equal(second.vectors, first.vectors)  # with one thread
 
@@ -341,6 +358,12 @@ def test_drift_and_export_are_commands(trained: Path, tmp_path: Path, capsys: py
     assert "'zebra' is not among the" in capsys.readouterr().err
     assert main(["vectors", "export", str(trained), str(tmp_path / "out.bin")]) == 0
     assert len(KeyedVectors.load_word2vec_format(str(tmp_path / "out.bin"), binary=True)) == 23
+    (tmp_path / "out.bin").write_text("mine")
+    assert main(["vectors", "export", str(trained), str(tmp_path / "out.bin")]) == 2
+    assert "exists and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "out.bin").read_text() == "mine"
+    assert main(["vectors", "export", str(trained), str(tmp_path / "out.bin"), "--force"]) == 0
+    assert (tmp_path / "out.bin").stat().st_size > 4
     assert main(["evaluate", str(trained)]) == 0
     report = (trained.parent / "report" / "report.md").read_text()
     assert "## What fine-tuning did to the word vectors" in report

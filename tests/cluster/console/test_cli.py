@@ -59,8 +59,8 @@ def raise_error(error: BaseException) -> RunCommand:
 @pytest.mark.parametrize(
     ("options", "out", "err"),
     [
-        ([], "progress\nresult\n", "problem\n"),
-        (["--quiet"], "result\n", "problem\n"),
+        ([], "progress\nresult\n", "warning: problem\n"),
+        (["--quiet"], "result\n", "warning: problem\n"),
         (
             ["--verbose"],
             "DEBUG jobs.example: details\nINFO jobs.example: progress\nresult\n",

@@ -12,13 +12,14 @@ from tests.support.commands import run_command
 
 
 def test_results_and_warnings_have_their_streams(capsys: pytest.CaptureFixture[str]) -> None:
-    """Messages below the level are not printed."""
+    """Messages below the level are not printed; warnings and errors start with their level."""
     logger = logging.getLogger("cluster.test")
     with handle_logs(ConsoleHandler(), RESULT):
         logger.info("progress")
         logger.log(RESULT, "result")
-        logger.warning("warning")
-    assert capsys.readouterr() == ("result\n", "warning\n")
+        logger.warning("rows are skipped")
+        logger.error("no file")
+    assert capsys.readouterr() == ("result\n", "warning: rows are skipped\nerror: no file\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

@@ -40,6 +40,28 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("x.csv", "x"),
+        ("data/My tickets.TSV.GZ", "My-tickets"),
+        ("s3://bucket/a/größe.jsonl?endpoint_override=h", "gr-e"),
+        ("data/trec/", "trec"),
+        ("a.b.parquet", "a.b.parquet"),
+        ("data/*.csv", "experiment"),
+    ],
+)
+def test_an_experiment_without_a_name_is_named_after_its_texts(tmp_path: Path, path: str, name: str) -> None:
+    """In a file, or on the command line; so two files never share a folder of runs by accident."""
+    file = tmp_path / "my.yaml"
+    file.write_text(yaml.safe_dump({"data": {"train": path}}))
+    assert load_experiment(str(file)).name == name
+    assert load_experiment(None, [f"data.train={path}"]).name == name
+    assert load_experiment(str(file), ["name=other"]).name == "other"
+    assert load_experiment(None).name == "docstrings"
+    assert apply_overrides(load_experiment(None, ["name=old"]), [f"data.train={path}"]).name == "old"
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("model: {dropuot: 0.3}", r"unknown key 'model.dropuot'; did you mean 'model.dropout'\?"),

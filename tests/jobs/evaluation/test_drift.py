@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,30 @@ def test_distances_are_between_before_and_after(drift: Drift) -> None:
 def test_neighbours_are_those_before_and_after(drift: Drift) -> None:
     """Neighbours are ranked by cosine, without the word itself; an unknown word is an error."""
     before, after = drift.nearest_neighbours("good", 1)
-    assert (before, after) == (["bad"], ["fine"])
+    assert (before, after) == (["bad"], ["film"])
     with pytest.raises(VectorsError, match="'nowhere' is not among the 6 words"):
         drift.nearest_neighbours("nowhere")
+
+
+def test_words_with_random_vectors_are_no_neighbours(drift: Drift) -> None:
+    """Their neighbours are chance too, so none are listed before training."""
+    before, after = drift.nearest_neighbours("bad", 5)
+    assert "fine" not in before
+    assert "fine" not in after
+    assert len(before) == 4
+    assert drift.nearest_neighbours("fine", 1) == ([], ["good"])
+    rows = {row["word"]: row for row in drift.tables(["fine", "good"])["nearest neighbours before and after training"]}
+    assert rows["fine"]["before"] == "(random initial vector)"
+    assert str(rows["fine"]["after"]).startswith("good")
+    listed = [row["word"] for row in drift.tables(())["nearest neighbours before and after training"]]
+    assert sorted(map(str, listed)) == ["bad", "film", "good"]
+
+
+def test_without_a_vectors_file_the_neighbours_are_those_after_training(drift: Drift) -> None:
+    """All initial vectors are random with model.embedding=rand."""
+    random = replace(drift, pretrained=np.zeros(4, bool), from_file=np.zeros(6, bool))
+    assert random.nearest_neighbours("good", 1) == ([], ["fine"])
+    assert len(random.tables(())["nearest neighbours before and after training"]) == 4
 
 
 def test_the_expected_distance_depends_on_the_frequency() -> None:
@@ -101,7 +123,7 @@ def test_names_in_the_plot_overlap_neither_each_other_nor_the_legend() -> None:
     counts = generator.integers(1, 4, count)
     vectors = np.ones((count, 2), np.float32)
     expected = estimate_expected_distance(counts, distance)
-    drift = Drift(words, counts, counts > 1, distance, distance, expected, words, vectors, vectors)
+    drift = Drift(words, counts, counts > 1, distance, distance, expected, words, vectors, vectors, counts > 1)
     with figure_style():
         figure = draw_drift(drift, "crowded")
         figure.draw_without_rendering()

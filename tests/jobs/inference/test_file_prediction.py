@@ -188,6 +188,35 @@ def test_the_delimiter_may_be_named(saved: str, tmp_path: Path) -> None:
         predict_file(saved, str(tmp_path / "in.csv"), None, None, "^^")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "out", "first_line"),
+    [
+        ("in.csv", '\ufeff"id; 1";text\n1;word1\n', "out.csv", '"id; 1";text;label;score'),
+        ("in.csv", '\n"id; 1";text\n1;word1, word2\n', "out.csv", '"id; 1";text;label;score'),
+        ("in.CSV.gz", "id|text\n1|word1\n", "out.csv", "id|text|label|score"),
+        ("in.csv", "text\nword1; word2\n", "out.csv", "text,label,score"),
+        ("in.csv", "id;text\n1;word1\n", "out.tsv", "id\ttext\tlabel\tscore"),
+        ("in.tsv", "id\ttext\n1\tword1\n", "out.tsv", "id\ttext\tlabel\tscore"),
+        ("in.tsv", "id\ttext\n1\tword1\n", "out.csv", "id,text,label,score"),
+        ("in.jsonl", '{"id": 1, "text": "word1"}\n', "out.csv", "id,text,label,score"),
+    ],
+)
+def test_csv_keeps_its_delimiter(
+    saved: str, tmp_path: Path, name: str, content: str, out: str, first_line: str
+) -> None:
+    """So the program that wrote the file reads the output; another suffix decides otherwise."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    predict_file(saved, str(path), str(tmp_path / out), None)
+    assert (tmp_path / out).read_text().splitlines()[0] == first_line
+
+
+def test_a_named_delimiter_is_kept(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id^text\n1^word1\n")
+    predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None, "^")
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "id^text^label^score"
+
+
 def test_a_file_may_have_another_encoding_than_that_of_training(tmp_path: Path) -> None:
     """UTF-8 is recognized, or a text would be read as other letters without an error; else it is that of training."""
     checkpoint = checkpoint_of("non-static")

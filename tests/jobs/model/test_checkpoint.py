@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,24 @@ def test_a_broken_or_newer_manifest_is_refused(folder: Path, manifest: str, mess
     (folder / "manifest.json").write_text(manifest)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(str(folder))
+
+
+def test_a_path_without_a_checkpoint_names_what_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of all runs, the name of an experiment, or anything else."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tickets", "trec", "zoo", "zz"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "best.json").write_text("{}")
+    (tmp_path / "file").touch()
+    for path, hint in {
+        "runs": f"did you mean {tmp_path}/runs/tickets or {tmp_path}/runs/trec or {tmp_path}/runs/zoo?",
+        f"file://{tmp_path}/runs": f"did you mean file://{tmp_path}/runs/tickets or ",
+        "tickets": "did you mean runs/tickets?",
+        "file": "name the folder of an experiment, such as runs/NAME; `finetune-cnn runs` lists what there is",
+        "nowhere": "name the folder of an experiment, such as runs/NAME",
+    }.items():
+        with pytest.raises(CheckpointError, match=re.escape(f"neither a checkpoint nor a best.json; {hint}")):
+            load_checkpoint(path)
 
 
 def test_a_path_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cluster.storage import lock_folder
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_leases import remove_lease, write_lease
-from jobs.runs.cleaning import clean, plan_removals
+from jobs.runs.cleaning import clean, find_abandoned_runs, plan_removals
 from jobs.runs.run_list import RunsError, build_rows, find_experiments, load_runs, log_runs
 from jobs.runs.stored_files import format_size
 from jobs.training.run_folder import BestCheckpoint, RunFolder
@@ -30,12 +30,18 @@ def make_run(storage: Path) -> MakeRun:
     """Function that writes a run of the experiment `toy` with three checkpoints, the second of which is the best."""
 
     def make(
-        name: str, rows: str = "rows", *, finished: bool = True, accuracy: float = 0.5, **settings: object
+        name: str,
+        rows: str = "rows",
+        *,
+        validation_rows: int = 11,
+        finished: bool = True,
+        accuracy: float = 0.5,
+        **settings: object,
     ) -> RunFolder:
         run = RunFolder(str(storage / "toy"), name, validation=rows)
         folder = Path(run.path)
         for number in (1, 2, 3):
-            write_checkpoint(folder / f"epoch-000{number}")
+            write_checkpoint(folder / f"epoch-000{number}", validation_rows)
         values = {key.replace("__", "."): value for key, value in settings.items()}
         (folder / "experiment.yaml").write_text(Experiment().replace(values).to_yaml())
         if finished:
@@ -45,8 +51,9 @@ def make_run(storage: Path) -> MakeRun:
     return make
 
 
-def write_checkpoint(folder: Path) -> None:
+def write_checkpoint(folder: Path, validation_rows: int = 11) -> None:
     folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"validation_rows": validation_rows}))
     (folder / "weights.safetensors").write_bytes(b"w" * 1000)
     (folder / "manifest.json").write_text(json.dumps({"files": {"weights.safetensors": {"bytes": 1000}}}))
 
@@ -82,13 +89,30 @@ def test_the_list_has_differing_settings_metrics_sizes_and_the_current_run(
     assert rows["train-00000001"]["status"] == "finished"
     assert rows["train-00000003"]["status"] == "unfinished"
     assert rows["tune-00000004"]["status"] == "current, finished"
-    assert rows["tune-00000004"]["validation rows"] == "other rows"
     assert str(rows["train-00000001"]["size"]).endswith(" kB")
     messages.clear()
     log_runs(str(storage))
     assert messages[0].startswith(f"{storage}/toy: ")
     assert messages[1].splitlines()[0].split()[:3] == ["run", "date", "status"]
     assert len(messages[1].splitlines()) == 5
+
+
+def test_the_number_of_validation_rows_is_listed_if_it_differs(storage: Path, make_run: MakeRun) -> None:
+    """Different rows of the same number get letters: their metrics cannot be compared either."""
+    make_run("train-00000001", "some")
+    assert "validation rows" not in list_rows(storage)["train-00000001"]
+    make_run("train-00000002", "others", validation_rows=200)
+    refit = make_run("tune-00000003", "others", validation_rows=0)
+    write_checkpoint(Path(refit.path, "trial-00001/epoch-0001"), 200)
+    make_run("train-00000004", "more", validation_rows=200)
+    damaged = make_run("train-00000005", "damaged")
+    for path in Path(damaged.path).glob("*/metrics.json"):
+        path.write_text("[")
+    make_run("train-00000006", finished=False)
+    rows = list_rows(storage)
+    assert [rows[name]["validation rows"] for name in sorted(rows)] == [
+        "11", "200 (B)", "200 (A)", "unknown", "", "200 (B)",
+    ]  # fmt: skip
 
 
 def test_a_cross_validation_and_runs_of_other_versions_are_listed(storage: Path, make_run: MakeRun) -> None:
@@ -194,8 +218,8 @@ def test_files_with_several_names_are_counted_once(storage: Path, make_run: Make
         os.link(folder / "epoch-0002" / "weights.safetensors", folder / name / "weights.safetensors")
     [run] = load_runs(str(storage / "toy"))
     assert str(list_rows(storage)["train-00000001"]["size"]) < "7"
-    assert len(run.files) == 8
-    assert sum(len(item.files) for item in plan_removals(str(storage))) == 4
+    assert len(run.files) == 11
+    assert sum(len(item.files) for item in plan_removals(str(storage))) == 6
 
 
 def test_a_run_that_another_command_uses_is_not_cleaned(storage: Path, make_run: MakeRun, messages: list[str]) -> None:
@@ -205,6 +229,82 @@ def test_a_run_that_another_command_uses_is_not_cleaned(storage: Path, make_run:
     assert Path(run.path, "epoch-0001").exists()
     assert "another command is using this run folder" in "\n".join(messages)
     assert messages[-1] == "deleted 0 of 2, 0 B"
+
+
+def age_run(run: RunFolder, days: float) -> None:
+    for path in Path(run.path).rglob("*"):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def test_abandoned_runs_are_listed_and_deleted_on_request_only(
+    storage: Path, make_run: MakeRun, messages: list[str]
+) -> None:
+    """As a whole, with their best.json, once nothing has changed for the given time."""
+    make_run("train-00000001")
+    old, new = make_run("train-00000002", finished=False), make_run("tune-00000003", finished=False)
+    new.finish_without_publishing(BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2}, finished=False))
+    age_run(old, 40)
+    age_run(new, 3)
+    Path(old.path, ".lock").touch()  # as each check whether it is locked does
+    clean(str(storage), delete=True)
+    assert Path(old.path).exists()
+    table = next(message for message in messages if "unfinished runs, which stay unless --unfinished DAYS" in message)
+    rows = [line.split(maxsplit=3) for line in table.splitlines() if "/toy/" in line]
+    assert [(row[0], row[3]) for row in rows] == [(old.path, "40 days"), (new.path, "3 days")]
+    clean(str(storage), delete=False, unfinished_days=7)
+    assert f"{old.path}  " in messages[-2]
+    assert "unfinished, and unchanged for 40 days" in messages[-2]
+    assert Path(old.path).exists()
+    clean(str(storage), delete=True, unfinished_days=7)
+    assert not Path(old.path).exists()
+    assert Path(new.path).exists()
+    clean(str(storage), delete=True, unfinished_days=0)
+    assert not Path(new.path).exists()
+    assert Path(storage, "toy/train-00000001/epoch-0002").exists()
+
+
+def test_an_unfinished_run_in_use_is_not_abandoned(
+    storage: Path, make_run: MakeRun, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a command, by a service, or by the experiment's best.json, also one of an earlier version."""
+    running, served, current, old_current = (
+        make_run(f"tune-0000000{number}", finished=False) for number in (1, 2, 3, 4)
+    )
+    write_lease(f"{served.path}/epoch-0001", "service", {})
+    current.update_best(BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2}))
+    with lock_folder(running.path):
+        assert [run.removal.path for run in find_abandoned_runs(str(storage))] == [old_current.path]
+        (storage / "toy/best.json").write_text('{"checkpoint": "tune-00000004/epoch-0001"}')
+        assert [run.removal.path for run in find_abandoned_runs(str(storage))] == [current.path]
+        clean(str(storage), delete=True, unfinished_days=0)
+    assert [run.path for run in (running, served, current, old_current) if not Path(run.path).exists()] == [
+        current.path
+    ]
+
+
+def test_a_run_that_changes_while_cleaning_stays(
+    storage: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """A command may have resumed and finished it after it was listed."""
+    run = make_run("train-00000001", finished=False)
+    abandoned = find_abandoned_runs(str(storage))
+    monkeypatch.setattr("jobs.runs.cleaning.find_abandoned_runs", lambda folder: abandoned)
+    write_checkpoint(Path(run.path, "epoch-0004"))
+    clean(str(storage), delete=True, unfinished_days=0)
+    assert Path(run.path, "epoch-0001").exists()
+    assert f"{run.path} stays: it has changed meanwhile" in messages
+
+
+def test_unfinished_runs_of_an_object_store_are_deleted_after_a_day_at_the_earliest(
+    storage: Path, make_run: MakeRun
+) -> None:
+    """There are no locks, so a run that changes may be in use."""
+    run = make_run("train-00000001", finished=False)
+    age_run(run, 3)
+    with pytest.raises(RunsError, match="have no locks, so one that changed within a day may be running"):
+        clean(f"file://{storage}", delete=True, unfinished_days=0.5)
+    clean(f"file://{storage}", delete=True, unfinished_days=2)
+    assert not Path(run.path).exists()
 
 
 def test_a_lease_that_appears_while_cleaning_is_respected(

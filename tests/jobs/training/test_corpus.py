@@ -158,7 +158,9 @@ def test_low_coverage_is_a_warning_with_its_cause(
     build(with_vectors())
     [warning] = [message for message in messages if message.startswith("only ")]
     assert re.match(
-        r"only \d+\.\d% of the training tokens have a pretrained vector, not 'the', '\w+', '.+'; check", warning
+        r"only \d+\.\d% of the training texts' words have a pretrained vector, not 'the', '\w+', '\w+'; likely .* is "
+        "of another language or subject, spells words otherwise, or has few words",
+        warning,
     )
     messages.clear()
     build(make_experiment(model__embedding="static", vectors__min_count=45))
@@ -166,6 +168,17 @@ def test_low_coverage_is_a_warning_with_its_cause(
     messages.clear()
     build(make_experiment(model__embedding="static"))
     assert not any("have a pretrained vector" in message for message in messages)
+
+
+@pytest.mark.parametrize("name", ["mr/all.tsv", "sst2/train.tsv", "trec/train.tsv"])
+def test_texts_of_the_vectors_language_have_no_warning(
+    shared_data: Path, make_experiment: Callable[..., Experiment], name: str, messages: list[str]
+) -> None:
+    """Even if the file has 8,000 words, and neither the most frequent ones nor punctuation."""
+    vectors = str(shared_data / "vectors/gnews300_8k.bin")
+    settings = {"data__train": str(shared_data / name), "model__embedding": "static", "vectors__dimensions": 300}
+    build(make_experiment(vectors__path=vectors, **settings))
+    assert not any(message.startswith("only ") for message in messages)
 
 
 def test_unusual_texts_are_logged(make_experiment: Callable[..., Experiment], messages: list[str]) -> None:
