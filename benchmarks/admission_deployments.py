@@ -16,10 +16,6 @@ from serving.web.asgi import ClassifierApplication
 class NoAdmission:
     """Admits each request immediately."""
 
-    def try_admit(self) -> bool:
-        """Return whether a short request may run immediately."""
-        return True
-
     async def __aenter__(self) -> None:
         pass
 
@@ -32,10 +28,6 @@ class LockAdmission:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-
-    def try_admit(self) -> bool:
-        """Return whether a short request may run immediately."""
-        return False
 
     async def __aenter__(self) -> None:
         await self._lock.acquire()

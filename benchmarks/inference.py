@@ -45,7 +45,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 COLD_START_PROJECT = """
 from serving.web import served_models
 model = served_models.load_models(served_models.parse_user_config({"checkpoint": sys.argv[1]})).primary
-print(model.try_fast_path(b'{"inputs": "a fine film"}', flat=True))
+print(model.scorer.score(["a fine film"], "softmax"))
 """
 COLD_START_TORCH = """
 from jobs.inference.predict import predict_proba

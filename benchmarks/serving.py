@@ -5,15 +5,16 @@
     python benchmarks/serving.py --only scale --picture docs/assets/replicas.png
     python benchmarks/serving.py --quick                # only `speed`, short
 
-speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service and to a no-op deployment in the
-same Ray with the same configuration, alternately in several rounds; the table shows medians. Service, no-op, HAProxy,
-Ray and wrk share the machine's cores, so only the ratios are meaningful. `--default-proxy` measures without HAProxy.
-The other scenarios (benchmarks/serving_scenarios.py) run on a separate cluster with the settings of
-`serving/service.yaml`, except that idle replicas stop after seconds in `scale` and `zero`. The checkpoints have random
-weights, default settings and 20,000 words.
+speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service with several parameters and to a
+no-op deployment in the same Ray with the same configuration, alternately in several rounds; the table shows medians.
+Service, no-op, HAProxy, Ray and wrk share the machine's cores, so only the ratios are meaningful. `--default-proxy`
+measures without HAProxy. The other scenarios (benchmarks/serving_scenarios.py) run on a separate cluster with the
+settings of `serving/service.yaml`, except that idle replicas stop after seconds in `scale`, `admission` and `zero`. The
+checkpoints have random weights, default settings and 20,000 words.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -47,8 +48,16 @@ TABLE_TITLES = {
     "shed": "Load shedding: one replica, ten times its capacity, explanations of 16 texts per request",
     "admission": "Admission of requests: overload of one replica; scaling from one to four replicas under load",
 }
-ENDPOINTS = {"classifier": "/predict", "no-op": "/noop/predict"}
-Samples = dict[tuple[str, int], list[dict[str, float]]]  # by side and number of connections
+NOOP = "no-op"
+REQUESTS: dict[str, dict[str, Any]] = {
+    "text": {"inputs": SAMPLE_TEXT},
+    "top_k": {"inputs": SAMPLE_TEXT, "parameters": {"top_k": 1}},
+    "sigmoid, threshold": {
+        "inputs": SAMPLE_TEXT, "parameters": {"function_to_apply": "sigmoid", "threshold": 0.1},
+    },
+    "not ASCII": {"inputs": SAMPLE_TEXT.replace("big", "bíg")},
+}  # fmt: skip
+Samples = dict[tuple[str, int], list[dict[str, float]]]  # by request, or the no-op, and number of connections
 
 
 def main() -> None:
@@ -76,11 +85,11 @@ def _measure_speed(options: argparse.Namespace) -> tuple[list[Row], str]:
     """Measure the service and the no-op; return the rows and the name of the proxy."""
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
-    rounds, seconds = (1, 2) if options.quick else (5, 4)
+    rounds, seconds = (1, 1) if options.quick else (5, 3)
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoint = write_checkpoint(Path(folder, "checkpoint"))
         with run_classifier_and_noop(str(checkpoint), use_haproxy=not options.default_proxy) as url:
-            samples, proxy = _measure(url, Path(folder, "post.lua"), rounds, seconds), active_proxy()
+            samples, proxy = _measure(url, Path(folder), rounds, seconds), active_proxy()
     rows = _make_rows(samples)
     print_table(TABLE_TITLES["speed"], rows)
     return rows, proxy
@@ -96,10 +105,10 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         checkpoints = [str(write_checkpoint(Path(folder, name), seed=seed)) for seed, name in enumerate("ab")]
         script = Path(folder, "post.lua")
-        _write_script(script)
+        _write_script(script, REQUESTS["text"])
 
         def send_texts(url: str, seconds: int) -> Row:
-            return dict(_run_wrk(url, script, 128, seconds))
+            return dict(_run_wrk(url, script, 64, seconds))
 
         scenarios: dict[str, Callable[[], list[Row]]] = {
             "scale": lambda: serving_scenarios.measure_autoscaling(
@@ -112,7 +121,7 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
             "client": lambda: serving_scenarios.measure_client_retries(service, 1 if short else options.kills),
             "shed": lambda: serving_scenarios.measure_load_shedding(service, 3 if short else 20),
             "admission": lambda: serving_scenarios.measure_admission(
-                service, *((1, 4) if short else (options.rounds, 12)), send_texts
+                service, *((1, 4) if short else (options.rounds, 14)), send_texts
             ),
         }
         with deploy_service(checkpoints[0]) as service:
@@ -165,24 +174,30 @@ def run_classifier_and_noop(checkpoint: str, *, use_haproxy: bool) -> Iterator[s
         serve.shutdown()
 
 
-def _measure(url: str, script: Path, rounds: int, seconds: int) -> Samples:
-    """Return rate and latencies of both sides by number of connections, one sample per round."""
-    _write_script(script)
+def _measure(url: str, folder: Path, rounds: int, seconds: int) -> Samples:
+    """Return rate and latencies of all requests and the no-op by number of connections, one sample per round."""
+    scripts = {name: folder / f"{number}.lua" for number, name in enumerate(REQUESTS)}
+    for name, script in scripts.items():
+        _write_script(script, REQUESTS[name])
+    sides = [
+        *((name, "/predict", script) for name, script in scripts.items()),
+        (NOOP, "/noop/predict", scripts["text"]),
+    ]
     samples: Samples = {}
-    for side in ENDPOINTS:
-        _run_wrk(url + ENDPOINTS[side], script, 16, 2)  # warm up
+    for _, path, script in sides:
+        _run_wrk(url + path, script, 16, 2)  # warm up
     for _ in range(rounds):
         for connections in CONNECTIONS:
-            for side, path in ENDPOINTS.items():
-                samples.setdefault((side, connections), []).append(_run_wrk(url + path, script, connections, seconds))
+            for name, path, script in sides:
+                samples.setdefault((name, connections), []).append(_run_wrk(url + path, script, connections, seconds))
     return samples
 
 
-def _write_script(script: Path) -> None:
-    """Write the script with which wrk sends the sample text."""
+def _write_script(script: Path, body: dict[str, Any]) -> None:
+    """Write the script with which wrk sends a body."""
     script.write_text(
         f"""wrk.method = "POST"
-wrk.body = '{{"inputs": "{SAMPLE_TEXT}"}}'
+wrk.body = [==[{json.dumps(body, ensure_ascii=False)}]==]
 wrk.headers["Content-Type"] = "application/json"
 """
     )
@@ -203,18 +218,20 @@ def _run_wrk(url: str, script: Path, connections: int, seconds: int) -> dict[str
 
 
 def _make_rows(samples: Samples) -> list[Row]:
-    """Return a row for each number of connections; ratios are medians over rounds."""
+    """Return a row for each request and number of connections; ratios are medians over rounds."""
     rows = []
     for connections in CONNECTIONS:
-        ours, noop = samples["classifier", connections], samples["no-op", connections]
-        row: Row = {"connections": connections}
-        for name, rounds in (("classifier", ours), ("no-op", noop)):
-            for metric in ("rate", "p50", "p99"):
-                row[f"{name} {metric}"] = round(statistics.median(sample[metric] for sample in rounds), 3)
-        for metric in ("rate", "p99"):
-            ratios = [sample[metric] / other[metric] for sample, other in zip(ours, noop, strict=True)]
-            row[f"{metric}, ratio"] = round(statistics.median(ratios), 3)
-        rows.append(row)
+        noop = samples[NOOP, connections]
+        for request in REQUESTS:
+            ours = samples[request, connections]
+            row: Row = {"connections": connections, "request": request}
+            for name, rounds in (("classifier", ours), (NOOP, noop)):
+                for metric in ("rate", "p50", "p99"):
+                    row[f"{name} {metric}"] = round(statistics.median(sample[metric] for sample in rounds), 3)
+            for metric in ("rate", "p99"):
+                ratios = [sample[metric] / other[metric] for sample, other in zip(ours, noop, strict=True)]
+                row[f"{metric}, ratio"] = round(statistics.median(ratios), 3)
+            rows.append(row)
     return rows
 
 

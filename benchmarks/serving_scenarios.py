@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,7 @@ def measure_admission(
                 "answered": overload["throughput, ratio to capacity"],
                 "p99, ms": overload["p99, ms"],
             }
+            row |= {f"one replica: {key}": value for key, value in send_texts(service.url + "/predict", 5).items()}
             row |= {f"lists: {key}": value for key, value in _scale(service, seconds, _send_lists).items()}
             row |= {f"single texts: {key}": value for key, value in _scale(service, seconds, send_texts).items()}
             rows[side].append(row)
@@ -200,11 +202,16 @@ def measure_admission(
 
 
 def _scale(service: DeployedService, seconds: int, send: Callable[[str, int], Row]) -> Row:
-    """Start with one replica, send requests, and return the number of replicas at the end and the row of `send`."""
-    service.deploy(autoscaling_config=service.autoscaling_config | {"initial_replicas": 1, "downscale_delay_s": 10})
+    """Start with one replica, send requests, and return the highest number of replicas and the row of `send`."""
+    service.deploy(autoscaling_config=service.autoscaling_config | {"initial_replicas": 1, "downscale_delay_s": 4})
     wait_for(lambda: len(service.replica_pids()) == 1, "one replica", TIMEOUT_S)
-    row = send(service.url + "/predict", seconds)
-    return {"replicas": len(service.replica_pids())} | row
+    counts = [1]
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(send, service.url + "/predict", seconds)
+        while not sent.done():
+            time.sleep(0.5)
+            counts.append(len(service.replica_pids()))
+    return {"replicas": max(counts)} | sent.result()
 
 
 def _send_lists(url: str, seconds: int) -> Row:

@@ -9,7 +9,7 @@ import yaml
 
 from jobs.config.experiment import Experiment
 from serving.web.openapi import build_openapi
-from serving.web.protocol import Limits, RequestError, ResponseEncoder, encode_error, parse_request
+from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
 
 Schema = Mapping[str, Any]
 
@@ -148,10 +148,11 @@ def _respond(path: str, body: dict[str, Any]) -> str:
     """Return the response of the service's own encoder to an example."""
     try:
         request = parse_request(json.dumps(body).encode(), Limits())
+        scores = [list(EXAMPLE_SCORES.values())] * len(request.texts)
+        response = encode_response(request, list(EXAMPLE_SCORES), scores, [], flat=path == "/predict")
     except RequestError as error:
-        return encode_error(str(error)).decode()
-    scores = [list(EXAMPLE_SCORES.values())] * len(request.texts)
-    return ResponseEncoder(list(EXAMPLE_SCORES)).encode(request, scores, [], flat=path == "/predict").decode()
+        response = encode_error(str(error))
+    return json.dumps(json.loads(response), ensure_ascii=False)  # with spaces
 
 
 def _render_fields(schema: Schema, schemas: Schema) -> str:

@@ -91,9 +91,7 @@ class Replica:
 
     async def _load(self, config: UserConfig) -> ServedModels:
         arguments = self._arguments
-        return await asyncio.to_thread(
-            load_models, config, self.models, arguments.table_bytes, arguments.limits.max_text_length
-        )
+        return await asyncio.to_thread(load_models, config, self.models, arguments.table_bytes, arguments.limits)
 
     def stop_metrics_export(self) -> None:
         """Stop the export of metrics to Ray."""

@@ -143,7 +143,8 @@ def test_all_endpoints_fields_statuses_and_limits_are_described(schema_pages):
         for method, operation in operations.items():
             assert f"`{method.upper()} {path}`" in page
             assert all(f"| {status} |" in page for status in operation["responses"])
-    fields = {*Body.model_fields, *(f"parameters.{name}" for name in Parameters.model_fields), *Limits.model_fields}
+    fields = {*Body.__struct_fields__, *(f"parameters.{name}" for name in Parameters.__struct_fields__)}
+    fields |= {*Limits.model_fields}
     for name in fields | {"label", "score", "explanation.phrases[].share"}:
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert row.split("|")[-2].strip(), f"{name} has no description"

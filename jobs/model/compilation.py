@@ -6,7 +6,7 @@ folder cannot be written. So one process on a machine compiles, and the others r
 
 numba notices a change of the kernel's own file, not of other files, this one included. So a kernel calls only kernels
 of its own file, and constants of other files are copied (tests compare them). The one exception is the entry of
-`serving.web.fast_path`: a digest of the other files is in its closure, of which numba notices a change too.
+`serving.web.compiled_scorer`: a digest of the other files is in its closure, of which numba notices a change too.
 """
 
 from collections.abc import Callable

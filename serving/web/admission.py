@@ -1,9 +1,10 @@
 """Admission queue of a replica: requests run in order of arrival, and are visible to Ray while they wait.
 
 A classification blocks the event loop. Without the queue, each of many simultaneous requests would start and end
-before Ray sees the next one. Ray would count one request at a time, so it would neither autoscale nor shed load. With
-the queue, requests wait where Ray counts them: the event loop is blocked for at most twice `MAX_BUSY_S`, then all
-requests that have arrived are started and wait, and as many are released as there is time for before the next poll.
+before Ray sees the next one. Ray would count one request at a time, so it would never start a second replica
+(`python benchmarks/serving.py --only admission`). With the queue, requests wait where Ray counts them: the event loop
+is blocked for at most twice `MAX_BUSY_S`, then all requests that have arrived are started and wait, and as many are
+released as there is time for before the next poll.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ POLLS_BEFORE_RELEASE = 4
 
 
 class AdmissionQueue:
-    """Async context manager for each request that is not admitted immediately; its body must not await anything."""
+    """Async context manager for each request; its body must not await anything."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -29,7 +30,7 @@ class AdmissionQueue:
         self._typical_s = 0.0  # recent duration of a request
 
     def try_admit(self) -> bool:
-        """Return whether a short request, which ends before anything is awaited, may run immediately."""
+        """Return whether a request may run immediately."""
         now = perf_counter()
         if now - self._window_start > MAX_BUSY_S:
             if self._poll_scheduled:

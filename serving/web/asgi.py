@@ -14,7 +14,7 @@ from serving.web.metrics import ReplicaMetrics
 from serving.web.middleware import ARRIVAL_KEY
 from serving.web.openapi import build_openapi
 from serving.web.page import build_headers, load_page
-from serving.web.protocol import Limits, RequestError, encode_error, parse_request
+from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
 from serving.web.served_models import ServedModels
 
 ALLOWED_METHODS = {
@@ -79,18 +79,10 @@ class ClassifierApplication:
                 headers, response = self._get(scope)
             else:
                 body = await self._bodies.read(receive, arrival)
-                wait_in_ray = arrival - scope.get(ARRIVAL_KEY, arrival)
-                immediate = self.admission.try_admit()  # for a request that takes the fast path
-                result = self._try_fast_path(body, wait_in_ray, flat=flat) if immediate else None
-                if result is None:
-                    start = perf_counter()
-                    async with self.admission:
-                        wait = wait_in_ray + perf_counter() - start
-                        if not immediate:
-                            result = self._try_fast_path(body, wait, flat=flat)
-                        if result is None:
-                            result = self._classify(scope, body, wait, flat=flat)
-                headers, response = result
+                start = perf_counter()
+                async with self.admission:
+                    wait = arrival - scope.get(ARRIVAL_KEY, arrival) + perf_counter() - start
+                    headers, response = self._classify(scope, body, wait, flat=flat)
         except RequestError as error:
             status, response = error.status, encode_error(str(error))
             headers = [_JSON, *error.headers, *self._name_checkpoint()]
@@ -137,41 +129,28 @@ class ClassifierApplication:
         models = self._replica.models
         return [models.primary.header] if models is not None else []
 
-    def _try_fast_path(self, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes] | None:
-        """Return the response to a body, or None if it must be parsed.
+    def _classify(self, scope: Scope, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
+        """Return the response to a body.
 
         Args:
             wait: seconds that the request has waited.
         """
-        models = self._replica.models
-        assert models is not None, "Serve calls reconfigure before the first request"
-        if models.candidate is not None:
-            return None
-        model = models.primary
-        response = model.try_fast_path(body, flat=flat)
-        if response is None:
-            return None
         self._replica.metrics.observe_queue_wait(wait)
-        return [_JSON, model.header, _UNKNOWN_WORDS[model.fast_path.unknown_permille]], response
-
-    def _classify(self, scope: Scope, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
-        """Return the response to any body."""
-        self._replica.metrics.observe_queue_wait(wait)
-        body = decode_body(body, _find_header(scope, b"content-encoding"), self._limits.max_body_bytes)
+        if encoding := _find_header(scope, b"content-encoding"):
+            body = decode_body(body, encoding, self._limits.max_body_bytes)
         request = parse_request(body, self._limits)
         models = self._replica.models
-        assert models is not None
-        if models.candidate is None:
-            model, shadow = models.primary, None
-        else:
-            model, shadow = models.select()
-        labels, scores, unknown_permille = model.score(request)
-        explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
-        response = model.response_encoder.encode(request, scores, explainers, flat=flat)
+        assert models is not None, "Serve calls reconfigure before the first request"
+        model, shadow = models.select()
+        scores, unknown_permille = model.score(request)
         if shadow is not None:
-            shadow_labels = shadow.score(request).best_classes
-            shadow.counters.shadow_texts += len(labels)
-            shadow.counters.shadow_agreements += sum(a == b for a, b in zip(labels, shadow_labels, strict=True))
+            shadow.score(request)
+            count = len(request.texts)
+            shadow.counters.shadow_texts += count
+            agreements = shadow.scorer.best[:count] == model.scorer.best[:count]
+            shadow.counters.shadow_agreements += int(agreements.sum())
+        explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
+        response = encode_response(request, model.classifier.labels, scores, explainers, flat=flat)
         return [_JSON, model.header, _UNKNOWN_WORDS[unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class ModelCounters:
     """Counts of a model since the last flush.
 
     label_counts: for each class, the texts whose best label it was.
-    latencies_s: samples of the time in the model; on the fast path with parsing and response.
+    latencies_s: samples of the time in the model.
     confidence_sum: sum of the best labels' probabilities.
     shadow_texts: texts that the model classified as a shadow.
     shadow_agreements: those for which its label was that of the response.

@@ -2,8 +2,20 @@
 
 from typing import Any
 
+import msgspec
+
 from serving.web.protocol import Body, Limits
 
+_INPUTS = [
+    {"type": "string"},
+    {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1},
+        "minItems": 1,
+    },
+]
+_TOP_K = [{"type": "integer", "minimum": 1}, {"type": "null"}]
 _SCORE = {
     "type": "object",
     "required": ["label", "score"],
@@ -48,8 +60,10 @@ _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"typ
 
 def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     """Return the description, OpenAPI 3.1. require_key: requests need an API key."""
-    body = Body.model_json_schema(ref_template="#/components/schemas/{model}")
-    models = body.pop("$defs")
+    _, schemas = msgspec.json.schema_components([Body], ref_template="#/components/schemas/{name}")
+    # What `parse_request` checks and the types cannot express.
+    schemas["Body"]["properties"]["inputs"]["anyOf"] = _INPUTS
+    schemas["Parameters"]["properties"]["top_k"]["anyOf"] = _TOP_K
     labels, label_lists = {"$ref": "#/components/schemas/Labels"}, {"$ref": "#/components/schemas/LabelsOfEach"}
     security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
     unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
@@ -111,8 +125,7 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
         },
         "components": {
             "schemas": {
-                **models,
-                "Body": body,
+                **schemas,
                 "Labels": {"type": "array", "items": {"$ref": "#/components/schemas/Score"}},
                 "LabelsOfEach": {"type": "array", "items": labels},
                 "Score": _SCORE,

@@ -4,23 +4,23 @@
 text-embeddings-inference, with a flat list for a single text. A list of texts is a batch on both, as in the hosted
 API. text-embeddings-inference would read a list of two as a pair, which a classifier of single texts cannot use, and
 its clients send a batch as lists of one text. Its `truncate` and `truncation_direction` are ignored: a long text is cut
-after its first words, as in training. Other options that Hugging Face's clients send are
-ignored too. An unknown field is an error: a misspelled one would have no effect.
+after its first words, as in training. Other options that Hugging Face's clients send are ignored too. An unknown field
+is an error: a misspelled one would have no effect.
 """
 
-import json
 from collections.abc import Sequence
 from difflib import get_close_matches
-from math import exp
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+import msgspec
+from msgspec import Meta, Struct
+from pydantic import BaseModel, ConfigDict, Field
 
-from jobs.inference.explanation import Explainer
+from jobs.inference.explanation import Explainer, Explanation
 
 # Maximum size of the explanations of one response; without it a small request could ask for gigabytes.
 MAX_EXPLANATION_BYTES = 8_000_000
-SCORE_DIGITS = 9  # significant digits of a score: as many as distinguish float32 values
+FUNCTIONS = ("softmax", "sigmoid", "none")
 
 
 class RequestError(Exception):
@@ -42,57 +42,55 @@ class Limits(BaseModel):
     max_explained_texts: int = Field(16, ge=1, description="Number of texts of a request with `explain`.")
 
 
-def _convert_integral_float(value: object) -> object:
-    """Return 3 for 3.0, which JSON does not distinguish."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 # An option of other services that Hugging Face's clients send.
-Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
+Ignored = Annotated[Any, Meta(description="Accepted and ignored.")]
 
 
-class Parameters(BaseModel):
+class Parameters(Struct, forbid_unknown_fields=True):
     """Options of a response; null means the default."""
 
-    model_config = ConfigDict(extra="forbid")
-
+    # JSON does not distinguish 3.0 from 3.
     top_k: Annotated[
-        Annotated[int, Field(ge=1, strict=True)] | None,
-        BeforeValidator(_convert_integral_float),
-        Field(description="Number of labels for a text; all by default."),
+        Annotated[int, Meta(ge=1)] | Annotated[float, Meta(ge=1)] | None,
+        Meta(description="Number of labels for a text; all by default."),
     ] = None
     function_to_apply: Annotated[
-        Literal["softmax", "sigmoid", "none"] | None, Field(description="From logits to scores; softmax by default.")
+        Literal["softmax", "sigmoid", "none"] | None, Meta(description="From logits to scores; softmax by default.")
     ] = None
-    threshold: Annotated[
-        float | None, Field(strict=True, allow_inf_nan=False, description="Labels below this score are left out.")
-    ] = None
-    explain: Annotated[bool | None, Field(strict=True, description="Return an explanation of each score.")] = None
+    threshold: Annotated[float | None, Meta(description="Labels below this score are left out.")] = None
+    explain: Annotated[bool | None, Meta(description="Return an explanation of each score.")] = None
     truncation: Ignored = None
     padding: Ignored = None
     max_length: Ignored = None
 
 
-SingleTextList = Annotated[list[str], Field(min_length=1, max_length=1)]
+SingleTextList = Annotated[list[str], Meta(min_length=1, max_length=1)]
 
 
-class Body(BaseModel):
+class Body(Struct, forbid_unknown_fields=True):
     """The body of a request."""
 
-    model_config = ConfigDict(extra="forbid")
-
+    # msgspec allows one type of lists, so `parse_request` refuses a list of both.
     inputs: Annotated[
-        str | Annotated[list[str], Field(min_length=1)] | Annotated[list[SingleTextList], Field(min_length=1)],
-        Field(union_mode="left_to_right", description="A text, a list of texts, or a list of lists of one text."),
+        str | Annotated[list[str | SingleTextList], Meta(min_length=1)],
+        Meta(description="A text, a list of texts, or a list of lists of one text."),
     ]
     parameters: Parameters | None = None
     raw_scores: Annotated[
-        bool | None, Field(strict=True, description="As text-embeddings-inference: the logits, no function applied.")
+        bool | None, Meta(description="As text-embeddings-inference: the logits, no function applied.")
     ] = None
-    explain: Annotated[bool | None, Field(strict=True, description="As parameters.explain.")] = None
+    explain: Annotated[bool | None, Meta(description="As parameters.explain.")] = None
     truncate: Ignored = None
     truncation_direction: Ignored = None
     options: Ignored = None
+
+
+class Score(Struct, omit_defaults=True):
+    """A label of a response. explanation: None if the request asks for none."""
+
+    label: str
+    score: float
+    explanation: Explanation | None = None
 
 
 class ClassificationRequest(NamedTuple):
@@ -106,16 +104,19 @@ class ClassificationRequest(NamedTuple):
     explain: bool
 
 
-_validate = Body.__pydantic_validator__.validate_json
+_decode = msgspec.json.Decoder(Body).decode
+_encode = msgspec.json.Encoder().encode
 _DEFAULTS = Parameters()
-_FIELDS = {*Body.model_fields, *Parameters.model_fields}
 # The path of each field that has an effect, by its name.
 _PATHS = {
-    name: f"{prefix}{name}"
-    for model, prefix in ((Parameters, "parameters."), (Body, ""))
-    for name, field in model.model_fields.items()
-    if field.description != "Accepted and ignored."
+    field.name: f"{prefix}{field.name}"
+    for struct, prefix in ((Parameters, "parameters."), (Body, ""))
+    for field in msgspec.structs.fields(struct)
+    if field.type is not Ignored
 }
+_INVALID_INPUTS = (
+    "inputs: must be a text, or a non-empty list of texts or of lists of one text; pairs of texts are not supported"
+)
 
 
 def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
@@ -125,14 +126,23 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
         RequestError: 413 over a limit, 400 not JSON, 422 a missing or invalid field.
     """
     try:
-        parsed: Body = _validate(body)
-    except ValidationError as error:
-        raise _describe_invalid_body(error) from error
+        parsed = _decode(body)
+    except (ValueError, RecursionError) as error:
+        raise _describe_invalid_body(body, error) from error
     inputs = parsed.inputs
     single = isinstance(inputs, str)
-    # text-embeddings-inference wraps each text of a batch in a list.
-    texts = [inputs] if isinstance(inputs, str) else [item if isinstance(item, str) else item[0] for item in inputs]
+    if isinstance(inputs, str):
+        texts = [inputs]
+    elif isinstance(inputs[0], str):
+        texts = [text for text in inputs if isinstance(text, str)]
+    else:  # text-embeddings-inference wraps each text of a batch in a list
+        texts = [item[0] for item in inputs if not isinstance(item, str)]
+    if not single and len(texts) < len(inputs):
+        raise RequestError(422, _INVALID_INPUTS)
     parameters = parsed.parameters or _DEFAULTS
+    top_k = parameters.top_k
+    if top_k is not None and top_k != int(top_k):
+        raise RequestError(422, "parameters.top_k: must be a whole number")
     explain = bool(parameters.explain or parsed.explain)
     if len(texts) > limits.max_texts:
         raise RequestError(413, f"inputs: {len(texts)} texts; at most {limits.max_texts} are allowed")
@@ -146,25 +156,33 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
                 413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are allowed"
             )
     function = parameters.function_to_apply or ("none" if parsed.raw_scores else "softmax")
-    return ClassificationRequest(texts, single, parameters.top_k, function, parameters.threshold, explain)
+    top_k = None if top_k is None else int(top_k)
+    return ClassificationRequest(texts, single, top_k, function, parameters.threshold, explain)
 
 
-def _describe_invalid_body(error: ValidationError) -> RequestError:
-    """Return an error that names the first unknown or else the first invalid field."""
-    problems = error.errors(include_url=False, include_input=False)
-    problem = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    if problem["type"] == "extra_forbidden":
-        return RequestError(422, _describe_unknown_field([str(part)[:100] for part in problem["loc"]]))
-    if problem["type"] == "json_invalid":
-        return RequestError(400, f"the body is not valid JSON: {problem['ctx']['error']}")
-    if problem["loc"][:1] == ("inputs",) and problem["type"] != "missing":
-        return RequestError(
-            422,
-            "inputs: must be a text, or a non-empty list of texts or of lists of one text; "
-            "pairs of texts are not supported",
-        )
-    field = ".".join(str(part) for part in problem["loc"] if isinstance(part, int) or part in _FIELDS)
-    return RequestError(422, f"{field or 'the body'}: {problem['msg']}")
+def _describe_invalid_body(body: bytes, error: Exception) -> RequestError:
+    """Return an error that names the first invalid field; 400 if the body, or what follows that field, is not JSON."""
+    try:
+        msgspec.json.decode(body)
+    except msgspec.ValidationError:  # a number that is too large
+        pass
+    except RecursionError:
+        return RequestError(400, "the body is not valid JSON: it is nested too deeply")
+    except ValueError as syntax_error:
+        return RequestError(400, f"the body is not valid JSON: {syntax_error}")
+    # The messages of msgspec: "Expected `int` >= 1 - at `$.parameters.top_k`", and without the end about the body.
+    message, separator, field = str(error).rpartition(" - at `$.")
+    message, field = (message, field.removesuffix("`")) if separator else (field, "")
+    if message.startswith("Object contains unknown field `"):
+        name = message.removeprefix("Object contains unknown field `").removesuffix("`")
+        return RequestError(422, _describe_unknown_field([*([field[:100]] if field else []), name[:100]]))
+    if field.startswith("inputs"):
+        return RequestError(422, _INVALID_INPUTS)
+    if message == "Object missing required field `inputs`":
+        return RequestError(422, "inputs: Field required")
+    if message.startswith("Invalid enum value"):
+        message = f"must be {', '.join(FUNCTIONS[:-1])} or {FUNCTIONS[-1]}"
+    return RequestError(422, f"{field or 'the body'}: {message}")
 
 
 def _describe_unknown_field(path: list[str]) -> str:
@@ -175,75 +193,54 @@ def _describe_unknown_field(path: list[str]) -> str:
     return f"{'.'.join(path)}: unknown field; {hint}"
 
 
-def format_score(score: float) -> str:
-    """Return the JSON of a score, always with a decimal point or an exponent."""
-    text = f"{score:.{SCORE_DIGITS}g}"
-    return text if "." in text or "e" in text else f"{text}.0"
+def encode_response(
+    request: ClassificationRequest,
+    labels: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    explainers: Sequence[Explainer],
+    *,
+    flat: bool,
+) -> bytes:
+    """Return the JSON response.
+
+    Args:
+        labels: of the classes.
+        scores: after the function is applied, `(texts, classes)`.
+        explainers: of each text, if the request asks for explanations.
+        flat: return a list for a single text, not a list of one list.
+
+    Raises:
+        RequestError: 413 if the explanations would be too long.
+    """
+    rows = []
+    for row in scores:
+        best = sorted(range(len(row)), key=row.__getitem__, reverse=True)
+        if request.top_k is not None:
+            best = best[: request.top_k]
+        if request.threshold is not None:
+            best = [label for label in best if row[label] >= request.threshold]
+        rows.append([Score(labels[label], row[label]) for label in best])
+    if request.explain:
+        _explain(rows, labels, explainers)
+    return _encode(rows[0] if flat and request.single else rows)
 
 
-def encode_label_prefix(label: str) -> str:
-    """Return the JSON before the score of a label."""
-    return f'{{"label": {json.dumps(label, ensure_ascii=False)}, "score": '
-
-
-class ResponseEncoder:
-    """Encoder of responses with a classifier's labels."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._prefixes = [encode_label_prefix(label) for label in labels]
-
-    def encode(
-        self, request: ClassificationRequest, scores: list[list[float]], explainers: list[Explainer], *, flat: bool
-    ) -> bytes:
-        """Return the JSON response.
-
-        Args:
-            scores: after the function is applied, `(texts, classes)`.
-            explainers: of each text, if the request asks for explanations.
-            flat: return a list for a single text, not a list of one list.
-
-        Raises:
-            RequestError: 413 if the explanations would be too long.
-        """
-        prefixes, rows, explanation_bytes = self._prefixes, [], 0
-        for index, row in enumerate(scores):
-            best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[: request.top_k]
-            if request.threshold is not None:
-                best = [label for label in best if row[label] >= request.threshold]
-            if request.explain:
-                explainer = explainers[index]
-                explanation_bytes += len(best) * explainer.estimated_json_bytes
-                if explanation_bytes > MAX_EXPLANATION_BYTES:
-                    raise RequestError(
-                        413,
-                        f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; request fewer "
-                        "labels (parameters.top_k), or fewer or shorter texts",
-                    )
-                explanations = [
-                    json.dumps(explainer.explain(label), default=vars, ensure_ascii=False) for label in best
-                ]
-                cells = [
-                    f'{prefixes[label]}{format_score(row[label])}, "explanation": {explanation}}}'
-                    for label, explanation in zip(best, explanations, strict=True)
-                ]
-            else:
-                cells = [f"{prefixes[label]}{format_score(row[label])}}}" for label in best]
-            rows.append(f"[{', '.join(cells)}]")
-        return (rows[0] if flat and request.single else f"[{', '.join(rows)}]").encode()
-
-
-def apply_function(function: str, logits: Sequence[float]) -> list[float]:
-    """Return a text's scores: its logits after softmax, sigmoid or none."""
-    if function == "softmax":
-        highest = max(logits)
-        powers = [exp(logit - highest) for logit in logits]
-        total = sum(powers)
-        return [power / total for power in powers]
-    if function == "sigmoid":
-        return [1 / (1 + exp(-logit)) if logit > 0 else exp(logit) / (1 + exp(logit)) for logit in logits]
-    return list(logits)
+def _explain(rows: list[list[Score]], labels: Sequence[str], explainers: Sequence[Explainer]) -> None:
+    """Add the explanations to the scores of each text."""
+    size = 0
+    classes = {label: index for index, label in enumerate(labels)}
+    for row, explainer in zip(rows, explainers, strict=True):
+        size += len(row) * explainer.estimated_json_bytes
+        if size > MAX_EXPLANATION_BYTES:
+            raise RequestError(
+                413,
+                f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; request fewer labels "
+                "(parameters.top_k), or fewer or shorter texts",
+            )
+        for score in row:
+            score.explanation = explainer.explain(classes[score.label])
 
 
 def encode_error(message: str) -> bytes:
     """Return the JSON body of an error."""
-    return json.dumps({"error": message}, ensure_ascii=False).encode("utf-8", "replace")
+    return _encode({"error": message.encode("utf-8", "replace").decode()})

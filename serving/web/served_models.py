@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,9 +14,9 @@ from cluster.storage import join, read_text
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
-from serving.web.fast_path import FastPath
+from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
 from serving.web.metrics import MAX_SAMPLES, ModelCounters
-from serving.web.protocol import ClassificationRequest, Limits, ResponseEncoder, apply_function
+from serving.web.protocol import ClassificationRequest, Limits
 
 
 class UserConfigError(UsageError):
@@ -45,14 +45,6 @@ class UserConfig(BaseModel):
     checkpoint: str
     candidate: CandidateConfig | None = None
     previous: str | None = None
-
-
-class ScoredTexts(NamedTuple):
-    """Best class and scores of each text, and the share of unknown words in all of them, in thousandths."""
-
-    best_classes: list[int]
-    scores: list[list[float]]
-    unknown_permille: int
 
 
 class ModelInfo(TypedDict):
@@ -85,47 +77,24 @@ class ServedModel:
     name: str
     header: tuple[bytes, bytes]
     classifier: Classifier
-    response_encoder: ResponseEncoder
     info: ModelInfo
     counters: ModelCounters
-    fast_path: FastPath
-
-    def try_fast_path(self, body: bytes, *, flat: bool) -> bytes | None:
-        """Return the response to a body and update the counters; None if the slow path must parse the body."""
-        latencies_s = self.counters.latencies_s
-        if len(latencies_s) >= MAX_SAMPLES:
-            return self.fast_path.try_classify(body, flat=flat)
-        start = perf_counter()
-        response = self.fast_path.try_classify(body, flat=flat)
-        if response is not None:
-            latencies_s.append(perf_counter() - start)
-        return response
+    scorer: CompiledScorer
 
     def score(self, request: ClassificationRequest) -> ScoredTexts:
-        """Return the best class of each text and its scores after the request's function; update the counters."""
-        counters = self.counters
+        """Return the scores of each text after the request's function; update the counters."""
+        latencies_s = self.counters.latencies_s
+        if len(latencies_s) >= MAX_SAMPLES:
+            return self.scorer.score(request.texts, request.function)
         start = perf_counter()
-        result = self.classifier.score_texts(request.texts)
-        if len(counters.latencies_s) < MAX_SAMPLES:
-            counters.latencies_s.append(perf_counter() - start)
-        counters.tokens += result.num_tokens
-        counters.unknown_tokens += result.num_unknown
-        best_classes, scores = [], []
-        for logits in result.logits.tolist():
-            probabilities = apply_function("softmax", logits)
-            confidence = max(probabilities)
-            best = probabilities.index(confidence)
-            counters.label_counts[best] += 1
-            counters.confidence_sum += confidence
-            best_classes.append(best)
-            scores.append(probabilities if request.function == "softmax" else apply_function(request.function, logits))
-        tokens, unknown = result.num_tokens, result.num_unknown
-        return ScoredTexts(best_classes, scores, (1000 * unknown + tokens // 2) // tokens if tokens else 0)
+        scored = self.scorer.score(request.texts, request.function)
+        latencies_s.append(perf_counter() - start)
+        return scored
 
     def take_counters(self) -> ModelCounters:
         """Return the counters and reset them."""
         counters, self.counters = self.counters, ModelCounters(len(self.classifier.labels))
-        self.fast_path.flush_counts(counters)
+        self.scorer.flush_counts(counters)
         return counters
 
 
@@ -164,23 +133,24 @@ def load_models(
     config: UserConfig,
     previous: ServedModels | None = None,
     table_bytes: int = DEFAULT_TABLE_BYTES,
-    max_text_length: int = Limits().max_text_length,
+    limits: Limits | None = None,
 ) -> ServedModels:
     """Return the models of a configuration; models that are loaded already and have not changed are reused.
 
     Args:
         table_bytes: memory for the projection table of each model.
-        max_text_length: maximum number of characters of a text on the fast path.
+        limits: of a request; by default those of service.yaml.
 
     Raises:
         CheckpointError, StorageError: a checkpoint cannot be read; `previous` stays usable.
         UserConfigError: the two checkpoints have different labels.
     """
     reusable = previous.loaded() if previous else ()
-    primary = _load_model(config.checkpoint, reusable, table_bytes, max_text_length)
+    limits = limits or Limits()
+    primary = _load_model(config.checkpoint, reusable, table_bytes, limits)
     if config.candidate is None:
         return ServedModels(config, primary)
-    candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, max_text_length)
+    candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, limits)
     if candidate.classifier.labels != primary.classifier.labels:
         raise UserConfigError(
             f"{candidate.info['checkpoint']}: its labels differ from those of {primary.info['checkpoint']}"
@@ -188,7 +158,7 @@ def load_models(
     return ServedModels(config, primary, candidate)
 
 
-def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, max_text_length: int) -> ServedModel:
+def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, limits: Limits) -> ServedModel:
     location = path
     try:
         if reusable and (unchanged := _find_unchanged(path, reusable)):
@@ -196,7 +166,7 @@ def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, ma
         checkpoint = load_checkpoint(path)
         location = checkpoint.path
         classifier = Classifier(checkpoint, table_bytes)
-        fast_path = FastPath(classifier, max_text_length)
+        scorer = CompiledScorer(classifier, limits.max_texts, limits.max_text_length)
     except UsageError as error:
         message = str(error)
         raise CheckpointError(message if location in message else f"{location}: {message}") from error
@@ -217,8 +187,7 @@ def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, ma
         vocabulary=len(checkpoint.words),
         metrics=checkpoint.metrics,
     )
-    header, encoder = (b"x-checkpoint", name.encode()), ResponseEncoder(labels)
-    return ServedModel(name, header, classifier, encoder, info, ModelCounters(len(labels)), fast_path)
+    return ServedModel(name, (b"x-checkpoint", name.encode()), classifier, info, ModelCounters(len(labels)), scorer)
 
 
 def _find_unchanged(path: str, models: Sequence[ServedModel]) -> ServedModel | None:

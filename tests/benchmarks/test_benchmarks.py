@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import serving
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -138,7 +139,8 @@ def test_serving(ray_environment: dict[str, str]) -> None:
     if not shutil.which("wrk"):
         pytest.skip("no wrk here: apt-get install wrk")
     metrics = run("serving", "--quick", "--only", "speed", "swap", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
-    assert [row["connections"] for row in metrics["speed"]] == [1, 16, 64]
+    rows = {(row["connections"], row["request"]) for row in metrics["speed"]}
+    assert rows == {(count, name) for count in (1, 16, 64) for name in serving.REQUESTS}
     assert all(row["classifier rate"] > 0 and row["no-op rate"] > 0 for row in metrics["speed"])
     [row] = metrics["swap"]
     assert row["failed"] == 0

@@ -1,16 +1,21 @@
 """The protocol: requests are parsed and responses encoded as Hugging Face's clients expect."""
 
 import json
+from contextlib import suppress
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
-from serving.web.protocol import Limits, RequestError, ResponseEncoder, apply_function, parse_request
+from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
 from tests.support.checkpoints import checkpoint_of
+from tests.support.scores import apply_function
 
 LIMITS = Limits(max_texts=3, max_text_length=50, max_explained_texts=1)
-ENCODER = ResponseEncoder(["a", 'b"', "ü"])
+LABELS = ["a", 'b"', "ü"]
 SCORES = [[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]
 
 
@@ -22,7 +27,7 @@ def respond(content: bytes, logits: list[list[float]] = SCORES, *, flat: bool = 
     """Return the parsed response to a body."""
     request = parse_request(content, LIMITS)
     scores = [apply_function(request.function, row) for row in logits[: len(request.texts)]]
-    return json.loads(ENCODER.encode(request, scores, [], flat=flat))
+    return json.loads(encode_response(request, LABELS, scores, [], flat=flat))
 
 
 def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() -> None:
@@ -66,8 +71,6 @@ def test_a_flat_list_of_one_or_two_texts_is_a_batch() -> None:
 
 def test_functions_and_threshold() -> None:
     """softmax by default; sigmoid; none, also by raw_scores; labels below the threshold are left out."""
-    assert apply_function("softmax", [1e4, 1e4]) == [0.5, 0.5]
-    assert apply_function("sigmoid", [0, 800, -800]) == [0.5, 1, pytest.approx(0)]
     assert parse_request(body(inputs="x"), LIMITS).function == "softmax"
     assert parse_request(body(inputs="x", raw_scores=True), LIMITS).function == "none"
     parameters = {"function_to_apply": "none", "threshold": 1}
@@ -86,7 +89,7 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
     text = "word1 word2"
     request = parse_request(body(inputs=text, **fields), LIMITS)
     [logits] = classifier.predict_logits([text]).tolist()
-    rows = json.loads(ENCODER.encode(request, [logits], [Explainer(classifier, text)], flat=True))
+    rows = json.loads(encode_response(request, classifier.labels, [logits], [Explainer(classifier, text)], flat=True))
     for row in rows:
         explanation = row["explanation"]
         shares = [phrase["share"] for phrase in explanation["phrases"]]
@@ -101,7 +104,7 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
         (b"{", 400, "not valid JSON"),
         (b"\xff\xfe", 400, "not valid JSON"),
         (b"[" * 200_000, 400, "not valid JSON"),
-        (b'"hi"', 422, "the body"),
+        (b'"hi"', 422, "the body: Expected `object`, got `str`$"),
         (b"{}", 422, "inputs: Field required"),
         (body(inputs=None), 422, "inputs: must be a text, or a non-empty list"),
         (body(inputs=5), 422, "inputs: must be"),
@@ -115,8 +118,20 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
         (body(inputs="a", parameters={"top_k": 0}), 422, "parameters.top_k"),
         (body(inputs="a", parameters={"top_k": "3"}), 422, "parameters.top_k"),
         (body(inputs="a", parameters={"threshold": "x"}), 422, "parameters.threshold"),
-        (b'{"inputs": "a", "parameters": {"threshold": NaN}}', 422, "parameters.threshold"),
-        (body(inputs="a", parameters={"function_to_apply": "relu"}), 422, "parameters.function_to_apply"),
+        (b'{"inputs": "a", "parameters": {"threshold": NaN}}', 400, "not valid JSON"),
+        (b'{"inputs": "a", "parameters": {"threshold": 1e999}}', 422, "parameters.threshold"),
+        (b'{"inputs": "a", "parameters": {"top_k": %s}}' % (b"1" * 5000), 422, "parameters.top_k"),
+        (b'{"inputs": "a", "parameters": {"top_k": 2.5}}', 422, "parameters.top_k: must be a whole number"),
+        (b'{"inputs": "a", "parameters": {"top_k": true}}', 422, "parameters.top_k"),
+        (b'{"inputs": 5, "options": }', 400, "not valid JSON"),
+        (b'{"inputs": "a", "options": %s}' % (b"[" * 100_000 + b"]" * 100_000), 400, "nested too deeply"),
+        (b'{"inputs": "a"} {}', 400, "not valid JSON"),
+        ('{"inputs": "\ud800"}'.encode("utf-8", "surrogatepass"), 400, "not valid JSON"),
+        (
+            body(inputs="a", parameters={"function_to_apply": "relu"}),
+            422,
+            "parameters.function_to_apply: must be softmax, sigmoid or none",
+        ),
         (body(inputs="a", parameters=[1]), 422, "parameters"),
         (body(inputs="a", explain=1), 422, "explain"),
         (
@@ -138,6 +153,17 @@ def test_invalid_input_is_a_4xx_that_names_the_problem(content: bytes, status: i
     assert caught.value.status == status
 
 
+def test_a_long_name_that_looks_like_a_path_is_refused_in_linear_time() -> None:
+    """And a long value; the message is short."""
+    name = "` - at `$." * 50_000
+    for content in (body(**{name: 1}), body(inputs="a", parameters={name: 1, "function_to_apply": name})):
+        with pytest.raises(RequestError, match="unknown field") as caught:
+            parse_request(content, LIMITS)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(RequestError, match=r"parameters\.function_to_apply: must be softmax, sigmoid or none"):
+        parse_request(body(inputs="a", parameters={"function_to_apply": name}), LIMITS)
+
+
 def test_options_of_hugging_face_clients_and_nulls_are_ignored() -> None:
     """Those of the hosted API, of text-embeddings-inference, and of transformers' pipelines."""
     request = parse_request(
@@ -153,16 +179,111 @@ def test_explanations_that_would_fill_the_memory_are_refused() -> None:
     classifier = Classifier(checkpoint_of("rand"))
     limits = Limits(max_text_length=1_000_000)
     text = " ".join("x" * 60_000 for _ in range(10))
-    encoder = ResponseEncoder([f"label {number}" for number in range(150)])
+    labels = [f"label {number}" for number in range(150)]
     scores = [[1 / 150] * 150]
     explainers = [Explainer(classifier, text)]
 
     def explain(**parameters: object) -> bytes:
         request = parse_request(body(inputs=text, parameters=parameters | {"explain": True}), limits)
-        return encoder.encode(request, scores, explainers, flat=True)
+        return encode_response(request, labels, scores, explainers, flat=True)
 
     assert explainers[0].estimated_json_bytes > 100_000
     with pytest.raises(RequestError, match=r"more than 8 MB; request fewer labels") as caught:
         explain()
     assert caught.value.status == 413
     assert len(json.loads(explain(top_k=1))) == 1
+
+
+def test_scores_have_all_digits_of_float32() -> None:
+    """And a decimal point or an exponent: readers of JSON in some languages would take 1 for an integer."""
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    request = parse_request(body(inputs="a"), LIMITS)
+    labels = list(map(str, range(len(values))))
+    response = encode_response(request, labels, [values.astype(np.float64).tolist()], [], flat=True)
+    assert {np.float32(row["score"]) for row in json.loads(response)} == set(values)
+    for number in ([1.0, 0.0], [1e-300, 0.0]):
+        content = encode_response(request, ["a", "b"], [number], [], flat=True)
+        assert all(isinstance(row["score"], float) for row in json.loads(content))
+
+
+def test_an_error_message_may_hold_any_character() -> None:
+    assert json.loads(encode_error('"\ud800\x00ü')) == {"error": '"?\x00ü'}
+
+
+VALUES = st.none() | st.booleans() | st.integers(-2, 3) | st.sampled_from([0.5, 2.0, 2.5, "", "a", "softmax", "none"])
+LISTS = st.lists(VALUES | st.lists(VALUES, max_size=2), max_size=3)
+FIELDS = st.sampled_from(["inputs", "parameters", "raw_scores", "explain", "truncate", "options", "top_k", "x"])
+PARAMETERS = st.sampled_from(["top_k", "function_to_apply", "threshold", "explain", "truncation", "inputs"])
+
+
+def is_valid(fields: dict) -> bool:
+    """Return whether a body with these fields is valid, apart from limits."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def is_flag(value: object) -> bool:
+        return value is None or isinstance(value, bool)
+
+    def is_single(value: object) -> bool:
+        return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+    inputs, parameters = fields.get("inputs"), fields.get("parameters")
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, dict):
+        return False
+    lists = isinstance(inputs, list) and len(inputs) > 0
+    top_k, threshold = parameters.get("top_k"), parameters.get("threshold")
+    return (
+        set(fields) <= {"inputs", "parameters", "raw_scores", "explain", "truncate", "truncation_direction", "options"}
+        and set(parameters) <= {*("top_k", "function_to_apply", "threshold", "explain"), "truncation"}
+        and (isinstance(inputs, str) or (lists and (all(isinstance(text, str) for text in inputs)
+                                                    or all(map(is_single, inputs)))))
+        and (top_k is None or (is_number(top_k) and top_k >= 1 and top_k == int(top_k)))
+        and parameters.get("function_to_apply") in (None, "softmax", "sigmoid", "none")
+        and (threshold is None or is_number(threshold))
+        and all(map(is_flag, (parameters.get("explain"), fields.get("explain"), fields.get("raw_scores"))))
+    )  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    fields=st.dictionaries(FIELDS, VALUES | LISTS, max_size=2),
+    inputs=st.sampled_from(["a", ["a", "b"], [["a"]]]) | LISTS,
+    parameters=st.dictionaries(PARAMETERS, VALUES, max_size=2) | VALUES,
+)
+def test_a_body_is_parsed_if_and_only_if_it_is_valid(fields: dict, inputs: object, parameters: object) -> None:
+    """An invalid one is a 422 with one line that names a field."""
+    fields = {"inputs": inputs, "parameters": parameters} | fields
+    if not is_valid(fields):
+        with pytest.raises(RequestError, match=r"^[\w.\[\]]+: [^\n`]+") as caught:
+            parse_request(body(**fields), Limits())
+        assert caught.value.status == 422
+        return
+    request = parse_request(body(**fields), Limits())
+    texts = fields["inputs"]
+    assert request.single == isinstance(texts, str)
+    if not request.single:
+        assert request.texts == [text if isinstance(text, str) else text[0] for text in texts]
+    options = fields.get("parameters") or {}
+    assert (request.top_k, request.threshold) == (options.get("top_k"), options.get("threshold"))
+    assert request.explain == bool(options.get("explain") or fields.get("explain"))
+    default = "none" if fields.get("raw_scores") else "softmax"
+    assert request.function == (options.get("function_to_apply") or default)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(start=st.integers(0, 60), removed=st.integers(0, 4), inserted=st.binary(max_size=4))
+def test_a_damaged_body_is_parsed_or_a_4xx(start: int, removed: int, inserted: bytes) -> None:
+    valid = '{"inputs": ["ü", "b"], "parameters": {"top_k": 1, "threshold": 0.5}}'.encode()
+    damaged = valid[:start] + inserted + valid[start + removed :]
+    try:
+        json.loads(damaged.decode())
+    except ValueError:
+        with pytest.raises(RequestError, match="the body is not valid JSON") as caught:
+            parse_request(damaged, LIMITS)
+        assert caught.value.status == 400
+        assert json.loads(encode_error(str(caught.value)))
+        return
+    with suppress(RequestError):
+        parse_request(damaged, LIMITS)
