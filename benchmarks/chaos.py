@@ -5,7 +5,8 @@
 
 It starts its own cluster: a head with the driver, and two nodes with one CPU each. On it `python -m jobs train` runs
 with two workers. At random moments it kills a worker, the training controller, the driver (and repeats its command) or
-all processes of a node (and adds a node later).
+all processes of a node (and adds a node later). Ray Train restarts lost workers itself (`FailureConfig`); after the
+loss of the controller the driver calls its `fit()` again.
 `lost, steps`: steps between the newest checkpoint at the kill and the position at which the run resumed; 0 if only
 work since that checkpoint was lost. `behind, s`: age of that checkpoint. `same`: whether weights and optimizer state
 at the end are bit-identical to those of an undisturbed run.
@@ -34,6 +35,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.generated_data import write_texts
+from benchmarks.local_cluster import LocalCluster
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import load_training_state
@@ -69,45 +71,6 @@ class Recovery:
     lost: int
     behind_s: float
     resumed_s: float
-
-
-class LocalCluster:
-    """A head and two nodes on this machine, with their own folders."""
-
-    def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        self.environment |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-        os.environ.update(self.environment)
-        self.folder = folder
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.address = self._cluster.address
-        for _ in range(2):
-            self.add_node()
-
-    def add_node(self) -> None:
-        """Add a node with one CPU."""
-        self._cluster.add_node(num_cpus=1)
-
-    def kill_node(self) -> None:
-        """Kill all processes of a node."""
-        node = random.choice(sorted(self._cluster.worker_nodes, key=id))
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def find_processes(self, title: str) -> list[int]:
-        """Return the ids of the cluster's processes whose title starts with `title`."""
-        pids = []
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError, ValueError):
-                ours = f"RAY_TMPDIR={self.folder}".encode() in (entry / "environ").read_bytes()
-                if ours and (entry / "cmdline").read_bytes().startswith(title.encode()):
-                    pids.append(int(entry.name))
-        return pids
-
-    def shutdown(self) -> None:
-        """Stop all nodes."""
-        self._cluster.shutdown()
 
 
 class TrainCommand:

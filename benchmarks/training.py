@@ -8,7 +8,7 @@ Network and settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 featu
 50. The usual loop pads the texts to the longest of their batch. The texts are those of MR and IMDB if they exist next
 to the checkout, otherwise random ones of the same lengths. The two sides are measured alternately in several rounds;
 the tables show medians. `matrix product` is the share of this project's time in the product of word vectors and
-filters, which no convolution can avoid.
+filters, which no convolution can avoid. The table of reports to Ray Train starts a Ray with two workers.
 """
 
 import argparse
@@ -185,11 +185,20 @@ def compare_worker_counts(options: argparse.Namespace) -> tuple[str, list[Row]]:
     ]
 
 
+def compare_reports(options: argparse.Namespace) -> tuple[str, list[Row]]:
+    """Return the source of the texts, and the seconds of an epoch of two workers with and without reports."""
+    from benchmarks import training_reports  # Ray is not needed for the other tables
+
+    epochs, rounds = (5, 1) if options.quick else (15, 5)
+    return training_reports.compare_reports(Path(options.data), epochs, rounds)
+
+
 TABLE_TITLES = {
     "short": "Examples per second, MR's texts",
     "long": "Examples per second, IMDB's texts",
     "vocabulary": "Examples per second by number of trained words",
     "workers": "Examples per second of single-threaded workers, global batches of 256, non-static",
+    "reports": "Epochs of five steps of two Ray Train workers, by their reports to Ray Train",
 }
 
 
@@ -215,6 +224,7 @@ def main() -> None:
         "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
         "vocabulary": lambda: compare_vocabulary_sizes(options),
         "workers": lambda: compare_worker_counts(options),
+        "reports": lambda: compare_reports(options),
     }
     tables: dict[str, list[Row]] = {}
     for name in options.only:

@@ -1,12 +1,16 @@
-"""Messages from workers to their driver, in the order in which each worker sent them.
+"""Messages to a driver, in the order in which each sender sent them: from other nodes, or from an actor on its node.
 
 `ray.util.queue.Queue` is an asynchronous actor: Ray may run its calls in any order.
 """
 
+import os
+import pickle
+import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,67 +32,9 @@ class MessageQueue:
         return messages
 
 
-def start_message_queue() -> Any:
-    """Return the handle of a new `MessageQueue` actor."""
-    return pin_to_driver_node(MessageQueue).remote()
-
-
 def send_message(queue: Any, kind: str, value: Any) -> None:
     """Add the message (kind, value) to a queue, and wait until it is there."""
     ray.get(queue.put.remote((kind, value)))
-
-
-class MessageSender(Protocol):
-    """Sends the messages of a worker. crosses_processes: the handler of the messages is in another process."""
-
-    crosses_processes: bool
-
-    def send(self, kind: str, value: Any) -> None:
-        """Send the message (kind, value) without waiting until it is handled."""
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until all messages have arrived, at most that many seconds."""
-
-
-class QueueSender:
-    """Sends messages to a `MessageQueue` actor."""
-
-    crosses_processes = True
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-        self._last: Any = None
-
-    def send(self, kind: str, value: Any) -> None:
-        """Add the message to the queue. The result is not waited for: the driver may have ended."""
-        self._last = self._queue.put.remote((kind, value))
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until all messages are in the queue."""
-        if self._last is not None:
-            ray.wait([self._last], timeout=timeout_s)
-
-
-class DirectSender:
-    """Passes messages to a handler in this process, one at a time.
-
-    Args:
-        handle: as for `MessagePoller`.
-    """
-
-    crosses_processes = False
-
-    def __init__(self, handle: Callable[[list[Any]], None]) -> None:
-        self._handle = handle
-        self._lock = threading.Lock()
-
-    def send(self, kind: str, value: Any) -> None:
-        """Handle the message."""
-        with self._lock:
-            self._handle([(kind, value)])
-
-    def flush(self, timeout_s: float) -> None:
-        """Do nothing: every message was handled when it was sent."""
 
 
 def pin_to_driver_node(actor_class: type) -> Any:
@@ -102,7 +48,7 @@ class MessagePoller:
     """Thread of the driver that drains a queue while the context is open, and kills the queue when it closes.
 
     Args:
-        queue: actor with the methods of `MessageQueue`.
+        queue: actor with the methods of `MessageQueue`; a subclass may have another queue.
         handle: called with the new messages every `interval_s` seconds, also when there are none, and a last time
             when the context is closed.
         on_error: called with what `handle` raised; no further messages are drained then.
@@ -132,7 +78,7 @@ class MessagePoller:
     ) -> None:
         self._closing.set()
         self._thread.join(timeout=self.JOIN_TIMEOUT_S)
-        ray.kill(self.queue)
+        self._remove_queue()
 
     def raise_error(self) -> None:
         """Raise what `handle` raised, if it did."""
@@ -144,7 +90,60 @@ class MessagePoller:
             closing = False
             while not closing:
                 closing = self._closing.wait(self._interval_s)
-                self._handle(ray.get(self.queue.drain.remote()))
+                self._handle(self._drain_queue())
         except Exception as error:
             self._error = error
             self._on_error(error)
+
+    def _drain_queue(self) -> list[Any]:
+        messages: list[Any] = ray.get(self.queue.drain.remote())
+        return messages
+
+    def _remove_queue(self) -> None:
+        ray.kill(self.queue)
+
+
+class MessageFile:
+    """File that passes messages from processes of a node to one reader, without an actor's process in between."""
+
+    def __init__(self) -> None:
+        descriptor, self.path = tempfile.mkstemp(prefix="messages-")
+        os.close(descriptor)
+        self._offset = 0  # in bytes, of the reader
+
+    def put(self, messages: list[Any]) -> None:
+        """Add messages. Nothing happens without the file: the reader has ended."""
+        with suppress(OSError):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(descriptor, pickle.dumps(messages))  # one call: a kill does not leave a part
+            finally:
+                os.close(descriptor)
+
+    def drain(self) -> list[Any]:
+        """Return the messages since the last call, the oldest first."""
+        messages: list[Any] = []
+        with open(self.path, "rb") as stream:
+            stream.seek(self._offset)
+            with suppress(EOFError, pickle.UnpicklingError):  # the end, or a message that is not complete yet
+                while True:
+                    messages += pickle.load(stream)
+                    self._offset = stream.tell()
+        return messages
+
+    def remove(self) -> None:
+        """Delete the file."""
+        with suppress(OSError):
+            os.unlink(self.path)
+
+
+class MessageFilePoller(MessagePoller):
+    """`MessagePoller` of a `MessageFile`."""
+
+    queue: MessageFile
+
+    def _drain_queue(self) -> list[Any]:
+        return self.queue.drain()
+
+    def _remove_queue(self) -> None:
+        self.queue.remove()

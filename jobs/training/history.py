@@ -22,6 +22,18 @@ class Epoch:
     seconds: float
 
 
+class EpochReport(dict[str, Any]):
+    """Metrics of an epoch as reported to Ray Train; those without a value are left out.
+
+    messages: pairs (kind, value) for the run's own monitor, which is also called with reports without metrics. They are
+    no item of the dictionary, since callbacks and loggers expect numbers.
+    """
+
+    def __init__(self, epoch: Epoch | None = None, messages: list[tuple[str, Any]] | None = None) -> None:
+        super().__init__({key: value for key, value in asdict(epoch).items() if value is not None} if epoch else {})
+        self.messages = messages or []
+
+
 @dataclass(frozen=True)
 class EpochProgress:
     """Position in an epoch that is not finished. seconds_left: until the last epoch ends."""

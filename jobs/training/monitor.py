@@ -1,19 +1,25 @@
-"""Driver-side monitor of a training run: logs what the workers send, and writes TensorBoard scalars."""
+"""Monitor of a training run: Ray Train's callback, which receives the reports, and the driver's log of them.
+
+Ray calls the callback in the controller, an actor on the driver's node. A file passes the messages of the reports on to
+the driver.
+"""
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from cluster import first_line, resources
-from cluster.message_queue import DirectSender, MessagePoller, MessageSender, QueueSender, start_message_queue
+from ray.train import UserCallback
+
+from cluster import first_line, resources, to_single_line
+from cluster.message_queue import MessageFile, MessageFilePoller
 from cluster.storage import StorageError, join
-from jobs.training.history import Epoch, EpochProgress
+from jobs.training.history import Epoch, EpochProgress, EpochReport
 from jobs.training.learning_curve import TensorBoardLog
 
 logger = logging.getLogger(__name__)
@@ -22,6 +28,9 @@ logger = logging.getLogger(__name__)
 WORKER_WAIT_NOTICE_S = 20.0
 
 POLL_INTERVAL_S = 0.1
+
+# Consecutive losses of workers, or of the controller, without a new checkpoint; the next one ends the run.
+MAX_FAILURES_WITHOUT_CHECKPOINT = 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class RunStatus:
     start_time: of the command, in seconds since 1970. workers_running: set while there are workers. finished_epochs:
     queue of epochs, as they end. num_checkpoints: checkpoints written. worker_times: of the current workers.
     previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers.
+    result: Ray Train's result, once the run has ended.
     """
 
     start_time: float
@@ -48,6 +58,7 @@ class RunStatus:
     worker_times: WorkerTimes | None = None
     previous_step_seconds: float = 0.0
     first_step_time: float = 0.0
+    result: Any = None
 
     def update_times(self, times: WorkerTimes) -> None:
         """Record the times of the current workers."""
@@ -61,9 +72,69 @@ class RunStatus:
             self.previous_step_seconds += self.worker_times.step_seconds
         self.worker_times = None
 
+    def format_times(self) -> str:
+        """Return the duration of the command until now and what it consists of, as a line."""
+        seconds = time.time() - self.start_time
+        step_seconds = self.previous_step_seconds + (self.worker_times.step_seconds if self.worker_times else 0)
+        first_step = f", the first step finished after {self.first_step_time - self.start_time:.1f} s"
+        return f"{seconds:.1f} s in total, {step_seconds:.1f} s of it in training steps" + (
+            first_step if self.first_step_time else ""
+        )
+
+
+class NoProgressError(Exception):
+    """Workers were lost again and again without a new checkpoint."""
+
+
+class RunCallback(UserCallback):
+    """Callback of Ray Train: forwards the reports of a run, and ends the run if restarts bring no new checkpoint.
+
+    Args:
+        send: receives the messages of the reports.
+        callbacks: of the user; they receive the reports that have metrics.
+    """
+
+    # For the callbacks in local mode, where Ray Train calls none.
+    run_context: Any = None
+
+    def __init__(self, send: Callable[[list[tuple[str, Any]]], None], callbacks: Sequence[UserCallback] = ()) -> None:
+        self.send, self._callbacks = send, callbacks
+        self._max_failures = MAX_FAILURES_WITHOUT_CHECKPOINT
+        self._failures = 0  # since the last checkpoint
+
+    def after_report(self, run_context: Any, metrics: Sequence[Any], checkpoint: Any) -> None:
+        """Forward a report; `metrics` are those of each worker, the first an `EpochReport`."""
+        report = metrics[0]
+        assert isinstance(report, EpochReport)
+        messages, report.messages = report.messages, []  # Ray Train stores the report
+        if any(kind == "saved" for kind, _ in messages):
+            self._failures = 0
+        self.send(messages)
+        if report:
+            for callback in self._callbacks:
+                callback.after_report(run_context, list(metrics), checkpoint)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Forward the loss of workers; NoProgressError, which ends the run, if there were too many."""
+        for callback in self._callbacks:
+            callback.after_exception(run_context, worker_exceptions)
+        self._failures += 1
+        loss = describe_loss(worker_exceptions)
+        if self._failures > self._max_failures:
+            raise NoProgressError(f"the workers were lost {self._failures} times without progress: {loss}")
+        self.send([("lost", loss)])
+
+
+def describe_loss(worker_exceptions: dict[int, Exception]) -> str:
+    """Return which worker was lost and why, on one line."""
+    messages = [" ".join(str(exception).split()) for exception in worker_exceptions.values()]
+    # The remaining workers fail with connection errors because of the one that was lost.
+    messages.sort(key=lambda message: "gloo" in message.lower() or "Connection" in message)
+    return to_single_line(messages[0], 300)
+
 
 class RunMonitor:
-    """Handler of the messages of a run's first worker, which are pairs (kind, value).
+    """Driver's handler of the messages in a run's reports, which are pairs (kind, value).
 
     Args:
         last_epoch: of the run, if it does not stop earlier.
@@ -74,6 +145,7 @@ class RunMonitor:
     def __init__(self, last_epoch: int, status: RunStatus, scalars: TensorBoardLog) -> None:
         self._last_epoch, self._status, self._scalars = last_epoch, status, scalars
         self._last_notice = time.monotonic()
+        self._num_epochs: int | None = None  # None before the first workers start
 
     def handle(self, messages: list[tuple[str, Any]]) -> None:
         """Log new messages and update the status; without any for a while, log what the run waits for."""
@@ -84,11 +156,16 @@ class RunMonitor:
             elif kind == "started":
                 logger.info(f"training with {value}")
                 self._status.workers_running.set()
+            elif kind == "resumed":
+                self._handle_resumed(*value)
             elif kind == "progress":
                 logger.info(format_epoch_progress(value))
             elif kind == "saved":
                 self._status.num_checkpoints += 1
                 self._status.update_times(value)
+            elif kind == "lost":
+                self._status.mark_workers_lost()
+                logger.warning(f"workers were lost ({value}); restarting from the last checkpoint")
             elif kind == "epoch":
                 self._handle_epoch(*value)
         waiting_s = time.monotonic() - self._last_notice
@@ -96,7 +173,15 @@ class RunMonitor:
             self._last_notice = time.monotonic()
             logger.info(f"waiting for the workers to start; {resources.describe_free_resources()}")
 
+    def _handle_resumed(self, epochs: list[Epoch], best: int) -> None:
+        """Handle epochs whose checkpoints were written, but whose reports were lost with their workers."""
+        if self._num_epochs is not None:
+            for epoch in epochs[self._num_epochs :]:
+                self._handle_epoch(epoch, epoch.epoch == best)
+        self._num_epochs = len(epochs)
+
     def _handle_epoch(self, epoch: Epoch, improved: bool) -> None:
+        self._num_epochs = epoch.epoch
         self._status.finished_epochs.put(epoch)
         logger.info(format_epoch(epoch, improved, self._last_epoch - epoch.epoch))
         try:
@@ -107,23 +192,37 @@ class RunMonitor:
 
 @contextmanager
 def monitor_workers(
-    last_epoch: int, path: str, status: RunStatus, *, in_process: bool = False
-) -> Iterator[MessageSender]:
-    """Context manager: yield a sender for the first worker, whose messages are handled as they arrive.
+    last_epoch: int, path: str, status: RunStatus, callbacks: Sequence[UserCallback], *, in_process: bool = False
+) -> Iterator[RunCallback]:
+    """Context manager: yield the callback of a run, whose messages are handled as they arrive.
 
     Args:
         last_epoch: of the run, if it does not stop earlier.
         path: of the run's folder.
         status: updated by the messages.
-        in_process: the only worker is this process; no Ray actor is started.
+        callbacks: of the user.
+        in_process: the only worker is this process.
     """
     with TensorBoardLog(join(path, "tensorboard")) as scalars:
         monitor = RunMonitor(last_epoch, status, scalars)
         if in_process:
-            yield DirectSender(monitor.handle)
+            with _quiet_ray_train():
+                yield RunCallback(monitor.handle, callbacks)
             return
-        with MessagePoller(start_message_queue(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
-            yield QueueSender(poller.queue)
+        with MessageFilePoller(MessageFile(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
+            yield RunCallback(poller.queue.put, callbacks)
+
+
+@contextmanager
+def _quiet_ray_train() -> Iterator[None]:
+    """Context manager: Ray Train does not log that it runs in local mode."""
+    ray_logger = logging.getLogger("ray.train")
+    level = ray_logger.level
+    ray_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray_logger.setLevel(level)
 
 
 def _warn(error: Exception) -> None:

@@ -10,6 +10,7 @@ resumes its run, and another command never continues it by mistake. A file of th
 nothing: with another one a finished run stays finished. Both files name the test part of the newest command.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -17,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console.logs import RESULT
-from cluster.storage import absolute_path, exists, is_uri, join, write_json
+from cluster.storage import absolute_path, exists, is_uri, join, read_text, remove_file, write_json, write_text
 from jobs.config.experiment import Experiment, digest
 from jobs.config.settings import TrainSettings
 from jobs.datasets.readers import Split
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
+from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
-from jobs.training.history import comparison_key
+from jobs.training.history import Progress, comparison_key
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,24 @@ BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
 # Metrics that runs are compared by; the loss decides between equals.
 VALIDATION_METRICS = ("accuracy", "macro_f1", "loss")
 
+# Ray Train's list of the reports with their checkpoints, in a run's folder.
+RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
 # Settings that change the speed of a run, not its result.
 TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes"}
 TUNE_SETTINGS_NOT_IN_RUN_KEY = {"max_concurrent", "gpus_per_trial", "mlflow"}
+
+RUN_README = """\
+experiment.yaml     all settings of this run
+epoch-*/            checkpoints: the newest two and that of the best epoch, each a complete classifier
+best.json           path and metrics of the best checkpoint; written when the run is finished
+learning-curve.png  losses, accuracy and macro F1 by epoch
+tensorboard/        the same for `tensorboard --logdir`
+checkpoint_manager_snapshot.json    reports of a run on Ray processes, for `ray.train.Result.from_path`
+
+Each checkpoint's manifest.json lists its files with their checksums. To resume an interrupted run, repeat the same
+command. The folder can be moved or copied as a whole.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,13 @@ class BestCheckpoint:
     def epoch(self) -> int:
         """Number of the checkpoint's epoch, from 1."""
         return int(self.metrics["epoch"] or 0)
+
+    def describe(self) -> str:
+        """Return the epoch and its metrics as text."""
+        if self.metrics["loss"] is None:
+            return f"epoch {self.epoch}, the last; there is no validation part"
+        values = " ".join(f"{key} {self.metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
+        return f"epoch {self.epoch}, validation {values}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value of the file, without fields that do not apply."""
@@ -270,3 +294,30 @@ def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Map
     """Return the training settings that decide the result of a run, for its key."""
     # Cross-validation was a setting, `train.folds`; with it in the keys, runs of earlier versions are found again.
     return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY) | {"folds": folds}
+
+
+def select_best(progress: Progress, path: str, metric: str) -> BestCheckpoint | None:
+    """Return the contents of the best.json of a run in a folder; None if the best checkpoint is not there."""
+    name = checkpoint_name(progress.best)
+    if not progress.best or not CheckpointStore(path).has(name):
+        return None
+    best = progress.epochs[progress.best - 1]
+    return BestCheckpoint(name, metric, {key: getattr(best, key) for key in BEST_EPOCH_METRICS})
+
+
+def remove_ray_snapshot(path: str) -> None:
+    """Remove Ray Train's list of reports from a run's folder."""
+    if exists(snapshot := join(path, RAY_SNAPSHOT)):
+        remove_file(snapshot)
+
+
+def prune_ray_snapshot(path: str) -> None:
+    """Remove the reports whose checkpoints were removed; `ray.train.Result.from_path` fails with them."""
+    if not exists(file := join(path, RAY_SNAPSHOT)):
+        return
+    snapshot = json.loads(read_text(file))
+    reports = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
+    kept = [(result, index) for result, index in reports if exists(join(path, result["checkpoint_dir_name"]))]
+    snapshot["checkpoint_results"] = [result for result, _ in kept]
+    snapshot["checkpoint_report_indices"] = [index for _, index in kept]
+    write_text(file, json.dumps(snapshot))

@@ -1,103 +1,131 @@
 """Training with Ray Train: on the workers of a cluster, with restarts, or in this process.
 
-After the loss of workers, the controller or a node the run resumes from its newest checkpoint. After the driver has
-ended, the same command resumes the run. A run gives up only when its restarts bring no new checkpoint.
+After the loss of workers or of a node Ray Train restarts the workers, which resume from the newest checkpoint. After
+the loss of its controller `fit` starts it again. After the driver has ended, the same command resumes the run. A run
+gives up only when its restarts bring no new checkpoint.
 
 A single worker without a cluster trains in this process, in Ray Train's local mode: no Ray process is started.
 """
 
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import ray
 import ray.train
 import torch
 from ray.exceptions import RayError
-from ray.train import TrainingFailedError
+from ray.train import ControllerError, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster import UsageError, resources, to_single_line
+from cluster import UsageError, resources
 from cluster.connection import connect, preserve_sigint_handler, resolve_address
 from cluster.console.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
-from jobs.datasets.dataset import load_dataset
+from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.training import learning_curve
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.corpus import Corpus, build_corpus
-from jobs.training.monitor import WORKER_WAIT_NOTICE_S, RunStatus, monitor_workers
-from jobs.training.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder, resolve_run_folder
+from jobs.training.monitor import (
+    MAX_FAILURES_WITHOUT_CHECKPOINT,
+    NoProgressError,
+    RunCallback,
+    RunStatus,
+    describe_loss,
+    monitor_workers,
+)
+from jobs.training.run_folder import (
+    RUN_README,
+    BestCheckpoint,
+    RunFolder,
+    prune_ray_snapshot,
+    remove_ray_snapshot,
+    resolve_run_folder,
+    select_best,
+)
 from jobs.training.worker import WorkerConfig, WorkerFailure, WorkerResult, run_worker
 
 logger = logging.getLogger(__name__)
 
-# Consecutive losses of workers without a new checkpoint; the next one ends the run.
-MAX_FAILURES_WITHOUT_CHECKPOINT = 3
-
+# Time in which lost nodes must be replaced, on a cluster that does not autoscale.
 NODE_REPLACEMENT_TIMEOUT_S = 30 * 60
+# Seconds until Ray Train tries again to start workers for which there is no room, 60 by default.
+START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
-# Time that a worker waits for the others in a collective operation before it fails.
-PROCESS_GROUP_TIMEOUT_S = 600
+PROCESS_GROUP_TIMEOUT_S = 600  # that a worker waits for the others in a collective operation before it fails
+
+# Least time between the reports of workers. They are sent in the background; more of them would take time of the cores.
+REPORT_INTERVAL_S = 1.0
 
 # Ray accepts a function with a return value; its annotations do not.
 _WORKER_FUNCTION = cast(Callable[[dict[str, Any]], None], run_worker)
 
-RUN_README = """\
-experiment.yaml     all settings of this run
-epoch-*/            checkpoints: the newest two and that of the best epoch, each a complete classifier
-best.json           path and metrics of the best checkpoint; written when the run is finished
-learning-curve.png  losses, accuracy and macro F1 by epoch
-tensorboard/        the same for `tensorboard --logdir`
-
-Each checkpoint's manifest.json lists its files with their checksums. To resume an interrupted run, repeat the same
-command. The folder can be moved or copied as a whole.
-"""
+HOW_TO_RESUME = "see Ray's logs, and repeat the command to resume from the last checkpoint"
 
 
 class TrainingFailed(UsageError):
     """A run ended without a checkpoint, or could not be resumed."""
 
 
-def train(experiment: Experiment, *, promote: bool = False) -> str:
+def train(experiment: Experiment, *, promote: bool = False, callbacks: Sequence[UserCallback] = ()) -> str:
     """Train, or resume an interrupted run, and return the path of the best.json that names its best checkpoint.
 
     Args:
         promote: make the run current in the experiment's best.json even if the current run is better.
+        callbacks: of Ray Train. They are called in the process of Ray's controller, or without a cluster in this one,
+            with the metrics and the checkpoint of an epoch: of each epoch, but at most once per second on a cluster.
 
     Raises:
         TrainingFailed, and the errors of reading data and vectors.
+        KeyboardInterrupt: its argument, if there is one, is why nothing can be resumed.
     """
     start_time = time.time()
     for warning in check_settings(experiment, {experiment.model.embedding}):
         logger.warning(warning)
-    in_process = trains_in_process(experiment.train)
-    own_resources = require_resources(experiment, in_process=True) if in_process else None
-    # Before Ray starts: an error in the data is reported at once.
+    run: RunFolder | None = None
+    try:
+        in_process = trains_in_process(experiment.train)
+        own_resources = require_resources(experiment, in_process=True) if in_process else None
+        dataset = _load_texts(experiment)  # before Ray starts: an error in the data is reported at once
+        with nullcontext() if in_process else connect():
+            gpu, wait_notice = own_resources or require_resources(experiment)
+            logger.info("looking up the words")
+            corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
+            if corpus.coverage:
+                logger.info(f"vectors: {corpus.coverage}")
+            run = resolve_run_folder("train", experiment, corpus, dataset.validation, promote=promote)
+            best = run.read_finished_best()
+            if best is not None:
+                logger.log(RESULT, f"this run is finished: {best.describe()}; its folder is {run.path}")
+                return run.publish(best)
+            if wait_notice:
+                logger.info(wait_notice)
+            with lock_folder(run.path):
+                best = train_to_completion(
+                    experiment, corpus, run, gpu, start_time, in_process=in_process, callbacks=callbacks
+                )
+            return run.finish(best)
+    except KeyboardInterrupt:
+        if run is None or not CheckpointStore(run.path).names():
+            raise KeyboardInterrupt("before a checkpoint was written; the same command starts again") from None
+        raise
+
+
+def _load_texts(experiment: Experiment) -> Dataset:
+    """Return the dataset of an experiment, and log its size and notes on it."""
     logger.info("reading the texts")
     dataset = load_dataset(experiment)
     for note in dataset.notes:
         logger.info(note)
-    with nullcontext() if in_process else connect():
-        gpu, wait_notice = own_resources or require_resources(experiment)
-        logger.info("looking up the words")
-        corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
-        if corpus.coverage:
-            logger.info(f"vectors: {corpus.coverage}")
-        run = resolve_run_folder("train", experiment, corpus, dataset.validation, promote=promote)
-        best = run.read_finished_best()
-        if best is not None:
-            logger.log(RESULT, f"this run is finished: {describe_best(best)}; its folder is {run.path}")
-            return run.publish(best)
-        if wait_notice:
-            logger.info(wait_notice)
-        with lock_folder(run.path):
-            best = train_to_completion(experiment, corpus, run, gpu, start_time, in_process=in_process)
-        return run.finish(best)
+    rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
+    logger.info(f"{rows}, {len(set(dataset.train.labels))} classes")
+    return dataset
 
 
 def trains_in_process(settings: TrainSettings) -> bool:
@@ -117,31 +145,42 @@ def require_resources(experiment: Experiment, *, in_process: bool = False) -> tu
         if settings.use_gpu and not available:
             raise resources.ResourceError("train.use_gpu asks for a GPU, and torch finds none on this machine")
         return available if settings.use_gpu is None else settings.use_gpu, None
-    gpu = settings.use_gpu
+    gpu, notice = settings.use_gpu, None
     if gpu is None:
         gpu, notice = resources.select_gpus(settings.min_workers, settings.cpus_per_worker)
-        if notice:
-            logger.info(notice)
+    if notice:
+        logger.info(notice)
     return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
 
 
 def train_to_completion(
-    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, start_time: float, *, in_process: bool = False
+    experiment: Experiment,
+    corpus: Corpus,
+    run: RunFolder,
+    gpu: bool,
+    start_time: float,
+    *,
+    in_process: bool = False,
+    callbacks: Sequence[UserCallback] = (),
 ) -> BestCheckpoint:
     """Train in a run's folder, log and plot the results, and return the contents of its best.json.
 
     Args:
         start_time: of the command, in seconds since 1970.
         in_process: train in this process, without a Ray cluster.
+        callbacks: as of `train`.
     """
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
     status = RunStatus(start_time)
     if in_process:
-        result = fit_in_process(experiment, corpus, run, gpu, status)
+        result = fit_in_process(experiment, corpus, run, gpu, status, callbacks)
     else:
-        result = fit(experiment, ray.put(corpus), run, gpu, status)
-    best = _select_best(result, run, experiment.train.metric)
+        result = fit(experiment, ray.put(corpus), run, gpu, status, callbacks=callbacks)
+    best = select_best(result.progress, run.path, experiment.train.metric)
+    if best is None:
+        advice = "set `storage` to a folder or URI that every node sees"
+        raise TrainingFailed(f"{run.path}: the best checkpoint is not visible to the driver; {advice}")
     logger.info("drawing the learning curve")
     title = learning_curve.format_title(
         experiment.name, experiment.model.embedding, len(corpus.train), len(corpus.validation)
@@ -154,110 +193,108 @@ def train_to_completion(
             f"stopped after epoch {last_epoch}: {experiment.train.patience} epochs without a better one (patience)"
         )
     status.update_times(result.times)
-    logger.info(_format_summary(result, status))
-    logger.log(RESULT, f"best: {describe_best(best)}")
+    sent = f", {result.bytes_sent / max(1, result.num_steps) / 1e6:.2f} MB per step sent by each worker"
+    logger.info(status.format_times() + (sent if result.num_workers > 1 else ""))
+    logger.log(RESULT, f"best: {best.describe()}")
     return best
 
 
-def describe_best(best: BestCheckpoint) -> str:
-    """Return the epoch and metrics of a best.json as text."""
-    metrics = best.metrics
-    if metrics["loss"] is None:
-        return f"epoch {metrics['epoch']}, the last; there is no validation part"
-    values = " ".join(f"{key} {metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
-    return f"epoch {metrics['epoch']}, validation {values}"
-
-
 def fit_in_process(
-    experiment: Experiment, corpus: Corpus, run: RunFolder, gpu: bool, status: RunStatus
+    experiment: Experiment,
+    corpus: Corpus,
+    run: RunFolder,
+    gpu: bool,
+    status: RunStatus,
+    callbacks: Sequence[UserCallback] = (),
 ) -> WorkerResult:
     """Train in this process, in Ray Train's local mode, and return the result; arguments and errors as of `fit`."""
-    settings = experiment.train
     logger.info("starting the training in this process")
-    CheckpointStore(run.path).remove_partial()
     threads = torch.get_num_threads()
     try:
         with (
-            monitor_workers(settings.last_epoch, run.path, status, in_process=True) as messages,
+            monitor_workers(experiment.train.last_epoch, run.path, status, callbacks, in_process=True) as callback,
             preserve_sigint_handler(),
-            _quiet_ray_train(),
         ):
-            config = WorkerConfig(experiment, corpus, messages, run.path, gpu)
-            local_mode = ray.train.ScalingConfig(num_workers=0, use_gpu=gpu)
-            trainer = TorchTrainer(_WORKER_FUNCTION, train_loop_config=vars(config), scaling_config=local_mode)
-            result: Any = trainer.fit()
+            trainer: Any = TorchTrainer(
+                _WORKER_FUNCTION,
+                train_loop_config=vars(WorkerConfig(experiment, corpus, run.path, gpu, 0.0, callback)),
+                scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=gpu),
+                run_config=ray.train.RunConfig(name=run.name, storage_path=run.experiment_folder),
+            )
+            callback.run_context = trainer.train_run_context
+            status.result = trainer.fit()
+            return _unwrap(status.result.return_value, callback)
     finally:
         torch.set_num_threads(threads)
-    return _unwrap(result.return_value)
-
-
-@contextmanager
-def _quiet_ray_train() -> Iterator[None]:
-    """Context manager: Ray Train does not log that it runs in local mode."""
-    ray_logger = logging.getLogger("ray.train")
-    level = ray_logger.level
-    ray_logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        ray_logger.setLevel(level)
 
 
 def fit(
-    experiment: Experiment, corpus: Any, run: RunFolder, gpu: bool, status: RunStatus, *, sole_workload: bool = True
+    experiment: Experiment,
+    corpus: Any,
+    run: RunFolder,
+    gpu: bool,
+    status: RunStatus,
+    *,
+    sole_workload: bool = True,
+    callbacks: Sequence[UserCallback] = (),
 ) -> WorkerResult:
-    """Run Ray Train, restarted after each loss of workers, and return the workers' result.
+    """Run Ray Train, again after each loss of its controller, and return the workers' result.
 
     Args:
         corpus: reference to a Corpus.
         status: updated while the workers run.
         sole_workload: this driver runs nothing else, so its remaining placement groups are those of lost workers.
+        callbacks: as of `train`.
 
     Raises:
         TrainingFailed: restarts bring no new checkpoint, or a worker failed with an error that the user can correct.
+        ResourceError: lost nodes were not replaced.
     """
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     failures, num_checkpoints = 0, 0
     cpus_of_others = resources.used_cpus()
-    with monitor_workers(settings.last_epoch, run.path, status) as messages:
-        config = WorkerConfig(experiment, corpus, messages, run.path, gpu)
+    with monitor_workers(settings.last_epoch, run.path, status, callbacks) as callback:
+        config = WorkerConfig(experiment, corpus, run.path, gpu, REPORT_INTERVAL_S)
         while True:
-            CheckpointStore(run.path).remove_partial()
+            remove_ray_snapshot(run.path)  # its checkpoints may be gone, which Ray Train takes for an error
             try:
                 with preserve_sigint_handler():
-                    # `fit` is annotated with an older class of results, which has no return value.
-                    result: Any = _build_trainer(settings, run, config, cpus_of_others).fit()
+                    status.result = _build_trainer(settings, run, config, callback, cpus_of_others).fit()
                 break
-            except (TrainingFailedError, RayError) as error:
+            except TrainingFailedError as error:
+                raise _describe_failure(error, settings, gpu) from error
+            except RayError as error:
                 failures = 1 if status.num_checkpoints > num_checkpoints else failures + 1
                 num_checkpoints = status.num_checkpoints
-                status.mark_workers_lost()
+                loss = describe_loss({0: error})
                 if failures > MAX_FAILURES_WITHOUT_CHECKPOINT:
-                    raise TrainingFailed(
-                        f"the workers were lost {failures} times without progress: {_describe_loss(error)}; see Ray's "
-                        "logs, and repeat the command to resume from the last checkpoint"
-                    ) from error
-                logger.warning(f"workers were lost ({_describe_loss(error)}); restarting from the last checkpoint")
+                    reason = f"Ray Train's controller was lost {failures} times without progress: {loss}"
+                    raise TrainingFailed(f"{reason}; {HOW_TO_RESUME}") from error
+                callback.send([("lost", loss)])
             if sole_workload:
                 resources.remove_placement_groups()
-            _wait_for_capacity(settings, gpu)
-    return _unwrap(result.return_value)
+        prune_ray_snapshot(run.path)
+        return _unwrap(status.result.return_value, callback)
 
 
-def _unwrap(returned: WorkerResult | WorkerFailure) -> WorkerResult:
+def _unwrap(returned: WorkerResult | WorkerFailure, callback: RunCallback) -> WorkerResult:
     if isinstance(returned, WorkerFailure):
+        callback.send(list(returned.messages))
         raise TrainingFailed(returned.message)
     return returned
 
 
 def _build_trainer(
-    settings: TrainSettings, run: RunFolder, config: WorkerConfig, cpus_of_others: float
+    settings: TrainSettings, run: RunFolder, config: WorkerConfig, callback: RunCallback, cpus_of_others: float
 ) -> TorchTrainer:
     least, most, cpus = settings.min_workers, settings.max_workers, settings.cpus_per_worker
     most = resources.limit_workers(least, most, cpus, cpus_of_others)
     workers = cast(int, (least, most) if least < most else least)  # Ray's annotations lack the range
+    start_timeout_s = float(os.environ.get(START_TIMEOUT_VARIABLE, "60"))
+    starts = -1 if resources.is_autoscaling() else round(NODE_REPLACEMENT_TIMEOUT_S / start_timeout_s)
+    train_api: Any = ray.train  # annotated with older classes
     return TorchTrainer(
         _WORKER_FUNCTION,
         train_loop_config=vars(config),
@@ -265,61 +302,20 @@ def _build_trainer(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": cpus}
         ),
-        # Without a FailureConfig: `fit` restarts the workers itself, from its own checkpoints.
-        run_config=ray.train.RunConfig(name=run.name, storage_path=run.experiment_folder),
+        run_config=train_api.RunConfig(
+            name=run.name,
+            storage_path=run.experiment_folder,
+            # No limit of losses: the callback ends a run without progress. Without a checkpoint_config: the checkpoint
+            # store removes old checkpoints.
+            failure_config=train_api.FailureConfig(max_failures=-1, controller_failure_limit=starts),
+            callbacks=[callback],
+        ),
     )
 
 
-def _wait_for_capacity(settings: TrainSettings, gpu: bool) -> None:
-    """Wait until the cluster has room for the workers; ResourceError after `NODE_REPLACEMENT_TIMEOUT_S`."""
-    start = time.monotonic()
-    last_notice = float("-inf")
-    while True:
-        try:
-            wait_notice = resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
-        except resources.ResourceError as error:
-            if time.monotonic() - start > NODE_REPLACEMENT_TIMEOUT_S:
-                raise
-            if time.monotonic() - last_notice > 3 * WORKER_WAIT_NOTICE_S:
-                last_notice = time.monotonic()
-                minutes = NODE_REPLACEMENT_TIMEOUT_S // 60
-                logger.info(f"waiting up to {minutes} minutes for a replacement of a lost node: {error}")
-            time.sleep(1)
-            continue
-        if wait_notice:
-            logger.info(wait_notice)
-        return
-
-
-def _describe_loss(error: Exception) -> str:
-    """Return which worker was lost and why, on one line."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    messages = [" ".join(str(failure).split()) for failure in failures.values()]
-    # The remaining workers fail with connection errors because of the one that was lost.
-    messages.sort(key=lambda message: "gloo" in message.lower() or "Connection" in message)
-    return to_single_line(messages[0], 300)
-
-
-def _select_best(result: WorkerResult, run: RunFolder, metric: str) -> BestCheckpoint:
-    """Return the contents of best.json; TrainingFailed if the driver cannot access the best checkpoint."""
-    progress = result.progress
-    name = checkpoint_name(progress.best)
-    if not progress.best or not CheckpointStore(run.path).has(name):
-        raise TrainingFailed(
-            f"{run.path}: the best checkpoint, {name}, is not visible to the driver; set `storage` to a folder or URI "
-            "that every node sees"
-        )
-    best = progress.epochs[progress.best - 1]
-    return BestCheckpoint(name, metric, {key: getattr(best, key) for key in BEST_EPOCH_METRICS})
-
-
-def _format_summary(result: WorkerResult, status: RunStatus) -> str:
-    """Return the duration of the command and what it consists of, as a line."""
-    seconds = time.time() - status.start_time
-    step_seconds = status.previous_step_seconds + result.times.step_seconds
-    parts = [f"{seconds:.1f} s in total, {step_seconds:.1f} s of it in training steps"]
-    if status.first_step_time:
-        parts.append(f"the first step finished after {status.first_step_time - status.start_time:.1f} s")
-    if result.num_workers > 1:
-        parts.append(f"{result.bytes_sent / max(1, result.num_steps) / 1e6:.2f} MB per step sent by each worker")
-    return ", ".join(parts)
+def _describe_failure(error: TrainingFailedError, settings: TrainSettings, gpu: bool) -> UsageError:
+    """Return the error of a run that Ray Train does not restart; ResourceError if the cluster has no room for it."""
+    cause = error.controller_failure if isinstance(error, ControllerError) else error
+    if not isinstance(cause, NoProgressError):
+        resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
+    return TrainingFailed(f"{describe_loss({0: cause})}; {HOW_TO_RESUME}")

@@ -1,14 +1,15 @@
-"""Ray Train worker: runs the training loop, writes its checkpoints, and sends messages to the driver.
+"""Ray Train worker: runs the training loop, writes its checkpoints, and reports to Ray Train.
 
-A background thread writes the checkpoints. If one worker fails, all workers are notified and stop, so that none waits
-for it. The results of a run go to the driver and into checkpoints. `ray.train.report` is not used: at each report all
-workers wait until the controller polls them, and nothing reads the reports.
+A background thread of the first worker writes the checkpoints. An epoch is reported once its checkpoint is complete, by
+such a thread of each worker: in `ray.train.report` the workers wait for each other. If one worker fails, all workers
+are notified and stop, so that none waits for it.
 """
 
 import logging
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,42 +22,39 @@ import torch
 
 from cluster import UsageError
 from cluster.console.logs import ForwardingHandler, handle_logs
-from cluster.message_queue import MessageSender
-from cluster.storage import StorageError, exists, join
+from cluster.storage import StorageError, exists, join, resolve_filesystem
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState
 from jobs.training import snapshot
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
-from jobs.training.history import Progress
+from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.loop import Loop, create_loop
-from jobs.training.monitor import WorkerTimes
+from jobs.training.monitor import RunCallback, WorkerTimes
 from jobs.training.process_group import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
 ReturnType = TypeVar("ReturnType")
-SendMessage = Callable[[str, Any], None]
 
 # Interval between messages on the progress of a long epoch.
 PROGRESS_INTERVAL_S = 10.0
-
-# Time that a worker waits at its end until its messages have arrived.
-SEND_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
     """Input of the workers; its fields are the keys of Ray Train's `train_loop_config`.
 
-    corpus: a Corpus, or Ray's reference to one. messages: sends those of the first worker. path: of the run's folder.
+    corpus: a Corpus, or Ray's reference to one. path: of the run's folder. report_interval_s: least time between two
+    reports. callback: in local mode, where Ray Train calls none.
     """
 
     experiment: Experiment
     corpus: Any
-    messages: MessageSender
     path: str
     use_gpu: bool
+    report_interval_s: float
+    callback: RunCallback | None = None
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,13 @@ class WorkerResult:
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Error message of a run that ended with an error that the user can correct."""
+    """Error message of a run that ended with an error that the user can correct.
+
+    messages: those that were not reported.
+    """
 
     message: str
+    messages: Sequence[tuple[str, Any]] = ()
 
 
 def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailure:
@@ -89,14 +91,9 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     torch.set_num_threads(experiment.train.cpus_per_worker)
     device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
-    messages = config.messages
-
-    def send(kind: str, value: Any) -> None:
-        if group.rank == 0:
-            messages.send(kind, value)
-
+    reporter = Reporter(config.path, group, config.report_interval_s, config.callback)
     # In the driver's own process the log messages reach its handlers already.
-    forwarding = handle_logs(ForwardingHandler(send)) if messages.crosses_processes else nullcontext()
+    forwarding = nullcontext() if config.callback else handle_logs(ForwardingHandler(reporter.add_message))
     try:
         with forwarding:
             validate_storage_visible(config.path, group)
@@ -104,14 +101,106 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
             corpus: Corpus = ray.get(config.corpus) if isinstance(config.corpus, ray.ObjectRef) else config.corpus
             loop = create_loop(experiment, corpus, group, device)
             checkpoints = CheckpointStore(config.path)
+            if group.rank == 0:
+                checkpoints.remove_partial()
             resume(loop, checkpoints)
-            send("started", f"{group.world_size} worker{'s' if group.world_size > 1 else ''} on {device.type}")
-            _train(experiment, corpus, loop, checkpoints, send)
+            reporter.add_message("resumed", (list(loop.progress.epochs), loop.progress.best))
+            workers = f"{group.world_size} worker{'s' if group.world_size > 1 else ''}"
+            reporter.add_message("started", f"{workers} on {device.type}")
+            reporter.submit(do_nothing, [None])
+            _train(experiment, corpus, loop, checkpoints, reporter)
     except UsageError as error:
-        return WorkerFailure(str(error))
-    finally:
-        messages.flush(SEND_TIMEOUT_S)  # the driver drains the queue once more after this worker has ended
+        return WorkerFailure(str(error), reporter.take_messages())
+    except KeyboardInterrupt:  # in local mode
+        reporter.wait_after_interrupt()
+        raise
     return WorkerResult(loop.progress, group.world_size, loop.steps, loop.step_bytes, _measure_times(loop))
+
+
+class Reporter:
+    """Background thread of a worker that reports to Ray Train; all workers of a run must submit the same reports.
+
+    A report refers to the checkpoint in the run's folder, which is not uploaded again. It also carries the messages of
+    the first worker that the driver logs.
+
+    Args:
+        path: of the run's folder.
+        interval_s: least time between two reports.
+        callback: in local mode, where Ray Train calls none.
+    """
+
+    def __init__(self, path: str, group: ProcessGroup, interval_s: float, callback: RunCallback | None) -> None:
+        self._group, self._interval_s, self._callback = group, interval_s, callback
+        self._filesystem, self._folder = resolve_filesystem(path)
+        self._background = BackgroundExecutor()
+        self._messages: list[tuple[str, Any]] = []
+        self._submitted_at = float("-inf")  # time.monotonic()
+        self._submitted: set[Epoch | None] = set()
+
+    def add_message(self, kind: str, value: Any) -> None:
+        """Add a message of the first worker to the next report."""
+        if self._group.rank == 0:
+            self._messages.append((kind, value))
+
+    def take_messages(self) -> list[tuple[str, Any]]:
+        """Return the messages that are not reported, and remove them."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def is_due(self) -> bool:
+        """Return whether the interval has passed since the last report, by the first worker's clock."""
+        return self._group.broadcast_bool(time.monotonic() - self._submitted_at >= self._interval_s)
+
+    def submit(self, work: Callable[[], None], epochs: Sequence[Epoch | None]) -> None:
+        """Wait for the work and reports submitted before, whose error is raised; then do this work and report.
+
+        Args:
+            epochs: reported with their checkpoints, which must be complete after the work; None for a report that has
+                only messages.
+        """
+
+        def work_and_report() -> None:
+            failed = True
+            try:
+                work()
+                failed = False
+            finally:  # the other workers wait in their reports
+                for epoch in epochs:
+                    self._report(None if failed else epoch)
+
+        if epochs:
+            self._submitted_at = time.monotonic()
+            self._submitted.update(epochs)
+        self._background.submit(work_and_report)
+
+    def submit_end(self, progress: Progress) -> None:
+        """Report the end of a run: its last epoch, after the best one, so that Ray Train's result has both."""
+        ends = [progress.epochs[number - 1] for number in sorted({progress.best, len(progress.epochs)})]
+        self.submit(do_nothing, [epoch for epoch in ends if epoch not in self._submitted])
+
+    def wait(self) -> None:
+        """Wait until everything that was submitted is done; raises its error."""
+        self._background.wait()
+
+    def wait_after_interrupt(self) -> None:
+        """Wait as `wait`, also for work whose end `submit` was waiting for when it was interrupted."""
+        self._background.submit(do_nothing)
+        self.wait()
+
+    def _report(self, epoch: Epoch | None) -> None:
+        is_first = self._group.rank == 0
+        metrics = EpochReport(epoch if is_first else None, self.take_messages())
+        checkpoint = None
+        if epoch is not None and is_first:
+            path = f"{self._folder}/{checkpoint_name(epoch.epoch)}"
+            checkpoint = ray.train.Checkpoint(path, self._filesystem)
+        ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
+        if self._callback is not None:
+            self._callback.after_report(self._callback.run_context, [metrics], checkpoint)
+
+
+def do_nothing() -> None:
+    """Do nothing."""
 
 
 def call_with_error_sync(group: ProcessGroup, function: Callable[[], ReturnType]) -> ReturnType:
@@ -170,46 +259,46 @@ def resume(loop: Loop, checkpoints: CheckpointStore) -> None:
         logger.info(f"resuming after epoch {len(progress.epochs)}{steps}")
 
 
-def _train(experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, send: SendMessage) -> None:
+def _train(
+    experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, reporter: Reporter
+) -> None:
     """Train to the end; an error on any worker is raised on all."""
-    background = BackgroundExecutor()
-    is_first = loop.group.rank == 0
-    last_message = time.monotonic()
-
-    def send_progress(loop: Loop) -> None:
-        nonlocal last_message
-        if time.monotonic() - last_message > PROGRESS_INTERVAL_S:
-            last_message = time.monotonic()
-            send("progress", loop.epoch_progress())
-
-    for epoch in loop.train_with_intervals(experiment.train.checkpoint_minutes * 60, send_progress):
-        last_message = time.monotonic()
-        save = _prepare_checkpoint(experiment, corpus, loop, checkpoints, send)
-        submit = partial(background.submit, save) if is_first else _do_nothing
-        call_with_error_sync(loop.group, submit)
-        if epoch is not None:
-            send("epoch", (epoch, loop.progress.best == epoch.epoch))
-    call_with_error_sync(loop.group, background.wait)
+    settings, progress, group = experiment.train, loop.progress, loop.group
+    # All workers count the intervals, so that they agree on whether a checkpoint is due.
+    checkpoint_s = settings.checkpoint_minutes * 60
+    intervals_per_checkpoint = math.ceil(checkpoint_s / PROGRESS_INTERVAL_S)
+    intervals = 0
+    for epoch in loop.train_with_intervals(checkpoint_s / intervals_per_checkpoint):
+        intervals = 0 if epoch else intervals + 1
+        finished = progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs)
+        # The end of the run is reported below.
+        reported = [epoch] if reporter.is_due() and not (epoch and finished) else []
+        if epoch or intervals % intervals_per_checkpoint == 0:
+            work = _prepare_checkpoint(experiment, corpus, loop, checkpoints, reporter)
+        else:
+            work = partial(reporter.add_message, "progress", loop.epoch_progress())
+        call_with_error_sync(group, partial(reporter.submit, work if group.rank == 0 else do_nothing, reported))
+    call_with_error_sync(group, partial(reporter.submit_end, progress))
+    call_with_error_sync(group, reporter.wait)
 
 
 def _prepare_checkpoint(
-    experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, send: SendMessage
+    experiment: Experiment, corpus: Corpus, loop: Loop, checkpoints: CheckpointStore, reporter: Reporter
 ) -> Callable[[], None]:
     """Copy the loop's state, and return a function that writes it as a checkpoint."""
     progress = loop.progress
     name, best = checkpoint_name(len(progress.epochs), progress.steps), progress.best
+    epoch = None if progress.steps else progress.epochs[-1]
     write = snapshot.capture(experiment, corpus, loop, resumable=True)
     times = _measure_times(loop)
 
     def save() -> None:
         checkpoints.write(name, write, best)
-        send("saved", times)
+        reporter.add_message("saved", times)
+        if epoch is not None:
+            reporter.add_message("epoch", (epoch, best == epoch.epoch))
 
     return save
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _measure_times(loop: Loop) -> WorkerTimes:

@@ -63,9 +63,10 @@ def test_accuracy(shared_data: Path, ray_environment: dict[str, str]) -> None:
     assert all(60 < row[classifier] < 100 for classifier in ("this project", "TF-IDF, linear SVC"))
 
 
-def test_training_speed(tmp_path: Path) -> None:
-    """Both sides train on short and long texts; tables are short and long; one and two workers train."""
-    metrics = run("training", "--quick", "--data", str(tmp_path / "nothing"))
+def test_training_speed(tmp_path: Path, ray_environment: dict[str, str]) -> None:
+    """Both sides train on short and long texts; tables are short and long; one and two workers train, and report."""
+    arguments = ("--quick", "--data", str(tmp_path / "nothing"))
+    metrics = run("training", *arguments, RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
     for table in ("short", "long"):
         assert [row["embedding"] for row in metrics[table] if row["precision"] == "float32"] == ["static", "non-static"]
         assert all(row["times"] == row["this project"] / row["usual loop"] > 0 for row in metrics[table])
@@ -75,6 +76,8 @@ def test_training_speed(tmp_path: Path) -> None:
     assert alone["bytes a step"] == 0
     assert both[-1]["workers"] == "2, gloo"
     assert {row["bytes a step"] for row in both} == {both[0]["bytes a step"]} != {0}
+    assert [row["reports"] for row in metrics["reports"]] == ["none", "every second", "every epoch, waiting"]
+    assert 0 < metrics["reports"][1]["until the driver has it, s"] < 10
 
 
 def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> None:

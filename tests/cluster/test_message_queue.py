@@ -1,5 +1,8 @@
-"""Messages from workers to the driver: their order, errors of the driver, and the end of the queue."""
+"""Messages to a driver: their order, errors of the driver, and the end of the queue or file."""
 
+import multiprocessing
+import os
+import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.message_queue import MessagePoller, MessageQueue
+from cluster.message_queue import MessageFile, MessageFilePoller, MessagePoller, MessageQueue
 from tests.support.waiting import wait_for
 
 
@@ -73,3 +76,43 @@ def test_a_poller_without_an_error_raises_none(queue: LocalQueue) -> None:
     with poll(queue, lambda messages: None) as poller:
         pass
     poller.raise_error()
+
+
+def send_numbers(file: MessageFile, start: int) -> None:
+    for number in range(start, start + 100):
+        file.put([number, str(number)])
+
+
+def test_a_file_passes_messages_between_processes_in_the_order_of_each() -> None:
+    received: list[Any] = []
+    file = MessageFile()
+    with MessageFilePoller(file, received.extend, 0.01):
+        context = multiprocessing.get_context("spawn")
+        senders = [context.Process(target=send_numbers, args=(file, start)) for start in (0, 1000)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join(60)
+            assert sender.exitcode == 0
+    numbers = [number for number in received if isinstance(number, int)]
+    assert sorted(numbers, key=lambda number: number // 1000) == [*range(100), *range(1000, 1100)]
+    assert len(received) == 400
+
+
+def test_a_message_is_read_once_it_is_complete() -> None:
+    file = MessageFile()
+    content = pickle.dumps(["complete"])
+    with open(file.path, "ab", buffering=0) as stream:
+        stream.write(pickle.dumps(["first"]) + content[:-3])
+        assert file.drain() == ["first"]
+        stream.write(content[-3:])
+    assert file.drain() == ["complete"]
+    file.remove()
+
+
+def test_messages_after_the_reader_has_ended_are_dropped() -> None:
+    """The file is not created again."""
+    file = MessageFile()
+    file.remove()
+    file.put([1])
+    assert not os.path.exists(file.path)

@@ -1,18 +1,66 @@
-"""Driver-side monitor: log lines and status of a run from its workers' messages."""
+"""Monitor of a run: what its callback forwards, and log lines and status from the workers' messages."""
 
 import logging
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ray.train import UserCallback
 
 from cluster.storage import StorageError
 from jobs.training import monitor
-from jobs.training.history import Epoch, EpochProgress
+from jobs.training.history import Epoch, EpochProgress, EpochReport
 from jobs.training.learning_curve import TensorBoardLog
-from jobs.training.monitor import RunMonitor, RunStatus, WorkerTimes
+from jobs.training.monitor import NoProgressError, RunCallback, RunMonitor, RunStatus, WorkerTimes
 from tests.support.tensorboard import read_scalars
 
 EPOCH = Epoch(2, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0)
+SAVED = ("saved", WorkerTimes(101.5, 2.0))
+
+
+class Recorder(UserCallback):
+    """Callback of a user, with what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.calls.append((metrics[0], checkpoint))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self.calls.append(worker_exceptions)
+
+
+def test_a_users_callback_receives_numbers_and_the_monitor_the_messages() -> None:
+    """Also after the report was pickled, as on its way to the controller, where nothing of the messages remains."""
+    forwarded: list[Any] = []
+    recorder = Recorder()
+    callback = RunCallback(forwarded.extend, [recorder])
+    report = pickle.loads(pickle.dumps(EpochReport(Epoch(1, 0.5, None, None, None, 2.0, 3.0), [SAVED])))
+    callback.after_report(None, [report, EpochReport()], "checkpoint")
+    callback.after_report(None, [EpochReport(messages=[("started", "2 workers")]), EpochReport()], None)
+    expected = {"epoch": 1, "train_loss": 0.5, "examples_per_second": 2.0, "seconds": 3.0}
+    assert recorder.calls == [(expected, "checkpoint")]
+    assert forwarded == [SAVED, ("started", "2 workers")]
+    assert report.messages == []
+
+
+def test_losses_without_a_new_checkpoint_end_the_run() -> None:
+    """A checkpoint resets the count; the message names the worker that was killed, not one that lost its connection."""
+    forwarded: list[Any] = []
+    recorder = Recorder()
+    callback = RunCallback(forwarded.extend, [recorder])
+    lost: dict[int, Exception] = {0: RuntimeError("[gloo] Connection closed"), 1: RuntimeError("killed\nby SIGKILL")}
+    callback.after_exception(None, lost)
+    callback.after_report(None, [EpochReport(EPOCH, [SAVED])], "checkpoint")
+    for _ in range(3):
+        callback.after_report(None, [EpochReport(messages=[("started", "2 workers")])], None)
+        callback.after_exception(None, lost)
+    with pytest.raises(NoProgressError, match=r"^the workers were lost 4 times without progress: killed by SIGKILL$"):
+        callback.after_exception(None, lost)
+    assert forwarded.count(("lost", "killed by SIGKILL")) == 4
+    assert recorder.calls.count(lost) == 5
 
 
 def test_messages_are_logged_and_update_the_status(tmp_path: Path, messages: list[str]) -> None:
@@ -23,7 +71,7 @@ def test_messages_are_logged_and_update_the_status(tmp_path: Path, messages: lis
         handler.handle([("log", (logging.INFO, "a worker's message")), ("started", "2 workers on cpu")])
         assert status.workers_running.is_set()
         handler.handle([("progress", EpochProgress(2, 16, 1000, 0.6, 1234.5, 61.0))])
-        handler.handle([("saved", WorkerTimes(101.5, 2.0)), ("epoch", (EPOCH, True))])
+        handler.handle([SAVED, ("epoch", (EPOCH, True))])
         [events] = tmp_path.iterdir()
         assert read_scalars(events)["validation/accuracy"] == [(2, 0.9)]
     assert messages == [
@@ -35,6 +83,23 @@ def test_messages_are_logged_and_update_the_status(tmp_path: Path, messages: lis
     ]
     assert status.finished_epochs.get_nowait() == EPOCH
     assert (status.num_checkpoints, status.first_step_time) == (1, 101.5)
+    with TensorBoardLog(str(tmp_path / "again")) as scalars:
+        RunMonitor(5, status, scalars).handle([("lost", "killed")])
+    assert messages[-1] == "workers were lost (killed); restarting from the last checkpoint"
+    assert not status.workers_running.is_set()
+
+
+def test_epochs_whose_reports_were_lost_are_logged_when_the_run_resumes(tmp_path: Path) -> None:
+    """Not those before the command started, and not those that were logged already."""
+    epochs = [Epoch(number, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0) for number in range(1, 6)]
+    status = RunStatus(100.0)
+    with TensorBoardLog(str(tmp_path)) as scalars:
+        handler = RunMonitor(9, status, scalars)
+        handler.handle([("resumed", (epochs[:1], 1)), ("epoch", (epochs[1], True)), ("lost", "killed")])
+        handler.handle([("resumed", (epochs[:4], 4)), ("epoch", (epochs[4], False))])
+        [events] = tmp_path.iterdir()
+        assert [step for step, _ in read_scalars(events)["validation/accuracy"]] == [2, 3, 4, 5]
+    assert [status.finished_epochs.get_nowait() for _ in range(4)] == epochs[1:]
 
 
 def test_times_of_lost_workers_are_added(tmp_path: Path) -> None:

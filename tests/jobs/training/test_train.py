@@ -1,26 +1,33 @@
-"""Training on real Ray Train workers: results, errors and restarts.
+"""Training on real Ray Train workers: results, reports, errors and restarts.
 
 benchmarks/chaos.py kills workers and the controller; tests/benchmarks/test_benchmarks.py runs it.
 """
 
+import json
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
-from ray.train import TrainingFailedError
+import ray.train
+from ray.exceptions import ActorDiedError
 from ray.train.torch import TorchTrainer
 
+import finetune_cnn
 from cluster.resources import ResourceError
 from cluster.storage import StorageError, lock_folder
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_checkpoint
-from jobs.training.monitor import RunStatus
-from jobs.training.run_folder import RunFolder, resolve_run_folder
-from jobs.training.train import MAX_FAILURES_WITHOUT_CHECKPOINT, TrainingFailed, fit, train
+from jobs.training import monitor
+from jobs.training.monitor import MAX_FAILURES_WITHOUT_CHECKPOINT, RunStatus
+from jobs.training.run_folder import RAY_SNAPSHOT, RunFolder, resolve_run_folder
+from jobs.training.train import TrainingFailed, fit, train
 from tests.support.commands import run_command
 from tests.support.loops import train_in_process
 from tests.support.tensorboard import read_scalars
@@ -29,12 +36,47 @@ from tests.support.toy_data import make_test_corpus
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
+class WorkerKiller(ray.train.UserCallback):
+    """Callback that appends the epochs it sees to a file, and kills a worker after the first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._killed = False
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(metrics[0] | {"exists": os.path.exists(checkpoint.path)}) + "\n")
+        if not self._killed:
+            self._killed = True
+            os.kill(find_worker(), signal.SIGKILL)
+
+
+def find_worker() -> int:
+    """Return the id of a worker process of Ray Train with the same parent, the raylet, as this process."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getppid() and (entry / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker"):
+                return int(entry.name)
+        except OSError:  # it has just ended
+            continue
+    raise AssertionError("there is no worker")
+
+
 def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    embedded_ray: None,
+    make_experiment: Callable[..., Experiment],
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """Two workers (of `workers: [1, 2]`) train; the same command again only reports that the run is finished."""
-    experiment = make_experiment(train__workers=[1, 2])
-    best = train(experiment)
+    """Two workers (of `workers: [1, 2]`) train, although one is killed after the first report, when Ray restarts them.
+
+    The same command again only reports that the run is finished.
+    """
+    monkeypatch.setattr("jobs.training.train.REPORT_INTERVAL_S", 0.0)
+    experiment = make_experiment(train__workers=[1, 2], train__epochs=4)
+    best = train(experiment, callbacks=[WorkerKiller(tmp_path / "seen.jsonl")])
     log = "\n".join(messages)
     checkpoint = load_checkpoint(best)
     assert checkpoint.labels == ["bad", "good"]
@@ -47,20 +89,36 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
     for key, value in weights[loop.progress.best].items():
         np.testing.assert_allclose(checkpoint.weights[key], value, atol=1e-4)
 
-    assert "training with 2 workers on cpu" in messages
+    assert messages.count("training with 2 workers on cpu") == 2
+    [lost] = [line for line in messages if line.startswith("workers were lost")]
+    assert lost.endswith("; restarting from the last checkpoint")
+    resumed = [int(line.split()[-1]) for line in messages if line.startswith("resuming after epoch")]
     epoch_lines = re.findall(r"^epoch +(\d) .*?(best so far)?$", log, re.MULTILINE)
-    assert [number for number, _ in epoch_lines if number] == ["1", "2", "3"]
+    assert {number for number, _ in epoch_lines} == {"1", "2", "3", "4"}
     assert [number for number, best_so_far in epoch_lines if best_so_far][-1] == str(loop.progress.best)
+
+    reports = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    epochs_seen = [report["epoch"] for report in reports]
+    assert epochs_seen[0] == 1
+    assert {loop.progress.best, *range(resumed[0] + 1, 5)} <= set(epochs_seen)
+    assert epochs_seen[-1] == 4
+    assert all(report["exists"] for report in reports)
+    [run] = Path(best).parent.glob("train-*")
+    result = ray.train.Result.from_path(run)
+    assert result.metrics == {key: value for key, value in reports[-1].items() if key != "exists"}
+    assert finetune_cnn.load(result.checkpoint.path).labels == ["bad", "good"]
+    assert set(result.metrics_dataframe["epoch"]) == {loop.progress.best, 3, 4}  # the others were removed
+    for saved, metrics in result.best_checkpoints:
+        assert load_checkpoint(saved.path).metrics["loss"] == metrics["loss"]
     assert re.search(r"examples/s   at most 0:00:0\d left", log)
     summary = (
         r"s in total, [\d.]+ s of it in training steps, the first step finished after [\d.]+ s, [\d.]+ MB per step"
     )
     assert re.search(summary, log)
 
-    [run] = Path(best).parent.glob("train-*")
     assert (run / "learning-curve.png").read_bytes().startswith(b"\x89PNG")
     [events] = (run / "tensorboard").glob("events.*")
-    assert [step for step, _ in read_scalars(events)["validation/accuracy"]] == [1, 2, 3]
+    assert [step for step, _ in read_scalars(events)["validation/accuracy"]] == [1, 2, 3, 4]
     described = (run / "README.txt").read_text()
     for path in run.iterdir():
         if not path.name.startswith((".", "README")):
@@ -109,40 +167,46 @@ def test_elastic_workers_leave_other_jobs_and_services_their_cpus(
     assert "training with 2 workers on cpu" in messages
 
 
-class WorkersLost(TrainingFailedError):
-    """Loss of a worker, and the error that another one has because of it."""
-
-    def __init__(self) -> None:
-        super().__init__("lost")
-        self.worker_failures = {0: RuntimeError("[gloo] Connection closed"), 1: RuntimeError("killed\nby SIGKILL")}
-
-
 def test_a_run_gives_up_after_failures_without_progress(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train restarts the workers, until the callback ends the run; the error says why a worker failed."""
+    monkeypatch.setattr(monitor, "MAX_FAILURES_WITHOUT_CHECKPOINT", 1)
+    (tmp_path / "train-1").mkdir()
+    (tmp_path / "train-1" / "experiment.yaml").touch()
+    with pytest.raises(TrainingFailed, match=r"lost 2 times without progress: .*'str' object has no attribute"):
+        fit(make_experiment(), ray.put("no corpus"), RunFolder(str(tmp_path), "train-1"), False, RunStatus(time.time()))
+
+
+def test_losses_of_the_controller_are_limited_if_there_is_no_progress(
     embedded_ray: None,
     make_experiment: Callable[..., Experiment],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     messages: list[str],
 ) -> None:
-    """A new checkpoint resets the count; the error names the worker that was lost."""
+    """A new checkpoint resets the count. Ray Train's list of checkpoints is removed: some may not exist any more."""
+    run = RunFolder(str(tmp_path), "train-1")
+    Path(run.path).mkdir()
+    snapshot = Path(run.path, RAY_SNAPSHOT)
+    snapshot.write_text("{}")
     status = RunStatus(time.time())
     attempts = 0
 
-    def lose_workers(trainer: TorchTrainer) -> None:
+    def lose_controller(trainer: TorchTrainer) -> None:
         nonlocal attempts
         attempts += 1
-        status.workers_running.set()
         if attempts in (1, 3):
             status.num_checkpoints += 1
-        raise WorkersLost
+        raise ActorDiedError
 
-    monkeypatch.setattr(TorchTrainer, "fit", lose_workers)
-    with pytest.raises(TrainingFailed, match="lost 4 times without progress: killed by SIGKILL; "):
-        fit(make_experiment(), None, RunFolder(str(tmp_path), "train-1"), False, status)
+    monkeypatch.setattr(TorchTrainer, "fit", lose_controller)
+    with pytest.raises(TrainingFailed, match=r"controller was lost 4 times without progress: .*; repeat the command"):
+        fit(make_experiment(), None, run, False, status)
+    assert not snapshot.exists()
     # The third attempt wrote the last checkpoint, and is the first failure.
     assert attempts == 3 + MAX_FAILURES_WITHOUT_CHECKPOINT
-    assert sum(line.startswith("workers were lost (killed by SIGKILL)") for line in messages) == attempts - 1
-    assert not status.workers_running.is_set()
+    assert sum(line.startswith("workers were lost (") for line in messages) == attempts - 1
 
 
 def test_a_single_worker_trains_the_same_network_with_and_without_a_cluster(

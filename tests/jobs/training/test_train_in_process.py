@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import torch
+from ray.train import UserCallback
 
 from cluster import UsageError
 from cluster.package import REPOSITORY
@@ -87,6 +89,7 @@ def test_interruptions_do_not_change_the_result(toy_csv: Path, tmp_path: Path) -
         "train.metric": "loss",
     }
     with TrainCommand(settings) as command:
+        command.wait_for_line("97 training rows, 11 validation rows, 2 classes")
         command.wait_for_line("epoch   3")
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does
         code, output = command.wait()
@@ -109,6 +112,50 @@ def test_interruptions_do_not_change_the_result(toy_csv: Path, tmp_path: Path) -
     assert checkpoint.metrics["epoch"] == loop.progress.best
     for key, value in weights[loop.progress.best].items():
         assert np.array_equal(checkpoint.weights[key], value), key
+
+
+class SeenReports(UserCallback):
+    """Callback with the epochs it was called with, and whether their checkpoints were readable then."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, bool]] = []
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        is_loaded = load_checkpoint(checkpoint.path).metrics["loss"] == metrics[0]["loss"]
+        self.seen.append((run_context.run_config.name, metrics[0]["epoch"], is_loaded))
+
+
+def test_a_users_callback_sees_every_epoch_and_its_checkpoint(make_experiment: Callable[..., Experiment]) -> None:
+    """Ray Train's local mode calls no callbacks; the run is named as on a cluster."""
+    callback = SeenReports()
+    best = train(make_experiment(), callbacks=[callback])
+    [run] = Path(best).parent.glob("train-*")
+    assert callback.seen == [(run.name, epoch, True) for epoch in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("function", ["build_corpus", "fit_in_process"])
+def test_an_interruption_before_the_first_checkpoint_says_so(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """The command prints the argument."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"jobs.training.train.{function}", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="the same command starts again"):
+        train(make_experiment())
+
+
+def test_an_interruption_after_a_checkpoint_has_no_such_argument(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = SeenReports()
+    monkeypatch.setattr(callback, "after_report", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    experiment = make_experiment(train__epochs=500, train__patience=500)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        train(experiment, callbacks=[callback])
+    assert raised.value.args == ()
 
 
 def test_a_diverging_run_fails_with_the_workers_reason(make_experiment: Callable[..., Experiment]) -> None:
