@@ -22,11 +22,12 @@ Fault = Callable[[str, str], bool | int | None]
 
 @dataclass
 class S3Server:
-    """A running server. endpoint: its URL; requests: (method, path) of all requests so far."""
+    """A running server. endpoint: its URL; requests: (method, path) of all requests so far; bytes_received: by them."""
 
     endpoint: str = ""
     fault: Fault | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    bytes_received: int = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -83,6 +84,7 @@ class _FaultInjector:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.server.requests.append((method, path))
+        self.server.bytes_received += int(environ.get("CONTENT_LENGTH") or 0)
         outcome = self.server.fault(method, path) if self.server.fault else None
         if outcome is None:
             return self.application(environ, start_response)

@@ -5,7 +5,7 @@ The texts come from the user's csv, tsv or jsonl files, or from the docstrings o
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.datasets.stratification import draw_folds, draw_share
 
 MAX_FOLDS = 100
 
@@ -78,8 +79,6 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
         ExperimentError: `data.test` is set.
         DataError: as in `load_dataset`; or `folds` is out of range, or a class has fewer rows than that.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     if not 2 <= folds <= MAX_FOLDS:
         raise DataError(f"--folds {folds}: must be from 2 to {MAX_FOLDS}")
     check_fold_settings(experiment)
@@ -94,9 +93,10 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
             + ("lower --folds" if count > 1 else "add rows with this label, or remove it")
         )
     datasets = []
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=experiment.seed)
-    for train_indices, test_indices in splitter.split(rows.texts, rows.labels):
-        train, test, validation = rows.select(train_indices), rows.select(test_indices), validation_file
+    fold_of_row = draw_folds(rows.labels, folds, experiment.seed)
+    for fold in range(folds):
+        train, test = (rows.select(mask.nonzero()[0]) for mask in (fold_of_row != fold, fold_of_row == fold))
+        validation = validation_file
         if validation is None:
             train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
         labels = _collect_labels(train, validation, test)
@@ -116,8 +116,6 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     Raises:
         DataError: there are too few rows.
     """
-    from sklearn.model_selection import train_test_split
-
     counts = Counter(part.labels)
     divisible = [index for index, label in enumerate(part.labels) if counts[label] > 1]
     if not divisible:
@@ -127,9 +125,9 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
         )
     labels = [part.labels[index] for index in divisible]
     num_drawn, num_labels = math.ceil(share * len(labels)), len(set(labels))
-    drawn = None
+    drawn: Iterable[int] | None = None
     if num_labels <= num_drawn <= len(labels) - num_labels:
-        remaining, drawn = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
+        remaining, drawn = draw_share(labels, share, seed)
         if len({labels[index] for index in remaining}) < num_labels:
             drawn = None
     if drawn is None:

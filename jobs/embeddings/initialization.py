@@ -20,28 +20,54 @@ def initialize_vectors(
     Returns:
         `(words + 2, dimensions)` float32, and twice `(words + 2,)` bool.
     """
-    generator = np.random.default_rng(seed)
     bound = 0.25
+    sources: list[int | None] = [None] * len(words)  # (words,) index of each word's pretrained vector
+    is_exact = np.zeros(len(words), bool)
     if pretrained is not None:
         dimensions = pretrained.matrix.shape[1]
         bound = float(np.sqrt(3 * pretrained.matrix.var(dtype=np.float64)))
-    table = generator.uniform(-bound, bound, (len(words) + 2, dimensions)).astype(np.float32)
-    table[:2] = 0
-    is_pretrained = np.zeros(len(words) + 2, bool)
-    is_case_insensitive_match = np.zeros(len(words) + 2, bool)
+        sources, is_exact = _find_vectors(words, pretrained.words)
+    table = np.zeros((len(words) + 2, dimensions), np.float32)
+    is_pretrained = np.array([False, False, *(source is not None for source in sources)])
     if pretrained is not None:
-        exact: dict[str, int] = {}
-        any_case: dict[str, int] = {}
-        for row, word in enumerate(pretrained.words):
-            exact.setdefault(normalize(word, lowercase=False), row)
-            any_case.setdefault(fold_case(word), row)
-        for number, word in enumerate(words, start=2):
-            source = exact.get(word, any_case.get(fold_case(word)))
-            if source is not None:
-                table[number] = pretrained.matrix[source]
-                is_pretrained[number] = True
-                is_case_insensitive_match[number] = word not in exact
-    return table, is_pretrained, is_case_insensitive_match
+        table[is_pretrained] = pretrained.matrix[[source for source in sources if source is not None]]
+    _draw_rows(table, (~is_pretrained[2:]).nonzero()[0] + 2, bound, seed)
+    return table, is_pretrained, is_pretrained & ~np.concatenate([[False, False], is_exact])
+
+
+def _find_vectors(words: Sequence[str], pretrained_words: Sequence[str]) -> tuple[list[int | None], np.ndarray]:
+    """Return the index of each word among the pretrained words, None if absent, and whether its spelling is the same.
+
+    The first of several spellings counts.
+    """
+    exact: dict[str, int] = {}
+    for index, word in enumerate(pretrained_words):
+        exact.setdefault(normalize(word, lowercase=False), index)
+    sources = [exact.get(word) for word in words]
+    is_exact = np.array([source is not None for source in sources], bool)
+    missing = {fold_case(word) for word, source in zip(words, sources, strict=True) if source is None}
+    any_case: dict[str, int] = {}
+    for index, word in enumerate(pretrained_words if missing else ()):
+        folded = fold_case(word)
+        if folded in missing:
+            any_case.setdefault(folded, index)
+    return [
+        any_case.get(fold_case(word)) if source is None else source for word, source in zip(words, sources, strict=True)
+    ], is_exact
+
+
+def _draw_rows(table: np.ndarray, rows: np.ndarray, bound: float, seed: int) -> None:
+    """Draw rows of a table, `(drawn,)` int64 and ascending, from U(-bound, bound).
+
+    A row does not depend on which others are drawn: the numbers of the others are skipped.
+    """
+    bits = np.random.PCG64(seed)  # that of `default_rng`
+    generator = np.random.Generator(bits)
+    position = 0
+    for run in np.split(rows, (np.diff(rows) != 1).nonzero()[0] + 1) if len(rows) else ():
+        bits.advance(int(run[0] - position) * table.shape[1])  # a number of 64 bits for each drawn number
+        table[run[0] : run[-1] + 1] = generator.uniform(-bound, bound, (len(run), table.shape[1]))
+        position = run[-1] + 1
 
 
 def scale_to_norm(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 It reads word2vec files (binary and text), GloVe and fastText text, fastText models and gensim's KeyedVectors, plain
 or gzipped, at a path or URI, or under a name that gensim's downloader knows. The file is never changed. The vectors
-of a vocabulary are cached in the storage, so that the file is read once.
+of a vocabulary are cached in the storage, so that a large or remote file is read once.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 GENSIM_PREFIX = "gensim:"  # before a name of gensim's downloader
 CACHE_VERSION = 2  # changes with the selection of words
+UNCACHED_BYTES = 64 << 20  # local files up to this size, even if compressed, are read in about a second
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"  # first bytes of such files
 
 
@@ -37,7 +38,7 @@ def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | 
     decomposed Unicode are the same spelling.
 
     Args:
-        cache: folder or URI in which the result is cached, by file and words.
+        cache: folder or URI in which the result of a large or remote file is cached, by file and words.
 
     Raises:
         VectorsError: the file is missing, of another format or broken; names the position.
@@ -45,8 +46,9 @@ def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | 
     name = str(settings.path)
     path = _resolve_path(name)
     try:
+        is_slow = storage.is_uri(path) or Path(path).stat().st_size > UNCACHED_BYTES
         # gensim stores parts of its own files in other files, which the fingerprint does not cover.
-        known = input_files.fingerprint(path) if cache and not settings.allow_pickle else None
+        known = input_files.fingerprint(path) if cache and is_slow and not settings.allow_pickle else None
         cached_path = None
         if cache and known:
             options = [settings.format, settings.unicode_errors, settings.extra_words]

@@ -92,7 +92,7 @@ def decode_word(location: str, raw: bytes, errors: str) -> str:
 
 
 def check_finite(location: str, vector: np.ndarray) -> np.ndarray:
-    """Return the argument; VectorsError if it contains NaN, or numbers beyond the limit."""
+    """Return the argument, one vector or several; VectorsError if it contains NaN, or numbers beyond the limit."""
     if not np.abs(vector).max(initial=0) < MAX_ABSOLUTE_VALUE:  # false for NaN too
         raise VectorsError(f"{location}: the vector contains NaN, or numbers beyond {MAX_ABSOLUTE_VALUE:g}")
     return vector
@@ -186,6 +186,7 @@ def _iter_binary_rows(
     """Yield rows of a binary file whose first bytes after the header are in `buffer`."""
     size = 4 * dimensions
     start = wordless = 0
+    selected: list[tuple[int, str, int]] = []  # rows in the buffer: number, word, start of the vector
     for number in range(1, count + 1):
         end = buffer.find(b" ", start, start + MAX_WORD_BYTES)
         while end < 0 or end + 1 + size > len(buffer):
@@ -193,6 +194,8 @@ def _iter_binary_rows(
                 raise VectorsError(
                     f"{location}, word {number}: is longer than {MAX_WORD_BYTES} bytes; not word2vec binary"
                 )
+            yield from _read_selected(location, buffer, dimensions, selected)
+            selected.clear()
             chunk = stream.read(CHUNK_BYTES)
             if not chunk:
                 raise VectorsError(_format_truncation(location, number - 1, count))
@@ -206,15 +209,27 @@ def _iter_binary_rows(
         if not word:
             wordless += 1
         elif keep(word):
-            vector = np.frombuffer(buffer, "<f4", dimensions, end + 1).astype(np.float32)
-            yield word, check_finite(f"{location}, word {number}", vector)
+            selected.append((number, word, end + 1))
         start = end + 1 + size
+    yield from _read_selected(location, buffer, dimensions, selected)
     if (buffer[start:] + stream.read(CHUNK_BYTES)).strip(b"\n"):
         raise VectorsError(
             f"{location}: holds more than the {count:,} words of {dimensions} dimensions that its first line "
             "announces, or is neither word2vec binary nor word2vec text"
         )
     _log_wordless(location, wordless)
+
+
+def _read_selected(location: str, buffer: bytes, dimensions: int, rows: list[tuple[int, str, int]]) -> Iterator[Row]:
+    """Yield selected rows of a buffer, which are converted and checked together: one by one that takes longer."""
+    content = b"".join([buffer[start : start + 4 * dimensions] for _, _, start in rows])
+    vectors = np.frombuffer(content, "<f4").astype(np.float32, copy=False).reshape(len(rows), dimensions)
+    try:
+        check_finite(location, vectors)
+    except VectorsError:
+        for (number, _, _), vector in zip(rows, vectors, strict=True):
+            check_finite(f"{location}, word {number}", vector)
+    yield from zip([word for _, word, _ in rows], vectors, strict=True)
 
 
 def _format_truncation(location: str, rows: int, count: int) -> str:

@@ -13,13 +13,15 @@
     progress.json          finished epochs, and the position in the unfinished one (only to resume)
 
 Files that do not change in a run are the same files (hard links) in all checkpoints that one process wrote, where the
-file system has links. Nothing is pickled: opening an untrusted checkpoint runs no code. Reading one needs no torch.
+file system has links; an object store copies them itself. So every checkpoint is complete. Nothing is pickled: opening
+an untrusted checkpoint runs no code. Reading one needs no torch.
 """
 
-import json
 import logging
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -38,9 +40,10 @@ from jobs.model.checkpoint_files import (
     parse_yaml,
     read_json,
     read_weights,
-    sha256,
-    split_weights,
+    write_file,
+    write_json,
     write_tensors,
+    write_text,
 )
 from jobs.model.checkpoint_files import CheckpointError as CheckpointError
 
@@ -102,6 +105,7 @@ class TrainingState:
     progress: dict[str, Any]
 
 
+@cache
 def collect_versions() -> dict[str, str]:
     """Return the versions of this project, Python and libraries, for the provenance of a checkpoint."""
     libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
@@ -110,13 +114,16 @@ def collect_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunConstants:
-    """Parts of a checkpoint that do not change in a run.
+    """Parts of a checkpoint that do not change in a run, apart from settings, labels and words.
 
-    initial_vectors: before training. train_texts: digests of the training texts, `(texts,)` uint64; None to leave
-    them out. files: those that hold these parts.
+    initial_vectors: before training. untrained: word vectors that training does not change, by the names of `weights`;
+    `vectors` has only the rows after the trained ones, and is left out if it repeats those of `fixed_vectors`.
+    train_texts: digests of the training texts, `(texts,)` uint64; None to leave them out. files: those that hold
+    these parts.
     """
 
     initial_vectors: InitialVectors
+    untrained: dict[str, np.ndarray]
     train_texts: np.ndarray | None
     files: SharedFiles = field(default_factory=SharedFiles)
 
@@ -132,39 +139,41 @@ def save_checkpoint(
     """Write a checkpoint into an empty folder, the manifest last.
 
     Args:
+        checkpoint: with constants, its weights lack those that `constants.untrained` has.
         optimizer_state, progress: what a resumed run needs.
         initial_vectors: the word vectors before training.
-        constants: instead of initial_vectors; the word vectors that training does not change are shared too.
+        constants: instead of initial_vectors; its files are shared with other checkpoints.
 
     Raises:
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "experiment.yaml").write_text(checkpoint.experiment.to_yaml(), encoding="utf-8")
-    _write_json(folder / "labels.json", checkpoint.labels)
-    _write_json(folder / "vocabulary.json", checkpoint.words)
-    _write_json(folder / "metrics.json", checkpoint.metrics)
-    names, weights, shared = list(MODEL_FILES), checkpoint.weights, {}
+    changing: dict[str, Callable[[Path], None]] = {
+        "weights.safetensors": partial(write_tensors, tensors=checkpoint.weights),
+        "metrics.json": partial(write_json, value=checkpoint.metrics),
+    }
+    if optimizer_state is not None and progress is not None:
+        changing["state.safetensors"] = partial(write_tensors, tensors=optimizer_state)
+        changing["progress.json"] = partial(write_json, value=progress)
+    constant: dict[str, Callable[[Path], None]] = {
+        "experiment.yaml": lambda path: write_text(path, checkpoint.experiment.to_yaml()),
+        "labels.json": partial(write_json, value=checkpoint.labels),
+        "vocabulary.json": partial(write_json, value=checkpoint.words),
+    }
     if constants is not None:
         initial_vectors = constants.initial_vectors
-        weights, shared[UNTRAINED_VECTORS_FILE] = split_weights(weights, len(initial_vectors.vectors))
+        if constants.untrained:
+            constant[UNTRAINED_VECTORS_FILE] = partial(write_tensors, tensors=constants.untrained)
         if constants.train_texts is not None:
-            shared[TRAIN_TEXTS_FILE] = {"digests": constants.train_texts}
+            constant[TRAIN_TEXTS_FILE] = partial(write_tensors, tensors={"digests": constants.train_texts})
     if initial_vectors is not None:
-        shared[INITIAL_VECTORS_FILE] = vars(initial_vectors)
-    write_tensors(folder / "weights.safetensors", weights)
-    if optimizer_state is not None and progress is not None:
-        write_tensors(folder / "state.safetensors", optimizer_state)
-        _write_json(folder / "progress.json", progress)
-        names += ["state.safetensors", "progress.json"]
-    checksums = {name: sha256(folder / name) for name in names}
-    shared_files = constants.files if constants is not None else SharedFiles()
-    checksums |= {name: shared_files.write(folder / name, tensors) for name, tensors in shared.items() if tensors}
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": checksum} for name, checksum in checksums.items()
-    }
+        constant[INITIAL_VECTORS_FILE] = partial(write_tensors, tensors=vars(initial_vectors))
+    files = {}
+    for name, write in (changing | constant).items():
+        write_shared = constants.files.write if constants is not None and name in constant else write_file
+        files[name] = {"sha256": write_shared(folder / name, write), "bytes": (folder / name).stat().st_size}
     version = 2 if UNTRAINED_VECTORS_FILE in files else 1
-    _write_json(folder / "manifest.json", {"format": version, "files": files})
+    write_json(folder / "manifest.json", {"format": version, "files": files})
 
 
 def resolve_checkpoint(path: str) -> str:
@@ -302,10 +311,6 @@ def validate_names(file: str, names: object) -> None:
         raise CheckpointError(f"{file}: is not a list of strings")
     if len(set(names)) != len(names):
         raise CheckpointError(f"{file}: contains duplicates")
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _parse_settings(text: str) -> Experiment:

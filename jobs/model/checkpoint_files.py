@@ -5,9 +5,10 @@ are errors, so that no file can run code or fill the memory.
 """
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,21 +145,6 @@ def parse_yaml(name: str, text: str) -> Any:
         raise ValueError(f"{name}: is not YAML: {error}") from error
 
 
-def split_weights(
-    weights: dict[str, np.ndarray], num_trained_words: int
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the tensors that training changes, and the rows of word vectors that it does not change."""
-    trained, untrained = dict(weights), {}
-    if "fixed_vectors" in weights:
-        untrained["fixed_vectors"] = trained.pop("fixed_vectors")
-    if "vectors" in weights:
-        trained["vectors"], rest = np.split(weights["vectors"], [num_trained_words])
-        fixed = weights.get("fixed_vectors")
-        if len(rest) and (fixed is None or not np.array_equal(rest, fixed[num_trained_words:])):
-            untrained["vectors"] = rest
-    return trained, untrained
-
-
 def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
     """Return the network's tensors, with the word vectors that training did not change.
 
@@ -177,6 +163,20 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
     return weights | untrained
 
 
+def write_file(path: Path, write: Callable[[Path], None]) -> str:
+    """Write a file with a function, and return its SHA-256; OSError if it cannot be written."""
+    write(path)
+    return sha256(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write tensors; OSError if they cannot be written."""
     path.touch()
@@ -189,38 +189,54 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 class SharedFiles:
-    """Files of tensors that do not change in a run: one file (hard link) in all checkpoints that this process writes.
+    """Files that do not change in a run: one file (hard link) in all checkpoints that this process writes.
 
-    A checkpoint is complete all the same, and deleting another one does not matter. Files that another process wrote
-    are not linked: they may be damaged.
+    A checkpoint is complete all the same, and deleting another one does not matter. Trials of a search share files too.
+    Files that another process wrote are not linked: they may be damaged.
     """
 
     def __init__(self) -> None:
         self._checksums: dict[str, str] = {}
-        self._written: set[tuple[int, ...]] = set()
 
-    def write(self, path: Path, tensors: dict[str, np.ndarray]) -> str:
-        """Write a file, or link it to that of another checkpoint in the same run folder, and return its SHA-256.
+    def write(self, path: Path, write: Callable[[Path], None]) -> str:
+        """Write a file, or link it to that of another checkpoint in the same storage, and return its SHA-256.
+
+        Args:
+            write: writes the file, with the same content for each checkpoint of the run.
 
         Raises:
             OSError: it cannot be written.
         """
-        if not self._link(path):
-            write_tensors(path, tensors)
-            self._checksums[path.name] = sha256(path)
-            self._written.add(_identify(path))
-        return self._checksums[path.name]
+        checksum = self._checksums.get(path.name)
+        if checksum is not None and _link(path, checksum):
+            return checksum
+        self._checksums[path.name] = checksum = write_file(path, write)
+        if not _link(path, checksum):
+            _written[_identify(path)] = checksum
+        return checksum
 
-    def _link(self, path: Path) -> bool:
-        """Return whether a file is linked; it is not if there is no other, or if the file system has no links."""
-        for sibling in path.parent.parent.glob(f"epoch-*/{path.name}"):
-            try:
-                if _identify(sibling) in self._written:
-                    os.link(sibling, path)
-                    return True
-            except OSError:
-                continue
-        return False
+
+_written: dict[tuple[int, ...], str] = {}
+"""SHA-256 of the files that this process wrote, by what identifies them."""
+
+
+def _link(path: Path, checksum: str) -> bool:
+    """Make a file a link to that of another checkpoint of the run, or else of another run or trial next to it.
+
+    Returns:
+        False if there is no other, or if the file system has no links.
+    """
+    run = path.parent.parent
+    part = path.with_name(f".{path.name}")
+    for other in itertools.chain(run.glob(f"epoch-*/{path.name}"), run.parent.glob(f"*/epoch-*/{path.name}")):
+        try:
+            if _written.get(_identify(other)) == checksum:
+                os.link(other, part)
+                os.replace(part, path)
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _identify(path: Path) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ checkpoint is never used.
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,15 +20,14 @@ from cluster.durable_files import make_folder, publish_folder, temporary_path
 from cluster.storage import (
     StorageError,
     as_local_folder,
-    copy_folder,
     exists,
     join,
     list_folders,
     local_path,
-    write_bytes,
 )
 from jobs.model.checkpoint import CheckpointError, TrainingState, load_training_state, verify_checksums
 from jobs.model.checkpoint_leases import copy_leases, remove_unleased_folder
+from jobs.model.checkpoint_uploads import upload_checkpoint
 from jobs.training.history import Progress
 
 logger = logging.getLogger(__name__)
@@ -104,7 +102,7 @@ class CheckpointStore:
         try:
             local = local_path(target)
             if local is None:
-                _upload(target, fill)
+                upload_checkpoint(target, fill)
             else:
                 part = temporary_path(local)
                 try:
@@ -132,18 +130,6 @@ class CheckpointStore:
     def has(self, name: str) -> bool:
         """Return whether a checkpoint exists."""
         return exists(join(self.path, name, "manifest.json"))
-
-
-def _upload(target: str, fill: Callable[[Path], None]) -> None:
-    """Write a checkpoint to an object store, the manifest last: an interrupted upload leaves no valid checkpoint."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent, "files")  # files are linked from the folders next to it: not from the temporary folder
-        fill(folder)
-        manifest = folder / "manifest.json"
-        content = manifest.read_bytes()
-        manifest.unlink()
-        copy_folder(str(folder), target)
-        write_bytes(join(target, "manifest.json"), content)
 
 
 def _parse_position(name: str) -> tuple[int, int]:

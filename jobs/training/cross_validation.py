@@ -1,25 +1,25 @@
-"""Cross-validation: one training for each fold, in parallel Ray tasks.
+"""Cross-validation: one training for each fold, in parallel processes of this machine or Ray tasks of a cluster.
 
     finetune-cnn cross-validate experiment.yaml --folds 5
 
-A fold trains in a Ray task, by default on one core, and its best epoch is evaluated on the fold's test part. Results of
-finished folds are saved: the same command trains only the missing ones.
+A fold trains by default on one core, and its best epoch is evaluated on the fold's test part. Results of finished folds
+are saved: the same command trains only the missing ones.
 """
 
 import json
 import logging
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
-from cluster import UsageError, resources
-from cluster.connection import connect
+from cluster import resources
+from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_json, write_text
@@ -34,6 +34,7 @@ from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
+from jobs.training.parallel_tasks import Job, run_in_processes, run_on_ray
 from jobs.training.run_folder import train_settings_key
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,6 @@ logger = logging.getLogger(__name__)
 FOLD_METRICS = ("accuracy", "macro_f1", "loss")
 
 NameType = TypeVar("NameType")
-
-
-class FoldFailed(UsageError):
-    """The training of a fold failed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
     """Train and evaluate every fold, log the results, and return the path of folds.json.
 
     Raises:
-        FoldFailed, and the errors of the settings and of reading data and vectors.
+        TaskFailed, and the errors of the settings and of reading data and vectors.
     """
     for warning in [*check_settings(experiment, {experiment.model.embedding}), *check_fold_settings(experiment)]:
         logger.warning(warning)
@@ -83,9 +80,10 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
         logger.info(note)
     word_vectors = _read_vectors(experiment, datasets[0])
     key = _key(experiment, datasets, word_vectors)
-    with connect():
+    on_this_machine = resolve_address() is None and not ray.is_initialized()
+    with nullcontext() if on_this_machine else connect():
         folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{key}")
-        wait_notice = resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
+        wait_notice = None if on_this_machine else resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
         if wait_notice:
             logger.info(wait_notice)
         with lock_folder(folder):
@@ -157,37 +155,21 @@ def format_table(results: Collection[FoldResult]) -> str:
 def train_in_parallel(
     jobs: Iterable[tuple[NameType, Experiment, Any, Split]], cpus_per_task: int
 ) -> Iterator[tuple[NameType, FoldResult]]:
-    """Run `train_and_evaluate` for each job in a Ray task, and yield each job's name and result as it ends.
+    """Run `train_and_evaluate` for each job, and yield each job's name and result as it ends.
 
-    Jobs are taken from the iterable only when there is room for them, so that few corpora are in memory at a time.
+    If this process is connected to Ray, each job is a task of the cluster, else of a process of this machine. Jobs are
+    taken from the iterable only when there is room for them, so that few corpora are in memory at a time.
 
     Args:
-        jobs: name, experiment, corpus (or Ray's reference to one) and test part.
+        jobs: name, experiment, corpus (on Ray, or a reference to one) and test part.
         cpus_per_task: CPUs that a task takes.
 
     Raises:
-        FoldFailed: a job failed with an error that the user can correct.
+        TaskFailed: a job failed with an error that the user can correct.
     """
-    task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
-    waiting = iter(jobs)
-    capacity = max(1, resources.total_cpus() // cpus_per_task)
-    running: dict[Any, NameType] = {}
-    while True:
-        # One more than the cluster has room for, so that the next is ready when one ends.
-        while len(running) <= capacity and (job := next(waiting, None)) is not None:
-            name, experiment, corpus, test = job
-            reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
-            running[task.remote(experiment, reference, test)] = name
-        if not running:
-            return
-        [ended], _ = ray.wait(list(running))
-        name = running.pop(ended)
-        try:
-            yield name, ray.get(ended)
-        except RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise FoldFailed(f"{name}: {error.cause}") from error
-            raise
+    run = run_on_ray if ray.is_initialized() else run_in_processes
+    waiting: Iterator[Job[NameType]] = ((name, arguments) for name, *arguments in jobs)
+    return run(train_and_evaluate, waiting, cpus_per_task)
 
 
 def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:

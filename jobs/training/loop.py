@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cluster import UsageError
 from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
+from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.lazy_adam import LazyAdam
 from jobs.model.network import Network
 from jobs.training.history import Epoch, EpochProgress, Progress
@@ -74,7 +75,7 @@ class Loop:
         dense, decay = network.dense_parameters(), settings.weight_decay
         biases = [dense.pop(name) for name in ("biases", "output_bias")] if decay else []
         groups = [{"params": dense.values(), "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
-        self.dense_optimizer = torch.optim.AdamW(groups if decay else groups[:1], settings.learning_rate, fused=True)
+        self.dense_optimizer = DenseAdamW(groups if decay else groups[:1], settings.learning_rate)
         self.vectors_optimizer: LazyAdam | None = None
         factor = RAND_LEARNING_RATE_FACTOR if network.settings.embedding == "rand" else 1
         self.vectors_learning_rate = settings.vectors_learning_rate or settings.learning_rate * factor

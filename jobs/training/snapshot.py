@@ -58,7 +58,7 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     state = _to_arrays(gather_optimizer_state(loop)) | {VECTORS_DIGEST: _digest_vectors(loop)} if resumable else None
     position = progress.to_json() if resumable else None
     if loop not in _constants:
-        _constants[loop] = _collect_constants(corpus, static=loop.network.settings.embedding == "static")
+        _constants[loop] = _collect_constants(corpus, loop.network.settings.embedding)
     constants = _constants[loop]
 
     def write(folder: Path) -> None:
@@ -67,22 +67,30 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     return write
 
 
-def _collect_constants(corpus: Corpus, *, static: bool) -> RunConstants:
-    counts = corpus.word_counts()[: 0 if static else None]
+def _collect_constants(corpus: Corpus, embedding: str) -> RunConstants:
+    counts = corpus.word_counts()[: 0 if embedding == "static" else None]
     train_words = slice(len(counts))
     initial = InitialVectors(corpus.vectors[train_words], counts, corpus.pretrained[train_words], corpus.scale)
-    return RunConstants(initial, digest_training_texts(corpus.train.tokens))
+    untrained = {}
+    if embedding in ("static", "multichannel"):
+        untrained["fixed_vectors"] = corpus.vectors
+    elif len(counts) < len(corpus.vectors):
+        untrained["vectors"] = corpus.vectors[len(counts) :]
+    return RunConstants(initial, untrained, digest_training_texts(corpus.train.tokens))
 
 
 def gather_weights(loop: Loop) -> dict[str, Tensor]:
-    """Return a copy of the whole network by checkpoint name, on the CPU; word vectors on the first worker only."""
+    """Return a copy of all tensors that training changes, by their names in a checkpoint, on the CPU.
+
+    `vectors` has the rows of the words of the training texts; only the first worker returns it.
+    """
     network = loop.network
     dense = {name: value.detach() for name, value in network.dense_parameters().items()}
+    weights = {name: loop.group.all_reduce(part).cpu() for name, part in network.to_checkpoint_tensors(dense).items()}
     # Every worker has all word vectors, so one copy is enough.
-    vectors = network.vectors_by_channel() if loop.group.rank == 0 else {}
-    return vectors | {
-        name: loop.group.all_reduce(part).cpu() for name, part in network.to_checkpoint_tensors(dense).items()
-    }
+    if network.vectors is not None and loop.group.rank == 0:
+        weights["vectors"] = network.vectors.detach().to("cpu", copy=True)
+    return weights
 
 
 def gather_optimizer_state(loop: Loop) -> dict[str, Tensor]:

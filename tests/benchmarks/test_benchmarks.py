@@ -44,6 +44,15 @@ def test_training_vectors() -> None:
     assert all(row["words a second"] > 0 for row in metrics["training"])
 
 
+def test_commands(shared_data: Path) -> None:
+    """Every installed side trains on the tickets, and this project predicts with what it wrote."""
+    metrics = run("commands", "--quick", "--rows", "500")
+    sides = {row["side"]: row["seconds"] for row in metrics["training"]}
+    assert {"this project", "hand-written script", "TF-IDF, linear SVC"} <= sides.keys()
+    assert all(seconds > 0 for seconds in sides.values())
+    assert [row["rows"] for row in metrics["prediction"]] == [500]
+
+
 def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: Path) -> None:
     """All four embeddings on TREC; a training in the results file is not repeated."""
     arguments = ("--quick", "--results", str(tmp_path / "results.jsonl"))

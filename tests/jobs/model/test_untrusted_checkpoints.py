@@ -38,7 +38,8 @@ def folder(tmp_path: Path) -> Path:
     vectors = checkpoint.weights["vectors"]
     counts = np.arange(NUM_TRAINED)
     initial = InitialVectors(vectors[:NUM_TRAINED] + 1, counts, counts > 9, np.ones(len(vectors), np.float32))
-    constants = RunConstants(initial, np.arange(3, dtype=np.uint64))
+    constants = RunConstants(initial, {"vectors": vectors[NUM_TRAINED:]}, np.arange(3, dtype=np.uint64))
+    checkpoint = replace(checkpoint, weights=checkpoint.weights | {"vectors": vectors[:NUM_TRAINED]})
     save_checkpoint(tmp_path / "c", checkpoint, {"steps": np.array([1, 1])}, {"epochs": []}, constants=constants)
     return tmp_path / "c"
 

@@ -8,6 +8,7 @@ import pytest
 
 from cluster import durable_files
 from cluster.storage import StorageError
+from jobs.model import checkpoint_uploads
 from jobs.model.checkpoint_leases import is_leased, write_lease
 from jobs.training import checkpoint_store
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 def test_an_object_store_receives_the_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest is last, so an interrupted upload leaves no valid checkpoint."""
     uploads: list[list[str]] = []
-    copy_folder = checkpoint_store.copy_folder
+    copy_folder = checkpoint_uploads.copy_folder
 
     def record_upload(source: str, target: str) -> None:
         uploads.append(sorted(os.listdir(source)))
@@ -143,7 +144,7 @@ def test_an_object_store_receives_the_manifest_last(tmp_path: Path, monkeypatch:
         copy_folder(source, target)
 
     monkeypatch.setattr(checkpoint_store, "local_path", lambda path: None)  # as for an object store
-    monkeypatch.setattr(checkpoint_store, "copy_folder", record_upload)
+    monkeypatch.setattr(checkpoint_uploads, "copy_folder", record_upload)
     checkpoints = CheckpointStore(f"file://{tmp_path}/run")
     checkpoints.write(checkpoint_name(1), small_checkpoint(1, 0, 1), 1)
     assert uploads[0]

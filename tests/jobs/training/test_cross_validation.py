@@ -1,4 +1,4 @@
-"""Cross-validation: results of the best epoch, and on Ray each missing fold trained once."""
+"""Cross-validation: results of the best epoch, and each missing fold trained once, with or without Ray."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from cluster.storage import write_json
 from jobs.config.experiment import Experiment, ExperimentError
@@ -15,16 +16,16 @@ from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import DataError
 from jobs.datasets.tokenizer import tokenize
 from jobs.embeddings.word2vec import VectorsError
-from jobs.training import cross_validation
+from jobs.training import cross_validation, parallel_tasks
 from jobs.training.cross_validation import (
     FOLD_METRICS,
-    FoldFailed,
     FoldResult,
     cross_validate,
     format_table,
     summarize,
     train_and_evaluate,
 )
+from jobs.training.parallel_tasks import TaskFailed
 from tests.support.toy_data import make_test_corpus, make_toy_rows, write_word2vec
 
 
@@ -78,12 +79,12 @@ def test_mean_and_standard_deviation_are_of_a_sample() -> None:
     assert lines[4].startswith("mean (standard deviation)   accuracy 0.6667 (0.2082)")
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_only_missing_folds_are_trained(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved results are used as they are; other vectors of the same file name are another cross-validation."""
+    """Without Ray, in two processes. Saved results are used as they are; other vectors of the same name are new."""
+    monkeypatch.setattr(parallel_tasks, "count_cpus", lambda: 2)
     words = ["great", "lovely", "awful", "dull", "film", "the"]
     path = write_word2vec(tmp_path / "v.bin", words, np.eye(6, 5, dtype=np.float32))
     experiment = make_experiment(model__embedding="non-static", vectors__path=str(path), vectors__dimensions=5)
@@ -158,22 +159,46 @@ def test_a_fold_knows_only_the_words_of_its_training_part(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_error_of_a_fold_names_it(embedded_ray: None, make_experiment: Callable[..., Experiment]) -> None:
-    """The error contains the reason, and no traceback."""
+def test_folds_on_ray_have_the_same_results(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Bit by bit, apart from times. An error contains the reason, and no traceback."""
+    on_ray = read_folds(cross_validate(make_experiment(), 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: False)
+        assert read_folds(cross_validate(make_experiment(storage=str(tmp_path / "here")), 3)) == on_ray
     experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None)
-    with pytest.raises(FoldFailed, match=r"fold \d: epoch 1: the training loss is nan; lower train.learning_rate"):
+    with pytest.raises(TaskFailed, match=r"fold \d: epoch 1: the training loss is nan; lower train.learning_rate"):
         cross_validate(experiment, 2)
 
 
-def test_settings_are_checked_before_ray_starts(
+def read_folds(path: str) -> list[dict[str, object]]:
+    """Return the results of a folds.json without times."""
+    folds = json.loads(Path(path).read_text())["folds"]
+    return [
+        {key: value for key, value in fold.items() if key not in ("seconds", "examples_per_second")} for fold in folds
+    ]
+
+
+def test_the_error_of_a_fold_names_it(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for two processes, folds train in this one, and Ray does not start."""
+    monkeypatch.setattr(parallel_tasks, "count_cpus", lambda: 1)
+    experiment = make_experiment(train__learning_rate=1e30, model__max_norm=None)
+    with pytest.raises(TaskFailed, match=r"fold \d: epoch 1: the training loss is nan; lower train.learning_rate"):
+        cross_validate(experiment, 2)
+
+
+def test_settings_are_checked_first(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     """A test file, a missing column and a missing vectors file are errors; settings without effect are named."""
 
-    def connect() -> None:
-        raise RuntimeError("Ray starts")
+    def fail(*_: object) -> None:
+        raise RuntimeError("folds train")
 
-    monkeypatch.setattr(cross_validation, "connect", connect)
+    monkeypatch.setattr(cross_validation, "train_in_parallel", fail)
     with pytest.raises(ExperimentError, match=r"remove data.test"):
         cross_validate(make_experiment(data__test="test.csv"), 3)
     with pytest.raises(DataError, match=r"has no column 'body'"):
@@ -183,6 +208,8 @@ def test_settings_are_checked_before_ray_starts(
     with pytest.raises(DataError, match=r"--folds 101"):
         cross_validate(make_experiment(), 101)
     messages.clear()
-    with pytest.raises(RuntimeError, match="Ray starts"):
+    with pytest.raises(RuntimeError, match="folds train"):
         cross_validate(make_experiment(train__workers=2), 3)
-    assert [message.split(" in a ")[0] for message in messages] == ["train.workers and train.use_gpu have no effect"]
+    assert [message.split(" in a ")[0] for message in messages[:-1]] == [
+        "train.workers and train.use_gpu have no effect"
+    ]

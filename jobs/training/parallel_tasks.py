@@ -1,0 +1,121 @@
+"""Parallel tasks: a function that is called with many arguments, in processes of this machine or on a Ray cluster."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from cluster import UsageError, resources
+from cluster.machine import count_cpus
+
+NameType = TypeVar("NameType")
+ReturnType = TypeVar("ReturnType")
+
+Job = tuple[NameType, Sequence[Any]]
+"""Name and arguments of a task."""
+
+
+class TaskFailed(UsageError):
+    """A task failed with an error that the user can correct, or its process was killed."""
+
+
+def run_in_processes(
+    function: Callable[..., ReturnType], jobs: Iterable[Job[NameType]], cpus_per_task: int
+) -> Iterator[tuple[NameType, ReturnType]]:
+    """Call a function for each job in a process of this machine, and yield each job's name and result as it ends.
+
+    Jobs are taken from the iterable only when there is room for them. Without room for two tasks, they run in this
+    process. All processes end with this one.
+
+    Raises:
+        TaskFailed: a job failed.
+    """
+    capacity = count_cpus() // cpus_per_task
+    waiting = iter(jobs)
+    if capacity < 2:
+        for name, arguments in waiting:
+            yield name, _call(name, lambda arguments=arguments: function(*arguments))  # type: ignore[misc]
+        return
+    # Forked processes would inherit the locks of torch's threads.
+    spawn = multiprocessing.get_context("spawn")
+    running: dict[Future[ReturnType], NameType] = {}
+    with ProcessPoolExecutor(capacity, mp_context=spawn, initializer=_prepare_process) as pool:
+        try:
+            while True:
+                # One more than there is room for, so that the next is ready when one ends.
+                while len(running) <= capacity and (job := next(waiting, None)) is not None:
+                    running[pool.submit(function, *job[1])] = job[0]
+                if not running:
+                    return
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(ended)
+                    yield name, _call(name, ended.result)
+        finally:
+            if running:  # an error, Ctrl-C, or the caller wants no more
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+
+
+def _call(name: object, function: Callable[[], ReturnType]) -> ReturnType:
+    """Return the value of a function; TaskFailed, with the name of the task, if it fails."""
+    try:
+        return function()
+    except UsageError as error:
+        raise TaskFailed(f"{name}: {error}") from error
+    except BrokenProcessPool as error:
+        raise TaskFailed(f"{name}: its process was killed, perhaps for lack of memory; repeat the command") from error
+
+
+def _prepare_process() -> None:
+    """Leave Ctrl-C to the parent process, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def run_on_ray(
+    function: Callable[..., ReturnType], jobs: Iterable[Job[NameType]], cpus_per_task: int
+) -> Iterator[tuple[NameType, ReturnType]]:
+    """Call a function for each job in a Ray task, as `run_in_processes` does.
+
+    Arguments are put into the object store, unless they are references to objects there.
+
+    Raises:
+        TaskFailed: a job failed with an error that the user can correct.
+    """
+    task = ray.remote(num_cpus=cpus_per_task)(function)
+    waiting = iter(jobs)
+    capacity = max(1, resources.total_cpus() // cpus_per_task)
+    running: dict[Any, NameType] = {}
+    while True:
+        while len(running) <= capacity and (job := next(waiting, None)) is not None:
+            name, arguments = job
+            running[task.remote(*map(_put, arguments))] = name
+        if not running:
+            return
+        [ended], _ = ray.wait(list(running))
+        name = running.pop(ended)
+        try:
+            yield name, ray.get(ended)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise TaskFailed(f"{name}: {error.cause}") from error
+            raise
+
+
+def _put(argument: Any) -> Any:
+    return argument if isinstance(argument, ray.ObjectRef) else ray.put(argument)
