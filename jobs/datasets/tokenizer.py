@@ -1,7 +1,6 @@
 """Tokenizer and vocabulary: texts as tokens, and tokens as ids.
 
-For ASCII there is a compiled twin, `jobs.inference.scoring_kernel.tokenize_ascii`: change both. Other texts are
-tokenized here only.
+Inference uses a compiled twin, `jobs.inference.code_points` and `jobs.inference.tokenizer_kernel`: change both.
 """
 
 import re

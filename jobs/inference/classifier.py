@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
+from jobs.inference import code_points, tokenizer_kernel
 from jobs.inference import scoring_kernel as kernel
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, compute, load_or_compute
 from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
@@ -94,7 +95,8 @@ class Classifier:
             packed.output_bias,
         )
         self._arguments = (*_build_dictionary(checkpoint.words), *self._layers)
-        self.predict_logits([""])  # compiles the kernel, or reads it from the cache
+        for texts in ([""], ["", ""]):  # compiles the kernels, or reads them from the cache
+            self.predict_logits(texts)
 
     @property
     def table_bytes(self) -> int:
@@ -118,19 +120,21 @@ class Classifier:
     def score_texts(self, texts: Sequence[str]) -> ScoringResult:
         """Return the logits of texts, and how many of their tokens are known."""
         logits = np.empty((len(texts), len(self.labels)), np.float32)
+        if len(texts) == 1:
+            return ScoringResult(logits, *self._score_text(texts[0], logits[0]))
+        normalized, classes, offsets, is_left = self._normalize_texts(texts)
+        ids = self._make_ids(np.diff(offsets).max(initial=0))
         num_tokens = num_unknown = start = 0
         while start < len(texts):
-            end = start
-            while end < len(texts) and texts[end].isascii():
-                end += 1
-            if start == end:  # not ASCII: tokenized in Python
-                end += 1
-                tokens, unknown = self._score_tokens(texts[start], logits[start])
-            else:
-                tokens, unknown = self._score_bytes(texts[start:end], logits[start:end])
+            scored, tokens, unknown = kernel.score_texts(
+                normalized, classes, offsets[start:], is_left[start:], *self._arguments, ids, logits[start:]
+            )
+            start += scored
+            if start < len(texts):
+                more_tokens, more_unknown = self._score_tokens(texts[start], logits[start])
+                tokens, unknown, start = tokens + more_tokens, unknown + more_unknown, start + 1
             num_tokens += tokens
             num_unknown += unknown
-            start = end
         return ScoringResult(logits, num_tokens, num_unknown)
 
     def encode_tokens(self, tokens: Sequence[str]) -> np.ndarray:
@@ -146,34 +150,37 @@ class Classifier:
             projected[~in_table] = self._vectors[ids[~in_table]] @ self.weights.projection
         return projected
 
-    def _score_bytes(self, texts: Sequence[str], logits: np.ndarray) -> tuple[int, int]:
-        """Write the logits of texts in ASCII; return their numbers of tokens and unknown tokens."""
-        text = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
-        offsets = np.zeros(len(texts) + 1, np.int64)
-        if len(texts) == 1:
-            offsets[1] = len(text)
+    def _score_text(self, text: str, logits: np.ndarray) -> tuple[int, int]:
+        """Write the logits of a text; return its numbers of tokens and unknown tokens."""
+        encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        sums, features = np.empty((2, len(self.weights.biases)), np.float32)
+        scratch = (self._make_ids(len(encoded)), sums, features)
+        lowercase, size = self.text_settings.lowercase, len(encoded)
+        if text.isascii():
+            counts = kernel.score_ascii_text(encoded, 0, size, lowercase, *self._arguments, *scratch, logits)
         else:
-            np.cumsum([len(text) for text in texts], out=offsets[1:])
-        ids = np.empty(min(self.text_settings.max_tokens, len(text) + 1), np.int64)
-        num_tokens = num_unknown = start = 0
-        while start < len(texts):
-            scored, tokens, unknown = kernel.score_ascii_texts(
-                text,
-                offsets[start:],
-                self.text_settings.lowercase,
-                *self._arguments,
-                ids,
-                logits[start:],
-            )
-            start += scored
-            num_tokens += tokens
-            num_unknown += unknown
-            if start < len(texts):  # a word is not in the table
-                tokens, unknown = self._score_tokens(texts[start], logits[start])
-                num_tokens += tokens
-                num_unknown += unknown
-                start += 1
-        return num_tokens, num_unknown
+            tables = code_points.make_tables(lowercase)
+            counts = kernel.score_utf8_text(encoded, 0, size, *tables, *self._arguments, *scratch, logits)
+        return self._score_tokens(text, logits) if counts[0] < 0 else counts
+
+    def _normalize_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return normalized texts as `kernel.score_texts` reads them: bytes, classes, offsets and is_left."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        joined = np.frombuffer(b"".join(encoded), np.uint8)
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+        lowercase, is_left = self.text_settings.lowercase, np.zeros(len(texts), bool)
+        normalized, classes = np.empty((2, 2 * len(joined)), np.uint8)
+        if len(joined) == sum(map(len, texts)):  # all in ASCII
+            tokenizer_kernel.normalize_ascii(joined, 0, len(joined), lowercase, normalized, classes)
+            return normalized, classes, offsets, is_left
+        tables, ends = code_points.make_tables(lowercase), np.empty_like(offsets)
+        code_points.normalize_texts(joined, offsets, *tables, normalized, classes, ends, is_left)
+        return normalized, classes, ends, is_left
+
+    def _make_ids(self, num_bytes: int) -> np.ndarray:
+        """Return room for the word ids of a text of some bytes."""
+        return np.empty(min(self.text_settings.max_tokens, num_bytes + 1), np.int64)
 
     def _score_tokens(self, text: str, logits: np.ndarray) -> tuple[int, int]:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
@@ -187,15 +194,14 @@ class Classifier:
 
 
 def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the kernel's vocabulary: word_bytes, word_offsets, and slots and hashes of the words in ASCII."""
+    """Return the kernel's vocabulary: word_bytes, word_offsets, slots and hashes."""
     encoded = [word.encode() for word in words]
     word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
     word_offsets = np.zeros(len(words) + 1, np.int64)
     np.cumsum([len(word) for word in encoded], out=word_offsets[1:])
     size = 1 << (2 * len(words) + 1).bit_length()  # at most half full
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
-    is_ascii = np.array([word.isascii() for word in words], bool)
-    kernel.build_hash_table(word_bytes, word_offsets, is_ascii, slots, hashes)
+    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
     return word_bytes, word_offsets, slots, hashes
 
 

@@ -1,7 +1,7 @@
 """Compiled scoring of texts, from bytes to logits: tokens, word ids, table look-ups, shifted sums, a maximum over time.
 
-Texts in ASCII are tokenized here exactly as by `jobs.datasets.tokenizer.tokenize`; other texts arrive as word ids. The
-convolution of training is in `jobs.model.convolution`, with its kernels in `jobs.model.kernels`.
+A text arrives in UTF-8, normalized by `jobs.inference.code_points`, or as word ids. `jobs.model.convolution` trains,
+with its kernels in `jobs.model.kernels`.
 
 Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last
 filter_counts[p]. A row of the projection table belongs to a word: for each window position, its products with the
@@ -14,167 +14,24 @@ Drawn in docs/assets/filter-layout.svg.
     output       (classes * filters,) float32, class after class
     output_bias  (classes,) float32
 
-Layout of the vocabulary. Word i has the id i + 2.
-
-    word_bytes    (bytes,) uint8, all words, one after the other
-    word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
-    slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
-                  power of two
-    hashes        (size,) uint64, FNV-1a hash of the word in each slot
+The layout of the vocabulary is in `jobs.inference.tokenizer_kernel`.
 """
 
 import numpy as np
 
+from jobs.inference import code_points, tokenizer_kernel
+from jobs.inference.code_points import normalize_text
 from jobs.inference.prefetch import prefetch
+from jobs.inference.tokenizer_kernel import MAX_PUNCTUATION_RUN as MAX_PUNCTUATION_RUN
+from jobs.inference.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.model.compilation import compiled
 
 Array = np.ndarray
 
 # Those of `jobs.datasets.tokenizer`; numba would not notice a change in another file.
 PADDING, UNKNOWN = 0, 1
-MAX_PUNCTUATION_RUN = 3
 
-# Classes of bytes in the tokenizer; white space is what \s matches in Python.
-_PUNCTUATION, _WORD, _SPACE = 0, 1, 2
-_BYTE_CLASS = np.zeros(256, np.uint8)
-for _byte in range(128):
-    if chr(_byte).isalnum() or chr(_byte) == "_":
-        _BYTE_CLASS[_byte] = _WORD
-    elif chr(_byte).isspace():
-        _BYTE_CLASS[_byte] = _SPACE
-# What each byte is looked up as, with and without case.
-_CASED = np.arange(256, dtype=np.uint8)
-_LOWERCASED = np.where((_CASED >= 65) & (_CASED <= 90), _CASED + 32, _CASED).astype(np.uint8)
-_QUOTE = ord("'")
 _CACHE_LINE = 16  # float32 values that a processor fetches together
-_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
-
-
-@compiled()
-def _is_word_end(text: Array, index: int, end: int) -> bool:
-    return index >= end or _BYTE_CLASS[text[index]] != _WORD
-
-
-@compiled()
-def _lowercase_byte(text: Array, index: int, end: int) -> np.uint8:
-    """Return the byte at an index in lower case, 0 beyond the end."""
-    return _LOWERCASED[text[index]] if index < end else np.uint8(0)
-
-
-@compiled()
-def _is_negation_rest(text: Array, index: int, end: int) -> bool:
-    """Return whether 't, the rest of n't, is at an index, and the word ends after it."""
-    return (
-        index < end
-        and text[index] == _QUOTE
-        and _lowercase_byte(text, index + 1, end) == 116
-        and _is_word_end(text, index + 2, end)
-    )
-
-
-@compiled()
-def _find_punctuation_end(text: Array, start: int, end: int) -> int:
-    """Return the end of the token that starts with a punctuation mark: a clitic, or a run of one mark."""
-    if text[start] == _QUOTE:
-        first, second = _lowercase_byte(text, start + 1, end), _lowercase_byte(text, start + 2, end)
-        if (first == 115 or first == 109 or first == 100) and _is_word_end(text, start + 2, end):  # s m d
-            return start + 2
-        is_two_letter_clitic = ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108)
-        if is_two_letter_clitic and _is_word_end(text, start + 3, end):  # re ve ll
-            return start + 3
-    token_end = start + 1
-    while token_end < end and text[token_end] == text[start]:
-        token_end += 1
-    return token_end
-
-
-@compiled()
-def _hash(text: Array, start: int, end: int, case: Array) -> np.uint64:
-    key = _FNV_START
-    for index in range(start, end):
-        key = (key ^ np.uint64(case[text[index]])) * _FNV_PRIME
-    return key
-
-
-@compiled()
-def _look_up_word(
-    text: Array, start: int, end: int, key: np.uint64, case: Array, word_bytes: Array, word_offsets: Array,
-    slots: Array, hashes: Array,
-) -> int:  # fmt: skip
-    """Return the id of the word at an index of a text, whose hash is `key`."""
-    mask = np.uint64(len(slots) - 1)
-    slot = key & mask
-    while slots[slot] >= 0:
-        word: int = slots[slot]
-        first = word_offsets[word]
-        if hashes[slot] == key and word_offsets[word + 1] - first == end - start:
-            index = 0
-            while index < end - start and word_bytes[first + index] == case[text[start + index]]:
-                index += 1
-            if index == end - start:
-                return word + 2
-        slot = (slot + np.uint64(1)) & mask
-    return UNKNOWN
-
-
-@compiled()
-def build_hash_table(word_bytes: Array, word_offsets: Array, included: Array, slots: Array, hashes: Array) -> None:
-    """Fill the hash table of a vocabulary; see the layout above.
-
-    Args:
-        included: `(words,)` bool, the words to put into the table.
-        slots: all -1, at least twice as many as words.
-    """
-    mask = np.uint64(len(slots) - 1)
-    for word in range(len(word_offsets) - 1):
-        if not included[word]:
-            continue
-        key = _hash(word_bytes, word_offsets[word], word_offsets[word + 1], _CASED)
-        slot = key & mask
-        while slots[slot] >= 0:
-            slot = (slot + np.uint64(1)) & mask
-        slots[slot] = word
-        hashes[slot] = key
-
-
-@compiled()
-def tokenize_ascii(
-    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, ids: Array,
-) -> int:  # fmt: skip
-    """Write the word ids of a text's tokens into `ids`, as many as fit; return their number."""
-    case = _LOWERCASED if lowercase else _CASED
-    count = 0
-    index = start
-    while index < end and count < len(ids):
-        byte_class = _BYTE_CLASS[text[index]]
-        if byte_class == _SPACE:
-            index += 1
-            continue
-        if byte_class == _WORD:  # hashed while its end is searched, also without its last letter
-            key = previous_key = _FNV_START
-            token_end = index
-            while not _is_word_end(text, token_end, end):
-                previous_key = key
-                key = (key ^ np.uint64(case[text[token_end]])) * _FNV_PRIME
-                token_end += 1
-            # n't: what precedes it is a token of its own.
-            if _lowercase_byte(text, token_end - 1, end) == 110 and _is_negation_rest(text, token_end, end):
-                if token_end - 1 > index:
-                    token_end -= 1
-                    key = previous_key
-                else:
-                    token_end += 2
-                    key = _hash(text, index, token_end, case)
-            key_end = token_end
-        else:
-            token_end = _find_punctuation_end(text, index, end)
-            key_end = min(token_end, index + MAX_PUNCTUATION_RUN)
-            key = _hash(text, index, key_end, case)
-        ids[count] = _look_up_word(text, index, key_end, key, case, word_bytes, word_offsets, slots, hashes)
-        count += 1
-        index = token_end
-    return count
 
 
 @compiled()
@@ -249,21 +106,21 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
         scores[label] = value + output_bias[label]
 
 
-@compiled()
-def score_ascii_text(
-    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
+@compiled(calls=[tokenizer_kernel])
+def score_text(
+    text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
     output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
 ) -> tuple[int, int]:  # fmt: skip
-    """Write the logits of one text in ASCII, `(classes,)` float32; return its numbers of tokens and unknown tokens.
+    """Write the logits of one normalized text, `(classes,)` float32; return its numbers of tokens and unknown tokens.
 
     If the table lacks a word, the number of tokens is -1 and nothing is written.
 
     Args:
-        text: uint8; the text has the bytes from start to end.
+        text, classes: uint8, as `code_points.normalize_text` writes them; the text has the bytes from start to end.
         ids: scratch, int64, as long as the text may be in tokens; sums, features: scratch, `(filters,)` float32 each.
     """
-    num_tokens = tokenize_ascii(text, start, end, lowercase, word_bytes, word_offsets, slots, hashes, ids)
+    num_tokens = tokenize(text, classes, start, end, word_bytes, word_offsets, slots, hashes, ids)
     count = num_tokens
     if count == 0:  # the empty text is one word of padding
         ids[0] = PADDING
@@ -279,16 +136,53 @@ def score_ascii_text(
     return num_tokens, num_unknown
 
 
-@compiled()
-def score_ascii_texts(
-    text: Array, offsets: Array, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array,
-    table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array, output: Array,
-    output_bias: Array, ids: Array, scores: Array,
+@compiled(calls=[tokenizer_kernel])
+def score_ascii_text(
+    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
+    output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
+) -> tuple[int, int]:  # fmt: skip
+    """As `score_text`, of a text in ASCII that is not normalized."""
+    normalized, classes = np.empty(end - start, np.uint8), np.empty(end - start, np.uint8)
+    length = normalize_ascii(text, start, end, lowercase, normalized, classes)
+    return score_text(
+        normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, table, num_columns, filter_counts,
+        column_offsets, biases, output, output_bias, ids, sums, features, scores,
+    )  # fmt: skip
+
+
+@compiled(calls=[code_points, tokenizer_kernel])
+def score_utf8_text(
+    text: Array, start: int, end: int, entries: Array, compositions: Array, word_bytes: Array, word_offsets: Array,
+    slots: Array, hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
+    biases: Array, output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
+) -> tuple[int, int]:  # fmt: skip
+    """As `score_text`, of a text that is not normalized; the number of tokens is also -1 if Python must normalize it.
+
+    entries, compositions: see `code_points.normalize_text`.
+    """
+    normalized, classes = np.empty(2 * (end - start), np.uint8), np.empty(2 * (end - start), np.uint8)
+    length = normalize_text(text, start, end, entries, compositions, normalized, classes, 0)
+    if length < 0:
+        return -1, 0
+    return score_text(
+        normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, table, num_columns, filter_counts,
+        column_offsets, biases, output, output_bias, ids, sums, features, scores,
+    )  # fmt: skip
+
+
+@compiled(calls=[tokenizer_kernel])
+def score_texts(
+    text: Array, classes: Array, offsets: Array, is_left: Array, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
+    output: Array, output_bias: Array, ids: Array, scores: Array,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Write the logits of texts in ASCII, `(texts, classes)` float32; stop at a text with a word not in the table.
+    """Write the logits of normalized texts, `(texts, classes)` float32; stop at one that is left to Python.
+
+    That is a text with a word that is not in the table, or for which `is_left` is true.
 
     Args:
-        text: uint8, all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
+        text, classes: all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
         ids: scratch, int64, as long as the longest text may be in tokens.
 
     Returns:
@@ -297,8 +191,10 @@ def score_ascii_texts(
     sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
     num_tokens = num_unknown = 0
     for index in range(len(offsets) - 1):
-        tokens, unknown = score_ascii_text(
-            text, offsets[index], offsets[index + 1], lowercase, word_bytes, word_offsets, slots, hashes,
+        if is_left[index]:
+            return index, num_tokens, num_unknown
+        tokens, unknown = score_text(
+            text, classes, offsets[index], offsets[index + 1], word_bytes, word_offsets, slots, hashes,
             table, num_columns, filter_counts, column_offsets, biases, output, output_bias,
             ids, sums, features, scores[index],
         )  # fmt: skip

@@ -4,12 +4,15 @@ A kernel is compiled for this processor when it is first called with arguments o
 in the `__pycache__` next to the kernel's file, in NUMBA_CACHE_DIR if that is set, or in the user's cache where the
 folder cannot be written. So one process on a machine compiles, and the others read.
 
-numba notices a change of the kernel's own file, not of other files, this one included. So a kernel calls only kernels
-of its own file, and constants of other files are copied (tests compare them). The one exception is the entry of
-`serving.web.compiled_scorer`: a digest of the other files is in its closure, of which numba notices a change too.
+numba notices a change of the kernel's own file, not of other files, this one included. So constants of other files are
+copied (tests compare them), and a kernel that calls kernels of another file names it. `serving.web.compiled_scorer` does this
+in its own way: a digest of the other files is in its closure, of which numba notices a change too.
 """
 
-from collections.abc import Callable
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import TypeVar, cast
 
 from numba import njit
@@ -17,14 +20,23 @@ from numba import njit
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def compiled(*, fastmath: bool | set[str] = False) -> Callable[[Function], Function]:
+def compiled(*, fastmath: bool | set[str] = False, calls: Iterable[ModuleType] = ()) -> Callable[[Function], Function]:
     """Return a decorator that compiles a function and leaves its type as it is.
 
     Args:
         fastmath: LLVM's floating-point optimizations, all of them or some by name.
+        calls: other modules whose kernels the function calls; it is compiled again when their files change.
     """
 
     def compile_function(function: Function) -> Function:
-        return cast(Function, njit(function, cache=True, nogil=True, error_model="numpy", fastmath=fastmath))
+        kernel = njit(function, cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
+        if calls:  # numba has no public option for this
+            cache_file = kernel._cache._cache_file
+            cache_file._source_stamp = (cache_file._source_stamp, *map(_digest_source, calls))
+        return cast(Function, kernel)
 
     return compile_function
+
+
+def _digest_source(module: ModuleType) -> str:
+    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()

@@ -92,24 +92,22 @@ class _MaxOverTime(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        from scipy.sparse import csr_array
+
         from jobs.model import kernels
 
         vectors, filters = ctx.saved_tensors
-        sparse = kernels.max_over_windows_backward(
+        indptr, indices, values = kernels.max_over_windows_backward(
             gradient.T.contiguous().numpy(), np.ascontiguousarray(ctx.argmax.T), *ctx.texts
         )
+        sparse = csr_array((values, indices, indptr), shape=(len(filters), len(vectors)))
         trained_gradient = filters_gradient = None
         if ctx.needs_input_grad[1]:
-            trained_gradient = vectors.new_empty(len(vectors), vectors.shape[1] - ctx.num_fixed_columns)
-            trained_columns = filters[:, ctx.num_fixed_columns :].numpy()
-            kernels.multiply_csr(
-                *kernels.transpose_csr(*sparse, len(vectors)), trained_columns, trained_gradient.numpy()
-            )
+            trained_gradient = torch.from_numpy(sparse.T @ filters[:, ctx.num_fixed_columns :].numpy())
             if ctx.on_trained_gradient is not None:
                 ctx.on_trained_gradient(trained_gradient)
         if ctx.needs_input_grad[2]:
-            filters_gradient = torch.empty_like(filters)
-            kernels.multiply_csr(*sparse, vectors.numpy(), filters_gradient.numpy())
+            filters_gradient = torch.from_numpy(sparse @ vectors.numpy())
         return None, trained_gradient, filters_gradient, None, None, None, None
 
 

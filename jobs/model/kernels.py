@@ -1,8 +1,8 @@
-"""Compiled kernels of training on a CPU: fused loops that no library offers.
+"""Compiled kernels of training on a CPU: loops that no library has, or has at the same speed.
 
 `jobs.model.convolution` calls them on a CPU; on a GPU it uses torch's operations. Serving has a kernel of its own,
 `jobs.inference.scoring_kernel`. The kernels take and return numpy arrays and import neither torch nor Ray.
-`python benchmarks/training.py` measures them.
+`python benchmarks/training.py` measures them, `python benchmarks/kernels.py` compares them with libraries.
 
 Layouts:
     batch           token_indices `(tokens,)` int32, offsets `(texts + 1,)` int64: drawn in `jobs.model.batches`
@@ -156,44 +156,6 @@ def max_over_windows_backward(
         feature += maps
     indptr[num_filter_rows] = size
     return indptr, indices[:size], values[:size]
-
-
-@compiled()
-def transpose_csr(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, num_columns: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a sparse matrix transposed: indptr `(num_columns + 1,)`, indices and values."""
-    column_offsets = np.zeros(num_columns + 1, np.int64)
-    for column in indices:
-        column_offsets[column + 1] += 1
-    for column in range(num_columns):
-        column_offsets[column + 1] += column_offsets[column]
-    next_index = column_offsets.copy()
-    rows = np.empty_like(indices)
-    transposed = np.empty_like(values)
-    for row in range(len(indptr) - 1):
-        for source in range(indptr[row], indptr[row + 1]):
-            target = next_index[indices[source]]
-            next_index[indices[source]] = target + 1
-            rows[target] = row
-            transposed[target] = values[source]
-    return column_offsets, rows, transposed
-
-
-@compiled()
-def multiply_csr(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, matrix: np.ndarray, out: np.ndarray
-) -> None:
-    """Write the product of a sparse matrix and a matrix, `(columns, n)`, into `out`, `(rows, n)`."""
-    for row in range(len(indptr) - 1):
-        target = out[row]
-        for column in range(len(target)):
-            target[column] = 0
-        for index in range(indptr[row], indptr[row + 1]):
-            value = values[index]
-            term = matrix[indices[index]]
-            for column in range(len(target)):
-                target[column] += value * term[column]
 
 
 @compiled()

@@ -126,6 +126,26 @@ def test_inference(shared_data: Path) -> None:
     assert len(metrics["cold"]) == 3
 
 
+def test_kernels(tmp_path: Path) -> None:
+    """Every side computes from the same inputs; scipy's products are equal to the last bit."""
+    metrics = run("kernels", "--quick", "--data", str(tmp_path / "nothing"))
+    for name in ("mr", "imdb"):
+        ours, transposed, with_torch = metrics[f"products, {name}"]
+        assert (ours["epoch, x ours"], ours["difference"], transposed["difference"]) == (1, 0, 0)
+        assert 0 < with_torch["difference"] < 1e-6
+        ours, copies, sparse_adam, *dense = metrics[f"adam, {name}"]
+        assert (ours["epoch, x ours"], ours["difference"]) == (1, 0)
+        assert 0 < copies["difference"] < 1e-5 < sparse_adam["difference"]
+        assert [row["side"] for row in dense] == ["Adam, fused", "Adam, foreach"]
+
+
+def test_the_prefetch_instruction_is_measured(shared_data: Path) -> None:
+    """A kernel without the instruction is another one."""
+    ours, without = run("kernels", "--quick")["prefetch"]
+    assert (ours["x ours, 1"], ours["x ours, 256"]) == (1, 1)
+    assert 0 < without["x ours, 256"] != 1
+
+
 def test_chaos() -> None:
     """A run whose worker and controller are killed has the result of an undisturbed run and loses no checkpoint.
 

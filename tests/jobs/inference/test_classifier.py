@@ -59,6 +59,22 @@ def test_lists_may_mix_all_kinds_of_texts() -> None:
     assert (scored.num_tokens, scored.num_unknown) == (15, 7)
 
 
+def test_texts_that_python_normalizes_have_the_scores_of_their_composed_form() -> None:
+    """Alone and in lists, with and without a table."""
+    checkpoint = checkpoint_of("rand")
+    checkpoint.words[7:9] = ["café", "naïve"]
+    some = ["cafe\u0301 word1", "word2", "nai\u0308ve", "", "\ud800 word3", "\U00020000 na\u00efve"]
+    composed = ["café word1", "word2", "naïve", "", "? word3", "? naïve"]
+    expected = Classifier(checkpoint).score_texts(composed)
+    for table_bytes in (0, 1 << 20):
+        classifier = Classifier(checkpoint, table_bytes)
+        scored = classifier.score_texts(some)
+        np.testing.assert_allclose(scored.logits, expected.logits, atol=1e-5)
+        assert scored[1:] == expected[1:]
+        for text, logits in zip(some, expected.logits, strict=True):
+            np.testing.assert_allclose(classifier.predict_logits([text]), logits[None], atol=1e-5)
+
+
 def test_words_that_are_not_ascii_are_known() -> None:
     """A word with an accent has its own vector, not that of the unknown word."""
     checkpoint = checkpoint_of("rand")

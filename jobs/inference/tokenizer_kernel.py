@@ -1,0 +1,209 @@
+"""Compiled tokenizer: from a normalized text to word ids, exactly as `jobs.datasets.tokenizer.tokenize`.
+
+A text is UTF-8, with a class for each byte, that of its code point. `jobs.inference.code_points` writes both.
+
+Layout of the vocabulary. Word i has the id i + 2.
+
+    word_bytes    (bytes,) uint8, all words, one after the other
+    word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
+    slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
+                  power of two
+    hashes        (size,) uint64, FNV-1a hash of the word in each slot
+"""
+
+import numpy as np
+
+from jobs.model.compilation import compiled
+
+Array = np.ndarray
+
+# Those of `jobs.datasets.tokenizer` and, below, of `jobs.inference.code_points`; numba would not notice a change in
+# another file.
+UNKNOWN, MAX_PUNCTUATION_RUN = 1, 3
+# White space is what \s matches in Python.
+PUNCTUATION, SPACE, JOINER, WORD, MARK = range(5)
+_ASCII_CLASS = np.zeros(256, np.uint8)
+for _byte in range(128):
+    if chr(_byte).isalnum() or chr(_byte) == "_":
+        _ASCII_CLASS[_byte] = WORD
+    elif chr(_byte).isspace():
+        _ASCII_CLASS[_byte] = SPACE
+_LOWERCASED = np.array([byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)], np.uint8)
+_QUOTE, _N, _T = (ord(letter) for letter in "'nt")
+_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
+
+
+@compiled()
+def normalize_ascii(text: Array, start: int, end: int, lowercase: bool, normalized: Array, classes: Array) -> int:
+    """Write a text in ASCII as `code_points.normalize_text`; return its length."""
+    for index in range(start, end):
+        byte = text[index]
+        normalized[index - start] = _LOWERCASED[byte] if lowercase else byte
+        classes[index - start] = _ASCII_CLASS[byte]
+    return end - start
+
+
+@compiled()
+def _is_word_end(classes: Array, index: int, end: int) -> bool:
+    return index >= end or classes[index] < WORD
+
+
+@compiled()
+def _lowercase_byte(text: Array, index: int, end: int) -> np.uint8:
+    """Return the byte at an index in lower case, 0 beyond the end."""
+    return _LOWERCASED[text[index]] if index < end else np.uint8(0)
+
+
+@compiled()
+def _is_negation_rest(text: Array, classes: Array, index: int, end: int) -> bool:
+    """Return whether 't, the rest of n't, is at an index, and the word ends after it."""
+    return (
+        index < end
+        and text[index] == _QUOTE
+        and _lowercase_byte(text, index + 1, end) == _T
+        and _is_word_end(classes, index + 2, end)
+    )
+
+
+@compiled()
+def _skip_joiners(classes: Array, index: int, end: int) -> int:
+    while index < end and classes[index] == JOINER:
+        index += 1
+    return index
+
+
+@compiled()
+def _find_joined_word_end(text: Array, classes: Array, index: int, start: int, end: int) -> int:
+    """Return the end of a word, or of what precedes its n't; index: a joiner that follows its first letters."""
+    while not _is_word_end(classes, _skip_joiners(classes, index, end), end):  # joiners are inside the word
+        joiners, index = index, _skip_joiners(classes, index, end)
+        letters = index
+        while not _is_word_end(classes, index, end):
+            index += 1
+        if _lowercase_byte(text, index - 1, end) == _N and _is_negation_rest(text, classes, index, end):
+            # Without n the word may end with joiners only after a mark.
+            return index - 1 if index - 1 > letters or classes[joiners - 1] == MARK else index
+    return _skip_joiners(classes, index, end) if classes[index - 1] == MARK else index
+
+
+@compiled()
+def _character_size(byte: int) -> int:
+    """Return the number of bytes of a character in UTF-8, given by its first byte."""
+    return 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+
+
+@compiled()
+def _find_punctuation_end(text: Array, classes: Array, start: int, end: int) -> tuple[int, int]:
+    """Return the end of the token that starts at an index, and that of its part that is looked up.
+
+    The token is a clitic, a run of one punctuation mark, or a run of combining marks without a letter.
+    """
+    if text[start] == _QUOTE:
+        first, second = _lowercase_byte(text, start + 1, end), _lowercase_byte(text, start + 2, end)
+        if (first == 115 or first == 109 or first == 100) and _is_word_end(classes, start + 2, end):  # s m d
+            return start + 2, start + 2
+        is_two_letter_clitic = ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108)
+        if is_two_letter_clitic and _is_word_end(classes, start + 3, end):  # re ve ll
+            return start + 3, start + 3
+    token_end = key_end = start
+    length = 0
+    while token_end < end:
+        size = _character_size(text[token_end])
+        if classes[start] == MARK:
+            if classes[token_end] != MARK:
+                break
+        else:
+            if token_end + size > end or size != _character_size(text[start]):
+                break
+            same = 0
+            while same < size and text[token_end + same] == text[start + same]:
+                same += 1
+            if same < size:
+                break
+        token_end += size
+        length += 1
+        if length <= MAX_PUNCTUATION_RUN:
+            key_end = token_end
+    return token_end, key_end
+
+
+@compiled()
+def _hash(text: Array, start: int, end: int) -> np.uint64:
+    key = _FNV_START
+    for index in range(start, end):
+        key = (key ^ np.uint64(text[index])) * _FNV_PRIME
+    return key
+
+
+@compiled()
+def _look_up_word(
+    text: Array, start: int, end: int, key: np.uint64, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array,
+) -> int:  # fmt: skip
+    """Return the id of the word at an index of a text, whose hash is `key`."""
+    mask = np.uint64(len(slots) - 1)
+    slot = key & mask
+    while slots[slot] >= 0:
+        word: int = slots[slot]
+        first = word_offsets[word]
+        if hashes[slot] == key and word_offsets[word + 1] - first == end - start:
+            index = 0
+            while index < end - start and word_bytes[first + index] == text[start + index]:
+                index += 1
+            if index == end - start:
+                return word + 2
+        slot = (slot + np.uint64(1)) & mask
+    return UNKNOWN
+
+
+@compiled()
+def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array) -> None:
+    """Fill the hash table of a vocabulary; see the layout above. slots: all -1, at least twice as many as words."""
+    mask = np.uint64(len(slots) - 1)
+    for word in range(len(word_offsets) - 1):
+        key = _hash(word_bytes, word_offsets[word], word_offsets[word + 1])
+        slot = key & mask
+        while slots[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = word
+        hashes[slot] = key
+
+
+@compiled()
+def tokenize(
+    text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
+    hashes: Array, ids: Array,
+) -> int:  # fmt: skip
+    """Write the word ids of a normalized text's tokens into `ids`, as many as fit; return their number."""
+    count = 0
+    index = start
+    while index < end and count < len(ids):
+        if classes[index] == SPACE:
+            index += 1
+            continue
+        if classes[index] == WORD:  # hashed while its end is searched, also without its last letter
+            key = previous_key = _FNV_START
+            token_end = index
+            while not _is_word_end(classes, token_end, end):
+                previous_key = key
+                key = (key ^ np.uint64(text[token_end])) * _FNV_PRIME
+                token_end += 1
+            if token_end < end and classes[token_end] == JOINER:
+                token_end = _find_joined_word_end(text, classes, token_end, index, end)
+                key = _hash(text, index, token_end)
+            # n't: what precedes it is a token of its own.
+            elif _lowercase_byte(text, token_end - 1, end) == _N and _is_negation_rest(text, classes, token_end, end):
+                if token_end - 1 > index:
+                    token_end -= 1
+                    key = previous_key
+                else:
+                    token_end += 2
+                    key = _hash(text, index, token_end)
+            key_end = token_end
+        else:
+            token_end, key_end = _find_punctuation_end(text, classes, index, end)
+            key = _hash(text, index, key_end)
+        ids[count] = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
+        count += 1
+        index = token_end
+    return count
