@@ -1,21 +1,30 @@
-"""Input files of texts and vectors: local, in an object store, or on the web; plain or gzipped.
+"""Input files of texts and vectors: local, in an object store, or on the web; plain, gzipped or compressed with zstd.
 
 pyarrow reads the URI schemes that it knows, as for runs; fsspec reads the others, such as http and https.
 """
 
+import glob
 import gzip
 import hashlib
 import io
+import os
+import re
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from cluster.storage import StorageError, exists, is_uri, local_path, prepare_local_file, resolve_filesystem
 
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+
 CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+WEB_SCHEMES = ("http://", "https://")  # list no folders
 PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 
 READ_ERRORS = (OSError, EOFError, zlib.error)  # raised while a stream is read
@@ -41,17 +50,48 @@ def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iter
 
 @contextmanager
 def open_decompressed(path: str, on_read: Callable[[int], None] | None = None) -> Iterator[BinaryIO]:
-    """Yield a stream of a file's bytes, decompressed if the content is gzipped; the name does not matter.
+    """Yield a stream of a file's bytes, decompressed if the content is gzip or zstd; the name does not matter.
 
     Raises:
         StorageError: as for `open_stream`. Reading may raise `READ_ERRORS`.
     """
     with open_stream(path, on_read) as stream:
-        if stream.peek(2)[:2] == GZIP_MAGIC:
+        magic = stream.peek(4)[:4]
+        if magic.startswith(GZIP_MAGIC):
             with gzip.open(stream) as unzipped:
                 yield cast(BinaryIO, unzipped)
+        elif magic == ZSTD_MAGIC:
+            import pyarrow
+
+            raw: Any = pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd")
+            with io.BufferedReader(raw, CHUNK_BYTES) as decompressed:
+                yield decompressed
         else:
             yield stream
+
+
+@contextmanager
+def open_random_access(path: str) -> "Iterator[NativeFile]":
+    """Yield a file of pyarrow that reads at any position; a compressed file is decompressed in memory.
+
+    Raises:
+        StorageError: as for `open_stream`. Reading may raise `READ_ERRORS`.
+    """
+    import pyarrow
+
+    try:
+        source = _open_native(path)
+    except (OSError, ImportError, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}") from error
+    with source:
+        magic = source.read(4)
+        source.seek(0)
+        compression = "gzip" if magic.startswith(GZIP_MAGIC) else "zstd" if magic == ZSTD_MAGIC else None
+        if compression is None:
+            yield source
+        else:
+            with pyarrow.CompressedInputStream(source, compression) as stream:
+                yield pyarrow.BufferReader(stream.read())
 
 
 @contextmanager
@@ -68,6 +108,63 @@ def create_file(path: Path, *, compress: bool) -> Iterator[BinaryIO]:
 def file_size(path: str) -> int | None:
     """Return a file's stored size in bytes, None if it is unknown; StorageError if the file does not exist."""
     return _read_metadata(path)[0]
+
+
+def find_kind(path: str) -> Literal["file", "folder"] | None:
+    """Return whether there is a file or a folder at a path or URI, None if there is neither; web servers have files.
+
+    Raises:
+        StorageError: the storage does not respond, or its scheme is unknown.
+    """
+    if path.startswith(WEB_SCHEMES):
+        return "file"
+    try:
+        if not is_uri(path):
+            local = Path(path)
+            return "folder" if local.is_dir() else "file" if local.exists() else None
+        remote, inside = _browse(path)
+        kind = remote.info(inside)["type"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ImportError, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}") from error
+    return "file" if kind == "file" else "folder" if kind == "directory" else None
+
+
+def list_folder(folder: str) -> dict[str, bool]:
+    """Return the names of the files and folders in a folder, sorted, and whether each is a folder.
+
+    Raises:
+        StorageError: the folder cannot be listed.
+    """
+    try:
+        if not is_uri(folder):
+            return dict(sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder)))
+        remote, inside = _browse(folder)
+        entries = remote.ls(inside, detail=True)
+    except (OSError, ImportError, ValueError) as error:
+        raise StorageError(f"{folder}: cannot be listed: {error}") from error
+    names = {_quote(folder, entry["name"].rstrip("/").rpartition("/")[2]): entry["type"] for entry in entries}
+    return {name: names[name] == "directory" for name in sorted(names)}
+
+
+def list_matches(pattern: str) -> list[str]:
+    """Return the sorted paths or URIs that match a glob pattern: *, [] and **, and ? in paths.
+
+    Raises:
+        StorageError: the storage cannot be listed.
+    """
+    if not is_uri(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    path, mark, query = pattern.partition("?")
+    base = path[: re.search(r"[*\[]|$", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    try:
+        remote, inside = _browse(f"{base}{mark}{query}")
+        inside = inside.rstrip("/")
+        matches = [match[len(inside) :].lstrip("/") for match in remote.glob(f"{inside}{path[len(base) :]}")]
+    except (OSError, ImportError, ValueError) as error:
+        raise StorageError(f"{pattern}: cannot be listed: {error}") from error
+    return [f"{base}/{_quote(pattern, match)}{mark}{query}" for match in sorted(matches)]
 
 
 def fingerprint(path: str) -> str | None:
@@ -150,6 +247,39 @@ def _open(path: str) -> Any:
         return fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
     filesystem, inside = resolve_filesystem(path)
     return filesystem.open_input_stream(inside, compression=None)
+
+
+def _open_native(path: str) -> "NativeFile":
+    import pyarrow
+
+    if not is_uri(path):
+        return pyarrow.OSFile(path)
+    if not _is_fsspec_only(path):
+        filesystem, inside = resolve_filesystem(path)
+        return filesystem.open_input_file(inside)
+    import fsspec
+
+    file = fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
+    # Some web servers cannot send a part of a file.
+    return pyarrow.PythonFile(file, mode="r") if file.seekable() else pyarrow.BufferReader(file.read())
+
+
+def _browse(path: str) -> tuple[Any, str]:
+    """Return the file system of a URI with the interface of fsspec, and the path inside it."""
+    if _is_fsspec_only(path):
+        import fsspec
+
+        remote, inside = fsspec.core.url_to_fs(path)
+        return remote, inside
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    filesystem, inside = resolve_filesystem(path)
+    return ArrowFSWrapper(filesystem), inside
+
+
+def _quote(uri: str, name: str) -> str:
+    """Return a name as a part of a URI: pyarrow decodes escapes, fsspec does not."""
+    return name if _is_fsspec_only(uri) else urllib.parse.quote(name)
 
 
 def _is_fsspec_only(path: str) -> bool:

@@ -66,7 +66,9 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate.add_argument("--out", help="folder of the report (default: next to the checkpoint, named after the file)")
     predict = commands.add_command("predict", _predict, "label the texts of a file")
     predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    predict.add_argument("input", help="csv, tsv or jsonl, plain or gzipped; a quoted text; or - for lines of input")
+    predict.add_argument(
+        "input", help="texts: a file, a folder, a glob pattern or a URI; a quoted text; or - for lines of input"
+    )
     predict.add_argument(
         "--out", help="csv, tsv or jsonl to write, at a path or URI (default: jsonl on standard output)"
     )
@@ -94,12 +96,12 @@ def _add_vectors_commands(group: CommandGroup) -> None:
         "files",
         nargs="+",
         metavar="FILE | KEY=VALUE",
-        help="csv, tsv, jsonl, or one text per line; plain or gzipped; then settings, such as vectors.dimensions=300",
+        help="texts in any format that is read, or one per line; then settings, such as vectors.dimensions=300",
     )
     accept_settings(train, "files")
     train.add_argument("--out", required=True, help="the word2vec binary file to write")
     _add_force(train)
-    train.add_argument("--text-column", help="of csv, tsv and jsonl (default: text)")
+    train.add_argument("--text-column", help="of files with columns (default: text)")
     train.add_argument("--threads", type=_count, help="default: one per core; the result is repeatable with 1")
     export = group.add_command("export", _vectors_export, "write a checkpoint's word vectors as a word2vec file")
     export.add_argument("checkpoint", help=CHECKPOINT_HELP)
@@ -146,10 +148,12 @@ def _ray_address(address: str | None) -> Iterator[None]:
 def _load_run_experiment(words: list[str]) -> "Experiment":
     """Return the experiment of a command that trains, and announce it."""
     from jobs.config.experiment_words import check_data_are_named, load_experiment_words
+    from jobs.config.settings import describe_source
 
     experiment = load_experiment_words(words)
     check_data_are_named(words)
-    data = experiment.data.train or f"docstrings of {len(experiment.data.packages)} packages"
+    train = experiment.data.train
+    data = describe_source(train) if train else f"docstrings of {len(experiment.data.packages)} packages"
     folder = f"{experiment.storage.rstrip('/')}/{experiment.name}"
     logger.info(f"experiment {experiment.name}: {data}; its runs are in {folder}")
     return experiment

@@ -11,7 +11,7 @@ from cluster.console.cli import CommandGroup
 def add_experiment_commands(commands: CommandGroup) -> None:
     """Add the commands init and show."""
     init = commands.add_command("init", _init, "write an experiment for a file of labelled texts")
-    init.add_argument("file", help="csv, tsv or jsonl, plain or gzipped")
+    init.add_argument("file", help="labelled texts: a file, a folder, a glob pattern or a URI")
     init.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as data.label_column=queue")
     init.add_argument("--out", help="file to write (default: named after the texts, in this folder)")
     accept_settings(init, "settings")
@@ -79,7 +79,7 @@ def _suggest_keys(section: str, name: str) -> list[str]:
 
 
 def _init(options: argparse.Namespace) -> None:
-    from jobs.config.new_experiment import write_experiment
+    from jobs.datasets.new_experiment import write_experiment
 
     path, experiment = write_experiment(options.file, options.out, options.settings)
     data = experiment.data

@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import logging
-import re
 import shlex
 from collections.abc import Sequence
 from operator import attrgetter
@@ -23,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from cluster import UsageError
+from jobs.config.formats import derive_name, find_format
 from jobs.config.settings import (
     PRETRAINING_SETTINGS,
     DataSettings,
@@ -37,6 +37,7 @@ from jobs.config.settings import (
 logger = logging.getLogger(__name__)
 
 YAML_NULLS = ("", "~", "null", "Null", "NULL")
+LIST_OR_TEXT_KEYS = ("data.train", "data.validation", "data.test")  # a value in brackets is a list
 
 
 class ExperimentError(UsageError):
@@ -106,26 +107,26 @@ def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> E
             raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
         _set_value(tree, key, _parse_value(key, value))
     data = tree.get("data")
-    if "name" not in tree and isinstance(data, dict) and isinstance(data.get("train"), str):
-        tree["name"] = derive_name(data["train"])
+    if "name" not in tree and isinstance(data, dict):
+        train = data.get("train")
+        first = train[0] if isinstance(train, list) and train else train
+        if isinstance(first, str):
+            tree["name"] = derive_name(first)
     return _validate(tree, location)
-
-
-def derive_name(path: str) -> str:
-    """Return the name of an experiment on the texts at a path or URI of a file, a folder or a glob."""
-    path = path.partition("?")[0] if "://" in path else path
-    stem = re.sub(r"(\.(csv|tsv|jsonl))?(\.gz)?$", "", path.rstrip("/").rpartition("/")[2], flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-") or "experiment"
 
 
 def _parse_value(key: str, text: str) -> Any:
     """Return a value of the command line: YAML, but texts need no quotes, such as the name 1 of a column."""
     stripped = text.strip()
-    if key in SETTING_KEYS and _accepts_text(key) and stripped[:1] not in ("'", '"') and stripped not in YAML_NULLS:
+    is_list = key in LIST_OR_TEXT_KEYS and stripped[:1] == "[" and stripped[-1:] == "]"
+    is_quoted = stripped[:1] in ("'", '"')
+    if key in SETTING_KEYS and _accepts_text(key) and not is_quoted and not is_list and stripped not in YAML_NULLS:
         return stripped or text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if is_list:  # YAML wants quotes around paths with * or ?
+            return [path.strip() for path in stripped[1:-1].split(",")]
         raise ExperimentError(f"{key}: '{text}' is not a YAML value: {_one_line(error)}") from error
 
 
@@ -140,7 +141,7 @@ def _accepts_text(key: str) -> bool:
 def _check_is_experiment(path: str) -> None:
     """Raise if a path names something that other commands or settings expect."""
     quoted = shlex.quote(path)
-    if path.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl")):
+    if find_format(path) is not None:
         raise ExperimentError(
             f"{path}: is a file of texts, not an experiment; `finetune-cnn init {quoted}` writes an experiment for it"
         )

@@ -6,9 +6,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
+# A path or URI of a file, of a folder or with a glob pattern; or several.
+Source = str | list[str]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Delimiters that are detected, in the order of preference.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+def describe_source(source: Source) -> str:
+    """Return the name of a source of texts for messages: of a list, the first path and the number of the others."""
+    if isinstance(source, str):
+        return source
+    return source[0] if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
 
 
 class SettingsSection(BaseModel):
@@ -25,17 +34,18 @@ class DataSettings(SettingsSection):
 
     folder: str = "."
     """Base of the relative paths below."""
-    train: str | None = None
-    """File of the training part: csv, tsv or jsonl, plain or gzipped; csv and tsv with a header. null: the docstrings
-    of `packages`."""
-    validation: str | None = None
-    """File of the validation part. null: drawn from the training part."""
-    test: str | None = None
-    """File of the test part. null: drawn from the training part."""
+    train: Source | None = None
+    """Training part: path or URI of a file, of a folder of files, or with a glob pattern; or a list of these. csv and
+    tsv with a header, jsonl, parquet, Arrow or Feather, lines of fastText, a dataset that `datasets` saved to disk;
+    plain, gzip or zstd. null: the docstrings of `packages`."""
+    validation: Source | None = None
+    """Validation part, as `train`. null: drawn from the training part."""
+    test: Source | None = None
+    """Test part, as `train`. null: drawn from the training part."""
     text_column: str = "text"
-    """Column (csv, tsv) or key (jsonl) of the texts."""
+    """Column, or key in jsonl, of the texts; lines of fastText need none."""
     label_column: str = "label"
-    """Column (csv, tsv) or key (jsonl) of the labels."""
+    """Column, or key in jsonl, of the labels; lines of fastText need none."""
     delimiter: str | None = None
     """Character between the columns of a csv or tsv file. null: in tsv a tab; in csv the first of comma, semicolon,
     tab and vertical bar that divides a header with the columns above."""
@@ -60,6 +70,14 @@ class DataSettings(SettingsSection):
     """Docstring corpus: names of installed packages, one class each."""
     max_rows_per_class: int = Field(1200, ge=10)
     """Docstring corpus: maximum number of rows drawn from each package."""
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _check_source(cls, value: Any) -> Any:
+        paths = value if isinstance(value, list) else [value]
+        if value is not None and not (paths and all(isinstance(path, str) for path in paths)):
+            raise ValueError("must be a path, or a list of paths such as [a.csv, b.csv]")
+        return value
 
     @field_validator("delimiter")
     @classmethod

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
@@ -12,7 +12,9 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
 from jobs.config.experiment import Experiment, apply_overrides
+from jobs.config.settings import Source
 from jobs.datasets.dataset import load_dataset
+from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
@@ -78,7 +80,7 @@ def evaluate(
     path: str,
     settings: list[str],
     out: str | None,
-    file: str | None = None,
+    file: Source | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
 ) -> MeasuredEvaluation:
@@ -127,7 +129,7 @@ def evaluate(
         rows = [error.to_row(MAX_LOGGED_CHARACTERS) for error in errors[:NUM_LOGGED_ERRORS]]
         logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
     with output_folder(target) as folder:
-        check_output_file(join(target, "predictions.csv"), test.path)
+        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
         drift_section: list[str] = []
         try:
             drift = load_drift(checkpoint)
@@ -141,15 +143,15 @@ def evaluate(
     return evaluation
 
 
-def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: str | None) -> Split:
+def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> Split:
     """Return the labelled texts of a file, or of the experiment's test part; DataError if they cannot be measured."""
     data = experiment.data
     if file is not None:
-        test = read_rows(file, data.model_copy(update={"folder": "."}))
+        test = _respell(read_rows(file, data.model_copy(update={"folder": "."})), checkpoint.labels)
     elif data.test is not None:
-        test = read_rows(data.test, data)
+        test = _respell(read_rows(data.test, data), checkpoint.labels)
     else:
-        test = load_dataset(experiment).test
+        test = _respell(load_dataset(experiment).test, checkpoint.labels)
         if test.digest() != checkpoint.metrics.get("held_out"):
             raise DataError(
                 f"{test.path}: the rows drawn from it now are not those that training left out: the file or a setting "
@@ -159,12 +161,17 @@ def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: str | 
     known = set(checkpoint.labels)
     unknown = [index for index, label in enumerate(test.labels) if label not in known]
     if unknown:
-        line = f", line {test.line_numbers[unknown[0]]}" if test.line_numbers else ""
+        position, label = test.describe_position(unknown[0]), test.labels[unknown[0]]
         raise DataError(
-            f"{test.path}{line}: the checkpoint has no label '{test.labels[unknown[0]]}'; its labels are "
-            f"{', '.join(checkpoint.labels)}"
+            f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
         )
     return test
+
+
+def _respell(rows: Split, labels: list[str]) -> Split:
+    """Return rows with the labels as a checkpoint of an earlier version spells them, such as 1.0 in csv."""
+    spellings = {spell_label(label): label for label in labels if spell_label(label) not in labels}
+    return replace(rows, labels=[spellings.get(label, label) for label in rows.labels]) if spellings else rows
 
 
 def _measure(checkpoint: Checkpoint, test: Split, predicted: np.ndarray) -> MeasuredEvaluation:

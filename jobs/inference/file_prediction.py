@@ -19,8 +19,10 @@ from typing import TextIO
 from cluster.console.logs import RESULT
 from cluster.input_files import check_output_file, create_file, open_decompressed
 from cluster.storage import is_uri, output_file
+from jobs.config.formats import find_format
 from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.readers import SUPPORTED_SUFFIXES, DataError, choose_encoding, read_rows
+from jobs.datasets.readers import DataError, choose_encoding, read_rows
+from jobs.datasets.sources import has_matches, resolve_source
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
@@ -28,6 +30,7 @@ from jobs.model.checkpoint import Checkpoint, load_checkpoint
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
+OUTPUT_SUFFIXES = (".csv", ".tsv", ".jsonl")
 # With fewer texts, the projection table of the whole vocabulary takes longer than the texts.
 MIN_TEXTS_FOR_TABLE = 1000
 
@@ -55,7 +58,7 @@ def predict_file(
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
-        source: path or URI of csv, tsv or jsonl, plain or gzipped; "-" for standard input, a text on each line; or a
+        source: texts at a path or URI, in any format that is read; "-" for standard input, a text on each line; or a
             text.
         out: path or URI of the output file, whose suffixes decide the format; None for jsonl on standard output.
         text_column: column of the texts; by default the one that training read.
@@ -71,7 +74,7 @@ def predict_file(
     output_format = OutputFormat(".jsonl")
     if out is not None:
         output_format = _parse_output_format(out)
-        check_output_file(out, *([source] if is_file else []))
+        check_output_file(out, *(file.path for file in (resolve_source(source, DataSettings()) if is_file else [])))
     checkpoint = load_checkpoint(path)
     # Other files may have another delimiter than the training file.
     data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
@@ -114,7 +117,7 @@ def _is_file(source: str) -> bool:
     """
     if source == STANDARD_INPUT:
         return False
-    if os.path.exists(os.path.expanduser(source)) or _find_suffix(source) in SUPPORTED_SUFFIXES:
+    if os.path.exists(os.path.expanduser(source)) or find_format(source) is not None or has_matches(source):
         return True
     return is_uri(source) and len(source.split()) == 1
 
@@ -125,8 +128,8 @@ def _find_suffix(name: str) -> str:
 
 def _parse_output_format(out: str) -> OutputFormat:
     suffix = _find_suffix(out)
-    if suffix not in SUPPORTED_SUFFIXES:
-        raise DataError(f"{out}: the name must end in {', '.join(SUPPORTED_SUFFIXES)}, or one of these and .gz")
+    if suffix not in OUTPUT_SUFFIXES:
+        raise DataError(f"{out}: the name must end in {', '.join(OUTPUT_SUFFIXES)}, or one of these and .gz")
     return OutputFormat(suffix, out.partition("?")[0].lower().endswith(".gz"))
 
 
@@ -174,7 +177,7 @@ def _choose_delimiter(source: str, data: DataSettings, record: Record) -> str:
     Args:
         record: a row of the file, with all its columns.
     """
-    if data.delimiter is not None or _find_suffix(source) != ".csv":
+    if data.delimiter is not None or find_format(source) != "csv" or has_matches(source) or os.path.isdir(source):
         return data.delimiter or ","
     with open_decompressed(source) as stream:
         header = next(filter(bytes.strip, stream)).decode("utf-8-sig", errors="replace")  # delimiters are ASCII

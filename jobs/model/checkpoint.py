@@ -31,6 +31,7 @@ import numpy as np
 from cluster import __version__
 from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
 from jobs.config.experiment import Experiment
+from jobs.config.settings import Source
 from jobs.datasets.tokenizer import count_separate_marks
 from jobs.model import checkpoint_files
 from jobs.model.checkpoint_files import (
@@ -198,7 +199,7 @@ def resolve_checkpoint(path: str) -> str:
     return target if is_uri(target) or Path(target).is_absolute() else join(parent(path), target)
 
 
-def read_published_test_part(path: str) -> str | None:
+def read_published_test_part(path: str) -> Source | None:
     """Return the test part that the last command named in a best.json or its folder; None for a checkpoint.
 
     Raises:
@@ -209,7 +210,8 @@ def read_published_test_part(path: str) -> str | None:
         path = join(path, "best.json")
     best = read_json(path) if exists(path) else None
     test = best.get("test") if isinstance(best, dict) else None
-    return test if isinstance(test, str) else None
+    is_list = isinstance(test, list) and all(isinstance(part, str) for part in test)
+    return test if is_list or isinstance(test, str) else None
 
 
 def load_checkpoint(path: str) -> Checkpoint:

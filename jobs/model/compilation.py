@@ -5,8 +5,8 @@ in the `__pycache__` next to the kernel's file, in NUMBA_CACHE_DIR if that is se
 folder cannot be written. So one process on a machine compiles, and the others read.
 
 numba notices a change of the kernel's own file, not of other files, this one included. So constants of other files are
-copied (tests compare them), and a kernel that calls kernels of another file names it. `serving.web.compiled_scorer` does this
-in its own way: a digest of the other files is in its closure, of which numba notices a change too.
+copied (tests compare them), and a kernel that calls kernels of another file names it. `serving.web.compiled_scorer`
+does this in its own way: a digest of the other files is in its closure, of which numba notices a change too.
 """
 
 import hashlib

@@ -14,14 +14,14 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from cluster.console.logs import RESULT
-from cluster.storage import absolute_path, exists, is_uri, join, read_text, remove_file, write_json, write_text
+from cluster.storage import absolute_path, exists, join, read_text, remove_file, write_json, write_text
 from jobs.config.experiment import Experiment, digest
-from jobs.config.settings import TrainSettings
+from jobs.config.settings import Source, TrainSettings
 from jobs.datasets.readers import Split
+from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
@@ -63,8 +63,8 @@ class BestCheckpoint:
     including the number (`epoch`); None without a validation part.
     In a search, settings: those of its trial, by dotted path; trial: its number, from 1. After a refit, rows: number
     of training rows. finished: False while a search runs. validation: digest of the validation rows; None if an earlier
-    version wrote the file. test: path or URI of the file that `evaluate` measures, if the run's newest command named
-    one. In an experiment's best.json only, run: name of the run.
+    version wrote the file. test: path or URI of the texts that `evaluate` measures, or several, if the run's newest
+    command named them. In an experiment's best.json only, run: name of the run.
     """
 
     checkpoint: str
@@ -77,7 +77,7 @@ class BestCheckpoint:
     finished: bool = True
     validation: str | None = None
     run: str | None = None
-    test: str | None = None
+    test: Source | None = None
 
     @property
     def epoch(self) -> int:
@@ -125,7 +125,7 @@ class RunFolder:
 
     experiment_folder: str
     name: str
-    test: str | None = None
+    test: Source | None = None
     validation: str | None = None
     promote: bool = False
 
@@ -278,13 +278,10 @@ def resolve_run_folder(
     if kind == "tune":
         key["tune"] = experiment.tune.model_dump(exclude=TUNE_SETTINGS_NOT_IN_RUN_KEY)
     test = experiment.data.test
-    if test is not None and not is_uri(test):
-        folder = experiment.data.folder
-        test = join(folder, test) if is_uri(folder) else absolute_path(Path(folder, test))
     return RunFolder(
         join(absolute_path(experiment.storage), experiment.name),
         f"{kind}-{digest(key)}",
-        test=test,
+        test=locate_source(test, experiment.data) if test is not None else None,
         validation=validation.digest() if validation is not None else None,
         promote=promote,
     )

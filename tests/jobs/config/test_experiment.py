@@ -46,19 +46,44 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
         ("data/My tickets.TSV.GZ", "My-tickets"),
         ("s3://bucket/a/größe.jsonl?endpoint_override=h", "gr-e"),
         ("data/trec/", "trec"),
-        ("a.b.parquet", "a.b.parquet"),
+        ("a.b.parquet", "a.b"),
+        ("[data/first.csv, second.csv]", "first"),
         ("data/*.csv", "experiment"),
     ],
 )
 def test_an_experiment_without_a_name_is_named_after_its_texts(tmp_path: Path, path: str, name: str) -> None:
     """In a file, or on the command line; so two files never share a folder of runs by accident."""
     file = tmp_path / "my.yaml"
-    file.write_text(yaml.safe_dump({"data": {"train": path}}))
+    file.write_text(f"data: {{train: {path if path[0] == '[' else repr(path)}}}")
     assert load_experiment(str(file)).name == name
     assert load_experiment(None, [f"data.train={path}"]).name == name
     assert load_experiment(str(file), ["name=other"]).name == "other"
     assert load_experiment(None).name == "docstrings"
     assert apply_overrides(load_experiment(None, ["name=old"]), [f"data.train={path}"]).name == "old"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[a.csv, s3://b/c.csv?d=e]", ["a.csv", "s3://b/c.csv?d=e"]),
+        ("['*.csv', 2]", None),
+        ("[]", None),
+        ("[ab]*.csv", "[ab]*.csv"),
+        ("*.csv", "*.csv"),
+        ("a: b.csv", "a: b.csv"),
+    ],
+)
+def test_data_may_be_a_list_of_paths(tmp_path: Path, text: str, value: object) -> None:
+    """In brackets on the command line, where other words are a path; or in the file."""
+    for key in ("train", "validation", "test"):
+        if value is None:
+            with pytest.raises(ExperimentError, match=rf"data\.{key}: must be a path, or a list of paths"):
+                load_experiment(None, [f"data.{key}={text}"])
+            continue
+        experiment = load_experiment(None, [f"data.{key}={text}"])
+        assert getattr(experiment.data, key) == value
+        (tmp_path / "x.yaml").write_text(experiment.to_yaml())
+        assert load_experiment(str(tmp_path / "x.yaml")) == experiment
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from jobs.model.checkpoint import CheckpointError, load_checkpoint, save_checkpo
 from jobs.training.run_folder import BestCheckpoint, resolve_run_folder
 from tests.support.commands import run_command
 from tests.support.loops import train_checkpoint
+from tests.support.text_formats import encode_rows
 from tests.support.toy_data import make_test_corpus, make_toy_rows
 
 
@@ -185,6 +186,42 @@ def test_the_test_part_that_was_named_last_is_measured(
     assert evaluate(os.path.join(experiment_folder, "best.json"), [], None).rows == 6
     assert evaluate(experiment_folder, ["data.test=three.csv"], None).rows == 8
     assert evaluate(os.path.join(run.path, "epoch-0001"), [], None).rows == 4
+
+
+def test_a_test_part_of_several_files_is_measured(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list in the experiment is published as a list; the command accepts folders and patterns in other formats."""
+    (tmp_path / "parts").mkdir()
+    for number in range(3):
+        content = encode_rows(make_toy_rows(4, seed=number), ".parquet")
+        (tmp_path / "parts" / f"{number}.parquet").write_bytes(content)
+    sources = ["parts/0.parquet", "parts/[12].parquet"]
+    experiment = make_experiment(data__folder=str(tmp_path), data__test=sources)
+    run = resolve_run_folder("train", experiment, make_test_corpus(experiment))
+    train_checkpoint(experiment, Path(run.path, "epoch-0001"), epochs=1)
+    folder = os.path.dirname(run.finish(BestCheckpoint("epoch-0001", "accuracy", {"epoch": 1})))
+    assert json.loads(Path(folder, "best.json").read_text())["test"] == [f"{tmp_path}/{source}" for source in sources]
+    assert evaluate(folder, [], None).rows == 12
+    monkeypatch.chdir(tmp_path)
+    for file in ("parts", "parts/*.parquet", f"file://{tmp_path}/parts"):
+        assert main(["evaluate", folder, file, "--out", str(tmp_path / "out")]) == 0
+    assert evaluate(folder, ["data.test=[parts/1.parquet]"], None).rows == 4
+    (tmp_path / "parts" / "3.parquet").write_bytes(encode_rows([("good", "a"), ("ugly", "b")], ".parquet"))
+    with pytest.raises(DataError, match=r"parts/3\.parquet, row 2: the checkpoint has no label 'ugly'"):
+        evaluate(folder, [], None, "parts")
+
+
+def test_a_checkpoint_of_an_earlier_version_has_its_own_spelling_of_labels(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Then 1.0 in csv was another class than 1."""
+    (tmp_path / "rows.csv").write_text("label,text\n" + "".join(f"{n % 2}.0,word{n % 2} a\n" for n in range(20)))
+    train_checkpoint(make_experiment(data__train=str(tmp_path / "rows.csv")), tmp_path / "new", epochs=1)
+    checkpoint = load_checkpoint(str(tmp_path / "new"))
+    assert checkpoint.labels == ["0", "1"]
+    save_checkpoint(tmp_path / "old", replace(checkpoint, labels=["0.0", "1.0"]))
+    assert evaluate(str(tmp_path / "old"), [], None, str(tmp_path / "rows.csv")).labels == ["0.0", "1.0"]
 
 
 def test_the_delimiter_is_that_of_training_or_of_the_command(

@@ -1,6 +1,7 @@
 """Prediction for files: which rows and columns are written, from which sources, and to where."""
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 
 from cluster import UsageError
@@ -22,6 +24,7 @@ from jobs.inference.predict import predict_proba
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
+from tests.support.text_formats import encode_table
 from tests.support.toy_data import read_jsonl
 
 
@@ -171,7 +174,9 @@ def test_a_text_and_lines_of_standard_input_are_classified(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("source", ["reviews.csv", "my reviews.jsonl.gz", "data/reviews.tsv", "none://x/y"])
+@pytest.mark.parametrize(
+    "source", ["reviews.csv", "my reviews.jsonl.gz", "data/reviews.tsv", "x.parquet", "none://x/y"]
+)
 def test_a_file_that_does_not_exist_is_not_a_text(saved: str, source: str) -> None:
     """A mistyped name is an error."""
     with pytest.raises(UsageError):
@@ -226,6 +231,32 @@ def test_a_file_may_have_another_encoding_than_that_of_training(tmp_path: Path) 
         (tmp_path / "in.csv").write_text("text\nfür word1\n", encoding=encoding)
         predict_file(str(tmp_path / "checkpoint"), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
         assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], encoding
+
+
+@pytest.mark.parametrize("source", ["a.parquet", "in", "in/", "in/*.parquet", "in/[ab]*", "file://{}/in", "lines.txt"])
+def test_every_format_and_source_that_training_reads_is_labelled(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """All columns are written; a line without a label is a text."""
+    monkeypatch.chdir(tmp_path)
+    table = pyarrow.table({"text": ["word1", "word2"], "day": [datetime.date(2020, 1, 2), None]})
+    Path("in").mkdir()
+    for path in ("a.parquet", "in/a.parquet", "in/b.parquet"):
+        Path(path).write_bytes(encode_table(table, ".parquet"))
+    Path("lines.txt").write_text("word1\nword2\n")
+    predict_file(saved, source.format(tmp_path), "out.csv", None)
+    rows = read_csv(tmp_path / "out.csv")
+    assert [row["text"] for row in rows] == ["word1", "word2"] * (1 if source in ("a.parquet", "lines.txt") else 2)
+    if source != "lines.txt":
+        assert [row["day"] for row in rows[:2]] == ["2020-01-02", ""]
+
+
+def test_no_file_of_a_folder_is_overwritten(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("text\nword1\n")
+    with pytest.raises(UsageError, match=r"a\.csv: is the input file"):
+        predict_file(saved, str(tmp_path / "in"), str(tmp_path / "in" / "a.csv"), None)
+    assert (tmp_path / "in" / "a.csv").read_text() == "text\nword1\n"
 
 
 def test_a_missing_column_names_the_option(saved: str, tmp_path: Path) -> None:

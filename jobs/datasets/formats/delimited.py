@@ -4,11 +4,13 @@ import contextlib
 import csv
 import itertools
 import unicodedata
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from cluster import UsageError
 from jobs.config.settings import DELIMITERS
+from jobs.datasets.formats.labels import LabelParser
+from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile, check_names_differ, find_column
+from jobs.datasets.formats.text_lines import iter_lines
 
 MAX_RECORD_LINES = 100  # of a quoted record in a tsv file
 
@@ -16,31 +18,16 @@ NumberedFields = tuple[int, list[str]]
 """Line number and fields of a row."""
 
 
-class DataError(UsageError):
-    """The labelled texts are missing or invalid."""
+def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+    """Yield the rows of a csv or tsv file; blank lines are ignored.
 
-
-def iter_columns(
-    path: str,
-    lines: Iterator[str],
-    columns: Mapping[str, str],
-    delimiter: str | None,
-    *,
-    is_tsv: bool,
-    records: list[Mapping[str, object]] | None = None,
-) -> Iterator[NumberedFields]:
-    """Yield the line number of each row, and its values in some columns; blank lines are ignored.
-
-    Args:
-        path: name of the file in messages.
-        columns: names of the columns, by the setting that names them.
-        delimiter: None: that of tsv, or the first of `DELIMITERS` that divides a header with these columns.
-        records: each row is added to it with the values of all its columns.
+    Without `data.delimiter`, that of csv is the first of `DELIMITERS` that divides a header with the columns.
 
     Raises:
-        DataError: a column is missing or occurs twice, or a row is invalid; for `records`, any column occurs twice.
+        DataError: a column is missing or occurs twice, or a row is invalid; for records, any column occurs twice.
     """
     csv.field_size_limit(1 << 30)
+    path, delimiter, lines = file.path, options.data.delimiter, iter_lines(file, options)
     blank_lines = 0
     first = next(lines, "")
     while first and not first.strip():
@@ -48,7 +35,7 @@ def iter_columns(
         first = next(lines, "")
     if not first:
         raise DataError(f"{path}: is empty; the first line must contain the column names")
-    names = {key: unicodedata.normalize("NFC", name) for key, name in columns.items()}
+    names, is_tsv = options.columns, file.format == "tsv"
     if delimiter is None:
         delimiter = "\t" if is_tsv else _detect_delimiter(first, names)
     lines = itertools.chain([first], lines)
@@ -57,18 +44,21 @@ def iter_columns(
     is_raw = is_tsv and delimiter == "\t" and not first.startswith('"')
     rows = _iter_tab_separated(lines) if is_raw else _iter_csv(path, lines, delimiter, blank_lines)
     header = [unicodedata.normalize("NFC", name.strip()) for name in next(rows)[1]]
-    indices = [_find_column(path, header, key, name, delimiter) for key, name in names.items()]
-    if records is not None:
-        _check_names_differ(path, header)
+    hint = f"; they are divided by {_describe(delimiter)} (data.delimiter)"
+    indices = [find_column(path, header, key, name, hint) for key, name in names.items()]
+    if options.with_records:
+        check_names_differ(path, header)
+    text_index, label_index = indices[0], indices[-1]
+    parser = LabelParser(file, options.data.label_column)
     for number, row in rows:
+        number += blank_lines
         if len(row) != len(header):
             raise DataError(
-                f"{path}, line {number + blank_lines}: has {len(row)} columns, but the header has {len(header)}; "
-                f"they are divided by {_describe(delimiter)}"
+                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are divided by "
+                f"{_describe(delimiter)}"
             )
-        if records is not None:
-            records.append(dict(zip(header, row, strict=True)))
-        yield number + blank_lines, [row[index] for index in indices]
+        label = parser.parse(number, row[label_index]) if options.labelled else ""
+        yield number, row[text_index], label, dict(zip(header, row, strict=True)) if options.with_records else None
 
 
 def _detect_delimiter(header: str, names: Mapping[str, str]) -> str:
@@ -82,26 +72,6 @@ def _detect_delimiter(header: str, names: Mapping[str, str]) -> str:
     if complete:
         return complete[0]
     return max(headers, key=lambda delimiter: len(headers[delimiter]), default=",")
-
-
-def _find_column(path: str, header: list[str], key: str, name: str, delimiter: str) -> int:
-    """Return the index of a column; DataError if it is missing or occurs twice."""
-    if header.count(name) > 1:
-        raise DataError(f"{path}: has the column '{name}' (data.{key}) twice; rename or remove one of them")
-    if name not in header:
-        raise DataError(
-            f"{path}: has no column '{name}' (data.{key}); it has {', '.join(header)}; they are divided by "
-            f"{_describe(delimiter)} (data.delimiter)"
-        )
-    return header.index(name)
-
-
-def _check_names_differ(path: str, header: list[str]) -> None:
-    """Raise a DataError if a column's name occurs twice: a record has one value for each name."""
-    name, count = Counter(header).most_common(1)[0]
-    if count > 1:
-        columns = f"columns with the name '{name}'" if name else "columns without a name"
-        raise DataError(f"{path}: has {count} {columns}; rename or remove all but one of them")
 
 
 def _describe(delimiter: str) -> str:

@@ -3,11 +3,16 @@
 import gzip
 from pathlib import Path
 
+import fsspec
+import pyarrow
 import pytest
 
 from jobs.config.experiment import ExperimentError, load_experiment
-from jobs.config.new_experiment import read_start, write_experiment
 from jobs.config.settings import DataSettings
+from jobs.datasets.new_experiment import write_experiment
+from jobs.datasets.readers import DataError
+from jobs.datasets.samples import read_sample
+from tests.support.text_formats import encode_table
 
 TEXTS = ["Where is my parcel; it is late, again", "The invoice, is wrong", "Thank you", "My card was charged twice"]
 LABELS = ["delivery", "billing", "other", "billing"]
@@ -41,7 +46,7 @@ def test_columns_and_delimiter_are_guessed(delimiter: str, header: list[str], te
     assert (path, experiment.name, experiment.data.train) == ("my data.yaml", "my-data", "my data.csv")
     assert (experiment.data.text_column, experiment.data.label_column) == (text, label)
     assert load_experiment(path) == experiment
-    assert read_start(Path("my data.csv")).delimiter == delimiter
+    assert read_sample("my data.csv").delimiter == delimiter
     if "delimiter" in DataSettings.model_fields and delimiter != ",":
         assert getattr(experiment.data, "delimiter", None) == delimiter
 
@@ -94,30 +99,61 @@ def test_a_file_is_never_overwritten() -> None:
         ("x.csv", "text,label\n", "x.csv: has no rows below the header"),
         ("x.jsonl", "[]\n", "x.jsonl, row 1: is not a JSON object"),
         ("x.jsonl", "{\n", "x.jsonl, row 1: not valid JSON"),
-        ("x.csv.gz", "text,label", "x.csv.gz: cannot be read"),
-        ("x.txt", "a", "x.txt: the name must end in .csv, .tsv or .jsonl"),
+        ("x.csv.gz", "\x1f\x8btext,label", "x.csv.gz: cannot be read"),
+        ("x.parquet", "PAR1", "x.parquet: cannot be read as parquet"),
+        ("x.pdf", "a", "x.pdf: the name must end in .csv, .tsv, .jsonl"),
+        ("x.txt", "a b", "x.txt, line 1: has no label; a line of fastText starts with __label__NAME"),
         ("none.csv", None, "none.csv: no such file"),
     ],
 )
 def test_errors_name_the_file(name: str, content: str | None, message: str) -> None:
     if content is not None:
-        Path(name).write_text(content)
-    with pytest.raises(ExperimentError) as error:
+        Path(name).write_text(content, encoding="latin-1")
+    with pytest.raises((ExperimentError, DataError)) as error:
         write_experiment(name, None, [])
     assert message in str(error.value)
     assert not list(Path().glob("*.yaml"))
 
 
-def test_uris_are_refused() -> None:
-    """No local folder of their name is created; the message names a command that works."""
+def test_an_experiment_is_not_written_to_a_uri() -> None:
+    """No local folder of its name is created."""
     write_rows("x.csv", ",", ["text", "label"], [[text, label] for text, label in zip(TEXTS, LABELS, strict=True)])
     with pytest.raises(ExperimentError, match=r"s3://bucket/x\.yaml: is a URI"):
         write_experiment("x.csv", "s3://bucket/x.yaml", [])
-    with pytest.raises(ExperimentError, match=r"`finetune-cnn init ROWS\.csv data\.train=s3://bucket/y\.csv`"):
-        write_experiment("s3://bucket/y.csv", None, [])
     assert [path.name for path in Path().iterdir()] == ["x.csv"]
     _, experiment = write_experiment("x.csv", None, ["data.train=s3://bucket/y.csv"])
     assert experiment.data.train == "s3://bucket/y.csv"
+
+
+def test_texts_may_be_at_a_uri(tmp_path: Path) -> None:
+    """The experiment is named after the file, and has the URI as it was given."""
+    table = pyarrow.table({"Queue": LABELS, "Message": TEXTS})
+    fsspec.filesystem("memory").pipe({"/my data.parquet": encode_table(table, ".parquet")})
+    path, experiment = write_experiment("memory:///my data.parquet", None, [])
+    assert (path, experiment.name) == ("my data.yaml", "my-data")
+    data = experiment.data
+    assert (data.train, data.text_column, data.label_column) == ("memory:///my data.parquet", "Message", "Queue")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("parts", "parts"), ("parts/", "parts"), ("parts/*.jsonl.zst", "experiment"), ("p*", "p")]
+)
+def test_texts_may_be_in_several_files(source: str, name: str) -> None:
+    """The start of the first one is read."""
+    Path("parts").mkdir()
+    for number, label in enumerate("ab"):
+        content = f'{{"intent": "{label}", "utterance": "a b"}}\n' * 3
+        Path(f"parts/{number}.jsonl.zst").write_bytes(pyarrow.compress(content.encode(), "zstd", asbytes=True))
+    path, experiment = write_experiment(source, None, ["data.label_column=intent"])
+    assert (path, experiment.name, experiment.data.train) == (f"{name}.yaml", name, source.rstrip("/"))
+    assert (experiment.data.text_column, experiment.data.label_column) == ("utterance", "intent")
+    assert load_experiment(path) == experiment
+
+
+def test_lines_of_fasttext_have_no_columns_to_guess() -> None:
+    Path("train.ft").write_text("__label__a b c\n__label__d e\n")
+    _, experiment = write_experiment("train.ft", None, [])
+    assert (experiment.data.text_column, experiment.data.label_column) == ("text", "label")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +161,8 @@ def test_uris_are_refused() -> None:
     [
         ("my data.csv", "is a file of texts, not an experiment; `finetune-cnn init 'my data.csv'` writes"),
         ("x.JSONL.gz", "is a file of texts, not an experiment"),
+        ("x.parquet", "is a file of texts, not an experiment"),
+        ("x.csv.zst", "is a file of texts, not an experiment"),
         ("folder", "is a folder; name an experiment file, such as folder/experiment.yaml"),
         ("best.json", "names a checkpoint; experiments are the experiment.yaml of run folders"),
         ("list.yaml", "must contain keys and values, not a list; `finetune-cnn show` prints an example"),

@@ -1,0 +1,52 @@
+"""Lines of JSON (jsonl): an object with a text and its label on each line."""
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.datasets.formats.labels import LabelParser
+from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile, describe_names
+from jobs.datasets.formats.text_lines import iter_lines
+
+
+def read_jsonl(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+    """Yield the rows of a jsonl file; blank lines are ignored.
+
+    Raises:
+        DataError: a line is not an object with a text and a label, or errors as of `iter_lines`.
+    """
+    columns, text_name, label_name = options.columns, options.data.text_column, options.data.label_column
+    parser = LabelParser(file, label_name)
+    for number, line in enumerate(iter_lines(file, options), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_build_object)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file.describe_position(number)}: not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file.describe_position(number)}: must be a JSON object, not a {type(row).__name__}")
+        for key, name in columns.items():
+            if name not in row:
+                names = describe_names(list(row), name)
+                raise DataError(f"{file.describe_position(number)}: has no '{name}' (data.{key}); it has {names}")
+        text = row[columns["text_column"]]
+        if not isinstance(text, str):
+            raise DataError(f"{file.describe_position(number)}: '{text_name}' must be a string, not {text!r}")
+        label = parser.parse(number, row[columns["label_column"]]) if options.labelled else ""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{file.describe_position(number)}: contains a lone surrogate, which is not a character"
+            ) from error
+        yield number, text, label, row if options.with_records else None
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object with its keys in Unicode NFC; ValueError if one occurs twice."""
+    values = {unicodedata.normalize("NFC", key): value for key, value in pairs}
+    if len(values) < len(pairs):
+        raise ValueError(f"an object has a key twice: {', '.join(key for key, _ in pairs)}")
+    return values

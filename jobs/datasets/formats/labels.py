@@ -1,0 +1,60 @@
+"""Labels of rows: the same spelling of equal labels in all formats."""
+
+import json
+import math
+import re
+import unicodedata
+from decimal import Decimal
+
+from jobs.datasets.formats.rows import DataError, SourceFile
+
+SINGLE_LABEL = "one label per text is supported: a string, a number or a boolean"
+MAX_EXACT_FLOAT = 1 << 53
+
+_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0+")
+
+
+def spell_label(text: str) -> str:
+    """Return a label without space at its ends and in Unicode NFC; 1.0 is 1, and True and TRUE are true."""
+    label = unicodedata.normalize("NFC", text.strip())
+    if label.lower() in ("true", "false"):
+        return label.lower()
+    match = _WHOLE_NUMBER.fullmatch(label)
+    return str(int(match[1])) if match and abs(int(match[1])) < MAX_EXACT_FLOAT else label
+
+
+class LabelParser:
+    """Labels of the values of a file's label column; each string and integer is spelled once.
+
+    Args:
+        column: its name in messages.
+    """
+
+    def __init__(self, file: SourceFile, column: str) -> None:
+        self._file, self._column = file, column
+        self._labels: dict[object, str] = {}
+
+    def parse(self, number: int, value: object) -> str:
+        """Return the label of the row with a number; DataError if the value is none."""
+        if type(value) is not str and type(value) is not int:
+            return self._parse(number, value)
+        label = self._labels.get(value)
+        if label is None:
+            label = self._labels[value] = self._parse(number, value)
+        return label
+
+    def _parse(self, number: int, value: object) -> str:
+        location = f"{self._file.describe_position(number)}: the label in '{self._column}'"
+        is_text = isinstance(value, str | Decimal)
+        label = spell_label(str(value) if is_text else json.dumps(value))
+        if label == "" or value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+            raise DataError(f"{location} is empty; fill it in or remove the row")
+        if isinstance(value, list):
+            raise DataError(f"{location} is a list, {label}; {SINGLE_LABEL}")
+        if isinstance(value, dict) or (isinstance(value, float) and math.isinf(value)):
+            raise DataError(f"{location} is {label}; it must be a string, a number or a boolean")
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{location} contains a lone surrogate, which is not a character") from error
+        return label

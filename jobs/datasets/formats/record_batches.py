@@ -1,0 +1,179 @@
+"""Rows of Arrow record batches, which files of parquet and Arrow consist of: columns, class names, errors."""
+
+import base64
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import to_single_line
+from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
+from jobs.datasets.formats.rows import DataError, ReadOptions, Record, Row, SourceFile, check_names_differ, find_column
+
+SLICE_ROWS = 16_384  # are Python objects at the same time
+
+
+@dataclass(frozen=True)
+class BatchFile:
+    """An open file.
+
+    iter_batches: yields the batches with some columns, None for all, and the number of bytes that were read for each.
+    """
+
+    schema: pa.Schema
+    iter_batches: Callable[[Sequence[str] | None], Iterator[tuple[pa.RecordBatch, int]]]
+
+
+OpenBatches = Callable[[str], AbstractContextManager[BatchFile]]
+"""Opens the file at a path or URI; reading it raises `pyarrow.ArrowException` or OSError."""
+
+
+def read_batches(file: SourceFile, options: ReadOptions, open_batches: OpenBatches) -> Iterator[Row]:
+    """Yield the rows of a file of record batches.
+
+    Raises:
+        DataError: the file is damaged, a column is missing or of another type, or a text or a label is null.
+        StorageError: the file cannot be opened.
+    """
+    number = 0
+    try:
+        with open_batches(file.path) as batch_file:
+            columns = _Columns(file, options, batch_file.schema)
+            for batch, num_bytes in batch_file.iter_batches(None if options.with_records else columns.names):
+                for start in range(0, len(batch), SLICE_ROWS):
+                    for row in columns.iter_rows(batch.slice(start, SLICE_ROWS), number):
+                        number += 1
+                        yield row
+                if options.on_bytes_read:
+                    options.on_bytes_read(num_bytes)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        position = f"{file.path}, after row {number}" if number else file.path
+        message = f"{position}: cannot be read as {file.format}: {to_single_line(error)}"
+        raise DataError(f"{message}; the file may be damaged or incomplete") from error
+
+
+def read_start(file: SourceFile, open_batches: OpenBatches, num_rows: int) -> tuple[list[str], list[list[object]]]:
+    """Return the names of all columns, and their values in the first rows; DataError if they cannot be read."""
+    try:
+        with open_batches(file.path) as batch_file:
+            class_names = _find_class_names(batch_file.schema) | dict(file.class_names)
+            rows: list[list[object]] = []
+            for batch, _ in batch_file.iter_batches(None):
+                values = [_list_values(column, class_names.get(name)) for name, column in _items(batch, num_rows)]
+                rows += [list(row) for row in zip(*values, strict=True)]
+                if len(rows) >= num_rows:
+                    break
+            return [_normalize(name) for name in batch_file.schema.names], rows[:num_rows]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file.path}: cannot be read as {file.format}: {to_single_line(error)}") from error
+
+
+class _Columns:
+    """The columns of a file that hold its texts and labels; errors as of `read_batches`."""
+
+    def __init__(self, file: SourceFile, options: ReadOptions, schema: pa.Schema) -> None:
+        names = [_normalize(name) for name in schema.names]
+        indices = [find_column(file.path, names, key, name) for key, name in options.columns.items()]
+        self.names = list(dict.fromkeys(schema.names[index] for index in indices))
+        self._file, self._options = file, options
+        self._text, self._label = self.names[0], self.names[-1]
+        self._class_names = _find_class_names(schema) | dict(file.class_names)
+        self._parser = LabelParser(file, options.data.label_column)
+        if options.with_records:
+            check_names_differ(file.path, names)
+        if not _is_text(schema.field(self._text).type):
+            kind = schema.field(self._text).type
+            raise DataError(f"{file.path}: the column '{self._text}' (data.text_column) holds {kind}, not strings")
+        if options.labelled:
+            self._check_label_type(schema.field(self._label).type)
+
+    def iter_rows(self, batch: pa.RecordBatch, start: int) -> Iterator[Row]:
+        """Yield the rows of a batch; start: the number of rows before it."""
+        texts = batch.column(self._text).to_pylist()
+        labels: Sequence[object] = [""] * len(texts)
+        if self._options.labelled:
+            labels = _list_values(batch.column(self._label), self._class_names.get(self._label))
+        records: Sequence[Record | None] = [None] * len(texts)
+        if self._options.with_records:
+            records = _build_records(batch, self._class_names)
+        rows = zip(texts, labels, records, strict=True)
+        for number, (text, value, record) in enumerate(rows, start=start + 1):
+            if text is None:
+                position = self._file.describe_position(number)
+                raise DataError(f"{position}: the text in '{self._text}' is null; fill it in or remove the row")
+            yield number, text, self._parser.parse(number, value) if self._options.labelled else "", record
+
+    def _check_label_type(self, kind: pa.DataType) -> None:
+        column = f"{self._file.path}: the column '{self._label}' (data.label_column) holds"
+        if pa.types.is_nested(kind) and not pa.types.is_struct(kind):
+            raise DataError(f"{column} {kind}; {SINGLE_LABEL}")
+        value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
+        checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+        if not _is_text(value_type) and not any(check(value_type) for check in checks):
+            raise DataError(f"{column} {kind}, neither strings nor numbers nor booleans")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _find_class_names(schema: pa.Schema) -> dict[str, Sequence[str]]:
+    """Return the class names that the library `datasets` wrote into a schema, by column."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return parse_class_names(metadata.get("info", {}).get("features", {}))
+    except (ValueError, AttributeError):
+        return {}
+
+
+def parse_class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return the names of the classes in the features of a dataset, by column; a class is the index of its name."""
+    return {
+        name: feature["names"]
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def _list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
+    """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
+    values: list[object] = column.to_pylist()
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
+        convert = column.type.to_pandas_dtype()
+        return [value if value is None else float(str(convert(value))) for value in values]
+    if class_names is None or not pa.types.is_integer(column.type):
+        return values
+    names: dict[object, str | None] = dict(enumerate(class_names)) | {None: None, -1: None}
+    return [names.get(value, value) for value in values]
+
+
+def _items(batch: pa.RecordBatch, num_rows: int) -> Iterator[tuple[str, pa.Array]]:
+    return zip(batch.schema.names, batch.slice(0, num_rows).columns, strict=True)
+
+
+def _build_records(batch: pa.RecordBatch, class_names: Mapping[str, Sequence[str]]) -> list[Record]:
+    """Return the rows of a batch with the values of all columns."""
+    columns = []
+    for name, column in _items(batch, len(batch)):
+        values = _list_values(column, class_names.get(name))
+        kind = column.type
+        is_json = _is_text(kind) or any(
+            check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+        )
+        columns.append(values if is_json else json.loads(json.dumps(values, default=_encode_value)))
+    names = [_normalize(name) for name in batch.schema.names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _encode_value(value: object) -> str:
+    """Return a value that JSON lacks as a string: bytes in base64, others as Python prints them, such as dates."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _normalize(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

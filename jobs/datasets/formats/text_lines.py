@@ -1,0 +1,47 @@
+"""Lines of text files: decompressed, decoded, without a byte order mark."""
+
+import codecs
+from collections.abc import Iterator
+
+from cluster.input_files import READ_ERRORS, open_decompressed
+from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile
+
+
+def iter_lines(file: SourceFile, options: ReadOptions) -> Iterator[str]:
+    """Yield the lines of a file with their ends.
+
+    Raises:
+        DataError: the encoding is unknown or does not fit, or the file is damaged.
+        StorageError: the file cannot be opened.
+    """
+    path, encoding = file.path, options.data.encoding
+    try:
+        if codecs.lookup(encoding).name == "utf-8-sig":
+            encoding = "utf-8"  # a byte order mark is ignored in any case
+        line_end = "\n".encode(encoding)
+    except (LookupError, ValueError) as error:  # UnicodeError is a ValueError
+        raise DataError(f"data.encoding: unknown encoding {encoding!r}") from error
+    if line_end != b"\n":  # the bytes are split into lines before they are decoded
+        raise DataError(f"data.encoding: {encoding} is not supported; convert {path} to utf-8")
+    number = 0
+    try:
+        with open_decompressed(path, options.on_bytes_read) as stream:
+            for raw in stream:
+                number += 1
+                try:
+                    line = raw.decode(encoding)
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}, line {number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} is not "
+                        f"{encoding}; set data.encoding"
+                    ) from error
+                yield line.removeprefix("\ufeff") if number == 1 else line
+    except READ_ERRORS as error:
+        position = f"{path}, after line {number}" if number else path
+        raise DataError(f"{position}: cannot be read: {error}; the file may be damaged or incomplete") from error
+
+
+def read_plain(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+    """Yield every line as a text without a label; errors as of `iter_lines`."""
+    for number, line in enumerate(iter_lines(file, options), start=1):
+        yield number, line.rstrip("\r\n"), "", None

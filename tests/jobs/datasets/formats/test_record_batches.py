@@ -1,0 +1,188 @@
+"""Rows of parquet and Arrow files: columns, class names, records, and errors that name file and row."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from jobs.config.settings import DataSettings
+from jobs.datasets.readers import DataError, Split, read_rows, stream_texts
+from tests.support.text_formats import encode_table
+
+HUGGING_FACE = {"info": {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}}
+
+
+def read_table(folder: Path, table: pa.Table, suffix: str = ".parquet", **settings: object) -> Split:
+    (folder / f"a{suffix}").write_bytes(encode_table(table, suffix))
+    return read_rows(f"a{suffix}", DataSettings(folder=str(folder), **settings))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pa.array([3, 1], pa.int8()), ["3", "1"]),
+        (pa.array([0.1, 1], pa.float32()), ["0.1", "1"]),
+        (pa.array([Decimal("1.00"), Decimal("2.50")]), ["1", "2.50"]),
+        (pa.array([" x ", "cafe\u0301"]), ["x", "caf\u00e9"]),
+        (pa.array(["x", "y"], pa.large_string()), ["x", "y"]),
+        (pa.array(["x", "y"]).dictionary_encode(), ["x", "y"]),
+        (pa.array([7, 8]).dictionary_encode(), ["7", "8"]),
+    ],
+)
+def test_labels_of_every_simple_type_are_read(
+    tmp_path: Path, suffix: str, labels: pa.Array, expected: list[str]
+) -> None:
+    """Decimals and floats are spelled with their digits; columns of a dictionary are decoded."""
+    texts = pa.array(["a", "b"]).dictionary_encode()
+    assert read_table(tmp_path, pa.table({"text": texts, "label": labels}), suffix).labels == expected
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+def test_class_numbers_become_names(tmp_path: Path, suffix: str) -> None:
+    """If the library `datasets` wrote the file, its class names are in the schema; -1 stands for no class."""
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())], {"huggingface": json.dumps(HUGGING_FACE)})
+    table = pa.table({"text": ["a", "b"], "label": [1, 0]}, schema)
+    assert read_table(tmp_path, table, suffix).labels == ["good", "bad"]
+    table = pa.table({"text": ["a", "b"], "label": [1, -1]}, schema)
+    with pytest.raises(DataError, match=rf"a\{suffix}, row 2: the label in 'label' is empty; fill it in"):
+        read_table(tmp_path, table, suffix)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"Text": ["a"], "label": ["x"]},
+            "has no column 'text' (data.text_column); it has Text, label; did you mean 'Text'?",
+        ),
+        (
+            {"text": ["a"], "lable": ["x"]},
+            "has no column 'label' (data.label_column); it has text, lable; did you mean",
+        ),
+        (
+            {"text": ["a", None], "label": ["x", "y"]},
+            ", row 2: the text in 'text' is null; fill it in or remove the row",
+        ),
+        ({"text": ["a"] * 120, "label": ["x"] * 119 + [None]}, ", row 120: the label in 'label' is empty; fill it in"),
+        ({"text": ["a", "b"], "label": [1.0, float("nan")]}, ", row 2: the label in 'label' is empty"),
+        ({"text": ["a", "b"], "label": [1.0, float("inf")]}, ", row 2: the label in 'label' is Infinity; it must be"),
+        ({"text": ["a"], "label": [["x"]]}, "the column 'label' (data.label_column) holds list<"),
+        ({"text": ["a"], "label": [{"x": 1}]}, "holds struct<x: int64>, neither strings nor numbers nor booleans"),
+        ({"text": ["a"], "label": [datetime.date(2020, 1, 1)]}, "holds date32[day], neither strings nor numbers"),
+        ({"text": [1], "label": ["x"]}, "the column 'text' (data.text_column) holds int64, not strings"),
+        ({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}, ": has no rows"),
+    ],
+)
+def test_errors_name_file_row_and_setting(
+    tmp_path: Path, suffix: str, columns: Mapping[str, object], message: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        read_table(tmp_path, pa.table(columns), suffix)
+    assert f"{tmp_path}/a{suffix}" in str(error.value)
+    assert message in str(error.value)
+    if "list<" in message:
+        assert "one label per text is supported" in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float) -> None:
+    """Never a file with fewer rows."""
+    numbers = range(1000)
+    table = pa.table({"text": [f"text {n}" for n in numbers], "label": [str(n % 3) for n in numbers]})
+    content = encode_table(table, suffix)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=rf"a\{suffix}(, after row \d+)?: cannot be read as .*damaged or incomplete"):
+        read_rows(str(path), DataSettings())
+
+
+def test_a_stream_that_ends_between_two_batches_is_an_error(tmp_path: Path) -> None:
+    """As the writer leaves it that is killed."""
+    table = pa.table({"text": ["a"] * 100, "label": ["x"] * 100})
+    content = encode_table(table, ".arrow")
+    (tmp_path / "a.arrow").write_bytes(content[:-8])
+    with pytest.raises(
+        DataError, match=r"a\.arrow, after row 100: cannot be read as arrow: the stream has no end marker"
+    ):
+        read_rows(str(tmp_path / "a.arrow"), DataSettings())
+
+
+def test_only_the_columns_of_texts_and_labels_are_read(tmp_path: Path) -> None:
+    """Another column of the parquet file may be damaged."""
+    path = tmp_path / "a.parquet"
+    path.write_bytes(
+        encode_table(pa.table({"other": ["b"] * 100, "text": ["a"] * 100, "label": ["x"] * 100}), ".parquet")
+    )
+    content = bytearray(path.read_bytes())
+    start = pyarrow.parquet.read_metadata(path).row_group(1).column(0).dictionary_page_offset
+    content[start : start + 20] = bytes(20)
+    path.write_bytes(content)
+    assert len(read_rows(str(path), DataSettings())) == 100
+    with pytest.raises(
+        DataError, match=r"a\.parquet: cannot be read as parquet: .*; the file may be damaged or incomplete$"
+    ):
+        read_rows(str(path), DataSettings(), records=[])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+def test_records_have_all_columns_as_json(tmp_path: Path, suffix: str) -> None:
+    """Class names instead of numbers, strings instead of dates, decimals and bytes; the label is not read."""
+    metadata = {"huggingface": json.dumps(HUGGING_FACE)}
+    columns = {
+        "text": pa.array(["a", "b"]),
+        "label": pa.array([0, -1]),
+        "share": pa.array([0.1, None], pa.float32()),
+        "day": pa.array([datetime.date(2020, 1, 2), None]),
+        "price": pa.array([Decimal("1.50"), None]),
+        "image": pa.array([{"bytes": b"\xff", "tags": ["x"]}, None]),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+    }
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    (tmp_path / f"a{suffix}").write_bytes(encode_table(table, suffix))
+    records: list[Mapping[str, object]] = []
+    rows = read_rows(str(tmp_path / f"a{suffix}"), DataSettings(), labelled=False, records=records)
+    assert rows.labels == ["", ""]
+    image = {"bytes": "/w==", "tags": ["x"]}
+    first = {
+        "text": "a",
+        "label": "bad",
+        "share": 0.1,
+        "day": "2020-01-02",
+        "price": "1.50",
+        "image": image,
+        "kind": "x",
+    }
+    assert records[0] == first
+    assert list(records[1].values()) == ["b", None, None, None, None, None, "y"]
+
+
+def test_columns_of_the_same_name_are_an_error(tmp_path: Path) -> None:
+    """Of the texts, always; others only if all columns are wanted."""
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], ["text", "label", "label"])
+    with pytest.raises(DataError, match=r"a\.arrow: has the column 'label' \(data\.label_column\) twice"):
+        read_table(tmp_path, table, ".arrow")
+    table = pa.Table.from_arrays([pa.array(["a"]), *[pa.array(["x"])] * 3], ["text", "label", "note", "note"])
+    assert read_table(tmp_path, table, ".arrow").labels == ["x"]
+    with pytest.raises(DataError, match=r"a\.arrow: has 2 columns with the name 'note'"):
+        read_rows(str(tmp_path / "a.arrow"), DataSettings(), records=[])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+def test_bytes_are_counted_while_texts_are_streamed(tmp_path: Path, suffix: str) -> None:
+    """For a progress bar: in several steps, near the size of the file at the end."""
+    table = pa.table({"text": [f"text {n}" for n in range(20_000)], "label": ["x"] * 20_000})
+    content = encode_table(table, suffix)
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    sizes: list[int] = []
+    texts = list(stream_texts(str(tmp_path / f"a{suffix}"), DataSettings(), sizes.append))
+    assert len(texts) == 20_000
+    assert len(sizes) > 1
+    assert sum(sizes) == pytest.approx(len(content), rel=0.5)
