@@ -13,9 +13,13 @@ Importing this module starts nothing, and loads neither Ray nor torch.
 """
 
 import argparse
+import atexit
+import logging
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster import UsageError, __version__
 
@@ -69,6 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _build_command_line().main(arguments)
 
 
+def run_command() -> NoReturn:
+    """Run a command and end this process, as the console command does.
+
+    The interpreter does not free its memory at the end, which takes up to a second after torch and Ray were loaded.
+    """
+    exit_codes: list[int] = []
+    atexit.register(_end_process, exit_codes)  # registered first, so called after the functions of all libraries
+    exit_codes.append(main())
+    sys.exit(exit_codes[0])
+
+
+def _end_process(exit_codes: list[int]) -> None:
+    """End this process with an exit code; an exception that leaves none takes its usual course."""
+    if exit_codes:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, or a pipe whose reader has ended
+                stream.flush()
+        os._exit(exit_codes[0])
+
+
 def _build_command_line() -> "CommandLine":
     import cluster.__main__ as cluster_commands
     import jobs.__main__ as job_commands
@@ -102,4 +127,4 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command()

@@ -8,6 +8,7 @@ The texts are MR's, one at a time or in lists. Only speed is measured: the netwo
 and MR's vocabulary. `torch, this project` is what `python -m jobs predict` runs. `torch, conv1d` is Kim's network with
 torch's layers, over texts padded to the longest of a list. All sides tokenize with `jobs.datasets.tokenizer`,
 except fastText, which splits at spaces; its model is trained on MR for five epochs.
+The table of scripts has the same texts with other letters: é and ’ instead of e and ', and Cyrillic letters.
 Sides are measured alternately in five rounds; the table shows medians. A cold start is measured in a new process, from
 its start to the result for a first text. `first on this machine` includes compilation and the projection table.
 """
@@ -36,6 +37,11 @@ from cluster.package import REPOSITORY
 
 PROJECT = "this project"
 BATCH_SIZES = (1, 32, 256)
+SCRIPTS = {
+    "English": ("", ""),
+    "with accents": ("e'", "é’"),
+    "Cyrillic": ("abcdefghijklmnopqrstuvwxyz", "абцдефгхийклмнопярстувшчызь"[:26]),
+}
 COLD_START_SCRIPT = """
 import sys
 from jobs.model import checkpoint
@@ -71,11 +77,14 @@ def main() -> None:
         checkpoint = _make_checkpoint(texts, Path(folder, "checkpoint"))
         speeds = _measure_speeds(_make_sides(checkpoint, rows, folder), texts[:count], rounds)
         lists = _measure_twenty_words(checkpoint, texts, rounds)
+        scripts = _measure_scripts(texts[:count], Path(folder), rounds)
         cold = _measure_cold_starts(Path(folder), 1 if options.quick else 3)
     print_table("Raw text to label, microseconds per text, one thread, medians", speeds)
     print_table("Texts of twenty tokens in lists of 256, one thread", lists)
+    print_table("Letters of other scripts, microseconds per text of this project", scripts)
     print_table("Process start to the first result", cold)
-    print_json("inference", {"texts": count, "rounds": rounds}, {"speed": speeds, "twenty words": lists, "cold": cold})
+    tables = {"speed": speeds, "twenty words": lists, "scripts": scripts, "cold": cold}
+    print_json("inference", {"texts": count, "rounds": rounds}, tables)
 
 
 def _make_checkpoint(texts: list[str], folder: Path) -> Any:
@@ -187,6 +196,33 @@ def _measure_twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> lis
         for _ in range(rounds)
     ]
     return [{"side": PROJECT, "texts per second": round(statistics.median(speeds))}]
+
+
+def _measure_scripts(texts: list[str], folder: Path, rounds: int) -> list[Row]:
+    """Return a row for each script; the ratio is that of the time for texts of the same number of bytes."""
+    from jobs.inference.classifier import Classifier
+
+    sides: dict[str, tuple[Classify, list[str]]] = {}
+    for script, letters in SCRIPTS.items():
+        written = [text.translate(str.maketrans(*letters)) for text in texts]
+        classifier = Classifier(_make_checkpoint(written, folder / script), share_table=False)
+        sides[script] = classifier.predict_logits, written
+    num_bytes = {script: sum(len(text.encode()) for text in written) for script, (_, written) in sides.items()}
+    times: dict[tuple[str, int], list[float]] = {(script, batch): [] for script in sides for batch in BATCH_SIZES}
+    for _ in range(rounds):
+        for (script, batch), values in times.items():
+            values.append(_measure_seconds(*sides[script], batch) / len(texts) * 1e6)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    english = next(iter(SCRIPTS))
+    rows: list[Row] = []
+    for script, size in num_bytes.items():
+        row: Row = {"script": script, "bytes": size / len(texts)}
+        for batch in BATCH_SIZES:
+            row[f"lists of {batch}"] = medians[script, batch]
+            ratio = medians[script, batch] / size / (medians[english, batch] / num_bytes[english])
+            row[f"x English, {batch}"] = round(ratio, 2)
+        rows.append(row)
+    return rows
 
 
 def _measure_cold_starts(folder: Path, runs: int) -> list[Row]:

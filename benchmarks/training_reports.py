@@ -21,7 +21,7 @@ from jobs.training.process_group import ProcessGroup
 from jobs.training.train import REPORT_INTERVAL_S
 from jobs.training.worker import Reporter, do_nothing
 
-STEPS_PER_EPOCH = 5  # of 256 rows: fractions of a second
+STEPS_PER_EPOCH = 4  # of 256 rows: fractions of a second
 NUM_WORKERS = 2
 EPOCH = Epoch(1, 0.5, 0.5, 0.9, 0.9, 1000.0, 1.0)
 

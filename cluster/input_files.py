@@ -121,7 +121,7 @@ def find_kind(path: str) -> Literal["file", "folder"] | None:
     try:
         if not is_uri(path):
             local = Path(path)
-            return "folder" if local.is_dir() else "file" if local.exists() else None
+            return "folder" if local.is_dir() else "file" if local.is_file() else None
         remote, inside = _browse(path)
         kind = remote.info(inside)["type"]
     except FileNotFoundError:
@@ -260,8 +260,14 @@ def _open_native(path: str) -> "NativeFile":
     import fsspec
 
     file = fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
-    # Some web servers cannot send a part of a file.
-    return pyarrow.PythonFile(file, mode="r") if file.seekable() else pyarrow.BufferReader(file.read())
+    try:
+        file.seek(-1, os.SEEK_END)
+        file.read(1)
+        file.seek(0)
+    except ValueError:  # the web server sends only whole files
+        with fsspec.open(path, "rb", block_size=0) as stream:
+            return pyarrow.BufferReader(stream.read())
+    return pyarrow.PythonFile(file, mode="r")
 
 
 def _browse(path: str) -> tuple[Any, str]:

@@ -40,6 +40,10 @@ def _build_command_line() -> CommandLine:
 def add_commands(commands: CommandGroup) -> None:
     """Add the commands from init to clean, and the group vectors."""
     add_experiment_commands(commands)
+    text = "find wrong labels, copies and other faults in data"
+    check_data = commands.add_command("check-data", _check_data, text)
+    add_experiment(check_data)
+    check_data.add_argument("--out", help="folder of the page and the csv (default: data-check, next to the runs)")
     for parser in (
         _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)"),
         _add_ray_command(commands, "tune", _tune, "search settings (Ray Tune)"),
@@ -157,6 +161,13 @@ def _load_run_experiment(words: list[str]) -> "Experiment":
     folder = f"{experiment.storage.rstrip('/')}/{experiment.name}"
     logger.info(f"experiment {experiment.name}: {data}; its runs are in {folder}")
     return experiment
+
+
+def _check_data(options: argparse.Namespace) -> None:
+    experiment = _load_run_experiment(options.experiment)
+    from jobs.data_checks.check import check_data
+
+    print(f"wrote {check_data(experiment, options.out)}", flush=True)
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -84,7 +84,9 @@ class _FaultInjector:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.server.requests.append((method, path))
-        self.server.bytes_received += int(environ.get("CONTENT_LENGTH") or 0)
+        # pyarrow sends chunks, whose total length is in a header of its own.
+        length = environ.get("HTTP_X_AMZ_DECODED_CONTENT_LENGTH") or environ.get("CONTENT_LENGTH") or 0
+        self.server.bytes_received += int(length)
         outcome = self.server.fault(method, path) if self.server.fault else None
         if outcome is None:
             return self.application(environ, start_response)

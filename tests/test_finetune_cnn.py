@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import cluster.__main__
 import finetune_cnn
 import jobs.__main__
 import serving.__main__
+from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import save_checkpoint
 from serving.client import Client
@@ -21,6 +23,7 @@ from tests.support.commands import run_command
 COMMANDS = [
     "init",
     "show",
+    "check-data",
     "train",
     "tune",
     "cross-validate",
@@ -187,3 +190,27 @@ def test_python_m_runs_the_command() -> None:
     """So a job runs on nodes that have the code but no script."""
     result = run_command(sys.executable, "-m", "finetune_cnn", "--version")
     assert result.stdout == f"finetune-cnn {finetune_cnn.__version__}\n", result.stderr
+
+
+def test_the_console_command_ends_without_freeing_its_memory() -> None:
+    """Its output is complete, functions that libraries registered are called, and the exit code is the command's."""
+    code = """
+import atexit, finetune_cnn
+
+class Memory:
+    def __del__(self):
+        print("freed")
+
+def main():
+    atexit.register(print, "called at exit", end="")
+    print("output")
+    return 3
+
+memory = Memory()
+finetune_cnn.main = main
+finetune_cnn.run_command()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout) == (3, "output\ncalled at exit"), result.stderr

@@ -39,7 +39,9 @@ RAY_ALLOWED = RAY_AT_TOP | {
     "serving/web/metrics.py",
 }
 # In this order: a package of `jobs` imports only from earlier ones.
-PACKAGES = ("config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "search", "runs")
+PACKAGES = (
+    "config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "data_checks", "search", "runs",
+)  # fmt: skip
 # The parts of `jobs` that a replica needs; `serving` imports nothing else.
 USED_BY_SERVING = {
     "config", "inference", "jobs.datasets.tokenizer", "jobs.model.checkpoint", "jobs.model.checkpoint_leases",
@@ -61,6 +63,7 @@ PURE = [
     "cluster/storage.py",
     "cluster/console/tables.py",
     "jobs/config",
+    "jobs/data_checks",
     "jobs/datasets",
     "jobs/embeddings",
     "jobs/evaluation",

@@ -15,6 +15,8 @@ from cluster.ray_private import JOB_VARIABLE
 
 OWN_PACKAGES = ("cluster", "jobs", "serving", "finetune_cnn")
 
+PROGRAM = "finetune-cnn"  # the console command
+
 EXIT_BROKEN_PIPE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -152,10 +154,14 @@ class CommandLine(CommandGroup):
     def validate(self, arguments: Sequence[str]) -> None:
         """Check the words of a command that is to run elsewhere: its options, and by its parser's `validate`.
 
+        Only the console command has all commands. Another command line, such as `python -m cluster`, checks nothing.
+
         Raises:
             UsageError: they are invalid.
             SystemExit: the parser does not accept them; the error is printed.
         """
+        if self.parser.prog != PROGRAM:
+            return
         options = self._parse(arguments)
         if validate := getattr(options, "validate", None):
             validate(options)

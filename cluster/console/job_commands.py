@@ -11,8 +11,6 @@ from cluster.console.cli import CommandGroup
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-PROGRAM = "finetune-cnn"  # the console command, which has all sub-commands
-
 write_line = functools.partial(print, flush=True)
 
 
@@ -75,8 +73,7 @@ def _add_dashboard_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    # The code of another checkout decides about its commands, and `python -m cluster` knows few of them.
-    if options.working_dir is None and options.command_line.parser.prog == PROGRAM:
+    if options.working_dir is None:  # the code of another checkout decides about its commands
         options.command_line.validate(options.arguments)
     from cluster.ray_jobs import submit_job
 

@@ -120,6 +120,8 @@ def _manifest(options: argparse.Namespace) -> None:
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
     _check_manifest_options(options, is_job)
+    if is_job:
+        options.command_line.validate(options.arguments)
     pods = manifest.PodSettings(
         name=options.name,
         image=(options.image or "").replace("{hardware}", "cpu"),

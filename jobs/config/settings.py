@@ -50,7 +50,7 @@ class DataSettings(SettingsSection):
     """Character between the columns of a csv or tsv file. null: in tsv a tab; in csv the first of comma, semicolon,
     tab and vertical bar that divides a header with the columns above."""
     encoding: str = "utf-8"
-    """Character encoding of the files, by its name in Python."""
+    """Character encoding of text files, by its name in Python."""
     validation_share: Fraction = 0.1
     """Share of the training rows that is drawn as validation part if it has no file, after the test part is drawn."""
     test_share: Fraction = 0.1

@@ -1,12 +1,17 @@
-"""Checks of tokenised texts: texts without words, truncated texts, and scripts without spaces between words."""
+"""Checks of tokenised texts before training: texts without words, truncated texts, copies, sizes of the classes, and
+scripts without spaces between words. jobs/data_checks has the slower ones.
+"""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jobs.datasets.readers import Split
 
 MIN_SHARE = 0.1  # of all letters, for a message
+LARGE_RATIO = 10  # of the sizes of two classes
+TRAINING = "training"  # name of the part
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ _SCRIPTS = (
 def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], max_tokens: int) -> list[str]:
     """Return notes on the texts of a part that have no token, and on those with more tokens than `max_tokens`.
 
+    Of the training part also on copies and on the sizes of the classes.
+
     Args:
         name: of the part.
         tokenized: the tokens of the texts.
@@ -48,7 +55,38 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
             f"{num_truncated:,} of {total} are truncated to text.max_tokens={max_tokens}; the longest has "
             f"{max(lengths):,} tokens"
         )
+    if name == TRAINING:
+        notes += [*_describe_copies(split, tokenized), *_describe_classes(split.labels)]
     return notes
+
+
+def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[str]:
+    """Return a note on texts with the same tokens as an earlier one, none without copies."""
+    texts: set[str] = set()
+    copies = []
+    for index, tokens in enumerate(tokenized):
+        number = len(texts)
+        texts.add(" ".join(tokens))
+        if len(texts) == number and tokens:
+            copies.append(index)
+    if not copies:
+        return []
+    return [
+        f"{len(copies):,} of {len(split):,} training texts are copies of an earlier one, such as that in "
+        f"{split.describe_position(copies[0])}; `finetune-cnn check-data` lists them"
+    ]
+
+
+def _describe_classes(labels: Sequence[str]) -> list[str]:
+    """Return a note on the largest and the smallest class if their sizes differ much, else none."""
+    counts = Counter(labels).most_common()
+    if not counts or counts[0][1] <= LARGE_RATIO * counts[-1][1]:
+        return []
+    (largest, most), (smallest, least) = counts[0], counts[-1]
+    return [
+        f"the sizes of the classes differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; macro F1 "
+        "counts all classes equally (train.metric=macro_f1)"
+    ]
 
 
 def describe_undivided_texts(counts: Iterable[tuple[str, int]]) -> str | None:

@@ -62,13 +62,17 @@ def find_confident_errors(classifier: Classifier, part: Split, probabilities: np
 
 
 def write_predictions(path: Path, labels: Sequence[str], part: Split, probabilities: np.ndarray) -> None:
-    """Write a csv with every row of a part, its predicted label and the label's probability."""
+    """Write a csv with every row of a part, its predicted label and the label's probability.
+
+    Rows of several files have their file in the first column.
+    """
     lines: Sequence[int | str] = part.line_numbers or [""] * len(part)
+    files = [[part.files[index].path] for index in part.file_indices] if part.file_indices else [[]] * len(part)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        for line, text, label, row in zip(lines, part.texts, part.labels, probabilities, strict=True):
-            writer.writerow([line, text, label, labels[row.argmax()], f"{row.max():.6f}"])
+        writer.writerow([*(["file"] if part.file_indices else []), *CSV_COLUMNS])
+        for file, line, text, label, row in zip(files, lines, part.texts, part.labels, probabilities, strict=True):
+            writer.writerow([*file, line, text, label, labels[row.argmax()], f"{row.max():.6f}"])
 
 
 def _find_phrases(classifier: Classifier, text: str, label: int) -> list[str]:

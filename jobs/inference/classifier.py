@@ -95,8 +95,18 @@ class Classifier:
             packed.output_bias,
         )
         self._arguments = (*_build_dictionary(checkpoint.words), *self._layers)
-        for texts in ([""], ["", ""]):  # compiles the kernels, or reads them from the cache
+        self._compile_kernels()
+
+    def _compile_kernels(self) -> None:
+        """Compile every kernel, or read it from numba's cache, so that no text waits for it."""
+        logits = np.empty(len(self.labels), np.float32)
+        for texts in ([""], ["", ""]):
             self.predict_logits(texts)
+        self._score_tokens("", logits)
+        # Made when the first text needs them: they take a tenth of a second.
+        tables = np.zeros(1, np.int32), np.zeros(1, np.int64)
+        self._score_utf8_text("", logits, tables)
+        self._normalize_texts([""], tables)
 
     @property
     def table_bytes(self) -> int:
@@ -152,31 +162,45 @@ class Classifier:
 
     def _score_text(self, text: str, logits: np.ndarray) -> tuple[int, int]:
         """Write the logits of a text; return its numbers of tokens and unknown tokens."""
-        encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        sums, features = np.empty((2, len(self.weights.biases)), np.float32)
-        scratch = (self._make_ids(len(encoded)), sums, features)
-        lowercase, size = self.text_settings.lowercase, len(encoded)
         if text.isascii():
-            counts = kernel.score_ascii_text(encoded, 0, size, lowercase, *self._arguments, *scratch, logits)
+            encoded = np.frombuffer(text.encode("ascii"), np.uint8)
+            counts = kernel.score_ascii_text(
+                encoded, 0, len(encoded), self.text_settings.lowercase, *self._arguments,
+                *self._make_scratch(len(encoded)), logits,
+            )  # fmt: skip
         else:
-            tables = code_points.make_tables(lowercase)
-            counts = kernel.score_utf8_text(encoded, 0, size, *tables, *self._arguments, *scratch, logits)
+            counts = self._score_utf8_text(text, logits, code_points.make_tables(self.text_settings.lowercase))
         return self._score_tokens(text, logits) if counts[0] < 0 else counts
 
-    def _normalize_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return normalized texts as `kernel.score_texts` reads them: bytes, classes, offsets and is_left."""
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        joined = np.frombuffer(b"".join(encoded), np.uint8)
-        offsets = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    def _score_utf8_text(self, text: str, logits: np.ndarray, tables: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
+        """As `_score_text`; the number of tokens is -1 if the text is left to Python."""
+        encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+        scratch = self._make_scratch(len(encoded))
+        return kernel.score_utf8_text(encoded, 0, len(encoded), *tables, *self._arguments, *scratch, logits)
+
+    def _normalize_texts(
+        self, texts: Sequence[str], tables: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return normalized texts as `kernel.score_texts` reads them: bytes, classes, offsets and is_left.
+
+        tables: those of `code_points`; by default they are made if a text is not in ASCII.
+        """
+        joined, offsets = code_points.encode_texts(texts)
         lowercase, is_left = self.text_settings.lowercase, np.zeros(len(texts), bool)
         normalized, classes = np.empty((2, 2 * len(joined)), np.uint8)
-        if len(joined) == sum(map(len, texts)):  # all in ASCII
+        if tables is None and len(joined) == sum(map(len, texts)):  # all in ASCII
             tokenizer_kernel.normalize_ascii(joined, 0, len(joined), lowercase, normalized, classes)
             return normalized, classes, offsets, is_left
-        tables, ends = code_points.make_tables(lowercase), np.empty_like(offsets)
-        code_points.normalize_texts(joined, offsets, *tables, normalized, classes, ends, is_left)
+        ends = np.empty_like(offsets)
+        code_points.normalize_texts(
+            joined, offsets, *(tables or code_points.make_tables(lowercase)), normalized, classes, ends, is_left
+        )
         return normalized, classes, ends, is_left
+
+    def _make_scratch(self, num_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the kernel's ids, sums and features for a text of some bytes."""
+        sums, features = np.empty((2, len(self.weights.biases)), np.float32)
+        return self._make_ids(num_bytes), sums, features
 
     def _make_ids(self, num_bytes: int) -> np.ndarray:
         """Return room for the word ids of a text of some bytes."""
@@ -186,16 +210,14 @@ class Classifier:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings.lowercase)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
-        if ids.max() < len(self._table):
-            kernel.score_token_ids(ids, *self._layers, logits)
-        else:
-            kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._layers[1:], logits)
+        # A copy of the rows, so that the kernel is compiled for one kind of table.
+        kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._layers[1:], logits)
         return len(tokens), int((ids == UNKNOWN).sum())
 
 
 def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the kernel's vocabulary: word_bytes, word_offsets, slots and hashes."""
-    encoded = [word.encode() for word in words]
+    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
     word_offsets = np.zeros(len(words) + 1, np.int64)
     np.cumsum([len(word) for word in encoded], out=word_offsets[1:])

@@ -17,6 +17,7 @@ are not separated by spaces could have a class of its own.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -209,3 +210,11 @@ def normalize_texts(
         )
         is_left[index] = end < 0
         ends[index + 1] = max(end, ends[index])
+
+
+def encode_texts(texts: Sequence[str]) -> tuple[Array, Array]:
+    """Return texts in UTF-8, one after the other, uint8, and their offsets, `(texts + 1,)` int64."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.datasets.tokenizer import Tokens, Vocabulary, encode, tokenize
+from jobs.datasets.tokenizer import Tokens, Vocabulary, encode
+from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.batches import Collator, iter_batches_by_length
 from jobs.model.checkpoint import Checkpoint
 from jobs.model.network import Network
@@ -44,8 +45,6 @@ def predict_logits(network: Network, tokens: Tokens, rows: np.ndarray, device: t
 def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     """Return the probability of each class for each text, `(texts, classes)` float32."""
     settings = checkpoint.experiment.text
-    tokens = encode(
-        (tokenize(text, settings.lowercase) for text in texts), Vocabulary(checkpoint.words), settings.max_tokens
-    )
+    tokens = encode(tokenize_texts(texts, settings.lowercase), Vocabulary(checkpoint.words), settings.max_tokens)
     logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens)))
     return torch.softmax(logits, dim=1).numpy()

@@ -170,6 +170,32 @@ def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashe
 
 
 @compiled()
+def _find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, int, np.uint64]:
+    """Return the end of the token that starts at an index, that of its part that is looked up, and the part's hash."""
+    if classes[index] != WORD:
+        token_end, key_end = _find_punctuation_end(text, classes, index, end)
+        return token_end, key_end, _hash(text, index, key_end)
+    key = previous_key = _FNV_START  # hashed while the end is searched, also without the last letter
+    token_end = index
+    while not _is_word_end(classes, token_end, end):
+        previous_key = key
+        key = (key ^ np.uint64(text[token_end])) * _FNV_PRIME
+        token_end += 1
+    if token_end < end and classes[token_end] == JOINER:
+        token_end = _find_joined_word_end(text, classes, token_end, index, end)
+        key = _hash(text, index, token_end)
+    # n't: what precedes it is a token of its own.
+    elif _lowercase_byte(text, token_end - 1, end) == _N and _is_negation_rest(text, classes, token_end, end):
+        if token_end - 1 > index:
+            token_end -= 1
+            key = previous_key
+        else:
+            token_end += 2
+            key = _hash(text, index, token_end)
+    return token_end, token_end, key
+
+
+@compiled()
 def tokenize(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, ids: Array,
@@ -181,29 +207,55 @@ def tokenize(
         if classes[index] == SPACE:
             index += 1
             continue
-        if classes[index] == WORD:  # hashed while its end is searched, also without its last letter
-            key = previous_key = _FNV_START
-            token_end = index
-            while not _is_word_end(classes, token_end, end):
-                previous_key = key
-                key = (key ^ np.uint64(text[token_end])) * _FNV_PRIME
-                token_end += 1
-            if token_end < end and classes[token_end] == JOINER:
-                token_end = _find_joined_word_end(text, classes, token_end, index, end)
-                key = _hash(text, index, token_end)
-            # n't: what precedes it is a token of its own.
-            elif _lowercase_byte(text, token_end - 1, end) == _N and _is_negation_rest(text, classes, token_end, end):
-                if token_end - 1 > index:
-                    token_end -= 1
-                    key = previous_key
-                else:
-                    token_end += 2
-                    key = _hash(text, index, token_end)
-            key_end = token_end
-        else:
-            token_end, key_end = _find_punctuation_end(text, classes, index, end)
-            key = _hash(text, index, key_end)
+        token_end, key_end, key = _find_token(text, classes, index, end)
         ids[count] = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
         count += 1
         index = token_end
     return count
+
+
+@compiled()
+def index_tokens(
+    text: Array, classes: Array, offsets: Array, slots: Array, hashes: Array, spans: Array, ids: Array,
+    id_offsets: Array,
+) -> int:  # fmt: skip
+    """Number the distinct tokens of normalized texts; return how many there are, -1 if more than half as many as slots.
+
+    Args:
+        text, classes: all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
+        slots: int32, all -1, their number is a power of two; hashes: uint64, as many.
+        spans: the output, int64, `(slots / 2, 2)`: start and end in `text` of each distinct token.
+        ids, id_offsets: the output, int32, `(bytes,)`, and int64, `(texts + 1,)`: text i has the tokens numbered
+            ids[id_offsets[i]] to ids[id_offsets[i + 1] - 1].
+    """
+    mask = np.uint64(len(slots) - 1)
+    num_words = count = 0
+    for number in range(len(offsets) - 1):
+        id_offsets[number] = count
+        index, end = offsets[number], offsets[number + 1]
+        while index < end:
+            if classes[index] == SPACE:
+                index += 1
+                continue
+            token_end, key_end, key = _find_token(text, classes, index, end)
+            slot = key & mask
+            while slots[slot] >= 0:
+                start, size = spans[slots[slot], 0], spans[slots[slot], 1] - spans[slots[slot], 0]
+                if hashes[slot] == key and size == key_end - index:
+                    same = 0
+                    while same < size and text[start + same] == text[index + same]:
+                        same += 1
+                    if same == size:
+                        break
+                slot = (slot + np.uint64(1)) & mask
+            if slots[slot] < 0:
+                if num_words == len(spans):
+                    return -1
+                slots[slot], hashes[slot] = num_words, key
+                spans[num_words, 0], spans[num_words, 1] = index, key_end
+                num_words += 1
+            ids[count] = slots[slot]
+            count += 1
+            index = token_end
+    id_offsets[len(offsets) - 1] = count
+    return num_words

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
-from cluster import resources
+from cluster import UsageError, resources
 from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
@@ -34,7 +35,7 @@ from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
-from jobs.training.parallel_tasks import Job, run_in_processes, run_on_ray
+from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
 from jobs.training.run_folder import train_settings_key
 
 logger = logging.getLogger(__name__)
@@ -167,9 +168,33 @@ def train_in_parallel(
     Raises:
         TaskFailed: a job failed with an error that the user can correct.
     """
-    run = run_on_ray if ray.is_initialized() else run_in_processes
     waiting: Iterator[Job[NameType]] = ((name, arguments) for name, *arguments in jobs)
-    return run(train_and_evaluate, waiting, cpus_per_task)
+    if ray.is_initialized():
+        return _train_on_ray(waiting, cpus_per_task)
+    return run_in_processes(train_and_evaluate, waiting, cpus_per_task)
+
+
+def _train_on_ray(jobs: Iterator[Job[NameType]], cpus_per_task: int) -> Iterator[tuple[NameType, FoldResult]]:
+    """Run `train_and_evaluate` for each job in a Ray task, as `run_in_processes` does in processes."""
+    task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
+    capacity = max(1, resources.total_cpus() // cpus_per_task)
+    running: dict[Any, NameType] = {}
+    while True:
+        # One more than the cluster has room for, so that the next is ready when one ends.
+        while len(running) <= capacity and (job := next(jobs, None)) is not None:
+            name, (experiment, corpus, test) = job
+            reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+            running[task.remote(experiment, reference, test)] = name
+        if not running:
+            return
+        [ended], _ = ray.wait(list(running))
+        name = running.pop(ended)
+        try:
+            yield name, ray.get(ended)
+        except RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise TaskFailed(f"{name}: {error.cause}") from error
+            raise
 
 
 def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:

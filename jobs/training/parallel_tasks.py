@@ -1,4 +1,4 @@
-"""Parallel tasks: a function that is called with many arguments, in processes of this machine or on a Ray cluster."""
+"""Parallel tasks without Ray: a function that is called with many arguments, in processes of this machine."""
 
 import multiprocessing
 import os
@@ -9,10 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-import ray
-from ray.exceptions import RayTaskError
-
-from cluster import UsageError, resources
+from cluster import UsageError
 from cluster.machine import count_cpus
 
 NameType = TypeVar("NameType")
@@ -85,37 +82,3 @@ def _prepare_process() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def run_on_ray(
-    function: Callable[..., ReturnType], jobs: Iterable[Job[NameType]], cpus_per_task: int
-) -> Iterator[tuple[NameType, ReturnType]]:
-    """Call a function for each job in a Ray task, as `run_in_processes` does.
-
-    Arguments are put into the object store, unless they are references to objects there.
-
-    Raises:
-        TaskFailed: a job failed with an error that the user can correct.
-    """
-    task = ray.remote(num_cpus=cpus_per_task)(function)
-    waiting = iter(jobs)
-    capacity = max(1, resources.total_cpus() // cpus_per_task)
-    running: dict[Any, NameType] = {}
-    while True:
-        while len(running) <= capacity and (job := next(waiting, None)) is not None:
-            name, arguments = job
-            running[task.remote(*map(_put, arguments))] = name
-        if not running:
-            return
-        [ended], _ = ray.wait(list(running))
-        name = running.pop(ended)
-        try:
-            yield name, ray.get(ended)
-        except RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise TaskFailed(f"{name}: {error.cause}") from error
-            raise
-
-
-def _put(argument: Any) -> Any:
-    return argument if isinstance(argument, ray.ObjectRef) else ray.put(argument)

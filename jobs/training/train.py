@@ -22,7 +22,7 @@ from ray.train import ControllerError, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import UsageError, resources
-from cluster.connection import connect, preserve_sigint_handler, resolve_address
+from cluster.connection import connect, preserve_sigint_handler, resolve_address, set_ray_environment
 from cluster.console.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
@@ -253,6 +253,7 @@ def fit(
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
+    set_ray_environment()  # a trial of a search did not connect: reports would wait for seconds
     failures, num_checkpoints = 0, 0
     cpus_of_others = resources.used_cpus()
     with monitor_workers(settings.last_epoch, run.path, status, callbacks) as callback:

@@ -123,6 +123,9 @@ def test_inference(shared_data: Path) -> None:
     ours = sides["this project"]
     for row in sides.values():
         assert row["x ours, 32"] == pytest.approx(row["lists of 32"] / ours["lists of 32"], rel=0.02, abs=0.02)
+    english, *others = metrics["scripts"]
+    assert [english[f"x English, {batch}"] for batch in (1, 32, 256)] == [1, 1, 1]
+    assert all(row["bytes"] > english["bytes"] and row["x English, 32"] > 0 for row in others)
     assert len(metrics["cold"]) == 3
 
 
@@ -164,6 +167,16 @@ def test_precision(shared_data: Path) -> None:
     metrics = run("precision", "--quick")
     assert [row["precision"] for row in metrics["accuracy"]] == ["float32", "bfloat16"]
     assert all(row["accuracy"] > 50 for row in metrics["accuracy"])
+
+
+def test_label_noise(shared_data: Path) -> None:
+    """Of the hundred most suspicious rows of TREC most are changed ones, with each of three seeds."""
+    metrics = run("label_noise", "--quick")
+    [row] = metrics["labels"]
+    assert metrics["settings"]["seeds"] == 3
+    assert row["set"] == "trec"
+    assert row["least"] >= 60
+    assert metrics["near_duplicates"][0]["copies of 30 words found, %"] > 99
 
 
 def test_serving(ray_environment: dict[str, str]) -> None:

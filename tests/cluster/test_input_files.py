@@ -1,7 +1,10 @@
 """Input files by path and URI, plain and compressed, their folders and fingerprints."""
 
+import functools
 import gzip
 import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -87,6 +90,22 @@ def test_folders_and_patterns_are_listed(name: str) -> None:
     assert input_files.list_matches(f"{folder}/x*") == []
     with pytest.raises(StorageError, match=r"none: cannot be listed"):
         input_files.list_folder(f"{folder}/none")
+
+
+def test_a_file_of_a_web_server_without_ranges_is_read_at_any_position(tmp_path: Path) -> None:
+    """It is larger than a block, and is read as a whole then."""
+    (tmp_path / "f").write_bytes(CONTENT)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            with input_files.open_random_access(f"http://127.0.0.1:{server.server_port}/f?x=y") as file:
+                file.seek(2_999_997)
+                assert file.read() == b"789"
+        finally:
+            server.shutdown()
+            thread.join(timeout=30)
 
 
 def test_a_fingerprint_changes_with_the_file(tmp_path: Path) -> None:

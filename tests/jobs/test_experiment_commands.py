@@ -93,6 +93,11 @@ def test_a_mistake_is_reported_before_anything_is_sent(
     assert run("submit", "--", *words) == 2
     assert message in capsys.readouterr().err
     assert submissions == []
+    if words[0] != "trian":  # `manifest` has its own message
+        assert run("manifest", "--image", "i", "--storage", "s3://b/r", "--", *words) == 2
+        output = capsys.readouterr()
+        assert message in output.err
+        assert output.out == ""
     assert run("submit", "--working-dir", ".", "--", *words) == 0
     assert submissions == [words]
 

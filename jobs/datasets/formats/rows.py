@@ -70,7 +70,7 @@ def find_column(path: str, names: Sequence[str], key: str, name: str, hint: str 
     Args:
         names: of all columns, in Unicode NFC.
         key: setting that names the column.
-        hint: end of the message.
+        hint: added to the names in the message.
 
     Raises:
         DataError: the column is missing or occurs twice.
@@ -78,7 +78,7 @@ def find_column(path: str, names: Sequence[str], key: str, name: str, hint: str 
     if names.count(name) > 1:
         raise DataError(f"{path}: has the column '{name}' (data.{key}) twice; rename or remove one of them")
     if name not in names:
-        raise DataError(f"{path}: has no column '{name}' (data.{key}); it has {describe_names(names, name)}{hint}")
+        raise DataError(f"{path}: has no column '{name}' (data.{key}); it has {describe_names(names, name, hint)}")
     return names.index(name)
 
 
@@ -90,9 +90,9 @@ def check_names_differ(path: str, names: Sequence[str]) -> None:
         raise DataError(f"{path}: has {count} {columns}; rename or remove all but one of them")
 
 
-def describe_names(names: Sequence[str], name: str) -> str:
-    """Return names as text, and the one that is most similar to a name that is not among them."""
+def describe_names(names: Sequence[str], name: str, hint: str = "") -> str:
+    """Return names as text, with a hint, and the one that is most similar to a name that is not among them."""
     folded = {other.casefold(): other for other in names}
     similar = difflib.get_close_matches(name.casefold(), folded, n=1)
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more + "".join(f"; did you mean '{folded[match]}'?" for match in similar)
+    return ", ".join(names[:MAX_NAMES]) + more + hint + "".join(f"; did you mean '{folded[key]}'?" for key in similar)

@@ -1,4 +1,4 @@
-"""Readers of labelled texts: all formats, and errors that name the position."""
+"""Readers of text files: csv, tsv and jsonl, and errors that name the position."""
 
 import csv
 import gzip
@@ -13,6 +13,7 @@ import pytest
 from jobs.config.experiment import ExperimentError, load_experiment
 from jobs.config.settings import DataSettings
 from jobs.datasets.readers import DataError, Split, check_file, read_rows
+from tests.support.text_formats import compress, encode_rows
 
 GOOD = "label,text\ngood,a b\nbad,c d\n"
 
@@ -62,6 +63,9 @@ def test_json_labels_may_be_numbers_and_booleans(tmp_path: Path) -> None:
         ("a.csv", "label,text\n", r"a\.csv: has no rows"),
         ("a.csv", "label,body\nx,y\n", r"a\.csv: has no column 'text' \(data.text_column\); it has label, body"),
         ("a.csv", "text\nx\n", r"has no column 'label' \(data.label_column\)"),
+        ("a.csv", "Text,label\nx,y\n", r"it has Text, label; .* by commas \(data.delimiter\); did you mean 'Text'\?$"),
+        ("a.csv", ",".join(f"c{n}" for n in range(30)), r"it has c0, c1, .*, c19 and 10 more; they are divided"),
+        ("a.jsonl", '{"body": "a", "labels": "x"}', r"has no 'text' \(data.text_column\); it has body, labels$"),
         ("a.csv", "label,text\nx,a\ny\n", r"a\.csv, line 3: has 1 columns, but the header has 2"),
         ("a.csv", 'label,text\nx,"a\n', r"a\.csv, line 2: not valid csv"),
         ("a.csv", "label,text\n,a\n", r"a\.csv, line 2: the label in 'label' is empty"),
@@ -172,6 +176,18 @@ def test_the_start_of_a_file_is_checked_without_reading_it_all(tmp_path: Path) -
     for name, message in (("b.csv", "has no rows"), ("c.csv", "no such file"), ("d.txt", "no such file")):
         with pytest.raises(DataError, match=message):
             check_file(name, data)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".txt"])
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, compression: str) -> None:
+    """The message names the last line that was read."""
+    rows = [("x", f"text {number}") for number in range(5000)]
+    content = compress(encode_rows(rows, suffix), compression)
+    for size in (len(content) // 2, len(content) - 1):
+        name = f"a{suffix}{compression}"
+        with pytest.raises(DataError, match=rf"{name}(, after line \d+)?: cannot be read: .*damaged or incomplete"):
+            read_file(tmp_path, name, content[:size])
 
 
 def test_a_broken_gzip_is_an_error(tmp_path: Path) -> None:

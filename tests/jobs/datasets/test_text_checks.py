@@ -1,4 +1,4 @@
-"""Checks of tokenised texts: no words, too many tokens, no spaces between words."""
+"""Checks of tokenised texts: no words, too many tokens, copies, class sizes, no spaces between words."""
 
 from collections import Counter
 
@@ -22,6 +22,24 @@ def test_texts_without_words_and_truncated_texts_are_counted() -> None:
         "2 of 5 training texts are truncated to text.max_tokens=2; the longest has 4 tokens",
     ]
     assert describe_texts("training", split.select([0]), tokenized[:1], 2) == []
+
+
+def test_copies_in_the_training_part_are_counted() -> None:
+    """The same tokens, whatever the white space; a text without tokens is no copy."""
+    split = Split(["a b", "a  b", "", "", "b a", "a b"], ["x"] * 6, "a.csv", [2, 3, 4, 5, 6, 7])
+    tokenized = [text.split() for text in split.texts]
+    [note] = [note for note in describe_texts("training", split, tokenized, 9) if "copies" in note]
+    assert note.startswith("2 of 6 training texts are copies of an earlier one, such as that in a.csv, line 3; ")
+    assert not any("copies" in note for note in describe_texts("validation", split, tokenized, 9))
+
+
+def test_classes_of_very_different_sizes_are_described() -> None:
+    """From more than ten times as many rows."""
+    for rows, expected in ((21, 1), (20, 0)):
+        split = Split([str(number) for number in range(rows + 2)], ["much"] * rows + ["little"] * 2)
+        notes = describe_texts("training", split, [[text] for text in split.texts], 9)
+        assert len(notes) == expected
+        assert all(f"'much' has {rows} training rows, 'little' 2;" in note for note in notes)
 
 
 @pytest.mark.parametrize(

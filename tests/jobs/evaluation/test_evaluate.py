@@ -206,6 +206,11 @@ def test_a_test_part_of_several_files_is_measured(
     monkeypatch.chdir(tmp_path)
     for file in ("parts", "parts/*.parquet", f"file://{tmp_path}/parts"):
         assert main(["evaluate", folder, file, "--out", str(tmp_path / "out")]) == 0
+    predictions = read_csv(tmp_path / "out" / "predictions.csv")
+    assert [(Path(row["file"]).name, row["line"]) for row in predictions[3:5]] == [
+        ("0.parquet", "4"),
+        ("1.parquet", "1"),
+    ]
     assert evaluate(folder, ["data.test=[parts/1.parquet]"], None).rows == 4
     (tmp_path / "parts" / "3.parquet").write_bytes(encode_rows([("good", "a"), ("ugly", "b")], ".parquet"))
     with pytest.raises(DataError, match=r"parts/3\.parquet, row 2: the checkpoint has no label 'ugly'"):

@@ -201,7 +201,7 @@ def test_losses_of_the_controller_are_limited_if_there_is_no_progress(
         raise ActorDiedError
 
     monkeypatch.setattr(TorchTrainer, "fit", lose_controller)
-    with pytest.raises(TrainingFailed, match=r"controller was lost 4 times without progress: .*; repeat the command"):
+    with pytest.raises(TrainingFailed, match=r"controller was lost 4 times without progress: .* repeat the command"):
         fit(make_experiment(), None, run, False, status)
     assert not snapshot.exists()
     # The third attempt wrote the last checkpoint, and is the first failure.

@@ -1,0 +1,80 @@
+"""Data check of an experiment: a table on the console, an HTML page, and a csv of the rows concerned.
+
+    finetune-cnn check-data experiment.yaml
+
+The texts are read as for training: the same parts, tokens and vectors.
+"""
+
+import logging
+
+from cluster.console.logs import RESULT
+from cluster.console.tables import format_text_table
+from cluster.storage import absolute_path, join, output_folder
+from jobs.config.experiment import Experiment
+from jobs.data_checks.classes import check_classes
+from jobs.data_checks.duplicates import check_duplicates, find_first_copies
+from jobs.data_checks.findings import Finding, Severity, sort_findings, write_csv
+from jobs.data_checks.label_errors import check_labels
+from jobs.data_checks.lengths import check_lengths
+from jobs.data_checks.near_duplicates import check_near_duplicates
+from jobs.data_checks.page import render_page
+from jobs.data_checks.rows import Rows, collect_rows
+from jobs.data_checks.scripts import check_scripts
+from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.embeddings.input_checks import check_inputs
+from jobs.training.corpus import build_corpus
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "data-check"  # in the experiment's folder
+PAGE_NAME, CSV_NAME = "data-check.html", "rows.csv"
+
+
+def check_data(experiment: Experiment, out: str | None = None) -> str:
+    """Check the data of an experiment, log the findings, and return the path of the HTML page.
+
+    Args:
+        out: folder of the page and the csv; by default `data-check`, next to the experiment's runs.
+
+    Raises:
+        DataError, VectorsError: the data or the vectors file are missing or invalid.
+        StorageError: the folder cannot be written.
+    """
+    check_inputs(experiment)
+    logger.info("reading the texts")
+    dataset = load_dataset(experiment)
+    rows = collect_rows(dataset, experiment.text.lowercase)
+    findings = find_all(rows, experiment.text.max_tokens, experiment.seed)
+    findings = sort_findings([*findings, *_check_coverage(experiment, dataset)])
+    table = [
+        {"severity": finding.severity.name.lower(), "finding": finding.name, "message": finding.message}
+        for finding in findings
+    ]
+    logger.log(RESULT, format_text_table(table))
+    folder = absolute_path(out or join(experiment.storage, experiment.name, FOLDER))
+    with output_folder(folder) as local:
+        write_csv(local / CSV_NAME, findings, rows)
+        page = render_page(experiment.name, rows, findings, CSV_NAME)
+        (local / PAGE_NAME).write_text(page, encoding="utf-8")
+    return join(folder, PAGE_NAME)
+
+
+def find_all(rows: Rows, max_tokens: int, seed: int) -> list[Finding]:
+    """Return the findings of all checks that need the rows only."""
+    first = find_first_copies(rows.tokens)
+    findings = [*check_classes(rows), *check_lengths(rows, max_tokens), *check_scripts(rows)]
+    findings += check_duplicates(rows, first)
+    logger.info("comparing the texts")
+    findings += check_near_duplicates(rows, first)
+    logger.info("predicting each label with a model that was not trained on it")
+    return findings + check_labels(rows, first, seed)
+
+
+def _check_coverage(experiment: Experiment, dataset: Dataset) -> list[Finding]:
+    """Return a finding on how many words have a vector of the file; none without a file."""
+    if experiment.vectors.path is None or experiment.model.embedding == "rand":
+        return []
+    coverage = build_corpus(experiment, dataset, use_pretrained=True, log_notes=False).coverage
+    assert coverage is not None, "there is a file"
+    warning = coverage.describe_low_share(experiment.vectors)
+    return [Finding("vectors", Severity.HIGH if warning else Severity.INFO, warning or str(coverage))]

@@ -1,0 +1,59 @@
+"""Check of the classes: their sizes in each part, classes with few rows, and unequal sizes."""
+
+from collections import Counter
+
+import numpy as np
+
+from jobs.data_checks.findings import Finding, FindingRow, Severity
+from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
+from jobs.datasets.text_checks import LARGE_RATIO
+
+FEW_ROWS = 5
+NUM_NAMED_CLASSES = 3
+
+
+def count_classes(rows: Rows) -> np.ndarray:
+    """Return the rows of each class in each part, `(classes, parts)` int64."""
+    counts = np.zeros((len(rows.classes), len(PART_NAMES)), np.int64)
+    np.add.at(counts, (rows.label_indices(), rows.part), 1)
+    return counts
+
+
+def check_classes(rows: Rows) -> list[Finding]:
+    """Return findings on the sizes of the classes in the training part."""
+    sizes = count_classes(rows)[:, TRAINING]
+    parts = Counter(rows.part.tolist())
+    sums = ", ".join(f"{parts[number]:,} {name}" for number, name in enumerate(PART_NAMES) if parts[number])
+    largest, smallest = int(sizes.argmax()), int(sizes.argmin())
+    findings = [
+        Finding(
+            "rows and classes",
+            Severity.INFO,
+            f"{len(rows):,} rows ({sums}) of {len(rows.classes):,} classes with {sizes[smallest]:,} to "
+            f"{sizes[largest]:,} training rows",
+        )
+    ]
+    few = [int(index) for index in np.argsort(sizes, kind="stable") if sizes[index] < FEW_ROWS]
+    if few:
+        names = ", ".join(f"'{rows.classes[index]}'" for index in few[:NUM_NAMED_CLASSES])
+        concerned = {rows.classes[index] for index in few}
+        members = [index for index, label in enumerate(rows.labels) if label in concerned]
+        findings.append(
+            Finding(
+                "small classes",
+                Severity.MEDIUM,
+                f"{len(few):,} of {len(sizes):,} classes have fewer than {FEW_ROWS} training rows, such as {names}; "
+                "add rows, or merge classes",
+                [FindingRow(index) for index in members if rows.part[index] == TRAINING],
+            )
+        )
+    if sizes[largest] > LARGE_RATIO * sizes[smallest]:
+        findings.append(
+            Finding(
+                "unequal classes",
+                Severity.MEDIUM,
+                f"'{rows.classes[largest]}' has {sizes[largest]:,} training rows, '{rows.classes[smallest]}' "
+                f"{sizes[smallest]:,}; compare models by macro F1, not by accuracy",
+            )
+        )
+    return findings

@@ -1,0 +1,75 @@
+"""Check of texts with the same tokens, which the network cannot tell apart: copies, different labels, overlap of
+parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jobs.data_checks.findings import Finding, FindingRow, Severity
+from jobs.data_checks.rows import PART_NAMES, TEST, TRAINING, VALIDATION, Rows
+
+
+def find_first_copies(tokens: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return for each text the index of the first text with the same tokens, `(texts,)` int64.
+
+    A text without tokens is the copy of no other.
+    """
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(" ".join(text), index) if text else index for index, text in enumerate(tokens)])
+
+
+def check_duplicates(rows: Rows, first: np.ndarray) -> list[Finding]:
+    """Return findings on identical texts; `first` as of `find_first_copies`."""
+    findings = [_find_conflicts(rows, first), _find_copies(rows, first)]
+    for earlier, later in ((TRAINING, TEST), (VALIDATION, TEST), (TRAINING, VALIDATION)):
+        findings.append(_find_overlap(rows, first, earlier, later))
+    return [finding for finding in findings if finding is not None]
+
+
+def _find_conflicts(rows: Rows, first: np.ndarray) -> Finding | None:
+    labels = rows.label_indices()
+    conflicting = np.unique(first[labels != labels[first]])
+    if not len(conflicting):
+        return None
+    members = np.flatnonzero(np.isin(first, conflicting))
+    members = members[np.argsort(first[members], kind="stable")]
+    groups: dict[int, set[str]] = {}
+    for index in members:
+        groups.setdefault(int(first[index]), set()).add(rows.labels[index])
+    found = [
+        FindingRow(int(index), note=f"labels of this text: {', '.join(sorted(groups[int(first[index])]))}")
+        for index in members
+    ]
+    message = (
+        f"{len(conflicting):,} text{'s have' if len(conflicting) > 1 else ' has'} different labels in different rows "
+        f"({len(found):,} rows); correct the labels"
+    )
+    return Finding("different labels", Severity.HIGH, message, found)
+
+
+def _find_copies(rows: Rows, first: np.ndarray) -> Finding | None:
+    members = np.flatnonzero((rows.part == TRAINING) & (first != np.arange(len(rows))))
+    if not len(members):
+        return None
+    message = f"{len(members):,} of {(rows.part == TRAINING).sum():,} training texts are copies of an earlier one"
+    return Finding("copies", Severity.MEDIUM, message, [_copy(rows, index, first[index]) for index in members])
+
+
+def _find_overlap(rows: Rows, first: np.ndarray, earlier: int, later: int) -> Finding | None:
+    originals = dict(zip(first[rows.part == earlier], np.flatnonzero(rows.part == earlier), strict=True))
+    members = [index for index in np.flatnonzero(rows.part == later) if first[index] in originals]
+    if not members:
+        return None
+    total = int((rows.part == later).sum())
+    message = (
+        f"{len(members):,} of {total:,} {PART_NAMES[later]} texts ({len(members) / total:.1%}) are also in the "
+        f"{PART_NAMES[earlier]} part: results on them are too good; remove them from one part"
+    )
+    found = [_copy(rows, index, originals[first[index]]) for index in members]
+    severity = Severity.HIGH if later == TEST else Severity.MEDIUM
+    return Finding(f"{PART_NAMES[later]} texts in the {PART_NAMES[earlier]} part", severity, message, found)
+
+
+def _copy(rows: Rows, index: "np.integer[Any]", original: "np.integer[Any]") -> FindingRow:
+    return FindingRow(int(index), note=f"as {rows.name(int(original))}")

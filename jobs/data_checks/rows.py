@@ -1,0 +1,55 @@
+"""Rows of all parts of a dataset with their tokens, which is the input of the data checks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.readers import Split
+from jobs.datasets.tokenizer import tokenize
+
+TRAINING, VALIDATION, TEST = range(3)
+PART_NAMES = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the training, validation and test part, one after the other.
+
+    part: `(rows,)` int64, index into `PART_NAMES`. classes: sorted. tokens: of each text. splits: the parts.
+    """
+
+    texts: list[str]
+    labels: list[str]
+    classes: list[str]
+    tokens: list[list[str]]
+    part: np.ndarray
+    splits: tuple[Split, Split, Split]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def locate(self, index: int) -> tuple[str, int | None]:
+        """Return the file of a row and its line, None if the row has none."""
+        split = self.splits[self.part[index]]
+        offset = index - int(np.searchsorted(self.part, self.part[index]))
+        return split.path, split.line_numbers[offset] if split.line_numbers else None
+
+    def name(self, index: int) -> str:
+        """Return the part of a row, and its line in the file that the part is from."""
+        part, (_, line) = PART_NAMES[self.part[index]], self.locate(index)
+        return part if line is None else f"{part}, line {line}"
+
+    def label_indices(self) -> np.ndarray:
+        """Return the class of each row, `(rows,)` int64."""
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        return np.array([numbers[label] for label in self.labels], np.int64)
+
+
+def collect_rows(dataset: Dataset, lowercase: bool) -> Rows:
+    """Return the rows of a dataset; `lowercase` is the setting of the tokenizer."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    texts = [text for split in splits for text in split.texts]
+    labels = [label for split in splits for label in split.labels]
+    part = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
+    return Rows(texts, labels, dataset.labels, [tokenize(text, lowercase) for text in texts], part, splits)

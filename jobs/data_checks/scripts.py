@@ -1,0 +1,70 @@
+"""Check of the scripts of the texts, such as Latin or Cyrillic, by the Unicode names of their letters."""
+
+import unicodedata
+from collections import Counter
+from functools import cache
+
+from jobs.data_checks.findings import Finding, FindingRow, Severity
+from jobs.data_checks.rows import TRAINING, Rows
+from jobs.datasets.text_checks import describe_undivided_texts
+
+RARE_SHARE = 0.05  # of the texts with letters; a script with fewer is unusual
+NUM_NAMED_SCRIPTS = 5
+# First words of Unicode names that name a form of a letter, not its script.
+_FORMS = {"FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER", "SMALL"}
+# What no sign of the script itself begins with, or what belongs to one script.
+_SCRIPTS = {"CJK": "Han", "KANGXI": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
+
+
+def check_scripts(rows: Rows) -> list[Finding]:
+    """Return findings on the scripts of the texts."""
+    scripts = [find_script(text) for text in rows.texts]
+    counts = Counter(script for script in scripts if script)
+    if not counts:
+        return []
+    total = counts.total()
+    names = [f"{script} {count / total:.1%}" for script, count in counts.most_common(NUM_NAMED_SCRIPTS)]
+    findings = [Finding("scripts", Severity.INFO, f"scripts of the texts: {', '.join(names)}")]
+    main = counts.most_common(1)[0][0]
+    rare = {script for script, count in counts.items() if count < RARE_SHARE * total}
+    found = [FindingRow(index, note=script) for index, script in enumerate(scripts) if script in rare]
+    if found:
+        message = f"{len(found):,} of {len(rows):,} texts are in other scripts than most, which is {main}"
+        findings.append(Finding("unusual scripts", Severity.MEDIUM, message, found))
+    words = Counter(
+        token for tokens, part in zip(rows.tokens, rows.part, strict=True) if part == TRAINING for token in tokens
+    )
+    undivided = describe_undivided_texts(words.items())
+    if undivided:
+        findings.append(Finding("no spaces between words", Severity.HIGH, undivided))
+    return findings
+
+
+def find_script(text: str) -> str:
+    """Return the script of most letters of a text, such as Latin; empty without letters."""
+    if text.isascii():
+        return "Latin" if any(map(str.isalpha, text)) else ""
+    counts: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        script = _script_of(character)
+        if script:
+            counts[script] += count
+    if not counts:
+        return ""
+    if counts["Japanese"]:  # Japanese texts have Han signs too
+        counts["Japanese"] += counts.pop("Han", 0)
+    return counts.most_common(1)[0][0]
+
+
+@cache
+def _script_of(character: str) -> str:
+    """Return the script of a letter; empty for other characters, and for letters without a script."""
+    if character.isascii():
+        return "Latin" if character.isalpha() else ""
+    if unicodedata.category(character)[0] != "L":
+        return ""
+    words = [word for word in unicodedata.name(character, "").split() if word not in _FORMS]
+    if not words or words[0] in ("FEMININE", "MASCULINE"):  # ordinal indicators
+        return ""
+    name = {"LETTER": "LATIN", "BOLD": "LATIN", "ITALIC": "LATIN", "CAPITAL": "LATIN"}.get(words[0], words[0])
+    return _SCRIPTS.get(name, name.capitalize())

@@ -1,0 +1,49 @@
+"""Tokens of many texts, with the compiled tokenizer: those of `jobs.datasets.tokenizer.tokenize`, faster."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.datasets.tokenizer import tokenize
+from jobs.inference import code_points, tokenizer_kernel
+
+CHUNK_BYTES = 1 << 18
+
+
+def tokenize_texts(texts: Sequence[str], lowercase: bool = True) -> list[list[str]]:
+    """Return the tokens of each text; equal tokens of neighbouring texts are the same object."""
+    return [tokens for chunk in _split_into_chunks(texts) for tokens in _tokenize_chunk(chunk, lowercase)]
+
+
+def _split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = num_letters = 0
+    for index, text in enumerate(texts):
+        num_letters += len(text)
+        if num_letters >= CHUNK_BYTES:
+            yield texts[start : index + 1]
+            start, num_letters = index + 1, 0
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _tokenize_chunk(texts: Sequence[str], lowercase: bool) -> Iterator[list[str]]:
+    encoded, offsets = code_points.encode_texts(texts)
+    normalized, classes = np.empty((2, 2 * len(encoded)), np.uint8)
+    ends, is_left = np.empty_like(offsets), np.empty(len(texts), bool)
+    tables = code_points.make_tables(lowercase)
+    code_points.normalize_texts(encoded, offsets, *tables, normalized, classes, ends, is_left)
+    num_bytes = int(ends[-1])
+    ids, id_offsets = np.empty(num_bytes, np.int32), np.empty_like(ends)
+    size = 1 << (num_bytes // 8).bit_length()  # usually enough, and small enough for the processor's caches
+    num_words = -1
+    while num_words < 0:
+        size *= 2
+        slots, hashes = np.full(size, -1, np.int32), np.empty(size, np.uint64)
+        spans = np.empty((size // 2, 2), np.int64)
+        num_words = tokenizer_kernel.index_tokens(normalized, classes, ends, slots, hashes, spans, ids, id_offsets)
+    content = normalized[:num_bytes].tobytes()
+    words = [content[start:end].decode() for start, end in zip(*spans[:num_words].T.tolist(), strict=True)]
+    tokens = np.array(words, object)[ids[: id_offsets[-1]]].tolist()  # faster than a list comprehension
+    bounds = id_offsets.tolist()
+    for text, left, start, end in zip(texts, is_left.tolist(), bounds[:-1], bounds[1:], strict=True):
+        yield tokenize(text, lowercase) if left else tokens[start:end]

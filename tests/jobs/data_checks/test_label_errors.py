@@ -1,0 +1,95 @@
+"""Suspicious labels: folds, out-of-fold probabilities, and the rows that are checked."""
+
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+
+from jobs.data_checks.duplicates import find_first_copies
+from jobs.data_checks.findings import Severity
+from jobs.data_checks.label_errors import LABELS, NUM_FOLDS, assign_folds, check_labels, predict_out_of_fold
+from tests.support.data_checks import make_rows
+from tests.support.toy_data import make_toy_rows
+
+
+def toy(count: int, seed: int = 0, changed: Collection[int] = ()) -> list[tuple[str, str]]:
+    """Return toy rows, those at some indices with the other label."""
+    other = {"good": "bad", "bad": "good"}
+    rows = enumerate(make_toy_rows(count, seed))
+    return [(text, other[label] if index in changed else label) for index, (label, text) in rows]
+
+
+def test_each_class_is_divided_evenly_and_groups_are_in_one_fold() -> None:
+    labels = np.array([0] * 50 + [1] * 5 + [0] * 50)
+    groups = np.arange(105)
+    groups[60:70] = 3  # copies of the row 3
+    folds = assign_folds(labels, groups, seed=1)
+    assert len(set(folds[60:70])) == 1
+    assert sorted(folds[50:55]) == list(range(NUM_FOLDS))
+    alone = np.bincount(folds[np.setdiff1d(np.arange(105), np.arange(60, 70))])
+    assert alone.max() - alone.min() <= 1
+    assert (folds == assign_folds(labels, groups, seed=1)).all()
+    assert (folds != assign_folds(labels, groups, seed=2)).any()
+
+
+def test_a_row_is_predicted_by_a_model_that_was_not_trained_on_it() -> None:
+    """A word that occurs in one row only, or only in copies of one row, says nothing about its label."""
+    texts = [["alpha", f"w{number}"] for number in range(40)] + [["beta", f"w{number}"] for number in range(40)]
+    labels = np.repeat([0, 1], 40)
+    texts += [["unique"]] * 5
+    labels = np.append(labels, [1] * 5)
+    probabilities = predict_out_of_fold(texts, labels, find_first_copies(texts), seed=0)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(85))
+    assert (probabilities.argmax(axis=1) == labels)[:80].all()
+    assert probabilities[80:, 1].max() < probabilities[40:80, 1].min()
+
+
+def test_changed_labels_are_the_most_suspicious_rows() -> None:
+    changed = set(range(3, 400, 20))
+    rows = make_rows(toy(400, changed=changed), toy(40, 1))
+    [finding] = check_labels(rows, find_first_copies(rows.tokens), seed=0)
+    assert finding.name == LABELS
+    found = [row.index for row in finding.rows]
+    assert set(found[:10]) <= changed
+    assert len(changed.intersection(found)) > 0.6 * len(changed)
+    scores = [row.score or 0 for row in finding.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row.suggested and row.suggested != rows.labels[row.index] for row in finding.rows)
+
+
+def test_the_finding_is_less_serious_if_the_model_is_poor() -> None:
+    """Random labels: the model cannot agree with them."""
+    generator = np.random.default_rng(0)
+    train = [(f"w{number % 7} v{number % 11}", "xy"[generator.integers(2)]) for number in range(200)]
+    rows = make_rows(train)
+    [poor] = check_labels(rows, np.arange(200), seed=0)
+    assert poor.severity == Severity.MEDIUM
+    assert "most of the suspicious ones may be right" in poor.message
+    good = make_rows(toy(400, changed=range(3, 400, 20)))
+    assert check_labels(good, find_first_copies(good.tokens), seed=0)[0].severity == Severity.HIGH
+
+
+def test_the_test_part_is_neither_checked_nor_used() -> None:
+    """Other test rows change nothing, not even if all of them are wrong."""
+    train, first, second = toy(200, changed=range(3, 200, 20)), toy(60, 1), [(text, "good") for text, _ in toy(30, 2)]
+    results = []
+    for test in ([], first, second):
+        rows = make_rows(train, toy(20, 3), test)
+        results.append(check_labels(rows, find_first_copies(rows.tokens), seed=0))
+    assert results[0] == results[1] == results[2] != []
+    assert all(row.index < 220 for row in results[1][0].rows)
+
+
+def test_classes_with_few_rows_and_texts_without_words_are_left_out() -> None:
+    train = [*toy(100), ("a rare thing", "rare"), ("", "good"), ("", "bad")]
+    rows = make_rows(train)
+    findings = check_labels(rows, find_first_copies(rows.tokens), seed=0)
+    assert not {100, 101, 102} & {row.index for finding in findings for row in finding.rows}
+    assert all(row.suggested != "rare" for finding in findings for row in finding.rows)
+    rare = make_rows([("a b", "x"), ("c d", "y"), ("e", "z")])
+    assert check_labels(rare, find_first_copies(rare.tokens), seed=0) == []
+
+
+def test_texts_without_common_words_can_be_checked() -> None:
+    rows = make_rows([(f"text{number}", "xy"[number % 2]) for number in range(20)])
+    check_labels(rows, find_first_copies(rows.tokens), seed=0)

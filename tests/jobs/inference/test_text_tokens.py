@@ -1,0 +1,41 @@
+"""Tokens of many texts: those of the tokenizer of a single text."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.datasets.tokenizer import tokenize
+from jobs.inference import text_tokens
+from jobs.inference.text_tokens import tokenize_texts
+
+TEXTS = [
+    "It isn't",
+    "",
+    "CAFÉ cafe\u0301 “naïve”!!!!",
+    "ΟΔΟΣ",
+    " ",
+    "\ud800 a_b",
+    "isn't it",
+    "日本語 \U00020000",
+    "a\u200db",
+]
+
+
+@settings(deadline=None)  # the first call compiles
+@given(texts=st.lists(st.sampled_from(TEXTS) | st.text(max_size=20), max_size=8), lowercase=st.booleans())
+def test_tokens_are_those_of_the_single_text(texts: list[str], lowercase: bool) -> None:
+    """Of any script; some texts are empty, or normalized in Python."""
+    assert tokenize_texts(texts, lowercase) == [tokenize(text, lowercase) for text in texts]
+
+
+def test_texts_are_tokenized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text may be longer than a chunk; the order stays."""
+    texts = [" ".join(f"w{number}" for number in range(count % 7)) for count in range(100)]
+    monkeypatch.setattr(text_tokens, "CHUNK_BYTES", 16)
+    assert tokenize_texts(texts) == [tokenize(text) for text in texts]
+
+
+def test_tokens_whose_hashes_collide_are_distinguished() -> None:
+    """Every letter is another token, so that the hash table is as full as it can be."""
+    text = " ".join(chr(code) for code in range(0x4E00, 0x6000))
+    assert tokenize_texts([text, text]) == 2 * [tokenize(text)]
