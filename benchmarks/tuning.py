@@ -1,7 +1,8 @@
 """Overhead of a search beyond the training of its trials.
 
-    python benchmarks/tuning.py            # about six minutes on two cores
-    python benchmarks/tuning.py --quick    # small numbers, under a minute
+    python benchmarks/tuning.py                 # about a quarter of an hour on two cores
+    python benchmarks/tuning.py --only kills    # one part: overhead, sides, nested, memory, checkpoints or kills
+    python benchmarks/tuning.py --quick         # small numbers, about a minute, without the last two parts
 
 In its own embedded Ray, with generated texts, it measures:
 
@@ -9,10 +10,14 @@ In its own embedded Ray, with generated texts, it measures:
   training, without the start of the trials' processes; the share of the cores' time in training includes the start;
 * trials per hour where a trial trains for about a second, compared with the usual pattern, a TorchTrainer in every
   trial, which runs the same loop;
+* the same search with Ray Tune's own features (benchmarks/ray_tuner.py), alternately: overhead, and space on the disk;
+  also with checkpoints of 75 MB;
+* kills of the driver on both sides (benchmarks/search_kills.py);
 * private memory of a trial's process with a large table of vectors, compared with a small one.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -20,8 +25,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +58,30 @@ class FinishedSearch:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the measurements: trials and epochs of each, rows of the texts, words of the large vectors file."""
+    """Sizes of the measurements: trials and epochs of each, rows of the texts, words of the large vectors file.
+
+    sides: and rounds. kills: trials, and kills of each side.
+    """
 
     rows: int
     overhead: tuple[int, int]
+    sides: tuple[int, int, int]
+    large: tuple[int, int]
+    kills: tuple[int, int]
     short: tuple[int, int]
     nested_trials: int
     memory: tuple[int, int]
     words: int
 
 
-FULL = Sizes(rows=4000, overhead=(64, 10), short=(32, 3), nested_trials=8, memory=(4, 6), words=400_000)
-QUICK = Sizes(rows=300, overhead=(CORES + 1, 1), short=(1, 1), nested_trials=1, memory=(1, 3), words=20_000)
+FULL = Sizes(
+    rows=4000, overhead=(64, 10), sides=(24, 2, 2), large=(5, 2), kills=(16, 6), short=(32, 3), nested_trials=8,
+    memory=(4, 6), words=400_000,
+)  # fmt: skip
+QUICK = Sizes(
+    rows=300, overhead=(CORES + 1, 1), sides=(CORES + 1, 1, 1), large=(CORES + 1, 1), kills=(4, 1), short=(1, 1),
+    nested_trials=1, memory=(1, 3), words=20_000,
+)  # fmt: skip
 
 
 def make_search_experiment(folder: Path, name: str, trials: int, epochs: int, **settings: Any) -> Experiment:
@@ -87,17 +104,83 @@ def run_search(experiment: Experiment) -> FinishedSearch:
     return FinishedSearch([record["seconds"] for record in records], [record["ended"] for record in records], start)
 
 
-def measure_overhead(folder: Path, sizes: Sizes) -> Row:
+def measure_overhead(folder: Path, sizes: Sizes) -> list[Row]:
     """Return the overhead of a search beyond its training."""
     trials, epochs = sizes.overhead
     search = run_search(make_search_experiment(folder, "overhead", trials, epochs))
-    # Without the start of the processes: from the moment when as many trials as there are processes have ended.
-    later_seconds = search.ends[-1] - search.ends[CORES - 1]
+    share = sum(search.seconds) / (CORES * (search.ends[-1] - search.start))
+    return [{"trials": trials, **compute_overhead(search), "share of the cores' time in training": share}]
+
+
+def compare_with_ray_tune(folder: Path, sizes: Sizes) -> list[Row]:
+    """Return the overhead of this project and of Ray Tune's own features, in alternate searches of short trials."""
+    trials, epochs, rounds = sizes.sides
+    settings = {"tune.search": "optuna", "tune.trials": trials, "tune.scheduler": "asha", "tune.grace_epochs": epochs}
+    sides = {
+        "this project": run_search,
+        "Ray Tune": run_tuner,
+        "Ray Tune, state every 10 s": functools.partial(run_tuner, state_period="auto"),
+    }
+    rows: dict[str, list[Row]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for side, (name, run) in enumerate(sides.items()):
+            experiment = make_search_experiment(folder, f"side-{side}-{number}", trials, epochs, **settings)
+            rows[name].append(compute_overhead(run(experiment)) | {"MB": folder_megabytes(experiment)})
+    return [
+        {"side": name, "trials": trials} | {key: statistics.median(row[key] for row in items) for key in items[0]}
+        for name, items in rows.items()
+    ]
+
+
+def compare_large_checkpoints(folder: Path, sizes: Sizes) -> list[Row]:
+    """Return the overhead and the disk space with checkpoints of 75 MB (in the small form: less)."""
+    trials, epochs = sizes.large
+    words = sizes.words * 62_500 // 400_000
+    vectors = folder / "large-checkpoint.bin"
+    write_vectors(vectors, words)
+    settings = {"tune.search": "optuna", "tune.trials": trials, "model.embedding": "non-static",
+                "vectors.path": str(vectors), "vectors.extra_words": words, "train.patience": 1000}  # fmt: skip
+    sides = {
+        "this project": run_search,
+        "Ray Tune, best epochs of the search": run_tuner,
+        "Ray Tune, every epoch": functools.partial(run_tuner, checkpoint_frequency=1),
+    }
+    rows = []
+    for side, (name, run) in enumerate(sides.items()):
+        experiment = make_search_experiment(folder, f"checkpoints-{side}", trials, epochs, **settings)
+        rows.append({"side": name, "trials": trials, **compute_overhead(run(experiment))})
+        rows[-1] |= {"MB": folder_megabytes(experiment)}
+    return rows
+
+
+def run_tuner(experiment: Experiment, **options: Any) -> FinishedSearch:
+    """Run a search with Ray Tune's own features and return the times of its trials; options: of `run_ray_search`."""
+    from benchmarks.ray_tuner import run_ray_search
+
+    ended: list[tuple[float, float]] = []
+    start = time.time()
+    run_ray_search(experiment, f"{experiment.storage}/{experiment.name}", lambda *trial: ended.append(trial), **options)
+    return FinishedSearch([seconds for seconds, _ in ended], [end for _, end in ended], start)
+
+
+def folder_megabytes(experiment: Experiment) -> float:
+    """Return the size of all files of an experiment's runs, in MB."""
+    files = Path(experiment.storage, experiment.name).rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
+
+
+def compute_overhead(search: FinishedSearch) -> Row:
+    """Return the cores' time of a trial, and how much of it was not spent in training, without the processes' start.
+
+    Work of the driver beside the trials slows down their training, so the first number is the one to compare.
+    """
+    trials = len(search.ends) - CORES
+    cores_seconds = CORES * (search.ends[-1] - search.ends[CORES - 1]) / trials
+    training = sum(search.seconds[CORES:]) / trials
     return {
-        "trials": trials,
-        "training a trial, s": statistics.mean(search.seconds),
-        "overhead a trial, s": (CORES * later_seconds - sum(search.seconds[CORES:])) / (trials - CORES),
-        "share of the cores' time in training": sum(search.seconds) / (CORES * (search.ends[-1] - search.start)),
+        "cores' time a trial, s": cores_seconds,
+        "training a trial, s": training,
+        "overhead a trial, s": cores_seconds - training,
     }
 
 
@@ -228,22 +311,53 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small numbers")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="by default all, with --quick all but the last two")
     options = parser.parse_args()
+    parts = options.only or list(PARTS)[: -2 if options.quick else None]
     sizes = QUICK if options.quick else FULL
+    tables: dict[str, list[Row]] = {}
     # Short: Ray creates sockets in it.
     with tempfile.TemporaryDirectory(prefix="rb-", dir="/tmp", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         os.environ["RAY_TMPDIR"] = scratch
         os.environ.pop("RAY_ADDRESS", None)
         write_texts(folder / "texts.csv", sizes.rows)
-        with connect(num_cpus=CORES):
-            overhead = measure_overhead(folder, sizes)
-            comparison = compare_with_nested(folder, sizes)
-            memory = measure_memory(folder, sizes)
-    print_table("Overhead of a search", [overhead])
-    print_table("Trials of about a second", comparison)
-    print_table("Private memory with static vectors, which are mapped from the object store", memory)
-    print_json("tuning", {"quick": options.quick}, {"search": [overhead], "nested": comparison, "memory": memory})
+        with connect(num_cpus=CORES) if parts != ["kills"] else nullcontext():
+            for part in parts:
+                if part != "kills":  # they have their own Ray
+                    tables[part] = measure(part, folder, sizes)
+        if "kills" in parts:
+            tables["kills"] = measure("kills", folder, sizes)
+    print_json("tuning", {"quick": options.quick}, tables)
+
+
+def measure_search_kills(folder: Path, sizes: Sizes) -> list[Row]:
+    """Return what kills of the driver cost in this project and in Ray Tune."""
+    from benchmarks.search_kills import measure_kills
+
+    trials, kills = sizes.kills
+    settings = {"tune.search": "optuna", "tune.trials": trials}
+    return measure_kills(folder / "kills", make_search_experiment(folder, "kills", trials, 4, **settings), kills)
+
+
+# Function and title of each part.
+PARTS: dict[str, tuple[Callable[[Path, Sizes], list[Row]], str]] = {
+    "overhead": (measure_overhead, "Overhead of a search"),
+    "sides": (compare_with_ray_tune, "Ray Tune's own features, medians of alternate searches"),
+    "nested": (compare_with_nested, "Trials of about a second"),
+    "memory": (measure_memory, "Private memory with static vectors, which are mapped from the object store"),
+    "checkpoints": (compare_large_checkpoints, "Large checkpoints"),
+    "kills": (measure_search_kills, "Kills of the driver"),
+}
+
+
+def measure(part: str, folder: Path, sizes: Sizes) -> list[Row]:
+    """Return the rows of a part, and print them."""
+    function, title = PARTS[part]
+    rows = function(folder, sizes)
+    print_table(title, rows)
+    sys.stdout.flush()
+    return rows
 
 
 if __name__ == "__main__":

@@ -16,6 +16,15 @@ STARTED_FOLDER = "begun"
 # File of the seconds that commands spent on the search, in the folder of the records.
 ELAPSED_FILE = "elapsed.txt"
 
+# Key of a trial's number in its configuration in Tune; the other keys are its settings.
+NUMBER_KEY = "trial"
+
+# Key of the report in a result of Tune. The driver removes it before other callbacks see the result.
+REPORT_KEY = "report"
+
+# Metrics of the best epoch in a result of Tune, as `best/loss`.
+BEST_METRICS = ("epoch", "accuracy", "macro_f1", "loss")
+
 RankingKey = tuple[float, float, int]
 """Key that epochs of all trials of a search are compared by; the greater one is better."""
 
@@ -34,23 +43,17 @@ class TrialReport:
     detail: str = ""
 
     def to_tune_result(self, metric: str) -> dict[str, Any]:
-        """Return the result for Tune: `objective` is the last epoch's metric, greater is better."""
-        result = {
-            "finished": self.finished,
-            "failed": self.error,
-            "detail": self.detail,
-            "progress": json.dumps(self.progress.to_json()),  # as text: Tune walks through every tree in a result
-        }
+        """Return the result for Tune: numbers of the last epoch and of the best one, and the report itself.
+
+        `objective` is the last epoch's metric, greater is better.
+        """
+        result: dict[str, Any] = {"finished": self.finished, "failed": self.error, REPORT_KEY: self}
         if self.error:
             return result
-        last = self.progress.epochs[-1]
-        return result | {"epoch": last.epoch, "objective": negate_if_minimized(getattr(last, metric), metric)}
-
-    @classmethod
-    def from_tune_result(cls, result: Mapping[str, Any]) -> "TrialReport":
-        """Return the report in a result of Tune; an empty one if the trial reported nothing."""
-        progress = Progress.from_json(json.loads(result["progress"])) if "progress" in result else Progress()
-        return cls(progress, bool(result.get("finished")), result.get("failed", ""), result.get("detail", ""))
+        last, best = self.progress.epochs[-1], self.progress.epochs[self.progress.best - 1]
+        best_metrics = {f"best/{name}": getattr(best, name) for name in BEST_METRICS}
+        objective = negate_if_minimized(getattr(last, metric), metric)
+        return result | vars(last) | best_metrics | {"objective": objective}
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class TrialRecord:
 
     @classmethod
     def from_report(
-        cls, number: int, settings: dict[str, Any], report: TrialReport, stop_reason: str = ""
+        cls, number: int, settings: Mapping[str, Any], report: TrialReport, stop_reason: str = ""
     ) -> "TrialRecord":
         """Return the record of a trial that ends now with its last report.
 
@@ -102,7 +105,7 @@ class TrialRecord:
         progress = report.progress
         return cls(
             number,
-            settings,
+            dict(settings),
             status="failed" if report.error else "stopped" if stop_reason else "finished",
             reason=report.error or stop_reason,
             detail=report.detail,
@@ -156,6 +159,11 @@ class RecordStore:
 def trial_folder_name(number: int) -> str:
     """Return the name of a trial's folder."""
     return f"trial-{number:05d}"
+
+
+def split_config(config: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+    """Return the number and the settings in a trial's configuration in Tune."""
+    return config[NUMBER_KEY], {path: value for path, value in config.items() if path != NUMBER_KEY}
 
 
 def apply_trial_settings(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:

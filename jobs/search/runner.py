@@ -16,13 +16,28 @@ from cluster import first_line
 from cluster.connection import preserve_sigint_handler
 from cluster.message_queue import MessagePoller
 from cluster.resources import check_capacity, remove_placement_groups, worker_capacity
-from cluster.storage import StorageError, join, remove_folder
+from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
 from jobs.search.best_checkpoint import BestCheckpointManager
-from jobs.search.records import RecordStore, TrialRecord, TrialReport, format_trial_line, objective_metric
+from jobs.search.records import (
+    NUMBER_KEY,
+    REPORT_KEY,
+    RecordStore,
+    TrialRecord,
+    TrialReport,
+    format_trial_line,
+    objective_metric,
+    split_config,
+    trial_folder_name,
+)
 from jobs.search.search import Search
+from jobs.search.trackers import MlflowTracker
+from jobs.training.history import Progress
 
 logger = logging.getLogger(__name__)
+
+# Folder of Tune's own results, in that of the search.
+TUNE_FOLDER = "ray"
 
 REDUCTION_FACTOR = 3  # ASHA continues the best third at each rung
 
@@ -37,12 +52,10 @@ MAX_TRIAL_RESTARTS = 2
 
 # Read by Tune when it starts.
 TUNE_ENVIRONMENT = {
-    # Tune would write three logs for every trial.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune copies its state and the logs of all trials each time. A search resumes from its records instead.
+    "TUNE_GLOBAL_CHECKPOINT_S": "60",
     # A failed trial reports why, and no metric.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # A search resumes from its records; Tune would write its own state again and again.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Trials stay in the folder that they were started in.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -88,14 +101,14 @@ def plan_trial_resources(experiment: Experiment) -> TrialResources:
 class SearchContext:
     """Driver's side of a search, or of its comparison over seeds.
 
-    path: folder of Tune's own files. on_record: called with each record after it was written.
+    path: folder of the search; Tune's own results are in its folder `ray`. tracker: logs each record.
     """
 
     experiment: Experiment
     search: Search
     record_store: RecordStore
     path: str
-    on_record: Callable[[TrialRecord], None]
+    tracker: MlflowTracker | None = None
 
 
 def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialResources, *, asha: bool) -> None:
@@ -108,7 +121,6 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
     # Tune would log the traceback of each failed trial.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     search = context.search
-    remove_folder(join(context.path, "ray"))
     recorder = TrialRecorder(context)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, trial_resources.resources),
@@ -124,7 +136,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
             trial_dirname_creator=_name_trial,
         ),
         run_config=ray.tune.RunConfig(
-            name="ray",
+            name=TUNE_FOLDER,
             storage_path=context.path,
             verbose=0,
             callbacks=[recorder],
@@ -144,7 +156,6 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
         recorder.stop_all(search.stop_reason)
     # Tune keeps processes for reuse, and their resources.
     remove_placement_groups()
-    remove_folder(join(context.path, "ray"))
 
 
 @contextmanager
@@ -198,13 +209,17 @@ class TrialRecorder(ray.tune.Callback):
     def __init__(self, context: SearchContext) -> None:
         self.error: Exception | None = None
         self._context = context
-        self._running: dict[str, tuple[Trial, dict[str, Any]]] = {}  # with the last result
+        self._running: dict[str, tuple[Trial, TrialReport]] = {}  # with the last report
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles callbacks into the folder of the search, for `Tuner.restore`. The tracker may have a password.
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Remember the last result of a trial."""
-        self._running[trial.trial_id] = trial, result
+        """Take the report of a trial out of its result: loggers and other callbacks see numbers only."""
+        self._running[trial.trial_id] = trial, result.pop(REPORT_KEY)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that finished, failed by itself, or was stopped by the scheduler."""
@@ -219,9 +234,11 @@ class TrialRecorder(ray.tune.Callback):
         """
         # Tune would have restarted a trial that trained.
         was_starting = trial.run_metadata.num_failures <= MAX_TRIAL_RESTARTS
-        if was_starting and self._context.search.resubmit(trial.config["number"]):
+        if was_starting and self._context.search.resubmit(trial.config[NUMBER_KEY]):
             self._running.pop(trial.trial_id, None)
-            logger.warning(f"trial {trial.config['number']}: its process was lost before it trained; starting it again")
+            logger.warning(
+                f"trial {trial.config[NUMBER_KEY]}: its process was lost before it trained; starting it again"
+            )
             return
         error = trial.get_error() or RuntimeError("the process of the trial was lost")
         self._record(trial, replace(self._pop_report(trial), error=first_line(error), detail=str(error)), "")
@@ -232,11 +249,11 @@ class TrialRecorder(ray.tune.Callback):
             self._record(trial, self._pop_report(trial), reason)
 
     def _pop_report(self, trial: Trial) -> TrialReport:
-        _, result = self._running.pop(trial.trial_id, (trial, {}))
-        return TrialReport.from_tune_result(result)
+        _, report = self._running.pop(trial.trial_id, (trial, TrialReport(Progress())))
+        return report
 
     def _record(self, trial: Trial, report: TrialReport, stop_reason: str) -> None:
-        number, settings = trial.config["number"], trial.config["settings"]
+        number, settings = split_config(trial.config)
         search = self._context.search
         search.drop(number)
         if number in search.records:
@@ -246,7 +263,8 @@ class TrialRecorder(ray.tune.Callback):
             self._context.record_store.write(record)
             search.add_record(record)
             logger.info(format_trial_line(record, objective_metric(self._context.experiment), search.total_suffix))
-            self._context.on_record(record)
+            if self._context.tracker is not None:
+                self._context.tracker.log_trial(record)
         except Exception as error:
             self.error = self.error or error
             search.stop_reason = str(error)
@@ -264,7 +282,7 @@ class TuneSearcher(Searcher):
         trial = self._search.next_trial()
         if trial is None:  # after FINISHED Tune does not ask again
             return None if self._search.may_continue() else Searcher.FINISHED
-        return {"number": trial[0], "settings": trial[1]}
+        return {NUMBER_KEY: trial[0], **trial[1]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the recorder adds the record to the search."""
@@ -302,4 +320,4 @@ def _build_scheduler(experiment: Experiment) -> ASHAScheduler:
 
 
 def _name_trial(trial: Trial) -> str:
-    return f"trial-{trial.config['number']}"
+    return trial_folder_name(trial.config[NUMBER_KEY])

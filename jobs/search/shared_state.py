@@ -3,6 +3,7 @@
 The actor imports no torch: it starts quickly and needs little memory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ class SavedCheckpoint:
 
     number: int
     epoch: Epoch
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
 
 
 class SharedState(MessageQueue):

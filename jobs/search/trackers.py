@@ -1,68 +1,27 @@
-"""Experiment trackers of a search: TensorBoard's HParams page, and MLflow with a run for each trial."""
+"""MLflow log of a search: a run for each trial that has ended.
 
-import json
+Tune's own callback for MLflow sends a request for each metric of each epoch, while the search waits.
+"""
+
 import logging
 import os
 import time
-from typing import Any
 
 from cluster import UsageError, first_line
-from cluster.storage import StorageError, join
 from jobs.config.experiment import Experiment
-from jobs.search.records import TrialRecord, trial_folder_name
+from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
-from jobs.training.learning_curve import TensorBoardLog
-from jobs.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
-TENSORBOARD_BEST_METRICS = ("accuracy", "macro_f1", "loss")
 
 
-class TrialTracker:
-    """Logs each ended trial of a search to TensorBoard and, if a tracking URI is set, to MLflow.
-
-    Raises:
-        UsageError: see `MlflowTracker`.
-    """
-
-    def __init__(self, experiment: Experiment, run: RunFolder) -> None:
-        self._path = join(run.path, "tensorboard")
-        uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
-        self._mlflow = MlflowTracker(uri, experiment, run.name) if uri else None
-
-    def log_trial(self, record: TrialRecord) -> None:
-        """Log a trial that has ended."""
-        try:
-            log_to_tensorboard(self._path, record)
-        except StorageError as error:
-            logger.warning(str(error))
-        if self._mlflow is not None:
-            self._mlflow.log_trial(record)
-
-
-def log_to_tensorboard(path: str, record: TrialRecord) -> None:
-    """Write a trial's log into a folder, a path or URI, for `tensorboard --logdir`; StorageError if that fails."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.summary import hparams
-
-    with TensorBoardLog(join(path, trial_folder_name(record.number))) as log:
-        best = {f"best/{key}": record.best_value(key) for key in TENSORBOARD_BEST_METRICS if record.best}
-        settings = {key: _to_hparam(value) for key, value in record.settings.items()}
-        for summary in hparams(settings, best):
-            log.add_event(Event(wall_time=time.time(), summary=summary))
-        for name, value in best.items():
-            log.add_event(log.scalar_event(name, value, record.best))
-        for epoch in record.epochs:
-            log.add_epoch(epoch)
-        log.flush()
-
-
-def _to_hparam(value: Any) -> str | float | bool:
-    """Return a setting as a type that HParams knows."""
-    return value if isinstance(value, str | bool | int | float) else json.dumps(value)
+def connect_mlflow(experiment: Experiment, search: str) -> "MlflowTracker | None":
+    """Return the tracker for the tracking URI that is set; None if none is. Arguments, errors: of `MlflowTracker`."""
+    uri = experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+    return MlflowTracker(uri, experiment, search) if uri else None
 
 
 class MlflowTracker:

@@ -20,6 +20,7 @@ from jobs.search.records import (
     apply_trial_settings,
     objective_metric,
     ranking_key,
+    split_config,
     trial_folder_name,
 )
 from jobs.search.shared_state import SavedCheckpoint
@@ -110,7 +111,7 @@ class InProcessTrial(ray.tune.Trainable):
             self._trial.close()
 
     def _start(self) -> Trial:
-        inputs, number, settings = self._inputs, self._trial_config["number"], self._trial_config["settings"]
+        inputs, (number, settings) = self._inputs, split_config(self._trial_config)
         experiment = apply_trial_settings(inputs.experiment, settings)
         return Trial(
             number,
@@ -138,7 +139,8 @@ class DistributedTrial(ray.tune.Trainable):
     def setup(self, config: dict[str, Any], inputs: TrialInputs | None = None) -> None:
         """Prepare the trial."""
         assert inputs is not None
-        self._inputs, self._number, self._settings = inputs, config["number"], config["settings"]
+        self._inputs = inputs
+        self._number, self._settings = split_config(config)
         self._experiment = apply_trial_settings(inputs.experiment, self._settings)
         self._run = RunFolder(inputs.path, trial_folder_name(self._number))
         self._progress, self._run_status = Progress(), RunStatus(time.time())

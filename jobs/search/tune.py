@@ -34,7 +34,7 @@ from jobs.search.runner import (
 from jobs.search.search import FixedSampler, Search, build_search, check_search
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
-from jobs.search.trackers import TrialTracker
+from jobs.search.trackers import MlflowTracker, connect_mlflow
 from jobs.search.trainable import TrialInputs, build_trainable
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
 from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
@@ -52,10 +52,10 @@ experiment.yaml    all settings of this search
 trials/            a file for each ended trial: its settings, the figures of its epochs, why it was stopped
 search-over.txt    why no further trial starts
 trial-*/           the best checkpoint, and the previous best one
-seeds/             the trials of each kind of embedding's best settings with other seeds (tune.seeds)
+seeds/             trials/ and ray/ of each kind of embedding's best settings with other seeds (tune.seeds)
 refit/             the best settings trained on the validation rows too (tune.refit)
 report/            report.md, trials.csv and charts
-tensorboard/       all trials, for `tensorboard --logdir`
+ray/               Tune's own results: all trials for `tensorboard --logdir`, and for ray.tune.ResultGrid
 best.json          the best checkpoint so far; `finished: false` until the search is finished
 
 The same command resumes an interrupted search.
@@ -97,7 +97,7 @@ def tune(experiment: Experiment, *, promote: bool = False) -> str:
             logger.log(RESULT, f"this search is finished; its folder is {run.path}")
         else:
             stack.enter_context(lock_folder(run.path))
-            tracker = TrialTracker(experiment, run)
+            tracker = connect_mlflow(experiment, run.name)
             stack.enter_context(connect())
             best = _search(experiment, space, dataset, corpora, run, tracker)
         path = run.publish(best)
@@ -132,7 +132,7 @@ def _search(
     dataset: Dataset,
     corpora: dict[str, Corpus],
     run: RunFolder,
-    tracker: TrialTracker,
+    tracker: MlflowTracker | None,
 ) -> BestCheckpoint:
     """Run all trials and the steps after them, and return the contents of best.json."""
     manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
@@ -144,7 +144,7 @@ def _search(
     elapsed_s = store.read_elapsed() if usable or not read else 0.0  # a search that starts again has all its time
     search = build_search(experiment, space, records, started, store.write_started, elapsed_s)
     resources = plan_trial_resources(experiment)
-    context = SearchContext(experiment, search, store, run.path, tracker.log_trial)
+    context = SearchContext(experiment, search, store, run.path, tracker)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), README_TEXT)
     _log_start(search, resources)
@@ -246,7 +246,7 @@ def _compare_over_seeds(
         f"repeating the best settings of each kind of embedding with {num_seeds} other seeds, "
         f"{len(all_settings)} trials"
     )
-    context = SearchContext(unlimited, search, store, folder, lambda record: None)
+    context = SearchContext(unlimited, search, store, folder)
     # Without the shared state no checkpoint is saved.
     seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, shared_state=None)
     trainable = build_trainable(seed_inputs, distributed=resources.distributed)

@@ -193,10 +193,29 @@ def test_serving(ray_environment: dict[str, str]) -> None:
 
 
 def test_tuning() -> None:
-    """A search, its comparison with nested trainers, and the memory of trials."""
+    """A search, its comparison with Ray Tune's own features and with nested trainers, and the memory of trials."""
     metrics = run("tuning", "--quick")
-    [search] = metrics["search"]
+    [search] = metrics["overhead"]
     assert 0 < search["share of the cores' time in training"] < 1
+    assert [row["side"] for row in metrics["sides"]] == ["this project", "Ray Tune", "Ray Tune, state every 10 s"]
+    assert all(row["cores' time a trial, s"] > 0 for row in metrics["sides"])
     ours, nested = metrics["nested"]
     assert ours["times"] == pytest.approx(ours["trials an hour"] / nested["trials an hour"])
     assert all(row["private memory of a trial, MB"] > 0 for row in metrics["memory"])
+
+
+def test_large_checkpoints_of_a_search() -> None:
+    """This project writes no more than Ray Tune with a checkpoint of every epoch."""
+    rows = {row["side"]: row for row in run("tuning", "--quick", "--only", "checkpoints")["checkpoints"]}
+    assert rows["this project"]["MB"] <= rows["Ray Tune, every epoch"]["MB"]
+
+
+def test_kills_of_the_driver_of_a_search() -> None:
+    """This project repeats no finished trial, and names a complete best checkpoint at any time."""
+    rows = run("tuning", "--quick", "--only", "kills")["kills"]
+    assert [row["side"] for row in rows] == ["this project", "Ray Tune"] * 2
+    after_a_trial, without_best = rows[0], rows[2]
+    assert (after_a_trial["kills"], after_a_trial["reads after a kill"], without_best["kills"]) == (1, 1, 0)
+    for row in (after_a_trial, without_best):
+        assert (row["resumed"], row["repeated"], row["without"], row["without, running"]) == (True, 0, 0, 0), row
+        assert row["reads while running"] > 0

@@ -23,8 +23,12 @@ FILES = [
 ] + [Path("finetune_cnn.py")]
 # Modules of Ray that its documentation does not contain, besides those with an underscore.
 UNDOCUMENTED = ("ray.core", "ray.dashboard", "ray.experimental", "ray.serve.context", "ray.serve.generated")
-# Attributes with an underscore that are not Ray's.
-OTHER_ATTRIBUTES = {"_SubParsersAction", "_check_value", "_ended", "_group_actions", "_option_string_actions"}
+# Attributes with an underscore that are not Ray's: argparse's, numba's, and others.
+OTHER_ATTRIBUTES = {
+    "_SubParsersAction", "_check_value", "_group_actions", "_option_string_actions",
+    "_cache", "_cache_file", "_source_stamp",
+    "_ended", "_exit",
+}  # fmt: skip
 # The environment variables of Ray Serve, which are its settings, stand in one file too.
 SERVE_SETTINGS = Path("serving/deployment/haproxy.py")
 RAY_FOLDER = Path(ray.__file__).parent

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import ray.tune
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import RankingKey, TrialReport
@@ -26,3 +29,13 @@ def run_trial(trial: Trial) -> list[TrialReport]:
     while not reports[-1].finished:
         reports.append(trial.step())
     return reports
+
+
+class RecordedResults(ray.tune.Callback):
+    """A user's callback of Tune. results: all results that it has received."""
+
+    results: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Store a result."""
+        self.results.append(dict(result))

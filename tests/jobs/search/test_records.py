@@ -7,6 +7,7 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
+    REPORT_KEY,
     RecordStore,
     TrialRecord,
     TrialReport,
@@ -102,12 +103,12 @@ def test_a_report_reaches_the_driver_through_a_result_of_tune() -> None:
     report = TrialReport(progress, finished=True)
     result = report.to_tune_result("loss")
     assert (result["epoch"], result["objective"], result["finished"]) == (2, -0.25, True)
-    assert TrialReport.from_tune_result(result) == report
+    assert (result["loss"], result["best/epoch"], result["best/accuracy"]) == (0.25, 2, 0.75)
+    assert result[REPORT_KEY] is report
     failure = TrialReport(progress, finished=True, error="out of memory", detail="a traceback")
     result = failure.to_tune_result("loss")
     assert not {"epoch", "objective"} & result.keys()
-    assert TrialReport.from_tune_result(result) == failure
-    assert TrialReport.from_tune_result({}) == TrialReport(Progress())
+    assert result[REPORT_KEY] is failure
 
 
 @pytest.mark.parametrize(

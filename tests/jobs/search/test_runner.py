@@ -1,5 +1,6 @@
 """Running trials: their resources, and their messages to the driver."""
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -11,7 +12,8 @@ from cluster import resources
 from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
 from jobs.search import runner
-from jobs.search.runner import handle_trial_messages, plan_trial_resources
+from jobs.search.records import RecordStore
+from jobs.search.runner import SearchContext, TrialRecorder, handle_trial_messages, plan_trial_resources
 from tests.support.waiting import wait_for
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
@@ -141,3 +143,10 @@ def test_a_search_continues_if_its_time_is_not_saved(local_ray: None, messages: 
         wait_for(lambda: len(messages) >= 2, "two attempts", 10)
     assert search.stop_reason is None
     assert messages[0] == "the time spent on the search is not saved: the store does not respond"
+
+
+def test_tunes_own_files_contain_nothing_of_the_tracker() -> None:
+    """Its URI may have a password, and Tune pickles its callbacks into the folder of the search."""
+    tracker = SimpleNamespace(uri="https://user:secret@mlflow.example")
+    context = SearchContext(Experiment(), SimpleNamespace(), RecordStore("trials"), "run", tracker)  # type: ignore[arg-type]
+    assert b"secret" not in pickle.dumps(TrialRecorder(context))

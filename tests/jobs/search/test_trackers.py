@@ -1,4 +1,4 @@
-"""Trials are logged to TensorBoard, and to a real MLflow server."""
+"""Trials are logged to a real MLflow server."""
 
 import os
 import subprocess
@@ -6,56 +6,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from cluster import UsageError
 from cluster.machine import find_free_ports
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
-from jobs.search.trackers import MlflowTracker, TrialTracker, log_to_tensorboard
-from jobs.training.run_folder import RunFolder
-from tests.support.tensorboard import read_events, read_scalars
+from jobs.search.trackers import MlflowTracker, connect_mlflow
 from tests.support.trial_records import make_record
-
-
-def test_tensorboard_shows_a_trials_settings_and_results(tmp_path: Path) -> None:
-    """In addition to the scalars of a run."""
-    settings = {"model.dropout": 0.3, "model.filter_widths": [3, 4], "model.embedding": "static"}
-    log_to_tensorboard(str(tmp_path), make_record(5, settings, 0.75))
-    [log] = (tmp_path / "trial-00005").iterdir()
-    assert read_scalars(log)["best/accuracy"] == [(1, 0.75)]
-    assert read_scalars(log)["validation/accuracy"] == [(1, 0.75)]
-    plugins = {
-        value.tag: HParamsPluginData.FromString(value.metadata.plugin_data.content)
-        for event in read_events(log)
-        for value in event.summary.value
-        if value.metadata.plugin_data.plugin_name == "hparams"
-    }
-    hparams = plugins["_hparams_/session_start_info"].session_start_info.hparams
-    assert hparams["model.dropout"].number_value == 0.3
-    assert hparams["model.filter_widths"].string_value == "[3, 4]"
-    assert hparams["model.embedding"].string_value == "static"
-
-
-def test_tensorboard_shows_the_settings_of_a_failed_trial(tmp_path: Path) -> None:
-    log_to_tensorboard(str(tmp_path), make_record(6, {"model.dropout": 0.3}, None))
-    [log] = (tmp_path / "trial-00006").iterdir()
-    assert "best/accuracy" not in read_scalars(log)
-    assert "_hparams_/session_start_info" in read_scalars(log)
-
-
-def test_a_log_that_cannot_be_written_does_not_stop_the_search(
-    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "tune-0123").write_text("a file where a folder is required")
-    tracker = TrialTracker(Experiment(), RunFolder(str(tmp_path), "tune-0123"))
-    tracker.log_trial(make_record(1, {}, 0.75))
-    assert len(messages) == 1
-    assert "cannot be written" in messages[0]
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +81,11 @@ def test_an_mlflow_server_that_stops_answering_does_not_stop_the_search(
 
 
 @pytest.mark.slow
-def test_a_wrong_mlflow_uri_is_an_error_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message is one line."""
+def test_a_wrong_mlflow_uri_is_an_error_before_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is one line. Without a URI nothing is logged."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     [port] = find_free_ports(1)
     with pytest.raises(UsageError, match=r"tune\.mlflow: cannot log to http://127\.0\.0\.1"):
-        MlflowTracker(f"http://127.0.0.1:{port}", Experiment(), "tune-0123")
+        connect_mlflow(Experiment().replace({"tune.mlflow": f"http://127.0.0.1:{port}"}), "tune-0123")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert connect_mlflow(Experiment(), "tune-0123") is None

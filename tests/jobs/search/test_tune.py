@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,7 +23,6 @@ import ray.tune
 from ray.cluster_utils import Cluster
 
 from cluster import UsageError
-from cluster.package import REPOSITORY
 from cluster.storage import StorageError, lock_folder
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
@@ -39,8 +37,11 @@ from jobs.search.tune import SearchFailed, _build_corpora, _end_search, tune
 from jobs.training.history import Progress
 from jobs.training.run_folder import RunFolder, resolve_run_folder
 from tests.support.loops import train_in_process
+from tests.support.running_commands import RunningCommand
+from tests.support.tensorboard import read_scalars
 from tests.support.toy_data import make_test_corpus, write_word2vec
 from tests.support.trial_records import make_epoch
+from tests.support.trials import RecordedResults
 
 FEATURE_MAPS = [4, 5, 6, 7, 8, 9, 10, 11, 12]
 # Of the longest command, on a slow machine.
@@ -103,9 +104,17 @@ def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows(
-    embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
+    embedded_ray: None,
+    make_experiment: Callable[..., Experiment],
+    messages: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With Optuna, also over settings of `text`; the named checkpoint can be evaluated."""
+    """With Optuna, also over settings of `text`; the named checkpoint can be evaluated.
+
+    Tune's own tools have the trials too.
+    """
+    monkeypatch.setenv("RAY_TUNE_CALLBACKS", "tests.support.trials.RecordedResults")
+    RecordedResults.results.clear()
     space = {
         "model.embedding": {"grid": ["static", "non-static"]},
         "train.vectors_learning_rate": {"loguniform": [0.001, 0.02]},
@@ -125,12 +134,12 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert sorted((item["model.embedding"], item["seed"]) for item in seeds) == [
         ("non-static", 1), ("non-static", 2), ("static", 1), ("static", 2),
     ]  # fmt: skip
+    named = json.loads(best.read_text())
     assert {path.name for path in (run / "report").iterdir()} == {
         "report.md", "trials.csv", "embeddings.png", "parallel-coordinates.png", "slices.png",
     }  # fmt: skip
-    assert len(list((run / "tensorboard").iterdir())) == 4
+    assert_tune_has_all_trials(run, named)
     assert any("the mean of 2 seeds" in line for line in messages)
-    named = json.loads(best.read_text())
     assert (named["refit"], named["rows"], named["metric"]) == (True, 108, "macro_f1")
     saved = checkpoint.load_checkpoint(str(best))
     assert saved.metrics["rows"] == named["rows"]
@@ -138,6 +147,25 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert saved.metrics["accuracy"] is None
     evaluate(str(best), [], str(best.parent / "report"))
     assert "including the validation part" in (best.parent / "report" / "report.md").read_text()
+
+
+def assert_tune_has_all_trials(run: Path, named: dict[str, Any]) -> None:
+    """Assert that `ResultGrid`, TensorBoard and a user's callback have the settings and metrics of four trials."""
+    grid = ray.tune.ResultGrid(ray.tune.ExperimentAnalysis(str(run / "ray")))
+    table = grid.get_dataframe(filter_metric="macro_f1", filter_mode="max")
+    assert sorted(table["config/trial"]) == [1, 2, 3, 4]
+    assert set(table["config/model.embedding"]) == {"static", "non-static"}
+    assert table["macro_f1"].max() == named["metrics"]["macro_f1"] == table["best/macro_f1"].max()
+    assert [len(result.metrics_dataframe) for result in grid] == [2] * 4
+    for folder in sorted((run / "ray").glob("trial-0*")):
+        [log] = folder.glob("events.*")
+        assert [step for step, _ in read_scalars(log)["ray/tune/accuracy"]] == [1, 2]
+    searched = [result for result in RecordedResults.results if "seed" not in result["config"]]
+    assert sorted((result["config"]["trial"], result["epoch"]) for result in searched) == [
+        (trial, epoch) for trial in (1, 2, 3, 4) for epoch in (1, 2)
+    ]
+    assert all(isinstance(value, int | float | str) for result in searched for key, value in result.items()
+               if key != "config")  # fmt: skip
 
 
 @pytest.mark.ray
@@ -295,9 +323,7 @@ def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
 
     settings = [{"model.feature_maps": number} for number in (4, 5, 6)]
     search = Search(make_experiment(), FixedSampler(settings), len(settings), [])
-    context = SearchContext(
-        make_experiment(), search, RecordStore(str(tmp_path / "trials")), str(tmp_path), lambda record: None
-    )
+    context = SearchContext(make_experiment(), search, RecordStore(str(tmp_path / "trials")), str(tmp_path))
     resources = TrialResources({"cpu": 1.0}, max_concurrent_trials=1, wait_message=None, distributed=False)
     run_trials(context, FragileTrial, resources, asha=False)
     assert marker.exists()
@@ -370,50 +396,16 @@ def command_cluster() -> Iterator[CommandCluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class Command:
-    """A running `tune` command on the toy csv. lines: of its output so far."""
+def start_tune(tmp_path: Path, environment: dict[str, str], *settings: str) -> RunningCommand:
+    """Return a running `tune` command on the toy csv."""
+    words = ["tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs", "name=c", "tune.samples=1",
+             "tune.scheduler=none", "train.metric=loss", "model.embedding=rand", *settings]  # fmt: skip
+    return RunningCommand([sys.executable, "-m", "jobs", *words], environment, TIMEOUT_S)
 
-    def __init__(self, tmp_path: Path, environment: dict[str, str], *settings: str) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs", "tune", f"data.train={tmp_path / 'toy.csv'}", f"storage={tmp_path}/runs",
-             "name=c", "tune.samples=1", "tune.scheduler=none", "train.metric=loss", "model.embedding=rand", *settings],
-            cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        self._timer = threading.Timer(TIMEOUT_S, self.process.kill)
 
-    def __enter__(self) -> "Command":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def wait_for_line(self, text: str) -> None:
-        """Read the output up to a line with this text."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if text in line:
-                return
-        raise AssertionError(f"the command ended without {text!r}:\n{self.output}")
-
-    def wait(self) -> int:
-        """Read the rest of the output and return the exit code."""
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout
-        return self.process.wait()
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-    def trial_lines(self) -> list[str]:
-        return [line for line in self.lines if line.startswith("trial ")]
+def trial_lines(command: RunningCommand) -> list[str]:
+    """Return the lines of ended trials in the output of a command."""
+    return [line for line in command.lines if line.startswith("trial ")]
 
 
 def kill_a_trial(cluster: CommandCluster, ignored: set[int], killed: list[int]) -> None:
@@ -441,7 +433,7 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
                 "tune.gpus_per_trial=0.5", "tune.minutes=60")  # fmt: skip
     best = tmp_path / "runs" / "c" / "best.json"
 
-    with Command(tmp_path, command_cluster.environment, *settings) as command:
+    with start_tune(tmp_path, command_cluster.environment, *settings) as command:
         command.wait_for_line("9 trials, up to 2 at once")
         command.wait_for_line("trial ")
         command.process.kill()
@@ -449,13 +441,13 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
     ended = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
     assert 1 <= len(ended) < 9
 
-    with Command(tmp_path, command_cluster.environment, *settings) as command:
+    with start_tune(tmp_path, command_cluster.environment, *settings) as command:
         command.wait_for_line(f"resuming the search: {len(ended)} of 9 trials have ended")
         elapsed = read_elapsed(best)
         command.wait_for_line("trial ")
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130, command.output
-    num_ended = len(ended) + len(command.trial_lines())
+    num_ended = len(ended) + len(trial_lines(command))
     assert num_ended < 9
     assert any(line.startswith("interrupted") for line in command.lines)
     assert f"{num_ended} of 9 trials have ended; best: feature_maps=" in command.output
@@ -466,7 +458,7 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
     stale = command_cluster.trial_processes()
     with (
         command_cluster.extra_node() as node,
-        Command(tmp_path, command_cluster.environment, *settings) as command,
+        start_tune(tmp_path, command_cluster.environment, *settings) as command,
     ):
         command.wait_for_line("9 trials, up to 3 at once")
         command_cluster.wait_for_trial(node)
@@ -474,9 +466,9 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
         threading.Thread(target=kill_a_trial, args=(command_cluster, stale, killed), daemon=True).start()
         assert command.wait() == 0, command.output
     assert killed
-    missing = sorted(set(range(1, 10)) - {int(line[6:9]) for line in command.trial_lines()})
+    missing = sorted(set(range(1, 10)) - {int(line[6:9]) for line in trial_lines(command)})
     assert len(missing) == num_ended
-    assert len(command.trial_lines()) == 9 - num_ended
+    assert len(trial_lines(command)) == 9 - num_ended
     assert {path: path.stat().st_mtime_ns for path in ended} == ended
     assert [record["number"] for record in records(best)] == list(range(1, 10))
     assert {(record["status"], record["reason"]) for record in records(best)} == {("finished", "")}
