@@ -14,6 +14,7 @@ import numpy as np
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TRAINING, Rows
 from jobs.datasets.tokenizer import fold_case
+from jobs.evaluation.seen_texts import mix
 
 MIN_SIMILARITY = 0.8
 # Two texts with a similarity of 0.8 agree in one of 16 bands of 4 hashes with a probability of 99.98 %.
@@ -140,14 +141,6 @@ def compute_signatures(shingles: np.ndarray, offsets: np.ndarray) -> np.ndarray:
             signatures[start:end, number] = np.minimum.reduceat(values, bounds)
         start = end
     return signatures
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Return numbers that look random and differ if the arguments do (SplitMix64, Steele et al. 2014)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
 
 
 def _find_candidates(signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

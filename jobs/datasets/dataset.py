@@ -1,6 +1,6 @@
 """Dataset: labelled texts in three parts (training, validation, test), or in the folds of a cross-validation.
 
-The texts come from the user's csv, tsv or jsonl files, or from the docstrings of installed packages.
+The texts come from the user's files, or from the docstrings of installed packages.
 """
 
 import math

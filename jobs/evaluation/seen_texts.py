@@ -35,12 +35,12 @@ def digest_texts(tokens: Tokens) -> np.ndarray:
     """Return a digest of the token ids of each text, `(texts,)` uint64."""
     lengths = tokens.lengths
     positions = np.arange(len(tokens.ids)) - np.repeat(tokens.offsets[:-1], lengths)
-    words = _mix(tokens.ids.astype(np.uint64) + (positions.astype(np.uint64) << np.uint64(32)))
+    words = mix(tokens.ids.astype(np.uint64) + (positions.astype(np.uint64) << np.uint64(32)))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(words, dtype=np.uint64)])
-    return _mix(sums[tokens.offsets[1:]] - sums[tokens.offsets[:-1]] + lengths.astype(np.uint64))
+    return mix(sums[tokens.offsets[1:]] - sums[tokens.offsets[:-1]] + lengths.astype(np.uint64))
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
+def mix(values: np.ndarray) -> np.ndarray:
     """Return numbers that look random and differ if the arguments do (SplitMix64, Steele et al. 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

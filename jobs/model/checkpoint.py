@@ -18,17 +18,14 @@ an untrusted checkpoint runs no code. Reading one needs no torch.
 """
 
 import logging
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from cluster import __version__
 from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Source
@@ -104,13 +101,6 @@ class TrainingState:
     weights: dict[str, np.ndarray]
     optimizer_state: dict[str, np.ndarray]
     progress: dict[str, Any]
-
-
-@cache
-def collect_versions() -> dict[str, str]:
-    """Return the versions of this project, Python and libraries, for the provenance of a checkpoint."""
-    libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
-    return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ Every worker has a shard of the filters, so all workers must call these function
 """
 
 import hashlib
+import platform
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -12,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster import UsageError
+from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
 from jobs.evaluation.seen_texts import digest_training_texts
 from jobs.model.checkpoint import (
@@ -20,7 +23,6 @@ from jobs.model.checkpoint import (
     InitialVectors,
     RunConstants,
     TrainingState,
-    collect_versions,
     save_checkpoint,
 )
 from jobs.training.corpus import Corpus
@@ -65,6 +67,13 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants)
 
     return write
+
+
+@cache
+def collect_versions() -> dict[str, str]:
+    """Return the versions of this project, Python and libraries, for the provenance of a checkpoint."""
+    libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
+    return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
 
 
 def _collect_constants(corpus: Corpus, embedding: str) -> RunConstants:

@@ -14,6 +14,7 @@ from jobs.datasets.formats.text_lines import iter_lines
 
 LABEL_PREFIX = "__label__"
 
+_FIRST_LABEL = re.compile(rf"{LABEL_PREFIX}(\S*)")
 _LABEL = re.compile(rf"(?:^|(?<=\s)){LABEL_PREFIX}(\S*)")
 
 
@@ -26,23 +27,31 @@ def read_fasttext(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     parser = LabelParser(file, LABEL_PREFIX)
     for number, line in enumerate(iter_lines(file, options), start=1):
         line = line.rstrip("\r\n")
-        labels = _LABEL.findall(line) if LABEL_PREFIX in line else []
-        text = _LABEL.sub("", line).strip() if labels else line
+        labels, text = _split(line)
         label = ""
         if options.labelled:
-            if not line.strip():
+            if not labels and not line.strip():
                 continue
-            label = parser.parse(number, _select_label(file, number, labels))
+            if len(labels) != 1:
+                raise DataError(f"{file.describe_position(number)}: {_describe_labels(labels)}")
+            label = parser.parse(number, labels[0])
         record = None
         if options.with_records:
             record = {"text": text} | ({"label": " ".join(labels)} if labels else {})
         yield number, text, label, record
 
 
-def _select_label(file: SourceFile, number: int, labels: list[str]) -> str:
-    position = file.describe_position(number)
-    if not labels:
-        raise DataError(f"{position}: has no label; a line of fastText starts with {LABEL_PREFIX}NAME")
-    if len(labels) > 1:
-        raise DataError(f"{position}: has {len(labels)} labels, {', '.join(labels)}; one label per text is supported")
-    return labels[0]
+def _split(line: str) -> tuple[list[str], str]:
+    """Return the labels of a line, and its text."""
+    match = _FIRST_LABEL.match(line)
+    text = line[match.end() :] if match else line
+    if LABEL_PREFIX not in text:  # nearly every line; the search below takes longer than everything else
+        return ([match[1]], text.strip()) if match else ([], line)
+    labels = _LABEL.findall(line)
+    return labels, _LABEL.sub("", line).strip() if labels else line
+
+
+def _describe_labels(labels: list[str]) -> str:
+    if labels:
+        return f"has {len(labels)} labels, {', '.join(labels)}; one label per text is supported"
+    return f"has no label; a line of fastText starts with {LABEL_PREFIX}NAME"

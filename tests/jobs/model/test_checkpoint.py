@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import __version__
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
     InitialVectors,
-    collect_versions,
     load_checkpoint,
     load_initial_vectors,
     load_training_state,
@@ -85,14 +83,10 @@ def test_a_checkpoint_without_initial_vectors_has_none(tmp_path: Path) -> None:
     assert load_initial_vectors(str(tmp_path)) is None
 
 
-def test_the_versions_are_those_of_this_project_and_its_libraries(tmp_path: Path) -> None:
-    """A checkpoint of an earlier version, which did not record the project's, is loaded as it is."""
-    versions = collect_versions()
-    assert versions["finetune-cnn"] == __version__
-    assert {"python", "torch", "ray", "gensim", "numpy"} < versions.keys()
-    for name, recorded in (("new", versions), ("old", {"python": "3.11.1"})):
-        save_checkpoint(tmp_path / name, replace(CHECKPOINT, metrics={"epoch": 1, "versions": recorded}))
-        assert load_checkpoint(str(tmp_path / name)).metrics["versions"] == recorded
+def test_the_versions_that_wrote_a_checkpoint_are_read_as_they_are(tmp_path: Path) -> None:
+    """Those of an earlier version lack the project's."""
+    save_checkpoint(tmp_path, replace(CHECKPOINT, metrics={"epoch": 1, "versions": {"python": "3.11.1"}}))
+    assert load_checkpoint(str(tmp_path)).metrics["versions"] == {"python": "3.11.1"}
 
 
 def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -186,6 +186,8 @@ def test_only_trained_vectors_move_and_padding_never(
         assert not network.vectors[0].any()
         assert not np.array_equal(network.vectors.detach().numpy(), loop.corpus.vectors)
     assert np.array_equal(network.initial_vectors.numpy(), loop.corpus.vectors)
+    if network.has_fixed:
+        assert np.array_equal(network.vectors_by_channel()["fixed_vectors"].numpy(), loop.corpus.vectors)
 
 
 def test_a_step_is_that_of_torchs_adam_on_the_whole_network(make_experiment: Callable[..., Experiment]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import UsageError
+from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import write_binary
@@ -28,7 +28,7 @@ from jobs.training import checkpoint_store
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import Loop, create_loop
-from jobs.training.snapshot import VECTORS_DIGEST, capture, gather_weights, restore
+from jobs.training.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
 from jobs.training.worker import resume
 from tests.support.toy_data import make_toy_rows
 
@@ -222,3 +222,9 @@ def test_a_checkpoint_whose_vectors_are_all_trained_has_the_earlier_format(
         capture(make_experiment(), trained.corpus, trained, resumable=False)(tmp_path / name)
         assert json.loads((tmp_path / name / "manifest.json").read_text())["format"] == version
         assert version in checkpoint_files.READABLE_FORMATS
+
+
+def test_the_versions_are_those_of_this_project_and_its_libraries() -> None:
+    versions = collect_versions()
+    assert versions["finetune-cnn"] == __version__
+    assert {"python", "torch", "ray", "gensim", "numpy"} < versions.keys()

@@ -12,11 +12,12 @@ from jobs.datasets.readers import DataError, read_rows
 def test_a_label_may_stand_anywhere_in_its_line(tmp_path: Path) -> None:
     """As in fastText, between spaces; blank lines are ignored, and the names of the columns."""
     path = tmp_path / "a.txt"
-    path.write_text("\ufeff__label__x a b\r\n\n  \na __label__y\tb\nx__label__c d __label__z\n", encoding="utf-8")
+    lines = "\ufeff__label__x a b\r\n\n  \na __label__y\tb\nx__label__c d __label__z\n__label__w x__label__\n"
+    path.write_text(lines, encoding="utf-8")
     rows = read_rows(str(path), DataSettings(text_column="body", label_column="class"))
-    assert rows.labels == ["x", "y", "z"]
-    assert [text.split() for text in rows.texts] == [["a", "b"], ["a", "b"], ["x__label__c", "d"]]
-    assert rows.line_numbers == [1, 4, 5]
+    assert rows.labels == ["x", "y", "z", "w"]
+    assert [text.split() for text in rows.texts] == [["a", "b"], ["a", "b"], ["x__label__c", "d"], ["x__label__"]]
+    assert rows.line_numbers == [1, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
