@@ -6,7 +6,7 @@ import numpy as np
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import tokenize
+from jobs.inference.text_tokens import tokenize_texts
 
 TRAINING, VALIDATION, TEST = range(3)
 PART_NAMES = ("training", "validation", "test")
@@ -52,4 +52,4 @@ def collect_rows(dataset: Dataset, lowercase: bool) -> Rows:
     texts = [text for split in splits for text in split.texts]
     labels = [label for split in splits for label in split.labels]
     part = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
-    return Rows(texts, labels, dataset.labels, [tokenize(text, lowercase) for text in texts], part, splits)
+    return Rows(texts, labels, dataset.labels, tokenize_texts(texts, lowercase), part, splits)

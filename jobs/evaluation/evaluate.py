@@ -16,7 +16,7 @@ from jobs.config.settings import Source
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
-from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.metrics import (
@@ -31,6 +31,7 @@ from jobs.evaluation.report import Evaluation, write_report
 from jobs.evaluation.report_folder import choose_report_folder
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.inference.file_prediction import build_classifier
+from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -181,7 +182,7 @@ def _measure(checkpoint: Checkpoint, test: Split, predicted: np.ndarray) -> Meas
     seen = None
     if digests is not None:
         text = checkpoint.experiment.text
-        tokenized = (tokenize(row, text.lowercase) for row in test.texts)
+        tokenized = tokenize_texts(test.texts, text.lowercase)
         seen = find_seen_texts(encode(tokenized, Vocabulary(checkpoint.words), text.max_tokens), digests)
     has_unseen = seen is not None and seen.any() and not seen.all()
     num_classes = len(checkpoint.labels)

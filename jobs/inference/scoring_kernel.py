@@ -22,7 +22,6 @@ import numpy as np
 from jobs.inference import code_points, tokenizer_kernel
 from jobs.inference.code_points import normalize_text
 from jobs.inference.prefetch import prefetch
-from jobs.inference.tokenizer_kernel import MAX_PUNCTUATION_RUN as MAX_PUNCTUATION_RUN
 from jobs.inference.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.model.compilation import compiled
 

@@ -23,7 +23,7 @@ from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
-from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize, tokenize
+from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
 from jobs.embeddings.pretraining import (
     CACHE_KEY_SETTINGS,
@@ -34,6 +34,7 @@ from jobs.embeddings.pretraining import (
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
 from jobs.embeddings.word_vectors import NUM_MISSING_WORDS, Coverage, WordVectors, has_letter
+from jobs.inference.text_tokens import tokenize_texts
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,9 @@ def build_corpus(
     """
     text = experiment.text
     if len(dataset.train) > MANY_TEXTS:
-        logger.info(f"dividing {len(dataset.train):,} texts into words")
-    tokenized = [tokenize(row, text.lowercase) for row in dataset.train.texts]
-    validation_tokens = [tokenize(row, text.lowercase) for row in dataset.validation.texts]
+        logger.info(f"tokenizing {len(dataset.train):,} texts")
+    tokenized = tokenize_texts(dataset.train.texts, text.lowercase)
+    validation_tokens = tokenize_texts(dataset.validation.texts, text.lowercase)
     counts = count_words(tokenized, text.max_words)
     train_words = {word for word, _ in counts}
     trained_from = None  # of vectors that are trained here: what they are trained from
@@ -174,7 +175,7 @@ def build_corpus(
 
 def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:
     """Return the vectors of a file for all words of some texts, as input of several `build_corpus` calls."""
-    return _read_vectors(experiment, {token for text in texts for token in tokenize(text, experiment.text.lowercase)})
+    return _read_vectors(experiment, set().union(*tokenize_texts(list(texts), experiment.text.lowercase)))
 
 
 def _select_words(

@@ -28,11 +28,12 @@ from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_folds
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.word_vectors import WordVectors
 from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.inference.predict import predict_logits
+from jobs.inference.text_tokens import tokenize_texts
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
 from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
@@ -109,7 +110,7 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
         if improved:
             best = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.network.load_state_dict(best)
-    texts = (tokenize(text, experiment.text.lowercase) for text in test.texts)
+    texts = tokenize_texts(test.texts, experiment.text.lowercase)
     tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
     labels = np.array([corpus.labels.index(label) for label in test.labels])
     logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)

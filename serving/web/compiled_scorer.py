@@ -23,12 +23,15 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.inference import scoring_kernel
+from jobs.inference import code_points, scoring_kernel, tokenizer_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.scoring_kernel import score_ascii_text
 from jobs.model.compilation import compiled
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
+
+# The files of all kernels that the entry calls.
+KERNEL_MODULES = (scoring_kernel, tokenizer_kernel, code_points)
 
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
@@ -179,10 +182,11 @@ def _get_array(state: NDArray[np.int64], array: int, dtype: type[Scalar]) -> NDA
 def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
     """Compile the entry, or read it from numba's cache; return it, and as a function for Python.
 
-    numba reuses a cached function unless its own file or a value in its closure has changed. The digest of the kernel's
-    source is in the closure, so that numba recompiles `entry` when it changes.
+    numba reuses a cached function unless its own file or a value in its closure has changed. The digest of the kernels'
+    source is in the closure, so that numba recompiles `entry` when that changes.
     """
-    digest = hashlib.sha256(inspect.getsource(scoring_kernel).encode()).hexdigest()
+    source = "".join(map(inspect.getsource, KERNEL_MODULES))
+    digest = hashlib.sha256(source.encode()).hexdigest()
 
     @cfunc(types.int64(types.voidptr, types.int64, types.int64, types.voidptr), cache=True, error_model="numpy")
     def entry(text_address: ctypes.c_void_p, texts: int, function: int, state_address: ctypes.c_void_p) -> int:

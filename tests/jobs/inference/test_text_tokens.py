@@ -1,5 +1,7 @@
 """Tokens of many texts: those of the tokenizer of a single text."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,14 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_tokenizer() -> Iterator[None]:
+    """Tokenize few texts in compiled code too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_tokens, "MIN_CHARACTERS", 0)
+        yield
+
+
 @settings(deadline=None)  # the first call compiles
 @given(texts=st.lists(st.sampled_from(TEXTS) | st.text(max_size=20), max_size=8), lowercase=st.booleans())
 def test_tokens_are_those_of_the_single_text(texts: list[str], lowercase: bool) -> None:
@@ -39,3 +49,12 @@ def test_tokens_whose_hashes_collide_are_distinguished() -> None:
     """Every letter is another token, so that the hash table is as full as it can be."""
     text = " ".join(chr(code) for code in range(0x4E00, 0x6000))
     assert tokenize_texts([text, text]) == 2 * [tokenize(text)]
+
+
+def test_few_texts_are_tokenized_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of the compiled tokenizer would take longer."""
+    monkeypatch.setattr(text_tokens, "MIN_CHARACTERS", 4)
+    monkeypatch.setattr(text_tokens.code_points, "make_tables", None)
+    assert tokenize_texts(["a b"]) == [["a", "b"]]
+    with pytest.raises(TypeError):
+        tokenize_texts(["a b", "c"])

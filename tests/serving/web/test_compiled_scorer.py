@@ -14,7 +14,7 @@ from jobs.datasets import tokenizer
 from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
-from serving.web.compiled_scorer import CompiledScorer, compile_entry
+from serving.web.compiled_scorer import KERNEL_MODULES, CompiledScorer, compile_entry
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 from tests.support.checkpoints import checkpoint_of
@@ -101,13 +101,14 @@ def test_functions_of_large_logits_are_finite(classifier: Classifier) -> None:
 
 def test_compiled_constants_are_those_of_the_tokenizer() -> None:
     """numba would not notice a change of these constants in another file."""
-    for name in ("PADDING", "UNKNOWN", "MAX_PUNCTUATION_RUN"):
+    for name in ("PADDING", "UNKNOWN"):
         assert getattr(scoring_kernel, name) == getattr(tokenizer, name)
 
 
-def test_the_compiled_entry_depends_on_the_source_of_the_kernel_that_it_calls() -> None:
+def test_the_compiled_entry_depends_on_the_source_of_the_kernels_that_it_calls() -> None:
     """numba's cache considers only the file of a function, and the values that the function encloses."""
     entry, _ = compile_entry()
     assert entry.__wrapped__.__closure__ is not None
     enclosed = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
-    assert enclosed == [hashlib.sha256(inspect.getsource(scoring_kernel).encode()).hexdigest()]
+    source = "".join(map(inspect.getsource, KERNEL_MODULES))
+    assert enclosed == [hashlib.sha256(source.encode()).hexdigest()]
