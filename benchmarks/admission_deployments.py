@@ -16,11 +16,12 @@ from serving.web.asgi import ClassifierApplication
 class NoAdmission:
     """Admits each request immediately."""
 
-    async def __aenter__(self) -> None:
-        pass
+    def try_admit(self) -> bool:
+        """Return whether a request may run immediately."""
+        return True
 
-    async def __aexit__(self, *_: object) -> None:
-        pass
+    def record_duration(self, duration: float) -> None:
+        """Record how long a request ran."""
 
 
 class LockAdmission:
@@ -29,11 +30,17 @@ class LockAdmission:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def __aenter__(self) -> None:
+    def try_admit(self) -> bool:
+        """Return whether a request may run immediately."""
+        return False
+
+    async def wait(self) -> None:
+        """Wait until the request may run."""
         await self._lock.acquire()
         await asyncio.sleep(0)
 
-    async def __aexit__(self, *_: object) -> None:
+    def record_duration(self, duration: float) -> None:
+        """Let the next request run."""
         self._lock.release()
 
 

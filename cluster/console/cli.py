@@ -146,8 +146,8 @@ class CommandLine(CommandGroup):
             # The reader of the output has closed it. The interpreter flushes standard output when it exits.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 stays open until then
             return EXIT_BROKEN_PIPE
-        except KeyboardInterrupt:
-            hint = "; the same command resumes from here" if options.resumable else ""
+        except KeyboardInterrupt as error:
+            hint = f" {error}" if error.args else "; the same command resumes from here" if options.resumable else ""
             print(f"interrupted{hint}", file=sys.stderr)
             return EXIT_INTERRUPTED
 

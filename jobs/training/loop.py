@@ -95,14 +95,11 @@ class Loop:
             assert epoch is not None, "without an interval only epochs are yielded"
             yield epoch, self.progress.best == epoch.epoch
 
-    def train_with_intervals(
-        self, interval_s: float | None = None, on_time_check: Callable[["Loop"], None] = lambda loop: None
-    ) -> Iterator[Epoch | None]:
+    def train_with_intervals(self, interval_s: float | None = None) -> Iterator[Epoch | None]:
         """Train until the last epoch or `patience` ends; yield each epoch, and None within one after `interval_s`.
 
         Args:
             interval_s: seconds since the last yield, by the first worker's clock. None: only ends of epochs.
-            on_time_check: called with the loop every `STEPS_PER_TIME_CHECK` steps.
 
         Raises:
             TrainingDiverged: the loss became NaN or infinite.
@@ -114,7 +111,6 @@ class Loop:
             seconds_before = self.step_seconds
             self._started = time.perf_counter()
             for _ in self._train_epoch():
-                on_time_check(self)
                 if interval_s is not None and self.group.broadcast_bool(time.monotonic() - yielded >= interval_s):
                     progress.train_loss = self._train_loss.item()
                     self.step_seconds += time.perf_counter() - self._started

@@ -18,7 +18,10 @@ POLLS_BEFORE_RELEASE = 4
 
 
 class AdmissionQueue:
-    """Async context manager for each request; its body must not await anything."""
+    """Queue of requests that do not await anything once they are admitted.
+
+    For each request: `try_admit`, or else `wait`, and `record_duration` at its end.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -26,7 +29,6 @@ class AdmissionQueue:
         self._window_start = 0.0  # of the period in which requests are admitted immediately
         self._poll_scheduled = False  # since then; the event loop has not looked for new requests
         self._polls = 0
-        self._request_start = 0.0
         self._typical_s = 0.0  # recent duration of a request
 
     def try_admit(self) -> bool:
@@ -39,21 +41,20 @@ class AdmissionQueue:
             asyncio.get_running_loop().call_soon(self._poll)
         return not self._waiting and not self._released
 
-    async def __aenter__(self) -> None:
-        if not self.try_admit():
-            waiting = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            if not self._poll_scheduled:
-                self._poll_scheduled = True
-                asyncio.get_running_loop().call_soon(self._poll)
-            try:
-                await waiting
-            finally:
-                self._released -= waiting.done() and not waiting.cancelled()
-        self._request_start = perf_counter()
+    async def wait(self) -> None:
+        """Wait until the request may run."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        if not self._poll_scheduled:
+            self._poll_scheduled = True
+            asyncio.get_running_loop().call_soon(self._poll)
+        try:
+            await waiting
+        finally:
+            self._released -= waiting.done() and not waiting.cancelled()
 
-    async def __aexit__(self, *_: object) -> None:
-        duration = perf_counter() - self._request_start
+    def record_duration(self, duration: float) -> None:
+        """Record how long a request ran, in seconds."""
         # It rises at once and falls slowly: a poll too many costs little.
         self._typical_s = max(duration, self._typical_s + (duration - self._typical_s) / 8)
 

@@ -57,9 +57,10 @@ class ClassifierApplication:
     def __init__(self, replica: ReplicaState, limits: Limits) -> None:
         self._replica, self._limits = replica, limits
         self._keys = load_api_keys()
+        self._requires_key = bool(self._keys)
         self._bodies, self.admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
         self._page, self._page_headers = load_page(), build_headers()
-        self._openapi = json.dumps(build_openapi(limits, require_key=bool(self._keys))).encode()
+        self._openapi = json.dumps(build_openapi(limits, require_key=self._requires_key)).encode()
 
     @property
     def num_keys(self) -> int:
@@ -80,9 +81,14 @@ class ClassifierApplication:
             else:
                 body = await self._bodies.read(receive, arrival)
                 start = perf_counter()
-                async with self.admission:
-                    wait = arrival - scope.get(ARRIVAL_KEY, arrival) + perf_counter() - start
+                if not self.admission.try_admit():
+                    await self.admission.wait()
+                now = perf_counter()
+                try:
+                    wait = arrival - scope.get(ARRIVAL_KEY, arrival) + now - start
                     headers, response = self._classify(scope, body, wait, flat=flat)
+                finally:
+                    self.admission.record_duration(perf_counter() - now)
         except RequestError as error:
             status, response = error.status, encode_error(str(error))
             headers = [_JSON, *error.headers, *self._name_checkpoint()]
@@ -107,7 +113,7 @@ class ClassifierApplication:
             header = (b"allow", ", ".join(allowed).encode())
             raise RequestError(405, f"{path} accepts {' and '.join(allowed)}", header)
         if (
-            self._keys
+            self._requires_key
             and (path, method) not in PUBLIC_ROUTES
             and not self._keys.authorizes(_find_header(scope, b"authorization"))
         ):
@@ -136,13 +142,17 @@ class ClassifierApplication:
             wait: seconds that the request has waited.
         """
         self._replica.metrics.observe_queue_wait(wait)
-        if encoding := _find_header(scope, b"content-encoding"):
-            body = decode_body(body, encoding, self._limits.max_body_bytes)
-        request = parse_request(body, self._limits)
+        try:
+            request = parse_request(body, self._limits)
+        except RequestError:
+            encoding = _find_header(scope, b"content-encoding")  # rare, and no compressed body is JSON
+            if not encoding:
+                raise
+            request = parse_request(decode_body(body, encoding, self._limits.max_body_bytes), self._limits)
         models = self._replica.models
         assert models is not None, "Serve calls reconfigure before the first request"
-        model, shadow = models.select()
-        scores, unknown_permille = model.score(request)
+        model, shadow = (models.primary, None) if models.candidate is None else models.select()
+        scored = model.score(request)
         if shadow is not None:
             shadow.score(request)
             count = len(request.texts)
@@ -150,8 +160,8 @@ class ClassifierApplication:
             agreements = shadow.scorer.best[:count] == model.scorer.best[:count]
             shadow.counters.shadow_agreements += int(agreements.sum())
         explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
-        response = encode_response(request, model.classifier.labels, scores, explainers, flat=flat)
-        return [_JSON, model.header, _UNKNOWN_WORDS[unknown_permille]], response
+        response = encode_response(request, model.classifier.labels, scored.scores, explainers, flat=flat)
+        return [_JSON, model.header, _UNKNOWN_WORDS[scored.unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:
         models = self._replica.models

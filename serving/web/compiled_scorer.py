@@ -12,10 +12,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import exp
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
+from msgspec import Struct
 from numba import cfunc, types
 from numba.core.ccallback import CFunc
 from numba.core.typing.templates import Signature
@@ -45,12 +46,12 @@ _TOKEN_IDS, _SUMS, _FEATURES, _NUM_ARRAYS = range(15, 19)
 _DTYPES = "BliLfllfffl" + "fdld" + "lff"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
-Entry = Callable[[bytes, int, int, int], int]
-CompiledEntry = Callable[[ctypes.c_void_p, int, int, ctypes.c_void_p], int]
+Entry = Callable[[bytes, int, int, int, int], int]
+CompiledEntry = Callable[[ctypes.c_void_p, int, int, int, ctypes.c_void_p], int]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-class ScoredTexts(NamedTuple):
+class ScoredTexts(Struct):
     """Scores of each text, `(texts, classes)`, and the share of unknown words in all of them, in thousandths."""
 
     scores: list[list[float]]
@@ -86,6 +87,7 @@ class CompiledScorer:
         self._arrays, self._state = arrays, np.array([*numbers, *references], np.int64)
         self._entry, self._state_address = compile_entry()[1], self._state.ctypes.data
         self._matrix = self._scores.reshape(max_texts, classes)
+        self._first_row = self._matrix[:1]
 
     def score(self, texts: Sequence[str], function: str) -> ScoredTexts:
         """Return the scores of texts after the function, and count them; `best` has their best classes."""
@@ -94,14 +96,13 @@ class CompiledScorer:
         code = FUNCTIONS.index(function)
         permille = -1
         if text.isascii():
-            if count == 1:
-                self._offsets[1] = len(text)
-            else:
+            if count > 1:
                 np.cumsum([len(text) for text in texts], out=self._offsets[1 : count + 1])
-            permille = self._entry(text.encode(), count, code, self._state_address)
+            permille = self._entry(text.encode(), len(text), count, code, self._state_address)
         if permille < 0:
             permille = self._score_slowly(texts, code)
-        return ScoredTexts(self._matrix[:count].tolist(), permille)
+        rows = self._first_row if count == 1 else self._matrix[:count]
+        return ScoredTexts(rows.tolist(), permille)
 
     def _score_slowly(self, texts: Sequence[str], function: int) -> int:
         """Score texts as the classifier does; return the share of unknown words in thousandths."""
@@ -188,13 +189,18 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
     source = "".join(map(inspect.getsource, KERNEL_MODULES))
     digest = hashlib.sha256(source.encode()).hexdigest()
 
-    @cfunc(types.int64(types.voidptr, types.int64, types.int64, types.voidptr), cache=True, error_model="numpy")
-    def entry(text_address: ctypes.c_void_p, texts: int, function: int, state_address: ctypes.c_void_p) -> int:
+    signature = types.int64(types.voidptr, types.int64, types.int64, types.int64, types.voidptr)
+
+    @cfunc(signature, cache=True, error_model="numpy")
+    def entry(
+        text_address: ctypes.c_void_p, size: int, texts: int, function: int, state_address: ctypes.c_void_p
+    ) -> int:
         """Score and count texts; return the share of unknown words, or -1 if the table lacks a word."""
         _ = digest
         state = carray(state_address, (_FIRST_ARRAY + 2 * _NUM_ARRAYS,), np.int64)
         offsets = _get_array(state, _OFFSETS, np.int64)
-        text = carray(text_address, (offsets[texts],), np.uint8)
+        offsets[texts] = size
+        text = carray(text_address, (size,), np.uint8)
         logits, counts = _get_array(state, _LOGITS, np.float32), _get_array(state, _COUNTS, np.float64)
         output_bias = _get_array(state, _OUTPUT_BIAS, np.float32)
         classes = len(output_bias)
@@ -220,5 +226,5 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
     assert entry.address is not None
-    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     return entry, ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(entry.address)

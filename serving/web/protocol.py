@@ -10,7 +10,8 @@ is an error: a misspelled one would have no effect.
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, NamedTuple
+from operator import attrgetter
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -93,20 +94,20 @@ class Score(Struct, omit_defaults=True):
     explanation: Explanation | None = None
 
 
-class ClassificationRequest(NamedTuple):
+class ClassificationRequest(Struct):
     """A parsed request. single: `inputs` is a text, not a list. top_k: None for all labels."""
 
     texts: list[str]
     single: bool
-    top_k: int | None
-    function: str
-    threshold: float | None
     explain: bool
+    function: str
+    top_k: int | None = None
+    threshold: float | None = None
 
 
 _decode = msgspec.json.Decoder(Body).decode
 _encode = msgspec.json.Encoder().encode
-_DEFAULTS = Parameters()
+_get_score = attrgetter("score")
 # The path of each field that has an effect, by its name.
 _PATHS = {
     field.name: f"{prefix}{field.name}"
@@ -129,24 +130,35 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
         parsed = _decode(body)
     except (ValueError, RecursionError) as error:
         raise _describe_invalid_body(body, error) from error
-    inputs = parsed.inputs
+    inputs, parameters = parsed.inputs, parsed.parameters
     single = isinstance(inputs, str)
-    if isinstance(inputs, str):
-        texts = [inputs]
-    elif isinstance(inputs[0], str):
-        texts = [text for text in inputs if isinstance(text, str)]
-    else:  # text-embeddings-inference wraps each text of a batch in a list
-        texts = [item[0] for item in inputs if not isinstance(item, str)]
-    if not single and len(texts) < len(inputs):
-        raise RequestError(422, _INVALID_INPUTS)
-    parameters = parsed.parameters or _DEFAULTS
-    top_k = parameters.top_k
-    if top_k is not None and top_k != int(top_k):
-        raise RequestError(422, "parameters.top_k: must be a whole number")
-    explain = bool(parameters.explain or parsed.explain)
+    texts = [inputs] if isinstance(inputs, str) else _flatten(inputs)
+    request = ClassificationRequest(texts, single, bool(parsed.explain), "none" if parsed.raw_scores else "softmax")
+    if parameters is not None:
+        _apply_parameters(request, parameters)
+    _check_limits(request, limits)
+    return request
+
+
+def _apply_parameters(request: ClassificationRequest, parameters: Parameters) -> None:
+    """Set the options of a request."""
+    if parameters.top_k is not None:
+        request.top_k = int(parameters.top_k)
+        if request.top_k != parameters.top_k:
+            raise RequestError(422, "parameters.top_k: must be a whole number")
+    if parameters.function_to_apply is not None:
+        request.function = parameters.function_to_apply
+    if parameters.explain:
+        request.explain = True
+    request.threshold = parameters.threshold
+
+
+def _check_limits(request: ClassificationRequest, limits: Limits) -> None:
+    """Raise RequestError if a request is over a limit."""
+    texts = request.texts
     if len(texts) > limits.max_texts:
         raise RequestError(413, f"inputs: {len(texts)} texts; at most {limits.max_texts} are allowed")
-    if explain and len(texts) > limits.max_explained_texts:
+    if request.explain and len(texts) > limits.max_explained_texts:
         raise RequestError(
             413, f"inputs: {len(texts)} texts; at most {limits.max_explained_texts} are allowed with explain"
         )
@@ -155,9 +167,17 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
             raise RequestError(
                 413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are allowed"
             )
-    function = parameters.function_to_apply or ("none" if parsed.raw_scores else "softmax")
-    top_k = None if top_k is None else int(top_k)
-    return ClassificationRequest(texts, single, top_k, function, parameters.threshold, explain)
+
+
+def _flatten(inputs: Sequence[str | list[str]]) -> list[str]:
+    """Return the texts of a list; text-embeddings-inference wraps each in a list."""
+    if isinstance(inputs[0], str):
+        texts = [text for text in inputs if isinstance(text, str)]
+    else:
+        texts = [item[0] for item in inputs if not isinstance(item, str)]
+    if len(texts) < len(inputs):
+        raise RequestError(422, _INVALID_INPUTS)
+    return texts
 
 
 def _describe_invalid_body(body: bytes, error: Exception) -> RequestError:
@@ -214,12 +234,13 @@ def encode_response(
     """
     rows = []
     for row in scores:
-        best = sorted(range(len(row)), key=row.__getitem__, reverse=True)
+        best = list(map(Score, labels, row))
+        best.sort(key=_get_score, reverse=True)
         if request.top_k is not None:
-            best = best[: request.top_k]
+            del best[request.top_k :]
         if request.threshold is not None:
-            best = [label for label in best if row[label] >= request.threshold]
-        rows.append([Score(labels[label], row[label]) for label in best])
+            best = [score for score in best if score.score >= request.threshold]
+        rows.append(best)
     if request.explain:
         _explain(rows, labels, explainers)
     return _encode(rows[0] if flat and request.single else rows)

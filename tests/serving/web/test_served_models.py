@@ -71,9 +71,6 @@ HARM: dict[str, Callable[[Path], object]] = {
         folder, "experiment.yaml", f"name: !!python/object/apply:os.mkdir ['{folder.parent / 'harmed'}']".encode()
     ),
     "words that are none": lambda folder: change_file(folder, "vocabulary.json", b'{"a": 1}'),
-    "a half of a letter": lambda folder: change_file(
-        folder, "vocabulary.json", json.dumps(["\ud800", *(f"word{number}" for number in range(199))]).encode()
-    ),
     "weights that overflow": lambda folder: fill_weights(folder, "output.weight", 1e38),
     "deep lists": lambda folder: change_file(folder, "labels.json", b"[" * 200_000),
 }
