@@ -9,6 +9,7 @@ from typing import Any
 
 import ray.tune
 from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
@@ -49,6 +50,9 @@ ELAPSED_SAVE_S = 10.0
 
 # Restarts of a trial whose process or node was lost.
 MAX_TRIAL_RESTARTS = 2
+
+# Tune's default loggers.
+LOGGERS: tuple[Any, ...] = (CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback)
 
 # Read by Tune when it starts.
 TUNE_ENVIRONMENT = {
@@ -122,6 +126,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     search = context.search
     recorder = TrialRecorder(context)
+    loggers: list[LoggerCallback] = [create_logger() for create_logger in LOGGERS]
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(trainable, trial_resources.resources),
         tune_config=ray.tune.TuneConfig(
@@ -139,7 +144,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
             name=TUNE_FOLDER,
             storage_path=context.path,
             verbose=0,
-            callbacks=[recorder],
+            callbacks=[recorder, *loggers],
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_RESTARTS),
             stop=SearchStopper(search),
@@ -153,7 +158,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
             raise KeyboardInterrupt  # Tune returns normally after Ctrl-C
     search.check_limits()
     if search.out_of_time:
-        recorder.stop_all(search.stop_reason)
+        recorder.stop_all(search.stop_reason, loggers)
     # Tune keeps processes for reuse, and their resources.
     remove_placement_groups()
 
@@ -243,9 +248,11 @@ class TrialRecorder(ray.tune.Callback):
         error = trial.get_error() or RuntimeError("the process of the trial was lost")
         self._record(trial, replace(self._pop_report(trial), error=first_line(error), detail=str(error)), "")
 
-    def stop_all(self, reason: str) -> None:
-        """Record all trials that are still running."""
+    def stop_all(self, reason: str, loggers: list[LoggerCallback]) -> None:
+        """Record all trials that are still running, and end their logs: a `Stopper` of Tune does not."""
         for trial, _ in list(self._running.values()):
+            for log in loggers:
+                log.log_trial_end(trial)
             self._record(trial, self._pop_report(trial), reason)
 
     def _pop_report(self, trial: Trial) -> TrialReport:
