@@ -335,10 +335,10 @@ def _plot(path: Path, load: LoadGenerator, samples: Sequence[Sample]) -> None:
     middle.set_ylabel("replicas")
     middle.set_ylim(0, max(replicas) + 0.5)
     middle.yaxis.get_major_locator().set_params(integer=True)
-    for percent, colour in ((50, "tab:blue"), (99, "tab:red")):
+    for percent, color in ((50, "tab:blue"), (99, "tab:red")):
         points = [(left + 0.5, np.percentile(values, percent))
                   for left in edges[:-1] if len(values := latencies[(ends >= left) & (ends < left + 1)])]  # fmt: skip
-        below.plot(*zip(*points, strict=True), color=colour, label=f"p{percent}")
+        below.plot(*zip(*points, strict=True), color=color, label=f"p{percent}")
     below.set_yscale("log")
     below.set_ylabel("latency, ms")
     below.set_xlabel("seconds")

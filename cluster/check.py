@@ -215,14 +215,18 @@ def _find_problems(
         if version != expected:
             # Ray and pickled code need the same minor version of Python.
             same_minor = name == "python" and version.rpartition(".")[0] == expected.rpartition(".")[0]
-            remedy = f"install {expected} there, or have {version} here"
+            remedy = f"install {expected} there, or {version} here"
             message = f"{name} is {version}, here it is {expected}"
             yield Finding("warning" if same_minor else "error", location, message, remedy)
     if node.storage_error:
         remedy = "use a shared file system mounted on every node, or an object store that every node may write"
-        yield Finding("error", location, f"does not see the storage: {node.storage_error}", remedy)
+        yield Finding("error", location, f"cannot access the storage: {node.storage_error}", remedy)
     if node.gpus != ray_gpus:
-        remedy = "start Ray there with --num-gpus, or install the driver" if node.gpus else "nvidia-smi lists none"
+        remedy = (
+            "start Ray there with --num-gpus, or install the driver"
+            if node.gpus
+            else "check there why nvidia-smi lists no GPU"
+        )
         yield Finding("warning", location, f"Ray counts {ray_gpus} GPUs, the driver {node.gpus}", remedy)
     if node.free_bytes < MIN_FREE_BYTES:
         message = f"{node.free_bytes / (1 << 30):.1f} GiB free in Ray's folder"
@@ -251,4 +255,4 @@ def _evaluate_cluster(nodes: list[Node], storage: str | None) -> list[Finding]:
         findings.append(Finding("warning", location, "has no CPU for jobs yet", "jobs wait until a worker joins"))
     if storage is None:
         findings.append(Finding("warning", location, "storage was not checked", "pass --storage s3://bucket/runs"))
-    return findings or [Finding("ok", location, "tokens are on")]
+    return findings or [Finding("ok", location, "token authentication is enabled")]

@@ -113,7 +113,7 @@ def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = 
 def publish_package(target: str, code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = ()) -> Package:
     """Write the zip of the code and of further files to a path or URI, and return it.
 
-    A service keeps code at a URI. Ray deletes an upload after the job that sent it.
+    A service needs its code at a URI, because Ray deletes an uploaded package when its job has ended.
 
     Raises:
         PackageError: the target does not end in .zip, which Ray requires.

@@ -72,7 +72,7 @@ def used_cpus() -> float:
 def limit_workers(minimum: int, maximum: int, cpus_per_worker: int, cpus_of_others: float) -> int:
     """Return the largest number of workers that leaves other jobs and services their CPUs, or `minimum`.
 
-    Ray Train counts all CPUs of the cluster, and would wait for ever for workers that do not fit next to the others.
+    Ray Train counts all CPUs of the cluster, and would wait forever for workers that do not fit next to the others.
     """
     if is_autoscaling():
         return maximum

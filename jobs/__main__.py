@@ -112,7 +112,7 @@ def _add_vectors_commands(group: CommandGroup) -> None:
     export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, else binary; .gz compresses")
     _add_force(export)
     export.add_argument("--merge", action="store_true", help="add the other words of the original file, unchanged")
-    export.add_argument("--original", help="the file that the vectors were initialised from (default: as in training)")
+    export.add_argument("--original", help="the file that the vectors were initialized from (default: as in training)")
     drift = group.add_command("drift", _vectors_drift, "measure how far training moved the vector of each word")
     drift.add_argument("checkpoint", help=CHECKPOINT_HELP)
     drift.add_argument("--words", nargs="+", default=[], help="words whose neighbours are shown")

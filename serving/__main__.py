@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build_command_line() -> CommandLine:
     cli = CommandLine("python -m serving", "Serve a checkpoint over HTTP.")
+    # The names of the commands before `finetune-cnn` existed.
     add_commands(cli, serve="run")
     add_service_commands(cli, environment="switches")
     return cli
@@ -73,11 +74,20 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def _add_proxy_limits(parser: argparse.ArgumentParser) -> None:
     """Add the limits of the HAProxy of a node; without an option the default is that of ProxyLimits."""
+    from serving.deployment.haproxy import ProxyLimits
+
+    limits = ProxyLimits()
     for option, text in (
-        ("--requests-per-replica", "requests that HAProxy gives a replica at a time (default: 320, as service.yaml)"),
-        ("--max-connections", "client connections per node (default: 4096)"),
+        (
+            "--requests-per-replica",
+            f"requests that HAProxy gives a replica at once (default: {limits.requests_per_replica}, as service.yaml)",
+        ),
+        ("--max-connections", f"client connections per node (default: {limits.max_connections})"),
         ("--threads", "threads of HAProxy (default: a quarter of the processors, 2 to 16)"),
-        ("--hard-stop-s", "seconds after which a replaced HAProxy closes its idle connections (default: 12)"),
+        (
+            "--hard-stop-s",
+            f"seconds after which a replaced HAProxy closes its idle connections (default: {limits.hard_stop_s})",
+        ),
     ):
         parser.add_argument(option, type=_positive, default=argparse.SUPPRESS, help=text)
 

@@ -42,7 +42,7 @@ def write_experiment(data_path: str, out: str | None, settings: Sequence[str]) -
 
     Raises:
         DataError: the data cannot be read.
-        ExperimentError: no columns of texts and labels are recognised, the file exists, or its path is a URI.
+        ExperimentError: no columns of texts and labels are recognized, the file exists, or its path is a URI.
     """
     if out is not None and is_uri(out):
         raise ExperimentError(f"{out}: is a URI; an experiment is a file of this machine: name a path with --out")

@@ -1,4 +1,4 @@
-"""Checks of tokenised texts before training: texts without words, truncated texts, copies, sizes of the classes, and
+"""Checks of tokenized texts before training: texts without words, truncated texts, copies, sizes of the classes, and
 scripts without spaces between words. jobs/data_checks has the slower ones.
 """
 

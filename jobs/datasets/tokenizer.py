@@ -175,7 +175,7 @@ class Tokens:
 
 
 def encode(texts: Iterable[Sequence[str]], vocabulary: Vocabulary, max_tokens: int) -> Tokens:
-    """Return tokenised texts as flat arrays, each text truncated to `max_tokens`."""
+    """Return tokenized texts as flat arrays, each text truncated to `max_tokens`."""
     ids: list[int] = []
     offsets = [0]
     for tokens in texts:

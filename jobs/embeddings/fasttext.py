@@ -6,7 +6,7 @@ read once from start to end and rows are summed on the way, so that memory depen
 not of buckets.
 
 Layout, little-endian: magic and version, 12 int32 settings and a double; the dictionary: 3 int32 counts and
-2 int64, then for each word its bytes, a zero byte, an int64 count and an int8 type; a flag (quantised); the
+2 int64, then for each word its bytes, a zero byte, an int64 count and an int8 type; a flag (quantized); the
 matrix of words and buckets: 2 int64 sizes, then float32 rows.
 """
 
@@ -56,7 +56,7 @@ def read_model(
         file_size: bytes of the file, if known.
 
     Raises:
-        VectorsError: the file is of another format or version, quantised, or broken.
+        VectorsError: the file is of another format or version, quantized, or broken.
     """
     reader = _Reader(location, stream)
     header = _read_header(reader)
@@ -65,7 +65,7 @@ def read_model(
     dictionary = enumerate(_iter_dictionary(reader, header, errors))
     own_rows = {word: row for row, word in dictionary if selector.select(word)}
     if reader.unpack("<?")[0]:
-        raise VectorsError(f"{location}: is quantised (.ftz); use the .bin file of the model")
+        raise VectorsError(f"{location}: is quantized (.ftz); use the .bin file of the model")
     num_rows, columns = reader.unpack("<2q")
     if (num_rows, columns) != (header.rows, header.dimensions):
         raise VectorsError(
@@ -128,7 +128,7 @@ def _read_header(reader: _Reader) -> _Header:
             f"{entries} entries, n-grams of at least {min_ngram} letters"
         )
     if pruned > 0:
-        raise VectorsError(f"{reader.location}: is pruned and quantised (.ftz); use the .bin file of the model")
+        raise VectorsError(f"{reader.location}: is pruned and quantized (.ftz); use the .bin file of the model")
     return _Header(dimensions, buckets, min_ngram, max_ngram, entries, words)
 
 

@@ -1,4 +1,4 @@
-"""Pretraining of word vectors: gensim's word2vec on tokenised texts, with progress.
+"""Pretraining of word vectors: gensim's word2vec on tokenized texts, with progress.
 
     finetune-cnn vectors train reviews.txt more.csv.gz --out vectors.bin vectors.dimensions=300
 
@@ -35,7 +35,7 @@ START_LEARNING_RATE, END_LEARNING_RATE = 0.025, 0.0001  # defaults of word2vec
 
 @dataclass(frozen=True)
 class CorpusShard:
-    """A file of tokenised texts, one a line, tokens separated by a space."""
+    """A file of tokenized texts, one a line, tokens separated by a space."""
 
     path: Path
     num_words: int
@@ -56,7 +56,7 @@ class TokenizedCorpus:
 
 
 def write_tokenized_corpus(folder: Path, texts: Iterable[list[str]]) -> TokenizedCorpus:
-    """Write tokenised texts into files of a folder and return the corpus; texts without tokens are dropped."""
+    """Write tokenized texts into files of a folder and return the corpus; texts without tokens are dropped."""
     counts: Counter[str] = Counter()
     shards: list[CorpusShard] = []
     lines: list[str] = []
@@ -164,7 +164,7 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
         if target.exists() and is_same_file(file, str(target)):
             raise VectorsError(f"{out}: is one of the files to train on")
     threads = threads or count_cpus()
-    # The tokenised texts may be larger than the temporary folder; the folder of the vectors is meant for large files.
+    # The tokenized texts may be larger than the temporary folder; the folder of the vectors is meant for large files.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
         texts = write_tokenized_corpus(Path(scratch), _iter_tokenized(files, experiment))
         if not texts.num_words:

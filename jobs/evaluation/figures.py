@@ -1,6 +1,6 @@
-"""Style of the project's figures: fonts, colours, titles and legends.
+"""Style of the project's figures: fonts, colors, titles and legends.
 
-The colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
+The colors are those of Okabe and Ito (2008), which color-blind readers can tell apart.
 """
 
 import logging

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colour and marker of each kind of embedding.
+# Color and marker of each kind of embedding.
 MARKERS = {
     "rand": (GREY, "o"),
     "static": (BLUE, "s"),

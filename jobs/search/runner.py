@@ -48,8 +48,8 @@ MESSAGE_POLL_S = 0.1
 # Interval in which the driver saves the time that was spent on a search with a limit, which a killed command loses.
 ELAPSED_SAVE_S = 10.0
 
-# Restarts of a trial whose process or node was lost.
-MAX_TRIAL_RESTARTS = 2
+# Restarts of a trial whose process or node was lost while it trained. See also search.MAX_RESTARTS_BEFORE_TRAINING.
+MAX_RESTARTS_BY_TUNE = 2
 
 # Tune's default loggers.
 LOGGERS: tuple[Any, ...] = (CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback)
@@ -146,7 +146,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
             verbose=0,
             callbacks=[recorder, *loggers],
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=ray.tune.FailureConfig(max_failures=MAX_TRIAL_RESTARTS),
+            failure_config=ray.tune.FailureConfig(max_failures=MAX_RESTARTS_BY_TUNE),
             stop=SearchStopper(search),
         ),
     )
@@ -208,7 +208,7 @@ def handle_trial_messages(
 class TrialRecorder(ray.tune.Callback):
     """Callback of Tune that writes and logs the record of each trial that ends.
 
-    error: the first error while doing so. Tune would take it for the trial's and train that again.
+    error: the first error while doing so. Tune would treat it as an error of the trial and repeat the trial.
     """
 
     def __init__(self, context: SearchContext) -> None:
@@ -232,14 +232,14 @@ class TrialRecorder(ray.tune.Callback):
         self._record(trial, report, "" if report.finished else "behind the best third at the same epoch (ASHA)")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial whose process was lost too often.
+        """Record a trial whose process was lost more than `MAX_RESTARTS_BY_TUNE` times.
 
         One that was lost before it trained is started again: Tune restarts no trial whose process is starting or, after
         another trial, being reset.
         """
         # Tune would have restarted a trial that trained.
-        was_starting = trial.run_metadata.num_failures <= MAX_TRIAL_RESTARTS
-        if was_starting and self._context.search.resubmit(trial.config[NUMBER_KEY]):
+        lost_before_training = trial.run_metadata.num_failures <= MAX_RESTARTS_BY_TUNE
+        if lost_before_training and self._context.search.resubmit(trial.config[NUMBER_KEY]):
             self._running.pop(trial.trial_id, None)
             logger.warning(
                 f"trial {trial.config[NUMBER_KEY]}: its process was lost before it trained; starting it again"

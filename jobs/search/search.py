@@ -25,8 +25,9 @@ STARTUP_TRIALS = 10
 # Trials of a search that only its minutes or its patience end.
 MAX_TRIALS = 10_000
 
-# How often a trial that Tune gave up is started again.
-MAX_RESUBMISSIONS = 2
+# Restarts of a trial that Tune gave up on because its process was lost before it trained. Tune itself restarts those
+# that trained (runner.MAX_RESTARTS_BY_TUNE).
+MAX_RESTARTS_BEFORE_TRAINING = 2
 
 
 class Sampler(Protocol):
@@ -195,7 +196,7 @@ class Search:
 
     def resubmit(self, number: int) -> bool:
         """Return a running trial again from a later `next_trial`; false if that was done too often."""
-        if number not in self._running or self._resubmissions[number] == MAX_RESUBMISSIONS:
+        if number not in self._running or self._resubmissions[number] == MAX_RESTARTS_BEFORE_TRAINING:
             return False
         self._resubmissions[number] += 1
         self._lost[number] = self._running.pop(number)

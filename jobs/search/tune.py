@@ -47,7 +47,7 @@ SEEDS_FOLDER = "seeds"
 # File that exists when no further trial starts; the steps after the trials may still be to do.
 SEARCH_OVER_FILE = "search-over.txt"
 
-README_TEXT = """\
+SEARCH_README = """\
 experiment.yaml    all settings of this search
 trials/            a file for each ended trial: its settings, the figures of its epochs, why it was stopped
 search-over.txt    why no further trial starts
@@ -146,7 +146,7 @@ def _search(
     resources = plan_trial_resources(experiment)
     context = SearchContext(experiment, search, store, run.path, tracker)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-    write_text(join(run.path, "README.txt"), README_TEXT)
+    write_text(join(run.path, "README.txt"), SEARCH_README)
     _log_start(search, resources)
     manager.prune_checkpoints(records)
     inputs = _share_inputs(experiment, space, dataset, corpora, run, manager)

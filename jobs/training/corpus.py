@@ -1,6 +1,6 @@
 """Corpus of a run: its texts as token ids with labels, its vocabulary, and the initial word vectors.
 
-The texts are read and tokenised once, and the vectors are looked up once. A corpus consists of flat arrays, so that
+The texts are read and tokenized once, and the vectors are looked up once. A corpus consists of flat arrays, so that
 all workers and trials on a node map the same memory of Ray's object store.
 """
 

@@ -25,7 +25,7 @@ from jobs.training.history import Epoch, Progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Metric, label, colour and marker of each curve.
+# Metric, label, color and marker of each curve.
 LOSSES = [
     ("train_loss", "training loss", BLUE, "o"),
     ("loss", "validation loss", VERMILLION, "^"),

@@ -104,7 +104,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
             serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = build_service_url(http["host"], http["port"])
             require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
-            logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (a page), GET /info; Ctrl-C stops it")
+            logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (web page), GET /info; Ctrl-C stops it")
             logger.info(describe_addresses(url, _find_metrics_urls(embedded)))
             if embedded:
                 logger.info(describe_access(http["host"]))

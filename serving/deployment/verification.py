@@ -40,9 +40,11 @@ def verify_checkpoint(url: str | None, checkpoint: str, *, report_at_once: bool 
         refusals = [info for info in known if info.get("refused_checkpoint") == checkpoint]
         late = time.monotonic() >= deadline
         if late or (refusals and report_at_once):
-            other = (refusals or known)[0]
-            reason = other.get("refused", f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s")
-            raise DeploymentError(f"{reason}; the checkpoint is refused and {other.get('checkpoint')} is still served")
+            served = (refusals or known)[0].get("checkpoint")
+            if not refusals:
+                waited = f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s"
+                raise DeploymentError(f"{waited}, and {served} still is; see GET /info and Ray's logs")
+            raise DeploymentError(f"{refusals[0]['refused']}; the checkpoint is refused and {served} is still served")
         time.sleep(0.5)
     logger.info("cannot check from here whether the checkpoint is served; see GET /info")
 

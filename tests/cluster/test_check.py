@@ -47,7 +47,7 @@ def test_a_good_node_is_one_finding() -> None:
         ({"versions": REPORT.versions | {"python": "3.12.7"}}, "error", "python is 3.12.7"),
         ({"versions": REPORT.versions | {"ray": "2.59.0"}}, "error", "ray is 2.59.0, here it is 2.60.0"),
         ({"versions": REPORT.versions | {"torch": "none"}}, "error", "torch is none"),
-        ({"storage_error": "/runs: cannot be read"}, "error", "does not see the storage: /runs: cannot be read"),
+        ({"storage_error": "/runs: cannot be read"}, "error", "cannot access the storage: /runs: cannot be read"),
         ({"gpus": 0}, "warning", "Ray counts 1 GPUs, the driver 0"),
         ({"gpus": 2}, "warning", "Ray counts 1 GPUs, the driver 2"),
         ({"free_bytes": MIN_FREE_BYTES - (1 << 29)}, "warning", "4.5 GiB free"),

@@ -193,7 +193,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_a_job_needs_no_pod_to_submit_it_and_ends_at_a_deadline(capsys: pytest.CaptureFixture[str]) -> None:
-    """The eviction of such a pod would fail the job, and without a deadline KubeRay waits for ever."""
+    """The eviction of such a pod would fail the job, and without a deadline KubeRay waits forever."""
     [job] = print_manifests(capsys, *STORAGES[0], "--deadline-hours", "1.5", "--", "train")
     assert (job["spec"]["submissionMode"], job["spec"]["activeDeadlineSeconds"]) == ("HTTPMode", 5400)
     [job] = print_manifests(capsys, *STORAGES[0], "--", "train")
@@ -311,7 +311,7 @@ def test_a_job_can_run_on_an_existing_cluster(
 
 
 def test_the_autoscaler_of_ray_can_finish_a_failed_termination() -> None:
-    """Without it, one idle worker stays for ever (kuberay#3738, ray#60566)."""
+    """Without it, one idle worker stays forever (kuberay#3738, ray#60566)."""
     transitions = InstanceUtil.get_valid_transitions()
     assert Instance.TERMINATED in transitions[Instance.TERMINATION_FAILED]
     assert Instance.TERMINATED in transitions[Instance.RAY_STOPPING]

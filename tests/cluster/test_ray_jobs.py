@@ -179,7 +179,7 @@ def test_a_job_can_install_packages(tmp_path: Path) -> None:
 
 
 def test_ray_train_does_not_count_an_installation_as_the_start_of_workers() -> None:
-    """Workers have a minute for their resources only; otherwise `submit --install` would retry for ever (ray#60376)."""
+    """Workers have a minute for their resources only; otherwise `submit --install` would retry forever (ray#60376)."""
     group = unittest.mock.Mock()
     assert DefaultPlacementGroupHandle(group).wait(60)
     group.wait.assert_called_once_with(60)

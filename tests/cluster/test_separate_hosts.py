@@ -86,7 +86,7 @@ def test_check_finds_the_problems_of_separate_hosts(cluster: Cluster) -> None:
     assert code == 0, output
     assert f"ok       head ({cluster.head.address})" in output
     assert f"ok       one ({cluster.one.address})" in output
-    assert "cluster of 2 nodes: tokens are on" in output
+    assert "cluster of 2 nodes: token authentication is enabled" in output
     cluster.one.run("mkdir", "-p", storage)
     cluster.one.run("mount", "-t", "tmpfs", "tmpfs", storage)  # as if the shared file system were not mounted
     cluster.one.run("chmod", "644", ".ray/auth_token")
@@ -98,7 +98,7 @@ def test_check_finds_the_problems_of_separate_hosts(cluster: Cluster) -> None:
         cluster.one.run("umount", storage)
         cluster.one.run("chmod", "600", ".ray/auth_token")
     assert code == 1, output
-    assert f"error    one ({cluster.one.address}): does not see the storage: {storage}/.check-" in output
+    assert f"error    one ({cluster.one.address}): cannot access the storage: {storage}/.check-" in output
     assert output.count("torch is 2.13.0, here it is 2.11.0; install 2.11.0 there") == 2
     assert f"warning  one ({cluster.one.address}): others can read its token file (mode 644)" in output
 

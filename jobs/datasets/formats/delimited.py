@@ -44,7 +44,7 @@ def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     is_raw = is_tsv and delimiter == "\t" and not first.startswith('"')
     rows = _iter_tab_separated(lines) if is_raw else _iter_csv(path, lines, delimiter, blank_lines)
     header = [unicodedata.normalize("NFC", name.strip()) for name in next(rows)[1]]
-    hint = f"; they are divided by {_describe(delimiter)} (data.delimiter)"
+    hint = f"; they are separated by {_describe(delimiter)} (data.delimiter)"
     indices = [find_column(path, header, key, name, hint) for key, name in names.items()]
     if options.with_records:
         check_names_differ(path, header)
@@ -54,8 +54,8 @@ def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
         number += blank_lines
         if len(row) != len(header):
             raise DataError(
-                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are divided by "
-                f"{_describe(delimiter)}"
+                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are separated "
+                f"by {_describe(delimiter)}"
             )
         label = parser.parse(number, row[label_index]) if options.labelled else ""
         yield number, row[text_index], label, dict(zip(header, row, strict=True)) if options.with_records else None

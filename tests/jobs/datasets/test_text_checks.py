@@ -1,4 +1,4 @@
-"""Checks of tokenised texts: no words, too many tokens, copies, class sizes, no spaces between words."""
+"""Checks of tokenized texts: no words, too many tokens, copies, class sizes, no spaces between words."""
 
 from collections import Counter
 

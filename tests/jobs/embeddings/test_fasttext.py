@@ -74,7 +74,7 @@ def test_a_truncated_model_is_an_error(path: Path) -> None:
         (40, "<i", -1, "-1 buckets"),
         (44, "<i", -1, "n-grams of at least -1 letters"),
         (64, "<i", 2_000_000_000, "is truncated|is not possible here|is longer than"),
-        (84, "<q", 5, r"is pruned and quantised"),
+        (84, "<q", 5, r"is pruned and quantized"),
     ],
 )
 def test_an_invalid_header_is_an_error(path: Path, offset: int, layout: str, value: int, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
-from jobs.search.search import MAX_RESUBMISSIONS, Search, build_initial_points, build_search
+from jobs.search.search import MAX_RESTARTS_BEFORE_TRAINING, Search, build_initial_points, build_search
 from jobs.search.space import parse_space
 from tests.support.commands import run_command
 from tests.support.trial_records import make_record
@@ -159,7 +159,7 @@ def test_a_lost_trial_is_returned_again_with_the_same_settings() -> None:
     first, second = search.next_trial(), search.next_trial()
     assert first is not None and second is not None  # noqa: PT018
     assert search.next_trial() is None
-    for _ in range(MAX_RESUBMISSIONS):
+    for _ in range(MAX_RESTARTS_BEFORE_TRAINING):
         assert search.resubmit(1)
         assert search.may_continue()
         assert search.next_trial() == first

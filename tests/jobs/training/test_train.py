@@ -143,7 +143,7 @@ def test_a_run_of_another_command_is_refused(embedded_ray: None, make_experiment
 def test_more_workers_than_the_cluster_has_room_for_are_an_error(
     embedded_ray: None, make_experiment: Callable[..., Experiment]
 ) -> None:
-    """Ray Train would wait for ever."""
+    """Ray Train would wait forever."""
     with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
         train(make_experiment(train__workers=99))
 
@@ -151,7 +151,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_an_error(
 def test_elastic_workers_leave_other_jobs_and_services_their_cpus(
     embedded_ray: None, make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
-    """Ray Train would ask for as many workers as there are CPUs, and wait for ever."""
+    """Ray Train would ask for as many workers as there are CPUs, and wait forever."""
 
     @ray.remote(num_cpus=2)
     class Service:

@@ -121,7 +121,7 @@ def test_rows_of_several_files_name_their_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_files_without_a_known_name_are_recognised_by_their_content(tmp_path: Path, suffix: str) -> None:
+def test_files_without_a_known_name_are_recognized_by_their_content(tmp_path: Path, suffix: str) -> None:
     """fastText's own examples are called cooking.train; text with columns needs a name."""
     path = tmp_path / "cooking.train"
     path.write_bytes(encode_rows(ROWS, suffix))
