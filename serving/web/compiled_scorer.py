@@ -3,7 +3,7 @@
 To pass a kernel's arrays through numba's dispatcher, and to apply softmax in Python, takes longer than to classify a
 text, and evicts what Ray needs next from the processor's caches. So one compiled function receives its arrays by
 address, scores all texts of a request, applies the request's function, and counts. Texts that the kernel cannot score,
-because of a letter or a word, are scored by the classifier; the rest is the same.
+because a word is not in the table or Python must normalize them, are scored by the classifier; the rest is the same.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from jobs.inference import code_points, scoring_kernel, tokenizer_kernel
 from jobs.inference.classifier import Classifier
-from jobs.inference.scoring_kernel import score_ascii_text
+from jobs.inference.scoring_kernel import score_ascii_text, score_utf8_text
 from jobs.model.compilation import compiled
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
@@ -38,16 +38,16 @@ _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
 # The state of a CompiledScorer, int64: numbers, then the address and the size of each array.
 _LOWERCASE, _NUM_COLUMNS, _FIRST_ARRAY = range(3)
-# The arrays: the classifier's, then those for scores and counts, then scratch.
+# The arrays: the classifier's, then those for scores and counts, then scratch, then the tables of `code_points`.
 _WORD_BYTES, _WORD_OFFSETS, _SLOTS, _HASHES = range(4)
 _TABLE, _FILTER_COUNTS, _COLUMN_OFFSETS, _BIASES, _OUTPUT, _OUTPUT_BIAS = range(4, 10)
 _OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS = range(10, 15)
-_TOKEN_IDS, _SUMS, _FEATURES, _NUM_ARRAYS = range(15, 19)
-_DTYPES = "BliLfllfffl" + "fdld" + "lff"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
+_TOKEN_IDS, _SUMS, _FEATURES, _ENTRIES, _COMPOSITIONS, _NUM_ARRAYS = range(15, 21)
+_DTYPES = "BliLfllfffl" + "fdld" + "lff" + "il"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
-Entry = Callable[[bytes, int, int, int, int], int]
-CompiledEntry = Callable[[ctypes.c_void_p, int, int, int, ctypes.c_void_p], int]
+Entry = Callable[[bytes, int, int, int, int, int], int]
+CompiledEntry = Callable[[ctypes.c_void_p, int, int, int, int, ctypes.c_void_p], int]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
@@ -78,8 +78,9 @@ class CompiledScorer:
         arrays = [  # kept alive by the attribute: compiled code has only their addresses
             *classifier.kernel_arrays(),
             *(self._offsets, self._logits, self._scores, self.best, self._counts),
-            np.empty(max(1, min(classifier.text_settings.max_tokens, max_text_length + 1)), np.int64),
+            np.empty(max(1, min(classifier.text_settings.max_tokens, 4 * max_text_length + 1)), np.int64),
             *(np.empty(size, np.float32) for size in (filters, filters)),
+            *code_points.make_tables(classifier.text_settings.lowercase),
         ]
         assert "".join(array.dtype.char for array in arrays) == _DTYPES
         numbers = [int(classifier.text_settings.lowercase), classifier.num_columns]
@@ -92,13 +93,14 @@ class CompiledScorer:
     def score(self, texts: Sequence[str], function: str) -> ScoredTexts:
         """Return the scores of texts after the function, and count them; `best` has their best classes."""
         count = len(texts)
-        text = texts[0] if count == 1 else "".join(texts)
         code = FUNCTIONS.index(function)
-        permille = -1
-        if text.isascii():
-            if count > 1:
-                np.cumsum([len(text) for text in texts], out=self._offsets[1 : count + 1])
-            permille = self._entry(text.encode(), len(text), count, code, self._state_address)
+        if count == 1:
+            content = texts[0].encode("utf-8", "surrogatepass")
+        else:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            content = b"".join(encoded)
+            np.cumsum([len(text) for text in encoded], out=self._offsets[1 : count + 1])
+        permille = self._entry(content, len(content), content.isascii(), count, code, self._state_address)
         if permille < 0:
             permille = self._score_slowly(texts, code)
         rows = self._first_row if count == 1 else self._matrix[:count]
@@ -189,13 +191,14 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
     source = "".join(map(inspect.getsource, KERNEL_MODULES))
     digest = hashlib.sha256(source.encode()).hexdigest()
 
-    signature = types.int64(types.voidptr, types.int64, types.int64, types.int64, types.voidptr)
+    signature = types.int64(types.voidptr, *4 * [types.int64], types.voidptr)
 
     @cfunc(signature, cache=True, error_model="numpy")
     def entry(
-        text_address: ctypes.c_void_p, size: int, texts: int, function: int, state_address: ctypes.c_void_p
-    ) -> int:
-        """Score and count texts; return the share of unknown words, or -1 if the table lacks a word."""
+        text_address: ctypes.c_void_p, size: int, is_ascii: int, texts: int, function: int,
+        state_address: ctypes.c_void_p,
+    ) -> int:  # fmt: skip
+        """Score and count texts; return the share of unknown words, or -1 if a text is left to Python."""
         _ = digest
         state = carray(state_address, (_FIRST_ARRAY + 2 * _NUM_ARRAYS,), np.int64)
         offsets = _get_array(state, _OFFSETS, np.int64)
@@ -205,17 +208,26 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
         output_bias = _get_array(state, _OUTPUT_BIAS, np.float32)
         classes = len(output_bias)
         tokens = unknown = 0
+        arguments = (
+            _get_array(state, _WORD_BYTES, np.uint8), _get_array(state, _WORD_OFFSETS, np.int64),
+            _get_array(state, _SLOTS, np.int32), _get_array(state, _HASHES, np.uint64),
+            _get_array(state, _TABLE, np.float32), int(state[_NUM_COLUMNS]),
+            _get_array(state, _FILTER_COUNTS, np.int64), _get_array(state, _COLUMN_OFFSETS, np.int64),
+            _get_array(state, _BIASES, np.float32), _get_array(state, _OUTPUT, np.float32), output_bias,
+            _get_array(state, _TOKEN_IDS, np.int64), _get_array(state, _SUMS, np.float32),
+            _get_array(state, _FEATURES, np.float32),
+        )  # fmt: skip
+        entries, compositions = _get_array(state, _ENTRIES, np.int32), _get_array(state, _COMPOSITIONS, np.int64)
+        lowercase = bool(state[_LOWERCASE])
         for index in range(texts):
-            text_tokens, text_unknown = score_ascii_text(
-                text, offsets[index], offsets[index + 1], bool(state[_LOWERCASE]),
-                _get_array(state, _WORD_BYTES, np.uint8), _get_array(state, _WORD_OFFSETS, np.int64),
-                _get_array(state, _SLOTS, np.int32), _get_array(state, _HASHES, np.uint64),
-                _get_array(state, _TABLE, np.float32), int(state[_NUM_COLUMNS]),
-                _get_array(state, _FILTER_COUNTS, np.int64), _get_array(state, _COLUMN_OFFSETS, np.int64),
-                _get_array(state, _BIASES, np.float32), _get_array(state, _OUTPUT, np.float32), output_bias,
-                _get_array(state, _TOKEN_IDS, np.int64), _get_array(state, _SUMS, np.float32),
-                _get_array(state, _FEATURES, np.float32), logits[index * classes : (index + 1) * classes],
-            )  # fmt: skip
+            start, end = offsets[index], offsets[index + 1]
+            text_logits = logits[index * classes : (index + 1) * classes]
+            if is_ascii:
+                text_tokens, text_unknown = score_ascii_text(text, start, end, lowercase, *arguments, text_logits)
+            else:
+                text_tokens, text_unknown = score_utf8_text(
+                    text, start, end, entries, compositions, *arguments, text_logits
+                )
             if text_tokens < 0:
                 return -1
             tokens += text_tokens
@@ -226,5 +238,5 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
     assert entry.address is not None
-    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    arguments = (ctypes.c_char_p, *4 * [ctypes.c_int64], ctypes.c_void_p)
     return entry, ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(entry.address)

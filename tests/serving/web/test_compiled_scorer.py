@@ -84,6 +84,18 @@ def test_texts_with_a_word_outside_of_the_table_are_scored_and_counted_once(clas
     assert (sum(counters.label_counts), counters.tokens) == (3, 6)
 
 
+def test_only_texts_that_are_not_normalized_are_left_to_python(
+    classifier: Classifier, scorer: CompiledScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of any script are scored in compiled code, alone and in lists."""
+    expected = classifier.score_texts(["“wörd1” word2 слово 🙂", "word1"]).logits
+    monkeypatch.setattr(classifier, "score_texts", None)
+    for texts in (["“wörd1” word2 слово 🙂"], ["“wörd1” word2 слово 🙂", "word1"]):
+        assert np.array(scorer.score(texts, "none").scores) == pytest.approx(expected[: len(texts)], abs=1e-6)
+    with pytest.raises(TypeError):
+        scorer.score(["wo\u0308rd1"], "none")
+
+
 def test_functions_of_large_logits_are_finite(classifier: Classifier) -> None:
     """And the first of equal labels is the best."""
     weights = checkpoint_of("static").weights
