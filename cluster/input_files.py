@@ -191,10 +191,13 @@ def fingerprint(path: str) -> str | None:
 
 def is_same_file(path: str, other: str) -> bool:
     """Return whether two paths or URIs lead to the same existing file, or are the same URI."""
-    local, other_local = local_path(path), local_path(other)
-    if local is None or other_local is None:
-        return path == other
-    return local.exists() and other_local.exists() and local.samefile(other_local)
+    try:
+        local, other_local = local_path(path), local_path(other)
+        if local is None or other_local is None:
+            return path == other
+        return local.exists() and other_local.exists() and local.samefile(other_local)
+    except (OSError, ValueError, StorageError):  # a text, such as one that is too long for a name
+        return False
 
 
 def check_output_file(path: str, *inputs: str) -> None:

@@ -3,8 +3,10 @@
 `ray.util.queue.Queue` is an asynchronous actor: Ray may run its calls in any order.
 """
 
+import logging
 import os
 import pickle
+import struct
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,6 +16,10 @@ from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import first_line
+
+logger = logging.getLogger(__name__)
 
 
 class MessageQueue:
@@ -76,6 +82,10 @@ class MessagePoller:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Handle the last messages and remove the queue; another thread may do this before the context is closed."""
         self._closing.set()
         self._thread.join(timeout=self.JOIN_TIMEOUT_S)
         self._remove_queue()
@@ -104,7 +114,13 @@ class MessagePoller:
 
 
 class MessageFile:
-    """File that passes messages from processes of a node to one reader, without an actor's process in between."""
+    """File that passes messages from processes of a node to one reader, without an actor's process in between.
+
+    A record is the length of its content (`<Q`, bytes) and a pickled list of messages. Only one process writes at a
+    time: Ray Train's controller, or the driver after the controller has ended.
+    """
+
+    _LENGTH = struct.Struct("<Q")
 
     def __init__(self) -> None:
         descriptor, self.path = tempfile.mkstemp(prefix="messages-")
@@ -112,23 +128,36 @@ class MessageFile:
         self._offset = 0  # in bytes, of the reader
 
     def put(self, messages: list[Any]) -> None:
-        """Add messages. Nothing happens without the file: the reader has ended."""
+        """Add messages. They are dropped without the file, whose reader has ended, and on a full disk."""
+        content = pickle.dumps(messages)
+        record = self._LENGTH.pack(len(content)) + content
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
             try:
-                os.write(descriptor, pickle.dumps(messages))  # one call: a kill does not leave a part
+                size = os.fstat(descriptor).st_size
+                if os.write(descriptor, record) < len(record):  # one call: a kill does not leave a part
+                    os.ftruncate(descriptor, size)
             finally:
                 os.close(descriptor)
 
     def drain(self) -> list[Any]:
-        """Return the messages since the last call, the oldest first."""
+        """Return the messages of complete records since the last call, the oldest first.
+
+        A record that cannot be unpickled is skipped, with a warning.
+        """
         messages: list[Any] = []
         with open(self.path, "rb") as stream:
             stream.seek(self._offset)
-            with suppress(EOFError, pickle.UnpicklingError):  # the end, or a message that is not complete yet
-                while True:
-                    messages += pickle.load(stream)
-                    self._offset = stream.tell()
+            while len(header := stream.read(self._LENGTH.size)) == self._LENGTH.size:
+                (length,) = self._LENGTH.unpack(header)
+                content = stream.read(length)
+                if len(content) < length:
+                    break
+                self._offset = stream.tell()
+                try:
+                    messages += pickle.loads(content)
+                except Exception as error:  # unpickling may raise any
+                    logger.warning(f"{self.path}: a message cannot be read: {first_line(error)}")
         return messages
 
     def remove(self) -> None:

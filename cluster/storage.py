@@ -145,17 +145,17 @@ def remove_file(path: str) -> None:
 
 
 @contextmanager
-def lock_folder(folder: str) -> Iterator[None]:
-    """Context manager: lock a folder against other commands. The lock ends with the process.
+def lock_folder(folder: str) -> Iterator[bool]:
+    """Context manager: lock a folder against other commands, and yield whether it is locked.
 
-    A remote folder is not locked, nor one on a file system without locks, for which a warning is logged.
+    It ends with the process. A remote folder is not locked, nor, with a warning, one on a file system without locks.
 
     Raises:
         StorageError: another command holds the lock, or the folder cannot be written.
     """
     local = local_path(folder)
     if local is None:
-        yield
+        yield False
         return
     with ExitStack() as stack:
         try:
@@ -167,7 +167,7 @@ def lock_folder(folder: str) -> Iterator[None]:
             raise StorageError(f"{folder}: cannot be written: {error}") from error
         if not has_locks:
             logger.warning(f"{folder}: the file system has no locks; do not run another command on this folder")
-        yield
+        yield has_locks
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from serving.web.asgi import ClassifierApplication
 from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
 from serving.web.protocol import Limits
-from serving.web.served_models import ServedModels, UserConfig, load_models, parse_user_config
+from serving.web.served_models import CandidateError, ServedModels, UserConfig, load_models, parse_user_config
 
 # A refused checkpoint is tried again after this many flushes of the metrics.
 RELOAD_RETRY_PERIODS = 5
@@ -76,10 +76,14 @@ class Replica:
         except UsageError as refusal:
             if self.models is None:  # the replica has just started
                 self.models = await self._load_fallback(refusal)
-            self.refused_checkpoint = self._user_config.get("checkpoint")
+            is_candidate = isinstance(refusal, CandidateError)
+            candidate = self._user_config.get("candidate")
+            refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
+            self.refused_checkpoint = refused.get("checkpoint")
             if str(refusal) != self.load_error:
                 self.load_error = str(refusal)
-                logger.error("the checkpoint is refused and the previous one is served: %s", refusal)
+                role, served = "candidate" if is_candidate else "checkpoint", self.models.primary.info["checkpoint"]
+                logger.error("the %s is refused and %s is served: %s", role, served, refusal)
         self.metrics.set_checkpoint_refused(self.load_error is not None)
 
     async def _load_fallback(self, refusal: UsageError) -> ServedModels:

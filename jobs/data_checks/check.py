@@ -9,8 +9,10 @@ import logging
 
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
-from cluster.storage import absolute_path, join, output_folder
+from cluster.input_files import check_output_file
+from cluster.storage import absolute_path, join, output_file
 from jobs.config.experiment import Experiment
+from jobs.config.settings import DataSettings
 from jobs.data_checks.classes import check_classes
 from jobs.data_checks.duplicates import check_duplicates, find_first_copies
 from jobs.data_checks.findings import Finding, Severity, sort_findings, write_csv
@@ -21,13 +23,14 @@ from jobs.data_checks.page import render_page
 from jobs.data_checks.rows import Rows, collect_rows
 from jobs.data_checks.scripts import check_scripts
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.sources import resolve_source
 from jobs.embeddings.input_checks import check_inputs
 from jobs.training.corpus import build_corpus
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "data-check"  # in the experiment's folder
-PAGE_NAME, CSV_NAME = "data-check.html", "rows.csv"
+PAGE_NAME, CSV_NAME = "data-check.html", "data-check-rows.csv"
 
 
 def check_data(experiment: Experiment, out: str | None = None) -> str:
@@ -38,9 +41,14 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
 
     Raises:
         DataError, VectorsError: the data or the vectors file are missing or invalid.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or a file of the data has the path of the page or the csv.
     """
     check_inputs(experiment)
+    folder = absolute_path(out or join(experiment.storage, experiment.name, FOLDER))
+    page_path, csv_path = join(folder, PAGE_NAME), join(folder, CSV_NAME)
+    inputs = _list_input_paths(experiment.data)
+    for path in (page_path, csv_path):
+        check_output_file(path, *inputs)
     logger.info("reading the texts")
     dataset = load_dataset(experiment)
     rows = collect_rows(dataset, experiment.text.lowercase)
@@ -51,12 +59,11 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
         for finding in findings
     ]
     logger.log(RESULT, format_text_table(table))
-    folder = absolute_path(out or join(experiment.storage, experiment.name, FOLDER))
-    with output_folder(folder) as local:
-        write_csv(local / CSV_NAME, findings, rows)
-        page = render_page(experiment.name, rows, findings, CSV_NAME)
-        (local / PAGE_NAME).write_text(page, encoding="utf-8")
-    return join(folder, PAGE_NAME)
+    with output_file(csv_path) as part:
+        write_csv(part, findings, rows)
+    with output_file(page_path) as part:
+        part.write_text(render_page(experiment.name, rows, findings, CSV_NAME), encoding="utf-8")
+    return page_path
 
 
 def find_all(rows: Rows, max_tokens: int, seed: int) -> list[Finding]:
@@ -68,6 +75,12 @@ def find_all(rows: Rows, max_tokens: int, seed: int) -> list[Finding]:
     findings += check_near_duplicates(rows, first)
     logger.info("predicting each label with a model that was not trained on it")
     return findings + check_labels(rows, first, seed)
+
+
+def _list_input_paths(data: DataSettings) -> list[str]:
+    """Return the paths and URIs of the files with the texts."""
+    sources = [source for source in (data.train, data.validation, data.test) if source is not None]
+    return [file.path for source in sources for file in resolve_source(source, data)]
 
 
 def _check_coverage(experiment: Experiment, dataset: Dataset) -> list[Finding]:

@@ -37,15 +37,15 @@ def _find_conflicts(rows: Rows, first: np.ndarray) -> Finding | None:
     groups: dict[int, set[str]] = {}
     for index in members:
         groups.setdefault(int(first[index]), set()).add(rows.labels[index])
-    found = [
+    conflicts = [
         FindingRow(int(index), note=f"labels of this text: {', '.join(sorted(groups[int(first[index])]))}")
         for index in members
     ]
     message = (
         f"{len(conflicting):,} text{'s have' if len(conflicting) > 1 else ' has'} different labels in different rows "
-        f"({len(found):,} rows); correct the labels"
+        f"({len(conflicts):,} rows); correct the labels"
     )
-    return Finding("different labels", Severity.HIGH, message, found)
+    return Finding("different labels", Severity.HIGH, message, conflicts)
 
 
 def _find_copies(rows: Rows, first: np.ndarray) -> Finding | None:
@@ -66,9 +66,9 @@ def _find_overlap(rows: Rows, first: np.ndarray, earlier: int, later: int) -> Fi
         f"{len(members):,} of {total:,} {PART_NAMES[later]} texts ({len(members) / total:.1%}) are also in the "
         f"{PART_NAMES[earlier]} part: results on them are too good; remove them from one part"
     )
-    found = [_copy(rows, index, originals[first[index]]) for index in members]
+    copies = [_copy(rows, index, originals[first[index]]) for index in members]
     severity = Severity.HIGH if later == TEST else Severity.MEDIUM
-    return Finding(f"{PART_NAMES[later]} texts in the {PART_NAMES[earlier]} part", severity, message, found)
+    return Finding(f"{PART_NAMES[later]} texts in the {PART_NAMES[earlier]} part", severity, message, copies)
 
 
 def _copy(rows: Rows, index: "np.integer[Any]", original: "np.integer[Any]") -> FindingRow:

@@ -37,10 +37,10 @@ def check_lengths(rows: Rows, max_tokens: int) -> list[Finding]:
             f"have more than {limit:,} tokens, {LONG_FACTOR} times as many as 95% of the texts",
         ),
     ):
-        found = np.flatnonzero(mask)
-        if len(found):
-            found = found[np.argsort(-lengths[found], kind="stable")]
-            message = f"{len(found):,} of {len(rows):,} texts {text}; the longest has {lengths[found[0]]:,} tokens"
-            found_rows = [FindingRow(int(index), note=f"{lengths[index]:,} tokens") for index in found]
-            findings.append(Finding(name, severity, message, found_rows))
+        indices = np.flatnonzero(mask)
+        if len(indices):
+            indices = indices[np.argsort(-lengths[indices], kind="stable")]
+            message = f"{len(indices):,} of {len(rows):,} texts {text}; the longest has {lengths[indices[0]]:,} tokens"
+            finding_rows = [FindingRow(int(index), note=f"{lengths[index]:,} tokens") for index in indices]
+            findings.append(Finding(name, severity, message, finding_rows))
     return findings

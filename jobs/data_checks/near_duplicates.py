@@ -38,10 +38,10 @@ def check_near_duplicates(rows: Rows, first: np.ndarray) -> list[Finding]:
     """Return findings on near duplicates, without identical texts; `first` as of `find_first_copies`."""
     unique = np.flatnonzero(first == np.arange(len(rows)))
     pairs = find_similar_pairs([rows.tokens[index] for index in unique])
-    one, other = unique[pairs.first], unique[pairs.second]
+    earlier, later = unique[pairs.first], unique[pairs.second]
     labels = rows.label_indices()
-    differs, parts_differ = labels[one] != labels[other], rows.part[one] != rows.part[other]
-    is_train = rows.part[one] == TRAINING
+    differs, parts_differ = labels[earlier] != labels[later], rows.part[earlier] != rows.part[later]
+    is_train = rows.part[earlier] == TRAINING
     groups = (
         ("near duplicates, other label", Severity.MEDIUM, differs, "that has another label", "check the labels"),
         (
@@ -60,23 +60,23 @@ def check_near_duplicates(rows: Rows, first: np.ndarray) -> list[Finding]:
         ),
     )
     findings = []
-    for name, severity, mask, what, advice in groups:
-        found = _describe_pairs(rows, one[mask], other[mask], pairs.similarity[mask])
-        if found:
-            message = f"{len(found):,} texts nearly repeat an earlier one {what}; {advice}"
-            findings.append(Finding(name, severity, message, found))
+    for name, severity, mask, relation, advice in groups:
+        similar_rows = _describe_pairs(rows, earlier[mask], later[mask], pairs.similarity[mask])
+        if similar_rows:
+            message = f"{len(similar_rows):,} near duplicates of an earlier text {relation}; {advice}"
+            findings.append(Finding(name, severity, message, similar_rows))
     return findings
 
 
-def _describe_pairs(rows: Rows, one: np.ndarray, other: np.ndarray, similarity: np.ndarray) -> list[FindingRow]:
+def _describe_pairs(rows: Rows, earlier: np.ndarray, later: np.ndarray, similarity: np.ndarray) -> list[FindingRow]:
     """Return a row for each later text of the pairs, with its most similar earlier text, the most similar first."""
-    found: dict[int, FindingRow] = {}
+    closest: dict[int, FindingRow] = {}
     for pair in np.argsort(-similarity, kind="stable"):
-        original, index = int(one[pair]), int(other[pair])
+        original, index = int(earlier[pair]), int(later[pair])
         label = "" if rows.labels[original] == rows.labels[index] else f" ({rows.labels[original]})"
         note = f"{similarity[pair]:.0%} as {rows.name(original)}{label}: {rows.texts[original]}"
-        found.setdefault(index, FindingRow(index, note=note, score=float(similarity[pair])))
-    return list(found.values())
+        closest.setdefault(index, FindingRow(index, note=note, score=float(similarity[pair])))
+    return list(closest.values())
 
 
 def find_similar_pairs(tokens: Sequence[Sequence[str]], min_similarity: float = MIN_SIMILARITY) -> SimilarPairs:
@@ -180,7 +180,7 @@ def _compute_similarities(
     similarities = np.empty(len(first))
     for start in range(0, len(first), CHUNK_PAIRS):
         pairs = slice(start, start + CHUNK_PAIRS)
-        one, other = compact[: len(first)][pairs], compact[len(first) :][pairs]
-        common = sets[one].multiply(sets[other]).sum(axis=1)
-        similarities[pairs] = common / (sizes[one] + sizes[other] - common)
+        earlier, later = compact[: len(first)][pairs], compact[len(first) :][pairs]
+        common = sets[earlier].multiply(sets[later]).sum(axis=1)
+        similarities[pairs] = common / (sizes[earlier] + sizes[later] - common)
     return similarities

@@ -31,14 +31,22 @@ class Rows:
 
     def locate(self, index: int) -> tuple[str, int | None]:
         """Return the file of a row and its line, None if the row has none."""
-        split = self.splits[self.part[index]]
-        offset = index - int(np.searchsorted(self.part, self.part[index]))
-        return split.path, split.line_numbers[offset] if split.line_numbers else None
+        split, offset = self._find_split(index)
+        file_index = split.file_indices[offset] if split.file_indices else 0
+        path = split.files[file_index].path if split.files else split.path
+        return path, split.line_numbers[offset] if split.line_numbers else None
 
     def name(self, index: int) -> str:
-        """Return the part of a row, and its line in the file that the part is from."""
-        part, (_, line) = PART_NAMES[self.part[index]], self.locate(index)
-        return part if line is None else f"{part}, line {line}"
+        """Return the part of a row, its file if the part is from several files, and its line."""
+        part, (split, offset) = PART_NAMES[self.part[index]], self._find_split(index)
+        if split.file_indices:
+            return f"{part}, {split.describe_position(offset)}"
+        return part if split.line_numbers is None else f"{part}, line {split.line_numbers[offset]}"
+
+    def _find_split(self, index: int) -> tuple[Split, int]:
+        """Return the part of a row, and the row's index in it."""
+        number = self.part[index]
+        return self.splits[number], index - int(np.searchsorted(self.part, number))
 
     def label_indices(self) -> np.ndarray:
         """Return the class of each row, `(rows,)` int64."""

@@ -27,10 +27,10 @@ def check_scripts(rows: Rows) -> list[Finding]:
     findings = [Finding("scripts", Severity.INFO, f"scripts of the texts: {', '.join(names)}")]
     main = counts.most_common(1)[0][0]
     rare = {script for script, count in counts.items() if count < RARE_SHARE * total}
-    found = [FindingRow(index, note=script) for index, script in enumerate(scripts) if script in rare]
-    if found:
-        message = f"{len(found):,} of {len(rows):,} texts are in other scripts than most, which is {main}"
-        findings.append(Finding("unusual scripts", Severity.MEDIUM, message, found))
+    unusual = [FindingRow(index, note=script) for index, script in enumerate(scripts) if script in rare]
+    if unusual:
+        message = f"{len(unusual):,} of {len(rows):,} texts are in other scripts than most, which is {main}"
+        findings.append(Finding("unusual scripts", Severity.MEDIUM, message, unusual))
     words = Counter(
         token for tokens, part in zip(rows.tokens, rows.part, strict=True) if part == TRAINING for token in tokens
     )

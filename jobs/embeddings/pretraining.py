@@ -145,8 +145,8 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
     """Train word2vec on the texts of files and write word2vec binary, with a progress bar.
 
     Args:
-        files: csv, tsv or jsonl (column `data.text_column`), or any other file with a text on each line; plain or
-            gzipped, at a path or URI.
+        files: in any format that training reads (column `data.text_column`), without the labels of fastText files,
+            or with a text on each line; plain, gzipped or zstd, at a path or URI.
         experiment: its `text`, `vectors`, `data` and `seed` are used.
         threads: default: one per core.
 

@@ -21,7 +21,8 @@ from cluster.input_files import check_output_file, create_file, open_decompresse
 from cluster.storage import is_uri, output_file
 from jobs.config.formats import find_format
 from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.readers import DataError, choose_encoding, read_rows
+from jobs.datasets.formats.rows import DataError, SourceFile
+from jobs.datasets.readers import choose_encoding, read_rows
 from jobs.datasets.sources import has_matches, resolve_source
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
@@ -78,7 +79,8 @@ def predict_file(
     checkpoint = load_checkpoint(path)
     # Other files may have another delimiter than the training file.
     data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
-    texts, records = _read_texts(source, data, text_column, is_file=is_file)
+    texts, records, files = _read_texts(source, data, text_column, is_file=is_file)
+    delimiter = _choose_delimiter(files, data, records[0]) if files and output_format.suffix == ".csv" else ","
     label_column, score_column = (_choose_name(name, records) for name in ("label", "score"))
     predictions = predict(checkpoint, texts)
     rows = [
@@ -92,7 +94,6 @@ def predict_file(
     with output_file(out) as part, create_file(part, compress=output_format.is_gzipped) as stream:
         # A half of a surrogate pair becomes the escape sequence that it was in JSON.
         text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        delimiter = _choose_delimiter(source, data, records[0]) if is_file and records else ","
         _write_rows(text, rows, output_format.suffix, delimiter=delimiter)
         text.detach()
     logger.log(RESULT, f"wrote {out}: {len(rows):,} rows, with the columns {label_column} and {score_column} added")
@@ -135,11 +136,11 @@ def _parse_output_format(out: str) -> OutputFormat:
 
 def _read_texts(
     source: str, data: DataSettings, text_column: str | None, *, is_file: bool
-) -> tuple[list[str], list[Record]]:
-    """Return the texts of a source, and the rows with all their columns."""
+) -> tuple[list[str], list[Record], Sequence[SourceFile]]:
+    """Return the texts of a source, the rows with all their columns, and the files that were read."""
     if not is_file:
         texts = _read_standard_input() if source == STANDARD_INPUT else [source]
-        return texts, [{"text": text} for text in texts]
+        return texts, [{"text": text} for text in texts], ()
     data = data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
     data = data.model_copy(update={"encoding": choose_encoding(source, data)})
     records: list[Record] = []
@@ -149,7 +150,7 @@ def _read_texts(
         if "(data.text_column)" not in str(error):
             raise
         raise DataError(f"{error}; name it with --text-column") from error
-    return rows.texts, records
+    return rows.texts, records, rows.files
 
 
 def _read_standard_input() -> list[str]:
@@ -171,15 +172,15 @@ def _choose_name(name: str, records: Sequence[Record]) -> str:
     return name
 
 
-def _choose_delimiter(source: str, data: DataSettings, record: Record) -> str:
-    """Return the delimiter of a csv file that was read, which csv output has too; a comma for another source.
+def _choose_delimiter(files: Sequence[SourceFile], data: DataSettings, record: Record) -> str:
+    """Return the delimiter of the only csv file that was read, which csv output has too; a comma for other sources.
 
     Args:
         record: a row of the file, with all its columns.
     """
-    if data.delimiter is not None or find_format(source) != "csv" or has_matches(source) or os.path.isdir(source):
+    if data.delimiter is not None or [file.format for file in files] != ["csv"]:
         return data.delimiter or ","
-    with open_decompressed(source) as stream:
+    with open_decompressed(files[0].path) as stream:
         header = next(filter(bytes.strip, stream)).decode("utf-8-sig", errors="replace")  # delimiters are ASCII
     counts = {delimiter: len(next(csv.reader([header], delimiter=delimiter))) for delimiter in DELIMITERS}
     return next((delimiter for delimiter, count in counts.items() if count == len(record)), ",")

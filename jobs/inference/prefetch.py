@@ -1,6 +1,6 @@
 """Prefetch instruction of the processor, for compiled kernels.
 
-numba does not notice a change here: change the calling kernel's file too, so that it is compiled again.
+numba does not notice a change here: kernels that use it, directly or through others, name this module in `calls`.
 """
 
 from collections.abc import Callable

@@ -20,6 +20,7 @@ The layout of the vocabulary is in `jobs.inference.tokenizer_kernel`.
 import numpy as np
 
 from jobs.inference import code_points, tokenizer_kernel
+from jobs.inference import prefetch as prefetch_module
 from jobs.inference.code_points import normalize_text
 from jobs.inference.prefetch import prefetch
 from jobs.inference.tokenizer_kernel import normalize_ascii, tokenize
@@ -33,14 +34,14 @@ PADDING, UNKNOWN = 0, 1
 _CACHE_LINE = 16  # float32 values that a processor fetches together
 
 
-@compiled()
+@compiled(calls=[prefetch_module])
 def _prefetch_row(table: Array, word: int, num_columns: int) -> None:
     """Prefetch a word's row of the table: rows are anywhere in memory, so no processor can predict them."""
     for index in range(word * num_columns, (word + 1) * num_columns, _CACHE_LINE):
         prefetch(table, index)  # type: ignore[call-arg]  # numba adds the typing context
 
 
-@compiled()
+@compiled(calls=[prefetch_module])
 def _max_over_time(
     ids: Array, count: int, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
     biases: Array, sums: Array, features: Array,
@@ -105,7 +106,7 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
         scores[label] = value + output_bias[label]
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled(calls=[prefetch_module, tokenizer_kernel])
 def score_text(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
@@ -135,7 +136,7 @@ def score_text(
     return num_tokens, num_unknown
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled(calls=[prefetch_module, tokenizer_kernel])
 def score_ascii_text(
     text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
@@ -150,7 +151,7 @@ def score_ascii_text(
     )  # fmt: skip
 
 
-@compiled(calls=[code_points, tokenizer_kernel])
+@compiled(calls=[code_points, prefetch_module, tokenizer_kernel])
 def score_utf8_text(
     text: Array, start: int, end: int, entries: Array, compositions: Array, word_bytes: Array, word_offsets: Array,
     slots: Array, hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
@@ -170,7 +171,7 @@ def score_utf8_text(
     )  # fmt: skip
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled(calls=[prefetch_module, tokenizer_kernel])
 def score_texts(
     text: Array, classes: Array, offsets: Array, is_left: Array, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
@@ -204,7 +205,7 @@ def score_texts(
     return len(offsets) - 1, num_tokens, num_unknown
 
 
-@compiled()
+@compiled(calls=[prefetch_module])
 def score_token_ids(
     ids: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
     output: Array, output_bias: Array, scores: Array,

@@ -5,6 +5,7 @@ So every checkpoint is complete in the store, and each takes only the transfer o
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ def _copy(checksum: str, size: int, target: str) -> bool:
 
 
 def _remember(target: str, checksums: Mapping[str, str]) -> None:
-    """Record the files of a checkpoint that has been uploaded."""
+    """Record the files of a checkpoint that has been uploaded, except those that the store does not describe."""
     filesystem, inside = resolve_filesystem(target)
     for name, checksum in checksums.items():
-        _uploaded[checksum] = join(target, name), *_read_version(filesystem, f"{inside}/{name}")
+        with suppress(OSError):  # the checkpoint is complete; only a later copy of the file is lost
+            _uploaded[checksum] = join(target, name), *_read_version(filesystem, f"{inside}/{name}")
 
 
 def _read_version(filesystem: Any, path: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from cluster.storage import StorageError, absolute_path, is_uri, join, lock_fold
 from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.runs.run_list import LOCK_FILE, Run, RunsError, find_experiments, load_runs
 from jobs.runs.stored_files import StoredFile, format_size, freed_size, list_files, unique_size
+from jobs.training.run_folder import remove_ray_snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -213,11 +214,17 @@ def _remove(removal: Removal) -> bool:
         remove_file(removal.path)
         return True
     try:
-        with lock_folder(str(removal.lock)):
-            if removal.path == removal.lock and _has_changed(removal):
-                logger.warning(f"{removal.path} stays: it has changed meanwhile")
-                return False
+        with lock_folder(str(removal.lock)) as is_locked:
+            if removal.path == removal.lock:
+                if _has_changed(removal):
+                    logger.warning(f"{removal.path} stays: it has changed meanwhile")
+                    return False
+                if not is_locked and time.time() - max((file.modified for file in removal.files), default=0.0) < _DAY_S:
+                    logger.warning(f"{removal.path} stays: it has no locks and changed within a day; it may be running")
+                    return False
             removed = remove_unleased_folder(removal.path)
+            if removed and removal.path != removal.lock:
+                remove_ray_snapshot(parent(removal.path))  # `ray.train.Result.from_path` fails without the checkpoints
     except StorageError as error:
         logger.warning(f"{removal.path} stays: {error}")
         return False

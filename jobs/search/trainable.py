@@ -154,6 +154,10 @@ class DistributedTrial(ray.tune.Trainable):
         except Exception as error:
             return build_failure_report(error, self._progress).to_tune_result(metric)
 
+    def cleanup(self) -> None:
+        """Stop the monitor of a run that Tune stopped; its thread waits for Ray Train until the process ends."""
+        self._run_status.stop_monitor()
+
     def _next_report(self) -> TrialReport:
         if self._training is None:
             saved = CheckpointStore(self._run.path).load_newest_valid()

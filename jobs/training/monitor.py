@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import ray.util.client
 from ray.train import UserCallback
 
 from cluster import first_line, resources, to_single_line
@@ -48,7 +49,8 @@ class RunStatus:
     start_time: of the command, in seconds since 1970. workers_running: set while there are workers. finished_epochs:
     queue of epochs, as they end. num_checkpoints: checkpoints written. worker_times: of the current workers.
     previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers.
-    result: Ray Train's result, once the run has ended.
+    result: Ray Train's result, once the run has ended. stop_monitor: removes what the monitor of a run that does not
+    end would leave.
     """
 
     start_time: float
@@ -59,6 +61,7 @@ class RunStatus:
     previous_step_seconds: float = 0.0
     first_step_time: float = 0.0
     result: Any = None
+    stop_monitor: Callable[[], None] = lambda: None
 
     def update_times(self, times: WorkerTimes) -> None:
         """Record the times of the current workers."""
@@ -140,10 +143,14 @@ class RunMonitor:
         last_epoch: of the run, if it does not stop earlier.
         status: updated by the messages.
         scalars: receives each epoch.
+        receives_messages: False if it does not learn when the workers start.
     """
 
-    def __init__(self, last_epoch: int, status: RunStatus, scalars: TensorBoardLog) -> None:
+    def __init__(
+        self, last_epoch: int, status: RunStatus, scalars: TensorBoardLog, *, receives_messages: bool = True
+    ) -> None:
         self._last_epoch, self._status, self._scalars = last_epoch, status, scalars
+        self._receives_messages = receives_messages
         self._last_notice = time.monotonic()
         self._num_epochs: int | None = None  # None before the first workers start
 
@@ -169,7 +176,8 @@ class RunMonitor:
             elif kind == "epoch":
                 self._handle_epoch(*value)
         waiting_s = time.monotonic() - self._last_notice
-        if not self._status.workers_running.is_set() and waiting_s > WORKER_WAIT_NOTICE_S:
+        is_waiting = self._receives_messages and not self._status.workers_running.is_set()
+        if is_waiting and waiting_s > WORKER_WAIT_NOTICE_S:
             self._last_notice = time.monotonic()
             logger.info(f"waiting for the workers to start; {resources.describe_free_resources()}")
 
@@ -203,13 +211,19 @@ def monitor_workers(
         callbacks: of the user.
         in_process: the only worker is this process.
     """
+    client: Any = ray.util.client.ray  # has no type information
+    # The controller runs on a node of the cluster, the driver perhaps elsewhere, without a file in common.
+    is_client = not in_process and client.is_connected()
+    if is_client:
+        logger.info("on a machine outside the cluster no progress is shown through Ray Client (ray://)")
     with TensorBoardLog(join(path, "tensorboard")) as scalars:
-        monitor = RunMonitor(last_epoch, status, scalars)
+        monitor = RunMonitor(last_epoch, status, scalars, receives_messages=not is_client)
         if in_process:
             with _quiet_ray_train():
                 yield RunCallback(monitor.handle, callbacks)
             return
         with MessageFilePoller(MessageFile(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
+            status.stop_monitor = poller.close
             yield RunCallback(poller.queue.put, callbacks)
 
 

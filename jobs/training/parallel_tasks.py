@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cluster import UsageError
@@ -43,12 +44,14 @@ def run_in_processes(
     # Forked processes would inherit the locks of torch's threads.
     spawn = multiprocessing.get_context("spawn")
     running: dict[Future[ReturnType], NameType] = {}
+    processes_of_others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(capacity, mp_context=spawn, initializer=_prepare_process) as pool:
         try:
             while True:
                 # One more than there is room for, so that the next is ready when one ends.
                 while len(running) <= capacity and (job := next(waiting, None)) is not None:
-                    running[pool.submit(function, *job[1])] = job[0]
+                    with _ignore_sigint():
+                        running[pool.submit(function, *job[1])] = job[0]
                 if not running:
                     return
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
@@ -57,8 +60,21 @@ def run_in_processes(
         finally:
             if running:  # an error, Ctrl-C, or the caller wants no more
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
+                for process in set(multiprocessing.active_children()) - processes_of_others:
                     process.terminate()
+
+
+@contextmanager
+def _ignore_sigint() -> Iterator[None]:
+    """Context manager: new processes ignore Ctrl-C from their start, not only after their imports."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _call(name: object, function: Callable[[], ReturnType]) -> ReturnType:

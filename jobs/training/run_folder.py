@@ -13,11 +13,13 @@ nothing: with another one a finished run stays finished. Both files name the tes
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
+from cluster import first_line
 from cluster.console.logs import RESULT
-from cluster.storage import absolute_path, exists, join, read_text, remove_file, write_json, write_text
+from cluster.storage import StorageError, absolute_path, exists, join, read_text, remove_file, write_json, write_text
 from jobs.config.experiment import Experiment, digest
 from jobs.config.settings import Source, TrainSettings
 from jobs.datasets.readers import Split
@@ -309,12 +311,20 @@ def remove_ray_snapshot(path: str) -> None:
 
 
 def prune_ray_snapshot(path: str) -> None:
-    """Remove the reports whose checkpoints were removed; `ray.train.Result.from_path` fails with them."""
-    if not exists(file := join(path, RAY_SNAPSHOT)):
-        return
-    snapshot = json.loads(read_text(file))
-    reports = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
-    kept = [(result, index) for result, index in reports if exists(join(path, result["checkpoint_dir_name"]))]
-    snapshot["checkpoint_results"] = [result for result, _ in kept]
-    snapshot["checkpoint_report_indices"] = [index for _, index in kept]
-    write_text(file, json.dumps(snapshot))
+    """Remove the reports whose checkpoints were removed; `ray.train.Result.from_path` fails with them.
+
+    Only Ray reads the file, whose format is private. So an error does not end the run: the file is removed.
+    """
+    file = join(path, RAY_SNAPSHOT)
+    try:
+        if not exists(file):
+            return
+        snapshot = json.loads(read_text(file))
+        reports = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
+        kept = {index: result for result, index in reports if exists(join(path, result["checkpoint_dir_name"]))}
+        snapshot |= {"checkpoint_results": list(kept.values()), "checkpoint_report_indices": list(kept)}
+        write_text(file, json.dumps(snapshot))
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        logger.warning(f"{file}: is removed, because it cannot be updated: {type(error).__name__}: {first_line(error)}")
+        with suppress(StorageError):
+            remove_file(file)

@@ -8,9 +8,10 @@ are notified and stop, so that none waits for it.
 import logging
 import math
 import platform
+import queue
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -133,18 +134,21 @@ class Reporter:
         self._group, self._interval_s, self._callback = group, interval_s, callback
         self._filesystem, self._folder = resolve_filesystem(path)
         self._background = BackgroundExecutor()
-        self._messages: list[tuple[str, Any]] = []
+        self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()  # two threads use it
         self._submitted_at = float("-inf")  # time.monotonic()
         self._submitted: set[Epoch | None] = set()
 
     def add_message(self, kind: str, value: Any) -> None:
         """Add a message of the first worker to the next report."""
         if self._group.rank == 0:
-            self._messages.append((kind, value))
+            self._messages.put((kind, value))
 
     def take_messages(self) -> list[tuple[str, Any]]:
         """Return the messages that are not reported, and remove them."""
-        messages, self._messages = self._messages, []
+        messages = []
+        with suppress(queue.Empty):
+            while True:
+                messages.append(self._messages.get_nowait())
         return messages
 
     def is_due(self) -> bool:

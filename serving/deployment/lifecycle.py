@@ -67,7 +67,7 @@ def rollback(address: str | None, name: str | None) -> None:
     cluster.write_leases(application.name, referenced_checkpoints(user_config))
     cluster.send(merged)
     cluster.wait_until_running(application.name)
-    verify_checkpoint(application.reachable_url, user_config["checkpoint"])
+    verify_checkpoint(application.reachable_url, user_config)
     logger.log(RESULT, f"{application.name} serves {application.previous} again, instead of {application.checkpoint}")
 
 

@@ -258,7 +258,7 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
     reachable = resolve_reachable_url(url, cluster.machine)
     unchanged = before is not None and before.user_config == user_config
     try:
-        verify_checkpoint(reachable, user_config["checkpoint"], report_at_once=not unchanged)
+        verify_checkpoint(reachable, user_config, report_at_once=not unchanged)
         logger.info(
             f"API description: {url.rstrip('/')}/openapi.json; metrics: {cluster.dashboard_url}/api/prometheus/sd "
             "lists their addresses for Prometheus"

@@ -17,8 +17,8 @@ CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas load a new checkpoint shortly after S
 INFO_REQUESTS = 6  # consecutive requests go to different replicas
 
 
-def verify_checkpoint(url: str | None, checkpoint: str, *, report_at_once: bool = True) -> None:
-    """Wait until a service uses a checkpoint; log a message if that cannot be seen from here.
+def verify_checkpoint(url: str | None, user_config: Mapping[str, Any], *, report_at_once: bool = True) -> None:
+    """Wait until a service uses the checkpoints of a `user_config`; log a message if that cannot be seen from here.
 
     Args:
         url: of the service; None if it cannot be reached from here.
@@ -26,8 +26,10 @@ def verify_checkpoint(url: str | None, checkpoint: str, *, report_at_once: bool 
             try again.
 
     Raises:
-        DeploymentError: the checkpoint is refused and another one is served, or it is not served in time.
+        DeploymentError: the checkpoint or the candidate is refused, or the checkpoint is not served in time.
     """
+    checkpoint = user_config["checkpoint"]
+    candidate = (user_config.get("candidate") or user_config)["checkpoint"]
     deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
     while url:
         infos = [fetch_info(url) for _ in range(INFO_REQUESTS)]
@@ -37,14 +39,15 @@ def verify_checkpoint(url: str | None, checkpoint: str, *, report_at_once: bool 
         if others[0] is None:
             break
         known = [info for info in others if info is not None]
-        refusals = [info for info in known if info.get("refused_checkpoint") == checkpoint]
+        refusals = [info for info in known if info.get("refused_checkpoint") in (checkpoint, candidate)]
         late = time.monotonic() >= deadline
         if late or (refusals and report_at_once):
             served = (refusals or known)[0].get("checkpoint")
             if not refusals:
                 waited = f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s"
                 raise DeploymentError(f"{waited}, and {served} still is; see GET /info and Ray's logs")
-            raise DeploymentError(f"{refusals[0]['refused']}; the checkpoint is refused and {served} is still served")
+            role = "checkpoint" if refusals[0]["refused_checkpoint"] == checkpoint else "candidate"
+            raise DeploymentError(f"{refusals[0]['refused']}; the {role} is refused and {served} is still served")
         time.sleep(0.5)
     logger.info("cannot check from here whether the checkpoint is served; see GET /info")
 

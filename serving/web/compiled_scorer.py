@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.inference import code_points, scoring_kernel, tokenizer_kernel
+from jobs.inference import code_points, prefetch, scoring_kernel, tokenizer_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.scoring_kernel import score_ascii_text, score_utf8_text
 from jobs.model.compilation import compiled
@@ -32,7 +32,7 @@ from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 
 # The files of all kernels that the entry calls.
-KERNEL_MODULES = (scoring_kernel, tokenizer_kernel, code_points)
+KERNEL_MODULES = (scoring_kernel, tokenizer_kernel, code_points, prefetch)
 
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 

@@ -23,6 +23,10 @@ class UserConfigError(UsageError):
     """A `user_config` is invalid."""
 
 
+class CandidateError(UserConfigError):
+    """The candidate of a `user_config` cannot be served; its checkpoint can."""
+
+
 class CandidateConfig(BaseModel):
     """A second checkpoint. weight: share of the requests that it responds to or, as a shadow, only classifies."""
 
@@ -126,7 +130,8 @@ def parse_user_config(user_config: dict[str, Any]) -> UserConfig:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise UserConfigError(f"user_config: {key}: {problem['msg']}") from error
+        kind = CandidateError if key.startswith("candidate") else UserConfigError
+        raise kind(f"user_config: {key}: {problem['msg']}") from error
 
 
 def load_models(
@@ -143,16 +148,19 @@ def load_models(
 
     Raises:
         CheckpointError, StorageError: a checkpoint cannot be read; `previous` stays usable.
-        UserConfigError: the two checkpoints have different labels.
+        CandidateError: the candidate cannot be read, or the two checkpoints have different labels.
     """
     reusable = previous.loaded() if previous else ()
     limits = limits or Limits()
     primary = _load_model(config.checkpoint, reusable, table_bytes, limits)
     if config.candidate is None:
         return ServedModels(config, primary)
-    candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, limits)
+    try:
+        candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, limits)
+    except UsageError as error:
+        raise CandidateError(str(error)) from error
     if candidate.classifier.labels != primary.classifier.labels:
-        raise UserConfigError(
+        raise CandidateError(
             f"{candidate.info['checkpoint']}: its labels differ from those of {primary.info['checkpoint']}"
         )
     return ServedModels(config, primary, candidate)

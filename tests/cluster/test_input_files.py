@@ -108,6 +108,14 @@ def test_a_file_of_a_web_server_without_ranges_is_read_at_any_position(tmp_path:
             thread.join(timeout=30)
 
 
+@pytest.mark.parametrize("text", ["word " * 100, "~nobody-of-this-name", "a\0b"])
+def test_a_text_is_not_the_same_file(tmp_path: Path, text: str) -> None:
+    """Also one that no file can be called."""
+    (tmp_path / "f").write_bytes(CONTENT)
+    with pytest.raises(StorageError, match="exists and is not replaced"):
+        input_files.check_not_replaced(str(tmp_path / "f"), text)
+
+
 def test_a_fingerprint_changes_with_the_file(tmp_path: Path) -> None:
     """The fingerprint depends on the modification time, the size and the ends of the file, not on its name."""
     path = tmp_path / "f"

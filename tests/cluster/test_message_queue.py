@@ -3,7 +3,11 @@
 import multiprocessing
 import os
 import pickle
+import resource
+import signal
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,12 +105,45 @@ def test_a_file_passes_messages_between_processes_in_the_order_of_each() -> None
 
 def test_a_message_is_read_once_it_is_complete() -> None:
     file = MessageFile()
-    content = pickle.dumps(["complete"])
+    file.put(["first"])
+    content = make_record(pickle.dumps(["complete"]))
     with open(file.path, "ab", buffering=0) as stream:
-        stream.write(pickle.dumps(["first"]) + content[:-3])
-        assert file.drain() == ["first"]
+        for part in (content[:3], content[3:-3]):
+            stream.write(part)
+            assert file.drain() == (["first"] if part == content[:3] else [])
         stream.write(content[-3:])
     assert file.drain() == ["complete"]
+    file.remove()
+
+
+def make_record(content: bytes) -> bytes:
+    return struct.pack("<Q", len(content)) + content
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04\x8c\x02\xff\xff.", b"", pickle.dumps(1)])
+def test_a_message_that_cannot_be_read_is_skipped(content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    file = MessageFile()
+    Path(file.path).write_bytes(make_record(content))
+    file.put(["next"])
+    assert file.drain() == ["next"]
+    assert "a message cannot be read" in caplog.text
+    file.remove()
+
+
+def test_a_message_for_which_the_disk_has_no_room_is_dropped_as_a_whole() -> None:
+    """The later ones are read. The limit of a file's size shortens a write as a full disk does."""
+    file = MessageFile()
+    file.put(["first"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(file.path) + 100, hard))
+        file.put(["x" * 1000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    file.put(["next"])
+    assert file.drain() == ["first", "next"]
     file.remove()
 
 

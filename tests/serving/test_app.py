@@ -205,15 +205,17 @@ def test_a_replica_that_refuses_its_first_checkpoint_serves_the_previous_one(run
     """Without a candidate, if that is the reason; a replica without another checkpoint does not start."""
     first, second, refused = str(run_folder / "first"), str(run_folder / "second"), str(tmp_path)
     candidate = {"checkpoint": refused, "weight": 0.5}
-    for user_config, served in (
-        ({"checkpoint": refused, "previous": second}, second),
-        ({"checkpoint": first, "previous": second, "candidate": candidate}, first),
-        ({"checkpoint": refused, "previous": second, "candidate": candidate}, second),
-        ({"checkpoint": first, "previous": second, "unknown": 1}, second),
+    other = {"checkpoint": second, "weight": 0.5}
+    for user_config, served, reported in (
+        ({"checkpoint": refused, "previous": second}, second, refused),
+        ({"checkpoint": first, "previous": second, "candidate": candidate}, first, refused),
+        ({"checkpoint": first, "candidate": other | {"weight": 2}}, first, second),
+        ({"checkpoint": refused, "previous": second, "candidate": other}, second, refused),
+        ({"checkpoint": first, "previous": second, "unknown": 1}, second, first),
     ):
         replica = make_replica(user_config)
         info = send_request(replica, "/info")[2]
-        assert (info["checkpoint"], info["refused_checkpoint"]) == (served, user_config["checkpoint"])
+        assert (info["checkpoint"], info["refused_checkpoint"]) == (served, reported)
         assert "candidate" not in info
     for user_config in ({"checkpoint": refused}, {"checkpoint": refused, "previous": str(tmp_path / "none")}):
         with pytest.raises(UsageError, match="neither a checkpoint nor"):

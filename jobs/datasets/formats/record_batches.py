@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -60,7 +61,7 @@ def read_start(file: SourceFile, open_batches: OpenBatches, num_rows: int) -> tu
     """Return the names of all columns, and their values in the first rows; DataError if they cannot be read."""
     try:
         with open_batches(file.path) as batch_file:
-            class_names = _find_class_names(batch_file.schema) | dict(file.class_names)
+            class_names = _find_class_names(file.path, batch_file.schema) | dict(file.class_names)
             rows: list[list[object]] = []
             for batch, _ in batch_file.iter_batches(None):
                 values = [_list_values(column, class_names.get(name)) for name, column in _items(batch, num_rows)]
@@ -81,7 +82,7 @@ class _Columns:
         self.names = list(dict.fromkeys(schema.names[index] for index in indices))
         self._file, self._options = file, options
         self._text, self._label = self.names[0], self.names[-1]
-        self._class_names = _find_class_names(schema) | dict(file.class_names)
+        self._class_names = _find_class_names(file.path, schema) | dict(file.class_names)
         self._parser = LabelParser(file, options.data.label_column)
         if options.with_records:
             check_names_differ(file.path, names)
@@ -122,22 +123,31 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def _find_class_names(schema: pa.Schema) -> dict[str, Sequence[str]]:
-    """Return the class names that the library `datasets` wrote into a schema, by column."""
+def _find_class_names(path: str, schema: pa.Schema) -> dict[str, Sequence[str]]:
+    """Return the class names that the library `datasets` wrote into the schema of a file, by column."""
     try:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return parse_class_names(metadata.get("info", {}).get("features", {}))
+        return parse_class_names(path, metadata.get("info", {}).get("features", {}))
     except (ValueError, AttributeError):
         return {}
 
 
-def parse_class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """Return the names of the classes in the features of a dataset, by column; a class is the index of its name."""
-    return {
-        name: feature["names"]
-        for name, feature in features.items()
+def parse_class_names(path: str, features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return the names of the classes in the features of a dataset, by column; a class is the index of its name.
+
+    Raises:
+        DataError: the names of a column are not a list of strings; the message names the path.
+    """
+    class_names = {
+        column: feature["names"]
+        for column, feature in features.items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
+    for column, names in class_names.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            message = f"{path}: the class names of the column '{column}' in the metadata are not a list of strings"
+            raise DataError(f"{message}; write the file again with `datasets`, or without these metadata")
+    return class_names
 
 
 def _list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
@@ -157,7 +167,7 @@ def _items(batch: pa.RecordBatch, num_rows: int) -> Iterator[tuple[str, pa.Array
 
 
 def _build_records(batch: pa.RecordBatch, class_names: Mapping[str, Sequence[str]]) -> list[Record]:
-    """Return the rows of a batch with the values of all columns."""
+    """Return the rows of a batch with the values of all columns; NaN and infinity, which JSON lacks, are None."""
     columns = []
     for name, column in _items(batch, len(batch)):
         values = _list_values(column, class_names.get(name))
@@ -165,7 +175,11 @@ def _build_records(batch: pa.RecordBatch, class_names: Mapping[str, Sequence[str
         is_json = _is_text(kind) or any(
             check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
         )
-        columns.append(values if is_json else json.loads(json.dumps(values, default=_encode_value)))
+        if pa.types.is_floating(kind):
+            values = [value if isinstance(value, float) and math.isfinite(value) else None for value in values]
+        elif not is_json:
+            values = json.loads(json.dumps(values, default=_encode_value), parse_constant=lambda name: None)
+        columns.append(values)
     names = [_normalize(name) for name in batch.schema.names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 

@@ -36,7 +36,7 @@ def find_saved_dataset(folder: str, names: Collection[str]) -> list[SourceFile] 
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise DataError(f"{folder}: is a selection of rows; call flatten_indices() of the dataset, and save it again")
     try:
-        class_names = parse_class_names(_read_json(folder, INFO_FILE).get("features") or {})
+        class_names = parse_class_names(join(folder, INFO_FILE), _read_json(folder, INFO_FILE).get("features") or {})
         files = [str(entry["filename"]) for entry in state["_data_files"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: {STATE_FILE} or {INFO_FILE} is not as `datasets` writes it: {error!r}") from error

@@ -21,7 +21,7 @@ EVIL = "<script>alert('a text')</script>"
 def test_texts_labels_and_names_are_escaped_and_nothing_is_loaded() -> None:
     rows = make_rows([(EVIL, "<b>x</b>"), ("ok", "y")])
     findings = [Finding("a <i>name", Severity.HIGH, "a & b", [FindingRow(0, note=EVIL, suggested="<b>y</b>")])]
-    page = render_page("<u>name", rows, findings, "rows.csv")
+    page = render_page("<u>name", rows, findings, "data-check-rows.csv")
     for text in ("<script", "<b>", "<i>", "<u>"):
         assert text not in page
     assert "&lt;script&gt;" in page
@@ -31,10 +31,10 @@ def test_texts_labels_and_names_are_escaped_and_nothing_is_loaded() -> None:
 def test_at_most_some_rows_of_a_finding_are_shown() -> None:
     rows = make_rows([(f"text number {number}", "xy"[number % 2]) for number in range(NUM_ROWS + 20)])
     finding = Finding("a finding", Severity.MEDIUM, "message", [FindingRow(index) for index in range(len(rows))])
-    page = render_page("x", rows, [finding], "rows.csv")
+    page = render_page("x", rows, [finding], "data-check-rows.csv")
     assert page.count("text number") == NUM_ROWS
     assert f"{NUM_ROWS} of {NUM_ROWS + 20} rows" in page
-    assert 'href="rows.csv"' in page
+    assert 'href="data-check-rows.csv"' in page
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_no_width_needs_horizontal_scrolling(browser: WebDriver, tmp_path: Path,
     rows = make_rows([*train, ("the same", "class_0"), ("the same", "class_" + "1" * 1)])
     path = tmp_path / "page.html"
     findings = sort_findings(find_all(rows, 1000, seed=0))
-    path.write_text(render_page("experiment_" + "x" * 80, rows, findings, "rows.csv"), encoding="utf-8")
+    path.write_text(render_page("experiment_" + "x" * 80, rows, findings, "data-check-rows.csv"), encoding="utf-8")
     for width in (1200, 600, 340):
         browser.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",

@@ -216,6 +216,24 @@ def test_csv_keeps_its_delimiter(
     assert (tmp_path / out).read_text().splitlines()[0] == first_line
 
 
+@pytest.mark.parametrize(
+    ("source", "header"),
+    [
+        ("file://{}/a.csv/1.csv", "id;text;label;score"),
+        ("file://{}/a.csv", "id;text;label;score"),
+        ("file://{}/b/*.csv", "id,text,label,score"),
+        ("{}/b/*.csv", "id,text,label,score"),
+    ],
+)
+def test_the_delimiter_of_folders_and_patterns(saved: str, tmp_path: Path, source: str, header: str) -> None:
+    """Csv output has that of the only file that is read, and commas if there are several."""
+    for path in ("a.csv/1.csv", "b/1.csv", "b/2.csv"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("id;text\n1;word1\n")
+    predict_file(saved, source.format(tmp_path), str(tmp_path / "out.csv"), None)
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == header
+
+
 def test_a_named_delimiter_is_kept(saved: str, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id^text\n1^word1\n")
     predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None, "^")

@@ -84,6 +84,19 @@ def test_what_cannot_be_copied_is_sent(server: S3Server, damage: str) -> None:
     verify_checksums(f"{root}/epoch-0002")
 
 
+def test_a_file_that_the_store_does_not_describe_is_sent_again(server: S3Server) -> None:
+    """The checkpoint is complete nevertheless."""
+    constants, root = make_constants(4), f"s3://{BUCKET}/run"
+    server.fault = lambda method, path: 403 if method == "HEAD" and path.endswith("untrained.safetensors") else None
+    upload(f"{root}/epoch-0001", constants, 1)
+    server.fault = None
+    verify_checksums(f"{root}/epoch-0001")
+    sent_before = server.bytes_received
+    upload(f"{root}/epoch-0002", constants, 2)
+    assert server.bytes_received - sent_before > constants.untrained["vectors"].nbytes
+    verify_checksums(f"{root}/epoch-0002")
+
+
 def test_the_files_of_another_run_are_not_copied(server: S3Server, tmp_path: Path) -> None:
     """Files are identified by their content."""
     root = f"s3://{BUCKET}/run"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from jobs.model.checkpoint_leases import remove_lease, write_lease
 from jobs.runs.cleaning import clean, find_abandoned_runs, plan_removals
 from jobs.runs.run_list import RunsError, build_rows, find_experiments, load_runs, log_runs
 from jobs.runs.stored_files import format_size
-from jobs.training.run_folder import BestCheckpoint, RunFolder
+from jobs.training.run_folder import RAY_SNAPSHOT, BestCheckpoint, RunFolder
 
 MakeRun = Callable[..., RunFolder]
 
@@ -305,6 +306,30 @@ def test_unfinished_runs_of_an_object_store_are_deleted_after_a_day_at_the_earli
         clean(f"file://{storage}", delete=True, unfinished_days=0.5)
     clean(f"file://{storage}", delete=True, unfinished_days=2)
     assert not Path(run.path).exists()
+
+
+def test_unfinished_runs_on_a_file_system_without_locks_are_deleted_after_a_day_at_the_earliest(
+    storage: Path, make_run: MakeRun, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command may be using them."""
+    monkeypatch.setattr("cluster.storage.lock", lambda stream: False)
+    new, old = (make_run(f"train-0000000{number}", finished=False) for number in (1, 2))
+    age_run(old, 3)
+    clean(str(storage), delete=True, unfinished_days=0)
+    assert Path(new.path).exists()
+    assert not Path(old.path).exists()
+    assert f"{new.path} stays: it has no locks and changed within a day; it may be running" in messages
+
+
+def test_ray_trains_list_of_a_cleaned_run_is_removed(storage: Path, make_run: MakeRun) -> None:
+    """It names the deleted checkpoints. That of a run without a deleted checkpoint stays."""
+    snapshots = [Path(make_run(f"train-0000000{number}").path, RAY_SNAPSHOT) for number in (1, 2)]
+    for snapshot in snapshots:
+        snapshot.write_text("{}")
+    for number in (1, 3):
+        shutil.rmtree(snapshots[1].parent / f"epoch-000{number}")
+    clean(str(storage), delete=True)
+    assert [snapshot.exists() for snapshot in snapshots] == [False, True]
 
 
 def test_a_lease_that_appears_while_cleaning_is_respected(

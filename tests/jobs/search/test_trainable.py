@@ -1,9 +1,12 @@
 """Trainables of Ray Tune around the training of a trial."""
 
+from pathlib import Path
+
 from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 
-from jobs.search.trainable import is_system_failure, replace_epoch
+from jobs.search.trainable import DistributedTrial, is_system_failure, replace_epoch
 from jobs.training.history import Progress
+from jobs.training.monitor import RunStatus, monitor_workers
 from tests.support.trial_records import make_epoch
 
 
@@ -24,3 +27,16 @@ def test_losses_of_processes_are_distinguished_from_failures() -> None:
     assert is_system_failure(OwnerDiedError("0" * 56, None, ""))
     assert not is_system_failure(RayTaskError("f", "traceback", ValueError("x")))
     assert not is_system_failure(ValueError("x"))
+
+
+def test_a_stopped_trial_leaves_no_messages(tmp_path: Path) -> None:
+    """Its run does not end by itself: the callback's context is still open."""
+    trial = DistributedTrial.__new__(DistributedTrial)
+    trial._run_status = RunStatus(0.0)
+    trial.cleanup()  # before the run has started
+    with monitor_workers(3, str(tmp_path), trial._run_status, []) as callback:
+        file = callback.send.__self__  # type: ignore[attr-defined]  # a method
+        callback.send([("started", "2 workers")])
+        trial.cleanup()
+        assert not Path(file.path).exists()
+        assert trial._run_status.workers_running.is_set()

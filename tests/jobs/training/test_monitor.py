@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.util.client
 from ray.train import UserCallback
 
 from cluster.storage import StorageError
@@ -131,6 +132,18 @@ def test_a_wait_for_workers_is_logged_once_per_interval(
         now = 100.0
         handler.handle([])
         assert len(messages) == 2
+
+
+def test_through_ray_client_it_is_logged_once_that_there_is_no_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """The controller's messages do not reach another machine, so the driver does not know when workers start."""
+    monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: True)
+    monkeypatch.setattr(monitor, "WORKER_WAIT_NOTICE_S", 0.0)
+    monkeypatch.setattr(monitor.resources, "describe_free_resources", lambda: "no CPUs free")
+    with monitor.monitor_workers(5, str(tmp_path), RunStatus(100.0), []):
+        pass
+    assert messages == ["on a machine outside the cluster no progress is shown through Ray Client (ray://)"]
 
 
 def test_a_full_disk_under_the_tensorboard_log_is_a_warning(

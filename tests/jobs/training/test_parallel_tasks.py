@@ -1,5 +1,6 @@
 """Parallel tasks in processes of this machine."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -49,6 +50,36 @@ def test_an_error_names_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
         list(run_in_processes(fail, [("fold 1", [7])], 1))
     with pytest.raises(TaskFailed, match=r"^fold 2: its process was killed"):
         list(run_in_processes(fail, [("fold 2", [-1])], 1))
+
+
+def do_nothing() -> None:
+    pass
+
+
+def is_sigint_ignored() -> bool:
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_processes_ignore_ctrl_c_from_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before their initializer runs; the command itself does not ignore it."""
+    monkeypatch.setattr(parallel_tasks, "count_cpus", lambda: 2)
+    monkeypatch.setattr(parallel_tasks, "_prepare_process", do_nothing)
+    assert list(run_in_processes(is_sigint_ignored, [("task", [])], 1)) == [("task", True)]
+    assert not is_sigint_ignored()
+
+
+def test_an_error_does_not_end_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel_tasks, "count_cpus", lambda: 2)
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        with pytest.raises(TaskFailed):
+            list(run_in_processes(fail, [(n, [n]) for n in range(3)], 1))
+        other.join(0.5)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join(60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -107,7 +107,8 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
     result = ray.train.Result.from_path(run)
     assert result.metrics == {key: value for key, value in reports[-1].items() if key != "exists"}
     assert finetune_cnn.load(result.checkpoint.path).labels == ["bad", "good"]
-    assert set(result.metrics_dataframe["epoch"]) == {loop.progress.best, 3, 4}  # the others were removed
+    # The checkpoints of the other epochs were removed; a report may have been lost with its worker.
+    assert set(result.metrics_dataframe["epoch"]) == {loop.progress.best, 3, 4} & set(epochs_seen)
     for saved, metrics in result.best_checkpoints:
         assert load_checkpoint(saved.path).metrics["loss"] == metrics["loss"]
     assert re.search(r"examples/s   at most 0:00:0\d left", log)

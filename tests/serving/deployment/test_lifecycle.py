@@ -260,11 +260,24 @@ def test_a_refused_checkpoint_is_reported_at_once(run_folder: Path, monkeypatch:
     with serve_replica(replica) as url:
         start = time.monotonic()
         with pytest.raises(DeploymentError, match=f"none.*is refused and {run_folder / 'first'} is still served"):
-            verify_checkpoint(url, bad)
+            verify_checkpoint(url, {"checkpoint": bad})
         assert time.monotonic() - start < verification.CHECKPOINT_SWAP_TIMEOUT_S / 4
         monkeypatch.setattr(verification, "CHECKPOINT_SWAP_TIMEOUT_S", 1)
         start = time.monotonic()
         for checkpoint, at_once in ((bad, False), (str(run_folder / "second"), True)):  # the refusal is of another one
             with pytest.raises(DeploymentError):
-                verify_checkpoint(url, checkpoint, report_at_once=at_once)
+                verify_checkpoint(url, {"checkpoint": checkpoint}, report_at_once=at_once)
         assert time.monotonic() - start > 2
+
+
+def test_a_refused_candidate_is_reported_as_such(run_folder: Path) -> None:
+    """By a new replica, which serves the checkpoint without it, and by one that continues to serve another."""
+    first, second, bad = (str(run_folder / name) for name in ("first", "second", "none"))
+    user_config = {"checkpoint": first, "candidate": {"checkpoint": bad, "weight": 0.5}}
+    for started_with, served in ((user_config, first), ({"checkpoint": second}, second)):
+        replica = make_replica(started_with)
+        configure(replica, user_config)
+        assert replica.refused_checkpoint == bad
+        message = f"none: .*the candidate is refused and {served} is still served"
+        with serve_replica(replica) as url, pytest.raises(DeploymentError, match=message):
+            verify_checkpoint(url, user_config)

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import string
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.datasets import tokenizer
-from jobs.inference import scoring_kernel
+from jobs.inference import prefetch, scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 from serving.web.compiled_scorer import KERNEL_MODULES, CompiledScorer, compile_entry
@@ -124,3 +125,18 @@ def test_the_compiled_entry_depends_on_the_source_of_the_kernels_that_it_calls()
     enclosed = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
     source = "".join(map(inspect.getsource, KERNEL_MODULES))
     assert enclosed == [hashlib.sha256(source.encode()).hexdigest()]
+
+
+def test_every_module_of_the_compiled_kernels_is_named() -> None:
+    """Of the intrinsic too; each kernel that prefetches, directly or through others, is compiled again with it."""
+    imported = {
+        sys.modules[value.__module__]
+        for module in KERNEL_MODULES
+        for value in vars(module).values()
+        if getattr(value, "__module__", "").startswith("jobs.inference.")
+    }
+    assert imported == set(KERNEL_MODULES)
+    digest = hashlib.sha256(inspect.getsource(prefetch).encode()).hexdigest()
+    for name, value in vars(scoring_kernel).items():
+        if getattr(value, "__module__", "") == scoring_kernel.__name__ and name != "_apply_output_layer":
+            assert digest in value._cache._cache_file._source_stamp, name

@@ -54,6 +54,15 @@ def test_class_numbers_become_names(tmp_path: Path, suffix: str) -> None:
         read_table(tmp_path, table, suffix)
 
 
+@pytest.mark.parametrize("names", [2, "bad", ["bad", 1], {"0": "bad"}])
+def test_invalid_class_names_are_an_error(tmp_path: Path, names: object) -> None:
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())], metadata)
+    with pytest.raises(DataError, match=r"a\.parquet: the class names of the column 'label' .* not a list of strings"):
+        read_table(tmp_path, pa.table({"text": ["a", "b"], "label": [1, 0]}, schema))
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
 @pytest.mark.parametrize(
     ("columns", "message"),
@@ -113,6 +122,19 @@ def test_a_stream_that_ends_between_two_batches_is_an_error(tmp_path: Path) -> N
         DataError, match=r"a\.arrow, after row 100: cannot be read as arrow: the stream has no end marker"
     ):
         read_rows(str(tmp_path / "a.arrow"), DataSettings())
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_records_have_none_for_numbers_that_json_lacks(tmp_path: Path, kind: pa.DataType) -> None:
+    """Also inside lists and dictionaries: `predict` writes null, and empty fields of csv."""
+    numbers = [0.5, float("nan"), float("inf"), float("-inf"), None]
+    column = pa.array(numbers, pa.float64()).cast(kind)
+    columns = {"text": ["a"] * 5, "x": column, "y": pa.array([[number] for number in numbers])}
+    (tmp_path / "a.arrow").write_bytes(encode_table(pa.table(columns), ".arrow"))
+    records: list[Mapping[str, object]] = []
+    read_rows(str(tmp_path / "a.arrow"), DataSettings(), labelled=False, records=records)
+    assert [record["x"] for record in records] == [0.5, None, None, None, None]
+    assert [record["y"] for record in records] == [[0.5], [None], [None], [None], [None]]
 
 
 def test_only_the_columns_of_texts_and_labels_are_read(tmp_path: Path) -> None:
