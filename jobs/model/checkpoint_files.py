@@ -4,6 +4,7 @@ A checkpoint may come from anywhere. Nothing in it is pickled, texts have a limi
 are errors, so that no file can run code or fill the memory.
 """
 
+import glob
 import hashlib
 import itertools
 import json
@@ -228,7 +229,10 @@ def _link(path: Path, checksum: str) -> bool:
     """
     run = path.parent.parent
     part = path.with_name(f".{path.name}")
-    for other in itertools.chain(run.glob(f"epoch-*/{path.name}"), run.parent.glob(f"*/epoch-*/{path.name}")):
+    # Unlike Path.glob, these ignore folders that another thread renames or removes meanwhile.
+    in_run = (run / match for match in glob.iglob(f"epoch-*/{path.name}", root_dir=run))
+    next_to_it = (run.parent / match for match in glob.iglob(f"*/epoch-*/{path.name}", root_dir=run.parent))
+    for other in itertools.chain(in_run, next_to_it):
         try:
             if _written.get(_identify(other)) == checksum:
                 os.link(other, part)

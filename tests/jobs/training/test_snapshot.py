@@ -1,5 +1,6 @@
 """Snapshots of a loop as checkpoints: what does not change in a run is stored once, and every copy is complete."""
 
+import glob
 import json
 import os
 import shutil
@@ -172,13 +173,13 @@ def test_files_in_the_temporary_folder_are_not_linked(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setattr(checkpoint_store, "local_path", lambda path: None)  # as for an object store
     searched: list[Path] = []
-    glob = Path.glob
+    iglob = glob.iglob
 
-    def record_glob(path: Path, pattern: str) -> Iterator[Path]:
-        searched.append(path)
-        return glob(path, pattern)
+    def record_iglob(pattern: str, *, root_dir: Path) -> Iterator[str]:
+        searched.append(root_dir)
+        return iglob(pattern, root_dir=root_dir)
 
-    monkeypatch.setattr(Path, "glob", record_glob)
+    monkeypatch.setattr(glob, "iglob", record_iglob)
     store = CheckpointStore(f"file://{tmp_path}/run")
     store.write(checkpoint_name(1), capture(experiment, loop.corpus, loop, resumable=False), 1)
     assert store.has(checkpoint_name(1))
@@ -228,3 +229,24 @@ def test_the_versions_are_those_of_this_project_and_its_libraries() -> None:
     versions = collect_versions()
     assert versions["finetune-cnn"] == __version__
     assert {"python", "torch", "ray", "gensim", "numpy"} < versions.keys()
+
+
+def test_folders_that_vanish_while_files_are_shared_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial writes its best checkpoint while another thread writes the one it resumes from."""
+    (tmp_path / ".epoch-0002.x.part").mkdir()
+    scan = os.scandir
+
+    def scan_without_parts(path: str = ".") -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith(".part"):
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_without_parts)
+    files = checkpoint_files.SharedFiles()
+    paths = [tmp_path / "unfinished" / f"epoch-000{number}" / "labels.json" for number in (1, 2)]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        files.write(path, lambda path: checkpoint_files.write_json(path, ["a"]))
+    assert paths[0].stat().st_ino == paths[1].stat().st_ino
