@@ -150,9 +150,9 @@ def _time_near_duplicates(number: int) -> Row:
     start = time.process_time()
     pairs = find_similar_pairs([*texts, *copies])
     seconds = time.process_time() - start
-    found = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    found_pairs = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     expected = [index for index in range(len(copies)) if len(texts[index]) >= 30]
-    recall = sum((index, len(texts) + index) in found for index in expected) / len(expected)
+    recall = sum((index, len(texts) + index) in found_pairs for index in expected) / len(expected)
     return {
         "rows": number,
         "words": sum(map(len, texts)),

@@ -38,6 +38,7 @@ from cluster.ray_jobs import (
     stop_job,
 )
 from tests.support.commands import run_command
+from tests.support.ray_jobs import make_job
 
 JOB_MODULE = """
 import sys, time
@@ -363,19 +364,6 @@ def test_a_log_that_ends_before_its_job_is_no_failure_of_the_job(monkeypatch: py
         ray_jobs.follow_log(client, "a", "")
     states[:] = [JobStatus.SUCCEEDED, JobStatus.RUNNING]
     assert ray_jobs.follow_log(client, "a", "") == 0
-
-
-def make_job(name: str, status: JobStatus, start: int | None, end: int | None = None, **details: Any) -> JobDetails:
-    """Return a job as Ray describes it; times in seconds."""
-    return JobDetails(
-        type=JobType.SUBMISSION,
-        submission_id=name,
-        status=status,
-        entrypoint=f"python -m finetune_cnn train {name}.yaml",
-        start_time=start and start * 1000,
-        end_time=end and end * 1000,
-        **details,
-    )
 
 
 class JobList:

@@ -9,7 +9,7 @@ from cluster.package import REPOSITORY
 
 
 class RunningCommand:
-    """Context manager: a running command; it is killed at the end. lines: of its output so far.
+    """Context manager: a command in a process group of its own; it is killed at the end. lines: of its output so far.
 
     Args:
         words: program and arguments.
@@ -19,7 +19,13 @@ class RunningCommand:
     def __init__(self, words: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 600) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            words, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words,
+            cwd=REPOSITORY,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         self._timer = threading.Timer(timeout, self.process.kill)
 

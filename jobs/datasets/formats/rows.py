@@ -41,7 +41,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read of a file.
+    """Options of a reader.
 
     labelled: False: the label column is not read, and every label is "". with_records: each row has a record of all
     columns. on_bytes_read: called with the number of bytes of each read.

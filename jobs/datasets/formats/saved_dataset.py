@@ -27,9 +27,9 @@ def find_saved_dataset(folder: str, names: Collection[str]) -> list[SourceFile] 
     """
     if DICT_FILE in names:
         splits = _read_json(folder, DICT_FILE).get("splits")
-        found = [split for split in splits if isinstance(split, str)] if isinstance(splits, list) else []
-        example = join(folder, found[0] if found else "SPLIT")
-        raise DataError(f"{folder}: has the splits {', '.join(found)}; name one, as in {example}")
+        split_names = [split for split in splits if isinstance(split, str)] if isinstance(splits, list) else []
+        example = join(folder, split_names[0] if split_names else "SPLIT")
+        raise DataError(f"{folder}: has the splits {', '.join(split_names)}; name one, as in {example}")
     if not {STATE_FILE, INFO_FILE} <= set(names):
         return None
     state = _read_json(folder, STATE_FILE)

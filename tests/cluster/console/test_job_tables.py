@@ -1,23 +1,9 @@
 """Tables of Ray jobs for the console."""
 
-from typing import Any
-
-from ray.job_submission import JobDetails, JobStatus, JobType
+from ray.job_submission import JobStatus
 
 from cluster.console.job_tables import format_job, format_job_table
-
-
-def make_job(name: str, status: JobStatus, start: int | None, end: int | None = None, **details: Any) -> JobDetails:
-    """Return a job as Ray describes it; times in seconds."""
-    return JobDetails(
-        type=JobType.SUBMISSION,
-        submission_id=name,
-        status=status,
-        entrypoint=f"python -m finetune_cnn train {name}.yaml",
-        start_time=start and start * 1000,
-        end_time=end and end * 1000,
-        **details,
-    )
+from tests.support.ray_jobs import make_job
 
 
 def test_jobs_have_owner_verb_state_age_duration_and_command() -> None:

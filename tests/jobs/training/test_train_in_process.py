@@ -2,9 +2,7 @@
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,12 @@ import torch
 from ray.train import UserCallback
 
 from cluster import UsageError
-from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training.train import TrainingFailed, train
 from tests.support.loops import train_in_process
+from tests.support.running_commands import RunningCommand
 
 TIMEOUT_S = 300
 
@@ -34,44 +32,6 @@ def not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train_command(settings: dict[str, object]) -> list[str]:
     return [sys.executable, "-m", "jobs", "train", *(f"{key}={value}" for key, value in settings.items())]
-
-
-class TrainCommand:
-    """A running `train` command in a process group of its own. lines: of its output so far."""
-
-    def __init__(self, settings: dict[str, object]) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            train_command(settings), cwd=REPOSITORY, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self._timer = threading.Timer(TIMEOUT_S, self.process.kill)
-
-    def __enter__(self) -> "TrainCommand":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def wait_for_line(self, start: str) -> None:
-        """Read the output up to a line that begins like this."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-            if line.startswith(start):
-                return
-        raise AssertionError(f"the command ended without {start!r}:\n{''.join(self.lines)}")
-
-    def wait(self) -> tuple[int, str]:
-        """Read the rest of the output; return the exit code and the whole output."""
-        assert self.process.stdout is not None
-        self.lines += self.process.stdout
-        return self.process.wait(), "".join(self.lines)
 
 
 @pytest.mark.slow
@@ -88,24 +48,22 @@ def test_interruptions_do_not_change_the_result(toy_csv: Path, tmp_path: Path) -
         "train.patience": 60,
         "train.metric": "loss",
     }
-    with TrainCommand(settings) as command:
+    with RunningCommand(train_command(settings), timeout=TIMEOUT_S) as command:
         command.wait_for_line("97 training rows, 11 validation rows, 2 classes")
         command.wait_for_line("epoch   3")
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does
-        code, output = command.wait()
-    assert code == 130, output
-    assert "interrupted; the same command resumes from here" in output
-    assert "Traceback" not in output
+        assert command.wait() == 130, command.output
+    assert "interrupted; the same command resumes from here" in command.output
+    assert "Traceback" not in command.output
 
-    with TrainCommand(settings) as command:
+    with RunningCommand(train_command(settings), timeout=TIMEOUT_S) as command:
         command.wait_for_line("resuming after epoch")
         command.wait_for_line("epoch ")
         command.process.kill()
 
-    with TrainCommand(settings) as command:
-        code, output = command.wait()
-    assert code == 0, output
-    assert "resuming after epoch" in output
+    with RunningCommand(train_command(settings), timeout=TIMEOUT_S) as command:
+        assert command.wait() == 0, command.output
+    assert "resuming after epoch" in command.output
 
     loop, weights = train_in_process(Experiment().replace(settings))
     checkpoint = load_checkpoint(str(tmp_path / "runs" / "killed"))
