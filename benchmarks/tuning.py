@@ -164,9 +164,9 @@ def run_tuner(experiment: Experiment, **options: Any) -> FinishedSearch:
 
 
 def folder_megabytes(experiment: Experiment) -> float:
-    """Return the size of all files of an experiment's runs, in MB."""
-    files = Path(experiment.storage, experiment.name).rglob("*")
-    return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
+    """Return the size of all files of an experiment's runs, in MB; checkpoints share files, which count once."""
+    files = [path.stat() for path in Path(experiment.storage, experiment.name).rglob("*") if path.is_file()]
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in files}.values()) / 1e6
 
 
 def compute_overhead(search: FinishedSearch) -> Row:

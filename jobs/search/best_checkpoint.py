@@ -33,6 +33,8 @@ from jobs.training.train import require_resources, train_to_completion
 logger = logging.getLogger(__name__)
 
 REFIT_FOLDER = "refit"
+# Seconds for which a checkpoint stays after best.json has named a better one, for those who have just read its name.
+REPLACED_KEPT_S = 10.0
 
 
 class BestCheckpointManager:
@@ -48,12 +50,13 @@ class BestCheckpointManager:
         named = run.read_best()
         self.best = named and replace(named, finished=True)
         """Contents of best.json; None before there is a checkpoint."""
-        # Path of the previous best checkpoint. It is not removed yet: a service may be reading it.
-        self._previous: str | None = None
+        # Paths of earlier best checkpoints, the last one last, with the times at which they were replaced. The last
+        # one, and those replaced a moment ago, are not removed yet: others may be reading them.
+        self._replaced: list[tuple[str, float]] = []
         # Messages of trials are handled in a thread of their own.
         self._lock = threading.Lock()
-        # Number of ended trials, and the best key, when checkpoints were last removed.
-        self._pruned: tuple[int, RankingKey] | None = None
+        # Number of ended trials, the best key, and the checkpoints kept for readers, at the last removal.
+        self._pruned: tuple[int, RankingKey, tuple[str, ...]] | None = None
 
     def best_ranking_key(self) -> RankingKey | None:
         """Return the ranking key of the best checkpoint; None before there is one."""
@@ -77,7 +80,9 @@ class BestCheckpointManager:
                 trial=number,
             )
             self._run.update_best(better)
-            self._previous, self.best = self.best.checkpoint if self.best else None, better
+            if self.best is not None:
+                self._replaced.append((self.best.checkpoint, time.monotonic()))
+            self.best = better
             write_best_yaml(self._run, self._experiment, better)
 
     def recover(self, started: Mapping[int, dict[str, Any]]) -> None:
@@ -115,29 +120,39 @@ class BestCheckpointManager:
                 records = [record for record in records if record is not best]
 
     def prune_checkpoints(self, records: list[TrialRecord]) -> None:
-        """Remove checkpoints of ended trials that are worse than the best one; the previous best one stays.
+        """Remove checkpoints of ended trials that are worse than the best one.
 
-        Those with a lease, which services use, stay too.
+        The previous best one, those that were replaced less than `REPLACED_KEPT_S` ago, and those with a lease, which
+        services use, stay.
         """
         best_key = self.best_ranking_key()
-        if self.best is None or best_key is None or self._pruned == (len(records), best_key):
+        recent = self._recently_replaced()
+        if self.best is None or best_key is None or self._pruned == (len(records), best_key, recent):
             return
-        self._pruned = len(records), best_key
+        self._pruned = len(records), best_key, recent
         # A trial that is better has a checkpoint that is not named yet.
         outdated = {
             record.number for record in records if not record.best or record.ranking_key(self._metric) <= best_key
         }
-        saved = {self.best.checkpoint, self._previous}
+        saved = {self.best.checkpoint, *recent}
         for folder in list_folders(self._run.path):
             prefix, _, number = folder.partition("-")
             if prefix != "trial" or not number.isdigit():
                 continue
-            if int(number) in outdated and not any(path and path.startswith(f"{folder}/") for path in saved):
+            if int(number) in outdated and not any(path.startswith(f"{folder}/") for path in saved):
                 remove_unleased_folder(join(self._run.path, folder))
             elif int(number) == self.best.trial:
                 for name in CheckpointStore(join(self._run.path, folder)).names():
                     if f"{folder}/{name}" not in saved and f"{folder}/{name}" < self.best.checkpoint:
                         remove_unleased_folder(join(self._run.path, folder, name))
+
+    def _recently_replaced(self) -> tuple[str, ...]:
+        """Return the paths of the previous best checkpoint, and of those replaced less than `REPLACED_KEPT_S` ago."""
+        with self._lock:
+            limit = time.monotonic() - REPLACED_KEPT_S
+            older, previous = self._replaced[:-1], self._replaced[-1:]
+            self._replaced = [item for item in older if item[1] > limit] + previous
+            return tuple(path for path, _ in self._replaced)
 
 
 def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint, *, is_finished: bool = False) -> None:

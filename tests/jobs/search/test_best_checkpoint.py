@@ -13,6 +13,7 @@ import pytest
 from jobs.config.experiment import Experiment, load_experiment
 from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint, save_checkpoint
 from jobs.model.checkpoint_leases import write_lease
+from jobs.search import best_checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment, write_best_yaml
 from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
@@ -95,9 +96,12 @@ def test_an_incomplete_checkpoint_is_never_named(scene: Scene) -> None:
     assert named(run)["trial"] == 2
 
 
-def test_worse_checkpoints_are_removed_when_their_trial_has_ended(scene: Scene) -> None:
+def test_worse_checkpoints_are_removed_when_their_trial_has_ended(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Except the previously named one, and later ones of the best trial, which are not named yet."""
     run, _, manager = scene
+    monkeypatch.setattr(best_checkpoint, "REPLACED_KEPT_S", 0.0)
     manager.update_if_better(2, saved_epoch(2, 1), {})
     manager.update_if_better(1, saved_epoch(1, 2), {})
     before = saved_paths(run)
@@ -109,6 +113,20 @@ def test_worse_checkpoints_are_removed_when_their_trial_has_ended(scene: Scene) 
     manager.update_if_better(1, saved_epoch(1, 3), {})
     manager.prune_checkpoints([*others, ended(1, 1, 2, 3)])
     assert saved_paths(run) == {"trial-00001/epoch-0002", "trial-00001/epoch-0003"}
+
+
+def test_checkpoints_replaced_a_moment_ago_are_not_removed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the reading of best.json and that of the files it names, several better ones may be saved."""
+    run, _, manager = scene
+    for number, epoch in ((2, 1), (3, 2), (1, 2)):
+        manager.update_if_better(number, saved_epoch(number, epoch), {})
+    records = [ended(2, 1), ended(3, 1, 2), ended(7, 1)]
+    manager.prune_checkpoints(records)
+    assert {"trial-00002/epoch-0001", "trial-00003/epoch-0002", "trial-00001/epoch-0002"} <= saved_paths(run)
+    monkeypatch.setattr(best_checkpoint, "REPLACED_KEPT_S", 0.0)
+    manager.prune_checkpoints(records)
+    assert "trial-00002/epoch-0001" not in saved_paths(run)
+    assert {"trial-00003/epoch-0002", "trial-00001/epoch-0002"} <= saved_paths(run)
 
 
 def test_checkpoints_with_a_lease_are_not_removed(scene: Scene) -> None:
