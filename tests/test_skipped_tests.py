@@ -31,16 +31,18 @@ SKIPPED = "@pytest.mark.skip(reason='no browser')\ndef test_page():\n    pass\n"
 def run_pytest(folder: Path, more: str, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_module.py").write_text(MODULE.format(no_gpu=NO_GPU, more=more))
+    # Other plugins take seconds to load.
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.skipped_tests", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [*command, *options, "test_module.py"], cwd=folder, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, timeout=120, check=False,
+        [*command, *options, "test_module.py"], cwd=folder, env=environment, capture_output=True, text=True,
+        timeout=120, check=False,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_skip_for_another_reason_fails_the_run_and_is_listed(tmp_path: Path, workers: str) -> None:
-    result = run_pytest(tmp_path, SKIPPED, "--fail-on-skip", "-n", workers)
+    result = run_pytest(tmp_path, SKIPPED, "--fail-on-skip", "-p", "xdist", "-n", workers)
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout + result.stderr
     assert "test_module.py::test_page: no browser" in result.stdout
     assert "test_without_gpu:" not in result.stdout
