@@ -2,9 +2,11 @@
 
     import finetune_cnn
 
-    classifier = finetune_cnn.load("runs/tickets")  # what `finetune-cnn train` wrote
-    logits = classifier.predict_logits(["where is my parcel"])  # (texts, classes)
-    print(classifier.labels[logits[0].argmax()])
+    model = finetune_cnn.TextCNNClassifier(vectors="vectors.bin.gz").fit(texts, labels)  # as scikit-learn's
+    model.save("model")
+
+    classifier = finetune_cnn.load("model")  # or what `finetune-cnn train` wrote: "runs/tickets"
+    print(classifier.predict(["where is my parcel"]))
 
     client = finetune_cnn.Client("http://127.0.0.1:8000")  # of `finetune-cnn serve runs/tickets`
     print(client.classify("where is my parcel"))
@@ -25,17 +27,19 @@ from cluster import UsageError, __version__
 
 if TYPE_CHECKING:
     from cluster.console.cli import CommandLine
+    from jobs.estimator.text_cnn import TextCNNClassifier
     from jobs.inference.classifier import Classifier
     from serving.client import Client
 
-__all__ = ["Classifier", "Client", "UsageError", "__version__", "build_parser", "load", "main"]
+__all__ = ["Classifier", "Client", "TextCNNClassifier", "UsageError", "__version__", "build_parser", "load", "main"]
 
 
 def load(path: str) -> "Classifier":
     """Return the classifier of a checkpoint, which scores texts without torch and without Ray.
 
         classifier = finetune_cnn.load("s3://bucket/runs/tickets")
-        classifier.predict_logits(["where is my parcel", "the invoice is wrong"])  # (2, classes) float32
+        classifier.predict(["where is my parcel", "the invoice is wrong"])  # their labels
+        classifier.predict_proba(["where is my parcel"])  # (1, classes) float32
         classifier.labels  # the classes, in this order
 
     Args:
@@ -114,7 +118,11 @@ def _build_command_line() -> "CommandLine":
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class that is imported on first use, because numpy, numba and urllib3 come with them."""
+    """Return a class that is imported on first use, because numpy, numba, torch and urllib3 come with them."""
+    if name == "TextCNNClassifier":
+        from jobs.estimator.text_cnn import TextCNNClassifier
+
+        return TextCNNClassifier
     if name == "Classifier":
         from jobs.inference.classifier import Classifier
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from tests.support.toy_data import write_word2vec
 
 README = REPOSITORY / "README.md"
 QUICKSTART = REPOSITORY / "docs" / "quickstart.md"
+PYTHON_GUIDE = REPOSITORY / "docs" / "guides" / "python.md"
 START_TIMEOUT_S = 240
 COMMAND_TIMEOUT_S = 240  # of the commands of a block
 
@@ -99,6 +101,20 @@ def test_bash_blocks_are_tested_or_say_why_not(document: Path) -> None:
         if block.language == "bash" and document not in (README, QUICKSTART):
             assert block.is_excused, f"{block}: use ```console, or write <!-- not tested: REASON --> before the block"
     assert "```" not in remove_code_blocks(document), "a block without an end"
+
+
+@pytest.mark.slow
+def test_the_code_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks in their order, with small vectors; what it prints of labels is right."""
+    shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
+    write_small_vectors(tmp_path / "vectors.bin.gz")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    blocks = [block for block in read_code_blocks(PYTHON_GUIDE) if block.language == "python"]
+    for block in blocks:
+        exec(compile(block.text, str(block), "exec"), names)
+    assert len(blocks) == 4
+    assert names["classifier"].predict(names["texts"]) == names["estimator"].predict(names["texts"]).tolist()
 
 
 @pytest.mark.ray

@@ -41,6 +41,7 @@ RAY_ALLOWED = RAY_AT_TOP | {
 # In this order: a package of `jobs` imports only from earlier ones.
 PACKAGES = (
     "config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "data_checks", "search", "runs",
+    "estimator",
 )  # fmt: skip
 # The parts of `jobs` that a replica needs; `serving` imports nothing else.
 USED_BY_SERVING = {
@@ -66,6 +67,7 @@ PURE = [
     "jobs/data_checks",
     "jobs/datasets",
     "jobs/embeddings",
+    "jobs/estimator",
     "jobs/evaluation",
     "jobs/inference",
     "jobs/model",

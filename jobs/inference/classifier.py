@@ -117,6 +117,10 @@ class Classifier:
         """Return the kernel's arrays, in the order of its arguments."""
         return tuple(value for value in self._arguments if isinstance(value, np.ndarray))
 
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the most likely label of each text."""
+        return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
+
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logits of texts, `(texts, classes)` float32."""
         return self.score_texts(texts).logits

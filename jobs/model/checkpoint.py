@@ -110,13 +110,13 @@ class RunConstants:
     initial_vectors: before training. untrained: word vectors that training does not change, by the names of `weights`;
     `vectors` has only the rows after the trained ones, and is left out if it repeats those of `fixed_vectors`.
     train_texts: digests of the training texts, `(texts,)` uint64; None to leave them out. files: those that hold
-    these parts.
+    these parts, shared between checkpoints; None to write them for each checkpoint.
     """
 
     initial_vectors: InitialVectors
     untrained: dict[str, np.ndarray]
     train_texts: np.ndarray | None
-    files: SharedFiles = field(default_factory=SharedFiles)
+    files: SharedFiles | None = field(default_factory=SharedFiles)
 
 
 def save_checkpoint(
@@ -161,8 +161,9 @@ def save_checkpoint(
         constant[INITIAL_VECTORS_FILE] = partial(write_tensors, tensors=vars(initial_vectors))
     files = {}
     for name, write in (changing | constant).items():
-        write_shared = constants.files.write if constants is not None and name in constant else write_file
-        files[name] = {"sha256": write_shared(folder / name, write), "bytes": (folder / name).stat().st_size}
+        shared = constants.files if constants is not None and name in constant else None
+        checksum = (shared.write if shared else write_file)(folder / name, write)
+        files[name] = {"sha256": checksum, "bytes": (folder / name).stat().st_size}
     version = 2 if UNTRAINED_VECTORS_FILE in files else 1
     write_json(folder / "manifest.json", {"format": version, "files": files})
 

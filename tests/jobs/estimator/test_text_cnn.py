@@ -1,0 +1,211 @@
+"""The scikit-learn estimator: its contract, the same weights as the command's, inputs, errors, saved models."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+import finetune_cnn
+from cluster import UsageError
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import load_dataset
+from jobs.estimator.text_cnn import TextCNNClassifier
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import load_initial_vectors
+from jobs.training.history import Epoch
+from tests.support.loops import train_in_process
+from tests.support.toy_data import make_toy_rows, write_word2vec
+
+LABELS, TEXTS = (list(column) for column in zip(*make_toy_rows(120), strict=True))
+SMALL: dict[str, Any] = {"embedding": "rand", "feature_maps": 8, "filter_widths": (1, 2), "epochs": 6, "batch_size": 10}
+
+
+@pytest.fixture(scope="module")
+def model() -> TextCNNClassifier:
+    return TextCNNClassifier(**SMALL, learning_rate=0.01).fit(TEXTS, LABELS)
+
+
+def test_the_weights_are_those_of_the_command(make_experiment: Callable[..., Experiment]) -> None:
+    """With the same rows and settings, bit for bit."""
+    experiment = make_experiment()
+    dataset = load_dataset(experiment)
+    loop, weights = train_in_process(experiment)
+    settings = {
+        f"{section}.{key}": value
+        for section, values in experiment.model_dump(include={"vectors", "model", "train"}).items()
+        for key, value in values.items()
+    }
+    fitted = TextCNNClassifier(random_state=experiment.seed, settings=settings)
+    fitted.fit(
+        dataset.train.texts, dataset.train.labels, eval_set=(dataset.validation.texts, dataset.validation.labels)
+    )
+    own, expected = fitted._model.checkpoint.weights, weights[loop.progress.best]
+    assert own.keys() == expected.keys()
+    assert all(np.array_equal(own[name], expected[name]) for name in expected)
+
+
+def test_it_learns_and_reports_its_epochs(model: TextCNNClassifier) -> None:
+    """And a callback sees each epoch."""
+    assert model.score(TEXTS, LABELS) > 0.9
+    assert [epoch.epoch for epoch in model.epochs_] == [1, 2, 3, 4, 5, 6]
+    assert 1 <= model.best_epoch_ <= 6
+    seen: list[Epoch] = []
+    TextCNNClassifier(**SMALL).fit(TEXTS, LABELS, callbacks=[seen.append])
+    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_seed_decides_the_result() -> None:
+    """A generator gives a seed of its own each time."""
+    fits = [TextCNNClassifier(**SMALL | {"epochs": 1}, random_state=seed).fit(TEXTS, LABELS) for seed in (1, 1, 2)]
+    first, again, other = (fitted.predict_proba(TEXTS[:5]) for fitted in fits)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    generator = TextCNNClassifier(random_state=np.random.RandomState(3))
+    assert generator.to_experiment().seed != generator.to_experiment().seed
+
+
+def test_it_is_a_part_of_pipelines_and_searches() -> None:
+    """Parameters are set by name; cross-validation clones the estimator."""
+    strip = FunctionTransformer(lambda texts: [text.strip() for text in texts])
+    pipeline = make_pipeline(strip, TextCNNClassifier(**SMALL | {"epochs": 1}))
+    search = GridSearchCV(pipeline, {"textcnnclassifier__feature_maps": [2, 4]}, cv=2, refit=False)
+    search.fit(TEXTS, LABELS)
+    assert len(search.cv_results_["mean_test_score"]) == 2
+    assert len(cross_val_score(TextCNNClassifier(**SMALL | {"epochs": 1}), TEXTS, LABELS, cv=2)) == 2
+    assert clone(TextCNNClassifier(dropout=0.3)).dropout == 0.3
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [tuple, np.array, pa.array, lambda values: np.array(values, object)],
+    ids=["tuple", "numpy", "arrow", "object"],
+)
+def test_inputs_of_other_types_are_equal_to_lists(convert: Callable[[list[str]], Any]) -> None:
+    """Arrow's arrays have elements that are not Python's."""
+    settings = SMALL | {"epochs": 1}
+    fitted = TextCNNClassifier(**settings).fit(convert(TEXTS), convert(LABELS))
+    expected = TextCNNClassifier(**settings).fit(TEXTS, LABELS)
+    assert np.array_equal(fitted.predict(convert(TEXTS)), expected.predict(TEXTS))
+
+
+def test_labels_keep_their_type_and_order() -> None:
+    """In a checkpoint labels are texts, and 10 is before 9."""
+    numbers = np.array([9 if label == "good" else 10 for label in LABELS])
+    fitted = TextCNNClassifier(**SMALL, learning_rate=0.01).fit(TEXTS, numbers)
+    assert fitted.classes_.tolist() == [9, 10]
+    assert fitted.score(TEXTS, numbers) > 0.9
+    predicted = fitted.predict(TEXTS)
+    assert np.array_equal(predicted, fitted.classes_[fitted.predict_proba(TEXTS).argmax(axis=1)])
+    assert fitted.explain(TEXTS[0], 9).score != fitted.explain(TEXTS[0], 10).score
+
+
+def test_an_explanation_adds_up_to_the_score(model: TextCNNClassifier) -> None:
+    """By default that of the most likely label."""
+    explanation = model.explain(TEXTS[0])
+    assert explanation.score == pytest.approx(explanation.bias + sum(phrase.share for phrase in explanation.phrases))
+    assert explanation == model.explain(TEXTS[0], model.predict(TEXTS[:1])[0])
+    with pytest.raises(ValueError, match="'other' is not one of the labels: bad, good"):
+        model.explain(TEXTS[0], "other")
+
+
+def test_a_saved_model_is_a_checkpoint(model: TextCNNClassifier, tmp_path: Path) -> None:
+    """The classifier of the service reads it; a folder with files is not overwritten."""
+    folder = tmp_path / "model"
+    model.save(str(folder))
+    loaded = finetune_cnn.load(str(folder))
+    assert isinstance(loaded, Classifier)
+    assert loaded.predict(TEXTS) == model.predict(TEXTS).tolist()
+    assert np.allclose(loaded.predict_proba(TEXTS), model.predict_proba(TEXTS), atol=1e-6)
+    assert load_initial_vectors(str(folder)) is not None
+    with pytest.raises(FileExistsError, match="is not empty"):
+        model.save(str(folder))
+    model.save(str(tmp_path / "copy"))
+    assert (tmp_path / "copy" / "labels.json").stat().st_nlink == 1  # an edited file changes no other model
+
+
+def test_it_can_be_pickled(model: TextCNNClassifier) -> None:
+    """Joblib does so, for processes."""
+    model.predict(TEXTS[:1])
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(TEXTS), model.predict(TEXTS))
+
+
+def test_vectors_of_a_file_are_initial_values(tmp_path: Path) -> None:
+    """The file does not change."""
+    words = sorted({word for text in TEXTS for word in text.split()})
+    path = write_word2vec(tmp_path / "v.bin", words, np.random.default_rng(0).normal(size=(len(words), 12)))
+    before = path.read_bytes()
+    settings = {"vectors.norm": None}
+    static, tuned = (
+        TextCNNClassifier(str(path), **SMALL | {"embedding": kind}, settings=settings).fit(TEXTS, LABELS)
+        for kind in ("static", "non-static")
+    )
+    assert path.read_bytes() == before
+    assert static._model.checkpoint.weights["fixed_vectors"].shape[1] == 12
+    assert not np.array_equal(
+        tuned._model.checkpoint.weights["vectors"], static._model.checkpoint.weights["fixed_vectors"]
+    )
+
+
+def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
+    """They say what is wrong."""
+    small = TextCNNClassifier(**SMALL)
+    with pytest.raises(NotFittedError):
+        small.predict(TEXTS)
+    with pytest.raises(ValueError, match="put it in a list"):
+        model.predict("a single text")
+    with pytest.raises(ValueError, match=r"texts\[1\] is 3, not a text"):
+        model.predict(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"shape \(2, 1\)"):
+        model.predict(np.array([["a"], ["b"]]))
+    with pytest.raises(ValueError, match="120 texts and 119 labels"):
+        small.fit(TEXTS, LABELS[1:])
+    with pytest.raises(ValueError, match="y has one class, 'one'"):
+        small.fit(TEXTS, ["one"] * 120)
+    with pytest.raises(ValueError, match="eval_set has the label 'other'"):
+        small.fit(TEXTS, LABELS, eval_set=(["a"], ["other"]))
+    with pytest.raises(UsageError, match="dropout"):
+        TextCNNClassifier(dropout=2.0).fit(TEXTS, LABELS)
+
+
+class NumericTextCNN(TextCNNClassifier):
+    """Estimator of rows of numbers, which scikit-learn's checks need: each number becomes a word."""
+
+    def fit(self, X: Any, y: Any) -> "NumericTextCNN":  # type: ignore[override]
+        X, y = validate_data(self, X, y)
+        super().fit(self._to_texts(X), y)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return super().predict_proba(self._to_texts(validate_data(self, X, reset=False)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = tags.input_tags.string = False
+        tags.classifier_tags.poor_score = True  # words have no order
+        return tags
+
+    def _to_texts(self, rows: np.ndarray) -> list[str]:
+        return [" ".join(f"w{column}x{int(abs(value))}" for column, value in enumerate(row)) for row in rows]
+
+
+@pytest.mark.slow
+def test_the_checks_of_scikit_learn_pass() -> None:
+    """It runs checks for estimators of numbers only."""
+    estimator = NumericTextCNN(**SMALL | {"epochs": 1})
+    results = check_estimator(estimator, on_fail=None, on_skip=None)
+    failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
+    assert failed == {}
+    assert sum(result["status"] == "passed" for result in results) > 30
