@@ -2,13 +2,14 @@
 
     python benchmarks/training.py                  # a few minutes, one thread
     python benchmarks/training.py --quick
-    python benchmarks/training.py --device cuda    # needs only torch and numpy
+    python benchmarks/training.py --device cuda --compile    # needs only torch and numpy
 
 Network and settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 feature maps each, dropout 0.5, batches of
 50. The usual loop pads the texts to the longest of their batch. The texts are those of MR and IMDB if they exist next
 to the checkout, otherwise random ones of the same lengths. The two sides are measured alternately in several rounds;
 the tables show medians. `matrix product` is the share of this project's time in the product of word vectors and
-filters, which no convolution can avoid. The table of reports to Ray Train starts a Ray with two workers.
+filters, which no convolution can avoid. benchmarks/training_batches.py describes the table by batch size. The table of
+reports to Ray Train starts a Ray with two workers.
 """
 
 import argparse
@@ -21,15 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.reporting import Row, print_json, print_table
-from benchmarks.training_loops import add_random_vectors, baseline_steps, make_benchmark_corpus, project_steps
-from jobs.datasets.tokenizer import Tokens
+from benchmarks.training_batches import compare_batch_sizes, spread_words
+from benchmarks.training_loops import baseline_steps, make_benchmark_corpus, project_steps
 from jobs.model import convolution
 from jobs.training.process_group import ProcessGroup
 
@@ -95,7 +95,7 @@ def compare_loops(name: str, options: argparse.Namespace, rows: int) -> tuple[st
     """Return the source of the texts, and a row for each embedding and precision."""
     corpus, source = make_benchmark_corpus(name, rows, Path(options.data))
     table = []
-    precisions = ["float32", "bfloat16"] if supports_bfloat16(options.device) else ["float32"]
+    precisions = options.precisions
     for embedding in ("static", "non-static"):
         sides = {"usual": baseline_steps(corpus, embedding == "static", 50, options.device)}
         sides |= {name: project_steps(corpus, embedding, 50, options.device, name) for name in precisions}
@@ -120,11 +120,8 @@ def supports_bfloat16(device: str) -> bool:
 def compare_vocabulary_sizes(options: argparse.Namespace) -> tuple[str, list[Row]]:
     """Return the source of the texts, and the speed with a short and a long table for the same texts."""
     corpus, source = make_benchmark_corpus("mr", 4000, Path(options.data))
-    sizes = [len(corpus.vectors), 400_000]
     # The words of the texts are spread over the long table, as in real tables.
-    spread = np.random.default_rng(0).permutation(np.arange(1, sizes[1]))[: sizes[0]]
-    ids = spread[corpus.train.tokens.ids].astype(np.int32)
-    long = add_random_vectors(Tokens(ids, corpus.train.tokens.offsets), sizes[1])
+    long = spread_words(corpus.train.tokens, len(corpus.vectors), 400_000)
     sides = {f"{len(item.vectors):,}": project_steps(item, "non-static", 50, options.device) for item in (corpus, long)}
     speeds = measure_interleaved(sides, options.seconds, options.rounds, options.device)
     first = next(iter(speeds.values()))
@@ -196,6 +193,7 @@ def compare_reports(options: argparse.Namespace) -> tuple[str, list[Row]]:
 TABLE_TITLES = {
     "short": "Examples per second, MR's texts",
     "long": "Examples per second, IMDB's texts",
+    "batches": "Examples per second by batch size, MR's texts",
     "vocabulary": "Examples per second by number of trained words",
     "workers": "Examples per second of single-threaded workers, global batches of 256, non-static",
     "reports": "Epochs of four steps of two Ray Train workers, by their reports to Ray Train",
@@ -216,19 +214,30 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--data", default=str(DATA_FOLDER), help="folder with mr/ and imdb/ (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="table batches: also the usual loop with torch.compile")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="ROWS", help="of the table batches")
+    parser.add_argument("--words", nargs="+", type=int, metavar="WORDS", help="vocabularies of the table batches")
     options = parser.parse_args()
     options.seconds, options.rounds = (0.4, 1) if options.quick else (3.0, 7)
+    options.precisions = ["float32", "bfloat16"] if supports_bfloat16(options.device) else ["float32"]
+    is_long = options.device == "cuda" and not options.quick
+    options.batch_sizes = options.batch_sizes or ([50, 256, 1024, 4096, 16_384] if is_long else [50, 256])
+    options.words = options.words or ([20_000, 400_000] if is_long else [20_000])
     torch.set_num_threads(1)
+    measure_briefly = functools.partial(
+        measure_interleaved, seconds=options.seconds / 4, rounds=min(3, options.rounds), device=options.device
+    )
     measures: dict[str, Callable[[], tuple[str, list[Row]]]] = {
         "short": lambda: compare_loops("mr", options, 2000 if options.quick else 10_662),
         "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
+        "batches": lambda: compare_batch_sizes(options, measure_briefly),
         "vocabulary": lambda: compare_vocabulary_sizes(options),
         "workers": lambda: compare_worker_counts(options),
         "reports": lambda: compare_reports(options),
     }
     tables: dict[str, list[Row]] = {}
     for name in options.only:
-        if options.device == "cpu" or name in ("short", "long"):
+        if options.device == "cpu" or name in ("short", "long", "batches"):
             source, tables[name] = measures[name]()
             print_table(f"{TABLE_TITLES[name]} ({source}), {options.device}", tables[name])
     if options.device == "cpu" and not supports_bfloat16("cpu"):

@@ -7,7 +7,6 @@ import platform
 import shutil
 import socket
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import UsageError, auth, first_line
 from cluster.connection import ClusterConnectionError
+from cluster.machine import inspect_gpus, read_gpu_driver
 from cluster.ray_private import find_runtime_env_folder, is_token_auth_enabled
-from cluster.resources import Node, list_nodes
+from cluster.resources import Node, describe_task_error, list_nodes, run_on_node
 from cluster.storage import StorageError, join, read_text, remove_file, write_text
 
 PACKAGES = ("ray", "torch")
@@ -48,7 +47,8 @@ class NodeReport:
 
     versions: by package; free_bytes: in Ray's temporary folder; gpus: number that the driver lists; clock: seconds
     since 1970; token_file_mode: permission bits, None without a file; storage_error: None if the node can read and
-    write the storage; job_folder: identity of the folder in which it unpacks the code of jobs, empty without Ray.
+    write the storage; job_folder: identity of the folder in which it unpacks the code of jobs, empty without Ray;
+    gpu_problem: why torch uses no GPU, and what to do; empty if it uses them, or if there is none.
     """
 
     host: str
@@ -59,6 +59,7 @@ class NodeReport:
     token_file_mode: int | None
     storage_error: str | None = None
     job_folder: str = ""
+    gpu_problem: str = ""
 
 
 def installed_versions() -> dict[str, str]:
@@ -72,11 +73,12 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def inspect_node(storage: str | None, marker: str) -> NodeReport:
+def inspect_node(storage: str | None, marker: str, ray_gpus: int = 0) -> NodeReport:
     """Return the state of this node.
 
     Args:
         storage: folder in which the node reads the file `marker`, and writes and removes a file of its own.
+        ray_gpus: number of GPUs of the node according to Ray.
     """
     clock = time.time()
     host = socket.gethostname()
@@ -92,15 +94,17 @@ def inspect_node(storage: str | None, marker: str) -> NodeReport:
     token_file_mode = None
     with contextlib.suppress(OSError):
         token_file_mode = stat.S_IMODE(auth.token_path().stat().st_mode)
+    _, gpus = read_gpu_driver()
     return NodeReport(
         host=host,
         versions=installed_versions(),
         free_bytes=shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp")).free,
-        gpus=_count_gpus(),
+        gpus=gpus,
         clock=clock,
         token_file_mode=token_file_mode,
         storage_error=storage_error,
         job_folder=_identify_job_folder(host),
+        gpu_problem=inspect_gpus().problem if gpus or ray_gpus else "",
     )
 
 
@@ -124,7 +128,10 @@ def check_cluster(storage: str | None, caller_versions: dict[str, str]) -> list[
             storage = None
     try:
         nodes = list_nodes()
-        requests = [(node, _request_report(node, storage, marker), time.time()) for node in nodes]
+        requests = [
+            (node, run_on_node(node, inspect_node, storage, marker, _count_ray_gpus(node)), time.time())
+            for node in nodes
+        ]
         locations: dict[str, list[str]] = {}  # by the folder of jobs
         for node, reference, sent in requests:
             location = f"{node.host} ({node.address})"
@@ -134,7 +141,7 @@ def check_cluster(storage: str | None, caller_versions: dict[str, str]) -> list[
                 findings.append(Finding("error", location, f"no response: {report}", remedy))
                 continue
             findings += evaluate_node(
-                location, report, int(node.resources.get("GPU", 0)), caller_versions, storage
+                location, report, _count_ray_gpus(node), caller_versions, storage
             ) + _evaluate_clock(location, report, sent, time.time())
             if report.job_folder:
                 locations.setdefault(report.job_folder, []).append(location)
@@ -165,19 +172,8 @@ def evaluate_node(
     return [Finding("ok", location, f"{versions}, {node.gpus} GPUs, {free}{suffix}")]
 
 
-def _count_gpus() -> int:
-    """Return how many GPUs NVIDIA's driver lists; 0 without a driver."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=30, check=False)
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
-def _request_report(node: Node, storage: str | None, marker: str) -> Any:
-    """Return Ray's reference to the report of a node."""
-    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    task: Any = ray.remote(inspect_node)  # Ray's types do not know this strategy
-    return task.options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(storage, marker)
+def _count_ray_gpus(node: Node) -> int:
+    return int(node.resources.get("GPU", 0))
 
 
 def _receive_report(reference: Any) -> NodeReport | str:
@@ -185,8 +181,7 @@ def _receive_report(reference: Any) -> NodeReport | str:
     try:
         report: NodeReport = ray.get(reference, timeout=RESPONSE_TIMEOUT_S)
     except RayError as error:
-        # The last line of a remote traceback names the error.
-        return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        return describe_task_error(error)
     return report
 
 
@@ -228,6 +223,9 @@ def _find_problems(
             else "check there why nvidia-smi lists no GPU"
         )
         yield Finding("warning", location, f"Ray counts {ray_gpus} GPUs, the driver {node.gpus}", remedy)
+    if node.gpu_problem:
+        message, _, remedy = node.gpu_problem.partition("; ")
+        yield Finding("warning", location, f"torch cannot use its GPU: {message}", remedy)
     if node.free_bytes < MIN_FREE_BYTES:
         message = f"{node.free_bytes / (1 << 30):.1f} GiB free in Ray's folder"
         yield Finding("warning", location, message, "free some space: Ray stops on a full disk")

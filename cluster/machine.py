@@ -1,11 +1,19 @@
-"""Properties of this machine: usable processors, free ports, and the process that listens on a port."""
+"""Properties of this machine: usable processors and GPUs, free ports, and the process that listens on a port."""
 
 import os
+import shutil
 import socket
+import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from cluster import first_line
+
+# Oldest driver by CUDA's major version: table 1 of "Minor Version Compatibility", NVIDIA.
+MIN_DRIVERS = {"11": 450, "12": 525, "13": 580}
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _LISTEN = "0A"  # state of a socket in /proc/net/tcp
@@ -46,6 +54,72 @@ def _read_quota(folder: Path) -> float | None:
         limit = int((folder / "cpu.cfs_quota_us").read_text())
         return limit / int((folder / "cpu.cfs_period_us").read_text()) if limit > 0 else None
     return None
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """GPUs of a machine, according to NVIDIA's driver and to torch.
+
+    count, driver: number of GPUs that the driver lists, and its version; 0 and empty without a driver. torch, cuda:
+    version of torch, and of the CUDA that it is built for; empty if there is none. error: why torch computes on no GPU;
+    empty if it does.
+    """
+
+    count: int = 0
+    driver: str = ""
+    torch: str = ""
+    cuda: str = ""
+    error: str = ""
+
+    def __str__(self) -> str:
+        build = f"for CUDA {self.cuda}" if self.cuda else "without CUDA"
+        return f"torch {self.torch or 'none'} {build}, driver {self.driver or 'none'}"
+
+    @property
+    def problem(self) -> str:
+        """Why torch computes on no GPU, and what to do about it; empty if it does."""
+        if not self.error or not self.torch:
+            return self.error
+        if not self.cuda:
+            return f"torch {self.torch} is built without CUDA; install a build for CUDA there"
+        least = MIN_DRIVERS.get(self.cuda.partition(".")[0], 0)
+        major = self.driver.partition(".")[0]
+        if major.isdigit() and int(major) < least:
+            return (
+                f"torch {self.torch} is built for CUDA {self.cuda}, which needs driver {least} or newer, not "
+                f"{self.driver}; update the driver, or install a build of torch for an older CUDA there"
+            )
+        return f"{self.error} ({self}); check the driver there, and whether this build of torch supports the GPU"
+
+
+def read_gpu_driver() -> tuple[str, int]:
+    """Return the version of NVIDIA's driver and the number of GPUs that it lists; empty and 0 without a driver."""
+    if shutil.which("nvidia-smi") is None:
+        return "", 0
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    versions = listing.stdout.split() if listing.returncode == 0 else []
+    return (versions[0], len(versions)) if versions else ("", 0)
+
+
+def inspect_gpus() -> GpuState:
+    """Return the state of this machine's GPUs. If there is one, torch computes on it, which takes seconds."""
+    driver, count = read_gpu_driver()
+    try:
+        import torch
+    except ImportError as error:
+        return GpuState(count, driver, error=f"{first_line(error)}; install torch there")
+    message = ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the error states the same
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            torch.ones(1, device="cuda").add_(1).item()
+        except Exception as error:  # AssertionError, RuntimeError, or a subclass that only newer versions have
+            # A GPU whose memory other processes fill at the moment is usable.
+            message = "" if "out of memory" in str(error) else first_line(error).partition(". ")[0]
+    version = torch.__version__.partition("+")[0]
+    return GpuState(count, driver, version, torch.version.cuda or torch.version.hip or "", message)
 
 
 def find_free_ports(count: int) -> list[int]:

@@ -3,12 +3,25 @@
 A run that can never start fails at once instead of waiting.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import UsageError
+from cluster.machine import GpuState, inspect_gpus
+
+logger = logging.getLogger(__name__)
+
+_gpu_states: dict[str, GpuState] = {}  # by id of the node, which no other node ever has
+
+# A node may install the packages of a job first, which takes minutes.
+GPU_RESPONSE_TIMEOUT_S = 600
 
 
 class ResourceError(UsageError):
@@ -42,6 +55,22 @@ def list_nodes() -> list[Node]:
         for node in ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
         if node["Alive"]
     ]
+
+
+def run_on_node(node: Node, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return Ray's reference to the value of a function that a process of a node calls, which then ends.
+
+    It takes no CPU and no GPU, and sees all GPUs of the node. Its end releases the memory of GPUs.
+    """
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)  # Ray's types do not know the strategy
+    return task.options(scheduling_strategy=strategy).remote(*arguments)
+
+
+def describe_task_error(error: RayError) -> str:
+    """Return why a task failed: the last line of a remote traceback names the error."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def total_cpus() -> int:
@@ -83,6 +112,82 @@ def limit_workers(minimum: int, maximum: int, cpus_per_worker: int, cpus_of_othe
 def worker_capacity(cpus_per_worker: int, gpus_per_worker: float) -> int:
     """Return how many workers fit into the nodes of the cluster if nothing else runs there."""
     return sum(_node_capacity(node.resources, cpus_per_worker, gpus_per_worker) for node in list_nodes())
+
+
+def use_gpus(requested: bool | None, workers: int, cpus_per_worker: int) -> bool:
+    """Return whether the workers of a run use a GPU each; log why not if the cluster has some, or could have.
+
+    Args:
+        requested: `train.use_gpu`; None: if there are enough, and torch can use them.
+
+    Raises:
+        ResourceError: they are requested, and torch cannot use them.
+    """
+    if requested is None:
+        enough, notice = select_gpus(workers, cpus_per_worker)
+        if notice:
+            logger.info(notice)
+        return enough and torch_uses_gpus()
+    return requested and torch_uses_gpus(required=True)
+
+
+def torch_uses_gpus(*, required: bool = False) -> bool:
+    """Return whether torch can use the GPUs of all nodes that have some, and log the result.
+
+    Ray counts the GPUs that the driver lists, and places workers on any node with enough of them. Nodes that join later
+    are not known.
+
+    Raises:
+        ResourceError: they are required and not usable.
+    """
+    states = inspect_gpu_nodes()
+    unusable = [(node, state) for node, state in states if state.error]
+    if not unusable:
+        if states:
+            logger.info(f"GPUs: {'; '.join(sorted({str(state) for _, state in states}))}")
+        return True
+    node, state = unusable[0]
+    others = f" and of {_count(len(unusable) - 1, 'other node')}" if len(unusable) > 1 else ""
+    problem = f"torch cannot use the GPUs of {node.host} ({node.address}){others}: {state.problem}"
+    if required:
+        raise ResourceError(f"train.use_gpu asks for GPUs: {problem}")
+    logger.warning(f"training on CPUs: {problem}")
+    return False
+
+
+def use_own_gpu(requested: bool | None) -> bool:
+    """Return whether a run in this process uses a GPU of this machine; log why not if it has one.
+
+    Args:
+        requested: `train.use_gpu`; None: if torch can use one.
+
+    Raises:
+        ResourceError: one is requested, and torch cannot use it.
+    """
+    if requested is False:
+        return False
+    state = inspect_gpus()
+    if not state.error:
+        logger.info(f"GPU: {state}")
+        return True
+    if requested:
+        reason = state.problem if state.count else f"this machine has none that the driver lists ({state})"
+        raise ResourceError(f"train.use_gpu asks for a GPU: {reason}")
+    if state.count:
+        logger.warning(f"training on the CPU: torch cannot use the GPU of this machine: {state.problem}")
+    return False
+
+
+def inspect_gpu_nodes() -> list[tuple[Node, GpuState]]:
+    """Return the nodes that have GPUs according to Ray, with the state of these; each node is asked once."""
+    nodes = [node for node in list_nodes() if node.resources.get("GPU")]
+    references = {node.id: run_on_node(node, inspect_gpus) for node in nodes if node.id not in _gpu_states}
+    for node_id, reference in references.items():
+        try:
+            _gpu_states[node_id] = ray.get(reference, timeout=GPU_RESPONSE_TIMEOUT_S)
+        except RayError as error:
+            _gpu_states[node_id] = GpuState(error=f"no response: {describe_task_error(error)}; read its logs")
+    return [(node, _gpu_states[node.id]) for node in nodes]
 
 
 def select_gpus(workers: int, cpus_per_worker: int) -> tuple[bool, str | None]:

@@ -46,6 +46,7 @@ class TrialInputs:
 
     path: folder of the search. corpora: object references by key. corpus_cache: handle of the actor that builds
     further corpora; None if no trial needs one. shared_state: handle of the actor; None if no checkpoint is saved.
+    use_gpu: the workers of a distributed trial use GPUs.
     """
 
     experiment: Experiment
@@ -53,6 +54,7 @@ class TrialInputs:
     corpora: dict[str, Any]
     corpus_cache: Any
     shared_state: Any
+    use_gpu: bool = False
 
     def corpus_reference(self, experiment: Experiment) -> Any:
         """Return the object reference of a trial's corpus."""
@@ -174,9 +176,8 @@ class DistributedTrial(ray.tune.Trainable):
 
     def _train(self) -> WorkerResult:
         reference = self._inputs.corpus_reference(self._experiment)
-        use_gpu = bool(self._experiment.train.use_gpu)
         write_text(join(self._run.path, "experiment.yaml"), self._experiment.to_yaml())  # the workers require it
-        return fit(self._experiment, reference, self._run, use_gpu, self._run_status, sole_workload=False)
+        return fit(self._experiment, reference, self._run, self._inputs.use_gpu, self._run_status, sole_workload=False)
 
     def _record_best(self) -> None:
         best = self._progress.epochs[self._progress.best - 1]

@@ -149,7 +149,7 @@ def _search(
     write_text(join(run.path, "README.txt"), SEARCH_README)
     _log_start(search, resources)
     manager.prune_checkpoints(records)
-    inputs = _share_inputs(experiment, space, dataset, corpora, run, manager)
+    inputs = _share_inputs(experiment, space, dataset, corpora, run, manager, resources.use_gpu)
     repeated: list[TrialRecord] = []
     try:
         with handle_trial_messages(inputs.shared_state, manager, search, store.write_elapsed) as poller:
@@ -201,6 +201,7 @@ def _share_inputs(
     corpora: dict[str, Corpus],
     run: RunFolder,
     manager: BestCheckpointManager,
+    use_gpu: bool,
 ) -> TrialInputs:
     """Put the corpora into Ray's object store and start the actors that trials use."""
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
@@ -209,7 +210,7 @@ def _share_inputs(
     if any(dimension.path.startswith("text.") for dimension in space):
         send = functools.partial(send_message, shared_state)
         corpus_cache = pin_to_driver_node(CorpusCache).remote(experiment, dataset, ray.put, send)
-    return TrialInputs(experiment, run.path, references, corpus_cache, shared_state)
+    return TrialInputs(experiment, run.path, references, corpus_cache, shared_state, use_gpu)
 
 
 def _end_search(search: Search, manager: BestCheckpointManager, run: RunFolder) -> list[TrialRecord]:
@@ -248,7 +249,7 @@ def _compare_over_seeds(
     )
     context = SearchContext(unlimited, search, store, folder)
     # Without the shared state no checkpoint is saved.
-    seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, shared_state=None)
+    seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, None, inputs.use_gpu)
     trainable = build_trainable(seed_inputs, distributed=resources.distributed)
     run_trials(context, trainable, resources, asha=False)
     return list(search.records.values())

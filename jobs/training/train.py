@@ -137,19 +137,12 @@ def require_resources(experiment: Experiment, *, in_process: bool = False) -> tu
     """Return whether the workers use GPUs, and a message on what they wait for, or None.
 
     Raises:
-        ResourceError: the cluster, or this machine, will never have enough.
+        ResourceError: the cluster, or this machine, will never have enough, or torch cannot use the requested GPUs.
     """
     settings = experiment.train
     if in_process:
-        available = torch.cuda.is_available()
-        if settings.use_gpu and not available:
-            raise resources.ResourceError("train.use_gpu asks for a GPU, and torch finds none on this machine")
-        return available if settings.use_gpu is None else settings.use_gpu, None
-    gpu, notice = settings.use_gpu, None
-    if gpu is None:
-        gpu, notice = resources.select_gpus(settings.min_workers, settings.cpus_per_worker)
-    if notice:
-        logger.info(notice)
+        return resources.use_own_gpu(settings.use_gpu), None
+    gpu = resources.use_gpus(settings.use_gpu, settings.min_workers, settings.cpus_per_worker)
     return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
 
 

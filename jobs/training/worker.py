@@ -91,6 +91,8 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     context = ray.train.get_context()
     torch.set_num_threads(experiment.train.cpus_per_worker)
     device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
+    if device.index is not None:  # collective operations on objects use the current GPU: by default the node's first
+        torch.cuda.set_device(device)
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
     reporter = Reporter(config.path, group, config.report_interval_s, config.callback)
     # In the driver's own process the log messages reach its handlers already.

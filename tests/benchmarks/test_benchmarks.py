@@ -81,6 +81,14 @@ def test_training_speed(tmp_path: Path, ray_environment: dict[str, str]) -> None
         assert all(row["times"] == row["this project"] / row["usual loop"] > 0 for row in metrics[table])
         assert all(0 < row["matrix product"] < 1 for row in metrics[table])
     assert [row["words"] for row in metrics["vocabulary"]] == ["20,002", "400,000"]
+    rows = [row for row in metrics["batches"] if row["precision"] == "float32"]
+    assert [(row["embedding"], row["batch"]) for row in rows] == [
+        ("static", 50), ("static", 256), ("non-static", 50), ("non-static", 256)
+    ]  # fmt: skip
+    for row in rows:
+        assert row["times"] == row["this project"] / row["usual loop"] > 0
+        assert row["of bound"] == row["this project"] / row["bound"] > 0
+    assert rows[0]["distinct words"] < rows[1]["distinct words"]
     alone, *both = metrics["workers"]
     assert alone["bytes a step"] == 0
     assert both[-1]["workers"] == "2, gloo"
@@ -93,7 +101,7 @@ def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> N
     """`--device cuda` imports nothing else; numba is used only on the CPU."""
     script = (
         "import sys\n"
-        "absent = 'ray gensim pydantic yaml pyarrow sklearn pandas numba safetensors rich'.split()\n"
+        "absent = 'ray gensim pydantic yaml pyarrow scipy sklearn pandas numba safetensors rich'.split()\n"
         "sys.modules |= dict.fromkeys(absent)\n"
         "import torch\n"
         "from pathlib import Path\n"
@@ -104,15 +112,16 @@ def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> N
         "    use_gpu_path(patch)\n"
         f"    corpus, source = training_loops.make_benchmark_corpus('mr', 200, Path({str(tmp_path)!r}))\n"
         "    print(source, next(training.project_steps(corpus, 'non-static', 50, 'cpu')))\n"
-        "from benchmarks.reporting import print_json, print_table\n"
-        "print_table('title', [{'rows': 50}])\n"
-        "print_json('training', {}, {})\n"
+        f"    sys.argv[1:] = ['--quick', '--data', {str(tmp_path)!r}, '--only', 'batches', '--batch-sizes', '50']\n"
+        "    training.main()\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("random, as long as mr 50\n")
+    first, *_, last = result.stdout.splitlines()
+    assert first == "random, as long as mr 50"
+    assert {row["batch"] for row in json.loads(last)["batches"]} == {50}
 
 
 def test_inference(shared_data: Path) -> None:

@@ -50,6 +50,11 @@ def test_a_good_node_is_one_finding() -> None:
         ({"storage_error": "/runs: cannot be read"}, "error", "cannot access the storage: /runs: cannot be read"),
         ({"gpus": 0}, "warning", "Ray counts 1 GPUs, the driver 0"),
         ({"gpus": 2}, "warning", "Ray counts 1 GPUs, the driver 2"),
+        (
+            {"gpu_problem": "torch 2.13.0 is built without CUDA; install a build for CUDA there"},
+            "warning",
+            "torch cannot use its GPU: torch 2.13.0 is built without CUDA",
+        ),
         ({"free_bytes": MIN_FREE_BYTES - (1 << 29)}, "warning", "4.5 GiB free"),
         ({"token_file_mode": 0o644}, "warning", "others can read its token file (mode 644)"),
     ],

@@ -1,12 +1,14 @@
-"""Processors, ports and listeners of this machine."""
+"""Processors, GPUs, ports and listeners of this machine."""
 
 import os
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
-from cluster.machine import count_cpus, find_free_ports, find_listener
+from cluster.machine import GpuState, count_cpus, find_free_ports, find_listener, inspect_gpus, read_gpu_driver
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,81 @@ def test_the_quota_of_a_cgroup_limits_the_processors(
 def test_the_affinity_limits_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5})
     assert count_cpus(tmp_path) == 1
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A driver's command that lists two GPUs."""
+    path = tmp_path / "nvidia-smi"
+    path.write_text("#!/bin/sh\nprintf '570.133.20\\n570.133.20\\n'\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return path
+
+
+def test_the_driver_lists_its_version_and_its_gpus(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that fails, or none, has no GPUs."""
+    assert read_gpu_driver() == ("570.133.20", 2)
+    nvidia_smi.write_text("#!/bin/sh\necho Failed to initialize NVML: Driver/library version mismatch\nexit 18\n")
+    assert read_gpu_driver() == ("", 0)
+    monkeypatch.setenv("PATH", "")
+    assert read_gpu_driver() == ("", 0)
+
+
+def test_a_gpu_is_not_usable_by_a_torch_without_cuda(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch itself is called, unless it is built for CUDA here."""
+    if torch.version.cuda is not None:
+        monkeypatch.setattr(
+            torch.cuda, "init", Mock(side_effect=AssertionError("Torch not compiled with CUDA enabled"))
+        )
+        monkeypatch.setattr(torch.version, "cuda", None)
+    state = inspect_gpus()
+    version = torch.__version__.partition("+")[0]
+    assert state == GpuState(2, "570.133.20", version, "", "Torch not compiled with CUDA enabled")
+    assert state.problem == f"torch {version} is built without CUDA; install a build for CUDA there"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, ""),
+        (RuntimeError("CUDA error: out of memory\nCompile with ..."), ""),
+        (RuntimeError("The driver is too old (found version 12080). Please update."), "The driver is too old (found"),
+        (
+            RuntimeError("CUDA error: no kernel image is available\nCUDA kernel errors ..."),
+            "CUDA error: no kernel image",
+        ),
+    ],
+)
+def test_a_gpu_is_usable_if_torch_computes_on_it(
+    error: Exception | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU whose memory is full at the moment is usable."""
+
+    def compute(*arguments: object, **options: object) -> torch.Tensor:
+        if error:
+            raise error
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch, "ones", compute)
+    state = inspect_gpus()
+    assert state.error.startswith(message)
+    assert bool(state.error) is bool(message)
+    assert "\n" not in state.error
+
+
+def test_a_problem_of_a_gpu_states_what_to_do() -> None:
+    """CUDA's major version determines the oldest driver."""
+    old = GpuState(1, "570.133.20", "2.13.0", "13.0", "The NVIDIA driver on your system is too old")
+    assert old.problem == (
+        "torch 2.13.0 is built for CUDA 13.0, which needs driver 580 or newer, not 570.133.20; "
+        "update the driver, or install a build of torch for an older CUDA there"
+    )
+    assert GpuState(1, "570.133.20", "2.13.0", "12.6").problem == ""
+    other = GpuState(1, "570.133.20", "2.13.0", "12.6", "CUDA error: no kernel image is available")
+    assert other.problem.startswith("CUDA error: no kernel image is available (torch 2.13.0 for CUDA 12.6, driver 570")
+    assert GpuState(error="No module named 'torch'; install torch there").problem.endswith("; install torch there")
 
 
 def test_the_listener_of_a_port_is_found() -> None:

@@ -39,6 +39,15 @@ def test_the_head_is_small_and_gpu_workers_start_from_zero(config: dict) -> None
     assert all(worker["min_workers"] == 0 and worker["resources"]["GPU"] >= 1 for worker in workers)
 
 
+def test_gpu_workers_have_a_driver_and_an_image_that_uses_it(config: dict) -> None:
+    """Ray's default image of a node has a driver that is too old for torch."""
+    nodes = [node_type["node_config"] for node_type in config["available_node_types"].values()]
+    assert all("/base-oss-nvidia-driver-gpu-ubuntu-" in node["ImageId"] for node in nodes)
+    assert all(disk["Ebs"]["VolumeSize"] >= 100 for node in nodes for disk in node["BlockDeviceMappings"])
+    assert config["docker"]["worker_image"].endswith("-gpu")
+    assert config["docker"]["head_image"].endswith("-cpu")
+
+
 def test_every_node_starts_ray_with_token_authentication(any_config: dict) -> None:
     """Head and workers have the token's file and require it; the dashboard listens on the loopback interface only."""
     assert "~/.ray/auth_token" in any_config["file_mounts"]

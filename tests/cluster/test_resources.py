@@ -4,9 +4,14 @@ import time
 
 import pytest
 import ray
+import ray.exceptions
 from ray.util.placement_group import placement_group
 
 from cluster import resources
+from cluster.machine import GpuState
+
+USABLE = GpuState(1, "580.95.05", "2.13.0", "13.0")
+UNUSABLE = GpuState(1, "580.95.05", "2.13.0", "", "Torch not compiled with CUDA enabled")
 
 
 def make_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[int, int], autoscaling: bool = False) -> None:
@@ -53,6 +58,106 @@ def test_a_cluster_that_could_add_gpus_says_how_to_request_them(monkeypatch: pyt
     assert resources.select_gpus(1, 1) == (
         False, "training on CPUs: no node has a GPU at the moment; train.use_gpu=true waits for one"
     )  # fmt: skip
+
+
+def set_gpu_states(monkeypatch: pytest.MonkeyPatch, *states: GpuState) -> list[str]:
+    """Let nodes with GPUs respond with these states; return the list of nodes that are asked."""
+    asked: list[str] = []
+    by_node = {str(i): state for i, state in enumerate(states)}
+    monkeypatch.setattr(resources, "run_on_node", lambda node, function: asked.append(node.id) or node.id)
+    monkeypatch.setattr(resources.ray, "get", lambda reference, timeout: by_node[reference])
+    monkeypatch.setattr(resources, "_gpu_states", {})
+    return asked
+
+
+@pytest.mark.parametrize("requested", [None, False])
+def test_without_a_gpu_no_node_is_asked(
+    requested: bool | None, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Nor with GPUs that the run must not use."""
+    asked = set_gpu_states(monkeypatch)
+    make_nodes(monkeypatch, (4, 0), (4, 0) if requested is None else (4, 1))
+    assert not resources.use_gpus(requested, 1, 1)
+    assert (asked, messages) == ([], [])
+
+
+@pytest.mark.parametrize("requested", [None, True])
+def test_gpus_are_used_if_torch_can_use_them(
+    requested: bool | None, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Their state is logged; each node with GPUs is asked once in a process."""
+    asked = set_gpu_states(monkeypatch, USABLE, USABLE)
+    make_nodes(monkeypatch, (4, 1), (4, 1), (4, 0))
+    assert resources.use_gpus(requested, 2, 1)
+    assert resources.use_gpus(requested, 2, 1)
+    assert messages == ["GPUs: torch 2.13.0 for CUDA 13.0, driver 580.95.05"] * 2
+    assert asked == ["0", "1"]
+
+
+def test_gpus_that_torch_cannot_use_are_a_warning_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Ray may place a worker on any node that has a GPU, so all must be usable."""
+    set_gpu_states(monkeypatch, USABLE, UNUSABLE, UNUSABLE)
+    make_nodes(monkeypatch, (4, 1), (4, 1), (4, 1))
+    problem = (
+        "torch cannot use the GPUs of h (a) and of 1 other node: torch 2.13.0 is built without CUDA; "
+        "install a build for CUDA there"
+    )
+    assert not resources.use_gpus(None, 1, 1)
+    assert messages == [f"training on CPUs: {problem}"]
+    with pytest.raises(resources.ResourceError) as raised:
+        resources.use_gpus(True, 1, 1)
+    assert str(raised.value) == f"train.use_gpu asks for GPUs: {problem}"
+
+
+def test_a_node_that_does_not_respond_has_no_usable_gpu(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
+    """Its error is stated instead."""
+    set_gpu_states(monkeypatch)
+    make_nodes(monkeypatch, (4, 1))
+
+    def fail(reference: str, timeout: float) -> None:
+        raise ray.exceptions.RaySystemError("ray::inspect_gpus()\nthe node died")
+
+    monkeypatch.setattr(resources.ray, "get", fail)
+    assert not resources.use_gpus(None, 1, 1)
+    assert "of h (a): no response: the node died; read its logs" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("requested", "state", "expected", "message"),
+    [
+        (None, USABLE, True, "GPU: torch 2.13.0 for CUDA 13.0, driver 580.95.05"),
+        (True, USABLE, True, "GPU: torch"),
+        (False, USABLE, False, ""),
+        (None, GpuState(torch="2.13.0", cuda="13.0", error="no driver"), False, ""),
+        (None, UNUSABLE, False, "training on the CPU: torch cannot use the GPU of this machine: torch 2.13.0 is built"),
+        (True, UNUSABLE, None, "train.use_gpu asks for a GPU: torch 2.13.0 is built without CUDA; install"),
+        (
+            True,
+            GpuState(torch="2.13.0", error="x"),
+            None,
+            "asks for a GPU: this machine has none that the driver lists",
+        ),
+    ],
+)
+def test_a_run_in_this_process_uses_a_gpu_that_torch_can_use(
+    requested: bool | None,
+    state: GpuState,
+    expected: bool | None,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
+) -> None:
+    """A machine without a GPU trains on its CPU without a message. None: an error."""
+    monkeypatch.setattr(resources, "inspect_gpus", lambda: state)
+    if expected is None:
+        with pytest.raises(resources.ResourceError, match=message):
+            resources.use_own_gpu(requested)
+        return
+    assert resources.use_own_gpu(requested) is expected
+    assert len(messages) == bool(message)
+    assert all(line.startswith(message) for line in messages)
 
 
 @pytest.mark.ray

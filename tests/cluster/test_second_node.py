@@ -1,11 +1,12 @@
-"""Two Ray nodes on one machine, as in a local cluster: files of a job, and installations on the second node."""
+"""Two Ray nodes on one machine, as in a local cluster: files of a job, installations and GPUs of the second node."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.ray_head import start_ray_head
+from benchmarks.ray_head import RayHead, start_ray_head
 from cluster.package import REPOSITORY, build_package
 from cluster.ray_jobs import build_runtime_env, create_client
 from tests.support.commands import run_command
@@ -29,31 +30,71 @@ print("rows.csv exists:", on_other_node, os.path.exists("rows.csv"))
 """
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "folder",
-    [pytest.param(None, id="shared folder", marks=[pytest.mark.root, pytest.mark.launcher]),
-     pytest.param("n2", id="folders of their own")],
-)  # fmt: skip
-def test_nodes_of_one_machine_need_folders_of_their_own(folder: str | None, tmp_path: Path) -> None:
-    """In a shared folder the second node replaces the unpacked code of a job that runs; `check` reports that."""
-    (tmp_path / "finetune_cnn.py").write_text(READ_FILE)
-    (tmp_path / "rows.csv").write_text("label,text\n")
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[RayHead]:
+    """A head, and a second node that pretends to have a GPU; each has a folder of its own."""
     with (
         start_ray_head(1) as head,
-        join_second_node(head, Path(head.environment["HOME"], folder) if folder else None, num_cpus=1),
+        join_second_node(head, Path(head.environment["HOME"], "n2"), num_cpus=1, num_gpus=1),
     ):
-        options = ("--address", head.dashboard_url)
-        result = run_command(
-            *("python", "-m", "cluster", "submit", *options, "--working-dir", str(tmp_path)),
-            *("--include", "rows.csv", "--", "x"),
-            env=head.environment,
-            timeout=280,
-        )
-        checked = run_command("python", "-m", "cluster", "check", *options, env=head.environment, timeout=280)
-    assert ("rows.csv exists: True True" in result.stdout) == (folder is not None), result.stdout + result.stderr
-    assert ("share the temporary folder" in checked.stdout) == (folder is None), checked.stdout + checked.stderr
-    assert checked.returncode == int(folder is None)
+        yield head
+
+
+def submit_and_check(head: RayHead, folder: Path) -> tuple[str, str, int]:
+    """Return the output of a job with an included file, the output of `check`, and its exit code."""
+    (folder / "finetune_cnn.py").write_text(READ_FILE)
+    (folder / "rows.csv").write_text("label,text\n")
+    options = ("--address", head.dashboard_url)
+    job = run_command(
+        *("python", "-m", "cluster", "submit", *options, "--working-dir", str(folder)),
+        *("--include", "rows.csv", "--", "x"),
+        env=head.environment,
+        timeout=280,
+    )
+    checked = run_command("python", "-m", "cluster", "check", *options, env=head.environment, timeout=280)
+    return job.stdout + job.stderr, checked.stdout + checked.stderr, checked.returncode
+
+
+@pytest.mark.timeout(600)
+def test_nodes_of_one_machine_with_folders_of_their_own(two_nodes: RayHead, tmp_path: Path) -> None:
+    """Jobs have their files on both. `check` reports that torch cannot use the second one's GPU: a warning only."""
+    job, checked, code = submit_and_check(two_nodes, tmp_path)
+    assert "rows.csv exists: True True" in job, job
+    assert "share the temporary folder" not in checked
+    [warning] = [line for line in checked.splitlines() if "torch cannot use its GPU" in line]
+    assert warning.startswith("warning  ")
+    assert "is built without CUDA; install a build for CUDA there" in warning
+    assert code == 0
+
+
+@pytest.mark.root
+@pytest.mark.launcher
+@pytest.mark.timeout(600)
+def test_nodes_of_one_machine_with_a_shared_folder(tmp_path: Path) -> None:
+    """The second node replaces the unpacked code of a job that runs; `check` reports that."""
+    with start_ray_head(1) as head, join_second_node(head, None, num_cpus=1):
+        job, checked, code = submit_and_check(head, tmp_path)
+    assert "rows.csv exists: True True" not in job, job
+    assert "share the temporary folder" in checked, checked
+    assert code == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_gpu_that_torch_cannot_use_is_not_used(two_nodes: RayHead, toy_csv: Path, tmp_path: Path) -> None:
+    """A run uses CPUs with one warning, or fails in one sentence if it requests GPUs."""
+    settings = (f"data.train={toy_csv}", f"storage={tmp_path}/runs", "name=g", "model.embedding=rand", "train.epochs=1")
+    command = ("python", "-m", "jobs", "train", *settings)
+    result = run_command(*command, env=two_nodes.environment, timeout=280)
+    assert result.returncode == 0, result.stderr
+    [warning] = [line for line in result.stderr.splitlines() if "torch" in line]
+    assert "training on CPUs: torch cannot use the GPUs of " in warning
+    assert "is built without CUDA; install a build for CUDA there" in warning
+    assert "1 worker on cpu" in result.stdout
+
+    result = run_command(*command, "train.use_gpu=true", "name=h", env=two_nodes.environment, timeout=280)
+    assert result.returncode == 2
+    assert "error: train.use_gpu asks for GPUs: torch cannot use the GPUs of " in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs" / "h").exists()
 
 
 @pytest.mark.root

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster.connection import connect
-
 NUM_CPUS = 4
 
 
 @contextmanager
 def run_embedded_ray() -> Iterator[None]:
     """Context manager: this process is connected to a new Ray with `NUM_CPUS` logical CPUs."""
+    from cluster.connection import connect  # a GPU machine needs no Ray
+
     folder = tempfile.mkdtemp(prefix="rt-", dir="/tmp")  # short: Ray creates sockets in it
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)

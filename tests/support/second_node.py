@@ -12,15 +12,20 @@ from tests.support.waiting import wait_for
 
 @contextmanager
 def join_second_node(
-    head: RayHead, temporary_folder: Path | None, num_cpus: int = 2, variables: Mapping[str, str] | None = None
+    head: RayHead,
+    temporary_folder: Path | None,
+    num_cpus: int = 2,
+    variables: Mapping[str, str] | None = None,
+    num_gpus: int = 0,
 ) -> Iterator[None]:
     """Context manager: a second node has joined the head; its processes are killed at the end, or with the head.
 
     Args:
         temporary_folder: of the node; None shares that of the head. A short path, because Ray creates sockets in it.
         variables: further environment variables of the node.
+        num_gpus: number of GPUs that the node pretends to have.
     """
-    options = ["--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}"]
+    options = ["--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}"]
     if temporary_folder:
         options.append(f"--temp-dir={temporary_folder}")
     command = [str(Path(sys.executable).parent / "ray"), "start", f"--address={head.address}", *options,

@@ -349,9 +349,9 @@ class CommandCluster:
 
     @contextlib.contextmanager
     def extra_node(self) -> Iterator[Any]:
-        """Context manager: another node, with one CPU and what Ray takes for a GPU."""
+        """Context manager: another node, with one CPU."""
         with self._variables():
-            node = self.nodes.add_node(num_cpus=1, num_gpus=1)
+            node = self.nodes.add_node(num_cpus=1)
         try:
             yield node
         finally:
@@ -430,13 +430,14 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
 ) -> None:
     """No ended trial is repeated, none is lost, and the results are those of the same trainings without a search.
 
-    Each trial takes half of a GPU.
+    The first command requests half of a GPU for each trial, which torch cannot use; the others use no GPU.
     """
     settings = (f"tune.space={{model.feature_maps: {{grid: {FEATURE_MAPS}}}}}", "tune.epochs=50", "train.patience=50",
-                "tune.gpus_per_trial=0.5", "tune.minutes=60")  # fmt: skip
+                "train.use_gpu=false", "tune.minutes=60")  # fmt: skip
     best = tmp_path / "runs" / "c" / "best.json"
 
-    with start_tune(tmp_path, command_cluster.environment, *settings) as command:
+    with start_tune(tmp_path, command_cluster.environment, *settings, "tune.gpus_per_trial=0.5") as command:
+        command.wait_for_line("warning: training on CPUs: torch cannot use the GPUs of ")
         command.wait_for_line("9 trials, up to 2 at once")
         command.wait_for_line("trial ")
         command.process.kill()

@@ -1,11 +1,14 @@
 """Training on a GPU: equal results as on the CPU, and no synchronisation. Its operations also run on a CPU."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.inference.predict import predict_logits
 from jobs.training.loop import Loop
@@ -56,6 +59,7 @@ def test_a_gpu_learns_what_a_cpu_learns(make_experiment: Callable[..., Experimen
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_no_step_waits_for_the_gpu(make_experiment: Callable[..., Experiment], precision: str) -> None:
     """torch raises an error on synchronisation."""
@@ -68,3 +72,17 @@ def test_no_step_waits_for_the_gpu(make_experiment: Callable[..., Experiment], p
             loop.step(np.arange(13), 1, step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.slow
+def test_the_tests_marked_gpu_need_no_ray() -> None:
+    """They run on a machine with a GPU and without the packages that only other parts of the project need."""
+    absent = ["ray", "gensim", "optuna", "tensorboardX", "msgspec", "fastapi", "starlette", "uvicorn"]
+    script = (
+        f"import sys; sys.modules |= dict.fromkeys({absent}); "
+        "import tests.conftest, tests.jobs.conftest, tests.jobs.training.test_gpu"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr

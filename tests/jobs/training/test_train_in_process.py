@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import torch
 from ray.train import UserCallback
 
-from cluster import UsageError
+from cluster import UsageError, resources
+from cluster.machine import GpuState
 from cluster.resources import ResourceError
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_checkpoint
@@ -127,7 +127,7 @@ def test_a_diverging_run_fails_with_the_workers_reason(make_experiment: Callable
 def test_a_gpu_that_this_machine_lacks_is_an_error_before_anything_is_read(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(resources, "inspect_gpus", lambda: GpuState(torch="2.13.0", cuda="13.0", error="no GPU"))
     with pytest.raises(ResourceError, match=r"train\.use_gpu asks for a GPU"):
         train(make_experiment(train__use_gpu=True, data__train="nowhere.csv"))
 
