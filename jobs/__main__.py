@@ -74,8 +74,19 @@ def add_commands(commands: CommandGroup) -> None:
         "input", help="texts: a file, a folder, a glob pattern or a URI; a quoted text; or - for lines of input"
     )
     predict.add_argument(
-        "--out", help="csv, tsv or jsonl to write, at a path or URI (default: jsonl on standard output)"
+        "--out",
+        help="csv, tsv, jsonl or parquet to write, at a path or URI, or a folder with a slash at its end "
+        "(default: jsonl on standard output)",
     )
+    predict.add_argument(
+        "--format", choices=("csv", "tsv", "jsonl", "parquet"), help="of the files in a folder (default: parquet)"
+    )
+    predict.add_argument(
+        "--workers", type=_count, metavar="N", help="processes that write into a folder (default: one per core)"
+    )
+    scores = predict.add_mutually_exclusive_group()
+    scores.add_argument("--top-k", type=_count, metavar="K", help="add a column of the K best labels and their scores")
+    scores.add_argument("--scores", action="store_true", help="add a column of all labels and their scores")
     _add_force(predict)
     predict.add_argument("--text-column", help="default: as in training")
     predict.add_argument("--delimiter", help="character between the columns, or tab (default: detected)")
@@ -226,7 +237,17 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.out is not None and not options.force:
         check_not_replaced(options.out, options.input)
-    predict_file(options.checkpoint, options.input, options.out, options.text_column, options.delimiter)
+    predict_file(
+        options.checkpoint,
+        options.input,
+        options.out,
+        options.text_column,
+        options.delimiter,
+        file_format=options.format,
+        num_scores=sys.maxsize if options.scores else options.top_k or 0,
+        workers=options.workers,
+        restart=options.force,
+    )
 
 
 def _vectors_train(options: argparse.Namespace) -> None:

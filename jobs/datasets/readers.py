@@ -93,7 +93,7 @@ def read_rows(
     options = ReadOptions(data, labelled, with_records=records is not None)
     texts, labels, lines, file_indices = [], [], [], []
     for file_index, file in enumerate(files):
-        for line, text, label, record in _iter_rows(file, options):
+        for line, text, label, record in iter_rows(file, options):
             texts.append(text)
             labels.append(label)
             lines.append(line)
@@ -112,7 +112,7 @@ def check_file(source: Source, data: DataSettings) -> None:
         DataError: as for `read_rows`.
     """
     for path in [source] if isinstance(source, str) else source:
-        rows = (row for file in resolve_source(path, data) for row in _iter_rows(file, ReadOptions(data)))
+        rows = (row for file in resolve_source(path, data) for row in iter_rows(file, ReadOptions(data)))
         if next(rows, None) is None:
             raise DataError(f"{locate(path, data)}: has no rows")
 
@@ -128,7 +128,7 @@ def stream_texts(source: Source, data: DataSettings, on_bytes_read: Callable[[in
     """
     options = ReadOptions(data, labelled=False, on_bytes_read=on_bytes_read)
     for file in resolve_source(source, data, any_lines=True):
-        for _, text, _, _ in _iter_rows(file, options):
+        for _, text, _, _ in iter_rows(file, options):
             yield text
 
 
@@ -166,7 +166,8 @@ def _sum_sizes(files: Iterable[SourceFile]) -> int | None:
     return None if None in sizes else sum(size or 0 for size in sizes)
 
 
-def _iter_rows(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+def iter_rows(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+    """Yield the rows of a file, or of its part; DataError if it cannot be read."""
     try:
         yield from (read_plain if file.format is None else READERS[file.format])(file, options)
     except StorageError as error:

@@ -5,65 +5,75 @@ finetune-cnn predict runs/tickets new.csv --out labelled.csv
 
 import codecs
 import csv
-import io
-import json
+import itertools
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from cluster.console.logs import RESULT
-from cluster.input_files import check_output_file, create_file, open_decompressed
+from cluster.input_files import check_output_file, file_size, open_decompressed
 from cluster.storage import is_uri, output_file
 from jobs.config.formats import find_format
 from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.formats.rows import DataError, SourceFile
-from jobs.datasets.readers import choose_encoding, read_rows
-from jobs.datasets.sources import has_matches, resolve_source
+from jobs.datasets.chunks import Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
+from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
+from jobs.datasets.readers import choose_encoding
+from jobs.datasets.sources import has_matches, locate, resolve_source
 from jobs.inference.classifier import Classifier
+from jobs.inference.prediction_output import (
+    OutputFormat,
+    Write,
+    choose_columns,
+    make_text_writer,
+    open_output,
+    parse_output_format,
+)
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.sharded_prediction import ProgressLog, ShardedPrediction, check_output_folder, is_folder_name
+from jobs.inference.text_tokens import find_words
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-OUTPUT_SUFFIXES = (".csv", ".tsv", ".jsonl")
 # With fewer texts, the projection table of the whole vocabulary takes longer than the texts.
 MIN_TEXTS_FOR_TABLE = 1000
-
-_TSV_SEPARATOR = re.compile(r"\r\n|[\t\r\n]")
-
-Record = Mapping[str, object]
-"""A row of a file: values by column."""
-
-
-@dataclass(frozen=True)
-class OutputFormat:
-    """Format of an output file. suffix: of csv, tsv or jsonl; is_gzipped: the file is compressed."""
-
-    suffix: str
-    is_gzipped: bool = False
+# If there are at most as many chunks, the projection table has only the words that occur in them.
+NUM_CHUNKS_TO_SCAN = 8
+LOG_INTERVAL_S = 5
 
 
 def predict_file(
-    path: str, source: str, out: str | None, text_column: str | None, delimiter: str | None = None
+    path: str,
+    source: str,
+    out: str | None,
+    text_column: str | None,
+    delimiter: str | None = None,
+    *,
+    file_format: str | None = None,
+    num_scores: int = 0,
+    workers: int | None = None,
+    restart: bool = False,
 ) -> None:
-    """Write the rows of a file with their labels and the labels' probabilities, as csv, tsv or jsonl.
+    """Write the rows of a file with their labels and the labels' probabilities, as csv, tsv, jsonl or parquet.
 
     The columns of the file stay. Where one is called `label` or `score`, the new one is called `predicted_label` or
-    `predicted_score`. Csv of csv keeps the delimiter.
+    `predicted_score`. Csv of csv keeps the delimiter. Memory does not grow with the number of rows.
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
         source: texts at a path or URI, in any format that is read; "-" for standard input, a text on each line; or a
             text.
-        out: path or URI of the output file, whose suffixes decide the format; None for jsonl on standard output.
+        out: path or URI of the output file, whose suffixes decide the format, or of a folder, with a slash at its end,
+            for files of parts of the rows; None for jsonl on standard output.
         text_column: column of the texts; by default the one that training read.
         delimiter: character between the columns; by default detected, as `data.delimiter` describes.
+        file_format: of the files in a folder; by default parquet.
+        num_scores: number of the best classes that a column `scores` lists with their probabilities; 0: no column.
+        workers: processes that write into a folder; by default one for each processor.
+        restart: replace a folder's files instead of completing them.
 
     Raises:
         ExperimentError: the delimiter is not a single character.
@@ -72,31 +82,31 @@ def predict_file(
         StorageError: `out` cannot be written, or is the source.
     """
     is_file = _is_file(source)
-    output_format = OutputFormat(".jsonl")
-    if out is not None:
-        output_format = _parse_output_format(out)
-        check_output_file(out, *(file.path for file in (resolve_source(source, DataSettings()) if is_file else [])))
+    files = resolve_source(source, DataSettings()) if is_file else []
+    output = _choose_output(out, file_format, workers, is_file=is_file)
+    if out is not None and is_folder_name(out):
+        check_output_folder(out, files)
+    elif out is not None:
+        check_output_file(out, *(file.path for file in files))
     checkpoint = load_checkpoint(path)
-    # Other files may have another delimiter than the training file.
-    data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
-    texts, records, files = _read_texts(source, data, text_column, is_file=is_file)
-    delimiter = _choose_delimiter(files, data, records[0]) if files and output_format.suffix == ".csv" else ","
-    label_column, score_column = (_choose_name(name, records) for name in ("label", "score"))
-    predictions = predict(checkpoint, texts)
-    rows = [
-        {**record, label_column: label, score_column: round(score, 6)}
-        for record, (label, score) in zip(records, predictions, strict=True)
-    ]
+    texts = _open_input(source, files, checkpoint, text_column, delimiter)
+    if output.suffix == ".csv":
+        output = replace(output, delimiter=_choose_delimiter(texts))
+    columns = choose_columns(checkpoint.labels, texts.columns, num_scores)
+    if out is not None and is_folder_name(out):
+        sharded = ShardedPrediction(source, texts.files, texts.options, checkpoint, output, columns, out)
+        sharded.run(lambda: build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE), workers, restart=restart)
+        return
+    chunks = texts.iter_chunks(as_batches=output.suffix == ".parquet", log_progress=out is not None)
     if out is None:
         encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
-        _write_rows(sys.stdout, rows, ".jsonl", ascii_only=not encoding.startswith("utf"))
+        output = replace(output, ascii_only=not encoding.startswith("utf"))
+        _write_predictions(checkpoint, chunks, make_text_writer(sys.stdout, output, columns))
         return
-    with output_file(out) as part, create_file(part, compress=output_format.is_gzipped) as stream:
-        # A half of a surrogate pair becomes the escape sequence that it was in JSON.
-        text = io.TextIOWrapper(stream, "utf-8", errors="backslashreplace", newline="")
-        _write_rows(text, rows, output_format.suffix, delimiter=delimiter)
-        text.detach()
-    logger.log(RESULT, f"wrote {out}: {len(rows):,} rows, with the columns {label_column} and {score_column} added")
+    with output_file(out) as part, open_output(part, output, columns) as write:
+        num_rows = _write_predictions(checkpoint, chunks, write)
+    *names, last = columns.new
+    logger.log(RESULT, f"wrote {out}: {num_rows:,} rows, with the columns {', '.join(names)} and {last} added")
 
 
 def predict(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
@@ -111,6 +121,63 @@ def build_classifier(checkpoint: Checkpoint, num_texts: int) -> Classifier:
     return Classifier(checkpoint, DEFAULT_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0, share_table=False)
 
 
+def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
+    """Return a checkpoint whose vocabulary has only words that occur in some texts; it classifies these equally."""
+    occurring = find_words(texts, checkpoint.experiment.text.lowercase)
+    selected = [index for index, word in enumerate(checkpoint.words) if word in occurring]
+    rows = [0, 1, *(index + 2 for index in selected)]  # padding and the unknown word are the first
+    names = {"vectors", "fixed_vectors"} & checkpoint.weights.keys()
+    if any(len(checkpoint.weights[name]) != len(checkpoint.words) + 2 for name in names):
+        return checkpoint  # the classifier reports it
+    weights = checkpoint.weights | {name: checkpoint.weights[name][rows] for name in names}
+    return replace(checkpoint, words=[checkpoint.words[index] for index in selected], weights=weights)
+
+
+def _write_predictions(checkpoint: Checkpoint, chunks: Iterator[Chunk], write: Write) -> int:
+    """Classify and write all chunks; return the number of rows."""
+    first = list(itertools.islice(chunks, NUM_CHUNKS_TO_SCAN + 1))
+    if len(first) <= NUM_CHUNKS_TO_SCAN:
+        checkpoint = select_words(checkpoint, [text for chunk in first for text in chunk.texts])
+    classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
+    num_rows = 0
+    for chunk in itertools.chain(first, chunks):
+        write(chunk, classifier.predict_proba(chunk.texts))
+        num_rows += len(chunk.texts)
+    return num_rows
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Rows to label: of files, or else of standard input or a single text."""
+
+    source: str
+    files: Sequence[SourceFile]
+    options: ReadOptions
+    columns: ColumnTypes
+
+    def iter_chunks(self, *, as_batches: bool, log_progress: bool) -> Iterator[Chunk]:
+        """Yield the rows."""
+        if self.source == STANDARD_INPUT:
+            yield from group_rows(_read_standard_input())
+        elif not self.files:
+            yield Chunk([self.source], [{"text": self.source}])
+        else:
+            num_read = 0
+
+            def count_bytes(number: int) -> None:
+                nonlocal num_read
+                num_read += number
+
+            sizes = [file_size(file.path) for file in self.files]
+            num_bytes = 0 if None in sizes else sum(size or 0 for size in sizes)
+            progress = ProgressLog()
+            options = replace(self.options, on_bytes_read=count_bytes)
+            for chunk in iter_chunks(self.files, options, as_batches=as_batches):
+                yield chunk
+                if log_progress:
+                    progress.add(len(chunk.texts), min(1.0, num_read / num_bytes) if num_bytes else None)
+
+
 def _is_file(source: str) -> bool:
     """Return whether the argument of a command names a file, which may not exist; else it is a text, or "-".
 
@@ -123,87 +190,62 @@ def _is_file(source: str) -> bool:
     return is_uri(source) and len(source.split()) == 1
 
 
-def _find_suffix(name: str) -> str:
-    return PurePath(name.partition("?")[0].lower().removesuffix(".gz")).suffix
+def _choose_output(out: str | None, file_format: str | None, workers: int | None, *, is_file: bool) -> OutputFormat:
+    """Return the format of the output; DataError if the options contradict each other."""
+    if out is not None and is_folder_name(out):
+        if not is_file:
+            raise DataError(f"{out}: is a folder, which holds the rows of files; name a file")
+        return OutputFormat(f".{file_format or 'parquet'}")
+    if workers is not None and workers > 1:
+        raise DataError("several workers write into a folder: end --out with a slash, as in --out labelled/")
+    output = OutputFormat(".jsonl") if out is None else parse_output_format(out)
+    if file_format is not None and output.suffix != f".{file_format}":
+        raise DataError(
+            f"{out or 'standard output'}: is {output.suffix[1:]}, not {file_format}; change --format or --out"
+        )
+    return output
 
 
-def _parse_output_format(out: str) -> OutputFormat:
-    suffix = _find_suffix(out)
-    if suffix not in OUTPUT_SUFFIXES:
-        raise DataError(f"{out}: the name must end in {', '.join(OUTPUT_SUFFIXES)}, or one of these and .gz")
-    return OutputFormat(suffix, out.partition("?")[0].lower().endswith(".gz"))
-
-
-def _read_texts(
-    source: str, data: DataSettings, text_column: str | None, *, is_file: bool
-) -> tuple[list[str], list[Record], Sequence[SourceFile]]:
-    """Return the texts of a source, the rows with all their columns, and the files that were read."""
-    if not is_file:
-        texts = _read_standard_input() if source == STANDARD_INPUT else [source]
-        return texts, [{"text": text} for text in texts], ()
+def _open_input(
+    source: str, files: Sequence[SourceFile], checkpoint: Checkpoint, text_column: str | None, delimiter: str | None
+) -> _Input:
+    """Return the rows of a source, after its encoding and its columns are known."""
+    # Other files may have another delimiter than the training file.
+    data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
     data = data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
+    if not files:
+        return _Input(source, (), ReadOptions(data), {"text": {str}})
     data = data.model_copy(update={"encoding": choose_encoding(source, data)})
-    records: list[Record] = []
+    options = ReadOptions(data, labelled=False, with_records=True)
     try:
-        rows = read_rows(source, data, labelled=False, records=records)
+        columns = scan_columns(files, options)
     except DataError as error:
         if "(data.text_column)" not in str(error):
             raise
         raise DataError(f"{error}; name it with --text-column") from error
-    return rows.texts, records, rows.files
+    if not columns:
+        raise DataError(f"{locate(source, data)}: has no rows")
+    return _Input(source, files, options, columns)
 
 
-def _read_standard_input() -> list[str]:
-    texts = []
+def _read_standard_input() -> Iterator[tuple[str, Record]]:
+    number = 0
     for number, line in enumerate(sys.stdin.buffer, start=1):
         try:
-            texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(f"standard input, line {number}: is not UTF-8: {error.reason}") from error
-    if not texts:
+        yield text, {"text": text}
+    if not number:
         raise DataError("standard input: has no lines; write a text on each line")
-    return texts
 
 
-def _choose_name(name: str, records: Sequence[Record]) -> str:
-    """Return a name for a new column that no record has."""
-    while any(name in record for record in records):
-        name = f"predicted_{name}"
-    return name
-
-
-def _choose_delimiter(files: Sequence[SourceFile], data: DataSettings, record: Record) -> str:
-    """Return the delimiter of the only csv file that was read, which csv output has too; a comma for other sources.
-
-    Args:
-        record: a row of the file, with all its columns.
-    """
-    if data.delimiter is not None or [file.format for file in files] != ["csv"]:
-        return data.delimiter or ","
+def _choose_delimiter(texts: _Input) -> str:
+    """Return the delimiter of the only csv file that is read, which csv output has too; a comma for other sources."""
+    files, delimiter = texts.files, texts.options.data.delimiter
+    if delimiter is not None or [file.format for file in files] != ["csv"]:
+        return delimiter or ","
     with open_decompressed(files[0].path) as stream:
         header = next(filter(bytes.strip, stream)).decode("utf-8-sig", errors="replace")  # delimiters are ASCII
-    counts = {delimiter: len(next(csv.reader([header], delimiter=delimiter))) for delimiter in DELIMITERS}
-    return next((delimiter for delimiter, count in counts.items() if count == len(record)), ",")
-
-
-def _write_rows(
-    stream: TextIO, rows: Sequence[Record], suffix: str, *, ascii_only: bool = False, delimiter: str = ","
-) -> None:
-    if suffix == ".jsonl":
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=ascii_only) + "\n")
-        return
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-    for values in (columns, *([_format_value(row.get(column)) for column in columns] for row in rows)):
-        if suffix == ".tsv":  # without quotes, so a tab or a line end becomes a space
-            stream.write("\t".join(_TSV_SEPARATOR.sub(" ", value) for value in values) + "\n")
-        else:
-            writer.writerow(values)
-
-
-def _format_value(value: object) -> str:
-    """Return a value of a record as a field of csv."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    counts = {mark: len(next(csv.reader([header], delimiter=mark))) for mark in DELIMITERS}
+    return next((mark for mark, count in counts.items() if count == len(texts.columns)), ",")

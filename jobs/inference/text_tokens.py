@@ -20,6 +20,20 @@ def tokenize_texts(texts: Sequence[str], lowercase: bool = True) -> list[list[st
     return [tokens for chunk in _split_into_chunks(texts) for tokens in _tokenize_chunk(chunk, lowercase)]
 
 
+def find_words(texts: Sequence[str], lowercase: bool = True) -> set[str]:
+    """Return the distinct tokens of texts."""
+    if sum(map(len, texts)) < MIN_CHARACTERS:
+        return {token for text in texts for token in tokenize(text, lowercase)}
+    found: set[str] = set()
+    for chunk in _split_into_chunks(texts):
+        words, _, _, is_left = _index_tokens(chunk, lowercase)
+        found.update(words)
+        for text, left in zip(chunk, is_left.tolist(), strict=True):
+            if left:
+                found.update(tokenize(text, lowercase))
+    return found
+
+
 def _split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     start = num_letters = 0
     for index, text in enumerate(texts):
@@ -32,6 +46,18 @@ def _split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _tokenize_chunk(texts: Sequence[str], lowercase: bool) -> Iterator[list[str]]:
+    words, ids, id_offsets, is_left = _index_tokens(texts, lowercase)
+    tokens = np.array(words, object)[ids[: id_offsets[-1]]].tolist()  # faster than a list comprehension
+    bounds = id_offsets.tolist()
+    for text, left, start, end in zip(texts, is_left.tolist(), bounds[:-1], bounds[1:], strict=True):
+        yield tokenize(text, lowercase) if left else tokens[start:end]
+
+
+def _index_tokens(texts: Sequence[str], lowercase: bool) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct tokens, the numbers of the texts' tokens, where each text starts, and which texts Python handles.
+
+    Text i has the tokens numbered ids[id_offsets[i]] to ids[id_offsets[i + 1] - 1], unless is_left[i].
+    """
     encoded, offsets = code_points.encode_texts(texts)
     normalized, classes = np.empty((2, 2 * len(encoded)), np.uint8)
     ends, is_left = np.empty_like(offsets), np.empty(len(texts), bool)
@@ -48,7 +74,4 @@ def _tokenize_chunk(texts: Sequence[str], lowercase: bool) -> Iterator[list[str]
         num_words = tokenizer_kernel.index_tokens(normalized, classes, ends, slots, hashes, spans, ids, id_offsets)
     content = normalized[:num_bytes].tobytes()
     words = [content[start:end].decode() for start, end in zip(*spans[:num_words].T.tolist(), strict=True)]
-    tokens = np.array(words, object)[ids[: id_offsets[-1]]].tolist()  # faster than a list comprehension
-    bounds = id_offsets.tolist()
-    for text, left, start, end in zip(texts, is_left.tolist(), bounds[:-1], bounds[1:], strict=True):
-        yield tokenize(text, lowercase) if left else tokens[start:end]
+    return words, ids, id_offsets, is_left

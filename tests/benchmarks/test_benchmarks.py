@@ -53,6 +53,18 @@ def test_commands(shared_data: Path) -> None:
     assert [row["rows"] for row in metrics["prediction"]] == [500]
 
 
+def test_prediction() -> None:
+    """Every side labels the same rows; after kills no row is lost, there twice, or labelled again."""
+    metrics = run("prediction", "--quick")
+    assert sum(row["side"].startswith("this project") for row in metrics["speed"]) == 4
+    assert all(row["rows/s"] > 0 and 20 < row["peak MB"] < 2000 for row in metrics["speed"])
+    assert [row["rows"] for row in metrics["memory"]] == [5_000, 20_000]
+    [row] = metrics["kills"]
+    assert row["kills of the command"] == row["of a worker"] == 1
+    assert row["rows"] == 20_000
+    assert row["lost"] == row["duplicated"] == row["parts written again"] == row["partial files"] == 0
+
+
 def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: Path) -> None:
     """All four embeddings on TREC; a training in the results file is not repeated."""
     arguments = ("--quick", "--results", str(tmp_path / "results.jsonl"))

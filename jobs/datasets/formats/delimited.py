@@ -1,16 +1,27 @@
 """Rows of csv and tsv files: delimiter, header, quoted fields."""
 
+import codecs
 import contextlib
 import csv
 import itertools
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from cluster.input_files import open_decompressed
 from jobs.config.settings import DELIMITERS
 from jobs.datasets.formats.labels import LabelParser
-from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile, check_names_differ, find_column
-from jobs.datasets.formats.text_lines import iter_lines
+from jobs.datasets.formats.rows import (
+    DataError,
+    FilePart,
+    ReadOptions,
+    Row,
+    SourceFile,
+    check_names_differ,
+    find_column,
+)
+from jobs.datasets.formats.text_lines import cut_at_lines, iter_lines
 
 MAX_RECORD_LINES = 100  # of a quoted record in a tsv file
 
@@ -26,39 +37,96 @@ def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     Raises:
         DataError: a column is missing or occurs twice, or a row is invalid; for records, any column occurs twice.
     """
+    path, part, lines = file.path, file.part, iter_lines(file, options)
+    layout, lines = _detect_layout(file, options, itertools.chain(part.header, lines) if part else lines)
+    num_before = part.num_before - len(part.header) if part else layout.blank_lines
+    rows = layout.iter_fields(path, lines, num_before)
+    header = [unicodedata.normalize("NFC", name.strip()) for name in next(rows)[1]]
+    hint = f"; they are separated by {_describe(layout.delimiter)} (data.delimiter)"
+    indices = [find_column(path, header, key, name, hint) for key, name in options.columns.items()]
+    if options.with_records:
+        check_names_differ(path, header)
+    text_index, label_index = indices[0], indices[-1]
+    parser = LabelParser(file, options.data.label_column)
+    for number, row in rows:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are separated "
+                f"by {_describe(layout.delimiter)}"
+            )
+        label = parser.parse(number, row[label_index]) if options.labelled else ""
+        yield number, row[text_index], label, dict(zip(header, row, strict=True)) if options.with_records else None
+
+
+def divide_delimited(file: SourceFile, options: ReadOptions, part_bytes: int) -> list[FilePart]:
+    """Return parts of a file, of whole rows and about some bytes each, in an encoding that has ASCII's bytes.
+
+    Raises:
+        DataError: as of `read_delimited`, of what must be parsed to find the ends of rows.
+    """
+    lines = iter_lines(file, options)
+    layout, lines = _detect_layout(file, options, lines)
+    header: list[str] = []
+    # Line numbers and positions of the ends of the last lines.
+    ends: deque[tuple[int, int]] = deque(maxlen=MAX_RECORD_LINES + 1)
+    with open_decompressed(file.path) as stream:
+
+        def iter_tracked() -> Iterator[str]:
+            number, position = layout.blank_lines, sum(len(next(stream)) for _ in range(layout.blank_lines))
+            for raw in stream:
+                number, position = number + 1, position + len(raw)
+                ends.append((number, position))
+                # Quotes, delimiters and line ends are the same in Latin-1, which decodes all bytes.
+                yield (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("latin-1")
+
+        rows = layout.iter_fields(file.path, iter_tracked(), layout.blank_lines)
+        next(rows)
+        num_header, start = ends[-1]
+        header += itertools.islice(lines, num_header - layout.blank_lines)
+        cuts = cut_at_lines(stream, part_bytes, start, num_header, unless=b'"')
+        if cuts is None:  # a row may have several lines
+            stream.seek(start)
+            cuts = [(num_header, start)]
+            for number, _ in rows:
+                end = ends[number - ends[0][0]]
+                if end[1] >= cuts[-1][1] + part_bytes:
+                    cuts.append(end)
+            if ends[-1] != cuts[-1]:
+                cuts.append(ends[-1])
+    return [FilePart(before[1], end[1], before[0], tuple(header)) for before, end in itertools.pairwise(cuts)]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Layout of a file. is_raw: fields are not quoted, or only where it is needed; blank_lines: before the header."""
+
+    delimiter: str
+    is_raw: bool
+    blank_lines: int
+
+    def iter_fields(self, path: str, lines: Iterator[str], num_before: int) -> Iterator[NumberedFields]:
+        """Yield the fields of the rows, header included; num_before: number of the lines before the first one."""
+        rows = _iter_tab_separated(lines) if self.is_raw else _iter_csv(path, lines, self.delimiter, num_before)
+        return ((number + num_before, row) for number, row in rows) if num_before else rows
+
+
+def _detect_layout(file: SourceFile, options: ReadOptions, lines: Iterator[str]) -> tuple[_Layout, Iterator[str]]:
+    """Return the layout of a file, and its lines from the header on; DataError if there is no header."""
     csv.field_size_limit(1 << 30)
-    path, delimiter, lines = file.path, options.data.delimiter, iter_lines(file, options)
     blank_lines = 0
     first = next(lines, "")
     while first and not first.strip():
         blank_lines += 1
         first = next(lines, "")
     if not first:
-        raise DataError(f"{path}: is empty; the first line must contain the column names")
-    names, is_tsv = options.columns, file.format == "tsv"
+        raise DataError(f"{file.path}: is empty; the first line must contain the column names")
+    is_tsv, delimiter = file.format == "tsv", options.data.delimiter
     if delimiter is None:
-        delimiter = "\t" if is_tsv else _detect_delimiter(first, names)
-    lines = itertools.chain([first], lines)
+        delimiter = "\t" if is_tsv else _detect_delimiter(first, options.columns)
     # In tsv of this project and others, a quote at the start of a field is part of it. A quoted header shows that
     # another program has quoted all fields.
     is_raw = is_tsv and delimiter == "\t" and not first.startswith('"')
-    rows = _iter_tab_separated(lines) if is_raw else _iter_csv(path, lines, delimiter, blank_lines)
-    header = [unicodedata.normalize("NFC", name.strip()) for name in next(rows)[1]]
-    hint = f"; they are separated by {_describe(delimiter)} (data.delimiter)"
-    indices = [find_column(path, header, key, name, hint) for key, name in names.items()]
-    if options.with_records:
-        check_names_differ(path, header)
-    text_index, label_index = indices[0], indices[-1]
-    parser = LabelParser(file, options.data.label_column)
-    for number, row in rows:
-        number += blank_lines
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are separated "
-                f"by {_describe(delimiter)}"
-            )
-        label = parser.parse(number, row[label_index]) if options.labelled else ""
-        yield number, row[text_index], label, dict(zip(header, row, strict=True)) if options.with_records else None
+    return _Layout(delimiter, is_raw, blank_lines), itertools.chain([first], lines)
 
 
 def _detect_delimiter(header: str, names: Mapping[str, str]) -> str:
@@ -78,14 +146,14 @@ def _describe(delimiter: str) -> str:
     return DELIMITERS.get(delimiter, repr(delimiter))
 
 
-def _iter_csv(path: str, lines: Iterator[str], delimiter: str, blank_lines: int) -> Iterator[NumberedFields]:
+def _iter_csv(path: str, lines: Iterator[str], delimiter: str, num_before: int) -> Iterator[NumberedFields]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         for row in reader:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num + blank_lines}: not valid csv: {error}") from error
+        raise DataError(f"{path}, line {reader.line_num + num_before}: not valid csv: {error}") from error
 
 
 def _iter_tab_separated(lines: Iterator[str]) -> Iterator[NumberedFields]:
@@ -99,7 +167,7 @@ def _iter_tab_separated(lines: Iterator[str]) -> Iterator[NumberedFields]:
     while line := pending.popleft() if pending else next(lines, ""):
         number += 1
         row = line.rstrip("\r\n").split("\t")
-        if num_columns and any(field.startswith('"') for field in row):
+        if num_columns and '"' in line and any(field.startswith('"') for field in row):
             pending.extend(itertools.islice(lines, MAX_RECORD_LINES - 1 - len(pending)))
             quoted, num_lines = _parse_quoted([line, *pending], num_columns)
             if quoted is not None:

@@ -25,7 +25,7 @@ def read_fasttext(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
         DataError: a line has no label or several, or errors as of `iter_lines`.
     """
     parser = LabelParser(file, LABEL_PREFIX)
-    for number, line in enumerate(iter_lines(file, options), start=1):
+    for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         line = line.rstrip("\r\n")
         labels, text = _split(line)
         label = ""

@@ -18,7 +18,7 @@ def read_jsonl(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     """
     columns, text_name, label_name = options.columns, options.data.text_column, options.data.label_column
     parser = LabelParser(file, label_name)
-    for number, line in enumerate(iter_lines(file, options), start=1):
+    for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         if not line.strip():
             continue
         try:

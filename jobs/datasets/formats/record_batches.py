@@ -40,19 +40,42 @@ def read_batches(file: SourceFile, options: ReadOptions, open_batches: OpenBatch
         DataError: the file is damaged, a column is missing or of another type, or a text or a label is null.
         StorageError: the file cannot be opened.
     """
-    number = 0
+    for columns, batch, num_before in _iter_slices(file, options, open_batches):
+        yield from columns.iter_rows(batch, num_before)
+
+
+def stream_batches(
+    file: SourceFile, options: ReadOptions, open_batches: OpenBatches
+) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+    """Yield the texts of batches, and the batches with all columns, with names of classes instead of their numbers.
+
+    Args:
+        options: with records, so that all columns are read; without labels.
+
+    Raises:
+        DataError, StorageError: as for `read_batches`.
+    """
+    for columns, batch, num_before in _iter_slices(file, options, open_batches):
+        yield columns.list_texts(batch, num_before), columns.name_classes(batch)
+
+
+def _iter_slices(
+    file: SourceFile, options: ReadOptions, open_batches: OpenBatches
+) -> Iterator[tuple["_Columns", pa.RecordBatch, int]]:
+    """Yield the columns, slices of the batches, and the number of rows before each; errors as of `read_batches`."""
+    first = number = file.first_number - 1
     try:
         with open_batches(file.path) as batch_file:
             columns = _Columns(file, options, batch_file.schema)
             for batch, num_bytes in batch_file.iter_batches(None if options.with_records else columns.names):
                 for start in range(0, len(batch), SLICE_ROWS):
-                    for row in columns.iter_rows(batch.slice(start, SLICE_ROWS), number):
-                        number += 1
-                        yield row
+                    part = batch.slice(start, SLICE_ROWS)
+                    yield columns, part, number
+                    number += len(part)
                 if options.on_bytes_read:
                     options.on_bytes_read(num_bytes)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        position = f"{file.path}, after row {number}" if number else file.path
+        position = f"{file.path}, after row {number}" if number > first else file.path
         message = f"{position}: cannot be read as {file.format}: {to_single_line(error)}"
         raise DataError(f"{message}; the file may be damaged or incomplete") from error
 
@@ -94,7 +117,7 @@ class _Columns:
 
     def iter_rows(self, batch: pa.RecordBatch, start: int) -> Iterator[Row]:
         """Yield the rows of a batch; start: the number of rows before it."""
-        texts = batch.column(self._text).to_pylist()
+        texts = self.list_texts(batch, start)
         labels: Sequence[object] = [""] * len(texts)
         if self._options.labelled:
             labels = _list_values(batch.column(self._label), self._class_names.get(self._label))
@@ -103,10 +126,30 @@ class _Columns:
             records = _build_records(batch, self._class_names)
         rows = zip(texts, labels, records, strict=True)
         for number, (text, value, record) in enumerate(rows, start=start + 1):
-            if text is None:
-                position = self._file.describe_position(number)
-                raise DataError(f"{position}: the text in '{self._text}' is null; fill it in or remove the row")
             yield number, text, self._parser.parse(number, value) if self._options.labelled else "", record
+
+    def list_texts(self, batch: pa.RecordBatch, start: int) -> list[str]:
+        """Return the texts of a batch; start: the number of rows before it."""
+        column = batch.column(self._text)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if column.null_count:
+            position = self._file.describe_position(start + 1 + column.is_null().to_pylist().index(True))
+            raise DataError(f"{position}: the text in '{self._text}' is null; fill it in or remove the row")
+        texts: list[str] = column.to_numpy(zero_copy_only=False).tolist()
+        return texts
+
+    def name_classes(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a batch with names in Unicode NFC, and with the names of classes instead of their numbers."""
+        columns, fields = list(batch.columns), []
+        for index, field in enumerate(batch.schema):
+            names = self._class_names.get(field.name)
+            if names is not None and pa.types.is_integer(field.type):
+                columns[index] = pa.array(_list_values(columns[index], names), pa.string())
+                field = pa.field(field.name, pa.string())
+            fields.append(field.with_name(_normalize(field.name)))
+        metadata = {key: value for key, value in (batch.schema.metadata or {}).items() if key != b"huggingface"}
+        return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata))
 
     def _check_label_type(self, kind: pa.DataType) -> None:
         column = f"{self._file.path}: the column '{self._label}' (data.label_column) holds"

@@ -24,15 +24,35 @@ class DataError(UsageError):
 
 
 @dataclass(frozen=True)
+class FilePart:
+    """A part of a file that is read by itself.
+
+    start, end: positions in bytes, the end exclusive; in parquet, numbers of rows. num_before: number of the lines, or
+    rows, before it. header: lines of the header of csv and tsv.
+    """
+
+    start: int
+    end: int
+    num_before: int
+    header: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """A file to read, at a path or URI.
 
-    format: None: a text on each line. class_names: of columns of class numbers, by column.
+    format: None: a text on each line. class_names: of columns of class numbers, by column. part: None: all of it.
     """
 
     path: str
     format: FormatName | None
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    part: FilePart | None = None
+
+    @property
+    def first_number(self) -> int:
+        """Number of the first line, or row, that is read."""
+        return self.part.num_before + 1 if self.part else 1
 
     def describe_position(self, number: int) -> str:
         """Return the file and the number of a row, for a message."""

@@ -1,14 +1,16 @@
 """Lines of text files: decompressed, decoded, without a byte order mark."""
 
 import codecs
+import math
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from cluster.input_files import READ_ERRORS, open_decompressed
 from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile
 
 
 def iter_lines(file: SourceFile, options: ReadOptions) -> Iterator[str]:
-    """Yield the lines of a file with their ends.
+    """Yield the lines of a file, or of its part, with their ends.
 
     Raises:
         DataError: the encoding is unknown or does not fit, or the file is damaged.
@@ -23,10 +25,16 @@ def iter_lines(file: SourceFile, options: ReadOptions) -> Iterator[str]:
         raise DataError(f"data.encoding: unknown encoding {encoding!r}") from error
     if line_end != b"\n":  # the bytes are split into lines before they are decoded
         raise DataError(f"data.encoding: {encoding} is not supported; convert {path} to utf-8")
-    number = 0
+    part = file.part
+    number, rest = (part.num_before, part.end - part.start) if part else (0, math.inf)
     try:
         with open_decompressed(path, options.on_bytes_read) as stream:
+            if part:
+                stream.seek(part.start)
             for raw in stream:
+                if rest <= 0:
+                    break
+                rest -= len(raw)
                 number += 1
                 try:
                     line = raw.decode(encoding)
@@ -41,7 +49,28 @@ def iter_lines(file: SourceFile, options: ReadOptions) -> Iterator[str]:
         raise DataError(f"{position}: cannot be read: {error}; the file may be damaged or incomplete") from error
 
 
+def cut_at_lines(
+    stream: BinaryIO, part_bytes: int, start: int = 0, num_before: int = 0, unless: bytes | None = None
+) -> list[tuple[int, int]] | None:
+    """Return ends of lines that are about some bytes apart: the number of lines up to each, and its position in bytes.
+
+    Args:
+        start, num_before: position of the first line, which is the first of the ends, and number of the lines before.
+        unless: the result is None if these bytes occur.
+    """
+    stream.seek(start)
+    cuts = [(num_before, start)]
+    while block := stream.read(part_bytes):
+        block += stream.readline()
+        if unless is not None and unless in block:
+            return None
+        num_before += block.count(b"\n") + (not block.endswith(b"\n"))
+        start += len(block)
+        cuts.append((num_before, start))
+    return cuts
+
+
 def read_plain(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     """Yield every line as a text without a label; errors as of `iter_lines`."""
-    for number, line in enumerate(iter_lines(file, options), start=1):
+    for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         yield number, line.rstrip("\r\n"), "", None

@@ -6,25 +6,33 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
-from jobs.inference import file_prediction
+from jobs.datasets import chunks
+from jobs.datasets.formats import record_batches
+from jobs.inference import file_prediction, sharded_prediction
+from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
 from jobs.inference.predict import predict_proba
-from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
-from tests.support.text_formats import encode_table
+from tests.support.text_formats import encode_rows, encode_table
 from tests.support.toy_data import read_jsonl
 
 
@@ -284,15 +292,24 @@ def test_a_missing_column_names_the_option(saved: str, tmp_path: Path) -> None:
 
 
 def test_the_table_does_not_change_the_scores(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few texts are classified without a projection table; no file is shared with other processes."""
+    """It has the words of all texts, or the whole vocabulary; no file is shared with other processes."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     (tmp_path / "in.csv").write_text("text\n" + "".join(f"word{n} word{n + 1} unseen\n" for n in range(50)))
     scores = []
-    for limit in (0, 1000):
-        monkeypatch.setattr(file_prediction, "MIN_TEXTS_FOR_TABLE", limit)
+    num_words = []
+
+    def count_words(checkpoint: Checkpoint, num_texts: int) -> Classifier:
+        num_words.append(len(checkpoint.words))
+        return build(checkpoint, num_texts)
+
+    build = file_prediction.build_classifier
+    monkeypatch.setattr(file_prediction, "build_classifier", count_words)
+    for limit in (0, 1):
+        monkeypatch.setattr(file_prediction, "NUM_CHUNKS_TO_SCAN", limit)
         predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl"), None)
         scores.append([row["score"] for row in read_jsonl(tmp_path / "out.jsonl")])
     np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
+    assert num_words == [200, 51]
     assert not (tmp_path / "tmp").exists()
 
 
@@ -321,3 +338,131 @@ def test_predict_and_evaluate_do_not_import_torch() -> None:
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
     )
     assert process.stdout == "set()\n", process.stderr
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("source", ["in.csv", "in.jsonl", "in.parquet", "-"])
+def test_rows_are_written_in_chunks(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, source: str
+) -> None:
+    """Of every input and output; the rows are those of a single chunk."""
+    monkeypatch.chdir(tmp_path)
+    rows = [("x", f"word{number} word{number + 1}") for number in range(50)]
+    if source != "-":
+        Path(source).write_bytes(encode_rows(rows, Path(source).suffix))
+    outputs = []
+    for limit in (7, 1000):
+        monkeypatch.setattr(chunks, "MAX_ROWS", limit)
+        monkeypatch.setattr(record_batches, "SLICE_ROWS", limit)
+        lines = "".join(f"{text}\n" for _, text in rows)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+        predict_file(saved, source, f"out{suffix}", None)
+        outputs.append(Path(f"out{suffix}").read_bytes())
+    assert outputs[0] == outputs[1]
+
+
+def test_memory_does_not_grow_with_the_file(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At no time are there more chunks than those that decide about the projection table."""
+    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
+    monkeypatch.setattr(file_prediction, "NUM_CHUNKS_TO_SCAN", 2)
+    references: list[weakref.ref[chunks.Chunk]] = []
+    counts = []
+
+    def follow(*arguments: Any, **options: Any) -> Iterator[chunks.Chunk]:
+        for chunk in iter_chunks(*arguments, **options):
+            references.append(weakref.ref(chunk))
+            counts.append(sum(reference() is not None for reference in references))
+            yield chunk
+
+    iter_chunks = file_prediction.iter_chunks
+    monkeypatch.setattr(file_prediction, "iter_chunks", follow)
+    (tmp_path / "in.csv").write_text("text\n" + "word1\n" * 1000)
+    predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
+    assert len(counts) == 100
+    assert max(counts) <= 5
+
+
+def test_parquet_has_the_types_of_the_input(saved: str, tmp_path: Path) -> None:
+    """Those of Arrow, with the names of classes; of jsonl numbers, booleans and strings, and JSON for other values."""
+    day = datetime.date(2020, 1, 2)
+    features = {"info": {"features": {"kind": {"names": ["good", "bad"], "_type": "ClassLabel"}}}}
+    table = pyarrow.table({"text": ["word1", "word2"], "day": [day, None], "kind": [1, -1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    (tmp_path / "in.arrow").write_bytes(encode_table(table, ".arrow"))
+    predict_file(saved, str(tmp_path / "in.arrow"), str(tmp_path / "out.parquet"), None)
+    written = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert [str(kind) for kind in written.schema.types] == ["string", "date32[day]", "string", "string", "float"]
+    assert [row["kind"] for row in written.to_pylist()] == ["bad", None]
+    assert [row["day"] for row in written.to_pylist()] == [day, None]
+    rows = [
+        {"text": "word1", "a": 1, "b": 2, "c": True, "d": [1], "e": "x", "f": 1 << 70},
+        {"text": "word2", "b": 0.5, "d": None, "e": "\ud800", "g": None},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.parquet"), None)
+    first, second = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert list(first) == ["text", "a", "b", "c", "d", "e", "f", "g", "label", "score"]
+    assert list(first.values())[:7] == ["word1", 1, 2.0, True, "[1]", "x", str(1 << 70)]
+    assert list(second.values())[:8] == ["word2", None, 0.5, None, None, "\\ud800", None, None]
+
+
+def test_files_with_different_columns_are_not_one_parquet_file(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        table = pyarrow.table({"text": ["word1"], name: [1]})
+        (tmp_path / "in" / f"{name}.parquet").write_bytes(encode_table(table, ".parquet"))
+    with pytest.raises(UsageError, match=r"different columns .* write parquet into a folder"):
+        predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.parquet"), None)
+    assert not (tmp_path / "out.parquet").exists()
+    predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.jsonl"), None)
+    assert [row.get("b") for row in read_jsonl(tmp_path / "out.jsonl")] == [None, 1]
+
+
+@pytest.mark.parametrize(("option", "count"), [(["--top-k", "2"], 2), (["--scores"], 3), (["--top-k", "9"], 3)])
+def test_scores_of_several_classes(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], count: int
+) -> None:
+    """The best first, as the service responds; in csv as JSON."""
+    (tmp_path / "in.csv").write_text("text\nword1\nword2 word3\n")
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        out = str(tmp_path / f"out{suffix}")
+        assert main(["predict", saved, str(tmp_path / "in.csv"), "--out", out, *option]) == 0
+        assert "with the columns label, score and scores added" in capsys.readouterr().out
+    rows = read_jsonl(tmp_path / "out.jsonl")
+    expected = predict_proba(load_checkpoint(saved), ["word1", "word2 word3"])
+    for row, probabilities in zip(rows, expected, strict=True):
+        assert [pair["label"] for pair in row["scores"]] == ["abc"[i] for i in np.argsort(-probabilities)[:count]]
+        scores = [pair["score"] for pair in row["scores"]]
+        np.testing.assert_allclose(scores, np.sort(probabilities)[::-1][:count], atol=2e-6)
+        assert row["scores"][0] == {"label": row["label"], "score": row["score"]}
+    assert [json.loads(row["scores"]) for row in read_csv(tmp_path / "out.csv")] == [row["scores"] for row in rows]
+    for row, other in zip(pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist(), rows, strict=True):
+        assert [pair["label"] for pair in row["scores"]] == [pair["label"] for pair in other["scores"]]
+        np.testing.assert_allclose(
+            [pair["score"] for pair in row["scores"]], [pair["score"] for pair in other["scores"]], atol=1e-6
+        )
+
+
+def test_a_column_of_a_later_row_does_not_collide_with_a_new_one(saved: str, tmp_path: Path) -> None:
+    """All lines of JSON and of fastText are read for their columns; new columns are the last ones of csv."""
+    (tmp_path / "in.jsonl").write_text('{"text": "word1"}\n' * 20 + '{"text": "word1", "label": "mine"}\n')
+    predict_file(saved, str(tmp_path / "in.jsonl"), str(tmp_path / "out.csv"), None)
+    rows = read_csv(tmp_path / "out.csv")
+    assert list(rows[0]) == ["text", "label", "predicted_label", "score"]
+    assert [row["label"] for row in rows] == [""] * 20 + ["mine"]
+    (tmp_path / "in.txt").write_text("word1\n__label__x word2\n")
+    predict_file(saved, str(tmp_path / "in.txt"), str(tmp_path / "out.csv"), None)
+    assert list(read_csv(tmp_path / "out.csv")[1]) == ["text", "label", "predicted_label", "score"]
+
+
+def test_progress_is_logged(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
+    """Rows, their rate and the remaining time; not where the rows are on standard output."""
+    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
+    monkeypatch.setattr(sharded_prediction, "LOG_INTERVAL_S", 0)
+    (tmp_path / "in.csv").write_text("text\n" + "word1\n" * 30)
+    predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
+    assert len(messages) == 4
+    assert re.fullmatch(r"labelled 10 rows, [\d,]+ rows a second, \d+% done, \d+ s remaining", messages[0])
+    messages.clear()
+    predict_file(saved, str(tmp_path / "in.csv"), None, None)
+    assert messages == []

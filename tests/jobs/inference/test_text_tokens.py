@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jobs.datasets.tokenizer import tokenize
 from jobs.inference import text_tokens
-from jobs.inference.text_tokens import tokenize_texts
+from jobs.inference.text_tokens import find_words, tokenize_texts
 
 TEXTS = [
     "It isn't",
@@ -35,7 +35,9 @@ def compiled_tokenizer() -> Iterator[None]:
 @given(texts=st.lists(st.sampled_from(TEXTS) | st.text(max_size=20), max_size=8), lowercase=st.booleans())
 def test_tokens_are_those_of_the_single_text(texts: list[str], lowercase: bool) -> None:
     """Of any script; some texts are empty, or normalized in Python."""
-    assert tokenize_texts(texts, lowercase) == [tokenize(text, lowercase) for text in texts]
+    expected = [tokenize(text, lowercase) for text in texts]
+    assert tokenize_texts(texts, lowercase) == expected
+    assert find_words(texts, lowercase) == {token for tokens in expected for token in tokens}
 
 
 def test_texts_are_tokenized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,5 +58,6 @@ def test_few_texts_are_tokenized_in_python(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(text_tokens, "MIN_CHARACTERS", 4)
     monkeypatch.setattr(text_tokens.code_points, "make_tables", None)
     assert tokenize_texts(["a b"]) == [["a", "b"]]
+    assert find_words(["a b"]) == {"a", "b"}
     with pytest.raises(TypeError):
         tokenize_texts(["a b", "c"])

@@ -158,4 +158,4 @@ def test_suffixes_are_listed_once() -> None:
     """Other files import the table of formats."""
     paths = [path for folder in ("jobs", "cluster") for path in (REPOSITORY / folder).rglob("*.py")]
     listing = [path.name for path in paths if '".csv"' in path.read_text() and '".tsv"' in path.read_text()]
-    assert sorted(listing) == ["file_prediction.py", "formats.py"]  # the first: formats that are written
+    assert sorted(listing) == ["formats.py", "prediction_output.py"]  # the second: formats that are written

@@ -1,0 +1,221 @@
+"""Prediction into a folder: parts that several processes write, and what is left when they are killed."""
+
+import csv
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from cluster import UsageError
+from jobs.__main__ import main
+from jobs.inference import sharded_prediction
+from jobs.inference.file_prediction import predict_file
+from jobs.model.checkpoint import save_checkpoint
+from tests.support.checkpoints import checkpoint_of
+from tests.support.commands import run_command
+from tests.support.running_commands import RunningCommand
+from tests.support.text_formats import encode_rows
+from tests.support.toy_data import read_jsonl
+from tests.support.waiting import wait_for
+
+NUM_ROWS = 400
+ROWS = [(f"l{number}", f'word{number % 90} "word2", {number}') for number in range(NUM_ROWS)]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder / "checkpoint", checkpoint_of("non-static"))
+    return str(folder / "checkpoint")
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded_prediction, "PART_BYTES", 1500)
+
+
+def read_parts(folder: Path) -> list[dict[str, object]]:
+    """Return the rows of all visible files, in their order."""
+    rows: list[dict[str, object]] = []
+    for path in sorted(folder.glob("[!._]*")):
+        if path.suffix == ".parquet":
+            rows += pyarrow.parquet.read_table(path).to_pylist()
+        elif path.suffix == ".jsonl":
+            rows += read_jsonl(path)
+        else:
+            with path.open(newline="", encoding="utf-8") as stream:
+                rows += list(csv.DictReader(stream))
+    return rows
+
+
+@pytest.mark.parametrize(("suffix", "file_format"), [(".csv", "csv"), (".tsv", "jsonl"), (".parquet", "parquet")])
+@pytest.mark.usefixtures("small_parts")
+def test_the_parts_have_the_rows_of_the_single_file(
+    saved: str, tmp_path: Path, suffix: str, file_format: str, messages: list[str]
+) -> None:
+    """In the same order; each csv has a header."""
+    (tmp_path / f"in{suffix}").write_bytes(encode_rows(ROWS, suffix))
+    source, out = str(tmp_path / f"in{suffix}"), tmp_path / "out"
+    predict_file(saved, source, f"{out}/", None, file_format=file_format, workers=1)
+    predict_file(saved, source, f"{tmp_path}/single.jsonl", None)
+    paths = sorted(out.glob("[!._]*"))
+    assert len(paths) > 5
+    assert paths[0].name == f"part-00000.{file_format}"
+    columns = "predicted_label and score"
+    assert (
+        messages[0] == f"wrote {out}/: 400 rows in {len(paths)} of {len(paths)} files, with the columns {columns} added"
+    )
+    expected = read_jsonl(tmp_path / "single.jsonl")
+    for row, other in zip(read_parts(out), expected, strict=True):
+        assert float(str(row.pop("score"))) == pytest.approx(other.pop("score"), abs=2e-6)
+        assert row == other
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_only_missing_files_are_written(saved: str, tmp_path: Path, messages: list[str]) -> None:
+    """What a killed process left is removed. --force starts again; another prediction is not mixed with this one."""
+    (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
+    out = tmp_path / "out"
+    command = ["predict", saved, str(tmp_path / "in.csv"), "--workers", "1", "--out"]
+    assert main([*command, f"{out}/"]) == 0
+    expected = read_parts(out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    (out / "part-00001.parquet").unlink()
+    (out / ".part-00001.parquet.0123.part").write_bytes(b"PAR1")
+    assert main([*command, f"{out}/"]) == 0
+    assert read_parts(out) == expected
+    assert {path.name for path in out.glob("part-*") if path.stat().st_mtime_ns != times[path.name]} == {
+        "part-00001.parquet"
+    }
+    assert f"rows in 1 of {len(times)} files" in messages[-1]
+    assert sorted(path.name for path in out.glob("[._]*")) == [".lock", "_predictions.json"]
+    for options in (["--top-k", "2"], ["--format", "csv"]):
+        with pytest.raises(UsageError, match="add --force to replace them"):
+            run_options(saved, tmp_path, options)
+    (tmp_path / "in.csv").write_bytes(encode_rows(ROWS[:200], ".csv"))
+    with pytest.raises(UsageError, match="add --force to replace them"):
+        run_options(saved, tmp_path, [])
+    assert main([*command, f"{out}/", "--force"]) == 0
+    assert len(read_parts(out)) == 200
+
+
+def run_options(saved: str, folder: Path, options: list[str]) -> None:
+    """Run predict, and raise its error."""
+    settings = dict(zip(options[::2], options[1::2], strict=True))
+    predict_file(
+        saved, str(folder / "in.csv"), f"{folder}/out/", None, workers=1,
+        file_format=settings.get("--format"), num_scores=int(settings.get("--top-k", 0)),
+    )  # fmt: skip
+
+
+def test_a_folder_with_other_files_is_an_error(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nword1\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"holds other files, such as notes\.txt"):
+        predict_file(saved, str(tmp_path / "in.csv"), f"{tmp_path}/out/", None)
+    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "notes.txt"]
+
+
+@pytest.mark.parametrize("source", ["out", "out/part-00000.csv", "file://{}/out", "link/*.csv"])
+def test_the_input_is_never_replaced(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """With --force too: an output may be the input of another prediction."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("text\nword1\n")
+    predict_file(saved, "in.csv", "out/", None, file_format="csv")
+    Path("link").symlink_to("out")
+    for out in ("out/", f"{tmp_path}/out/", f"file://{tmp_path}/out/"):
+        with pytest.raises(UsageError, match=r"out/: is the folder of the input"):
+            predict_file(saved, source.format(tmp_path), out, None, restart=True)
+    assert read_parts(tmp_path / "out")
+    predict_file(saved, source.format(tmp_path), "twice/", None)
+    assert list(read_parts(tmp_path / "twice")[0]) == ["text", "label", "score", "predicted_label", "predicted_score"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.csv", "--out", "a.csv", "--workers", "2"], "several workers write into a folder"),
+        (["in.csv", "--out", "a.csv", "--format", "jsonl"], "a.csv: is csv, not jsonl"),
+        (["word1", "--out", "out/"], "out/: is a folder, which holds the rows of files"),
+        (["in.csv", "--out", "a.parquet.gz"], "the name must end in"),
+    ],
+)
+def test_contradictory_options_are_errors(
+    saved: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    """Before the checkpoint is read."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_text("text\nword1\n")
+    assert main(["predict", saved, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir() == ["in.csv"]
+
+
+SCRIPT = """
+import sys
+import time
+from jobs.__main__ import main
+from jobs.inference import sharded_prediction
+sharded_prediction.PART_BYTES = 1500
+label = sharded_prediction.ShardedPrediction._label_part
+def slow(self, name, part, classifier):
+    time.sleep(0.05)  # so that the test kills a process which works
+    return label(self, name, part, classifier)
+sharded_prediction.ShardedPrediction._label_part = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def find_children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as stream:
+        return [int(child) for child in stream.read().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_rows_are_complete_after_kills(saved: str, tmp_path: Path) -> None:
+    """A killed worker is replaced. The workers of a killed command end, and the same command completes the folder."""
+    (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SCRIPT, "predict", saved, str(tmp_path / "in.csv"), "--out", f"{out}/"]
+    command += ["--format", "jsonl", "--workers", "2"]
+
+    def wait_for_parts(count: int) -> None:
+        wait_for(lambda: len(list(out.glob("part-*"))) >= count, f"{count} parts", interval=0.02)
+
+    with RunningCommand(command, timeout=120) as running:
+        wait_for_parts(3)
+        children = find_children(running.process.pid)
+        assert len(children) == 2
+        running.process.kill()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "the workers to end")
+    written = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    with RunningCommand(command, timeout=120) as running:
+        wait_for_parts(len(written) + 2)
+        os.kill(find_children(running.process.pid)[0], signal.SIGKILL)
+        assert running.wait() == 0, running.output
+    assert "a worker process was killed; its part starts again" in running.output
+    assert f"{len(written)} of " in running.output
+    assert {name: (out / name).stat().st_mtime_ns for name in written} == written
+    assert [row["text"] for row in read_parts(out)] == [text for _, text in ROWS]
+    assert not list(out.glob(".part-*"))
+
+
+@pytest.mark.slow
+def test_an_invalid_row_ends_the_processes(saved: str, tmp_path: Path) -> None:
+    """The error names its line."""
+    (tmp_path / "in.csv").write_text("text,x\n" + "word1,2\n" * 500 + "word2\n" + "word1,2\n" * 500)
+    arguments = ["predict", saved, str(tmp_path / "in.csv"), "--out", f"{tmp_path}/out/", "--workers", "2"]
+    result = run_command("python", "-c", SCRIPT, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert "in.csv, line 502: has 1 columns" in result.stderr
+    assert "Traceback" not in result.stderr
