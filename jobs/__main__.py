@@ -68,6 +68,10 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate.add_argument("--text-column", help="of FILE (default: as in training)")
     evaluate.add_argument("--label-column", help="of FILE (default: as in training)")
     evaluate.add_argument("--out", help="folder of the report (default: next to the checkpoint, named after the file)")
+    text = "also the accuracy by value of a column of the rows; repeat it for several columns"
+    evaluate.add_argument("--by", action="append", default=[], metavar="COLUMN", help=text)
+    text = "leave out the comparison with TF-IDF and a linear SVC, trained on the same rows"
+    evaluate.add_argument("--no-baseline", dest="baseline", action="store_false", help=text)
     predict = commands.add_command("predict", _predict, "label the texts of a file")
     predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
     predict.add_argument(
@@ -228,7 +232,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if len(files) > 1:
         raise UsageError(f"{len(files)} files to evaluate: {', '.join(files)}; name one")
     columns = options.text_column, options.label_column
-    evaluate(options.checkpoint, settings, options.out, files[0] if files else None, *columns)
+    file = files[0] if files else None
+    evaluate(options.checkpoint, settings, options.out, file, *columns, options.by, options.baseline)
 
 
 def _predict(options: argparse.Namespace) -> None:

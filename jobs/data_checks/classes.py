@@ -6,7 +6,7 @@ import numpy as np
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
-from jobs.datasets.text_checks import LARGE_RATIO
+from jobs.datasets.text_checks import describe_class_sizes
 
 FEW_ROWS = 5
 NUM_NAMED_CLASSES = 3
@@ -47,13 +47,6 @@ def check_classes(rows: Rows) -> list[Finding]:
                 [FindingRow(index) for index in members if rows.part[index] == TRAINING],
             )
         )
-    if sizes[largest] > LARGE_RATIO * sizes[smallest]:
-        findings.append(
-            Finding(
-                "unequal classes",
-                Severity.MEDIUM,
-                f"'{rows.classes[largest]}' has {sizes[largest]:,} training rows, '{rows.classes[smallest]}' "
-                f"{sizes[smallest]:,}; compare models by macro F1, not by accuracy",
-            )
-        )
+    training = (label for label, part in zip(rows.labels, rows.part, strict=True) if part == TRAINING)
+    findings += [Finding("unequal classes", Severity.MEDIUM, advice) for advice in describe_class_sizes(training)]
     return findings

@@ -5,7 +5,6 @@ the network.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from jobs.data_checks.classes import FEW_ROWS
 from jobs.data_checks.confident_learning import LabelErrors, find_label_errors
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TEST, Rows
+from jobs.evaluation.baselines import list_terms
 
 LABELS = "suspicious labels"  # name of the finding
 NUM_FOLDS = 5
@@ -90,7 +90,7 @@ def predict_out_of_fold(
     from sklearn.linear_model import SGDClassifier
 
     min_count = 2 if len(tokens) >= MANY_ROWS else 1
-    vectorizer = TfidfVectorizer(analyzer=_list_terms, sublinear_tf=True, dtype=np.float32, min_df=min_count)
+    vectorizer = TfidfVectorizer(analyzer=list_terms, sublinear_tf=True, dtype=np.float32, min_df=min_count)
     features = vectorizer.fit_transform(tokens)
     folds = assign_folds(labels, groups, seed)
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
@@ -101,8 +101,3 @@ def predict_out_of_fold(
             model.fit(features[rows], labels[rows])
             probabilities[np.ix_(held_out, model.classes_)] = model.predict_proba(features[held_out])
     return probabilities
-
-
-def _list_terms(tokens: Sequence[str]) -> list[str]:
-    """Return the words and the pairs of adjacent words of a text."""
-    return [*tokens, *map(" ".join, pairwise(tokens))]

@@ -56,7 +56,7 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
             f"{max(lengths):,} tokens"
         )
     if name == TRAINING:
-        notes += [*_describe_copies(split, tokenized), *_describe_classes(split.labels)]
+        notes += [*_describe_copies(split, tokenized), *describe_class_sizes(split.labels)]
     return notes
 
 
@@ -77,15 +77,16 @@ def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[s
     ]
 
 
-def _describe_classes(labels: Sequence[str]) -> list[str]:
-    """Return a note on the largest and the smallest class if their sizes differ much, else none."""
+def describe_class_sizes(labels: Iterable[str]) -> list[str]:
+    """Return advice if the largest class has more than ten times the training rows of the smallest, else none."""
     counts = Counter(labels).most_common()
     if not counts or counts[0][1] <= LARGE_RATIO * counts[-1][1]:
         return []
     (largest, most), (smallest, least) = counts[0], counts[-1]
     return [
-        f"the sizes of the classes differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; macro F1 "
-        "counts all classes equally (train.metric=macro_f1)"
+        f"the sizes of the classes differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; accuracy "
+        "says little about small classes, so compare models by macro F1, which counts all classes equally "
+        "(train.metric=macro_f1)"
     ]
 
 

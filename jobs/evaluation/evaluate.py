@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -12,33 +13,20 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
 from jobs.config.experiment import Experiment, apply_overrides
-from jobs.config.settings import Source
-from jobs.datasets.dataset import load_dataset
+from jobs.config.settings import DataSettings, Source
+from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
-from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.evaluation.baselines import RowsUnavailable, SvcBaseline, load_training_rows, measure_svc
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.errors import ConfidentError, find_confident_errors, write_predictions
-from jobs.evaluation.metrics import (
-    accuracy,
-    accuracy_interval,
-    confusion,
-    macro_f1,
-    macro_f1_interval,
-    per_class_metrics,
-)
-from jobs.evaluation.report import Evaluation, write_report
+from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
+from jobs.evaluation.report import write_report
 from jobs.evaluation.report_folder import choose_report_folder
-from jobs.evaluation.seen_texts import find_seen_texts
+from jobs.evaluation.slices import SMALL_SLICE, read_column, slice_by_column
 from jobs.inference.file_prediction import build_classifier
 from jobs.inference.text_tokens import tokenize_texts
-from jobs.model.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    load_checkpoint,
-    load_train_texts,
-    read_published_test_part,
-)
+from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
 
 logger = logging.getLogger(__name__)
 
@@ -49,32 +37,17 @@ REQUIRED_METRICS = ("epoch", "rows", "accuracy", "versions")
 
 
 @dataclass(frozen=True)
-class MeasuredEvaluation(Evaluation):
-    """An evaluation with 95 % confidence intervals.
+class MeasuredRows:
+    """Rows to measure, and where they come from.
 
-    seen_texts: number of texts with the same words as a training text, None if the checkpoint does not have what this
-    is compared with; unseen_accuracy: accuracy on the other rows, None without such rows.
+    source: files that they are from, None for the docstrings of packages; data: settings that these were read with.
+    dataset: that they are the test part of, if it was read for them.
     """
 
-    accuracy_interval: tuple[float, float]
-    macro_f1_interval: tuple[float, float]
-    seen_texts: int | None
-    unseen_accuracy: float | None
-
-    def describe_intervals(self) -> str:
-        """Return the confidence intervals as text."""
-        return "95% confidence: accuracy {:.4f} to {:.4f}, macro F1 {:.4f} to {:.4f}".format(
-            *self.accuracy_interval, *self.macro_f1_interval
-        )
-
-    def describe_seen_texts(self) -> str | None:
-        """Return how many texts were trained on as text; None if there are none, or if it is not known."""
-        if not self.seen_texts:
-            return None
-        text = f"{self.seen_texts:,} of {self.rows:,} texts have the same words as a training text"
-        if self.unseen_accuracy is None:
-            return f"{text}; the metrics show nothing about new texts"
-        return f"{text}; accuracy on the other {self.rows - self.seen_texts:,}: {self.unseen_accuracy:.4f}"
+    rows: Split
+    source: Source | None
+    data: DataSettings
+    dataset: Dataset | None = None
 
 
 def evaluate(
@@ -84,6 +57,8 @@ def evaluate(
     file: Source | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    by: Sequence[str] = (),
+    baseline: bool = True,
 ) -> MeasuredEvaluation:
     """Evaluate a checkpoint, log the metrics and the most confident errors, and write a report.
 
@@ -94,9 +69,12 @@ def evaluate(
             with `-NAME-KEY` after it for other rows.
         file: labelled texts to measure; by default the experiment's test part.
         text_column, label_column: of that file; by default as in training.
+        by: columns of the measured rows by whose values the accuracy is listed.
+        baseline: also train a linear SVC on the training rows, if they are still available.
 
     Raises:
-        DataError: the test part cannot be read, has other labels, or is not the one that training held out.
+        DataError: the test part cannot be read, has other labels or no such column, or is not the one that training
+            held out.
         StorageError: `out` is in a checkpoint.
     """
     checkpoint = load_checkpoint(path)
@@ -114,13 +92,22 @@ def evaluate(
         experiment = experiment.replace({key: value for key, value in guessed.items() if key not in keys})
     elif "data.test" not in keys:
         file = read_published_test_part(path)
-    test = _load_test_part(experiment, checkpoint, file)
+    part = _load_test_part(experiment, checkpoint, file)
+    test = part.rows
+    columns_by_name = {column: _read_column(column, part) for column in by}
     target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, test))
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
-    evaluation = _measure(checkpoint, test, probabilities.argmax(axis=1))
+    predicted = probabilities.argmax(axis=1)
+    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text.lowercase)
+    svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
+    slices = [slice_by_column(column, values, labels == predicted) for column, values in columns_by_name.items()]
+    evaluation = measure(checkpoint, test, tokens, predicted, svc, [item for group in slices for item in group])
     logger.log(RESULT, evaluation.format_table())
-    logger.log(RESULT, evaluation.describe_intervals())
+    if svc is not None:
+        logger.log(RESULT, svc.describe_difference())
+    for group in slices:
+        logger.log(RESULT, f"\n{format_text_table([item.to_row() for item in group])}")
     if evaluation.seen_texts is None:
         logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
     elif warning := evaluation.describe_seen_texts():
@@ -144,15 +131,16 @@ def evaluate(
     return evaluation
 
 
-def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> Split:
+def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:
     """Return the labelled texts of a file, or of the experiment's test part; DataError if they cannot be measured."""
-    data = experiment.data
+    data, source, dataset = experiment.data, file or experiment.data.test, None
     if file is not None:
-        test = _respell(read_rows(file, data.model_copy(update={"folder": "."})), checkpoint.labels)
-    elif data.test is not None:
-        test = _respell(read_rows(data.test, data), checkpoint.labels)
+        data = data.model_copy(update={"folder": "."})
+    if source is not None:
+        test = _respell(read_rows(source, data), checkpoint.labels)
     else:
-        test = _respell(load_dataset(experiment).test, checkpoint.labels)
+        dataset, source = load_dataset(experiment), data.train
+        test = _respell(dataset.test, checkpoint.labels)
         if test.digest() != checkpoint.metrics.get("held_out"):
             raise DataError(
                 f"{test.path}: the rows drawn from it now are not those that training left out: the file or a setting "
@@ -166,40 +154,32 @@ def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source
         raise DataError(
             f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
         )
-    return test
+    return MeasuredRows(test, source, data, dataset)
+
+
+def _read_column(column: str, part: MeasuredRows) -> list[str]:
+    """Return the values of a column; DataError if there is none."""
+    if part.source is None:
+        raise DataError(f"--by {column}: docstrings have no columns")
+    return read_column(column, part.source, part.data, part.rows)
+
+
+def _measure_svc(
+    checkpoint: Checkpoint, dataset: Dataset | None, tokens: list[list[str]], labels: np.ndarray, predicted: np.ndarray
+) -> SvcBaseline | None:
+    """Return the linear SVC that is trained on the checkpoint's training rows; None if they are not available."""
+    try:
+        rows = load_training_rows(checkpoint, dataset)
+    except RowsUnavailable as error:
+        logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
+        return None
+    return measure_svc(rows, checkpoint, tokens, labels, predicted)
 
 
 def _respell(rows: Split, labels: list[str]) -> Split:
     """Return rows with the labels as a checkpoint of an earlier version spells them, such as 1.0 in csv."""
     spellings = {spell_label(label): label for label in labels if spell_label(label) not in labels}
     return replace(rows, labels=[spellings.get(label, label) for label in rows.labels]) if spellings else rows
-
-
-def _measure(checkpoint: Checkpoint, test: Split, predicted: np.ndarray) -> MeasuredEvaluation:
-    indices = {label: index for index, label in enumerate(checkpoint.labels)}
-    labels = np.array([indices[label] for label in test.labels])
-    digests = load_train_texts(checkpoint.path)
-    seen = None
-    if digests is not None:
-        text = checkpoint.experiment.text
-        tokenized = tokenize_texts(test.texts, text.lowercase)
-        seen = find_seen_texts(encode(tokenized, Vocabulary(checkpoint.words), text.max_tokens), digests)
-    has_unseen = seen is not None and seen.any() and not seen.all()
-    num_classes = len(checkpoint.labels)
-    return MeasuredEvaluation(
-        checkpoint=checkpoint.path,
-        source=test.path,
-        rows=len(test),
-        accuracy=accuracy(labels, predicted),
-        macro_f1=macro_f1(labels, predicted),
-        labels=checkpoint.labels,
-        per_class=per_class_metrics(labels, predicted, num_classes),
-        confusion=confusion(labels, predicted, num_classes),
-        accuracy_interval=accuracy_interval(labels, predicted),
-        macro_f1_interval=macro_f1_interval(labels, predicted),
-        seen_texts=None if seen is None else int(seen.sum()),
-        unseen_accuracy=accuracy(labels[~seen], predicted[~seen]) if has_unseen and seen is not None else None,
-    )
 
 
 def _describe_rows(checkpoint: Checkpoint, test: Split) -> str:
@@ -213,12 +193,19 @@ def _describe_rows(checkpoint: Checkpoint, test: Split) -> str:
 
 def _format_sections(evaluation: MeasuredEvaluation, errors: list[ConfidentError]) -> list[str]:
     """Return the sections of report.md that follow the metrics, as lines of Markdown."""
-    lines = ["## Confidence", "", f"{evaluation.describe_intervals()}. The interval of the accuracy is Wilson's, that"]
-    lines += ["of macro F1 a bootstrap of the rows.", ""]
+    lines = ["## Metrics", "", *format_markdown_table(evaluation.comparison_rows()), ""]
+    lines += ["The interval of the accuracy is Wilson's, the others are a bootstrap of the rows.", ""]
+    if evaluation.linear_svc is not None:
+        lines += [f"{evaluation.linear_svc.describe_difference()}. It was trained on the same "
+                  f"{evaluation.linear_svc.training_rows:,} rows.", ""]  # fmt: skip
     if evaluation.seen_texts == 0:
         lines += ["No text has the same words as a training text.", ""]
     elif note := evaluation.describe_seen_texts():
         lines += [f"**{note}.**", ""]
     lines += ["## Most confident errors", ""]
     lines += format_markdown_table([error.to_row() for error in errors]) if errors else ["None."]
-    return [*lines, "", "Every row: [predictions.csv](predictions.csv).", ""]
+    lines += ["", "Every row: [predictions.csv](predictions.csv).", "", "## Slices", ""]
+    lines += [f"Accuracy of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.", ""]
+    for by in dict.fromkeys(item.by for item in evaluation.slices):
+        lines += [*format_markdown_table([item.to_row() for item in evaluation.slices if item.by == by]), ""]
+    return lines

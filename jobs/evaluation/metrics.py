@@ -3,10 +3,45 @@
 The values are those of scikit-learn, whose import takes a worker longer than its first epochs.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 NORMAL_QUANTILE = 1.959964  # of 97.5 %, for intervals of 95 %
 NUM_RESAMPLES = 1000
+WHOLE_ROWS = 1e9  # so many that the shares of the pairs of classes are exact
+BLOCK_RESAMPLES = 100  # drawn at once, which limits the memory
+
+Interval = tuple[float, float]
+"""Lower and upper end of a 95 % confidence interval."""
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Rows of each class in one or more samples, `(..., classes)`: correct ones, those with it as true class, and those
+    with it as predicted class."""
+
+    correct: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+
+    def macro_f1(self) -> np.ndarray:
+        """Return the mean F1 of the classes that occur as true or predicted class, `(...)`."""
+        total = self.true + self.predicted
+        return np.asarray((2 * self.correct / np.maximum(total, 1)).sum(-1) / np.maximum((total > 0).sum(-1), 1))
+
+    def balanced_accuracy(self) -> np.ndarray:
+        """Return the mean recall of the classes that occur as true class, `(...)`."""
+        recall = self.correct / np.maximum(self.true, 1)
+        return np.asarray(recall.sum(-1) / np.maximum((self.true > 0).sum(-1), 1))
+
+    def matthews_correlation(self) -> np.ndarray:
+        """Return the correlation of true and predicted class (Gorodkin 2004), `(...)`; 0 if either is a single one."""
+        rows = self.true.sum(-1).astype(float)
+        covariance = self.correct.sum(-1) * rows - (self.true * self.predicted).sum(-1, dtype=float)
+        variances = [rows**2 - (counts.astype(float) ** 2).sum(-1) for counts in (self.true, self.predicted)]
+        product = variances[0] * variances[1]
+        return np.asarray(np.where(product > 0, covariance / np.sqrt(np.where(product > 0, product, 1)), 0.0))
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -30,21 +65,86 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return _average_f1(correct, np.bincount(labels, minlength=size) + np.bincount(predicted, minlength=size))
 
 
-def macro_f1_interval(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the macro F1: percentiles of resampled rows (bootstrap, Efron 1979)."""
+def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean recall of the classes that occur in the labels."""
+    return float(_count_classes(labels, predicted).balanced_accuracy())
+
+
+def matthews_correlation(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the Matthews correlation coefficient, 0 if all labels or all predictions are equal."""
+    return float(_count_classes(labels, predicted).matthews_correlation())
+
+
+def _count_classes(labels: np.ndarray, predicted: np.ndarray) -> ClassCounts:
     size = 1 + max(labels.max(initial=-1), predicted.max(initial=-1))
+    selections = (labels[labels == predicted], labels, predicted)
+    return ClassCounts(*(np.bincount(selection, minlength=size) for selection in selections))
+
+
+def bootstrap_intervals(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, Interval]:
+    """Return the confidence intervals of macro_f1, balanced_accuracy and matthews_correlation, by metric.
+
+    They are percentiles of resampled rows (bootstrap, Efron 1979). To these rows a correct and a wrong one are added,
+    divided between the classes by their sizes, as for proportions (Agresti & Caffo 2000): rows that are all correct do
+    not make the metric certain, the less so the fewer they are. With rare classes, the macro F1 of resampled rows is
+    lower than that of the rows, as that is lower than the one of all texts; its interval is moved by both differences.
+    """
+    size = max(2, 1 + max(labels.max(initial=-1), predicted.max(initial=-1)))
     # To draw rows with replacement is to draw the counts of the pairs of classes that occur.
     pairs, counts = np.unique(labels * size + predicted, return_counts=True)
-    true, other = np.divmod(pairs, size)
-    is_correct = true == other
+    present, support = np.unique(labels, return_counts=True)
+    occurring = np.union1d(labels, predicted)
+    if len(occurring) == 1:
+        occurring = np.union1d(occurring, (occurring + 1) % size)
+    wrong = np.roll(occurring, -1)[np.searchsorted(occurring, present)]  # another class for each
+    true = np.concatenate([pairs // size, present, present])
+    other = np.concatenate([pairs % size, present, wrong])
+    shares = np.concatenate([counts, support / len(labels), support / len(labels)]) / (len(labels) + 2)
     random = np.random.default_rng(seed)
-    values = []
-    for _ in range(NUM_RESAMPLES):
-        sample = random.multinomial(len(labels), counts / len(labels))
-        correct = np.bincount(true[is_correct], sample[is_correct], size)
-        values.append(_average_f1(correct, np.bincount(true, sample, size) + np.bincount(other, sample, size)))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    resampled = [
+        _count_samples(random.multinomial(len(labels), shares / shares.sum(), BLOCK_RESAMPLES), true, other, size)
+        for _ in range(NUM_RESAMPLES // BLOCK_RESAMPLES)
+    ]
+    whole = _count_samples(np.rint(shares[None] * WHOLE_ROWS), true, other, size)
+    intervals = {}
+    for metric, compute in (
+        ("macro_f1", ClassCounts.macro_f1),
+        ("balanced_accuracy", ClassCounts.balanced_accuracy),
+        ("matthews_correlation", ClassCounts.matthews_correlation),
+    ):
+        values = np.concatenate([compute(counts) for counts in resampled])
+        bias = max(0.0, float(compute(whole)[0] - values.mean())) if metric == "macro_f1" else 0.0
+        low, high = np.percentile(values, [2.5, 97.5]) + 2 * bias
+        estimate = float(compute(_count_classes(labels, predicted)))
+        intervals[metric] = min(float(low), estimate), min(1.0, max(float(high), estimate))
+    return intervals
+
+
+def _count_samples(samples: np.ndarray, true: np.ndarray, other: np.ndarray, size: int) -> ClassCounts:
+    """Return the counts of samples, `(samples, size)`, of rows by pair of true and predicted class."""
+    selections = ((samples * (true == other), true), (samples, true), (samples, other))
+    return ClassCounts(*(_sum_by_class(values, classes, size) for values, classes in selections))
+
+
+def _sum_by_class(samples: np.ndarray, classes: np.ndarray, size: int) -> np.ndarray:
+    """Return the sums of columns with the same class, `(samples, size)`, of samples `(samples, columns)`."""
+    order = np.argsort(classes, kind="stable")
+    names, starts = np.unique(classes[order], return_index=True)
+    sums = np.zeros((len(samples), size), samples.dtype)
+    sums[:, names] = np.add.reduceat(samples[:, order], starts, axis=1)
+    return sums
+
+
+def accuracy_difference_interval(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Interval:
+    """Return the confidence interval of the accuracy of predictions minus that of others of the same rows.
+
+    It is that of paired proportions (Bonett & Price 2012): one row that only the first predicts correctly is added, and
+    one that only the second does.
+    """
+    differences = np.concatenate([(first == labels) * 1.0 - (second == labels), [1.0, -1.0]])
+    mean, deviation = float(differences.mean()), float(differences.std())
+    half = NORMAL_QUANTILE * deviation / len(differences) ** 0.5
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def _average_f1(correct: np.ndarray, total: np.ndarray) -> float:

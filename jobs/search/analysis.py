@@ -7,14 +7,21 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jobs.config.experiment import Experiment
-from jobs.search.records import TrialRecord, apply_trial_settings, objective_metric, select_best_record
+from jobs.search.records import (
+    TrialRecord,
+    apply_trial_settings,
+    decode_predictions,
+    objective_metric,
+    select_best_record,
+)
 from jobs.search.space import Dimension, get_setting
+from jobs.search.verdict import Gain, KindRows, compare_kinds, compute_row_values
 from jobs.training.history import MINIMIZED_METRICS, comparison_key, negate_if_minimized
 
 # With fewer trials, importances are noise: of 6 trials whose results do not depend on four settings, the largest share
@@ -22,6 +29,7 @@ from jobs.training.history import MINIMIZED_METRICS, comparison_key, negate_if_m
 MIN_TRIALS_FOR_IMPORTANCE = 12
 # With fewer seeds, their deviation is too uncertain for a verdict; it may be 0 by chance.
 MIN_SEEDS_FOR_VERDICT = 3
+MIN_KNOWN_SHARE = 0.5  # of the trials of a kind, whose predictions are known
 CANNOT_TELL = "Cannot tell whether fine-tuning the vectors pays"
 NORMAL_QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # of a 95 % confidence interval
 CSV_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
@@ -29,12 +37,17 @@ CSV_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_secon
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """Results of a kind of embedding: its best trial, and the objective of the best settings by seed."""
+    """Results of a kind of embedding: its best trial, and the objective of the best settings by seed.
+
+    trials: all that have an epoch; repeated: those of the best settings with other seeds, by seed.
+    """
 
     embedding: str
     num_trials: int
     best_record: TrialRecord
     values_by_seed: dict[int, float]
+    trials: list[TrialRecord] = field(default_factory=list)
+    repeated: dict[int, TrialRecord] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -64,13 +77,13 @@ def compare_embeddings(
     for name, trials in by_kind.items():
         best = select_best_record(trials, metric)
         assert best is not None
-        by_seed = {
-            record.settings["seed"]: record.best_value(metric)
+        own = {
+            record.settings["seed"]: record
             for record in repeated
             if record.best and trial_embedding(experiment, record) == name
         }
-        by_seed = by_seed or {experiment.seed: best.best_value(metric)}
-        results.append(EmbeddingResult(name, len(trials), best, by_seed))
+        by_seed = {seed: record.best_value(metric) for seed, record in (own or {experiment.seed: best}).items()}
+        results.append(EmbeddingResult(name, len(trials), best, by_seed, trials, own))
     return sorted(results, key=lambda kind: comparison_key(vars(kind.best_record.best_epoch), metric), reverse=True)
 
 
@@ -79,15 +92,17 @@ def trial_embedding(experiment: Experiment, record: TrialRecord) -> str:
     return str(record.settings.get("model.embedding", experiment.model.embedding))
 
 
-def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], class_sizes: Sequence[int]) -> str:
-    """Return, in a sentence or two, whether fine-tuning the vectors pays on this dataset.
+def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], labels: np.ndarray) -> str:
+    """Return, in a few sentences, whether fine-tuning the vectors pays on this dataset.
 
-    The 95 % confidence interval of the gain combines that of the mean over the seeds (Student's t) with that of the
-    choice of the validation rows, which all seeds share (`compute_row_margin`).
+    With the predictions of the trials the test is paired by rows and seeds (`jobs.search.verdict`). Without, the 95 %
+    confidence interval of the gain combines that of the mean over the seeds (Student's t) with that of the choice of
+    the validation rows, which all seeds share (`compute_row_margin`).
 
     Args:
-        class_sizes: number of validation rows of each class.
+        labels: classes of the validation rows, `(rows,)` int64.
     """
+    class_sizes = [int(size) for size in np.bincount(labels) if size]
     metric = objective_metric(experiment)
     by_name = {kind.embedding: kind for kind in kinds}
     tuned = [by_name[name] for name in ("non-static", "multichannel") if name in by_name]
@@ -110,23 +125,63 @@ def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], 
     )
     if len(seeds) < MIN_SEEDS_FOR_VERDICT:
         return f"{CANNOT_TELL}: {values}, too few to separate a gain from chance; set tune.seeds=5."
+    values += f", with differences between {min(gains):+.4f} and {max(gains):+.4f}"
+    rows_of_kinds = [_collect_rows(kind, seeds, metric, labels) for kind in (best, static)]
+    if rows_of_kinds[0] is not None and rows_of_kinds[1] is not None:
+        weighted_sizes = class_sizes if metric == "macro_f1" else [len(labels)]
+        result = compare_kinds(rows_of_kinds[0], rows_of_kinds[1], weighted_sizes, len(tuned))
+        return _describe_gain(result, values, best.num_trials + static.num_trials, len(tuned))
     row_margin = compute_row_margin(metric, means[0], means[1], class_sizes)
     if row_margin is None:
         return (
             f"{CANNOT_TELL}: {values}. What the choice of the validation rows changes is known for accuracy and "
             "macro_f1 only; set tune.metric to one of them."
         )
-    margin = math.hypot(_compute_seed_margin(gains), row_margin)
-    verdict = CANNOT_TELL
-    if abs(gain) > margin:
-        verdict = f"Fine-tuning the vectors {'pays' if gain > 0 else 'does not pay'}"
+    margin = math.hypot(compute_seed_margin(gains), row_margin)
     return (
-        f"{verdict}: {values}, with differences between {min(gains):+.4f} and {max(gains):+.4f}. The 95 % confidence "
-        f"interval of the gain is ±{margin:.4f}; the number of validation rows alone makes it ±{row_margin:.4f}."
+        f"{_format_verdict(gain - margin, gain + margin)}: {values}. The 95 % confidence interval of the gain is "
+        f"±{margin:.4f}; the number of validation rows alone makes it ±{row_margin:.4f}."
     )
 
 
-def _compute_seed_margin(gains: list[float]) -> float:
+def _format_verdict(low: float, high: float) -> str:
+    """Return the verdict of an interval of the gain."""
+    if low <= 0 <= high:
+        return CANNOT_TELL
+    return f"Fine-tuning the vectors {'pays' if low > 0 else 'does not pay'}"
+
+
+def _describe_gain(gain: Gain, values: str, num_trials: int, num_kinds: int) -> str:
+    """Return the verdict of a paired test; num_kinds: of which the better one was compared with static."""
+    verdict = _format_verdict(gain.low, gain.high)
+    choice = f"the best of {num_trials} trials" + (f" and of {num_kinds} kinds" if num_kinds > 1 else "")
+    text = (
+        f"{verdict}: {values}. The 95 % confidence interval of the gain is {gain.low:+.4f} to {gain.high:+.4f}, paired "
+        f"by rows and seeds; that {choice} were chosen on these rows is taken into account."
+    )
+    if verdict == CANNOT_TELL:
+        text += f" Chance may be the reason; more {'seeds (tune.seeds)' if gain.seeds_dominate else 'validation rows'} "
+        text += "would narrow the interval most."
+    return text
+
+
+def _collect_rows(kind: EmbeddingResult, seeds: list[int], metric: str, labels: np.ndarray) -> KindRows | None:
+    """Return the values of the rows in the trials of a kind; None if they are not known.
+
+    Some trials may lack predictions, such as failed ones, but not most of them and not those of the seeds.
+    """
+    searched = [record for record in kind.trials if record.predicted]
+    repeated = [kind.repeated[seed] for seed in seeds if seed in kind.repeated and kind.repeated[seed].predicted]
+    if len(repeated) < len(seeds) or len(searched) < MIN_KNOWN_SHARE * len(kind.trials):
+        return None
+    values = [compute_row_values(metric, labels, decode_predictions(item.predicted)) for item in [*searched, *repeated]]
+    known = [item for item in values if item is not None]
+    if len(known) < len(values):
+        return None
+    return KindRows(np.array(known[: len(searched)]), np.array(known[len(searched) :]))
+
+
+def compute_seed_margin(gains: list[float]) -> float:
     """Return half the width of the 95 % confidence interval of the mean of some gains (Student's t)."""
     import scipy.stats
 

@@ -1,10 +1,14 @@
 """Records of a search's trials: a JSON file each, written when a trial ends and read when the search resumes."""
 
+import base64
 import json
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from cluster.storage import exists, join, list_file_sizes, read_text, write_json, write_text
 from jobs.config.experiment import Experiment
@@ -15,6 +19,9 @@ STARTED_FOLDER = "begun"
 
 # File of the seconds that commands spent on the search, in the folder of the records.
 ELAPSED_FILE = "elapsed.txt"
+
+# Predictions of more rows are not recorded: the choice of so many rows hardly matters.
+MAX_RECORDED_ROWS = 100_000
 
 # Key of a trial's number in its configuration in Tune; the other keys are its settings.
 NUMBER_KEY = "trial"
@@ -34,13 +41,14 @@ class TrialReport:
     """State of a trial after an epoch, or when it failed, as it is reported to Ray Tune.
 
     finished: no further epoch follows. error: why the trial failed, in one line; empty if it did not. detail: more
-    about the error.
+    about the error. predicted: as of `TrialRecord`.
     """
 
     progress: Progress
     finished: bool = False
     error: str = ""
     detail: str = ""
+    predicted: str = ""
 
     def to_tune_result(self, metric: str) -> dict[str, Any]:
         """Return the result for Tune: numbers of the last epoch and of the best one, and the report itself.
@@ -63,7 +71,8 @@ class TrialRecord:
     number: from 1. settings: by dotted path. status: `finished` reached its last epoch, `stopped` was ended by the
     scheduler or a limit of the search, `failed` raised an error; reason: why, in one line; detail: more about it.
     best: number of the best epoch, from 1; 0 if no epoch ended. ended: seconds since 1970. seconds: of training and
-    validating.
+    validating. predicted: predicted classes of the validation rows in the best epoch (`encode_predictions`); empty if
+    they were not recorded, as in earlier versions, in failed trials and in those of several workers.
     """
 
     number: int
@@ -75,6 +84,7 @@ class TrialRecord:
     best: int = 0
     ended: float = 0.0
     seconds: float = 0.0
+    predicted: str = ""
 
     @property
     def best_epoch(self) -> Epoch | None:
@@ -113,6 +123,7 @@ class TrialRecord:
             best=progress.best,
             ended=time.time(),
             seconds=sum(epoch.seconds for epoch in progress.epochs),
+            predicted=report.predicted,
         )
 
     @classmethod
@@ -153,7 +164,25 @@ class RecordStore:
 
     def write(self, record: TrialRecord) -> None:
         """Save a record; StorageError if it cannot be written."""
-        write_json(join(self.path, f"{record.number:05d}.json"), asdict(record), ascii_only=True)
+        values = {key: value for key, value in asdict(record).items() if key != "predicted" or value}
+        write_json(join(self.path, f"{record.number:05d}.json"), values, ascii_only=True)
+
+
+def encode_predictions(predicted: np.ndarray) -> str:
+    """Return class indices, `(rows,)` int64, as text: the number type, and base64 of the compressed numbers.
+
+    Empty for more than `MAX_RECORDED_ROWS`.
+    """
+    if len(predicted) > MAX_RECORDED_ROWS:
+        return ""
+    numbers = predicted.astype(np.min_scalar_type(predicted.max(initial=0)).newbyteorder("<"))
+    return f"{numbers.dtype.str}:{base64.b64encode(zlib.compress(numbers.tobytes())).decode()}"
+
+
+def decode_predictions(text: str) -> np.ndarray:
+    """Return the class indices that `encode_predictions` encoded, `(rows,)` int64."""
+    number_type, _, content = text.partition(":")
+    return np.frombuffer(zlib.decompress(base64.b64decode(content)), number_type).astype(np.int64)
 
 
 def trial_folder_name(number: int) -> str:

@@ -1,6 +1,5 @@
 """Report of a search: report.md, trials.csv and charts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,16 +55,16 @@ def write_search_report(
     kinds: list[EmbeddingResult],
     best: BestCheckpoint,
     commands: list[str],
-    class_sizes: Sequence[int],
+    labels: np.ndarray,
 ) -> None:
     """Write the report's files into an existing folder.
 
     Args:
         kinds: results of each kind of embedding.
         commands: next steps for the user.
-        class_sizes: number of validation rows of each class.
+        labels: classes of the validation rows, `(rows,)` int64.
     """
-    num_rows = sum(class_sizes)
+    num_rows = len(labels)
     (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
     ranked = [record for record in records if record.best]
     save_figure(plot_parallel_coordinates(experiment, space, ranked), folder / "parallel-coordinates.png")
@@ -79,7 +78,7 @@ def write_search_report(
         "",
         "## Does fine-tuning the vectors pay?",
         "",
-        summarize_fine_tuning(experiment, kinds, class_sizes),
+        summarize_fine_tuning(experiment, kinds, labels),
         "",
         *format_markdown_table(build_embedding_rows(experiment, kinds)),
         "",

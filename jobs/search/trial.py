@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cluster import UsageError, first_line
 from cluster.storage import join
 from jobs.config.experiment import Experiment
-from jobs.search.records import RankingKey, TrialReport, ranking_key, trial_folder_name
+from jobs.search.records import RankingKey, TrialReport, encode_predictions, ranking_key, trial_folder_name
 from jobs.training import snapshot
 from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
@@ -49,6 +49,7 @@ class Trial:
         self._unfinished = CheckpointStore(join(folder, "unfinished"))
         self._background = BackgroundExecutor()
         self._saved_at = time.monotonic()
+        self._predicted = ""  # in the best epoch
         saved = self._unfinished.load_newest_valid(require_best=False)
         if saved is not None:
             snapshot.restore(self.loop, saved[1])
@@ -66,13 +67,14 @@ class Trial:
         finished = progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs)
         if improved:
             self._save_if_best(epoch)
+            self._predicted = encode_predictions(self.loop.predicted)
         if not finished and time.monotonic() - self._saved_at > settings.checkpoint_minutes * 60:
             self._saved_at = time.monotonic()
             write = snapshot.capture(self.experiment, self.corpus, self.loop, resumable=True)
             self._background.submit(lambda: self._unfinished.write(checkpoint_name(epoch.epoch), write, 0))
         if finished:
             self.close()
-        return TrialReport(progress, finished)
+        return TrialReport(progress, finished, predicted=self._predicted)
 
     def close(self) -> None:
         """Wait until everything is written."""

@@ -6,10 +6,9 @@ is written. So whatever interrupts a search, the same command resumes it with th
 
 import functools
 import logging
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 
+import numpy as np
 import ray
 
 from cluster import UsageError
@@ -172,10 +171,10 @@ def _search(
     assert best is not None
     if experiment.tune.refit:
         best = refit(experiment, dataset, best, run)
-    class_sizes = list(Counter(dataset.validation.labels).values())
-    _write_report(experiment, space, ended, repeated, best, run, class_sizes)
+    labels = next(iter(corpora.values())).validation.labels
+    _write_report(experiment, space, ended, repeated, best, run, labels)
     run.finish_without_publishing(best)
-    correct = format_correct_rows(best.metrics["accuracy"], sum(class_sizes))
+    correct = format_correct_rows(best.metrics["accuracy"], len(labels))
     logger.log(RESULT, f"{_format_best(best)}; {correct} validation rows correct")
     return best
 
@@ -262,7 +261,7 @@ def _write_report(
     repeated: list[TrialRecord],
     best: BestCheckpoint,
     run: RunFolder,
-    class_sizes: Sequence[int],
+    labels: np.ndarray,
 ) -> None:
     """Write the report, and log its comparison of the kinds of embedding and its path."""
     if not any(record.best for record in ended):  # out of time before the first trial reported its saved epoch
@@ -272,9 +271,9 @@ def _write_report(
     kinds = compare_embeddings(experiment, ended, repeated)
     commands = [f"finetune-cnn evaluate {run.path}", f"finetune-cnn serve {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
-        write_search_report(folder, experiment, space, ended, kinds, best, commands, class_sizes)
+        write_search_report(folder, experiment, space, ended, kinds, best, commands, labels)
     logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))
-    logger.log(RESULT, summarize_fine_tuning(experiment, kinds, class_sizes))
+    logger.log(RESULT, summarize_fine_tuning(experiment, kinds, labels))
     logger.log(RESULT, f"report: {join(run.path, 'report', 'report.md')}")
 
 

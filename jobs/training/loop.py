@@ -68,6 +68,7 @@ class Loop:
         self.group = group or ProcessGroup()
         self.device = torch.device(device)
         self.progress = Progress()
+        self.predicted = np.empty(0, np.int64)  # classes of the validation rows after the last epoch
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
@@ -172,6 +173,8 @@ class Loop:
                     f"epoch {number}: the {name} loss is {value}; lower train.learning_rate "
                     f"({self.settings.learning_rate})"
                 )
+        if predicted is not None:
+            self.predicted = predicted
         epoch = Epoch(
             epoch=number,
             train_loss=mean,

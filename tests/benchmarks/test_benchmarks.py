@@ -200,6 +200,15 @@ def test_label_noise(shared_data: Path) -> None:
     assert metrics["near_duplicates"][0]["copies of 30 words found, %"] > 99
 
 
+def test_verdict() -> None:
+    """Without a difference searches rarely say that fine-tuning pays; a large one is found."""
+    metrics = run("verdict", "--quick")
+    assert all(row["pays"] <= 5 for row in metrics["no difference"])
+    assert [row["true gain, points"] for row in metrics["fine-tuning is better"]] == [1, 5]
+    assert metrics["fine-tuning is better"][1]["pays"] > 95
+    assert metrics["fine-tuning is better"][0]["pays"] > metrics["fine-tuning is better"][0]["pays, unpaired"]
+
+
 def test_serving(ray_environment: dict[str, str]) -> None:
     """The service and the no-op deployment respond to all requests, also while the checkpoint changes."""
     if not shutil.which("wrk"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
 from jobs.evaluation import metrics
 
@@ -65,16 +65,68 @@ def test_the_interval_of_the_accuracy_is_wilsons(correct: int, rows: int, expect
     assert metrics.accuracy_interval(labels, predicted) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_interval_of_macro_f1_is_that_of_resampled_rows() -> None:
+def draw_predictions(rows: int, classes: int, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels, and predictions of which about that share is correct."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, rows)
+    wrong = (labels + random.integers(1, classes, rows)) % classes
+    return labels, np.where(random.random(rows) < share, labels, wrong)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 40])
+@pytest.mark.parametrize("rows", [2, 30, 300])
+def test_balanced_accuracy_and_matthews_correlation_are_those_of_scikit_learn(classes: int, rows: int) -> None:
+    """Classes may be missing; a constant prediction has the correlation 0."""
+    labels, predicted = draw_predictions(rows, classes, 0.6, seed=rows)
+    recall = recall_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0)
+    assert metrics.balanced_accuracy(labels, predicted) == pytest.approx(recall)
+    assert metrics.matthews_correlation(labels, predicted) == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert metrics.matthews_correlation(labels, np.zeros_like(labels)) == 0
+
+
+def test_the_intervals_are_those_of_resampled_rows() -> None:
     """Drawing counts of pairs of classes has the distribution of drawing rows; it is repeatable."""
+    labels, predicted = draw_predictions(300, 4, 0.75)
     random = np.random.default_rng(0)
-    labels = random.integers(0, 4, 300)
-    predicted = np.where(random.random(300) < 0.7, labels, random.integers(0, 4, 300))
-    samples = (random.integers(0, 300, 300) for _ in range(3000))
-    values = [metrics.macro_f1(labels[sample], predicted[sample]) for sample in samples]
-    interval = metrics.macro_f1_interval(labels, predicted)
-    assert interval == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.01)
-    assert interval == metrics.macro_f1_interval(labels, predicted)
-    assert interval[0] < metrics.macro_f1(labels, predicted) < interval[1]
-    wrong = metrics.macro_f1_interval(np.array([0]), np.array([1]))
-    assert wrong == (0, 0)
+    samples = [random.integers(0, 300, 300) for _ in range(1000)]
+    intervals = metrics.bootstrap_intervals(labels, predicted)
+    assert intervals == metrics.bootstrap_intervals(labels, predicted)
+    for metric, interval in intervals.items():
+        compute = getattr(metrics, metric)
+        values = [compute(labels[sample], predicted[sample]) for sample in samples]
+        assert interval == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=0.015)
+        assert interval[0] < compute(labels, predicted) < interval[1]
+
+
+def test_the_intervals_of_a_few_rows_claim_no_certainty() -> None:
+    """Twenty correct rows may belong to a classifier with an error rate of a tenth; a single row says nothing."""
+    labels = np.arange(20) % 2
+    for low, high in metrics.bootstrap_intervals(labels, labels).values():
+        assert 0.6 < low < 0.9
+        assert high == 1
+    for predicted in (0, 1):
+        assert metrics.bootstrap_intervals(np.array([0]), np.array([predicted]))["macro_f1"] == (0, 1)
+
+
+@pytest.mark.parametrize(("rows", "classes", "share"), [(20, 3, 0.95), (100, 20, 0.9)])
+def test_the_intervals_contain_the_true_value_as_often_as_they_say(rows: int, classes: int, share: float) -> None:
+    """Also for few rows, and for classes with few rows."""
+    true = dict.fromkeys(("macro_f1", "balanced_accuracy"), share)
+    true["matthews_correlation"] = share - (1 - share) / (classes - 1)
+    hits = dict.fromkeys(true, 0)
+    for seed in range(100):
+        for metric, (low, high) in metrics.bootstrap_intervals(*draw_predictions(rows, classes, share, seed)).items():
+            hits[metric] += low <= true[metric] <= high
+    assert min(hits.values()) >= 90
+
+
+def test_the_difference_of_paired_predictions_has_the_interval_of_bonett_and_price() -> None:
+    """Only rows in which the predictions differ matter; few rows are no certainty."""
+    labels = np.zeros(98, int)
+    first, second = np.zeros(98, int), np.zeros(98, int)
+    second[:10], first[10:14] = 1, 1
+    # (11 - 5) / 100 -+ 1.96 * sqrt((11 + 5) / 100 - 0.06**2) / 10
+    expected = 0.06 + np.array([-1, 1]) * 1.96 * (0.16 - 0.0036) ** 0.5 / 10
+    assert metrics.accuracy_difference_interval(labels, first, second) == pytest.approx(expected, abs=1e-4)
+    low, high = metrics.accuracy_difference_interval(labels[:3], second[20:23], second[:3])
+    assert low < 0 < high

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from jobs.search.analysis import (
     format_trials_csv,
     summarize_fine_tuning,
 )
-from jobs.search.records import TrialRecord
+from jobs.search.records import TrialRecord, encode_predictions
 from jobs.search.space import Dimension, parse_space
 from tests.support.trial_records import EXPERIMENT, make_record, make_records
 
@@ -47,6 +48,9 @@ def test_few_trials_have_no_importances() -> None:
     assert compute_importances(EXPERIMENT, space, same) == {}
 
 
+LABELS = np.repeat([0, 1], 100)
+
+
 def make_result(name: str, *values: float) -> EmbeddingResult:
     return EmbeddingResult(name, 1, make_record(1, {"model.embedding": name}, values[0]), dict(enumerate(values)))
 
@@ -54,9 +58,8 @@ def make_result(name: str, *values: float) -> EmbeddingResult:
 def summarize(
     tuned: Sequence[float], static: Sequence[float], class_sizes: Sequence[int], experiment: Experiment = EXPERIMENT
 ) -> str:
-    return summarize_fine_tuning(
-        experiment, [make_result("non-static", *tuned), make_result("static", *static)], class_sizes
-    )
+    kinds = [make_result("non-static", *tuned), make_result("static", *static)]
+    return summarize_fine_tuning(experiment, kinds, np.repeat(np.arange(len(class_sizes)), class_sizes))
 
 
 @pytest.mark.parametrize(
@@ -124,15 +127,89 @@ def test_the_better_kind_of_fine_tuning_is_compared_by_its_mean() -> None:
         make_result("non-static", 0.7, 0.71),
         make_result("multichannel", 0.9, 0.91),
     ]
-    assert "multichannel accuracy 0.9050" in summarize_fine_tuning(EXPERIMENT, kinds, [9, 9])
-    assert "non-static loss 0.7050" in summarize_fine_tuning(EXPERIMENT.replace({"tune.metric": "loss"}), kinds, [9, 9])
-    assert "was not searched" in summarize_fine_tuning(EXPERIMENT, kinds[:1], [9, 9])
+    assert "multichannel accuracy 0.9050" in summarize_fine_tuning(EXPERIMENT, kinds, LABELS)
+    assert "non-static loss 0.7050" in summarize_fine_tuning(EXPERIMENT.replace({"tune.metric": "loss"}), kinds, LABELS)
+    assert "was not searched" in summarize_fine_tuning(EXPERIMENT, kinds[:1], LABELS)
+
+
+def make_predicted(number: int, settings: dict[str, object], errors: Sequence[int]) -> TrialRecord:
+    """Return a record with predictions of `LABELS` that are wrong in some rows."""
+    predicted = LABELS.copy()
+    predicted[list(errors)] = 1 - predicted[list(errors)]
+    record = make_record(number, settings, 1 - len(errors) / len(LABELS))
+    return replace(record, predicted=encode_predictions(predicted))
+
+
+def make_search(errors_by_kind: dict[str, range], seeds: int = 4) -> list[EmbeddingResult]:
+    """Return the kinds of a search: two trials of each, and its best settings with some seeds, with equal errors."""
+    ended = [
+        make_predicted(number, {"model.embedding": kind}, errors)
+        for number, (kind, errors) in enumerate([*errors_by_kind.items()] * 2, start=1)
+    ]
+    repeated = [
+        make_predicted(number, {"model.embedding": kind, "seed": seed}, errors)
+        for seed in range(seeds)
+        for number, (kind, errors) in enumerate(errors_by_kind.items(), start=1)
+    ]
+    return compare_embeddings(EXPERIMENT, ended, repeated)
+
+
+def read_interval(summary: str) -> tuple[float, float]:
+    match = re.search(r"interval of the gain is ([+-][\d.]+) to ([+-][\d.]+), paired by rows and seeds", summary)
+    assert match is not None
+    return float(match[1]), float(match[2])
+
+
+def test_the_verdict_is_paired_by_rows_if_the_predictions_are_known() -> None:
+    """Errors in the same rows say nothing about the difference, so few other rows are enough."""
+    kinds = make_search({"static": range(60), "non-static": range(10, 60)})
+    summary = summarize_fine_tuning(EXPERIMENT, kinds, LABELS)
+    assert summary.startswith("Fine-tuning the vectors pays: non-static accuracy 0.7500, static 0.7000: +0.0500 on 200")
+    assert "the best of 4 trials were chosen" in summary
+    low, high = read_interval(summary)
+    assert 0 < low < 0.05 < high
+    without = [replace(kind, trials=[], repeated={}) for kind in kinds]
+    assert summarize_fine_tuning(EXPERIMENT, without, LABELS).startswith(CANNOT_TELL)
+    # The same number of errors in other rows.
+    kinds = make_search({"static": range(60), "non-static": range(50, 100)})
+    summary = summarize_fine_tuning(EXPERIMENT, kinds, LABELS)
+    assert summary.startswith(CANNOT_TELL)
+    assert summary.endswith("Chance may be the reason; more validation rows would narrow the interval most.")
+    macro_f1 = EXPERIMENT.replace({"tune.metric": "macro_f1"})
+    assert summarize_fine_tuning(macro_f1, make_search({"static": range(60), "non-static": range(9, 50)}), LABELS)[:4] \
+        == "Fine"  # fmt: skip
+
+
+def test_the_choice_between_two_kinds_is_taken_into_account() -> None:
+    """Bonferroni: the interval is wider than that of one kind."""
+    errors = {"static": range(60), "non-static": range(12, 60)}
+    one = summarize_fine_tuning(EXPERIMENT, make_search(errors), LABELS)
+    two = summarize_fine_tuning(EXPERIMENT, make_search(errors | {"multichannel": range(70)}), LABELS)
+    assert "and of 2 kinds" in two
+    assert read_interval(two)[0] < read_interval(one)[0]
+    assert read_interval(two)[1] > read_interval(one)[1]
+
+
+@pytest.mark.parametrize("missing", ["repeated", "trials"])
+def test_records_of_earlier_versions_lack_predictions(missing: str) -> None:
+    """Then the kinds are compared as if they were measured on different rows. A failed trial changes nothing."""
+    kinds = make_search({"static": range(60), "non-static": range(10, 60)})
+    best, *others = kinds
+    records = [replace(record, predicted="") for record in best.trials]
+    changed = replace(best, trials=records)
+    if missing == "repeated":
+        changed = replace(best, repeated=best.repeated | {2: replace(best.repeated[2], predicted="")})
+    assert re.search(r"gain is ±", summarize_fine_tuning(EXPERIMENT, [changed, *others], LABELS))
+    failed = replace(best, trials=[*best.trials, records[0]])
+    assert "paired by rows" in summarize_fine_tuning(EXPERIMENT, [failed, *others], LABELS)
 
 
 def test_only_seeds_of_both_kinds_are_compared() -> None:
     """A trial of one of them may have failed."""
     static = EmbeddingResult("static", 1, make_record(1, {}, 0.5), {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.0})
-    summary = summarize_fine_tuning(EXPERIMENT, [make_result("non-static", 0, 0.7, 0.8, 0.9), static], [1_000])
+    summary = summarize_fine_tuning(
+        EXPERIMENT, [make_result("non-static", 0, 0.7, 0.8, 0.9), static], np.zeros(1000, int)
+    )
     assert "non-static accuracy 0.8000, static 0.6000: +0.2000" in summary
 
 

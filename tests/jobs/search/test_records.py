@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
+    MAX_RECORDED_ROWS,
     REPORT_KEY,
     RecordStore,
     TrialRecord,
     TrialReport,
     apply_trial_settings,
+    decode_predictions,
+    encode_predictions,
     format_trial_line,
     objective_metric,
     select_best_record,
@@ -44,6 +48,22 @@ def test_a_record_file_contains_the_figures_of_each_epoch(tmp_path: Path) -> Non
         "seconds": 0.5, "epochs": [{"epoch": 1, "train_loss": 0.1, "loss": 0.25, "accuracy": 0.75, "macro_f1": 0.75,
                                     "examples_per_second": 10.0, "seconds": 0.5}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", [1, 2, 150, 300])
+def test_predictions_of_a_trial_are_stored_with_its_record(classes: int, tmp_path: Path) -> None:
+    """In few bytes, as text; those of very many rows are not."""
+    predicted = np.random.default_rng(0).integers(0, classes, 500)
+    record = TrialRecord(
+        1, {}, "finished", epochs=[make_epoch(1, 0.5)], best=1, predicted=encode_predictions(predicted)
+    )
+    store = RecordStore(str(tmp_path))
+    store.write(record)
+    [read] = store.read()
+    assert read == record
+    np.testing.assert_array_equal(decode_predictions(read.predicted), predicted)
+    assert len(read.predicted) < (800 if classes <= 256 else 1500)
+    assert encode_predictions(np.zeros(MAX_RECORDED_ROWS + 1, int)) == ""
 
 
 def test_the_best_record_is_chosen_by_the_objective_then_the_loss_then_the_number() -> None:

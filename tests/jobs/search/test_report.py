@@ -29,7 +29,9 @@ REPEATED = [
 
 def write_report(folder: Path, records: list[TrialRecord], best: BestCheckpoint = BEST) -> str:
     kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
-    write_search_report(folder, EXPERIMENT, parse_space(EXPERIMENT), records, kinds, best, COMMANDS, [4, 6])
+    write_search_report(
+        folder, EXPERIMENT, parse_space(EXPERIMENT), records, kinds, best, COMMANDS, np.repeat([0, 1], [4, 6])
+    )
     return (folder / "report.md").read_text()
 
 

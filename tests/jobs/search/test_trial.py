@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.model import checkpoint
+from jobs.search.records import decode_predictions
 from jobs.search.trial import build_failure_report
 from jobs.training.loop import TrainingDiverged
 from tests.support.loops import make_loop
@@ -24,6 +26,8 @@ def test_a_trial_has_the_results_of_the_same_training(
     progress = reports[-1].progress
     assert [epoch.loss for epoch in progress.epochs] == [epoch.loss for epoch in loop.progress.epochs]
     assert progress.best == loop.progress.best
+    predicted = decode_predictions(reports[-1].predicted)  # in the best epoch
+    assert np.mean(predicted == loop.corpus.validation.labels) == loop.progress.epochs[loop.progress.best - 1].accuracy
     assert [report.finished for report in reports] == [False] * (len(progress.epochs) - 1) + [True]
 
 

@@ -140,6 +140,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     }  # fmt: skip
     assert_tune_has_all_trials(run, named)
     assert any("the mean of 2 seeds" in line for line in messages)
+    assert all(record["predicted"] for record in records(best))
     assert (named["refit"], named["rows"], named["metric"]) == (True, 108, "macro_f1")
     saved = checkpoint.load_checkpoint(str(best))
     assert saved.metrics["rows"] == named["rows"]

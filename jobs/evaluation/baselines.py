@@ -1,0 +1,156 @@
+"""Baselines of an evaluation: the most frequent class, and a linear SVC over TF-IDF trained on the same rows."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from cluster import UsageError
+from jobs.datasets.dataset import Dataset, load_dataset, merge_validation
+from jobs.datasets.readers import Split
+from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.evaluation.metrics import (
+    Interval,
+    accuracy,
+    accuracy_difference_interval,
+    balanced_accuracy,
+    macro_f1,
+    matthews_correlation,
+)
+from jobs.evaluation.seen_texts import digest_training_texts
+from jobs.inference.text_tokens import tokenize_texts
+from jobs.model.checkpoint import Checkpoint, load_train_texts
+
+logger = logging.getLogger(__name__)
+
+SVC_NAME = "TF-IDF, linear SVC"
+MANY_ROWS = 20_000  # take more than a few seconds
+
+
+class RowsUnavailable(UsageError):
+    """The rows that a checkpoint was trained on cannot be read, or have changed."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of predictions. matthews_correlation: None if all rows have the same class, where it is undefined."""
+
+    accuracy: float
+    macro_f1: float
+    balanced_accuracy: float
+    matthews_correlation: float | None
+
+
+@dataclass(frozen=True)
+class MajorityBaseline:
+    """Metrics of predicting the most frequent class of the measured rows for every text."""
+
+    label: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class SvcBaseline:
+    """Metrics of the linear SVC.
+
+    accuracy_difference: accuracy of the network minus that of the SVC; interval: at 95 %, paired by rows.
+    """
+
+    metrics: Metrics
+    training_rows: int
+    accuracy_difference: float
+    interval: Interval
+
+    def describe_difference(self) -> str:
+        """Return whether the network is better, in a sentence."""
+        low, high = self.interval
+        verdict = "Cannot tell which of the two is better"
+        if low > 0 or high < 0:
+            verdict = f"The {'network' if low > 0 else 'SVC'} is better"
+        return (
+            f"{verdict}: the accuracy of the network minus that of TF-IDF with a linear SVC is "
+            f"{self.accuracy_difference:+.4f}, 95% confidence {low:+.4f} to {high:+.4f}"
+        )
+
+
+def compute_metrics(labels: np.ndarray, predicted: np.ndarray) -> Metrics:
+    """Return the metrics of predictions; labels, predicted: class indices, `(rows,)` int64."""
+    return Metrics(
+        accuracy(labels, predicted),
+        macro_f1(labels, predicted),
+        balanced_accuracy(labels, predicted),
+        matthews_correlation(labels, predicted) if len(np.unique(labels)) > 1 else None,
+    )
+
+
+def measure_majority(labels: np.ndarray, names: Sequence[str]) -> MajorityBaseline:
+    """Return the metrics of the most frequent class; names: of the classes."""
+    index = int(np.bincount(labels).argmax())
+    return MajorityBaseline(names[index], compute_metrics(labels, np.full_like(labels, index)))
+
+
+def measure_svc(
+    rows: Split, checkpoint: Checkpoint, test_tokens: Sequence[Sequence[str]], labels: np.ndarray, predicted: np.ndarray
+) -> SvcBaseline:
+    """Return the metrics of a linear SVC over TF-IDF of words and pairs of words, with scikit-learn's default settings.
+
+    Args:
+        rows: training rows.
+        test_tokens: tokens of the measured texts.
+        labels, predicted: true classes of these texts and the network's predictions, `(texts,)` int64.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    if len(rows) > MANY_ROWS:
+        logger.info(f"training {SVC_NAME} on {len(rows):,} rows; --no-baseline leaves it out")
+    indices = {label: index for index, label in enumerate(checkpoint.labels)}
+    tokens = tokenize_texts(rows.texts, checkpoint.experiment.text.lowercase)
+    model = make_pipeline(TfidfVectorizer(analyzer=list_terms), LinearSVC(random_state=0))
+    model.fit(tokens, np.array([indices[label] for label in rows.labels]))
+    own = model.predict(test_tokens)
+    return SvcBaseline(
+        compute_metrics(labels, own),
+        len(rows),
+        accuracy(labels, predicted) - accuracy(labels, own),
+        accuracy_difference_interval(labels, predicted, own),
+    )
+
+
+def list_terms(tokens: Sequence[str]) -> list[str]:
+    """Return the words and the pairs of adjacent words of a text."""
+    return [*tokens, *map(" ".join, pairwise(tokens))]
+
+
+def load_training_rows(checkpoint: Checkpoint, dataset: Dataset | None = None) -> Split:
+    """Return the rows that a checkpoint was trained on, read again.
+
+    The texts are compared with their digests in the checkpoint.
+
+    Args:
+        dataset: of the checkpoint's experiment; by default it is read.
+
+    Raises:
+        RowsUnavailable: they cannot be read, or have changed since.
+    """
+    digests = load_train_texts(checkpoint.path)
+    if digests is None:
+        raise RowsUnavailable("the checkpoint has no digests to recognize them by")
+    try:
+        dataset = dataset or load_dataset(checkpoint.experiment)
+    except UsageError as error:
+        raise RowsUnavailable(str(error)) from error
+    if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
+        dataset = merge_validation(dataset)  # the refit of a search
+    text = checkpoint.experiment.text
+    tokens = encode(tokenize_texts(dataset.train.texts, text.lowercase), Vocabulary(checkpoint.words), text.max_tokens)
+    is_same = len(dataset.train) == checkpoint.metrics.get("rows") and set(dataset.train.labels) == set(
+        checkpoint.labels
+    )
+    own = digest_training_texts(tokens)
+    if not is_same or own is None or not np.array_equal(own, digests):
+        raise RowsUnavailable(f"{dataset.train.path}: its rows or labels are not those of training")
+    return dataset.train

@@ -1,0 +1,131 @@
+"""Slices of an evaluation: accuracy by length of the text, by share of unknown words, by class, and by any column."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from jobs.config.settings import DataSettings, Source
+from jobs.datasets.formats.rows import describe_names
+from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.datasets.tokenizer import UNKNOWN, Tokens
+from jobs.evaluation.metrics import Interval, accuracy_interval
+
+SMALL_SLICE = 30  # rows; the accuracy of fewer is uncertain by more than 10 points in each direction
+MAX_VALUES = 20  # of a column
+OTHER_VALUES = "other values"
+NUM_RANGES = 4
+LENGTH_LIMITS = (0, 5, 10, 20, 50, 100, 200, 500)  # tokens
+UNKNOWN_LIMITS = (0, 10, 25, 50)  # %
+NO_SLICE = -1  # index of rows that are in none
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows with the same property. by: name of the property or column; interval: of the accuracy, at 95 %."""
+
+    by: str
+    value: str
+    rows: int
+    accuracy: float
+    interval: Interval
+
+    def to_row(self) -> Mapping[str, object]:
+        """Return a row of a table, in which a small slice is marked."""
+        return {
+            self.by: self.value,
+            "rows": f"{self.rows:,}",
+            "accuracy": f"{self.accuracy:.3f}",
+            "95% confidence": "{:.3f} to {:.3f}".format(*self.interval),
+            "note": "few rows" if self.rows < SMALL_SLICE else "",
+        }
+
+
+def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str], correct: np.ndarray) -> list[Slice]:
+    """Return the slices by length, by share of unknown words, and by class.
+
+    Args:
+        tokens: of the texts, in the vocabulary of the checkpoint.
+        labels: true classes, `(rows,)` int64; names: of the classes.
+        correct: `(rows,)` bool.
+    """
+    lengths = tokens.lengths
+    unknown = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens.ids == UNKNOWN)])[tokens.offsets]
+    percent = 100 * np.diff(unknown) / np.maximum(lengths, 1)
+    length_bins = np.searchsorted(LENGTH_LIMITS, lengths)
+    length_names = ["none", *(f"{low + 1} to {high}" for low, high in pairwise(LENGTH_LIMITS))]
+    unknown_names = [f"{UNKNOWN_LIMITS[0]} %", *(f"up to {limit} %" for limit in UNKNOWN_LIMITS[1:])]
+    return [
+        *_slice("words", length_bins, [*length_names, f"more than {LENGTH_LIMITS[-1]}"], correct),
+        *_slice(
+            "unknown words",
+            np.where(lengths > 0, np.searchsorted(UNKNOWN_LIMITS, percent), NO_SLICE),
+            [*unknown_names, f"more than {UNKNOWN_LIMITS[-1]} %"],
+            correct,
+        ),
+        *_slice("class", labels, names, correct),
+    ]
+
+
+def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[Slice]:
+    """Return the slices by the values of a column.
+
+    Of many different numbers, the slices are ranges with about the same number of rows; of many other values, all but
+    the most frequent are one slice.
+    """
+    counts = Counter(values)
+    if len(counts) <= MAX_VALUES:
+        names = sorted(counts, key=_sort_key)
+    elif (numbers := _parse_numbers(values)) is not None:
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_RANGES + 1), method="inverted_cdf"))
+        bins = np.searchsorted(edges[1:-1], numbers)
+        members = [numbers[bins == number] for number in range(len(edges) - 1)]
+        ranges = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in members]
+        return _slice(column, bins, ranges, correct)
+    else:
+        names = [value for value, _ in counts.most_common(MAX_VALUES - 1)]
+        names.append(f"{OTHER_VALUES} ({len(counts) - len(names):,})")
+    indices = {name: index for index, name in enumerate(names)}
+    return _slice(column, np.array([indices.get(value, len(names) - 1) for value in values]), names, correct)
+
+
+def read_column(column: str, source: Source, data: DataSettings, rows: Split) -> list[str]:
+    """Return the values of a column of some rows, from the files that they were read from.
+
+    Raises:
+        DataError: the files have no such column, or cannot be read.
+    """
+    records: list[Mapping[str, object]] = []
+    everything = read_rows(source, data, records=records)
+    if column not in records[0]:
+        raise DataError(f"{rows.path}: has no column '{column}' (--by); it has {describe_names([*records[0]], column)}")
+    by_position = {everything.describe_position(index): record.get(column) for index, record in enumerate(records)}
+    values = [by_position.get(rows.describe_position(index)) for index in range(len(rows))]
+    return ["(empty)" if value is None or value == "" else str(value) for value in values]
+
+
+def _slice(by: str, bins: np.ndarray, names: Sequence[str], correct: np.ndarray) -> list[Slice]:
+    """Return the slices that have rows; bins: index of each row's name, `(rows,)`."""
+    slices = []
+    for number, name in enumerate(names):
+        members = correct[bins == number]
+        if len(members):
+            interval = accuracy_interval(np.ones(len(members)), members.astype(float))
+            slices.append(Slice(by, name, len(members), float(members.mean()), interval))
+    return slices
+
+
+def _parse_numbers(values: Sequence[str]) -> np.ndarray | None:
+    """Return values as numbers, None if one is not a finite number."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _sort_key(value: str) -> tuple[bool, float, str]:
+    number = _parse_numbers([value])
+    return number is None, 0.0 if number is None else float(number[0]), value
