@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import VECTOR_FILE_SETTINGS, VectorSettings
+from jobs.config.settings import VECTOR_FILE_SETTINGS, DataSettings, VectorSettings
 
 TRAINED_EMBEDDINGS = {"rand", "non-static", "multichannel"}
 # Settings of fine-tuning -> the kinds of embedding that they apply to.
@@ -27,8 +27,10 @@ def check_settings(
         search_space: values, or limits, of the settings that a search varies, by dotted path.
 
     Raises:
-        ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen.
+        ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
+            is no column of weights.
     """
+    _check_weight_column(experiment.data)
     default = Experiment()
     for path, applicable in FINE_TUNING_SETTINGS.items():
         is_set = path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
@@ -71,6 +73,18 @@ def drop_ineffective_settings(experiment: Experiment) -> Experiment:
             if experiment.model.embedding not in applicable
         }
     )
+
+
+def _check_weight_column(data: DataSettings) -> None:
+    if data.weight_column is None:
+        return
+    if data.train is None:
+        raise ExperimentError(
+            "data.weight_column has no effect without data.train: docstrings have no columns; remove it"
+        )
+    for key in ("text_column", "label_column"):
+        if data.weight_column == getattr(data, key):
+            raise ExperimentError(f"data.weight_column and data.{key} are both '{data.weight_column}'; correct one")
 
 
 def _ineffective_vector_settings(vectors: VectorSettings, embeddings: set[str]) -> list[str]:

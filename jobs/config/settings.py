@@ -4,11 +4,14 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from jobs.config.class_weights import ClassWeights, parse_class_weights
+
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
 # A path or URI of a file, of a folder or with a glob pattern; or several.
 Source = str | list[str]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # Delimiters that are detected, in the order of preference.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -46,6 +49,9 @@ class DataSettings(SettingsSection):
     """Column, or key in jsonl, of the texts; lines of fastText need none."""
     label_column: str = "label"
     """Column, or key in jsonl, of the labels; lines of fastText need none."""
+    weight_column: str | None = None
+    """Column, or key in jsonl, of the weights of the training rows in the loss: numbers of at least 0. A file of the
+    validation part needs it only with `tune.refit`. null: all rows have the same weight."""
     delimiter: str | None = None
     """Character between the columns of a csv or tsv file. null: in tsv a tab; in csv the first of comma, semicolon,
     tab and vertical bar that divides a header with the columns above."""
@@ -202,6 +208,12 @@ class TrainSettings(SettingsSection):
     vectors_pull: float = Field(0.0, ge=0)
     """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
     distance is added to the loss, for the words of a batch."""
+    class_weights: ClassWeights = None
+    """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
+    weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights."""
+    temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
+    """Divisor of the logits before softmax when texts are classified (Guo et al. 2017); changes scores, not labels.
+    null: fitted to the validation part, so that scores are probabilities; 1: scores as they were trained."""
     frozen_epochs: int = Field(0, ge=0)
     """Number of epochs at the start in which the word vectors do not change. `patience` counts from the next one."""
     metric: Metric = "accuracy"
@@ -222,6 +234,11 @@ class TrainSettings(SettingsSection):
                 f"`finetune-cnn cross-validate --folds {values['folds']}` instead"
             )
         return {name: value for name, value in values.items() if name != "folds"}
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _check_class_weights(cls, value: Any) -> ClassWeights:
+        return parse_class_weights(value)
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.datasets.row_weights import check_class_weights
 from jobs.datasets.stratification import draw_folds, draw_share
 
 MAX_FOLDS = 100
@@ -40,10 +41,12 @@ def load_dataset(experiment: Experiment) -> Dataset:
 
     Raises:
         DataError: the data are missing or invalid; names the file, the line and the setting.
+        ExperimentError: `train.class_weights` does not fit the labels.
     """
     data = experiment.data
     train, notes, pretraining_texts = _load_rows(experiment)
-    validation = read_rows(data.validation, data) if data.validation else None
+    # The validation rows have weights if they are trained on later.
+    validation = read_rows(data.validation, data, weighted=experiment.tune.refit) if data.validation else None
     test = read_rows(data.test, data) if data.test else None
     notes += _describe_ambiguous_texts([part for part in (train, validation, test) if part is not None])
     if test is None:
@@ -53,6 +56,7 @@ def load_dataset(experiment: Experiment) -> Dataset:
         train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
         notes.append(_describe_drawn("validation", validation, train))
     labels = _collect_labels(train, validation, test)
+    check_class_weights(experiment, labels)
     training_texts = set(train.texts)
     for name, part in (("validation", validation), ("test", test)):
         repeated = sum(text in training_texts for text in part.texts)
@@ -66,7 +70,8 @@ def load_dataset(experiment: Experiment) -> Dataset:
 def merge_validation(dataset: Dataset) -> Dataset:
     """Return a dataset with the validation part moved into the training part."""
     train, validation = dataset.train, dataset.validation
-    merged = Split(train.texts + validation.texts, train.labels + validation.labels, train.path)
+    weights = None if train.weights is None else train.weights + (validation.weights or [])
+    merged = Split(train.texts + validation.texts, train.labels + validation.labels, train.path, weights=weights)
     return replace(dataset, train=merged, validation=validation.select([]))
 
 
@@ -76,7 +81,7 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
     The validation part is drawn from the other rows of the fold, unless `data.validation` is set.
 
     Raises:
-        ExperimentError: `data.test` is set.
+        ExperimentError: `data.test` is set, or `train.class_weights` does not fit the labels.
         DataError: as in `load_dataset`; or `folds` is out of range, or a class has fewer rows than that.
     """
     if not 2 <= folds <= MAX_FOLDS:
@@ -92,6 +97,7 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
             f"{rows.path}: {count} rows have the label '{rarest}', fewer than {folds} folds; "
             + ("lower --folds" if count > 1 else "add rows with this label, or remove it")
         )
+    check_class_weights(experiment, sorted(set(rows.labels)))
     datasets = []
     fold_of_row = draw_folds(rows.labels, folds, experiment.seed)
     for fold in range(folds):
@@ -196,5 +202,5 @@ def _load_rows(experiment: Experiment) -> tuple[Split, list[str], PretrainingTex
     """Return the rows of the training file or of the docstrings, notes, and the pretraining texts."""
     data = experiment.data
     if data.train is not None:
-        return read_rows(data.train, data), [], None
+        return read_rows(data.train, data, weighted=True), [], None
     return load_docstring_corpus(data, experiment.text.lowercase, experiment.storage, experiment.seed)

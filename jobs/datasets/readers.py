@@ -18,6 +18,7 @@ from jobs.datasets.formats.parquet import read_parquet
 from jobs.datasets.formats.rows import DataError as DataError
 from jobs.datasets.formats.rows import Reader, ReadOptions, Row, SourceFile
 from jobs.datasets.formats.text_lines import read_plain
+from jobs.datasets.row_weights import parse_weight
 from jobs.datasets.sources import locate, resolve_source
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Split:
 
     path: name of the source in messages. line_numbers: line of each row in its file, or its number in a file without
     lines. files: the files that were read; file_indices: index in `files` of each row's file, None for the first.
+    weights: of the rows in the loss; None if they are equal.
     """
 
     texts: list[str]
@@ -48,12 +50,13 @@ class Split:
     line_numbers: list[int] | None = None
     files: tuple[SourceFile, ...] = ()
     file_indices: list[int] | None = None
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def digest(self) -> str:
-        """Return 8 hex digits that identify these rows."""
+        """Return 8 hex digits that identify the texts and labels of these rows."""
         return digest([self.texts, self.labels])
 
     def describe_position(self, index: int) -> str:
@@ -71,27 +74,37 @@ class Split:
         lines = [self.line_numbers[index] for index in indices] if self.line_numbers else None
         files = [self.file_indices[index] for index in indices] if self.file_indices else None
         texts, labels = ([values[index] for index in indices] for values in (self.texts, self.labels))
-        return Split(texts, labels, self.path, lines, self.files, files)
+        weights = [self.weights[index] for index in indices] if self.weights else None
+        return Split(texts, labels, self.path, lines, self.files, files, weights)
 
 
 def read_rows(
-    source: Source, data: DataSettings, *, labelled: bool = True, records: list[Mapping[str, object]] | None = None
+    source: Source,
+    data: DataSettings,
+    *,
+    labelled: bool = True,
+    weighted: bool = False,
+    records: list[Mapping[str, object]] | None = None,
 ) -> Split:
     """Return the rows of a source, in the order of its files.
 
     Args:
         labelled: False: the label column is not read, and every label is "".
+        weighted: read the column of weights, if `data.weight_column` names one.
         records: each row is added to it with the values of all its columns.
 
     Raises:
-        DataError: a file is missing, damaged or of another format, or a row has no text or label, or there are no rows.
+        DataError: a file is missing, damaged or of another format, or a row has no text, label or weight, or there are
+            no rows.
     """
     files = tuple(resolve_source(source, data))
     name = locate(describe_source(source), data)
     if len(files) > 1 or (_sum_sizes(files) or 0) > LARGE_FILE_BYTES:
         logger.info(f"reading {name}" + (f": {len(files):,} files" if len(files) > 1 else ""))
-    options = ReadOptions(data, labelled, with_records=records is not None)
+    weight_column = data.weight_column if weighted else None
+    options = ReadOptions(data, labelled, with_records=records is not None or weight_column is not None)
     texts, labels, lines, file_indices = [], [], [], []
+    weights: list[float] = []
     for file_index, file in enumerate(files):
         for line, text, label, record in iter_rows(file, options):
             texts.append(text)
@@ -100,21 +113,32 @@ def read_rows(
             file_indices.append(file_index)
             if records is not None and record is not None:
                 records.append(record)
+            if weight_column is not None and record is not None:
+                weights.append(parse_weight(file, line, record, weight_column))
     if not texts:
         raise DataError(f"{name}: has no rows")
-    return Split(texts, labels, name, lines, files, file_indices if len(files) > 1 else None)
+    return Split(texts, labels, name, lines, files, file_indices if len(files) > 1 else None, weights or None)
 
 
-def check_file(source: Source, data: DataSettings) -> None:
+def check_file(source: Source, data: DataSettings, *, weighted: bool = False) -> None:
     """Check that the files of a source exist, and the columns and the first row of the first file of each path.
+
+    Args:
+        weighted: as of `read_rows`.
 
     Raises:
         DataError: as for `read_rows`.
     """
+    weight_column = data.weight_column if weighted else None
+    options = ReadOptions(data, with_records=weight_column is not None)
     for path in [source] if isinstance(source, str) else source:
-        rows = (row for file in resolve_source(path, data) for row in iter_rows(file, ReadOptions(data)))
-        if next(rows, None) is None:
+        rows = ((file, row) for file in resolve_source(path, data) for row in iter_rows(file, options))
+        first = next(rows, None)
+        if first is None:
             raise DataError(f"{locate(path, data)}: has no rows")
+        file, (line, _, _, record) = first
+        if weight_column is not None and record is not None:
+            parse_weight(file, line, record, weight_column)
 
 
 def stream_texts(source: Source, data: DataSettings, on_bytes_read: Callable[[int], None]) -> Iterator[str]:

@@ -17,8 +17,8 @@ def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = No
         DataError, VectorsError: a file is missing or invalid.
     """
     data = experiment.data
-    for path in (data.train, data.validation, data.test):
+    for path, weighted in ((data.train, True), (data.validation, experiment.tune.refit), (data.test, False)):
         if path is not None:
-            check_file(path, data)
+            check_file(path, data, weighted=weighted)
     if set(embeddings or {experiment.model.embedding}) != {"rand"}:
         check_vectors_file(experiment.vectors)

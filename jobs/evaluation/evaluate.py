@@ -18,6 +18,7 @@ from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
 from jobs.evaluation.baselines import RowsUnavailable, SvcBaseline, load_training_rows, measure_svc
+from jobs.evaluation.calibration import write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
@@ -126,7 +127,9 @@ def evaluate(
         except NoTrainedVectors as error:
             logger.info(f"the report has no section on vector drift: {error}")
         write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-        write_report(folder, evaluation, checkpoint, [*_format_sections(evaluation, errors), *drift_section])
+        calibration_section = write_calibration(folder, checkpoint, test.labels, probabilities)
+        sections = [*_format_sections(evaluation, errors), *calibration_section, *drift_section]
+        write_report(folder, evaluation, checkpoint, sections)
     logger.log(RESULT, f"report: {join(target, 'report.md')}")
     return evaluation
 

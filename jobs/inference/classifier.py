@@ -75,6 +75,7 @@ class Classifier:
         channels = _validate_checkpoint(checkpoint)
         self.labels = checkpoint.labels
         self.text_settings = checkpoint.experiment.text
+        self.temperature = checkpoint.temperature
         self.vocabulary = Vocabulary(checkpoint.words)
         self.weights = packed = PackedWeights(checkpoint)
         # (words, channels * dimensions)
@@ -122,12 +123,15 @@ class Classifier:
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logits of texts, `(texts, classes)` float32."""
+        """Return the logits of texts, `(texts, classes)` float32, as the network computes them, without temperature."""
         return self.score_texts(texts).logits
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the probability of each class for each text, `(texts, classes)` float32."""
-        logits = self.predict_logits(texts)
+        """Return the probability of each class for each text, `(texts, classes)` float32.
+
+        It is the softmax of the logits, divided by the checkpoint's temperature.
+        """
+        logits = self.predict_logits(texts) / np.float32(self.temperature)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 

@@ -47,4 +47,4 @@ def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     settings = checkpoint.experiment.text
     tokens = encode(tokenize_texts(texts, settings.lowercase), Vocabulary(checkpoint.words), settings.max_tokens)
     logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens)))
-    return torch.softmax(logits, dim=1).numpy()
+    return torch.softmax(logits / checkpoint.temperature, dim=1).numpy()

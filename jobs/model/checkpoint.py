@@ -6,7 +6,7 @@
     vocabulary.json        words; the first one has id 2
     weights.safetensors    the network's tensors, including the word vectors
     untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2)
-    metrics.json           metrics of the epoch, and provenance: rows, held-out part, versions
+    metrics.json           metrics of the epoch, temperature, and provenance: rows, held-out part, versions
     initial.safetensors    word vectors and word counts before training (to compare)
     train-texts.safetensors  64-bit digests of the training texts (to recognize them in a test part)
     state.safetensors      state of the optimizers (only to resume)
@@ -35,6 +35,7 @@ from jobs.model.checkpoint_files import (
     UNTRAINED_VECTORS_FILE,
     SharedFiles,
     open_checkpoint,
+    parse_metrics,
     parse_yaml,
     read_json,
     read_weights,
@@ -50,14 +51,6 @@ logger = logging.getLogger(__name__)
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 INITIAL_VECTORS_FILE = "initial.safetensors"
 TRAIN_TEXTS_FILE = "train-texts.safetensors"
-# Types of the values of metrics.json that reports read; other values are copied as they are.
-METRIC_TYPES: dict[str, type | tuple[type, ...]] = {
-    "epoch": int,
-    "rows": int,
-    "accuracy": (int, float, type(None)),
-    "held_out": str,
-    "versions": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -77,6 +70,11 @@ class Checkpoint:
     metrics: dict[str, Any]
     path: str = ""
     manifest_sha256: str = ""
+
+    @property
+    def temperature(self) -> float:
+        """Divisor of the logits before softmax; 1 if an earlier version wrote the checkpoint."""
+        return float(self.metrics.get("temperature", 1.0))
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ def load_checkpoint(path: str) -> Checkpoint:
             labels=_parse_names("labels.json", files.read_json("labels.json")),
             words=_parse_names("vocabulary.json", files.read_json("vocabulary.json")),
             weights=read_weights(files),
-            metrics=_parse_metrics(files.read_json("metrics.json")),
+            metrics=parse_metrics(files.read_json("metrics.json")),
             path=location,
             manifest_sha256=files.manifest_sha256,
         )
@@ -313,13 +311,3 @@ def _parse_settings(text: str) -> Experiment:
 def _parse_names(file: str, names: object) -> list[str]:
     validate_names(file, names)
     return cast(list[str], names)
-
-
-def _parse_metrics(metrics: object) -> dict[str, Any]:
-    """Return the argument; CheckpointError if a value that the reports read is of another type."""
-    if not isinstance(metrics, dict):
-        raise CheckpointError("metrics.json: is not an object")
-    for name, types in METRIC_TYPES.items():
-        if name in metrics and not isinstance(metrics[name], types):
-            raise CheckpointError(f"metrics.json: '{name}' is {str(metrics[name])[:50]!r}")
-    return metrics

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
 from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders, read_text
+from jobs.config.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 READABLE_FORMATS = (1, 2)
 UNTRAINED_VECTORS_FILE = "untrained.safetensors"
@@ -35,6 +36,16 @@ DEFAULT_MAX_TEXT_BYTES = 1 << 20
 MAX_YAML_DEPTH = 50  # the time to parse grows with its square
 MAX_MESSAGE_CHARACTERS = 500
 MAX_SUGGESTIONS = 3
+
+# Types of the values of metrics.json that reports read; other values are copied as they are.
+METRIC_TYPES: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "rows": int,
+    "accuracy": (int, float, type(None)),
+    "held_out": str,
+    "versions": dict,
+    "temperature": (int, float),
+}
 
 
 class CheckpointError(UsageError):
@@ -162,6 +173,19 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
             rest = untrained["fixed_vectors"][len(weights["vectors"]) :]
         weights["vectors"] = np.concatenate([weights["vectors"], rest])
     return weights | untrained
+
+
+def parse_metrics(metrics: object) -> dict[str, Any]:
+    """Return the argument; CheckpointError if a value that the reports read is of another type."""
+    if not isinstance(metrics, dict):
+        raise CheckpointError("metrics.json: is not an object")
+    for name, types in METRIC_TYPES.items():
+        if name in metrics and not isinstance(metrics[name], types):
+            raise CheckpointError(f"metrics.json: '{name}' is {str(metrics[name])[:50]!r}")
+    temperature = metrics.get("temperature", 1.0)
+    if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise CheckpointError(f"metrics.json: 'temperature' is {str(temperature)[:50]}")
+    return metrics
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> str:

@@ -198,6 +198,22 @@ class Network(nn.Module):
         return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
 
 
+def compute_losses(scores: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sum and the mean of the cross-entropies of a batch, as scalars.
+
+    With weights both are weighted; the mean is divided by the sum of the weights, as in torch's CrossEntropyLoss with
+    weights of the classes. The batch is that of all workers, so their number changes nothing.
+
+    Args:
+        scores: `(texts, classes)`. labels: `(texts,)` int64. weights: of the texts, `(texts,)`; None if all are equal.
+    """
+    if weights is None:
+        total = F.cross_entropy(scores, labels, reduction="sum")
+        return total, total / len(labels)
+    total = F.cross_entropy(scores, labels, reduction="none") @ weights
+    return total, total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)  # all weights may be 0
+
+
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 

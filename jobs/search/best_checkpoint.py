@@ -14,6 +14,7 @@ from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
+from jobs.model.checkpoint_files import parse_metrics, read_json
 from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.search.records import (
     RankingKey,
@@ -172,9 +173,10 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
-    the time only. The metrics stay those of the search's checkpoint.
+    the time only. The metrics and the temperature stay those of the search's checkpoint.
     """
-    refit_experiment = build_refit_experiment(experiment, best)
+    metrics = parse_metrics(read_json(join(run.path, best.checkpoint, "metrics.json")))
+    refit_experiment = build_refit_experiment(experiment, best, metrics.get("temperature", 1.0))
     use_gpu, _ = require_resources(refit_experiment)
     num_workers = min(
         max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)),
@@ -194,9 +196,10 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
     return replace(best, checkpoint=checkpoint, rows=len(merged.train), refit=True)
 
 
-def build_refit_experiment(experiment: Experiment, best: BestCheckpoint) -> Experiment:
-    """Return the experiment that trains the best settings up to their best epoch."""
-    return apply_trial_settings(experiment, best.settings or {}).replace({"train.stop_epoch": best.epoch})
+def build_refit_experiment(experiment: Experiment, best: BestCheckpoint, temperature: float) -> Experiment:
+    """Return the experiment that trains the best settings up to their best epoch, with the temperature found then."""
+    settings = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
+    return apply_trial_settings(experiment, best.settings or {}).replace(settings)
 
 
 def _read_epoch(path: str) -> Epoch | None:

@@ -19,9 +19,11 @@ import numpy as np
 from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, join, write_bytes
+from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
+from jobs.datasets.row_weights import compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
 from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
@@ -43,10 +45,14 @@ MANY_TEXTS = 50_000  # take more than a second
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels."""
+    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels.
+
+    weights: of the rows in the loss, `(texts,)` float64; None if they are equal.
+    """
 
     tokens: Tokens
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +86,10 @@ class Corpus:
         Ids 0 and 1 are padding (never) and unknown words. Words with later ids are not in the texts, and not trained.
         """
         return np.bincount(self.train.tokens.ids, minlength=2)
+
+    def row_weights(self, class_weights: ClassWeights) -> np.ndarray | None:
+        """Return the weights of the training rows in the loss; values and errors as of `compute_row_weights`."""
+        return compute_row_weights(class_weights, self.labels, self.train.labels, self.train.weights)
 
 
 class CorpusCache:
@@ -271,7 +281,9 @@ def _encode_split(
 ) -> EncodedSplit:
     indices = {label: index for index, label in enumerate(labels)}
     return EncodedSplit(
-        encode(tokenized, vocabulary, max_tokens), np.array([indices[label] for label in split.labels], np.int64)
+        encode(tokenized, vocabulary, max_tokens),
+        np.array([indices[label] for label in split.labels], np.int64),
+        None if split.weights is None else np.array(split.weights),
     )
 
 
@@ -283,5 +295,7 @@ def _content_key(
     for split in (train, validation):
         for array in (split.tokens.ids, split.tokens.offsets, split.labels):
             content.update(array.tobytes())
+    if train.weights is not None:
+        content.update(train.weights.tobytes())
     content.update(vectors.encode() if isinstance(vectors, str) else np.ascontiguousarray(vectors).tobytes())
     return content.hexdigest()[:8]

@@ -266,4 +266,5 @@ def _key(experiment: Experiment, datasets: list[Dataset], word_vectors: WordVect
     if experiment.model.embedding != "rand":
         texts = [dataset.pretraining_texts for dataset in datasets]
         pretrained = [word_vectors and word_vectors.digest(), *(text.key() if text else None for text in texts)]
-    return digest([settings, rows, pretrained])
+    weights = [weights for dataset in datasets if (weights := dataset.train.weights) is not None]
+    return digest([settings, rows, pretrained, *weights])

@@ -20,13 +20,14 @@ from cluster import UsageError
 from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.lazy_adam import LazyAdam
-from jobs.model.network import Network
+from jobs.model.network import Network, compute_losses
 from jobs.training.history import Epoch, EpochProgress, Progress
 from jobs.training.process_group import ProcessGroup
 
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
+    from jobs.evaluation.calibration import LogitSample
     from jobs.training.corpus import Corpus, EncodedSplit
 
 # Learning rate of random word vectors, relative to that of the other parameters, without train.vectors_learning_rate.
@@ -50,6 +51,7 @@ class Loop:
         corpus, settings, seed: the same for all workers.
         group: process group of the workers; by default this process alone.
         device: device of the network.
+        row_weights: of the training rows in the loss, `(rows,)` float64 with a mean of 1; None if they are equal.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Loop:
         seed: int,
         group: ProcessGroup | None = None,
         device: torch.device | str = "cpu",
+        *,
+        row_weights: np.ndarray | None = None,
     ) -> None:
         self.network = network
         self.corpus = corpus
@@ -69,6 +73,7 @@ class Loop:
         self.device = torch.device(device)
         self.progress = Progress()
         self.predicted = np.empty(0, np.int64)  # classes of the validation rows after the last epoch
+        self.temperature = 1.0  # that calibrates the scores of the last epoch; 1 without a validation part
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
@@ -89,6 +94,7 @@ class Loop:
         self.train_collator = Collator(corpus.train.tokens, len(corpus.vectors), self.device)
         self.validation_collator = Collator(corpus.validation.tokens, len(corpus.vectors), self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
+        self._weights = None if row_weights is None else torch.from_numpy(row_weights).to(self.device, torch.float32)
 
     def train_epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train as `train_with_intervals`, without an interval; yield each epoch, and whether it is the best so far."""
@@ -166,15 +172,16 @@ class Loop:
         progress, split = self.progress, self.corpus.validation
         mean = progress.train_loss / len(self.corpus.train)
         number = len(progress.epochs) + 1
-        loss, predicted = self._validate(split) if len(split) and math.isfinite(mean) else (None, None)
+        loss, predicted, sample = self._validate(split) if len(split) and math.isfinite(mean) else (None, None, None)
         for name, value in (("training", mean), ("validation", loss)):
             if value is not None and not math.isfinite(value):
                 raise TrainingDiverged(
                     f"epoch {number}: the {name} loss is {value}; lower train.learning_rate "
                     f"({self.settings.learning_rate})"
                 )
-        if predicted is not None:
+        if predicted is not None and sample is not None:
             self.predicted = predicted
+            self.temperature = sample.fit_temperature(split.labels)
         epoch = Epoch(
             epoch=number,
             train_loss=mean,
@@ -204,7 +211,7 @@ class Loop:
         """
         network = self.network
         batch = self.train_collator.collate(rows)
-        labels = self._labels[copy_to_device(rows, self.device)]
+        indices = copy_to_device(rows, self.device)
         mask = self.dropout_mask(len(rows), epoch, number)
         vectors = network.lookup_trained_vectors(batch.word_ids)
         sums: list[Callable[[], Tensor]] = []  # of the vectors' gradients, while those of the filters are computed
@@ -217,8 +224,9 @@ class Loop:
         if mask is not None:
             hidden = hidden * mask
         scores = self._compute_logits(hidden.detach(), apply_max_norm=True).requires_grad_()
-        total = F.cross_entropy(scores, labels, reduction="sum")
-        [gradient] = torch.autograd.grad(total / len(rows), [scores])  # (rows, classes)
+        weights = None if self._weights is None else self._weights[indices]
+        total, mean = compute_losses(scores, self._labels[indices], weights)
+        [gradient] = torch.autograd.grad(mean, [scores])  # (rows, classes)
         network.output.grad = gradient.T @ hidden.detach()
         network.output_bias.grad = gradient.sum(dim=0)
         network.filters.grad = network.biases.grad = None
@@ -285,17 +293,21 @@ class Loop:
         return factor
 
     @torch.inference_mode()
-    def _validate(self, split: "EncodedSplit") -> tuple[float, np.ndarray]:
-        """Return the mean loss, and the predicted label of every row, `(rows,)` int64."""
+    def _validate(self, split: "EncodedSplit") -> "tuple[float, np.ndarray, LogitSample]":
+        """Return the mean loss, the predicted label of every row, `(rows,)` int64, and logits to calibrate."""
+        from jobs.evaluation.calibration import LogitSample
+
         self.network.eval()
         labels = torch.from_numpy(split.labels)
         predicted = torch.empty(len(split), dtype=torch.int64)
+        sample = LogitSample(len(split), len(self.network.output))
         total = 0.0
         for rows in iter_batches_by_length(split.tokens.lengths, VALIDATION_BATCH_SIZE):
             scores = self._compute_logits(self.network.forward_features(self.validation_collator.collate(rows))).cpu()
             total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
             predicted[rows] = scores.argmax(dim=1)
-        return total / len(split), predicted.numpy()
+            sample.add(rows, scores.numpy())
+        return total / len(split), predicted.numpy(), sample
 
 
 def create_loop(
@@ -312,4 +324,6 @@ def create_loop(
         rank=group.rank,
         world_size=group.world_size,
     )
-    return Loop(network.to(device), corpus, experiment.train, experiment.seed, group, device)
+    settings = experiment.train
+    weights = corpus.row_weights(settings.class_weights)
+    return Loop(network.to(device), corpus, settings, experiment.seed, group, device, row_weights=weights)

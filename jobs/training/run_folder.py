@@ -187,8 +187,7 @@ class RunFolder:
             The path of the best.json that names the run's best checkpoint: the experiment's, or else the run's own.
         """
         path = join(self.experiment_folder, "best.json")
-        own = self.read_best()
-        if own is not None and own.test != self.test:
+        if (own := self.read_best()) is not None and own.test != self.test:
             self._write_best(own)
         checkpoint = f"{self.name}/{best.checkpoint}"
         best = replace(best, checkpoint=checkpoint, validation=self.validation, run=self.name, test=self.test)
@@ -291,8 +290,9 @@ def resolve_run_folder(
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:
     """Return the training settings that decide the result of a run, for its key."""
-    # Cross-validation was a setting, `train.folds`; with it in the keys, runs of earlier versions are found again.
-    return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY) | {"folds": folds}
+    # With `folds`, a former setting, and without newer settings at null, runs of earlier versions are found again.
+    unset = {name for name in ("class_weights", "temperature") if getattr(settings, name) is None}
+    return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY | unset) | {"folds": folds}
 
 
 def select_best(progress: Progress, path: str, metric: str) -> BestCheckpoint | None:

@@ -51,6 +51,8 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         _to_arrays(gather_weights(loop)),
         metrics={
             **(vars(progress.epochs[-1]) if progress.epochs else {}),
+            # Within an epoch the weights have changed since the temperature was fitted.
+            **({} if progress.steps else {"temperature": experiment.train.temperature or loop.temperature}),
             "rows": len(corpus.train),
             "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,

@@ -99,6 +99,9 @@ def train(experiment: Experiment, *, promote: bool = False, callbacks: Sequence[
             corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
             if corpus.coverage:
                 logger.info(f"vectors: {corpus.coverage}")
+            weights = corpus.row_weights(experiment.train.class_weights)
+            if weights is not None:
+                logger.info(f"weights of the training rows in the loss: {weights.min():.3g} to {weights.max():.3g}")
             run = resolve_run_folder("train", experiment, corpus, dataset.validation, promote=promote)
             best = run.read_finished_best()
             if best is not None:

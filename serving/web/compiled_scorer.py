@@ -38,12 +38,13 @@ _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
 # The state of a CompiledScorer, int64: numbers, then the address and the size of each array.
 _LOWERCASE, _NUM_COLUMNS, _FIRST_ARRAY = range(3)
-# The arrays: the classifier's, then those for scores and counts, then scratch, then the tables of `code_points`.
+# The arrays: the classifier's, then those for scores and counts, the temperature, then scratch, then the tables of
+# `code_points`.
 _WORD_BYTES, _WORD_OFFSETS, _SLOTS, _HASHES = range(4)
 _TABLE, _FILTER_COUNTS, _COLUMN_OFFSETS, _BIASES, _OUTPUT, _OUTPUT_BIAS = range(4, 10)
-_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS = range(10, 15)
-_TOKEN_IDS, _SUMS, _FEATURES, _ENTRIES, _COMPOSITIONS, _NUM_ARRAYS = range(15, 21)
-_DTYPES = "BliLfllfffl" + "fdld" + "lff" + "il"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
+_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS, _TEMPERATURE = range(10, 16)
+_TOKEN_IDS, _SUMS, _FEATURES, _ENTRIES, _COMPOSITIONS, _NUM_ARRAYS = range(16, 22)
+_DTYPES = "BliLfllfffl" + "fdldd" + "lff" + "il"  # uint8 B, int32 i, int64 l, uint64 L, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
 Entry = Callable[[bytes, int, int, int, int, int], int]
@@ -75,9 +76,10 @@ class CompiledScorer:
         self._logits, self._scores = np.empty(max_texts * classes, np.float32), np.empty(max_texts * classes)
         self.best = np.zeros(max_texts, np.int64)
         self._counts = np.zeros(_FIRST_LABEL + classes)
+        self._temperature = np.array([classifier.temperature])
         arrays = [  # kept alive by the attribute: compiled code has only their addresses
             *classifier.kernel_arrays(),
-            *(self._offsets, self._logits, self._scores, self.best, self._counts),
+            *(self._offsets, self._logits, self._scores, self.best, self._counts, self._temperature),
             np.empty(max(1, min(classifier.text_settings.max_tokens, 4 * max_text_length + 1)), np.int64),
             *(np.empty(size, np.float32) for size in (filters, filters)),
             *code_points.make_tables(classifier.text_settings.lowercase),
@@ -111,7 +113,7 @@ class CompiledScorer:
         result = self._classifier.score_texts(texts)
         _apply_function(
             result.logits.reshape(-1), len(texts), function, self._scores, self.best, self._counts,
-            result.num_tokens, result.num_unknown,
+            result.num_tokens, result.num_unknown, self._temperature[0],
         )  # fmt: skip
         return _to_permille(result.num_tokens, result.num_unknown)
 
@@ -129,9 +131,12 @@ class CompiledScorer:
 @compiled()
 def _apply_function(
     logits: NDArray[np.float32], texts: int, function: int, scores: NDArray[np.float64], best: NDArray[np.int64],
-    counts: NDArray[np.float64], tokens: int, unknown: int,
+    counts: NDArray[np.float64], tokens: int, unknown: int, temperature: float,
 ) -> None:  # fmt: skip
-    """Write the scores and the best class of each text, and count; logits, scores: `(texts * classes,)`."""
+    """Write the scores and the best class of each text, and count; logits, scores: `(texts * classes,)`.
+
+    The temperature divides the logits before softmax only: sigmoid and none are applied to the network's own logits.
+    """
     classes = len(counts) - _FIRST_LABEL
     for start in range(0, texts * classes, classes):
         highest = start
@@ -140,7 +145,7 @@ def _apply_function(
                 highest = index
         total = 0.0
         for index in range(start, start + classes):
-            scores[index] = exp(np.float64(logits[index]) - np.float64(logits[highest]))
+            scores[index] = exp((np.float64(logits[index]) - np.float64(logits[highest])) / temperature)
             total += scores[index]
         best[start // classes] = highest - start
         counts[_FIRST_LABEL + highest - start] += 1
@@ -233,7 +238,8 @@ def compile_entry() -> "tuple[CFunc[CompiledEntry], Entry]":
             tokens += text_tokens
             unknown += text_unknown
         scores, best = _get_array(state, _SCORES, np.float64), _get_array(state, _BEST, np.int64)
-        _apply_function(logits, texts, function, scores, best, counts, tokens, unknown)
+        temperature = _get_array(state, _TEMPERATURE, np.float64)[0]
+        _apply_function(logits, texts, function, scores, best, counts, tokens, unknown, temperature)
         return _to_permille(tokens, unknown)
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import serving
+from benchmarks import imbalance, serving
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -82,6 +82,22 @@ def test_accuracy(shared_data: Path, ray_environment: dict[str, str]) -> None:
     [row] = run("accuracy", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])["accuracy"]
     assert row["set"] == "trec"
     assert all(60 < row[classifier] < 100 for classifier in ("this project", "TF-IDF, linear SVC"))
+
+
+def test_imbalance(shared_data: Path) -> None:
+    """Default and chosen settings with and without weights of the classes, and the SVC, on a part of the sections."""
+    rows = run("imbalance", "--quick")["sides"]
+    assert [row["side"] for row in rows] == [*imbalance.SIDES, imbalance.SVC]
+    assert all(0 < row["macro F1"] < row["accuracy"] < 100 for row in rows)
+
+
+def test_calibration(shared_data: Path) -> None:
+    """The temperature changes the scores, and no label."""
+    [row] = run("calibration", "--quick")["sets"]
+    assert row["set"] == "trec"
+    assert row["temperature"] != 1
+    assert row["accuracy"] == row["accuracy without it"] > 60
+    assert 0 < row["error"] != row["error without it"]
 
 
 def test_training_speed(tmp_path: Path, ray_environment: dict[str, str]) -> None:

@@ -83,6 +83,15 @@ def test_settings_without_effect_in_a_cross_validation() -> None:
         assert note.startswith("train.workers and train.use_gpu have no effect")
 
 
+def test_a_column_of_weights_needs_files_and_is_no_other_column() -> None:
+    with pytest.raises(ExperimentError, match=r"data.weight_column has no effect without data.train"):
+        check_settings(Experiment().replace({"data.weight_column": "weight"}), {"rand"})
+    for other in ("text", "label"):
+        experiment = Experiment().replace({"data.train": "a.csv", "data.weight_column": other})
+        with pytest.raises(ExperimentError, match=f"data.weight_column and data.{other}_column are both '{other}'"):
+            check_settings(experiment, {"rand"})
+
+
 def test_settings_that_a_search_chose_can_be_trained() -> None:
     """Settings that do not apply to the embedding are reset, others do not change."""
     static = Experiment().replace({"model.embedding": "static", "train.vectors_pull": 0.1, "model.dropout": 0.2})

@@ -121,6 +121,14 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
         ("zzzzzz=1", r"unknown key 'zzzzzz'; `finetune-cnn show` prints all keys"),
         ("model=[1", r"model: '\[1' is not a YAML value"),
         ("model.dropout=x", r"model.dropout: .*given: 'x'"),
+        (
+            "train.class_weights=equal",
+            r"train.class_weights: must be balanced, or a weight for each label, as in .*equal",
+        ),
+        ("train.class_weights={}", r"train.class_weights: must be balanced, or a weight for each label"),
+        ("train.class_weights={a: 1, b: 0}", r"train.class_weights: the weight of 'b' must be a number above 0, not 0"),
+        ("train.class_weights={a: .inf}", r"the weight of 'a' must be a number above 0, not inf"),
+        ("train.class_weights={a: true}", r"the weight of 'a' must be a number above 0, not True"),
     ],
 )
 def test_an_invalid_setting_is_an_error(setting: str, message: str) -> None:
@@ -149,6 +157,23 @@ def test_overrides_change_only_their_keys() -> None:
     assert changed.data.test == "other.csv"
     assert changed.data.train == "train.csv"
     assert changed.model.dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("null", None),
+        ("balanced", "balanced"),
+        ("{spam: 2, ham: 1e-1}", {"spam": 2.0, "ham": 0.1}),
+        ("{2: 2, true: 3, 'no': 1}", {"2": 2.0, "true": 3.0, "no": 1.0}),
+    ],
+)
+def test_weights_of_classes_are_a_name_or_a_mapping(tmp_path: Path, text: str, value: object) -> None:
+    """The labels may be numbers or booleans; the settings are read back as they are."""
+    experiment = load_experiment(None, [f"train.class_weights={text}"])
+    assert experiment.train.class_weights == value
+    (tmp_path / "x.yaml").write_text(experiment.to_yaml())
+    assert load_experiment(str(tmp_path / "x.yaml")) == experiment
 
 
 @pytest.mark.parametrize("value", ["null", "5"])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from cluster.package import REPOSITORY
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import build_network, predict_logits
+from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from tests.support.checkpoints import WORDS, checkpoint_of
 
@@ -36,6 +37,20 @@ def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int)
     logits = classifier.predict_logits(some)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([classifier.predict_logits([text]) for text in some]), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_probabilities_have_the_temperature_of_the_checkpoint(temperature: float) -> None:
+    """They agree with those of the torch network to 1e-5; logits and labels are those without a temperature."""
+    checkpoint = checkpoint_of("non-static")
+    calibrated = replace(checkpoint, metrics={"temperature": temperature})
+    some = texts(50)
+    plain, classifier = Classifier(checkpoint), Classifier(calibrated)
+    probabilities = classifier.predict_proba(some)
+    np.testing.assert_allclose(probabilities, predict_proba(calibrated, some), atol=1e-5)
+    assert np.abs(probabilities - plain.predict_proba(some)).max() > 0.01
+    assert np.array_equal(classifier.predict_logits(some), plain.predict_logits(some))
+    assert np.array_equal(probabilities.argmax(axis=1), plain.predict_proba(some).argmax(axis=1))
 
 
 def test_case_is_as_in_training() -> None:

@@ -89,6 +89,13 @@ def test_the_versions_that_wrote_a_checkpoint_are_read_as_they_are(tmp_path: Pat
     assert load_checkpoint(str(tmp_path)).metrics["versions"] == {"python": "3.11.1"}
 
 
+def test_a_checkpoint_of_an_earlier_version_has_the_temperature_1(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "old", CHECKPOINT)
+    save_checkpoint(tmp_path / "new", replace(CHECKPOINT, metrics={"epoch": 1, "temperature": 1.25}))
+    assert load_checkpoint(str(tmp_path / "old")).temperature == 1
+    assert load_checkpoint(str(tmp_path / "new")).temperature == 1.25
+
+
 def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:
     """best.json names the checkpoint relative to itself, so runs can be moved."""
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "run/checkpoint"}))

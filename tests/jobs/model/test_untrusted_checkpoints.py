@@ -84,6 +84,9 @@ HARM: dict[str, Callable[[Path], object]] = {
     "long metrics": lambda folder: change_file(folder, "metrics.json", b" " * (2 << 20) + b"{}"),
     "metrics that are none": lambda folder: change_file(folder, "metrics.json", b"[]"),
     "metrics of another type": lambda folder: change_file(folder, "metrics.json", b'{"rows": "many"}'),
+    "a temperature of 0": lambda folder: change_file(
+        folder, "metrics.json", json.dumps(METRICS | {"temperature": 0}).encode()
+    ),
     "deep manifest": lambda folder: (folder / "manifest.json").write_text('{"files":' * DEEP),
     "long manifest": lambda folder: (folder / "manifest.json").write_text(" " * (2 << 20)),
     "a manifest that is a pipe": lambda folder: replace_by_pipe(folder / "manifest.json"),

@@ -204,6 +204,24 @@ def test_the_key_depends_on_the_texts(make_experiment: Callable[..., Experiment]
     assert build(experiment, pretrained=False).key != key
 
 
+def test_the_key_depends_on_the_weights_of_the_rows(make_experiment: Callable[..., Experiment]) -> None:
+    """Rows without weights have the key that earlier versions gave them."""
+    corpora = []
+    for weight in (None, 1, 2):
+        experiment = make_experiment()
+        path = Path(str(experiment.data.train))
+        header, *rows = path.read_text().splitlines()
+        lines = [f"{header},weight" if weight else header, *(f"{row},{weight}" if weight else row for row in rows)]
+        path.with_name(f"{weight}.csv").write_text("\n".join(lines))
+        column = "weight" if weight else None
+        experiment = make_experiment(data__train=str(path.with_name(f"{weight}.csv")), data__weight_column=column)
+        corpora.append(build(experiment, pretrained=False))
+    assert corpora[0].train.weights is None
+    assert corpora[2].train.weights is not None
+    assert corpora[2].train.weights.tolist() == [2.0] * len(corpora[2].train)
+    assert len({corpus.key for corpus in corpora}) == 3
+
+
 def test_the_cache_builds_one_corpus_for_each_text_setting(make_experiment: Callable[..., Experiment]) -> None:
     """Settings that do not change how texts are read share a corpus."""
     experiment = make_experiment()

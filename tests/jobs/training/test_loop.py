@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
+from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_training_state
 from jobs.model.network import Network
@@ -77,6 +78,7 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
 ) -> None:
     """1, 2 and 4 workers have the same losses to 1e-5 in every step, dropout included, and similar weights.
 
+    Also with weights of the classes.
     Two workers end with the same bits with shared memory and without. Four workers share three filters of each width,
     so one of them has none.
     """
@@ -84,24 +86,26 @@ def test_the_number_of_workers_does_not_change_what_is_learned(
         model__embedding="multichannel", model__feature_maps=3, train__epochs=3, train__batch_size=19,
         train__frozen_epochs=1, train__vectors_pull=0.1, train__vectors_learning_rate=0.003, model__max_norm=0.5,
     )  # fmt: skip
-    single = make_loop(experiment)
-    single_losses = train_losses(single)
-    gloo = None
+    experiments = [experiment, experiment.replace({"train.class_weights": {"good": 1, "bad": 3}})]
+    singles = [make_loop(experiment) for experiment in experiments]
+    single_losses = [train_losses(single) for single in singles]
+    gloo: list[dict] = []
     for size, use_shared_memory in ((2, False), (2, True), (4, True)):
         folder = tmp_path / f"{size}-{use_shared_memory}"
-        [results] = train_with_workers(size, [experiment], folder, use_shared_memory)
-        first = results[0]
-        if size == 2:
-            gloo = gloo or first
-            assert first["losses"] == gloo["losses"]
-            assert all(torch.equal(value, gloo["weights"][key]) for key, value in first["weights"].items())
-        np.testing.assert_allclose(first["losses"], single_losses, atol=1e-5)
-        for key, value in gather_weights(single).items():
-            torch.testing.assert_close(first["weights"][key], value, atol=1e-4, rtol=1e-3)
-        for other in results[1:]:
-            for kind in ("weights", "state"):
-                for key, value in other[kind].items():
-                    assert torch.equal(value, first[kind][key]), f"{key} differs between workers"
+        for number, results in enumerate(train_with_workers(size, experiments, folder, use_shared_memory)):
+            first = results[0]
+            if not use_shared_memory:
+                gloo.append(first)
+            if size == 2:
+                assert first["losses"] == gloo[number]["losses"]
+                assert all(torch.equal(value, gloo[number]["weights"][key]) for key, value in first["weights"].items())
+            np.testing.assert_allclose(first["losses"], single_losses[number], atol=1e-5)
+            for key, value in gather_weights(singles[number]).items():
+                torch.testing.assert_close(first["weights"][key], value, atol=1e-4, rtol=1e-3)
+            for other in results[1:]:
+                for kind in ("weights", "state"):
+                    for key, value in other[kind].items():
+                        assert torch.equal(value, first[kind][key]), f"{key} differs between workers"
 
 
 @pytest.mark.slow
@@ -128,15 +132,15 @@ def test_messages_between_workers_do_not_grow_with_the_vocabulary(
     assert scores < sent["non-static", 5000] <= scores + 4 * dimensions * 20 * batch_size  # words of a batch
 
 
-@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize(("within", "class_weights"), [(False, None), (True, None), (True, {"good": 1, "bad": 3})])
 def test_a_resumed_run_ends_as_one_that_never_stopped(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, within: bool
+    make_experiment: Callable[..., Experiment], tmp_path: Path, within: bool, class_weights: ClassWeights
 ) -> None:
     """The results are equal bit for bit, dropout included, for runs resumed after an epoch or within one."""
     experiment = make_experiment(
         model__embedding="multichannel", train__epochs=4, train__patience=9, train__frozen_epochs=1,
         train__vectors_pull=0.1, train__vectors_learning_rate=0.003, train__batch_size=4, model__max_norm=0.5,
-        train__weight_decay=0.1,
+        train__weight_decay=0.1, train__class_weights=class_weights,
     )  # fmt: skip
     whole = make_loop(experiment)
     list(whole.train_epochs())
@@ -190,9 +194,17 @@ def test_only_trained_vectors_move_and_padding_never(
         assert np.array_equal(network.vectors_by_channel()["fixed_vectors"].numpy(), loop.corpus.vectors)
 
 
-def test_a_step_is_that_of_torchs_adam_on_the_whole_network(make_experiment: Callable[..., Experiment]) -> None:
-    """Filters, output and the batch's words are updated; the vectors of other words stay unchanged."""
-    experiment = make_experiment(model__embedding="non-static", model__dropout=0.0, model__max_norm=None)
+@pytest.mark.parametrize("class_weights", [None, {"good": 1, "bad": 3}])
+def test_a_step_is_that_of_torchs_adam_on_the_whole_network(
+    make_experiment: Callable[..., Experiment], class_weights: ClassWeights
+) -> None:
+    """Filters, output and the batch's words are updated; the vectors of other words stay unchanged.
+
+    The loss is that of torch, also with weights of the classes.
+    """
+    experiment = make_experiment(
+        model__embedding="non-static", model__dropout=0.0, model__max_norm=None, train__class_weights=class_weights
+    )
     loop = make_loop(experiment)
     rows = np.arange(4)
     initial = loop.network.vectors.detach().clone()
@@ -201,11 +213,15 @@ def test_a_step_is_that_of_torchs_adam_on_the_whole_network(make_experiment: Cal
     words = torch.nn.Parameter(reference.vectors[batch.word_ids].detach().clone())
     adam = torch.optim.Adam([*reference.dense_parameters().values(), words], lr=experiment.train.learning_rate)
     scores = reference.forward_features(batch, words) @ reference.output.T + reference.output_bias
-    loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(loop.corpus.train.labels[rows]))
+    weights = torch.tensor([3.0, 1.0]) if class_weights else None  # bad, good
+    labels = torch.from_numpy(loop.corpus.train.labels[rows])
+    loss = torch.nn.functional.cross_entropy(scores, labels, weight=weights)
     loss.backward()
     adam.step()
     loop.network.train()
-    assert loop.step(rows).item() / 4 == pytest.approx(loss.item(), rel=1e-6)
+    row_weights = loop.corpus.row_weights(class_weights)
+    total_weight = 4 if row_weights is None else row_weights[rows].sum()
+    assert loop.step(rows).item() / total_weight == pytest.approx(loss.item(), rel=1e-6)
     torch.testing.assert_close(loop.network.vectors[batch.word_ids], words.detach(), rtol=1e-5, atol=1e-6)
     for name, parameter in loop.network.dense_parameters().items():
         torch.testing.assert_close(parameter, reference.dense_parameters()[name], rtol=1e-5, atol=1e-6)

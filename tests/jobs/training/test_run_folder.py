@@ -57,6 +57,13 @@ def test_keys_have_the_former_setting_for_folds(make_experiment: Callable[..., E
     assert train_settings_key(make_experiment().train, 5)["folds"] == 5
 
 
+def test_a_setting_of_a_later_version_is_in_the_key_if_it_is_set(make_experiment: Callable[..., Experiment]) -> None:
+    """Runs that earlier versions trained with its default are found again."""
+    assert {"class_weights", "temperature"}.isdisjoint(train_settings_key(make_experiment().train))
+    assert train_settings_key(make_experiment(train__temperature=1).train)["temperature"] == 1
+    assert train_settings_key(make_experiment(train__class_weights="balanced").train)["class_weights"] == "balanced"
+
+
 def write_manifest(folder: Path) -> None:
     """Write the files of a checkpoint that are checked before it is named."""
     folder.mkdir(parents=True)

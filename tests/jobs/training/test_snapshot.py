@@ -16,6 +16,8 @@ from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import write_binary
+from jobs.evaluation.calibration import fit_temperature
+from jobs.inference.predict import predict_logits
 from jobs.model import checkpoint_files
 from jobs.model.checkpoint import (
     CheckpointError,
@@ -31,6 +33,7 @@ from jobs.training.corpus import build_corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
 from jobs.training.worker import resume
+from tests.support.loops import make_loop
 from tests.support.toy_data import make_toy_rows
 
 EXTRA_WORDS = [f"other{number}" for number in range(3000)]
@@ -250,3 +253,25 @@ def test_folders_that_vanish_while_files_are_shared_do_not_matter(
         path.parent.mkdir(parents=True)
         files.write(path, lambda path: checkpoint_files.write_json(path, ["a"]))
     assert paths[0].stat().st_ino == paths[1].stat().st_ino
+
+
+def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """One within an epoch has none; a setting replaces the fitted one."""
+    experiment = make_experiment(train__epochs=2, train__batch_size=2)
+    loop = make_loop(experiment)
+    for number, epoch in enumerate(loop.train_with_intervals(interval_s=0)):
+        folder = tmp_path / f"{number}"
+        capture(experiment, loop.corpus, loop, resumable=False)(folder)
+        temperature = load_checkpoint(str(folder)).metrics.get("temperature")
+        if epoch is None:
+            assert temperature is None
+            continue
+        validation = loop.corpus.validation
+        logits = predict_logits(loop.network, validation.tokens, np.arange(len(validation))).numpy()
+        assert temperature == pytest.approx(fit_temperature(logits, validation.labels), rel=1e-4)
+        assert temperature != 1
+    fixed = experiment.replace({"train.temperature": 1.5})
+    capture(fixed, loop.corpus, loop, resumable=False)(tmp_path / "fixed")
+    assert load_checkpoint(str(tmp_path / "fixed")).temperature == 1.5

@@ -72,6 +72,21 @@ def test_scores_and_counts_are_those_of_the_classifier(
     assert scored.unknown_permille == (int(1000 * unknown / tokens + 0.5) if tokens else 0)
 
 
+def test_the_temperature_applies_to_softmax_only(classifier: Classifier, scorer: CompiledScorer) -> None:
+    """Raw logits, sigmoid and the best class are those without it, in the compiled path and in Python."""
+    checkpoint = replace(make_checkpoint(), metrics={"temperature": 2.5})
+    texts = ["word1 word2", "word3", "wörd1"]
+    for calibrated in (Classifier(checkpoint), Classifier(checkpoint, table_bytes=0)):
+        other = CompiledScorer(calibrated, MAX_TEXTS, MAX_TEXT_LENGTH)
+        softmax = other.score(texts, "softmax").scores
+        np.testing.assert_allclose(softmax, calibrated.predict_proba(texts), atol=1e-6)
+        assert np.abs(np.array(softmax) - scorer.score(texts, "softmax").scores).max() > 0.01
+        for function in ("none", "sigmoid"):
+            expected = scorer.score(texts, function).scores
+            np.testing.assert_allclose(other.score(texts, function).scores, expected, atol=1e-5)
+            assert np.array_equal(other.best[: len(texts)], scorer.best[: len(texts)])
+
+
 def test_texts_with_a_word_outside_of_the_table_are_scored_and_counted_once(classifier: Classifier) -> None:
     """The classifier projects the word."""
     small = CompiledScorer(

@@ -1,0 +1,128 @@
+"""Calibration of scores: the expected calibration error with the fitted temperature, and without it.
+
+    python benchmarks/calibration.py            # TREC, SST-2, MR, CLINC150, the tickets; three seeds, ten minutes or so
+    python benchmarks/calibration.py --quick    # TREC, one seed, two epochs
+
+All settings are at their defaults, with the vectors file. The temperature is fitted to the validation part. The error
+is that of the test part, in 15 bins with equal numbers of rows, sorted by the score of the predicted label. Even a
+perfectly calibrated classifier has an error, by chance: that of labels that are drawn with its scores as probabilities.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
+
+from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.reporting import Row, print_json, print_table
+from cluster.package import REPOSITORY
+from jobs.config.experiment import Experiment, load_experiment
+from jobs.datasets.dataset import load_dataset
+from jobs.datasets.readers import Split
+from jobs.evaluation.calibration import Calibration, measure_calibration
+
+SETS = ("trec", "sst2", "mr", "clinc150", "tickets")
+Result = tuple[int, float, float, Calibration]  # test rows, accuracy without temperature, accuracy, calibration
+
+
+def main() -> None:
+    """Train on each set, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="TREC, one seed, two epochs")
+    add_data_options(parser)
+    parser.add_argument("--seeds", type=int, help="(default: 3)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, help="(default: all)")
+    options = parser.parse_args()
+    vectors = require_vectors(options)
+    sets = options.sets or (["trec"] if options.quick else SETS)
+    seeds = options.seeds or (1 if options.quick else 3)
+    start = time.perf_counter()
+    results: dict[str, list[Result]] = {}
+    with tempfile.TemporaryDirectory() as storage:
+        for (name, seed), result in _measure(sets, seeds, options, vectors, storage):
+            results.setdefault(name, []).append(result)
+            print(f"{name:9} seed {seed}   {result[3].describe()}", flush=True)
+    rows = [_make_row(name, results[name]) for name in sets]
+    print_table("Expected calibration error of the test part, %, mean over seeds", rows)
+    print_json("calibration", {"seeds": seeds, "seconds": time.perf_counter() - start}, {"sets": rows})
+
+
+def _measure(
+    sets: list[str], seeds: int, options: argparse.Namespace, vectors: str, storage: str
+) -> Iterator[tuple[tuple[str, int], Result]]:
+    from jobs.training.corpus import build_corpus
+    from jobs.training.parallel_tasks import run_in_processes
+
+    def list_jobs() -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
+        for name in sets:
+            for seed in range(seeds):
+                experiment = _make_experiment(name, seed, options, vectors, storage)
+                dataset = load_dataset(experiment)
+                corpus = build_corpus(experiment, dataset, use_pretrained=True, log_notes=False)
+                yield (name, seed), (experiment, corpus, dataset.test)
+
+    yield from run_in_processes(train_and_measure, list_jobs(), 1)
+
+
+def _make_experiment(name: str, seed: int, options: argparse.Namespace, vectors: str, storage: str) -> Experiment:
+    if name == "tickets":
+        settings = {"data.folder": str(REPOSITORY), "vectors.path": vectors, "storage": storage, "seed": seed}
+        return load_experiment(str(REPOSITORY / "experiments" / "tickets.yaml")).replace(settings)
+    experiment = make_experiment(name, options.data, vectors, seed, storage)
+    return experiment.replace({"train.epochs": 2}) if options.quick else experiment
+
+
+def train_and_measure(experiment: Experiment, corpus: Any, test: Split) -> Result:
+    """Train in this process, and measure the best epoch on the test part."""
+    import torch
+
+    from jobs.inference.classifier import Classifier
+    from jobs.model.checkpoint import load_checkpoint
+    from jobs.training.loop import create_loop
+    from jobs.training.snapshot import capture
+
+    torch.set_num_threads(1)
+    loop = create_loop(experiment, corpus)
+    with tempfile.TemporaryDirectory() as folder:
+        best = Path(folder)
+        for epoch, improved in loop.train_epochs():
+            if improved:
+                best = Path(folder, str(epoch.epoch))
+                capture(experiment, corpus, loop, resumable=False)(best)
+        checkpoint = load_checkpoint(str(best))
+    classifier = Classifier(checkpoint, share_table=False)
+    labels = np.array([checkpoint.labels.index(label) for label in test.labels])
+    probabilities = classifier.predict_proba(test.texts)
+    accuracies = [
+        float(np.mean(scores.argmax(axis=1) == labels))
+        for scores in (classifier.predict_logits(test.texts), probabilities)
+    ]
+    return len(test), *accuracies, measure_calibration(probabilities, labels, checkpoint.temperature)
+
+
+def _make_row(name: str, results: list[Result]) -> Row:
+    def average(values: Iterator[float]) -> float:
+        return round(100 * statistics.mean(values), 2)
+
+    return {
+        "set": name,
+        "test rows": results[0][0],
+        "temperature": round(statistics.mean(result[3].temperature for result in results), 2),
+        "error without it": average(result[3].uncalibrated_error for result in results),
+        "error": average(result[3].error for result in results),
+        "by chance": average(result[3].chance_error for result in results),
+        "accuracy without it": average(result[1] for result in results),
+        "accuracy": average(result[2] for result in results),
+    }
+
+
+if __name__ == "__main__":
+    main()

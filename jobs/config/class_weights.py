@@ -1,0 +1,30 @@
+"""Weights of the classes in the loss, as `train.class_weights` sets them."""
+
+import math
+from typing import Any, Literal
+
+ClassWeights = Literal["balanced"] | dict[str, float] | None
+"""balanced, or a weight for each label, or None for no weights."""
+
+
+def parse_class_weights(value: Any) -> ClassWeights:
+    """Return the weights of a setting's value, with labels as strings; ValueError if it is none."""
+    if value is None or value == "balanced":
+        return value  # type: ignore[no-any-return]
+    if not isinstance(value, dict) or not value:
+        raise ValueError("must be balanced, or a weight for each label, as in {spam: 2, ham: 1}")
+    # YAML reads some labels as numbers or booleans.
+    return {
+        str(label).lower() if isinstance(label, bool) else str(label): _parse_weight(label, weight)
+        for label, weight in value.items()
+    }
+
+
+def _parse_weight(label: object, value: Any) -> float:
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise ValueError(f"the weight of '{label}' must be a number above 0, not {value!r}")
+    return weight

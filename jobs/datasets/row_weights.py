@@ -1,0 +1,101 @@
+"""Weights of the training rows in the loss: from a column of the data, and of the classes (`train.class_weights`)."""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.config.class_weights import ClassWeights
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.formats.rows import DataError, Record, SourceFile, describe_names
+
+MAX_NAMED_LABELS = 5
+
+
+def parse_weight(file: SourceFile, number: int, record: Record, column: str) -> float:
+    """Return the weight of the row with a number.
+
+    Args:
+        record: values of the row by column.
+        column: that of the weights (`data.weight_column`).
+
+    Raises:
+        DataError: the column is missing, or the value is not a number of at least 0.
+    """
+    column = unicodedata.normalize("NFC", column)
+    location = file.describe_position(number)
+    if column not in record:
+        names = describe_names(list(record), column)
+        raise DataError(f"{location}: has no '{column}' (data.weight_column); it has {names}")
+    value = record[column]
+    try:
+        weight = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        shown = "empty" if value is None or value == "" else repr(value)
+        raise DataError(f"{location}: the weight in '{column}' is {shown}; it must be a number of at least 0")
+    return weight
+
+
+def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
+    """Check that all weights of classes, also those that a search varies, are of the labels of the training rows.
+
+    Raises:
+        ExperimentError: a mapping lacks labels or has others; names them.
+    """
+    varied = experiment.tune.space.get("train.class_weights")
+    values = [values for values in varied.values() if isinstance(values, list)] if isinstance(varied, dict) else []
+    for class_weights in (experiment.train.class_weights, *(value for items in values for value in items)):
+        if not isinstance(class_weights, dict):
+            continue
+        weighted = {spell_label(str(label)) for label in class_weights}
+        missing = [label for label in labels if label not in weighted]
+        unknown = sorted(weighted.difference(labels))
+        if missing or unknown:
+            parts = [f"lacks a weight of {_name(missing)}"] * bool(missing)
+            parts += [f"has weights of {_name(unknown)}, which no training row has"] * bool(unknown)
+            raise ExperimentError(f"train.class_weights: {', and '.join(parts)}")
+
+
+def compute_row_weights(
+    class_weights: ClassWeights, names: Sequence[str], labels: np.ndarray, row_weights: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the weight of each training row, `(rows,)` float64 with a mean of 1; None if all are equal.
+
+    A row's weight is the product of its own and that of its class. Balanced classes have the same sum of weights, as
+    with `class_weight="balanced"` in scikit-learn: a row of weight 2 counts as two rows.
+
+    Args:
+        names: of the classes. labels: `(rows,)` int64, indices of the classes.
+        row_weights: `(rows,)` float64, at least 0; None if they are equal.
+
+    Raises:
+        ExperimentError: all rows, or with balanced classes those of a class, have the weight 0.
+    """
+    if class_weights is None and row_weights is None:
+        return None
+    weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
+    if class_weights == "balanced":
+        sums = np.bincount(labels, weights, len(names))
+        if not sums.all():
+            empty = [name for name, total in zip(names, sums, strict=True) if not total]
+            raise ExperimentError(
+                f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the "
+                "classes cannot be balanced"
+            )
+        weights = weights / sums[labels]
+    elif class_weights is not None:
+        by_label = {spell_label(label): weight for label, weight in class_weights.items()}
+        by_class = np.array([by_label[name] for name in names])  # (classes,)
+        weights = weights * (by_class / by_class.max())[labels]
+    if not weights.any():
+        raise ExperimentError("data.weight_column: all training rows have the weight 0")
+    return np.asarray(weights / weights.mean())
+
+
+def _name(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MAX_NAMED_LABELS:,} more" if len(labels) > MAX_NAMED_LABELS else ""
+    return ", ".join(f"'{label}'" for label in labels[:MAX_NAMED_LABELS]) + more
