@@ -4,10 +4,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
+from cluster.message_queue import MessagePoller
 from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
@@ -25,6 +27,7 @@ from jobs.search.records import (
     select_best_record,
     trial_folder_name,
 )
+from jobs.search.search import Search
 from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
@@ -34,6 +37,13 @@ from jobs.training.train import require_resources, train_to_completion
 logger = logging.getLogger(__name__)
 
 REFIT_FOLDER = "refit"
+
+# Interval in which the driver handles messages of trials.
+MESSAGE_POLL_S = 0.1
+
+# Interval in which the driver saves the time that was spent on a search with a limit, which a killed command loses.
+ELAPSED_SAVE_S = 10.0
+
 # Seconds for which a checkpoint stays after best.json has named a better one, for those who have just read its name.
 REPLACED_KEPT_S = 10.0
 
@@ -154,6 +164,48 @@ class BestCheckpointManager:
             older, previous = self._replaced[:-1], self._replaced[-1:]
             self._replaced = [item for item in older if item[1] > limit] + previous
             return tuple(path for path, _ in self._replaced)
+
+
+@contextmanager
+def handle_trial_messages(
+    shared_state: Any,
+    best_checkpoint: BestCheckpointManager,
+    search: Search,
+    save_elapsed: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[MessagePoller]:
+    """Context manager: name the best checkpoints as trials save them, and log the trials' messages; ends the actor.
+
+    `save_elapsed` is called with the seconds spent on the search, every `ELAPSED_SAVE_S`.
+
+    If that fails, for example because the disk is full, no further trial starts, and the error is raised at the end;
+    `raise_error` of the returned poller raises it before.
+    """
+    ended: list[TrialRecord] = []
+    saved_s = -ELAPSED_SAVE_S
+
+    def handle(messages: list[tuple[str, Any]]) -> None:
+        nonlocal ended, saved_s
+        for kind, value in messages:
+            if kind == "saved":
+                best_checkpoint.update_if_better(value.number, value.epoch, value.settings)
+            else:
+                logger.log(*value)
+        # Records from before these messages were taken: every checkpoint of their trials has been named, if it is best.
+        best_checkpoint.prune_checkpoints(ended)
+        ended = list(search.records.values())
+        if search.elapsed_s - saved_s >= ELAPSED_SAVE_S:
+            saved_s = search.elapsed_s
+            try:
+                save_elapsed(saved_s)
+            except StorageError as error:  # the next one may succeed; a full disk ends the search at its next record
+                logger.warning(f"the time spent on the search is not saved: {error}")
+
+    def stop(error: Exception) -> None:
+        search.stop_reason = str(error)
+
+    with MessagePoller(shared_state, handle, MESSAGE_POLL_S, on_error=stop) as poller:
+        yield poller
+    poller.raise_error()
 
 
 def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint, *, is_finished: bool = False) -> None:

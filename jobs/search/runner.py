@@ -2,8 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +13,8 @@ from ray.tune.search import Searcher
 
 from cluster import first_line
 from cluster.connection import preserve_sigint_handler
-from cluster.message_queue import MessagePoller
 from cluster.resources import check_capacity, remove_placement_groups, torch_uses_gpus, use_gpus, worker_capacity
-from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
-from jobs.search.best_checkpoint import BestCheckpointManager
 from jobs.search.records import (
     NUMBER_KEY,
     REPORT_KEY,
@@ -41,12 +36,6 @@ logger = logging.getLogger(__name__)
 TUNE_FOLDER = "ray"
 
 REDUCTION_FACTOR = 3  # ASHA continues the best third at each rung
-
-# Interval in which the driver handles messages of trials.
-MESSAGE_POLL_S = 0.1
-
-# Interval in which the driver saves the time that was spent on a search with a limit, which a killed command loses.
-ELAPSED_SAVE_S = 10.0
 
 # Restarts of a trial whose process or node was lost while it trained. See also search.MAX_RESTARTS_BEFORE_TRAINING.
 MAX_RESTARTS_BY_TUNE = 2
@@ -175,48 +164,6 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
         recorder.stop_all(search.stop_reason, loggers)
     # Tune keeps processes for reuse, and their resources.
     remove_placement_groups()
-
-
-@contextmanager
-def handle_trial_messages(
-    shared_state: Any,
-    best_checkpoint: BestCheckpointManager,
-    search: Search,
-    save_elapsed: Callable[[float], None] = lambda seconds: None,
-) -> Iterator[MessagePoller]:
-    """Context manager: name the best checkpoints as trials save them, and log the trials' messages; ends the actor.
-
-    `save_elapsed` is called with the seconds spent on the search, every `ELAPSED_SAVE_S`.
-
-    If that fails, for example because the disk is full, no further trial starts, and the error is raised at the end;
-    `raise_error` of the returned poller raises it before.
-    """
-    ended: list[TrialRecord] = []
-    saved_s = -ELAPSED_SAVE_S
-
-    def handle(messages: list[tuple[str, Any]]) -> None:
-        nonlocal ended, saved_s
-        for kind, value in messages:
-            if kind == "saved":
-                best_checkpoint.update_if_better(value.number, value.epoch, value.settings)
-            else:
-                logger.log(*value)
-        # Records from before these messages were taken: every checkpoint of their trials has been named, if it is best.
-        best_checkpoint.prune_checkpoints(ended)
-        ended = list(search.records.values())
-        if search.elapsed_s - saved_s >= ELAPSED_SAVE_S:
-            saved_s = search.elapsed_s
-            try:
-                save_elapsed(saved_s)
-            except StorageError as error:  # the next one may succeed; a full disk ends the search at its next record
-                logger.warning(f"the time spent on the search is not saved: {error}")
-
-    def stop(error: Exception) -> None:
-        search.stop_reason = str(error)
-
-    with MessagePoller(shared_state, handle, MESSAGE_POLL_S, on_error=stop) as poller:
-        yield poller
-    poller.raise_error()
 
 
 class TrialRecorder(ray.tune.Callback):

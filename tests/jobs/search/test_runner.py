@@ -12,9 +12,10 @@ from cluster import resources
 from cluster.machine import GpuState
 from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
-from jobs.search import runner
+from jobs.search import best_checkpoint
+from jobs.search.best_checkpoint import handle_trial_messages
 from jobs.search.records import RecordStore
-from jobs.search.runner import SearchContext, TrialRecorder, handle_trial_messages, plan_trial_resources
+from jobs.search.runner import SearchContext, TrialRecorder, plan_trial_resources
 from tests.support.waiting import wait_for
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 3.0}]
@@ -110,7 +111,7 @@ def local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's two calls as far as a poller uses them."""
     monkeypatch.setattr(ray, "get", lambda value: value)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
-    monkeypatch.setattr(runner, "MESSAGE_POLL_S", 0.01)
+    monkeypatch.setattr(best_checkpoint, "MESSAGE_POLL_S", 0.01)
 
 
 def test_a_full_disk_ends_a_search_with_its_reason(local_ray: None) -> None:
