@@ -34,6 +34,7 @@ PARTS = {"row": 0.90, "kind": 0.02, "settings": 0.03, "training": 0.05}
 SETTINGS_MATTER = {"row": 0.88, "kind": 0.02, "settings": 0.08, "training": 0.02}
 CLASS_SHARES = np.array([0.5, 0.25, 0.15, 0.07, 0.03])  # for macro F1
 SEED_DEVIATION = 0.02  # of the threshold: about half a point of accuracy
+NUM_DRAWS = 1_000_000  # rows by which trainings are compared
 DIFFERENCES = (0.01, 0.02, 0.05)
 
 
@@ -110,6 +111,22 @@ def list_power_scenarios() -> list[Scenario]:
     return [Scenario(rows, seeds, difference=gain) for gain in DIFFERENCES for rows, seeds in sizes]
 
 
+def measure_disagreement(name: str, parts: dict[str, float]) -> Row:
+    """Return the shares of the rows that one of two trainings predicts correctly, in %."""
+    generator = np.random.default_rng(0)
+    row, first_kind, second_kind, first, second, third, *noise = (
+        parts[part] ** 0.5 * generator.standard_normal(NUM_DRAWS)
+        for part in ("row", "kind", "kind", *["settings"] * 3, *["training"] * 4)
+    )
+    threshold = statistics.NormalDist().inv_cdf(ACCURACY)
+    difficulties = (first_kind + first, first_kind + first, first_kind + second, second_kind + third)
+    correct = [row + own + part < threshold for own, part in zip(difficulties, noise, strict=True)]
+    sides = ("the same settings", "other settings", "another kind")
+    return {"parts": name} | {
+        side: 100 * float(np.mean(correct[0] != other)) for side, other in zip(sides, correct[1:], strict=True)
+    }
+
+
 def measure(scenario: Scenario, searches: int) -> Row:
     """Return the shares of the verdicts in some searches, in %."""
     generator = np.random.default_rng(0)
@@ -139,7 +156,12 @@ def main() -> None:
     if options.quick:
         null, power = [null[1], null[2]], [power[2], power[12]]
     start = time.perf_counter()
-    tables = {}
+    disagreement = [
+        measure_disagreement("usual", PARTS),
+        measure_disagreement("settings matter", SETTINGS_MATTER),
+    ]
+    print_table("Rows that one of two trainings predicts correctly, %: a training and one of ...", disagreement)
+    tables = {"disagreement": disagreement}
     for name, scenarios in (("no difference", null), ("fine-tuning is better", power)):
         tables[name] = [measure(scenario, searches) for scenario in scenarios]
         print_table(f"Verdicts in % of {searches:,} searches: {name}", tables[name])

@@ -97,8 +97,9 @@ def read_gpu_driver() -> tuple[str, int]:
     if shutil.which("nvidia-smi") is None:
         return "", 0
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    listing = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    versions = listing.stdout.split() if listing.returncode == 0 else []
+    versions: list[str] = []
+    with suppress(subprocess.SubprocessError):  # the command failed, or the driver hangs
+        versions = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
     return (versions[0], len(versions)) if versions else ("", 0)
 
 

@@ -26,7 +26,7 @@ from jobs.model.checkpoint import Checkpoint, load_train_texts
 logger = logging.getLogger(__name__)
 
 SVC_NAME = "TF-IDF, linear SVC"
-MANY_ROWS = 20_000  # take more than a few seconds
+MANY_ROWS = 10_000  # take seconds
 
 
 class RowsUnavailable(UsageError):

@@ -201,7 +201,12 @@ def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, temperature:
     for values, color, marker, label in sides:
         bins = compute_bins(values, labels)
         axes.plot(
-            bins.confidence, bins.accuracy, color=color, marker=marker, markersize=5, label=f"{label}: {bins.error:.3f}"
+            bins.confidence,
+            bins.accuracy,
+            color=color,
+            marker=marker,
+            markersize=5,
+            label=f"{label}, error {bins.error:.3f}",
         )
     axes.set(xlabel="mean score of the predicted label", ylabel="share of correct predictions", aspect="equal")
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))

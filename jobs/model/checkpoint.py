@@ -35,10 +35,10 @@ from jobs.model.checkpoint_files import (
     UNTRAINED_VECTORS_FILE,
     SharedFiles,
     open_checkpoint,
-    parse_metrics,
     parse_yaml,
     read_json,
     read_weights,
+    validate_metrics,
     write_file,
     write_json,
     write_tensors,
@@ -216,10 +216,11 @@ def load_checkpoint(path: str) -> Checkpoint:
             labels=_parse_names("labels.json", files.read_json("labels.json")),
             words=_parse_names("vocabulary.json", files.read_json("vocabulary.json")),
             weights=read_weights(files),
-            metrics=parse_metrics(files.read_json("metrics.json")),
+            metrics=files.read_json("metrics.json"),
             path=location,
             manifest_sha256=files.manifest_sha256,
         )
+        validate_metrics(checkpoint.metrics)
     if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
         logger.warning(
             f"{location}: {separate_marks} words begin with a combining mark: an earlier version, which divided words "

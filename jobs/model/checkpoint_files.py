@@ -175,8 +175,8 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
     return weights | untrained
 
 
-def parse_metrics(metrics: object) -> dict[str, Any]:
-    """Return the argument; CheckpointError if a value that the reports read is of another type."""
+def validate_metrics(metrics: object) -> None:
+    """Raise a CheckpointError if a value of metrics.json that is read is of another type, or out of range."""
     if not isinstance(metrics, dict):
         raise CheckpointError("metrics.json: is not an object")
     for name, types in METRIC_TYPES.items():
@@ -185,7 +185,6 @@ def parse_metrics(metrics: object) -> dict[str, Any]:
     temperature = metrics.get("temperature", 1.0)
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
         raise CheckpointError(f"metrics.json: 'temperature' is {str(temperature)[:50]}")
-    return metrics
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> str:

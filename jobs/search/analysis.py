@@ -157,7 +157,7 @@ def _describe_gain(gain: Gain, values: str, num_trials: int, num_kinds: int) -> 
     choice = f"the best of {num_trials} trials" + (f" and of {num_kinds} kinds" if num_kinds > 1 else "")
     text = (
         f"{verdict}: {values}. The 95 % confidence interval of the gain is {gain.low:+.4f} to {gain.high:+.4f}, paired "
-        f"by rows and seeds; that {choice} were chosen on these rows is taken into account."
+        f"by rows and seeds; it accounts for the choice of {choice} on these rows."
     )
     if verdict == CANNOT_TELL:
         text += f" Chance may be the reason; more {'seeds (tune.seeds)' if gain.seeds_dominate else 'validation rows'} "

@@ -16,7 +16,7 @@ from jobs.config import conflicts
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
-from jobs.model.checkpoint_files import parse_metrics, read_json
+from jobs.model.checkpoint_files import read_json, validate_metrics
 from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.search.records import (
     RankingKey,
@@ -227,7 +227,8 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
     the time only. The metrics and the temperature stay those of the search's checkpoint.
     """
-    metrics = parse_metrics(read_json(join(run.path, best.checkpoint, "metrics.json")))
+    metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
+    validate_metrics(metrics)
     refit_experiment = build_refit_experiment(experiment, best, metrics.get("temperature", 1.0))
     use_gpu, _ = require_resources(refit_experiment)
     num_workers = min(

@@ -23,17 +23,13 @@ from jobs.search.analysis import compare_embeddings, summarize_fine_tuning
 from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_messages, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord, format_settings
 from jobs.search.report import build_embedding_rows, format_correct_rows, write_search_report
-from jobs.search.runner import (
-    SearchContext,
-    TrialResources,
-    plan_trial_resources,
-    run_trials,
-)
+from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search, build_search, check_search
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
 from jobs.search.trackers import MlflowTracker, connect_mlflow
 from jobs.search.trainable import TrialInputs, build_trainable
+from jobs.search.trial_resources import TrialResources, plan_trial_resources
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
 from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 

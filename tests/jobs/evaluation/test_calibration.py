@@ -118,8 +118,7 @@ def test_the_report_has_the_errors_and_a_diagram_with_both_sides(tmp_path: Path)
     assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
     [axes] = draw_reliability(probabilities, numbers, 2.0, "name").axes
     labels = [str(line.get_label()) for line in axes.lines]
-    assert labels[1:] == [
-        f"without temperature: {values['uncalibrated_error']:.3f}", f"temperature 2.00: {values['error']:.3f}"
-    ]  # fmt: skip
+    before, after = values["uncalibrated_error"], values["error"]
+    assert labels[1:] == [f"without temperature, error {before:.3f}", f"temperature 2.00, error {after:.3f}"]
     [axes] = draw_reliability(probabilities, numbers, 1.0, "name").axes
     assert len(axes.lines) == 2

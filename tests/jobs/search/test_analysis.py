@@ -165,7 +165,7 @@ def test_the_verdict_is_paired_by_rows_if_the_predictions_are_known() -> None:
     kinds = make_search({"static": range(60), "non-static": range(10, 60)})
     summary = summarize_fine_tuning(EXPERIMENT, kinds, LABELS)
     assert summary.startswith("Fine-tuning the vectors pays: non-static accuracy 0.7500, static 0.7000: +0.0500 on 200")
-    assert "the best of 4 trials were chosen" in summary
+    assert "it accounts for the choice of the best of 4 trials on these rows" in summary
     low, high = read_interval(summary)
     assert 0 < low < 0.05 < high
     without = [replace(kind, trials=[], repeated={}) for kind in kinds]

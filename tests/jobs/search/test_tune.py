@@ -31,8 +31,9 @@ from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager
 from jobs.search.records import RecordStore, TrialRecord, TrialReport, apply_trial_settings
-from jobs.search.runner import SearchContext, TrialResources, run_trials
+from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search
+from jobs.search.trial_resources import TrialResources
 from jobs.search.tune import SearchFailed, _build_corpora, _end_search, tune
 from jobs.training.history import Progress
 from jobs.training.run_folder import RunFolder, resolve_run_folder
@@ -119,6 +120,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
         "model.embedding": {"grid": ["static", "non-static"]},
         "train.vectors_learning_rate": {"loguniform": [0.001, 0.02]},
         "text.max_tokens": {"choice": [4, 20]},
+        "train.class_weights": {"choice": [None, "balanced"]},
     }
     experiment = make_experiment(
         name="whole", tune__space=space, tune__search="optuna", tune__trials=4, tune__epochs=2, tune__seeds=2,
@@ -146,6 +148,8 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert saved.metrics["rows"] == named["rows"]
     assert saved.metrics["epoch"] == named["metrics"]["epoch"]
     assert saved.metrics["accuracy"] is None
+    of_search = run / f"trial-{named['trial']:05d}" / f"epoch-{named['metrics']['epoch']:04d}" / "metrics.json"
+    assert saved.temperature == json.loads(of_search.read_text())["temperature"] != 1
     evaluate(str(best), [], str(best.parent / "report"))
     assert "including the validation part" in (best.parent / "report" / "report.md").read_text()
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import f1_score
 
 from benchmarks.verdict import Scenario, measure
@@ -29,9 +30,12 @@ def test_the_interval_combines_the_variances_by_row_and_by_seed() -> None:
     margin = 1.9842 * by_row.std(ddof=1) / 10  # Student's t, 99 degrees of freedom
     assert (low, high) == pytest.approx((0.1 - margin, 0.1 + margin), abs=1e-4)
     _, low_with_seeds, high_with_seeds = compare([55, 60, 65], [50, 50, 50])
-    seeds = np.array([5, 10, 15]) / 98
-    assert high_with_seeds - low_with_seeds > (high - low)
-    assert high_with_seeds - low_with_seeds > 2 * 2.1 * seeds.std(ddof=1) / 3**0.5
+    by_row = np.array([1.0] * 5 + [2 / 3] * 5 + [1 / 3] * 5 + [0.0] * 83 + [1.0, -1.0])
+    row_variance, seed_variance = by_row.var(ddof=1) / 100, (np.array([5, 10, 15]) / 98).var(ddof=1) / 3
+    variance = row_variance + seed_variance
+    freedom = variance**2 / (row_variance**2 / 99 + seed_variance**2 / 2)
+    margin = scipy.stats.t.ppf(0.975, freedom) * variance**0.5
+    assert (low_with_seeds, high_with_seeds) == pytest.approx((0.1 - margin, 0.1 + margin))
 
 
 def test_a_choice_among_kinds_widens_the_interval() -> None:
