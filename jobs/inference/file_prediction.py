@@ -82,14 +82,15 @@ def predict_file(
         StorageError: `out` cannot be written, or is the source.
     """
     is_file = _is_file(source)
-    files = resolve_source(source, DataSettings()) if is_file else []
     output = _choose_output(out, file_format, workers, is_file=is_file)
-    if out is not None and is_folder_name(out):
-        check_output_folder(out, files)
-    elif out is not None:
-        check_output_file(out, *(file.path for file in files))
+    if out is not None:
+        inputs = resolve_source(source, DataSettings()) if is_file else []
+        if is_folder_name(out):
+            check_output_folder(out, inputs)
+        else:
+            check_output_file(out, *(file.path for file in inputs))
     checkpoint = load_checkpoint(path)
-    texts = _open_input(source, files, checkpoint, text_column, delimiter)
+    texts = _open_input(source, checkpoint, text_column, delimiter, is_file=is_file)
     if output.suffix == ".csv":
         output = replace(output, delimiter=_choose_delimiter(texts))
     columns = choose_columns(checkpoint.labels, texts.columns, num_scores)
@@ -207,14 +208,15 @@ def _choose_output(out: str | None, file_format: str | None, workers: int | None
 
 
 def _open_input(
-    source: str, files: Sequence[SourceFile], checkpoint: Checkpoint, text_column: str | None, delimiter: str | None
+    source: str, checkpoint: Checkpoint, text_column: str | None, delimiter: str | None, *, is_file: bool
 ) -> _Input:
     """Return the rows of a source, after its encoding and its columns are known."""
     # Other files may have another delimiter than the training file.
     data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
     data = data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
-    if not files:
+    if not is_file:
         return _Input(source, (), ReadOptions(data), {"text": {str}})
+    files = resolve_source(source, data)
     data = data.model_copy(update={"encoding": choose_encoding(source, data)})
     options = ReadOptions(data, labelled=False, with_records=True)
     try:
