@@ -25,8 +25,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.reporting import Row, print_json, print_table
-from jobs.search.analysis import compute_row_margin, compute_seed_margin
-from jobs.search.verdict import KindRows, compare_kinds, compute_row_values
+from jobs.search.results.analysis import compute_row_margin, compute_seed_margin
+from jobs.search.results.verdict import KindRows, compare_kinds, compute_row_values
 
 ACCURACY = 0.85
 # Variances of the parts of a row's variable, which add up to 1.

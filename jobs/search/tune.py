@@ -19,10 +19,10 @@ from cluster.message_queue import pin_to_driver_node, send_message
 from cluster.storage import exists, join, lock_folder, output_folder, write_text
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
-from jobs.search.analysis import compare_embeddings, summarize_fine_tuning
 from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_messages, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord, format_settings
-from jobs.search.report import build_embedding_rows, format_correct_rows, write_search_report
+from jobs.search.results.analysis import compare_embeddings, summarize_fine_tuning
+from jobs.search.results.report import build_embedding_rows, format_correct_rows, write_search_report
 from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search, build_search, check_search
 from jobs.search.shared_state import start_shared_state

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 
-from jobs.search.analysis import compare_embeddings
 from jobs.search.records import TrialRecord
-from jobs.search.report import plot_embeddings, plot_parallel_coordinates, plot_slices, write_search_report
+from jobs.search.results.analysis import compare_embeddings
+from jobs.search.results.report import plot_embeddings, plot_parallel_coordinates, plot_slices, write_search_report
 from jobs.search.space import parse_space
 from jobs.training.run_folder import BestCheckpoint
 from tests.support.trial_records import EXPERIMENT, make_record, make_records

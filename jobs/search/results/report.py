@@ -18,7 +18,8 @@ from jobs.evaluation.figures import (
     save_figure,
     shorten_label,
 )
-from jobs.search.analysis import (
+from jobs.search.records import TrialRecord, objective_metric
+from jobs.search.results.analysis import (
     MIN_TRIALS_FOR_IMPORTANCE,
     EmbeddingResult,
     compute_axis_positions,
@@ -27,7 +28,6 @@ from jobs.search.analysis import (
     summarize_fine_tuning,
     trial_embedding,
 )
-from jobs.search.records import TrialRecord, objective_metric
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
 from jobs.training.run_folder import BestCheckpoint

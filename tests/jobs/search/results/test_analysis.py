@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.config.experiment import Experiment
-from jobs.search.analysis import (
+from jobs.search.records import TrialRecord, encode_predictions
+from jobs.search.results.analysis import (
     CANNOT_TELL,
     MIN_SEEDS_FOR_VERDICT,
     MIN_TRIALS_FOR_IMPORTANCE,
@@ -24,7 +25,6 @@ from jobs.search.analysis import (
     format_trials_csv,
     summarize_fine_tuning,
 )
-from jobs.search.records import TrialRecord, encode_predictions
 from jobs.search.space import Dimension, parse_space
 from tests.support.trial_records import EXPERIMENT, make_record, make_records
 

@@ -6,7 +6,7 @@ import scipy.stats
 from sklearn.metrics import f1_score
 
 from benchmarks.verdict import Scenario, measure
-from jobs.search.verdict import KindRows, compare_kinds, compute_row_values, estimate_optimism
+from jobs.search.results.verdict import KindRows, compare_kinds, compute_row_values, estimate_optimism
 
 ONE_TRIAL = np.zeros((1, 98))
 

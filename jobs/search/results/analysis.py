@@ -20,8 +20,8 @@ from jobs.search.records import (
     objective_metric,
     select_best_record,
 )
+from jobs.search.results.verdict import Gain, KindRows, compare_kinds, compute_row_values
 from jobs.search.space import Dimension, get_setting
-from jobs.search.verdict import Gain, KindRows, compare_kinds, compute_row_values
 from jobs.training.history import MINIMIZED_METRICS, comparison_key, negate_if_minimized
 
 # With fewer trials, importances are noise: of 6 trials whose results do not depend on four settings, the largest share
@@ -95,9 +95,9 @@ def trial_embedding(experiment: Experiment, record: TrialRecord) -> str:
 def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], labels: np.ndarray) -> str:
     """Return, in a few sentences, whether fine-tuning the vectors pays on this dataset.
 
-    With the predictions of the trials the test is paired by rows and seeds (`jobs.search.verdict`). Without, the 95 %
-    confidence interval of the gain combines that of the mean over the seeds (Student's t) with that of the choice of
-    the validation rows, which all seeds share (`compute_row_margin`).
+    With the predictions of the trials the test is paired by rows and seeds (`jobs.search.results.verdict`). Without,
+    the 95 % confidence interval of the gain combines that of the mean over the seeds (Student's t) with that of the
+    choice of the validation rows, which all seeds share (`compute_row_margin`).
 
     Args:
         labels: classes of the validation rows, `(rows,)` int64.
