@@ -5,11 +5,13 @@
     python benchmarks/inference.py --quick
 
 The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
-and MR's vocabulary. `torch, this project` is what `python -m jobs predict` runs. `torch, conv1d` is Kim's network with
-torch's layers, over texts padded to the longest of a list. All sides tokenize with `jobs.datasets.tokenizer`,
+and MR's vocabulary. `this project, float32` has its table in that type instead of int16. `torch, this project` is the
+network that training measures. `torch, conv1d` is Kim's network with torch's layers, over texts padded to the longest
+of a list. All sides tokenize with `jobs.datasets.tokenizer`,
 except fastText, which splits at spaces; its model is trained on MR for five epochs.
 The table of scripts has the same texts with other letters: é and ’ instead of e and ', and Cyrillic letters.
-Sides are measured alternately in five rounds; the table shows medians. A cold start is measured in a new process, from
+Sides are measured alternately in five rounds; the tables show medians. Times are those of the processor, so that other
+processes on the machine matter less; all sides have one thread. A cold start is measured in a new process, from
 its start to the result for a first text. `first on this machine` includes compilation and the projection table.
 """
 
@@ -36,6 +38,7 @@ from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 
 PROJECT = "this project"
+FLOAT32 = "this project, float32"
 BATCH_SIZES = (1, 32, 256)
 SCRIPTS = {
     "English": ("", ""),
@@ -106,7 +109,8 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     from jobs.inference.predict import build_network, predict_logits
 
     torch.set_num_threads(1)
-    classifier, network, vocabulary = Classifier(checkpoint), build_network(checkpoint), Vocabulary(checkpoint.words)
+    classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
+    network, vocabulary = build_network(checkpoint), Vocabulary(checkpoint.words)
     max_tokens = checkpoint.experiment.text.max_tokens
 
     def classify_with_torch(texts: list[str]) -> Any:
@@ -115,6 +119,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
 
     sides: dict[str, Classify] = {
         PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
+        FLOAT32: lambda texts: float32.predict_logits(texts).argmax(1).tolist(),
         "torch, this project": classify_with_torch,
         "torch, conv1d": _make_conv1d(checkpoint, vocabulary),
     }
@@ -176,13 +181,13 @@ def _measure_speeds(sides: dict[str, Classify], texts: list[str], rounds: int) -
 
 
 def _measure_seconds(classify: Classify, texts: list[str], batch: int) -> float:
-    """Return the seconds for all texts; with single texts, extrapolated from half of them."""
+    """Return the processor's seconds for all texts; with single texts, extrapolated from half of them."""
     sample = texts if batch > 1 else texts[: len(texts) // 2]
     classify(sample[:batch])
-    start = time.perf_counter()
+    start = time.process_time()
     for first in range(0, len(sample), batch):
         classify(sample[first : first + batch])
-    return (time.perf_counter() - start) * len(texts) / len(sample)
+    return (time.process_time() - start) * len(texts) / len(sample)
 
 
 def _measure_twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> list[Row]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from cluster import UsageError
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from serving.web.asgi import ClassifierApplication
 from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
 from serving.web.protocol import Limits
@@ -28,12 +28,14 @@ class ApplicationArguments(BaseModel):
     """The application's `args` in a Serve configuration.
 
     table_bytes: memory for the projection table of each checkpoint, also of a candidate's; replicas of a node share it.
+    table_dtype: type of the table; with float32, scores are those of training to 1e-5.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     limits: Limits = Limits()
     table_bytes: int = Field(DEFAULT_TABLE_BYTES, ge=0)
+    table_dtype: TableDtype = DEFAULT_TABLE_DTYPE
 
 
 def build(args: ApplicationArguments) -> serve.Application:
@@ -94,8 +96,9 @@ class Replica:
         raise refusal
 
     async def _load(self, config: UserConfig) -> ServedModels:
-        arguments = self._arguments
-        return await asyncio.to_thread(load_models, config, self.models, arguments.table_bytes, arguments.limits)
+        table_bytes, table_dtype = self._arguments.table_bytes, self._arguments.table_dtype
+        limits = self._arguments.limits
+        return await asyncio.to_thread(load_models, config, self.models, table_bytes, table_dtype, limits)
 
     def stop_metrics_export(self) -> None:
         """Stop the export of metrics to Ray."""

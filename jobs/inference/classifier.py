@@ -7,6 +7,7 @@ most frequent words, up to a memory budget. Other words are projected when they 
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -14,19 +15,28 @@ import numpy as np
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import code_points, tokenizer_kernel
 from jobs.inference import scoring_kernel as kernel
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, compute, load_or_compute
+from jobs.inference.intrinsics import BLOCK, pack_addresses
+from jobs.inference.projection_table import (
+    DEFAULT_TABLE_BYTES,
+    DEFAULT_TABLE_DTYPE,
+    TableDtype,
+    compute,
+    load_or_compute,
+)
 from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
 
 # Far below the largest float32, so that no intermediate sum overflows.
 MAX_ABS_LOGIT = 1e30
 
+_WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
+
 
 class PackedWeights:
     """The network's weights in the layout of `jobs.inference.scoring_kernel`.
 
-    widths: `(filters,)` int64; filter_counts, column_offsets: `(max width,)` int64; projection:
-    `(channels * dimensions, columns)`; biases: `(filters,)`; output: `(classes, filters)`; output_bias: `(classes,)`;
-    all float32.
+    widths: `(filters,)` int64; first_filters, column_offsets: `(max width,)` int64; filter_indices: `(columns,)` int64,
+    the filter of each column; projection: `(channels * dimensions, columns)`; biases: `(filters,)`; output:
+    `(classes, filters)`; output_bias: `(classes,)`; all float32.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -34,15 +44,19 @@ class PackedWeights:
         maps, max_width = model.feature_maps, max(model.filter_widths)
         order = np.argsort(model.filter_widths, kind="stable")
         self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
-        columns = [
-            weights[f"filters.{index}"][position * maps : (position + 1) * maps].T
-            for position in range(max_width)
-            for index in order
-            if model.filter_widths[index] > position
-        ]
-        self.projection = np.concatenate(columns, axis=1)
-        self.filter_counts = np.array([(self.widths > position).sum() for position in range(max_width)])
-        self.column_offsets = np.cumsum(self.filter_counts) - self.filter_counts
+        self.first_filters = np.searchsorted(self.widths, np.arange(max_width), side="right")
+        num_filters = -(-len(self.widths) // BLOCK) * BLOCK
+        block_starts = self.first_filters // BLOCK * BLOCK
+        ends = np.cumsum(num_filters - block_starts)
+        self.column_offsets = ends - num_filters
+        self.filter_indices = np.concatenate([np.arange(start, num_filters) for start in block_starts])
+        dimensions = weights["filters.0"].shape[1]
+        self.projection = np.zeros((dimensions, ends[-1]), np.float32)
+        for number, index in enumerate(order):
+            for position in range(model.filter_widths[index]):
+                column = self.column_offsets[position] + number * maps
+                rows = weights[f"filters.{index}"][position * maps : (position + 1) * maps]
+                self.projection[:, column : column + maps] = rows.T
         self.biases = np.concatenate([weights[f"biases.{index}"] for index in order])
         by_width = weights["output.weight"].reshape(-1, len(order), maps)
         self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
@@ -63,6 +77,8 @@ class Classifier:
     Args:
         checkpoint: the trained network.
         table_bytes: memory for the projection table; with 0 every word is projected when it occurs.
+        table_dtype: type of the table. int16 takes half of the memory and less time; logits differ from those of the
+            network by at most `max_rounding_error`.
         share_table: share the table with other processes of this machine, in a file.
 
     Raises:
@@ -70,7 +86,12 @@ class Classifier:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, table_bytes: int = DEFAULT_TABLE_BYTES, *, share_table: bool = True
+        self,
+        checkpoint: Checkpoint,
+        table_bytes: int = DEFAULT_TABLE_BYTES,
+        *,
+        table_dtype: TableDtype = DEFAULT_TABLE_DTYPE,
+        share_table: bool = True,
     ) -> None:
         channels = _validate_checkpoint(checkpoint)
         self.labels = checkpoint.labels
@@ -81,42 +102,57 @@ class Classifier:
         # (words, channels * dimensions)
         self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
         self.num_columns = packed.projection.shape[1]
-        num_rows = min(len(self._vectors), table_bytes // (4 * self.num_columns))
+        self.num_rows = min(len(self._vectors), table_bytes // (np.dtype(table_dtype).itemsize * self.num_columns))
         make_table = load_or_compute if share_table else compute
-        self._table = make_table(self._vectors[:num_rows], packed.projection)  # (num_rows, columns)
-        if num_rows == len(self._vectors):
+        self._table = make_table(self._vectors[: self.num_rows], packed.projection, packed.filter_indices, table_dtype)
+        if self.num_rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
-        self._layers = (
-            np.asarray(self._table).reshape(-1),
-            self.num_columns,
-            packed.filter_counts,
-            packed.column_offsets,
-            packed.biases,
-            packed.output.reshape(-1),
-            packed.output_bias,
-        )
-        self._arguments = (*_build_dictionary(checkpoint.words), *self._layers)
+        self.no_rows = np.empty(0, table_dtype)
+        # Less than any sum of a window.
+        self.lowest = np.full(1, -np.inf, np.float32) if table_dtype == "float32" else np.full(1, -(1 << 31), np.int32)
+        settings = self.text_settings
+        arrays = {
+            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns]),
+            **dict(enumerate(_build_dictionary(checkpoint.words), kernel.WORD_BYTES)),
+            kernel.TABLE: self._table.values,
+            kernel.LOWEST: self.lowest,
+            kernel.SCALES: self._table.scales,
+            kernel.FIRST_FILTERS: packed.first_filters,
+            kernel.COLUMN_OFFSETS: packed.column_offsets,
+            kernel.BIASES: packed.biases,
+            kernel.OUTPUT: packed.output,
+            kernel.OUTPUT_BIAS: packed.output_bias,
+        }
+        # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
+        self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
+        assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliL"
+        self.addresses = pack_addresses(self._arrays)
         self._compile_kernels()
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from numba's cache, so that no text waits for it."""
-        logits = np.empty(len(self.labels), np.float32)
-        for texts in ([""], ["", ""]):
-            self.predict_logits(texts)
-        self._score_tokens("", logits)
-        # Made when the first text needs them: they take a tenth of a second.
-        tables = np.zeros(1, np.int32), np.zeros(1, np.int64)
-        self._score_utf8_text("", logits, tables)
-        self._normalize_texts([""], tables)
+        self.predict_logits([""])
+        self._score_tokens("", np.empty(len(self.labels), np.float32))
+
+    def load_unicode_tables(self) -> None:
+        """Make the tables of `code_points` and add their addresses, if that has not been done."""
+        if not self._arrays[kernel.ENTRIES].size:
+            tables = code_points.make_tables(self.text_settings.lowercase)
+            self._arrays[kernel.ENTRIES], self._arrays[kernel.COMPOSITIONS] = tables
+            self.addresses = pack_addresses(self._arrays)
 
     @property
     def table_bytes(self) -> int:
         """Size of the projection table in bytes."""
-        return self._table.nbytes
+        return self._table.values.nbytes
 
-    def kernel_arrays(self) -> tuple[np.ndarray, ...]:
-        """Return the kernel's arrays, in the order of its arguments."""
-        return tuple(value for value in self._arguments if isinstance(value, np.ndarray))
+    @property
+    def max_rounding_error(self) -> np.ndarray:
+        """Upper bound of the differences of each class's logits that are due to the table's type, `(classes,)`."""
+        if self.lowest.dtype == np.float32:
+            return np.zeros(len(self.labels))
+        features = self._table.scales[: len(self.weights.widths)] * self.weights.widths / 2.0
+        return np.asarray(np.abs(self.weights.output) @ features)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the most likely label of each text."""
@@ -124,7 +160,7 @@ class Classifier:
 
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logits of texts, `(texts, classes)` float32, as the network computes them, without temperature."""
-        return self.score_texts(texts).logits
+        return self._score_texts(texts)[0]
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each class for each text, `(texts, classes)` float32.
@@ -137,23 +173,32 @@ class Classifier:
 
     def score_texts(self, texts: Sequence[str]) -> ScoringResult:
         """Return the logits of texts, and how many of their tokens are known."""
+        return ScoringResult(*self._score_texts(texts))
+
+    def _score_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, int, int]:
         logits = np.empty((len(texts), len(self.labels)), np.float32)
         if len(texts) == 1:
-            return ScoringResult(logits, *self._score_text(texts[0], logits[0]))
-        normalized, classes, offsets, is_left = self._normalize_texts(texts)
-        ids = self._make_ids(np.diff(offsets).max(initial=0))
-        num_tokens = num_unknown = start = 0
+            content, offsets = texts[0].encode("utf-8", "surrogatepass"), _WHOLE
+            max_bytes = len(content)
+        else:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+            sizes = [*map(len, encoded)]
+            content, offsets = b"".join(encoded), np.array([0, *accumulate(sizes)])
+            max_bytes = max(sizes, default=0)
+        is_ascii = content.isascii()
+        if not is_ascii:
+            self.load_unicode_tables()
+        start, num_tokens, num_unknown = kernel.score_bytes(
+            content, offsets, is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits
+        )
         while start < len(texts):
-            scored, tokens, unknown = kernel.score_texts(
-                normalized, classes, offsets[start:], is_left[start:], *self._arguments, ids, logits[start:]
+            tokens, unknown = self._score_tokens(texts[start], logits[start])
+            start, num_tokens, num_unknown = start + 1, num_tokens + tokens, num_unknown + unknown
+            scored, tokens, unknown = kernel.score_bytes(
+                content, offsets[start:], is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits[start:]
             )
-            start += scored
-            if start < len(texts):
-                more_tokens, more_unknown = self._score_tokens(texts[start], logits[start])
-                tokens, unknown, start = tokens + more_tokens, unknown + more_unknown, start + 1
-            num_tokens += tokens
-            num_unknown += unknown
-        return ScoringResult(logits, num_tokens, num_unknown)
+            start, num_tokens, num_unknown = start + scored, num_tokens + tokens, num_unknown + unknown
+        return logits, num_tokens, num_unknown
 
     def encode_tokens(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the word ids of a text, `(tokens,)` int64; the empty text is one word of padding."""
@@ -161,65 +206,19 @@ class Classifier:
 
     def project_tokens(self, ids: np.ndarray) -> np.ndarray:
         """Return the products of words with the filters, `(tokens, columns)` float32; ids: `(tokens,)` int64."""
-        in_table = ids < len(self._table)
+        values, scales = self._table
+        in_table = ids < len(values)
         projected = np.empty((len(ids), self.num_columns), np.float32)
-        projected[in_table] = self._table[ids[in_table]]
+        projected[in_table] = values[ids[in_table]] * scales[self.weights.filter_indices]
         if not in_table.all():
             projected[~in_table] = self._vectors[ids[~in_table]] @ self.weights.projection
         return projected
-
-    def _score_text(self, text: str, logits: np.ndarray) -> tuple[int, int]:
-        """Write the logits of a text; return its numbers of tokens and unknown tokens."""
-        if text.isascii():
-            encoded = np.frombuffer(text.encode("ascii"), np.uint8)
-            counts = kernel.score_ascii_text(
-                encoded, 0, len(encoded), self.text_settings.lowercase, *self._arguments,
-                *self._make_scratch(len(encoded)), logits,
-            )  # fmt: skip
-        else:
-            counts = self._score_utf8_text(text, logits, code_points.make_tables(self.text_settings.lowercase))
-        return self._score_tokens(text, logits) if counts[0] < 0 else counts
-
-    def _score_utf8_text(self, text: str, logits: np.ndarray, tables: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
-        """As `_score_text`; the number of tokens is -1 if the text is left to Python."""
-        encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-        scratch = self._make_scratch(len(encoded))
-        return kernel.score_utf8_text(encoded, 0, len(encoded), *tables, *self._arguments, *scratch, logits)
-
-    def _normalize_texts(
-        self, texts: Sequence[str], tables: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return normalized texts as `kernel.score_texts` reads them: bytes, classes, offsets and is_left.
-
-        tables: those of `code_points`; by default they are made if a text is not in ASCII.
-        """
-        joined, offsets = code_points.encode_texts(texts)
-        lowercase, is_left = self.text_settings.lowercase, np.zeros(len(texts), bool)
-        normalized, classes = np.empty((2, 2 * len(joined)), np.uint8)
-        if tables is None and len(joined) == sum(map(len, texts)):  # all in ASCII
-            tokenizer_kernel.normalize_ascii(joined, 0, len(joined), lowercase, normalized, classes)
-            return normalized, classes, offsets, is_left
-        ends = np.empty_like(offsets)
-        code_points.normalize_texts(
-            joined, offsets, *(tables or code_points.make_tables(lowercase)), normalized, classes, ends, is_left
-        )
-        return normalized, classes, ends, is_left
-
-    def _make_scratch(self, num_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the kernel's ids, sums and features for a text of some bytes."""
-        sums, features = np.empty((2, len(self.weights.biases)), np.float32)
-        return self._make_ids(num_bytes), sums, features
-
-    def _make_ids(self, num_bytes: int) -> np.ndarray:
-        """Return room for the word ids of a text of some bytes."""
-        return np.empty(min(self.text_settings.max_tokens, num_bytes + 1), np.int64)
 
     def _score_tokens(self, text: str, logits: np.ndarray) -> tuple[int, int]:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings.lowercase)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
-        # A copy of the rows, so that the kernel is compiled for one kind of table.
-        kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), *self._layers[1:], logits)
+        kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), self.addresses, logits)
         return len(tokens), int((ids == UNKNOWN).sum())
 
 

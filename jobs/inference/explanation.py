@@ -66,13 +66,12 @@ def _find_windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray
     """Return each filter's value, `(filters,)` float32, and its window's first and last token, `(filters, 2)` int64."""
     filters = classifier.weights
     projected = classifier.project_tokens(classifier.encode_tokens(tokens))  # (tokens, columns); at least one token
-    count, max_width, num_filters = len(projected), len(filters.filter_counts), len(filters.widths)
+    count, max_width, num_filters = len(projected), len(filters.first_filters), len(filters.widths)
     # A row for each window, the first of which starts at token 1 - max_width.
     sums = np.zeros((count + max_width - 1, num_filters), np.float32)
-    layout = zip(filters.filter_counts, filters.column_offsets, strict=True)
-    for position, (filter_count, column) in enumerate(layout):
+    for position, (begin, column) in enumerate(zip(filters.first_filters, filters.column_offsets, strict=True)):
         first = max_width - 1 - position
-        sums[first : first + count, num_filters - filter_count :] += projected[:, column : column + filter_count]
+        sums[first : first + count, begin:] += projected[:, column + begin : column + num_filters]
     starts = np.arange(1 - max_width, count)[:, None]
     sums[starts + filters.widths <= 0] = -np.inf  # windows that end before the text
     argmax = sums.argmax(axis=0)  # (filters,)

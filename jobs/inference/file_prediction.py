@@ -119,7 +119,9 @@ def predict(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[tuple[str,
 
 def build_classifier(checkpoint: Checkpoint, num_texts: int) -> Classifier:
     """Return the classifier for that many texts of a command, which shares no memory with other processes."""
-    return Classifier(checkpoint, DEFAULT_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0, share_table=False)
+    table_bytes = DEFAULT_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0
+    # In float32, so that scores do not depend on the number of texts; to round the table takes longer than it saves.
+    return Classifier(checkpoint, table_bytes, table_dtype="float32", share_table=False)
 
 
 def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:

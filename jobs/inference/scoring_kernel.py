@@ -1,28 +1,29 @@
 """Compiled scoring of texts, from bytes to logits: tokens, word ids, table look-ups, shifted sums, a maximum over time.
 
-A text arrives in UTF-8, normalized by `jobs.inference.code_points`, or as word ids. `jobs.model.convolution` trains,
-with its kernels in `jobs.model.kernels`.
+A text arrives in UTF-8, or as word ids. `jobs.model.convolution` trains, with its kernels in `jobs.model.kernels`.
 
-Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last
-filter_counts[p]. A row of the projection table belongs to a word: for each window position, its products with the
-filters that have that position, from column column_offsets[p] on. So num_columns is the sum of the filters' widths.
-Drawn in docs/assets/filter-layout.svg.
+Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last ones,
+from first_filters[p] on. A row of the projection table belongs to a word: for each window position, its products with
+the filters that have that position; that of filter f is in column column_offsets[p] + f. Filters are processed in
+blocks of 16. So the table also has columns, filled with zeros, for the other filters of the first such block and for
+those that the last block lacks. Drawn without them in docs/assets/filter-layout.svg.
 
-    table        (words * num_columns,) float32, row after row; may hold only the first words of the vocabulary
-    filter_counts, column_offsets  (max width,) int64
+    table        (words * num_columns,) int16 or float32, row after row; may hold only the first words of the vocabulary
+    scales       (filters,) float32: a filter's products are its entries of the table times its scale
+    first_filters, column_offsets  (max width,) int64
     biases       (filters,) float32
     output       (classes * filters,) float32, class after class
     output_bias  (classes,) float32
 
-The layout of the vocabulary is in `jobs.inference.tokenizer_kernel`.
+Entries in int16 are summed and compared in int32. The layout of the vocabulary is in
+`jobs.inference.tokenizer_kernel`.
 """
 
 import numpy as np
 
-from jobs.inference import code_points, tokenizer_kernel
-from jobs.inference import prefetch as prefetch_module
+from jobs.inference import code_points, intrinsics, tokenizer_kernel
 from jobs.inference.code_points import normalize_text
-from jobs.inference.prefetch import prefetch
+from jobs.inference.intrinsics import BLOCK, get_array, update_maxima, view_bytes
 from jobs.inference.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.model.compilation import compiled
 
@@ -31,67 +32,47 @@ Array = np.ndarray
 # Those of `jobs.datasets.tokenizer`; numba would not notice a change in another file.
 PADDING, UNKNOWN = 0, 1
 
-_CACHE_LINE = 16  # float32 values that a processor fetches together
+# The arrays of a classifier in the order of `intrinsics.pack_addresses`.
+NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, ENTRIES, COMPOSITIONS = range(7)
+TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS, NUM_ARRAYS = range(7, 16)
+# int64: 1 to lower the case, most tokens of a text, columns of the table.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS = range(3)
 
 
-@compiled(calls=[prefetch_module])
-def _prefetch_row(table: Array, word: int, num_columns: int) -> None:
-    """Prefetch a word's row of the table: rows are anywhere in memory, so no processor can predict them."""
-    for index in range(word * num_columns, (word + 1) * num_columns, _CACHE_LINE):
-        prefetch(table, index)  # type: ignore[call-arg]  # numba adds the typing context
-
-
-@compiled(calls=[prefetch_module])
+@compiled(calls=[intrinsics])
 def _max_over_time(
-    ids: Array, count: int, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
-    biases: Array, sums: Array, features: Array,
+    ids: Array, count: int, table: Array, num_columns: int, lowest: Array, scales: Array, first_filters: Array,
+    column_offsets: Array, biases: Array, maxima: Array, features: Array,
 ) -> None:  # fmt: skip
     """Write each filter's maximum over a text's windows after ReLU; ids: the first `count`, at least one.
 
     The windows of all filters that start at the same word are summed together. Those that start before the text's
-    first word are only of the wide filters, which are last. A window that reaches beyond the text is shorter. Slices,
-    and one loop for three rows, let the compiler use vector instructions.
+    first word are only of the wide filters. A window that reaches beyond the text is shorter.
     """
-    num_filters, max_width = len(features), len(filter_counts)
-    for index in range(num_filters):
-        features[index] = -np.inf
-    for word in range(min(max_width + 1, count)):
-        _prefetch_row(table, ids[word], num_columns)
+    num_filters, max_width = len(features), len(first_filters)
+    offsets = np.empty(max_width, np.int64)
+    for index in range(len(maxima)):
+        maxima[index] = lowest[0]
     for start in range(1 - max_width, count):
-        if start > 0 and start + max_width < count:  # the last word of the next window
-            _prefetch_row(table, ids[start + max_width], num_columns)
-        # Window positions that are inside the text.
-        position = max(0, -start)
-        last = min(max_width, count - start)
-        active = filter_counts[position]  # filters wide enough to start here and still contain a word
-        offset = ids[start + position] * num_columns + column_offsets[position]
-        first_row = table[offset : offset + active]
-        window_sums = sums[:active]
-        if position + 2 < last and filter_counts[position + 2] == active:
-            offset = ids[start + position + 1] * num_columns + column_offsets[position + 1]
-            second_row = table[offset : offset + active]
-            offset = ids[start + position + 2] * num_columns + column_offsets[position + 2]
-            third_row = table[offset : offset + active]
-            for index in range(active):
-                window_sums[index] = first_row[index] + second_row[index] + third_row[index]
-            position += 3
-        else:
-            for index in range(active):
-                window_sums[index] = first_row[index]
-            position += 1
-        while position < last:
-            wide = filter_counts[position]
-            offset = ids[start + position] * num_columns + column_offsets[position]
-            row = table[offset : offset + wide]
-            wide_sums = sums[active - wide : active]
-            for index in range(wide):
-                wide_sums[index] += row[index]
-            position += 1
-        maxima = features[num_filters - active :]
-        for index in range(active):
-            maxima[index] = window_sums[index] if window_sums[index] > maxima[index] else maxima[index]
+        first, last = max(0, -start), min(max_width, count - start)  # the window positions that are inside the text
+        for position in range(first, last):
+            offsets[position] = ids[start + position] * num_columns + column_offsets[position]
+        # The filters of this block that have no such position have no such window either.
+        begin = (first_filters[first] + BLOCK - 1) // BLOCK * BLOCK
+        for index in range(first_filters[first], min(begin, num_filters)):
+            total = table[offsets[first] + index]
+            for position in range(first + 1, last):
+                if index >= first_filters[position] // BLOCK * BLOCK:
+                    total += table[offsets[position] + index]
+            maxima[index] = max(maxima[index], total)
+        for position in range(first + 1, max_width + 1):
+            # The blocks that have the positions before this one, but not this one.
+            end = first_filters[position] // BLOCK * BLOCK if position < max_width else len(maxima)
+            if begin < end:
+                block, begin = begin, end
+                update_maxima(maxima, block, end, table, offsets, first, min(position, last))  # type: ignore[call-arg]
     for index in range(num_filters):
-        value = features[index] + biases[index]
+        value = np.float32(maxima[index]) * scales[index] + biases[index]
         features[index] = value if value > 0 else np.float32(0)
 
 
@@ -106,111 +87,102 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
         scores[label] = value + output_bias[label]
 
 
-@compiled(calls=[prefetch_module, tokenizer_kernel])
-def score_text(
-    text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
-    output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
-) -> tuple[int, int]:  # fmt: skip
-    """Write the logits of one normalized text, `(classes,)` float32; return its numbers of tokens and unknown tokens.
-
-    If the table lacks a word, the number of tokens is -1 and nothing is written.
-
-    Args:
-        text, classes: uint8, as `code_points.normalize_text` writes them; the text has the bytes from start to end.
-        ids: scratch, int64, as long as the text may be in tokens; sums, features: scratch, `(filters,)` float32 each.
-    """
-    num_tokens = tokenize(text, classes, start, end, word_bytes, word_offsets, slots, hashes, ids)
-    count = num_tokens
-    if count == 0:  # the empty text is one word of padding
-        ids[0] = PADDING
-        count = 1
-    num_unknown = 0
-    for index in range(count):
-        if ids[index] * num_columns >= len(table):
-            return -1, 0
-        if ids[index] == UNKNOWN:
-            num_unknown += 1
-    _max_over_time(ids, count, table, num_columns, filter_counts, column_offsets, biases, sums, features)
-    _apply_output_layer(features, output, output_bias, scores)
-    return num_tokens, num_unknown
-
-
-@compiled(calls=[prefetch_module, tokenizer_kernel])
-def score_ascii_text(
-    text: Array, start: int, end: int, lowercase: bool, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
-    output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
-) -> tuple[int, int]:  # fmt: skip
-    """As `score_text`, of a text in ASCII that is not normalized."""
-    normalized, classes = np.empty(end - start, np.uint8), np.empty(end - start, np.uint8)
-    length = normalize_ascii(text, start, end, lowercase, normalized, classes)
-    return score_text(
-        normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, table, num_columns, filter_counts,
-        column_offsets, biases, output, output_bias, ids, sums, features, scores,
-    )  # fmt: skip
-
-
-@compiled(calls=[code_points, prefetch_module, tokenizer_kernel])
-def score_utf8_text(
-    text: Array, start: int, end: int, entries: Array, compositions: Array, word_bytes: Array, word_offsets: Array,
-    slots: Array, hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array,
-    biases: Array, output: Array, output_bias: Array, ids: Array, sums: Array, features: Array, scores: Array,
-) -> tuple[int, int]:  # fmt: skip
-    """As `score_text`, of a text that is not normalized; the number of tokens is also -1 if Python must normalize it.
-
-    entries, compositions: see `code_points.normalize_text`.
-    """
-    normalized, classes = np.empty(2 * (end - start), np.uint8), np.empty(2 * (end - start), np.uint8)
-    length = normalize_text(text, start, end, entries, compositions, normalized, classes, 0)
-    if length < 0:
-        return -1, 0
-    return score_text(
-        normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, table, num_columns, filter_counts,
-        column_offsets, biases, output, output_bias, ids, sums, features, scores,
-    )  # fmt: skip
-
-
-@compiled(calls=[prefetch_module, tokenizer_kernel])
+@compiled(calls=[code_points, intrinsics, tokenizer_kernel])
 def score_texts(
-    text: Array, classes: Array, offsets: Array, is_left: Array, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
-    output: Array, output_bias: Array, ids: Array, scores: Array,
+    text: Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
+    lowest: Array, logits: Array,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Write the logits of normalized texts, `(texts, classes)` float32; stop at one that is left to Python.
+    """Write the logits of texts, `(texts, classes)` float32; stop at one that is left to Python.
 
-    That is a text with a word that is not in the table, or for which `is_left` is true.
+    That is a text with a word that is not in the table, or that `code_points.normalize_text` leaves.
 
     Args:
-        text, classes: all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
-        ids: scratch, int64, as long as the longest text may be in tokens.
+        text: uint8, all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to offsets[i + 1], or
+            to the end.
+        is_ascii: whether all texts are; otherwise the tables of `code_points` must be among the arrays.
+        max_bytes: at least the size of the longest text.
+        addresses: of the classifier's arrays.
+        no_rows: an empty table, for its type; lowest: `(1,)`, less than any sum, int32 or float32.
 
     Returns:
         The number of texts that were scored, and their numbers of tokens and unknown tokens.
     """
-    sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
+    numbers = get_array(addresses, NUMBERS, np.int64)
+    num_columns = numbers[NUM_COLUMNS]
+    word_bytes, word_offsets = get_array(addresses, WORD_BYTES, np.uint8), get_array(addresses, WORD_OFFSETS, np.int64)
+    slots, hashes = get_array(addresses, SLOTS, np.int32), get_array(addresses, HASHES, np.uint64)
+    entries, compositions = get_array(addresses, ENTRIES, np.int32), get_array(addresses, COMPOSITIONS, np.int64)
+    table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
+    first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
+    column_offsets = get_array(addresses, COLUMN_OFFSETS, np.int64)
+    biases, output = get_array(addresses, BIASES, np.float32), get_array(addresses, OUTPUT, np.float32)
+    output_bias = get_array(addresses, OUTPUT_BIAS, np.float32)
+    normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
+    ids = np.empty(min(numbers[MAX_TOKENS], max_bytes + 1), np.int64)
+    maxima, features = np.empty(len(scales), lowest.dtype), np.empty(len(biases), np.float32)
     num_tokens = num_unknown = 0
-    for index in range(len(offsets) - 1):
-        if is_left[index]:
-            return index, num_tokens, num_unknown
-        tokens, unknown = score_text(
-            text, classes, offsets[index], offsets[index + 1], word_bytes, word_offsets, slots, hashes,
-            table, num_columns, filter_counts, column_offsets, biases, output, output_bias,
-            ids, sums, features, scores[index],
-        )  # fmt: skip
-        if tokens < 0:
-            return index, num_tokens, num_unknown
+    for number in range(len(offsets) - 1):
+        start, end = offsets[number], min(offsets[number + 1], len(text))
+        if is_ascii:
+            length = normalize_ascii(text, start, end, numbers[LOWERCASE] != 0, normalized, classes)
+        else:
+            length = normalize_text(text, start, end, entries, compositions, normalized, classes, 0)
+            if length < 0:
+                return number, num_tokens, num_unknown
+        tokens = count = tokenize(
+            normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, ids, table, num_columns
+        )
+        if count == 0:  # the empty text is one word of padding
+            ids[0] = PADDING
+            count = 1
+        unknown = 0
+        for index in range(count):
+            if ids[index] * num_columns >= len(table):
+                return number, num_tokens, num_unknown
+            if ids[index] == UNKNOWN:
+                unknown += 1
         num_tokens += tokens
         num_unknown += unknown
+        _max_over_time(
+            ids,
+            count,
+            table,
+            num_columns,
+            lowest,
+            scales,
+            first_filters,
+            column_offsets,
+            biases,
+            maxima,
+            features,
+        )
+        _apply_output_layer(features, output, output_bias, logits[number])
     return len(offsets) - 1, num_tokens, num_unknown
 
 
-@compiled(calls=[prefetch_module])
-def score_token_ids(
-    ids: Array, table: Array, num_columns: int, filter_counts: Array, column_offsets: Array, biases: Array,
-    output: Array, output_bias: Array, scores: Array,
-) -> None:  # fmt: skip
-    """Write the logits of a text, `(classes,)` float32; ids: `(tokens,)` int64, rows of the table, at least one."""
-    sums, features = np.empty(len(biases), np.float32), np.empty(len(biases), np.float32)
-    _max_over_time(ids, len(ids), table, num_columns, filter_counts, column_offsets, biases, sums, features)
-    _apply_output_layer(features, output, output_bias, scores)
+@compiled(calls=[code_points, intrinsics, tokenizer_kernel])
+def score_bytes(
+    text: bytes, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
+    lowest: Array, logits: Array,
+) -> tuple[int, int, int]:  # fmt: skip
+    """As `score_texts`, of texts in an object of Python, which is faster than to make it an array before."""
+    return score_texts(view_bytes(text), offsets, is_ascii, max_bytes, addresses, no_rows, lowest, logits)
+
+
+@compiled(calls=[intrinsics])
+def score_token_ids(ids: Array, rows: Array, addresses: Array, logits: Array) -> None:
+    """Write the logits of a text, `(classes,)` float32, with a table of its own.
+
+    ids: `(tokens,)` int64, rows of the table, at least one; rows: the table, `(words * num_columns,)` float32.
+    """
+    num_columns = get_array(addresses, NUMBERS, np.int64)[NUM_COLUMNS]
+    biases = get_array(addresses, BIASES, np.float32)
+    scales = np.ones_like(get_array(addresses, SCALES, np.float32))
+    maxima, features = np.empty_like(scales), np.empty_like(biases)
+    _max_over_time(
+        ids, len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales,
+        get_array(addresses, FIRST_FILTERS, np.int64), get_array(addresses, COLUMN_OFFSETS, np.int64), biases,
+        maxima, features,
+    )  # fmt: skip
+    output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
+    _apply_output_layer(features, output, output_bias, logits)

@@ -13,6 +13,8 @@ Layout of the vocabulary. Word i has the id i + 2.
 
 import numpy as np
 
+from jobs.inference import intrinsics
+from jobs.inference.intrinsics import CACHE_LINE, prefetch
 from jobs.model.compilation import compiled
 
 Array = np.ndarray
@@ -195,12 +197,16 @@ def _find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int,
     return token_end, token_end, key
 
 
-@compiled()
+@compiled(calls=[intrinsics])
 def tokenize(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, ids: Array,
+    hashes: Array, ids: Array, table: Array, num_columns: int,
 ) -> int:  # fmt: skip
-    """Write the word ids of a normalized text's tokens into `ids`, as many as fit; return their number."""
+    """Write the word ids of a normalized text's tokens into `ids`, as many as fit; return their number.
+
+    table: one dimension; of each word the row of as many columns is prefetched, while the next tokens are searched.
+    Rows are anywhere in memory, so no processor can predict them.
+    """
     count = 0
     index = start
     while index < end and count < len(ids):
@@ -208,7 +214,10 @@ def tokenize(
             index += 1
             continue
         token_end, key_end, key = _find_token(text, classes, index, end)
-        ids[count] = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
+        word = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
+        for column in range(word * num_columns, (word + 1) * num_columns, CACHE_LINE // table.itemsize):
+            prefetch(table, column)  # type: ignore[call-arg]  # numba adds the typing context
+        ids[count] = word
         count += 1
         index = token_end
     return count

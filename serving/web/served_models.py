@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cluster import UsageError
 from cluster.storage import join, read_text
 from jobs.inference.classifier import Classifier
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
 from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
 from serving.web.metrics import MAX_SAMPLES, ModelCounters
@@ -138,12 +138,13 @@ def load_models(
     config: UserConfig,
     previous: ServedModels | None = None,
     table_bytes: int = DEFAULT_TABLE_BYTES,
+    table_dtype: TableDtype = DEFAULT_TABLE_DTYPE,
     limits: Limits | None = None,
 ) -> ServedModels:
     """Return the models of a configuration; models that are loaded already and have not changed are reused.
 
     Args:
-        table_bytes: memory for the projection table of each model.
+        table_bytes, table_dtype: memory for the projection table of each model, and its type.
         limits: of a request; by default those of service.yaml.
 
     Raises:
@@ -151,12 +152,12 @@ def load_models(
         CandidateError: the candidate cannot be read, or the two checkpoints have different labels.
     """
     reusable = previous.loaded() if previous else ()
-    limits = limits or Limits()
-    primary = _load_model(config.checkpoint, reusable, table_bytes, limits)
+    options = table_bytes, table_dtype, limits or Limits()
+    primary = _load_model(config.checkpoint, reusable, *options)
     if config.candidate is None:
         return ServedModels(config, primary)
     try:
-        candidate = _load_model(config.candidate.checkpoint, reusable, table_bytes, limits)
+        candidate = _load_model(config.candidate.checkpoint, reusable, *options)
     except UsageError as error:
         raise CandidateError(str(error)) from error
     if candidate.classifier.labels != primary.classifier.labels:
@@ -166,14 +167,16 @@ def load_models(
     return ServedModels(config, primary, candidate)
 
 
-def _load_model(path: str, reusable: Sequence[ServedModel], table_bytes: int, limits: Limits) -> ServedModel:
+def _load_model(
+    path: str, reusable: Sequence[ServedModel], table_bytes: int, table_dtype: TableDtype, limits: Limits
+) -> ServedModel:
     location = path
     try:
         if reusable and (unchanged := _find_unchanged(path, reusable)):
             return unchanged
         checkpoint = load_checkpoint(path)
         location = checkpoint.path
-        classifier = Classifier(checkpoint, table_bytes)
+        classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
         scorer = CompiledScorer(classifier, limits.max_texts, limits.max_text_length)
     except UsageError as error:
         message = str(error)

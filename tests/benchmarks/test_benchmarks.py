@@ -206,6 +206,14 @@ def test_precision(shared_data: Path) -> None:
     assert all(row["accuracy"] > 50 for row in metrics["accuracy"])
 
 
+def test_table_types(shared_data: Path) -> None:
+    """No label changes with the table in int16, and the differences are within the limit."""
+    [row] = run("table_types", "--quick")["difference"]
+    assert row["changed labels"] == 0
+    assert 0 < row["logits, difference"] < row["limit"] < 1e-3
+    assert row["words in the table"] >= row["in float32"]
+
+
 def test_label_noise(shared_data: Path) -> None:
     """Of the hundred most suspicious rows of TREC most are changed ones, with each of three seeds."""
     metrics = run("label_noise", "--quick")

@@ -14,6 +14,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from cluster import UsageError
 from cluster.package import REPOSITORY
@@ -382,3 +383,19 @@ def test_the_number_of_exported_series_is_limited(monkeypatch: pytest.MonkeyPatc
     tags = {call.args[1]["checkpoint"] for call in texts.inc.call_args_list}
     assert len(tags) == MAX_CHECKPOINT_TAGS + 1
     assert OTHER in tags
+
+
+def test_the_type_of_the_table_is_a_setting(run_folder: Path) -> None:
+    """Scores with float32 are those of the network; with int16, the default, they differ a little."""
+    body = b'{"inputs": "word1 word2", "parameters": {"function_to_apply": "none"}}'
+    scores = []
+    for arguments in ({}, {"table_dtype": "float32"}):
+        replica = make_replica({"checkpoint": str(run_folder)}, **arguments)
+        rows = send_request(replica, "/predict", body)[2]
+        scores.append([score for _, score in sorted((row["label"], row["score"]) for row in rows)])
+    exact = Classifier(load_checkpoint(str(run_folder)), table_dtype="float32").predict_logits(["word1 word2"])[0]
+    assert scores[1] == pytest.approx(exact.tolist(), abs=1e-6)
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    with pytest.raises(ValidationError, match="table_dtype"):
+        make_replica({"checkpoint": str(run_folder)}, table_dtype="int8")

@@ -126,7 +126,7 @@ def test_a_saved_model_is_a_checkpoint(model: TextCNNClassifier, tmp_path: Path)
     loaded = finetune_cnn.load(str(folder))
     assert isinstance(loaded, Classifier)
     assert loaded.predict(TEXTS) == model.predict(TEXTS).tolist()
-    assert np.allclose(loaded.predict_proba(TEXTS), model.predict_proba(TEXTS), atol=1e-6)
+    assert np.allclose(loaded.predict_proba(TEXTS), model.predict_proba(TEXTS), atol=1e-3)  # int16
     assert load_initial_vectors(str(folder)) is not None
     with pytest.raises(FileExistsError, match="is not empty"):
         model.save(str(folder))

@@ -8,7 +8,7 @@ from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer, Explanation
 from tests.support.checkpoints import WORDS, checkpoint_of
 
-CLASSIFIER = Classifier(checkpoint_of("multichannel"))
+CLASSIFIERS = [Classifier(checkpoint_of("multichannel"), table_dtype=dtype) for dtype in ("int16", "float32")]
 
 
 def explain(classifier: Classifier, text: str) -> list[Explanation]:
@@ -19,10 +19,11 @@ def explain(classifier: Classifier, text: str) -> list[Explanation]:
 @settings(deadline=None)  # compiled code may be slow on a loaded machine
 @given(st.lists(st.sampled_from([*WORDS[:20], "unseen", "İstanbul", "don't", "!!!!!", "’s", "\n"]), max_size=30))
 def test_bias_and_shares_add_up_to_the_score(words: list[str]) -> None:
-    """This holds for every class; start and end of each phrase are those of its text."""
+    """This holds for every class and type of table; start and end of each phrase are those of its text."""
     text = " ".join(words)
-    [scores] = CLASSIFIER.predict_logits([text])
-    for score, explanation in zip(scores, explain(CLASSIFIER, text), strict=True):
+    scores = [score for classifier in CLASSIFIERS for score in classifier.predict_logits([text])[0]]
+    explanations = [explanation for classifier in CLASSIFIERS for explanation in explain(classifier, text)]
+    for score, explanation in zip(scores, explanations, strict=True):
         assert explanation.score == pytest.approx(score, abs=1e-5)
         total = explanation.bias + sum(phrase.share for phrase in explanation.phrases)
         assert total == pytest.approx(score, abs=1e-5)

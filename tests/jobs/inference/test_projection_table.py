@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 
 from cluster.package import REPOSITORY
-from jobs.inference.projection_table import NUM_UNUSED_TO_KEEP, load_or_compute, table_folder
+from jobs.inference import projection_table
+from jobs.inference.projection_table import NUM_UNUSED_TO_KEEP, ProjectionTable, TableDtype, compute, table_folder
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 FILTERS = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+FILTER_INDICES = np.array([0, 0])  # one filter of width 2
+
+
+def load_table(vectors: np.ndarray, filters: np.ndarray, dtype: TableDtype = "float32") -> ProjectionTable:
+    return projection_table.load_or_compute(vectors, filters, FILTER_INDICES, dtype)
+
+
+def load_or_compute(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    return load_table(vectors, filters).values
 
 
 @pytest.fixture
@@ -33,7 +43,34 @@ def test_the_second_process_maps_the_file_of_the_first(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["empty", "zeros", "truncated", "one value", "header"])
+def test_each_type_has_a_file_of_its_own(folder: Path) -> None:
+    """Another process maps the same values and scales; the products differ by half a scale."""
+    first = load_table(VECTORS, FILTERS, "int16")
+    assert load_or_compute(VECTORS, FILTERS).dtype == np.float32
+    second = load_table(VECTORS, FILTERS, "int16")
+    for table in (first, second):
+        assert isinstance(table.values, np.memmap)
+        assert table.values.dtype == np.int16
+        np.testing.assert_array_equal(table.scales, compute(VECTORS, FILTERS, FILTER_INDICES, "int16").scales)
+        np.testing.assert_allclose(table.values * table.scales, VECTORS @ FILTERS, atol=0.501 * table.scales[0], rtol=0)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_the_largest_entry_of_a_filter_uses_the_range_of_int16() -> None:
+    """Filters have scales of their own; one whose products are all 0 has the scale 1."""
+    products = np.array([[4, -1, 0, 0.01, 0], [-2, 3, 0, 0.02, 0], [1, 1, 0, -0.03, 0]], np.float32)
+    table = compute(np.eye(3, dtype=np.float32), products, np.array([0, 0, 1, 2, 1]), "int16")
+    largest = np.abs(table.values.astype(int)).max(axis=0)
+    assert largest.tolist() == [32_767, pytest.approx(32_767 * 3 / 4, abs=1), 0, 32_767, 0]
+    assert table.scales[1] == 1
+
+
+def test_tables_without_words_are_empty(folder: Path) -> None:
+    """As with `table_bytes: 0`."""
+    assert load_table(VECTORS[:0], FILTERS, "int16").values.shape == (0, 2)
+
+
+@pytest.mark.parametrize("damage", ["empty", "zeros", "truncated", "one value", "scale", "header"])
 def test_a_damaged_file_is_replaced(folder: Path, damage: str) -> None:
     """A crash leaves an empty file, or one of the right size filled with zeros; the next process repairs it."""
     path = Path(str(load_or_compute(VECTORS, FILTERS).filename))
@@ -44,6 +81,7 @@ def test_a_damaged_file_is_replaced(folder: Path, damage: str) -> None:
             "zeros": bytes(len(content)),
             "truncated": content[:-1],
             "one value": content[:4] + b"\1" + content[5:],
+            "scale": content[:-12] + b"\0\0\0\1" + content[-8:],
             "header": b"\x93NUMPY",
         }[damage]
     )
@@ -72,8 +110,9 @@ def test_a_table_of_another_process_stays_until_it_ends(folder: Path) -> None:
         "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
         "import numpy as np\n"
         "from jobs.inference.projection_table import load_or_compute\n"
-        "table = load_or_compute(np.ones((4, 3), np.float32), np.ones((3, 2), np.float32))\n"
-        "print(table.filename, flush=True)\n"
+        "arrays = np.ones((4, 3), np.float32), np.ones((3, 2), np.float32), np.zeros(2, int)\n"
+        "table = load_or_compute(*arrays, 'int16')\n"
+        "print(table.values.filename, flush=True)\n"
         "input()\n"
     )
     with subprocess.Popen(

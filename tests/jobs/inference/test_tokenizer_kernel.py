@@ -23,6 +23,8 @@ UNICODE = st.text(st.sampled_from(LETTERS), max_size=12) | st.text(
     st.sampled_from(LETTERS) | st.characters(), max_size=12
 )
 
+NO_TABLE = np.empty(0, np.int16)
+
 
 def index(words: list[str]) -> tuple[np.ndarray, ...]:
     """Return the kernel's vocabulary of a few words."""
@@ -49,7 +51,7 @@ def split(text: str, lowercase: bool = True, length: int = 1000, words: list[str
     normalized, classes = np.empty((2, len(text)), np.uint8)
     encoded = np.frombuffer(text.encode(), np.uint8)
     end = tokenizer_kernel.normalize_ascii(encoded, 0, len(text), lowercase, normalized, classes)
-    return ids[: tokenizer_kernel.tokenize(normalized, classes, 0, end, *index(words), ids)].tolist()
+    return ids[: tokenizer_kernel.tokenize(normalized, classes, 0, end, *index(words), ids, NO_TABLE, 0)].tolist()
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
@@ -75,7 +77,7 @@ def test_tokens_of_any_script_are_those_of_training(text: str, lowercase: bool) 
     tokens = tokenizer.tokenize(text, lowercase)
     words = list(dict.fromkeys(tokens))
     ids = np.empty(100, np.int64)
-    count = tokenizer_kernel.tokenize(normalized, classes, 0, len(normalized), *index(words), ids)
+    count = tokenizer_kernel.tokenize(normalized, classes, 0, len(normalized), *index(words), ids, NO_TABLE, 0)
     assert ids[:count].tolist() == Vocabulary(words).encode(tokens)
 
 

@@ -1,0 +1,135 @@
+"""Functions for compiled kernels that numba lacks: prefetch, sums of vectors, and arrays that are passed by address.
+
+To pass twenty arrays through numba's dispatcher takes longer than to classify a text. So their addresses and sizes are
+packed into one array, which is passed instead. Whoever packs them keeps the arrays alive.
+
+numba does not notice a change here: kernels that use these, directly or through others, name this module in `calls`.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+from numpy.typing import NDArray
+
+from jobs.model.compilation import compiled
+
+CACHE_LINE = 64  # bytes that a processor fetches together
+BLOCK = 16  # values of a vector
+BLOCKS_AT_A_TIME = 3
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Make the processor fetch an array's element, given by an int64 index, into its second-level cache.
+
+    Kernels prefetch more than the first-level cache holds. To prefetch into both takes a quarter more time.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        int32, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        function_type = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        # numba does not annotate get_or_insert_function.
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        read, second_level, data_not_code = int32(0), int32(2), int32(1)
+        builder.call(function, [address, read, second_level, data_not_code])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate
+
+
+@intrinsic
+def update_maxima(
+    typing_context: Any, maxima: Any, begin: Any, end: Any, table: Any, offsets: Any, first: Any, stop: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Replace maxima[i] by the sum of table[offsets[p] + i] over p from first to stop - 1, where that is larger.
+
+    For each i from begin to end, a multiple of BLOCK. numba's own loops over so few values take twice as long. The
+    table is int16 and the maxima are int32, or both are float32; the numbers are int64. Nothing is checked.
+    """
+    is_float = isinstance(table.dtype, types.Float)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        maxima_data, table_data, offsets_data = (
+            context.make_array(signature.args[number])(context, builder, arguments[number]).data for number in (0, 3, 4)
+        )
+        _, begin, end, _, _, first, stop = arguments
+        number = first.type
+        stored, vector = (ir.VectorType(context.get_data_type(array.dtype), BLOCK) for array in (table, maxima))
+        add = builder.fadd if is_float else builder.add
+        compare = builder.fcmp_ordered if is_float else builder.icmp_signed
+
+        def find_blocks(data: Any, index: Any, count: int, block: Any) -> list[Any]:
+            indices = [builder.add(index, number(BLOCK * offset)) for offset in range(count)]
+            return [builder.bitcast(builder.gep(data, [index]), block.as_pointer()) for index in indices]
+
+        def load_row(position: Any, index: Any, count: int) -> list[Any]:
+            index = builder.add(builder.load(builder.gep(offsets_data, [position])), index)
+            pointers = find_blocks(table_data, index, count, stored)
+            values = [builder.load(pointer, align=table.dtype.bitwidth // 8) for pointer in pointers]
+            return values if is_float else [builder.sext(value, vector) for value in values]
+
+        def update(begin: Any, end: Any, count: int) -> None:
+            """Update `count` blocks at a time, whose sums are in registers."""
+            with cgutils.for_range_slice(builder, begin, end, number(BLOCK * count)) as (index, _):
+                # numba does not annotate alloca_once_value.
+                totals = [cgutils.alloca_once_value(builder, value) for value in load_row(first, index, count)]  # type: ignore[no-untyped-call]
+                with cgutils.for_range_slice(builder, builder.add(first, number(1)), stop, number(1)) as (position, _):
+                    for total, value in zip(totals, load_row(position, index, count), strict=True):
+                        builder.store(add(builder.load(total), value), total)
+                for total, target in zip(totals, find_blocks(maxima_data, index, count, vector), strict=True):
+                    value, maximum = builder.load(total), builder.load(target, align=4)
+                    larger = builder.select(compare(">", value, maximum), value, maximum)
+                    builder.store(larger, target, align=4)
+
+        rest = builder.srem(builder.sub(end, begin), number(BLOCK * BLOCKS_AT_A_TIME))
+        middle = builder.sub(end, rest)
+        update(begin, middle, BLOCKS_AT_A_TIME)
+        update(middle, end, 1)
+        return context.get_dummy_value()
+
+    int64 = types.int64
+    return types.void(maxima, int64, int64, table, offsets, int64, int64), generate
+
+
+def pack_addresses(arrays: Sequence[np.ndarray]) -> NDArray[np.int64]:
+    """Return the address and the size of each array, one after the other; all must be contiguous."""
+    assert all(array.flags.c_contiguous for array in arrays)
+    return np.array([number for array in arrays for number in (array.ctypes.data, array.size)], np.int64)
+
+
+def _convert_to_pointer(_typing_context: object, address: types.Type) -> tuple[Signature, Callable[..., ir.Value]]:
+    def generate(
+        _context: object, builder: ir.IRBuilder, _signature: object, arguments: Sequence[ir.Value]
+    ) -> ir.Value:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+# In compiled code: the pointer of an address.
+_to_pointer = cast("Callable[[int], ctypes.c_void_p]", intrinsic(_convert_to_pointer))
+
+
+@compiled()
+def get_array(addresses: NDArray[np.int64], index: int, dtype: type[Scalar] | np.dtype[Scalar]) -> NDArray[Scalar]:
+    """Return an array, as one dimension, of those whose addresses were packed."""
+    return carray(_to_pointer(int(addresses[2 * index])), (int(addresses[2 * index + 1]),), dtype)
+
+
+@compiled()
+def view_bytes(content: bytes) -> NDArray[np.uint8]:
+    """Return the bytes of an object as an array of the same type as `get_array`; it must not be changed."""
+    array = np.frombuffer(content, np.uint8)
+    return carray(_to_pointer(array.ctypes.data), (len(array),), np.uint8)
