@@ -16,6 +16,7 @@ Importing this module starts nothing, and loads neither Ray nor torch.
 
 import argparse
 import atexit
+import gc
 import logging
 import os
 import sys
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from serving.client import Client
 
 __all__ = ["Classifier", "Client", "TextCNNClassifier", "UsageError", "__version__", "build_parser", "load", "main"]
+
+
+# Of `gc.set_threshold`: new objects, and collections of younger generations, before a generation is collected.
+GC_THRESHOLDS = (100_000, 20, 20)
 
 
 def load(path: str) -> "Classifier":
@@ -81,7 +86,9 @@ def run_command() -> NoReturn:
     """Run a command and end this process, as the console command does.
 
     The interpreter does not free its memory at the end, which takes up to a second after torch and Ray were loaded.
+    It searches for garbage less often: with Python's thresholds this takes a sixth of the time of importing them.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
     exit_codes: list[int] = []
     atexit.register(_end_process, exit_codes)  # registered first, so called after the functions of all libraries
     exit_codes.append(main())

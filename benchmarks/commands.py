@@ -1,8 +1,11 @@
 """Complete commands: from a file of labelled texts on disk to a model on disk, and from texts to predictions on disk.
 
+It also measures how long commands that need Ray take to start (`benchmarks/start_times.py`).
+
     pip install fasttext-wheel               # the extra `bench`; without it fastText is skipped
-    python benchmarks/commands.py            # tickets and TREC, five rounds, and 50,000 rows of MR
-    python benchmarks/commands.py --quick    # tickets and 2,000 rows, one round
+    python benchmarks/commands.py            # tickets and TREC, five rounds, 50,000 rows of MR, and start-up times
+    python benchmarks/commands.py --quick    # tickets and 2,000 rows, one round, start-up times without plain Ray
+    python benchmarks/commands.py --only starts
 
 Each side is a new process, and the sides take turns. Seconds are those of the whole process, imports and exit included.
 This project trains with default settings and the vectors file. The alternatives:
@@ -26,11 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.labelled_datasets import add_data_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
+from benchmarks.start_times import PLAIN, PROJECT, measure_start_times
 from cluster.package import REPOSITORY
 
-PROJECT, SCRIPT, SVC, FASTTEXT = "this project", "hand-written script", "TF-IDF, linear SVC", "fastText"
+SCRIPT, SVC, FASTTEXT = "hand-written script", "TF-IDF, linear SVC", "fastText"
 ALTERNATIVES = (SCRIPT, SVC, FASTTEXT)
 TIMEOUT_S = 600
+TITLES = {
+    "training": "From labelled texts to a model, complete processes (median)",
+    "prediction": "From texts to predictions, complete process (median)",
+    "starts": "From the start of a process to its work (median)",
+}
+PARTS = tuple(TITLES)
 
 
 def main() -> None:
@@ -39,6 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tickets and 2,000 rows to predict, one round")
     add_data_options(parser)
     parser.add_argument("--rounds", type=int, help="(default: 5)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
     parser.add_argument("--sets", nargs="+", choices=("tickets", "trec"), help="(default: both)")
     parser.add_argument("--rows", type=int, help="of MR, repeated, to predict (default: 50,000)")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "SET", "FILE"), help=argparse.SUPPRESS)
@@ -50,13 +61,22 @@ def main() -> None:
     rounds = options.rounds or (1 if options.quick else 5)
     rows = options.rows or (2_000 if options.quick else 50_000)
     sets = options.sets or (["tickets"] if options.quick else ["tickets", "trec"])
-    with tempfile.TemporaryDirectory() as folder:
-        training = [row for name in sets for row in measure_training(name, options, Path(folder), rounds)]
-        prediction = measure_prediction(options.data, Path(folder), rows, rounds)
-    print_table("From labelled texts to a model, complete processes (median)", training)
-    print_table("From texts to predictions, complete process (median)", prediction)
-    settings = {"rounds": rounds, "rows": rows}
-    print_json("commands", settings, {"training": training, "prediction": prediction})
+    tables: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = folder / f"{sets[0]}-0-0" / sets[0]
+        if "training" in options.only:
+            tables["training"] = [row for name in sets for row in measure_training(name, options, folder, rounds)]
+        else:
+            time_command(build_training_command(PROJECT, sets[0], options, checkpoint.parent))
+        if "prediction" in options.only:
+            tables["prediction"] = measure_prediction(options.data, folder, checkpoint, rows, rounds)
+        if "starts" in options.only:
+            sides = (PROJECT,) if options.quick else (PROJECT, PLAIN)
+            tables["starts"] = measure_start_times(folder, options.vectors, checkpoint, rounds, sides)
+    for name, table in tables.items():
+        print_table(TITLES[name], table)
+    print_json("commands", {"rounds": rounds, "rows": rows}, tables)
 
 
 def measure_training(name: str, options: argparse.Namespace, folder: Path, rounds: int) -> list[Row]:
@@ -82,15 +102,13 @@ def build_training_command(side: str, name: str, options: argparse.Namespace, ta
     return [sys.executable, "-m", "finetune_cnn", "train", f"experiments/{name}.yaml", *settings]
 
 
-def measure_prediction(data: Path, folder: Path, num_rows: int, rounds: int) -> list[Row]:
+def measure_prediction(data: Path, folder: Path, checkpoint: Path, num_rows: int, rounds: int) -> list[Row]:
     """Return the median seconds of labelling rows of MR, from a tsv file to a jsonl file."""
     lines = (data / "mr" / "all.tsv").read_text(encoding="utf-8").splitlines()
     header, rows = lines[0], lines[1:]
     texts = folder / "texts.tsv"
     chosen = (rows[number % len(rows)] for number in range(num_rows))
     texts.write_text("\n".join([header, *chosen]) + "\n", encoding="utf-8")
-    run = folder / next(path.name for path in sorted(folder.iterdir()) if path.name.endswith("-0-0"))
-    [checkpoint] = run.glob("*/best.json")
     command = [sys.executable, "-m", "finetune_cnn", "predict", str(checkpoint), str(texts), "--text-column", "text"]
     seconds = []
     for number in range(rounds):

@@ -11,9 +11,11 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import ray
@@ -28,12 +30,25 @@ CONNECT_TIMEOUT_S = 10
 
 ADDRESS_FORMATS = "HOST:6379, [IPv6]:6379, http://HOST:8265, ray://HOST:10001, or auto"
 
+ReturnType = TypeVar("ReturnType")
+
 AddressKind = Literal["node", "dashboard", "client", "auto"]
 _KINDS_BY_SCHEME: dict[str, AddressKind] = {
     "": "node", "ray": "client", "http": "dashboard", "https": "dashboard",
 }  # fmt: skip
 
 UV_RUN_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+PRESTART_VARIABLE = "RAY_prestart_worker_first_driver"
+
+# Interval in which a slow start of an embedded Ray is logged, and the time-outs of its processes. With Ray's own, 30 to
+# 60 s, it would fail on a busy machine. The raylet has 30 s, which cannot be changed.
+START_NOTICE_S = 20.0
+START_TIMEOUTS = {
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
 
 # Ray and Ray Train read these when Ray starts or when a run starts.
 RAY_ENVIRONMENT = {
@@ -106,7 +121,12 @@ def resolve_address(address: str | None = None) -> str | None:
 
 @contextlib.contextmanager
 def connect(
-    address: str | None = None, *, num_cpus: int | None = None, quiet: bool = True, dashboard: bool = False
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    quiet: bool = True,
+    dashboard: bool = False,
+    prestart_workers: bool = False,
 ) -> Iterator[None]:
     """Context manager: this process is connected to Ray. Inside another connection it does nothing.
 
@@ -115,6 +135,8 @@ def connect(
         num_cpus: logical CPUs of the embedded Ray; by default those of the machine.
         quiet: do not print the workers' output (Ray's session folder has it).
         dashboard: start the dashboard of an embedded Ray, and with it the REST APIs of jobs and Serve.
+        prestart_workers: an embedded Ray starts a worker process per CPU at once. Only tasks and actors without
+            environment variables of their own use them; those of Ray Train and Ray Tune have some.
 
     Raises:
         ClusterConnectionError: no cluster responds at the address.
@@ -139,6 +161,9 @@ def connect(
             auth.ensure_token()  # Ray would write a file that all can read
         # The watcher polls for nodes that a cloud is about to take back.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ[PRESTART_VARIABLE] = "1" if prestart_workers else "0"
+        for name, value in START_TIMEOUTS.items():
+            os.environ.setdefault(name, value)
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
         if not is_installed():
             # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
@@ -153,7 +178,8 @@ def connect(
             options["runtime_env"] = {"working_dir": str(package.path)}
     logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
     try:
-        ray.init(**options)
+        with contextlib.nullcontext() if parsed else _log_slow_start():
+            ray.init(**options)
     except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time
         target = f"the Ray cluster at {address}" if address else "an embedded Ray"
         raise ClusterConnectionError(f"cannot reach {target}: {first_line(error)}") from error
@@ -164,6 +190,41 @@ def connect(
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _log_slow_start() -> Iterator[None]:
+    """Context manager: log every `START_NOTICE_S` that Ray has not started yet."""
+    done = threading.Event()
+
+    def log() -> None:
+        start = time.monotonic()
+        while not done.wait(START_NOTICE_S):
+            logger.info(f"Ray is still starting after {time.monotonic() - start:.0f} s; the machine is busy")
+
+    threading.Thread(target=log, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def call_in_background(function: Callable[[], ReturnType]) -> "Future[ReturnType]":
+    """Start a function in a thread, and return the future of its result.
+
+    So work is done while Ray starts, which is mostly the start of other processes. `ray.init` itself stays in the main
+    thread: Ray's processes end with the thread that started them. Ctrl-C does not wait for this thread.
+    """
+    future: Future[ReturnType] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def set_ray_environment() -> None:

@@ -32,7 +32,6 @@ from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
 from jobs.training.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
-from jobs.training.train import require_resources, train_to_completion
 
 logger = logging.getLogger(__name__)
 
@@ -227,6 +226,8 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
     the time only. The metrics and the temperature stay those of the search's checkpoint.
     """
+    from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
+
     metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
     validate_metrics(metrics)
     refit_experiment = build_refit_experiment(experiment, best, metrics.get("temperature", 1.0))

@@ -1,15 +1,18 @@
-"""Trials as Trainables of Ray Tune: in processes that several trials use in turn, or as runs of Ray Train."""
+"""Trials as Trainables of Ray Tune: in processes that several trials use in turn, or as runs of Ray Train.
 
+The processes of the trials import torch, which takes seconds; the driver only names the classes.
+"""
+
+import gc
 import queue
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
-import torch
 from ray.exceptions import RayError, RayTaskError
 
 from cluster.storage import join, write_text
@@ -24,14 +27,15 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.shared_state import SavedCheckpoint
-from jobs.search.trial import Trial, build_failure_report
 from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.corpus import Corpus, corpus_key
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunStatus
 from jobs.training.run_folder import RunFolder
-from jobs.training.train import fit
-from jobs.training.worker import WorkerResult
+
+if TYPE_CHECKING:
+    from jobs.search.trial import Trial
+    from jobs.training.worker import WorkerResult
 
 # Corpora that a process holds. Processes of a node share the arrays, but each has its own copy of the words.
 MAX_CACHED_CORPORA = 2
@@ -81,6 +85,12 @@ class InProcessTrial(ray.tune.Trainable):
     def setup(self, config: dict[str, Any], inputs: TrialInputs | None = None) -> None:
         """Prepare the process for trials with these inputs."""
         assert inputs is not None
+        gc.disable()  # searching for garbage takes a sixth of the time of the imports
+        import torch
+
+        import jobs.search.trial  # noqa: F401 used by `step`
+
+        gc.enable()
         torch.set_num_threads(inputs.experiment.train.cpus_per_worker)
         on_gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
         self._device = "cuda" if on_gpu else "cpu"
@@ -104,6 +114,8 @@ class InProcessTrial(ray.tune.Trainable):
         except Exception as error:
             if is_system_failure(error):
                 raise  # Tune restarts the trial
+            from jobs.search.trial import build_failure_report
+
             failure = build_failure_report(error, self._trial.loop.progress if self._trial else None)
             return failure.to_tune_result(metric)
 
@@ -112,7 +124,9 @@ class InProcessTrial(ray.tune.Trainable):
         if self._trial is not None:
             self._trial.close()
 
-    def _start(self) -> Trial:
+    def _start(self) -> "Trial":
+        from jobs.search.trial import Trial
+
         inputs, (number, settings) = self._inputs, split_config(self._trial_config)
         experiment = apply_trial_settings(inputs.experiment, settings)
         return Trial(
@@ -154,6 +168,8 @@ class DistributedTrial(ray.tune.Trainable):
         try:
             return self._next_report().to_tune_result(metric)
         except Exception as error:
+            from jobs.search.trial import build_failure_report
+
             return build_failure_report(error, self._progress).to_tune_result(metric)
 
     def cleanup(self) -> None:
@@ -174,7 +190,9 @@ class DistributedTrial(ray.tune.Trainable):
         self._record_best()
         return TrialReport(self._progress, finished=True)
 
-    def _train(self) -> WorkerResult:
+    def _train(self) -> "WorkerResult":
+        from jobs.training.train import fit
+
         reference = self._inputs.corpus_reference(self._experiment)
         write_text(join(self._run.path, "experiment.yaml"), self._experiment.to_yaml())  # the workers require it
         return fit(self._experiment, reference, self._run, self._inputs.use_gpu, self._run_status, sole_workload=False)

@@ -21,7 +21,7 @@ from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, join, write_bytes
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
-from jobs.datasets.dataset import Dataset
+from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.readers import Split
 from jobs.datasets.row_weights import compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
@@ -181,6 +181,21 @@ def build_corpus(
     return Corpus(
         train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, dataset.test.digest()
     )
+
+
+def load_inputs(experiment: Experiment) -> tuple[Dataset, Corpus]:
+    """Return the dataset and the corpus of an experiment, and log their sizes and notes on them."""
+    logger.info("reading the texts")
+    dataset = load_dataset(experiment)
+    for note in dataset.notes:
+        logger.info(note)
+    rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
+    logger.info(f"{rows}, {len(set(dataset.train.labels))} classes")
+    logger.info("looking up the words")
+    corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
+    if corpus.coverage:
+        logger.info(f"vectors: {corpus.coverage}")
+    return dataset, corpus
 
 
 def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:

@@ -7,11 +7,13 @@ gives up only when its restarts bring no new checkpoint.
 A single worker without a cluster trains in this process, in Ray Train's local mode: no Ray process is started.
 """
 
+import importlib
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -22,16 +24,22 @@ from ray.train import ControllerError, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import UsageError, resources
-from cluster.connection import connect, preserve_sigint_handler, resolve_address, set_ray_environment
+from cluster.connection import (
+    call_in_background,
+    connect,
+    preserve_sigint_handler,
+    resolve_address,
+    set_ray_environment,
+)
 from cluster.console.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
-from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.dataset import Dataset
 from jobs.training import learning_curve
 from jobs.training.checkpoint_store import CheckpointStore
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpus import Corpus, load_inputs
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
     NoProgressError,
@@ -73,13 +81,20 @@ class TrainingFailed(UsageError):
     """A run ended without a checkpoint, or could not be resumed."""
 
 
-def train(experiment: Experiment, *, promote: bool = False, callbacks: Sequence[UserCallback] = ()) -> str:
+def train(
+    experiment: Experiment,
+    *,
+    promote: bool = False,
+    callbacks: Sequence[UserCallback] = (),
+    inputs: Callable[[], tuple[Dataset, Corpus]] | None = None,
+) -> str:
     """Train, or resume an interrupted run, and return the path of the best.json that names its best checkpoint.
 
     Args:
         promote: make the run current in the experiment's best.json even if the current run is better.
         callbacks: of Ray Train. They are called in the process of Ray's controller, or without a cluster in this one,
             with the metrics and the checkpoint of an epoch: of each epoch, but at most once per second on a cluster.
+        inputs: returns the dataset and the corpus, which a command has begun to load.
 
     Raises:
         TrainingFailed, and the errors of reading data and vectors.
@@ -92,13 +107,10 @@ def train(experiment: Experiment, *, promote: bool = False, callbacks: Sequence[
     try:
         in_process = trains_in_process(experiment.train)
         own_resources = require_resources(experiment, in_process=True) if in_process else None
-        dataset = _load_texts(experiment)  # before Ray starts: an error in the data is reported at once
+        # Before Ray starts: an error in the data is reported at once.
+        dataset, corpus = inputs() if inputs else load_inputs(experiment)
         with nullcontext() if in_process else connect():
             gpu, wait_notice = own_resources or require_resources(experiment)
-            logger.info("looking up the words")
-            corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
-            if corpus.coverage:
-                logger.info(f"vectors: {corpus.coverage}")
             weights = corpus.row_weights(experiment.train.class_weights)
             if weights is not None:
                 logger.info(f"weights of the training rows in the loss: {weights.min():.3g} to {weights.max():.3g}")
@@ -118,17 +130,6 @@ def train(experiment: Experiment, *, promote: bool = False, callbacks: Sequence[
         if run is None or not CheckpointStore(run.path).names():
             raise KeyboardInterrupt("before a checkpoint was written; the same command starts again") from None
         raise
-
-
-def _load_texts(experiment: Experiment) -> Dataset:
-    """Return the dataset of an experiment, and log its size and notes on it."""
-    logger.info("reading the texts")
-    dataset = load_dataset(experiment)
-    for note in dataset.notes:
-        logger.info(note)
-    rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
-    logger.info(f"{rows}, {len(set(dataset.train.labels))} classes")
-    return dataset
 
 
 def trains_in_process(settings: TrainSettings) -> bool:
@@ -206,6 +207,7 @@ def fit_in_process(
     """Train in this process, in Ray Train's local mode, and return the result; arguments and errors as of `fit`."""
     logger.info("starting the training in this process")
     threads = torch.get_num_threads()
+    call_in_background(partial(importlib.import_module, "matplotlib.figure"))  # for the learning curve
     try:
         with (
             monitor_workers(experiment.train.last_epoch, run.path, status, callbacks, in_process=True) as callback,

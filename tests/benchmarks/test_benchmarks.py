@@ -45,12 +45,14 @@ def test_training_vectors() -> None:
 
 
 def test_commands(shared_data: Path) -> None:
-    """Every installed side trains on the tickets, and this project predicts with what it wrote."""
+    """Every installed side trains on the tickets; this project predicts with what it wrote, and starts with Ray."""
     metrics = run("commands", "--quick", "--rows", "500")
     sides = {row["side"]: row["seconds"] for row in metrics["training"]}
     assert {"this project", "hand-written script", "TF-IDF, linear SVC"} <= sides.keys()
     assert all(seconds > 0 for seconds in sides.values())
     assert [row["rows"] for row in metrics["prediction"]] == [500]
+    assert [row["start of"] for row in metrics["starts"]] == ["two workers", "search", "service"]
+    assert all(row["seconds"] > 0 for row in metrics["starts"])
 
 
 def test_prediction() -> None:

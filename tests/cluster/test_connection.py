@@ -1,9 +1,13 @@
 """Connection to Ray: embedded, or at an explicit address; and Ctrl-C while Ray's signal handlers are installed."""
 
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,12 +16,15 @@ from ray._private import ray_constants
 from ray.exceptions import RuntimeEnvSetupError
 
 from benchmarks.ray_head import RayHead
-from cluster import first_line, to_single_line
+from cluster import UsageError, connection, first_line, to_single_line
 from cluster.connection import (
+    PRESTART_VARIABLE,
+    START_TIMEOUTS,
     UV_RUN_VARIABLE,
     AddressError,
     ClusterConnectionError,
     _is_local,
+    call_in_background,
     connect,
     parse_address,
     preserve_sigint_handler,
@@ -215,6 +222,58 @@ def test_a_long_error_on_one_line_keeps_its_end() -> None:
     assert line.endswith("ERROR: No matching distribution found for a==1")
     assert len(line) < 520
     assert to_single_line("a\n b") == "a b"
+
+
+@pytest.mark.parametrize(("prestart", "value"), [(False, "0"), (True, "1")])
+def test_a_slow_start_is_logged_and_waited_for(
+    prestart: bool, value: str, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Ray's processes have longer time-outs than by default, and start workers in advance only on request."""
+    environment: dict[str, str] = {}
+    threads = set(threading.enumerate())
+
+    def start(**options: object) -> None:
+        environment.update(os.environ)
+        while not any("still starting" in line for line in messages):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection, "START_NOTICE_S", 0.01)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name in ("PYTHONPATH", PRESTART_VARIABLE, *START_TIMEOUTS):  # the connection sets them
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    with connect(prestart_workers=prestart):
+        assert re.search(r"^Ray is still starting after 0 s; the machine is busy$", "\n".join(messages), re.MULTILINE)
+    assert environment[PRESTART_VARIABLE] == value
+    assert environment.items() >= START_TIMEOUTS.items()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()  # nothing is logged once Ray has started
+
+
+def test_the_raylet_knows_the_variables_of_the_start() -> None:
+    """Ray documents none of them."""
+    raylet = Path(ray.__file__).parent / "core" / "src" / "ray" / "raylet" / "raylet"
+    names = {PRESTART_VARIABLE, *START_TIMEOUTS} - {"RAY_gcs_server_port_wait_time_s"}  # Ray's Python code reads it
+    content = raylet.read_bytes()
+    assert [name for name in names if name.encode() not in content] == []
+    assert "RAY_gcs_server_port_wait_time_s" in Path(ray.__file__).with_name("_private").joinpath("node.py").read_text()
+
+
+def test_a_call_in_the_background_returns_or_raises() -> None:
+    """It runs at once, in a thread that does not keep the process from ending."""
+    threads: list[threading.Thread] = []
+
+    def fail() -> None:
+        threads.append(threading.current_thread())
+        raise UsageError("no such file")
+
+    assert call_in_background(lambda: 3).result(timeout=10) == 3
+    with pytest.raises(UsageError, match="no such file"):
+        call_in_background(fail).result(timeout=10)
+    assert threads[0].daemon
 
 
 def test_an_error_of_the_start_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,7 +444,7 @@ def test_commands_pass_whether_the_run_is_to_be_promoted(
 ) -> None:
     calls = []
 
-    def run(experiment: Experiment, *, promote: bool) -> str:
+    def run(experiment: Experiment, *, promote: bool, inputs: None = None) -> str:
         calls.append(promote)
         return "runs/toy/best.json"
 
@@ -457,7 +457,7 @@ def test_train_names_the_next_command(
     toy_csv: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`train` trains once; cross-validation is a command of its own."""
-    monkeypatch.setattr(train, "train", lambda experiment, promote: "runs/toy/best.json")
+    monkeypatch.setattr(train, "train", lambda experiment, promote, inputs: "runs/toy/best.json")
     assert main(["train", f"data.train={toy_csv}", "name=toy"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"experiment toy: {toy_csv}; its runs are in runs/toy",
@@ -513,7 +513,7 @@ def test_the_address_of_a_command_ends_with_it(
         monkeypatch.setenv("RAY_ADDRESS", previous)
     addresses = []
 
-    def record_address(experiment: Experiment, promote: bool) -> str:
+    def record_address(experiment: Experiment, promote: bool, inputs: None) -> str:
         addresses.append(os.environ.get("RAY_ADDRESS"))
         if fails:
             raise UsageError("no")

@@ -4,10 +4,19 @@ from pathlib import Path
 
 from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 
+from cluster.package import REPOSITORY
 from jobs.search.trainable import DistributedTrial, is_system_failure, replace_epoch
 from jobs.training.history import Progress
 from jobs.training.monitor import RunStatus, monitor_workers
+from tests.support.commands import run_command
 from tests.support.trial_records import make_epoch
+
+
+def test_the_driver_of_a_search_does_not_import_torch() -> None:
+    """It starts two seconds earlier; the processes of the trials import torch."""
+    script = "import sys, jobs.search.tune; sys.exit('torch' in sys.modules)"
+    result = run_command("python", "-c", script, env={"PYTHONPATH": str(REPOSITORY)})
+    assert result.returncode == 0, result.stderr
 
 
 def test_lost_epochs_are_replaced() -> None:

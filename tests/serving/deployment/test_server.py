@@ -34,7 +34,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
-    def connect(address: str | None) -> None:
+    def connect(address: str | None, **options: bool) -> None:
         raise RayStarted
 
     monkeypatch.setattr(server, "connect", connect)
