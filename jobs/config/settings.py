@@ -186,7 +186,8 @@ class TrainSettings(SettingsSection):
     cpus_per_worker: int = Field(1, ge=1)
     """CPUs that Ray reserves for each worker, and number of its threads."""
     use_gpu: bool | None = None
-    """Train on GPUs, one for each worker. null: true if each worker fits on a node with a GPU and enough CPUs."""
+    """Train on GPUs, one for each worker. null: true if each worker fits on a node with a GPU and enough CPUs, and
+    torch can use the GPUs of all nodes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     epochs: int = Field(10, ge=1)
@@ -303,7 +304,8 @@ class TuneSettings(SettingsSection):
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of concurrent trials; null: as many as fit in the cluster."""
     gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs of a trial with one worker; with 0.25, four trials share a GPU. null: 1 if train.use_gpu is true, else 0."""
+    """GPUs of a trial with one worker; with 0.25, four trials share a GPU. null: 1 if trials use GPUs (train.use_gpu),
+    else 0."""
     seeds: int = Field(0, ge=0)
     """Number of other seeds with which the best settings of each kind of embedding are trained after the search, to
     separate the effect of fine-tuning the vectors from chance; a verdict needs at least 3."""

@@ -86,7 +86,7 @@ def describe_class_sizes(labels: Iterable[str]) -> list[str]:
     return [
         f"the sizes of the classes differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; accuracy "
         "says little about small classes, so compare models by macro F1, which counts all classes equally "
-        "(train.metric=macro_f1)"
+        "(train.metric=macro_f1); train.class_weights=balanced gives them equal weight in training"
     ]
 
 
