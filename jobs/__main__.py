@@ -2,24 +2,21 @@
 
 import argparse
 import contextlib
-import functools
-import importlib
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine, RunCommand
+from jobs.early_start import connect_early
 from jobs.experiment_commands import accept_settings, add_experiment, add_experiment_commands, add_run_commands
 
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
-    from jobs.datasets.dataset import Dataset
-    from jobs.training.corpus import Corpus
 
 LOADING = "loading torch and Ray"  # takes seconds
 CHECKPOINT_HELP = "a checkpoint, a best.json, or a folder with either"
@@ -195,32 +192,12 @@ def _train(options: argparse.Namespace) -> None:
 
     check_inputs(experiment)  # raises mistakes before torch and Ray are loaded, which takes seconds
     logger.info(LOADING)
-    with _connect_early(experiment) as inputs:
+    with connect_early(experiment) as inputs:
         from jobs.training.train import train
 
         best = train(experiment, promote=options.promote, inputs=inputs)
     print(f"wrote {best}", flush=True)
     print(f"next: finetune-cnn evaluate {os.path.dirname(best)}", flush=True)
-
-
-@contextlib.contextmanager
-def _connect_early(experiment: "Experiment") -> Iterator["Callable[[], tuple[Dataset, Corpus]] | None"]:
-    """Context manager: yield a function that returns the inputs of a training, or None if it is to load them.
-
-    If the training needs an embedded Ray, Ray's processes start while a thread loads the inputs and torch.
-    """
-    from cluster.connection import call_in_background, connect, resolve_address
-
-    if experiment.train.max_workers == 1 or resolve_address() is not None:
-        yield None
-        return
-    from jobs.training.corpus import load_inputs
-
-    inputs = call_in_background(functools.partial(load_inputs, experiment))
-    loading = call_in_background(functools.partial(importlib.import_module, "torch"))
-    with connect():
-        loading.result()
-        yield inputs.result
 
 
 def _tune(options: argparse.Namespace) -> None:

@@ -166,7 +166,7 @@ class ShardedPrediction:
         """Write the files of parts, by name."""
         if workers == 1:
             for done, (name, part) in enumerate(parts.items(), start=1):
-                progress.add(self._label_part(name, part, classifier), done / len(parts))
+                progress.add(self.label_part(name, part, classifier), done / len(parts))
             return
         rest = dict(parts)
         attempts = 0
@@ -203,7 +203,7 @@ class ShardedPrediction:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _label_part(self, name: str, part: SourceFile, classifier: Classifier) -> int:
+    def label_part(self, name: str, part: SourceFile, classifier: Classifier) -> int:
         """Write the file of a part, and return its number of rows."""
         num_rows = 0
         chunks = iter_chunks([part], self.options, as_batches=self.output.suffix == ".parquet")
@@ -249,4 +249,4 @@ def _prepare_process(prediction: ShardedPrediction, classifier: Classifier, pare
 
 def _label_part_in_process(name: str, part: SourceFile) -> int:
     [(prediction, classifier)] = _process
-    return prediction._label_part(name, part, classifier)
+    return prediction.label_part(name, part, classifier)

@@ -166,11 +166,11 @@ import time
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 sharded_prediction.PART_BYTES = 1500
-label = sharded_prediction.ShardedPrediction._label_part
+label = sharded_prediction.ShardedPrediction.label_part
 def slow(self, name, part, classifier):
     time.sleep(0.05)  # so that the test kills a process which works
     return label(self, name, part, classifier)
-sharded_prediction.ShardedPrediction._label_part = slow
+sharded_prediction.ShardedPrediction.label_part = slow
 sys.exit(main(sys.argv[1:]))
 """
 
