@@ -7,16 +7,14 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cluster.connection import call_in_background, connect, resolve_address
+from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.machine import find_free_ports, find_listener
 from cluster.ray_private import read_serve_port
@@ -54,8 +52,6 @@ if TYPE_CHECKING:
     from serving.app import ApplicationArguments
 
 logger = logging.getLogger(__name__)
-
-STATUS_POLL_S = 0.1
 
 SLOW_PROXY_WARNING = (
     "slow: Ray's own proxy handles the requests, about a twentieth as many as HAProxy; "
@@ -103,8 +99,9 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
         if before.proxies:
             _require_port_of_running_serve(http["port"])
         try:
+            serve.start(http_options=http)
             deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
-            _start_application(serve.RunTarget(deployed, name, application["route_prefix"]), http)
+            serve.run(deployed, name=name, route_prefix=application["route_prefix"])
             url = build_service_url(http["host"], http["port"])
             require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
             logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (web page), GET /info; Ctrl-C stops it")
@@ -122,30 +119,6 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
                 serve.delete(name)
             elif not embedded:
                 serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
-
-
-def _start_application(target: Any, http: Mapping[str, Any]) -> None:
-    """Run an application, given as Serve's `RunTarget`, and wait until it does.
-
-    Its replica starts while Serve's proxy does; `serve.start` and `serve.run` one after the other wait for each, and
-    `serve.run` checks only once per second.
-
-    Raises:
-        RuntimeError: it did not start.
-    """
-    from ray import serve
-
-    wait_for_proxy = call_in_background(partial(serve.start, http_options=dict(http)))
-    while not serve.status().proxies:
-        if wait_for_proxy.done():
-            wait_for_proxy.result()
-        time.sleep(STATUS_POLL_S)
-    serve.run_many([target], wait_for_applications_running=False)
-    while (state := serve.status().applications[target.name]).status != "RUNNING":
-        if state.status == "DEPLOY_FAILED":
-            raise RuntimeError(state.message)
-        time.sleep(STATUS_POLL_S)
-    wait_for_proxy.result()
 
 
 def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
