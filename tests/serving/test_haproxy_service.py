@@ -282,6 +282,7 @@ def test_killed_replicas_fail_no_request_while_another_runs(service: DeployedSer
     with generate_load(service.url + "/predict", BODY, 8) as load:
         for _ in range(kills):
             kill_replica(service)
+            time.sleep(3)  # HAProxy learns of the new replica later than Serve; otherwise it may have none after a kill
     cut_off = [failure for failure in load.failed_responses() if failure[2] == "ClientPayloadError"]
     assert load.failed_responses() == cut_off
     assert len(cut_off) <= kills
