@@ -43,8 +43,7 @@ class KilledSearch:
     """A search whose driver is killed.
 
     command: of the driver. find_best: returns why no complete best checkpoint is found in the folder, or an empty text;
-    it is called at any time after the first trial has ended, and counts from the first call that found one: a trial may
-    be announced a moment before its checkpoint is named. moment: of the kills, of which there are `max_kills`.
+    it is called at any time after the first trial has ended. moment: of the kills, of which there are `max_kills`.
     """
 
     side: str
@@ -55,7 +54,6 @@ class KilledSearch:
     announced: int = 0
     kills: int = 0
     failure: str = ""
-    found: bool = False
     dead: Counter[str] = field(default_factory=Counter)
     alive: Counter[str] = field(default_factory=Counter)
 
@@ -120,9 +118,8 @@ def start_driver(search: KilledSearch, environment: dict[str, str]) -> Iterator[
         was_found = False
         while not closing.wait(READ_INTERVAL_S):
             reason = search.find_best() if search.announced else ""
+            search.alive[reason] += search.announced > 0
             was_found = was_found or (search.announced > 0 and not reason)
-            search.found = search.found or was_found
-            search.alive[reason] += search.found
             # Not again while the driver starts after a kill.
             if (
                 reason

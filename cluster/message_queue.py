@@ -55,8 +55,8 @@ class MessagePoller:
 
     Args:
         queue: actor with the methods of `MessageQueue`; a subclass may have another queue.
-        handle: called with the new messages every `interval_s` seconds, also when there are none, and a last time
-            when the context is closed.
+        handle: called with the new messages every `interval_s` seconds, also when there are none, by `poll`, and a
+            last time when the context is closed; never by two threads at once.
         on_error: called with what `handle` raised; no further messages are drained then.
     """
 
@@ -74,6 +74,8 @@ class MessagePoller:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._is_removed = False
 
     def __enter__(self) -> "MessagePoller":
         self._thread.start()
@@ -88,7 +90,19 @@ class MessagePoller:
         """Handle the last messages and remove the queue; another thread may do this before the context is closed."""
         self._closing.set()
         self._thread.join(timeout=self.JOIN_TIMEOUT_S)
+        self._is_removed = True
         self._remove_queue()
+
+    def poll(self) -> None:
+        """Handle the messages that are in the queue, in the calling thread; none after an error or after `close`."""
+        with self._lock:
+            if self._error is not None or self._is_removed:
+                return
+            try:
+                self._handle(self._drain_queue())
+            except Exception as error:
+                self._error = error
+                self._on_error(error)
 
     def raise_error(self) -> None:
         """Raise what `handle` raised, if it did."""
@@ -96,14 +110,10 @@ class MessagePoller:
             raise self._error
 
     def _run(self) -> None:
-        try:
-            closing = False
-            while not closing:
-                closing = self._closing.wait(self._interval_s)
-                self._handle(self._drain_queue())
-        except Exception as error:
-            self._error = error
-            self._on_error(error)
+        closing = False
+        while not closing and self._error is None:
+            closing = self._closing.wait(self._interval_s)
+            self.poll()
 
     def _drain_queue(self) -> list[Any]:
         messages: list[Any] = ray.get(self.queue.drain.remote())

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +61,8 @@ TUNE_ENVIRONMENT = {
 class SearchContext:
     """Driver's side of a search, or of its comparison over seeds.
 
-    path: folder of the search; Tune's own results are in its folder `ray`. tracker: logs each record.
+    path: folder of the search; Tune's own results are in its folder `ray`. tracker: logs each record. name_checkpoints:
+    names the best of the checkpoints that trials have saved.
     """
 
     experiment: Experiment
@@ -68,6 +70,7 @@ class SearchContext:
     record_store: RecordStore
     path: str
     tracker: MlflowTracker | None = None
+    name_checkpoints: Callable[[], None] = lambda: None
 
 
 def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialResources, *, asha: bool) -> None:
@@ -178,6 +181,7 @@ class TrialRecorder(ray.tune.Callback):
         search.drop(number)
         if number in search.records:
             return
+        self._context.name_checkpoints()  # a reader of the trial's end finds them, also after a kill
         try:
             record = TrialRecord.from_report(number, settings, report, stop_reason)
             self._context.record_store.write(record)

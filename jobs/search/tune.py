@@ -7,6 +7,7 @@ is written. So whatever interrupts a search, the same command resumes it with th
 import functools
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import ray
@@ -149,6 +150,7 @@ def _search(
         with handle_trial_messages(inputs.shared_state, manager, search, store.write_elapsed) as poller:
             if not exists(join(run.path, SEARCH_OVER_FILE)):
                 trainable = build_trainable(inputs, distributed=resources.distributed)
+                context = replace(context, name_checkpoints=poller.poll)
                 run_trials(context, trainable, resources, asha=experiment.tune.scheduler == "asha")
                 poller.raise_error()
             ended = _end_search(search, manager, run)

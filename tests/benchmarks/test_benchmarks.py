@@ -268,14 +268,12 @@ def test_large_checkpoints_of_a_search() -> None:
 
 
 def test_kills_of_the_driver_of_a_search() -> None:
-    """This project repeats no finished trial, and names a complete best checkpoint after a kill.
-
-    Of the reads of the running search hardly any may find none: the full benchmark measures how many.
-    """
+    """This project repeats no finished trial, and names a complete best checkpoint at any time."""
     rows = run("tuning", "--quick", "--only", "kills")["kills"]
     assert [row["side"] for row in rows] == ["this project", "Ray Tune"] * 2
     after_a_trial, without_best = rows[0], rows[2]
-    assert (after_a_trial["kills"], after_a_trial["reads after a kill"]) == (1, 1), after_a_trial
     for row in (after_a_trial, without_best):
-        assert (row["resumed"], row["repeated"], row["without"]) == (True, 0, 0), str(row)
-        assert row["without, running"] <= 0.1 * row["reads while running"] + 1, str(row)
+        found_always = row["without"] == row["without, running"] == 0
+        assert (row["resumed"], row["repeated"], found_always) == (True, 0, True), json.dumps(row, indent=1)
+        assert row["reads while running"] > 0
+    assert (after_a_trial["kills"], after_a_trial["reads after a kill"], without_best["kills"]) == (1, 1, 0)

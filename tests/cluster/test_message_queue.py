@@ -59,6 +59,18 @@ def test_messages_sent_before_the_end_are_received_and_the_queue_ends(queue: Loc
     assert queue.is_killed
 
 
+def test_messages_are_received_at_once_on_request(queue: LocalQueue) -> None:
+    """Who relies on a message need not wait for the next interval; after the end there is no queue to ask."""
+    received: list[int] = []
+    with MessagePoller(queue, received.extend, interval_s=3600) as poller:
+        queue.messages.put(1)
+        poller.poll()
+        assert received == [1]
+    queue.messages.put(2)
+    poller.poll()
+    assert received == [1]
+
+
 def test_an_error_while_messages_are_handled_is_passed_on_and_raised_later(queue: LocalQueue) -> None:
     """Not in the thread, where nobody would see it; no further messages are taken."""
     errors: list[Exception] = []

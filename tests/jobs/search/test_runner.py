@@ -1,6 +1,7 @@
 """Running trials: their messages to the driver."""
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,8 +13,10 @@ from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
 from jobs.search import best_checkpoint
 from jobs.search.best_checkpoint import handle_trial_messages
-from jobs.search.records import RecordStore
+from jobs.search.records import NUMBER_KEY, REPORT_KEY, RecordStore, TrialReport
 from jobs.search.runner import SearchContext, TrialRecorder
+from jobs.training.history import Progress
+from tests.support.trial_records import make_epoch
 from tests.support.waiting import wait_for
 
 
@@ -97,6 +100,31 @@ def test_a_search_continues_if_its_time_is_not_saved(local_ray: None, messages: 
         wait_for(lambda: len(messages) >= 2, "two attempts", 10)
     assert search.stop_reason is None
     assert messages[0] == "the time spent on the search is not saved: the store does not respond"
+
+
+def test_the_best_checkpoint_is_named_before_the_end_of_its_trial_is_announced(
+    messages: list[str], tmp_path: Path
+) -> None:
+    """Who reads the line, and finds the search killed a moment later, has a best.json."""
+    events: list[str] = []
+    search = SimpleNamespace(records={}, drop=lambda number: None, add_record=lambda record: None, total_suffix="")
+    store = SimpleNamespace(write=lambda record: events.append("record"))
+    context = SearchContext(
+        Experiment(),
+        search,
+        store,
+        str(tmp_path),
+        name_checkpoints=lambda: events.append("checkpoints"),  # type: ignore[arg-type]
+    )
+    recorder = TrialRecorder(context)
+    trial = SimpleNamespace(trial_id="a", config={NUMBER_KEY: 1})
+    report = TrialReport(Progress([make_epoch(1, 0.5)], best=1), finished=True)
+    recorder.on_trial_result(1, [], trial, {REPORT_KEY: report})  # type: ignore[arg-type]
+    assert messages == []
+    recorder.on_trial_complete(2, [], trial)  # type: ignore[arg-type]
+    assert recorder.error is None
+    assert events == ["checkpoints", "record"]
+    assert messages[0].startswith("trial ")
 
 
 def test_tunes_own_files_contain_nothing_of_the_tracker() -> None:
