@@ -94,7 +94,7 @@ def inspect_node(storage: str | None, marker: str, ray_gpus: int = 0) -> NodeRep
     token_file_mode = None
     with contextlib.suppress(OSError):
         token_file_mode = stat.S_IMODE(auth.token_path().stat().st_mode)
-    _, gpus = read_gpu_driver()
+    driver, gpus = read_gpu_driver()
     return NodeReport(
         host=host,
         versions=installed_versions(),
@@ -104,7 +104,7 @@ def inspect_node(storage: str | None, marker: str, ray_gpus: int = 0) -> NodeRep
         token_file_mode=token_file_mode,
         storage_error=storage_error,
         job_folder=_identify_job_folder(host),
-        gpu_problem=inspect_gpus().problem if gpus or ray_gpus else "",
+        gpu_problem=inspect_gpus((driver, gpus)).problem if gpus or ray_gpus else "",
     )
 
 

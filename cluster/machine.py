@@ -103,9 +103,13 @@ def read_gpu_driver() -> tuple[str, int]:
     return (versions[0], len(versions)) if versions else ("", 0)
 
 
-def inspect_gpus() -> GpuState:
-    """Return the state of this machine's GPUs. If there is one, torch computes on it, which takes seconds."""
-    driver, count = read_gpu_driver()
+def inspect_gpus(driver_and_count: tuple[str, int] | None = None) -> GpuState:
+    """Return the state of this machine's GPUs. If there is one, torch computes on it, which takes seconds.
+
+    Args:
+        driver_and_count: what `read_gpu_driver` returned, which takes half a minute if the driver hangs.
+    """
+    driver, count = driver_and_count or read_gpu_driver()
     try:
         import torch
     except ImportError as error:

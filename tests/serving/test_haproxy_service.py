@@ -54,6 +54,13 @@ def reset(service: DeployedService, run_folder: Path, **options: object) -> None
     service.deploy(**(defaults | options))
 
 
+def list_servers(service: DeployedService) -> set[str]:
+    """Return the names of the replicas that HAProxy sends requests to."""
+    with urllib.request.urlopen(service.metrics_url, timeout=30) as response:
+        metrics = response.read().decode()
+    return set(re.findall(r'^haproxy_server_status{[^}]*server="([^"]+)",state="UP"} 1', metrics, re.MULTILINE))
+
+
 def deploy_refused(service: DeployedService, folder: Path, **options: object) -> str:
     """Deploy a folder without a checkpoint and return the error, after a shorter time-out than that of a user."""
     with pytest.MonkeyPatch.context() as patch:
@@ -281,8 +288,10 @@ def test_killed_replicas_fail_no_request_while_another_runs(service: DeployedSer
     kills = 3
     with generate_load(service.url + "/predict", BODY, 8) as load:
         for _ in range(kills):
+            before = list_servers(service)
             kill_replica(service)
-            time.sleep(3)  # HAProxy learns of the new replica later than Serve; otherwise it may have none after a kill
+            # HAProxy learns of the new replica later than Serve; without it, it would have none after the next kill.
+            wait_for(lambda: len(list_servers(service) - before) == 1, "HAProxy to use the new replica", 60)  # noqa: B023
     cut_off = [failure for failure in load.failed_responses() if failure[2] == "ClientPayloadError"]
     assert load.failed_responses() == cut_off
     assert len(cut_off) <= kills
