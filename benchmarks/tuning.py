@@ -23,10 +23,9 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks.generated_data import NUM_WORDS, write_texts
+from benchmarks.private_memory import sample_private_memory
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.connection import connect
 from jobs.config.experiment import Experiment
@@ -44,7 +44,6 @@ from jobs.training.corpus import Corpus
 
 CORES = 2
 DIMENSIONS = 300  # of the vectors files
-TRIAL_PROCESS_TITLE = b"ray::ResourceTrainable"
 
 
 @dataclass(frozen=True)
@@ -265,36 +264,6 @@ def measure_memory(folder: Path, sizes: Sizes) -> list[Row]:
     large["per MB of vectors, MB"] = growth / (large["vectors, MB"] - small["vectors, MB"])
     small["per MB of vectors, MB"] = None
     return rows
-
-
-@contextmanager
-def sample_private_memory() -> Iterator[list[float]]:
-    """Context manager: sample the private memory of trials' processes, in MB, into the list that it yields."""
-    samples: list[float] = [0.0]
-    ended = threading.Event()
-    own = f"RAY_TMPDIR={os.environ['RAY_TMPDIR']}".encode()
-
-    def sample() -> None:
-        while not ended.wait(0.2):
-            for entry in Path("/proc").iterdir():
-                with suppress(OSError):
-                    is_trial = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(TRIAL_PROCESS_TITLE)
-                    if is_trial and own in (entry / "environ").read_bytes():
-                        samples.append(read_private_megabytes(entry))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
-
-
-def read_private_megabytes(process: Path) -> float:
-    """Return the memory that a process shares with no other, in MB."""
-    lines = (process / "smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
 
 
 def write_vectors(path: Path, extra_words: int) -> None:
