@@ -124,6 +124,7 @@ class Classifier:
             kernel.OUTPUT_BIAS: packed.output_bias,
         }
         # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
+        self._unicode_tables: list[np.ndarray] = []
         self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
         assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliL"
         self.addresses = pack_addresses(self._arrays)
@@ -136,10 +137,14 @@ class Classifier:
 
     def load_unicode_tables(self) -> None:
         """Make the tables of `code_points` and add their addresses, if that has not been done."""
-        if not self._arrays[kernel.ENTRIES].size:
+        if not self._unicode_tables:
+            arrays = [*self._arrays]
             tables = code_points.make_tables(self.text_settings.lowercase)
-            self._arrays[kernel.ENTRIES], self._arrays[kernel.COMPOSITIONS] = tables
-            self.addresses = pack_addresses(self._arrays)
+            arrays[kernel.ENTRIES], arrays[kernel.COMPOSITIONS] = tables
+            self.addresses = pack_addresses(arrays)
+            # Last, since another thread takes this to mean that the addresses are there. Threads that make tables at
+            # the same time may have different ones and use the addresses of any, so all stay alive.
+            self._unicode_tables.extend(tables)
 
     @property
     def table_bytes(self) -> int:

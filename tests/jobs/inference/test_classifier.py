@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster.package import REPOSITORY
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+from jobs.inference import classifier as classifier_module
+from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.inference.projection_table import TableDtype
@@ -216,3 +220,28 @@ def test_scratch_memory_depends_on_the_text_not_on_max_tokens() -> None:
     usual = Classifier(checkpoint_of("rand"))
     for some in (["word1 word2"], ["word1", "word2 word3"]):
         np.testing.assert_array_equal(classifier.predict_logits(some), usual.predict_logits(some))
+
+
+def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second thread scores while the first one packs the addresses of the tables; both threads' tables stay alive."""
+    classifier = Classifier(checkpoint_of("rand"))
+    pack, score = classifier_module.pack_addresses, scoring_kernel.score_bytes
+    threads: list[threading.Thread] = []
+    num_entries: list[int] = []
+
+    def pack_slowly(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        if not threads:
+            threads.append(threading.Thread(target=classifier.predict_logits, args=(["wörd"],)))
+            threads[0].start()
+            threads[0].join(60)
+        return pack(arrays)
+
+    def record_entries(*arguments: Any) -> Any:
+        num_entries.append(int(arguments[4][2 * scoring_kernel.ENTRIES + 1]))
+        return score(*arguments) if num_entries[-1] else (len(arguments[-1]), 0, 0)
+
+    monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
+    monkeypatch.setattr(scoring_kernel, "score_bytes", record_entries)
+    classifier.predict_logits(["wörd"])
+    assert not threads[0].is_alive()
+    assert num_entries == [131072, 131072]
