@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -16,6 +16,8 @@ from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, Row, SourceFile, check_names_differ, find_column
 
 SLICE_ROWS = 16_384  # are Python objects at the same time
+
+Converted = TypeVar("Converted")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ def read_batches(file: SourceFile, options: ReadOptions, open_batches: OpenBatch
         DataError: the file is damaged, a column is missing or of another type, or a text or a label is null.
         StorageError: the file cannot be opened.
     """
-    for columns, batch, num_before in _iter_slices(file, options, open_batches):
-        yield from columns.iter_rows(batch, num_before)
+    for rows in _iter_slices(file, options, open_batches, _Columns.iter_rows):
+        yield from rows
 
 
 def stream_batches(
     file: SourceFile, options: ReadOptions, open_batches: OpenBatches
 ) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-    """Yield the texts of batches, and the batches with all columns, with names of classes instead of their numbers.
+    """Return an iterator of texts of batches, and the batches with all columns, names of classes instead of numbers.
 
     Args:
         options: with records, so that all columns are read; without labels.
@@ -55,14 +57,24 @@ def stream_batches(
     Raises:
         DataError, StorageError: as for `read_batches`.
     """
-    for columns, batch, num_before in _iter_slices(file, options, open_batches):
-        yield columns.list_texts(batch, num_before), columns.name_classes(batch)
+
+    def convert(columns: _Columns, batch: pa.RecordBatch, start: int) -> tuple[list[str], pa.RecordBatch]:
+        return columns.list_texts(batch, start), columns.name_classes(batch)
+
+    return _iter_slices(file, options, open_batches, convert)
 
 
 def _iter_slices(
-    file: SourceFile, options: ReadOptions, open_batches: OpenBatches
-) -> Iterator[tuple["_Columns", pa.RecordBatch, int]]:
-    """Yield the columns, slices of the batches, and the number of rows before each; errors as of `read_batches`."""
+    file: SourceFile,
+    options: ReadOptions,
+    open_batches: OpenBatches,
+    convert: Callable[["_Columns", pa.RecordBatch, int], Converted],
+) -> Iterator[Converted]:
+    """Yield what `convert` makes of each slice of the batches and the number of rows before it.
+
+    Raises:
+        DataError, StorageError: as for `read_batches`; also if `convert` raises that a value is not UTF-8.
+    """
     first = number = file.first_number - 1
     try:
         with open_batches(file.path) as batch_file:
@@ -70,7 +82,7 @@ def _iter_slices(
             for batch, num_bytes in batch_file.iter_batches(None if options.with_records else columns.names):
                 for start in range(0, len(batch), SLICE_ROWS):
                     part = batch.slice(start, SLICE_ROWS)
-                    yield columns, part, number
+                    yield convert(columns, part, number)
                     number += len(part)
                 if options.on_bytes_read:
                     options.on_bytes_read(num_bytes)
@@ -116,7 +128,7 @@ class _Columns:
             self._check_label_type(schema.field(self._label).type)
 
     def iter_rows(self, batch: pa.RecordBatch, start: int) -> Iterator[Row]:
-        """Yield the rows of a batch; start: the number of rows before it."""
+        """Return the rows of a batch, whose values are already converted; start: the number of rows before it."""
         texts = self.list_texts(batch, start)
         labels: Sequence[object] = [""] * len(texts)
         if self._options.labelled:
@@ -125,8 +137,10 @@ class _Columns:
         if self._options.with_records:
             records = _build_records(batch, self._class_names)
         rows = zip(texts, labels, records, strict=True)
-        for number, (text, value, record) in enumerate(rows, start=start + 1):
-            yield number, text, self._parser.parse(number, value) if self._options.labelled else "", record
+        return (
+            (number, text, self._parser.parse(number, value) if self._options.labelled else "", record)
+            for number, (text, value, record) in enumerate(rows, start=start + 1)
+        )
 
     def list_texts(self, batch: pa.RecordBatch, start: int) -> list[str]:
         """Return the texts of a batch; start: the number of rows before it."""
@@ -145,7 +159,8 @@ class _Columns:
         for index, field in enumerate(batch.schema):
             names = self._class_names.get(field.name)
             if names is not None and pa.types.is_integer(field.type):
-                columns[index] = pa.array(_list_values(columns[index], names), pa.string())
+                values = _list_values(columns[index], names)
+                columns[index] = pa.array([value if value is None else str(value) for value in values], pa.string())
                 field = pa.field(field.name, pa.string())
             fields.append(field.with_name(_normalize(field.name)))
         metadata = {key: value for key, value in (batch.schema.metadata or {}).items() if key != b"huggingface"}

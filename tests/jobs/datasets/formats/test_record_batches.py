@@ -2,16 +2,19 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from jobs.config.settings import DataSettings
-from jobs.datasets.readers import DataError, Split, read_rows, stream_texts
+from jobs.datasets.chunks import iter_chunks
+from jobs.datasets.formats.rows import ReadOptions, SourceFile
+from jobs.datasets.readers import DataError, Split, iter_rows, read_rows, stream_texts
 from tests.support.text_formats import encode_table
 
 HUGGING_FACE = {"info": {"features": {"label": {"names": ["bad", "good"], "_type": "ClassLabel"}}}}
@@ -111,6 +114,35 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, suffix: str, share: float)
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=rf"a\{suffix}(, after row \d+)?: cannot be read as .*damaged or incomplete"):
         read_rows(str(path), DataSettings())
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])
+def test_texts_that_are_not_utf_8_are_an_error(tmp_path: Path, suffix: str) -> None:
+    """Pyarrow does not check them when it reads a file."""
+    offsets, content = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"ab\xff")
+    table = pa.table({"text": pa.StringArray.from_buffers(2, offsets, content), "label": ["x", "y"]})
+    file = SourceFile(str(tmp_path / f"a{suffix}"), "parquet" if suffix == ".parquet" else "arrow")
+    Path(file.path).write_bytes(encode_table(table, suffix))
+    options = ReadOptions(DataSettings(), labelled=False, with_records=True)
+    readers: list[Callable[[], object]] = [
+        lambda: read_rows(file.path, DataSettings()),
+        lambda: list(iter_rows(file, options)),
+        lambda: list(iter_chunks([file], options, as_batches=True)),
+    ]
+    for read in readers:
+        with pytest.raises(DataError, match=rf"a\{suffix}: cannot be read as {file.format}: "):
+            read()
+
+
+def test_a_class_number_without_a_name_stays_a_number(tmp_path: Path) -> None:
+    """As a string in a batch, whose column holds names."""
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())], {"huggingface": json.dumps(HUGGING_FACE)})
+    table = pa.table({"text": ["a"] * 3, "label": [1, 7, -1]}, schema)
+    (tmp_path / "a.parquet").write_bytes(encode_table(table, ".parquet"))
+    options = ReadOptions(DataSettings(), labelled=False, with_records=True)
+    [chunk] = iter_chunks([SourceFile(str(tmp_path / "a.parquet"), "parquet")], options, as_batches=True)
+    assert chunk.batch is not None
+    assert chunk.batch.column("label").to_pylist() == ["good", "7", None]
 
 
 def test_a_stream_that_ends_between_two_batches_is_an_error(tmp_path: Path) -> None:
