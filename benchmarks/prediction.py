@@ -10,12 +10,14 @@ turns; the tables show medians. fastText reads lines, predicts lists of 256 on o
 probabilities; its model has the same vocabulary. Peak memory is that of the largest process.
 
 A kill is a kill -9 of the command or of one of its workers, in turn, at a random time after it has written a part; then
-the command is repeated. In the end the rows are counted.
+the command is repeated. Whenever the folder is complete, its rows are counted, and while kills are left it is removed.
 """
 
 import argparse
+import contextlib
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -36,6 +38,7 @@ PROJECT, FASTTEXT = "this project", "fastText"
 NUM_WORDS, WORDS_PER_TEXT = 60_000, 20
 WORDS = [f"w{number}" for number in range(NUM_WORDS)]
 TIMEOUT_S = 1800
+MAX_DELAY_S = 0.1  # between the first new part and a kill
 FASTTEXT_SCRIPT = """
 import itertools, json, sys
 import fasttext
@@ -186,45 +189,64 @@ def run_measured(command: list[str]) -> tuple[float, float]:
 
 
 def measure_kills(folder: Path, num_rows: int, kills: int) -> list[Row]:
-    """Return how many rows there are after kills."""
+    """Return the numbers of kills, and of rows in all complete folders; exit if there were fewer kills."""
     out = folder / "killed"
     part_bytes = str((folder / "texts.tsv").stat().st_size // (4 * kills))
     arguments = ["predict", str(folder / "checkpoint"), str(folder / "texts.tsv"), "--out", f"{out}/"]
     command = [sys.executable, "-c", KILLED_SCRIPT, part_bytes, *arguments, "--format", "jsonl", "--workers", "2"]
     choose = random.Random(0)
     killed: Counter[str] = Counter()
-    written: dict[Path, int] = {}
-    repeated = 0
-    for number in range(2 * kills):
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
-            before = len(list(out.glob("part-*")))
-            deadline = time.monotonic() + TIMEOUT_S
-            while process.poll() is None and len(list(out.glob("part-*"))) <= before and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(choose.random() * 0.2)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            workers = children.read_text().split() if process.poll() is None else []
-            if sum(killed.values()) < kills and workers:
-                is_worker = number % 2 == 1
-                os.kill(int(choose.choice(workers)) if is_worker else process.pid, signal.SIGKILL)
-                killed["worker" if is_worker else "command"] += 1
-                if not is_worker:
-                    process.wait(TIMEOUT_S)
-            status = process.wait(TIMEOUT_S)
-        times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-        repeated += sum(times[path] != written[path] for path in written)
-        written = times
+    total: Counter[str] = Counter()
+    for _ in range(5 * kills):  # a fast machine may complete a folder before the kill
+        written = find_parts(out)
+        victim = ("command", "worker")[killed.total() % 2] if killed.total() < kills else None
+        is_killed, status = run_killed(command, out, victim, choose)
+        if victim and is_killed:
+            killed[victim] += 1
+        parts = find_parts(out)
+        total["parts written again"] += sum(parts[path] != written[path] for path in written)
         if status == 0:
-            break
-    ids = Counter(line.split('"id": "')[1].split('"')[0] for path in written for line in path.open(encoding="utf-8"))
-    expected = {str(number) for number in range(num_rows)}
-    return [
-        {
-            "kills of the command": killed["command"], "of a worker": killed["worker"], "parts": len(written),
-            "parts written again": repeated, "rows": ids.total(), "lost": len(expected - ids.keys()),
-            "duplicated": ids.total() - len(ids), "partial files": len(list(out.glob(".part-*"))),
-        }
-    ]  # fmt: skip
+            total.update(check_rows(out, num_rows))
+            if killed.total() == kills:
+                return [{"kills of the command": killed["command"], "of a worker": killed["worker"], **total}]
+            shutil.rmtree(out)
+    sys.exit(f"only {killed.total()} of {kills} kills, or no complete folder after them; use more --rows")
+
+
+def run_killed(command: list[str], out: Path, victim: str | None, choose: random.Random) -> tuple[bool, int]:
+    """Run a command, kill it or a worker after it has written a part; return whether that was done, and the status."""
+    num_parts = len(find_parts(out))
+    is_killed = False
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while victim and process.poll() is None and len(find_parts(out)) == num_parts and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(choose.random() * MAX_DELAY_S)
+        if victim == "command":
+            process.kill()  # nothing happens if it has ended
+        elif victim and process.poll() is None:
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            with contextlib.suppress(IndexError, ProcessLookupError):  # they have ended
+                os.kill(int(choose.choice(workers)), signal.SIGKILL)
+                is_killed = True
+        status = process.wait(TIMEOUT_S)
+    return is_killed or status == -signal.SIGKILL, status
+
+
+def find_parts(out: Path) -> dict[Path, int]:
+    """Return the complete parts of a folder with the times when they were written."""
+    return {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
+
+
+def check_rows(out: Path, num_rows: int) -> dict[str, int]:
+    """Return what a complete folder has."""
+    parts = find_parts(out)
+    ids = Counter(line.split('"id": "')[1].split('"')[0] for path in parts for line in path.open(encoding="utf-8"))
+    return {
+        "folders": 1, "parts": len(parts), "rows": ids.total(),
+        "lost": len({str(number) for number in range(num_rows)} - ids.keys()),
+        "duplicated": ids.total() - len(ids), "partial files": len(list(out.glob(".part-*"))),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

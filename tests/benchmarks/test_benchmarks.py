@@ -62,9 +62,8 @@ def test_prediction() -> None:
     assert all(row["rows/s"] > 0 and 20 < row["peak MB"] < 2000 for row in metrics["speed"])
     assert [row["rows"] for row in metrics["memory"]] == [5_000, 20_000]
     [row] = metrics["kills"]
-    # A fast machine ends the second command before its worker is killed; test_sharded_prediction.py always kills one.
-    assert (row["kills of the command"], row["of a worker"]) in ((1, 0), (1, 1))
-    assert row["rows"] == 20_000
+    assert (row["kills of the command"], row["of a worker"]) == (1, 1)
+    assert row["rows"] == 20_000 * row["folders"] > 0
     assert row["lost"] == row["duplicated"] == row["parts written again"] == row["partial files"] == 0
 
 
