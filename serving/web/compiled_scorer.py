@@ -55,12 +55,11 @@ class CompiledScorer:
 
     Args:
         max_texts: maximum number of texts of a request.
-        max_text_length: maximum number of characters of a text.
 
     best: the best class of each text of the last request, `(max_texts,)` int64.
     """
 
-    def __init__(self, classifier: Classifier, max_texts: int, max_text_length: int) -> None:
+    def __init__(self, classifier: Classifier, max_texts: int) -> None:
         self._classifier = classifier
         classes = len(classifier.labels)
         self._offsets = np.zeros(max_texts + 1, np.int64)

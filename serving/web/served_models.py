@@ -177,7 +177,7 @@ def _load_model(
         checkpoint = load_checkpoint(path)
         location = checkpoint.path
         classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
-        scorer = CompiledScorer(classifier, limits.max_texts, limits.max_text_length)
+        scorer = CompiledScorer(classifier, limits.max_texts)
     except UsageError as error:
         message = str(error)
         raise CheckpointError(message if location in message else f"{location}: {message}") from error

@@ -21,7 +21,7 @@ from serving.web.protocol import FUNCTIONS
 from tests.support.checkpoints import checkpoint_of
 from tests.support.scores import apply_function
 
-MAX_TEXTS, MAX_TEXT_LENGTH = 20, 200
+MAX_TEXTS = 20
 LABELS = ["a", "b", "ü"]
 
 
@@ -36,7 +36,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture(scope="module")
 def scorer(classifier: Classifier) -> CompiledScorer:
-    scorer = CompiledScorer(classifier, MAX_TEXTS, MAX_TEXT_LENGTH)
+    scorer = CompiledScorer(classifier, MAX_TEXTS)
     scorer.score(["ü"], "none")  # compiled here, not in an example of Hypothesis
     return scorer
 
@@ -77,7 +77,7 @@ def test_the_temperature_applies_to_softmax_only(classifier: Classifier, scorer:
     checkpoint = replace(make_checkpoint(), metrics={"temperature": 2.5})
     texts = ["word1 word2", "word3", "wörd1"]
     for calibrated in (Classifier(checkpoint), Classifier(checkpoint, table_bytes=0)):
-        other = CompiledScorer(calibrated, MAX_TEXTS, MAX_TEXT_LENGTH)
+        other = CompiledScorer(calibrated, MAX_TEXTS)
         softmax = other.score(texts, "softmax").scores
         np.testing.assert_allclose(softmax, calibrated.predict_proba(texts), atol=1e-6)
         assert np.abs(np.array(softmax) - scorer.score(texts, "softmax").scores).max() > 0.01
@@ -92,7 +92,6 @@ def test_texts_with_a_word_outside_of_the_table_are_scored_and_counted_once(clas
     small = CompiledScorer(
         Classifier(make_checkpoint(), table_bytes=20 * 4 * classifier.num_columns, table_dtype="float32"),
         MAX_TEXTS,
-        MAX_TEXT_LENGTH,
     )
     atol = classifier.max_rounding_error.max()
     for texts in (["word1 word2", "word1 word150"], ["word1 word150"]):
@@ -122,7 +121,7 @@ def test_functions_of_large_logits_are_finite(classifier: Classifier) -> None:
         bias = np.array([-1, 1, -1], np.float32) * np.float32(scale)
         output = {"output.weight": np.zeros_like(weights["output.weight"]), "output.bias": bias}
         scorer = CompiledScorer(
-            Classifier(replace(checkpoint_of("static"), labels=LABELS, weights=weights | output)), 2, MAX_TEXT_LENGTH
+            Classifier(replace(checkpoint_of("static"), labels=LABELS, weights=weights | output)), 2
         )
         assert scorer.score(["word1"], "softmax").scores == [pytest.approx(softmax)]
         assert scorer.best[0] == (1 if scale else 0)
