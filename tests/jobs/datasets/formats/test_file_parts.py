@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,28 @@ def test_rows_of_several_lines_are_not_divided(
             list(read(divide(files, size)))
         return
     assert list(read(divide(files, size))) == expected
+
+
+@pytest.mark.parametrize(
+    ("group_rows", "part_bytes", "expected"),
+    [
+        (10, 1000, [50] * 20),
+        (300, 4000, [300, 300, 300, 100]),
+        (1000, 5000, [333, 333, 334]),
+        (1000, 1, [250] * 4),
+        (10, 1 << 20, [1000]),
+    ],
+)
+def test_parquet_is_divided_between_row_groups(
+    tmp_path: Path, group_rows: int, part_bytes: int, expected: list[int]
+) -> None:
+    """So that no row is decoded for several parts, except in a large group, which has at most four parts."""
+    path = str(tmp_path / "a.parquet")
+    table = pyarrow.table({"text": [f"{number:08}" for number in range(1000)]})  # 12 bytes a row, and some of a group
+    pyarrow.parquet.write_table(table, path, row_group_size=group_rows, use_dictionary=False, compression="none")
+    files = divide(resolve_source(path, DataSettings()), part_bytes)
+    assert [file.part.end - file.part.start for file in files if file.part] == expected
+    assert [text for _, text, _, _ in read(files)] == table["text"].to_pylist()
 
 
 def test_a_row_is_named_by_its_line_in_the_file(tmp_path: Path) -> None:
