@@ -103,7 +103,7 @@ class ShardedPrediction:
             progress = ProgressLog()
             try:
                 if rest:
-                    self._label_parts(rest, build(), workers or min(count_cpus(), len(rest)), progress)
+                    self._label_parts(rest, build(), min(workers or count_cpus(), len(rest)), progress)
             finally:
                 self._remove_temporary_files()
         *columns, last = self.columns.new
@@ -233,11 +233,11 @@ class ProgressLog:
 
 
 _process: list[tuple[ShardedPrediction, Classifier]] = []
-"""What a worker process works on, one item."""
+"""Prediction and classifier of a worker process; empty in other processes."""
 
 
 def _prepare_process(prediction: ShardedPrediction, classifier: Classifier, parent: int) -> None:
-    """Set what this process works on; let it end with its parent, and at once when Ctrl-C is pressed."""
+    """Set the worker's prediction and classifier; let it end with its parent, and at once when Ctrl-C is pressed."""
     _process[:] = [(prediction, classifier)]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

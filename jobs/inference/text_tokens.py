@@ -24,14 +24,14 @@ def find_words(texts: Sequence[str], lowercase: bool = True) -> set[str]:
     """Return the distinct tokens of texts."""
     if sum(map(len, texts)) < MIN_CHARACTERS:
         return {token for text in texts for token in tokenize(text, lowercase)}
-    found: set[str] = set()
+    words: set[str] = set()
     for chunk in _split_into_chunks(texts):
-        words, _, _, is_left = _index_tokens(chunk, lowercase)
-        found.update(words)
+        chunk_words, _, _, is_left = _index_tokens(chunk, lowercase)
+        words.update(chunk_words)
         for text, left in zip(chunk, is_left.tolist(), strict=True):
             if left:
-                found.update(tokenize(text, lowercase))
-    return found
+                words.update(tokenize(text, lowercase))
+    return words
 
 
 def _split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -102,6 +102,14 @@ def test_only_missing_files_are_written(saved: str, tmp_path: Path, messages: li
     assert len(read_parts(out)) == 200
 
 
+def test_one_part_needs_no_other_process(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many workers are allowed."""
+    monkeypatch.setattr(sharded_prediction, "ProcessPoolExecutor", None)
+    (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
+    predict_file(saved, str(tmp_path / "in.csv"), f"{tmp_path}/out/", None, workers=8)
+    assert len(read_parts(tmp_path / "out")) == NUM_ROWS
+
+
 def run_options(saved: str, folder: Path, options: list[str]) -> None:
     """Run predict, and raise its error."""
     settings = dict(zip(options[::2], options[1::2], strict=True))
