@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 16_384  # of a chunk
 MAX_CHARACTERS = 1 << 22  # of a chunk's texts; the last one may be longer
+SCANNED_FORMATS = ("jsonl", "fasttext")  # any line may have other columns than the first one
 INT64 = range(-(1 << 63), 1 << 63)
 
 ColumnTypes = dict[str, set[type]]
@@ -76,8 +77,7 @@ def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
 def scan_columns(files: Iterable[SourceFile], options: ReadOptions) -> ColumnTypes:
     """Return the columns of files in the order of their occurrence; empty if there are no rows.
 
-    Lines of JSON and of fastText may have other columns than the first one, so they are all read. Of other formats only
-    the first row of each file is read.
+    All rows of SCANNED_FORMATS are read, of other formats the first row of each file.
 
     Raises:
         DataError: a file is missing or damaged, or a row that is read is invalid.
@@ -85,7 +85,7 @@ def scan_columns(files: Iterable[SourceFile], options: ReadOptions) -> ColumnTyp
     columns: ColumnTypes = {}
     for file in files:
         rows = iter_rows(file, options)
-        for _, _, _, record in rows if file.format in ("jsonl", "fasttext") else itertools.islice(rows, 1):
+        for _, _, _, record in rows if file.format in SCANNED_FORMATS else itertools.islice(rows, 1):
             for name, value in (record or {}).items():
                 kind = object if type(value) is int and value not in INT64 else type(value)
                 columns.setdefault(name, set()).add(kind)

@@ -99,7 +99,7 @@ def read_rows(
     """
     files = tuple(resolve_source(source, data))
     name = locate(describe_source(source), data)
-    if len(files) > 1 or (_sum_sizes(files) or 0) > LARGE_FILE_BYTES:
+    if len(files) > 1 or (sum_sizes(files) or 0) > LARGE_FILE_BYTES:
         logger.info(f"reading {name}" + (f": {len(files):,} files" if len(files) > 1 else ""))
     weight_column = data.weight_column if weighted else None
     options = ReadOptions(data, labelled, with_records=records is not None or weight_column is not None)
@@ -158,7 +158,7 @@ def stream_texts(source: Source, data: DataSettings, on_bytes_read: Callable[[in
 
 def file_size(source: Source, data: DataSettings) -> int | None:
     """Return the size of the files of a source in bytes, None if unknown; DataError if there are no such files."""
-    return _sum_sizes(resolve_source(source, data, any_lines=True))
+    return sum_sizes(resolve_source(source, data, any_lines=True))
 
 
 def choose_encoding(source: Source, data: DataSettings) -> str:
@@ -182,7 +182,8 @@ def _check_utf8(path: str) -> None:
     decoder.decode(b"", final=True)
 
 
-def _sum_sizes(files: Iterable[SourceFile]) -> int | None:
+def sum_sizes(files: Iterable[SourceFile]) -> int | None:
+    """Return the size of files in bytes, None if unknown; DataError if one cannot be opened."""
     try:
         sizes = [input_files.file_size(file.path) for file in files]
     except StorageError as error:

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.console.logs import RESULT
-from cluster.input_files import check_output_file, file_size, open_decompressed
+from cluster.input_files import check_output_file, open_decompressed
 from cluster.storage import is_uri, output_file
 from jobs.config.formats import find_format
 from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.chunks import Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
+from jobs.datasets.chunks import SCANNED_FORMATS, Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
-from jobs.datasets.readers import choose_encoding
+from jobs.datasets.readers import choose_encoding, sum_sizes
 from jobs.datasets.sources import has_matches, locate, resolve_source
 from jobs.inference.classifier import Classifier
 from jobs.inference.prediction_output import (
@@ -42,7 +42,6 @@ STANDARD_INPUT = "-"
 MIN_TEXTS_FOR_TABLE = 1000
 # If there are at most as many chunks, the projection table has only the words that occur in them.
 NUM_CHUNKS_TO_SCAN = 8
-LOG_INTERVAL_S = 5
 
 
 def predict_file(
@@ -110,13 +109,6 @@ def predict_file(
     logger.log(RESULT, f"wrote {out}: {num_rows:,} rows, with the columns {', '.join(names)} and {last} added")
 
 
-def predict(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """Yield the most likely label of each text, and its probability."""
-    probabilities = build_classifier(checkpoint, len(texts)).predict_proba(texts)
-    for row, best in zip(probabilities, probabilities.argmax(axis=1), strict=True):
-        yield checkpoint.labels[best], float(row[best])
-
-
 def build_classifier(checkpoint: Checkpoint, num_texts: int) -> Classifier:
     """Return the classifier for that many texts of a command, which shares no memory with other processes."""
     table_bytes = DEFAULT_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0
@@ -171,8 +163,7 @@ class _Input:
                 nonlocal num_read
                 num_read += number
 
-            sizes = [file_size(file.path) for file in self.files]
-            num_bytes = 0 if None in sizes else sum(size or 0 for size in sizes)
+            num_bytes = sum_sizes(self.files)
             progress = ProgressLog()
             options = replace(self.options, on_bytes_read=count_bytes)
             for chunk in iter_chunks(self.files, options, as_batches=as_batches):
@@ -219,10 +210,18 @@ def _open_input(
     if not is_file:
         return _Input(source, (), ReadOptions(data), {"text": {str}})
     files = resolve_source(source, data)
-    data = data.model_copy(update={"encoding": choose_encoding(source, data)})
-    options = ReadOptions(data, labelled=False, with_records=True)
+    # Files that are scanned from the start to the end are not read once more to find out whether they are UTF-8.
+    is_scanned = files[0].format in SCANNED_FORMATS
+    encoding = "utf-8" if is_scanned else choose_encoding(source, data)
+    options = ReadOptions(data.model_copy(update={"encoding": encoding}), labelled=False, with_records=True)
     try:
-        columns = scan_columns(files, options)
+        try:
+            columns = scan_columns(files, options)
+        except DataError as error:
+            if not (is_scanned and isinstance(error.__cause__, UnicodeDecodeError)):
+                raise
+            options = replace(options, data=data)
+            columns = scan_columns(files, options)
     except DataError as error:
         if "(data.text_column)" not in str(error):
             raise

@@ -4,6 +4,7 @@ import csv
 import datetime
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -23,8 +24,8 @@ import pytest
 from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
-from jobs.datasets import chunks
-from jobs.datasets.formats import record_batches
+from jobs.datasets import chunks, readers
+from jobs.datasets.formats import record_batches, text_lines
 from jobs.inference import file_prediction, sharded_prediction
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
@@ -253,10 +254,40 @@ def test_a_file_may_have_another_encoding_than_that_of_training(tmp_path: Path) 
     checkpoint = checkpoint_of("non-static")
     experiment = checkpoint.experiment.replace({"data.encoding": "cp1252"})
     save_checkpoint(tmp_path / "checkpoint", replace(checkpoint, experiment=experiment))
-    for encoding in ("utf-8", "cp1252"):
-        (tmp_path / "in.csv").write_text("text\nfür word1\n", encoding=encoding)
-        predict_file(str(tmp_path / "checkpoint"), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
-        assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], encoding
+    contents = {"csv": "text\nfür word1\n", "jsonl": '{"text": "für word1"}\n', "ft": "__label__x für word1\n"}
+    for encoding, (suffix, content) in itertools.product(("utf-8", "cp1252"), contents.items()):
+        (tmp_path / f"in.{suffix}").write_text(content, encoding=encoding)
+        predict_file(str(tmp_path / "checkpoint"), str(tmp_path / f"in.{suffix}"), str(tmp_path / "out.csv"), None)
+        assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], (encoding, suffix)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ft"])
+def test_a_text_file_is_read_twice(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """For its encoding and columns, and for its rows."""
+    num_lines = 0
+
+    class CountedStream(io.BufferedReader):
+        def __next__(self) -> bytes:
+            nonlocal num_lines
+            line = super().__next__()
+            num_lines += 1
+            return line
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal num_lines
+            content = super().read(size)
+            num_lines += content.count(b"\n")
+            return content
+
+    def open_counted(path: str, *arguments: object) -> io.BufferedReader:
+        return CountedStream(io.FileIO(path))
+
+    (tmp_path / f"in{suffix}").write_bytes(encode_rows([("a", "word1")] * 100, suffix))
+    for module in (readers.input_files, text_lines):
+        monkeypatch.setattr(module, "open_decompressed", open_counted)
+    predict_file(saved, str(tmp_path / f"in{suffix}"), str(tmp_path / "out.jsonl"), None)
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 100
+    assert 200 <= num_lines <= 204  # a header, and the first row
 
 
 @pytest.mark.parametrize("source", ["a.parquet", "in", "in/", "in/*.parquet", "in/[ab]*", "file://{}/in", "lines.txt"])
