@@ -30,7 +30,7 @@ MANY_ROWS = 10_000  # take seconds
 
 
 class RowsUnavailable(UsageError):
-    """The rows that a checkpoint was trained on cannot be read, or have changed."""
+    """The rows that a checkpoint was trained on cannot be read, have changed, or have no word."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,9 @@ def measure_svc(
         rows: training rows.
         test_tokens: tokens of the measured texts.
         labels, predicted: true classes of these texts and the network's predictions, `(texts,)` int64.
+
+    Raises:
+        RowsUnavailable: no training row has a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
@@ -109,6 +112,8 @@ def measure_svc(
         logger.info(f"training {SVC_NAME} on {len(rows):,} rows; --no-baseline leaves it out")
     indices = {label: index for index, label in enumerate(checkpoint.labels)}
     tokens = tokenize_texts(rows.texts, checkpoint.experiment.text.lowercase)
+    if not any(tokens):
+        raise RowsUnavailable(f"{rows.path}: no training row has a word")
     model = make_pipeline(TfidfVectorizer(analyzer=list_terms), LinearSVC(random_state=0))
     model.fit(tokens, np.array([indices[label] for label in rows.labels]))
     own = model.predict(test_tokens)

@@ -5,7 +5,6 @@ A checkpoint's temperature divides the logits before softmax (Guo et al. 2017), 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.storage import write_json
-from jobs.config.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
 from jobs.evaluation.figures import (
     BLUE,
     GREY,
@@ -24,6 +22,7 @@ from jobs.evaluation.figures import (
     save_figure,
     shorten_label,
 )
+from jobs.evaluation.metrics import softmax
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -33,53 +32,6 @@ logger = logging.getLogger(__name__)
 
 NUM_BINS = 15
 NUM_SIMULATIONS = 200
-
-# Standard deviation of the prior of the inverse temperature, whose mean is 1. With hundreds of validation rows it has
-# no effect. Without it, a few rows that are all predicted correctly would make every prediction certain.
-PRIOR_DEVIATION = 0.5
-MAX_FITTED_VALUES = 5_000_000  # logits that a temperature is fitted to; more change only its last digits
-MAX_ITERATIONS = 50
-
-
-class LogitSample:
-    """Logits of validation rows that a temperature is fitted to: of all rows, or of rows at equal distances."""
-
-    def __init__(self, num_rows: int, num_classes: int) -> None:
-        self._stride = -(-num_rows * num_classes // MAX_FITTED_VALUES)
-        self._logits = np.zeros((len(range(0, num_rows, self._stride)), num_classes))
-
-    def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
-        """Add the logits `(len(rows), classes)` of some rows, given by their numbers."""
-        is_sampled = rows % self._stride == 0
-        self._logits[rows[is_sampled] // self._stride] = logits[is_sampled]
-
-    def fit_temperature(self, labels: np.ndarray) -> float:
-        """Return the temperature; labels: class indices of all validation rows, `(rows,)`."""
-        return fit_temperature(self._logits, labels[:: self._stride])
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature with which the probabilities have the least cross-entropy.
-
-    The loss is convex in the inverse temperature; Newton's method with bisection finds its minimum.
-
-    Args:
-        logits: `(rows, classes)`, finite. labels: class indices, `(rows,)`.
-    """
-    margins = logits.astype(np.float64) - logits[np.arange(len(labels)), labels][:, None]
-    low, high, inverse = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
-    for _ in range(MAX_ITERATIONS):
-        probabilities = _softmax(inverse * margins)
-        means = (probabilities * margins).sum(axis=1)  # derivative of each row's loss
-        slope = means.sum() + (inverse - 1) / PRIOR_DEVIATION**2
-        variances = (probabilities * margins**2).sum() - (means**2).sum()
-        low, high = (low, inverse) if slope > 0 else (inverse, high)
-        previous, inverse = inverse, float(inverse - slope / (variances + PRIOR_DEVIATION**-2))
-        if not low <= inverse <= high:
-            inverse = (low + high) / 2
-        if abs(inverse - previous) < 1e-9:
-            break
-    return 1 / inverse
 
 
 @dataclass(frozen=True)
@@ -141,7 +93,7 @@ def remove_temperature(probabilities: np.ndarray, temperature: float) -> np.ndar
     """Return the probabilities without the temperature, `(rows, classes)` float64."""
     with np.errstate(divide="ignore"):
         logits = np.log(probabilities.astype(np.float64)) * temperature
-    return _softmax(logits)
+    return softmax(logits)
 
 
 def _make_bins(confidence: np.ndarray, correct: np.ndarray) -> Bins:
@@ -151,26 +103,17 @@ def _make_bins(confidence: np.ndarray, correct: np.ndarray) -> Bins:
     return Bins(*(np.array(values) for values in zip(*means, strict=True)))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
-
-
-def write_calibration(
-    folder: Path, checkpoint: Checkpoint, labels: Sequence[str], probabilities: np.ndarray
-) -> list[str]:
+def write_calibration(folder: Path, checkpoint: Checkpoint, labels: np.ndarray, probabilities: np.ndarray) -> list[str]:
     """Measure, log and write the calibration, and return the section of report.md on it, as lines of Markdown.
 
     The files are calibration.json and reliability.png.
 
     Args:
-        folder: of the report. labels: of the test rows; probabilities: `(rows, classes)`.
+        folder: of the report. labels: class indices of the test rows, `(rows,)`; probabilities: `(rows, classes)`.
     """
-    indices = {label: index for index, label in enumerate(checkpoint.labels)}
-    true = np.array([indices[label] for label in labels])
-    calibration = measure_calibration(probabilities, true, checkpoint.temperature)
+    calibration = measure_calibration(probabilities, labels, checkpoint.temperature)
     logger.info(calibration.describe())
-    figure = draw_reliability(probabilities, true, checkpoint.temperature, checkpoint.experiment.name)
+    figure = draw_reliability(probabilities, labels, checkpoint.temperature, checkpoint.experiment.name)
     save_figure(figure, folder / "reliability.png")
     write_json(str(folder / "calibration.json"), asdict(calibration))
     return [

@@ -24,7 +24,7 @@ from jobs.evaluation.errors import ConfidentError, find_confident_errors, write_
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
 from jobs.evaluation.report import write_report
 from jobs.evaluation.report_folder import choose_report_folder
-from jobs.evaluation.slices import SMALL_SLICE, read_column, slice_by_column
+from jobs.evaluation.slices import SMALL_SLICE, read_columns, slice_by_column
 from jobs.inference.file_prediction import build_classifier
 from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
@@ -95,7 +95,7 @@ def evaluate(
         file = read_published_test_part(path)
     part = _load_test_part(experiment, checkpoint, file)
     test = part.rows
-    columns_by_name = {column: _read_column(column, part) for column in by}
+    columns_by_name = _read_columns(by, part) if by else {}
     target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, test))
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
@@ -103,7 +103,9 @@ def evaluate(
     labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text.lowercase)
     svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
     slices = [slice_by_column(column, values, labels == predicted) for column, values in columns_by_name.items()]
-    evaluation = measure(checkpoint, test, tokens, predicted, svc, [item for group in slices for item in group])
+    evaluation = measure(
+        checkpoint, test.path, tokens, labels, predicted, svc, [item for group in slices for item in group]
+    )
     logger.log(RESULT, evaluation.format_table())
     if svc is not None:
         logger.log(RESULT, svc.describe_difference())
@@ -127,7 +129,7 @@ def evaluate(
         except NoTrainedVectors as error:
             logger.info(f"the report has no section on vector drift: {error}")
         write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-        calibration_section = write_calibration(folder, checkpoint, test.labels, probabilities)
+        calibration_section = write_calibration(folder, checkpoint, labels, probabilities)
         sections = [*_format_sections(evaluation, errors), *calibration_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
     logger.log(RESULT, f"report: {join(target, 'report.md')}")
@@ -160,11 +162,11 @@ def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source
     return MeasuredRows(test, source, data, dataset)
 
 
-def _read_column(column: str, part: MeasuredRows) -> list[str]:
-    """Return the values of a column; DataError if there is none."""
+def _read_columns(columns: Sequence[str], part: MeasuredRows) -> dict[str, list[str]]:
+    """Return the values of columns by name; DataError if there is none of that name."""
     if part.source is None:
-        raise DataError(f"--by {column}: docstrings have no columns")
-    return read_column(column, part.source, part.data, part.rows)
+        raise DataError(f"--by {columns[0]}: docstrings have no columns")
+    return read_columns(columns, part.source, part.data, part.rows)
 
 
 def _measure_svc(
@@ -172,11 +174,10 @@ def _measure_svc(
 ) -> SvcBaseline | None:
     """Return the linear SVC that is trained on the checkpoint's training rows; None if they are not available."""
     try:
-        rows = load_training_rows(checkpoint, dataset)
+        return measure_svc(load_training_rows(checkpoint, dataset), checkpoint, tokens, labels, predicted)
     except RowsUnavailable as error:
         logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
         return None
-    return measure_svc(rows, checkpoint, tokens, labels, predicted)
 
 
 def _respell(rows: Split, labels: list[str]) -> Split:

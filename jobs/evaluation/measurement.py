@@ -102,8 +102,9 @@ class MeasuredEvaluation(Evaluation):
 
 def measure(
     checkpoint: Checkpoint,
-    test: Split,
+    source: str,
     test_tokens: Sequence[Sequence[str]],
+    labels: np.ndarray,
     predicted: np.ndarray,
     linear_svc: SvcBaseline | None,
     column_slices: Sequence[Slice],
@@ -111,10 +112,9 @@ def measure(
     """Return the evaluation of predictions.
 
     Args:
-        test: rows whose labels the checkpoint has; test_tokens: the tokens of their texts.
-        predicted: class indices, `(rows,)` int64.
+        source: name of the measured rows; test_tokens: the tokens of their texts.
+        labels, predicted: true and predicted classes, `(rows,)` int64.
     """
-    labels = index_labels(checkpoint, test)
     tokens = encode(test_tokens, Vocabulary(checkpoint.words), checkpoint.experiment.text.max_tokens)
     digests = load_train_texts(checkpoint.path)
     seen = None if digests is None else find_seen_texts(tokens, digests)
@@ -125,8 +125,8 @@ def measure(
     is_single_class = metrics.matthews_correlation is None
     return MeasuredEvaluation(
         checkpoint=checkpoint.path,
-        source=test.path,
-        rows=len(test),
+        source=source,
+        rows=len(labels),
         accuracy=metrics.accuracy,
         macro_f1=metrics.macro_f1,
         labels=checkpoint.labels,

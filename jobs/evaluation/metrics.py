@@ -1,16 +1,25 @@
-"""Metrics of predicted classes, and their confidence intervals. Labels are class indices, `(rows,)` int64.
+"""Metrics of predicted classes with confidence intervals, and the temperature that calibrates scores.
 
-The values are those of scikit-learn, whose import takes a worker longer than its first epochs.
+Labels are class indices, `(rows,)` int64. The values are those of scikit-learn, whose import takes a worker longer than
+its first epochs.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from jobs.config.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
+
 NORMAL_QUANTILE = 1.959964  # of 97.5 %, for intervals of 95 %
 NUM_RESAMPLES = 1000
 WHOLE_ROWS = 1e9  # so many that the shares of the pairs of classes are exact
 BLOCK_RESAMPLES = 100  # drawn at once, which limits the memory
+
+# Standard deviation of the prior of the inverse temperature, whose mean is 1. With hundreds of validation rows it has
+# no effect. Without it, a few rows that are all predicted correctly would make every prediction certain.
+PRIOR_DEVIATION = 0.5
+MAX_FITTED_VALUES = 500_000  # logits that a temperature is fitted to; millions take a second
+MAX_ITERATIONS = 50
 
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % confidence interval."""
@@ -173,3 +182,55 @@ def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: in
         "f1": 2 * correct / np.maximum(num_predicted + support, 1),
         "support": support,
     }
+
+
+class LogitSample:
+    """Logits of validation rows that a temperature is fitted to: of all rows, or of rows at equal distances.
+
+    Args:
+        labels: class indices of all validation rows, `(rows,)`.
+    """
+
+    def __init__(self, labels: np.ndarray, num_classes: int) -> None:
+        self._stride = max(1, -(-len(labels) * num_classes // MAX_FITTED_VALUES))
+        self._labels = labels[:: self._stride]
+        self._logits = np.zeros((len(self._labels), num_classes))
+
+    def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
+        """Add, or replace, the logits `(len(rows), classes)` of some rows, given by their numbers."""
+        is_sampled = rows % self._stride == 0
+        self._logits[rows[is_sampled] // self._stride] = logits[is_sampled]
+
+    def fit_temperature(self) -> float:
+        """Return the temperature; 1 without logits."""
+        return fit_temperature(self._logits, self._labels)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature with which the probabilities have the least cross-entropy.
+
+    The loss is convex in the inverse temperature; Newton's method with bisection finds its minimum.
+
+    Args:
+        logits: `(rows, classes)`, finite. labels: class indices, `(rows,)`.
+    """
+    margins = logits.astype(np.float64) - logits[np.arange(len(labels)), labels][:, None]
+    low, high, inverse = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
+    for _ in range(MAX_ITERATIONS):
+        probabilities = softmax(inverse * margins)
+        means = (probabilities * margins).sum(axis=1)  # derivative of each row's loss
+        slope = means.sum() + (inverse - 1) / PRIOR_DEVIATION**2
+        variances = (probabilities * margins**2).sum() - (means**2).sum()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        previous, inverse = inverse, float(inverse - slope / (variances + PRIOR_DEVIATION**-2))
+        if not low <= inverse <= high:
+            inverse = (low + high) / 2
+        if abs(inverse - previous) < 1e-9:
+            break
+    return 1 / inverse
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits, `(rows, classes)`."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))

@@ -19,6 +19,7 @@ OTHER_VALUES = "other values"
 NUM_RANGES = 4
 LENGTH_LIMITS = (0, 5, 10, 20, 50, 100, 200, 500)  # tokens
 UNKNOWN_LIMITS = (0, 10, 25, 50)  # %
+EMPTY_VALUE = "(empty)"
 NO_SLICE = -1  # index of rows that are in none
 
 
@@ -72,18 +73,20 @@ def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str]
 def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[Slice]:
     """Return the slices by the values of a column.
 
-    Of many different numbers, the slices are ranges with about the same number of rows; of many other values, all but
-    the most frequent are one slice.
+    Of many different numbers, the slices are ranges with about the same number of rows, and the rows without a value;
+    of many other values, all but the most frequent are one slice.
     """
     counts = Counter(values)
     if len(counts) <= MAX_VALUES:
         names = sorted(counts, key=_sort_key)
-    elif (numbers := _parse_numbers(values)) is not None:
+    elif (numbers := _parse_numbers([value for value in values if value != EMPTY_VALUE])) is not None:
         edges = np.unique(np.quantile(numbers, np.linspace(0, 1, NUM_RANGES + 1), method="inverted_cdf"))
-        bins = np.searchsorted(edges[1:-1], numbers)
-        members = [numbers[bins == number] for number in range(len(edges) - 1)]
+        numbered = np.searchsorted(edges[1:-1], numbers)
+        members = [numbers[numbered == number] for number in range(len(edges) - 1)]
         ranges = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in members]
-        return _slice(column, bins, ranges, correct)
+        bins = np.full(len(values), len(ranges))
+        bins[np.array(values) != EMPTY_VALUE] = numbered
+        return _slice(column, bins, [*ranges, EMPTY_VALUE], correct)
     else:
         names = [value for value, _ in counts.most_common(MAX_VALUES - 1)]
         names.append(f"{OTHER_VALUES} ({len(counts) - len(names):,})")
@@ -91,19 +94,25 @@ def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> 
     return _slice(column, np.array([indices.get(value, len(names) - 1) for value in values]), names, correct)
 
 
-def read_column(column: str, source: Source, data: DataSettings, rows: Split) -> list[str]:
-    """Return the values of a column of some rows, from the files that they were read from.
+def read_columns(columns: Sequence[str], source: Source, data: DataSettings, rows: Split) -> dict[str, list[str]]:
+    """Return the values of columns of some rows by name, from the files that they were read from.
 
     Raises:
-        DataError: the files have no such column, or cannot be read.
+        DataError: the files lack a column, or cannot be read.
     """
     records: list[Mapping[str, object]] = []
     everything = read_rows(source, data, records=records)
-    if column not in records[0]:
-        raise DataError(f"{rows.path}: has no column '{column}' (--by); it has {describe_names([*records[0]], column)}")
-    by_position = {everything.describe_position(index): record.get(column) for index, record in enumerate(records)}
-    values = [by_position.get(rows.describe_position(index)) for index in range(len(rows))]
-    return ["(empty)" if value is None or value == "" else str(value) for value in values]
+    for column in columns:
+        if column not in records[0]:
+            names = describe_names([*records[0]], column)
+            raise DataError(f"{rows.path}: has no column '{column}' (--by); it has {names}")
+    by_position = {everything.describe_position(index): record for index, record in enumerate(records)}
+    own = [by_position.get(rows.describe_position(index), {}) for index in range(len(rows))]
+    return {column: [_name_value(record.get(column)) for record in own] for column in columns}
+
+
+def _name_value(value: object) -> str:
+    return EMPTY_VALUE if value is None or value == "" else str(value)
 
 
 def _slice(by: str, bins: np.ndarray, names: Sequence[str], correct: np.ndarray) -> list[Slice]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cluster import UsageError
+from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
 from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.lazy_adam import LazyAdam
@@ -27,7 +28,6 @@ from jobs.training.process_group import ProcessGroup
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
-    from jobs.evaluation.calibration import LogitSample
     from jobs.training.corpus import Corpus, EncodedSplit
 
 # Learning rate of random word vectors, relative to that of the other parameters, without train.vectors_learning_rate.
@@ -72,8 +72,8 @@ class Loop:
         self.group = group or ProcessGroup()
         self.device = torch.device(device)
         self.progress = Progress()
-        self.predicted = np.empty(0, np.int64)  # classes of the validation rows after the last epoch
-        self.temperature = 1.0  # that calibrates the scores of the last epoch; 1 without a validation part
+        self.predicted = np.empty(0, np.int64)  # classes of the validation rows after the best epoch
+        self.logits = LogitSample(corpus.validation.labels, len(corpus.labels))  # of these rows after the last epoch
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
@@ -166,22 +166,17 @@ class Loop:
 
     def _end_epoch(self, rows: int, seconds: float) -> Epoch:
         """Validate, record the epoch and return it; this process trained `rows` rows of it in `seconds`."""
-        from jobs.evaluation.metrics import accuracy, macro_f1
-
         start = time.perf_counter()
         progress, split = self.progress, self.corpus.validation
         mean = progress.train_loss / len(self.corpus.train)
         number = len(progress.epochs) + 1
-        loss, predicted, sample = self._validate(split) if len(split) and math.isfinite(mean) else (None, None, None)
+        loss, predicted = self._validate(split) if len(split) and math.isfinite(mean) else (None, None)
         for name, value in (("training", mean), ("validation", loss)):
             if value is not None and not math.isfinite(value):
                 raise TrainingDiverged(
                     f"epoch {number}: the {name} loss is {value}; lower train.learning_rate "
                     f"({self.settings.learning_rate})"
                 )
-        if predicted is not None and sample is not None:
-            self.predicted = predicted
-            self.temperature = sample.fit_temperature(split.labels)
         epoch = Epoch(
             epoch=number,
             train_loss=mean,
@@ -194,6 +189,8 @@ class Loop:
         # Processors may differ in the last bit, but all workers must end at the same epoch.
         epoch = self.group.broadcast(epoch)
         progress.add(epoch, self.settings.metric)
+        if predicted is not None and progress.best == number:
+            self.predicted = predicted
         return epoch
 
     def _set_learning_rates(self, done: float) -> None:
@@ -293,21 +290,18 @@ class Loop:
         return factor
 
     @torch.inference_mode()
-    def _validate(self, split: "EncodedSplit") -> "tuple[float, np.ndarray, LogitSample]":
-        """Return the mean loss, the predicted label of every row, `(rows,)` int64, and logits to calibrate."""
-        from jobs.evaluation.calibration import LogitSample
-
+    def _validate(self, split: "EncodedSplit") -> tuple[float, np.ndarray]:
+        """Return the mean loss and the predicted label of every row, `(rows,)` int64, and store logits to calibrate."""
         self.network.eval()
         labels = torch.from_numpy(split.labels)
         predicted = torch.empty(len(split), dtype=torch.int64)
-        sample = LogitSample(len(split), len(self.network.output))
         total = 0.0
         for rows in iter_batches_by_length(split.tokens.lengths, VALIDATION_BATCH_SIZE):
             scores = self._compute_logits(self.network.forward_features(self.validation_collator.collate(rows))).cpu()
             total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
             predicted[rows] = scores.argmax(dim=1)
-            sample.add(rows, scores.numpy())
-        return total / len(split), predicted.numpy(), sample
+            self.logits.add(rows, scores.numpy())
+        return total / len(split), predicted.numpy()
 
 
 def create_loop(

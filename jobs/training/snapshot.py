@@ -32,6 +32,7 @@ from jobs.training.loop import Loop
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 VECTORS_DIGEST = "initial_vectors.sha256"
+PREDICTED = "validation.predicted"
 
 _vectors_digests: WeakKeyDictionary[Loop, np.ndarray] = WeakKeyDictionary()
 _constants: WeakKeyDictionary[Loop, RunConstants] = WeakKeyDictionary()
@@ -43,7 +44,10 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     Args:
         resumable: include what resuming needs, the optimizers' state and the progress.
     """
-    progress = loop.progress
+    progress, temperature = loop.progress, {}
+    # Within an epoch the weights have changed since the validation.
+    if loop.group.rank == 0 and not progress.steps:
+        temperature = {"temperature": experiment.train.temperature or loop.logits.fit_temperature()}
     checkpoint = Checkpoint(
         experiment,
         corpus.labels,
@@ -51,15 +55,17 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         _to_arrays(gather_weights(loop)),
         metrics={
             **(vars(progress.epochs[-1]) if progress.epochs else {}),
-            # Within an epoch the weights have changed since the temperature was fitted.
-            **({} if progress.steps else {"temperature": experiment.train.temperature or loop.temperature}),
+            **temperature,
             "rows": len(corpus.train),
             "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,
             "versions": collect_versions(),
         },
     )
-    state = _to_arrays(gather_optimizer_state(loop)) | {VECTORS_DIGEST: _digest_vectors(loop)} if resumable else None
+    state = None
+    if resumable:
+        state = _to_arrays(gather_optimizer_state(loop))
+        state |= {VECTORS_DIGEST: _digest_vectors(loop), PREDICTED: loop.predicted.astype(np.int32)}
     position = progress.to_json() if resumable else None
     if loop not in _constants:
         _constants[loop] = _collect_constants(corpus, loop.network.settings.embedding)
@@ -151,6 +157,8 @@ def restore(loop: Loop, state: TrainingState) -> None:
             **{moment: shards[moment][name].to(loop.device) for moment in ADAM_MOMENTS},
         }
     loop.progress = Progress.from_json(state.progress)
+    # An earlier version did not record them.
+    loop.predicted = state.optimizer_state.get(PREDICTED, loop.predicted).astype(np.int64)
 
 
 def _digest_vectors(loop: Loop) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sklearn.svm import LinearSVC
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset, merge_validation
-from jobs.datasets.readers import DataError
+from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.tokenizer import tokenize
 from jobs.evaluation.baselines import (
     RowsUnavailable,
@@ -23,12 +24,14 @@ from jobs.evaluation.baselines import (
     compute_metrics,
     load_training_rows,
     measure_majority,
+    measure_svc,
 )
 from jobs.evaluation.evaluate import evaluate
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import create_loop
 from jobs.training.snapshot import capture
+from tests.support.checkpoints import checkpoint_of
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows
 from tests.support.toy_data import make_toy_rows
@@ -117,6 +120,14 @@ def test_changed_or_missing_training_rows_are_a_message(
         load_training_rows(load_checkpoint(trained))
 
 
+def test_training_rows_without_a_word_have_no_svc() -> None:
+    """Scikit-learn raises an error of its own."""
+    rows, labels = Split(["", " "], ["bad", "good"], "rows.csv"), np.array([0, 1])
+    checkpoint = replace(checkpoint_of("static"), labels=["bad", "good"])
+    with pytest.raises(RowsUnavailable, match=r"rows\.csv: no training row has a word"):
+        measure_svc(rows, checkpoint, [["a"], ["b"]], labels, labels)
+
+
 def test_the_rows_of_a_refit_include_the_validation_part(experiment: Experiment, tmp_path: Path) -> None:
     """They are recognized by their number; a checkpoint without digests of its texts has no rows."""
     dataset = merge_validation(load_dataset(experiment))
@@ -130,12 +141,18 @@ def test_the_rows_of_a_refit_include_the_validation_part(experiment: Experiment,
 
 
 def test_the_accuracy_is_listed_by_the_values_of_any_column(
-    trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the part that was drawn, and of another file, which may be in any format; small slices are marked."""
+    """Of the part that was drawn, and of another file, which may be in any format; small slices are marked.
+
+    The files are read once more, whatever the number of columns.
+    """
+    reader = Mock(wraps=read_rows)
+    monkeypatch.setattr("jobs.evaluation.slices.read_rows", reader)
     with (tmp_path / "rows.csv").open(newline="") as stream:
         source = {row["text"]: row["source"] for row in csv.DictReader(stream)}
     evaluation = evaluate(trained, [], str(tmp_path / "out"), by=["source", "label"])
+    assert reader.call_count == 1
     test = load_dataset(load_checkpoint(trained).experiment).test
     expected = {kind: sum(source[text] == kind for text in test.texts) for kind in ("mail", "web")}
     assert {item.value: item.rows for item in evaluation.slices if item.by == "source"} == expected

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from jobs.evaluation import calibration
+from jobs.evaluation import metrics
 from jobs.evaluation.calibration import (
     NUM_BINS,
-    PRIOR_DEVIATION,
-    LogitSample,
     compute_bins,
     draw_reliability,
-    fit_temperature,
     measure_calibration,
     remove_temperature,
     write_calibration,
 )
+from jobs.evaluation.metrics import PRIOR_DEVIATION, LogitSample, fit_temperature
 from tests.support.checkpoints import checkpoint_of
 
 
@@ -67,11 +65,11 @@ def test_a_temperature_is_fitted_to_a_part_of_many_rows(monkeypatch: pytest.Monk
     logits, labels = draw(1001, 2)
     fitted = []
     for limit in (10_000, 1000):
-        monkeypatch.setattr(calibration, "MAX_FITTED_VALUES", limit)
-        sample = LogitSample(*logits.shape)
+        monkeypatch.setattr(metrics, "MAX_FITTED_VALUES", limit)
+        sample = LogitSample(labels, logits.shape[1])
         for rows in np.array_split(np.random.default_rng(2).permutation(len(logits)), 7):
             sample.add(rows, logits[rows])
-        fitted.append(sample.fit_temperature(labels))
+        fitted.append(sample.fit_temperature())
     assert fitted[0] == fit_temperature(logits, labels)
     assert fitted[1] == fit_temperature(logits[::5], labels[::5])
 
@@ -111,7 +109,7 @@ def test_the_report_has_the_errors_and_a_diagram_with_both_sides(tmp_path: Path)
     logits, numbers = draw(60, 2.0, classes=3)
     checkpoint = replace(checkpoint_of("static"), metrics={"temperature": 2.0})
     probabilities = softmax(logits / 2)
-    section = write_calibration(tmp_path, checkpoint, [checkpoint.labels[number] for number in numbers], probabilities)
+    section = write_calibration(tmp_path, checkpoint, numbers, probabilities)
     values = json.loads((tmp_path / "calibration.json").read_text())
     assert values == vars(measure_calibration(probabilities, numbers, 2.0))
     assert any(f"expected calibration error {values['error']:.4f}" in line for line in section)

@@ -64,5 +64,7 @@ def test_many_numbers_are_divided_into_ranges_and_many_values_into_the_most_freq
     assert len(slices) == MAX_VALUES
     assert [(item.value, item.rows) for item in slices[:2]] == [("author 1", 7), ("author 2", 5)]
     assert (slices[-1].value, slices[-1].rows) == ("other values (83)", 83)
+    slices = slice_by_column("price", ["(empty)", *numbers, "(empty)"], np.ones(102, bool))
+    assert [(item.value, item.rows) for item in slices[2:]] == [("50 to 74", 25), ("75 to 99", 25), ("(empty)", 2)]
     skewed = ["0"] * 90 + numbers
     assert sum(item.rows for item in slice_by_column("price", skewed, np.ones(190, bool))) == 190

@@ -16,7 +16,7 @@ from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import write_binary
-from jobs.evaluation.calibration import fit_temperature
+from jobs.evaluation.metrics import LogitSample, fit_temperature
 from jobs.inference.predict import predict_logits
 from jobs.model import checkpoint_files
 from jobs.model.checkpoint import (
@@ -256,9 +256,9 @@ def test_folders_that_vanish_while_files_are_shared_do_not_matter(
 
 
 def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
-    make_experiment: Callable[..., Experiment], tmp_path: Path
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One within an epoch has none; a setting replaces the fitted one."""
+    """One within an epoch has none; a setting replaces the fitted one, and only for a checkpoint one is fitted."""
     experiment = make_experiment(train__epochs=2, train__batch_size=2)
     loop = make_loop(experiment)
     for number, epoch in enumerate(loop.train_with_intervals(interval_s=0)):
@@ -272,6 +272,8 @@ def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
         logits = predict_logits(loop.network, validation.tokens, np.arange(len(validation))).numpy()
         assert temperature == pytest.approx(fit_temperature(logits, validation.labels), rel=1e-4)
         assert temperature != 1
+    monkeypatch.delattr(LogitSample, "fit_temperature")
+    list(make_loop(experiment).train_epochs())
     fixed = experiment.replace({"train.temperature": 1.5})
     capture(fixed, loop.corpus, loop, resumable=False)(tmp_path / "fixed")
     assert load_checkpoint(str(tmp_path / "fixed")).temperature == 1.5
