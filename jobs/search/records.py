@@ -171,9 +171,9 @@ class RecordStore:
 def encode_predictions(predicted: np.ndarray) -> str:
     """Return class indices, `(rows,)` int64, as text: the number type, and base64 of the compressed numbers.
 
-    Empty for more than `MAX_RECORDED_ROWS`.
+    Empty without rows, and for more than `MAX_RECORDED_ROWS`.
     """
-    if len(predicted) > MAX_RECORDED_ROWS:
+    if not 0 < len(predicted) <= MAX_RECORDED_ROWS:
         return ""
     numbers = predicted.astype(np.min_scalar_type(predicted.max(initial=0)).newbyteorder("<"))
     return f"{numbers.dtype.str}:{base64.b64encode(zlib.compress(numbers.tobytes())).decode()}"

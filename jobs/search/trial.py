@@ -49,10 +49,10 @@ class Trial:
         self._unfinished = CheckpointStore(join(folder, "unfinished"))
         self._background = BackgroundExecutor()
         self._saved_at = time.monotonic()
-        self._predicted = ""  # in the best epoch
         saved = self._unfinished.load_newest_valid(require_best=False)
         if saved is not None:
             snapshot.restore(self.loop, saved[1])
+        self._predicted = encode_predictions(self.loop.predicted)  # in the best epoch
         self._epochs = self.loop.train_epochs()
 
     def step(self) -> TrialReport:

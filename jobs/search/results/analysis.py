@@ -7,7 +7,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,15 @@ class EmbeddingResult:
     """
 
     embedding: str
-    num_trials: int
     best_record: TrialRecord
     values_by_seed: dict[int, float]
-    trials: list[TrialRecord] = field(default_factory=list)
-    repeated: dict[int, TrialRecord] = field(default_factory=dict)
+    trials: list[TrialRecord]
+    repeated: dict[int, TrialRecord]
+
+    @property
+    def num_trials(self) -> int:
+        """Number of trials that have an epoch."""
+        return len(self.trials)
 
     @property
     def mean(self) -> float:
@@ -83,7 +87,7 @@ def compare_embeddings(
             if record.best and trial_embedding(experiment, record) == name
         }
         by_seed = {seed: record.best_value(metric) for seed, record in (own or {experiment.seed: best}).items()}
-        results.append(EmbeddingResult(name, len(trials), best, by_seed, trials, own))
+        results.append(EmbeddingResult(name, best, by_seed, trials, own))
     return sorted(results, key=lambda kind: comparison_key(vars(kind.best_record.best_epoch), metric), reverse=True)
 
 

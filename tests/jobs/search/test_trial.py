@@ -65,6 +65,18 @@ def test_a_long_trial_resumes_and_ends_with_the_same_results(
     assert [epoch.train_loss for epoch in epochs] == [epoch.train_loss for epoch in complete.epochs]
 
 
+def test_a_resumed_trial_reports_the_predictions_of_a_best_epoch_before_the_interruption(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    experiment = make_experiment(train__epochs=2, train__learning_rate=1e-30, train__checkpoint_minutes=1e-9)
+    interrupted, _ = make_trial(experiment, tmp_path)
+    before = interrupted.step()
+    interrupted.close()
+    [after] = run_trial(make_trial(experiment, tmp_path)[0])
+    assert (after.finished, after.progress.best) == (True, 1)
+    assert after.predicted == before.predicted != ""
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -52,7 +52,8 @@ LABELS = np.repeat([0, 1], 100)
 
 
 def make_result(name: str, *values: float) -> EmbeddingResult:
-    return EmbeddingResult(name, 1, make_record(1, {"model.embedding": name}, values[0]), dict(enumerate(values)))
+    best = make_record(1, {"model.embedding": name}, values[0])
+    return EmbeddingResult(name, best, dict(enumerate(values)), [best], {})
 
 
 def summarize(
@@ -206,7 +207,7 @@ def test_records_of_earlier_versions_lack_predictions(missing: str) -> None:
 
 def test_only_seeds_of_both_kinds_are_compared() -> None:
     """A trial of one of them may have failed."""
-    static = EmbeddingResult("static", 1, make_record(1, {}, 0.5), {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.0})
+    static = replace(make_result("static", 0.5), values_by_seed={1: 0.5, 2: 0.6, 3: 0.7, 4: 0.0})
     summary = summarize_fine_tuning(
         EXPERIMENT, [make_result("non-static", 0, 0.7, 0.8, 0.9), static], np.zeros(1000, int)
     )
