@@ -183,14 +183,20 @@ def build_corpus(
     )
 
 
-def load_inputs(experiment: Experiment) -> tuple[Dataset, Corpus]:
-    """Return the dataset and the corpus of an experiment, and log their sizes and notes on them."""
+def load_texts(experiment: Experiment) -> Dataset:
+    """Return the dataset of an experiment, and log its size and notes on it."""
     logger.info("reading the texts")
     dataset = load_dataset(experiment)
     for note in dataset.notes:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
     logger.info(f"{rows}, {len(set(dataset.train.labels))} classes")
+    return dataset
+
+
+def load_inputs(experiment: Experiment, dataset: Dataset | None = None) -> tuple[Dataset, Corpus]:
+    """Return the dataset, by default loaded, and the corpus of an experiment; log their sizes and notes on them."""
+    dataset = dataset or load_texts(experiment)
     logger.info("looking up the words")
     corpus = build_corpus(experiment, dataset, use_pretrained=experiment.model.embedding != "rand")
     if corpus.coverage:

@@ -39,7 +39,7 @@ from jobs.config.settings import TrainSettings
 from jobs.datasets.dataset import Dataset
 from jobs.training import learning_curve
 from jobs.training.checkpoint_store import CheckpointStore
-from jobs.training.corpus import Corpus, load_inputs
+from jobs.training.corpus import Corpus, load_inputs, load_texts
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
     NoProgressError,
@@ -107,10 +107,12 @@ def train(
     try:
         in_process = trains_in_process(experiment.train)
         own_resources = require_resources(experiment, in_process=True) if in_process else None
-        # Before Ray starts: an error in the data is reported at once.
-        dataset, corpus = inputs() if inputs else load_inputs(experiment)
+        if inputs is None:
+            texts = load_texts(experiment)  # before Ray starts: an error in them is reported at once
+            inputs = partial(load_inputs, experiment, texts)
         with nullcontext() if in_process else connect():
             gpu, wait_notice = own_resources or require_resources(experiment)
+            dataset, corpus = inputs()
             weights = corpus.row_weights(experiment.train.class_weights)
             if weights is not None:
                 logger.info(f"weights of the training rows in the loss: {weights.min():.3g} to {weights.max():.3g}")

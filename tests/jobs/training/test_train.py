@@ -7,9 +7,11 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ import finetune_cnn
 from cluster.resources import ResourceError
 from cluster.storage import StorageError, lock_folder
 from jobs.config.experiment import Experiment
+from jobs.datasets.readers import DataError
+from jobs.early_start import connect_early
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training import monitor
 from jobs.training.monitor import MAX_FAILURES_WITHOUT_CHECKPOINT, RunStatus
@@ -144,9 +148,26 @@ def test_a_run_of_another_command_is_refused(embedded_ray: None, make_experiment
 def test_more_workers_than_the_cluster_has_room_for_are_an_error(
     embedded_ray: None, make_experiment: Callable[..., Experiment]
 ) -> None:
-    """Ray Train would wait forever."""
-    with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
-        train(make_experiment(train__workers=99))
+    """Ray Train would wait forever. It is raised before vectors are read, or a command's inputs are waited for."""
+    experiment = make_experiment(train__workers=99, model__embedding="static", vectors__path="none.bin")
+    for inputs in (None, lambda: pytest.fail("the inputs were waited for")):
+        with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
+            train(experiment, inputs=inputs)
+
+
+def test_an_error_in_the_texts_does_not_wait_for_torch(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command loads both while Ray starts."""
+    stop = threading.Event()
+    load = SimpleNamespace(import_module=lambda name: stop.wait(20) or pytest.fail("torch was waited for"))
+    monkeypatch.setattr("jobs.early_start.importlib", load)
+    with (
+        pytest.raises(DataError, match="no such file"),
+        connect_early(make_experiment(train__workers=2, data__train="none.csv")),
+    ):
+        pytest.fail("torch was waited for")
+    stop.set()
 
 
 def test_elastic_workers_leave_other_jobs_and_services_their_cpus(

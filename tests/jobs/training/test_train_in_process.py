@@ -91,7 +91,7 @@ def test_a_users_callback_sees_every_epoch_and_its_checkpoint(make_experiment: C
     assert callback.seen == [(run.name, epoch, True) for epoch in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("function", ["load_inputs", "fit_in_process"])
+@pytest.mark.parametrize("function", ["load_texts", "load_inputs", "fit_in_process"])
 def test_an_interruption_before_the_first_checkpoint_says_so(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
