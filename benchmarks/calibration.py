@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,7 @@ from benchmarks.labelled_datasets import add_data_options, make_experiment, requ
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, load_experiment
-from jobs.datasets.dataset import load_dataset
-from jobs.datasets.readers import Split
+from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.evaluation.calibration import Calibration, measure_calibration
 
 SETS = ("trec", "sst2", "mr", "clinc150", "tickets")
@@ -58,16 +56,13 @@ def main() -> None:
 def _measure(
     sets: list[str], seeds: int, options: argparse.Namespace, vectors: str, storage: str
 ) -> Iterator[tuple[tuple[str, int], Result]]:
-    from jobs.training.corpus import build_corpus
     from jobs.training.parallel_tasks import run_in_processes
 
-    def list_jobs() -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
+    def list_jobs() -> Iterator[tuple[tuple[str, int], tuple[Experiment, Dataset]]]:
         for name in sets:
             for seed in range(seeds):
                 experiment = _make_experiment(name, seed, options, vectors, storage)
-                dataset = load_dataset(experiment)
-                corpus = build_corpus(experiment, dataset, use_pretrained=True, log_notes=False)
-                yield (name, seed), (experiment, corpus, dataset.test)
+                yield (name, seed), (experiment, load_dataset(experiment))
 
     yield from run_in_processes(train_and_measure, list_jobs(), 1)
 
@@ -80,24 +75,12 @@ def _make_experiment(name: str, seed: int, options: argparse.Namespace, vectors:
     return experiment.replace({"train.epochs": 2}) if options.quick else experiment
 
 
-def train_and_measure(experiment: Experiment, corpus: Any, test: Split) -> Result:
+def train_and_measure(experiment: Experiment, dataset: Dataset) -> Result:
     """Train in this process, and measure the best epoch on the test part."""
-    import torch
-
+    from jobs.estimator.training import train_dataset
     from jobs.inference.classifier import Classifier
-    from jobs.model.checkpoint import load_checkpoint
-    from jobs.training.loop import create_loop
-    from jobs.training.snapshot import capture
 
-    torch.set_num_threads(1)
-    loop = create_loop(experiment, corpus)
-    with tempfile.TemporaryDirectory() as folder:
-        best = Path(folder)
-        for epoch, improved in loop.train_epochs():
-            if improved:
-                best = Path(folder, str(epoch.epoch))
-                capture(experiment, corpus, loop, resumable=False)(best)
-        checkpoint = load_checkpoint(str(best))
+    checkpoint, test = train_dataset(experiment, dataset).checkpoint, dataset.test
     classifier = Classifier(checkpoint, share_table=False)
     labels = np.array([checkpoint.labels.index(label) for label in test.labels])
     probabilities = classifier.predict_proba(test.texts)

@@ -1,8 +1,7 @@
 """Scikit-learn estimator: texts and labels from memory, word vectors fine-tuned in a CNN, no files needed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -10,9 +9,11 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
 from jobs.datasets.dataset import Dataset, stratified_split
+from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import Split
 from jobs.estimator.training import train_dataset
 from jobs.inference.classifier import Classifier
@@ -32,6 +33,7 @@ SETTINGS = {
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",
     "patience": "train.patience",
+    "class_weight": "train.class_weights",
 }
 
 
@@ -56,6 +58,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         batch_size: number of rows of a step.
         learning_rate: learning rate at the start; it decreases to 0.
         patience: epochs without a better one after which training ends.
+        class_weight: weights of the classes in the loss: `balanced`, or a weight for each label; None: equal ones.
         validation_fraction: share of the rows that is held out if `fit` gets no `eval_set`.
         random_state: seed of all random numbers: an int, a `numpy.random.RandomState`, or None for another one each
             time.
@@ -81,6 +84,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         batch_size: int = 50,
         learning_rate: float = 1e-3,
         patience: int = 4,
+        class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
         validation_fraction: float = 0.1,
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
@@ -96,6 +100,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.patience = patience
+        self.class_weight = class_weight
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.settings = settings
@@ -105,6 +110,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self,
         X: Iterable[str],
         y: Iterable[Any],
+        sample_weight: Iterable[float] | None = None,
         *,
         eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
         callbacks: Sequence[Callable[[Epoch], None]] = (),
@@ -114,17 +120,20 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         Args:
             X: texts, `(rows,)`: a list, an array of numpy or pyarrow, or a column of pandas.
             y: their labels, `(rows,)`, texts or numbers.
+            sample_weight: their weights in the training loss, `(rows,)`, at least 0; by default they are equal.
             eval_set: texts and labels of the validation rows; by default a share of the rows is drawn.
             callbacks: called after each epoch.
 
         Raises:
-            ValueError: a text is not a text, there is a single class, or the numbers of rows differ.
+            ValueError: a text is not a text, there is a single class, the numbers of rows differ, or a weight is not a
+                number of at least 0.
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
-        rows = self._make_split(X, y, "the training rows")
-        classes = np.unique(column_or_1d(_to_array(y)))
-        if len(classes) < 2:
-            raise ValueError(f"y has one class, '{classes[0]}'; a classifier needs two or more")
+        rows = self._make_split(X, y, "the training rows", sample_weight)
+        weighted = sorted({label for index, label in enumerate(rows.labels) if not rows.weights or rows.weights[index]})
+        if len(weighted) < 2:
+            number = f"one class, '{weighted[0]}'," if weighted else "no class"
+            raise ValueError(f"y has {number} with a weight above zero; a classifier needs two or more")
         experiment = self.to_experiment()
         if eval_set is not None:
             validation = self._make_split(*eval_set, "eval_set")
@@ -137,7 +146,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         dataset = Dataset(train, validation, Split([], []), sorted(set(rows.labels)), [])
         self._model = train_dataset(experiment, dataset, [*callbacks, *([_print_epoch] if self.verbose else [])])
         self._classifiers: dict[bool, Classifier] = {}
-        self.classes_ = classes
+        self.classes_ = np.unique(column_or_1d(_to_array(y)))
         self.epochs_ = self._model.epochs
         self.best_epoch_ = int(self._model.checkpoint.metrics["epoch"])
         return self
@@ -163,23 +172,24 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         classifier = self._get_classifier(1)
         if label is None:
             index = int(classifier.predict_logits([text])[0].argmax())
-        elif str(label) in classifier.labels:
-            index = classifier.labels.index(str(label))
+        elif _name_label(label) in classifier.labels:
+            index = classifier.labels.index(_name_label(label))
         else:
             raise ValueError(f"{label!r} is not one of the labels: {', '.join(classifier.labels)}")
         return Explainer(classifier, text).explain(index)
 
     def save(self, path: str) -> None:
-        """Write a checkpoint into a new or empty folder.
+        """Write a checkpoint into a new or empty folder, at a path or URI.
 
         Raises:
             FileExistsError: the folder is not empty.
+            StorageError: it cannot be written.
         """
         check_is_fitted(self)
-        folder = Path(path)
-        if folder.exists() and any(folder.iterdir()):
+        if list_file_sizes(str(path)):
             raise FileExistsError(f"{path}: is not empty")
-        save_checkpoint(folder, self._model.checkpoint, constants=self._model.constants)
+        with output_folder(str(path)) as folder:
+            save_checkpoint(folder, self._model.checkpoint, constants=self._model.constants)
 
     def to_experiment(self) -> Experiment:
         """Return the experiment with these parameters, for example to write an experiment file.
@@ -191,6 +201,8 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         seed = self.random_state if isinstance(self.random_state, int | np.integer) else None
         if seed is None:
             seed = check_random_state(self.random_state).randint(1 << 31)
+        if isinstance(self.class_weight, Mapping):
+            values["train.class_weights"] = {_name_label(label): weight for label, weight in self.class_weight.items()}
         values |= {"seed": int(seed), "model.filter_widths": list(self.filter_widths), **(self.settings or {})}
         return Experiment().replace(values)
 
@@ -209,14 +221,23 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags.input_tags.two_d_array = False
         return tags
 
-    def _make_split(self, texts: Iterable[str], labels: Iterable[Any], name: str) -> Split:
-        """Return rows of texts and labels, whose names are texts in a checkpoint."""
+    def _make_split(
+        self, texts: Iterable[str], labels: Iterable[Any], name: str, weights: Iterable[float] | None = None
+    ) -> Split:
+        """Return rows of texts and labels, whose names are texts in a checkpoint, and of weights."""
         checked = _check_texts(texts)
         values = column_or_1d(_to_array(labels))
         check_classification_targets(values)
         if len(checked) != len(values):
             raise ValueError(f"{name}: {len(checked):,} texts and {len(values):,} labels")
-        return Split(checked, [str(value) for value in values.tolist()], name)
+        own_weights = None if weights is None else column_or_1d(_to_array(weights), dtype=np.float64)
+        if own_weights is not None:
+            if len(own_weights) != len(checked):
+                raise ValueError(f"{name}: {len(checked):,} texts and {len(own_weights):,} weights")
+            if not (np.isfinite(own_weights) & (own_weights >= 0)).all():
+                raise ValueError("sample_weight: a weight is not a number of at least 0")
+        names = [_name_label(value) for value in values.tolist()]
+        return Split(checked, names, name, weights=None if own_weights is None else own_weights.tolist())
 
     def _get_classifier(self, num_texts: int) -> Classifier:
         """Return the compiled classifier; for many texts one with a table of products, which takes time to build."""
@@ -229,7 +250,7 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def _class_order(self) -> list[int]:
         """Return the checkpoint's index of each class: there the labels are texts, sorted as such."""
         indices = {label: index for index, label in enumerate(self._model.checkpoint.labels)}
-        return [indices[str(value)] for value in self.classes_.tolist()]
+        return [indices[_name_label(value)] for value in self.classes_.tolist()]
 
 
 def _check_texts(texts: Iterable[str]) -> list[str]:
@@ -245,8 +266,13 @@ def _check_texts(texts: Iterable[str]) -> list[str]:
     return [str(value) for value in values]  # numpy has a class of its own
 
 
-def _to_array(labels: Iterable[Any]) -> np.ndarray:
-    return np.asarray(labels.to_pylist() if hasattr(labels, "to_pylist") else labels)
+def _to_array(values: Iterable[Any]) -> np.ndarray:
+    return np.asarray(values.to_pylist() if hasattr(values, "to_pylist") else values)
+
+
+def _name_label(label: Any) -> str:
+    """Return the name of a label in a checkpoint: a number or a boolean is spelled as one that is read from a file."""
+    return label if isinstance(label, str) else spell_label(str(label))
 
 
 def _print_epoch(epoch: Epoch) -> None:

@@ -1,6 +1,7 @@
 """Training in this process on rows in memory, without Ray and without a run folder."""
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from cluster import UsageError
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
+from jobs.datasets.row_weights import check_class_weights
 from jobs.model.checkpoint import (
     Checkpoint,
     InitialVectors,
@@ -52,21 +53,25 @@ def train_dataset(
     """
     for warning in check_settings(experiment, {experiment.model.embedding}):
         logger.warning(warning)
-    use_gpu = torch.cuda.is_available() if experiment.train.use_gpu is None else experiment.train.use_gpu
-    if use_gpu and not torch.cuda.is_available():
-        raise UsageError("train.use_gpu asks for a GPU, and torch finds none on this machine")
+    check_class_weights(experiment, dataset.labels)
+    from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need
+
+    use_gpu = use_own_gpu(experiment.train.use_gpu)
     with tempfile.TemporaryDirectory() as scratch, _limit_threads(experiment.train.cpus_per_worker):
         corpus = build_corpus(
             experiment.replace({"storage": scratch}), dataset, use_pretrained=experiment.model.embedding != "rand"
         )
         loop = create_loop(experiment, corpus, device="cuda" if use_gpu else "cpu")
-        best = Path(scratch, "best")
+        best: Path | None = None
         for epoch, is_best in loop.train_epochs():
             if is_best:
-                best = Path(scratch, f"epoch-{epoch.epoch:04d}")
+                previous, best = best, Path(scratch, f"epoch-{epoch.epoch:04d}")
                 capture(experiment, corpus, loop, resumable=False)(best)
+                if previous is not None:
+                    shutil.rmtree(previous)
             for call in callbacks:
                 call(epoch)
+        assert best is not None, "the first epoch is the best one so far"
         initial, texts = load_initial_vectors(str(best)), load_train_texts(str(best))
         assert isinstance(initial, InitialVectors), "every new checkpoint has them"
         checkpoint = replace(load_checkpoint(str(best)), path="", manifest_sha256="")
