@@ -56,7 +56,8 @@ def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
     vectors = random.standard_normal((num_words, DIMENSIONS), dtype=np.float32) * (3 / DIMENSIONS**0.5)
     vectors[0] = 0
     part = LabelledTexts(tokens, random.integers(0, 2, len(tokens)))
-    return SimpleNamespace(train=part, validation=part, vectors=vectors, pretrained=np.ones(num_words, bool))
+    is_pretrained = np.ones(num_words, bool)
+    return SimpleNamespace(train=part, validation=part, labels=["0", "1"], vectors=vectors, pretrained=is_pretrained)
 
 
 def read_tokens(path: Path, rows: int) -> Iterator[list[str]]:

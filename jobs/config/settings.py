@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from jobs.config.class_weights import ClassWeights, parse_class_weights
+from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
 # A path or URI of a file, of a folder or with a glob pattern; or several.
 Source = str | list[str]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 # Delimiters that are detected, in the order of preference.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
 from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders, read_text
-from jobs.config.settings import MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 READABLE_FORMATS = (1, 2)
 UNTRAINED_VECTORS_FILE = "untrained.safetensors"
