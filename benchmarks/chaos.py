@@ -39,7 +39,7 @@ from benchmarks.local_cluster import LocalCluster
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 from jobs.model.checkpoint import load_training_state
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 
 TARGETS = ("worker", "controller", "driver", "node")
 QUICK_TARGETS = ("worker", "controller")

@@ -25,10 +25,10 @@ from jobs.datasets.dataset import load_dataset
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, verify_checksums
 from jobs.search.records import apply_trial_settings, objective_metric
 from jobs.search.space import Dimension, is_active, parse_space
-from jobs.training import snapshot
 from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.history import negate_if_minimized
 from jobs.training.loop import create_loop
+from jobs.training.run_files import snapshot
 
 # None: Tune's default, also after a search of this project in the same process.
 TUNE_ENVIRONMENT: dict[str, str | None] = {

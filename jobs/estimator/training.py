@@ -25,7 +25,7 @@ from jobs.model.checkpoint import (
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
 from jobs.training.loop import create_loop
-from jobs.training.snapshot import capture
+from jobs.training.run_files.snapshot import capture
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.storage import write_json
-from jobs.evaluation.figures import (
+from jobs.evaluation.metrics import softmax
+from jobs.evaluation.reports.figures import (
     BLUE,
     GREY,
     VERMILLION,
@@ -22,7 +23,6 @@ from jobs.evaluation.figures import (
     save_figure,
     shorten_label,
 )
-from jobs.evaluation.metrics import softmax
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:

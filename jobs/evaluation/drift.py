@@ -17,7 +17,7 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import join, output_folder
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import select_word_vectors
-from jobs.evaluation.figures import (
+from jobs.evaluation.reports.figures import (
     BLUE,
     VERMILLION,
     add_legend,
@@ -26,7 +26,7 @@ from jobs.evaluation.figures import (
     save_figure,
     shorten_label,
 )
-from jobs.evaluation.report_folder import choose_report_folder
+from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
 from jobs.evaluation.baselines import RowsUnavailable, SvcBaseline, load_training_rows, measure_svc
 from jobs.evaluation.calibration import write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
-from jobs.evaluation.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
-from jobs.evaluation.report import write_report
-from jobs.evaluation.report_folder import choose_report_folder
+from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
+from jobs.evaluation.reports.report import write_report
+from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.evaluation.slices import SMALL_SLICE, read_columns, slice_by_column
 from jobs.inference.file_prediction import build_classifier
 from jobs.inference.text_tokens import tokenize_texts

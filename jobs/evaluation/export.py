@@ -19,7 +19,7 @@ from jobs.config.settings import VectorSettings
 from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.vector_files import is_same_file, iter_vectors
 from jobs.embeddings.word2vec import Row, VectorsError, is_single_token, write_binary
-from jobs.evaluation.report_folder import check_outside_checkpoint
+from jobs.evaluation.reports.report_folder import check_outside_checkpoint
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_initial_vectors
 
 logger = logging.getLogger(__name__)

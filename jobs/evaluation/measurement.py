@@ -25,7 +25,7 @@ from jobs.evaluation.metrics import (
     confusion,
     per_class_metrics,
 )
-from jobs.evaluation.report import Evaluation
+from jobs.evaluation.reports.report import Evaluation
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.evaluation.slices import Slice, slice_by_properties
 from jobs.model.checkpoint import Checkpoint, load_train_texts

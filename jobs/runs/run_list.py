@@ -15,7 +15,7 @@ from jobs.config.experiment import Experiment
 from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
 from jobs.runs.stored_files import StoredFile, format_size, format_time, list_files, unique_size
-from jobs.training.run_folder import (
+from jobs.training.run_files.run_folder import (
     TRAIN_SETTINGS_NOT_IN_RUN_KEY,
     TUNE_SETTINGS_NOT_IN_RUN_KEY,
     BestCheckpoint,

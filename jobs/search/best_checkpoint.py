@@ -28,10 +28,10 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.search import Search
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
-from jobs.training.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_files.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
 
 logger = logging.getLogger(__name__)
 

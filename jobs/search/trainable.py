@@ -27,11 +27,11 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.shared_state import SavedCheckpoint
-from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.corpus import Corpus, corpus_key
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunStatus
-from jobs.training.run_folder import RunFolder
+from jobs.training.run_files.checkpoint_store import CheckpointStore
+from jobs.training.run_files.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from jobs.search.trial import Trial

@@ -32,7 +32,7 @@ from jobs.search.trackers import MlflowTracker, connect_mlflow
 from jobs.search.trainable import TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources, plan_trial_resources
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
-from jobs.training.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
+from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from jobs.inference.text_tokens import tokenize_texts
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
 from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
-from jobs.training.run_folder import train_settings_key
+from jobs.training.run_files.run_folder import train_settings_key
 
 logger = logging.getLogger(__name__)
 

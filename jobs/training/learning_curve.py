@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cluster.console.tables import format_text_table
 from cluster.storage import join, write_bytes
-from jobs.evaluation.figures import (
+from jobs.evaluation.reports.figures import (
     BLUE,
     GREEN,
     GREY,

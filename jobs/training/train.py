@@ -38,7 +38,6 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
 from jobs.datasets.dataset import Dataset
 from jobs.training import learning_curve
-from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.corpus import Corpus, load_inputs, load_texts
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
@@ -48,7 +47,8 @@ from jobs.training.monitor import (
     describe_loss,
     monitor_workers,
 )
-from jobs.training.run_folder import (
+from jobs.training.run_files.checkpoint_store import CheckpointStore
+from jobs.training.run_files.run_folder import (
     RUN_README,
     BestCheckpoint,
     RunFolder,

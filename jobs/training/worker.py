@@ -26,13 +26,13 @@ from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join, resolve_filesystem
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState
-from jobs.training import snapshot
-from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
 from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.loop import Loop, create_loop
 from jobs.training.monitor import RunCallback, WorkerTimes
 from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files import snapshot
+from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from jobs.config.experiment import Experiment
 from jobs.training.loop import Loop, create_loop
 from jobs.training.process_group import ProcessGroup
-from jobs.training.snapshot import capture, gather_weights
+from jobs.training.run_files.snapshot import capture, gather_weights
 from tests.support.toy_data import make_test_corpus
 
 

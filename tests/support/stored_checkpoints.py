@@ -7,8 +7,8 @@ import numpy as np
 
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import Checkpoint, save_checkpoint
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.history import Epoch, Progress
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 
 
 def small_checkpoint(epochs: int, steps: int = 0, best: int = 0) -> Callable[[Path], None]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cluster.console.tables import format_markdown_table
 from jobs.config.experiment import Experiment
-from jobs.evaluation.figures import (
+from jobs.evaluation.reports.figures import (
     BLUE,
     GREEN,
     GREY,
@@ -30,7 +30,7 @@ from jobs.search.results.analysis import (
 )
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
-from jobs.training.run_folder import BestCheckpoint
+from jobs.training.run_files.run_folder import BestCheckpoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

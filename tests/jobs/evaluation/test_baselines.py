@@ -30,7 +30,7 @@ from jobs.evaluation.evaluate import evaluate
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import create_loop
-from jobs.training.snapshot import capture
+from jobs.training.run_files.snapshot import capture
 from tests.support.checkpoints import checkpoint_of
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows

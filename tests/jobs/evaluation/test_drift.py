@@ -18,7 +18,7 @@ from jobs.evaluation.drift import (
     load_drift,
     report_drift,
 )
-from jobs.evaluation.figures import figure_style
+from jobs.evaluation.reports.figures import figure_style
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,

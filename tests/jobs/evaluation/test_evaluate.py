@@ -17,7 +17,7 @@ from jobs.datasets.dataset import load_dataset
 from jobs.datasets.readers import DataError
 from jobs.evaluation.evaluate import evaluate
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from jobs.training.run_folder import BestCheckpoint, resolve_run_folder
+from jobs.training.run_files.run_folder import BestCheckpoint, resolve_run_folder
 from tests.support.commands import run_command
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows

@@ -19,7 +19,7 @@ from jobs.evaluation.export import export_vectors
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors, save_checkpoint
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import create_loop
-from jobs.training.snapshot import capture
+from jobs.training.run_files.snapshot import capture
 from tests.support.toy_data import write_word2vec
 
 ORIGINAL = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

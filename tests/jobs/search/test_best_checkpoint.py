@@ -17,7 +17,7 @@ from jobs.search import best_checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment, write_best_yaml
 from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
-from jobs.training.run_folder import BestCheckpoint, RunFolder
+from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
 from tests.support.trial_records import make_epoch
 
 # Accuracy of each saved checkpoint, by trial and epoch.

@@ -36,7 +36,7 @@ from jobs.search.search import FixedSampler, Search
 from jobs.search.trial_resources import TrialResources
 from jobs.search.tune import SearchFailed, _build_corpora, _end_search, tune
 from jobs.training.history import Progress
-from jobs.training.run_folder import RunFolder, resolve_run_folder
+from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
 from tests.support.loops import train_in_process
 from tests.support.running_commands import RunningCommand
 from tests.support.tensorboard import read_scalars

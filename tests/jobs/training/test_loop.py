@@ -16,7 +16,7 @@ from jobs.model.network import Network
 from jobs.training.history import Epoch, Progress
 from jobs.training.loop import Loop, TrainingDiverged
 from jobs.training.process_group import ProcessGroup
-from jobs.training.snapshot import capture, gather_optimizer_state, gather_weights, restore
+from jobs.training.run_files.snapshot import capture, gather_optimizer_state, gather_weights, restore
 from tests.support.loops import make_loop
 from tests.support.toy_data import make_test_corpus
 

@@ -12,10 +12,10 @@ from ray.train.torch import TorchTrainer
 
 from cluster import UsageError
 from cluster.storage import StorageError
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunCallback
 from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.worker import Reporter, call_with_error_sync, do_nothing, resume, validate_storage_visible
 from tests.support.stored_checkpoints import make_store
 

@@ -17,7 +17,7 @@ from jobs.config.formats import FormatName, find_format, remove_suffixes
 from jobs.config.settings import DataSettings
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.readers import READERS, DataError, read_rows
-from jobs.training.run_folder import resolve_run_folder
+from jobs.training.run_files.run_folder import resolve_run_folder
 from tests.support.text_formats import SUFFIXES, compress, encode_rows, encode_table, save_dataset
 from tests.support.toy_data import make_test_corpus, make_toy_rows
 

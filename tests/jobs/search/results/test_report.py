@@ -13,7 +13,7 @@ from jobs.search.records import TrialRecord
 from jobs.search.results.analysis import compare_embeddings
 from jobs.search.results.report import plot_embeddings, plot_parallel_coordinates, plot_slices, write_search_report
 from jobs.search.space import parse_space
-from jobs.training.run_folder import BestCheckpoint
+from jobs.training.run_files.run_folder import BestCheckpoint
 from tests.support.trial_records import EXPERIMENT, make_record, make_records
 
 BEST = BestCheckpoint(

@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from jobs.evaluation.figures import (
+from jobs.evaluation.reports.figures import (
     FONTS,
     MAX_LABEL_CHARACTERS,
     add_legend,

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import write_json
-from jobs.evaluation.figures import BLUE, create_figure, figure_style, save_figure, shorten_label
+from jobs.evaluation.reports.figures import BLUE, create_figure, figure_style, save_figure, shorten_label
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:

@@ -27,11 +27,11 @@ from jobs.model.checkpoint import (
     load_training_state,
     verify_checksums,
 )
-from jobs.training import checkpoint_store
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import Loop, create_loop
-from jobs.training.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
+from jobs.training.run_files import checkpoint_store
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_files.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
 from jobs.training.worker import resume
 from tests.support.loops import make_loop
 from tests.support.toy_data import make_toy_rows

@@ -10,7 +10,7 @@ from cluster import UsageError
 from cluster.storage import StorageError
 from jobs.evaluation.drift import report_drift
 from jobs.evaluation.evaluate import evaluate
-from jobs.evaluation.report_folder import choose_report_folder
+from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 

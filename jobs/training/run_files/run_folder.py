@@ -26,9 +26,9 @@ from jobs.datasets.readers import Split
 from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
-from jobs.training.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress, comparison_key
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 
 logger = logging.getLogger(__name__)
 

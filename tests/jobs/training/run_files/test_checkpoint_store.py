@@ -10,8 +10,8 @@ from cluster import durable_files
 from cluster.storage import StorageError
 from jobs.model import checkpoint_uploads
 from jobs.model.checkpoint_leases import is_leased, write_lease
-from jobs.training import checkpoint_store
-from jobs.training.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
+from jobs.training.run_files import checkpoint_store
+from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from tests.support.stored_checkpoints import make_store, small_checkpoint
 
 

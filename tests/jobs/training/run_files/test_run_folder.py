@@ -12,7 +12,7 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.model.checkpoint import CheckpointError, read_published_test_part
 from jobs.training.corpus import Corpus
-from jobs.training.run_folder import (
+from jobs.training.run_files.run_folder import (
     RAY_SNAPSHOT,
     BestCheckpoint,
     RunFolder,

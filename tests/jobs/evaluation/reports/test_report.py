@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from jobs.config.experiment import Experiment
-from jobs.evaluation import report
 from jobs.evaluation.metrics import per_class_metrics
-from jobs.evaluation.report import (
+from jobs.evaluation.reports import report
+from jobs.evaluation.reports.report import (
     MAX_ANNOTATED_CLASSES,
     NUM_PLOTTED_PAIRS,
     Evaluation,
