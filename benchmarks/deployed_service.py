@@ -97,7 +97,7 @@ class DeployedService:
 @contextmanager
 def deploy_service(checkpoint: str, num_cpus: int = 4) -> Iterator[DeployedService]:
     """Context manager: a service with one replica behind HAProxy, on a Ray head with `num_cpus` logical CPUs."""
-    ports = find_free_ports(2)
+    ports = find_free_ports(3)
     folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))  # short: HAProxy creates sockets in it
     try:
         without_token = patch.dict(os.environ, RAY_AUTH_MODE="disabled")

@@ -150,7 +150,7 @@ class Workspace:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m finetune_cnn "$@"\n')
         script.chmod(0o755)
         write_small_vectors(self.clone / "vectors.bin.gz")
-        http, gcs, dashboard, client, agent, stats, metrics = find_free_ports(7)
+        http, gcs, dashboard, client, agent, stats, metrics, fallback = find_free_ports(8)
         self._replacements = {
             "127.0.0.1:8000": f"127.0.0.1:{http}",
             "127.0.0.1:8265": f"127.0.0.1:{dashboard}",
@@ -159,6 +159,7 @@ class Workspace:
             "finetune-cnn service environment": f"finetune-cnn service environment --folder {ray_folder}/proxy",
             "ray start --head": f"export RAY_SERVE_HAPROXY_STATS_PORT={stats}\n"
             f"export RAY_SERVE_HAPROXY_METRICS_PORT={metrics}\n"
+            f"export RAY_SERVE_FALLBACK_PROXY_HTTP_PORT={fallback}\n"
             f"ray start --head --port {gcs} --dashboard-port {dashboard} --num-cpus 2 "
             f"--ray-client-server-port {client} --dashboard-agent-listen-port {agent} --temp-dir {ray_folder}",
         }

@@ -70,7 +70,12 @@ class ProxyLimits:
 
 
 def build_environment(
-    folder: Path, stats_port: int = 8404, metrics_port: int = 9101, limits: ProxyLimits = ProxyLimits()
+    folder: Path,
+    stats_port: int = 8404,
+    metrics_port: int = 9101,
+    fallback_port: int = 8500,
+    *,
+    limits: ProxyLimits = ProxyLimits(),
 ) -> dict[str, str]:
     """Return the environment variables.
 
@@ -79,6 +84,8 @@ def build_environment(
             accepts commands. Its path has at most MAX_FOLDER_BYTES bytes.
         stats_port, metrics_port: HAProxy's statistics and metrics; each cluster on a machine needs its own. HAProxy
             listens there on every interface, whatever the service's host is.
+        fallback_port: Serve's own proxy, which answers while HAProxy knows no replica. Each cluster on a machine needs
+            its own: several share a port without an error, and then answer each other's requests.
 
     Raises:
         ValueError: the folder's path is too long, or has white space or other special characters.
@@ -112,6 +119,7 @@ def build_environment(
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(limits.hard_stop_s),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),

@@ -141,9 +141,8 @@ def haproxy_environment(embedded: bool, requests_per_replica: int = MAX_REQUESTS
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
-    stats_port, metrics_port = find_free_ports(2)
     limits = ProxyLimits(requests_per_replica=requests_per_replica)
-    for name, value in build_environment(folder, stats_port, metrics_port, limits).items():
+    for name, value in build_environment(folder, *find_free_ports(3), limits=limits).items():
         os.environ.setdefault(name, value)
     try:
         yield

@@ -40,5 +40,6 @@ def test_the_demo_searches_trains_evaluates_and_serves(ray_environment: dict[str
     assert (runs / best["checkpoint"] / "weights.safetensors").is_file()
     assert "accuracy" in (runs / best["run"] / "report" / "report.md").read_text()
     for text in TEXTS:
-        assert re.search(rf"(networkx|gensim) [01]\.\d+, (networkx|gensim) [01]\.\d+ +{re.escape(text)}", result.stdout)
-    assert re.search(r"s  search\n.*two workers\n.*test part\n.*classify\n.*s  total\n$", result.stdout)
+        scores = rf"(networkx|gensim) [01]\.\d+, (networkx|gensim) [01]\.\d+ +{re.escape(text)}"
+        assert re.search(scores, result.stdout), result.stdout
+    assert re.search(r"s  search\n.*two workers\n.*test part\n.*classify\n.*s  total\n$", result.stdout), result.stdout

@@ -58,7 +58,19 @@ def list_servers(service: DeployedService) -> set[str]:
     """Return the names of the replicas that HAProxy sends requests to."""
     with urllib.request.urlopen(service.metrics_url, timeout=30) as response:
         metrics = response.read().decode()
-    return set(re.findall(r'^haproxy_server_status{[^}]*server="([^"]+)",state="UP"} 1', metrics, re.MULTILINE))
+    return set(
+        re.findall(r'^haproxy_server_status{[^}]*server="(SERVE_REPLICA_[^"]+)",state="UP"} 1', metrics, re.MULTILINE)
+    )
+
+
+def wait_for_two_servers(service: DeployedService, *, other_than: set[str]) -> set[str]:
+    """Return the names of the replicas that HAProxy sends requests to, once there are two and not the given ones."""
+
+    def find() -> set[str]:
+        servers = list_servers(service)
+        return servers if len(servers) == 2 and servers != other_than else set()
+
+    return wait_for(find, "HAProxy to use two replicas", 60)
 
 
 def deploy_refused(service: DeployedService, folder: Path, **options: object) -> str:
@@ -288,10 +300,10 @@ def test_killed_replicas_fail_no_request_while_another_runs(service: DeployedSer
     kills = 3
     with generate_load(service.url + "/predict", BODY, 8) as load:
         for _ in range(kills):
-            before = list_servers(service)
+            # HAProxy learns of new replicas later than Serve: without a second one, it would have none after the kill.
+            before = wait_for_two_servers(service, other_than=set())
             kill_replica(service)
-            # HAProxy learns of the new replica later than Serve; without it, it would have none after the next kill.
-            wait_for(lambda: len(list_servers(service) - before) == 1, "HAProxy to use the new replica", 60)  # noqa: B023
+            wait_for_two_servers(service, other_than=before)
     cut_off = [failure for failure in load.failed_responses() if failure[2] == "ClientPayloadError"]
     assert load.failed_responses() == cut_off
     assert len(cut_off) <= kills

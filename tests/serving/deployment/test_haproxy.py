@@ -130,7 +130,7 @@ def proxy() -> Iterator[Proxy]:
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as name:
         folder = Path(name)
         limits = ProxyLimits(requests_per_replica=1, hard_stop_s=3)
-        render_configuration(folder, build_environment(folder, stats, metrics, limits), port, replicas)
+        render_configuration(folder, build_environment(folder, stats, metrics, limits=limits), port, replicas)
         yield Proxy(folder / "haproxy.cfg", folder / "without-lines.cfg", port, replicas)
 
 

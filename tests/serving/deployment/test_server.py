@@ -113,3 +113,16 @@ def test_a_served_checkpoint_has_a_lease_until_the_service_ends(run_folder: Path
     with server.lease_checkpoints([folder, str(tmp_path / "file.txt" / "none")]):
         assert is_leased(folder)
     assert not is_leased(folder)
+
+
+def test_services_on_one_machine_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's fallback proxies would share theirs without an error, and answer each other's requests."""
+    names = [name for name in build_environment(Path("/tmp")) if name.endswith("_PORT")]
+    assert len(names) == 3
+    ports = []
+    for _ in range(2):
+        for name in build_environment(Path("/tmp")):
+            monkeypatch.delenv(name, raising=False)
+        with server.haproxy_environment(embedded=True):
+            ports += [os.environ[name] for name in names]
+    assert len(set(ports)) == 6
