@@ -55,18 +55,20 @@ class Client:
         self._retry_timeout_s, self._timeout_s = retry_timeout_s, timeout_s
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
-    def classify(self, texts: str | Sequence[str], **parameters: Any) -> list[Any]:
+    def classify(self, texts: str | Sequence[str], **parameters: Any) -> Any:
         """Return the labels of a text with their scores, the best first, or a list of such lists for several texts.
 
+        If a text may have several labels, `above_threshold` is true of those that it gets.
+
         Args:
-            parameters: top_k, function_to_apply, threshold, explain.
+            parameters: top_k, function_to_apply, threshold, explain, abstain. With abstain the labels of a text are an
+                object: `label`, None if the classifier abstains, and `scores`, the list.
 
         Raises:
             ServiceError: the service refused the request, or did not respond within the retry timeout.
         """
         inputs = texts if isinstance(texts, str) else list(texts)
-        labels: list[Any] = self._request("POST", "/predict", {"inputs": inputs, "parameters": parameters})
-        return labels
+        return self._request("POST", "/predict", {"inputs": inputs, "parameters": parameters})
 
     def info(self) -> dict[str, Any]:
         """Return the content of `/info`."""

@@ -28,9 +28,10 @@ def check_settings(
 
     Raises:
         ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
-            is no column of weights.
+            is no column of weights; or the settings of out-of-scope rows contradict others.
     """
     _check_weight_column(experiment.data)
+    _check_out_of_scope(experiment)
     default = Experiment()
     for path, applicable in FINE_TUNING_SETTINGS.items():
         is_set = path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
@@ -53,11 +54,15 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
     """Return warnings about settings that have no effect in a cross-validation.
 
     Raises:
-        ExperimentError: `data.test` is set.
+        ExperimentError: `data.test` or `train.start_from` is set.
     """
+    if experiment.train.start_from is not None:
+        raise ExperimentError("train.start_from: the folds of a cross-validation start from the beginning; remove it")
     if experiment.data.test is not None:
         raise ExperimentError("cross-validation draws a test part for each fold; remove data.test")
     warnings = []
+    if experiment.data.out_of_scope is not None:
+        warnings.append("data.out_of_scope has no effect in a cross-validation, which measures no abstention")
     if experiment.train.max_workers > 1 or experiment.train.use_gpu:
         warnings.append("train.workers and train.use_gpu have no effect in a cross-validation: one CPU worker per fold")
     return warnings
@@ -85,6 +90,19 @@ def _check_weight_column(data: DataSettings) -> None:
     for key in ("text_column", "label_column"):
         if data.weight_column == getattr(data, key):
             raise ExperimentError(f"data.weight_column and data.{key} are both '{data.weight_column}'; correct one")
+
+
+def _check_out_of_scope(experiment: Experiment) -> None:
+    data = experiment.data
+    if data.out_of_scope is not None and data.is_multi_label:
+        raise ExperimentError("data.out_of_scope has no effect with several labels per text: a text may have none")
+    if data.out_of_scope is None and data.out_of_scope_use != "auto":
+        raise ExperimentError("data.out_of_scope_use has no effect without data.out_of_scope; name its file")
+    if data.out_of_scope and data.out_of_scope_use == "auto" and isinstance(experiment.train.class_weights, dict):
+        raise ExperimentError(
+            "data.out_of_scope_use=auto trains with and without a class of these texts, and train.class_weights has "
+            "the weights of one of the two; set it to threshold or class"
+        )
 
 
 def _ineffective_vector_settings(vectors: VectorSettings, embeddings: set[str]) -> list[str]:

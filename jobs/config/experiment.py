@@ -18,11 +18,12 @@ from types import UnionType
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from cluster import UsageError
 from jobs.config.formats import derive_name, find_format
+from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.config.settings import (
     PRETRAINING_SETTINGS,
     DataSettings,
@@ -30,14 +31,14 @@ from jobs.config.settings import (
     SettingsSection,
     TextSettings,
     TrainSettings,
-    TuneSettings,
     VectorSettings,
 )
+from jobs.config.tune_settings import TuneSettings
 
 logger = logging.getLogger(__name__)
 
 YAML_NULLS = ("", "~", "null", "Null", "NULL")
-LIST_OR_TEXT_KEYS = ("data.train", "data.validation", "data.test")  # a value in brackets is a list
+LIST_OR_TEXT_KEYS = ("data.train", "data.validation", "data.test", "data.out_of_scope")  # a value in brackets is a list
 
 
 class ExperimentError(UsageError):
@@ -59,6 +60,18 @@ class Experiment(SettingsSection):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     tune: TuneSettings = TuneSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_metric(cls, values: Any) -> Any:
+        """Set the metric of several labels per text where a file names none."""
+        if not isinstance(values, dict) or not isinstance(values.get("data"), dict):
+            return values
+        data, train = values["data"], values.get("train") or {}
+        is_multi_label = data.get("multi_label") is True or data.get("label_separator") is not None
+        if not is_multi_label or not isinstance(train, dict) or "metric" in train:
+            return values
+        return {**values, "train": {**train, "metric": MULTI_LABEL_METRIC}}
 
     def replace(self, settings: dict[str, Any]) -> "Experiment":
         """Return the experiment with other values at some dotted paths; ExperimentError if one is invalid."""

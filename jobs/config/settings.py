@@ -1,14 +1,19 @@
-"""Settings of an experiment, section by section, with their defaults."""
+"""Settings of an experiment, section by section, with their defaults; those of a search are in `tune_settings`."""
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from jobs.config.abstention import Objective
 from jobs.config.class_weights import ClassWeights, parse_class_weights
+from jobs.config.label_thresholds import ThresholdObjective, Thresholds
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
-Metric = Literal["accuracy", "macro_f1", "loss", "train_loss", "examples_per_second", "seconds"]
+Metric = Literal[
+    "accuracy", "macro_f1", "micro_f1", "precision_at_1", "mean_average_precision", "loss", "train_loss",
+    "examples_per_second", "seconds",
+]  # fmt: skip
 # A path or URI of a file, of a folder or with a glob pattern; or several.
 Source = str | list[str]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -45,10 +50,19 @@ class DataSettings(SettingsSection):
     """Validation part, as `train`. null: drawn from the training part."""
     test: Source | None = None
     """Test part, as `train`. null: drawn from the training part."""
+    out_of_scope: Source | None = None
+    """Texts that belong to no class, as `train`; their labels are ignored. They select thresholds of abstention."""
+    out_of_scope_use: Literal["auto", "threshold", "class"] = "auto"
+    """threshold: they only select thresholds. class: half of them are also trained on, as a class `out_of_scope`. auto:
+    train both ways, and keep what is better on the other half and the validation part."""
     text_column: str = "text"
     """Column, or key in jsonl, of the texts; lines of fastText need none."""
     label_column: str = "label"
     """Column, or key in jsonl, of the labels; lines of fastText need none."""
+    multi_label: bool = False
+    """A text may have several labels, or none: a list in jsonl, parquet and Arrow; several in a line of fastText."""
+    label_separator: str | None = Field(None, min_length=1)
+    """Text between the labels of a string, such as '|' in a|b; a text may then have several (`multi_label`)."""
     weight_column: str | None = None
     """Column, or key in jsonl, of the weights of the training rows in the loss: numbers of at least 0. A file of the
     validation part needs it only with `tune.refit`. null: all rows have the same weight."""
@@ -77,7 +91,12 @@ class DataSettings(SettingsSection):
     max_rows_per_class: int = Field(1200, ge=10)
     """Docstring corpus: maximum number of rows drawn from each package."""
 
-    @field_validator("train", "validation", "test", mode="before")
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.multi_label or self.label_separator is not None
+
+    @field_validator("train", "validation", "test", "out_of_scope", mode="before")
     @classmethod
     def _check_source(cls, value: Any) -> Any:
         paths = value if isinstance(value, list) else [value]
@@ -175,6 +194,13 @@ class ModelSettings(SettingsSection):
         return self
 
 
+# Settings of `train` without an effect at their defaults, which earlier versions did not have.
+NEWER_SETTINGS = (
+    "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention", "abstention_precision",
+    "abstention_thresholds",
+)  # fmt: skip
+
+
 class TrainSettings(SettingsSection):
     """Fine-tuning on Ray Train."""
 
@@ -190,6 +216,9 @@ class TrainSettings(SettingsSection):
     torch can use the GPUs of all nodes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
+    start_from: str | None = None
+    """Checkpoint whose weights training starts from, with its words and classes and new ones: its folder, a best.json
+    or a folder with one. The settings of the network must be its own. null: train from the beginning."""
     epochs: int = Field(10, ge=1)
     """Maximum number of passes over the training rows; see `patience`."""
     stop_epoch: int | None = Field(None, ge=1)
@@ -211,15 +240,29 @@ class TrainSettings(SettingsSection):
     distance is added to the loss, for the words of a batch."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
-    weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights."""
+    weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights.
+    With several labels per text they weight the rows with a label; balanced: as much as those without it."""
+    threshold_objective: ThresholdObjective = "micro_f1"
+    """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
+    of at least a precision, such as 0.9. They are chosen on the validation part."""
+    thresholds: Thresholds = None
+    """Score from which a text gets a label, with several per text: one for all labels, or a mapping of label to score.
+    null: chosen by `threshold_objective`."""
     temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     """Divisor of the logits before softmax when texts are classified (Guo et al. 2017); changes scores, not labels.
     null: fitted to the validation part, so that scores are probabilities; 1: scores as they were trained."""
+    abstention_retention: Fraction = 0.95
+    """Share of the texts in scope that keep their label when a classifier abstains with the objective retention."""
+    abstention_precision: Fraction = 0.95
+    """Share of correct labels among the texts that keep one, with the objective precision."""
+    abstention_thresholds: dict[Objective, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """Scores below which a text gets no label, by objective. null: selected on the validation part."""
     frozen_epochs: int = Field(0, ge=0)
     """Number of epochs at the start in which the word vectors do not change. `patience` counts from the next one."""
     metric: Metric = "accuracy"
     """Metric of the best epoch; the loss decides between equals. Measured on the validation part, except train_loss;
-    examples_per_second and seconds are meant for searches."""
+    examples_per_second and seconds are meant for searches. With several labels per text, the default of a file without
+    it is micro_f1, and accuracy is the share of texts whose labels are all correct."""
     patience: int = Field(4, ge=1)
     """Number of epochs without improvement after which training stops."""
 
@@ -264,54 +307,3 @@ class TrainSettings(SettingsSection):
     def max_workers(self) -> int:
         """Maximum number of workers of a run."""
         return self.workers[-1] if isinstance(self.workers, list) else self.workers
-
-
-class TuneSettings(SettingsSection):
-    """Search on Ray Tune."""
-
-    space: dict[str, Any] = {
-        "model.embedding": {"grid": list(get_args(Embedding))},
-        "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4]]},
-        "model.feature_maps": {"choice": [50, 100]},
-        "model.dropout": {"uniform": [0.2, 0.6]},
-    }
-    """Search space: dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]} or
-    {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. An additional
-    `if: {path: [values]}` restricts it to trials in which other settings have these values."""
-    search: Literal["random", "optuna"] = "random"
-    """Search algorithm. random: random search. optuna: Optuna's TPE, which learns from earlier trials and treats a grid
-    as a choice. A space of grids only is searched completely."""
-    samples: int = Field(3, ge=1)
-    """Number of random draws for each point of the grid."""
-    trials: int | None = Field(None, ge=1)
-    """Maximum number of trials; null: `samples` for each point of the grid, or as many as `minutes` or `patience`
-    allow."""
-    minutes: float | None = Field(None, gt=0)
-    """Time limit of the search, in minutes, over all commands that resume it; running trials are stopped. null: no
-    limit."""
-    patience: int | None = Field(None, ge=1)
-    """Number of consecutive trials without improvement, failed ones included, after which no further trial starts.
-    null: no limit."""
-    metric: Metric | None = None
-    """Metric that trials are compared by, at its best epoch; null: train.metric."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Early stopping of trials. asha: a trial is stopped if it is not among the best third of the trials at the same
-    epoch."""
-    grace_epochs: int = Field(2, ge=1)
-    """Minimum number of epochs before ASHA stops a trial."""
-    epochs: int | None = Field(8, ge=1)
-    """Maximum number of epochs of a trial, instead of train.epochs; null: train.epochs."""
-    max_concurrent: int | None = Field(None, ge=1)
-    """Maximum number of concurrent trials; null: as many as fit in the cluster."""
-    gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs of a trial with one worker; with 0.25, four trials share a GPU. null: 1 if trials use GPUs (train.use_gpu),
-    else 0."""
-    seeds: int = Field(0, ge=0)
-    """Number of other seeds with which the best settings of each kind of embedding are trained after the search, to
-    separate the effect of fine-tuning the vectors from chance; a verdict needs at least 3."""
-    refit: bool = False
-    """After the search, train the best settings on the training and validation parts together, for the best number
-    of epochs, with as many workers as fit in the cluster; best.json then names this checkpoint."""
-    mlflow: str | None = None
-    """Tracking URI of MLflow that trials are logged to; null: MLFLOW_TRACKING_URI if set, else none. Needs the extra
-    `mlflow`."""

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jobs.config.abstention import OUT_OF_SCOPE
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment
+from jobs.config.settings import DataSettings
+from jobs.datasets import label_sets
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.row_weights import check_class_weights
@@ -25,7 +28,8 @@ class Dataset:
     """Three parts of labelled texts.
 
     labels: the classes, sorted. notes: messages for the user, a line each. pretraining_texts: texts to train word
-    vectors on, without those of the test part; None: the training texts.
+    vectors on, without those of the test part; None: the training texts. out_of_scope: rows in no class that select
+    thresholds; out_of_scope_training: others, to train a class on. None without such rows.
     """
 
     train: Split
@@ -34,6 +38,8 @@ class Dataset:
     labels: list[str]
     notes: list[str]
     pretraining_texts: PretrainingTexts | None = None
+    out_of_scope: Split | None = None
+    out_of_scope_training: Split | None = None
 
 
 def load_dataset(experiment: Experiment) -> Dataset:
@@ -64,14 +70,46 @@ def load_dataset(experiment: Experiment) -> Dataset:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts are also in the training part")
     if pretraining_texts is not None:
         pretraining_texts = pretraining_texts.exclude(test.texts)
-    return Dataset(train, validation, test, labels, notes, pretraining_texts)
+    dataset = Dataset(train, validation, test, labels, notes, pretraining_texts)
+    return dataset if data.out_of_scope is None else _add_out_of_scope_rows(dataset, data, experiment.seed)
+
+
+def _add_out_of_scope_rows(dataset: Dataset, data: DataSettings, seed: int) -> Dataset:
+    """Return a dataset with the rows of `data.out_of_scope`; DataError if they cannot be used as the settings say."""
+    assert data.out_of_scope is not None
+    if OUT_OF_SCOPE in dataset.labels:
+        raise DataError(
+            f"{dataset.train.path}: has the label '{OUT_OF_SCOPE}'; name the file of these rows in data.out_of_scope, "
+            "or rename the label"
+        )
+    rows = read_rows(data.out_of_scope, data, labelled=False)
+    dataset.notes.append(f"out of scope: {len(rows):,} rows of {rows.path}")
+    if data.out_of_scope_use == "threshold":
+        return replace(dataset, out_of_scope=rows)
+    if len(rows) < 2:
+        raise DataError(f"{rows.path}: a class needs 2 rows or more; add rows, or set data.out_of_scope_use=threshold")
+    order = np.random.default_rng(seed).permutation(len(rows))
+    training, held_out = (rows.select(sorted(part.tolist())) for part in np.array_split(order, 2))
+    dataset = replace(dataset, out_of_scope=held_out, out_of_scope_training=training)
+    return dataset if data.out_of_scope_use == "auto" else add_out_of_scope_class(dataset)
+
+
+def add_out_of_scope_class(dataset: Dataset) -> Dataset:
+    """Return a dataset with the out-of-scope rows for training as rows of a class of their own."""
+    train, rows = dataset.train, dataset.out_of_scope_training
+    assert rows is not None, "the dataset was loaded for a class"
+    weights = None if train.weights is None else train.weights + [1.0] * len(rows)
+    merged = Split(train.texts + rows.texts, train.labels + [OUT_OF_SCOPE] * len(rows), train.path, weights=weights)
+    return replace(dataset, train=merged, labels=sorted([*dataset.labels, OUT_OF_SCOPE]), out_of_scope_training=None)
 
 
 def merge_validation(dataset: Dataset) -> Dataset:
     """Return a dataset with the validation part moved into the training part."""
     train, validation = dataset.train, dataset.validation
     weights = None if train.weights is None else train.weights + (validation.weights or [])
-    merged = Split(train.texts + validation.texts, train.labels + validation.labels, train.path, weights=weights)
+    sets = None if train.label_sets is None else train.label_sets + (validation.label_sets or [])
+    labels = train.labels + validation.labels
+    merged = Split(train.texts + validation.texts, labels, train.path, weights=weights, label_sets=sets)
     return replace(dataset, train=merged, validation=validation.select([]))
 
 
@@ -91,15 +129,21 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
     rows, notes, pretraining_texts = _load_rows(experiment)
     validation_file = read_rows(data.validation, data) if data.validation else None
     notes += _describe_ambiguous_texts([rows])
-    rarest, count = min(Counter(rows.labels).items(), key=lambda item: item[1])
+    sets = rows.label_sets
+    rarest, count = min(
+        (Counter(rows.labels) if sets is None else label_sets.count_labels(sets)).items(), key=lambda item: item[1]
+    )
     if count < folds:
         raise DataError(
             f"{rows.path}: {count} rows have the label '{rarest}', fewer than {folds} folds; "
             + ("lower --folds" if count > 1 else "add rows with this label, or remove it")
         )
-    check_class_weights(experiment, sorted(set(rows.labels)))
+    check_class_weights(experiment, sorted(rows.distinct_labels()))
     datasets = []
-    fold_of_row = draw_folds(rows.labels, folds, experiment.seed)
+    if sets is None:
+        fold_of_row = draw_folds(rows.labels, folds, experiment.seed)
+    else:
+        fold_of_row = label_sets.draw_folds(sets, folds, experiment.seed)
     for fold in range(folds):
         train, test = (rows.select(mask.nonzero()[0]) for mask in (fold_of_row != fold, fold_of_row == fold))
         validation = validation_file
@@ -122,6 +166,8 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     Raises:
         DataError: there are too few rows.
     """
+    if part.label_sets is not None:
+        return _split_label_sets(part, part.label_sets, share, seed, key)
     counts = Counter(part.labels)
     divisible = [index for index, label in enumerate(part.labels) if counts[label] > 1]
     if not divisible:
@@ -140,6 +186,19 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
         drawn = _draw_from_small_classes(labels, share, seed)
     drawn_rows = {divisible[index] for index in drawn}
     return part.select(sorted(set(range(len(part))) - drawn_rows)), part.select(sorted(drawn_rows))
+
+
+def _split_label_sets(
+    part: Split, sets: label_sets.LabelSets, share: float, seed: int, key: str
+) -> tuple[Split, Split]:
+    """As `stratified_split`, of rows with several labels."""
+    drawn = label_sets.draw_share(sets, share, seed) if len(part) > 1 else np.empty(0, np.int64)
+    if not len(drawn):
+        raise DataError(
+            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from; add rows, or name a file with "
+            f"{key.removesuffix('_share')}"
+        )
+    return part.select(np.setdiff1d(np.arange(len(part)), drawn).tolist()), part.select(drawn.tolist())
 
 
 def _draw_from_small_classes(labels: Sequence[str], share: float, seed: int) -> list[int]:
@@ -163,7 +222,7 @@ def _draw_from_small_classes(labels: Sequence[str], share: float, seed: int) -> 
 
 
 def _describe_drawn(name: str, part: Split, rest: Split) -> str:
-    num_labels, total = len(set(part.labels)), len(set(part.labels) | set(rest.labels))
+    num_labels, total = len(part.distinct_labels()), len(part.distinct_labels() | rest.distinct_labels())
     note = f"{name}: {len(part):,} rows drawn from {rest.path}"
     return note if num_labels == total else f"{note}, of {num_labels:,} of {total:,} labels"
 
@@ -187,14 +246,19 @@ def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
 
 def _collect_labels(train: Split, validation: Split, test: Split) -> list[str]:
     """Return the classes, sorted; DataError if there is only one or if one is not in the training part."""
-    labels = sorted(set(train.labels))
-    if len(labels) < 2:
+    labels = sorted(train.distinct_labels())
+    if train.label_sets is not None:
+        if not labels:
+            raise DataError(f"{train.path}: no row has a label")
+    elif len(labels) < 2:
         raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
     known = set(labels)
     for part in (validation, test):
-        for index, label in enumerate(part.labels):
-            if label not in known:
-                raise DataError(f"{part.describe_position(index)}: the label '{label}' does not occur in {train.path}")
+        for index, own in enumerate(part.label_sets or zip(part.labels, strict=True)):
+            for label in own:
+                if label not in known:
+                    position = part.describe_position(index)
+                    raise DataError(f"{position}: the label '{label}' does not occur in {train.path}")
     return labels
 
 

@@ -76,6 +76,8 @@ def _guess_settings(path: str, known: Mapping[str, str]) -> Mapping[str, Any]:
     }
     columns = guess_columns(path, sample, known.get("data.text_column"), known.get("data.label_column"))
     settings["data.text_column"], settings["data.label_column"] = columns
+    if columns[1] in sample.list_columns:
+        settings["data.multi_label"] = True
     if sample.encoding != "utf-8":
         settings["data.encoding"] = sample.encoding
     usual = "\t" if sample.file.format == "tsv" else ","

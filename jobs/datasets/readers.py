@@ -41,7 +41,8 @@ class Split:
 
     path: name of the source in messages. line_numbers: line of each row in its file, or its number in a file without
     lines. files: the files that were read; file_indices: index in `files` of each row's file, None for the first.
-    weights: of the rows in the loss; None if they are equal.
+    weights: of the rows in the loss; None if they are equal. label_sets: the labels of each row, sorted, if a row may
+    have several; `labels` is then a text that lists them.
     """
 
     texts: list[str]
@@ -51,13 +52,18 @@ class Split:
     files: tuple[SourceFile, ...] = ()
     file_indices: list[int] | None = None
     weights: list[float] | None = None
+    label_sets: list[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def digest(self) -> str:
         """Return 8 hex digits that identify the texts and labels of these rows."""
-        return digest([self.texts, self.labels])
+        return digest([self.texts, self.labels if self.label_sets is None else self.label_sets])
+
+    def distinct_labels(self) -> set[str]:
+        """Return the labels that occur."""
+        return set(self.labels) if self.label_sets is None else set().union(*self.label_sets)
 
     def describe_position(self, index: int) -> str:
         """Return the file and the line of a row."""
@@ -75,7 +81,8 @@ class Split:
         files = [self.file_indices[index] for index in indices] if self.file_indices else None
         texts, labels = ([values[index] for index in indices] for values in (self.texts, self.labels))
         weights = [self.weights[index] for index in indices] if self.weights else None
-        return Split(texts, labels, self.path, lines, self.files, files, weights)
+        sets = [self.label_sets[index] for index in indices] if self.label_sets is not None else None
+        return Split(texts, labels, self.path, lines, self.files, files, weights, sets)
 
 
 def read_rows(
@@ -104,11 +111,14 @@ def read_rows(
     weight_column = data.weight_column if weighted else None
     options = ReadOptions(data, labelled, with_records=records is not None or weight_column is not None)
     texts, labels, lines, file_indices = [], [], [], []
+    label_sets: list[tuple[str, ...]] = []
     weights: list[float] = []
     for file_index, file in enumerate(files):
         for line, text, label, record in iter_rows(file, options):
             texts.append(text)
-            labels.append(label)
+            if isinstance(label, tuple):
+                label_sets.append(label)
+            labels.append(label if isinstance(label, str) else ", ".join(label))
             lines.append(line)
             file_indices.append(file_index)
             if records is not None and record is not None:
@@ -117,20 +127,22 @@ def read_rows(
                 weights.append(parse_weight(file, line, record, weight_column))
     if not texts:
         raise DataError(f"{name}: has no rows")
-    return Split(texts, labels, name, lines, files, file_indices if len(files) > 1 else None, weights or None)
+    return Split(
+        texts, labels, name, lines, files, file_indices if len(files) > 1 else None, weights or None, label_sets or None
+    )
 
 
-def check_file(source: Source, data: DataSettings, *, weighted: bool = False) -> None:
+def check_file(source: Source, data: DataSettings, *, labelled: bool = True, weighted: bool = False) -> None:
     """Check that the files of a source exist, and the columns and the first row of the first file of each path.
 
     Args:
-        weighted: as of `read_rows`.
+        labelled, weighted: as of `read_rows`.
 
     Raises:
         DataError: as for `read_rows`.
     """
     weight_column = data.weight_column if weighted else None
-    options = ReadOptions(data, with_records=weight_column is not None)
+    options = ReadOptions(data, labelled, with_records=weight_column is not None)
     for path in [source] if isinstance(source, str) else source:
         rows = ((file, row) for file in resolve_source(path, data) for row in iter_rows(file, options))
         first = next(rows, None)

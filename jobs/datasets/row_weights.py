@@ -96,6 +96,35 @@ def compute_row_weights(
     return np.asarray(weights / weights.mean())
 
 
+def compute_label_weights(
+    class_weights: ClassWeights, names: Sequence[str], labels: np.ndarray, row_weights: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Return the weight of the rows with each label, relative to the rows without it, `(labels,)` float64.
+
+    Args:
+        class_weights: balanced, where both have the same sum of weights, or the weights.
+        names: of the labels. labels: `(rows, labels)` of 0 and 1. row_weights: `(rows,)`; None if they are equal.
+
+    Raises:
+        ExperimentError: with balanced labels, all rows with one of them have the weight 0.
+    """
+    if class_weights is None:
+        return None
+    if class_weights != "balanced":
+        by_label = {spell_label(label): weight for label, weight in class_weights.items()}
+        return np.array([by_label[name] for name in names])
+    weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
+    sums = weights @ labels
+    if not sums.all():
+        empty = [name for name, total in zip(names, sums, strict=True) if not total]
+        raise ExperimentError(
+            f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the labels "
+            "cannot be balanced"
+        )
+    others = weights.sum() - sums
+    return np.asarray(np.where(others > 0, others / sums, 1.0))  # a label of all rows needs no weight
+
+
 def _name(labels: Sequence[str]) -> str:
     more = f" and {len(labels) - MAX_NAMED_LABELS:,} more" if len(labels) > MAX_NAMED_LABELS else ""
     return ", ".join(f"'{label}'" for label in labels[:MAX_NAMED_LABELS]) + more

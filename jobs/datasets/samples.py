@@ -24,7 +24,7 @@ SAMPLE_ROWS = 2000
 class Sample:
     """The start of a source. rows: values of the columns; lengths as of `columns`.
 
-    delimiter: None except in csv and tsv. encoding: name of it in Python.
+    delimiter: None except in csv and tsv. encoding: name of it in Python. list_columns: those with a list in a row.
     """
 
     columns: Sequence[str]
@@ -32,6 +32,7 @@ class Sample:
     delimiter: str | None
     encoding: str
     file: SourceFile
+    list_columns: frozenset[str] = frozenset()
 
 
 def read_sample(source: str) -> Sample:
@@ -44,7 +45,7 @@ def read_sample(source: str) -> Sample:
     if file.format in ("parquet", "arrow"):
         columns, rows = read_first_batches(file, open_parquet if file.format == "parquet" else open_arrow, SAMPLE_ROWS)
         texts = [["" if value is None else str(value) for value in row] for row in rows]
-        return Sample(columns, texts, None, "utf-8", file)
+        return Sample(columns, texts, None, "utf-8", file, _find_list_columns(columns, rows))
     for encoding in ("utf-8", "cp1252"):
         try:
             if file.format == "jsonl":
@@ -67,9 +68,11 @@ def _iter_lines(file: SourceFile, encoding: str) -> Iterator[str]:
 def _parse_fasttext(file: SourceFile, encoding: str) -> Sample:
     for _ in _iter_lines(file, encoding):  # raises a UnicodeDecodeError
         pass
-    options = ReadOptions(DataSettings(encoding=encoding))
-    rows = [[label, text] for _, text, label, _ in itertools.islice(read_fasttext(file, options), SAMPLE_ROWS)]
-    return Sample(["label", "text"], rows, None, encoding, file)
+    options = ReadOptions(DataSettings(encoding=encoding, multi_label=True))
+    rows = [(label, text) for _, text, label, _ in itertools.islice(read_fasttext(file, options), SAMPLE_ROWS)]
+    is_list = any(len(label) != 1 for label, _ in rows)
+    texts = [[" ".join(label), text] for label, text in rows]
+    return Sample(["label", "text"], texts, None, encoding, file, frozenset(["label"] if is_list else []))
 
 
 def _parse_jsonl(file: SourceFile, encoding: str) -> Sample:
@@ -85,8 +88,13 @@ def _parse_jsonl(file: SourceFile, encoding: str) -> Sample:
     if not objects:
         raise DataError(f"{file.path}: is empty")
     columns = list(objects[0])
-    rows = [[str(value.get(name, "")) for name in columns] for value in objects]
-    return Sample(columns, rows, None, encoding, file)
+    values = [[value.get(name, "") for name in columns] for value in objects]
+    texts = [[*map(str, row)] for row in values]
+    return Sample(columns, texts, None, encoding, file, _find_list_columns(columns, values))
+
+
+def _find_list_columns(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> frozenset[str]:
+    return frozenset(name for row in rows for name, value in zip(columns, row, strict=True) if isinstance(value, list))
 
 
 def _parse_delimited(file: SourceFile, encoding: str) -> Sample:

@@ -20,5 +20,7 @@ def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = No
     for path, weighted in ((data.train, True), (data.validation, experiment.tune.refit), (data.test, False)):
         if path is not None:
             check_file(path, data, weighted=weighted)
+    if data.out_of_scope is not None:
+        check_file(data.out_of_scope, data, labelled=False)
     if set(embeddings or {experiment.model.embedding}) != {"rand"}:
         check_vectors_file(experiment.vectors)

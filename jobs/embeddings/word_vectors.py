@@ -144,3 +144,29 @@ def load_word_vectors(path: str) -> WordVectors | None:
         return WordVectors(words, tensors["matrix"], from_ngrams)
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
+
+
+def compute_coverage(
+    counts: list[tuple[str, int]],
+    words: list[str],
+    word_vectors: WordVectors,
+    pretrained: np.ndarray,
+    case_insensitive: np.ndarray,
+) -> Coverage:
+    """Return how many words and tokens of the training texts have a vector; entries 0 and 1 of the masks are
+    padding and the unknown word."""
+    covered = {word for word, is_pretrained in zip(words, pretrained[2:], strict=True) if is_pretrained}
+    case_insensitive_words = {word for word, matches in zip(words, case_insensitive[2:], strict=True) if matches}
+    return Coverage(
+        words=len(counts),
+        covered_words=sum(word in covered for word, _ in counts),
+        tokens=sum(count for _, count in counts),
+        covered_tokens=sum(count for word, count in counts if word in covered),
+        word_tokens=sum(count for word, count in counts if has_letter(word)),
+        covered_word_tokens=sum(count for word, count in counts if word in covered and has_letter(word)),
+        case_insensitive_matches=sum(word in case_insensitive_words for word, _ in counts),
+        from_ngrams=sum(word in word_vectors.from_ngrams for word, _ in counts),
+        frequent_missing_words=[word for word, _ in counts if word not in covered and has_letter(word)][
+            :NUM_MISSING_WORDS
+        ],
+    )

@@ -22,6 +22,7 @@ from jobs.model.checkpoint import (
     load_initial_vectors,
     load_train_texts,
 )
+from jobs.training.continuation import continue_training, load_start_weights
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
 from jobs.training.loop import create_loop
@@ -61,7 +62,10 @@ def train_dataset(
         corpus = build_corpus(
             experiment.replace({"storage": scratch}), dataset, use_pretrained=experiment.model.embedding != "rand"
         )
+        experiment, corpus = continue_training(experiment, dataset, corpus)
         loop = create_loop(experiment, corpus, device="cuda" if use_gpu else "cpu")
+        if experiment.train.start_from is not None:
+            load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
         best: Path | None = None
         for epoch, is_best in loop.train_epochs():
             if is_best:

@@ -131,9 +131,14 @@ def list_terms(tokens: Sequence[str]) -> list[str]:
 
 
 def load_training_rows(checkpoint: Checkpoint, dataset: Dataset | None = None) -> Split:
-    """Return the rows that a checkpoint was trained on, read again.
+    """Return the training part of `load_training_dataset`; arguments and errors as there."""
+    return load_training_dataset(checkpoint, dataset).train
 
-    The texts are compared with their digests in the checkpoint.
+
+def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None) -> Dataset:
+    """Return the dataset that a checkpoint was trained on, read again.
+
+    The training texts are compared with their digests in the checkpoint.
 
     Args:
         dataset: of the checkpoint's experiment; by default it is read.
@@ -152,10 +157,9 @@ def load_training_rows(checkpoint: Checkpoint, dataset: Dataset | None = None) -
         dataset = merge_validation(dataset)  # the refit of a search
     text = checkpoint.experiment.text
     tokens = encode(tokenize_texts(dataset.train.texts, text.lowercase), Vocabulary(checkpoint.words), text.max_tokens)
-    is_same = len(dataset.train) == checkpoint.metrics.get("rows") and set(dataset.train.labels) == set(
-        checkpoint.labels
-    )
+    is_same = len(dataset.train) == checkpoint.metrics.get("rows")
+    is_same = is_same and dataset.train.distinct_labels() == set(checkpoint.labels)
     own = digest_training_texts(tokens)
     if not is_same or own is None or not np.array_equal(own, digests):
         raise RowsUnavailable(f"{dataset.train.path}: its rows or labels are not those of training")
-    return dataset.train
+    return dataset

@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -17,10 +17,20 @@ from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
-from jobs.evaluation.baselines import RowsUnavailable, SvcBaseline, load_training_rows, measure_svc
+from jobs.evaluation.abstention import write_abstention
+from jobs.evaluation.baselines import (
+    RowsUnavailable,
+    SvcBaseline,
+    load_training_dataset,
+    load_training_rows,
+    measure_svc,
+)
 from jobs.evaluation.calibration import write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
+from jobs.evaluation.multi_label import evaluation as multi_label
+from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
+from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
@@ -33,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 NUM_LOGGED_ERRORS = 5
 MAX_LOGGED_CHARACTERS = 60
+NO_SVC = "no comparison with TF-IDF and a linear SVC, which needs the training rows"
 # Values of metrics.json that a report shows.
 REQUIRED_METRICS = ("epoch", "rows", "accuracy", "versions")
 
@@ -60,7 +71,7 @@ def evaluate(
     label_column: str | None = None,
     by: Sequence[str] = (),
     baseline: bool = True,
-) -> MeasuredEvaluation:
+) -> MeasuredEvaluation | MultiLabelEvaluation:
     """Evaluate a checkpoint, log the metrics and the most confident errors, and write a report.
 
     Args:
@@ -97,6 +108,8 @@ def evaluate(
     test = part.rows
     columns_by_name = _read_columns(by, part) if by else {}
     target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, test))
+    if checkpoint.is_multi_label:
+        return _evaluate_label_sets(checkpoint, part, columns_by_name, target, baseline=baseline)
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
     predicted = probabilities.argmax(axis=1)
@@ -121,19 +134,54 @@ def evaluate(
         logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
     with output_folder(target) as folder:
         check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
-        drift_section: list[str] = []
-        try:
-            drift = load_drift(checkpoint)
-            write_drift(folder, drift, experiment.name)
-            drift_section = format_markdown_section(drift)
-        except NoTrainedVectors as error:
-            logger.info(f"the report has no section on vector drift: {error}")
+        drift_section = _write_drift(folder, checkpoint, experiment.name)
         write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
         calibration_section = write_calibration(folder, checkpoint, labels, probabilities)
-        sections = [*_format_sections(evaluation, errors), *calibration_section, *drift_section]
+        abstention_section = write_abstention(folder, checkpoint, labels, probabilities)
+        sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
     logger.log(RESULT, f"report: {join(target, 'report.md')}")
     return evaluation
+
+
+def _evaluate_label_sets(
+    checkpoint: Checkpoint, part: MeasuredRows, columns: Mapping[str, list[str]], target: str, *, baseline: bool
+) -> MultiLabelEvaluation:
+    """As `evaluate`, of a checkpoint with several labels per text; target: folder of the report."""
+    test = part.rows
+    classifier = build_classifier(checkpoint, len(test))
+    probabilities = classifier.predict_proba(test.texts)
+    lowercase = checkpoint.experiment.text.lowercase
+    svc = None
+    if baseline:
+        try:
+            training = load_training_dataset(checkpoint, part.dataset)
+            tokens = tokenize_texts(test.texts, lowercase)
+            svc = score_with_svcs(training, checkpoint.labels, tokens, lowercase=lowercase)
+        except RowsUnavailable as error:
+            logger.info(f"{NO_SVC}: {error}")
+    evaluation = multi_label.measure(checkpoint, test, probabilities, svc, columns)
+    logger.log(RESULT, evaluation.format_table())
+    if evaluation.seen_texts:
+        logger.warning(f"{test.path}: {evaluation.seen_texts:,} texts have the same words as a training text")
+    errors = multi_label.find_confident_errors(classifier, test, probabilities)
+    with output_folder(target) as folder:
+        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
+        drift_section = _write_drift(folder, checkpoint, checkpoint.experiment.name)
+        multi_label.write_report(folder, evaluation, checkpoint, test, probabilities, drift_section, errors)
+    logger.log(RESULT, f"report: {join(target, 'report.md')}")
+    return evaluation
+
+
+def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:
+    """Write the files on the drift of the vectors, and return their section of report.md, empty without drift."""
+    try:
+        drift = load_drift(checkpoint)
+        write_drift(folder, drift, name)
+        return format_markdown_section(drift)
+    except NoTrainedVectors as error:
+        logger.info(f"the report has no section on vector drift: {error}")
+        return []
 
 
 def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:
@@ -153,9 +201,10 @@ def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source
                 "finetune-cnn evaluate CHECKPOINT FILE"
             )
     known = set(checkpoint.labels)
-    unknown = [index for index, label in enumerate(test.labels) if label not in known]
+    sets = test.label_sets or zip(test.labels, strict=True)
+    unknown = [(index, label) for index, own in enumerate(sets) for label in own if label not in known]
     if unknown:
-        position, label = test.describe_position(unknown[0]), test.labels[unknown[0]]
+        position, label = test.describe_position(unknown[0][0]), unknown[0][1]
         raise DataError(
             f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
         )
@@ -176,12 +225,13 @@ def _measure_svc(
     try:
         return measure_svc(load_training_rows(checkpoint, dataset), checkpoint, tokens, labels, predicted)
     except RowsUnavailable as error:
-        logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
+        logger.info(f"{NO_SVC}: {error}")
         return None
 
 
 def _respell(rows: Split, labels: list[str]) -> Split:
     """Return rows with the labels as a checkpoint of an earlier version spells them, such as 1.0 in csv."""
+    # Those versions knew one label per text only.
     spellings = {spell_label(label): label for label in labels if spell_label(label) not in labels}
     return replace(rows, labels=[spellings.get(label, label) for label in rows.labels]) if spellings else rows
 

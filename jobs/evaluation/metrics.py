@@ -187,23 +187,42 @@ def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: in
 class LogitSample:
     """Logits of validation rows that a temperature is fitted to: of all rows, or of rows at equal distances.
 
+    labels: of these rows; logits: `(rows, classes)`; both without rows until logits are added.
+
     Args:
-        labels: class indices of all validation rows, `(rows,)`.
+        labels: class indices of all validation rows, `(rows,)`; or `(rows, labels)` of 0 and 1.
     """
 
     def __init__(self, labels: np.ndarray, num_classes: int) -> None:
         self._stride = max(1, -(-len(labels) * num_classes // MAX_FITTED_VALUES))
         self._labels = labels[:: self._stride]
         self._logits = np.zeros((len(self._labels), num_classes))
+        self._is_empty = True
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return self._labels.ndim == 2
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the sampled rows."""
+        return self._labels[: 0 if self._is_empty else None]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Logits of the sampled rows, `(rows, classes)` float64."""
+        return self._logits[: 0 if self._is_empty else None]
 
     def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
         """Add, or replace, the logits `(len(rows), classes)` of some rows, given by their numbers."""
+        self._is_empty = False
         is_sampled = rows % self._stride == 0
-        self._logits[rows[is_sampled] // self._stride] = logits[is_sampled]
+        self.logits[rows[is_sampled] // self._stride] = logits[is_sampled]
 
     def fit_temperature(self) -> float:
         """Return the temperature; 1 without logits."""
-        return fit_temperature(self._logits, self._labels)
+        return fit_temperature(self.logits, self.labels)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -212,8 +231,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The loss is convex in the inverse temperature; Newton's method with bisection finds its minimum.
 
     Args:
-        logits: `(rows, classes)`, finite. labels: class indices, `(rows,)`.
+        logits: `(rows, classes)`, finite. labels: class indices, `(rows,)`; or `(rows, labels)` of 0 and 1, whose
+            probabilities are those of the sigmoid function.
     """
+    if labels.ndim == 2:  # of each label, the classes are not to have it, and to have it
+        logits = np.stack([np.zeros(logits.size), logits.reshape(-1)], axis=1)
+        labels = labels.reshape(-1)
     margins = logits.astype(np.float64) - logits[np.arange(len(labels)), labels][:, None]
     low, high, inverse = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE, 1.0
     for _ in range(MAX_ITERATIONS):

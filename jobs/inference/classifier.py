@@ -97,6 +97,7 @@ class Classifier:
         self.labels = checkpoint.labels
         self.text_settings = checkpoint.experiment.text
         self.temperature = checkpoint.temperature
+        self.is_multi_label, self.label_thresholds = checkpoint.is_multi_label, checkpoint.label_thresholds
         self.vocabulary = Vocabulary(checkpoint.words)
         self.weights = packed = PackedWeights(checkpoint)
         # (words, channels * dimensions)
@@ -163,6 +164,16 @@ class Classifier:
         """Return the most likely label of each text."""
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
+    def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the labels of each text, the likeliest first: those with at least the score of their thresholds.
+
+        A checkpoint with one label per text returns the most likely one.
+        """
+        probabilities = self.predict_proba(texts)
+        if not self.is_multi_label:
+            return [[self.labels[best]] for best in probabilities.argmax(axis=1).tolist()]
+        return [[self.labels[index] for index in row] for row in select_labels(probabilities, self.label_thresholds)]
+
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
         """Return the logits of texts, `(texts, classes)` float32, as the network computes them, without temperature."""
         return self._score_texts(texts)[0]
@@ -170,9 +181,13 @@ class Classifier:
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each class for each text, `(texts, classes)` float32.
 
-        It is the softmax of the logits, divided by the checkpoint's temperature.
+        It is the softmax of the logits, divided by the checkpoint's temperature; with several labels per text, the
+        sigmoid function of these.
         """
         logits = self.predict_logits(texts) / np.float32(self.temperature)
+        if self.is_multi_label:
+            with np.errstate(over="ignore"):  # exp of a large number is infinite, and the result 0
+                return np.asarray(1 / (1 + np.exp(-logits)))
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
@@ -227,6 +242,17 @@ class Classifier:
         return len(tokens), int((ids == UNKNOWN).sum())
 
 
+def select_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> list[list[int]]:
+    """Return the labels of each text with at least the probability of their thresholds, the likeliest first.
+
+    Args:
+        probabilities: `(texts, labels)`. thresholds: `(labels,)` float64.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    is_selected = np.take_along_axis(probabilities >= thresholds, order, axis=1)
+    return [row[selected].tolist() for row, selected in zip(order, is_selected, strict=True)]
+
+
 def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the kernel's vocabulary: word_bytes, word_offsets, slots and hashes."""
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
@@ -246,6 +272,8 @@ def _validate_checkpoint(checkpoint: Checkpoint) -> list[str]:
     validate_names("vocabulary.json", words)
     if not labels:
         raise CheckpointError("labels.json: is empty")
+    if len(checkpoint.label_thresholds) != len(labels):
+        raise CheckpointError(f"metrics.json: label_thresholds has not {len(labels)} values, one for each label")
     model = checkpoint.experiment.model
     channels = {"static": ["fixed_vectors"], "multichannel": ["fixed_vectors", "vectors"]}.get(
         model.embedding, ["vectors"]

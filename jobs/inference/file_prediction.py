@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from cluster.console.logs import RESULT
 from cluster.input_files import check_output_file, open_decompressed
 from cluster.storage import is_uri, output_file
+from jobs.config.abstention import Objective, require_rule
 from jobs.config.formats import find_format
 from jobs.config.settings import DELIMITERS, DataSettings
 from jobs.datasets.chunks import SCANNED_FORMATS, Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
@@ -33,6 +34,7 @@ from jobs.inference.prediction_output import (
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
 from jobs.inference.sharded_prediction import ProgressLog, ShardedPrediction, check_output_folder, is_folder_name
 from jobs.inference.text_tokens import find_words
+from jobs.inference.uncertain_rows import select_uncertain_rows
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ def predict_file(
     *,
     file_format: str | None = None,
     num_scores: int = 0,
+    abstain: Objective | None = None,
+    uncertain: int | None = None,
     workers: int | None = None,
     restart: bool = False,
 ) -> None:
@@ -71,12 +75,14 @@ def predict_file(
         delimiter: character between the columns; by default detected, as `data.delimiter` describes.
         file_format: of the files in a folder; by default parquet.
         num_scores: number of the best classes that a column `scores` lists with their probabilities; 0: no column.
+        abstain: a text whose score is below the checkpoint's threshold for this objective has no label; None: all have.
+        uncertain: write only so many rows, those to label next; None: all.
         workers: processes that write into a folder; by default one for each processor.
         restart: replace a folder's files instead of completing them.
 
     Raises:
         ExperimentError: the delimiter is not a single character.
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError, MissingThreshold: the checkpoint cannot be read, or has no threshold for the objective.
         DataError: the source cannot be read, or `out` is not of a supported format.
         StorageError: `out` cannot be written, or is the source.
     """
@@ -92,12 +98,19 @@ def predict_file(
     texts = _open_input(source, checkpoint, text_column, delimiter, is_file=is_file)
     if output.suffix == ".csv":
         output = replace(output, delimiter=_choose_delimiter(texts))
-    columns = choose_columns(checkpoint.labels, texts.columns, num_scores)
+    rule = require_rule(checkpoint.metrics, abstain) if abstain else None
+    columns = choose_columns(checkpoint, texts.columns, num_scores, rule)
     if out is not None and is_folder_name(out):
+        if uncertain is not None:
+            raise DataError(f"{out}: is a folder; --uncertain writes a single file")
         sharded = ShardedPrediction(source, texts.files, texts.options, checkpoint, output, columns, out)
         sharded.run(lambda: build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE), workers, restart=restart)
         return
-    chunks = texts.iter_chunks(as_batches=output.suffix == ".parquet", log_progress=out is not None)
+    as_batches = output.suffix == ".parquet" and uncertain is None
+    chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
+    if uncertain is not None:
+        classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
+        chunks = iter([select_uncertain_rows(checkpoint, classifier, chunks, uncertain)])
     if out is None:
         encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
         output = replace(output, ascii_only=not encoding.startswith("utf"))

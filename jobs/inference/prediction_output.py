@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from cluster.input_files import create_file
+from jobs.config.abstention import AbstentionRule
 from jobs.datasets.chunks import Chunk, ColumnTypes
 from jobs.datasets.formats.rows import DataError, Record
+from jobs.inference.classifier import select_labels
+from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch
@@ -50,6 +53,10 @@ class OutputColumns:
 
     labels: the classes, in the order of the probabilities. types: those of the input's columns. label, score: names of
     the new columns; scores: that of the labels and scores of the best classes. num_scores: how many; 0: no such column.
+    thresholds: with several labels per text, those of the labels, `(labels,)`; `label` is then the column of the labels
+    that a text gets, no column has a single score, and `scores` has the labels that a text gets if num_scores is 0.
+    separator: between these labels in csv and tsv; None for a JSON list. abstention: decides which texts have no label,
+    with one label per text; None: all have one.
     """
 
     labels: Sequence[str]
@@ -58,10 +65,15 @@ class OutputColumns:
     score: str
     scores: str
     num_scores: int = 0
+    thresholds: np.ndarray | None = None
+    separator: str | None = None
+    abstention: AbstentionRule | None = None
 
     @property
     def new(self) -> list[str]:
         """Names of the new columns."""
+        if self.thresholds is not None:
+            return [self.label, self.scores]
         return [self.label, self.score, *([self.scores] if self.num_scores else [])]
 
 
@@ -75,8 +87,11 @@ def parse_output_format(out: str) -> OutputFormat:
     return output
 
 
-def choose_columns(labels: Sequence[str], types: ColumnTypes, num_scores: int) -> OutputColumns:
+def choose_columns(
+    checkpoint: Checkpoint, types: ColumnTypes, num_scores: int, abstention: AbstentionRule | None = None
+) -> OutputColumns:
     """Return the columns of the output; a new one has a name that no column of the input has."""
+    labels, data = checkpoint.labels, checkpoint.experiment.data
 
     def choose(name: str) -> str:
         while name in types:
@@ -84,8 +99,24 @@ def choose_columns(labels: Sequence[str], types: ColumnTypes, num_scores: int) -
         return name
 
     return OutputColumns(
-        labels, types, choose("label"), choose("score"), choose("scores"), min(num_scores, len(labels))
+        labels,
+        types,
+        choose("labels" if data.is_multi_label else "label"),
+        choose("score"),
+        choose("scores"),
+        min(num_scores, len(labels)),
+        checkpoint.label_thresholds if data.is_multi_label else None,
+        data.label_separator,
+        abstention,
     )
+
+
+def _select_classes(probabilities: np.ndarray, columns: OutputColumns) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best class of each text, -1 for none, and the best score, also of a text without a class."""
+    if columns.abstention is not None:
+        return columns.abstention.apply(probabilities)
+    best = probabilities.argmax(axis=1) if len(probabilities) else np.empty(0, np.int64)
+    return best, probabilities[np.arange(len(best)), best]
 
 
 @contextmanager
@@ -112,6 +143,7 @@ def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumn
 
         return write_json
     names = [*columns.types, *columns.new]
+    separator = columns.separator if columns.thresholds is not None else None
     writer = csv.writer(stream, delimiter=output.delimiter, lineterminator="\n")
 
     def write_values(rows: Iterator[list[str]]) -> None:
@@ -123,19 +155,34 @@ def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumn
 
     def write(chunk: Chunk, probabilities: np.ndarray) -> None:
         rows = _iter_rows(chunk, probabilities, columns)
+        if separator is not None:
+            rows = ({**row, columns.label: separator.join(row[columns.label])} for row in rows)  # type: ignore[arg-type]
         write_values([_format_value(row.get(name)) for name in names] for row in rows)
 
     write_values(iter([names]))
     return write
 
 
+def _iter_multi_label_rows(
+    chunk: Chunk, probabilities: np.ndarray, columns: OutputColumns, thresholds: np.ndarray
+) -> Iterator[Record]:
+    labels, selected = columns.labels, select_labels(probabilities, thresholds)
+    listed = _order_classes(probabilities, columns.num_scores).tolist() if columns.num_scores else selected
+    for record, row, own, indices in zip(chunk.records, probabilities, selected, listed, strict=True):
+        scores = [{"label": labels[index], "score": round(float(row[index]), 6)} for index in indices]
+        yield {**record, columns.label: [labels[index] for index in own], columns.scores: scores}
+
+
 def _iter_rows(chunk: Chunk, probabilities: np.ndarray, columns: OutputColumns) -> Iterator[Record]:
-    best = probabilities.argmax(axis=1)
-    scores = probabilities[np.arange(len(best)), best].tolist()
-    label_column, score_column, labels = columns.label, columns.score, columns.labels
+    if columns.thresholds is not None:
+        yield from _iter_multi_label_rows(chunk, probabilities, columns, columns.thresholds)
+        return
+    best, scores = _select_classes(probabilities, columns)
+    label_column, score_column = columns.label, columns.score
+    labels: list[str | None] = [*columns.labels, None]  # that of no class is last
     rows: Iterator[dict[str, object]] = (
         {**record, label_column: labels[index], score_column: round(score, 6)}
-        for record, index, score in zip(chunk.records, best.tolist(), scores, strict=True)
+        for record, index, score in zip(chunk.records, best.tolist(), scores.tolist(), strict=True)
     )
     if not columns.num_scores:
         yield from rows
@@ -229,18 +276,43 @@ def _build_batch(records: Sequence[Record], types: ColumnTypes) -> "RecordBatch"
 def _add_columns(batch: "RecordBatch", probabilities: np.ndarray, columns: OutputColumns) -> "RecordBatch":
     import pyarrow as pa
 
-    best = probabilities.argmax(axis=1) if len(probabilities) else np.empty(0, np.int64)
     labels = pa.array(columns.labels, pa.string())
-    arrays: list[Array] = [labels.take(pa.array(best)), pa.array(probabilities[np.arange(len(best)), best])]
-    if columns.num_scores:
-        order = _order_classes(probabilities, columns.num_scores)
-        selected = np.take_along_axis(probabilities, order, axis=1)
-        pairs = pa.StructArray.from_arrays(
-            [labels.take(pa.array(order.reshape(-1))), pa.array(selected.reshape(-1))], ["label", "score"]
-        )
-        offsets = np.arange(0, order.size + 1, columns.num_scores, dtype=np.int32)
-        arrays.append(pa.ListArray.from_arrays(offsets, pairs))
+    arrays: list[Array]
+    order = _order_classes(probabilities, columns.num_scores).tolist() if columns.num_scores else []
+    if columns.thresholds is not None:
+        selected = select_labels(probabilities, columns.thresholds)
+        arrays = [
+            pa.ListArray.from_arrays(_offsets(selected), labels.take(_concatenate(selected))),
+            _build_scores(labels, probabilities, order or selected),
+        ]
+    else:
+        best, scores = _select_classes(probabilities, columns)
+        arrays = [labels.take(pa.array(best, mask=best < 0)), pa.array(scores)]
+        if columns.num_scores:
+            arrays.append(_build_scores(labels, probabilities, order))
     schema = batch.schema
     for name, array in zip(columns.new, arrays, strict=True):
         schema = schema.append(pa.field(name, array.type))
     return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
+
+
+def _build_scores(labels: "Array", probabilities: np.ndarray, indices: Sequence[Sequence[int]]) -> "Array":
+    """Return the labels and probabilities of some classes of each text as lists."""
+    import pyarrow as pa
+
+    rows = np.repeat(np.arange(len(indices)), [len(own) for own in indices])
+    classes = _concatenate(indices)
+    pairs = pa.StructArray.from_arrays(
+        [labels.take(classes), pa.array(probabilities[rows, classes.to_numpy()])], ["label", "score"]
+    )
+    return pa.ListArray.from_arrays(_offsets(indices), pairs)
+
+
+def _offsets(lists: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.cumsum([0, *map(len, lists)], dtype=np.int32)
+
+
+def _concatenate(lists: Sequence[Sequence[int]]) -> "Array":
+    import pyarrow as pa
+
+    return pa.array([index for own in lists for index in own], pa.int64())

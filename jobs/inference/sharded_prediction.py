@@ -154,6 +154,7 @@ class ShardedPrediction:
         columns = {name: sorted(kind.__name__ for kind in kinds) for name, kinds in self.columns.types.items()}
         content: list[Any] = [
             [self.checkpoint.manifest_sha256, *self.columns.new, self.columns.num_scores, columns],
+            *([asdict(self.columns.abstention)] if self.columns.abstention else []),
             [self.options.data.model_dump(), asdict(self.output)],
             [[file.path, fingerprint(file.path)] for file in self.files],
             [[file.path, file.part and asdict(file.part)] for file in parts],

@@ -6,7 +6,8 @@
     vocabulary.json        words; the first one has id 2
     weights.safetensors    the network's tensors, including the word vectors
     untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2)
-    metrics.json           metrics of the epoch, temperature, and provenance: rows, held-out part, versions
+    metrics.json           metrics of the epoch, temperature, thresholds of labels and of abstention, and
+                           provenance: rows, held-out part, versions
     initial.safetensors    word vectors and word counts before training (to compare)
     train-texts.safetensors  64-bit digests of the training texts (to recognize them in a test part)
     state.safetensors      state of the optimizers (only to resume)
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 INITIAL_VECTORS_FILE = "initial.safetensors"
 TRAIN_TEXTS_FILE = "train-texts.safetensors"
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ class Checkpoint:
     def temperature(self) -> float:
         """Divisor of the logits before softmax; 1 if an earlier version wrote the checkpoint."""
         return float(self.metrics.get("temperature", 1.0))
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a text may have several labels, with scores that do not depend on each other."""
+        return self.experiment.data.is_multi_label
+
+    @property
+    def label_thresholds(self) -> np.ndarray:
+        """Score from which a text gets each label, `(labels,)` float64; 0.5 in a checkpoint within an epoch."""
+        values = self.metrics.get("label_thresholds", {}).get("values")
+        return np.full(len(self.labels), DEFAULT_THRESHOLD) if values is None else np.array(values, np.float64)
 
 
 @dataclass(frozen=True)
@@ -220,7 +233,7 @@ def load_checkpoint(path: str) -> Checkpoint:
             path=location,
             manifest_sha256=files.manifest_sha256,
         )
-        validate_metrics(checkpoint.metrics)
+        validate_metrics(checkpoint.metrics, len(checkpoint.labels))
     if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
         logger.warning(
             f"{location}: {separate_marks} words begin with a combining mark: an earlier version, which divided words "

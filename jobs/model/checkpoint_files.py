@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from cluster import UsageError
 from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders, read_text
+from jobs.config.abstention import validate_abstention
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 READABLE_FORMATS = (1, 2)
@@ -45,6 +46,7 @@ METRIC_TYPES: dict[str, type | tuple[type, ...]] = {
     "held_out": str,
     "versions": dict,
     "temperature": (int, float),
+    "label_thresholds": dict,
 }
 
 
@@ -175,8 +177,12 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
     return weights | untrained
 
 
-def validate_metrics(metrics: object) -> None:
-    """Raise a CheckpointError if a value of metrics.json that is read is of another type, or out of range."""
+def validate_metrics(metrics: object, num_classes: int | None = None) -> None:
+    """Raise a CheckpointError if a value of metrics.json that is read is of another type, or out of range.
+
+    Args:
+        num_classes: of the checkpoint; None if it is not known.
+    """
     if not isinstance(metrics, dict):
         raise CheckpointError("metrics.json: is not an object")
     for name, types in METRIC_TYPES.items():
@@ -185,6 +191,16 @@ def validate_metrics(metrics: object) -> None:
     temperature = metrics.get("temperature", 1.0)
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
         raise CheckpointError(f"metrics.json: 'temperature' is {str(temperature)[:50]}")
+    if "abstention" in metrics:
+        try:
+            validate_abstention(metrics["abstention"], num_classes)
+        except ValueError as error:
+            raise CheckpointError(f"metrics.json: 'abstention': {error}") from error
+    thresholds = metrics.get("label_thresholds", {"values": []}).get("values")
+    if not isinstance(thresholds, list) or not all(
+        type(value) in (int, float) and 0 <= value <= 1 for value in thresholds
+    ):
+        raise CheckpointError(f"metrics.json: 'label_thresholds' has the values {str(thresholds)[:50]}")
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> str:

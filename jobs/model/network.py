@@ -198,19 +198,38 @@ class Network(nn.Module):
         return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
 
 
-def compute_losses(scores: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def compute_row_losses(scores: Tensor, labels: Tensor, label_weights: Tensor | None = None) -> Tensor:
+    """Return the loss of each text with several labels, `(texts,)`: the sum of the labels' binary cross-entropies.
+
+    Args:
+        scores, labels: `(texts, labels)`; labels are 0 or 1.
+        label_weights: weight of the texts with each label, relative to those without, `(labels,)`.
+    """
+    losses = F.binary_cross_entropy_with_logits(
+        scores, labels.to(scores.dtype), pos_weight=label_weights, reduction="none"
+    )
+    return losses.sum(dim=1)
+
+
+def compute_losses(
+    scores: Tensor, labels: Tensor, weights: Tensor | None, label_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the sum and the mean of the cross-entropies of a batch, as scalars.
 
     With weights both are weighted; the mean is divided by the sum of the weights, as in torch's CrossEntropyLoss with
     weights of the classes. The batch is that of all workers, so their number changes nothing.
 
     Args:
-        scores: `(texts, classes)`. labels: `(texts,)` int64. weights: of the texts, `(texts,)`; None if all are equal.
+        scores: `(texts, classes)`. labels: `(texts,)` int64, or `(texts, labels)` of 0 and 1 with several per text.
+        weights: of the texts, `(texts,)`; None if all are equal. label_weights: as of `compute_row_losses`.
     """
+    losses = compute_row_losses(scores, labels, label_weights) if labels.dim() == 2 else None
     if weights is None:
-        total = F.cross_entropy(scores, labels, reduction="sum")
+        total = F.cross_entropy(scores, labels, reduction="sum") if losses is None else losses.sum()
         return total, total / len(labels)
-    total = F.cross_entropy(scores, labels, reduction="none") @ weights
+    if losses is None:
+        losses = F.cross_entropy(scores, labels, reduction="none")
+    total = losses @ weights
     return total, total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)  # all weights may be 0
 
 

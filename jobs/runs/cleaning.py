@@ -17,7 +17,7 @@ from cluster.storage import StorageError, absolute_path, is_uri, join, lock_fold
 from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.runs.run_list import LOCK_FILE, Run, RunsError, find_experiments, load_runs
 from jobs.runs.stored_files import StoredFile, format_size, freed_size, list_files, unique_size
-from jobs.training.run_files.run_folder import remove_ray_snapshot
+from jobs.training.run_files.ray_snapshot import remove_ray_snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -124,7 +124,8 @@ def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
             "date": format_time(run.finish_time),
             "status": _describe_status(run),
         }
-        for name in ("epoch", "accuracy", "macro_f1", "loss"):
+        names = ["micro_f1"] if any("micro_f1" in other.metrics for other in runs) else []
+        for name in ("epoch", *names, "accuracy", "macro_f1", "loss"):
             value = run.metrics.get(name)
             row[name.replace("_f1", " F1")] = (
                 "" if value is None else f"{value:.0f}" if name == "epoch" else f"{value:.4f}"

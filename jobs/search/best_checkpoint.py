@@ -224,13 +224,18 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
-    the time only. The metrics and the temperature stay those of the search's checkpoint.
+    the time only. The metrics, temperature and thresholds stay those of the search's checkpoint.
     """
     from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
 
     metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
     validate_metrics(metrics)
-    refit_experiment = build_refit_experiment(experiment, best, metrics.get("temperature", 1.0))
+    refit_experiment = build_refit_experiment(
+        experiment, best, metrics.get("temperature", 1.0), metrics.get("abstention", {}).get("thresholds")
+    )
+    if "label_thresholds" in metrics:
+        thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
+        refit_experiment = refit_experiment.replace({"train.thresholds": thresholds})
     use_gpu, _ = require_resources(refit_experiment)
     num_workers = min(
         max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)),
@@ -250,9 +255,19 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
     return replace(best, checkpoint=checkpoint, rows=len(merged.train), refit=True)
 
 
-def build_refit_experiment(experiment: Experiment, best: BestCheckpoint, temperature: float) -> Experiment:
-    """Return the experiment that trains the best settings up to their best epoch, with the temperature found then."""
-    settings = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
+def build_refit_experiment(
+    experiment: Experiment,
+    best: BestCheckpoint,
+    temperature: float,
+    thresholds: Mapping[str, float | None] | None = None,
+) -> Experiment:
+    """Return the experiment that trains the best settings up to their best epoch, with the temperature and thresholds
+    found then."""
+    settings: dict[str, Any] = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
+    if thresholds is not None:
+        settings["train.abstention_thresholds"] = {
+            objective: threshold for objective, threshold in thresholds.items() if threshold is not None
+        }
     return apply_trial_settings(experiment, best.settings or {}).replace(settings)
 
 
@@ -266,6 +281,6 @@ def _read_epoch(path: str) -> Epoch | None:
             return None
         verify_sizes(path)
         values = json.loads(read_text(join(path, "metrics.json")))
-        return Epoch(**{item.name: values[item.name] for item in fields(Epoch)})
+        return Epoch(**{item.name: values[item.name] for item in fields(Epoch) if item.name in values})
     except (CheckpointError, StorageError, ValueError, KeyError, TypeError):
         return None

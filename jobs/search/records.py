@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.storage import exists, join, list_file_sizes, read_text, write_json, write_text
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.training.history import Epoch, Progress, comparison_key, negate_if_minimized
 
 # Folder of the settings of trials that were started.
@@ -59,9 +60,10 @@ class TrialReport:
         if self.error:
             return result
         last, best = self.progress.epochs[-1], self.progress.epochs[self.progress.best - 1]
-        best_metrics = {f"best/{name}": getattr(best, name) for name in BEST_METRICS}
+        names = (*BEST_METRICS, *MULTI_LABEL_METRICS)
+        best_metrics = {f"best/{name}": value for name, value in best.to_json().items() if name in names}
         objective = negate_if_minimized(getattr(last, metric), metric)
-        return result | vars(last) | best_metrics | {"objective": objective}
+        return result | last.to_json() | best_metrics | {"objective": objective}
 
 
 @dataclass(frozen=True)

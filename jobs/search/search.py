@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from jobs.config.conflicts import check_settings
-from jobs.config.experiment import Experiment
+from jobs.config.experiment import Experiment, ExperimentError
 from jobs.config.settings import ModelSettings, TrainSettings
 from jobs.embeddings.input_checks import check_inputs
 from jobs.search.records import TrialRecord, objective_metric, select_best_record
@@ -282,9 +282,13 @@ def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], lis
         ExperimentError: the space or a setting is invalid.
         DataError, VectorsError: a file is missing or invalid.
     """
+    if experiment.train.start_from is not None:
+        raise ExperimentError("train.start_from: the trials of a search start from the beginning; remove it")
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
     notes = check_settings(experiment, kinds, {item.path: item.values for item in space})
+    if experiment.data.out_of_scope is not None and experiment.data.out_of_scope_use == "auto":
+        notes.append("the texts of data.out_of_scope only select thresholds in a search; `train` compares both ways")
     build_search(experiment, space, [])
     check_inputs(experiment, kinds)
     return space, kinds, notes

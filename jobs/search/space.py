@@ -239,8 +239,8 @@ def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dime
         )
     if path in SPEED_SETTINGS:
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
-    if path == "train.temperature":
-        raise ExperimentError("tune.space: 'train.temperature' changes no metric that trials are compared by")
+    if path in ("train.temperature", "train.thresholds", "train.threshold_objective") or "train.abstention_" in path:
+        raise ExperimentError(f"tune.space: '{path}' changes no metric that trials are compared by")
     if path == "train.metric":
         raise ExperimentError("tune.space: 'train.metric' cannot be searched; set tune.metric to compare trials by it")
     keys = [key for key in definition if key != "if"] if isinstance(definition, dict) else []

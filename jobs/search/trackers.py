@@ -9,13 +9,14 @@ import time
 
 from cluster import UsageError, first_line
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
 
 logger = logging.getLogger(__name__)
 
 MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
+LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", *MULTI_LABEL_METRICS, "examples_per_second")
 
 
 def connect_mlflow(experiment: Experiment, search: str) -> "MlflowTracker | None":

@@ -22,8 +22,9 @@ from cluster.storage import absolute_path, exists, join, write_bytes
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import Split
-from jobs.datasets.row_weights import compute_row_weights
+from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
 from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
@@ -35,7 +36,7 @@ from jobs.embeddings.pretraining import (
 )
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
-from jobs.embeddings.word_vectors import NUM_MISSING_WORDS, Coverage, WordVectors, has_letter
+from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
 from jobs.inference.text_tokens import tokenize_texts
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ MANY_TEXTS = 50_000  # take more than a second
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels.
+    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels; with
+    several labels per text `(texts, labels)` uint8, 1 for those of a text.
 
     weights: of the rows in the loss, `(texts,)` float64; None if they are equal.
     """
@@ -66,7 +68,9 @@ class Corpus:
     vectors file has. vectors: `(words + 2, dimensions)` float32. pretrained: `(words + 2,)` bool, whether the vector
     comes from the file. scale: `(words + 2,)` float32, factor by which the vector was multiplied (`vectors.norm`).
     coverage: None without pretrained vectors. key: identifies texts and vectors: a file by its vectors, those trained
-    here by what they were trained from. held_out: identifies the test part, which is not in the corpus.
+    here by what they were trained from. held_out: identifies the test part, which is not in the corpus. out_of_scope:
+    tokens of texts in no class, which select thresholds; None without such texts. num_trained: least number of word ids
+    with a trained vector.
     """
 
     train: EncodedSplit
@@ -79,17 +83,25 @@ class Corpus:
     coverage: Coverage | None
     key: str
     held_out: str
+    out_of_scope: Tokens | None = None
+    num_trained: int = 2
 
     def word_counts(self) -> np.ndarray:
         """Return the occurrences of each word id in the training texts, `(train words,)` int64.
 
         Ids 0 and 1 are padding (never) and unknown words. Words with later ids are not in the texts, and not trained.
         """
-        return np.bincount(self.train.tokens.ids, minlength=2)
+        return np.bincount(self.train.tokens.ids, minlength=self.num_trained)
 
     def row_weights(self, class_weights: ClassWeights) -> np.ndarray | None:
         """Return the weights of the training rows in the loss; values and errors as of `compute_row_weights`."""
-        return compute_row_weights(class_weights, self.labels, self.train.labels, self.train.weights)
+        of_classes = class_weights if self.train.labels.ndim == 1 else None
+        return compute_row_weights(of_classes, self.labels, self.train.labels, self.train.weights)
+
+    def label_weights(self, class_weights: ClassWeights) -> np.ndarray | None:
+        """Return the weights of the labels in the loss, as `compute_label_weights`; None with one label per text."""
+        of_labels = class_weights if self.train.labels.ndim == 2 else None
+        return compute_label_weights(of_labels, self.labels, self.train.labels, self.train.weights)
 
 
 class CorpusCache:
@@ -170,7 +182,7 @@ def build_corpus(
     coverage = None
     if word_vectors is not None:
         table, scale = scale_to_norm(table, experiment.vectors.norm)
-        coverage = _compute_coverage(counts, words, word_vectors, pretrained, case_insensitive)
+        coverage = compute_coverage(counts, words, word_vectors, pretrained, case_insensitive)
         warning = coverage.describe_low_share(experiment.vectors)
         if warning and log_notes:
             logger.warning(warning)
@@ -178,8 +190,12 @@ def build_corpus(
     train = _encode_split(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
     validation = _encode_split(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _content_key(train, validation, trained_from or table, [words, dataset.labels])
+    held_out, out_of_scope = dataset.test.digest(), None
+    if dataset.out_of_scope is not None:
+        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text.lowercase), vocabulary, text.max_tokens)
+        key = digest([key, dataset.out_of_scope.texts])
     return Corpus(
-        train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, dataset.test.digest()
+        train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, held_out, out_of_scope
     )
 
 
@@ -190,7 +206,7 @@ def load_texts(experiment: Experiment) -> Dataset:
     for note in dataset.notes:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
-    logger.info(f"{rows}, {len(set(dataset.train.labels))} classes")
+    logger.info(f"{rows}, {len(dataset.labels)} classes")
     return dataset
 
 
@@ -220,32 +236,6 @@ def _select_words(
     words = [word for word, count in counts if count >= min_count or fold_case(word) in known]
     train_words = {word for word, _ in counts}
     return words + [word for word in spellings if word not in train_words]
-
-
-def _compute_coverage(
-    counts: list[tuple[str, int]],
-    words: list[str],
-    word_vectors: WordVectors,
-    pretrained: np.ndarray,
-    case_insensitive: np.ndarray,
-) -> Coverage:
-    """Return how many words and tokens of the training texts have a vector; entries 0 and 1 of the masks are
-    padding and the unknown word."""
-    covered = {word for word, is_pretrained in zip(words, pretrained[2:], strict=True) if is_pretrained}
-    case_insensitive_words = {word for word, matches in zip(words, case_insensitive[2:], strict=True) if matches}
-    return Coverage(
-        words=len(counts),
-        covered_words=sum(word in covered for word, _ in counts),
-        tokens=sum(count for _, count in counts),
-        covered_tokens=sum(count for word, count in counts if word in covered),
-        word_tokens=sum(count for word, count in counts if has_letter(word)),
-        covered_word_tokens=sum(count for word, count in counts if word in covered and has_letter(word)),
-        case_insensitive_matches=sum(word in case_insensitive_words for word, _ in counts),
-        from_ngrams=sum(word in word_vectors.from_ngrams for word, _ in counts),
-        frequent_missing_words=[word for word, _ in counts if word not in covered and has_letter(word)][
-            :NUM_MISSING_WORDS
-        ],
-    )
 
 
 def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
@@ -300,10 +290,9 @@ def _log_text_notes(
 def _encode_split(
     split: Split, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
 ) -> EncodedSplit:
-    indices = {label: index for index, label in enumerate(labels)}
     return EncodedSplit(
         encode(tokenized, vocabulary, max_tokens),
-        np.array([indices[label] for label in split.labels], np.int64),
+        encode_labels(split, labels),
         None if split.weights is None else np.array(split.weights),
     )
 

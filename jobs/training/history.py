@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+
 
 @dataclass(frozen=True)
 class Epoch:
     """Metrics of one epoch. epoch: its number, from 1.
 
     loss, accuracy, macro_f1: of the validation part, None without one. examples_per_second: of training only.
-    seconds: with validation.
+    seconds: with validation. The others are of the validation part, with several labels per text only.
     """
 
     epoch: int
@@ -20,6 +22,14 @@ class Epoch:
     macro_f1: float | None
     examples_per_second: float
     seconds: float
+    micro_f1: float | None = None
+    precision_at_1: float | None = None
+    mean_average_precision: float | None = None
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the metrics by name, without those that only classifiers of several labels have if it is none."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in MULTI_LABEL_METRICS or value is not None}
 
 
 class EpochReport(dict[str, Any]):
@@ -84,7 +94,7 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """Return the progress as JSON values; floating-point numbers keep every bit."""
-        return vars(self) | {"epochs": [asdict(epoch) for epoch in self.epochs]}
+        return vars(self) | {"epochs": [epoch.to_json() for epoch in self.epochs]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Progress":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cluster.console.tables import format_text_table
 from cluster.storage import join, write_bytes
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.evaluation.reports.figures import (
     BLUE,
     GREEN,
@@ -30,6 +31,7 @@ LOSSES = [
     ("train_loss", "training loss", BLUE, "o"),
     ("loss", "validation loss", VERMILLION, "^"),
 ]
+MICRO_F1 = ("micro_f1", "validation micro F1", BLUE, "o")  # with several labels per text
 SCORES = [
     ("accuracy", "validation accuracy", GREEN, "s"),
     ("macro_f1", "validation macro F1", PURPLE, "D"),
@@ -49,6 +51,7 @@ def format_table(progress: Progress) -> str:
                 "train loss": format_metric(epoch.train_loss),
                 "loss": format_metric(epoch.loss),
                 "accuracy": format_metric(epoch.accuracy),
+                **({} if epoch.micro_f1 is None else {"micro F1": format_metric(epoch.micro_f1)}),
                 "macro F1": format_metric(epoch.macro_f1),
                 "examples/s": f"{epoch.examples_per_second:,.0f}",
                 "": "best" if epoch.epoch == progress.best else "",
@@ -80,7 +83,9 @@ def draw_learning_curve(progress: Progress, title: str) -> "Figure":
     has_validation = all(epoch.loss is not None for epoch in progress.epochs)
     panels = [("loss: mean cross-entropy (nats)", LOSSES if has_validation else LOSSES[:1])]
     if has_validation:
-        panels.append(("accuracy, macro F1 (0 to 1)", SCORES))
+        has_micro_f1 = all(epoch.micro_f1 is not None for epoch in progress.epochs)
+        curves = [MICRO_F1, *SCORES] if has_micro_f1 else SCORES
+        panels.append((f"{'micro F1, ' * has_micro_f1}accuracy, macro F1 (0 to 1)", curves))
     figure = create_figure(10 if has_validation else 6, 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     numbers = [epoch.epoch for epoch in progress.epochs]
@@ -132,6 +137,7 @@ class TensorBoardLog:
             ("loss/validation", epoch.loss),
             ("validation/accuracy", epoch.accuracy),
             ("validation/macro_f1", epoch.macro_f1),
+            *((f"validation/{name}", getattr(epoch, name)) for name in MULTI_LABEL_METRICS),
             ("speed/examples_per_second", epoch.examples_per_second),
         ):
             if value is not None:

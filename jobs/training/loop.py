@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cluster import UsageError
-from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
+from jobs.evaluation.metrics import LogitSample
 from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.lazy_adam import LazyAdam
 from jobs.model.network import Network, compute_losses
 from jobs.training.history import Epoch, EpochProgress, Progress
 from jobs.training.process_group import ProcessGroup
+from jobs.training.validation import Metrics, Validation
 
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
@@ -52,6 +52,7 @@ class Loop:
         group: process group of the workers; by default this process alone.
         device: device of the network.
         row_weights: of the training rows in the loss, `(rows,)` float64 with a mean of 1; None if they are equal.
+        label_weights: as of `compute_row_losses`, `(labels,)` float64.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Loop:
         device: torch.device | str = "cpu",
         *,
         row_weights: np.ndarray | None = None,
+        label_weights: np.ndarray | None = None,
     ) -> None:
         self.network = network
         self.corpus = corpus
@@ -72,7 +74,8 @@ class Loop:
         self.group = group or ProcessGroup()
         self.device = torch.device(device)
         self.progress = Progress()
-        self.predicted = np.empty(0, np.int64)  # classes of the validation rows after the best epoch
+        # Classes of the validation rows after the best epoch; with several labels per text as of `encode_row_counts`.
+        self.predicted = np.empty(0, np.int64)
         self.logits = LogitSample(corpus.validation.labels, len(corpus.labels))  # of these rows after the last epoch
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
@@ -94,7 +97,10 @@ class Loop:
         self.train_collator = Collator(corpus.train.tokens, len(corpus.vectors), self.device)
         self.validation_collator = Collator(corpus.validation.tokens, len(corpus.vectors), self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
-        self._weights = None if row_weights is None else torch.from_numpy(row_weights).to(self.device, torch.float32)
+        self._weights, self._label_weights = (
+            None if weights is None else torch.from_numpy(weights).to(self.device, torch.float32)
+            for weights in (row_weights, label_weights)
+        )
 
     def train_epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train as `train_with_intervals`, without an interval; yield each epoch, and whether it is the best so far."""
@@ -170,8 +176,8 @@ class Loop:
         progress, split = self.progress, self.corpus.validation
         mean = progress.train_loss / len(self.corpus.train)
         number = len(progress.epochs) + 1
-        loss, predicted = self._validate(split) if len(split) and math.isfinite(mean) else (None, None)
-        for name, value in (("training", mean), ("validation", loss)):
+        metrics, predicted = self._validate(split) if len(split) and math.isfinite(mean) else (None, None)
+        for name, value in (("training", mean), ("validation", metrics.loss if metrics else None)):
             if value is not None and not math.isfinite(value):
                 raise TrainingDiverged(
                     f"epoch {number}: the {name} loss is {value}; lower train.learning_rate "
@@ -180,9 +186,7 @@ class Loop:
         epoch = Epoch(
             epoch=number,
             train_loss=mean,
-            loss=loss,
-            accuracy=None if predicted is None else accuracy(split.labels, predicted),
-            macro_f1=None if predicted is None else macro_f1(split.labels, predicted),
+            **(vars(metrics) if metrics else dict.fromkeys(("loss", "accuracy", "macro_f1"))),
             examples_per_second=rows / seconds,
             seconds=seconds + time.perf_counter() - start,
         )
@@ -222,7 +226,7 @@ class Loop:
             hidden = hidden * mask
         scores = self._compute_logits(hidden.detach(), apply_max_norm=True).requires_grad_()
         weights = None if self._weights is None else self._weights[indices]
-        total, mean = compute_losses(scores, self._labels[indices], weights)
+        total, mean = compute_losses(scores, self._labels[indices], weights, self._label_weights)
         [gradient] = torch.autograd.grad(mean, [scores])  # (rows, classes)
         network.output.grad = gradient.T @ hidden.detach()
         network.output_bias.grad = gradient.sum(dim=0)
@@ -290,18 +294,14 @@ class Loop:
         return factor
 
     @torch.inference_mode()
-    def _validate(self, split: "EncodedSplit") -> tuple[float, np.ndarray]:
-        """Return the mean loss and the predicted label of every row, `(rows,)` int64, and store logits to calibrate."""
+    def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
+        """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
         self.network.eval()
-        labels = torch.from_numpy(split.labels)
-        predicted = torch.empty(len(split), dtype=torch.int64)
-        total = 0.0
+        validation = Validation(split.labels, self.logits, self.settings.threshold_objective)
         for rows in iter_batches_by_length(split.tokens.lengths, VALIDATION_BATCH_SIZE):
             scores = self._compute_logits(self.network.forward_features(self.validation_collator.collate(rows))).cpu()
-            total += F.cross_entropy(scores, labels[rows], reduction="sum").item()
-            predicted[rows] = scores.argmax(dim=1)
-            self.logits.add(rows, scores.numpy())
-        return total / len(split), predicted.numpy()
+            validation.add(rows, scores)
+        return validation.measure()
 
 
 def create_loop(
@@ -319,5 +319,7 @@ def create_loop(
         world_size=group.world_size,
     )
     settings = experiment.train
-    weights = corpus.row_weights(settings.class_weights)
-    return Loop(network.to(device), corpus, settings, experiment.seed, group, device, row_weights=weights)
+    rows, labels = corpus.row_weights(settings.class_weights), corpus.label_weights(settings.class_weights)
+    return Loop(
+        network.to(device), corpus, settings, experiment.seed, group, device, row_weights=rows, label_weights=labels
+    )

@@ -247,8 +247,10 @@ def format_epoch(epoch: Epoch, improved: bool, remaining: int) -> str:
     """Return an epoch's metrics as a line, with the time that the remaining epochs take at most."""
     validation = ""
     if epoch.loss is not None:
+        micro_f1 = "" if epoch.micro_f1 is None else f"   micro F1 {epoch.micro_f1:.4f}"
         validation = (
-            f"   validation loss {epoch.loss:.4f}   accuracy {epoch.accuracy:.4f}   macro F1 {epoch.macro_f1:.4f}"
+            f"   validation loss {epoch.loss:.4f}{micro_f1}   accuracy {epoch.accuracy:.4f}"
+            f"   macro F1 {epoch.macro_f1:.4f}"
         )
     time_left = f"   at most {timedelta(seconds=round(epoch.seconds * remaining))} left" if remaining else ""
     return (

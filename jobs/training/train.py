@@ -47,13 +47,13 @@ from jobs.training.monitor import (
     describe_loss,
     monitor_workers,
 )
+from jobs.training.out_of_scope import iter_alternatives, select_alternative
 from jobs.training.run_files.checkpoint_store import CheckpointStore
+from jobs.training.run_files.ray_snapshot import prune_ray_snapshot, remove_ray_snapshot
 from jobs.training.run_files.run_folder import (
     RUN_README,
     BestCheckpoint,
     RunFolder,
-    prune_ray_snapshot,
-    remove_ray_snapshot,
     resolve_run_folder,
     select_best,
 )
@@ -116,17 +116,21 @@ def train(
             weights = corpus.row_weights(experiment.train.class_weights)
             if weights is not None:
                 logger.info(f"weights of the training rows in the loss: {weights.min():.3g} to {weights.max():.3g}")
-            run = resolve_run_folder("train", experiment, corpus, dataset.validation, promote=promote)
-            best = run.read_finished_best()
-            if best is not None:
-                logger.log(RESULT, f"this run is finished: {best.describe()}; its folder is {run.path}")
-                return run.publish(best)
-            if wait_notice:
-                logger.info(wait_notice)
-            with lock_folder(run.path):
-                best = train_to_completion(
-                    experiment, corpus, run, gpu, start_time, in_process=in_process, callbacks=callbacks
-                )
+            runs = []
+            for alternative, data in iter_alternatives(experiment, dataset, corpus):
+                run = resolve_run_folder("train", alternative, data, dataset.validation, promote=promote)
+                if (best := run.read_finished_best()) is not None:
+                    logger.log(RESULT, f"this run is finished: {best.describe()}; its folder is {run.path}")
+                else:
+                    if wait_notice:
+                        logger.info(wait_notice)
+                    with lock_folder(run.path):
+                        best = train_to_completion(
+                            alternative, data, run, gpu, start_time, in_process=in_process, callbacks=callbacks
+                        )
+                    run.finish_without_publishing(best)
+                runs.append((alternative, run, best))
+            run, best = select_alternative(runs)
             return run.finish(best)
     except KeyboardInterrupt:
         if run is None or not CheckpointStore(run.path).names():

@@ -25,7 +25,8 @@ from cluster import UsageError
 from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join, resolve_filesystem
 from jobs.config.experiment import Experiment
-from jobs.model.checkpoint import TrainingState
+from jobs.model.checkpoint import TrainingState, load_checkpoint
+from jobs.training.continuation import load_start_weights
 from jobs.training.corpus import Corpus
 from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.loop import Loop, create_loop
@@ -103,6 +104,8 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
             group.enable_shared_memory()
             corpus: Corpus = ray.get(config.corpus) if isinstance(config.corpus, ray.ObjectRef) else config.corpus
             loop = create_loop(experiment, corpus, group, device)
+            if (start := experiment.train.start_from) is not None:
+                load_start_weights(loop.network, corpus, call_with_error_sync(group, lambda: load_checkpoint(start)))
             checkpoints = CheckpointStore(config.path)
             if group.rank == 0:
                 checkpoints.remove_partial()

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from jobs.config.abstention import AbstentionRule, MissingThreshold, Objective, require_rule
 from jobs.inference.explanation import Explainer
 from serving.api_keys import load_api_keys
 from serving.web.admission import AdmissionQueue
@@ -15,7 +16,7 @@ from serving.web.middleware import ARRIVAL_KEY
 from serving.web.openapi import build_openapi
 from serving.web.page import build_headers, load_page
 from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
-from serving.web.served_models import ServedModels
+from serving.web.served_models import ServedModel, ServedModels
 
 ALLOWED_METHODS = {
     "/": ("GET", "HEAD", "POST"),
@@ -142,16 +143,19 @@ class ClassifierApplication:
             wait: seconds that the request has waited.
         """
         self._replica.metrics.observe_queue_wait(wait)
+        models = self._replica.models
+        assert models is not None, "Serve calls reconfigure before the first request"
+        default_function = models.primary.default_function
         try:
-            request = parse_request(body, self._limits)
+            request = parse_request(body, self._limits, default_function)
         except RequestError:
             encoding = _find_header(scope, b"content-encoding")  # rare, and no compressed body is JSON
             if not encoding:
                 raise
-            request = parse_request(decode_body(body, encoding, self._limits.max_body_bytes), self._limits)
-        models = self._replica.models
-        assert models is not None, "Serve calls reconfigure before the first request"
+            content = decode_body(body, encoding, self._limits.max_body_bytes)
+            request = parse_request(content, self._limits, default_function)
         model, shadow = (models.primary, None) if models.candidate is None else models.select()
+        abstention = _require_rule(model, request.abstain) if request.abstain else None
         scored = model.score(request)
         if shadow is not None:
             shadow.score(request)
@@ -160,7 +164,15 @@ class ClassifierApplication:
             agreements = shadow.scorer.best[:count] == model.scorer.best[:count]
             shadow.counters.shadow_agreements += int(agreements.sum())
         explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
-        response = encode_response(request, model.classifier.labels, scored.scores, explainers, flat=flat)
+        response = encode_response(
+            request,
+            model.classifier.labels,
+            scored.scores,
+            explainers,
+            flat=flat,
+            thresholds=model.thresholds,
+            abstention=abstention,
+        )
         return [_JSON, model.header, _UNKNOWN_WORDS[scored.unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:
@@ -174,6 +186,14 @@ class ClassifierApplication:
             info["refused"] = self._replica.load_error
             info["refused_checkpoint"] = self._replica.refused_checkpoint
         return info
+
+
+def _require_rule(model: ServedModel, objective: Objective) -> AbstentionRule:
+    """Return a model's rule of abstention; RequestError if it has no threshold for the objective."""
+    try:
+        return require_rule(model.info["metrics"], objective)
+    except MissingThreshold as error:
+        raise RequestError(409, f"abstain: {error}") from error
 
 
 async def _handle_other_protocol(scope: Scope, receive: Receive, send: Send) -> None:

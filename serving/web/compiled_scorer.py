@@ -35,7 +35,7 @@ KERNEL_MODULES = (scoring_kernel, tokenizer_kernel, code_points, intrinsics)
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
 # The arrays of a CompiledScorer, after the classifier's.
-_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS, _TEMPERATURE, _NUM_ARRAYS = range(NUM_ARRAYS, NUM_ARRAYS + 7)
+_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS, _TEMPERATURES, _NUM_ARRAYS = range(NUM_ARRAYS, NUM_ARRAYS + 7)
 _DTYPES = "lfdldd"  # int64 l, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
@@ -66,9 +66,11 @@ class CompiledScorer:
         self._logits, self._scores = np.empty(max_texts * classes, np.float32), np.empty(max_texts * classes)
         self.best = np.zeros(max_texts, np.int64)
         self._counts = np.zeros(_FIRST_LABEL + classes)
-        self._temperature = np.array([classifier.temperature])
+        # Of softmax and of the sigmoid function: the checkpoint's own function has its temperature.
+        sigmoid_temperature = classifier.temperature if classifier.is_multi_label else 1.0
+        self._temperatures = np.array([classifier.temperature, sigmoid_temperature])
         arrays: list[np.ndarray] = [
-            self._offsets, self._logits, self._scores, self.best, self._counts, self._temperature,
+            self._offsets, self._logits, self._scores, self.best, self._counts, self._temperatures,
         ]  # fmt: skip
         assert "".join(array.dtype.char for array in arrays) == _DTYPES
         classifier.load_unicode_tables()
@@ -100,7 +102,7 @@ class CompiledScorer:
         result = self._classifier.score_texts(texts)
         _apply_function(
             result.logits.reshape(-1), len(texts), function, self._scores, self.best, self._counts,
-            result.num_tokens, result.num_unknown, self._temperature[0],
+            result.num_tokens, result.num_unknown, *self._temperatures,
         )  # fmt: skip
         return _to_permille(result.num_tokens, result.num_unknown)
 
@@ -119,10 +121,12 @@ class CompiledScorer:
 def _apply_function(
     logits: NDArray[np.float32], texts: int, function: int, scores: NDArray[np.float64], best: NDArray[np.int64],
     counts: NDArray[np.float64], tokens: int, unknown: int, temperature: float,
+    sigmoid_temperature: float,
 ) -> None:  # fmt: skip
     """Write the scores and the best class of each text, and count; logits, scores: `(texts * classes,)`.
 
-    The temperature divides the logits before softmax only: sigmoid and none are applied to the network's own logits.
+    Without several labels per text the temperature divides the logits before softmax only: sigmoid and none are applied
+    to the network's own logits.
     """
     classes = len(counts) - _FIRST_LABEL
     for start in range(0, texts * classes, classes):
@@ -141,7 +145,7 @@ def _apply_function(
             if function == _SOFTMAX:
                 scores[index] /= total
             elif function == _SIGMOID:
-                scores[index] = 1 / (1 + exp(-np.float64(logits[index])))
+                scores[index] = 1 / (1 + exp(-np.float64(logits[index]) / sigmoid_temperature))
             else:
                 scores[index] = logits[index]
     counts[_TOKENS] += tokens
@@ -186,8 +190,10 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         if scored < texts:
             return -1
         scores, best = get_array(addresses, _SCORES, np.float64), get_array(addresses, _BEST, np.int64)
-        temperature = get_array(addresses, _TEMPERATURE, np.float64)[0]
-        _apply_function(logits, texts, function, scores, best, counts, tokens, unknown, temperature)
+        temperatures = get_array(addresses, _TEMPERATURES, np.float64)
+        _apply_function(
+            logits, texts, function, scores, best, counts, tokens, unknown, temperatures[0], temperatures[1]
+        )
         return _to_permille(tokens, unknown)
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.

@@ -23,6 +23,10 @@ _SCORE = {
         "label": {"type": "string", "description": "A class of the checkpoint."},
         "score": {"type": "number", "description": "The logit after the function of the request."},
         "explanation": {"$ref": "#/components/schemas/Explanation"},
+        "above_threshold": {
+            "type": "boolean",
+            "description": "Whether the text gets the label; only with several labels per text, of sigmoid scores.",
+        },
     },
 }
 _EXPLANATION = {
@@ -48,6 +52,15 @@ _EXPLANATION = {
         },
     },
 }
+_DECISION = {
+    "type": "object",
+    "description": "Only with `abstain`.",
+    "required": ["label", "scores"],
+    "properties": {
+        "label": {"type": ["string", "null"], "description": "The best class; null if its score is too low."},
+        "scores": {"$ref": "#/components/schemas/Labels"},
+    },
+}
 _HEADERS = {
     "X-Checkpoint": {"description": "Name of the checkpoint that responded", "schema": {"type": "string"}},
     "X-Unknown-Words": {
@@ -64,12 +77,15 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
     # What `parse_request` checks and the types cannot express.
     schemas["Body"]["properties"]["inputs"]["anyOf"] = _INPUTS
     schemas["Parameters"]["properties"]["top_k"]["anyOf"] = _TOP_K
-    labels, label_lists = {"$ref": "#/components/schemas/Labels"}, {"$ref": "#/components/schemas/LabelsOfEach"}
+    labels, label_lists, decision, decisions = (
+        {"$ref": f"#/components/schemas/{name}"} for name in ("Labels", "LabelsOfEach", "Decision", "Decisions")
+    )
     security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
     unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
     errors = {
         "400": _describe_error("Not JSON, or damaged gzip"),
         "408": _describe_error("The body did not arrive in time"),
+        "409": _describe_error("`abstain`, but the checkpoint has no threshold for it"),
         "413": _describe_error("Over a limit: " + ", ".join(f"{name} {value}" for name, value in limits)),
         "415": _describe_error("A Content-Encoding other than gzip"),
         "422": _describe_error("A field is missing, invalid or unknown"),
@@ -110,12 +126,16 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
         "paths": {
             "/": {
                 "get": page,
-                **classification("classify", "Responds like the hosted Hugging Face API: a list per text", label_lists),
+                **classification(
+                    "classify",
+                    "Responds like the hosted Hugging Face API: a list per text",
+                    {"anyOf": [label_lists, decisions]},
+                ),
             },
             "/predict": classification(
                 "predict",
                 "Responds like text-embeddings-inference: one list for one text",
-                {"anyOf": [labels, label_lists]},
+                {"anyOf": [labels, label_lists, decision, decisions]},
             ),
             "/info": {
                 "get": get("info", "Labels, metrics and origin", json_object, responses=unauthorized, **security)
@@ -128,6 +148,8 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
                 **schemas,
                 "Labels": {"type": "array", "items": {"$ref": "#/components/schemas/Score"}},
                 "LabelsOfEach": {"type": "array", "items": labels},
+                "Decision": _DECISION,
+                "Decisions": {"type": "array", "items": decision},
                 "Score": _SCORE,
                 "Explanation": _EXPLANATION,
                 "Error": _ERROR,

@@ -6,6 +6,8 @@ API. text-embeddings-inference would read a list of two as a pair, which a class
 its clients send a batch as lists of one text. Its `truncate` and `truncation_direction` are ignored: a long text is cut
 after its first words, as in training. Other options that Hugging Face's clients send are ignored too. An unknown field
 is an error: a misspelled one would have no effect.
+
+With `abstain`, which other services do not have, each text has an object with its label, or null, and its scores.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.config.abstention import DEFAULT_OBJECTIVE, OBJECTIVES, AbstentionRule, Objective
 from jobs.inference.explanation import Explainer, Explanation
 
 # Maximum size of the explanations of one response; without it a small request could ask for gigabytes.
@@ -43,6 +46,13 @@ class Limits(BaseModel):
     max_explained_texts: int = Field(16, ge=1, description="Number of texts of a request with `explain`.")
 
 
+Abstain = Annotated[
+    bool | Objective | None,
+    Meta(
+        description="Return an object for each text: its label, null if its score is below the checkpoint's threshold, "
+        "and its scores. true: the threshold that keeps the label of most texts, retention."
+    ),
+]
 # An option of other services that Hugging Face's clients send.
 Ignored = Annotated[Any, Meta(description="Accepted and ignored.")]
 
@@ -56,10 +66,12 @@ class Parameters(Struct, forbid_unknown_fields=True):
         Meta(description="Number of labels for a text; all by default."),
     ] = None
     function_to_apply: Annotated[
-        Literal["softmax", "sigmoid", "none"] | None, Meta(description="From logits to scores; softmax by default.")
+        Literal["softmax", "sigmoid", "none"] | None,
+        Meta(description="From logits to scores; softmax by default, sigmoid with several labels per text."),
     ] = None
     threshold: Annotated[float | None, Meta(description="Labels below this score are left out.")] = None
     explain: Annotated[bool | None, Meta(description="Return an explanation of each score.")] = None
+    abstain: Abstain = None
     truncation: Ignored = None
     padding: Ignored = None
     max_length: Ignored = None
@@ -81,21 +93,33 @@ class Body(Struct, forbid_unknown_fields=True):
         bool | None, Meta(description="As text-embeddings-inference: the logits, no function applied.")
     ] = None
     explain: Annotated[bool | None, Meta(description="As parameters.explain.")] = None
+    abstain: Abstain = None
     truncate: Ignored = None
     truncation_direction: Ignored = None
     options: Ignored = None
 
 
 class Score(Struct, omit_defaults=True):
-    """A label of a response. explanation: None if the request asks for none."""
+    """A label of a response. explanation: None if the request asks for none.
+
+    above_threshold: with several labels per text, whether the text gets the label; None for other scores than sigmoid.
+    """
 
     label: str
     score: float
     explanation: Explanation | None = None
+    above_threshold: bool | None = None
+
+
+class Decision(Struct):
+    """The labels of a text in a response to a request with `abstain`. label: None if the classifier abstains."""
+
+    label: str | None
+    scores: list[Score]
 
 
 class ClassificationRequest(Struct):
-    """A parsed request. single: `inputs` is a text, not a list. top_k: None for all labels."""
+    """A parsed request. single: `inputs` is a text, not a list. top_k: None for all labels. abstain: None for no."""
 
     texts: list[str]
     single: bool
@@ -103,6 +127,7 @@ class ClassificationRequest(Struct):
     function: str
     top_k: int | None = None
     threshold: float | None = None
+    abstain: Objective | None = None
 
 
 _decode = msgspec.json.Decoder(Body).decode
@@ -120,8 +145,11 @@ _INVALID_INPUTS = (
 )
 
 
-def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
+def parse_request(body: bytes, limits: Limits, default_function: str = "softmax") -> ClassificationRequest:
     """Return the request in a body.
+
+    Args:
+        default_function: of a request that names none.
 
     Raises:
         RequestError: 413 over a limit, 400 not JSON, 422 a missing or invalid field.
@@ -133,9 +161,19 @@ def parse_request(body: bytes, limits: Limits) -> ClassificationRequest:
     inputs, parameters = parsed.inputs, parsed.parameters
     single = isinstance(inputs, str)
     texts = [inputs] if isinstance(inputs, str) else _flatten(inputs)
-    request = ClassificationRequest(texts, single, bool(parsed.explain), "none" if parsed.raw_scores else "softmax")
+    request = ClassificationRequest(
+        texts, single, bool(parsed.explain), "none" if parsed.raw_scores else default_function
+    )
     if parameters is not None:
         _apply_parameters(request, parameters)
+    if abstain := parsed.abstain or (parameters.abstain if parameters is not None else None):
+        if request.function != "softmax":
+            raise RequestError(
+                422,
+                "abstain: thresholds are of softmax, with one label per text; leave out function_to_apply and "
+                "raw_scores",
+            )
+        request.abstain = DEFAULT_OBJECTIVE if abstain is True else abstain
     _check_limits(request, limits)
     return request
 
@@ -200,7 +238,9 @@ def _describe_invalid_body(body: bytes, error: Exception) -> RequestError:
         return RequestError(422, _INVALID_INPUTS)
     if message == "Object missing required field `inputs`":
         return RequestError(422, "inputs: Field required")
-    if message.startswith("Invalid enum value"):
+    if field.endswith("abstain"):
+        message = f"must be true, false, {', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}"
+    elif message.startswith("Invalid enum value"):
         message = f"must be {', '.join(FUNCTIONS[:-1])} or {FUNCTIONS[-1]}"
     return RequestError(422, f"{field or 'the body'}: {message}")
 
@@ -220,6 +260,8 @@ def encode_response(
     explainers: Sequence[Explainer],
     *,
     flat: bool,
+    thresholds: Sequence[float] | None = None,
+    abstention: AbstentionRule | None = None,
 ) -> bytes:
     """Return the JSON response.
 
@@ -228,13 +270,19 @@ def encode_response(
         scores: after the function is applied, `(texts, classes)`.
         explainers: of each text, if the request asks for explanations.
         flat: return a list for a single text, not a list of one list.
+        thresholds: of the labels, with several labels per text.
+        abstention: decides which texts have no label, if the request asks for it.
 
     Raises:
         RequestError: 413 if the explanations would be too long.
     """
     rows = []
+    is_marked = thresholds is not None and request.function == "sigmoid"
     for row in scores:
         best = list(map(Score, labels, row))
+        if is_marked and thresholds is not None:
+            for score, threshold in zip(best, thresholds, strict=True):
+                score.above_threshold = score.score >= threshold
         best.sort(key=_get_score, reverse=True)
         if request.top_k is not None:
             del best[request.top_k :]
@@ -243,7 +291,16 @@ def encode_response(
         rows.append(best)
     if request.explain:
         _explain(rows, labels, explainers)
+    if abstention is not None:
+        decisions = [Decision(_decide(abstention, labels, row), best) for row, best in zip(scores, rows, strict=True)]
+        return _encode(decisions[0] if flat and request.single else decisions)
     return _encode(rows[0] if flat and request.single else rows)
+
+
+def _decide(rule: AbstentionRule, labels: Sequence[str], scores: Sequence[float]) -> str | None:
+    """Return the label of a text, None if its score is below the threshold."""
+    best = max((index for index in range(len(scores)) if index != rule.out_of_scope), key=scores.__getitem__)
+    return labels[best] if scores[best] >= rule.threshold else None
 
 
 def _explain(rows: list[list[Score]], labels: Sequence[str], explainers: Sequence[Explainer]) -> None:

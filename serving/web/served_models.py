@@ -55,7 +55,7 @@ class ModelInfo(TypedDict):
     """Description of a model in `/info`.
 
     manifest: SHA-256 of the checkpoint's manifest; vocabulary: its size; text_column, label_column: what the classifier
-    predicts from what, in the words of its training data.
+    predicts from what, in the words of its training data. multi_label: a text may have several labels.
     """
 
     checkpoint: str
@@ -69,6 +69,7 @@ class ModelInfo(TypedDict):
     text: dict[str, Any]
     vocabulary: int
     metrics: dict[str, Any]
+    multi_label: bool
 
 
 @dataclass
@@ -76,6 +77,8 @@ class ServedModel:
     """A checkpoint that is ready to classify.
 
     name: of its experiment, and the start of its manifest's SHA-256; header: the response header with the name.
+    default_function: of requests that name none. thresholds: scores from which a text gets each label, with several
+    labels per text.
     """
 
     name: str
@@ -84,6 +87,8 @@ class ServedModel:
     info: ModelInfo
     counters: ModelCounters
     scorer: CompiledScorer
+    default_function: str = "softmax"
+    thresholds: Sequence[float] | None = None
 
     def score(self, request: ClassificationRequest) -> ScoredTexts:
         """Return the scores of each text after the request's function; update the counters."""
@@ -164,6 +169,10 @@ def load_models(
         raise CandidateError(
             f"{candidate.info['checkpoint']}: its labels differ from those of {primary.info['checkpoint']}"
         )
+    if candidate.info["multi_label"] != primary.info["multi_label"]:
+        raise CandidateError(
+            f"{candidate.info['checkpoint']} and {primary.info['checkpoint']}: one assigns several labels per text"
+        )
     return ServedModels(config, primary, candidate)
 
 
@@ -197,8 +206,12 @@ def _load_model(
         text=experiment.text.model_dump(),
         vocabulary=len(checkpoint.words),
         metrics=checkpoint.metrics,
+        multi_label=checkpoint.is_multi_label,
     )
-    return ServedModel(name, (b"x-checkpoint", name.encode()), classifier, info, ModelCounters(len(labels)), scorer)
+    model = ServedModel(name, (b"x-checkpoint", name.encode()), classifier, info, ModelCounters(len(labels)), scorer)
+    if checkpoint.is_multi_label:
+        model.default_function, model.thresholds = "sigmoid", checkpoint.label_thresholds.tolist()
+    return model
 
 
 def _find_unchanged(path: str, models: Sequence[ServedModel]) -> ServedModel | None:

@@ -226,6 +226,26 @@ def test_label_noise(shared_data: Path) -> None:
     assert metrics["near_duplicates"][0]["copies of 30 words found, %"] > 99
 
 
+def test_out_of_scope(shared_data: Path) -> None:
+    """All scores are measured; each use of the examples has the three thresholds, which keep what they should."""
+    metrics = run("out_of_scope", "--quick")
+    rows = {row["score"]: row for row in metrics["scores"]}
+    assert len(rows) == 5
+    assert rows["maximum softmax probability"]["risk-coverage area, test"] == min(
+        row["risk-coverage area, test"] for row in rows.values()
+    )
+    assert [row["examples"] for row in metrics["uses"]] == ["thresholds only"] * 3 + ["also a class"] * 3
+    assert all(93 < row["kept"] < 97 for row in metrics["uses"] if row["objective"] == "retention")
+
+
+def test_labelling(shared_data: Path) -> None:
+    """Each side is trained on the same first rows, and on 100 more after each round."""
+    rows = run("labelling", "--quick")["sides"]
+    assert [row["side"] for row in rows] == ["random", "least margin", "predict --uncertain"]
+    assert len({row["200 rows"] for row in rows}) == 1
+    assert all(0 < row["400 rows"] < 100 for row in rows)
+
+
 def test_verdict() -> None:
     """Without a difference searches rarely say that fine-tuning pays; a large one is found."""
     metrics = run("verdict", "--quick")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
-from jobs.model.checkpoint import load_checkpoint
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from serving import app
 from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
@@ -58,7 +59,7 @@ def test_info_describes_the_checkpoint_and_the_limits(replica: Replica, run_fold
     assert (info["labels"], info["metrics"], info["vocabulary"]) == (["a", "b", "c"], {"epoch": 1}, 200)
     assert list(info) == [
         "checkpoint", "name", "experiment", "text_column", "label_column", "manifest", "labels",
-        "model", "text", "vocabulary", "metrics", "limits",
+        "model", "text", "vocabulary", "metrics", "multi_label", "limits",
     ]  # fmt: skip
     assert info["checkpoint"] == str(run_folder / "first")
     assert len(info["manifest"]) == 64
@@ -278,10 +279,31 @@ def test_a_candidate_responds_to_its_share(run_folder: Path) -> None:
     assert counters.shadow_agreements == (5 if first[0]["label"] == second[0]["label"] else 0)
 
 
+def test_abstention_uses_the_threshold_of_the_checkpoint_that_responds(
+    replica: Replica, run_folder: Path, tmp_path: Path
+) -> None:
+    """A checkpoint of an earlier version has none, which is an error with the reason."""
+    content = json.dumps({"inputs": "word1 word2", "abstain": True}).encode()
+    status, _, response = send_request(replica, "/predict", content)
+    assert (status, "has no thresholds of abstention" in response["error"]) == (409, True)
+    scores = send_request(replica, "/predict", BODY)[2]
+    best = scores[0]["score"]
+    for threshold, label in ((best - 1e-6, scores[0]["label"]), (best + 1e-6, None)):
+        name = f"c{label}"
+        metrics = {"epoch": 1, "abstention": {"thresholds": {"retention": threshold}}}
+        save_checkpoint(tmp_path / name, replace(load_checkpoint(str(run_folder / "first")), metrics=metrics))
+        other = make_replica({"checkpoint": str(tmp_path / name)})
+        assert send_request(other, "/predict", content)[2] == {"label": label, "scores": scores}
+        assert send_request(other, "/", content)[2] == [{"label": label, "scores": scores}]
+        assert send_request(other, "/predict", BODY)[2] == scores
+
+
 @pytest.mark.slow
 def test_responses_match_the_openapi_description(run_folder: Path, tmp_path: Path) -> None:
     """schemathesis sends what the description allows and forbids."""
-    with serve_replica(make_replica({"checkpoint": str(run_folder)})) as url:
+    metrics = {"epoch": 1, "abstention": {"thresholds": {"retention": 0.5, "precision": None}}}
+    save_checkpoint(tmp_path / "c", replace(load_checkpoint(str(run_folder / "first")), metrics=metrics))
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
         command = [str(Path(sys.executable).parent / "st"), "run", f"{url}/openapi.json", "--checks", "all",
                    "--max-examples", "25", "--seed", "1", "--no-color", "--workers", "1"]  # fmt: skip
         process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)

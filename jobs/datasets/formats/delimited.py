@@ -47,7 +47,7 @@ def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     if options.with_records:
         check_names_differ(path, header)
     text_index, label_index = indices[0], indices[-1]
-    parser = LabelParser(file, options.data.label_column)
+    parser = LabelParser(file, options.data.label_column, options.data)
     for number, row in rows:
         if len(row) != len(header):
             raise DataError(

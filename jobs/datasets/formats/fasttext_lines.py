@@ -1,4 +1,4 @@
-"""Lines of fastText: a text and its label, which starts with `__label__`.
+"""Lines of fastText: a text and its label, or labels, which start with `__label__`.
 
     __label__billing Why was my card charged twice?
 
@@ -8,8 +8,8 @@ As in fastText, a label may stand anywhere in its line, between spaces. The name
 import re
 from collections.abc import Iterator
 
-from jobs.datasets.formats.labels import LabelParser
-from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile
+from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
+from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
 from jobs.datasets.formats.text_lines import iter_lines
 
 LABEL_PREFIX = "__label__"
@@ -22,19 +22,20 @@ def read_fasttext(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     """Yield the rows of a file of lines; without `labelled`, labels are removed from the texts, and may be missing.
 
     Raises:
-        DataError: a line has no label or several, or errors as of `iter_lines`.
+        DataError: a line has no label or several, without `data.multi_label`, or errors as of `iter_lines`.
     """
-    parser = LabelParser(file, LABEL_PREFIX)
+    parser = LabelParser(file, LABEL_PREFIX, options.data)
     for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         line = line.rstrip("\r\n")
         labels, text = _split(line)
-        label = ""
+        label: Label = ""
         if options.labelled:
             if not labels and not line.strip():
                 continue
-            if len(labels) != 1:
+            several = options.data.is_multi_label
+            if len(labels) != 1 and not several:
                 raise DataError(f"{file.describe_position(number)}: {_describe_labels(labels)}")
-            label = parser.parse(number, labels[0])
+            label = parser.parse(number, labels if several else labels[0])
         record = None
         if options.with_records:
             record = {"text": text} | ({"label": " ".join(labels)} if labels else {})
@@ -53,5 +54,5 @@ def _split(line: str) -> tuple[list[str], str]:
 
 def _describe_labels(labels: list[str]) -> str:
     if labels:
-        return f"has {len(labels)} labels, {', '.join(labels)}; one label per text is supported"
+        return f"has {len(labels)} labels, {', '.join(labels)}; {SINGLE_LABEL}"
     return f"has no label; a line of fastText starts with {LABEL_PREFIX}NAME"

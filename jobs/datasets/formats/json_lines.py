@@ -17,7 +17,7 @@ def read_jsonl(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
         DataError: a line is not an object with a text and a label, or errors as of `iter_lines`.
     """
     columns, text_name, label_name = options.columns, options.data.text_column, options.data.label_column
-    parser = LabelParser(file, label_name)
+    parser = LabelParser(file, label_name, options.data)
     for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         if not line.strip():
             continue

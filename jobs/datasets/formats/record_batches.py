@@ -118,7 +118,7 @@ class _Columns:
         self._file, self._options = file, options
         self._text, self._label = self.names[0], self.names[-1]
         self._class_names = _find_class_names(file.path, schema) | dict(file.class_names)
-        self._parser = LabelParser(file, options.data.label_column)
+        self._parser = LabelParser(file, options.data.label_column, options.data)
         if options.with_records:
             check_names_differ(file.path, names)
         if not _is_text(schema.field(self._text).type):
@@ -158,22 +158,32 @@ class _Columns:
         columns, fields = list(batch.columns), []
         for index, field in enumerate(batch.schema):
             names = self._class_names.get(field.name)
-            if names is not None and pa.types.is_integer(field.type):
-                values = _list_values(columns[index], names)
-                columns[index] = pa.array([value if value is None else str(value) for value in values], pa.string())
-                field = pa.field(field.name, pa.string())
+            if names is not None and _has_class_numbers(field.type):
+                kind = pa.list_(pa.string()) if _is_list(field.type) else pa.string()
+                columns[index] = pa.array(map(_name_classes, _list_values(columns[index], names)), kind)
+                field = pa.field(field.name, kind)
             fields.append(field.with_name(_normalize(field.name)))
         metadata = {key: value for key, value in (batch.schema.metadata or {}).items() if key != b"huggingface"}
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata))
 
     def _check_label_type(self, kind: pa.DataType) -> None:
         column = f"{self._file.path}: the column '{self._label}' (data.label_column) holds"
-        if pa.types.is_nested(kind) and not pa.types.is_struct(kind):
-            raise DataError(f"{column} {kind}; {SINGLE_LABEL}")
+        if _is_list(kind):
+            if not self._options.data.is_multi_label:
+                raise DataError(f"{column} {kind}; {SINGLE_LABEL}")
+            kind = kind.value_type
         value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
         checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
         if not _is_text(value_type) and not any(check(value_type) for check in checks):
             raise DataError(f"{column} {kind}, neither strings nor numbers nor booleans")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _has_class_numbers(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind.value_type if _is_list(kind) else kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -193,12 +203,14 @@ def _find_class_names(path: str, schema: pa.Schema) -> dict[str, Sequence[str]]:
 def parse_class_names(path: str, features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """Return the names of the classes in the features of a dataset, by column; a class is the index of its name.
 
+    The column may hold lists of classes.
+
     Raises:
         DataError: the names of a column are not a list of strings; the message names the path.
     """
     class_names = {
         column: feature["names"]
-        for column, feature in features.items()
+        for column, feature in ((column, _get_item_feature(feature)) for column, feature in features.items())
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
     for column, names in class_names.items():
@@ -208,16 +220,31 @@ def parse_class_names(path: str, features: Mapping[str, Any]) -> dict[str, Seque
     return class_names
 
 
+def _get_item_feature(feature: Any) -> Any:
+    """Return the feature of the items of a column of lists; that of another column itself."""
+    return feature.get("feature") or feature if isinstance(feature, dict) else feature
+
+
 def _list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
     """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
     values: list[object] = column.to_pylist()
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
         convert = column.type.to_pandas_dtype()
         return [value if value is None else float(str(convert(value))) for value in values]
-    if class_names is None or not pa.types.is_integer(column.type):
+    if class_names is None or not _has_class_numbers(column.type):
         return values
     names: dict[object, str | None] = dict(enumerate(class_names)) | {None: None, -1: None}
-    return [names.get(value, value) for value in values]
+    return [
+        [names.get(item, item) for item in value] if isinstance(value, list) else names.get(value, value)
+        for value in values
+    ]
+
+
+def _name_classes(value: object) -> object:
+    """Return a value, or the items of a list, as strings; null stays."""
+    if isinstance(value, list):
+        return [_name_classes(item) for item in value]
+    return value if value is None else str(value)
 
 
 def _items(batch: pa.RecordBatch, num_rows: int) -> Iterator[tuple[str, pa.Array]]:

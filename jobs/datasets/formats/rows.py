@@ -15,7 +15,10 @@ MAX_NAMES = 20  # of columns in a message
 Record = Mapping[str, object]
 """Values of a row by column, which JSON can represent."""
 
-Row = tuple[int, str, str, Record | None]
+Label = str | tuple[str, ...]
+"""Label of a row; with several labels per text, those of the row, sorted."""
+
+Row = tuple[int, str, Label, Record | None]
 """Number of the line, or of the row in formats without lines; text; label; record if it is wanted."""
 
 

@@ -104,9 +104,9 @@ def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], 
     choice of the validation rows, which all seeds share (`compute_row_margin`).
 
     Args:
-        labels: classes of the validation rows, `(rows,)` int64.
+        labels: classes of the validation rows, `(rows,)` int64; or `(rows, labels)` of 0 and 1.
     """
-    class_sizes = [int(size) for size in np.bincount(labels) if size]
+    class_sizes = [int(size) for size in np.bincount(labels) if size] if labels.ndim == 1 else [len(labels)]
     metric = objective_metric(experiment)
     by_name = {kind.embedding: kind for kind in kinds}
     tuned = [by_name[name] for name in ("non-static", "multichannel") if name in by_name]
@@ -135,11 +135,12 @@ def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], 
         weighted_sizes = class_sizes if metric == "macro_f1" else [len(labels)]
         result = compare_kinds(rows_of_kinds[0], rows_of_kinds[1], weighted_sizes, len(tuned))
         return _describe_gain(result, values, best.num_trials + static.num_trials, len(tuned))
-    row_margin = compute_row_margin(metric, means[0], means[1], class_sizes)
+    row_margin = compute_row_margin(metric, means[0], means[1], class_sizes) if labels.ndim == 1 else None
     if row_margin is None:
+        known = "accuracy and " + ("macro_f1" if labels.ndim == 1 else "micro_f1")
         return (
-            f"{CANNOT_TELL}: {values}. What the choice of the validation rows changes is known for accuracy and "
-            "macro_f1 only; set tune.metric to one of them."
+            f"{CANNOT_TELL}: {values}. What the choice of the validation rows changes is known for {known} only; set "
+            "tune.metric to one of them."
         )
     margin = math.hypot(compute_seed_margin(gains), row_margin)
     return (

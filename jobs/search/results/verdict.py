@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jobs.evaluation.multi_label.metrics import decode_row_counts
+
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 1000
 MAX_COMPARED_TRIALS = 200  # worse ones are hardly ever the best by chance
@@ -42,13 +44,17 @@ class Gain:
 
 
 def compute_row_values(metric: str, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray | None:
-    """Return a value of each row whose mean is the metric, `(rows,)`; None for metrics other than accuracy, macro_f1.
+    """Return a value of each row whose mean is the metric, `(rows,)`; None for metrics other than accuracy, macro_f1,
+    and, with several labels per text, accuracy and micro_f1.
 
-    That of macro F1 is linear in the rows: the metric, and the derivative of the metric by the weight of the row.
+    That of an F1 is linear in the rows: the metric, and the derivative of the metric by the weight of the row.
 
     Args:
-        labels, predicted: class indices, `(rows,)` int64.
+        labels, predicted: class indices, `(rows,)` int64; with several labels per text, labels are `(rows, labels)` of
+            0 and 1, and predicted as of `encode_row_counts`.
     """
+    if labels.ndim == 2:
+        return _compute_multi_label_values(metric, labels, predicted)
     is_correct = labels == predicted
     if metric == "accuracy":
         return np.asarray(is_correct, float)
@@ -64,6 +70,18 @@ def compute_row_values(metric: str, labels: np.ndarray, predicted: np.ndarray) -
         - f1[labels] * weights[labels]
         - f1[predicted] * weights[predicted]
     )
+
+
+def _compute_multi_label_values(metric: str, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray | None:
+    correct, assigned = decode_row_counts(predicted, labels.shape[1])
+    true = labels.sum(axis=1, dtype=np.int64)
+    if metric == "accuracy":
+        return np.asarray((correct == true) & (correct == assigned), float)
+    if metric != "micro_f1":
+        return None
+    total = np.maximum((true + assigned).mean(), 1 / len(true))
+    f1 = 2 * correct.mean() / total
+    return np.asarray(f1 + (2 * correct - f1 * (true + assigned)) / total)
 
 
 def compare_kinds(first: KindRows, second: KindRows, class_sizes: Sequence[int], num_choices: int = 1) -> Gain:

@@ -10,18 +10,16 @@ resumes its run, and another command never continues it by mistake. A file of th
 nothing: with another one a finished run stays finished. Both files name the test part of the newest command.
 """
 
-import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from cluster import first_line
 from cluster.console.logs import RESULT
-from cluster.storage import StorageError, absolute_path, exists, join, read_text, remove_file, write_json, write_text
+from cluster.storage import absolute_path, exists, join, write_json
 from jobs.config.experiment import Experiment, digest
-from jobs.config.settings import Source, TrainSettings
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.settings import NEWER_SETTINGS, Source, TrainSettings
 from jobs.datasets.readers import Split
 from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
@@ -33,15 +31,12 @@ from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint
 logger = logging.getLogger(__name__)
 
 # Metrics of the best epoch in best.json.
-BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1")
+BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1", *MULTI_LABEL_METRICS)
 # Metrics that runs are compared by; the loss decides between equals.
-VALIDATION_METRICS = ("accuracy", "macro_f1", "loss")
+VALIDATION_METRICS = ("accuracy", "macro_f1", "loss", *MULTI_LABEL_METRICS)
 
-# Ray Train's list of the reports with their checkpoints, in a run's folder.
-RAY_SNAPSHOT = "checkpoint_manager_snapshot.json"
-
-# Settings that change the speed of a run, not its result.
-TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes"}
+# Settings that change the speed of a run, not its result; and a path, whose content is in the key of the corpus.
+TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes", "start_from"}
 TUNE_SETTINGS_NOT_IN_RUN_KEY = {"max_concurrent", "gpus_per_trial", "mlflow"}
 
 RUN_README = """\
@@ -90,7 +85,8 @@ class BestCheckpoint:
         """Return the epoch and its metrics as text."""
         if self.metrics["loss"] is None:
             return f"epoch {self.epoch}, the last; there is no validation part"
-        values = " ".join(f"{key} {self.metrics[key]:.4f}" for key in ("accuracy", "macro_f1", "loss"))
+        names = ("micro_f1", "accuracy", "macro_f1", "loss")
+        values = " ".join(f"{name} {self.metrics[name]:.4f}" for name in names if name in self.metrics)
         return f"epoch {self.epoch}, validation {values}"
 
     def to_json(self) -> dict[str, Any]:
@@ -153,8 +149,7 @@ class RunFolder:
         Raises:
             CheckpointError: a file of the checkpoint is missing or truncated.
         """
-        best = replace(best, finished=False)
-        self._write_best(best)
+        self._write_best(best := replace(best, finished=False))
         published = _read(join(self.experiment_folder, "best.json"))
         if published is None or published.run == self.name:
             self.publish(best)
@@ -290,8 +285,8 @@ def resolve_run_folder(
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:
     """Return the training settings that decide the result of a run, for its key."""
-    # With `folds`, a former setting, and without newer settings at null, runs of earlier versions are found again.
-    unset = {name for name in ("class_weights", "temperature") if getattr(settings, name) is None}
+    # With `folds`, a former setting, and without newer ones at their defaults: runs of earlier versions are found.
+    unset = {name for name in NEWER_SETTINGS if getattr(settings, name) == TrainSettings.model_fields[name].default}
     return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY | unset) | {"folds": folds}
 
 
@@ -300,31 +295,5 @@ def select_best(progress: Progress, path: str, metric: str) -> BestCheckpoint | 
     name = checkpoint_name(progress.best)
     if not progress.best or not CheckpointStore(path).has(name):
         return None
-    best = progress.epochs[progress.best - 1]
-    return BestCheckpoint(name, metric, {key: getattr(best, key) for key in BEST_EPOCH_METRICS})
-
-
-def remove_ray_snapshot(path: str) -> None:
-    """Remove Ray Train's list of reports from a run's folder."""
-    if exists(snapshot := join(path, RAY_SNAPSHOT)):
-        remove_file(snapshot)
-
-
-def prune_ray_snapshot(path: str) -> None:
-    """Remove the reports whose checkpoints were removed; `ray.train.Result.from_path` fails with them.
-
-    Only Ray reads the file, whose format is private. So an error does not end the run: the file is removed.
-    """
-    file = join(path, RAY_SNAPSHOT)
-    try:
-        if not exists(file):
-            return
-        snapshot = json.loads(read_text(file))
-        reports = zip(snapshot["checkpoint_results"], snapshot["checkpoint_report_indices"], strict=True)
-        kept = {index: result for result, index in reports if exists(join(path, result["checkpoint_dir_name"]))}
-        snapshot |= {"checkpoint_results": list(kept.values()), "checkpoint_report_indices": list(kept)}
-        write_text(file, json.dumps(snapshot))
-    except (StorageError, ValueError, KeyError, TypeError) as error:
-        logger.warning(f"{file}: is removed, because it cannot be updated: {type(error).__name__}: {first_line(error)}")
-        with suppress(StorageError):
-            remove_file(file)
+    best = progress.epochs[progress.best - 1].to_json()
+    return BestCheckpoint(name, metric, {key: best[key] for key in BEST_EPOCH_METRICS if key in best})

@@ -5,10 +5,11 @@ Every worker has a shard of the filters, so all workers must call these function
 
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
+from jobs.config.settings import TrainSettings
+from jobs.evaluation.abstention import select_thresholds
+from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.evaluation.seen_texts import digest_training_texts
+from jobs.model.batches import Collator, iter_batches_by_length
 from jobs.model.checkpoint import (
     Checkpoint,
     InitialVectors,
@@ -25,9 +30,10 @@ from jobs.model.checkpoint import (
     TrainingState,
     save_checkpoint,
 )
+from jobs.model.checkpoint_files import open_checkpoint
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
-from jobs.training.loop import Loop
+from jobs.training.loop import VALIDATION_BATCH_SIZE, Loop
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -44,21 +50,21 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     Args:
         resumable: include what resuming needs, the optimizers' state and the progress.
     """
-    progress, temperature = loop.progress, {}
+    progress = loop.progress
     # Within an epoch the weights have changed since the validation.
-    if loop.group.rank == 0 and not progress.steps:
-        temperature = {"temperature": experiment.train.temperature or loop.logits.fit_temperature()}
+    calibration: Mapping[str, object] = {} if progress.steps else _calibrate(experiment.train, loop)
     checkpoint = Checkpoint(
         experiment,
         corpus.labels,
         corpus.words,
         _to_arrays(gather_weights(loop)),
         metrics={
-            **(vars(progress.epochs[-1]) if progress.epochs else {}),
-            **temperature,
+            **(progress.epochs[-1].to_json() if progress.epochs else {}),
+            **calibration,
             "rows": len(corpus.train),
             "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,
+            **_describe_start(experiment.train.start_from),
             "versions": collect_versions(),
         },
     )
@@ -75,6 +81,44 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants)
 
     return write
+
+
+def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
+    """Return the values of `calibrate`, and with one label per text the thresholds of abstention, if there are any."""
+    out_of_scope = _score_out_of_scope(loop)
+    if loop.group.rank:
+        return {}
+    sample, names = loop.logits, loop.corpus.labels
+    values = dict(calibrate(sample, settings, names))
+    if not sample.is_multi_label and (len(sample.labels) or settings.abstention_thresholds is not None):
+        temperature = cast(float, values["temperature"])
+        values["abstention"] = select_thresholds(
+            sample.logits, sample.labels, temperature, settings, names, out_of_scope
+        )
+    return values
+
+
+@torch.inference_mode()
+def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
+    """Return the logits of the held-out out-of-scope texts, `(texts, classes)` float32; None without such texts."""
+    tokens = loop.corpus.out_of_scope
+    if tokens is None:
+        return None
+    loop.network.eval()
+    collator = Collator(tokens, len(loop.corpus.vectors), loop.device)
+    logits = np.empty((len(tokens), len(loop.corpus.labels)), np.float32)
+    for rows in iter_batches_by_length(tokens.lengths, VALIDATION_BATCH_SIZE):
+        logits[rows] = loop.group.all_reduce(loop.network(collator.collate(rows))).cpu().numpy()
+    return logits
+
+
+@cache
+def _describe_start(path: str | None) -> dict[str, Any]:
+    """Return the checkpoint that training started from, with the SHA-256 of its manifest."""
+    if path is None:
+        return {}
+    with open_checkpoint(path) as files:
+        return {"started_from": {"checkpoint": path, "manifest": files.manifest_sha256}}
 
 
 @cache

@@ -99,3 +99,15 @@ def test_settings_that_a_search_chose_can_be_trained() -> None:
     assert drop_ineffective_settings(static).model.dropout == 0.2
     trained = static.replace({"model.embedding": "non-static"})
     assert drop_ineffective_settings(trained) == trained
+
+
+def test_the_use_of_out_of_scope_texts_needs_such_texts_and_one_set_of_weights() -> None:
+    """Weights of labels fit one of the two trainings of `auto` only; a cross-validation measures no abstention."""
+    with pytest.raises(ExperimentError, match=r"data.out_of_scope_use has no effect without data.out_of_scope"):
+        check_settings(Experiment().replace({"data.out_of_scope_use": "class"}), {"rand"})
+    weighted = Experiment().replace({"data.out_of_scope": "oos.csv", "train.class_weights": {"a": 1, "b": 2}})
+    with pytest.raises(ExperimentError, match=r"train.class_weights has the weights of one of the two"):
+        check_settings(weighted, {"rand"})
+    assert check_settings(weighted.replace({"data.out_of_scope_use": "threshold"}), {"rand"}) == []
+    [note] = check_fold_settings(weighted)
+    assert note.startswith("data.out_of_scope has no effect in a cross-validation")

@@ -9,7 +9,13 @@ import pytest
 
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
-from jobs.datasets.dataset import load_dataset, load_folds, merge_validation, stratified_split
+from jobs.datasets.dataset import (
+    add_out_of_scope_class,
+    load_dataset,
+    load_folds,
+    merge_validation,
+    stratified_split,
+)
 from jobs.datasets.readers import DataError, Split
 from jobs.datasets.tokenizer import tokenize
 from tests.support.toy_data import make_toy_rows
@@ -196,3 +202,43 @@ def test_the_data_of_the_experiments_are_read(shared_data: Path, name: str, clas
     dataset = load_dataset(load_experiment(path, [f"data.folder={shared_data / name}"]))
     assert len(dataset.labels) == classes
     assert len(dataset.test) == test_rows
+
+
+def test_out_of_scope_rows_are_held_out_or_a_class(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    """The file needs no column of labels. A half of the rows is trained on; validation and test part do not change."""
+    path = tmp_path / "other.csv"
+    path.write_text("text\n" + "".join(f"weather {number}\n" for number in range(7)))
+    plain = load_dataset(make_experiment())
+    settings = {"data__out_of_scope": str(path)}
+    thresholds = load_dataset(make_experiment(**settings, data__out_of_scope_use="threshold"))
+    assert thresholds.out_of_scope is not None
+    assert len(thresholds.out_of_scope) == 7
+    assert (thresholds.labels, thresholds.train.texts) == (plain.labels, plain.train.texts)
+    both, as_class = (
+        load_dataset(make_experiment(**settings, data__out_of_scope_use=use)) for use in ("auto", "class")
+    )
+    assert both.out_of_scope is not None
+    assert both.out_of_scope_training is not None
+    assert {*both.out_of_scope.texts, *both.out_of_scope_training.texts} == set(thresholds.out_of_scope.texts)
+    assert (len(both.out_of_scope), len(both.out_of_scope_training), both.labels) == (3, 4, plain.labels)
+    assert add_out_of_scope_class(both).train == as_class.train
+    assert as_class.labels == ["bad", "good", "out_of_scope"]
+    assert as_class.train.texts == plain.train.texts + both.out_of_scope_training.texts
+    assert as_class.train.labels[-4:] == ["out_of_scope"] * 4
+    assert as_class.out_of_scope == both.out_of_scope
+    assert (as_class.validation, as_class.test) == (plain.validation, plain.test)
+    assert "out of scope: 7 rows" in as_class.notes[-1]
+
+
+def test_out_of_scope_rows_that_cannot_be_used_are_an_error(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """A label of that name would be mixed with the class; a class needs a row to train and one to measure."""
+    path = tmp_path / "other.csv"
+    path.write_text("text\nweather\n")
+    with pytest.raises(DataError, match=r"a class needs 2 rows or more.*data.out_of_scope_use=threshold"):
+        load_dataset(make_experiment(data__out_of_scope=str(path)))
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("label,text\n" + "out_of_scope,a\nb,c\n" * 20)
+    with pytest.raises(DataError, match=r"has the label 'out_of_scope'; name the file"):
+        load_dataset(make_experiment(data__train=str(labelled), data__out_of_scope=str(path)))

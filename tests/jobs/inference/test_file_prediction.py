@@ -497,3 +497,50 @@ def test_progress_is_logged(saved: str, tmp_path: Path, monkeypatch: pytest.Monk
     messages.clear()
     predict_file(saved, str(tmp_path / "in.csv"), None, None)
     assert messages == []
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_abstention_leaves_the_label_out_and_the_scores_in(tmp_path: Path, suffix: str) -> None:
+    """The threshold is that of the checkpoint; the class of out-of-scope texts is never the label."""
+    texts = [f"word{number} word{number + 1}" for number in range(40)]
+    (tmp_path / "in.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    checkpoint = checkpoint_of("non-static")
+    probabilities = predict_proba(checkpoint, texts)
+    in_scope = probabilities[:, :2].max(axis=1)
+    abstention = {"thresholds": {"retention": 0.0, "precision": float(np.median(in_scope))}, "out_of_scope": 2}
+    save_checkpoint(tmp_path / "c", replace(checkpoint, metrics={"abstention": abstention}))
+    out = tmp_path / f"out{suffix}"
+    options = ["predict", str(tmp_path / "c"), str(tmp_path / "in.csv"), "--out", str(out), "--scores"]
+    assert main([*options, "--objective", "precision"]) == 0
+    if suffix == ".csv":
+        rows: list[dict[str, Any]] = [row | {"label": row["label"] or None} for row in read_csv(out)]
+    else:
+        rows = read_jsonl(out) if suffix == ".jsonl" else pyarrow.parquet.read_table(out).to_pylist()
+    expected = ["ab"[best] if score >= np.median(in_scope) else None
+                for best, score in zip(probabilities[:, :2].argmax(axis=1), in_scope, strict=True)]  # fmt: skip
+    assert [row["label"] for row in rows] == expected
+    assert 0 < expected.count(None) < 40
+    np.testing.assert_allclose([float(row["score"]) for row in rows], in_scope, atol=1e-5)
+    if suffix != ".csv":
+        assert all(len(row["scores"]) == 3 for row in rows)
+    assert main([*options, "--abstain", "--force"]) == 0
+    content = out.read_bytes()
+    if suffix == ".csv":
+        assert b",," not in content
+
+
+def test_abstention_without_thresholds_is_an_error(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", saved, "word1", "--abstain"]) == 2
+    assert "has no thresholds of abstention" in capsys.readouterr().err
+
+
+def test_files_of_another_threshold_are_not_completed(saved: str, tmp_path: Path) -> None:
+    """A folder that was begun without abstention is not continued with it."""
+    (tmp_path / "in.csv").write_text("text\nword1\n")
+    rule = {"abstention": {"thresholds": {"retention": 1.0}}}
+    save_checkpoint(tmp_path / "c", replace(checkpoint_of("non-static"), metrics=rule))
+    options = ["predict", str(tmp_path / "c"), str(tmp_path / "in.csv"), "--out", f"{tmp_path}/out/", "--workers", "1"]
+    assert main(options) == 0
+    assert main([*options, "--abstain"]) == 2

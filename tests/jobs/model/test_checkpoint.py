@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.config.abstention import AbstentionRule, MissingThreshold, require_rule
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import (
     Checkpoint,
@@ -94,6 +95,21 @@ def test_a_checkpoint_of_an_earlier_version_has_the_temperature_1(tmp_path: Path
     save_checkpoint(tmp_path / "new", replace(CHECKPOINT, metrics={"epoch": 1, "temperature": 1.25}))
     assert load_checkpoint(str(tmp_path / "old")).temperature == 1
     assert load_checkpoint(str(tmp_path / "new")).temperature == 1.25
+
+
+def test_thresholds_of_abstention_are_read_or_their_lack_is_explained(tmp_path: Path) -> None:
+    """An earlier version wrote none; few validation rows may show no precision."""
+    save_checkpoint(tmp_path / "old", CHECKPOINT)
+    with pytest.raises(MissingThreshold, match=r"has no thresholds of abstention.*train it again"):
+        require_rule(load_checkpoint(str(tmp_path / "old")).metrics, "retention")
+    abstention = {"rows": 9, "thresholds": {"retention": 0.25, "precision": None}, "out_of_scope": 1}
+    save_checkpoint(tmp_path / "new", replace(CHECKPOINT, metrics={"epoch": 1, "abstention": abstention}))
+    metrics = load_checkpoint(str(tmp_path / "new")).metrics
+    assert require_rule(metrics, "retention") == AbstentionRule(0.25, 1)
+    with pytest.raises(MissingThreshold, match=r"no threshold for 'precision': its 9 validation rows do not show"):
+        require_rule(metrics, "precision")
+    with pytest.raises(MissingThreshold, match=r"no threshold for 'balanced'; train with data.out_of_scope"):
+        require_rule(metrics, "balanced")
 
 
 def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:

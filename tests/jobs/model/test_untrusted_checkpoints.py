@@ -87,6 +87,19 @@ HARM: dict[str, Callable[[Path], object]] = {
     "a temperature of 0": lambda folder: change_file(
         folder, "metrics.json", json.dumps(METRICS | {"temperature": 0}).encode()
     ),
+    **{
+        f"abstention {abstention}": lambda folder, abstention=abstention: change_file(
+            folder, "metrics.json", json.dumps(METRICS | {"abstention": abstention}).encode()
+        )
+        for abstention in (
+            [],
+            {"thresholds": [0.5]},
+            {"thresholds": {"retention": "x"}},
+            {"thresholds": {"retention": float("nan")}},
+            {"thresholds": {}, "out_of_scope": 3},
+            {"thresholds": {}, "out_of_scope": -1},
+        )
+    },
     "deep manifest": lambda folder: (folder / "manifest.json").write_text('{"files":' * DEEP),
     "long manifest": lambda folder: (folder / "manifest.json").write_text(" " * (2 << 20)),
     "a manifest that is a pipe": lambda folder: replace_by_pipe(folder / "manifest.json"),

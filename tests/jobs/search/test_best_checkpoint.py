@@ -201,6 +201,8 @@ def test_a_trial_whose_best_checkpoint_was_lost_is_trained_again(scene: Scene) -
 
 def test_a_refit_trains_the_best_settings_up_to_their_best_epoch(make_experiment: Callable[..., Experiment]) -> None:
     best = BestCheckpoint("trial-00003/epoch-0002", "accuracy", {"epoch": 2}, {"model.dropout": 0.3}, trial=3)
-    refit = build_refit_experiment(make_experiment(tune__epochs=5), best, temperature=1.5)
+    thresholds = {"retention": 0.25, "precision": None}
+    refit = build_refit_experiment(make_experiment(tune__epochs=5), best, 1.5, thresholds)
+    assert refit.train.abstention_thresholds == {"retention": 0.25}
     assert (refit.model.dropout, refit.train.epochs, refit.train.last_epoch) == (0.3, 5, 2)
     assert refit.train.temperature == 1.5

@@ -58,6 +58,7 @@ def test_the_defaults_can_be_searched() -> None:
         ({"model.feature_maps": {"uniform": [8, 16]}}, r"model.feature_maps: .*integer"),
         ({"model.dropout": {"choice": []}}, r"must be a list of values"),
         ({"train.temperature": {"choice": [1, 2]}}, r"'train.temperature' changes no metric"),
+        ({"train.abstention_retention": {"choice": [0.9]}}, r"'train.abstention_retention' changes no metric"),
         ({"train.class_weights": {"grid": [None, "equal"]}}, r"train.class_weights: must be balanced"),
         ({"data.train": {"choice": ["a", "b"]}}, r"'data.train' cannot be searched"),
         ({"train.workers": {"choice": [1, 2]}}, r"changes the speed of a trial"),

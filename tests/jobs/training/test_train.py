@@ -30,7 +30,8 @@ from jobs.early_start import connect_early
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training import monitor
 from jobs.training.monitor import MAX_FAILURES_WITHOUT_CHECKPOINT, RunStatus
-from jobs.training.run_files.run_folder import RAY_SNAPSHOT, RunFolder, resolve_run_folder
+from jobs.training.run_files.ray_snapshot import RAY_SNAPSHOT
+from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
 from jobs.training.train import TrainingFailed, fit, train
 from tests.support.commands import run_command
 from tests.support.loops import train_in_process

@@ -148,6 +148,30 @@ def test_a_worse_run_leaves_the_better_one_current_and_is_named_by_its_own_file(
     assert load_checkpoint(top).experiment.train.epochs == 1
 
 
+def test_the_better_use_of_out_of_scope_texts_becomes_current(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """Both uses are trained and compared on held-out rows. Texts of words that are in no other are a class here."""
+    others = tmp_path / "other.csv"
+    others.write_text("text\n" + "weather rain and sun\nrain in it\nsun was a weather\n" * 9)
+    experiment = make_experiment(data__out_of_scope=str(others), train__epochs=4, train__learning_rate=0.02)
+    best = train(experiment)
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.labels == ["bad", "good", "out_of_scope"]
+    assert checkpoint.experiment.data.out_of_scope_use == "class"
+    assert checkpoint.metrics["abstention"]["out_of_scope"] == 2
+    assert set(checkpoint.metrics["abstention"]["thresholds"]) == {"retention", "precision", "balanced"}
+    [comparison] = [line for line in messages if line.startswith("out-of-scope texts are also a class")]
+    runs = [load_checkpoint(str(path)) for path in Path(best).parent.glob("train-*")]
+    for run in runs:
+        assert f"{run.metrics['abstention']['balanced_accuracy']:.4f} if they" in comparison
+    [other] = [run for run in runs if run.experiment.data.out_of_scope_use == "threshold"]
+    assert other.labels == ["bad", "good"]
+    messages.clear()
+    assert train(experiment) == best
+    assert sum("this run is finished" in line for line in messages) == 2
+
+
 def test_errors_in_the_data_are_reported_before_ray_starts(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:

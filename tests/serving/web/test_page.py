@@ -201,6 +201,31 @@ def test_a_csv_file_is_labelled(browser: WebDriver, tmp_path: Path) -> None:
     assert all(0 < float(line[4]) <= 1 for line in lines[1:])
 
 
+def test_an_unsure_text_has_no_label_if_the_box_is_checked(browser: WebDriver, tmp_path: Path) -> None:
+    """The box is shown if the checkpoint has a threshold; the scores stay, also in a labelled file."""
+    metrics = {"epoch": 1, "abstention": {"thresholds": {"retention": 0.999}}}
+    save_checkpoint(tmp_path / "c", replace(checkpoint_of("rand"), metrics=metrics))
+    (tmp_path / "texts.csv").write_text("text\nword1\nword2\n")
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+        browser.set_window_size(1000, 900)
+        browser.get(url)
+        [option] = wait_for_elements(browser, "#abstain-option")
+        assert option.text == "No label if the score is below 99.9 %"
+        field = browser.find_element(By.ID, "text")
+        field.send_keys("word1 word2", Keys.CONTROL, Keys.ENTER)
+        wait_for_elements(browser, "#labels button", 3)
+        assert not browser.find_element(By.ID, "none").is_displayed()
+        browser.find_element(By.ID, "abstain").click()
+        field.send_keys(Keys.CONTROL, Keys.ENTER)
+        assert wait_for_elements(browser, "#none")[0].text == "No label: no class reaches the threshold."
+        assert len(wait_for_elements(browser, "#labels button", 3)) == 3
+        browser.save_screenshot(str(tmp_path / "abstain.png"))
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / "texts.csv"))
+        wait_for_elements(browser, "#start")[0].click()
+        assert "(no label) 2 (100.0 %)" in wait_for_elements(browser, "#counts")[0].text
+    assert not browser.get_log("browser")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"text\n", "no rows"), (b"text\n\xff\xfe\n", "not in UTF-8"), (b'text\n"open\n', "mark is not closed"),

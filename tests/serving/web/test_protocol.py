@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.config.abstention import AbstentionRule
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
 from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
@@ -27,7 +28,8 @@ def respond(content: bytes, logits: list[list[float]] = SCORES, *, flat: bool = 
     """Return the parsed response to a body."""
     request = parse_request(content, LIMITS)
     scores = [apply_function(request.function, row) for row in logits[: len(request.texts)]]
-    return json.loads(encode_response(request, LABELS, scores, [], flat=flat))
+    rule = AbstentionRule(0.7, out_of_scope=0) if request.abstain else None
+    return json.loads(encode_response(request, LABELS, scores, [], flat=flat, abstention=rule))
 
 
 def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() -> None:
@@ -194,6 +196,35 @@ def test_explanations_that_would_fill_the_memory_are_refused() -> None:
     assert len(json.loads(explain(top_k=1))) == 1
 
 
+@pytest.mark.parametrize("more", [{"abstain": True}, {"parameters": {"abstain": "precision"}}])
+def test_abstention_returns_a_label_or_none_with_the_scores(more: dict) -> None:
+    """The label is the best class in scope if its score reaches the threshold, 0.7; top_k shortens the scores only."""
+    first, second = respond(body(inputs=["hi", "you"], **more), [[0.0, 2.0, 1.0], [3.0, 0.0, 2.9]])
+    assert (first["label"], second["label"]) == (None, None)  # 0.67; the best class is the one out of scope
+    assert [row["label"] for row in second["scores"]] == ["a", "ü", 'b"']
+    single = respond(body(inputs="hi", **more), [[0.0, 2.0, 0.0]])
+    assert (single["label"], len(single["scores"])) == ('b"', 3)
+    assert respond(body(inputs="hi", **more), [[0.0, 2.0, 0.0]], flat=False) == [single]
+    assert respond(body(inputs="hi", abstain=True, parameters={"top_k": 1}), [[0.0, 2.0, 0.0]])["scores"] == [
+        single["scores"][0]
+    ]
+    assert isinstance(respond(body(inputs="hi", abstain=False)), list)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"abstain": True, "raw_scores": True}, "abstain: thresholds are of softmax"),
+        ({"parameters": {"abstain": True, "function_to_apply": "sigmoid"}}, "abstain: thresholds are of softmax"),
+        ({"abstain": "recall"}, "abstain: must be true, false, retention, precision or balanced"),
+        ({"parameters": {"abstain": 0.5}}, "parameters.abstain: must be true, false"),
+    ],
+)
+def test_abstention_that_is_no_objective_or_has_another_function_is_an_error(fields: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=f"^{message}"):
+        parse_request(body(inputs="hi", **fields), LIMITS)
+
+
 def test_scores_have_all_digits_of_float32() -> None:
     """And a decimal point or an exponent: readers of JSON in some languages would take 1 for an integer."""
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
@@ -210,10 +241,22 @@ def test_an_error_message_may_hold_any_character() -> None:
     assert json.loads(encode_error('"\ud800\x00ü')) == {"error": '"?\x00ü'}
 
 
-VALUES = st.none() | st.booleans() | st.integers(-2, 3) | st.sampled_from([0.5, 2.0, 2.5, "", "a", "softmax", "none"])
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.sampled_from([0.5, 2.0, 2.5, "", "a", "softmax", "none", "precision"])
+)
 LISTS = st.lists(VALUES | st.lists(VALUES, max_size=2), max_size=3)
-FIELDS = st.sampled_from(["inputs", "parameters", "raw_scores", "explain", "truncate", "options", "top_k", "x"])
-PARAMETERS = st.sampled_from(["top_k", "function_to_apply", "threshold", "explain", "truncation", "inputs"])
+FIELDS = st.sampled_from(
+    ["inputs", "parameters", "raw_scores", "explain", "abstain", "truncate", "options", "top_k", "x"]
+)
+PARAMETERS = st.sampled_from(["top_k", "function_to_apply", "threshold", "explain", "abstain", "truncation", "inputs"])
+
+
+def effective_function(fields: dict, parameters: dict) -> object:
+    """Return the function of a body with valid types: that of the parameters has precedence."""
+    return parameters.get("function_to_apply") or ("none" if fields.get("raw_scores") else "softmax")
 
 
 def is_valid(fields: dict) -> bool:
@@ -232,17 +275,20 @@ def is_valid(fields: dict) -> bool:
     parameters = {} if parameters is None else parameters
     if not isinstance(parameters, dict):
         return False
+    abstain = [fields.get("abstain"), parameters.get("abstain")]
     lists = isinstance(inputs, list) and len(inputs) > 0
     top_k, threshold = parameters.get("top_k"), parameters.get("threshold")
     return (
-        set(fields) <= {"inputs", "parameters", "raw_scores", "explain", "truncate", "truncation_direction", "options"}
-        and set(parameters) <= {*("top_k", "function_to_apply", "threshold", "explain"), "truncation"}
+        set(fields) <= {*("inputs", "parameters", "raw_scores", "explain", "abstain"), "truncate", "options"}
+        and set(parameters) <= {*("top_k", "function_to_apply", "threshold", "explain", "abstain"), "truncation"}
+        and all(is_flag(value) or value == "precision" for value in abstain)
         and (isinstance(inputs, str) or (lists and (all(isinstance(text, str) for text in inputs)
                                                     or all(map(is_single, inputs)))))
         and (top_k is None or (is_number(top_k) and top_k >= 1 and top_k == int(top_k)))
         and parameters.get("function_to_apply") in (None, "softmax", "sigmoid", "none")
         and (threshold is None or is_number(threshold))
         and all(map(is_flag, (parameters.get("explain"), fields.get("explain"), fields.get("raw_scores"))))
+        and not (any(abstain) and effective_function(fields, parameters) != "softmax")
     )  # fmt: skip
 
 

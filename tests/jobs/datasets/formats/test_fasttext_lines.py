@@ -24,7 +24,7 @@ def test_a_label_may_stand_anywhere_in_its_line(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("a b", "has no label; a line of fastText starts with __label__NAME"),
-        ("__label__x __label__y a", "has 2 labels, x, y; one label per text is supported"),
+        ("__label__x __label__y a", "has 2 labels, x, y; one label per text is expected"),
         ("__label__ a", "the label in '__label__' is empty"),
     ],
 )

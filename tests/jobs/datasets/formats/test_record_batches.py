@@ -100,7 +100,7 @@ def test_errors_name_file_row_and_setting(
     assert f"{tmp_path}/a{suffix}" in str(error.value)
     assert message in str(error.value)
     if "list<" in message:
-        assert "one label per text is supported" in str(error.value)
+        assert "data.multi_label=true" in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".feather"])

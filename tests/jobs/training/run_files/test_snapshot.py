@@ -16,7 +16,9 @@ from cluster import UsageError, __version__
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import write_binary
+from jobs.evaluation.abstention import select_balanced_threshold, select_retention_threshold
 from jobs.evaluation.metrics import LogitSample, fit_temperature
+from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
 from jobs.model import checkpoint_files
 from jobs.model.checkpoint import (
@@ -34,7 +36,7 @@ from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint
 from jobs.training.run_files.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
 from jobs.training.worker import resume
 from tests.support.loops import make_loop
-from tests.support.toy_data import make_toy_rows
+from tests.support.toy_data import make_test_corpus, make_toy_rows
 
 EXTRA_WORDS = [f"other{number}" for number in range(3000)]
 SHARED_FILES = (
@@ -277,3 +279,30 @@ def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
     fixed = experiment.replace({"train.temperature": 1.5})
     capture(fixed, loop.corpus, loop, resumable=False)(tmp_path / "fixed")
     assert load_checkpoint(str(tmp_path / "fixed")).temperature == 1.5
+
+
+def test_a_checkpoint_of_an_epoch_has_the_thresholds_of_its_validation_part(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Those of the classifier's own scores on the validation rows and on the out-of-scope texts."""
+    others = tmp_path / "other.csv"
+    others.write_text("text\n" + "the weather is a cold story\nmusic\nwarm and cold\n" * 4)
+    settings = {"data__out_of_scope": str(others), "data__out_of_scope_use": "threshold", "data__validation_share": 0.3}
+    experiment = make_experiment(train__epochs=1, **settings)
+    loop = make_loop(experiment)
+    list(loop.train_epochs())
+    capture(experiment, loop.corpus, loop, resumable=False)(tmp_path / "checkpoint")
+    checkpoint = load_checkpoint(str(tmp_path / "checkpoint"))
+    dataset = load_dataset(experiment)
+    classifier = Classifier(checkpoint, share_table=False)
+    scores = classifier.predict_proba(dataset.validation.texts).max(axis=1)
+    correct = np.array(classifier.predict(dataset.validation.texts)) == np.array(dataset.validation.labels)
+    assert dataset.out_of_scope is not None
+    other_scores = classifier.predict_proba(dataset.out_of_scope.texts).max(axis=1)
+    abstention = checkpoint.metrics["abstention"]
+    assert (abstention["rows"], abstention["out_of_scope_rows"]) == (len(scores), 12)
+    assert abstention["thresholds"]["retention"] == pytest.approx(select_retention_threshold(scores, 0.95), abs=1e-5)
+    balanced = select_balanced_threshold(scores, correct, other_scores)
+    assert (abstention["thresholds"]["balanced"], abstention["balanced_accuracy"]) == pytest.approx(balanced, abs=1e-5)
+    plain = make_test_corpus(make_experiment(data__validation_share=0.3))
+    assert plain.key != loop.corpus.key

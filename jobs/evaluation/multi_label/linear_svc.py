@@ -1,0 +1,59 @@
+"""Baseline of several labels per text: a linear SVC for each label over TF-IDF, trained on the same rows."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.label_sets import encode_label_sets
+from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, RowsUnavailable, list_terms
+from jobs.evaluation.multi_label.metrics import sigmoid
+from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
+from jobs.inference.text_tokens import tokenize_texts
+
+logger = logging.getLogger(__name__)
+
+# Thresholds are chosen on the grid of probabilities, which the margins from -1.5 to 1.5 are mapped to.
+SCALE = 3.0
+
+
+def score_with_svcs(
+    dataset: Dataset, labels: Sequence[str], test_tokens: Sequence[Sequence[str]], *, lowercase: bool
+) -> tuple[np.ndarray, float]:
+    """Return scores of texts between 0 and 1, `(texts, labels)`, and the threshold that decides on a label.
+
+    As scikit-learn's `OneVsRestClassifier(LinearSVC())` over words and pairs of words; the threshold, one for all
+    labels, has the highest micro F1 on the validation rows. Without such rows it is the hyperplane.
+
+    Args:
+        dataset: its training part is trained on. labels: of the scores.
+
+    Raises:
+        RowsUnavailable: no training row has a word.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    if len(dataset.train) > MANY_ROWS:
+        logger.info(f"training {SVC_NAME} for each label on {len(dataset.train):,} rows; --no-baseline leaves it out")
+    tokens = tokenize_texts(dataset.train.texts, lowercase)
+    if not any(tokens):
+        raise RowsUnavailable(f"{dataset.train.path}: no training row has a word")
+    vectorizer = TfidfVectorizer(analyzer=list_terms)
+    features = vectorizer.fit_transform(tokens)
+    targets = encode_label_sets(dataset.train.label_sets or [], labels)
+    parts = [test_tokens, tokenize_texts(dataset.validation.texts, lowercase)]
+    held_out = [vectorizer.transform(part) if part else None for part in parts]
+    margins = [np.zeros((len(part), len(labels))) for part in parts]
+    for label in range(len(labels)):
+        column = targets[:, label]
+        model = LinearSVC(random_state=0).fit(features, column) if 0 < column.sum() < len(column) else None
+        for part, own in zip(margins, held_out, strict=True):
+            if own is not None:
+                part[:, label] = model.decision_function(own) if model else (1 if column.any() else -1)
+    test, validation = (sigmoid(SCALE * part) for part in margins)
+    if not len(validation):
+        return test, 0.5
+    counts = count_scores(validation, encode_label_sets(dataset.validation.label_sets or [], labels))
+    return test, float(GRID[choose_global_threshold(counts, "micro_f1")])

@@ -1,0 +1,181 @@
+"""Thresholds of labels: the scores from which a text gets a label, chosen on validation rows.
+
+They are multiples of 0.01: a single one for all labels, or one for each. Cross-validation over these rows decides which
+of the two, since thresholds of rare labels fit chance: one for each label is taken only if it is better on rows that it
+was not chosen on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from jobs.config.label_thresholds import ThresholdObjective
+from jobs.config.settings import TrainSettings
+from jobs.evaluation.metrics import LogitSample
+from jobs.evaluation.multi_label.metrics import LabelCounts, sigmoid
+from jobs.model.checkpoint import DEFAULT_THRESHOLD
+
+GRID = np.arange(1, 100) / 100
+NUM_FOLDS = 5
+MIN_ROWS = 10  # with a label, for a threshold of its own
+MAX_ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class GridCounts:
+    """Rows with at least the score of each threshold of the grid.
+
+    correct: of them, those with the label; predicted: all; `(labels, thresholds)` int64. true: rows with each label,
+    `(labels,)`.
+    """
+
+    correct: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+
+    def __sub__(self, other: "GridCounts") -> "GridCounts":
+        return GridCounts(self.correct - other.correct, self.predicted - other.predicted, self.true - other.true)
+
+    def select(self, indices: np.ndarray) -> LabelCounts:
+        """Return the counts with the threshold of each label, given by its index in the grid, `(labels,)`."""
+        labels = np.arange(len(self.true))
+        return LabelCounts(self.correct[labels, indices], self.true, self.predicted[labels, indices])
+
+
+@dataclass(frozen=True)
+class LabelThresholds:
+    """Thresholds of labels, `(labels,)` float64. per_label: they were chosen for each label."""
+
+    values: np.ndarray
+    per_label: bool
+
+
+def calibrate(logits: LogitSample, settings: TrainSettings, names: Sequence[str]) -> Mapping[str, object]:
+    """Return what a checkpoint's metrics.json says about its scores: `temperature`, and `label_thresholds`.
+
+    label_thresholds: only with several labels per text: `values`, in the order of the labels; `objective`, null if the
+    settings name the thresholds; `per_label`, whether they were chosen for each label.
+
+    Args:
+        logits: of validation rows. names: of the labels.
+    """
+    temperature = settings.temperature or logits.fit_temperature()
+    if not logits.is_multi_label:
+        return {"temperature": temperature}
+    fixed = settings.thresholds
+    if fixed is None:
+        probabilities = sigmoid(logits.logits / temperature)
+        chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)
+    else:
+        values = [fixed[name] for name in names] if isinstance(fixed, dict) else [fixed] * len(names)
+        chosen = LabelThresholds(np.array(values), isinstance(fixed, dict))
+    objective = settings.threshold_objective if fixed is None else None
+    thresholds = {"objective": objective, "per_label": chosen.per_label, "values": chosen.values.tolist()}
+    return {"temperature": temperature, "label_thresholds": thresholds}
+
+
+def count_scores(probabilities: np.ndarray, labels: np.ndarray) -> GridCounts:
+    """Return the counts of probabilities and labels, `(rows, labels)` each."""
+    num_labels, size = labels.shape[1], len(GRID) + 1
+    passed = np.searchsorted(GRID, probabilities.astype(np.float64), side="right")  # thresholds at most the score
+    cells = passed + np.arange(num_labels) * size
+    counts = [
+        np.bincount(selected.reshape(-1), minlength=num_labels * size).reshape(num_labels, size)
+        for selected in (cells[labels.astype(bool)], cells)
+    ]
+    # A row with p passed thresholds gets the label with the first p of them.
+    correct, predicted = (np.cumsum(values[:, :0:-1], axis=1)[:, ::-1] for values in counts)
+    return GridCounts(correct, predicted, labels.sum(axis=0, dtype=np.int64))
+
+
+def choose_global_threshold(counts: GridCounts, objective: ThresholdObjective) -> int:
+    """Return the index in the grid of the best single threshold."""
+    if objective == "macro_f1":
+        f1 = 2 * counts.correct / np.maximum(counts.predicted + counts.true[:, None], 1)
+        return int(f1.mean(axis=0).argmax())
+    correct, predicted = counts.correct.sum(axis=0), counts.predicted.sum(axis=0)
+    if isinstance(objective, float):
+        return _first_precise(correct, predicted, objective)
+    return int((2 * correct / np.maximum(predicted + counts.true.sum(), 1)).argmax())
+
+
+def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, objective: ThresholdObjective) -> LabelThresholds:
+    """Return the thresholds for an objective; `DEFAULT_THRESHOLD` without rows.
+
+    Args:
+        probabilities, labels: of validation rows, `(rows, labels)`.
+    """
+    num_labels = labels.shape[1]
+    if not len(labels):
+        return LabelThresholds(np.full(num_labels, DEFAULT_THRESHOLD), per_label=False)
+    counts = count_scores(probabilities, labels)
+    folds = np.random.default_rng(0).permutation(len(labels)) % NUM_FOLDS
+    parts = [count_scores(probabilities[folds == fold], labels[folds == fold]) for fold in range(NUM_FOLDS)]
+    choices = (_choose_same, _choose_per_label)
+    values = [_cross_validate(partial(choose, objective=objective), counts, parts, objective) for choose in choices]
+    per_label = values[1] > values[0]
+    return LabelThresholds(GRID[choices[per_label](counts, objective)], per_label)
+
+
+def _cross_validate(
+    choose: Callable[[GridCounts], np.ndarray],
+    counts: GridCounts,
+    parts: list[GridCounts],
+    objective: ThresholdObjective,
+) -> tuple[float, float]:
+    """Return the sort key, more is better, of a choice on rows that the thresholds were not chosen on."""
+    chosen = [part.select(choose(counts - part)) for part in parts]
+    total = LabelCounts(*(sum(getattr(item, name) for item in chosen) for name in ("correct", "true", "predicted")))
+    if isinstance(objective, float):
+        precision = total.micro_precision()
+        return min(precision, objective), total.micro_recall()
+    return (total.micro_f1() if objective == "micro_f1" else total.macro_f1()), 0.0
+
+
+def _choose_same(counts: GridCounts, objective: ThresholdObjective) -> np.ndarray:
+    return np.full(len(counts.true), choose_global_threshold(counts, objective))
+
+
+def _choose_per_label(counts: GridCounts, objective: ThresholdObjective) -> np.ndarray:
+    """Return the index in the grid of each label's threshold, `(labels,)`; that of all labels for rare ones."""
+    shared = choose_global_threshold(counts, objective)
+    if isinstance(objective, float):
+        rows = zip(counts.correct, counts.predicted, strict=True)
+        indices = np.array([_first_precise(correct, predicted, objective) for correct, predicted in rows])
+    elif objective == "macro_f1":
+        f1 = 2 * counts.correct / np.maximum(counts.predicted + counts.true[:, None], 1)
+        indices = _find_best(f1, shared)
+    else:
+        indices = _maximize_micro_f1(counts, shared)
+    return np.where(counts.true >= MIN_ROWS, indices, shared)
+
+
+def _maximize_micro_f1(counts: GridCounts, shared: int) -> np.ndarray:
+    """Return the indices with the highest micro F1 (Dinkelbach 1967).
+
+    With a micro F1 of f, it is the highest if no label's `2 * correct - f * predicted` can be higher.
+    """
+    indices = np.full(len(counts.true), shared)
+    for _ in range(MAX_ITERATIONS):
+        f1 = counts.select(indices).micro_f1()
+        better = _find_best(2 * counts.correct - f1 * counts.predicted, shared)
+        if np.array_equal(better, indices):
+            break
+        indices = better
+    return indices
+
+
+def _find_best(values: np.ndarray, shared: int) -> np.ndarray:
+    """Return the index of each row's maximum; of several, that which is nearest to the shared index."""
+    distance = np.abs(np.arange(values.shape[1]) - shared)
+    is_best = values >= values.max(axis=1, keepdims=True) - 1e-9
+    return np.asarray(np.where(is_best, distance, values.shape[1]).argmin(axis=1))
+
+
+def _first_precise(correct: np.ndarray, predicted: np.ndarray, precision: float) -> int:
+    """Return the lowest index with a precision; without one, that with the highest precision."""
+    shares = np.where(predicted > 0, correct / np.maximum(predicted, 1), 0.0)
+    enough = np.flatnonzero(shares >= precision)
+    return int(enough[0]) if len(enough) else int(shares.argmax())

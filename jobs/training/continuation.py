@@ -1,0 +1,145 @@
+"""Continued training: a run that starts from a checkpoint's weights, with more rows, words and classes.
+
+A word that the checkpoint knows has its vector, and a class that it knows has its output weights; the filters are
+copied. New words and classes start as in any run. So before the first step, the logits of known classes are those of
+the checkpoint, for texts of known words. The vocabulary is that of the run, followed by the words that only the
+checkpoint has.
+"""
+
+from dataclasses import replace
+from operator import attrgetter
+
+import numpy as np
+import torch
+
+from jobs.config.experiment import Experiment, ExperimentError, digest
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.inference.text_tokens import tokenize_texts
+from jobs.model.checkpoint import Checkpoint, load_checkpoint
+from jobs.model.network import Network
+from jobs.training.corpus import Corpus, EncodedSplit
+
+# Settings that must be those of the checkpoint.
+FIXED_SETTINGS = (
+    "model.embedding", "model.filter_widths", "model.feature_maps", "text.lowercase", "data.is_multi_label",
+)  # fmt: skip
+FIRST_WORD = 2  # after padding and the unknown word
+
+
+def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) -> tuple[Experiment, Corpus]:
+    """Return the experiment and the corpus of a run that starts from `train.start_from`; without it, the same ones.
+
+    The experiment names the checkpoint itself instead of a best.json, which may name another one later.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ExperimentError: settings are not those of the checkpoint.
+    """
+    path = experiment.train.start_from
+    if path is None:
+        return experiment, corpus
+    checkpoint = load_checkpoint(path)
+    check_fixed_settings(experiment, checkpoint)
+    return experiment.replace({"train.start_from": checkpoint.path}), extend_corpus(
+        corpus, dataset, checkpoint, experiment.text.max_tokens
+    )
+
+
+def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """Raise an ExperimentError that names the settings that are not those of a checkpoint."""
+    differences = [
+        f"{path}={attrgetter(path)(experiment)} ({attrgetter(path)(checkpoint.experiment)} there)"
+        for path in FIXED_SETTINGS
+        if attrgetter(path)(experiment) != attrgetter(path)(checkpoint.experiment)
+    ]
+    if differences:
+        raise ExperimentError(
+            f"train.start_from: {checkpoint.path} was trained with other settings than {', '.join(differences)}; use "
+            "its settings, or train from the beginning"
+        )
+
+
+def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> Corpus:
+    """Return a corpus with the words, vectors and classes of a checkpoint added.
+
+    Raises:
+        ExperimentError: the vectors have other dimensions.
+    """
+    start = checkpoint.weights["fixed_vectors" if "fixed_vectors" in checkpoint.weights else "vectors"]
+    if start.shape[1] != corpus.vectors.shape[1]:
+        raise ExperimentError(
+            f"train.start_from: the vectors of {checkpoint.path} have {start.shape[1]} dimensions, those of this run "
+            f"{corpus.vectors.shape[1]}; use the same vectors.path or vectors.dimensions"
+        )
+    known = set(corpus.words)
+    words = corpus.words + [word for word in checkpoint.words if word not in known]
+    added = len(words) - len(corpus.words)
+    vectors = np.concatenate([corpus.vectors, np.zeros((added, start.shape[1]), np.float32)])
+    rows, start_rows = match_words(words, checkpoint.words)
+    vectors[rows] = start[start_rows]
+    labels = sorted({*corpus.labels, *checkpoint.labels})
+    classes = np.array([labels.index(label) for label in corpus.labels], np.int64)
+    vocabulary, lowercase = Vocabulary(words), checkpoint.experiment.text.lowercase
+    # These may have words that only the checkpoint knows; the training texts have none.
+    validation = encode(tokenize_texts(dataset.validation.texts, lowercase), vocabulary, max_tokens)
+    out_of_scope = corpus.out_of_scope
+    if dataset.out_of_scope is not None:
+        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, lowercase), vocabulary, max_tokens)
+    return replace(
+        corpus,
+        train=replace(corpus.train, labels=_renumber(corpus.train.labels, classes, len(labels))),
+        validation=EncodedSplit(
+            validation, _renumber(corpus.validation.labels, classes, len(labels)), corpus.validation.weights
+        ),
+        labels=labels,
+        words=words,
+        vectors=vectors,
+        pretrained=np.concatenate([corpus.pretrained, np.zeros(added, bool)]),
+        scale=np.concatenate([corpus.scale, np.ones(added, np.float32)]),
+        key=digest([corpus.key, checkpoint.manifest_sha256]),
+        out_of_scope=out_of_scope,
+        # Without a trained vector of its own, a word would have the fixed one in both channels.
+        num_trained=len(vectors) if checkpoint.experiment.model.embedding == "multichannel" else corpus.num_trained,
+    )
+
+
+def _renumber(labels: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the labels of rows with other numbers of the classes, `(classes,)`: `(rows,)`, or a column for each."""
+    if labels.ndim == 1:
+        return np.asarray(classes[labels])
+    renumbered = np.zeros((len(labels), num_classes), labels.dtype)
+    renumbered[:, classes] = labels
+    return renumbered
+
+
+def match_words(words: list[str], others: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of the words of a vocabulary that another one has too, and their ids there, `(matches,)` int64.
+
+    The unknown word is among them.
+    """
+    ids = {word: index + FIRST_WORD for index, word in enumerate(others)}
+    pairs = [(index + FIRST_WORD, ids[word]) for index, word in enumerate(words) if word in ids]
+    return np.array([1, *(pair[0] for pair in pairs)]), np.array([1, *(pair[1] for pair in pairs)])
+
+
+@torch.no_grad()
+def load_start_weights(network: Network, corpus: Corpus, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into a network, or a worker's shard of one; those of new words and classes stay.
+
+    Args:
+        corpus: extended by the checkpoint.
+    """
+    tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
+    parameters = network.dense_parameters()
+    classes = torch.tensor([corpus.labels.index(label) for label in checkpoint.labels])
+    for name, value in network.from_checkpoint_tensors(tensors).items():
+        target = parameters[name]
+        if name in ("output", "output_bias"):
+            target[classes.to(target.device)] = value.to(target)
+        else:
+            target.copy_(value)
+    # The initial vectors of the corpus are those of the first channel.
+    if network.vectors is not None and network.has_fixed:
+        rows, start_rows = (torch.from_numpy(ids) for ids in match_words(corpus.words, checkpoint.words))
+        network.vectors[rows.to(network.vectors.device)] = tensors["vectors"][start_rows].to(network.vectors)

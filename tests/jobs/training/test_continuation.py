@@ -1,0 +1,180 @@
+"""Continued training: what is known keeps its scores, vocabulary and classes grow, and the run resumes exactly."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from jobs.config.conflicts import check_fold_settings
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.inference.classifier import Classifier
+from jobs.inference.predict import predict_logits
+from jobs.model.checkpoint import load_checkpoint, load_training_state
+from jobs.search.search import check_search
+from jobs.training.continuation import continue_training, load_start_weights
+from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.loop import Loop, create_loop
+from jobs.training.run_files.snapshot import capture, gather_weights, restore
+from jobs.training.train import train
+from tests.support.loops import train_checkpoint
+from tests.support.toy_data import make_toy_rows
+
+NEW_ROWS = [("weather", f"rain and sun in {word}") for word in ("may", "june", "july", "winter", "spring")] * 4
+KNOWN_TEXTS = ["the film was great", "a dull story", "", "people and music"]
+
+
+@pytest.fixture
+def base(make_experiment: Callable[..., Experiment], tmp_path: Path) -> str:
+    """A checkpoint of the toy data."""
+    train_checkpoint(make_experiment(model__embedding="multichannel"), tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def more_csv(tmp_path: Path) -> str:
+    """Fewer rows of one known class, and those of a new class with new words; no row of the other known class."""
+    path = tmp_path / "more.csv"
+    rows = [row for row in make_toy_rows(80, seed=5) if row[0] == "good"] + NEW_ROWS
+    path.write_text("label,text\n" + "".join(f'{label},"{text}"\n' for label, text in rows))
+    return str(path)
+
+
+def make_inputs(experiment: Experiment) -> tuple[Dataset, Corpus]:
+    dataset = load_dataset(experiment)
+    return dataset, build_corpus(experiment, dataset, use_pretrained=False)
+
+
+def start_loop(experiment: Experiment) -> Loop:
+    """Return a loop as a worker creates it."""
+    experiment, corpus = continue_training(experiment, *make_inputs(experiment))
+    loop = create_loop(experiment, corpus)
+    assert experiment.train.start_from is not None
+    load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
+    return loop
+
+
+@pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
+def test_known_classes_keep_their_logits_until_they_are_trained(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, more_csv: str, embedding: str
+) -> None:
+    """Also a class without rows in the new data, and words that these do not have. Training then learns the new one."""
+    train_checkpoint(make_experiment(model__embedding=embedding), tmp_path / "base")
+    expected = Classifier(load_checkpoint(str(tmp_path / "base")), share_table=False).predict_logits(KNOWN_TEXTS)
+    experiment = make_experiment(
+        model__embedding=embedding, data__train=more_csv, train__start_from=str(tmp_path / "base"), train__epochs=12,
+        train__learning_rate=0.05,
+    )  # fmt: skip
+    loop = start_loop(experiment)
+    assert loop.corpus.labels == ["bad", "good", "weather"]
+    assert {"rain", "dull", "awful"} <= set(loop.corpus.words)
+    capture(experiment, loop.corpus, loop, resumable=False)(tmp_path / "started")
+    started = Classifier(load_checkpoint(str(tmp_path / "started")), share_table=False)
+    np.testing.assert_allclose(started.predict_logits(KNOWN_TEXTS)[:, :2], expected, atol=1e-5)
+    list(loop.train_epochs())
+    capture(experiment, loop.corpus, loop, resumable=False)(tmp_path / "trained")
+    trained = load_checkpoint(str(tmp_path / "trained"))
+    assert Classifier(trained, share_table=False).predict(["rain and sun in june"]) == ["weather"]
+    manifest = load_checkpoint(str(tmp_path / "base")).manifest_sha256
+    assert trained.metrics["started_from"] == {"checkpoint": str(tmp_path / "base"), "manifest": manifest}
+
+
+def test_validation_texts_have_the_words_that_only_the_checkpoint_knows(
+    make_experiment: Callable[..., Experiment], base: str, more_csv: str, tmp_path: Path
+) -> None:
+    """The loop scores its validation rows as the checkpoint does."""
+    validation = tmp_path / "validation.csv"
+    validation.write_text('label,text\ngood,"awful dull broken"\nweather,"rain in may"\n')
+    experiment = make_experiment(
+        model__embedding="multichannel", data__train=more_csv, data__validation=str(validation), train__start_from=base
+    )
+    loop = start_loop(experiment)
+    logits = predict_logits(loop.network, loop.corpus.validation.tokens, np.arange(2)).numpy()
+    expected = Classifier(load_checkpoint(base), share_table=False).predict_logits(["awful dull broken"])
+    np.testing.assert_allclose(logits[:1, :2], expected, atol=1e-5)
+    assert [loop.corpus.labels[index] for index in loop.corpus.validation.labels] == ["good", "weather"]
+
+
+def test_a_continued_run_resumes_bit_for_bit(
+    make_experiment: Callable[..., Experiment], base: str, more_csv: str, tmp_path: Path
+) -> None:
+    experiment = make_experiment(
+        model__embedding="multichannel", data__train=more_csv, train__start_from=base, train__epochs=2
+    )
+    whole, resumed = start_loop(experiment), start_loop(experiment)
+    for epoch, _ in whole.train_epochs():
+        if epoch.epoch == 1:
+            capture(experiment, whole.corpus, whole, resumable=True)(tmp_path / "first")
+    restore(resumed, load_training_state(tmp_path / "first"))
+    list(resumed.train_epochs())
+    weights = gather_weights(resumed)
+    for name, value in gather_weights(whole).items():
+        assert np.array_equal(value.numpy(), weights[name].numpy()), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model__filter_widths": [1, 2, 3]}, r"model.filter_widths=\[1, 2, 3\] \(\[1, 2\] there\)"),
+        ({"model__feature_maps": 9, "text__lowercase": False}, r"feature_maps=9 \(8 there\), text.lowercase=False"),
+        ({"model__embedding": "static"}, r"model.embedding=static \(multichannel there\)"),
+        ({"vectors__dimensions": 10}, r"have 12 dimensions, those of this run 10"),
+    ],
+)
+def test_other_settings_of_the_network_are_an_error(
+    make_experiment: Callable[..., Experiment], base: str, settings: dict[str, object], message: str
+) -> None:
+    experiment = make_experiment(**({"model__embedding": "multichannel", "train__start_from": base} | settings))
+    with pytest.raises(ExperimentError, match=message):
+        continue_training(experiment, *make_inputs(experiment))
+
+
+def test_searches_and_folds_start_from_the_beginning(make_experiment: Callable[..., Experiment]) -> None:
+    experiment = make_experiment(train__start_from="runs/base")
+    with pytest.raises(ExperimentError, match="the trials of a search start from the beginning"):
+        check_search(experiment)
+    with pytest.raises(ExperimentError, match="the folds of a cross-validation start from the beginning"):
+        check_fold_settings(experiment)
+
+
+def test_train_continues_a_run_and_names_the_checkpoint_itself(
+    make_experiment: Callable[..., Experiment], more_csv: str, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """A best.json may name another checkpoint later. The same command finds its finished run."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    first = train(make_experiment(train__epochs=1))
+    experiment = make_experiment(name="more", data__train=more_csv, train__start_from=first, train__epochs=1)
+    best = train(experiment)
+    checkpoint = load_checkpoint(best)
+    assert checkpoint.experiment.train.start_from == load_checkpoint(first).path
+    assert checkpoint.labels == ["bad", "good", "weather"]
+    assert train(experiment) == best
+    assert any("this run is finished" in message for message in messages)
+    beginning = experiment.replace({"train.start_from": None})
+    assert load_checkpoint(train(beginning, promote=True)).labels == ["good", "weather"]
+    corpus = make_inputs(beginning)[1]
+    assert continue_training(experiment, load_dataset(experiment), corpus)[1].key != corpus.key
+    assert continue_training(beginning, load_dataset(experiment), corpus) == (beginning, replace(corpus))
+
+
+def test_several_labels_per_text_are_continued(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    """Each label keeps its logits; a checkpoint with one label per text cannot be continued with several."""
+    path = tmp_path / "several.csv"
+    path.write_text("label,text\n" + "good|film,the film was great\nbad,a dull story\nfilm,a film\n" * 20)
+    settings = {"data__train": str(path), "data__label_separator": "|"}
+    train_checkpoint(make_experiment(**settings), tmp_path / "base")
+    expected = Classifier(load_checkpoint(str(tmp_path / "base")), share_table=False).predict_logits(KNOWN_TEXTS)
+    path.write_text("label,text\n" + "good|warm,the film was great\nbad,a dull story\nfilm,a film\n" * 20)
+    loop = start_loop(make_experiment(**settings, train__start_from=str(tmp_path / "base"), train__epochs=1))
+    assert loop.corpus.labels == ["bad", "film", "good", "warm"]
+    assert loop.corpus.train.labels.shape == (len(loop.corpus.train), 4)
+    capture(make_experiment(**settings), loop.corpus, loop, resumable=False)(tmp_path / "started")
+    started = Classifier(load_checkpoint(str(tmp_path / "started")), share_table=False)
+    np.testing.assert_allclose(started.predict_logits(KNOWN_TEXTS)[:, :3], expected, atol=1e-5)
+    list(loop.train_epochs())
+    experiment = make_experiment(train__start_from=str(tmp_path / "base"))
+    with pytest.raises(ExperimentError, match=r"data.is_multi_label=False \(True there\)"):
+        continue_training(experiment, *make_inputs(experiment))
