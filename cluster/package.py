@@ -24,7 +24,18 @@ logger = logging.getLogger(__name__)
 DISTRIBUTION = "finetune-cnn"  # its name in pyproject.toml
 LAYERS = ("cluster", "jobs", "serving")
 FACADE = "finetune_cnn.py"
-PACKAGE_DATA = ("serving/service.yaml", "serving/dashboard.json", "serving/web/page.html")
+PACKAGE_DATA = (
+    "serving/service.yaml",
+    "serving/dashboard.json",
+    "serving/web/page.html",
+    "jobs/evaluation/reports/html/base.html",
+    "jobs/evaluation/reports/html/data_check.html",
+    "jobs/evaluation/reports/html/evaluation.html",
+    "jobs/evaluation/reports/html/macros.html",
+    "jobs/evaluation/reports/html/report.css",
+    "jobs/evaluation/reports/html/report.js",
+    "jobs/evaluation/reports/html/search.html",
+)
 LOCK_FILE = "requirements.lock"
 
 CODE_FOLDER = Path(__file__).resolve().parent.parent

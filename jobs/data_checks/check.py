@@ -19,7 +19,7 @@ from jobs.data_checks.findings import Finding, Severity, sort_findings, write_cs
 from jobs.data_checks.label_errors import check_labels
 from jobs.data_checks.lengths import check_lengths
 from jobs.data_checks.near_duplicates import check_near_duplicates
-from jobs.data_checks.page import render_page
+from jobs.data_checks.page import render_data_check
 from jobs.data_checks.rows import Rows, collect_rows
 from jobs.data_checks.scripts import check_scripts
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -62,7 +62,7 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
     with output_file(csv_path) as part:
         write_csv(part, findings, rows)
     with output_file(page_path) as part:
-        part.write_text(render_page(experiment.name, rows, findings, CSV_NAME), encoding="utf-8")
+        part.write_text(render_data_check(experiment.name, rows, findings, CSV_NAME), encoding="utf-8")
     return page_path
 
 

@@ -32,6 +32,8 @@ from jobs.evaluation.multi_label import evaluation as multi_label
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
+from jobs.evaluation.reports.html.evaluation_page import render_evaluation
+from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.evaluation.slices import SMALL_SLICE, read_columns, slice_by_column
@@ -140,7 +142,9 @@ def evaluate(
         abstention_section = write_abstention(folder, checkpoint, labels, probabilities)
         sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
-    logger.log(RESULT, f"report: {join(target, 'report.md')}")
+        page = render_evaluation(evaluation, checkpoint, classifier, test, probabilities)
+        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+    logger.log(RESULT, f"report: {join(target, PAGE_NAME)}; report.md has it as Markdown")
     return evaluation
 
 

@@ -59,12 +59,21 @@ def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def accuracy_interval(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the accuracy (Wilson 1927), which suits small parts and shares near 1."""
-    rows, share = len(labels), accuracy(labels, predicted)
-    square = NORMAL_QUANTILE**2 / rows
+    """Return the 95 % confidence interval of the accuracy."""
+    return share_interval(int(np.sum(labels == predicted)), len(labels))
+
+
+def share_interval(count: int, rows: int) -> Interval:
+    """Return the 95 % confidence interval of a share of some rows; all shares without rows.
+
+    It is Wilson's (1927), which suits few rows and shares near 1.
+    """
+    if not rows:
+        return 0.0, 1.0
+    share, square = count / rows, NORMAL_QUANTILE**2 / rows
     center = (share + square / 2) / (1 + square)
-    half = np.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return float(max(0.0, center - half)), float(min(1.0, center + half))
+    half = (share * (1 - share) * square + square**2 / 4) ** 0.5 / (1 + square)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from cluster.message_queue import pin_to_driver_node, send_message
 from cluster.storage import exists, join, lock_folder, output_folder, write_text
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_messages, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord, format_settings
 from jobs.search.results.analysis import compare_embeddings, summarize_fine_tuning
@@ -49,7 +50,7 @@ search-over.txt    why no further trial starts
 trial-*/           the best checkpoint, and the previous best one
 seeds/             trials/ and ray/ of each kind of embedding's best settings with other seeds (tune.seeds)
 refit/             the best settings trained on the validation rows too (tune.refit)
-report/            report.md, trials.csv and charts
+report/            report.html, the same as Markdown, trials.csv and charts
 ray/               Tune's own results: all trials for `tensorboard --logdir`, and for ray.tune.ResultGrid
 best.json          the best checkpoint so far; `finished: false` until the search is finished
 
@@ -271,7 +272,7 @@ def _write_report(
         write_search_report(folder, experiment, space, ended, kinds, best, commands, labels)
     logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))
     logger.log(RESULT, summarize_fine_tuning(experiment, kinds, labels))
-    logger.log(RESULT, f"report: {join(run.path, 'report', 'report.md')}")
+    logger.log(RESULT, f"report: {join(run.path, 'report', PAGE_NAME)}; report.md has it as Markdown")
 
 
 def _format_best(best: BestCheckpoint) -> str:

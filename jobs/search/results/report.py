@@ -1,50 +1,29 @@
-"""Report of a search: report.md, trials.csv and charts."""
+"""Report of a search: report.md, report.html, trials.csv and plots."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cluster.console.tables import format_markdown_table
 from jobs.config.experiment import Experiment
-from jobs.evaluation.reports.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILLION,
-    add_legend,
-    create_figure,
-    figure_style,
-    save_figure,
-    shorten_label,
-)
+from jobs.evaluation.reports.figures import save_figure
+from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.records import TrialRecord, objective_metric
 from jobs.search.results.analysis import (
     MIN_TRIALS_FOR_IMPORTANCE,
     EmbeddingResult,
-    compute_axis_positions,
     compute_importances,
     format_trials_csv,
     summarize_fine_tuning,
-    trial_embedding,
 )
+from jobs.search.results.page import IMPORTANCE_HINT, SearchSummary, render_search
+from jobs.search.results.plots import plot_embeddings, plot_parallel_coordinates, plot_slices
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
 from jobs.training.run_files.run_folder import BestCheckpoint
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Color and marker of each kind of embedding.
-MARKERS = {
-    "rand": (GREY, "o"),
-    "static": (BLUE, "s"),
-    "non-static": (VERMILLION, "^"),
-    "multichannel": (GREEN, "D"),
-}
 MAX_LISTED_TRIALS = 20
-NUM_SLICE_COLUMNS = 3
 
 
 def write_search_report(
@@ -64,56 +43,43 @@ def write_search_report(
         commands: next steps for the user.
         labels: classes of the validation rows, `(rows,)` int64.
     """
-    num_rows = len(labels)
-    (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
-    ranked = [record for record in records if record.best]
-    save_figure(plot_parallel_coordinates(experiment, space, ranked), folder / "parallel-coordinates.png")
-    save_figure(plot_slices(experiment, space, ranked), folder / "slices.png")
-    save_figure(plot_embeddings(experiment, ranked, kinds), folder / "embeddings.png")
-    lines = [
-        *_format_summary(experiment, space, records, best, num_rows),
-        "```",
-        *commands,
-        "```",
-        "",
-        "## Does fine-tuning the vectors pay?",
-        "",
-        summarize_fine_tuning(experiment, kinds, labels),
-        "",
-        *format_markdown_table(build_embedding_rows(experiment, kinds)),
-        "",
-        "![kinds of embedding](embeddings.png)",
-        "",
-        *_format_importances(compute_importances(experiment, space, records), len(space), ranked),
-        *_format_trials(experiment, space, records, num_rows),
-        "",
-    ]
-    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _format_summary(
-    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], best: BestCheckpoint, num_rows: int
-) -> list[str]:
     metric = objective_metric(experiment)
+    sign = 1 if metric in MINIMIZED_METRICS else -1
+    ranked = sorted((record for record in records if record.best), key=lambda item: sign * item.best_value(metric))
+    charted = [record for record in records if record.best]
+    (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
+    save_figure(plot_parallel_coordinates(experiment, space, charted), folder / "parallel-coordinates.png")
+    save_figure(plot_slices(experiment, space, charted), folder / "slices.png")
+    save_figure(plot_embeddings(experiment, charted, kinds), folder / "embeddings.png")
+    importances = compute_importances(experiment, space, records)
+    correct = format_correct_rows(best.metrics["accuracy"], len(labels))
+    summary = SearchSummary(
+        title=f"{experiment.name}: search over {len(space)} setting{'' if len(space) == 1 else 's'}",
+        trials=_describe_trials(records),
+        comparison=f"Trials are compared by validation {metric} of their best epoch. The value of the best of many "
+        "trials is higher than on new texts: measure the best checkpoint on the test rows.",
+        best=f"{metric} {best.metrics[metric]:.4f}",
+        best_detail=f"{correct} validation rows correct, trial {best.trial}, epoch {best.epoch}",
+        best_settings={path: str(value) for path, value in (best.settings or {}).items()},
+        refit=f"Refit: trained again on all {best.rows:,} training and validation rows." if best.refit else "",
+        commands=commands,
+        verdict=summarize_fine_tuning(experiment, kinds, labels),
+        kinds=build_embedding_rows(experiment, kinds),
+        importances=importances,
+        importance_note=_describe_missing_importances(importances, len(space), len(ranked)),
+        rows=[_list_trial(metric, space, record, len(labels)) for record in ranked],
+        failed=[{"trial": record.number, "reason": record.reason} for record in records if record.status == "failed"],
+    )
+    (folder / PAGE_NAME).write_text(render_search(summary, experiment, space, ranked), encoding="utf-8")
+    (folder / "report.md").write_text("\n".join(_format_markdown(summary)), encoding="utf-8")
+
+
+def _describe_trials(records: list[TrialRecord]) -> str:
     counts = {status: sum(item.status == status for item in records) for status in ("finished", "stopped", "failed")}
-    lines = [
-        f"# {experiment.name}: search over {len(space)} setting{'' if len(space) == 1 else 's'}",
-        "",
+    return (
         f"{len(records)} trials: {counts['finished']} finished, {counts['stopped']} were stopped early, "
-        f"{counts['failed']} failed; {sum(record.seconds for record in records):,.0f} s of training. "
-        f"Trials are compared by validation {metric} of their best epoch. The value of the best of many trials is "
-        "higher than on new texts: measure the best checkpoint on the test rows.",
-        "",
-        f"**Best: {metric} {best.metrics[metric]:.4f}**, "
-        f"{format_correct_rows(best.metrics['accuracy'], num_rows)} validation rows correct, trial {best.trial}, "
-        f"epoch {best.epoch}:",
-        "",
-        *[f"* `{path}`: {value}" for path, value in (best.settings or {}).items()],
-        "",
-    ]
-    if best.refit:
-        lines += [f"Refit: trained again on all {best.rows:,} training and validation rows.", ""]
-    return lines
+        f"{counts['failed']} failed; {sum(record.seconds for record in records):,.0f} s of training."
+    )
 
 
 def format_correct_rows(accuracy: float | None, num_rows: int) -> str:
@@ -121,48 +87,28 @@ def format_correct_rows(accuracy: float | None, num_rows: int) -> str:
     return f"{round((accuracy or 0) * num_rows):,} of {num_rows:,}"
 
 
-def _format_importances(importances: dict[str, float], num_settings: int, ranked: list[TrialRecord]) -> list[str]:
-    lines = ["## Which settings matter", ""]
-    if importances:
-        lines += ["Share of the variance between trials that each setting explains alone (fANOVA); trials that were "
-                  "stopped early count with their best epoch. The largest share is often near 40 % even if no setting "
-                  "has an effect.", ""]  # fmt: skip
-        rows = [{"setting": path, "share": f"{share:.1%}"} for path, share in importances.items()]
-        lines += [*format_markdown_table(rows), ""]
-    if len(importances) < num_settings:
-        missing = "of the other settings" if importances else "of the settings"
-        lines += [
-            f"The importance {missing} is not listed: it requires different results of at least "
-            f"{MIN_TRIALS_FOR_IMPORTANCE} trials in which the setting was varied. This search has results of "
-            f"{len(ranked):,} trial{'' if len(ranked) == 1 else 's'}.", ""
-        ]  # fmt: skip
-    return [*lines, "![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
+def _describe_missing_importances(importances: dict[str, float], num_settings: int, num_results: int) -> str:
+    """Return why settings have no importance; empty if all have one."""
+    if len(importances) == num_settings:
+        return ""
+    missing = "of the other settings" if importances else "of the settings"
+    return (
+        f"The importance {missing} is not listed: it requires different results of at least "
+        f"{MIN_TRIALS_FOR_IMPORTANCE} trials in which the setting was varied. This search has results of "
+        f"{num_results:,} trial{'' if num_results == 1 else 's'}."
+    )
 
 
-def _format_trials(
-    experiment: Experiment, space: list[Dimension], records: list[TrialRecord], num_rows: int
-) -> list[str]:
-    """Return the best trials as a table, and the failed ones."""
-    metric = objective_metric(experiment)
-    sign = 1 if metric in MINIMIZED_METRICS else -1
-    ranked = sorted((record for record in records if record.best), key=lambda item: sign * item.best_value(metric))
-    rows = [
-        {
-            "trial": record.number,
-            metric: f"{record.best_value(metric):.4f}",
-            "correct": format_correct_rows(record.best_value("accuracy"), num_rows),
-            "epoch": f"{record.best} of {len(record.epochs)}",
-            "status": record.status,
-            **{dimension.path: _format_value(record.settings.get(dimension.path)) for dimension in space},
-        }
-        for record in ranked[:MAX_LISTED_TRIALS]
-    ]
-    lines = [f"## The best {len(rows)} trials", "", "trials.csv lists all trials.", ""]
-    lines += format_markdown_table(rows)
-    failed = [{"trial": record.number, "reason": record.reason} for record in records if record.status == "failed"]
-    if failed:
-        lines += ["", "## Failed trials", "", *format_markdown_table(failed)]
-    return lines
+def _list_trial(metric: str, space: list[Dimension], record: TrialRecord, num_rows: int) -> dict[str, Any]:
+    """Return a trial as a row of a table."""
+    return {
+        "trial": record.number,
+        metric: f"{record.best_value(metric):.4f}",
+        "correct": format_correct_rows(record.best_value("accuracy"), num_rows),
+        "epoch": f"{record.best} of {len(record.epochs)}",
+        "status": record.status,
+        **{dimension.path: _format_value(record.settings.get(dimension.path)) for dimension in space},
+    }
 
 
 def _format_value(value: Any) -> str:
@@ -187,122 +133,30 @@ def build_embedding_rows(experiment: Experiment, kinds: list[EmbeddingResult]) -
     ]
 
 
-@figure_style()
-def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> "Figure":
-    """Return parallel coordinates: an axis for each setting and one for the objective, a line for each trial."""
-    from matplotlib import colormaps
-
-    metric = objective_metric(experiment)
-    values = np.array([record.best_value(metric) for record in records])
-    low, high = values.min(), values.max()
-    heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
-    random = np.random.default_rng(0)
-    coordinates, ticks = [], []
-    for dimension in space:
-        positions, labels = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
-        # Lines through the same value are drawn next to each other.
-        shift = random.uniform(-0.015, 0.015, len(positions)) if dimension.is_categorical else 0
-        coordinates.append(positions + shift)
-        ticks.append(labels)
-    lines = np.array([*coordinates, heights])  # (axes, trials)
-    objective = np.linspace(0, 1, 5) if high > low else np.array([0.5])
-    ticks.append([(height, f"{low + height * (high - low):.4g}") for height in objective])
-    direction = "lower" if metric in MINIMIZED_METRICS else "higher"
-    figure = create_figure(
-        max(7, 2.1 * len(lines)), 5, f"{_figure_title(experiment, records)}\none line per trial; "
-        f"darker lines have a {direction} {_objective_label(experiment)}"
-    )  # fmt: skip
-    axes = figure.add_subplot()
-    goodness = 1 - heights if metric in MINIMIZED_METRICS else heights
-    for trial in np.argsort(goodness):
-        shown = ~np.isnan(lines[:, trial])
-        color = colormaps["Blues"](0.35 + 0.65 * goodness[trial])
-        axes.plot(np.flatnonzero(shown), lines[shown, trial], color=color, linewidth=1 + goodness[trial])
-    _draw_parallel_axes(axes, [*(dimension.path for dimension in space), _objective_label(experiment)], ticks)
-    return figure
-
-
-def _draw_parallel_axes(axes: "Axes", titles: list[str], ticks: list[list[tuple[float, str]]]) -> None:
-    for number, labels in enumerate(ticks):
-        axes.axvline(number, color="black", linewidth=0.8)
-        # To the left of the first axis and to the right of the last one there are no lines.
-        offset, alignment = ((-5, 0), "right") if number == 0 else ((5, 0), "left")
-        for position, label in labels:
-            axes.annotate(
-                shorten_label(label), (number, position), offset, textcoords="offset points", size=9, ha=alignment,
-                va="center", zorder=3, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
-            )  # fmt: skip
-    axes.set_xticks(range(len(titles)), [title.replace(".", ".\n", 1).replace(" ", "\n", 1) for title in titles])
-    axes.set_yticks([])
-    axes.set(xlim=(-0.1, len(titles) - 0.9), ylim=(-0.05, 1.05))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-
-
-def _figure_title(experiment: Experiment, records: list[TrialRecord]) -> str:
-    return f"{shorten_label(experiment.name)}: search of {len(records):,} trial{'' if len(records) == 1 else 's'}"
-
-
-def _objective_label(experiment: Experiment) -> str:
-    return f"validation {objective_metric(experiment).replace('_f1', ' F1')}"
-
-
-@figure_style()
-def plot_slices(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> "Figure":
-    """Return a scatter plot for each setting: its values against the objective, colored by kind of embedding."""
-    columns = min(NUM_SLICE_COLUMNS, len(space))
-    rows = -(-len(space) // columns)
-    title = (
-        f"{_figure_title(experiment, records)}\neach setting and the {_objective_label(experiment)} of the best epoch"
-    )
-    figure = create_figure(max(6, 4.2 * columns), 3.2 * rows + 1, title)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(space) :]:
-        axes.set_visible(False)
-    random = np.random.default_rng(0)
-    for dimension, axes in zip(space, grid.flat, strict=False):
-        positions, ticks = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
-        shift = random.uniform(-0.03, 0.03, len(positions)) if dimension.is_categorical else 0
-        _scatter_trials(axes, experiment, records, positions + shift)
-        axes.set_xticks([position for position, _ in ticks], [shorten_label(label) for _, label in ticks])
-        axes.set_xlim(-0.1, 1.1)
-        axes.set_xlabel(dimension.path)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(_objective_label(experiment))
-    add_legend(figure, list(grid.flat[: len(space)]))
-    return figure
-
-
-def _scatter_trials(axes: "Axes", experiment: Experiment, records: list[TrialRecord], positions: np.ndarray) -> None:
-    values = np.array([record.best_value(objective_metric(experiment)) for record in records])
-    kinds = np.array([trial_embedding(experiment, record) for record in records])
-    for kind, (color, marker) in MARKERS.items():
-        own = kinds == kind
-        if own.any():
-            axes.scatter(positions[own], values[own], s=24, alpha=0.7, linewidth=0, color=color, marker=marker,
-                         label=kind)  # fmt: skip
-
-
-@figure_style()
-def plot_embeddings(experiment: Experiment, records: list[TrialRecord], kinds: list[EmbeddingResult]) -> "Figure":
-    """Return the comparison of the kinds of embedding: every trial, and the best settings over the seeds."""
-    metric = objective_metric(experiment)
-    title = f"{_figure_title(experiment, records)}\n{_objective_label(experiment)} by kind of embedding"
-    figure = create_figure(max(6.5, 1.8 + 1.6 * len(kinds)), 4.5, title)
-    axes = figure.add_subplot()
-    columns = {kind.embedding: number for number, kind in enumerate(kinds)}
-    shift = np.random.default_rng(0).uniform(-0.25, 0, len(records))
-    positions = np.array([columns[trial_embedding(experiment, record)] for record in records]) + shift
-    values = [record.best_value(metric) for record in records]
-    axes.scatter(positions, values, s=16, alpha=0.6, linewidth=0, color=GREY, label="one trial, its best epoch")
-    for number, kind in enumerate(kinds):
-        seeds = list(kind.values_by_seed.values())
-        axes.scatter([number + 0.15] * len(seeds), seeds, s=24, color=BLUE, marker="s", zorder=3,
-                     label="best settings, one seed" if number == 0 else None)  # fmt: skip
-        axes.errorbar(number + 0.28, kind.mean, yerr=kind.std, fmt="_", color="black", capsize=4,
-                      label="mean and standard deviation of the seeds" if number == 0 else None)  # fmt: skip
-    axes.set_xticks(range(len(kinds)), [kind.embedding for kind in kinds])
-    axes.set_xlim(-0.6, len(kinds) - 0.4)
-    axes.set(xlabel="model.embedding", ylabel=_objective_label(experiment))
-    add_legend(figure, [axes])
-    return figure
+def _format_markdown(summary: SearchSummary) -> list[str]:
+    """Return the lines of report.md."""
+    lines = [
+        f"# {summary.title}", "",
+        f"{summary.trials} {summary.comparison}", "",
+        f"**Best: {summary.best}**, {summary.best_detail}:", "",
+        *[f"* `{path}`: {value}" for path, value in summary.best_settings.items()], "",
+        *([summary.refit, ""] if summary.refit else []),
+        "```", *summary.commands, "```", "",
+        "## Does fine-tuning the vectors pay?", "",
+        summary.verdict, "",
+        *format_markdown_table(summary.kinds), "",
+        "![kinds of embedding](embeddings.png)", "",
+        "## Which settings matter", "",
+    ]  # fmt: skip
+    if summary.importances:
+        rows = [{"setting": path, "share": f"{share:.1%}"} for path, share in summary.importances.items()]
+        lines += [IMPORTANCE_HINT, "", *format_markdown_table(rows), ""]
+    if summary.importance_note:
+        lines += [summary.importance_note, ""]
+    lines += ["![parallel coordinates](parallel-coordinates.png)", "", "![slices](slices.png)", ""]
+    trials = summary.rows[:MAX_LISTED_TRIALS]
+    lines += [f"## The best {len(trials)} trials", "", "trials.csv lists all trials.", ""]
+    lines += format_markdown_table(trials)
+    if summary.failed:
+        lines += ["", "## Failed trials", "", *format_markdown_table(summary.failed)]
+    return [*lines, ""]

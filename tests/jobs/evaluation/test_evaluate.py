@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,10 @@ def test_errors_are_shown_with_their_phrases_and_every_prediction_is_written(
     assert len(scores) == 2
     assert all("great" in line.split(" | ")[-1] or "lovely" in line.split(" | ")[-1] for line in table[2:])
     assert any("most confident errors" in message and "the film was great" in message for message in messages)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<td class="text"') == 3
+    assert re.search("<mark>[^<]*(great|lovely)", page)
+    assert messages[-1] == f"report: {tmp_path}/out/report.html; report.md has it as Markdown"
 
 
 def test_the_file_that_is_measured_is_not_overwritten(trained: str, tmp_path: Path) -> None:

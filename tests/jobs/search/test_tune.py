@@ -138,7 +138,7 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     ]  # fmt: skip
     named = json.loads(best.read_text())
     assert {path.name for path in (run / "report").iterdir()} == {
-        "report.md", "trials.csv", "embeddings.png", "parallel-coordinates.png", "slices.png",
+        "report.html", "report.md", "trials.csv", "embeddings.png", "parallel-coordinates.png", "slices.png",
     }  # fmt: skip
     assert_tune_has_all_trials(run, named)
     assert any("the mean of 2 seeds" in line for line in messages)

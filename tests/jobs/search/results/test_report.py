@@ -1,17 +1,17 @@
-"""Report of a search: report.md, trials.csv, and what the charts show."""
+"""Report of a search: report.md, report.html and trials.csv."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.image import imread
 
 from jobs.search.records import TrialRecord
+from jobs.search.results import page
 from jobs.search.results.analysis import compare_embeddings
-from jobs.search.results.report import plot_embeddings, plot_parallel_coordinates, plot_slices, write_search_report
+from jobs.search.results.plots import plot_parallel_coordinates
+from jobs.search.results.report import write_search_report
 from jobs.search.space import parse_space
 from jobs.training.run_files.run_folder import BestCheckpoint
 from tests.support.trial_records import EXPERIMENT, make_record, make_records
@@ -72,65 +72,36 @@ def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
     assert "trained again on all 1,234 training and validation rows" in text
 
 
-def test_parallel_coordinates_show_a_line_for_each_trial_that_ends_at_its_objective() -> None:
-    """The lowest ends at 0, the highest at 1; a setting that was not varied in a trial is left out of its line."""
+def test_the_page_has_what_the_markdown_has_and_a_line_of_each_trial_in_every_chart(tmp_path: Path) -> None:
+    """With the learning curves, and values that are escaped."""
+    failed = TrialRecord(13, {}, "failed", "out of memory: <b>9 GiB")
+    text = write_report(tmp_path, [*make_records(12), failed])
+    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    verdict = text.split("## Does fine-tuning the vectors pay?")[1].split("|")[0].strip()
+    for part in (
+        verdict,
+        *COMMANDS,
+        "9 of 10 validation rows correct",
+        "model.dropout",
+        "out of memory: &lt;b&gt;9 GiB",
+    ):
+        assert part in content
+    for number in range(1, 13):
+        assert f'<tr data-trial="{number}">' in content
+        assert 6 <= content.count(f'data-trial="{number}"') <= 8  # the table, coordinates, settings and two curves
+    assert 'data-trial="13"' not in content
+
+
+def test_of_many_trials_the_page_charts_and_lists_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so; the csv has all."""
+    monkeypatch.setattr(page, "MAX_CHARTED_TRIALS", 5)
+    monkeypatch.setattr(page, "MAX_TABLE_TRIALS", 10)
     records = make_records(12)
-    figure = plot_parallel_coordinates(EXPERIMENT, parse_space(EXPERIMENT), records)
-    [axes] = figure.axes
-    assert figure.get_suptitle().endswith(
-        "12 trials\none line per trial; darker lines have a higher validation accuracy"
-    )
-    lines = [line for line in axes.lines if len(line.get_xdata()) > 2]  # the others are the axes of the settings
-    accuracies = np.sort([record.best_value("accuracy") for record in records])
-    heights = (accuracies - accuracies[0]) / (accuracies[-1] - accuracies[0])
-    np.testing.assert_allclose(sorted(line.get_ydata()[-1] for line in lines), heights)
-    num_settings = sorted(len(record.settings) for record in records)
-    assert sorted(len(line.get_xdata()) for line in lines) == [count + 1 for count in num_settings]
-    assert {text.get_text() for text in axes.texts} >= {"static", "non-static", "50", "100"}
-    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "validation\naccuracy"
-
-
-def scattered_points(axes: Axes) -> np.ndarray:
-    """Return the points of all scatter plots, `(points, 2)`, by their height, without NaN."""
-    points = np.concatenate([np.ma.filled(item.get_offsets(), np.nan) for item in axes.collections])
-    points = points[~np.isnan(points).any(axis=1)]
-    return points[np.argsort(points[:, 1])]
-
-
-def test_slices_show_each_setting_against_the_objective() -> None:
-    """Every trial in which the setting was varied is a point."""
-    records = sorted(make_records(12), key=lambda record: record.best_value("accuracy"))
-    figure = plot_slices(EXPERIMENT, parse_space(EXPERIMENT), records)
-    title = "docstrings: search of 12 trials\neach setting and the validation accuracy of the best epoch"
-    assert figure.get_suptitle() == title
-    slices = {axes.get_xlabel(): axes for axes in figure.axes if axes.get_visible()}
-    assert figure.axes[0].get_ylabel() == "validation accuracy"
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"static", "non-static"}
-    assert slices.keys() == set(EXPERIMENT.tune.space)
-    points = scattered_points(slices["model.dropout"])
-    np.testing.assert_allclose(points[:, 1], [record.best_value("accuracy") for record in records])
-    np.testing.assert_allclose(points[:, 0], [record.settings["model.dropout"] / 0.8 for record in records])
-    tuned = [record for record in records if record.settings["model.embedding"] == "non-static"]
-    assert 0 < len(tuned) < 12
-    points = scattered_points(slices["train.vectors_learning_rate"])
-    np.testing.assert_allclose(points[:, 1], [record.best_value("accuracy") for record in tuned])
-
-
-def test_the_comparison_of_embeddings_shows_trials_and_seeds() -> None:
-    """Each kind in its own column: every trial, the best settings over the seeds, and their mean."""
-    records = make_records(12)
-    kinds = compare_embeddings(EXPERIMENT, records, REPEATED)
-    figure = plot_embeddings(EXPERIMENT, records, kinds)
-    [axes] = figure.axes
-    assert figure.get_suptitle() == "docstrings: search of 12 trials\nvalidation accuracy by kind of embedding"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("model.embedding", "validation accuracy")
-    figure.draw_without_rendering()
-    assert not figure.legends[0].get_window_extent().overlaps(axes.get_tightbbox())
-    assert [label.get_text() for label in axes.get_xticklabels()] == [kind.embedding for kind in kinds]
-    trials, *seeds = [item for item in axes.collections if isinstance(item, PathCollection)]
-    columns = np.ceil(trials.get_offsets()[:, 0]).astype(int)
-    assert [kinds[column].embedding for column in columns] == [item.settings["model.embedding"] for item in records]
-    np.testing.assert_allclose(trials.get_offsets()[:, 1], [record.best_value("accuracy") for record in records])
-    for number, kind in enumerate(kinds):
-        np.testing.assert_allclose(seeds[number].get_offsets()[:, 1], [0.7, 0.71])
-        assert axes.containers[number].lines[0].get_ydata()[0] == pytest.approx(kind.mean)
+    write_report(tmp_path, records)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The charts have the best 5 of 12 trials." in text
+    assert "The best 10 of 12 trials." in text
+    assert text.count("<tr data-trial=") == 10
+    best = max(records, key=lambda record: record.best_value("accuracy")).number
+    assert text.index(f'<tr data-trial="{best}">') < text.index("<tr data-trial=") + 1
+    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 13

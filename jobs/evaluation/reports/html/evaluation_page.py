@@ -1,0 +1,256 @@
+"""HTML page of an evaluation: metrics, classes, confusion matrix, texts, confidence and slices.
+
+A section whose values are missing is left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from jobs.datasets.readers import Split
+from jobs.evaluation.calibration import compute_bins, remove_temperature
+from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation, index_labels
+from jobs.evaluation.metrics import share_interval
+from jobs.evaluation.reports.html.charts import Chart, Scale, Series
+from jobs.evaluation.reports.html.page import render_page
+from jobs.evaluation.reports.html.texts import list_rows
+from jobs.evaluation.slices import SMALL_SLICE
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import Checkpoint
+
+MAX_TABLE_CLASSES = 30  # with more, the numbers of a confusion matrix do not fit on a screen
+MAX_CELLS = 3000  # of the confusion matrix of many classes
+MAX_MISTAKES = 50
+NUM_SHADES = 10
+NUM_CURVE_POINTS = 100
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Row of the table of classes. number: index of the class; rows: with it as true class."""
+
+    number: int
+    label: str
+    rows: int
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Cell of the confusion matrix. share: of the rows of the true class; style: classes of the style sheet."""
+
+    label: int
+    predicted: int
+    rows: int
+    share: float
+
+    @property
+    def style(self) -> str:
+        """Return the color, which depends on the share and on whether the prediction is correct."""
+        return f"{'good' if self.label == self.predicted else 'bad'} s{round(NUM_SHADES * self.share)}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Confusion matrix. rows: all cells, of few classes. cells: those with rows, of many classes; mistakes: the most
+    frequent ones of `num_mistakes`; left_out: which cells are missing."""
+
+    mistakes: list[Cell]
+    num_mistakes: int
+    rows: list[list[Cell]] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    left_out: str = ""
+
+    @property
+    def is_table(self) -> bool:
+        """True if the matrix is shown with its numbers."""
+        return bool(self.rows)
+
+
+@dataclass(frozen=True)
+class RiskCurve:
+    """Errors among the most confident rows. coverage: their share; risk: share of wrong predictions among them;
+    threshold: their lowest score; `(points,)` each, the coverage rises."""
+
+    coverage: np.ndarray
+    risk: np.ndarray
+    threshold: np.ndarray
+
+
+def render_evaluation(
+    evaluation: MeasuredEvaluation,
+    checkpoint: Checkpoint,
+    classifier: Classifier,
+    rows: Split,
+    probabilities: np.ndarray,
+) -> str:
+    """Return the page.
+
+    Args:
+        rows: the measured ones. probabilities: `(rows, classes)`.
+    """
+    labels, predicted, scores = index_labels(checkpoint, rows), probabilities.argmax(axis=1), probabilities.max(axis=1)
+    listed = list_rows(classifier, rows, labels, predicted, scores)
+    curve = compute_risk_curve(scores.astype(np.float64), labels == predicted)
+    names = evaluation.labels
+    metrics, experiment = checkpoint.metrics, checkpoint.experiment
+    hint = f"All {len(rows):,} rows."
+    if len(listed) < len(rows):
+        hint = f"{len(listed):,} of {len(rows):,} rows, some of each pair of classes."
+    sections = {"metrics": "Metrics", "classes": "Classes", "confusion": "Confusion matrix", "texts-title": "Texts",
+                "confidence": "Confidence", "slices": "Slices", "settings": "Settings"}  # fmt: skip
+    return render_page(
+        "evaluation.html",
+        f"{experiment.name}: {experiment.model.embedding}",
+        subtitle=f"{evaluation.rows:,} rows of {evaluation.source}, measured with epoch {metrics['epoch']} of "
+        f"training on {metrics['rows']:,} rows.",
+        figures=list(_list_figures(evaluation)),
+        notes=[note] if (note := evaluation.describe_seen_texts()) else [],
+        sections=sections.items(),
+        comparison=evaluation.comparison_rows(),
+        comparison_hint="The interval of the accuracy is Wilson's, the others are a bootstrap of the rows."
+        + (f" {svc.describe_difference()}." if (svc := evaluation.linear_svc) else ""),
+        classes=build_class_rows(names, evaluation.confusion),
+        labels=names,
+        matrix=build_matrix(evaluation.confusion),
+        texts=listed,
+        texts_hint=hint,
+        names=lambda numbers: ", ".join(names[number] for number in numbers),
+        charts=[_draw_reliability(probabilities, labels, checkpoint.temperature), _draw_risk(curve)],
+        thresholds=_list_thresholds(curve),
+        slices=[
+            [dict(item.to_row()) for item in evaluation.slices if item.by == by]
+            for by in dict.fromkeys(item.by for item in evaluation.slices)
+            if by != "class"  # the recall in the table of classes
+        ],
+        small_slice=SMALL_SLICE,
+        settings=experiment.to_yaml().rstrip(),
+        checkpoint=evaluation.checkpoint,
+        versions=", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
+    )
+
+
+def _list_figures(evaluation: MeasuredEvaluation) -> Iterator[dict[str, str]]:
+    """Yield the most important metrics with their intervals, and the accuracies of the baselines."""
+    for metric in ("accuracy", "macro_f1"):
+        interval = "95% confidence {:.3f} to {:.3f}".format(*getattr(evaluation, f"{metric}_interval"))
+        yield {"name": METRIC_NAMES[metric], "value": f"{getattr(evaluation, metric):.4f}", "note": interval}
+    if evaluation.linear_svc is not None:
+        svc = evaluation.linear_svc.metrics.accuracy
+        yield {"name": "accuracy of TF-IDF, linear SVC", "value": f"{svc:.4f}", "note": "trained on the same rows"}
+    majority = evaluation.majority
+    yield {
+        "name": "accuracy of one class", "value": f"{majority.metrics.accuracy:.4f}", "note": f"always {majority.label}"
+    }  # fmt: skip
+
+
+def build_class_rows(labels: Sequence[str], confusion: np.ndarray) -> list[ClassRow]:
+    """Return the table of classes; confusion: counts `(classes, classes)`, rows are the true class."""
+    correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        ClassRow(
+            number, label, int(true[number]),
+            estimate_share(int(correct[number]), int(predicted[number])),
+            estimate_share(int(correct[number]), int(true[number])),
+            estimate_f1(int(correct[number]), int(true[number] + predicted[number])),
+        )
+        for number, label in enumerate(labels)
+    ]  # fmt: skip
+
+
+def estimate_share(count: int, rows: int) -> Estimate:
+    """Return a share of some rows, 0 without rows."""
+    return Estimate(count / max(rows, 1), *share_interval(count, rows))
+
+
+def estimate_f1(correct: int, total: int) -> Estimate:
+    """Return the F1 of a class; total: rows with the class plus rows with its prediction.
+
+    F1 rises with the share of correct rows among those that have the class or its prediction, J, as 2 J / (1 + J), so
+    its interval is that of J.
+    """
+    low, high = (2 * share / (1 + share) for share in share_interval(correct, total - correct))
+    return Estimate(2 * correct / max(total, 1), low, high)
+
+
+def build_matrix(confusion: np.ndarray) -> Matrix:
+    """Return the confusion matrix of counts `(classes, classes)`, rows are the true class."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    order = np.argsort(-confusion, axis=None, kind="stable")
+    pairs = [divmod(int(index), len(confusion)) for index in order[: np.count_nonzero(confusion)]]
+    cells = [Cell(row, column, int(confusion[row, column]), float(shares[row, column])) for row, column in pairs]
+    mistakes = [cell for cell in cells if cell.label != cell.predicted]
+    if len(confusion) <= MAX_TABLE_CLASSES:
+        rows = [
+            [Cell(row, column, int(count), float(shares[row, column])) for column, count in enumerate(counts)]
+            for row, counts in enumerate(confusion)
+        ]
+        return Matrix(mistakes[:MAX_MISTAKES], len(mistakes), rows=rows)
+    left_out = ""
+    if len(cells) > MAX_CELLS:
+        left_out = f"The {MAX_CELLS:,} most frequent of {len(cells):,} cells with rows."
+    return Matrix(mistakes[:MAX_MISTAKES], len(mistakes), cells=cells[:MAX_CELLS], left_out=left_out)
+
+
+def compute_risk_curve(scores: np.ndarray, correct: np.ndarray) -> RiskCurve:
+    """Return the risk-coverage curve (El-Yaniv & Wiener 2010); rows with equal scores are answered together.
+
+    Args:
+        scores: of the predicted class, `(rows,)`. correct: `(rows,)` bool.
+    """
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores, number = scores[order], np.arange(1, len(scores) + 1)
+    last = np.append(np.diff(sorted_scores) != 0, True)
+    risk = np.cumsum(~correct[order]) / number
+    return RiskCurve(number[last] / len(scores), risk[last], sorted_scores[last])
+
+
+def _draw_risk(curve: RiskCurve) -> Chart:
+    points = np.unique(
+        np.searchsorted(curve.coverage, np.linspace(0, 1, NUM_CURVE_POINTS + 1)).clip(max=len(curve.risk) - 1)
+    )
+    y = Scale.of([0.0, float(curve.risk[points].max())])
+    line = [(float(curve.coverage[point]), y.position(float(curve.risk[point]))) for point in points]
+    x = Scale(0, 1, 0.2).axis("share of the texts that are answered, most confident first", percent=True)
+    series = [Series("", "a", line)]
+    return Chart("Risk and coverage", x, y.axis("wrong among the answered", percent=True), series)
+
+
+def _draw_reliability(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> Chart:
+    sides = [(probabilities, "a", f"temperature {temperature:.2f}")]
+    if temperature != 1:
+        sides.insert(0, (remove_temperature(probabilities, temperature), "b", "without temperature"))
+    series = [Series("perfect calibration", "reference", [(0, 0), (1, 1)])]
+    for values, style, name in sides:
+        bins = compute_bins(values, labels)
+        points = list(zip(bins.confidence.tolist(), bins.accuracy.tolist(), strict=True))
+        series.append(Series(f"{name}, error {bins.error:.3f}", style, points, has_markers=True))
+    scale = Scale(0, 1, 0.2)
+    x, y = scale.axis("mean score of the predicted label"), scale.axis("share of correct predictions")
+    return Chart("Reliability: 15 bins with equal numbers of rows", x, y, series)
+
+
+def _list_thresholds(curve: RiskCurve) -> list[dict[str, str]]:
+    """Return rows of a table: the lowest score of some coverages, and the errors among the answered texts."""
+    points = [min(int(np.searchsorted(curve.coverage, share - 1e-9)), len(curve.risk) - 1) for share in COVERAGES]
+    return [
+        {
+            "answered": f"{curve.coverage[point]:.1%}",
+            "lowest score": f"{curve.threshold[point]:.3f}",
+            "correct among them": f"{1 - curve.risk[point]:.1%}",
+        }
+        for point in dict.fromkeys(points)
+    ]
