@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from jobs.config.experiment import Experiment, ExperimentError
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.config.settings import VECTOR_FILE_SETTINGS, DataSettings, VectorSettings
 
 TRAINED_EMBEDDINGS = {"rand", "non-static", "multichannel"}
@@ -28,10 +29,12 @@ def check_settings(
 
     Raises:
         ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
-            is no column of weights; or the settings of out-of-scope rows contradict others.
+            is no column of weights; or the settings of out-of-scope rows contradict others; or a setting of several
+            labels per text is without effect.
     """
     _check_weight_column(experiment.data)
     _check_out_of_scope(experiment)
+    _check_multi_label(experiment)
     default = Experiment()
     for path, applicable in FINE_TUNING_SETTINGS.items():
         is_set = path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
@@ -78,6 +81,31 @@ def drop_ineffective_settings(experiment: Experiment) -> Experiment:
             if experiment.model.embedding not in applicable
         }
     )
+
+
+def _check_multi_label(experiment: Experiment) -> None:
+    train, default = experiment.train, Experiment().train
+    if experiment.data.is_multi_label:
+        if experiment.data.train is None:
+            raise ExperimentError(
+                "data.multi_label has no effect without data.train: a docstring has one label; remove it, and "
+                "data.label_separator"
+            )
+        if train.thresholds is not None and train.threshold_objective != default.threshold_objective:
+            raise ExperimentError(
+                "train.threshold_objective has no effect with train.thresholds, which names the thresholds; remove one"
+            )
+        return
+    for key, metric in (("train.metric", train.metric), ("tune.metric", experiment.tune.metric)):
+        if metric in MULTI_LABEL_METRICS:
+            raise ExperimentError(
+                f"{key}={metric} is a metric of several labels per text; set data.multi_label=true, or another metric"
+            )
+    for key in ("thresholds", "threshold_objective"):
+        if getattr(train, key) != getattr(default, key):
+            raise ExperimentError(
+                f"train.{key} has no effect with one label per text; remove it, or set data.multi_label"
+            )
 
 
 def _check_weight_column(data: DataSettings) -> None:

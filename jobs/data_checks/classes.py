@@ -6,7 +6,8 @@ import numpy as np
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
-from jobs.datasets.text_checks import describe_class_sizes
+from jobs.datasets.label_sets import encode_label_sets
+from jobs.datasets.text_checks import describe_class_sizes, list_labels
 
 FEW_ROWS = 5
 NUM_NAMED_CLASSES = 3
@@ -15,7 +16,9 @@ NUM_NAMED_CLASSES = 3
 def count_classes(rows: Rows) -> np.ndarray:
     """Return the rows of each class in each part, `(classes, parts)` int64."""
     counts = np.zeros((len(rows.classes), len(PART_NAMES)), np.int64)
-    np.add.at(counts, (rows.label_indices(), rows.part), 1)
+    matrix = encode_label_sets(rows.label_sets(), rows.classes)
+    for part in range(len(PART_NAMES)):
+        counts[:, part] = matrix[rows.part == part].sum(axis=0, dtype=np.int64)
     return counts
 
 
@@ -37,7 +40,7 @@ def check_classes(rows: Rows) -> list[Finding]:
     if few:
         names = ", ".join(f"'{rows.classes[index]}'" for index in few[:NUM_NAMED_CLASSES])
         concerned = {rows.classes[index] for index in few}
-        members = [index for index, label in enumerate(rows.labels) if label in concerned]
+        members = [index for index, own in enumerate(rows.label_sets()) if not concerned.isdisjoint(own)]
         findings.append(
             Finding(
                 "small classes",
@@ -47,6 +50,6 @@ def check_classes(rows: Rows) -> list[Finding]:
                 [FindingRow(index) for index in members if rows.part[index] == TRAINING],
             )
         )
-    training = (label for label, part in zip(rows.labels, rows.part, strict=True) if part == TRAINING)
-    findings += [Finding("unequal classes", Severity.MEDIUM, advice) for advice in describe_class_sizes(training)]
+    advice = describe_class_sizes(list_labels(rows.splits[TRAINING]))
+    findings += [Finding("unequal classes", Severity.MEDIUM, text) for text in advice]
     return findings

@@ -24,11 +24,14 @@ MANY_ROWS = 1000  # of so many, words and pairs that occur in one row only are l
 def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
     """Return a finding with the rows whose label is likely wrong, the worst first; none without such rows.
 
-    Rows of the test part are neither checked nor used. Classes with few rows are left out.
+    Rows of the test part are neither checked nor used. Classes with few rows are left out, and all rows if
+    they may have several labels.
 
     Args:
         first: as of `find_first_copies`.
     """
+    if rows.is_multi_label:  # confident learning compares classes of which a row has one
+        return []
     labels = rows.label_indices()
     is_used = (rows.part != TEST) & np.array([bool(tokens) for tokens in rows.tokens])
     sizes = np.bincount(labels[is_used], minlength=len(rows.classes))

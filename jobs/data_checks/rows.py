@@ -26,6 +26,15 @@ class Rows:
     part: np.ndarray
     splits: tuple[Split, Split, Split]
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a row may have several labels; `labels` has then a text that lists them."""
+        return self.splits[0].label_sets is not None
+
+    def label_sets(self) -> list[tuple[str, ...]]:
+        """Return the labels of each row."""
+        return [own for split in self.splits for own in split.label_sets or zip(split.labels, strict=True)]
+
     def __len__(self) -> int:
         return len(self.texts)
 
@@ -49,8 +58,9 @@ class Rows:
         return self.splits[number], index - int(np.searchsorted(self.part, number))
 
     def label_indices(self) -> np.ndarray:
-        """Return the class of each row, `(rows,)` int64."""
-        numbers = {label: number for number, label in enumerate(self.classes)}
+        """Return the class of each row, `(rows,)` int64; with several labels, equal ones have the same number."""
+        names = sorted(set(self.labels)) if self.is_multi_label else self.classes
+        numbers = {label: number for number, label in enumerate(names)}
         return np.array([numbers[label] for label in self.labels], np.int64)
 
 

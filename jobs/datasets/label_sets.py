@@ -38,6 +38,16 @@ def encode_label_sets(label_sets: LabelSets, labels: Sequence[str]) -> np.ndarra
     return matrix
 
 
+def compute_log_odds(matrix: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the odds of each label, `(labels,)` float32, with half a row of each kind added.
+
+    Args:
+        matrix: as of `encode_label_sets`.
+    """
+    rows = matrix.sum(axis=0, dtype=np.float64) + 0.5
+    return np.asarray(np.log(rows / (len(matrix) + 1 - rows)), np.float32)
+
+
 def count_labels(label_sets: LabelSets) -> Counter[str]:
     """Return the number of rows with each label."""
     return Counter(chain.from_iterable(label_sets))

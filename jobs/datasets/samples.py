@@ -70,6 +70,8 @@ def _parse_fasttext(file: SourceFile, encoding: str) -> Sample:
         pass
     options = ReadOptions(DataSettings(encoding=encoding, multi_label=True))
     rows = [(label, text) for _, text, label, _ in itertools.islice(read_fasttext(file, options), SAMPLE_ROWS)]
+    if not any(label for label, _ in rows):
+        next(read_fasttext(file, ReadOptions(DataSettings(encoding=encoding))), None)  # raises that a label is missing
     is_list = any(len(label) != 1 for label, _ in rows)
     texts = [[" ".join(label), text] for label, text in rows]
     return Sample(["label", "text"], texts, None, encoding, file, frozenset(["label"] if is_list else []))

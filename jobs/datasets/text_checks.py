@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from jobs.datasets.readers import Split
 
@@ -56,7 +57,7 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
             f"{max(lengths):,} tokens"
         )
     if name == TRAINING:
-        notes += [*_describe_copies(split, tokenized), *describe_class_sizes(split.labels)]
+        notes += [*_describe_copies(split, tokenized), *describe_class_sizes(list_labels(split))]
     return notes
 
 
@@ -75,6 +76,11 @@ def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[s
         f"{len(copies):,} of {len(split):,} training texts are copies of an earlier one, such as that in "
         f"{split.describe_position(copies[0])}; `finetune-cnn check-data` lists them"
     ]
+
+
+def list_labels(split: Split) -> Iterable[str]:
+    """Return the labels of all rows, one after the other."""
+    return split.labels if split.label_sets is None else chain.from_iterable(split.label_sets)
 
 
 def describe_class_sizes(labels: Iterable[str]) -> list[str]:

@@ -167,6 +167,7 @@ class RecordStore:
     def write(self, record: TrialRecord) -> None:
         """Save a record; StorageError if it cannot be written."""
         values = {key: value for key, value in asdict(record).items() if key != "predicted" or value}
+        values["epochs"] = [epoch.to_json() for epoch in record.epochs]
         write_json(join(self.path, f"{record.number:05d}.json"), values, ascii_only=True)
 
 

@@ -27,21 +27,26 @@ from cluster.storage import absolute_path, exists, join, lock_folder, read_text,
 from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_folds
+from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.word_vectors import WordVectors
-from jobs.evaluation.metrics import accuracy, macro_f1
+from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
+from jobs.evaluation.multi_label.metrics import count_labels, sigmoid, subset_accuracy
+from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.inference.predict import predict_logits
 from jobs.inference.text_tokens import tokenize_texts
+from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
-from jobs.training.loop import create_loop
+from jobs.training.loop import Loop, create_loop
 from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
 from jobs.training.run_files.run_folder import train_settings_key
 
 logger = logging.getLogger(__name__)
 
 FOLD_METRICS = ("accuracy", "macro_f1", "loss")
+MULTI_LABEL_FOLD_METRICS = ("micro_f1", *FOLD_METRICS)
 
 NameType = TypeVar("NameType")
 
@@ -51,7 +56,8 @@ class FoldResult:
     """Result of one fold: metrics of the best epoch on the test part.
 
     epoch: the best one, from 1. rows: of the test part. validation: the same metrics on the validation part.
-    examples_per_second: median of all epochs. seconds: of all epochs.
+    examples_per_second: median of all epochs. seconds: of all epochs. micro_f1: with several labels per text; their
+    thresholds are chosen on the validation part.
     """
 
     epoch: int
@@ -62,10 +68,16 @@ class FoldResult:
     validation: Mapping[str, float]
     examples_per_second: float
     seconds: float
+    micro_f1: float | None = None
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        return FOLD_METRICS if self.micro_f1 is None else MULTI_LABEL_FOLD_METRICS
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "micro_f1" or value is not None}
 
 
 def cross_validate(experiment: Experiment, folds: int) -> str:
@@ -112,29 +124,57 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     loop.network.load_state_dict(best)
     texts = tokenize_texts(test.texts, experiment.text.lowercase)
     tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
-    labels = np.array([corpus.labels.index(label) for label in test.labels])
+    labels = encode_labels(test, corpus.labels)
     logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
-    predicted = logits.argmax(dim=1).numpy()
     epochs = loop.progress.epochs
     best_epoch = epochs[loop.progress.best - 1]
     return FoldResult(
         epoch=best_epoch.epoch,
         rows=len(test),
-        accuracy=accuracy(labels, predicted),
-        macro_f1=macro_f1(labels, predicted),
-        loss=float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
-        validation={name: getattr(best_epoch, name) for name in FOLD_METRICS},
+        **(_measure(labels, logits) if labels.ndim == 1 else _measure_label_sets(labels, logits, loop)),
+        validation={
+            name: value for name in MULTI_LABEL_FOLD_METRICS if (value := getattr(best_epoch, name)) is not None
+        },
         examples_per_second=statistics.median(epoch.examples_per_second for epoch in epochs),
         seconds=sum(epoch.seconds for epoch in epochs),
     )
 
 
+def _measure(labels: np.ndarray, logits: torch.Tensor) -> dict[str, float]:
+    """Return the metrics of `FOLD_METRICS`; labels: `(texts,)`, logits: `(texts, classes)`."""
+    predicted = logits.argmax(dim=1).numpy()
+    return {
+        "accuracy": accuracy(labels, predicted),
+        "macro_f1": macro_f1(labels, predicted),
+        "loss": float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
+    }
+
+
+def _measure_label_sets(labels: np.ndarray, logits: torch.Tensor, loop: Loop) -> dict[str, float]:
+    """Return the metrics of `MULTI_LABEL_FOLD_METRICS`; labels, logits: `(texts, labels)`."""
+    validation = loop.corpus.validation
+    held_out = LogitSample(validation.labels, labels.shape[1])
+    rows = np.arange(len(validation))
+    held_out.add(rows, predict_logits(loop.network, validation.tokens, rows).numpy())
+    calibration = calibrate(held_out, loop.settings, loop.corpus.labels)
+    probabilities = sigmoid(logits.numpy() / calibration.temperature)
+    predicted = probabilities >= calibration.thresholds
+    counts = count_labels(labels, predicted)
+    return {
+        "micro_f1": counts.micro_f1(),
+        "accuracy": subset_accuracy(labels, predicted),
+        "macro_f1": counts.macro_f1(),
+        "loss": float(compute_row_losses(logits, torch.from_numpy(labels)).mean()),
+    }
+
+
 def summarize(results: Collection[FoldResult]) -> dict[str, dict[str, float]]:
     """Return the mean and the standard deviation (of a sample) of each metric over the folds."""
-    values = {name: [getattr(result, name) for result in results] for name in FOLD_METRICS}
+    names = next(iter(results)).metric_names
+    values = {name: [getattr(result, name) for result in results] for name in names}
     return {
-        "mean": {name: statistics.mean(values[name]) for name in FOLD_METRICS},
-        "deviation": {name: statistics.stdev(values[name]) for name in FOLD_METRICS},
+        "mean": {name: statistics.mean(values[name]) for name in names},
+        "deviation": {name: statistics.stdev(values[name]) for name in names},
     }
 
 
@@ -145,12 +185,12 @@ def format_table(results: Collection[FoldResult]) -> str:
             "fold": number,
             "rows": result.rows,
             "epoch": result.epoch,
-            **{name.replace("_f1", " F1"): f"{getattr(result, name):.4f}" for name in FOLD_METRICS},
+            **{name.replace("_f1", " F1"): f"{getattr(result, name):.4f}" for name in result.metric_names},
         }
         for number, result in enumerate(results, start=1)
     ]
     summary = summarize(results)
-    metrics = (f"{name} {summary['mean'][name]:.4f} ({summary['deviation'][name]:.4f})" for name in FOLD_METRICS)
+    metrics = (f"{name} {summary['mean'][name]:.4f} ({summary['deviation'][name]:.4f})" for name in summary["mean"])
     return f"{format_text_table(rows)}\nmean (standard deviation)   {'   '.join(metrics)}"
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cluster import UsageError
+from jobs.datasets.label_sets import compute_log_odds
 from jobs.evaluation.metrics import LogitSample
 from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
@@ -318,6 +319,9 @@ def create_loop(
         rank=group.rank,
         world_size=group.world_size,
     )
+    if corpus.train.labels.ndim == 2:
+        # Otherwise the first epochs learn that most labels are rare.
+        network.output_bias.data = torch.from_numpy(compute_log_odds(corpus.train.labels))
     settings = experiment.train
     rows, labels = corpus.row_weights(settings.class_weights), corpus.label_weights(settings.class_weights)
     return Loop(

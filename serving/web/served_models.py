@@ -171,7 +171,7 @@ def load_models(
         )
     if candidate.info["multi_label"] != primary.info["multi_label"]:
         raise CandidateError(
-            f"{candidate.info['checkpoint']} and {primary.info['checkpoint']}: one assigns several labels per text"
+            f"{candidate.info['checkpoint']}: assigns one label per text, or several, unlike the current checkpoint"
         )
     return ServedModels(config, primary, candidate)
 

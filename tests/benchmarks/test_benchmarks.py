@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import imbalance, serving
+from benchmarks import imbalance, multi_label, serving
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -91,6 +91,13 @@ def test_imbalance(shared_data: Path) -> None:
     rows = run("imbalance", "--quick")["sides"]
     assert [row["side"] for row in rows] == [*imbalance.SIDES, imbalance.SVC]
     assert all(0 < row["macro F1"] < row["accuracy"] < 100 for row in rows)
+
+
+def test_multi_label(shared_data: Path) -> None:
+    """The SVC, and default and chosen settings with several labels per text."""
+    rows = run("multi_label", "--quick")["sides"]
+    assert [row["side"] for row in rows] == [multi_label.SVC, *multi_label.SIDES]
+    assert all(0 < row["macro F1"] < row["micro F1"] < row["P@1"] < 100 for row in rows)
 
 
 def test_calibration(shared_data: Path) -> None:

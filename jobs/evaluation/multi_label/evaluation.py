@@ -108,7 +108,7 @@ class MultiLabelEvaluation:
             rows.append(row | ({SVC_NAME: f"{baseline[name]:.4f}"} if baseline else {}))
         return rows
 
-    def label_rows(self) -> list[dict[str, str]]:
+    def label_rows(self) -> list[Mapping[str, object]]:
         """Return the metrics of each label as rows of a table, the most frequent label first."""
         order = np.argsort(-self.per_label["support"], kind="stable")
         return [

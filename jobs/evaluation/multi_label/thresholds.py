@@ -52,28 +52,40 @@ class LabelThresholds:
     per_label: bool
 
 
-def calibrate(logits: LogitSample, settings: TrainSettings, names: Sequence[str]) -> Mapping[str, object]:
-    """Return what a checkpoint's metrics.json says about its scores: `temperature`, and `label_thresholds`.
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become scores and labels. thresholds: `(labels,)` float64; None with one label per text.
 
-    label_thresholds: only with several labels per text: `values`, in the order of the labels; `objective`, null if the
-    settings name the thresholds; `per_label`, whether they were chosen for each label.
-
-    Args:
-        logits: of validation rows. names: of the labels.
+    objective: None if the settings name the thresholds. per_label: they were chosen for each label.
     """
+
+    temperature: float
+    thresholds: np.ndarray | None = None
+    objective: ThresholdObjective | None = None
+    per_label: bool = False
+
+    def to_json(self) -> Mapping[str, object]:
+        """Return the values in a checkpoint's metrics.json: `temperature`, and with several labels per text
+        `label_thresholds` with `objective`, `per_label` and `values`, in the order of the labels."""
+        values: dict[str, object] = {"temperature": self.temperature}
+        if self.thresholds is not None:
+            thresholds = {"objective": self.objective, "per_label": self.per_label, "values": self.thresholds.tolist()}
+            values["label_thresholds"] = thresholds
+        return values
+
+
+def calibrate(logits: LogitSample, settings: TrainSettings, names: Sequence[str]) -> Calibration:
+    """Return the calibration on validation rows; names: of the labels."""
     temperature = settings.temperature or logits.fit_temperature()
     if not logits.is_multi_label:
-        return {"temperature": temperature}
+        return Calibration(temperature)
     fixed = settings.thresholds
-    if fixed is None:
-        probabilities = sigmoid(logits.logits / temperature)
-        chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)
-    else:
+    if fixed is not None:
         values = [fixed[name] for name in names] if isinstance(fixed, dict) else [fixed] * len(names)
-        chosen = LabelThresholds(np.array(values), isinstance(fixed, dict))
-    objective = settings.threshold_objective if fixed is None else None
-    thresholds = {"objective": objective, "per_label": chosen.per_label, "values": chosen.values.tolist()}
-    return {"temperature": temperature, "label_thresholds": thresholds}
+        return Calibration(temperature, np.array(values), None, isinstance(fixed, dict))
+    probabilities = sigmoid(logits.logits / temperature)
+    chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)
+    return Calibration(temperature, chosen.values, settings.threshold_objective, chosen.per_label)
 
 
 def count_scores(probabilities: np.ndarray, labels: np.ndarray) -> GridCounts:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -89,11 +89,11 @@ def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
     if loop.group.rank:
         return {}
     sample, names = loop.logits, loop.corpus.labels
-    values = dict(calibrate(sample, settings, names))
+    calibration = calibrate(sample, settings, names)
+    values = dict(calibration.to_json())
     if not sample.is_multi_label and (len(sample.labels) or settings.abstention_thresholds is not None):
-        temperature = cast(float, values["temperature"])
         values["abstention"] = select_thresholds(
-            sample.logits, sample.labels, temperature, settings, names, out_of_scope
+            sample.logits, sample.labels, calibration.temperature, settings, names, out_of_scope
         )
     return values
 

@@ -1,0 +1,65 @@
+"""Thresholds of labels: the objective, and the choice between one and one for each label."""
+
+import numpy as np
+import pytest
+
+from jobs.evaluation.multi_label.metrics import count_labels
+from jobs.evaluation.multi_label.thresholds import (
+    GRID,
+    choose_global_threshold,
+    choose_thresholds,
+    count_scores,
+)
+
+
+def draw_rows(rows: int, shifts: list[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and labels: a label is likely above the score of its shift."""
+    random = np.random.default_rng(seed)
+    scores = random.random((rows, len(shifts)))
+    return scores, (scores + random.normal(0, 0.1, scores.shape) > np.array(shifts)).astype(np.uint8)
+
+
+def test_counts_are_those_of_comparing_with_each_threshold() -> None:
+    scores, labels = draw_rows(200, [0.3, 0.8])
+    scores[:3] = [[0.5, 0.0], [0.01, 1.0], [0.99, 0.25]]  # on the grid, and at the ends
+    counts = count_scores(scores, labels)
+    for index, threshold in enumerate(GRID):
+        expected = count_labels(labels, scores >= threshold)
+        own = counts.select(np.array([index, index]))
+        assert own.correct.tolist() == expected.correct.tolist()
+        assert own.predicted.tolist() == expected.predicted.tolist()
+
+
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1"])
+def test_the_single_threshold_has_the_highest_f1(metric: str) -> None:
+    scores, labels = draw_rows(300, [0.3, 0.7, 0.5])
+    index = choose_global_threshold(count_scores(scores, labels), metric)  # type: ignore[arg-type]
+    values = [getattr(count_labels(labels, scores >= threshold), metric)() for threshold in GRID]
+    assert values[index] == max(values)
+
+
+@pytest.mark.parametrize("objective", ["micro_f1", "macro_f1"])
+def test_labels_that_differ_get_thresholds_of_their_own(objective: str) -> None:
+    scores, labels = draw_rows(2000, [0.2, 0.8])
+    chosen = choose_thresholds(scores, labels, objective)  # type: ignore[arg-type]
+    assert chosen.per_label
+    assert chosen.values == pytest.approx([0.2, 0.8], abs=0.1)
+
+
+def test_few_rows_do_not_decide_on_thresholds_of_single_labels() -> None:
+    """With thresholds of their own, labels without a difference would fit chance."""
+    scores, labels = draw_rows(40, [0.5] * 20)
+    assert not choose_thresholds(scores, labels, "macro_f1").per_label
+
+
+def test_a_precision_is_reached_with_as_many_labels_as_possible() -> None:
+    scores, labels = draw_rows(3000, [0.5, 0.5])
+    chosen = choose_thresholds(scores, labels, 0.95)
+    counts = count_labels(labels, scores >= chosen.values)
+    assert counts.micro_precision() >= 0.95
+    lower = count_labels(labels, scores >= chosen.values - 0.05)
+    assert lower.micro_precision() < 0.95
+
+
+def test_without_rows_the_threshold_is_one_half() -> None:
+    assert choose_thresholds(np.empty((0, 3)), np.empty((0, 3), np.uint8), "micro_f1").values.tolist() == [0.5] * 3

@@ -1,0 +1,198 @@
+"""Several labels per text, from the file to the service's scores."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.config.conflicts import check_settings
+from jobs.config.experiment import Experiment, ExperimentError, load_experiment
+from jobs.datasets.dataset import load_dataset, load_folds
+from jobs.datasets.label_sets import count_labels
+from jobs.datasets.readers import DataError, read_rows
+from jobs.evaluation.evaluate import evaluate
+from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
+from jobs.inference.classifier import Classifier
+from jobs.inference.file_prediction import predict_file
+from jobs.inference.predict import predict_proba
+from jobs.model.checkpoint import load_checkpoint
+from jobs.training.history import Progress
+from jobs.training.loop import Loop
+from serving.web.protocol import Limits
+from serving.web.served_models import UserConfig, load_models
+from tests.support.label_sets import make_label_set_rows, write_label_sets
+from tests.support.loops import make_loop, train_checkpoint
+from tests.support.toy_data import read_jsonl
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    folder = tmp_path_factory.mktemp("rows")
+    train = write_label_sets(folder / "train.jsonl", make_label_set_rows(240))
+    return Experiment.model_validate(
+        {
+            "storage": str(folder / "runs"),
+            "data": {"train": str(train), "multi_label": True},
+            "model": {"embedding": "rand", "filter_widths": [1, 2], "feature_maps": 8},
+            "vectors": {"dimensions": 12},
+            "train": {"epochs": 8, "learning_rate": 0.02, "batch_size": 16},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Loop]:
+    """Path of a checkpoint, and the loop that trained it."""
+    path = tmp_path_factory.mktemp("run") / "checkpoint"
+    return str(path), train_checkpoint(experiment, path)
+
+
+def test_lists_separated_strings_and_fasttext_lines_are_the_same_rows(tmp_path: Path) -> None:
+    rows = make_label_set_rows(12)
+    files = {name: tmp_path / name for name in ("rows.jsonl", "rows.csv", "rows.txt")}
+    write_label_sets(files["rows.jsonl"], rows)
+    files["rows.csv"].write_text("label,text\n" + "".join(f"{' | '.join(own)},{text}\n" for own, text in rows))
+    lines = ("".join(f"__label__{label} " for label in own) + text for own, text in rows)
+    files["rows.txt"].write_text("\n".join(lines) + "\n")
+    settings = ({"multi_label": True}, {"label_separator": "|"}, {"multi_label": True})
+    for path, values in zip(files.values(), settings, strict=True):
+        data = Experiment.model_validate({"data": values}).data
+        assert read_rows(str(path), data).label_sets == [own for own, _ in rows], path
+
+
+@pytest.mark.parametrize(
+    ("settings", "content", "message"),
+    [
+        ({}, '{"text": "a", "label": ["x"]}', "is a list, .*data.multi_label=true"),
+        ({"multi_label": True}, '{"text": "a", "label": "x|y"}', "set data.label_separator"),
+        ({"multi_label": True}, '{"text": "a", "label": ["x", ""]}', "is empty"),
+    ],
+)
+def test_a_label_of_the_other_kind_is_an_error_that_names_the_setting(
+    settings: dict[str, bool], content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content + "\n")
+    with pytest.raises(DataError, match=message):
+        read_rows(str(path), Experiment.model_validate({"data": settings}).data)
+
+
+def test_each_part_and_fold_has_the_same_share_of_each_label(experiment: Experiment) -> None:
+    dataset = load_dataset(experiment)
+    total = count_labels(make_label_set_rows_only())
+    for part, share in ((dataset.test, 0.1), (dataset.validation, 0.09)):
+        for label, count in count_labels(part.label_sets or []).items():
+            assert count == pytest.approx(share * total[label], abs=2)
+    folds = load_folds(experiment, 4)
+    for label, count in total.items():
+        for fold in folds:
+            assert count_labels(fold.test.label_sets or [])[label] == pytest.approx(count / 4, abs=2)
+
+
+def make_label_set_rows_only() -> list[tuple[str, ...]]:
+    return [labels for labels, _ in make_label_set_rows(240)]
+
+
+def test_the_network_learns_the_labels(trained: tuple[str, Loop]) -> None:
+    epochs = trained[1].progress.epochs
+    assert max(epoch.micro_f1 or 0 for epoch in epochs) > 0.9
+    assert epochs[-1].mean_average_precision is not None
+    assert epochs[-1].precision_at_1 is not None
+    assert Progress.from_json(trained[1].progress.to_json()).epochs == epochs
+
+
+def test_the_metric_of_a_file_without_one_is_micro_f1(experiment: Experiment) -> None:
+    assert experiment.train.metric == "micro_f1"
+    assert Experiment().train.metric == "accuracy"
+
+
+def test_the_classifier_and_the_network_agree_and_predict_the_labels(trained: tuple[str, Loop]) -> None:
+    checkpoint = load_checkpoint(trained[0])
+    rows = make_label_set_rows(60, seed=1)
+    texts = [text for _, text in rows] + ["", "unheard of"]
+    classifier = Classifier(checkpoint, table_dtype="float32", share_table=False)
+    probabilities = classifier.predict_proba(texts)
+    assert np.abs(probabilities - predict_proba(checkpoint, texts)).max() < 1e-5
+    assert len(checkpoint.label_thresholds) == 3
+    assert checkpoint.temperature != 1
+    correct = sum(
+        tuple(sorted(own)) == labels for own, (labels, _) in zip(classifier.predict_labels(texts), rows, strict=False)
+    )
+    assert correct > 45
+
+
+def test_predictions_list_the_labels_above_the_thresholds(trained: tuple[str, Loop], tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    source = write_label_sets(tmp_path / "new.jsonl", make_label_set_rows(20, seed=2))
+    outputs = [str(tmp_path / f"out.{suffix}") for suffix in ("jsonl", "csv", "parquet")]
+    for out in outputs:
+        predict_file(trained[0], str(source), out, None)
+    rows = read_jsonl(Path(outputs[0]))
+    assert any(len(row["labels"]) == 2 for row in rows)
+    assert any(not row["labels"] for row in rows)
+    assert all([score["label"] for score in row["scores"]] == row["labels"] for row in rows)
+    with open(outputs[1], newline="") as stream:
+        assert [json.loads(row["labels"]) for row in csv.DictReader(stream)] == [row["labels"] for row in rows]
+    table = pyarrow.parquet.read_table(outputs[2]).to_pylist()
+    assert [row["labels"] for row in table] == [row["labels"] for row in rows]
+    predict_file(trained[0], str(source), outputs[0], None, num_scores=3)
+    assert all(len(row["scores"]) == 3 for row in read_jsonl(Path(outputs[0])))
+
+
+def test_the_evaluation_compares_with_a_linear_svc_for_each_label(trained: tuple[str, Loop], tmp_path: Path) -> None:
+    evaluation = evaluate(trained[0], [], str(tmp_path / "report"))
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    assert evaluation.metrics.micro_f1 > 0.8
+    assert evaluation.linear_svc is not None
+    assert evaluation.linear_svc.micro_f1 > 0.7
+    low, high = evaluation.micro_f1_interval
+    assert low <= evaluation.metrics.micro_f1 <= high
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert "P@1" in report
+    assert "| sound" in report
+    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["rows"] == evaluation.rows
+
+
+def test_the_service_marks_the_labels_above_the_thresholds(trained: tuple[str, Loop]) -> None:
+    from serving.web.protocol import encode_response, parse_request
+
+    model = load_models(UserConfig(checkpoint=trained[0]), table_dtype="float32").primary
+    texts = [text for _, text in make_label_set_rows(8)]
+    request = parse_request(json.dumps({"inputs": texts}).encode(), Limits(), model.default_function)
+    scores = model.score(request).scores
+    assert scores == pytest.approx(model.classifier.predict_proba(texts).astype(float), abs=1e-5)
+    arguments = (request, model.classifier.labels, scores, [])
+    response = json.loads(encode_response(*arguments, flat=True, thresholds=model.thresholds))
+    marked = [[score["label"] for score in row if score["above_threshold"]] for row in response]
+    assert marked == model.classifier.predict_labels(texts)
+
+
+def test_thresholds_may_be_set_and_balanced_labels_weigh_more(experiment: Experiment, tmp_path: Path) -> None:
+    settings = {"train.thresholds": 0.3, "train.class_weights": "balanced", "train.epochs": 1}
+    loop = train_checkpoint(experiment.replace(settings), tmp_path / "checkpoint")
+    assert load_checkpoint(str(tmp_path / "checkpoint")).label_thresholds.tolist() == [0.3] * 3
+    weights = loop.corpus.label_weights("balanced")
+    rows = loop.corpus.train.labels.sum(axis=0)
+    assert weights == pytest.approx((len(loop.corpus.train) - rows) / rows)
+    plain = make_loop(experiment.replace({"train.epochs": 1}))
+    next(plain.train_epochs())
+    assert loop.progress.epochs[0].train_loss > plain.progress.epochs[0].train_loss
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.metric=micro_f1"],
+        ["tune.metric=precision_at_1"],
+        ["train.thresholds=0.3"],
+        ["train.threshold_objective=0.9"],
+        ["data.multi_label=true"],
+        ["data.train=a.csv", "data.label_separator=,", "train.thresholds=0.2", "train.threshold_objective=macro_f1"],
+    ],
+)
+def test_settings_that_contradict_each_other_are_rejected(settings: list[str]) -> None:
+    with pytest.raises(ExperimentError, match=r"multi_label|several labels|train\.thresholds"):
+        check_settings(load_experiment(None, settings), {"non-static"})
