@@ -1,16 +1,11 @@
-"""Thresholds of labels and their objective, as `train.thresholds` and `train.threshold_objective` set them."""
+"""Objective of the thresholds of labels, and the metrics of several labels per text, without pydantic."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-_Share = Annotated[float, Field(gt=0, lt=1)]
-ThresholdObjective = Literal["micro_f1", "macro_f1"] | _Share
+ThresholdObjective = Literal["micro_f1", "macro_f1"] | float
 """A metric to maximize, or the least precision of the labels, of which as many as possible are assigned."""
-
-Thresholds = _Share | dict[str, _Share] | None
-"""A score for all labels, or one for each label; None to choose them."""
 
 MULTI_LABEL_METRIC = "micro_f1"  # of the best epoch, by default
 # Metrics of an epoch that only classifiers of several labels per text have.
 MULTI_LABEL_METRICS = ("micro_f1", "precision_at_1", "mean_average_precision")
+DEFAULT_THRESHOLD = 0.5  # without validation rows

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from jobs.config.abstention import Objective
 from jobs.config.class_weights import ClassWeights, parse_class_weights
-from jobs.config.label_thresholds import ThresholdObjective, Thresholds
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
@@ -242,10 +241,10 @@ class TrainSettings(SettingsSection):
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
     weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights.
     With several labels per text they weight the rows with a label; balanced: as much as those without it."""
-    threshold_objective: ThresholdObjective = "micro_f1"
+    threshold_objective: Literal["micro_f1", "macro_f1"] | Fraction = "micro_f1"
     """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
     of at least a precision, such as 0.9. They are chosen on the validation part."""
-    thresholds: Thresholds = None
+    thresholds: Fraction | dict[str, Fraction] | None = None
     """Score from which a text gets a label, with several per text: one for all labels, or a mapping of label to score.
     null: chosen by `threshold_objective`."""
     temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)

@@ -7,16 +7,18 @@ of every label, the rare labels first.
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.datasets.readers import Split
+if TYPE_CHECKING:
+    from jobs.datasets.readers import Split  # imports pydantic, which the training loop does without
 
 LabelSets = Sequence[tuple[str, ...]]
 """Labels of each row; a row may have none."""
 
 
-def encode_labels(split: Split, labels: Sequence[str]) -> np.ndarray:
+def encode_labels(split: "Split", labels: Sequence[str]) -> np.ndarray:
     """Return the labels of rows: `(rows,)` int64, indices; of several per row, as `encode_label_sets`.
 
     Args:

@@ -29,6 +29,7 @@ import numpy as np
 
 from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
 from jobs.datasets.tokenizer import count_separate_marks
 from jobs.model import checkpoint_files
@@ -52,7 +53,6 @@ logger = logging.getLogger(__name__)
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 INITIAL_VECTORS_FILE = "initial.safetensors"
 TRAIN_TEXTS_FILE = "train-texts.safetensors"
-DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)

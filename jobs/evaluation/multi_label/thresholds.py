@@ -8,14 +8,16 @@ was not chosen on.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.config.label_thresholds import ThresholdObjective
-from jobs.config.settings import TrainSettings
+from jobs.config.label_thresholds import DEFAULT_THRESHOLD, ThresholdObjective
 from jobs.evaluation.metrics import LogitSample
 from jobs.evaluation.multi_label.metrics import LabelCounts, sigmoid
-from jobs.model.checkpoint import DEFAULT_THRESHOLD
+
+if TYPE_CHECKING:
+    from jobs.config.settings import TrainSettings
 
 GRID = np.arange(1, 100) / 100
 NUM_FOLDS = 5
@@ -74,7 +76,7 @@ class Calibration:
         return values
 
 
-def calibrate(logits: LogitSample, settings: TrainSettings, names: Sequence[str]) -> Calibration:
+def calibrate(logits: LogitSample, settings: "TrainSettings", names: Sequence[str]) -> Calibration:
     """Return the calibration on validation rows; names: of the labels."""
     temperature = settings.temperature or logits.fit_temperature()
     if not logits.is_multi_label:
