@@ -1,12 +1,10 @@
 """The HTML reports of an evaluation, a search and a data check in a real browser."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -19,6 +17,7 @@ from jobs.search.results.analysis import compare_embeddings
 from jobs.search.results.report import write_search_report
 from jobs.search.space import parse_space
 from jobs.training.run_files.run_folder import BestCheckpoint
+from tests.support.browser import start_browser
 from tests.support.data_checks import make_rows
 from tests.support.evaluations import render_random_evaluation
 from tests.support.trial_records import EXPERIMENT, make_records
@@ -36,18 +35,8 @@ PAGES = ("evaluation-2", "evaluation-20", "evaluation-150", "search", "data-chec
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[WebDriver]:
-    """A headless chromium."""
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with start_browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

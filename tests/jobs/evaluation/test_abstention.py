@@ -82,6 +82,16 @@ def test_auroc_is_that_of_scikit_learn() -> None:
     assert compute_auroc(scores, others) == pytest.approx(roc_auc_score(kinds, np.concatenate([scores, others])))
 
 
+def test_the_risk_curve_is_that_of_every_threshold() -> None:
+    """Rows with equal scores are answered together."""
+    scores, correct = np.array([0.5, 0.9, 0.7, 0.7]), np.array([False, True, False, True])
+    curve = compute_risk_coverage(scores, correct)
+    assert curve.thresholds.tolist() == [0.9, 0.7, 0.5]
+    for threshold, coverage, risk in zip(curve.thresholds, curve.coverage, curve.risk, strict=True):
+        answered = scores >= threshold
+        assert (coverage, risk) == (answered.mean(), pytest.approx((~correct[answered]).mean()))
+
+
 def test_the_area_under_the_risk_coverage_curve_is_the_mean_risk() -> None:
     """Rows with equal scores are answered together, so their order does not matter."""
     curve = compute_risk_coverage(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))

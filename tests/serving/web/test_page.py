@@ -2,14 +2,12 @@
 
 import csv
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -20,6 +18,7 @@ from serving.api_keys import KEYS_VARIABLE
 from serving.client import Client
 from serving.web.page import PAGE_PATH
 from tests.support.asgi import make_replica, send_request, serve_replica
+from tests.support.browser import start_browser
 from tests.support.checkpoints import checkpoint_of
 
 pytestmark = pytest.mark.slow
@@ -29,18 +28,8 @@ KEY = "a-key-of-the-page-test"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[WebDriver]:
-    """A headless chromium."""
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("chromium and chromedriver are not installed: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with start_browser() as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.datasets.readers import Split
+from jobs.evaluation.abstention import RiskCoverage, compute_risk_coverage
 from jobs.evaluation.calibration import compute_bins, remove_temperature
 from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation, index_labels
 from jobs.evaluation.metrics import share_interval
@@ -80,16 +81,6 @@ class Matrix:
         return bool(self.rows)
 
 
-@dataclass(frozen=True)
-class RiskCurve:
-    """Errors among the most confident rows. coverage: their share; risk: share of wrong predictions among them;
-    threshold: their lowest score; `(points,)` each, the coverage rises."""
-
-    coverage: np.ndarray
-    risk: np.ndarray
-    threshold: np.ndarray
-
-
 def render_evaluation(
     evaluation: MeasuredEvaluation,
     checkpoint: Checkpoint,
@@ -104,7 +95,7 @@ def render_evaluation(
     """
     labels, predicted, scores = index_labels(checkpoint, rows), probabilities.argmax(axis=1), probabilities.max(axis=1)
     listed = list_rows(classifier, rows, labels, predicted, scores)
-    curve = compute_risk_curve(scores.astype(np.float64), labels == predicted)
+    curve = compute_risk_coverage(scores.astype(np.float64), labels == predicted)
     names = evaluation.labels
     metrics, experiment = checkpoint.metrics, checkpoint.experiment
     hint = f"All {len(rows):,} rows."
@@ -205,20 +196,7 @@ def build_matrix(confusion: np.ndarray) -> Matrix:
     return Matrix(mistakes[:MAX_MISTAKES], len(mistakes), cells=cells[:MAX_CELLS], left_out=left_out)
 
 
-def compute_risk_curve(scores: np.ndarray, correct: np.ndarray) -> RiskCurve:
-    """Return the risk-coverage curve (El-Yaniv & Wiener 2010); rows with equal scores are answered together.
-
-    Args:
-        scores: of the predicted class, `(rows,)`. correct: `(rows,)` bool.
-    """
-    order = np.argsort(-scores, kind="stable")
-    sorted_scores, number = scores[order], np.arange(1, len(scores) + 1)
-    last = np.append(np.diff(sorted_scores) != 0, True)
-    risk = np.cumsum(~correct[order]) / number
-    return RiskCurve(number[last] / len(scores), risk[last], sorted_scores[last])
-
-
-def _draw_risk(curve: RiskCurve) -> Chart:
+def _draw_risk(curve: RiskCoverage) -> Chart:
     points = np.unique(
         np.searchsorted(curve.coverage, np.linspace(0, 1, NUM_CURVE_POINTS + 1)).clip(max=len(curve.risk) - 1)
     )
@@ -243,13 +221,13 @@ def _draw_reliability(probabilities: np.ndarray, labels: np.ndarray, temperature
     return Chart("Reliability: 15 bins with equal numbers of rows", x, y, series)
 
 
-def _list_thresholds(curve: RiskCurve) -> list[dict[str, str]]:
+def _list_thresholds(curve: RiskCoverage) -> list[dict[str, str]]:
     """Return rows of a table: the lowest score of some coverages, and the errors among the answered texts."""
     points = [min(int(np.searchsorted(curve.coverage, share - 1e-9)), len(curve.risk) - 1) for share in COVERAGES]
     return [
         {
             "answered": f"{curve.coverage[point]:.1%}",
-            "lowest score": f"{curve.threshold[point]:.3f}",
+            "lowest score": f"{curve.thresholds[point]:.3f}",
             "correct among them": f"{1 - curve.risk[point]:.1%}",
         }
         for point in dict.fromkeys(points)

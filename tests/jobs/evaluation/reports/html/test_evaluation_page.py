@@ -12,7 +12,6 @@ from jobs.evaluation.reports.html.evaluation_page import (
     MAX_TABLE_CLASSES,
     build_class_rows,
     build_matrix,
-    compute_risk_curve,
     estimate_f1,
 )
 from tests.support.evaluations import render_random_evaluation
@@ -57,16 +56,6 @@ def test_few_classes_are_a_table_and_many_are_a_map(monkeypatch: pytest.MonkeyPa
     assert (len(build_matrix(many).cells), build_matrix(many).left_out) == (
         5, f"The 5 most frequent of {MAX_TABLE_CLASSES + 2} cells with rows."
     )  # fmt: skip
-
-
-def test_the_risk_curve_is_that_of_every_threshold() -> None:
-    """Rows with equal scores are answered together."""
-    scores, correct = np.array([0.5, 0.9, 0.7, 0.7]), np.array([False, True, False, True])
-    curve = compute_risk_curve(scores, correct)
-    assert curve.threshold.tolist() == [0.9, 0.7, 0.5]
-    for threshold, coverage, risk in zip(curve.threshold, curve.coverage, curve.risk, strict=True):
-        answered = scores >= threshold
-        assert (coverage, risk) == (answered.mean(), (~correct[answered]).mean())
 
 
 @pytest.mark.parametrize("num_classes", [2, 20, 150])
