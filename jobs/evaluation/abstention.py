@@ -222,14 +222,16 @@ def measure_abstention(checkpoint: Checkpoint, labels: np.ndarray, probabilities
     return Abstention(curve, results)
 
 
-def write_abstention(folder: Path, checkpoint: Checkpoint, labels: np.ndarray, probabilities: np.ndarray) -> list[str]:
-    """Measure, log and write the abstention, and return the section of report.md on it, as lines of Markdown.
+def write_abstention(folder: Path, abstention: Abstention, name: str) -> list[str]:
+    """Log and write the abstention, and return the section of report.md on it, as lines of Markdown.
 
-    The files are abstention.json and risk-coverage.png; arguments as of `calibration.write_calibration`.
+    The files are abstention.json and risk-coverage.png.
+
+    Args:
+        folder: of the report. name: of the experiment.
     """
-    abstention = measure_abstention(checkpoint, labels, probabilities)
     logger.info(f"area under the risk-coverage curve {abstention.curve.area:.4f}")
-    save_figure(draw_risk_coverage(abstention, checkpoint.experiment.name), folder / "risk-coverage.png")
+    save_figure(draw_risk_coverage(abstention, name), folder / "risk-coverage.png")
     write_json(str(folder / "abstention.json"), abstention.to_json())
     lines = [
         "## Abstention",

@@ -17,7 +17,7 @@ from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
-from jobs.evaluation.abstention import write_abstention
+from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
     RowsUnavailable,
     SvcBaseline,
@@ -139,10 +139,11 @@ def evaluate(
         drift_section = _write_drift(folder, checkpoint, experiment.name)
         write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
         calibration_section = write_calibration(folder, checkpoint, labels, probabilities)
-        abstention_section = write_abstention(folder, checkpoint, labels, probabilities)
+        abstention = measure_abstention(checkpoint, labels, probabilities)
+        abstention_section = write_abstention(folder, abstention, experiment.name)
         sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
-        page = render_evaluation(evaluation, checkpoint, classifier, test, probabilities)
+        page = render_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, abstention.curve)
         (folder / PAGE_NAME).write_text(page, encoding="utf-8")
     logger.log(RESULT, f"report: {join(target, PAGE_NAME)}; report.md has it as Markdown")
     return evaluation

@@ -23,8 +23,8 @@ from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_messages, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord, format_settings
-from jobs.search.results.analysis import compare_embeddings, summarize_fine_tuning
-from jobs.search.results.report import build_embedding_rows, format_correct_rows, write_search_report
+from jobs.search.results.analysis import compare_embeddings
+from jobs.search.results.report import format_correct_rows, write_search_report
 from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search, build_search, check_search
 from jobs.search.shared_state import start_shared_state
@@ -269,9 +269,9 @@ def _write_report(
     kinds = compare_embeddings(experiment, ended, repeated)
     commands = [f"finetune-cnn evaluate {run.path}", f"finetune-cnn serve {run.path}"]
     with output_folder(join(run.path, "report")) as folder:
-        write_search_report(folder, experiment, space, ended, kinds, best, commands, labels)
-    logger.log(RESULT, format_text_table(build_embedding_rows(experiment, kinds)))
-    logger.log(RESULT, summarize_fine_tuning(experiment, kinds, labels))
+        summary = write_search_report(folder, experiment, space, ended, kinds, best, commands, labels)
+    logger.log(RESULT, format_text_table(summary.kinds))
+    logger.log(RESULT, summary.verdict)
     logger.log(RESULT, f"report: {join(run.path, 'report', PAGE_NAME)}; report.md has it as Markdown")
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.datasets.readers import Split
-from jobs.evaluation.measurement import index_labels, measure
+from jobs.evaluation.abstention import measure_abstention
+from jobs.evaluation.measurement import measure
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.inference.classifier import Classifier
 from jobs.inference.text_tokens import tokenize_texts
@@ -42,5 +43,6 @@ def render_random_evaluation(
     true[:number] = (predicted[:number] + 1) % len(labels)
     rows = Split(texts, [labels[index] for index in true], "test.csv", list(range(2, num_rows + 2)))
     tokens = tokenize_texts(texts, lowercase=True)
-    evaluation = measure(checkpoint, "test.csv", tokens, index_labels(checkpoint, rows), predicted, None, [])
-    return render_evaluation(evaluation, checkpoint, classifier, rows, probabilities)
+    evaluation = measure(checkpoint, "test.csv", tokens, true, predicted, None, [])
+    curve = measure_abstention(checkpoint, true, probabilities).curve
+    return render_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities, curve)

@@ -257,13 +257,15 @@ def write_report(
 def _write_predictions(path: Path, checkpoint: Checkpoint, test: Split, probabilities: np.ndarray) -> None:
     """Write a csv with every row, its labels, those that it gets, and their probabilities."""
     lines: Sequence[int | str] = test.line_numbers or [""] * len(test)
+    files = [[test.files[index].path] for index in test.file_indices] if test.file_indices else [[]] * len(test)
     selected = select_labels(probabilities, checkpoint.label_thresholds)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["line", "text", "labels", "predicted", "scores"])
-        for line, text, labels, own, row in zip(lines, test.texts, test.labels, selected, probabilities, strict=True):
+        writer.writerow([*(["file"] if test.file_indices else []), "line", "text", "labels", "predicted", "scores"])
+        columns = zip(files, lines, test.texts, test.labels, selected, probabilities, strict=True)
+        for file, line, text, labels, own, row in columns:
             names, scores = ([checkpoint.labels[index] for index in own], [f"{row[index]:.6f}" for index in own])
-            writer.writerow([line, text, labels, ", ".join(names), ", ".join(scores)])
+            writer.writerow([*file, line, text, labels, ", ".join(names), ", ".join(scores)])
 
 
 def _format_markdown(

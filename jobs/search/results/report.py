@@ -20,7 +20,6 @@ from jobs.search.results.analysis import (
 from jobs.search.results.page import IMPORTANCE_HINT, SearchSummary, render_search
 from jobs.search.results.plots import plot_embeddings, plot_parallel_coordinates, plot_slices
 from jobs.search.space import Dimension
-from jobs.training.history import MINIMIZED_METRICS
 from jobs.training.run_files.run_folder import BestCheckpoint
 
 MAX_LISTED_TRIALS = 20
@@ -35,8 +34,8 @@ def write_search_report(
     best: BestCheckpoint,
     commands: list[str],
     labels: np.ndarray,
-) -> None:
-    """Write the report's files into an existing folder.
+) -> SearchSummary:
+    """Write the report's files into an existing folder, and return what they say.
 
     Args:
         kinds: results of each kind of embedding.
@@ -44,13 +43,13 @@ def write_search_report(
         labels: classes of the validation rows, `(rows,)` int64.
     """
     metric = objective_metric(experiment)
-    sign = 1 if metric in MINIMIZED_METRICS else -1
-    ranked = sorted((record for record in records if record.best), key=lambda item: sign * item.best_value(metric))
-    charted = [record for record in records if record.best]
+    ranked = sorted(
+        (record for record in records if record.best), key=lambda record: record.ranking_key(metric), reverse=True
+    )
     (folder / "trials.csv").write_text(format_trials_csv(experiment, space, records), encoding="utf-8")
-    save_figure(plot_parallel_coordinates(experiment, space, charted), folder / "parallel-coordinates.png")
-    save_figure(plot_slices(experiment, space, charted), folder / "slices.png")
-    save_figure(plot_embeddings(experiment, charted, kinds), folder / "embeddings.png")
+    save_figure(plot_parallel_coordinates(experiment, space, ranked), folder / "parallel-coordinates.png")
+    save_figure(plot_slices(experiment, space, ranked), folder / "slices.png")
+    save_figure(plot_embeddings(experiment, ranked, kinds), folder / "embeddings.png")
     importances = compute_importances(experiment, space, records)
     correct = format_correct_rows(best.metrics["accuracy"], len(labels))
     summary = SearchSummary(
@@ -72,6 +71,7 @@ def write_search_report(
     )
     (folder / PAGE_NAME).write_text(render_search(summary, experiment, space, ranked), encoding="utf-8")
     (folder / "report.md").write_text("\n".join(_format_markdown(summary)), encoding="utf-8")
+    return summary
 
 
 def _describe_trials(records: list[TrialRecord]) -> str:

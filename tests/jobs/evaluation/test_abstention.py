@@ -135,7 +135,7 @@ def test_the_report_has_the_curve_and_the_thresholds(tmp_path: Path, messages: l
     checkpoint = replace(checkpoint_of("rand"), metrics={"epoch": 1, "abstention": abstention})
     labels = np.array([0, 0, 1, 1])
     probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.1, 0.7], [0.7, 0.2, 0.1], [0.3, 0.5, 0.2]])
-    text = "\n".join(write_abstention(tmp_path, checkpoint, labels, probabilities))
+    text = "\n".join(write_abstention(tmp_path, measure_abstention(checkpoint, labels, probabilities), "tickets"))
     values = json.loads((tmp_path / "abstention.json").read_text())
     assert values["risk_coverage_area"] == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert values["risk_coverage"]["thresholds"] == pytest.approx([0.8, 0.7, 0.5, 0.2])

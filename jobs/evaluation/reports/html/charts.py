@@ -123,7 +123,9 @@ class Scale:
     def of(cls, values: Sequence[float]) -> "Scale":
         """Return the smallest scale that has all values."""
         low, high = min(values), max(values)
-        width = (high - low) or abs(high) * 0.1 or 1.0
+        width = high - low
+        if width <= 1e-9 * max(abs(low), abs(high)):  # equal except for rounding
+            width = abs(high) * 0.1 or 1.0
         magnitude = 10.0 ** math.floor(math.log10(width / NUM_TICKS))
         step = next(magnitude * factor for factor in (1, 2, 2.5, 5, 10) if width / (magnitude * factor) <= NUM_TICKS)
         start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

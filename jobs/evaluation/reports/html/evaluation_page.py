@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.datasets.readers import Split
-from jobs.evaluation.abstention import RiskCoverage, compute_risk_coverage
+from jobs.evaluation.abstention import RiskCoverage
 from jobs.evaluation.calibration import compute_bins, remove_temperature
-from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation, index_labels
+from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
 from jobs.evaluation.metrics import share_interval
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
@@ -86,16 +86,18 @@ def render_evaluation(
     checkpoint: Checkpoint,
     classifier: Classifier,
     rows: Split,
+    labels: np.ndarray,
     probabilities: np.ndarray,
+    curve: RiskCoverage,
 ) -> str:
     """Return the page.
 
     Args:
-        rows: the measured ones. probabilities: `(rows, classes)`.
+        rows: the measured ones. labels: their class indices, `(rows,)`. probabilities: `(rows, classes)`.
+        curve: as of `measure_abstention`.
     """
-    labels, predicted, scores = index_labels(checkpoint, rows), probabilities.argmax(axis=1), probabilities.max(axis=1)
+    predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
     listed = list_rows(classifier, rows, labels, predicted, scores)
-    curve = compute_risk_coverage(scores.astype(np.float64), labels == predicted)
     names = evaluation.labels
     metrics, experiment = checkpoint.metrics, checkpoint.experiment
     hint = f"All {len(rows):,} rows."

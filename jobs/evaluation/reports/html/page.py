@@ -44,8 +44,13 @@ def _load_environment() -> "Environment":
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.globals["is_number_column"] = is_number_column
+    environment.globals["find_number_columns"] = find_number_columns
     return environment
+
+
+def find_number_columns(rows: Sequence[Mapping[str, object]]) -> set[str]:
+    """Return the columns of a table whose values are all numbers, or missing."""
+    return {column for column in rows[0] if is_number_column(rows, column)}
 
 
 def is_number_column(rows: Sequence[Mapping[str, object]], column: str) -> bool:

@@ -48,7 +48,7 @@ def list_rows(
         true, guess, text = int(labels[index]), int(predicted[index]), rows.texts[index]
         is_explained = true != guess and len(listed) < MAX_EXPLAINED_ROWS
         phrases = _find_phrases(classifier, text, guess) if is_explained else []
-        position = "" if rows.line_numbers is None else f"{rows.line_numbers[index]:,}"
+        position = "" if rows.line_numbers is None else str(rows.line_numbers[index])
         if rows.file_indices:
             position = rows.describe_position(index)
         listed.append(ListedRow(position, mark_phrases(text, phrases), [true], [guess], float(scores[index])))

@@ -55,7 +55,7 @@ def test_the_best_trials_are_listed_first(tmp_path: Path) -> None:
     records = make_records(25)
     table = write_report(tmp_path, records).split("## The best 20 trials")[1]
     listed = [int(line.split("|")[1]) for line in table.splitlines() if line.startswith("| ") and line[2].isdigit()]
-    ranked = sorted(records, key=lambda record: record.best_value("accuracy"), reverse=True)
+    ranked = sorted(records, key=lambda record: record.ranking_key("accuracy"), reverse=True)
     assert listed == [record.number for record in ranked[:20]]
     assert f"| {round(10 * ranked[0].best_value('accuracy'))} of 10 |" in table
 

@@ -13,6 +13,7 @@ from jobs.evaluation.reports.html.charts import Axis, Chart, Scale, Series
         ([5.0], ["5", "5.1"]),
         ([-3.0, 12345.0], ["-2500", "0", "2500", "5000", "7500", "10000", "12500"]),
         ([0.0], ["0", "0.2"]),
+        ([0.4290847563922432, 0.42908475639224325], ["0.42", "0.43"]),
     ],
 )
 def test_scales_have_round_ticks_and_contain_all_values(values: list[float], ticks: list[str]) -> None:
