@@ -131,6 +131,11 @@ def _check_out_of_scope(experiment: Experiment) -> None:
             "data.out_of_scope_use=auto trains with and without a class of these texts, and train.class_weights has "
             "the weights of one of the two; set it to threshold or class"
         )
+    if data.out_of_scope and data.out_of_scope_use == "auto" and experiment.train.abstention_thresholds is not None:
+        raise ExperimentError(
+            "data.out_of_scope_use=auto compares thresholds that are selected on held-out rows, and "
+            "train.abstention_thresholds sets them; set data.out_of_scope_use to threshold or class"
+        )
 
 
 def _ineffective_vector_settings(vectors: VectorSettings, embeddings: set[str]) -> list[str]:

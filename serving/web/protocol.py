@@ -277,10 +277,11 @@ def encode_response(
         RequestError: 413 if the explanations would be too long.
     """
     rows = []
-    is_marked = thresholds is not None and request.function == "sigmoid"
+    if request.function != "sigmoid":
+        thresholds = None
     for row in scores:
         best = list(map(Score, labels, row))
-        if is_marked and thresholds is not None:
+        if thresholds is not None:
             for score, threshold in zip(best, thresholds, strict=True):
                 score.above_threshold = score.score >= threshold
         best.sort(key=_get_score, reverse=True)

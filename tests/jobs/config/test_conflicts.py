@@ -109,5 +109,9 @@ def test_the_use_of_out_of_scope_texts_needs_such_texts_and_one_set_of_weights()
     with pytest.raises(ExperimentError, match=r"train.class_weights has the weights of one of the two"):
         check_settings(weighted, {"rand"})
     assert check_settings(weighted.replace({"data.out_of_scope_use": "threshold"}), {"rand"}) == []
+    fixed = Experiment().replace({"data.out_of_scope": "oos.csv", "train.abstention_thresholds": {"retention": 0.5}})
+    with pytest.raises(ExperimentError, match=r"train.abstention_thresholds sets them"):
+        check_settings(fixed, {"rand"})
+    assert check_settings(fixed.replace({"data.out_of_scope_use": "threshold"}), {"rand"}) == []
     [note] = check_fold_settings(weighted)
     assert note.startswith("data.out_of_scope has no effect in a cross-validation")

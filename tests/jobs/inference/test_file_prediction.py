@@ -536,7 +536,9 @@ def test_abstention_without_thresholds_is_an_error(
     assert "has no thresholds of abstention" in capsys.readouterr().err
 
 
-def test_files_of_another_threshold_are_not_completed(saved: str, tmp_path: Path) -> None:
+def test_files_of_another_threshold_are_not_completed(
+    saved: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A folder that was begun without abstention is not continued with it."""
     (tmp_path / "in.csv").write_text("text\nword1\n")
     rule = {"abstention": {"thresholds": {"retention": 1.0}}}
@@ -544,3 +546,4 @@ def test_files_of_another_threshold_are_not_completed(saved: str, tmp_path: Path
     options = ["predict", str(tmp_path / "c"), str(tmp_path / "in.csv"), "--out", f"{tmp_path}/out/", "--workers", "1"]
     assert main(options) == 0
     assert main([*options, "--abstain"]) == 2
+    assert "another content or other options" in capsys.readouterr().err
