@@ -93,10 +93,10 @@ def add_commands(commands: CommandGroup) -> None:
     scores.add_argument("--top-k", type=_count, metavar="K", help="add a column of the K best labels and their scores")
     scores.add_argument("--scores", action="store_true", help="add a column of all labels and their scores")
     text = "leave the label empty where the score is below the checkpoint's threshold"
-    predict.add_argument("--abstain", action="store_const", const="retention", help=text)
+    predict.add_argument("--abstain", action="store_true", help=text)
     objectives = ("retention", "precision", "balanced")
     text = "of the threshold; implies --abstain (default: retention)"
-    predict.add_argument("--objective", dest="abstain", choices=objectives, help=text)
+    predict.add_argument("--objective", choices=objectives, help=text)
     text = "write only N rows, which to label next: uncertain ones that differ from each other"
     predict.add_argument("--uncertain", type=_count, metavar="N", help=text)
     _add_force(predict)
@@ -259,7 +259,7 @@ def _predict(options: argparse.Namespace) -> None:
         options.delimiter,
         file_format=options.format,
         num_scores=sys.maxsize if options.scores else options.top_k or 0,
-        abstain=options.abstain,
+        abstain=options.objective or ("retention" if options.abstain else None),
         uncertain=options.uncertain,
         workers=options.workers,
         restart=options.force,

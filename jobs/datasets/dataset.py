@@ -17,7 +17,7 @@ from jobs.config.settings import DataSettings
 from jobs.datasets import label_sets
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.readers import DataError, Split, read_rows
-from jobs.datasets.row_weights import check_class_weights
+from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.datasets.stratification import draw_folds, draw_share
 
 MAX_FOLDS = 100
@@ -63,6 +63,7 @@ def load_dataset(experiment: Experiment) -> Dataset:
         notes.append(_describe_drawn("validation", validation, train))
     labels = _collect_labels(train, validation, test)
     check_class_weights(experiment, labels)
+    check_thresholds(experiment.train.thresholds, labels)
     training_texts = set(train.texts)
     for name, part in (("validation", validation), ("test", test)):
         repeated = sum(text in training_texts for text in part.texts)
@@ -138,7 +139,9 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
             f"{rows.path}: {count} rows have the label '{rarest}', fewer than {folds} folds; "
             + ("lower --folds" if count > 1 else "add rows with this label, or remove it")
         )
-    check_class_weights(experiment, sorted(rows.distinct_labels()))
+    labels = sorted(rows.distinct_labels())
+    check_class_weights(experiment, labels)
+    check_thresholds(experiment.train.thresholds, labels)
     datasets = []
     if sets is None:
         fold_of_row = draw_folds(rows.labels, folds, experiment.seed)

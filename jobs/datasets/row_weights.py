@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -60,6 +60,18 @@ def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
             raise ExperimentError(f"train.class_weights: {', and '.join(parts)}")
 
 
+def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Sequence[str]) -> None:
+    """Raise an ExperimentError if a mapping of thresholds lacks labels of the training rows, or has others."""
+    if not isinstance(thresholds, Mapping):
+        return
+    missing = [label for label in labels if label not in thresholds]
+    unknown = sorted(set(thresholds).difference(labels))
+    if missing or unknown:
+        parts = [f"lacks a threshold of {_name(missing)}"] * bool(missing)
+        parts += [f"has thresholds of {_name(unknown)}, which no training row has"] * bool(unknown)
+        raise ExperimentError(f"train.thresholds: {', and '.join(parts)}")
+
+
 def compute_row_weights(
     class_weights: ClassWeights, names: Sequence[str], labels: np.ndarray, row_weights: np.ndarray | None = None
 ) -> np.ndarray | None:
@@ -80,8 +92,10 @@ def compute_row_weights(
     weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
     if class_weights == "balanced":
         sums = np.bincount(labels, weights, len(names))
-        if not sums.all():
-            empty = [name for name, total in zip(names, sums, strict=True) if not total]
+        # A class of `train.start_from` may have no rows.
+        is_empty = (sums == 0) & (np.bincount(labels, minlength=len(names)) > 0)
+        if is_empty.any():
+            empty = [name for name, empty in zip(names, is_empty, strict=True) if empty]
             raise ExperimentError(
                 f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the "
                 "classes cannot be balanced"
@@ -89,7 +103,7 @@ def compute_row_weights(
         weights = weights / sums[labels]
     elif class_weights is not None:
         by_label = {spell_label(label): weight for label, weight in class_weights.items()}
-        by_class = np.array([by_label[name] for name in names])  # (classes,)
+        by_class = np.array([by_label.get(name, 0.0) for name in names])  # (classes,); 0 without rows
         weights = weights * (by_class / by_class.max())[labels]
     if not weights.any():
         raise ExperimentError("data.weight_column: all training rows have the weight 0")
@@ -112,17 +126,19 @@ def compute_label_weights(
         return None
     if class_weights != "balanced":
         by_label = {spell_label(label): weight for label, weight in class_weights.items()}
-        return np.array([by_label[name] for name in names])
+        return np.array([by_label.get(name, 1.0) for name in names])  # a label of `train.start_from` may have no rows
     weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
     sums = weights @ labels
-    if not sums.all():
-        empty = [name for name, total in zip(names, sums, strict=True) if not total]
+    is_empty = (sums == 0) & labels.any(axis=0)
+    if is_empty.any():
+        empty = [name for name, empty in zip(names, is_empty, strict=True) if empty]
         raise ExperimentError(
             f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the labels "
             "cannot be balanced"
         )
     others = weights.sum() - sums
-    return np.asarray(np.where(others > 0, others / sums, 1.0))  # a label of all rows needs no weight
+    # A label of all rows, or of none, needs no weight.
+    return np.asarray(np.divide(others, sums, out=np.ones(len(names)), where=(others > 0) & (sums > 0)))
 
 
 def _name(labels: Sequence[str]) -> str:

@@ -241,6 +241,8 @@ def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dime
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if path in ("train.temperature", "train.thresholds", "train.threshold_objective") or "train.abstention_" in path:
         raise ExperimentError(f"tune.space: '{path}' changes no metric that trials are compared by")
+    if path == "train.start_from":
+        raise ExperimentError("tune.space: 'train.start_from' cannot be searched; trials start from the beginning")
     if path == "train.metric":
         raise ExperimentError("tune.space: 'train.metric' cannot be searched; set tune.metric to compare trials by it")
     keys = [key for key in definition if key != "if"] if isinstance(definition, dict) else []

@@ -58,6 +58,12 @@ def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None
             f"train.start_from: {checkpoint.path} was trained with other settings than {', '.join(differences)}; use "
             "its settings, or train from the beginning"
         )
+    # Without such texts no rule of abstention would exclude the class, and texts would get its label.
+    if experiment.data.out_of_scope is None and "out_of_scope" in checkpoint.metrics.get("abstention", {}):
+        raise ExperimentError(
+            f"train.start_from: {checkpoint.path} has a class of out-of-scope texts; name their file in "
+            "data.out_of_scope, or train from the beginning"
+        )
 
 
 def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> Corpus:

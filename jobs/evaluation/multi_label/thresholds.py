@@ -83,7 +83,8 @@ def calibrate(logits: LogitSample, settings: "TrainSettings", names: Sequence[st
         return Calibration(temperature)
     fixed = settings.thresholds
     if fixed is not None:
-        values = [fixed[name] for name in names] if isinstance(fixed, dict) else [fixed] * len(names)
+        # A label that only the checkpoint of `train.start_from` has may have none.
+        values = [fixed.get(name, DEFAULT_THRESHOLD) if isinstance(fixed, dict) else fixed for name in names]
         return Calibration(temperature, np.array(values), None, isinstance(fixed, dict))
     probabilities = sigmoid(logits.logits / temperature)
     chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)

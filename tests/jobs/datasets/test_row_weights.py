@@ -11,7 +11,7 @@ from jobs.config.experiment import Experiment, ExperimentError
 from jobs.config.settings import DataSettings
 from jobs.datasets.dataset import load_dataset, load_folds, merge_validation
 from jobs.datasets.readers import DataError, check_file, read_rows
-from jobs.datasets.row_weights import compute_row_weights
+from jobs.datasets.row_weights import check_thresholds, compute_label_weights, compute_row_weights
 from tests.support.text_formats import encode_rows
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -155,3 +155,22 @@ def test_labels_are_spelled_as_in_the_data(tmp_path: Path) -> None:
     weights = compute_row_weights(experiment.train.class_weights, dataset.labels, labels)
     assert weights is not None
     assert weights[labels == 0].mean() == pytest.approx(2 * weights[labels == 1].mean())
+
+
+@pytest.mark.parametrize("class_weights", ["balanced", {"a": 1, "b": 3}])
+def test_a_class_without_rows_changes_no_weight(class_weights: ClassWeights) -> None:
+    """A checkpoint that training starts from may have a class that the new rows lack."""
+    labels = np.array([0, 1, 1])
+    expected = compute_row_weights(class_weights, ["a", "b"], labels)
+    assert np.array_equal(compute_row_weights(class_weights, ["a", "b", "old"], labels), expected)
+    matrix = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], np.uint8)
+    expected = compute_label_weights(class_weights, ["a", "b"], matrix)
+    extended = compute_label_weights(class_weights, ["a", "b", "old"], np.pad(matrix, ((0, 0), (0, 1))))
+    assert np.array_equal(extended, [*expected, 1])
+
+
+def test_thresholds_are_those_of_all_labels() -> None:
+    check_thresholds({"a": 0.2, "b": 0.3}, ["a", "b"])
+    check_thresholds(0.2, ["a"])
+    with pytest.raises(ExperimentError, match="lacks a threshold of 'b', and has thresholds of 'c', which no training"):
+        check_thresholds({"a": 0.2, "c": 0.3}, ["a", "b"])

@@ -523,6 +523,9 @@ def test_abstention_leaves_the_label_out_and_the_scores_in(tmp_path: Path, suffi
     np.testing.assert_allclose([float(row["score"]) for row in rows], in_scope, atol=1e-5)
     if suffix != ".csv":
         assert all(len(row["scores"]) == 3 for row in rows)
+    content = out.read_bytes()
+    assert main([*options, "--objective", "precision", "--abstain", "--force"]) == 0
+    assert out.read_bytes() == content
     assert main([*options, "--abstain", "--force"]) == 0
     content = out.read_bytes()
     if suffix == ".csv":

@@ -63,6 +63,7 @@ def test_the_defaults_can_be_searched() -> None:
         ({"data.train": {"choice": ["a", "b"]}}, r"'data.train' cannot be searched"),
         ({"train.workers": {"choice": [1, 2]}}, r"changes the speed of a trial"),
         ({"train.metric": {"choice": ["loss"]}}, r"set tune.metric"),
+        ({"train.start_from": {"choice": ["runs/a"]}}, r"trials start from the beginning"),
         ({"model.dropout": {"choice": [0.1], "if": "static"}}, r"dropout.if: must be settings with their values"),
         ({"model.dropout": {"choice": [0.1], "if": {"model.kind": "x"}}}, r"'model.kind' is not a setting"),
         ({"model.dropout": {"choice": [0.1], "if": {"model.embedding": "dense"}}}, r"given: 'dense'"),

@@ -13,7 +13,7 @@ from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
-from jobs.model.checkpoint import load_checkpoint, load_training_state
+from jobs.model.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from jobs.search.search import check_search
 from jobs.training.continuation import continue_training, load_start_weights
 from jobs.training.corpus import Corpus, build_corpus
@@ -129,6 +129,18 @@ def test_other_settings_of_the_network_are_an_error(
 ) -> None:
     experiment = make_experiment(**({"model__embedding": "multichannel", "train__start_from": base} | settings))
     with pytest.raises(ExperimentError, match=message):
+        continue_training(experiment, *make_inputs(experiment))
+
+
+def test_a_class_of_out_of_scope_texts_needs_such_texts_again(
+    make_experiment: Callable[..., Experiment], base: str, tmp_path: Path
+) -> None:
+    """Without them no rule of abstention would exclude the class."""
+    checkpoint = load_checkpoint(base)
+    metrics = checkpoint.metrics | {"abstention": {"thresholds": {}, "out_of_scope": 0}}
+    save_checkpoint(tmp_path / "c", replace(checkpoint, metrics=metrics))
+    experiment = make_experiment(model__embedding="multichannel", train__start_from=str(tmp_path / "c"))
+    with pytest.raises(ExperimentError, match=r"name their file in data.out_of_scope"):
         continue_training(experiment, *make_inputs(experiment))
 
 
