@@ -8,6 +8,9 @@
     classifier = finetune_cnn.load("model")  # or what `finetune-cnn train` wrote: "runs/tickets"
     print(classifier.predict(["where is my parcel"]))
 
+    service = finetune_cnn.deploy(model)  # on Ray Serve, until service.shutdown()
+    print(service.url, service.predict(["where is my parcel"]))
+
     client = finetune_cnn.Client("http://127.0.0.1:8000")  # of `finetune-cnn serve runs/tickets`
     print(client.classify("where is my parcel"))
 
@@ -17,6 +20,7 @@ Importing this module starts nothing, and loads neither Ray nor torch.
 import argparse
 import atexit
 import gc
+import importlib
 import logging
 import os
 import sys
@@ -29,11 +33,39 @@ from cluster import UsageError, __version__
 if TYPE_CHECKING:
     from cluster.console.cli import CommandLine
     from jobs.estimator.text_cnn import TextCNNClassifier
+    from jobs.estimator.tuning import search_space
+    from jobs.inference.batch_classifier import BatchClassifier
     from jobs.inference.classifier import Classifier
+    from jobs.training.worker import train_loop_per_worker
     from serving.client import Client
+    from serving.deployment.local_service import Service
 
-__all__ = ["Classifier", "Client", "TextCNNClassifier", "UsageError", "__version__", "build_parser", "load", "main"]
+__all__ = [
+    "BatchClassifier",
+    "Classifier",
+    "Client",
+    "Service",
+    "TextCNNClassifier",
+    "UsageError",
+    "__version__",
+    "build_parser",
+    "deploy",
+    "load",
+    "main",
+    "search_space",
+    "train_loop_per_worker",
+]
 
+# Names that are imported on first use, because numpy, numba, torch, Ray and urllib3 come with them.
+MODULES = {
+    "BatchClassifier": "jobs.inference.batch_classifier",
+    "Classifier": "jobs.inference.classifier",
+    "Client": "serving.client",
+    "Service": "serving.deployment.local_service",
+    "TextCNNClassifier": "jobs.estimator.text_cnn",
+    "search_space": "jobs.estimator.tuning",
+    "train_loop_per_worker": "jobs.training.worker",
+}
 
 # Of `gc.set_threshold`: new objects, and collections of younger generations, before a generation is collected.
 GC_THRESHOLDS = (100_000, 20, 20)
@@ -57,6 +89,39 @@ def load(path: str) -> "Classifier":
     from jobs.model.checkpoint import load_checkpoint
 
     return Classifier(load_checkpoint(path))
+
+
+def deploy(
+    model: "TextCNNClassifier | str",
+    path: str | None = None,
+    *,
+    name: str = "classifier",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    key: str | None = None,
+) -> "Service":
+    """Serve a model with Ray Serve, and return the service, which runs until its `shutdown` or the end of this process.
+
+        with finetune_cnn.deploy(model, port=8001) as service:
+            service.predict(["where is my parcel"])
+
+    It runs on the Ray that this process is connected to, on the cluster of RAY_ADDRESS, or on an embedded Ray. A
+    service that outlives this process is deployed with `finetune-cnn deploy`.
+
+    Args:
+        model: a fitted estimator, or the path or URI of a checkpoint, as for `load`.
+        path: new folder or URI that every node can access, where the estimator is saved; by default a temporary folder
+            of this machine.
+        name: of the application on the cluster.
+        host, port: to listen on. If Serve runs already, they are its own.
+        key: one of the API keys, if the service requires one.
+
+    Raises:
+        UsageError: there is no checkpoint, or the service does not start.
+    """
+    from serving.deployment.local_service import Service
+
+    return Service(model, path, name=name, host=host, port=port, key=key)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -125,20 +190,9 @@ def _build_command_line() -> "CommandLine":
 
 
 def __getattr__(name: str) -> Any:
-    """Return a class that is imported on first use, because numpy, numba, torch and urllib3 come with them."""
-    if name == "TextCNNClassifier":
-        from jobs.estimator.text_cnn import TextCNNClassifier
-
-        return TextCNNClassifier
-    if name == "Classifier":
-        from jobs.inference.classifier import Classifier
-
-        return Classifier
-    if name == "Client":
-        from serving.client import Client
-
-        return Client
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    if name not in MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(MODULES[name]), name)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.dataset import Dataset, stratified_split
 from jobs.datasets.readers import Split, read_rows
+from jobs.inference.batch.uncertain_rows import select_uncertain_rows
 from jobs.inference.classifier import Classifier
-from jobs.inference.uncertain_rows import select_uncertain_rows
 from jobs.model.checkpoint import Checkpoint
 
 FIRST_ROWS, ROWS_PER_ROUND = 200, 100

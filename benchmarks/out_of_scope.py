@@ -116,9 +116,9 @@ def _run_network(checkpoint: Checkpoint, texts: list[str]) -> tuple[np.ndarray, 
     """Return the features and the logits of texts, `(texts, features)` and `(texts, classes)`."""
     import torch
 
+    from jobs.datasets.tokenization.text_tokens import tokenize_texts
     from jobs.datasets.tokenizer import Vocabulary, encode
     from jobs.inference.predict import BATCH_SIZE, build_network
-    from jobs.inference.text_tokens import tokenize_texts
     from jobs.model.batches import Collator, iter_batches_by_length
 
     network, settings = build_network(checkpoint), checkpoint.experiment.text

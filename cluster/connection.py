@@ -119,6 +119,16 @@ def resolve_address(address: str | None = None) -> str | None:
     return None if address in ("", "local") else address
 
 
+def is_connected() -> bool:
+    """Return whether this process is connected to Ray, by `connect` or by a user's own `ray.init`."""
+    return ray.is_initialized()
+
+
+def put_if_connected(value: Any) -> Any:
+    """Return Ray's reference to a value; the value itself if this process is not connected, or if it is a reference."""
+    return ray.put(value) if ray.is_initialized() and not isinstance(value, ray.ObjectRef) else value
+
+
 @contextlib.contextmanager
 def connect(
     address: str | None = None,

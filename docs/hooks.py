@@ -1,6 +1,7 @@
-"""MkDocs hook: reference pages generated from the code, and diagrams that follow the palette of the site.
+"""MkDocs hook: generated pages of the reference and of notebooks, and diagrams in the palette of the site.
 
-The pages reference/{settings,commands,http}.md exist only during a build. mkdocstrings renders reference/python.md.
+The pages reference/{settings,commands,http}.md and those of notebooks exist only during a build. mkdocstrings renders
+reference/python.md.
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 # MkDocs has the folder of a hook on sys.path while it loads the hook.
 import code_pages
+import notebook_pages
 import schema_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -25,6 +27,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     for name, content in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=content))
+    for path in sorted(Path(config.docs_dir, "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, page, content=notebook_pages.render_notebook(path)))
     return files
 
 

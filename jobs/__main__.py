@@ -1,27 +1,24 @@
 """Commands of training: from init and train to runs and clean, and those of vectors."""
 
 import argparse
-import contextlib
-import json
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine, RunCommand
+from jobs.command_options import CHECKPOINT_HELP, add_address, ray_address, split_settings
 from jobs.early_start import connect_early
 from jobs.experiment_commands import accept_settings, add_experiment, add_experiment_commands, add_run_commands
+from jobs.prediction_command import add_prediction_command
+from jobs.vectors_commands import add_vectors_commands
 
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
 
 LOADING = "loading torch and Ray"  # takes seconds
-CHECKPOINT_HELP = "a checkpoint, a best.json, or a folder with either"
-
-_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 # Not __name__, which is "__main__" in `python -m jobs`.
 logger = logging.getLogger("jobs.command_line")
@@ -56,7 +53,7 @@ def add_commands(commands: CommandGroup) -> None:
     cross_validate.add_argument("--folds", type=_fold_count, default=10, metavar="N", help="2 or more (default: 10)")
     text = "measure a checkpoint on the test part, with a report"
     evaluate = commands.add_command("evaluate", _on_ray(_evaluate), text)
-    _add_address(evaluate)
+    add_address(evaluate)
     evaluate.add_argument("checkpoint", help=CHECKPOINT_HELP)
     evaluate.add_argument(
         "settings",
@@ -73,103 +70,26 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate.add_argument("--by", action="append", default=[], metavar="COLUMN", help=text)
     text = "leave out the comparison with TF-IDF and a linear SVC, trained on the same rows"
     evaluate.add_argument("--no-baseline", dest="baseline", action="store_false", help=text)
-    predict = commands.add_command("predict", _predict, "label the texts of a file")
-    predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    predict.add_argument(
-        "input", help="texts: a file, a folder, a glob pattern or a URI; a quoted text; or - for lines of input"
-    )
-    predict.add_argument(
-        "--out",
-        help="csv, tsv, jsonl or parquet to write, at a path or URI, or a folder with a slash at its end "
-        "(default: jsonl on standard output)",
-    )
-    predict.add_argument(
-        "--format", choices=("csv", "tsv", "jsonl", "parquet"), help="of the files in a folder (default: parquet)"
-    )
-    predict.add_argument(
-        "--workers", type=_count, metavar="N", help="processes that write into a folder (default: one per core)"
-    )
-    scores = predict.add_mutually_exclusive_group()
-    scores.add_argument("--top-k", type=_count, metavar="K", help="add a column of the K best labels and their scores")
-    scores.add_argument("--scores", action="store_true", help="add a column of all labels and their scores")
-    text = "leave the label empty where the score is below the checkpoint's threshold"
-    predict.add_argument("--abstain", action="store_true", help=text)
-    objectives = ("retention", "precision", "balanced")
-    text = "of the threshold; implies --abstain (default: retention)"
-    predict.add_argument("--objective", choices=objectives, help=text)
-    text = "write only N rows, which to label next: uncertain ones that differ from each other"
-    predict.add_argument("--uncertain", type=_count, metavar="N", help=text)
-    _add_force(predict)
-    predict.add_argument("--text-column", help="default: as in training")
-    predict.add_argument("--delimiter", help="character between the columns, or tab (default: detected)")
+    add_prediction_command(commands)
     add_run_commands(commands)
-    _add_vectors_commands(commands.add_group("vectors", "train or export word vectors, measure their drift"))
+    add_vectors_commands(commands.add_group("vectors", "train or export word vectors, measure their drift"))
 
 
 def _add_ray_command(commands: CommandGroup, name: str, run: RunCommand, text: str) -> argparse.ArgumentParser:
     parser = commands.add_command(name, _on_ray(run), text, resumable=True)
     add_experiment(parser)
-    _add_address(parser)
+    add_address(parser)
     return parser
-
-
-def _add_address(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
-
-
-def _add_vectors_commands(group: CommandGroup) -> None:
-    train = group.add_command("train", _vectors_train, "train word2vec with gensim on text files")
-    train.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE | KEY=VALUE",
-        help="texts in any format that is read, or one per line; then settings, such as vectors.dimensions=300",
-    )
-    accept_settings(train, "files")
-    train.add_argument("--out", required=True, help="the word2vec binary file to write")
-    _add_force(train)
-    train.add_argument("--text-column", help="of files with columns (default: text)")
-    train.add_argument("--threads", type=_count, help="default: one per core; the result is repeatable with 1")
-    export = group.add_command("export", _vectors_export, "write a checkpoint's word vectors as a word2vec file")
-    export.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, else binary; .gz compresses")
-    _add_force(export)
-    export.add_argument("--merge", action="store_true", help="add the other words of the original file, unchanged")
-    export.add_argument("--original", help="the file that the vectors were initialized from (default: as in training)")
-    drift = group.add_command("drift", _vectors_drift, "measure how far training moved the vector of each word")
-    drift.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    drift.add_argument("--words", nargs="+", default=[], help="words whose neighbours are shown")
-    drift.add_argument("--top", type=_count, default=10, help="words per list (default: 10)")
-    drift.add_argument("--out", help="folder of drift.csv and drift.png (default: report, next to the checkpoint)")
-
-
-def _add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
 def _on_ray(run: RunCommand) -> RunCommand:
     """Return a command that runs with its option --address as RAY_ADDRESS."""
 
     def run_with_address(options: argparse.Namespace) -> int | None:
-        with _ray_address(options.address):
+        with ray_address(options.address):
             return run(options)
 
     return run_with_address
-
-
-@contextlib.contextmanager
-def _ray_address(address: str | None) -> Iterator[None]:
-    """Context manager: RAY_ADDRESS has this value inside; None changes nothing."""
-    previous = os.environ.get("RAY_ADDRESS")
-    if address:
-        os.environ["RAY_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        if address:
-            os.environ.pop("RAY_ADDRESS", None)
-            if previous is not None:
-                os.environ["RAY_ADDRESS"] = previous
 
 
 def _load_run_experiment(words: list[str]) -> "Experiment":
@@ -236,82 +156,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     logger.info(f"evaluating {options.checkpoint}")  # the imports take seconds
     from jobs.evaluation.evaluate import evaluate
 
-    settings = [word for word in options.settings if _SETTING.match(word) and not os.path.exists(word)]
-    files = [word for word in options.settings if word not in settings]
+    settings, files = split_settings(options.settings)
     if len(files) > 1:
         raise UsageError(f"{len(files)} files to evaluate: {', '.join(files)}; name one")
     columns = options.text_column, options.label_column
     file = files[0] if files else None
     evaluate(options.checkpoint, settings, options.out, file, *columns, options.by, options.baseline)
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from cluster.input_files import check_not_replaced
-    from jobs.inference.file_prediction import predict_file
-
-    if options.out is not None and not options.force:
-        check_not_replaced(options.out, options.input)
-    predict_file(
-        options.checkpoint,
-        options.input,
-        options.out,
-        options.text_column,
-        options.delimiter,
-        file_format=options.format,
-        num_scores=sys.maxsize if options.scores else options.top_k or 0,
-        abstain=options.objective or ("retention" if options.abstain else None),
-        uncertain=options.uncertain,
-        workers=options.workers,
-        restart=options.force,
-    )
-
-
-def _vectors_train(options: argparse.Namespace) -> None:
-    from cluster.input_files import check_not_replaced
-    from cluster.storage import is_uri
-    from jobs.config.experiment import load_experiment
-    from jobs.embeddings.pretraining import train_word2vec_on_files
-
-    settings = [word for word in options.files if _SETTING.match(word) and not os.path.exists(word)]
-    files = [word for word in options.files if word not in settings]
-    for word in settings:
-        if word.split(".")[0] not in ("vectors", "text", "data") and not word.startswith("seed="):
-            raise UsageError(
-                f"{word.partition('=')[0]}: is not a setting of `vectors train`; "
-                "it has vectors.*, text.*, data.* and seed"
-            )
-    for file in files:
-        if file.endswith((".yaml", ".yml")):
-            raise UsageError(f"{file}: is not a file of texts; pass settings as KEY=VALUE")
-    if options.text_column:
-        settings.append(f"data.text_column={json.dumps(options.text_column)}")
-    if not files:
-        raise UsageError("no file to train on; name at least one before the settings")
-    if not options.force and not is_uri(options.out):
-        check_not_replaced(options.out, *files)
-    train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads)
-
-
-def _vectors_export(options: argparse.Namespace) -> None:
-    from cluster.input_files import check_not_replaced
-    from jobs.evaluation.export import export_vectors
-
-    if not options.force:
-        check_not_replaced(options.out)
-    export_vectors(options.checkpoint, options.out, options.original, options.merge)
-
-
-def _vectors_drift(options: argparse.Namespace) -> None:
-    from jobs.evaluation.drift import report_drift
-
-    report_drift(options.checkpoint, options.words, options.top, options.out)
-
-
-def _count(word: str) -> int:
-    """Return the positive integer of an option; argparse prints the error."""
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {word}")
-    return int(word)
 
 
 def _fold_count(word: str) -> int:

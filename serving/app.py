@@ -4,6 +4,7 @@ The path of the checkpoint is in `user_config`, which Serve changes without repl
 """
 
 import asyncio
+import json
 import logging
 from contextlib import suppress
 from typing import Any, Literal
@@ -12,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from cluster import UsageError
+from cluster.storage import absolute_path
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from serving.web.asgi import ClassifierApplication
 from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
-from serving.web.protocol import Limits
+from serving.web.protocol import Limits, RequestError
 from serving.web.served_models import CandidateError, ServedModels, UserConfig, load_models, parse_user_config
 
 # A refused checkpoint is tried again after this many flushes of the metrics.
@@ -27,20 +29,29 @@ logger = logging.getLogger("ray.serve")
 class ApplicationArguments(BaseModel):
     """The application's `args` in a Serve configuration.
 
+    checkpoint: path or URI, unless the `user_config` of the deployment names it, which can be changed later.
     table_bytes: memory for the projection table of each checkpoint, also of a candidate's; replicas of a node share it.
     table_dtype: type of the table; with float32, scores are those of training to 1e-5.
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    checkpoint: str | None = None
     limits: Limits = Limits()
     table_bytes: int = Field(DEFAULT_TABLE_BYTES, ge=0)
     table_dtype: TableDtype = DEFAULT_TABLE_DTYPE
 
 
 def build(args: ApplicationArguments) -> serve.Application:
-    """Return the application; its deployment is called `Classifier`."""
-    return ClassifierDeployment.bind(args.model_dump())
+    """Return the application; its deployment is called `Classifier`.
+
+    Serve calls it for `import_path: serving.app:build`. In Python, other deployments may have it as an argument, and
+    call the method `classify` of its handle.
+    """
+    deployment = ClassifierDeployment
+    if args.checkpoint is not None:
+        deployment = deployment.options(user_config={"checkpoint": absolute_path(args.checkpoint)})
+    return deployment.bind(args.model_dump())
 
 
 class Replica:
@@ -58,9 +69,25 @@ class Replica:
         self._metrics_export: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> ClassifierApplication:
-        application = ClassifierApplication(self, self._arguments.limits)
-        logger.info("active API keys: %d", application.num_keys)
-        return application
+        self._application = ClassifierApplication(self, self._arguments.limits)
+        logger.info("active API keys: %d", self._application.num_keys)
+        return self._application
+
+    async def classify(self, texts: list[str], **parameters: Any) -> list[Any]:
+        """Return the labels of texts with their scores, the best first, as `POST /predict`, to another deployment.
+
+        Args:
+            parameters: top_k, function_to_apply, threshold, explain.
+
+        Raises:
+            ValueError: the request is invalid, or exceeds the limits.
+        """
+        body = json.dumps({"inputs": texts, "parameters": parameters}).encode()
+        try:
+            labels: list[Any] = json.loads(await self._application.respond(body))
+        except RequestError as error:
+            raise ValueError(str(error)) from error
+        return labels
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the checkpoints of a `user_config`; on an error keep the loaded ones, and `/info` gives the reason."""

@@ -34,19 +34,20 @@ RAY_AT_TOP = {
 }
 # Files that import Ray at all; the others import it in a function.
 RAY_ALLOWED = RAY_AT_TOP | {
+    "jobs/inference/batch/cluster_pipeline.py",
     "serving/__main__.py",
     "serving/deployment/server.py",
     "serving/web/metrics.py",
 }
 # In this order: a package of `jobs` imports only from earlier ones.
 PACKAGES = (
-    "config", "datasets", "embeddings", "model", "inference", "evaluation", "training", "data_checks", "search", "runs",
-    "estimator",
+    "config", "compilation", "datasets", "embeddings", "model", "inference", "evaluation", "training", "data_checks",
+    "search", "runs", "estimator",
 )  # fmt: skip
 # The parts of `jobs` that a replica needs; `serving` imports nothing else.
 USED_BY_SERVING = {
-    "config", "inference", "jobs.datasets.tokenizer", "jobs.model.checkpoint", "jobs.model.checkpoint_leases",
-    "jobs.model.compilation",
+    "config", "compilation", "inference", "jobs.datasets.tokenization", "jobs.datasets.tokenizer",
+    "jobs.model.checkpoint", "jobs.model.checkpoint_leases",
 }  # fmt: skip
 # Within `serving`: what the files of a package, or a file, must not import.
 SERVING_FORBIDDEN = {
@@ -63,6 +64,7 @@ PURE = [
     "cluster/package.py",
     "cluster/storage.py",
     "cluster/console/tables.py",
+    "jobs/compilation",
     "jobs/config",
     "jobs/data_checks",
     "jobs/datasets",
@@ -79,7 +81,7 @@ PURE = [
     "jobs/training/run_files/checkpoint_store.py",
     "jobs/training/corpus.py",
     "jobs/training/history.py",
-    "jobs/training/learning_curve.py",
+    "jobs/training/run_files/learning_curve.py",
     "jobs/training/loop.py",
     "jobs/training/process_group.py",
     "jobs/training/run_files/run_folder.py",

@@ -6,7 +6,7 @@ import numpy as np
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
-from jobs.inference.text_tokens import tokenize_texts
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 
 TRAINING, VALIDATION, TEST = range(3)
 PART_NAMES = ("training", "validation", "test")

@@ -5,17 +5,19 @@ The texts come from the user's files, or from the docstrings of installed packag
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cluster.storage import absolute_path, join
 from jobs.config.abstention import OUT_OF_SCOPE
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings
 from jobs.datasets import label_sets
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
+from jobs.datasets.prepared.equal_texts import concatenate_texts, count_repeated_texts, find_ambiguous_texts
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.datasets.stratification import draw_folds, draw_share
@@ -52,8 +54,11 @@ def load_dataset(experiment: Experiment) -> Dataset:
     data = experiment.data
     train, notes, pretraining_texts = _load_rows(experiment)
     # The validation rows have weights if they are trained on later.
-    validation = read_rows(data.validation, data, weighted=experiment.tune.refit) if data.validation else None
-    test = read_rows(data.test, data) if data.test else None
+    cache = _cache_folder(experiment)
+    validation = (
+        read_rows(data.validation, data, weighted=experiment.tune.refit, cache=cache) if data.validation else None
+    )
+    test = read_rows(data.test, data, cache=cache) if data.test else None
     notes += _describe_ambiguous_texts([part for part in (train, validation, test) if part is not None])
     if test is None:
         train, test = stratified_split(train, data.test_share, experiment.seed, "data.test_share")
@@ -64,9 +69,8 @@ def load_dataset(experiment: Experiment) -> Dataset:
     labels = _collect_labels(train, validation, test)
     check_class_weights(experiment, labels)
     check_thresholds(experiment.train.thresholds, labels)
-    training_texts = set(train.texts)
     for name, part in (("validation", validation), ("test", test)):
-        repeated = sum(text in training_texts for text in part.texts)
+        repeated = count_repeated_texts(part.texts, train.texts)
         if repeated:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts are also in the training part")
     if pretraining_texts is not None:
@@ -100,7 +104,8 @@ def add_out_of_scope_class(dataset: Dataset) -> Dataset:
     train, rows = dataset.train, dataset.out_of_scope_training
     assert rows is not None, "the dataset was loaded for a class"
     weights = None if train.weights is None else train.weights + [1.0] * len(rows)
-    merged = Split(train.texts + rows.texts, train.labels + [OUT_OF_SCOPE] * len(rows), train.path, weights=weights)
+    texts, labels = concatenate_texts(train.texts, rows.texts), train.labels + [OUT_OF_SCOPE] * len(rows)
+    merged = Split(texts, labels, train.path, weights=weights)
     return replace(dataset, train=merged, labels=sorted([*dataset.labels, OUT_OF_SCOPE]), out_of_scope_training=None)
 
 
@@ -109,8 +114,8 @@ def merge_validation(dataset: Dataset) -> Dataset:
     train, validation = dataset.train, dataset.validation
     weights = None if train.weights is None else train.weights + (validation.weights or [])
     sets = None if train.label_sets is None else train.label_sets + (validation.label_sets or [])
-    labels = train.labels + validation.labels
-    merged = Split(train.texts + validation.texts, labels, train.path, weights=weights, label_sets=sets)
+    texts, labels = concatenate_texts(train.texts, validation.texts), train.labels + validation.labels
+    merged = Split(texts, labels, train.path, weights=weights, label_sets=sets)
     return replace(dataset, train=merged, validation=validation.select([]))
 
 
@@ -128,7 +133,7 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
     check_fold_settings(experiment)
     data = experiment.data
     rows, notes, pretraining_texts = _load_rows(experiment)
-    validation_file = read_rows(data.validation, data) if data.validation else None
+    validation_file = read_rows(data.validation, data, cache=_cache_folder(experiment)) if data.validation else None
     notes += _describe_ambiguous_texts([rows])
     sets = rows.label_sets
     rarest, count = min(
@@ -172,23 +177,28 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     if part.label_sets is not None:
         return _split_label_sets(part, part.label_sets, share, seed, key)
     counts = Counter(part.labels)
-    divisible = [index for index, label in enumerate(part.labels) if counts[label] > 1]
-    if not divisible:
+    # In sorted order, so that the same rows are drawn as with the labels themselves.
+    classes = {label: index for index, label in enumerate(sorted(counts))}
+    class_of_row = np.fromiter(map(classes.__getitem__, part.labels), np.int32, len(part))
+    is_divisible = np.array([counts[label] > 1 for label in classes])
+    divisible = np.flatnonzero(is_divisible[class_of_row])
+    if not len(divisible):
         raise DataError(
             f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: each label has a single row, which "
             f"is needed for training; add rows, or name a file with {key.removesuffix('_share')}"
         )
-    labels = [part.labels[index] for index in divisible]
-    num_drawn, num_labels = math.ceil(share * len(labels)), len(set(labels))
-    drawn: Iterable[int] | None = None
+    labels = class_of_row[divisible]
+    num_drawn, num_labels = math.ceil(share * len(labels)), np.count_nonzero(is_divisible)
+    drawn: np.ndarray | None = None
     if num_labels <= num_drawn <= len(labels) - num_labels:
         remaining, drawn = draw_share(labels, share, seed)
-        if len({labels[index] for index in remaining}) < num_labels:
+        if np.count_nonzero(np.bincount(labels[remaining])) < num_labels:
             drawn = None
     if drawn is None:
-        drawn = _draw_from_small_classes(labels, share, seed)
-    drawn_rows = {divisible[index] for index in drawn}
-    return part.select(sorted(set(range(len(part))) - drawn_rows)), part.select(sorted(drawn_rows))
+        drawn = np.array(_draw_from_small_classes(labels.tolist(), share, seed), np.int64)
+    is_drawn = np.zeros(len(part), bool)
+    is_drawn[divisible[drawn]] = True
+    return part.select(np.flatnonzero(~is_drawn)), part.select(np.flatnonzero(is_drawn))
 
 
 def _split_label_sets(
@@ -204,13 +214,13 @@ def _split_label_sets(
     return part.select(np.setdiff1d(np.arange(len(part)), drawn).tolist()), part.select(drawn.tolist())
 
 
-def _draw_from_small_classes(labels: Sequence[str], share: float, seed: int) -> list[int]:
+def _draw_from_small_classes(labels: Sequence[int], share: float, seed: int) -> list[int]:
     """Return the indices of a share of the rows, as near to that share of each class as whole rows allow.
 
     Of each class at least one row is left. Rows, and classes that are equally near, are drawn with the seed.
     """
     generator = np.random.default_rng(seed)
-    rows: dict[str, list[int]] = {}
+    rows: dict[int, list[int]] = {}
     for index in generator.permutation(len(labels)).tolist():
         rows.setdefault(labels[index], []).append(index)
     counts = {label: min(int(share * len(indices)), len(indices) - 1) for label, indices in rows.items()}
@@ -232,17 +242,11 @@ def _describe_drawn(name: str, part: Split, rest: Split) -> str:
 
 def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
     """Return a note on texts that have different labels in different rows, none if there are no such texts."""
-    first_rows: dict[str, tuple[Split, int]] = {}
-    examples: dict[str, tuple[tuple[Split, int], tuple[Split, int]]] = {}
-    for part in parts:
-        for index, (text, label) in enumerate(zip(part.texts, part.labels, strict=True)):
-            first_part, first_index = first_rows.setdefault(text, (part, index))
-            if label != first_part.labels[first_index]:
-                examples.setdefault(text, ((first_part, first_index), (part, index)))
+    examples = find_ambiguous_texts([part.texts for part in parts], [part.labels for part in parts])
     if not examples:
         return []
     number = "1 text has" if len(examples) == 1 else f"{len(examples):,} texts have"
-    rows = next(iter(examples.values()))
+    rows = [(parts[number], index) for number, index in examples[0]]
     example = " and ".join(f"'{part.labels[index]}' in {part.describe_position(index)}" for part, index in rows)
     return [f"{number} different labels in different rows, such as {example}"]
 
@@ -269,5 +273,9 @@ def _load_rows(experiment: Experiment) -> tuple[Split, list[str], PretrainingTex
     """Return the rows of the training file or of the docstrings, notes, and the pretraining texts."""
     data = experiment.data
     if data.train is not None:
-        return read_rows(data.train, data, weighted=True), [], None
+        return read_rows(data.train, data, weighted=True, cache=_cache_folder(experiment)), [], None
     return load_docstring_corpus(data, experiment.text.lowercase, experiment.storage, experiment.seed)
+
+
+def _cache_folder(experiment: Experiment) -> str:
+    return join(absolute_path(experiment.storage), "cache")

@@ -27,7 +27,7 @@ def encode_labels(split: "Split", labels: Sequence[str]) -> np.ndarray:
     if split.label_sets is not None:
         return encode_label_sets(split.label_sets, labels)
     indices = {label: index for index, label in enumerate(labels)}
-    return np.array([indices[label] for label in split.labels], np.int64)
+    return np.fromiter(map(indices.__getitem__, split.labels), np.int64, len(split))
 
 
 def encode_label_sets(label_sets: LabelSets, labels: Sequence[str]) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 import codecs
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cluster import input_files
 from cluster.storage import StorageError
-from jobs.config.experiment import digest
 from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings, Source, describe_source
 from jobs.datasets.formats.arrow import read_arrow
@@ -16,14 +18,18 @@ from jobs.datasets.formats.fasttext_lines import read_fasttext
 from jobs.datasets.formats.json_lines import read_jsonl
 from jobs.datasets.formats.parquet import read_parquet
 from jobs.datasets.formats.rows import DataError as DataError
-from jobs.datasets.formats.rows import Reader, ReadOptions, Row, SourceFile
+from jobs.datasets.formats.rows import Label, Reader, ReadOptions, Row, SourceFile
 from jobs.datasets.formats.text_lines import read_plain
+from jobs.datasets.json_digest import digest_lists
+from jobs.datasets.prepared.array_file import release
+from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.row_weights import parse_weight
 from jobs.datasets.sources import locate, resolve_source
 
 logger = logging.getLogger(__name__)
 
 LARGE_FILE_BYTES = 20_000_000  # are read in more than a second
+MIN_PREPARED_BYTES = 8_000_000  # of files whose texts are prepared for the next command
 READERS: dict[FormatName, Reader] = {
     "csv": read_delimited,
     "tsv": read_delimited,
@@ -42,15 +48,15 @@ class Split:
     path: name of the source in messages. line_numbers: line of each row in its file, or its number in a file without
     lines. files: the files that were read; file_indices: index in `files` of each row's file, None for the first.
     weights: of the rows in the loss; None if they are equal. label_sets: the labels of each row, sorted, if a row may
-    have several; `labels` is then a text that lists them.
+    have several; `labels` is then a text that lists them. The texts of large files are `Texts`.
     """
 
-    texts: list[str]
+    texts: Sequence[str]
     labels: list[str]
     path: str = ""
-    line_numbers: list[int] | None = None
+    line_numbers: Sequence[int] | None = None
     files: tuple[SourceFile, ...] = ()
-    file_indices: list[int] | None = None
+    file_indices: Sequence[int] | None = None
     weights: list[float] | None = None
     label_sets: list[tuple[str, ...]] | None = None
 
@@ -59,7 +65,7 @@ class Split:
 
     def digest(self) -> str:
         """Return 8 hex digits that identify the texts and labels of these rows."""
-        return digest([self.texts, self.labels if self.label_sets is None else self.label_sets])
+        return digest_lists(self.texts, self.labels if self.label_sets is None else self.label_sets)
 
     def distinct_labels(self) -> set[str]:
         """Return the labels that occur."""
@@ -76,10 +82,15 @@ class Split:
 
     def select(self, indices: Iterable[int]) -> "Split":
         """Return the rows at some indices."""
-        indices = list(indices)
-        lines = [self.line_numbers[index] for index in indices] if self.line_numbers else None
-        files = [self.file_indices[index] for index in indices] if self.file_indices else None
-        texts, labels = ([values[index] for index in indices] for values in (self.texts, self.labels))
+        if isinstance(self.texts, Texts):
+            texts: Sequence[str] = self.texts.select(rows := np.fromiter(indices, np.int64))
+            indices = array("q", rows.tobytes())
+        else:
+            indices = list(indices)
+            texts = [self.texts[index] for index in indices]
+        lines = _select(self.line_numbers, indices) if self.line_numbers else None
+        files = _select(self.file_indices, indices) if self.file_indices else None
+        labels = [self.labels[index] for index in indices]
         weights = [self.weights[index] for index in indices] if self.weights else None
         sets = [self.label_sets[index] for index in indices] if self.label_sets is not None else None
         return Split(texts, labels, self.path, lines, self.files, files, weights, sets)
@@ -92,6 +103,7 @@ def read_rows(
     labelled: bool = True,
     weighted: bool = False,
     records: list[Mapping[str, object]] | None = None,
+    cache: str | None = None,
 ) -> Split:
     """Return the rows of a source, in the order of its files.
 
@@ -99,6 +111,7 @@ def read_rows(
         labelled: False: the label column is not read, and every label is "".
         weighted: read the column of weights, if `data.weight_column` names one.
         records: each row is added to it with the values of all its columns.
+        cache: folder in which the texts of large files are stored, prepared for the next command, instead of in memory.
 
     Raises:
         DataError: a file is missing, damaged or of another format, or a row has no text, label or weight, or there are
@@ -106,10 +119,13 @@ def read_rows(
     """
     files = tuple(resolve_source(source, data))
     name = locate(describe_source(source), data)
-    if len(files) > 1 or (sum_sizes(files) or 0) > LARGE_FILE_BYTES:
+    num_bytes = sum_sizes(files) or 0
+    if len(files) > 1 or num_bytes > LARGE_FILE_BYTES:
         logger.info(f"reading {name}" + (f": {len(files):,} files" if len(files) > 1 else ""))
     weight_column = data.weight_column if weighted else None
     options = ReadOptions(data, labelled, with_records=records is not None or weight_column is not None)
+    if cache is not None and labelled and records is None and num_bytes >= MIN_PREPARED_BYTES:
+        return _read_large(files, options, weight_column, name, cache)
     texts, labels, lines, file_indices = [], [], [], []
     label_sets: list[tuple[str, ...]] = []
     weights: list[float] = []
@@ -118,7 +134,7 @@ def read_rows(
             texts.append(text)
             if isinstance(label, tuple):
                 label_sets.append(label)
-            labels.append(label if isinstance(label, str) else ", ".join(label))
+            labels.append(_name(label))
             lines.append(line)
             file_indices.append(file_index)
             if records is not None and record is not None:
@@ -130,6 +146,42 @@ def read_rows(
     return Split(
         texts, labels, name, lines, files, file_indices if len(files) > 1 else None, weights or None, label_sets or None
     )
+
+
+def _read_large(
+    files: tuple[SourceFile, ...], options: ReadOptions, weight_column: str | None, name: str, cache: str
+) -> Split:
+    from jobs.datasets.prepared.large_source import prepare_rows  # imports numba, which small files do not need
+
+    file, folder = prepare_rows(files, options, iter_rows, weight_column, cache)
+    arrays = file.arrays
+    if not len(arrays["lines"]):
+        raise DataError(f"{name}: has no rows")
+    # JSON has no tuples.
+    values: list[Label] = [value if isinstance(value, str) else tuple(value) for value in file.metadata["labels"]]
+    names = [_name(value) for value in values]
+    indices = array("i", arrays["labels"].tobytes())
+    labels = list(map(names.__getitem__, indices))
+    sets = None
+    if options.data.is_multi_label:
+        distinct = [value for value in values if isinstance(value, tuple)]
+        sets = list(map(distinct.__getitem__, indices))
+    lines = array("q", arrays["lines"].tobytes())
+    file_indices = array("i", arrays["file_indices"].tobytes()) if len(files) > 1 else None
+    weights = arrays["weights"].tolist() if "weights" in arrays else None
+    for column in ("lines", "file_indices", "labels"):
+        release(arrays[column])
+    return Split(Texts(file, folder), labels, name, lines, files, file_indices, weights, sets)
+
+
+def _name(label: Label) -> str:
+    """Return a label, or a text that lists several."""
+    return label if isinstance(label, str) else ", ".join(label)
+
+
+def _select(values: Sequence[int], indices: Iterable[int]) -> Sequence[int]:
+    selected = (values[index] for index in indices)
+    return array(values.typecode, selected) if isinstance(values, array) else list(selected)
 
 
 def check_file(source: Source, data: DataSettings, *, labelled: bool = True, weighted: bool = False) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def draw_share(labels: Sequence[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_share(labels: Sequence[str] | np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the remaining and the drawn rows, each `(rows,)` int64, in random order.
 
     `ceil(share * rows)` rows are drawn, of each class in proportion to its rows.

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+
+from jobs.datasets.prepared.tokens import TokenizedTexts
 from jobs.datasets.readers import Split
 
 MIN_SHARE = 0.1  # of all letters, for a message
@@ -46,15 +49,18 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
     """
     notes = []
     total = f"{len(tokenized):,} {name} texts"
-    empty = [index for index, tokens in enumerate(tokenized) if not tokens]
-    if empty:
+    if isinstance(tokenized, TokenizedTexts):
+        lengths = tokenized.lengths
+    else:
+        lengths = np.fromiter(map(len, tokenized), np.int64, len(tokenized))
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
         notes.append(f"{len(empty):,} of {total} have no words, such as that in {split.describe_position(empty[0])}")
-    lengths = [len(tokens) for tokens in tokenized]
-    num_truncated = sum(length > max_tokens for length in lengths)
+    num_truncated = np.count_nonzero(lengths > max_tokens)
     if num_truncated:
         notes.append(
             f"{num_truncated:,} of {total} are truncated to text.max_tokens={max_tokens}; the longest has "
-            f"{max(lengths):,} tokens"
+            f"{lengths.max():,} tokens"
         )
     if name == TRAINING:
         notes += [*_describe_copies(split, tokenized), *describe_class_sizes(list_labels(split))]
@@ -63,6 +69,16 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
 
 def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[str]:
     """Return a note on texts with the same tokens as an earlier one, none without copies."""
+    copies = tokenized.find_copies() if isinstance(tokenized, TokenizedTexts) else _find_copies(tokenized)
+    if not len(copies):
+        return []
+    return [
+        f"{len(copies):,} of {len(split):,} training texts are copies of an earlier one, such as that in "
+        f"{split.describe_position(copies[0])}; `finetune-cnn check-data` lists them"
+    ]
+
+
+def _find_copies(tokenized: Sequence[Sequence[str]]) -> list[int]:
     texts: set[str] = set()
     copies = []
     for index, tokens in enumerate(tokenized):
@@ -70,12 +86,7 @@ def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[s
         texts.add(" ".join(tokens))
         if len(texts) == number and tokens:
             copies.append(index)
-    if not copies:
-        return []
-    return [
-        f"{len(copies):,} of {len(split):,} training texts are copies of an earlier one, such as that in "
-        f"{split.describe_position(copies[0])}; `finetune-cnn check-data` lists them"
-    ]
+    return copies
 
 
 def list_labels(split: Split) -> Iterable[str]:

@@ -1,6 +1,6 @@
 """Tokenizer and vocabulary: texts as tokens, and tokens as ids.
 
-Inference uses a compiled twin, `jobs.inference.code_points` and `jobs.inference.tokenizer_kernel`: change both.
+It has a compiled twin, code_points.py and tokenizer_kernel.py in `jobs.datasets.tokenization`: change both.
 """
 
 import re

@@ -1,48 +1,46 @@
 """Scikit-learn estimator: texts and labels from memory, word vectors fine-tuned in a CNN, no files needed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
-from jobs.datasets.dataset import Dataset, stratified_split
-from jobs.datasets.formats.labels import spell_label
-from jobs.datasets.readers import Split
-from jobs.estimator.training import train_dataset
+from jobs.datasets.dataset import Dataset
+from jobs.estimator.inputs import check_texts, make_dataset, name_label, to_array
+from jobs.estimator.parameters import SETTINGS
+from jobs.estimator.progress import show_epochs
+from jobs.estimator.ray_methods import RayMethods
+from jobs.estimator.training import (
+    EpochCallback,
+    TrainedModel,
+    train_dataset,
+    train_on_workers,
+)
+from jobs.inference.batch.cluster_pipeline import label_dataset
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer, Explanation
 from jobs.inference.file_prediction import MIN_TEXTS_FOR_TABLE, build_classifier
 from jobs.model.checkpoint import save_checkpoint
-from jobs.training.history import Epoch
-
-# Parameters of the estimator, with the settings of an experiment that they set.
-SETTINGS = {
-    "vectors": "vectors.path",
-    "embedding": "model.embedding",
-    "filter_widths": "model.filter_widths",
-    "feature_maps": "model.feature_maps",
-    "dropout": "model.dropout",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "learning_rate": "train.learning_rate",
-    "patience": "train.patience",
-    "class_weight": "train.class_weights",
-}
 
 
-class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
+class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
     """CNN text classifier over word vectors that training fine-tunes (Kim 2014), with scikit-learn's interface.
 
-        model = TextCNNClassifier(vectors="vectors.bin.gz").fit(texts, labels)
-        model.predict(["where is my parcel"])
-        model.save("model")  # for finetune_cnn.load, `finetune-cnn serve`, `finetune-cnn evaluate`
+    >>> texts, labels = ["a good film", "a bad film"] * 20, ["good", "bad"] * 20
+    >>> model = TextCNNClassifier(embedding="rand", feature_maps=10, learning_rate=0.02).fit(texts, labels)
+    >>> model.predict(["good", "bad"])
+    array(['good', 'bad'], dtype='<U4')
+    >>> model.best_epoch_ <= len(model.epochs_) <= 10
+    True
+
+    `TextCNNClassifier(vectors="vectors.bin.gz")` starts from the word vectors of a file.
 
     The same texts, labels, validation rows and settings give the same weights as `finetune-cnn train`, bit for bit. A
     share of the rows is held out to select the best epoch, so refitting on all rows needs no other code.
@@ -64,7 +62,11 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             time.
         settings: other settings of an experiment by dotted path, such as `{"train.weight_decay": 0.01}`;
             `finetune-cnn show` prints them all.
-        verbose: print a line for each epoch.
+        n_workers: number of workers of Ray Train, on the Ray that this process is connected to, on the cluster of
+            RAY_ADDRESS, or on an embedded Ray; None: train in this process.
+        warm_start: a further `fit` starts from the weights of the one before, which must have the same classes; words
+            that are new have their initial vectors.
+        verbose: show the epochs: a bar on a terminal or in a notebook with ipywidgets, elsewhere a line for each.
 
     Attributes:
         classes_: the labels, sorted, `(classes,)`.
@@ -88,6 +90,8 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         validation_fraction: float = 0.1,
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
+        n_workers: int | None = None,
+        warm_start: bool = False,
         verbose: bool = False,
     ) -> None:
         # Scikit-learn reads the parameters from attributes of the same names; `fit` checks them.
@@ -104,6 +108,8 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.settings = settings
+        self.n_workers = n_workers
+        self.warm_start = warm_start
         self.verbose = verbose
 
     def fit(
@@ -113,8 +119,8 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         sample_weight: Iterable[float] | None = None,
         *,
         eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
-        callbacks: Sequence[Callable[[Epoch], None]] = (),
-    ) -> "TextCNNClassifier":
+        callbacks: Sequence[EpochCallback] = (),
+    ) -> Self:
         """Train, and keep the weights of the best epoch.
 
         Args:
@@ -122,44 +128,49 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             y: their labels, `(rows,)`, texts or numbers.
             sample_weight: their weights in the training loss, `(rows,)`, at least 0; by default they are equal.
             eval_set: texts and labels of the validation rows; by default a share of the rows is drawn.
-            callbacks: called after each epoch.
+            callbacks: called after each epoch, in this process.
 
         Raises:
             ValueError: a text is not a text, there is a single class, the numbers of rows differ, or a weight is not a
-                number of at least 0.
+                number of at least 0; or `warm_start` is impossible.
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
-        rows = self._make_split(X, y, "the training rows", sample_weight)
-        weighted = sorted({label for index, label in enumerate(rows.labels) if not rows.weights or rows.weights[index]})
-        if len(weighted) < 2:
-            number = f"one class, '{weighted[0]}'," if weighted else "no class"
-            raise ValueError(f"y has {number} with a weight above zero; a classifier needs two or more")
         experiment = self.to_experiment()
-        if eval_set is not None:
-            validation = self._make_split(*eval_set, "eval_set")
-            unknown = sorted(set(validation.labels) - set(rows.labels))
-            if unknown:
-                raise ValueError(f"eval_set has the label {unknown[0]!r}, which does not occur in y")
-            train = rows
-        else:
-            train, validation = stratified_split(rows, self.validation_fraction, experiment.seed, "validation_fraction")
-        dataset = Dataset(train, validation, Split([], []), sorted(set(rows.labels)), [])
-        self._model = train_dataset(experiment, dataset, [*callbacks, *([_print_epoch] if self.verbose else [])])
-        self._classifiers: dict[bool, Classifier] = {}
-        self.classes_ = np.unique(column_or_1d(_to_array(y)))
-        self.epochs_ = self._model.epochs
-        self.best_epoch_ = int(self._model.checkpoint.metrics["epoch"])
-        return self
+        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
+        if initial is not None and self.n_workers is not None:
+            raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
+        with show_epochs(experiment.train.last_epoch) if self.verbose else nullcontext() as show:
+            callbacks = [*callbacks, *([show] if show else [])]
+            if self.n_workers is None:
+                model = train_dataset(experiment, dataset, callbacks, initial)
+            else:
+                model = train_on_workers(experiment, dataset, (self.settings or {}).get("storage"), callbacks)
+        return self._set_model(model, y)
 
-    def predict(self, X: Iterable[str]) -> np.ndarray:
-        """Return the most likely label of each text, `(texts,)`."""
+    def predict(self, X: Iterable[str]) -> Any:
+        """Return the most likely label of each text, `(texts,)`, of the type of the labels in `fit`.
+
+        Of a `ray.data.Dataset` with a column of texts (`data.text_column`, by default `text`), the result is a dataset
+        with the columns `label`, a string, and `score` added, as `BatchClassifier` returns them. Ray Data computes it
+        when it is used, in actors.
+        """
+        if hasattr(X, "map_batches"):
+            check_is_fitted(self)
+            return label_dataset(X, self._model.checkpoint)
         best = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[best])
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
-        """Return the probabilities of the classes, `(texts, classes)` float32, in the order of `classes_`."""
+        """Return the probabilities of the classes, `(texts, classes)` float32, in the order of `classes_`.
+
+        >>> model.classes_
+        array(['bad', 'good'], dtype='<U4')
+        >>> model.predict_proba(["a good film", "a bad film", ""]).shape
+        (3, 2)
+        """
         check_is_fitted(self)
-        texts = _check_texts(X)
+        texts = check_texts(X)
         probabilities = self._get_classifier(len(texts)).predict_proba(texts)
         return probabilities[:, self._class_order()]
 
@@ -167,19 +178,32 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         """Return the phrases of a text that contribute to the score of a label, by default the most likely one.
 
         The shares of the phrases and the bias add up to the score exactly.
+
+        >>> explanation = model.explain("a good film")
+        >>> shares = sum(phrase.share for phrase in explanation.phrases)
+        >>> abs(shares + explanation.bias - explanation.score) < 1e-5
+        True
         """
         check_is_fitted(self)
         classifier = self._get_classifier(1)
         if label is None:
             index = int(classifier.predict_logits([text])[0].argmax())
-        elif _name_label(label) in classifier.labels:
-            index = classifier.labels.index(_name_label(label))
+        elif name_label(label) in classifier.labels:
+            index = classifier.labels.index(name_label(label))
         else:
             raise ValueError(f"{label!r} is not one of the labels: {', '.join(classifier.labels)}")
         return Explainer(classifier, text).explain(index)
 
     def save(self, path: str) -> None:
         """Write a checkpoint into a new or empty folder, at a path or URI.
+
+        `finetune_cnn.load` reads it, and `finetune-cnn serve`, `evaluate` and `predict`.
+
+        >>> import tempfile, finetune_cnn
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model")
+        ...     finetune_cnn.load(f"{folder}/model").predict(["good", "bad"])
+        ['good', 'bad']
 
         Raises:
             FileExistsError: the folder is not empty.
@@ -202,7 +226,9 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         if seed is None:
             seed = check_random_state(self.random_state).randint(1 << 31)
         if isinstance(self.class_weight, Mapping):
-            values["train.class_weights"] = {_name_label(label): weight for label, weight in self.class_weight.items()}
+            values["train.class_weights"] = {name_label(label): weight for label, weight in self.class_weight.items()}
+        if self.n_workers is not None:
+            values["train.workers"] = self.n_workers
         values |= {"seed": int(seed), "model.filter_widths": list(self.filter_widths), **(self.settings or {})}
         return Experiment().replace(values)
 
@@ -221,23 +247,23 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         tags.input_tags.two_d_array = False
         return tags
 
-    def _make_split(
-        self, texts: Iterable[str], labels: Iterable[Any], name: str, weights: Iterable[float] | None = None
-    ) -> Split:
-        """Return rows of texts and labels, whose names are texts in a checkpoint, and of weights."""
-        checked = _check_texts(texts)
-        values = column_or_1d(_to_array(labels))
-        check_classification_targets(values)
-        if len(checked) != len(values):
-            raise ValueError(f"{name}: {len(checked):,} texts and {len(values):,} labels")
-        own_weights = None if weights is None else column_or_1d(_to_array(weights), dtype=np.float64)
-        if own_weights is not None:
-            if len(own_weights) != len(checked):
-                raise ValueError(f"{name}: {len(checked):,} texts and {len(own_weights):,} weights")
-            if not (np.isfinite(own_weights) & (own_weights >= 0)).all():
-                raise ValueError("sample_weight: a weight is not a number of at least 0")
-        names = [_name_label(value) for value in values.tolist()]
-        return Split(checked, names, name, weights=None if own_weights is None else own_weights.tolist())
+    def _make_dataset(
+        self,
+        experiment: Experiment,
+        X: Iterable[str],
+        y: Iterable[Any],
+        sample_weight: Iterable[float] | None,
+        eval_set: tuple[Iterable[str], Iterable[Any]] | None,
+    ) -> Dataset:
+        return make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
+
+    def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
+        self._model = model
+        self._classifiers: dict[bool, Classifier] = {}
+        self.classes_ = np.unique(column_or_1d(to_array(y)))
+        self.epochs_ = model.epochs
+        self.best_epoch_ = int(model.checkpoint.metrics["epoch"])
+        return self
 
     def _get_classifier(self, num_texts: int) -> Classifier:
         """Return the compiled classifier; for many texts one with a table of products, which takes time to build."""
@@ -250,34 +276,4 @@ class TextCNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     def _class_order(self) -> list[int]:
         """Return the checkpoint's index of each class: there the labels are texts, sorted as such."""
         indices = {label: index for index, label in enumerate(self._model.checkpoint.labels)}
-        return [indices[_name_label(value)] for value in self.classes_.tolist()]
-
-
-def _check_texts(texts: Iterable[str]) -> list[str]:
-    """Return texts as a list; ValueError if they are not a sequence of texts."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"expected a sequence of texts, got a single one: {texts[:50]!r}; put it in a list")
-    if getattr(texts, "ndim", 1) != 1:
-        raise ValueError(f"expected texts, (rows,), got an array of shape {texts.shape}; select its column of texts")  # type: ignore[attr-defined]
-    values = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow: numpy would make objects
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise ValueError(f"texts[{index}] is {value!r}, not a text")
-    return [str(value) for value in values]  # numpy has a class of its own
-
-
-def _to_array(values: Iterable[Any]) -> np.ndarray:
-    return np.asarray(values.to_pylist() if hasattr(values, "to_pylist") else values)
-
-
-def _name_label(label: Any) -> str:
-    """Return the name of a label in a checkpoint: a number or a boolean is spelled as one that is read from a file."""
-    return label if isinstance(label, str) else spell_label(str(label))
-
-
-def _print_epoch(epoch: Epoch) -> None:
-    print(
-        f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, validation loss {epoch.loss:.4f}, "
-        f"accuracy {epoch.accuracy:.4f}",
-        flush=True,
-    )
+        return [indices[name_label(value)] for value in self.classes_.tolist()]

@@ -1,15 +1,19 @@
-"""Training in this process on rows in memory, without Ray and without a run folder."""
+"""Training on rows in memory without a run folder: in this process, or on the workers of a Ray cluster."""
 
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from cluster.storage import absolute_path, join, remove_folder, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
@@ -23,12 +27,16 @@ from jobs.model.checkpoint import (
     load_train_texts,
 )
 from jobs.training.continuation import continue_training, load_start_weights
-from jobs.training.corpus import build_corpus
+from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.history import Epoch
-from jobs.training.loop import create_loop
+from jobs.training.loop import Loop, create_loop
+from jobs.training.run_files.checkpoint_store import checkpoint_name
+from jobs.training.run_files.run_folder import RunFolder
 from jobs.training.run_files.snapshot import capture
 
 logger = logging.getLogger(__name__)
+
+EpochCallback = Callable[[Epoch], None]
 
 
 @dataclass(frozen=True)
@@ -41,45 +49,139 @@ class TrainedModel:
 
 
 def train_dataset(
-    experiment: Experiment, dataset: Dataset, callbacks: Sequence[Callable[[Epoch], None]] = ()
+    experiment: Experiment,
+    dataset: Dataset,
+    callbacks: Sequence[EpochCallback] = (),
+    initial: Checkpoint | None = None,
 ) -> TrainedModel:
-    """Train, and return the best epoch: the same as that of `jobs.training.train`, bit for bit.
+    """Train in this process, and return the best epoch: the same as that of `jobs.training.train`, bit for bit.
 
     Args:
         dataset: its test part may be empty.
         callbacks: called after each epoch.
+        initial: weights to start from; by default new ones.
 
     Raises:
+        ValueError: `initial` has other classes or a network of another size.
         TrainingDiverged, and the errors of settings and of reading vectors.
     """
-    for warning in check_settings(experiment, {experiment.model.embedding}):
-        logger.warning(warning)
-    check_class_weights(experiment, dataset.labels)
+    experiment, corpus = build_memory_corpus(experiment, dataset)
     from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need
 
     use_gpu = use_own_gpu(experiment.train.use_gpu)
     with tempfile.TemporaryDirectory() as scratch, _limit_threads(experiment.train.cpus_per_worker):
-        corpus = build_corpus(
-            experiment.replace({"storage": scratch}), dataset, use_pretrained=experiment.model.embedding != "rand"
-        )
-        experiment, corpus = continue_training(experiment, dataset, corpus)
         loop = create_loop(experiment, corpus, device="cuda" if use_gpu else "cpu")
         if experiment.train.start_from is not None:
             load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
+        if initial is not None:
+            _copy_weights(initial, loop)
         best: Path | None = None
         for epoch, is_best in loop.train_epochs():
             if is_best:
-                previous, best = best, Path(scratch, f"epoch-{epoch.epoch:04d}")
+                previous, best = best, Path(scratch, checkpoint_name(epoch.epoch))
                 capture(experiment, corpus, loop, resumable=False)(best)
                 if previous is not None:
                     shutil.rmtree(previous)
             for call in callbacks:
                 call(epoch)
         assert best is not None, "the first epoch is the best one so far"
-        initial, texts = load_initial_vectors(str(best)), load_train_texts(str(best))
-        assert isinstance(initial, InitialVectors), "every new checkpoint has them"
-        checkpoint = replace(load_checkpoint(str(best)), path="", manifest_sha256="")
-    return TrainedModel(checkpoint, RunConstants(initial, {}, texts, files=None), loop.progress.epochs)
+        return load_trained(str(best), loop.progress.epochs)
+
+
+def train_on_workers(
+    experiment: Experiment, dataset: Dataset, storage: str | None, callbacks: Sequence[EpochCallback] = ()
+) -> TrainedModel:
+    """Train with Ray Train on `train.workers` workers, and return the best epoch.
+
+    They run on the Ray that this process is connected to, on the cluster of RAY_ADDRESS, or on an embedded Ray.
+
+    Args:
+        storage: folder or URI that every node can access, for the checkpoints meanwhile; None for a temporary folder
+            of this machine.
+        callbacks: called in this process after each epoch, as reports of it arrive. An error ends the training late:
+            it is raised after the last epoch.
+    """
+    from cluster.connection import connect
+    from jobs.training.monitor import RunStatus
+    from jobs.training.train import fit, require_resources
+
+    errors: list[Exception] = []
+
+    def call_all(epoch: Epoch) -> None:
+        try:
+            for call in callbacks if not errors else ():
+                call(epoch)
+        except Exception as error:  # in a thread of the monitor, which would end with it
+            errors.append(error)
+
+    experiment, corpus = build_memory_corpus(experiment, dataset)
+    with connect(), temporary_storage(storage) as folder:
+        use_gpu, _ = require_resources(experiment)
+        run = RunFolder(folder, "workers")
+        write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())  # the workers require it
+        result = fit(experiment, corpus, run, use_gpu, RunStatus(time.time(), on_epoch=call_all))
+        if errors:
+            raise errors[0]
+        return load_trained(join(run.path, checkpoint_name(result.progress.best)), result.progress.epochs)
+
+
+def load_trained(path: str, epochs: list[Epoch]) -> TrainedModel:
+    """Return the model of a checkpoint, which may be removed afterwards."""
+    initial, texts = load_initial_vectors(path), load_train_texts(path)
+    assert isinstance(initial, InitialVectors), "every new checkpoint has them"
+    checkpoint = replace(load_checkpoint(path), path="", manifest_sha256="")
+    return TrainedModel(checkpoint, RunConstants(initial, {}, texts, files=None), epochs)
+
+
+def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Experiment, Corpus]:
+    """Return the experiment and the corpus of rows in memory, after checks of the settings.
+
+    Vectors trained on the rows are not stored. With `train.start_from`, both are those of `continue_training`.
+    """
+    for warning in check_settings(experiment, {experiment.model.embedding}):
+        logger.warning(warning)
+    check_class_weights(experiment, dataset.labels)
+    use_pretrained = experiment.model.embedding != "rand"
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = build_corpus(experiment.replace({"storage": scratch}), dataset, use_pretrained=use_pretrained)
+    return continue_training(experiment, dataset, corpus)
+
+
+@contextmanager
+def temporary_storage(storage: str | None) -> Iterator[str]:
+    """Context manager: yield a new folder in a storage, by default of this machine, and remove it at the end."""
+    folder = join(absolute_path(storage or tempfile.gettempdir()), f"finetune-cnn-{uuid.uuid4().hex[:12]}")
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)
+
+
+def _copy_weights(checkpoint: Checkpoint, loop: Loop) -> None:
+    """Copy a checkpoint's filters and output into a loop's network, and the vectors of the words that both have."""
+    network, labels = loop.network, loop.corpus.labels
+    if checkpoint.labels != labels:
+        raise ValueError(f"warm_start: the earlier fit has the labels {checkpoint.labels}, this one has {labels}")
+    weights = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
+    own = network.weights()
+    if _list_shapes(own) != _list_shapes(weights):
+        raise ValueError(
+            "warm_start: the earlier fit has a network of another size; its embedding, filter_widths, feature_maps and "
+            "the dimensions of its vectors must be the same"
+        )
+    if network.vectors is not None:
+        ids = {word: index for index, word in enumerate(checkpoint.words, start=2)}
+        rows = [0, 1, *(ids.get(word, -1) for word in loop.corpus.words)][: len(network.vectors)]
+        known = np.flatnonzero(np.array(rows) >= 0)
+        vectors = own["vectors"].clone()
+        vectors[known] = weights["vectors"][np.array(rows)[known]]
+        weights["vectors"] = vectors
+    network.load_weights(weights)
+
+
+def _list_shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of weights by name, without the number of words."""
+    return {name: tuple(value.shape[name.endswith("vectors") :]) for name, value in weights.items()}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from cluster import UsageError
 from jobs.datasets.dataset import Dataset, load_dataset, merge_validation
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.evaluation.metrics import (
     Interval,
@@ -20,7 +21,6 @@ from jobs.evaluation.metrics import (
     matthews_correlation,
 )
 from jobs.evaluation.seen_texts import digest_training_texts
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import Checkpoint, load_train_texts
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
     RowsUnavailable,
@@ -38,7 +39,6 @@ from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.evaluation.slices import SMALL_SLICE, read_columns, slice_by_column
 from jobs.inference.file_prediction import build_classifier
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jobs.compilation.intrinsics import BLOCK, pack_addresses
+from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
-from jobs.inference import code_points, tokenizer_kernel
 from jobs.inference import scoring_kernel as kernel
-from jobs.inference.intrinsics import BLOCK, pack_addresses
 from jobs.inference.projection_table import (
     DEFAULT_TABLE_BYTES,
     DEFAULT_TABLE_DTYPE,

@@ -4,6 +4,7 @@ A score is a sum over filters, and with a maximum over time each filter's value 
 contributions ("shares") of the windows are exact: together with the bias of the class they add up to the score.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,11 @@ class Explainer:
         phrases.sort(key=lambda phrase: -abs(phrase.share))
         bias = float(self._output_bias[label])
         return Explanation(bias + sum(shares), bias, phrases)
+
+
+def explain_texts(classifier: Classifier, texts: Sequence[str], classes: np.ndarray) -> list[Explanation]:
+    """Return the explanations of the scores of a class of each text; classes: their indices, `(texts,)` int64."""
+    return [Explainer(classifier, text).explain(index) for text, index in zip(texts, classes.tolist(), strict=True)]
 
 
 def _find_windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:

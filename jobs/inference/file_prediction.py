@@ -4,42 +4,37 @@ finetune-cnn predict runs/tickets new.csv --out labelled.csv
 """
 
 import codecs
-import csv
 import itertools
 import logging
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from cluster.console.logs import RESULT
-from cluster.input_files import check_output_file, open_decompressed
-from cluster.storage import is_uri, output_file
+from cluster.input_files import check_output_file
+from cluster.machine import count_cpus
+from cluster.storage import output_file
 from jobs.config.abstention import Objective, require_rule
-from jobs.config.formats import find_format
-from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.chunks import SCANNED_FORMATS, Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
-from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
-from jobs.datasets.readers import choose_encoding, sum_sizes
-from jobs.datasets.sources import has_matches, locate, resolve_source
+from jobs.config.settings import DataSettings
+from jobs.datasets.chunks import Chunk
+from jobs.datasets.formats.rows import DataError, SourceFile
+from jobs.datasets.sources import resolve_source
+from jobs.datasets.tokenization.text_tokens import find_words
+from jobs.inference.batch import processes
+from jobs.inference.batch.input_rows import choose_data_settings, choose_delimiter, is_file_name, open_input
+from jobs.inference.batch.invalid_rows import InvalidRows, RowCounts, report_path
+from jobs.inference.batch.output_columns import OutputColumns, Write, choose_columns, score_texts
+from jobs.inference.batch.part_writer import PartResult, PartWriter
+from jobs.inference.batch.uncertain_rows import select_uncertain_rows
 from jobs.inference.classifier import Classifier
-from jobs.inference.prediction_output import (
-    OutputFormat,
-    Write,
-    choose_columns,
-    make_text_writer,
-    open_output,
-    parse_output_format,
-)
+from jobs.inference.prediction_output import OutputFormat, make_text_writer, open_output, parse_output_format
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
-from jobs.inference.sharded_prediction import ProgressLog, ShardedPrediction, check_output_folder, is_folder_name
-from jobs.inference.text_tokens import find_words
-from jobs.inference.uncertain_rows import select_uncertain_rows
+from jobs.inference.sharded_prediction import ShardedPrediction, WriteParts, check_output_folder, is_folder_name
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-STANDARD_INPUT = "-"
 # With fewer texts, the projection table of the whole vocabulary takes longer than the texts.
 MIN_TEXTS_FOR_TABLE = 1000
 # If there are at most as many chunks, the projection table has only the words that occur in them.
@@ -57,8 +52,12 @@ def predict_file(
     num_scores: int = 0,
     abstain: Objective | None = None,
     uncertain: int | None = None,
+    explain: bool = False,
+    columns: Sequence[str] | None = None,
+    max_invalid: float | None = None,
     workers: int | None = None,
     restart: bool = False,
+    on_cluster: bool = False,
 ) -> None:
     """Write the rows of a file with their labels and the labels' probabilities, as csv, tsv, jsonl or parquet.
 
@@ -77,8 +76,13 @@ def predict_file(
         num_scores: number of the best classes that a column `scores` lists with their probabilities; 0: no column.
         abstain: a text whose score is below the checkpoint's threshold for this objective has no label; None: all have.
         uncertain: write only so many rows, those to label next; None: all.
+        explain: add a column `explanation`: the phrases that the score of the label consists of.
+        columns: those of the input that the output has, in this order; by default all.
+        max_invalid: skip invalid rows, and list them in a file next to `out`, up to this share of all rows; by default
+            an invalid row is an error.
         workers: processes that write into a folder; by default one for each processor.
         restart: replace a folder's files instead of completing them.
+        on_cluster: the processes are those of the Ray cluster at `RAY_ADDRESS`.
 
     Raises:
         ExperimentError: the delimiter is not a single character.
@@ -86,8 +90,10 @@ def predict_file(
         DataError: the source cannot be read, or `out` is not of a supported format.
         StorageError: `out` cannot be written, or is the source.
     """
-    is_file = _is_file(source)
+    is_file = is_file_name(source)
     output = _choose_output(out, file_format, workers, is_file=is_file)
+    if max_invalid is not None and out is None:
+        raise DataError("the file of invalid rows is written next to the output; name one with --out")
     if out is not None:
         inputs = resolve_source(source, DataSettings()) if is_file else []
         if is_folder_name(out):
@@ -95,31 +101,60 @@ def predict_file(
         else:
             check_output_file(out, *(file.path for file in inputs))
     checkpoint = load_checkpoint(path)
-    texts = _open_input(source, checkpoint, text_column, delimiter, is_file=is_file)
+    data = choose_data_settings(checkpoint, text_column, delimiter)
+    texts = open_input(source, data, is_file=is_file, skip_invalid=max_invalid is not None)
+    if columns is not None:
+        texts = replace(texts, options=replace(texts.options, selected=tuple(columns)))
     if output.suffix == ".csv":
-        output = replace(output, delimiter=_choose_delimiter(texts))
+        output = replace(output, delimiter=choose_delimiter(texts))
     rule = require_rule(checkpoint.metrics, abstain) if abstain else None
-    columns = choose_columns(checkpoint, texts.columns, num_scores, rule)
+    output_columns = choose_columns(checkpoint, texts.columns, num_scores, rule, explain=explain, selected=columns)
     if out is not None and is_folder_name(out):
         if uncertain is not None:
             raise DataError(f"{out}: is a folder; --uncertain writes a single file")
-        sharded = ShardedPrediction(source, texts.files, texts.options, checkpoint, output, columns, out)
-        sharded.run(lambda: build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE), workers, restart=restart)
+        writer = PartWriter(texts.options, output, output_columns, out)
+        sharded = ShardedPrediction(source, texts.files, writer, checkpoint, max_invalid or 0.0)
+        sharded.run(_choose_processes(checkpoint, workers, on_cluster=on_cluster), restart=restart)
         return
-    as_batches = output.suffix == ".parquet" and uncertain is None
-    chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
-    if uncertain is not None:
+    counts, report = RowCounts(1.0 if out is None else max_invalid or 0.0), report_path(out or "")
+    with InvalidRows() as invalid:
+        if max_invalid is not None:
+            texts = replace(texts, options=replace(texts.options, on_invalid_row=invalid.add))
+        as_batches = output.suffix == ".parquet" and uncertain is None
+        chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
+        chunks = _count_rows(chunks, invalid, counts)
+        if uncertain is not None:
+            classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
+            chunks = iter([select_uncertain_rows(checkpoint, classifier, chunks, uncertain)])
+        if out is None:
+            encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
+            output = replace(output, ascii_only=not encoding.startswith("utf"))
+            write = make_text_writer(sys.stdout, output, output_columns)
+            _write_predictions(checkpoint, chunks, output_columns, write)
+            return
+        with output_file(out) as part:
+            with open_output(part, output, output_columns) as write:
+                num_rows = _write_predictions(checkpoint, chunks, output_columns, write)
+            if max_invalid is not None:
+                invalid.write_or_remove(report)
+            counts.check(report)
+    *names, last = output_columns.new
+    added = f"with the columns {', '.join(names)} and {last} added"
+    logger.log(RESULT, f"wrote {out}: {num_rows:,} rows, {added}{counts.describe(report)}")
+
+
+def _choose_processes(checkpoint: Checkpoint, workers: int | None, *, on_cluster: bool) -> WriteParts:
+    """Return the function that writes the parts of a folder."""
+    if on_cluster:
+        from jobs.inference.batch import cluster_pipeline
+
+        return partial(cluster_pipeline.write_parts, checkpoint=checkpoint, workers=workers)
+
+    def write(writer: PartWriter, parts: Mapping[str, SourceFile]) -> Generator[PartResult, None, None]:
         classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
-        chunks = iter([select_uncertain_rows(checkpoint, classifier, chunks, uncertain)])
-    if out is None:
-        encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
-        output = replace(output, ascii_only=not encoding.startswith("utf"))
-        _write_predictions(checkpoint, chunks, make_text_writer(sys.stdout, output, columns))
-        return
-    with output_file(out) as part, open_output(part, output, columns) as write:
-        num_rows = _write_predictions(checkpoint, chunks, write)
-    *names, last = columns.new
-    logger.log(RESULT, f"wrote {out}: {num_rows:,} rows, with the columns {', '.join(names)} and {last} added")
+        return processes.write_parts(writer, parts, classifier, min(workers or count_cpus(), len(parts)))
+
+    return write
 
 
 def build_classifier(checkpoint: Checkpoint, num_texts: int) -> Classifier:
@@ -141,7 +176,17 @@ def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     return replace(checkpoint, words=[checkpoint.words[index] for index in selected], weights=weights)
 
 
-def _write_predictions(checkpoint: Checkpoint, chunks: Iterator[Chunk], write: Write) -> int:
+def _count_rows(chunks: Iterator[Chunk], invalid: InvalidRows, counts: RowCounts) -> Iterator[Chunk]:
+    """Yield chunks, and count their rows, unless too many of them are invalid."""
+    for chunk in chunks:
+        counts.add(len(chunk.texts), invalid.num_rows - counts.num_invalid, invalid.first)
+        if counts.is_hopeless:
+            return
+        yield chunk
+    counts.add(0, invalid.num_rows - counts.num_invalid, invalid.first)
+
+
+def _write_predictions(checkpoint: Checkpoint, chunks: Iterator[Chunk], columns: OutputColumns, write: Write) -> int:
     """Classify and write all chunks; return the number of rows."""
     first = list(itertools.islice(chunks, NUM_CHUNKS_TO_SCAN + 1))
     if len(first) <= NUM_CHUNKS_TO_SCAN:
@@ -149,52 +194,9 @@ def _write_predictions(checkpoint: Checkpoint, chunks: Iterator[Chunk], write: W
     classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
     num_rows = 0
     for chunk in itertools.chain(first, chunks):
-        write(chunk, classifier.predict_proba(chunk.texts))
+        write(chunk, *score_texts(classifier, chunk.texts, columns))
         num_rows += len(chunk.texts)
     return num_rows
-
-
-@dataclass(frozen=True)
-class _Input:
-    """Rows to label: of files, or else of standard input or a single text."""
-
-    source: str
-    files: Sequence[SourceFile]
-    options: ReadOptions
-    columns: ColumnTypes
-
-    def iter_chunks(self, *, as_batches: bool, log_progress: bool) -> Iterator[Chunk]:
-        """Yield the rows."""
-        if self.source == STANDARD_INPUT:
-            yield from group_rows(_read_standard_input())
-        elif not self.files:
-            yield Chunk([self.source], [{"text": self.source}])
-        else:
-            num_read = 0
-
-            def count_bytes(number: int) -> None:
-                nonlocal num_read
-                num_read += number
-
-            num_bytes = sum_sizes(self.files)
-            progress = ProgressLog()
-            options = replace(self.options, on_bytes_read=count_bytes)
-            for chunk in iter_chunks(self.files, options, as_batches=as_batches):
-                yield chunk
-                if log_progress:
-                    progress.add(len(chunk.texts), min(1.0, num_read / num_bytes) if num_bytes else None)
-
-
-def _is_file(source: str) -> bool:
-    """Return whether the argument of a command names a file, which may not exist; else it is a text, or "-".
-
-    A word with a slash or a dot, such as and/or, is a text unless a file has this name.
-    """
-    if source == STANDARD_INPUT:
-        return False
-    if os.path.exists(os.path.expanduser(source)) or find_format(source) is not None or has_matches(source):
-        return True
-    return is_uri(source) and len(source.split()) == 1
 
 
 def _choose_output(out: str | None, file_format: str | None, workers: int | None, *, is_file: bool) -> OutputFormat:
@@ -211,57 +213,3 @@ def _choose_output(out: str | None, file_format: str | None, workers: int | None
             f"{out or 'standard output'}: is {output.suffix[1:]}, not {file_format}; change --format or --out"
         )
     return output
-
-
-def _open_input(
-    source: str, checkpoint: Checkpoint, text_column: str | None, delimiter: str | None, *, is_file: bool
-) -> _Input:
-    """Return the rows of a source, after its encoding and its columns are known."""
-    # Other files may have another delimiter than the training file.
-    data = checkpoint.experiment.replace({"data.delimiter": delimiter}).data
-    data = data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
-    if not is_file:
-        return _Input(source, (), ReadOptions(data), {"text": {str}})
-    files = resolve_source(source, data)
-    # Files that are scanned from the start to the end are not read once more to find out whether they are UTF-8.
-    is_scanned = files[0].format in SCANNED_FORMATS
-    encoding = "utf-8" if is_scanned else choose_encoding(source, data)
-    options = ReadOptions(data.model_copy(update={"encoding": encoding}), labelled=False, with_records=True)
-    try:
-        try:
-            columns = scan_columns(files, options)
-        except DataError as error:
-            if not (is_scanned and isinstance(error.__cause__, UnicodeDecodeError)):
-                raise
-            options = replace(options, data=data)
-            columns = scan_columns(files, options)
-    except DataError as error:
-        if "(data.text_column)" not in str(error):
-            raise
-        raise DataError(f"{error}; name it with --text-column") from error
-    if not columns:
-        raise DataError(f"{locate(source, data)}: has no rows")
-    return _Input(source, files, options, columns)
-
-
-def _read_standard_input() -> Iterator[tuple[str, Record]]:
-    number = 0
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input, line {number}: is not UTF-8: {error.reason}") from error
-        yield text, {"text": text}
-    if not number:
-        raise DataError("standard input: has no lines; write a text on each line")
-
-
-def _choose_delimiter(texts: _Input) -> str:
-    """Return the delimiter of the only csv file that is read, which csv output has too; a comma for other sources."""
-    files, delimiter = texts.files, texts.options.data.delimiter
-    if delimiter is not None or [file.format for file in files] != ["csv"]:
-        return delimiter or ","
-    with open_decompressed(files[0].path) as stream:
-        header = next(filter(bytes.strip, stream)).decode("utf-8-sig", errors="replace")  # delimiters are ASCII
-    counts = {mark: len(next(csv.reader([header], delimiter=mark))) for mark in DELIMITERS}
-    return next((mark for mark, count in counts.items() if count == len(texts.columns)), ",")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Tokens, Vocabulary, encode
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.batches import Collator, iter_batches_by_length
 from jobs.model.checkpoint import Checkpoint
 from jobs.model.network import Network

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from cluster.durable_files import temporary_path
-from jobs.inference.intrinsics import CACHE_LINE
+from jobs.compilation.intrinsics import CACHE_LINE
 
 TableDtype = Literal["int16", "float32"]
 

@@ -16,16 +16,17 @@ those that the last block lacks. Drawn without them in docs/assets/filter-layout
     output_bias  (classes,) float32
 
 Entries in int16 are summed and compared in int32. The layout of the vocabulary is in
-`jobs.inference.tokenizer_kernel`.
+`jobs.datasets.tokenization.tokenizer_kernel`.
 """
 
 import numpy as np
 
-from jobs.inference import code_points, intrinsics, tokenizer_kernel
-from jobs.inference.code_points import normalize_text
-from jobs.inference.intrinsics import BLOCK, get_array, update_maxima, view_bytes
-from jobs.inference.tokenizer_kernel import normalize_ascii, tokenize
-from jobs.model.compilation import compiled
+from jobs.compilation import intrinsics
+from jobs.compilation.decorator import compiled
+from jobs.compilation.intrinsics import BLOCK, get_array, update_maxima, view_bytes
+from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization.code_points import normalize_text
+from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
 
 Array = np.ndarray
 

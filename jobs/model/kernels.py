@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from jobs.model.compilation import compiled
+from jobs.compilation.decorator import compiled
 
 
 @compiled()

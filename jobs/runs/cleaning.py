@@ -27,7 +27,7 @@ _DAY_S = 24 * 3600
 # Checkpoints, and what is left of one if its writer was killed.
 _CHECKPOINT = re.compile(r"(?P<folder>(.*/)?(epoch-\d+(-step-\d+)?|\.epoch-[^/]*\.part))/.*")
 _TRIAL = re.compile(r"(?P<folder>trial-\d+)/.*")
-_CACHE = re.compile(r"(?P<kind>vectors|docstrings)-[0-9a-f]+\b.*")
+_CACHE = re.compile(r"(?P<kind>vectors|docstrings|texts|tokens)-[0-9a-f]+\b.*")
 _PARTIAL = re.compile(r"\..*\.part(/.*)?")
 
 
@@ -205,6 +205,8 @@ def _can_use(run: Run, kind: str) -> bool:
     """Return whether a run could read a cache of this kind; a run with unreadable settings could."""
     if kind == "docstrings":
         return run.settings.get("data.train") is None
+    if kind in ("texts", "tokens"):
+        return run.settings.get("data.train") is not None
     return run.name.startswith("tune-") or run.settings.get("model.embedding") != "rand"
 
 

@@ -282,8 +282,7 @@ def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], lis
         ExperimentError: the space or a setting is invalid.
         DataError, VectorsError: a file is missing or invalid.
     """
-    if experiment.train.start_from is not None:
-        raise ExperimentError("train.start_from: the trials of a search start from the beginning; remove it")
+    check_trials_start_new(experiment)
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
     notes = check_settings(experiment, kinds, {item.path: item.values for item in space})
@@ -292,3 +291,9 @@ def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], lis
     build_search(experiment, space, [])
     check_inputs(experiment, kinds)
     return space, kinds, notes
+
+
+def check_trials_start_new(experiment: Experiment) -> None:
+    """Raise an ExperimentError if `train.start_from` is set."""
+    if experiment.train.start_from is not None:
+        raise ExperimentError("train.start_from: the trials of a search start from the beginning; remove it")

@@ -6,18 +6,26 @@ The processes of the trials import torch, which takes seconds; the driver only n
 import gc
 import queue
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.tune
 from ray.exceptions import RayError, RayTaskError
+from ray.tune.result import DONE
 
+from cluster import UsageError
 from cluster.storage import join, write_text
-from jobs.config.experiment import Experiment
+from jobs.config.conflicts import FINE_TUNING_SETTINGS
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.model.checkpoint import load_training_state
 from jobs.search.records import (
+    NUMBER_KEY,
+    REPORT_KEY,
     RankingKey,
     TrialReport,
     apply_trial_settings,
@@ -27,6 +35,7 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.shared_state import SavedCheckpoint
+from jobs.search.space import Dimension
 from jobs.training.corpus import Corpus, corpus_key
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunStatus
@@ -35,10 +44,13 @@ from jobs.training.run_files.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from jobs.search.trial import Trial
-    from jobs.training.worker import WorkerResult
+    from jobs.training.worker_messages import WorkerResult
 
 # Corpora that a process holds. Processes of a node share the arrays, but each has its own copy of the words.
 MAX_CACHED_CORPORA = 2
+
+# Parts of a result for the search of this project, which a user's own tuner does not have.
+OWN_KEYS = (REPORT_KEY, "finished", "failed", "objective")
 
 # Interval in which a trial checks whether its workers have ended.
 EPOCH_POLL_S = 0.2
@@ -48,21 +60,26 @@ EPOCH_POLL_S = 0.2
 class TrialInputs:
     """Inputs that all trials of a search share.
 
-    path: folder of the search. corpora: object references by key. corpus_cache: handle of the actor that builds
-    further corpora; None if no trial needs one. shared_state: handle of the actor; None if no checkpoint is saved.
-    use_gpu: the workers of a distributed trial use GPUs.
+    path: folder of the search; None if no checkpoint is saved there. corpora: object references by key. corpus_cache:
+    handle of the actor that builds further corpora; None if no trial needs one. shared_state: handle of the actor; None
+    if no checkpoint is saved. use_gpu: the workers of a distributed trial use GPUs.
     """
 
     experiment: Experiment
-    path: str
+    path: str | None
     corpora: dict[str, Any]
     corpus_cache: Any
     shared_state: Any
     use_gpu: bool = False
 
     def corpus_reference(self, experiment: Experiment) -> Any:
-        """Return the object reference of a trial's corpus."""
+        """Return the object reference of a trial's corpus; UsageError if nothing builds it."""
         reference = self.corpora.get(corpus_key(experiment))
+        if reference is None and self.corpus_cache is None:
+            raise UsageError(
+                "your own Tuner searches no settings of `text`, and other kinds of embedding than rand only with a "
+                "file of vectors; `TextCNNClassifier.tune` does"
+            )
         return reference or ray.get(self.corpus_cache.get.remote(experiment))[0]
 
     def is_new_best(self, key: RankingKey) -> bool:
@@ -108,9 +125,7 @@ class InProcessTrial(ray.tune.Trainable):
         """Train one epoch and return the result for Tune."""
         metric = objective_metric(self._inputs.experiment)
         try:
-            if self._trial is None:
-                self._trial = self._start()
-            return self._trial.step().to_tune_result(metric)
+            return self.train_epoch().to_tune_result(metric)
         except Exception as error:
             if is_system_failure(error):
                 raise  # Tune restarts the trial
@@ -118,6 +133,12 @@ class InProcessTrial(ray.tune.Trainable):
 
             failure = build_failure_report(error, self._trial.loop.progress if self._trial else None)
             return failure.to_tune_result(metric)
+
+    def train_epoch(self) -> TrialReport:
+        """Train one epoch and return the report."""
+        if self._trial is None:
+            self._trial = self._start()
+        return self._trial.step()
 
     def cleanup(self) -> None:
         """Wait until the trial has written everything."""
@@ -149,6 +170,42 @@ class InProcessTrial(ray.tune.Trainable):
         return self._corpora[key]
 
 
+class OwnTunerTrial(InProcessTrial):
+    """Trainable of a user's own `Tuner`: Tune saves its checkpoints, and an error ends the trial as Tune is set to.
+
+    Its configuration has settings by dotted path.
+    """
+
+    def setup(self, config: Mapping[str, Any], inputs: TrialInputs | None = None) -> None:
+        """Prepare the process for trials with these inputs."""
+        super().setup({NUMBER_KEY: 1, **config}, inputs)
+
+    def reset_config(self, new_config: Mapping[str, Any]) -> bool:
+        """Replace the trial by another one."""
+        return super().reset_config({NUMBER_KEY: 1, **new_config})
+
+    def step(self) -> Any:
+        """Train one epoch and return its metrics, and those of the best epoch so far as `best/loss`."""
+        result = self.train_epoch().to_tune_result(objective_metric(self._inputs.experiment))
+        return {name: value for name, value in result.items() if name not in OWN_KEYS} | {DONE: result["finished"]}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write a checkpoint of the last epoch, which `finetune_cnn.load` reads, with what resuming needs."""
+        from jobs.training.run_files import snapshot
+
+        assert self._trial is not None, "Tune saves a trial after a step"
+        snapshot.capture(self._trial.experiment, self._trial.corpus, self._trial.loop, resumable=True)(
+            Path(checkpoint_dir)
+        )
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # Tune passes what it saved: a folder
+        """Resume from a checkpoint."""
+        from jobs.training.run_files import snapshot
+
+        self._trial = self._start()
+        snapshot.restore(self._trial.loop, load_training_state(Path(checkpoint)))
+
+
 class DistributedTrial(ray.tune.Trainable):
     """Trainable that starts a run of Ray Train with several workers and reports its epochs."""
 
@@ -158,6 +215,7 @@ class DistributedTrial(ray.tune.Trainable):
         self._inputs = inputs
         self._number, self._settings = split_config(config)
         self._experiment = apply_trial_settings(inputs.experiment, self._settings)
+        assert inputs.path is not None
         self._run = RunFolder(inputs.path, trial_folder_name(self._number))
         self._progress, self._run_status = Progress(), RunStatus(time.time())
         self._training: Future[WorkerResult] | None = None
@@ -202,6 +260,34 @@ class DistributedTrial(ray.tune.Trainable):
         key = ranking_key(vars(best), self._experiment.train.metric, self._number)
         if self._inputs.is_new_best(key):
             self._inputs.record_checkpoint(key, SavedCheckpoint(self._number, best, self._settings))
+
+
+def to_tune_space(space: list[Dimension]) -> Mapping[str, Any]:
+    """Return a search space with the distributions of Ray Tune, by dotted path.
+
+    Raises:
+        ExperimentError: a setting has conditions of its own (`if`).
+    """
+    result: dict[str, Any] = {}
+    for item in space:
+        if item.conditions and item.path not in FINE_TUNING_SETTINGS:
+            raise ExperimentError(
+                f"tune.space.{item.path}.if: Ray Tune has no conditions; `TextCNNClassifier.tune` has"
+            )
+        if item.kind == "grid":
+            result[item.path] = ray.tune.grid_search(item.values)
+        elif item.kind == "choice":
+            result[item.path] = ray.tune.choice(item.values)
+        elif item.step is None:
+            low, high = item.values
+            result[item.path] = getattr(ray.tune, item.kind)(low, high)  # Ray's names are the same
+        elif item.kind == "randint":
+            low, high = item.values
+            result[item.path] = ray.tune.choice(list(range(low, high, item.step)))
+        else:
+            low, high = item.values
+            result[item.path] = ray.tune.quniform(low, high, item.step)
+    return result
 
 
 def replace_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:

@@ -25,7 +25,7 @@ class Trial:
     Args:
         number: of the trial, from 1.
         experiment: with the trial's settings.
-        path: folder of the search.
+        path: folder of the search; None if nothing is written.
         is_new_best: returns whether a ranking key is better than those of all saved checkpoints.
         on_checkpoint: receives the ranking key and the epoch of a checkpoint that has been written.
     """
@@ -35,7 +35,7 @@ class Trial:
         number: int,
         experiment: Experiment,
         corpus: Corpus,
-        path: str,
+        path: str | None,
         is_new_best: Callable[[RankingKey], bool],
         on_checkpoint: Callable[[RankingKey, Epoch], None],
         device: str = "cpu",
@@ -43,13 +43,14 @@ class Trial:
         self.number, self.experiment, self.corpus = number, experiment, corpus
         self._is_new_best, self._on_checkpoint = is_new_best, on_checkpoint
         self.loop = create_loop(experiment, corpus, device=device)
-        folder = join(path, trial_folder_name(number))
-        # The driver removes outdated checkpoints, after best.json names a better one.
-        self._best = CheckpointStore(folder, num_to_keep=None)
-        self._unfinished = CheckpointStore(join(folder, "unfinished"))
+        self._stores: tuple[CheckpointStore, CheckpointStore] | None = None  # of best epochs, and of the unfinished run
+        if path is not None:
+            folder = join(path, trial_folder_name(number))
+            # The driver removes outdated checkpoints, after best.json names a better one.
+            self._stores = CheckpointStore(folder, num_to_keep=None), CheckpointStore(join(folder, "unfinished"))
         self._background = BackgroundExecutor()
         self._saved_at = time.monotonic()
-        saved = self._unfinished.load_newest_valid(require_best=False)
+        saved = self._stores[1].load_newest_valid(require_best=False) if self._stores else None
         if saved is not None:
             snapshot.restore(self.loop, saved[1])
         self._predicted = encode_predictions(self.loop.predicted)  # in the best epoch
@@ -68,10 +69,12 @@ class Trial:
         if improved:
             self._save_if_best(epoch)
             self._predicted = encode_predictions(self.loop.predicted)
-        if not finished and time.monotonic() - self._saved_at > settings.checkpoint_minutes * 60:
+        is_due = time.monotonic() - self._saved_at > settings.checkpoint_minutes * 60
+        if self._stores is not None and is_due and not finished:
             self._saved_at = time.monotonic()
             write = snapshot.capture(self.experiment, self.corpus, self.loop, resumable=True)
-            self._background.submit(lambda: self._unfinished.write(checkpoint_name(epoch.epoch), write, 0))
+            name, (_, unfinished) = checkpoint_name(epoch.epoch), self._stores
+            self._background.submit(lambda: unfinished.write(name, write, 0))
         if finished:
             self.close()
         return TrialReport(progress, finished, predicted=self._predicted)
@@ -83,9 +86,9 @@ class Trial:
     def _save_if_best(self, epoch: Epoch) -> None:
         """Write the checkpoint of an epoch that is the best of the search so far; it is complete on return."""
         key = ranking_key(vars(epoch), self.experiment.train.metric, self.number)
-        if self._is_new_best(key):
+        if self._stores is not None and self._is_new_best(key):
             write = snapshot.capture(self.experiment, self.corpus, self.loop, resumable=False)
-            self._best.write(checkpoint_name(epoch.epoch), write, epoch.epoch)
+            self._stores[0].write(checkpoint_name(epoch.epoch), write, epoch.epoch)
             self._on_checkpoint(key, epoch)
 
 

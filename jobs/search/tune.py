@@ -6,11 +6,14 @@ is written. So whatever interrupts a search, the same command resumes it with th
 
 import functools
 import logging
+import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import ray
+import ray.tune
 
 from cluster import UsageError
 from cluster.connection import connect, resolve_address
@@ -26,11 +29,11 @@ from jobs.search.records import RecordStore, TrialRecord, format_settings
 from jobs.search.results.analysis import compare_embeddings
 from jobs.search.results.report import format_correct_rows, write_search_report
 from jobs.search.runner import SearchContext, run_trials
-from jobs.search.search import FixedSampler, Search, build_search, check_search
+from jobs.search.search import FixedSampler, Search, build_search, check_search, check_trials_start_new
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
 from jobs.search.trackers import MlflowTracker, connect_mlflow
-from jobs.search.trainable import TrialInputs, build_trainable
+from jobs.search.trainable import OwnTunerTrial, TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources, plan_trial_resources
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
@@ -62,7 +65,7 @@ class SearchFailed(UsageError):
     """No trial of a search finished an epoch."""
 
 
-def tune(experiment: Experiment, *, promote: bool = False) -> str:
+def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | None = None) -> str:
     """Run or resume a search and return the path of the best.json that names its best checkpoint.
 
     `best.yaml`, the experiment with the best settings, is written into the experiment's folder.
@@ -72,6 +75,7 @@ def tune(experiment: Experiment, *, promote: bool = False) -> str:
 
     Args:
         promote: make the search current in the experiment's best.json even if the current run is better.
+        dataset: rows in memory; by default those of the experiment are loaded.
 
     Raises:
         SearchFailed: every trial failed. Also what reading data and vectors raises.
@@ -82,7 +86,7 @@ def tune(experiment: Experiment, *, promote: bool = False) -> str:
     with ExitStack() as stack:
         if resolve_address():
             stack.enter_context(connect())
-        dataset = load_dataset(experiment)
+        dataset = dataset or load_dataset(experiment)
         for note in dataset.notes:
             logger.info(note)
         experiment, corpora = _build_corpora(experiment, dataset, kinds)
@@ -99,6 +103,20 @@ def tune(experiment: Experiment, *, promote: bool = False) -> str:
         path = run.publish(best)
         write_best_yaml(run, experiment, best, is_finished=True)
         return path
+
+
+def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
+    """Return the Trainable of a user's own `Tuner`, whose trials start from the settings of an experiment.
+
+    Trials may have random vectors too, and any kind of embedding if there is a file of vectors.
+    """
+    check_trials_start_new(experiment)
+    kinds = {"rand", experiment.model.embedding} | ({"static"} if experiment.vectors.path else set())
+    with tempfile.TemporaryDirectory() as scratch:  # for vectors that are trained here
+        built, corpora = _build_corpora(experiment.replace({"storage": scratch}), dataset, kinds)
+    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
+    inputs = TrialInputs(built.replace({"storage": experiment.storage}), None, references, None, None)
+    return ray.tune.with_parameters(OwnTunerTrial, inputs=inputs)
 
 
 def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> tuple[Experiment, dict[str, Corpus]]:

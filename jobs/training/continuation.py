@@ -14,8 +14,8 @@ import torch
 
 from jobs.config.experiment import Experiment, ExperimentError, digest
 from jobs.datasets.dataset import Dataset
-from jobs.datasets.tokenizer import Vocabulary, encode
-from jobs.inference.text_tokens import tokenize_texts
+from jobs.datasets.prepared.corpus_tokens import encode, tokenize_texts
+from jobs.datasets.tokenizer import Vocabulary
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 from jobs.model.network import Network
 from jobs.training.corpus import Corpus, EncodedSplit

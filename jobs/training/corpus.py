@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,11 +22,14 @@ from cluster.storage import absolute_path, exists, join, write_bytes
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.json_digest import digest_list
 from jobs.datasets.label_sets import encode_labels
+from jobs.datasets.prepared.corpus_tokens import count_words, encode, tokenize_texts
 from jobs.datasets.readers import Split
 from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
-from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, fold_case, normalize
+from jobs.datasets.tokenization.text_tokens import find_words
+from jobs.datasets.tokenizer import Tokens, Vocabulary, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
 from jobs.embeddings.pretraining import (
     CACHE_KEY_SETTINGS,
@@ -37,7 +40,6 @@ from jobs.embeddings.pretraining import (
 from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
 from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
-from jobs.inference.text_tokens import tokenize_texts
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +224,7 @@ def load_inputs(experiment: Experiment, dataset: Dataset | None = None) -> tuple
 
 def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:
     """Return the vectors of a file for all words of some texts, as input of several `build_corpus` calls."""
-    return _read_vectors(experiment, set().union(*tokenize_texts(list(texts), experiment.text.lowercase)))
+    return _read_vectors(experiment, find_words(list(texts), experiment.text.lowercase))
 
 
 def _select_words(
@@ -242,7 +244,7 @@ def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
     return read_vectors(experiment.vectors, words, join(absolute_path(experiment.storage), "cache"))
 
 
-def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[list[str]]) -> tuple[str, str]:
+def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: Sequence[list[str]]) -> tuple[str, str]:
     """Return the path of vectors that gensim trained on the texts, and a key of what they depend on.
 
     They are in the storage under that key, and trained only if they are not: other threads would train others.
@@ -250,7 +252,7 @@ def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[lis
     settings, background = experiment.vectors, dataset.pretraining_texts
     key = digest(
         [
-            background.key() if background else digest(tokenized),
+            background.key() if background else digest_list(tokenized),
             settings.model_dump(include=set(CACHE_KEY_SETTINGS)),
             experiment.seed,
             metadata.version("gensim"),
@@ -274,8 +276,8 @@ def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: list[lis
 
 def _log_text_notes(
     dataset: Dataset,
-    train: list[list[str]],
-    validation: list[list[str]],
+    train: Sequence[list[str]],
+    validation: Sequence[list[str]],
     counts: list[tuple[str, int]],
     max_tokens: int,
 ) -> None:
@@ -288,7 +290,7 @@ def _log_text_notes(
 
 
 def _encode_split(
-    split: Split, tokenized: list[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
+    split: Split, tokenized: Sequence[list[str]], vocabulary: Vocabulary, labels: list[str], max_tokens: int
 ) -> EncodedSplit:
     return EncodedSplit(
         encode(tokenized, vocabulary, max_tokens),
@@ -304,7 +306,7 @@ def _content_key(
     content = hashlib.sha256(json.dumps(names).encode())
     for split in (train, validation):
         for array in (split.tokens.ids, split.tokens.offsets, split.labels):
-            content.update(array.tobytes())
+            content.update(np.ascontiguousarray(array).data)
     if train.weights is not None:
         content.update(train.weights.tobytes())
     content.update(vectors.encode() if isinstance(vectors, str) else np.ascontiguousarray(vectors).tobytes())

@@ -29,6 +29,7 @@ from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_folds
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.word_vectors import WordVectors
@@ -36,7 +37,6 @@ from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
 from jobs.evaluation.multi_label.metrics import count_labels, sigmoid, subset_accuracy
 from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.inference.predict import predict_logits
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import Loop, create_loop

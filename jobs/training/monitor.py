@@ -21,7 +21,7 @@ from cluster import first_line, resources, to_single_line
 from cluster.message_queue import MessageFile, MessageFilePoller
 from cluster.storage import StorageError, join
 from jobs.training.history import Epoch, EpochProgress, EpochReport
-from jobs.training.learning_curve import TensorBoardLog
+from jobs.training.run_files.learning_curve import TensorBoardLog
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class RunStatus:
 
     start_time: of the command, in seconds since 1970. workers_running: set while there are workers. finished_epochs:
     queue of epochs, as they end. num_checkpoints: checkpoints written. worker_times: of the current workers.
-    previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers.
+    previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers. on_epoch:
+    called with each finished epoch.
     result: Ray Train's result, once the run has ended. stop_monitor: removes what the monitor of a run that does not
     end would leave.
     """
@@ -61,6 +62,7 @@ class RunStatus:
     previous_step_seconds: float = 0.0
     first_step_time: float = 0.0
     result: Any = None
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
     stop_monitor: Callable[[], None] = lambda: None
 
     def update_times(self, times: WorkerTimes) -> None:
@@ -191,6 +193,7 @@ class RunMonitor:
     def _handle_epoch(self, epoch: Epoch, improved: bool) -> None:
         self._num_epochs = epoch.epoch
         self._status.finished_epochs.put(epoch)
+        self._status.on_epoch(epoch)
         logger.info(format_epoch(epoch, improved, self._last_epoch - epoch.epoch))
         try:
             self._scalars.log_epoch(epoch)

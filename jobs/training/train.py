@@ -28,6 +28,7 @@ from cluster.connection import (
     call_in_background,
     connect,
     preserve_sigint_handler,
+    put_if_connected,
     resolve_address,
     set_ray_environment,
 )
@@ -37,7 +38,6 @@ from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
 from jobs.datasets.dataset import Dataset
-from jobs.training import learning_curve
 from jobs.training.corpus import Corpus, load_inputs, load_texts
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
@@ -48,6 +48,7 @@ from jobs.training.monitor import (
     monitor_workers,
 )
 from jobs.training.out_of_scope import iter_alternatives, select_alternative
+from jobs.training.run_files import learning_curve
 from jobs.training.run_files.checkpoint_store import CheckpointStore
 from jobs.training.run_files.ray_snapshot import prune_ray_snapshot, remove_ray_snapshot
 from jobs.training.run_files.run_folder import (
@@ -57,7 +58,8 @@ from jobs.training.run_files.run_folder import (
     resolve_run_folder,
     select_best,
 )
-from jobs.training.worker import WorkerConfig, WorkerFailure, WorkerResult, run_worker
+from jobs.training.worker import run_worker
+from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +181,7 @@ def train_to_completion(
     if in_process:
         result = fit_in_process(experiment, corpus, run, gpu, status, callbacks)
     else:
-        result = fit(experiment, ray.put(corpus), run, gpu, status, callbacks=callbacks)
+        result = fit(experiment, corpus, run, gpu, status, callbacks=callbacks)
     best = select_best(result.progress, run.path, experiment.train.metric)
     if best is None:
         advice = "set `storage` to a folder or URI that every node sees"
@@ -245,7 +247,7 @@ def fit(
     """Run Ray Train, again after each loss of its controller, and return the workers' result.
 
     Args:
-        corpus: reference to a Corpus.
+        corpus: a Corpus, or Ray's reference to one.
         status: updated while the workers run.
         sole_workload: this driver runs nothing else, so its remaining placement groups are those of lost workers.
         callbacks: as of `train`.
@@ -261,7 +263,7 @@ def fit(
     failures, num_checkpoints = 0, 0
     cpus_of_others = resources.used_cpus()
     with monitor_workers(settings.last_epoch, run.path, status, callbacks) as callback:
-        config = WorkerConfig(experiment, corpus, run.path, gpu, REPORT_INTERVAL_S)
+        config = WorkerConfig(experiment, put_if_connected(corpus), run.path, gpu, REPORT_INTERVAL_S)
         while True:
             remove_ray_snapshot(run.path)  # its checkpoints may be gone, which Ray Train takes for an error
             try:
@@ -305,7 +307,7 @@ def _build_trainer(
         train_loop_config=vars(config),
         torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": cpus}
+            num_workers=workers, use_gpu=bool(config.use_gpu), resources_per_worker={"CPU": cpus}
         ),
         run_config=train_api.RunConfig(
             name=run.name,

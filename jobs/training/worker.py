@@ -10,20 +10,20 @@ import math
 import platform
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 
 from cluster import UsageError
 from cluster.console.logs import ForwardingHandler, handle_logs
-from cluster.storage import StorageError, exists, join, resolve_filesystem
+from cluster.storage import StorageError, exists, join, resolve_filesystem, write_text
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState, load_checkpoint
 from jobs.training.continuation import load_start_weights
@@ -34,6 +34,7 @@ from jobs.training.monitor import RunCallback, WorkerTimes
 from jobs.training.process_group import ProcessGroup
 from jobs.training.run_files import snapshot
 from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
+from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
 logger = logging.getLogger(__name__)
 
@@ -42,43 +43,45 @@ ReturnType = TypeVar("ReturnType")
 # Interval between messages on the progress of a long epoch.
 PROGRESS_INTERVAL_S = 10.0
 
+# Fields of a WorkerConfig for a user's own trainer, which shows no messages and removes checkpoints itself.
+OWN_TRAINER_DEFAULTS = {"use_gpu": None, "report_interval_s": 0.0, "num_to_keep": None, "forward_logs": False}
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """Input of the workers; its fields are the keys of Ray Train's `train_loop_config`.
 
-    corpus: a Corpus, or Ray's reference to one. path: of the run's folder. report_interval_s: least time between two
-    reports. callback: in local mode, where Ray Train calls none.
+def train_loop_per_worker(train_loop_config: Mapping[str, Any]) -> WorkerResult:
+    """Train as one of the workers of a user's own `TorchTrainer`, and return the result.
+
+    Every epoch is reported, with its metrics and a checkpoint in the trainer's storage that `load` reads and that the
+    run resumes from. The checkpoints stay until the trainer's `CheckpointConfig` removes them.
+
+    Args:
+        train_loop_config: of `TextCNNClassifier.train_loop_config`.
+
+    Raises:
+        UsageError: an error that the user can correct.
     """
-
-    experiment: Experiment
-    corpus: Any
-    path: str
-    use_gpu: bool
-    report_interval_s: float
-    callback: RunCallback | None = None
-
-
-@dataclass(frozen=True)
-class WorkerResult:
-    """Result of a finished run. num_steps, bytes_sent: of one worker, since the run was last resumed."""
-
-    progress: Progress
-    num_workers: int
-    num_steps: int
-    bytes_sent: int
-    times: WorkerTimes
+    context = ray.train.get_context()
+    path = train_loop_config.get("path") or _storage_path(context)
+    if context.get_world_rank() == 0:
+        write_text(join(path, "experiment.yaml"), train_loop_config["experiment"].to_yaml())
+    ray.train.collective.barrier()
+    result = run_worker({**OWN_TRAINER_DEFAULTS, **train_loop_config, "path": path})
+    if isinstance(result, WorkerFailure):
+        raise UsageError(result.message)
+    return result
 
 
-@dataclass(frozen=True)
-class WorkerFailure:
-    """Error message of a run that ended with an error that the user can correct.
-
-    messages: those that were not reported.
-    """
-
-    message: str
-    messages: Sequence[tuple[str, Any]] = ()
+def _storage_path(context: Any) -> str:
+    """Return the folder of the run that `RunConfig` names; UsageError if it is not known."""
+    try:
+        storage = context.get_storage()
+    except NotImplementedError:  # in local mode
+        storage = None
+    if storage is None or storage.storage_filesystem.type_name != "local":
+        raise UsageError(
+            "the storage of this run has no path that is known here: call train_loop_config(..., path=URI) with the "
+            "`storage_path` of RunConfig, a slash and its `name`"
+        )
+    return str(storage.experiment_fs_path)
 
 
 def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailure:
@@ -91,13 +94,14 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     experiment = config.experiment
     context = ray.train.get_context()
     torch.set_num_threads(experiment.train.cpus_per_worker)
-    device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
+    device = ray.train.torch.get_device() if config.use_gpu is not False else torch.device("cpu")
     if device.index is not None:  # collective operations on objects use the current GPU: by default the node's first
         torch.cuda.set_device(device)
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
     reporter = Reporter(config.path, group, config.report_interval_s, config.callback)
     # In the driver's own process the log messages reach its handlers already.
-    forwarding = nullcontext() if config.callback else handle_logs(ForwardingHandler(reporter.add_message))
+    forward_logs = config.forward_logs and not config.callback
+    forwarding = handle_logs(ForwardingHandler(reporter.add_message)) if forward_logs else nullcontext()
     try:
         with forwarding:
             validate_storage_visible(config.path, group)
@@ -106,7 +110,7 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
             loop = create_loop(experiment, corpus, group, device)
             if (start := experiment.train.start_from) is not None:
                 load_start_weights(loop.network, corpus, call_with_error_sync(group, lambda: load_checkpoint(start)))
-            checkpoints = CheckpointStore(config.path)
+            checkpoints = CheckpointStore(config.path, config.num_to_keep)
             if group.rank == 0:
                 checkpoints.remove_partial()
             resume(loop, checkpoints)

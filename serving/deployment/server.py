@@ -9,12 +9,13 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from cluster.connection import connect, resolve_address
+from cluster.connection import connect, is_connected, resolve_address
 from cluster.console.logs import RESULT
 from cluster.machine import find_free_ports, find_listener
 from cluster.ray_private import read_serve_port
@@ -64,8 +65,36 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
     # Until the service runs, either signal interrupts whatever Ray is waiting for.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    with start_service(configuration, address) as service:
+        logger.log(
+            RESULT, f"serving at {service.url}: POST /predict, POST /, GET / (web page), GET /info; Ctrl-C stops it"
+        )
+        logger.info(describe_addresses(service.url, _find_metrics_urls(service.embedded)))
+        if service.embedded:
+            logger.info(describe_access(configuration["http_options"]["host"]))
+        _wait_for_signal()
+        logger.info("stopping")
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service that this process has started. url: without a path; embedded: on a Ray that ends with it."""
+
+    url: str
+    embedded: bool
+
+
+@contextmanager
+def start_service(configuration: Mapping[str, Any], address: str | None) -> Iterator[RunningService]:
+    """Context manager: the first application of a Serve configuration runs, until the end.
+
+    It runs on the Ray that this process is connected to, or on that at the address, or on an embedded one.
+
+    Raises:
+        DeploymentError: it does not start.
+    """
     http = configuration["http_options"]
-    embedded = resolve_address(address) is None
+    embedded = resolve_address(address) is None and not is_connected()
     if embedded:
         require_free_port(http["host"], http["port"])
         api_keys.load_api_keys()  # the replicas share this environment, so an error in it shows here already
@@ -99,21 +128,17 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
         if before.proxies:
             _require_port_of_running_serve(http["port"])
         try:
-            serve.start(http_options=http)
-            deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
-            serve.run(deployed, name=name, route_prefix=application["route_prefix"])
-            url = build_service_url(http["host"], http["port"])
-            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
-            logger.log(RESULT, f"serving at {url}: POST /predict, POST /, GET / (web page), GET /info; Ctrl-C stops it")
-            logger.info(describe_addresses(url, _find_metrics_urls(embedded)))
-            if embedded:
-                logger.info(describe_access(http["host"]))
-            _wait_for_signal()
-            logger.info("stopping")
+            try:
+                serve.start(http_options=http)
+                deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
+                serve.run(deployed, name=name, route_prefix=application["route_prefix"])
+                url = build_service_url(http["host"], http["port"])
+                require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
+            except RuntimeError as error:
+                raise DeploymentError(f"the service did not start: {_last_line(error)}") from error
+            yield RunningService(url, embedded)
             if embedded:
                 serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
-        except RuntimeError as error:
-            raise DeploymentError(f"the service did not start: {_last_line(error)}") from error
         finally:
             if before.proxies:
                 serve.delete(name)
@@ -282,7 +307,7 @@ def _count_requests_per_replica(deployment: Mapping[str, Any]) -> int:
     return int(deployment.get("max_ongoing_requests", 0) + max(0, deployment.get("max_queued_requests", 0)))
 
 
-def _report_excess_limits(configuration: dict[str, Any], maximum: int) -> None:
+def _report_excess_limits(configuration: Mapping[str, Any], maximum: int) -> None:
     """Log a message for each deployment whose replicas may queue more requests than HAProxy ever gives them."""
     for application in configuration["applications"]:
         for deployment in application.get("deployments", ()):

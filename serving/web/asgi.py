@@ -100,6 +100,20 @@ class ClassifierApplication:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response})
         self._replica.metrics.count_response(status)
 
+    async def respond(self, body: bytes) -> bytes:
+        """Return the response of `/predict` to a body from another deployment, which needs no key.
+
+        Raises:
+            RequestError: the request is invalid.
+        """
+        if not self.admission.try_admit():
+            await self.admission.wait()
+        start = perf_counter()
+        try:
+            return self._classify({"headers": ()}, body, 0.0, flat=True)[1]
+        finally:
+            self.admission.record_duration(perf_counter() - start)
+
     def _route(self, scope: Scope) -> bool | None:
         """Return whether a classification request has the flat format of `/predict`; None for a GET or HEAD.
 

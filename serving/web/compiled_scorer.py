@@ -20,12 +20,14 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.inference import code_points, intrinsics, scoring_kernel, tokenizer_kernel
+from jobs.compilation import intrinsics
+from jobs.compilation.decorator import compiled
+from jobs.compilation.intrinsics import get_array, pack_addresses
+from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
-from jobs.inference.intrinsics import get_array, pack_addresses
 from jobs.inference.projection_table import TableDtype
 from jobs.inference.scoring_kernel import LOWEST, NUM_ARRAYS, TABLE, score_texts
-from jobs.model.compilation import compiled
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 

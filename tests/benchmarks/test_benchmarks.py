@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import imbalance, multi_label, serving
+from benchmarks import imbalance, ingest, multi_label, serving
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -65,6 +65,15 @@ def test_prediction() -> None:
     assert (row["kills of the command"], row["of a worker"]) == (1, 1)
     assert row["rows"] == 20_000 * row["folders"] > 0
     assert row["lost"] == row["duplicated"] == row["parts written again"] == row["partial files"] == 0
+
+
+def test_ingest() -> None:
+    """All sides read the same rows; the second run reads the cache of the first."""
+    metrics = run("ingest", "--quick")
+    rows = {row["side"]: row for row in metrics["ingest"]}
+    assert {ingest.IN_MEMORY, ingest.FIRST, ingest.SECOND, ingest.FIRST_LINES} <= rows.keys()
+    assert [row["side"] for row in metrics["large"]] == [ingest.FIRST, ingest.SECOND]
+    assert all(row["words/s"] > 0 and 20 < row["peak MB"] < 2000 for row in [*rows.values(), *metrics["large"]])
 
 
 def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: Path) -> None:

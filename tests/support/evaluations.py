@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.abstention import measure_abstention
 from jobs.evaluation.measurement import measure
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.inference.classifier import Classifier
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import save_checkpoint
 from tests.support.checkpoints import WORDS, checkpoint_of
 

@@ -21,7 +21,7 @@ from jobs.datasets.formats.rows import (
     check_names_differ,
     find_column,
 )
-from jobs.datasets.formats.text_lines import cut_at_lines, iter_lines
+from jobs.datasets.formats.text_lines import check_decoded, cut_at_lines, iter_lines
 
 MAX_RECORD_LINES = 100  # of a quoted record in a tsv file
 
@@ -40,22 +40,60 @@ def read_delimited(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     path, part, lines = file.path, file.part, iter_lines(file, options)
     layout, lines = _detect_layout(file, options, itertools.chain(part.header, lines) if part else lines)
     num_before = part.num_before - len(part.header) if part else layout.blank_lines
-    rows = layout.iter_fields(path, lines, num_before)
-    header = [unicodedata.normalize("NFC", name.strip()) for name in next(rows)[1]]
-    hint = f"; they are separated by {_describe(layout.delimiter)} (data.delimiter)"
-    indices = [find_column(path, header, key, name, hint) for key, name in options.columns.items()]
+    rows = layout.iter_fields(file, options, lines, num_before)
+    header, indices = _find_columns(path, next(rows)[1], layout, options)
+    check_decoded(file, options, num_before + 1, layout.delimiter.join(header))
     if options.with_records:
         check_names_differ(path, header)
     text_index, label_index = indices[0], indices[-1]
     parser = LabelParser(file, options.data.label_column, options.data)
     for number, row in rows:
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are separated "
-                f"by {_describe(layout.delimiter)}"
-            )
-        label = parser.parse(number, row[label_index]) if options.labelled else ""
+        try:
+            if options.on_invalid_row:
+                check_decoded(file, options, number, layout.delimiter.join(row))
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}, line {number}: has {len(row)} columns, but the header has {len(header)}; they are "
+                    f"separated by {_describe(layout.delimiter)}"
+                )
+            label = parser.parse(number, row[label_index]) if options.labelled else ""
+        except DataError as error:
+            options.reject(file, number, error)
+            continue
         yield number, row[text_index], label, dict(zip(header, row, strict=True)) if options.with_records else None
+
+
+@dataclass(frozen=True)
+class DelimitedHeader:
+    """Header of a csv or tsv file.
+
+    lines: without blank lines before it. last_line: number of its last line. is_raw: fields are not quoted, or only
+    where it is needed. text_column, label_column: indices; the label column is that of the texts without labels.
+    """
+
+    lines: tuple[str, ...]
+    last_line: int
+    delimiter: str
+    is_raw: bool
+    num_columns: int
+    text_column: int
+    label_column: int
+
+
+def read_header(file: SourceFile, options: ReadOptions) -> DelimitedHeader:
+    """Return the header of a file; DataError if there is none, or if it lacks a column."""
+    layout, lines = _detect_layout(file, options, iter_lines(file, options))
+    read: list[str] = []
+
+    def iter_recorded() -> Iterator[str]:
+        for line in lines:
+            read.append(line)
+            yield line
+
+    last_line, fields = next(layout.iter_fields(file, options, iter_recorded(), layout.blank_lines))
+    _, indices = _find_columns(file.path, fields, layout, options)
+    header = tuple(read[: last_line - layout.blank_lines])
+    return DelimitedHeader(header, last_line, layout.delimiter, layout.is_raw, len(fields), indices[0], indices[-1])
 
 
 def divide_delimited(file: SourceFile, options: ReadOptions, part_bytes: int) -> list[FilePart]:
@@ -79,7 +117,7 @@ def divide_delimited(file: SourceFile, options: ReadOptions, part_bytes: int) ->
                 # Quotes, delimiters and line ends are the same in Latin-1, which decodes all bytes.
                 yield (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("latin-1")
 
-        rows = layout.iter_fields(file.path, iter_tracked(), layout.blank_lines)
+        rows = layout.iter_fields(file, options, iter_tracked(), layout.blank_lines)
         next(rows)
         num_header, start = ends[-1]
         header += itertools.islice(lines, num_header - layout.blank_lines)
@@ -96,6 +134,15 @@ def divide_delimited(file: SourceFile, options: ReadOptions, part_bytes: int) ->
     return [FilePart(before[1], end[1], before[0], tuple(header)) for before, end in itertools.pairwise(cuts)]
 
 
+def _find_columns(
+    path: str, fields: Sequence[str], layout: "_Layout", options: ReadOptions
+) -> tuple[list[str], list[int]]:
+    """Return the names of all columns, and the indices of those to read; DataError if one is missing."""
+    header = [unicodedata.normalize("NFC", name.strip()) for name in fields]
+    hint = f"; they are separated by {_describe(layout.delimiter)} (data.delimiter)"
+    return header, [find_column(path, header, key, name, hint) for key, name in options.columns.items()]
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Layout of a file. is_raw: fields are not quoted, or only where it is needed; blank_lines: before the header."""
@@ -104,9 +151,13 @@ class _Layout:
     is_raw: bool
     blank_lines: int
 
-    def iter_fields(self, path: str, lines: Iterator[str], num_before: int) -> Iterator[NumberedFields]:
+    def iter_fields(
+        self, file: SourceFile, options: ReadOptions, lines: Iterator[str], num_before: int
+    ) -> Iterator[NumberedFields]:
         """Yield the fields of the rows, header included; num_before: number of the lines before the first one."""
-        rows = _iter_tab_separated(lines) if self.is_raw else _iter_csv(path, lines, self.delimiter, num_before)
+        if not self.is_raw:
+            return _iter_csv(file, options, lines, self.delimiter, num_before)
+        rows = _iter_tab_separated(lines)
         return ((number + num_before, row) for number, row in rows) if num_before else rows
 
 
@@ -146,14 +197,26 @@ def _describe(delimiter: str) -> str:
     return DELIMITERS.get(delimiter, repr(delimiter))
 
 
-def _iter_csv(path: str, lines: Iterator[str], delimiter: str, num_before: int) -> Iterator[NumberedFields]:
+def _iter_csv(
+    file: SourceFile, options: ReadOptions, lines: Iterator[str], delimiter: str, num_before: int
+) -> Iterator[NumberedFields]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num + num_before}: not valid csv: {error}") from error
+    last = 0
+    while True:
+        try:
+            for row in reader:
+                last = reader.line_num
+                if row:
+                    yield last + num_before, row
+            return
+        except csv.Error as error:
+            number = reader.line_num + num_before
+            invalid = DataError(f"{file.path}, line {number}: not valid csv: {error}")
+            # A quote without its end may have swallowed valid rows.
+            if not last or reader.line_num != last + 1:
+                raise invalid from error
+            options.reject(file, number, invalid)
+            last = reader.line_num
 
 
 def _iter_tab_separated(lines: Iterator[str]) -> Iterator[NumberedFields]:

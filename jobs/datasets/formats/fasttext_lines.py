@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
 from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
-from jobs.datasets.formats.text_lines import iter_lines
+from jobs.datasets.formats.text_lines import check_decoded, iter_lines
 
 LABEL_PREFIX = "__label__"
 
@@ -27,6 +27,12 @@ def read_fasttext(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
     parser = LabelParser(file, LABEL_PREFIX, options.data)
     for number, line in enumerate(iter_lines(file, options), start=file.first_number):
         line = line.rstrip("\r\n")
+        if options.on_invalid_row:
+            try:
+                check_decoded(file, options, number, line)
+            except DataError as error:
+                options.reject(file, number, error)
+                continue
         labels, text = _split(line)
         label: Label = ""
         if options.labelled:

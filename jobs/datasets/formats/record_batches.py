@@ -1,6 +1,7 @@
 """Rows of Arrow record batches, which files of parquet and Arrow consist of: columns, class names, errors."""
 
 import base64
+import itertools
 import json
 import math
 import unicodedata
@@ -59,7 +60,8 @@ def stream_batches(
     """
 
     def convert(columns: _Columns, batch: pa.RecordBatch, start: int) -> tuple[list[str], pa.RecordBatch]:
-        return columns.list_texts(batch, start), columns.name_classes(batch)
+        batch = columns.drop_nulls(batch, start)[0]
+        return columns.list_texts(batch), columns.name_classes(batch)
 
     return _iter_slices(file, options, open_batches, convert)
 
@@ -79,7 +81,7 @@ def _iter_slices(
     try:
         with open_batches(file.path) as batch_file:
             columns = _Columns(file, options, batch_file.schema)
-            for batch, num_bytes in batch_file.iter_batches(None if options.with_records else columns.names):
+            for batch, num_bytes in batch_file.iter_batches(columns.to_read):
                 for start in range(0, len(batch), SLICE_ROWS):
                     part = batch.slice(start, SLICE_ROWS)
                     yield convert(columns, part, number)
@@ -115,6 +117,12 @@ class _Columns:
         names = [_normalize(name) for name in schema.names]
         indices = [find_column(file.path, names, key, name) for key, name in options.columns.items()]
         self.names = list(dict.fromkeys(schema.names[index] for index in indices))
+        selected = options.selected
+        self.to_read: list[str] | None = self.names
+        if options.with_records:
+            self.to_read = None
+            if selected is not None:
+                self.to_read = [name for name in schema.names if name in self.names or _normalize(name) in selected]
         self._file, self._options = file, options
         self._text, self._label = self.names[0], self.names[-1]
         self._class_names = _find_class_names(file.path, schema) | dict(file.class_names)
@@ -129,7 +137,8 @@ class _Columns:
 
     def iter_rows(self, batch: pa.RecordBatch, start: int) -> Iterator[Row]:
         """Return the rows of a batch, whose values are already converted; start: the number of rows before it."""
-        texts = self.list_texts(batch, start)
+        batch, numbers = self.drop_nulls(batch, start)
+        texts = self.list_texts(batch)
         labels: Sequence[object] = [""] * len(texts)
         if self._options.labelled:
             labels = _list_values(batch.column(self._label), self._class_names.get(self._label))
@@ -139,17 +148,30 @@ class _Columns:
         rows = zip(texts, labels, records, strict=True)
         return (
             (number, text, self._parser.parse(number, value) if self._options.labelled else "", record)
-            for number, (text, value, record) in enumerate(rows, start=start + 1)
+            for number, (text, value, record) in zip(numbers, rows, strict=True)
         )
 
-    def list_texts(self, batch: pa.RecordBatch, start: int) -> list[str]:
-        """Return the texts of a batch; start: the number of rows before it."""
+    def drop_nulls(self, batch: pa.RecordBatch, start: int) -> tuple[pa.RecordBatch, Sequence[int]]:
+        """Return the rows of a batch that have a text, and their numbers; start: the number of rows before it."""
+        column = batch.column(self._text)
+        numbers: Sequence[int] = range(start + 1, start + 1 + len(batch))
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if not column.null_count:
+            return batch, numbers
+        is_valid = column.is_valid()
+        for number, valid in zip(numbers, is_valid.to_pylist(), strict=True):
+            if not valid:
+                message = f"the text in '{self._text}' is null; fill it in or remove the row"
+                error = DataError(f"{self._file.describe_position(number)}: {message}")
+                self._options.reject(self._file, number, error)
+        return batch.filter(is_valid), list(itertools.compress(numbers, is_valid.to_pylist()))
+
+    def list_texts(self, batch: pa.RecordBatch) -> list[str]:
+        """Return the texts of a batch, none of which is null."""
         column = batch.column(self._text)
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        if column.null_count:
-            position = self._file.describe_position(start + 1 + column.is_null().to_pylist().index(True))
-            raise DataError(f"{position}: the text in '{self._text}' is null; fill it in or remove the row")
         texts: list[str] = column.to_numpy(zero_copy_only=False).tolist()
         return texts
 

@@ -31,13 +31,14 @@ class FilePart:
     """A part of a file that is read by itself.
 
     start, end: positions in bytes, the end exclusive; in parquet, numbers of rows. num_before: number of the lines, or
-    rows, before it. header: lines of the header of csv and tsv.
+    rows, before it. header: lines of the header of csv and tsv. content: the bytes of the part; None: in the file.
     """
 
     start: int
     end: int
     num_before: int
     header: tuple[str, ...] = ()
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,30 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class InvalidRow:
+    """A row that cannot be read. number: of its line, or of the row in formats without lines."""
+
+    path: str
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class ReadOptions:
     """Options of a reader.
 
     labelled: False: the label column is not read, and every label is "". with_records: each row has a record of all
-    columns. on_bytes_read: called with the number of bytes of each read.
+    columns. on_bytes_read: called with the number of bytes of each read. on_invalid_row: called with each invalid row,
+    which is skipped; None: an invalid row is an error. selected: columns of records, of which only formats that store
+    columns apart take notice; None for all.
     """
 
     data: DataSettings
     labelled: bool = True
     with_records: bool = False
     on_bytes_read: Callable[[int], None] | None = None
+    on_invalid_row: Callable[[InvalidRow], None] | None = None
+    selected: tuple[str, ...] | None = None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -82,6 +96,13 @@ class ReadOptions:
         if self.labelled:
             columns["label_column"] = self.data.label_column
         return {key: unicodedata.normalize("NFC", name) for key, name in columns.items()}
+
+    def reject(self, file: SourceFile, number: int, error: DataError) -> None:
+        """Pass an invalid row on to `on_invalid_row`; without it the error is raised."""
+        if self.on_invalid_row is None:
+            raise error
+        reason = str(error).removeprefix(f"{file.describe_position(number)}: ")
+        self.on_invalid_row(InvalidRow(file.path, number, reason))
 
 
 Reader = Callable[[SourceFile, ReadOptions], Iterator[Row]]

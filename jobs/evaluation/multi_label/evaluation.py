@@ -14,6 +14,7 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import write_json
 from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.evaluation.baselines import SVC_NAME
 from jobs.evaluation.metrics import Interval
@@ -27,7 +28,6 @@ from jobs.evaluation.multi_label.metrics import (
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.inference.classifier import Classifier, select_labels
 from jobs.inference.explanation import Explainer
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import Checkpoint, load_train_texts
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ import numpy as np
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, RowsUnavailable, list_terms
 from jobs.evaluation.multi_label.metrics import sigmoid
 from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
-from jobs.inference.text_tokens import tokenize_texts
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from jobs.__main__ import main
 from jobs.datasets import chunks, readers
 from jobs.datasets.formats import record_batches, text_lines
 from jobs.inference import file_prediction, sharded_prediction
+from jobs.inference.batch import input_rows
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
 from jobs.inference.predict import predict_proba
@@ -405,8 +406,8 @@ def test_memory_does_not_grow_with_the_file(saved: str, tmp_path: Path, monkeypa
             counts.append(sum(reference() is not None for reference in references))
             yield chunk
 
-    iter_chunks = file_prediction.iter_chunks
-    monkeypatch.setattr(file_prediction, "iter_chunks", follow)
+    iter_chunks = input_rows.iter_chunks
+    monkeypatch.setattr(input_rows, "iter_chunks", follow)
     (tmp_path / "in.csv").write_text("text\n" + "word1\n" * 1000)
     predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
     assert len(counts) == 100

@@ -12,6 +12,7 @@ import pytest
 from cluster import UsageError
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
+from jobs.inference.batch import processes
 from jobs.inference.file_prediction import predict_file
 from jobs.model.checkpoint import save_checkpoint
 from tests.support.checkpoints import checkpoint_of
@@ -104,7 +105,7 @@ def test_only_missing_files_are_written(saved: str, tmp_path: Path, messages: li
 
 def test_one_part_needs_no_other_process(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many workers are allowed."""
-    monkeypatch.setattr(sharded_prediction, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", None)
     (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
     predict_file(saved, str(tmp_path / "in.csv"), f"{tmp_path}/out/", None, workers=8)
     assert len(read_parts(tmp_path / "out")) == NUM_ROWS
@@ -174,11 +175,11 @@ import time
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 sharded_prediction.PART_BYTES = 1500
-label = sharded_prediction.ShardedPrediction.label_part
+write = sharded_prediction.PartWriter.write
 def slow(self, name, part, classifier):
     time.sleep(0.05)  # so that the test kills a process which works
-    return label(self, name, part, classifier)
-sharded_prediction.ShardedPrediction.label_part = slow
+    return write(self, name, part, classifier)
+sharded_prediction.PartWriter.write = slow
 sys.exit(main(sys.argv[1:]))
 """
 

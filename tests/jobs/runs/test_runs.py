@@ -352,6 +352,7 @@ def test_unused_caches(storage: Path, make_run: MakeRun) -> None:
     vectors = write_cache(storage, "vectors-0123abcd.bin", 2)
     docstrings = write_cache(storage, "docstrings-0123abcd.jsonl", 2)
     new = write_cache(storage, "vectors-0123abce.bin", 0)
+    texts = write_cache(storage, "texts-0123abcd.arrays", 2)
     left = write_cache(storage, ".vectors-0123abcd.bin.12.part", 2)
     other = write_cache(storage, "notes.txt", 99)
 
@@ -362,22 +363,29 @@ def test_unused_caches(storage: Path, make_run: MakeRun) -> None:
     make_run("train-00000002")  # could use both
     assert planned() == {left}
     old = write_cache(storage, "vectors-0123abcf.safetensors", 40)
-    assert planned() == {left, old}
+    tokens = write_cache(storage, "tokens-0123abcd.arrays", 40)
+    assert planned() == {left, old, tokens}
     reasons = [{item.reason for item in plan_removals(root)} for root in (str(storage), f"file://{storage}")]
     assert "not used for 40 days" in reasons[0]
     assert "not written for 40 days" in reasons[1]  # an object store has no times of use
-    make_run("train-00000003", finished=False)
-    assert planned() == {left}
+    make_run("train-00000003", finished=False)  # of docstrings
+    assert planned() == {left, tokens}
     assert new.exists()
+    assert texts.exists()
     assert other.exists()
 
 
-def test_caches_of_a_storage_without_runs_are_cleaned(storage: Path) -> None:
+def test_caches_that_no_run_could_use_are_cleaned(storage: Path, make_run: MakeRun) -> None:
+    """All in a storage without runs; prepared texts of files if all runs are of docstrings."""
     path = write_cache(storage, "vectors-0123abcd.bin", 2)
     clean(str(storage), delete=True)
     assert not path.exists()
     with pytest.raises(RunsError, match="contains no runs"):
         clean(str(storage), delete=True)
+    make_run("train-00000001")
+    path = write_cache(storage, "texts-0123abcd.arrays", 2)
+    clean(str(storage), delete=True)
+    assert not path.exists()
 
 
 def test_runs_of_an_object_store_are_listed_and_cleaned(storage: Path, make_run: MakeRun) -> None:

@@ -12,8 +12,8 @@ from ray.train import UserCallback
 from cluster.storage import StorageError
 from jobs.training import monitor
 from jobs.training.history import Epoch, EpochProgress, EpochReport
-from jobs.training.learning_curve import TensorBoardLog
 from jobs.training.monitor import NoProgressError, RunCallback, RunMonitor, RunStatus, WorkerTimes
+from jobs.training.run_files.learning_curve import TensorBoardLog
 from tests.support.tensorboard import read_scalars
 
 EPOCH = Epoch(2, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0)

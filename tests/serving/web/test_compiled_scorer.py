@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jobs.compilation import intrinsics
 from jobs.datasets import tokenizer
-from jobs.inference import intrinsics, scoring_kernel
+from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 from serving.web.compiled_scorer import KERNEL_MODULES, CompiledScorer, compile_entry
@@ -146,11 +147,12 @@ def test_the_compiled_entry_depends_on_the_source_of_the_kernels_that_it_calls()
 
 def test_every_module_of_the_compiled_kernels_is_named() -> None:
     """Of the intrinsics too; each kernel that uses them, directly or through others, is compiled again with it."""
+    packages = ("jobs.inference.", "jobs.datasets.tokenization.", intrinsics.__name__)
     imported = {
         sys.modules[value.__module__]
         for module in KERNEL_MODULES
         for value in vars(module).values()
-        if getattr(value, "__module__", "").startswith("jobs.inference.")
+        if getattr(value, "__module__", "").startswith(packages)
     }
     assert imported == set(KERNEL_MODULES)
     digest = hashlib.sha256(inspect.getsource(intrinsics).encode()).hexdigest()

@@ -197,7 +197,6 @@ def test_an_unsure_text_has_no_label_if_the_box_is_checked(browser: WebDriver, t
     (tmp_path / "texts.csv").write_text("text\nword1\nword2\n")
     with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
         browser.set_window_size(1000, 900)
-        browser.get_log("browser")  # without the lines of earlier tests
         browser.get(url)
         [option] = wait_for_elements(browser, "#abstain-option")
         assert option.text == "No label if the score is below 99.9 %"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.training import learning_curve
 from jobs.training.history import Epoch, Progress
+from jobs.training.run_files import learning_curve
 from tests.support.tensorboard import read_scalars
 
 PROGRESS = Progress([Epoch(n, 1 / n, 0.5, 0.7 + n / 100, 0.6, 1234.5, 2.0) for n in (1, 2, 3)], best=3)

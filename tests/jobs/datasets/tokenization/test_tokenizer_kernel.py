@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.datasets import tokenizer
+from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenizer import Vocabulary
-from jobs.inference import code_points, scoring_kernel, tokenizer_kernel
+from jobs.inference import scoring_kernel
 
 WORDS = ["do", "n't", "'s", "'ll", "'re", "'d", "it", "n", "t", "'", "!!!", "..", "a_b", "x1", "can", "ca", "''"]
 ASCII = st.text(string.printable + "\x00\x1c\x1f\x7f", max_size=40) | st.lists(

@@ -11,8 +11,8 @@ import pytest
 
 from jobs.__main__ import main
 from jobs.datasets.chunks import Chunk
+from jobs.inference.batch.uncertain_rows import CANDIDATES_PER_ROW, select_uncertain_rows
 from jobs.inference.classifier import Classifier
-from jobs.inference.uncertain_rows import CANDIDATES_PER_ROW, select_uncertain_rows
 from jobs.model.checkpoint import Checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 
@@ -98,3 +98,16 @@ def test_with_several_labels_per_text_the_least_certain_one_decides() -> None:
     distances = np.abs(classifier.predict_proba(texts) - [0.5, 0.5, 0.9]).min(axis=1)
     allowed = {texts[index] for index in np.argsort(distances)[: CANDIDATES_PER_ROW * 4]}
     assert set(selected.texts) <= allowed
+
+
+def test_the_share_of_invalid_rows_is_that_of_all_rows_that_were_read(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Not that of the few selected ones."""
+    save_checkpoint(tmp_path / "c", checkpoint)
+    lines = [f'{{"text": "word{number} word{2 * number}"}}\n' for number in range(60)]
+    (tmp_path / "pool.jsonl").write_text("".join([*lines, "[1]\n"]))
+    command = ["predict", str(tmp_path / "c"), str(tmp_path / "pool.jsonl"), "--uncertain", "5", "--max-invalid"]
+    out = tmp_path / "next.jsonl"
+    assert main([*command, "5", "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 5
+    assert len((tmp_path / "next.jsonl.invalid.jsonl").read_text().splitlines()) == 1
+    assert main([*command, "1", "--force", "--out", str(out)]) == 2

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cluster.package import REPOSITORY
 
-CALLED = "from jobs.model.compilation import compiled\n\n@compiled()\ndef value():\n    return {value}\n"
+CALLED = "from jobs.compilation.decorator import compiled\n\n@compiled()\ndef value():\n    return {value}\n"
 CALLER = (
-    "import called\nfrom jobs.model.compilation import compiled\n\n"
+    "import called\nfrom jobs.compilation.decorator import compiled\n\n"
     "@compiled(calls=[called])\ndef double():\n    return 2 * called_value()\n"
 ).replace("import called\n", "import called\nfrom called import value as called_value\n", 1)
 

@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.model.compilation import compiled
+from jobs.compilation.decorator import compiled
 
 CACHE_LINE = 64  # bytes that a processor fetches together
 BLOCK = 16  # values of a vector

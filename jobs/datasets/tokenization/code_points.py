@@ -22,7 +22,7 @@ from functools import cache
 
 import numpy as np
 
-from jobs.model.compilation import compiled
+from jobs.compilation.decorator import compiled
 
 Array = np.ndarray
 

@@ -1,6 +1,6 @@
 """Compiled tokenizer: from a normalized text to word ids, exactly as `jobs.datasets.tokenizer.tokenize`.
 
-A text is UTF-8, with a class for each byte, that of its code point. `jobs.inference.code_points` writes both.
+A text is UTF-8, with a class for each byte, that of its code point. `code_points.py` writes both.
 
 Layout of the vocabulary. Word i has the id i + 2.
 
@@ -13,14 +13,13 @@ Layout of the vocabulary. Word i has the id i + 2.
 
 import numpy as np
 
-from jobs.inference import intrinsics
-from jobs.inference.intrinsics import CACHE_LINE, prefetch
-from jobs.model.compilation import compiled
+from jobs.compilation import intrinsics
+from jobs.compilation.decorator import compiled
+from jobs.compilation.intrinsics import CACHE_LINE, prefetch
 
 Array = np.ndarray
 
-# Those of `jobs.datasets.tokenizer` and, below, of `jobs.inference.code_points`; numba would not notice a change in
-# another file.
+# Those of `jobs.datasets.tokenizer` and, below, of `code_points.py`; numba would not notice a change in another file.
 UNKNOWN, MAX_PUNCTUATION_RUN = 1, 3
 # White space is what \s matches in Python.
 PUNCTUATION, SPACE, JOINER, WORD, MARK = range(5)
@@ -130,7 +129,7 @@ def _find_punctuation_end(text: Array, classes: Array, start: int, end: int) -> 
 
 
 @compiled()
-def _hash(text: Array, start: int, end: int) -> np.uint64:
+def hash_bytes(text: Array, start: int, end: int) -> np.uint64:
     key = _FNV_START
     for index in range(start, end):
         key = (key ^ np.uint64(text[index])) * _FNV_PRIME
@@ -163,7 +162,7 @@ def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashe
     """Fill the hash table of a vocabulary; see the layout above. slots: all -1, at least twice as many as words."""
     mask = np.uint64(len(slots) - 1)
     for word in range(len(word_offsets) - 1):
-        key = _hash(word_bytes, word_offsets[word], word_offsets[word + 1])
+        key = hash_bytes(word_bytes, word_offsets[word], word_offsets[word + 1])
         slot = key & mask
         while slots[slot] >= 0:
             slot = (slot + np.uint64(1)) & mask
@@ -172,11 +171,11 @@ def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashe
 
 
 @compiled()
-def _find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, int, np.uint64]:
+def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, int, np.uint64]:
     """Return the end of the token that starts at an index, that of its part that is looked up, and the part's hash."""
     if classes[index] != WORD:
         token_end, key_end = _find_punctuation_end(text, classes, index, end)
-        return token_end, key_end, _hash(text, index, key_end)
+        return token_end, key_end, hash_bytes(text, index, key_end)
     key = previous_key = _FNV_START  # hashed while the end is searched, also without the last letter
     token_end = index
     while not _is_word_end(classes, token_end, end):
@@ -185,7 +184,7 @@ def _find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int,
         token_end += 1
     if token_end < end and classes[token_end] == JOINER:
         token_end = _find_joined_word_end(text, classes, token_end, index, end)
-        key = _hash(text, index, token_end)
+        key = hash_bytes(text, index, token_end)
     # n't: what precedes it is a token of its own.
     elif _lowercase_byte(text, token_end - 1, end) == _N and _is_negation_rest(text, classes, token_end, end):
         if token_end - 1 > index:
@@ -193,7 +192,7 @@ def _find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int,
             key = previous_key
         else:
             token_end += 2
-            key = _hash(text, index, token_end)
+            key = hash_bytes(text, index, token_end)
     return token_end, token_end, key
 
 
@@ -213,7 +212,7 @@ def tokenize(
         if classes[index] == SPACE:
             index += 1
             continue
-        token_end, key_end, key = _find_token(text, classes, index, end)
+        token_end, key_end, key = find_token(text, classes, index, end)
         word = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
         for column in range(word * num_columns, (word + 1) * num_columns, CACHE_LINE // table.itemsize):
             prefetch(table, column)  # type: ignore[call-arg]  # numba adds the typing context
@@ -221,50 +220,3 @@ def tokenize(
         count += 1
         index = token_end
     return count
-
-
-@compiled()
-def index_tokens(
-    text: Array, classes: Array, offsets: Array, slots: Array, hashes: Array, spans: Array, ids: Array,
-    id_offsets: Array,
-) -> int:  # fmt: skip
-    """Number the distinct tokens of normalized texts; return how many there are, -1 if more than half as many as slots.
-
-    Args:
-        text, classes: all texts, one after the other; text i has the bytes from offsets[i] to offsets[i + 1].
-        slots: int32, all -1, their number is a power of two; hashes: uint64, as many.
-        spans: the output, int64, `(slots / 2, 2)`: start and end in `text` of each distinct token.
-        ids, id_offsets: the output, int32, `(bytes,)`, and int64, `(texts + 1,)`: text i has the tokens numbered
-            ids[id_offsets[i]] to ids[id_offsets[i + 1] - 1].
-    """
-    mask = np.uint64(len(slots) - 1)
-    num_words = count = 0
-    for number in range(len(offsets) - 1):
-        id_offsets[number] = count
-        index, end = offsets[number], offsets[number + 1]
-        while index < end:
-            if classes[index] == SPACE:
-                index += 1
-                continue
-            token_end, key_end, key = _find_token(text, classes, index, end)
-            slot = key & mask
-            while slots[slot] >= 0:
-                start, size = spans[slots[slot], 0], spans[slots[slot], 1] - spans[slots[slot], 0]
-                if hashes[slot] == key and size == key_end - index:
-                    same = 0
-                    while same < size and text[start + same] == text[index + same]:
-                        same += 1
-                    if same == size:
-                        break
-                slot = (slot + np.uint64(1)) & mask
-            if slots[slot] < 0:
-                if num_words == len(spans):
-                    return -1
-                slots[slot], hashes[slot] = num_words, key
-                spans[num_words, 0], spans[num_words, 1] = index, key_end
-                num_words += 1
-            ids[count] = slots[slot]
-            count += 1
-            index = token_end
-    id_offsets[len(offsets) - 1] = count
-    return num_words

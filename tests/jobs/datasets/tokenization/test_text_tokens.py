@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.datasets.tokenization import code_points, text_tokens
+from jobs.datasets.tokenization.text_tokens import find_words, tokenize_texts
 from jobs.datasets.tokenizer import tokenize
-from jobs.inference import text_tokens
-from jobs.inference.text_tokens import find_words, tokenize_texts
 
 TEXTS = [
     "It isn't",
@@ -56,7 +56,7 @@ def test_tokens_whose_hashes_collide_are_distinguished() -> None:
 def test_few_texts_are_tokenized_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables of the compiled tokenizer would take longer."""
     monkeypatch.setattr(text_tokens, "MIN_CHARACTERS", 4)
-    monkeypatch.setattr(text_tokens.code_points, "make_tables", None)
+    monkeypatch.setattr(code_points, "make_tables", None)
     assert tokenize_texts(["a b"]) == [["a", "b"]]
     assert find_words(["a b"]) == {"a", "b"}
     with pytest.raises(TypeError):

@@ -11,9 +11,9 @@ import numpy as np
 
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.formats.rows import DataError, Record
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary
 from jobs.inference.classifier import Classifier
-from jobs.inference.text_tokens import tokenize_texts
 from jobs.model.checkpoint import Checkpoint
 
 CANDIDATES_PER_ROW = 5

@@ -1,0 +1,137 @@
+"""Reading, tokenizing and numbering of large files by complete processes: seconds, words per second, peak memory.
+
+    pip install fasttext-wheel            # the extra `bench`; without it fastText is skipped
+    python benchmarks/ingest.py           # 500,000 rows of twenty words, three rounds; 10,000,000 rows, one round
+    python benchmarks/ingest.py --quick
+
+Each side is a new process, imports and exit included, and the sides take turns; the tables show medians. This project
+reads the rows, draws the validation and test parts, tokenizes, looks up vectors of 100 dimensions for 60,000 words,
+whose frequencies follow Zipf's law, and numbers the tokens: everything before training. `in memory` has texts and
+tokens as Python objects, as small files are read. The first run writes the cache, from which the second one reads.
+
+fastText reads lines with `__label__`, on one thread as it always does, and trains one epoch of one dimension: it has no
+command that only reads. Peak memory is the resident memory of the process, pages of mapped files included.
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
+
+from benchmarks.prediction import run_measured
+from benchmarks.reporting import Row, print_json, print_table
+
+IN_MEMORY, FIRST, SECOND = "in memory", "first run", "second run"
+FIRST_LINES, FASTTEXT = "first run, fastText lines", "fastText, fastText lines"
+NUM_WORDS, WORDS_PER_TEXT, DIMENSIONS = 60_000, 20, 100
+CHUNK_ROWS = 10_000
+LOAD_SCRIPT = """
+import sys
+from jobs.config.experiment import load_experiment
+from jobs.datasets import readers
+from jobs.training.corpus import load_inputs
+readers.MIN_PREPARED_BYTES = int(sys.argv[1])
+load_inputs(load_experiment(None, sys.argv[2:]))
+"""
+FASTTEXT_SCRIPT = """
+import sys
+import fasttext
+fasttext.train_supervised(sys.argv[1], dim=1, epoch=1, thread=1, verbose=0)
+"""
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="20,000 and 60,000 rows, one round")
+    parser.add_argument("--rows", type=int, help="(default: 500,000)")
+    parser.add_argument("--large-rows", type=int, help="0: none (default: 10,000,000)")
+    parser.add_argument("--rounds", type=int, help="(default: 3)")
+    options = parser.parse_args()
+    num_rows = options.rows or (20_000 if options.quick else 500_000)
+    rounds = options.rounds or (1 if options.quick else 3)
+    num_large = options.large_rows
+    if num_large is None:
+        num_large = 60_000 if options.quick else 10_000_000
+    if find_spec("fasttext") is None:
+        print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_vectors(folder / "vectors.bin")
+        write_rows(folder, 1000)
+        run_measured(build_command(folder, FIRST))  # compiles the kernels, if no process has done so
+        tables = {"ingest": measure(folder, num_rows, rounds, [IN_MEMORY, FIRST, SECOND, FIRST_LINES, FASTTEXT])}
+        print_table(f"Ingest of {num_rows:,} rows", tables["ingest"])
+        if num_large:
+            tables["large"] = measure(folder, num_large, 1, [FIRST, SECOND])
+            print_table(f"Ingest of {num_large:,} rows", tables["large"])
+    print_json("ingest", {"rows": num_rows, "large_rows": num_large, "rounds": rounds}, tables)
+
+
+def measure(folder: Path, num_rows: int, rounds: int, sides: list[str]) -> list[Row]:
+    """Return the medians of sides, which read the same rows."""
+    write_rows(folder, num_rows)
+    sides = [side for side in sides if side != FASTTEXT or find_spec("fasttext")]
+    results: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            if side != SECOND:
+                shutil.rmtree(folder / "runs", ignore_errors=True)
+            results[side].append(run_measured(build_command(folder, side)))
+            print(f"round {number + 1}, {side}: {results[side][-1][0]:.1f} s", flush=True)
+    table = []
+    for side, values in results.items():
+        seconds, peak = (statistics.median(column) for column in zip(*values, strict=True))
+        rate = num_rows * WORDS_PER_TEXT / seconds
+        table.append({"side": side, "seconds": seconds, "words/s": rate, "peak MB": peak})
+    return table
+
+
+def build_command(folder: Path, side: str) -> list[str]:
+    """Return the command of a side."""
+    if side == FASTTEXT:
+        return [sys.executable, "-c", FASTTEXT_SCRIPT, str(folder / "rows.txt")]
+    min_bytes = 1 << 60 if side == IN_MEMORY else 0
+    path = folder / ("rows.txt" if side == FIRST_LINES else "rows.tsv")
+    values = [f"data.train={path}", f"vectors.path={folder / 'vectors.bin'}", f"storage={folder / 'runs'}"]
+    return [sys.executable, "-c", LOAD_SCRIPT, str(min_bytes), *values]
+
+
+def write_rows(folder: Path, num_rows: int) -> None:
+    """Write the same rows of four labels as tsv and as lines of fastText."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    words = [f"wd{number}" for number in range(NUM_WORDS)]
+    with (folder / "rows.tsv").open("w") as tsv, (folder / "rows.txt").open("w") as lines:
+        tsv.write("label\ttext\n")
+        for start in range(0, num_rows, CHUNK_ROWS):
+            count = min(CHUNK_ROWS, num_rows - start)
+            ranks = random.random((count, WORDS_PER_TEXT))
+            numbers = (NUM_WORDS**ranks - 1).astype(int).tolist()  # Zipf's law
+            labels = random.integers(0, 4, count).tolist()
+            rows = [
+                (label, " ".join([words[number] for number in row])) for label, row in zip(labels, numbers, strict=True)
+            ]
+            tsv.writelines(f"c{label}\t{text}\n" for label, text in rows)
+            lines.writelines(f"__label__c{label} {text}\n" for label, text in rows)
+
+
+def write_vectors(path: Path) -> None:
+    """Write random vectors of all words as a binary word2vec file."""
+    import numpy as np
+
+    vectors = np.random.default_rng(0).normal(size=(NUM_WORDS, DIMENSIONS)).astype("<f4")
+    with path.open("wb") as stream:
+        stream.write(f"{NUM_WORDS} {DIMENSIONS}\n".encode())
+        for number, vector in enumerate(vectors):
+            stream.write(f"wd{number} ".encode() + vector.tobytes() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Blocks of whole rows of a text file, which are read one after the other and parsed in parallel."""
+
+import codecs
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.input_files import open_decompressed
+from jobs.datasets.formats.delimited import DelimitedHeader, read_header
+from jobs.datasets.formats.rows import FilePart, ReadOptions, SourceFile
+from jobs.datasets.prepared import row_kernel
+
+BLOCK_BYTES = 1 << 20
+MAX_BLOCK_BYTES = 1 << 28
+
+
+class NotDivisibleError(Exception):
+    """The rows of a file can only be read one after the other."""
+
+
+@dataclass(frozen=True)
+class RowParser:
+    """Compiled parser of the rows of a file. read: of row_kernel.py; numbers: its second to fifth argument."""
+
+    read: Callable[..., int]
+    numbers: tuple[int, int, int, int]
+
+
+def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
+    """Return the compiled parser of a file, and the header of csv and tsv; None if there is none for such files.
+
+    Raises:
+        DataError, StorageError: as of `read_delimited`.
+    """
+    try:
+        encoding = codecs.lookup(options.data.encoding).name
+    except LookupError:
+        return None
+    if encoding not in ("utf-8", "utf-8-sig") or options.with_records or not options.labelled or file.part:
+        return None
+    if file.format == "fasttext":
+        return RowParser(row_kernel.read_fasttext, (0, 0, 0, 0)), None
+    if file.format not in ("csv", "tsv"):
+        return None
+    header = read_header(file, options)
+    if not header.delimiter.isascii() or header.delimiter in '"\r\n\0':
+        return None
+    read = row_kernel.read_tsv if header.is_raw else row_kernel.read_csv
+    columns = (ord(header.delimiter), header.num_columns, header.text_column, header.label_column)
+    return RowParser(read, columns), header
+
+
+def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | None) -> Iterator[FilePart]:
+    """Yield the blocks of a file, with their content.
+
+    Raises:
+        NotDivisibleError: the end of a row cannot be found.
+        StorageError: the file cannot be opened. Reading may raise `READ_ERRORS`.
+    """
+    num_before = header.last_line if header else 0
+    header_lines = header.lines if header else ()
+    with open_decompressed(file.path) as stream:
+        for _ in range(num_before):
+            stream.readline()
+        rest = b""
+        while block := stream.read(BLOCK_BYTES):
+            content = rest + block
+            cut = _find_cut(content, parser)
+            if cut:
+                part, rest = content[:cut], content[cut:]
+                yield FilePart(0, len(part), num_before, header_lines, part)
+                num_before += part.count(b"\n")
+            elif len(content) > MAX_BLOCK_BYTES:
+                raise NotDivisibleError
+            else:
+                rest = content
+        if rest:
+            yield FilePart(0, len(rest), num_before, header_lines, rest)
+
+
+def _find_cut(content: bytes, parser: RowParser) -> int:
+    """Return the end of the last row after which another one starts, 0 if there is none."""
+    if parser.read is row_kernel.read_fasttext or b'"' not in content:
+        return content.rfind(b"\n") + 1
+    values = np.frombuffer(content, np.uint8)
+    if parser.read is row_kernel.read_tsv:
+        return row_kernel.find_tsv_cut(values)
+    return row_kernel.find_csv_cut(values, parser.numbers[0])

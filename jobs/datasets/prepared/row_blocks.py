@@ -1,0 +1,150 @@
+"""Blocks of rows of labelled texts, as flat arrays, from files of all formats.
+
+Usual rows of csv, tsv and fastText files with one label per text are parsed in compiled code, on several threads. The
+readers in `jobs.datasets.formats` read all others, and those of other formats, and raise the errors.
+"""
+
+import codecs
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cluster.input_files import READ_ERRORS
+from cluster.machine import count_cpus
+from cluster.storage import StorageError
+from jobs.datasets.formats.delimited import DelimitedHeader
+from jobs.datasets.formats.labels import LabelParser
+from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
+from jobs.datasets.prepared import row_kernel
+from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, iter_blocks
+from jobs.datasets.prepared.equal_rows import hash_rows
+from jobs.datasets.row_weights import parse_weight
+from jobs.datasets.tokenization.code_points import encode_texts
+from jobs.datasets.tokenization.word_index import WordIndex
+
+MAX_ROWS = 1 << 14  # are Python objects at the same time
+
+ReadFile = Callable[[SourceFile, ReadOptions], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows of a file.
+
+    content, offsets: texts, as in texts.py; hashes, lines, weights: as there. labels: the distinct ones; label_indices:
+    `(rows,)` int32.
+    """
+
+    content: np.ndarray
+    offsets: np.ndarray
+    hashes: np.ndarray
+    lines: np.ndarray
+    labels: Sequence[Label]
+    label_indices: np.ndarray
+    weights: np.ndarray | None = None
+
+
+def read_blocks(
+    file: SourceFile, options: ReadOptions, read_file: ReadFile, weight_column: str | None
+) -> Iterator[RowBlock]:
+    """Yield the rows of a file in their order.
+
+    Args:
+        read_file: yields the rows of any file, or part of it.
+        weight_column: column of weights, None without; with it, rows have records.
+
+    Raises:
+        DataError, StorageError: as of `read_file`.
+    """
+    num_rows = 0
+    try:
+        parser = None if options.data.is_multi_label else find_parser(file, options)
+        if parser is not None:
+            for block in _parse_blocks(file, options, read_file, *parser):
+                yield block
+                num_rows += len(block.lines)
+            return
+    except (NotDivisibleError, StorageError, *READ_ERRORS):
+        pass  # the reader of the format continues, or reports what is wrong
+    rows = itertools.islice(read_file(file, options), num_rows, None)
+    while chunk := list(itertools.islice(rows, MAX_ROWS)):
+        yield _collect(file, chunk, weight_column)
+
+
+def _parse_blocks(
+    file: SourceFile, options: ReadOptions, read_file: ReadFile, parser: RowParser, header: DelimitedHeader | None
+) -> Iterator[RowBlock]:
+    num_threads = count_cpus()
+    running: deque[Future[RowBlock]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for part in iter_blocks(file, parser, header):
+                running.append(pool.submit(_parse_block, replace(file, part=part), options, read_file, parser))
+                if len(running) > num_threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except (NotDivisibleError, *READ_ERRORS):
+            while running:  # an error in these rows comes first
+                yield running.popleft().result()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, parser: RowParser) -> RowBlock:
+    """Return the rows of a block, which is the part of `file`."""
+    assert file.part is not None
+    assert file.part.content is not None
+    content = np.frombuffer(file.part.content, np.uint8)
+    if file.part.num_before == 0 and file.part.content.startswith(codecs.BOM_UTF8):
+        content = content[len(codecs.BOM_UTF8) :]
+    max_rows = file.part.content.count(b"\n") + 1
+    texts, labels = np.empty((2, len(content)), np.uint8)
+    text_offsets, label_offsets = np.zeros((2, max_rows + 1), np.int64)
+    lines = np.empty(max_rows, np.int64)
+    count = row_kernel.UNUSUAL
+    if row_kernel.is_utf8(content):
+        count = parser.read(content, *parser.numbers, texts, text_offsets[1:], labels, label_offsets[1:], lines)
+    names = None
+    if count != row_kernel.UNUSUAL:
+        text_offsets, label_offsets = text_offsets[: count + 1], label_offsets[: count + 1]
+        index = WordIndex(lowercase=False)
+        label_indices = index.add_encoded(_freeze(labels[: label_offsets[-1]]), label_offsets)
+        names = _spell_labels(file, options, index.list_words())
+    if names is None:
+        return _collect(file, list(read_file(file, options)), None)
+    texts = _freeze(texts[: text_offsets[-1]])
+    lines = lines[:count] + file.part.num_before
+    return RowBlock(texts, text_offsets, hash_rows(texts, text_offsets), lines, names, label_indices)
+
+
+def _freeze(array: np.ndarray) -> np.ndarray:
+    """Return a read-only copy, as compiled code gets all texts."""
+    return np.frombuffer(array.tobytes(), np.uint8)
+
+
+def _spell_labels(file: SourceFile, options: ReadOptions, values: Sequence[str]) -> list[Label] | None:
+    """Return the labels of values, None if one is invalid."""
+    parser = LabelParser(file, options.data.label_column, options.data)
+    try:
+        return [parser.parse(0, value) for value in values]
+    except DataError:
+        return None
+
+
+def _collect(file: SourceFile, rows: Sequence[Row], weight_column: str | None) -> RowBlock:
+    content, offsets = encode_texts([text for _, text, _, _ in rows])
+    names: dict[Label, int] = {}
+    label_indices = np.array([names.setdefault(label, len(names)) for _, _, label, _ in rows], np.int32)
+    weights = None
+    if weight_column is not None:
+        weights = np.array(
+            [parse_weight(file, number, record or {}, weight_column) for number, _, _, record in rows], np.float64
+        )
+    lines = np.array([number for number, _, _, _ in rows], np.int64)
+    return RowBlock(content, offsets, hash_rows(content, offsets), lines, list(names), label_indices, weights)

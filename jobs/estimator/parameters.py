@@ -1,0 +1,40 @@
+"""Parameters of the estimator, and the settings of an experiment that they set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.config.experiment import Experiment
+
+SETTINGS = {
+    "vectors": "vectors.path",
+    "embedding": "model.embedding",
+    "filter_widths": "model.filter_widths",
+    "feature_maps": "model.feature_maps",
+    "dropout": "model.dropout",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "patience": "train.patience",
+    "class_weight": "train.class_weights",
+}
+
+
+def build_search_experiment(experiment: Experiment, space: Mapping[str, Any] | None) -> Experiment:
+    """Return an experiment with a search space.
+
+    >>> space = {"dropout": [0.3, 0.5], "train.weight_decay": {"choice": [0, 0.1]}}
+    >>> build_search_experiment(Experiment(), space).tune.space
+    {'model.dropout': {'grid': [0.3, 0.5]}, 'train.weight_decay': {'choice': [0, 0.1]}}
+
+    Args:
+        space: of `TextCNNClassifier.tune`.
+
+    Raises:
+        ExperimentError: a value is no search space.
+    """
+    if space is None:
+        return experiment
+    lists = {name: {"grid": list(values)} for name, values in space.items() if isinstance(values, list | tuple)}
+    return experiment.replace(
+        {"tune.space": {SETTINGS.get(name, name): lists.get(name, space[name]) for name in space}}
+    )

@@ -1,0 +1,40 @@
+"""Progress of an estimator's training: a bar on a terminal or in a notebook, elsewhere a line for each epoch."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jobs.training.history import Epoch
+
+
+@contextmanager
+def show_epochs(num_epochs: int, console: Console | None = None) -> Iterator[Callable[[Epoch], None]]:
+    """Context manager: yield a function that shows a finished epoch.
+
+    Args:
+        num_epochs: that are trained at most.
+        console: of the bar; by default standard error.
+    """
+    console = console or Console(stderr=True)
+    # In a notebook rich needs ipywidgets.
+    has_bar = importlib.util.find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    if not has_bar:
+        yield lambda epoch: print(f"epoch {epoch.epoch}: {_format_metrics(epoch)}", flush=True)
+        return
+    columns = (
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=num_epochs)
+        yield lambda epoch: bar.update(task, completed=epoch.epoch, description=_format_metrics(epoch))
+
+
+def _format_metrics(epoch: Epoch) -> str:
+    return f"training loss {epoch.train_loss:.4f}, validation loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.4f}"

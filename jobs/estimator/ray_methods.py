@@ -1,0 +1,126 @@
+"""Methods of the estimator for Ray: a search on Ray Tune, and parts for a user's own trainer and tuner."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from sklearn.base import clone
+
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import Dataset
+from jobs.estimator.parameters import SETTINGS, build_search_experiment
+from jobs.estimator.training import TrainedModel, build_memory_corpus
+from jobs.estimator.tuning import build_trainable, search
+
+
+class RayMethods:
+    """Methods of `TextCNNClassifier` that use Ray, which they import."""
+
+    settings: Mapping[str, Any] | None
+    verbose: bool
+
+    def to_experiment(self) -> Experiment:
+        """Return the experiment with the estimator's parameters."""
+        raise NotImplementedError
+
+    def _to_search_experiment(self) -> Experiment:
+        """Return the experiment of trials: they have as many epochs as `fit`, unless the settings say otherwise."""
+        return self.to_experiment().replace({"tune.epochs": (self.settings or {}).get("tune.epochs")})
+
+    def _make_dataset(
+        self,
+        experiment: Experiment,
+        X: Iterable[str],
+        y: Iterable[Any],
+        sample_weight: Iterable[float] | None,
+        eval_set: tuple[Iterable[str], Iterable[Any]] | None,
+    ) -> Dataset:
+        raise NotImplementedError
+
+    def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
+        raise NotImplementedError
+
+    def tune(
+        self,
+        X: Iterable[str],
+        y: Iterable[Any],
+        space: Mapping[str, Any] | None = None,
+        sample_weight: Iterable[float] | None = None,
+        *,
+        trials: int | None = None,
+        minutes: float | None = None,
+        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+    ) -> Self:
+        """Search settings with Ray Tune, and return a new estimator with the best ones, fitted to these rows.
+
+            best = TextCNNClassifier("vectors.bin.gz").tune(texts, labels, {"dropout": [0.3, 0.5]})
+            best.get_params()
+
+        It runs on the Ray that this process is connected to, on the cluster of RAY_ADDRESS, or on an embedded Ray. All
+        trials have the same validation rows. The model is that of the best trial's best epoch.
+
+        Args:
+            X, y, sample_weight, eval_set: as of `fit`.
+            space: values to search, by the names of parameters or the dotted paths of settings: lists, or as in
+                `tune.space` of an experiment, such as `{"dropout": {"uniform": [0.2, 0.6]}}`; by default its default.
+            trials: maximum number of trials; by default 3 for each combination of the lists.
+            minutes: time limit; running trials are stopped then.
+
+        Raises:
+            ValueError, UsageError: as of `fit`; the space is invalid, or every trial failed.
+        """
+        settings = self.settings or {}
+        limits = {"tune.trials": trials, "tune.minutes": minutes}
+        experiment = build_search_experiment(self._to_search_experiment(), space)
+        experiment = experiment.replace({path: value for path, value in limits.items() if value is not None})
+        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        chosen, model = search(experiment, dataset, settings.get("storage"), with_logs=self.verbose)
+        names = {path: name for name, path in SETTINGS.items()}
+        parameters = {names[path]: value for path, value in chosen.items() if path in names}
+        others = {path: value for path, value in chosen.items() if path not in names}
+        if others:
+            parameters["settings"] = {**settings, **others}
+        best: Self = clone(self).set_params(**parameters)
+        return best._set_model(model, y)
+
+    def train_loop_config(
+        self,
+        X: Iterable[str],
+        y: Iterable[Any],
+        sample_weight: Iterable[float] | None = None,
+        *,
+        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+        path: str | None = None,
+    ) -> Mapping[str, Any]:
+        """Return the `train_loop_config` with which `train_loop_per_worker` trains in your own `TorchTrainer`.
+
+        If this process is connected to Ray, the workers of a node share one copy of the rows.
+
+        Args:
+            X, y, sample_weight, eval_set: as of `fit`.
+            path: folder of the checkpoints, if the storage of the trainer is a URI, or with `num_workers=0`.
+        """
+        from cluster.connection import put_if_connected
+
+        experiment = self.to_experiment()
+        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        experiment, corpus = build_memory_corpus(experiment, dataset)
+        return {"experiment": experiment, "corpus": put_if_connected(corpus), "path": path}
+
+    def trainable(
+        self,
+        X: Iterable[str],
+        y: Iterable[Any],
+        sample_weight: Iterable[float] | None = None,
+        *,
+        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+    ) -> Any:
+        """Return a Trainable for your own `ray.tune.Tuner`, whose trials start from these parameters.
+
+        A trial's configuration has settings by dotted path, as `search_space` returns them. Each epoch is a result with
+        the metrics of `Epoch`. Tune's checkpoints are checkpoints that `load` reads. Connect to Ray first.
+
+        Args:
+            X, y, sample_weight, eval_set: as of `fit`.
+        """
+        experiment = self._to_search_experiment()
+        return build_trainable(experiment, self._make_dataset(experiment, X, y, sample_weight, eval_set))

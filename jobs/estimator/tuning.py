@@ -1,0 +1,66 @@
+"""Search of an estimator's settings on Ray Tune."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+from cluster.console.logs import ConsoleHandler, handle_logs
+from cluster.storage import join, parent
+from jobs.config.experiment import Experiment
+from jobs.datasets.dataset import Dataset
+from jobs.estimator.parameters import build_search_experiment
+from jobs.estimator.training import TrainedModel, load_trained, temporary_storage
+from jobs.search.records import RecordStore
+from jobs.search.space import parse_space
+from jobs.training.run_files.run_folder import BestCheckpoint
+
+
+def search(
+    experiment: Experiment, dataset: Dataset, storage: str | None, *, with_logs: bool
+) -> tuple[Mapping[str, Any], TrainedModel]:
+    """Return the best settings by dotted path, and the model of the best trial.
+
+    Args:
+        storage: folder or URI that every node can access; None for a temporary folder of this machine.
+        with_logs: print the progress as `finetune-cnn tune` does.
+
+    Raises:
+        SearchFailed: every trial failed. Also the errors of settings and of reading vectors.
+    """
+    from jobs.search.tune import tune
+
+    logs = handle_logs(ConsoleHandler()) if with_logs else nullcontext()
+    with temporary_storage(storage) as folder, logs:
+        best_path = tune(experiment.replace({"storage": folder}), dataset=dataset)
+        best = BestCheckpoint.read(best_path)
+        run = join(parent(best_path), best.run or "")
+        records = {record.number: record for record in RecordStore(join(run, "trials")).read()}
+        record = records[best.trial or 0]
+        model = load_trained(join(parent(best_path), best.checkpoint), record.epochs)
+    own = model.checkpoint.experiment.replace({"storage": experiment.storage})
+    return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own))
+
+
+def build_trainable(experiment: Experiment, dataset: Dataset) -> Any:
+    """Return a Trainable of Ray Tune for trials on a dataset; this process must be connected to Ray."""
+    from jobs.search.tune import build_own_trainable
+
+    return build_own_trainable(experiment, dataset)
+
+
+def search_space(space: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Return the `param_space` of your own `ray.tune.Tuner`: settings by dotted path, as distributions of `ray.tune`.
+
+    >>> list(search_space({"dropout": {"uniform": [0.2, 0.6]}, "feature_maps": [50, 100]}))
+    ['model.dropout', 'model.feature_maps']
+
+    Args:
+        space: as of `TextCNNClassifier.tune`.
+
+    Raises:
+        ExperimentError: a value is invalid, or has conditions (`if`), which Ray Tune does not have.
+    """
+    from jobs.search.trainable import to_tune_space
+
+    return to_tune_space(parse_space(build_search_experiment(Experiment(), space)))

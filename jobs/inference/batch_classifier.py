@@ -1,0 +1,94 @@
+"""Classifier of batches of rows: a callable class for pipelines of Ray Data, or for batches without Ray.
+
+import finetune_cnn, ray
+
+texts = ray.data.read_parquet("s3://bucket/texts")
+texts.map_batches(
+    finetune_cnn.BatchClassifier,
+    fn_constructor_args=["s3://bucket/runs/tickets"],
+    batch_format="pyarrow",
+    batch_size=16_384,
+    compute=ray.data.ActorPoolStrategy(min_size=1, max_size=64),
+).write_parquet("s3://bucket/labelled")
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from jobs.datasets.chunks import ColumnTypes
+from jobs.datasets.formats.rows import DataError, describe_names
+from jobs.inference.batch.arrow_output import build_columns
+from jobs.inference.batch.output_columns import choose_columns, score_texts
+from jobs.inference.classifier import Classifier
+from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.model.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+Batch = TypeVar("Batch", "Table", dict[str, np.ndarray])
+
+
+class BatchClassifier:
+    """Adds labels and scores to batches of rows.
+
+    Each process has its own classifier; those of a machine share the projection table. All columns of a batch stay;
+    the new ones are those of `finetune-cnn predict`: `label`, `score` (float32), and `scores` and `explanation` on
+    request. If a column has such a name, the new one is called `predicted_label`, and so on.
+
+    Args:
+        checkpoint: path or URI of a checkpoint, of a best.json, or of a folder with either; or a loaded checkpoint.
+        text_column: name of the column of texts; by default the one that training read.
+        num_scores: number of the best classes that the column `scores` lists with their probabilities; 0: no column.
+        explain: add the column `explanation`: the phrases that the score of the label consists of.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Checkpoint,
+        *,
+        text_column: str | None = None,
+        num_scores: int = 0,
+        explain: bool = False,
+    ) -> None:
+        loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        self.text_column = text_column or loaded.experiment.data.text_column
+        self.num_scores, self.explain = num_scores, explain
+        self._checkpoint = replace(loaded, words=[], weights={})  # labels and settings of the columns
+        # In float32, as `predict` has it: a row has the same score in both.
+        self.classifier = Classifier(loaded, DEFAULT_TABLE_BYTES, table_dtype="float32")
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return a batch with the new columns: a table of pyarrow, or a dict of numpy arrays, as the argument is.
+
+        Raises:
+            DataError: there is no column of texts, or one of its values is no string.
+        """
+        names = [*batch] if isinstance(batch, dict) else batch.column_names
+        if self.text_column not in names:
+            hint = describe_names(names, self.text_column)
+            raise DataError(f"there is no column '{self.text_column}' (text_column); the batches have {hint}")
+        texts = batch[self.text_column].tolist() if isinstance(batch, dict) else batch[self.text_column].to_pylist()
+        self._check_texts(texts)
+        types: ColumnTypes = {name: set() for name in names}
+        columns = choose_columns(self._checkpoint, types, self.num_scores, explain=self.explain)
+        arrays = build_columns(*score_texts(self.classifier, texts, columns), columns)
+        new = dict(zip(columns.new, arrays, strict=True))
+        if isinstance(batch, dict):
+            return batch | {name: column.to_numpy(zero_copy_only=False) for name, column in new.items()}
+        for name, column in new.items():
+            batch = batch.append_column(name, column)
+        return batch
+
+    def _check_texts(self, texts: list[object]) -> None:
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(
+                    f"the column '{self.text_column}' has {text!r} in row {number} of a batch; texts are strings: "
+                    "filter such rows first"
+                )

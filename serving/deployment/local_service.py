@@ -1,0 +1,81 @@
+"""Service that a Python program starts and stops: on its Ray, on a cluster, or on an embedded Ray."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import yaml
+
+from serving.client import Client
+from serving.deployment.server import start_service
+
+TEMPLATE = Path(__file__).parents[1] / "service.yaml"
+
+
+class Model(Protocol):
+    """A fitted model."""
+
+    def save(self, path: str) -> None:
+        """Write a checkpoint into a new or empty folder."""
+
+
+class Service:
+    """A service on Ray Serve, until `shutdown`, the end of a `with` block, or that of this process.
+
+    Args:
+        model: path or URI of a checkpoint, or a fitted model.
+        path: new folder or URI that every node can access, where the model is saved; by default a temporary folder of
+            this machine.
+        name, host, port: of the service.
+        key: one of the API keys, if the service requires one.
+
+    Attributes:
+        url: where it responds, without a path.
+        client: HTTP client of it.
+
+    Raises:
+        DeploymentError: it does not start.
+    """
+
+    def __init__(
+        self, model: str | Model, path: str | None = None, *, name: str, host: str, port: int, key: str | None = None
+    ) -> None:
+        self._stack = ExitStack()
+        configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
+        application = configuration["applications"][0]
+        application["name"] = name
+        application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path)}
+        configuration["http_options"] |= {"host": host, "port": port}
+        try:
+            self.url = self._stack.enter_context(start_service(configuration, None)).url
+        except BaseException:
+            self._stack.close()
+            raise
+        self.client = Client(self.url, key)
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """Return the most likely label of each text."""
+        return [labels[0]["label"] for labels in self.client.classify(list(texts), top_k=1)]
+
+    def shutdown(self) -> None:
+        """Stop the service, and what was started for it; a second call does nothing."""
+        self._stack.close()
+
+    def _save(self, model: str | Model, path: str | None) -> str:
+        """Return the path of a checkpoint of the model."""
+        if isinstance(model, str):
+            return model
+        path = path or str(Path(self._stack.enter_context(tempfile.TemporaryDirectory()), "model"))
+        model.save(path)
+        return path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()

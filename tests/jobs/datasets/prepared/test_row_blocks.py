@@ -1,0 +1,150 @@
+"""Blocks of rows: those of the readers of the formats, or their errors."""
+
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.config.formats import FormatName
+from jobs.config.settings import DataSettings
+from jobs.datasets.formats.delimited import MAX_RECORD_LINES
+from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
+from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile
+from jobs.datasets.prepared import blocks, row_blocks, row_kernel
+from jobs.datasets.prepared.row_blocks import read_blocks
+from jobs.datasets.readers import iter_rows
+
+# Usual rows, what occurs in them, and what is invalid somewhere.
+PIECES = [
+    b"x,a b\n",
+    b"x\ta b\r\n", b"__label__x a b\n", b"y,\"a \"\"b\"\"\n c\"\n", b"y\t\"a\nb\"\n", b"z\t\"a\"\n", b"x,\n",
+    b"a", b",", b"\t", b"\n", b"\r\n", b"\r", b'"', b'""', b" ", b"\0", "é".encode(), "\u3000".encode(),
+    "\x85".encode(), "\U00020000".encode(), b"\xff", b"\xed\xa0\x80", b"__label__", b"1.0", b"true",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """Divide short files too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_BYTES", 12)
+        patch.setattr(row_blocks, "MAX_ROWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rows") / "rows"
+
+
+def read(read_rows: Callable[[], Iterator[tuple[int, str, str]]]) -> tuple[list[tuple[int, str, str]], str]:
+    """Return rows, and the message of the error that ends them."""
+    rows = []
+    try:
+        for row in read_rows():
+            rows.append(row)
+    except DataError as error:
+        return rows, str(error)
+    return rows, ""
+
+
+def iter_blocks(file: SourceFile, options: ReadOptions) -> Iterator[tuple[int, str, str]]:
+    for block in read_blocks(file, options, iter_rows, None):
+        content, bounds = block.content.tobytes(), block.offsets.tolist()
+        for row, line in enumerate(block.lines.tolist()):
+            text = content[bounds[row] : bounds[row + 1]].decode()
+            yield line, text, block.labels[block.label_indices[row]]
+
+
+def check(path: Path, kind: FormatName, data: DataSettings) -> str:
+    """Check that blocks have the rows of the reader up to an error, and return the error.
+
+    Where a field of a tsv file starts with a quote, the reader decodes the next lines before it parses the row.
+    """
+    file, options = SourceFile(str(path), kind), ReadOptions(data)
+    expected, error = read(lambda: (row[:3] for row in iter_rows(file, options)))
+    rows, message = read(lambda: iter_blocks(file, options))
+    if not (kind == "tsv" and "byte 0x" in error and "columns" in message):
+        assert message == error
+    num_rows = min(len(rows), len(expected)) if error else len(expected)
+    assert rows[: num_rows if error else None] == expected[:num_rows]
+    return error
+
+
+@pytest.mark.parametrize(("kind", "header"), [("csv", b"label,text\n"), ("tsv", b"label\ttext\n"), ("fasttext", b"")])
+@settings(deadline=None, max_examples=250)  # the first call compiles
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=24), is_bom=st.booleans())
+def test_rows_and_errors_are_those_of_the_reader(
+    path: Path, kind: FormatName, header: bytes, pieces: list[bytes], is_bom: bool
+) -> None:
+    """Whatever a file contains: quotes, line ends, blank lines, invalid UTF-8."""
+    path.write_bytes((b"\xef\xbb\xbf" if is_bom else b"") + header + b"".join(pieces))
+    check(path, kind, DataSettings())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("tsv", {"delimiter": ","}), ("csv", {"delimiter": ";"}), ("csv", {"text_column": "label"}),
+     ("csv", {"encoding": "latin-1"}), ("csv", {"encoding": "ascii"}), ("csv", {"encoding": "utf-8-sig"})],
+)  # fmt: skip
+def test_settings_of_the_data_are_followed(path: Path, kind: FormatName, settings: dict[str, str]) -> None:
+    delimiter = settings.get("delimiter", ",")
+    path.write_bytes("\n\nid,label,text\n1,x,é\n2,y,b c\n3,x,d,\n".replace(",", delimiter).encode())
+    assert "line 6: has 4 columns" in check(path, kind, DataSettings(**settings)) or settings["encoding"] == "ascii"
+
+
+def test_a_quoted_row_of_many_lines_is_not_divided(path: Path) -> None:
+    """In tsv it is recognized by its end, up to as many lines later."""
+    for num_lines in (MAX_RECORD_LINES - 1, MAX_RECORD_LINES, MAX_RECORD_LINES + 1):
+        text = "\n".join(["a"] * num_lines)
+        path.write_text("label\ttext\n" + f'x\t"{text}"\nx\tb "c" d\n' + "x\te\n" * 300)
+        check(path, "tsv", DataSettings())
+        path.write_text("label,text\n" + f'x,"{text}"\nx,b "c" d\n' + "x,e\n" * 300)
+        assert check(path, "csv", DataSettings()) == ""
+
+
+def test_rows_without_a_block_end_are_read_one_after_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before are not repeated."""
+    monkeypatch.setattr(blocks, "MAX_BLOCK_BYTES", 64)
+    path.write_text("label\ttext\n" + "x\ta\n" * 300 + 'x\t"b\n' * 200)
+    file, options = SourceFile(str(path), "tsv"), ReadOptions(DataSettings())
+    assert list(iter_blocks(file, options)) == [row[:3] for row in iter_rows(file, options)]
+
+
+@pytest.mark.parametrize("cut", [0, 8])
+def test_compressed_files_are_read_and_damage_is_reported(path: Path, cut: int) -> None:
+    content = gzip.compress(b"label,text\n" + b"".join(b"x,%d\n" % number for number in range(1000)))
+    path.write_bytes(content[: len(content) - cut])
+    assert ("damaged or incomplete" in check(path, "csv", DataSettings())) == (cut > 0)
+
+
+def test_rows_are_parsed_in_compiled_code(path: Path) -> None:
+    """The reader in Python is not called for usual rows."""
+
+    def fail(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
+        raise AssertionError(file)
+
+    path.write_text("label,text\n" + 'x,"a ""b"""\ny,é\n' * 10)
+    rows = list(read_blocks(SourceFile(str(path), "csv"), ReadOptions(DataSettings()), fail, None))
+    assert sum(len(block.lines) for block in rows) == 20
+
+
+@settings(deadline=None, max_examples=500)
+@given(content=st.binary(max_size=6).map(lambda part: b"a" * 61 + part) | st.text().map(str.encode))
+def test_invalid_utf8_is_recognized(content: bytes) -> None:
+    try:
+        content.decode()
+        is_valid = True
+    except UnicodeDecodeError:
+        is_valid = False
+    assert row_kernel.is_utf8(np.frombuffer(content, np.uint8)) == is_valid
+
+
+def test_constants_are_those_of_the_readers() -> None:
+    """numba does not notice changes in other files, so they are copied."""
+    assert row_kernel.LABEL_PREFIX.tobytes() == LABEL_PREFIX.encode()
+    assert row_kernel.MAX_RECORD_LINES == MAX_RECORD_LINES

@@ -1,0 +1,20 @@
+"""Examples in the docstrings of the estimator."""
+
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(("name", "number"), [("text_cnn", 4), ("parameters", 1), ("tuning", 1)])
+def test_the_examples_of_docstrings_are_right(name: str, number: int) -> None:
+    """Those of a class come first: later ones use its model."""
+    module = importlib.import_module(f"jobs.estimator.{name}")
+    tests = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    assert len(tests) == number
+    names = dict(vars(module))
+    for test in sorted(tests, key=lambda test: test.lineno or 0):
+        test.globs = names
+        output: list[str] = []
+        failed, _ = doctest.DocTestRunner().run(test, out=output.append, clear_globs=False)
+        assert failed == 0, "".join(output)

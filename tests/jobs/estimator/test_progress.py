@@ -1,0 +1,30 @@
+"""Display of an estimator's epochs."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from jobs.estimator.progress import show_epochs
+from jobs.training.history import Epoch
+
+EPOCH = Epoch(2, 0.25, 0.5, 0.75, 0.75, 100.0, 1.0)
+
+
+def test_a_terminal_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    output = io.StringIO()
+    with show_epochs(4, Console(file=output, force_terminal=True, width=120)) as show:
+        show(EPOCH)
+    assert "2/4" in output.getvalue()
+    assert "accuracy 0.7500" in output.getvalue()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_notebook", [True, False])
+def test_without_a_terminal_each_epoch_is_a_line(is_notebook: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also in a notebook without ipywidgets, where a bar is impossible."""
+    output = io.StringIO()
+    with show_epochs(4, Console(file=output, force_jupyter=is_notebook)) as show:
+        show(EPOCH)
+    assert capsys.readouterr().out == "epoch 2: training loss 0.2500, validation loss 0.5000, accuracy 0.7500\n"
+    assert output.getvalue() == ""

@@ -1,0 +1,141 @@
+"""The estimator on Ray, and the parts for a user's own Ray programs, by the examples of the guide."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import urllib3
+import yaml
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
+
+from cluster import UsageError
+from cluster.machine import find_free_ports
+from cluster.package import REPOSITORY
+from finetune_cnn import TextCNNClassifier
+from serving.app import ApplicationArguments, build
+from tests.support.documents import CodeBlock, read_code_blocks
+from tests.support.toy_data import make_toy_rows, write_word2vec
+
+GUIDE = REPOSITORY / "docs" / "guides" / "ray.md"
+TEXT = "Where is my parcel?"
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def blocks() -> dict[str, list[CodeBlock]]:
+    """Blocks of the guide by language."""
+    blocks = read_code_blocks(GUIDE)
+    return {language: [block for block in blocks if block.language == language] for language in ("python", "yaml")}
+
+
+@pytest.fixture(scope="module")
+def program(
+    embedded_ray: None, blocks: dict[str, list[CodeBlock]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
+    """Names of a program with the first block of the guide, in a folder with small vectors; `port` of Serve is free."""
+    folder = tmp_path_factory.mktemp("program")
+    shutil.copytree(REPOSITORY / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        [port] = find_free_ports(1)
+        names = {"__name__": "__main__", "port": port, "folder": folder}
+        run(blocks["python"][0], names)
+        words = sorted({word for text in names["texts"] for word in text.lower().split()})
+        write_word2vec(folder / "vectors.bin.gz", words, np.random.default_rng(0).normal(size=(len(words), 8)))
+        names["model"] = TextCNNClassifier(embedding="rand", epochs=1).fit(names["texts"], names["labels"])
+        yield names
+        serve.shutdown()
+
+
+def run(block: CodeBlock, names: dict[str, Any]) -> None:
+    """Run a block, with another port, and one worker in a user's trainer: `n_workers` has several."""
+    text = block.text.replace("port=8000", f"port={names['port']}").replace("num_workers=2", "num_workers=1")
+    exec(compile(text, str(block), "exec"), names)
+
+
+def test_the_estimator_trains_searches_and_serves(
+    program: dict[str, Any], blocks: dict[str, list[CodeBlock]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the connected Ray."""
+    run(blocks["python"][1], program)
+    assert program["model"].to_experiment().train.workers == 2
+    assert program["best"].feature_maps in (50, 100)
+    assert program["best"].best_epoch_ in [epoch.epoch for epoch in program["best"].epochs_]
+    assert program["best"].to_experiment().storage == program["best"]._model.checkpoint.experiment.storage
+    texts, labels = program["texts"], program["labels"]
+    own = TextCNNClassifier("vectors.bin.gz", epochs=5).fit(texts, labels)
+    assert np.allclose(program["model"].predict_proba(texts), own.predict_proba(texts), atol=1e-4)
+    assert f":{program['port']} [" in capsys.readouterr().out
+    assert ray.is_initialized()
+    assert serve.status().applications == {}
+
+
+def test_the_trainer_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:
+    """Each epoch is a report with a checkpoint."""
+    run(blocks["python"][2], program)
+    result = program["result"]
+    assert len(result.best_checkpoints) == 5
+    assert Path(program["checkpoint"].path).parent == program["folder"] / "ray-runs" / "tickets"
+    assert result.metrics["epoch"] == 5
+
+
+def test_the_tuner_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:
+    run(blocks["python"][3], program)
+    assert program["best"].config["model.feature_maps"] in (50, 100)
+    assert 0.3 <= program["best"].config["model.dropout"] <= 0.6
+    assert program["best"].metrics["epoch"] == program["best"].metrics["training_iteration"]
+
+
+def test_the_pipeline_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:
+    """With the labels of the estimator, whose `predict` accepts a dataset too."""
+    run(blocks["python"][5], program)
+    expected = program["model"].predict(program["texts"]).tolist()
+    assert len(program["first"]) == len(program["same"]) == 3
+    for row in (*program["first"], *program["same"]):
+        assert (row["text"], row["label"]) == (program["texts"][row["id"]], expected[row["id"]])
+
+
+def test_a_trial_of_a_user_resumes_from_its_checkpoint(embedded_ray: None, tmp_path: Path) -> None:
+    """With the metrics that it would have had without an interruption; another trial starts with new weights."""
+    labels, texts = (list(column) for column in zip(*make_toy_rows(120), strict=True))
+    estimator = TextCNNClassifier(embedding="rand", feature_maps=4, epochs=3, learning_rate=0.01)
+    create = estimator.trainable(texts, labels)
+    trial, other = create({"model.dropout": 0.2}), create({"model.dropout": 0.2})
+    first = trial.step()
+    trial.save_checkpoint(str(tmp_path))
+    other.load_checkpoint(str(tmp_path))
+    timings = {"seconds", "examples_per_second"}
+    expected, resumed = (
+        {key: value for key, value in run.step().items() if key not in timings} for run in (trial, other)
+    )
+    assert expected == resumed
+    assert (first["epoch"], resumed["epoch"], resumed["done"]) == (1, 2, False)
+    assert trial.step()["done"]
+    other.reset_config({"model.dropout": 0.2})
+    assert other.step()["loss"] == first["loss"]
+    with pytest.raises(UsageError, match="searches no settings of `text`"):
+        create({"text.max_words": 3}).step()
+
+
+def test_the_application_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:
+    """By the configuration of the guide, and as a part of another application."""
+    serve.start(http_options={"port": program["port"]})
+    run(blocks["python"][4], program)
+    url = f"http://127.0.0.1:{program['port']}"
+    assert urllib3.request("POST", url, body=TEXT).data.decode() in program["model"].classes_
+    configuration = yaml.safe_load(blocks["yaml"][0].text)
+    [application] = ServeDeploySchema.model_validate(configuration).applications
+    arguments = ApplicationArguments.model_validate(application.args | {"checkpoint": str(program["folder"] / "model")})
+    serve.run(build(arguments), name=application.name, route_prefix=application.route_prefix)
+    body = json.dumps({"inputs": TEXT})
+    [first, *_] = urllib3.request("POST", f"{url}/tickets/predict", body=body).json()
+    assert first["label"] == program["model"].predict([TEXT])[0]
+    assert len(blocks["python"]) == 6

@@ -1,0 +1,62 @@
+"""Further fits that start from the weights of the one before."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.config.experiment import ExperimentError
+from jobs.estimator.text_cnn import TextCNNClassifier
+from tests.support.toy_data import make_toy_rows
+
+LABELS, TEXTS = (list(column) for column in zip(*make_toy_rows(120), strict=True))
+SMALL: dict[str, Any] = {"feature_maps": 8, "filter_widths": (1, 2), "epochs": 4, "batch_size": 10}
+
+
+def fit_twice(**parameters: Any) -> TextCNNClassifier:
+    """Return an estimator that was fitted to texts with other words before."""
+    model = TextCNNClassifier(**SMALL | {"embedding": "rand", "learning_rate": 0.01, "warm_start": True} | parameters)
+    return model.fit(TEXTS, LABELS).fit([f"new {text} other" for text in TEXTS], LABELS)
+
+
+def test_a_warm_start_resumes_from_the_earlier_weights() -> None:
+    """Vectors are those of the same words, although the vocabulary has changed; without it they are forgotten."""
+    first_losses = [fit_twice(warm_start=warm).epochs_[0].loss or 0 for warm in (True, False)]
+    assert first_losses[0] < 0.8 * first_losses[1]
+    # Without steps that matter the weights stay as they were.
+    small = SMALL | {"embedding": "rand", "epochs": 1, "settings": {"train.temperature": 1}}
+    model = TextCNNClassifier(**small, warm_start=True).fit(TEXTS, LABELS)
+    before = model.predict_proba(TEXTS)
+    model.set_params(learning_rate=1e-12).fit([f"new {text}" for text in TEXTS], LABELS)
+    assert np.allclose(model.predict_proba(TEXTS), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "parameters", "message"),
+    [
+        (["other" if label == "good" else label for label in LABELS], {}, "the earlier fit has the labels"),
+        (LABELS, {"feature_maps": 4}, "a network of another size"),
+        (LABELS, {"n_workers": 2}, "set n_workers=None"),
+    ],
+    ids=["labels", "size", "workers"],
+)
+def test_an_impossible_warm_start_is_an_error(labels: list[str], parameters: dict[str, Any], message: str) -> None:
+    model = TextCNNClassifier(**SMALL | {"embedding": "rand", "epochs": 1}, warm_start=True).fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**parameters).fit(TEXTS, labels)
+
+
+def test_every_way_to_train_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    """Also a user's own trainer, whose workers receive the extended corpus; the trials of a tuner cannot."""
+    small: dict[str, Any] = SMALL | {"embedding": "rand", "learning_rate": 0.01}
+    TextCNNClassifier(**small).fit(TEXTS, LABELS).save(str(tmp_path / "base"))
+    continued = TextCNNClassifier(**small, settings={"train.start_from": str(tmp_path / "base")})
+    texts = [f"new {text}" for text in TEXTS]
+    losses = [(model.fit(texts, LABELS).epochs_[0].loss or 0) for model in (continued, TextCNNClassifier(**small))]
+    assert losses[0] < 0.8 * losses[1]
+    inputs = continued.train_loop_config([text.replace("brilliant", "good") for text in TEXTS], LABELS)
+    assert inputs["experiment"].train.start_from == str(tmp_path / "base")
+    assert {"brilliant", "good"} <= set(inputs["corpus"].words)
+    with pytest.raises(ExperimentError, match="the trials of a search start from the beginning"):
+        continued.trainable(texts, LABELS)

@@ -1,0 +1,126 @@
+"""Columns of the output of predict: explanations, and a selection of the input's columns."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import UsageError
+from jobs.__main__ import main
+from jobs.inference.batch_classifier import BatchClassifier
+from jobs.inference.classifier import Classifier
+from jobs.inference.explanation import Explainer
+from jobs.inference.file_prediction import predict_file
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from tests.support.checkpoints import checkpoint_of
+from tests.support.toy_data import read_jsonl
+
+TEXTS = ["word1 word2 word3", "", "naïve word4"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
+    save_checkpoint(folder, checkpoint_of("non-static"))
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = {"id": [1, 2, 3], "text": TEXTS, "score": [0.1, 0.2, 0.3], "note": ["x", "y", "z"]}
+    pq.write_table(pa.table(table), "in.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_explanations_are_those_of_the_service(saved: str, suffix: str) -> None:
+    """The shares of the phrases add up to the score; in csv the column is JSON. A pipeline gets the same column."""
+    assert main(["predict", saved, "in.parquet", "--out", f"out.{suffix}", "--explain"]) == 0
+    if suffix == "parquet":
+        rows = pq.read_table("out.parquet").to_pylist()
+        assert pq.read_table("out.parquet").equals(BatchClassifier(saved, explain=True)(pq.read_table("in.parquet")))
+    elif suffix == "jsonl":
+        rows = read_jsonl(Path("out.jsonl"))
+    else:
+        rows = [*csv.DictReader(Path("out.csv").read_text(encoding="utf-8").splitlines())]
+        rows = [row | {"explanation": json.loads(row["explanation"])} for row in rows]
+    classifier = Classifier(load_checkpoint(saved), table_dtype="float32", share_table=False)
+    for text, row in zip(TEXTS, rows, strict=True):
+        assert list(row)[-3:] == ["label", "predicted_score", "explanation"]
+        expected = Explainer(classifier, text).explain(classifier.labels.index(row["label"]))
+        explanation = row["explanation"]
+        assert [phrase["text"] for phrase in explanation["phrases"]] == [phrase.text for phrase in expected.phrases]
+        total = explanation["bias"] + sum(phrase["share"] for phrase in explanation["phrases"])
+        assert total == pytest.approx(explanation["score"]) == pytest.approx(expected.score, abs=1e-5)
+        for phrase in explanation["phrases"]:
+            assert text[phrase["start"] : phrase["end"]] == phrase["text"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_selected_columns_are_written_in_their_order(saved: str, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that is left out gives its name to a new one, and is not read from parquet."""
+    read: list[object] = []
+
+    class ParquetFile(pq.ParquetFile):
+        def iter_batches(self, *arguments: object, columns: object = None, **options: object) -> object:
+            read.append(columns)
+            return super().iter_batches(*arguments, columns=columns, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", ParquetFile)
+    assert main(["predict", saved, "in.parquet", "--out", f"out.{suffix}", "--columns", "note, id"]) == 0
+    assert read[-1] == ["id", "text", "note"]
+    if suffix == "parquet":
+        rows = pq.read_table("out.parquet").to_pylist()
+    elif suffix == "jsonl":
+        rows = read_jsonl(Path("out.jsonl"))
+    else:
+        rows = [*csv.DictReader(Path("out.csv").read_text(encoding="utf-8").splitlines())]
+    assert [list(row) for row in rows] == [["note", "id", "label", "score"]] * 3
+    assert [(row["note"], int(row["id"])) for row in rows] == [("x", 1), ("y", 2), ("z", 3)]
+
+
+def test_a_selected_column_must_exist(saved: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"--columns: the input has no column 'nota'; .*; did you mean 'note'"):
+        predict_file(saved, "in.parquet", "out.csv", None, columns=["id", "nota"])
+    for names in ("id,id", "id,,note"):
+        with pytest.raises(SystemExit):
+            main(["predict", saved, "in.parquet", "--columns", names])
+        assert "must be different names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_explanations_with_abstention_are_those_of_the_best_class_in_scope(tmp_path: Path, suffix: str) -> None:
+    """Also for texts without a label; the columns of the input can be selected at the same time."""
+    checkpoint = checkpoint_of("non-static")
+    [best] = Classifier(checkpoint, share_table=False).predict_proba(["word1"]).argmax(axis=1).tolist()
+    abstention = {"thresholds": {"retention": 1.0}, "rows": 10, "out_of_scope": best}
+    save_checkpoint(tmp_path / "c", replace(checkpoint, metrics={**checkpoint.metrics, "abstention": abstention}))
+    Path("one.jsonl").write_text('{"id": 7, "text": "word1"}\n')
+    command = ["predict", str(tmp_path / "c"), "one.jsonl", "--out", f"out.{suffix}", "--explain", "--abstain"]
+    assert main([*command, "--columns", "id"]) == 0
+    [row] = pq.read_table("out.parquet").to_pylist() if suffix == "parquet" else read_jsonl(Path("out.jsonl"))
+    assert list(row) == ["id", "label", "score", "explanation"]
+    assert row["label"] is None
+    classifier = Classifier(checkpoint, table_dtype="float32", share_table=False)
+    probabilities = classifier.predict_proba(["word1"])[0]
+    probabilities[best] = -1
+    expected = Explainer(classifier, "word1").explain(int(probabilities.argmax()))
+    assert row["explanation"]["score"] == pytest.approx(expected.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_several_labels_per_text_have_explanations_and_selected_columns_too(tmp_path: Path, suffix: str) -> None:
+    checkpoint = checkpoint_of("non-static")
+    several = replace(checkpoint, experiment=checkpoint.experiment.replace({"data.label_separator": ";"}))
+    save_checkpoint(tmp_path / "c", several)
+    command = ["predict", str(tmp_path / "c"), "in.parquet", "--out", f"out.{suffix}", "--explain"]
+    assert main([*command, "--columns", "id"]) == 0
+    if suffix == "csv":
+        rows = [*csv.DictReader(Path("out.csv").read_text(encoding="utf-8").splitlines())]
+    else:
+        rows = pq.read_table("out.parquet").to_pylist() if suffix == "parquet" else read_jsonl(Path("out.jsonl"))
+    assert [list(row) for row in rows] == [["id", "labels", "scores", "explanation"]] * 3
