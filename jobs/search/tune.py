@@ -7,6 +7,7 @@ is written. So whatever interrupts a search, the same command resumes it with th
 import functools
 import logging
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from cluster.message_queue import pin_to_driver_node, send_message
 from cluster.storage import exists, join, lock_folder, output_folder, write_text
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.early_start import connect_while_loading
 from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_messages, refit, write_best_yaml
 from jobs.search.records import RecordStore, TrialRecord, format_settings
@@ -70,8 +72,8 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
 
     `best.yaml`, the experiment with the best settings, is written into the experiment's folder.
 
-    Mistakes in settings, data and vectors are errors before Ray starts here. A cluster's address is checked first:
-    attaching to one takes a moment.
+    Mistakes in settings and missing files are errors before Ray starts here. The first search of an experiment loads
+    data and vectors while Ray starts. A cluster's address is checked first: attaching to one takes a moment.
 
     Args:
         promote: make the search current in the experiment's best.json even if the current run is better.
@@ -84,12 +86,13 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
     for warning in warnings:
         logger.warning(warning)
     with ExitStack() as stack:
+        load: Callable[[], tuple[Experiment, Dataset, dict[str, Corpus]]]
+        load = functools.partial(_load_inputs, experiment, dataset, kinds)
         if resolve_address():
             stack.enter_context(connect())
-        dataset = dataset or load_dataset(experiment)
-        for note in dataset.notes:
-            logger.info(note)
-        experiment, corpora = _build_corpora(experiment, dataset, kinds)
+        elif not exists(join(experiment.storage, experiment.name)):  # an earlier search could be finished
+            load = stack.enter_context(connect_while_loading(load))
+        experiment, dataset, corpora = load()
         corpus = next(iter(corpora.values()))
         run = resolve_run_folder("tune", experiment, corpus, dataset.validation, promote=promote)
         best = run.read_finished_best()
@@ -117,6 +120,17 @@ def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
     inputs = TrialInputs(built.replace({"storage": experiment.storage}), None, references, None, None)
     return ray.tune.with_parameters(OwnTunerTrial, inputs=inputs)
+
+
+def _load_inputs(
+    experiment: Experiment, dataset: Dataset | None, kinds: set[str]
+) -> tuple[Experiment, Dataset, dict[str, Corpus]]:
+    """Return the experiment and the corpora as of `_build_corpora`, and the rows."""
+    dataset = dataset or load_dataset(experiment)
+    for note in dataset.notes:
+        logger.info(note)
+    experiment, corpora = _build_corpora(experiment, dataset, kinds)
+    return experiment, dataset, corpora
 
 
 def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> tuple[Experiment, dict[str, Corpus]]:
