@@ -27,7 +27,7 @@ UNDOCUMENTED = ("ray.core", "ray.dashboard", "ray.experimental", "ray.serve.cont
 OTHER_ATTRIBUTES = {
     "_SubParsersAction", "_check_value", "_group_actions", "_option_string_actions",
     "_cache", "_cache_file", "_source_stamp",
-    "_ended", "_exit",
+    "_ended", "_exit", "_set_model",
 }  # fmt: skip
 # The environment variables of Ray Serve, which are its settings, stand in one file too.
 SERVE_SETTINGS = Path("serving/deployment/haproxy.py")

@@ -212,7 +212,7 @@ def test_an_unsure_text_has_no_label_if_the_box_is_checked(browser: WebDriver, t
         browser.find_element(By.ID, "file").send_keys(str(tmp_path / "texts.csv"))
         wait_for_elements(browser, "#start")[0].click()
         assert "(no label) 2 (100.0 %)" in wait_for_elements(browser, "#counts")[0].text
-    assert not browser.get_log("browser")
+    assert not [entry for entry in browser.get_log("browser") if url in entry["message"]]  # others: of earlier tests
 
 
 @pytest.mark.parametrize(
