@@ -24,7 +24,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -80,7 +80,8 @@ def load(path: str) -> "Classifier":
         classifier.labels  # the classes, in this order
 
     Args:
-        path: path or URI of a checkpoint, of a best.json, or of a folder with either, as for the commands.
+        path: path or URI of a checkpoint, of a best.json, or of a folder with either, or hf://OWNER/NAME[@REVISION], as
+            for the commands.
 
     Raises:
         UsageError: there is no checkpoint, or it is incomplete, altered, or of a newer format.
@@ -99,6 +100,7 @@ def deploy(
     host: str = "127.0.0.1",
     port: int = 8000,
     key: str | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> "Service":
     """Serve a model with Ray Serve, and return the service, which runs until its `shutdown` or the end of this process.
 
@@ -115,13 +117,14 @@ def deploy(
         name: of the application on the cluster.
         host, port: to listen on. If Serve runs already, they are its own.
         key: one of the API keys, if the service requires one.
+        models: paths or URIs of further checkpoints, by name: `service.predict(texts, model=NAME)`.
 
     Raises:
         UsageError: there is no checkpoint, or the service does not start.
     """
     from serving.deployment.local_service import Service
 
-    return Service(model, path, name=name, host=host, port=port, key=key)
+    return Service(model, path, name=name, host=host, port=port, key=key, models=models)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -175,6 +178,7 @@ def _build_command_line() -> "CommandLine":
     import jobs.__main__ as job_commands
     import serving.__main__ as serving_commands
     from cluster.console.cli import CommandLine
+    from cluster.console.completion import add_completion
 
     cli = CommandLine("finetune-cnn", "Fine-tune word vectors in a CNN text classifier on Ray, and serve it over HTTP.")
     cli.parser.epilog = "`finetune-cnn COMMAND --help` describes a command."
@@ -186,7 +190,16 @@ def _build_command_line() -> "CommandLine":
     cli.start_section("run on a cluster")
     cluster_commands.add_commands(cli)
     cluster_commands.add_job_commands(cli.add_group("job", "list, inspect, follow and stop submitted jobs"))
+    cli.start_section("set up a shell")
+    add_completion(cli, _list_keys)
     return cli
+
+
+def _list_keys() -> list[str]:
+    """Return the keys of all settings, without sections."""
+    from jobs.config.experiment import SETTING_KEYS
+
+    return [key for key in SETTING_KEYS if not any(other.startswith(f"{key}.") for other in SETTING_KEYS)]
 
 
 def __getattr__(name: str) -> Any:

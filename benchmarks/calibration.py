@@ -20,12 +20,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, load_experiment
 from jobs.datasets.dataset import Dataset, load_dataset
-from jobs.evaluation.calibration import Calibration, measure_calibration
+from jobs.evaluation.calibration import Calibration, compute_curves, measure_calibration
 
 SETS = ("trec", "sst2", "mr", "clinc150", "tickets")
 Result = tuple[int, float, float, Calibration]  # test rows, accuracy without temperature, accuracy, calibration
@@ -33,15 +33,8 @@ Result = tuple[int, float, float, Calibration]  # test rows, accuracy without te
 
 def main() -> None:
     """Train on each set, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="TREC, one seed, two epochs")
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, help="(default: 3)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, help="(default: all)")
-    options = parser.parse_args()
-    vectors = require_vectors(options)
-    sets = options.sets or (["trec"] if options.quick else SETS)
-    seeds = options.seeds or (1 if options.quick else 3)
+    options = parse_options(__doc__, "TREC, one seed, two epochs", seeds=3, sets=SETS)
+    vectors, sets, seeds = require_vectors(options), options.sets, options.seeds
     start = time.perf_counter()
     results: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as storage:
@@ -88,7 +81,8 @@ def train_and_measure(experiment: Experiment, dataset: Dataset) -> Result:
         float(np.mean(scores.argmax(axis=1) == labels))
         for scores in (classifier.predict_logits(test.texts), probabilities)
     ]
-    return len(test), *accuracies, measure_calibration(probabilities, labels, checkpoint.temperature)
+    curves = compute_curves(probabilities, labels, checkpoint.temperature)
+    return len(test), *accuracies, measure_calibration(probabilities, curves, checkpoint.temperature)
 
 
 def _make_row(name: str, results: list[Result]) -> Row:

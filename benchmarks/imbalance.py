@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import add_data_options, require_vectors
+from benchmarks.labelled_datasets import parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -54,13 +54,8 @@ Result = tuple[float, float]  # macro F1 and accuracy on the test part
 
 def main() -> None:
     """Train all sides, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, one epoch, a fifth of the rows")
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, help="(default: 3)")
-    options = parser.parse_args()
-    vectors = require_vectors(options)
-    seeds = options.seeds or (1 if options.quick else 3)
+    options = parse_options(__doc__, "one seed, one epoch, a fifth of the rows", seeds=3)
+    vectors, seeds = require_vectors(options), options.seeds
     start = time.perf_counter()
     results: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as storage:

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.data_checks.confident_learning import find_label_errors
 from jobs.data_checks.duplicates import find_first_copies
@@ -38,15 +38,11 @@ GENERATED_ROWS = (25_000, 50_000, 100_000)
 
 def main() -> None:
     """Change labels, rank the rows, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="TREC, and fewer generated texts")
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, help="(default: all)")
+    parser = argparse.ArgumentParser()
     parser.add_argument("--network", action="store_true", help="also with predictions of the network, on TREC")
-    options = parser.parse_args()
-    sets = options.sets or (SETS[:1] if options.quick else SETS)
-    rows = [_measure(name, CHECK, options) for name in sets]
+    quick = "TREC, and fewer generated texts"
+    options = parse_options(__doc__, quick, seeds=3, sets=SETS, quick_seeds=3, parser=parser)
+    rows = [_measure(name, CHECK, options) for name in options.sets]
     if options.network:
         rows.append(_measure("trec", NETWORK, options))
     print_table(f"Changed rows among the {TOP} most suspicious, and among all suspicious ones (mean of seeds)", rows)

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.datasets.chunks import Chunk
@@ -36,13 +36,8 @@ SIDES = ("random", "least margin", "predict --uncertain")
 
 def main() -> None:
     """Run the rounds of each side and seed, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, two rounds, two epochs")
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, help="(default: 5)")
-    options = parser.parse_args()
-    vectors = require_vectors(options)
-    seeds, rounds = options.seeds or (1 if options.quick else 5), 2 if options.quick else 5
+    options = parse_options(__doc__, "one seed, two rounds, two epochs", seeds=5)
+    vectors, seeds, rounds = require_vectors(options), options.seeds, 2 if options.quick else 5
     start = time.perf_counter()
     results: dict[tuple[str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as storage:

@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import add_data_options, make_experiment, require_vectors
+from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.abstention import OBJECTIVES, require_rule
 from jobs.config.experiment import Experiment
@@ -47,13 +47,8 @@ Rows = list[Row]
 
 def main() -> None:
     """Train both ways, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, a third of the training rows")
-    add_data_options(parser)
-    parser.add_argument("--seeds", type=int, help="(default: 3)")
-    options = parser.parse_args()
-    vectors = require_vectors(options)
-    seeds = options.seeds or (1 if options.quick else 3)
+    options = parse_options(__doc__, "one seed, two epochs, a third of the training rows", seeds=3)
+    vectors, seeds = require_vectors(options), options.seeds
     start = time.perf_counter()
     results: dict[tuple[str, int], tuple[Rows, Rows]] = {}
     with tempfile.TemporaryDirectory() as storage:
@@ -122,7 +117,7 @@ def _run_network(checkpoint: Checkpoint, texts: list[str]) -> tuple[np.ndarray, 
     from jobs.model.batches import Collator, iter_batches_by_length
 
     network, settings = build_network(checkpoint), checkpoint.experiment.text
-    tokens = encode(tokenize_texts(texts, settings.lowercase), Vocabulary(checkpoint.words), settings.max_tokens)
+    tokens = encode(tokenize_texts(texts, settings), Vocabulary(checkpoint.words), settings.max_tokens)
     collator = Collator(tokens, len(network.initial_vectors), "cpu")
     features = np.empty((len(texts), network.output.shape[1]), np.float32)
     logits = np.empty((len(texts), len(checkpoint.labels)))

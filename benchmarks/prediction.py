@@ -1,252 +1,297 @@
-"""Batch prediction of files by complete commands: rows per second, peak memory, processes, and rows after kills.
+"""Batch prediction of files by complete commands: rows per second and core, a cluster, memory, and rows after kills.
 
     pip install fasttext-wheel                # the extra `bench`; without it fastText is skipped
-    python benchmarks/prediction.py           # 500,000 rows of twenty words, three rounds, ten kills
+    python benchmarks/prediction.py           # 2,000,000 rows of twenty words, memory up to 10,000,000, ten kills
     python benchmarks/prediction.py --quick
+    python benchmarks/prediction.py --only speed cluster
 
 Only speed is measured: the network has random weights, default settings and a vocabulary of 60,000 words, whose
-frequencies follow Zipf's law in the texts. Each side is a new process, imports and exit included, and the sides take
-turns; the tables show medians. fastText reads lines, predicts lists of 256 on one thread, and writes labels with their
-probabilities; its model has the same vocabulary. Peak memory is that of the largest process.
+frequencies follow Zipf's law in the texts; a text occurs again after 100,000 rows. Each side is a new process, imports
+and exit included, and the sides take turns; the tables show medians. A command's core seconds are those of its
+processes together. fastText predicts lists of 16,384 texts or more on one thread, and writes labels with their
+probabilities; its model has the same vocabulary. On the cluster, a Ray head of two CPUs, commands connect to it first.
 
-A kill is a kill -9 of the command or of one of its workers, in turn, at a random time after it has written a part; then
-the command is repeated. Whenever the folder is complete, its rows are counted, and while kills are left it is removed.
+Peak memory is that of the largest process, `sum` that of all processes of the command, where a page that several
+processes share counts once. A kill is a kill -9 of the command or of one of its workers, in turn, at a random time
+after it has written a part; then the command is repeated. Whenever the folder is complete, its rows are counted, and
+while kills are left it is removed.
 """
 
 import argparse
-import contextlib
+import json
 import os
-import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
+from benchmarks import prediction_sides as sides
 from benchmarks.generated_data import make_random_checkpoint
+from benchmarks.prediction_kills import measure_kills
+from benchmarks.ray_head import start_ray_head
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
 
-PROJECT, FASTTEXT = "this project", "fastText"
 NUM_WORDS, WORDS_PER_TEXT = 60_000, 20
 WORDS = [f"w{number}" for number in range(NUM_WORDS)]
-TIMEOUT_S = 1800
-MAX_DELAY_S = 0.1  # between the first new part and a kill
-FASTTEXT_SCRIPT = """
-import itertools, json, sys
-import fasttext
-fasttext.FastText.eprint = lambda *args, **kwargs: None
-model = fasttext.load_model(sys.argv[1])
-with open(sys.argv[2], encoding="utf-8") as source, open(sys.argv[3], "w", encoding="utf-8") as target:
-    next(source)
-    while lines := [line.rstrip("\\n").split("\\t") for line in itertools.islice(source, 256)]:
-        labels, scores = model.predict([text for _, text in lines])
-        for (number, text), label, score in zip(lines, labels, scores, strict=True):
-            row = {"id": number, "text": text, "label": label[0][9:], "score": round(float(score[0]), 6)}
-            target.write(json.dumps(row, ensure_ascii=False) + "\\n")
-"""
-# Parts of the size of those of a larger input.
-KILLED_SCRIPT = """
+NUM_TEXTS = 100_000  # are different
+GROUP_ROWS = 50_000
+LINES_SHARE = 4  # of the rows are also in a tsv file
+SAMPLE_S = 0.2
+WRITE_SCRIPT = """
 import sys
-from jobs.__main__ import main
-from jobs.inference import sharded_prediction
-sharded_prediction.PART_BYTES = int(sys.argv[1])
-sys.exit(main(sys.argv[2:]))
+from pathlib import Path
+from benchmarks.prediction import write_parquet
+write_parquet(Path(sys.argv[1]), int(sys.argv[2]))
 """
+TITLES = {
+    "speed": "From parquet to parquet, complete commands (medians)",
+    "lines": "From tsv to jsonl, complete commands (medians)",
+    "cluster": "From parquet to parquet on a cluster of two CPUs, complete commands (medians)",
+    "memory": "Peak memory by number of rows, two processes",
+    "kills": "Rows after kills, two processes",
+    "driver": "What the command does before its processes start",
+}
+PARTS = tuple(TITLES)
+
+
+class Usage(NamedTuple):
+    """What a command used: seconds, seconds of its cores, and the peak memory of its largest process in MB."""
+
+    seconds: float
+    core_seconds: float
+    peak_mb: float
 
 
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="20,000 rows, one round, two kills")
-    parser.add_argument("--rows", type=int, help="(default: 500,000)")
+    parser.add_argument("--quick", action="store_true", help="20,000 rows, one round, two kills, fewer sides")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
+    parser.add_argument("--rows", type=int, help="(default: 2,000,000)")
+    parser.add_argument("--large-rows", type=int, help="most rows of the memory curve (default: 10,000,000)")
     parser.add_argument("--rounds", type=int, help="(default: 3)")
     parser.add_argument("--kills", type=int, help="(default: 10)")
     parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    num_rows = options.rows or (20_000 if options.quick else 2_000_000)
     if options.prepare:
-        prepare(options.prepare, options.rows)
+        prepare(options.prepare, num_rows)
         return
-    num_rows = options.rows or (20_000 if options.quick else 500_000)
+    num_large = options.large_rows or (2 * num_rows if options.quick else 10_000_000)
     rounds, kills = options.rounds or (1 if options.quick else 3), options.kills or (2 if options.quick else 10)
+    if not find_spec("fasttext"):
+        print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
+    tables: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In another process: Linux counts the memory of this one at the start of a command as that of the command.
-        run_measured([sys.executable, __file__, "--prepare", name, "--rows", str(num_rows)])
-        speed = measure_speed(folder, num_rows, rounds)
-        memory = measure_memory(folder, num_rows)
-        killed = measure_kills(folder, num_rows, kills)
-    print_table("Complete commands, medians", speed)
-    print_table("Peak memory by number of rows", memory)
-    print_table("Rows after kills, two workers", killed)
-    settings = {"rows": num_rows, "rounds": rounds, "kills": kills}
-    print_json("prediction", settings, {"speed": speed, "memory": memory, "kills": killed})
+        run_command([sys.executable, __file__, "--prepare", name, "--rows", str(num_rows)])
+        if "speed" in options.only:
+            tables["speed"] = measure_speed(sides.build_commands(folder, lines=False), num_rows, rounds)
+        if "lines" in options.only:
+            commands = sides.build_commands(folder, lines=True)
+            tables["lines"] = measure_speed(commands, num_rows // LINES_SHARE, rounds)
+        if "cluster" in options.only:
+            tables["cluster"] = measure_cluster(folder, num_rows, rounds, quick=options.quick)
+        if "memory" in options.only:
+            counts = [num_large] if options.quick else [num_rows // 4, num_rows, num_large]
+            tables["memory"] = measure_memory(folder, counts)
+        if "kills" in options.only:
+            tables["kills"] = measure_kills(folder, num_rows // LINES_SHARE, kills)
+        if "driver" in options.only:
+            tables["driver"] = measure_driver(folder, num_rows // LINES_SHARE, 20 if options.quick else 1000)
+    for name, table in tables.items():
+        print_table(TITLES[name], table)
+    print_json("prediction", {"rows": num_rows, "rounds": rounds, "kills": kills}, tables)
 
 
 def prepare(folder: Path, num_rows: int) -> None:
     """Write the checkpoint, the texts, and the model of fastText."""
     make_random_checkpoint(folder / "checkpoint", WORDS)
-    for part, count in (("", num_rows), ("-quarter", num_rows // 4)):
-        write_texts(folder, f"texts{part}", count)
+    write_parquet(folder / "texts.parquet", num_rows)
+    with (folder / "texts.tsv").open("w", encoding="utf-8") as stream:
+        texts = make_texts()
+        stream.write("id\ttext\n")
+        stream.writelines(f"{number}\t{texts[number % NUM_TEXTS]}\n" for number in range(num_rows // LINES_SHARE))
     if find_spec("fasttext"):
-        train_fasttext(folder)
+        sides.train_fasttext(folder, WORDS, WORDS_PER_TEXT)
 
 
-def write_texts(folder: Path, name: str, num_rows: int) -> None:
-    """Write texts with numbers as tsv and parquet."""
+def make_texts() -> list[str]:
+    """Return the different texts."""
     import numpy as np
-    import pyarrow
+
+    ranks = np.random.default_rng(0).random((NUM_TEXTS, WORDS_PER_TEXT))
+    numbers = (NUM_WORDS**ranks - 1).astype(int).tolist()  # Zipf's law: the density of the rank is its reciprocal
+    return [" ".join([WORDS[number] for number in row]) for row in numbers]
+
+
+def write_parquet(path: Path, num_rows: int) -> None:
+    """Write texts with numbers as parquet."""
+    import pyarrow as pa
     import pyarrow.parquet
 
-    ranks = np.random.default_rng(0).random((num_rows, WORDS_PER_TEXT))
-    numbers = (NUM_WORDS**ranks - 1).astype(int).tolist()  # Zipf's law: the density of the rank is its reciprocal
-    texts = [" ".join([f"w{number}" for number in row]) for row in numbers]
-    with (folder / f"{name}.tsv").open("w", encoding="utf-8") as stream:
-        stream.write("id\ttext\n")
-        stream.writelines(f"{number}\t{text}\n" for number, text in enumerate(texts))
-    table = pyarrow.table({"id": range(num_rows), "text": texts})
-    pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
+    texts = pa.array(make_texts())
+    with pyarrow.parquet.ParquetWriter(path, pa.schema({"id": pa.int64(), "text": pa.string()})) as writer:
+        for start in range(0, num_rows, GROUP_ROWS):
+            count = min(GROUP_ROWS, num_rows - start)
+            ids = pa.array(range(start, start + count))
+            writer.write_table(pa.table({"id": ids, "text": texts.slice(start % NUM_TEXTS, count)}))
 
 
-def build_commands(folder: Path) -> dict[str, list[str]]:
-    """Return the command of each side; it reads and writes files in the folder."""
-    predict = [sys.executable, "-m", "finetune_cnn", "predict", str(folder / "checkpoint")]
-    tsv, parquet, out = (str(folder / name) for name in ("texts.tsv", "texts.parquet", "out"))
-    commands = {
-        f"{PROJECT}, tsv to jsonl": [*predict, tsv, "--out", f"{out}.jsonl", "--force"],
-        f"{PROJECT}, parquet to parquet": [*predict, parquet, "--out", f"{out}.parquet", "--force"],
-        f"{PROJECT}, to a folder, one process": [*predict, parquet, "--out", f"{out}-1/", "--workers", "1", "--force"],
-        f"{PROJECT}, to a folder, two": [*predict, parquet, "--out", f"{out}-2/", "--workers", "2", "--force"],
-    }
-    if find_spec("fasttext"):
-        model = str(folder / "model.bin")
-        commands[f"{FASTTEXT}, tsv to jsonl"] = [sys.executable, "-c", FASTTEXT_SCRIPT, model, tsv, f"{out}-fasttext"]
-    else:
-        print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
-    return commands
-
-
-def train_fasttext(folder: Path) -> None:
-    """Write a model of fastText with the vocabulary of the checkpoint and two classes."""
-    import fasttext
-
-    fasttext.FastText.eprint = lambda *args, **kwargs: None
-    path = folder / "train.txt"
-    texts = [" ".join(WORDS[start : start + WORDS_PER_TEXT]) for start in range(0, NUM_WORDS, WORDS_PER_TEXT)]
-    lines = (f"__label__{'np'[number % 2]} {text}\n" for number, text in enumerate(texts))
-    path.write_text("".join(lines), encoding="utf-8")
-    fasttext.train_supervised(str(path), epoch=1, thread=1, verbose=0).save_model(str(folder / "model.bin"))
-
-
-def measure_speed(folder: Path, num_rows: int, rounds: int) -> list[Row]:
+def measure_speed(commands: Mapping[str, Sequence[str]], num_rows: int, rounds: int) -> list[Row]:
     """Return seconds, rows per second and peak memory of each side."""
-    commands = build_commands(folder)
-    results: dict[str, list[tuple[float, float]]] = {side: [] for side in commands}
+    if rounds > 1:
+        run_command(next(iter(commands.values())))  # compiles the kernels, if no process has done so
+    results: dict[str, list[Usage]] = {side: [] for side in commands}
     for number in range(rounds):
         for side, command in commands.items():
-            results[side].append(run_measured(command))
-            print(f"round {number + 1}, {side}: {results[side][-1][0]:.1f} s", flush=True)
-    table = []
-    first = statistics.median(seconds for seconds, _ in next(iter(results.values())))
-    for side, values in results.items():
-        seconds, peak = (statistics.median(column) for column in zip(*values, strict=True))
-        rate = num_rows / seconds
-        table.append({"side": side, "seconds": seconds, "rows/s": rate, "x first": seconds / first, "peak MB": peak})
-    return table
-
-
-def measure_memory(folder: Path, num_rows: int) -> list[Row]:
-    """Return the peak memory for a quarter of the rows and for all of them."""
-    predict = [sys.executable, "-m", "finetune_cnn", "predict", str(folder / "checkpoint")]
+            results[side].append(run_command(command))
+            print(f"round {number + 1}, {side}: {results[side][-1].seconds:.1f} s", flush=True)
     table: list[Row] = []
-    for name, count in (("texts-quarter", num_rows // 4), ("texts", num_rows)):
-        row: Row = {"rows": count}
-        for source, target in ((".tsv", ".jsonl"), (".parquet", ".parquet")):
-            command = [*predict, str(folder / f"{name}{source}"), "--out", str(folder / f"memory{target}"), "--force"]
-            row[f"{source[1:]} to {target[1:]}, MB"] = run_measured(command)[1]
+    for side, usages in results.items():
+        seconds, core_seconds, peak = (statistics.median(column) for column in zip(*usages, strict=True))
+        row = {"side": side, "rows": num_rows, "seconds": seconds, "core seconds": core_seconds}
+        row |= {"rows/s": num_rows / seconds, "rows/s and core": num_rows / core_seconds, "peak MB": peak}
         table.append(row)
+    by_side = {row["side"]: row["seconds"] for row in table}
+    for row in table:
+        row["x first"] = by_side[next(iter(commands))] / row["seconds"]
+        if sides.FASTTEXT in by_side:
+            row["x fastText"] = by_side[sides.FASTTEXT] / row["seconds"]
     return table
 
 
-def run_measured(command: list[str]) -> tuple[float, float]:
+def measure_cluster(folder: Path, num_rows: int, rounds: int, *, quick: bool) -> list[Row]:
+    """Return seconds and rows per second of each side on a Ray head of this machine."""
+    commands = sides.build_cluster_commands(folder)
+    if quick:
+        del commands[sides.NOOP_NUMPY], commands[sides.BATCHES]
+    seconds: dict[str, list[float]] = {side: [] for side in commands}
+    with start_ray_head() as head:
+        for number in range(rounds + (not quick)):
+            for side, command in commands.items():
+                shutil.rmtree(folder / "cluster", ignore_errors=True)
+                usage = run_command(command, head.environment)
+                count = count_parquet_rows(folder / "cluster")
+                if count != num_rows:
+                    sys.exit(f"{side} wrote {count:,} of {num_rows:,} rows")
+                print(f"cluster, round {number + 1}, {side}: {usage.seconds:.1f} s", flush=True)
+                if number or quick:  # the first round fills caches of files and of Ray's workers
+                    seconds[side].append(usage.seconds)
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    return [
+        {
+            "side": side,
+            "rows": num_rows,
+            "seconds": value,
+            "rows/s": num_rows / value,
+            "x no-op": medians[sides.NOOP] / value,
+        }
+        for side, value in medians.items()
+    ]
+
+
+def count_parquet_rows(folder: Path) -> int:
+    """Return the number of rows of the files of a folder."""
+    import pyarrow.parquet
+
+    return sum(pyarrow.parquet.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+
+
+def measure_memory(folder: Path, counts: Sequence[int]) -> list[Row]:
+    """Return the peak memory of commands for growing numbers of rows."""
+    table: list[Row] = []
+    for count in counts:
+        run_command([sys.executable, "-c", WRITE_SCRIPT, str(folder / "memory.parquet"), str(count)])
+        command = [*sides.predict(folder, "memory.parquet"), "--workers", "2", "--force", "--out", f"{folder}/memory/"]
+        sums: list[float] = []
+        usage = run_command(command, sums=sums)
+        row: Row = {"rows": count, "input MB": (folder / "memory.parquet").stat().st_size / 1e6}
+        table.append(row | {"seconds": usage.seconds, "peak MB": usage.peak_mb, "sum MB": max(sums, default=0)})
+        print(f"memory, {count:,} rows: {usage.seconds:.1f} s", flush=True)
+        shutil.rmtree(folder / "memory")
+    return table
+
+
+def measure_driver(folder: Path, num_rows: int, num_files: int) -> list[Row]:
+    """Return the core seconds that the driver takes for the columns and the parts of a jsonl file and of many files."""
+    from jobs.config.settings import DataSettings
+    from jobs.datasets.chunks import divide_files, scan_columns
+    from jobs.datasets.formats.rows import ReadOptions, SourceFile
+    from jobs.inference.sharded_prediction import PART_BYTES
+
+    options = ReadOptions(DataSettings(text_column="text"), labelled=False, with_records=True)
+    texts = make_texts()
+    with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
+        rows = ({"id": number, "text": texts[number % NUM_TEXTS]} for number in range(num_rows))
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    write_parquet(folder / "small.parquet", GROUP_ROWS)
+    table: list[Row] = []
+    for name, count in (("texts.jsonl", 1), ("small.parquet", num_files)):
+        files = [SourceFile(str(folder / name), "jsonl" if count == 1 else "parquet")] * count
+        start = time.process_time()
+        scan_columns(files, options)
+        columns = time.process_time()
+        parts = divide_files(files, options, PART_BYTES)
+        row: Row = {"input": name, "files": count, "rows": num_rows if count == 1 else GROUP_ROWS * count}
+        seconds = {"columns, s": columns - start, "parts, s": time.process_time() - columns}
+        table.append(row | {"number of parts": len(parts)} | seconds)
+    return table
+
+
+def run_measured(command: Sequence[str]) -> tuple[float, float]:
     """Return the seconds of a command, and the peak memory of its largest process in MB; exit if it fails."""
+    usage = run_command(command)
+    return usage.seconds, usage.peak_mb
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, sums: list[float] | None = None
+) -> Usage:
+    """Return what a command used; exit if it fails.
+
+    sums: samples of the memory of all its processes together are appended to it, in MB.
+    """
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    ended = threading.Event()
+    if sums is not None:
+        threading.Thread(target=sample_memory, args=(process.pid, sums, ended), daemon=True).start()
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
+    ended.set()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{output}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e3
+    seconds = time.perf_counter() - start
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3)
 
 
-def measure_kills(folder: Path, num_rows: int, kills: int) -> list[Row]:
-    """Return the numbers of kills, and of rows in all complete folders; exit if there were fewer kills."""
-    out = folder / "killed"
-    part_bytes = str((folder / "texts.tsv").stat().st_size // (4 * kills))
-    arguments = ["predict", str(folder / "checkpoint"), str(folder / "texts.tsv"), "--out", f"{out}/"]
-    command = [sys.executable, "-c", KILLED_SCRIPT, part_bytes, *arguments, "--format", "jsonl", "--workers", "2"]
-    choose = random.Random(0)
-    killed: Counter[str] = Counter()
-    total: Counter[str] = Counter()
-    for _ in range(5 * kills):  # a fast machine may complete a folder before the kill
-        written = find_parts(out)
-        victim = ("command", "worker")[killed.total() % 2] if killed.total() < kills else None
-        is_killed, status = run_killed(command, out, victim, choose)
-        if victim and is_killed:
-            killed[victim] += 1
-        parts = find_parts(out)
-        total["parts written again"] += sum(parts[path] != written[path] for path in written)
-        if status == 0:
-            total.update(check_rows(out, num_rows))
-            if killed.total() == kills:
-                return [{"kills of the command": killed["command"], "of a worker": killed["worker"], **total}]
-            shutil.rmtree(out)
-    sys.exit(f"only {killed.total()} of {kills} kills, or no complete folder after them; use more --rows")
-
-
-def run_killed(command: list[str], out: Path, victim: str | None, choose: random.Random) -> tuple[bool, int]:
-    """Run a command, kill it or a worker after it has written a part; return whether that was done, and the status."""
-    num_parts = len(find_parts(out))
-    is_killed = False
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + TIMEOUT_S
-        while victim and process.poll() is None and len(find_parts(out)) == num_parts and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(choose.random() * MAX_DELAY_S)
-        if victim == "command":
-            process.kill()  # nothing happens if it has ended
-        elif victim and process.poll() is None:
-            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            with contextlib.suppress(IndexError, ProcessLookupError):  # they have ended
-                os.kill(int(choose.choice(workers)), signal.SIGKILL)
-                is_killed = True
-        status = process.wait(TIMEOUT_S)
-    return is_killed or status == -signal.SIGKILL, status
-
-
-def find_parts(out: Path) -> dict[Path, int]:
-    """Return the complete parts of a folder with the times when they were written."""
-    return {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
-
-
-def check_rows(out: Path, num_rows: int) -> dict[str, int]:
-    """Return what a complete folder has."""
-    parts = find_parts(out)
-    ids = Counter(line.split('"id": "')[1].split('"')[0] for path in parts for line in path.open(encoding="utf-8"))
-    return {
-        "folders": 1, "parts": len(parts), "rows": ids.total(),
-        "lost": len({str(number) for number in range(num_rows)} - ids.keys()),
-        "duplicated": ids.total() - len(ids), "partial files": len(list(out.glob(".part-*"))),
-    }  # fmt: skip
+def sample_memory(pid: int, sums: list[float], ended: threading.Event) -> None:
+    """Append the memory of a process and its children in MB to a list, again and again, until the event."""
+    while not ended.wait(SAMPLE_S):
+        total = 0
+        with suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            for process in [str(pid), *children]:
+                lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            sums.append(total / 1e3)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """Commands of the cluster: submit, check, package, manifest, token, and the job commands list, status, logs, stop."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 from cluster.console.cli import CommandGroup, CommandLine
 from cluster.console.job_commands import add_include, add_job_commands, add_submit, confirm, write_line
 from cluster.console.manifest_command import add_manifest
+from cluster.console.output import print_next, report_result
 
 __all__ = ["add_commands", "add_job_commands", "main"]
+
+_FINDINGS = '{"findings": '  # start of the JSON object of a check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +47,7 @@ def add_commands(commands: CommandGroup) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     import json
+    from dataclasses import asdict
 
     from cluster.check import check_cluster, installed_versions
     from cluster.connection import connect, resolve_address
@@ -53,13 +58,33 @@ def _check(options: argparse.Namespace) -> int:
     if address and address.startswith(("http://", "https://")):
         # A job inspects the nodes from inside, so neither Ray's ports nor equal versions are needed.
         storage = ["--storage", options.storage] if options.storage else []
-        arguments = ["check", "--caller", json.dumps(caller_versions), *storage]
-        return submit_job(arguments, address=address, write=write_line, confirm=confirm)
+        wants_json = ["--json"] if hasattr(options, "json") else []
+        arguments = ["check", *wants_json, "--caller", json.dumps(caller_versions), *storage]
+        code = submit_job(arguments, address=address, write=_write_check, confirm=confirm)
+        if code == 0:
+            print_next(f"finetune-cnn submit --address {address} -- train EXPERIMENT")
+        return code
     with connect(address):
         findings = check_cluster(options.storage, caller_versions)
     for finding in findings:
         write_line(str(finding))
-    return int(any(finding.level == "error" for finding in findings))
+    report_result({"findings": [asdict(finding) for finding in findings]})
+    if any(finding.level == "error" for finding in findings):
+        return 1
+    if not options.caller:
+        print_next(f"finetune-cnn train{f' --address {address}' if address else ''} EXPERIMENT")
+    return 0
+
+
+def _write_check(text: str) -> None:
+    """Print lines of the log of a check that runs as a job; its JSON object is the result of this command."""
+    import json
+
+    for line in text.split("\n"):
+        if line.startswith(_FINDINGS):
+            report_result(json.loads(line))
+        else:
+            write_line(line)
 
 
 def _package(options: argparse.Namespace) -> None:
@@ -72,8 +97,9 @@ def _package(options: argparse.Namespace) -> None:
     package = publish_package(options.target, files=files)
     size = sum(size for _, size in package.files)
     write_line(f"wrote {options.target}: {len(package.files)} files, {size / 1024:.0f} KiB unpacked")
+    report_result({"path": options.target, "files": len(package.files), "bytes": size})
     uri = options.target if is_uri(options.target) else f"file://{absolute_path(options.target)}"
-    write_line(f"finetune-cnn deploy CHECKPOINT --working-dir {uri}")
+    print_next(f"finetune-cnn deploy CHECKPOINT --working-dir {shlex.quote(uri)}")
 
 
 def _token(options: argparse.Namespace) -> None:
@@ -81,6 +107,7 @@ def _token(options: argparse.Namespace) -> None:
 
     auth.ensure_token()
     write_line(f"{auth.token_path()} (only you can read it; every node needs the same token)")
+    report_result({"path": str(auth.token_path())})
 
 
 if __name__ == "__main__":

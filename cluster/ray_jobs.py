@@ -21,7 +21,9 @@ from cluster import UsageError, auth, to_single_line
 from cluster.connection import parse_address
 from cluster.console.cli import EXIT_INTERRUPTED
 from cluster.console.logs import RESULT
-from cluster.package import CODE_FOLDER, build_package, list_requirements, map_files
+from cluster.console.output import report_result
+from cluster.console.plan import Plan, PlannedFile
+from cluster.package import CODE_FOLDER, Package, build_package, list_requirements, map_files
 from cluster.ray_private import CLIENT_LOGGERS, create_serve_client
 
 logger = logging.getLogger(__name__)
@@ -113,26 +115,55 @@ def submit_job(
     """
     url = resolve_dashboard_url(address)
     client = create_client(url)
-    code, folder = working_dir or CODE_FOLDER, working_dir or Path()
-    words, files = map_files(folder, arguments, include)
-    requirements = list_requirements(code) if install else []
-    package = build_package(code, files)
-    try:
+    with _prepare(arguments, module, working_dir, include, install=install) as (package, requirements, entrypoint):
         logger.info(package.describe())
         with _wrap_client_errors("the cluster rejects the job"):
             job: str = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", module, *words]),
+                entrypoint=entrypoint,
                 runtime_env=build_runtime_env(package.path, requirements),
-                metadata={"owner": _user_name(), "verb": next((w for w in words if not w.startswith("-")), "-")},
+                metadata={"owner": _user_name(), "verb": next((w for w in arguments if not w.startswith("-")), "-")},
             )
-    finally:
-        shutil.rmtree(package.path.parent, ignore_errors=True)
     address_option = f"--address {url}"
     logger.log(
         RESULT if detach else logging.INFO,
         f"submitted {job}; to follow it later: finetune-cnn job logs {job} --follow {address_option}",
     )
-    return 0 if detach else follow_log(client, job, address_option, write, confirm)
+    exit_code = 0 if detach else follow_log(client, job, address_option, write, confirm)
+    report_result({"job": job} if detach else {"job": job, "exit_code": exit_code})
+    return exit_code
+
+
+def plan_job(
+    arguments: Sequence[str],
+    *,
+    address: str | None = None,
+    module: str = "finetune_cnn",
+    working_dir: Path | None = None,
+    include: Sequence[str] = (),
+    install: bool = False,
+) -> Plan:
+    """Return the plan of `submit_job`, with its arguments and errors; the cluster is not contacted."""
+    url = resolve_dashboard_url(address)
+    with _prepare(arguments, module, working_dir, include, install=install) as (package, requirements, entrypoint):
+        size = package.path.stat().st_size
+    reads = [PlannedFile(name, "sent", num_bytes) for name, num_bytes in package.files]
+    starts = {"cluster": url, "job": entrypoint, "packages_to_install": len(requirements)}
+    return Plan("submit", reads, starts, [PlannedFile(url, "upload of the code, unless the cluster has it", size)])
+
+
+@contextmanager
+def _prepare(
+    arguments: Sequence[str], module: str, working_dir: Path | None, include: Sequence[str], *, install: bool
+) -> Iterator[tuple[Package, list[str], str]]:
+    """Context manager: the package, the requirements and the entrypoint of a job; errors of `submit_job`."""
+    code, folder = working_dir or CODE_FOLDER, working_dir or Path()
+    words, files = map_files(folder, arguments, include)
+    requirements = list_requirements(code) if install else []
+    package = build_package(code, files)
+    try:
+        yield package, requirements, shlex.join(["python", "-m", module, *words])
+    finally:
+        shutil.rmtree(package.path.parent, ignore_errors=True)
 
 
 def follow_log(

@@ -1,17 +1,20 @@
-"""Commands of training: from init and train to runs and clean, and those of vectors."""
+"""Commands of training: from init and train to runs and clean, those of portable models and of vectors."""
 
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine, RunCommand
+from cluster.console.output import add_dry_run, print_next, print_plan, report_result
 from jobs.command_options import CHECKPOINT_HELP, add_address, ray_address, split_settings
 from jobs.early_start import connect_early
 from jobs.experiment_commands import accept_settings, add_experiment, add_experiment_commands, add_run_commands
+from jobs.portable_commands import add_portable_commands
 from jobs.prediction_command import add_prediction_command
 from jobs.vectors_commands import add_vectors_commands
 
@@ -54,6 +57,7 @@ def add_commands(commands: CommandGroup) -> None:
     text = "measure a checkpoint on the test part, with a report"
     evaluate = commands.add_command("evaluate", _on_ray(_evaluate), text)
     add_address(evaluate)
+    add_dry_run(evaluate)
     evaluate.add_argument("checkpoint", help=CHECKPOINT_HELP)
     evaluate.add_argument(
         "settings",
@@ -71,6 +75,7 @@ def add_commands(commands: CommandGroup) -> None:
     text = "leave out the comparison with TF-IDF and a linear SVC, trained on the same rows"
     evaluate.add_argument("--no-baseline", dest="baseline", action="store_false", help=text)
     add_prediction_command(commands)
+    add_portable_commands(commands)
     add_run_commands(commands)
     add_vectors_commands(commands.add_group("vectors", "train or export word vectors, measure their drift"))
 
@@ -79,6 +84,7 @@ def _add_ray_command(commands: CommandGroup, name: str, run: RunCommand, text: s
     parser = commands.add_command(name, _on_ray(run), text, resumable=True)
     add_experiment(parser)
     add_address(parser)
+    add_dry_run(parser)
     return parser
 
 
@@ -110,7 +116,10 @@ def _check_data(options: argparse.Namespace) -> None:
     experiment = _load_run_experiment(options.experiment)
     from jobs.data_checks.check import check_data
 
-    print(f"wrote {check_data(experiment, options.out)}", flush=True)
+    path = check_data(experiment, options.out)
+    print(f"wrote {path}", flush=True)
+    report_result({"path": path})
+    print_next(f"finetune-cnn train {shlex.join(options.experiment)}")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -119,12 +128,17 @@ def _train(options: argparse.Namespace) -> None:
 
     check_inputs(experiment)  # raises mistakes before torch and Ray are loaded, which takes seconds
     logger.info(LOADING)
+    if options.dry_run:
+        from jobs.dry_run import plan_training
+
+        print_plan(plan_training(experiment))
+        return
     with connect_early(experiment) as inputs:
         from jobs.training.train import train
 
         best = train(experiment, promote=options.promote, inputs=inputs)
-    print(f"wrote {best}", flush=True)
-    print(f"next: finetune-cnn evaluate {os.path.dirname(best)}", flush=True)
+    _report_file(best)
+    print_next(f"finetune-cnn evaluate {shlex.quote(os.path.dirname(best))}")
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -133,12 +147,18 @@ def _tune(options: argparse.Namespace) -> None:
 
     check_search(experiment)
     logger.info(LOADING)
+    if options.dry_run:
+        from jobs.dry_run import plan_search
+
+        print_plan(plan_search(experiment))
+        return
     from jobs.search.tune import tune
 
     best = tune(experiment, promote=options.promote)
+    _report_file(best)
     folder = os.path.dirname(best)
-    print(f"wrote {best}", flush=True)
-    print(f"next: finetune-cnn train {folder}/best.yaml, or finetune-cnn serve {folder}", flush=True)
+    commands = f"train {shlex.quote(f'{folder}/best.yaml')}", f"serve {shlex.quote(folder)}"
+    print_next(*(f"finetune-cnn {command}" for command in commands))
 
 
 def _cross_validate(options: argparse.Namespace) -> None:
@@ -147,9 +167,22 @@ def _cross_validate(options: argparse.Namespace) -> None:
 
     check_inputs(experiment)
     logger.info(LOADING)
+    if options.dry_run:
+        from jobs.dry_run import plan_cross_validation
+
+        print_plan(plan_cross_validation(experiment, options.folds))
+        return
     from jobs.training.cross_validation import cross_validate
 
-    print(f"wrote {cross_validate(experiment, options.folds)}", flush=True)
+    _report_file(cross_validate(experiment, options.folds))
+
+
+def _report_file(path: str) -> None:
+    """Print the path of the file with the result of a run, and add its values to the JSON object."""
+    from jobs.model.checkpoint_files import read_json
+
+    print(f"wrote {path}", flush=True)
+    report_result(lambda: {"path": path, **read_json(path)})
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -161,7 +194,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise UsageError(f"{len(files)} files to evaluate: {', '.join(files)}; name one")
     columns = options.text_column, options.label_column
     file = files[0] if files else None
+    if options.dry_run:
+        from jobs.dry_run import plan_evaluation
+
+        plan = plan_evaluation(options.checkpoint, settings, options.out, file, *columns, baseline=options.baseline)
+        print_plan(plan)
+        return
     evaluate(options.checkpoint, settings, options.out, file, *columns, options.by, options.baseline)
+    print_next(f"finetune-cnn serve {shlex.quote(options.checkpoint)}")
 
 
 def _fold_count(word: str) -> int:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-CHECKPOINT_HELP = "a checkpoint, a best.json, or a folder with either"
+CHECKPOINT_HELP = "a checkpoint, a best.json, a folder with either, or hf://OWNER/NAME"
 
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 

@@ -2,10 +2,12 @@
 
 import argparse
 import functools
+import json
 import os
 import shlex
 
 from cluster.console.cli import CommandGroup
+from cluster.console.output import print_next, report_result
 
 
 def add_experiment_commands(commands: CommandGroup) -> None:
@@ -84,7 +86,8 @@ def _init(options: argparse.Namespace) -> None:
     path, experiment = write_experiment(options.file, options.out, options.settings)
     data = experiment.data
     print(f"wrote {path}: texts in '{data.text_column}', labels in '{data.label_column}'; check the settings in it")
-    print(f"next: finetune-cnn train {shlex.quote(path)}")
+    report_result({"path": path, "text_column": data.text_column, "label_column": data.label_column})
+    print_next(f"finetune-cnn train {shlex.quote(path)}")
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -92,9 +95,13 @@ def _show(options: argparse.Namespace) -> None:
     from jobs.config.schema import build_json_schema, to_commented_yaml
 
     if options.schema:
-        print(build_json_schema())
+        schema = build_json_schema()
+        print(schema)
+        report_result(lambda: json.loads(schema))
     else:
-        print(to_commented_yaml(load_experiment_words(options.experiment)), end="")
+        experiment = load_experiment_words(options.experiment)
+        print(to_commented_yaml(experiment), end="")
+        report_result(experiment.model_dump)
 
 
 def _runs(options: argparse.Namespace) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import shlex
 import sys
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup
+from cluster.console.output import add_dry_run, print_next, print_plan
 from jobs.command_options import CHECKPOINT_HELP, add_address, add_force, parse_count, ray_address
 
 
@@ -47,7 +49,12 @@ def add_prediction_command(commands: CommandGroup) -> None:
     predict.add_argument("--skip-invalid", action="store_true", help=text)
     text = "with more invalid rows the command fails (default: 1; includes --skip-invalid)"
     predict.add_argument("--max-invalid", type=_percentage, metavar="PERCENT", help=text)
+    text = "write only rows whose score of a label is at least a number, as in spam=0.9; may be repeated"
+    predict.add_argument("--min-score", type=_label_score, action="append", metavar="LABEL=SCORE", help=text)
+    text = "of the classifier's table: int16 is faster (default: int16 into a folder, else float32, as in training)"
+    predict.add_argument("--table-dtype", choices=("int16", "float32"), help=text)
     add_force(predict)
+    add_dry_run(predict)
     add_address(predict)
     predict.add_argument("--text-column", help="default: as in training")
     predict.add_argument("--delimiter", help="character between the columns, or tab (default: detected)")
@@ -59,16 +66,20 @@ def _predict(options: argparse.Namespace) -> None:
     from jobs.inference.file_prediction import predict_file
     from jobs.inference.sharded_prediction import is_folder_name
 
+    if options.out is None and hasattr(options, "json") and not options.dry_run:
+        raise UsageError("--json describes the file that --out names; without one, each line of the output is JSON")
     if options.out is not None and not options.force:
         check_not_replaced(options.out, options.input)
     max_invalid = options.max_invalid
     if max_invalid is None and options.skip_invalid:
         max_invalid = DEFAULT_LIMIT
+    if options.uncertain and options.min_score:
+        raise UsageError("--uncertain selects rows among all; remove --min-score")
     is_folder = is_folder_name(options.out or "")
     if options.address and not is_folder:
         raise UsageError("a cluster writes into a folder: end --out with a slash, as in --out s3://bucket/labelled/")
     with ray_address(options.address):
-        predict_file(
+        plan = predict_file(
             options.checkpoint,
             options.input,
             options.out,
@@ -80,11 +91,18 @@ def _predict(options: argparse.Namespace) -> None:
             uncertain=options.uncertain,
             explain=options.explain,
             columns=options.columns,
+            min_scores=dict(options.min_score or ()),
+            table_dtype=options.table_dtype,
             max_invalid=max_invalid,
             workers=options.workers,
             restart=options.force,
             on_cluster=is_folder and os.environ.get("RAY_ADDRESS", "local") not in ("", "local"),
+            dry_run=options.dry_run,
         )
+    if plan is not None:
+        print_plan(plan)
+    elif options.out is not None and options.uncertain is None:
+        print_next(f"finetune-cnn serve {shlex.quote(options.checkpoint)}")
 
 
 def _column_names(word: str) -> list[str]:
@@ -93,6 +111,18 @@ def _column_names(word: str) -> list[str]:
     if "" in names or len({*names}) < len(names):
         raise argparse.ArgumentTypeError(f"must be different names with commas between them, not {word!r}")
     return names
+
+
+def _label_score(word: str) -> tuple[str, float]:
+    """Return the label and the score of an option, which an equals sign separates; argparse prints the error."""
+    label, _, number = word.rpartition("=")
+    try:
+        score = float(number)
+    except ValueError:
+        score = -1
+    if not label or not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"must be a label, = and a score between 0 and 1, not {word!r}")
+    return label, score
 
 
 def _percentage(word: str) -> float:

@@ -4,11 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine
-from cluster.package import validate_working_dir
+from cluster.console.output import add_dry_run, print_plan, report_result
+
+if TYPE_CHECKING:
+    from cluster.console.plan import Plan
 
 TEMPLATE = Path(__file__).with_name("service.yaml")
 
@@ -35,6 +38,7 @@ def add_commands(commands: CommandGroup, *, serve: str = "serve") -> None:
     parser = commands.add_command(serve, _run, "serve a checkpoint over HTTP on this machine until Ctrl-C")
     _add_checkpoint(parser)
     parser.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
+    add_dry_run(parser)
     deploy = commands.add_command("deploy", _deploy, "deploy the service to a running Ray cluster and return")
     _add_checkpoint(deploy)
     deploy.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
@@ -68,6 +72,15 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Serve configuration to fill in (default: that of the package)",
     )
+    parser.add_argument(
+        "--model",
+        type=_named_model,
+        action="append",
+        default=[],
+        dest="models",
+        metavar="NAME=CHECKPOINT",
+        help="a further checkpoint, at /models/NAME/predict; may be repeated",
+    )
     parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
 
@@ -90,12 +103,19 @@ def _add_proxy_limits(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         parser.add_argument(option, type=_positive, default=argparse.SUPPRESS, help=text)
+    parser.add_argument(
+        "--cross-origin",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="let web pages of other origins read that HAProxy rejected a request; for services with allowed_origins",
+    )
 
 
 def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
     """Return the Serve configuration with the path of the checkpoint, which is loaded to verify it."""
     import yaml
 
+    from cluster.package import validate_working_dir
     from jobs.model.checkpoint import load_checkpoint
 
     try:
@@ -105,7 +125,10 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
         raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
     checkpoint = load_checkpoint(options.checkpoint)
-    deployment["user_config"] = (deployment.get("user_config") or {}) | {"checkpoint": checkpoint.path}
+    user_config = (deployment.get("user_config") or {}) | {"checkpoint": checkpoint.path}
+    if models := (user_config.get("models") or {}) | dict(options.models):
+        user_config["models"] = {name: load_checkpoint(path).path for name, path in models.items()}
+    deployment["user_config"] = user_config
     http = configuration["http_options"] = configuration.get("http_options") or {}
     http["host"] = options.host or http.get("host", "127.0.0.1")
     http["port"] = options.port or http.get("port", 8000)
@@ -132,6 +155,14 @@ def _validate_configuration(template: str, configuration: dict[str, Any]) -> dic
     return configuration
 
 
+def _named_model(text: str) -> tuple[str, str]:
+    """Return the name and the checkpoint of an option; argparse prints the error."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=CHECKPOINT")
+    return name, path
+
+
 def _port(text: str) -> int:
     """Return the port number of an option; argparse prints the error."""
     port = int(text)
@@ -151,7 +182,9 @@ def _positive(text: str) -> int:
 def _config(options: argparse.Namespace) -> None:
     import yaml
 
-    print(yaml.safe_dump(_load_configuration(options), sort_keys=False), end="")
+    configuration = _load_configuration(options)
+    print(yaml.safe_dump(configuration, sort_keys=False), end="")
+    report_result(configuration)
 
 
 def _print_environment(options: argparse.Namespace) -> None:
@@ -184,12 +217,45 @@ def _print_environment(options: argparse.Namespace) -> None:
         )
     for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
+    report_result(environment)
 
 
 def _run(options: argparse.Namespace) -> None:
     from serving.deployment.server import run
 
-    run(_load_configuration(options), options.address)
+    configuration = _load_configuration(options)
+    if options.dry_run:
+        print_plan(_plan(configuration, options))
+    else:
+        run(configuration, options.address)
+
+
+def _plan(configuration: dict[str, Any], options: argparse.Namespace) -> "Plan":
+    """Return the plan of serve; DeploymentError if it cannot listen on its port."""
+    from cluster.connection import parse_address, resolve_address
+    from cluster.console.plan import Plan, PlannedFile
+    from serving.api_keys import read_key_list
+    from serving.deployment.haproxy import is_haproxy_installed
+    from serving.deployment.server import check_start
+
+    http, application = configuration["http_options"], configuration["applications"][0]
+    embedded = check_start(http, options.address)
+    address = None if embedded else parse_address(str(resolve_address(options.address))).text
+    deployment = application["deployments"][0]
+    scaling = deployment.get("autoscaling_config") or {}
+    replicas = deployment.get("num_replicas") or [scaling.get(f"{limit}_replicas", 1) for limit in ("min", "max")]
+    starts = {
+        "ray": address or "on this machine",
+        "service": application["name"],
+        "host": http["host"],
+        "port": http["port"],
+        "proxy": ("HAProxy" if is_haproxy_installed() else "Ray's") if embedded else "that of the cluster",
+        "replicas": replicas,
+        "api_keys": len(read_key_list()) if embedded else None,
+    }
+    checkpoint = deployment["user_config"]["checkpoint"]
+    reads = [PlannedFile(checkpoint, "checkpoint"), PlannedFile(options.template, "Serve configuration")]
+    return Plan("serve", reads, starts, [PlannedFile(checkpoint, "lease of the service, until it ends")])
 
 
 def _deploy(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -16,10 +16,21 @@ from cluster import UsageError
 from cluster.storage import absolute_path
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from serving.web.asgi import ClassifierApplication
-from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
+from serving.web.cors import CrossOriginApplication, Origin
+from serving.web.metrics import FLUSH_PERIOD_S, ReplicaMetrics
+from serving.web.model_pool import ModelPool
 from serving.web.protocol import Limits, RequestError
-from serving.web.served_models import CandidateError, ServedModels, UserConfig, load_models, parse_user_config
+from serving.web.served_models import (
+    CandidateError,
+    ServedModel,
+    ServedModels,
+    UserConfig,
+    load_model,
+    load_models,
+    parse_user_config,
+)
 
+DEFAULT_MODELS_BYTES = 1 << 30
 # A refused checkpoint is tried again after this many flushes of the metrics.
 RELOAD_RETRY_PERIODS = 5
 
@@ -32,6 +43,8 @@ class ApplicationArguments(BaseModel):
     checkpoint: path or URI, unless the `user_config` of the deployment names it, which can be changed later.
     table_bytes: memory for the projection table of each checkpoint, also of a candidate's; replicas of a node share it.
     table_dtype: type of the table; with float32, scores are those of training to 1e-5.
+    models_bytes: memory for the `models` of the `user_config` that are open at a time, per replica.
+    allowed_origins: origins of web pages that may read responses (CORS), such as https://example.com, or "*" for all.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +53,8 @@ class ApplicationArguments(BaseModel):
     limits: Limits = Limits()
     table_bytes: int = Field(DEFAULT_TABLE_BYTES, ge=0)
     table_dtype: TableDtype = DEFAULT_TABLE_DTYPE
+    models_bytes: int = Field(DEFAULT_MODELS_BYTES, ge=0)
+    allowed_origins: list[Origin] = []
 
 
 def build(args: ApplicationArguments) -> serve.Application:
@@ -55,11 +70,12 @@ def build(args: ApplicationArguments) -> serve.Application:
 
 
 class Replica:
-    """State of a replica: the served checkpoint, an optional candidate, and metrics."""
+    """State of a replica: the served checkpoint, an optional candidate, further models, and metrics."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = ApplicationArguments.model_validate(arguments)
         self.models: ServedModels | None = None
+        self.pool = ModelPool(self._load_further_model, self._arguments.models_bytes)
         self._configuring = asyncio.Lock()
         self._user_config: dict[str, Any] = {}
         self.load_error: str | None = None
@@ -68,15 +84,17 @@ class Replica:
         self.metrics = ReplicaMetrics()
         self._metrics_export: asyncio.Task[None] | None = None
 
-    def __serve_build_asgi_app__(self) -> ClassifierApplication:
+    def __serve_build_asgi_app__(self) -> ClassifierApplication | CrossOriginApplication:
         self._application = ClassifierApplication(self, self._arguments.limits)
         logger.info("active API keys: %d", self._application.num_keys)
-        return self._application
+        origins = self._arguments.allowed_origins
+        return CrossOriginApplication(self._application, origins) if origins else self._application
 
-    async def classify(self, texts: list[str], **parameters: Any) -> list[Any]:
+    async def classify(self, texts: list[str], *, model: str | None = None, **parameters: Any) -> list[Any]:
         """Return the labels of texts with their scores, the best first, as `POST /predict`, to another deployment.
 
         Args:
+            model: name of a further model.
             parameters: top_k, function_to_apply, threshold, explain.
 
         Raises:
@@ -84,7 +102,7 @@ class Replica:
         """
         body = json.dumps({"inputs": texts, "parameters": parameters}).encode()
         try:
-            labels: list[Any] = json.loads(await self._application.respond(body))
+            labels: list[Any] = json.loads(await self._application.respond(body, model))
         except RequestError as error:
             raise ValueError(str(error)) from error
         return labels
@@ -101,6 +119,7 @@ class Replica:
         try:
             config = parse_user_config(self._user_config)
             self.models = await self._load(config)
+            await self.pool.configure(config.models)
             self.load_error = self.refused_checkpoint = None
         except UsageError as refusal:
             if self.models is None:  # the replica has just started
@@ -119,13 +138,21 @@ class Replica:
         """Return the models of the checkpoint without its candidate, or else the previous one; or raise `refusal`."""
         for key in ("checkpoint", "previous") if self._user_config.get("candidate") else ("previous",):
             with suppress(UsageError):
-                return await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))
+                models = await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))
+                with suppress(UsageError):  # `models` may be the invalid part
+                    further = {"checkpoint": "", "models": self._user_config.get("models", {})}
+                    await self.pool.configure(parse_user_config(further).models)
+                return models
         raise refusal
 
     async def _load(self, config: UserConfig) -> ServedModels:
         table_bytes, table_dtype = self._arguments.table_bytes, self._arguments.table_dtype
         limits = self._arguments.limits
         return await asyncio.to_thread(load_models, config, self.models, table_bytes, table_dtype, limits)
+
+    def _load_further_model(self, path: str) -> ServedModel:
+        arguments = self._arguments
+        return load_model(path, (), arguments.table_bytes, arguments.table_dtype, arguments.limits)
 
     def stop_metrics_export(self) -> None:
         """Stop the export of metrics to Ray."""
@@ -148,11 +175,10 @@ class Replica:
 
     async def _export_once(self, *, retry: bool) -> None:
         """Export the metrics; if retry, try to load a refused checkpoint again."""
-        roles: tuple[Literal["primary", "candidate"], ...] = ("primary", "candidate")
-        models = zip(roles, self.models.loaded() if self.models else (), strict=False)
-        self.metrics.flush(
-            [ModelCounts(role, model.name, model.classifier.labels, model.take_counters()) for role, model in models]
-        )
+        models = zip(("primary", "candidate"), self.models.loaded() if self.models else (), strict=False)
+        counts = [model.take_counts(role) for role, model in models]
+        further, pool = self.pool.take_counts()
+        self.metrics.flush([*counts, *further], pool)
         # Serve does not send the same user_config again after the checkpoint has been repaired.
         if self.load_error is not None and retry:
             async with self._configuring:

@@ -4,12 +4,14 @@ from serving.client import Client
 Client("http://127.0.0.1:8000").classify("a fine film")
 """
 
+import gzip
 import json
 import random
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 import urllib3
 
@@ -18,6 +20,7 @@ from cluster import UsageError
 # Temporary failures: HAProxy's own 500 after a broken connection, timeouts, and shed load.
 RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
 MAX_BACKOFF_S = 5
+MIN_COMPRESSED_BYTES = 1024  # of a body; a shorter one fits into one packet
 
 
 class ServiceError(UsageError):
@@ -39,6 +42,8 @@ class Client:
             Classifying twice changes nothing, so every request may be repeated.
         timeout_s: timeout of an attempt, and of waiting for a free connection, in seconds.
         connections: maximum number of open connections.
+        compress: send bodies of at least MIN_COMPRESSED_BYTES with gzip, for slow networks; it takes the service more
+            time.
     """
 
     def __init__(
@@ -49,18 +54,20 @@ class Client:
         retry_timeout_s: float = 60,
         timeout_s: float = 30,
         connections: int = 8,
+        compress: bool = False,
     ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
-        self._retry_timeout_s, self._timeout_s = retry_timeout_s, timeout_s
+        self._retry_timeout_s, self._timeout_s, self._compress = retry_timeout_s, timeout_s, compress
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
-    def classify(self, texts: str | Sequence[str], **parameters: Any) -> Any:
+    def classify(self, texts: str | Sequence[str], *, model: str | None = None, **parameters: Any) -> Any:
         """Return the labels of a text with their scores, the best first, or a list of such lists for several texts.
 
         If a text may have several labels, `above_threshold` is true of those that it gets.
 
         Args:
+            model: name of one of the service's further models, as of `models`; None for that of `/predict`.
             parameters: top_k, function_to_apply, threshold, explain, abstain. With abstain the labels of a text are an
                 object: `label`, None if the classifier abstains, and `scores`, the list.
 
@@ -68,16 +75,23 @@ class Client:
             ServiceError: the service refused the request, or did not respond within the retry timeout.
         """
         inputs = texts if isinstance(texts, str) else list(texts)
-        return self._request("POST", "/predict", {"inputs": inputs, "parameters": parameters})
+        return self._request("POST", f"{_model_path(model)}/predict", {"inputs": inputs, "parameters": parameters})
 
-    def info(self) -> dict[str, Any]:
-        """Return the content of `/info`."""
-        info: dict[str, Any] = self._request("GET", "/info", None)
+    def info(self, model: str | None = None) -> dict[str, Any]:
+        """Return the content of `/info`, or of `/models/NAME/info`."""
+        info: dict[str, Any] = self._request("GET", f"{_model_path(model)}/info", None)
         return info
+
+    def models(self) -> list[str]:
+        """Return the names of the service's further models."""
+        return [model["name"] for model in self._request("GET", "/models", None)["models"]]
 
     def _request(self, method: str, path: str, content: Mapping[str, object] | None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        response = self._send_with_retries(method, self._url + path, body)
+        headers = self._headers
+        if self._compress and body is not None and len(body) >= MIN_COMPRESSED_BYTES:
+            body, headers = gzip.compress(body), headers | {"content-encoding": "gzip"}
+        response = self._send_with_retries(method, self._url + path, body, headers)
         try:
             content = response.json()
             if response.status == 200:
@@ -87,14 +101,16 @@ class Client:
             reason = response.data[:200].decode(errors="replace") or response.reason
         raise ServiceError(f"{self._url}{path}: {response.status}: {reason}", response.status)
 
-    def _send_with_retries(self, method: str, url: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+    def _send_with_retries(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
         """Return the first response that is no temporary failure, or the last one within the retry timeout."""
         deadline = time.monotonic() + self._retry_timeout_s
         for attempt in count():
             response, retry_after = None, 0.0
             try:
                 response = self._pool.request(
-                    method, url, body=body, headers=self._headers, retries=False, pool_timeout=self._timeout_s
+                    method, url, body=body, headers=headers, retries=False, pool_timeout=self._timeout_s
                 )
                 if response.status not in RETRY_STATUSES:
                     return response
@@ -109,6 +125,10 @@ class Client:
             backoff = min(MAX_BACKOFF_S, 0.1 * 2 ** min(attempt, 9)) * random.uniform(0.5, 1.5)
             time.sleep(max(0, min(remaining, retry_after + backoff)))
         raise AssertionError("unreachable")
+
+
+def _model_path(name: str | None) -> str:
+    return "" if name is None else f"/models/{quote(name, safe='')}"
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:

@@ -29,6 +29,9 @@ COMMANDS = [
     "cross-validate",
     "evaluate",
     "predict",
+    "quantize",
+    "export",
+    "push",
     "runs",
     "clean",
     "vectors train",
@@ -50,6 +53,7 @@ COMMANDS = [
     "job status",
     "job logs",
     "job stop",
+    "completion",
 ]
 # Verbs of `python -m` that have another name now.
 # Commands of `python -m MODULE` that `finetune-cnn` has under another name.
@@ -155,7 +159,7 @@ def test_help_has_a_heading_for_each_group_and_a_line_for_each_command(
     assert stop.value.code == 0
     text = capsys.readouterr().out
     headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
-    assert headings == ["train and evaluate", "serve", "run on a cluster", "options"]
+    assert headings == ["train and evaluate", "serve", "run on a cluster", "set up a shell", "options"]
     names = re.findall(r"^  ([a-z][a-z-]*)  +\S", text, re.MULTILINE)
     assert names == list(dict.fromkeys(command.split()[0] for command in COMMANDS))
     assert max(map(len, text.splitlines())) <= 80
@@ -170,6 +174,7 @@ def test_python_m_has_the_same_commands_under_their_old_verbs() -> None:
         for name, module in (("jobs", jobs.__main__), ("serving", serving.__main__), ("cluster", cluster.__main__))
         for verb, parser in list_commands(module._build_command_line().parser).items()
     }
+    del commands["completion"]  # of the console command only
     assert old.keys() == commands.keys()
     for name, parser in old.items():
         assert describe_options(parser) == describe_options(commands[name])

@@ -41,13 +41,13 @@ RAY_ALLOWED = RAY_AT_TOP | {
 }
 # In this order: a package of `jobs` imports only from earlier ones.
 PACKAGES = (
-    "config", "compilation", "datasets", "embeddings", "model", "inference", "evaluation", "training", "data_checks",
-    "search", "runs", "estimator",
+    "config", "compilation", "datasets", "embeddings", "model", "inference", "evaluation", "portable", "training",
+    "data_checks", "search", "runs", "estimator",
 )  # fmt: skip
 # The parts of `jobs` that a replica needs; `serving` imports nothing else.
 USED_BY_SERVING = {
     "config", "compilation", "inference", "jobs.datasets.tokenization", "jobs.datasets.tokenizer",
-    "jobs.model.checkpoint", "jobs.model.checkpoint_leases",
+    "jobs.model.checkpoint", "jobs.model.checkpoint_leases", "jobs.model.checkpoint_locations",
 }  # fmt: skip
 # Within `serving`: what the files of a package, or a file, must not import.
 SERVING_FORBIDDEN = {
@@ -73,6 +73,7 @@ PURE = [
     "jobs/evaluation",
     "jobs/inference",
     "jobs/model",
+    "jobs/portable",
     "jobs/runs",
     "jobs/search/results/analysis.py",
     "jobs/search/records.py",

@@ -7,10 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
 from cluster import UsageError, __version__
 from cluster.console.logs import RESULT, ConsoleHandler, handle_logs
+from cluster.console.output import (
+    JSON_OPTION,
+    RED,
+    collect_result,
+    paint,
+    print_error,
+    report_result,
+    requests_json,
+)
 from cluster.ray_private import JOB_VARIABLE
 
 OWN_PACKAGES = ("cluster", "jobs", "serving", "finetune_cnn")
@@ -53,6 +63,12 @@ class CommandParser(argparse.ArgumentParser):
         formatter.add_text(self.epilog)
         return formatter.format_help()
 
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and an error, and exit with code 2."""
+        report_result({"error": message})
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {paint('error:', RED, sys.stderr)} {message}\n")
+
     def list_commands(self) -> list[str]:
         """Return the sub-commands, with those of groups as `group command`."""
         names = []
@@ -76,7 +92,7 @@ class CommandGroup:
     """The sub-commands of a parser."""
 
     def __init__(self, parser: CommandParser) -> None:
-        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND", prog=parser.prog)
         self._sections = parser.sections
         self._heading = "commands"
 
@@ -103,7 +119,7 @@ class CommandGroup:
     def _add_parser(self, name: str, text: str) -> CommandParser:
         parser = self._commands.add_parser(name, help=text, description=text)
         self._sections.setdefault(self._heading, []).append(argparse.Action([], dest=name, help=text))
-        _add_verbosity(parser)
+        _add_common_options(parser)
         return parser
 
 
@@ -117,15 +133,20 @@ class CommandLine(CommandGroup):
     """
 
     def __init__(self, program: str, description: str) -> None:
-        self.parser = CommandParser(prog=program, description=description)
+        self.parser = CommandParser(prog=program, usage="%(prog)s [options] COMMAND ...", description=description)
         self.parser.add_argument("--version", action="version", version=f"finetune-cnn {__version__}")
         self.parser.set_defaults(log_level=logging.INFO, command_line=self)
-        _add_verbosity(self.parser)
+        _add_common_options(self.parser)
         super().__init__(self.parser)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run a sub-command and return the exit code: its own, 2 for a usage error, or 130 for Ctrl-C."""
-        options = self._parse(arguments)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        with collect_result() if requests_json(words) else nullcontext():
+            return self._run(words)
+
+    def _run(self, words: Sequence[str]) -> int:
+        options = self._parse(words)
         handler = ConsoleHandler()
         if options.log_level == logging.DEBUG:
             logging.addLevelName(RESULT, "RESULT")
@@ -135,12 +156,12 @@ class CommandLine(CommandGroup):
                 run: RunCommand = options.run
                 return run(options) or 0
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
             return EXIT_USAGE
         except ModuleNotFoundError as error:
             if options.log_level == logging.DEBUG or (error.name or "").partition(".")[0] in ("", *OWN_PACKAGES):
                 raise
-            print(f"error: {_describe_missing_package(str(error.name))}", file=sys.stderr)
+            print_error(_describe_missing_package(str(error.name)))
             return EXIT_USAGE
         except BrokenPipeError:
             # The reader of the output has closed it. The interpreter flushes standard output when it exits.
@@ -149,6 +170,7 @@ class CommandLine(CommandGroup):
         except KeyboardInterrupt as error:
             hint = f" {error}" if error.args else "; the same command resumes from here" if options.resumable else ""
             print(f"interrupted{hint}", file=sys.stderr)
+            report_result({"error": f"interrupted{hint}"})
             return EXIT_INTERRUPTED
 
     def validate(self, arguments: Sequence[str]) -> None:
@@ -166,13 +188,12 @@ class CommandLine(CommandGroup):
         if validate := getattr(options, "validate", None):
             validate(options)
 
-    def _parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        options, rest = self.parser.parse_known_args(arguments)
+    def _parse(self, words: Sequence[str]) -> argparse.Namespace:
+        options, rest = self.parser.parse_known_args(words)
         name = getattr(options, "settings_argument", None)
         takes_file = getattr(options, "file_after_options", False)
         if rest and (name is None or any(word[:1] == "-" or not (takes_file or _SETTING.match(word)) for word in rest)):
             parser: CommandParser = options.command_parser
-            words = sys.argv[1:] if arguments is None else arguments
             hint = _suggest_option(parser, rest, words, getattr(options, "suggest_keys", None))
             parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
         if rest and name is not None:
@@ -221,7 +242,9 @@ def _describe_missing_package(name: str) -> str:
     return f"the Python at {sys.executable} lacks the package {name}; {remedy}"
 
 
-def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    text = "print the result as JSON, and all else to standard error"
+    parser.add_argument(JSON_OPTION, action="store_true", default=argparse.SUPPRESS, help=text)
     # Without a default, an option before the verb is not overwritten by the verb's parser.
     for option, level, text in (
         ("--quiet", RESULT, "print results, warnings and errors only"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.console.cli import CommandGroup
+from cluster.console.output import add_dry_run, print_plan, report_result
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -25,6 +26,7 @@ def add_submit(commands: CommandGroup) -> None:
     )
     submit.add_argument("--detach", action="store_true", help="return once the job is submitted")
     add_include(submit)
+    add_dry_run(submit)
     submit.add_argument(
         "--install",
         action="store_true",
@@ -75,35 +77,34 @@ def _add_dashboard_address(parser: argparse.ArgumentParser) -> None:
 def _submit(options: argparse.Namespace) -> int:
     if options.working_dir is None:  # the code of another checkout decides about its commands
         options.command_line.validate(options.arguments)
-    from cluster.ray_jobs import submit_job
+    from cluster.ray_jobs import plan_job, submit_job
 
-    return submit_job(
-        options.arguments,
-        address=options.address,
-        module=options.module,
-        working_dir=options.working_dir,
-        include=options.include,
-        install=options.install,
-        detach=options.detach,
-        write=write_line,
-        confirm=confirm,
-    )
+    names = ("address", "module", "working_dir", "include", "install")
+    values = {name: getattr(options, name) for name in names}
+    if options.dry_run:
+        print_plan(plan_job(options.arguments, **values))
+        return 0
+    return submit_job(options.arguments, detach=options.detach, write=write_line, confirm=confirm, **values)
 
 
 def _list(options: argparse.Namespace) -> None:
-    from cluster.console.job_tables import format_job_table
+    from cluster.console.job_tables import describe_job, format_job_table
     from cluster.ray_jobs import list_jobs
 
-    write_line(format_job_table(list_jobs(_create_client(options))))
+    jobs = list_jobs(_create_client(options))
+    write_line(format_job_table(jobs))
+    report_result({"jobs": [describe_job(job) for job in jobs]})
 
 
 def _status(options: argparse.Namespace) -> None:
-    from cluster.console.job_tables import format_job
+    from cluster.console.job_tables import describe_job, format_job
     from cluster.ray_jobs import get_job
 
     client, job = _select_job(options)
-    for line in format_job(get_job(client, job)):
+    details = get_job(client, job)
+    for line in format_job(details):
         write_line(line)
+    report_result(describe_job(details))
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -111,17 +112,23 @@ def _logs(options: argparse.Namespace) -> int:
 
     client, job = _select_job(options)
     if not options.follow:
-        print(read_log(client, job), end="")
+        log = read_log(client, job)
+        print(log, end="")
+        report_result({"job": job, "log": log})
         return 0
     address_option = f"--address {options.address}" if options.address else ""
-    return follow_log(client, job, address_option, write_line, confirm)
+    code = follow_log(client, job, address_option, write_line, confirm)
+    report_result({"job": job, "exit_code": code})
+    return code
 
 
 def _stop(options: argparse.Namespace) -> None:
-    from cluster.ray_jobs import stop_job
+    from cluster.console.job_tables import describe_job
+    from cluster.ray_jobs import get_job, stop_job
 
     client, job = _select_job(options)
     stop_job(client, job)
+    report_result(describe_job(get_job(client, job)))
 
 
 def _select_job(options: argparse.Namespace) -> "tuple[JobSubmissionClient, str]":

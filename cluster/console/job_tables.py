@@ -1,7 +1,7 @@
 """Tables of Ray jobs for the console."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cluster import to_single_line
@@ -33,6 +33,21 @@ def format_job(job: "JobDetails", now: float | None = None) -> list[str]:
     if job.message and job.status.is_terminal():
         facts["reason"] = to_single_line(job.message)
     return [f"{name:8} {value}" for name, value in facts.items()]
+
+
+def describe_job(job: "JobDetails") -> Mapping[str, object]:
+    """Return a job as JSON values; times in seconds since 1970."""
+    return {
+        "job": job.submission_id,
+        "owner": (job.metadata or {}).get("owner"),
+        "verb": (job.metadata or {}).get("verb"),
+        "state": job.status.value,
+        "command": job.entrypoint,
+        "start_time": job.start_time and job.start_time / 1000,
+        "end_time": job.end_time and job.end_time / 1000,
+        "exit_code": job.driver_exit_code,
+        "message": job.message,
+    }
 
 
 def _get_facts(job: "JobDetails", now: float) -> dict[str, object]:

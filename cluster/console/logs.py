@@ -7,18 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.console.output import RED, YELLOW, paint
+
 LOGGERS = ("cluster", "jobs", "serving")
 # Level of what a command was called for, such as a table of results or a written file; printed with --quiet too.
 RESULT = 25
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Messages of warnings and errors start with their level, as those of usage errors do."""
+    """Messages of warnings and errors start with their level, in colour, as those of usage errors do."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
         text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        if record.levelno < logging.WARNING:
+            return text
+        color = RED if record.levelno >= logging.ERROR else YELLOW
+        return f"{paint(f'{record.levelname.lower()}:', color, sys.stderr)} {text}"
 
 
 class ConsoleHandler(logging.Handler):

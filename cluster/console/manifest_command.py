@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup
+from cluster.console.output import report_result
 
 JOB_VERBS = ("train", "tune", "cross-validate")
 MAX_DEADLINE_S = (1 << 31) - 1  # an int32 of KubeRay
@@ -149,6 +150,7 @@ def _manifest(options: argparse.Namespace) -> None:
     else:
         manifests = manifest.build_ray_cluster(pods)
     print(yaml.safe_dump_all(manifests, sort_keys=False), end="")
+    report_result({"manifests": manifests})
 
 
 def _check_manifest_options(options: argparse.Namespace, is_job: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 # Rich truncates cells to the width of a terminal; a log has none.
 WIDTH = 10_000
+UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def format_text_table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -28,11 +29,36 @@ def format_text_table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
 
 
+class GrowingTable:
+    """Text table whose rows are printed one after the other; the first row comes with the header.
+
+    Rows have the columns of the first one, which decides the widths.
+    """
+
+    def __init__(self) -> None:
+        self._widths: dict[str, int] = {}
+
+    def format_row(self, row: Mapping[str, object], note: str = "") -> str:
+        """Return a row as text, aligned at the right; note: text that follows it."""
+        header = ""
+        if not self._widths:
+            self._widths = {name: max(len(name), len(str(value))) for name, value in row.items()}
+            header = "  ".join(f"{name:>{width}}" for name, width in self._widths.items()) + "\n"
+        cells = "  ".join(f"{row.get(name, '')!s:>{width}}" for name, width in self._widths.items())
+        return f"{header}{cells}  {note}".rstrip()
+
+
 def format_markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return rows as the lines of a Markdown table; the keys of the first row are the columns."""
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return lines + ["| " + " | ".join(escape_cell(str(row[column])) for column in columns) + " |" for row in rows]
+
+
+def format_size(size: int) -> str:
+    """Return a number of bytes with a unit, such as 75.2 MB."""
+    exponent = min((len(str(size)) - 1) // 3, len(UNITS) - 1)
+    return f"{size / 1000**exponent:.{1 if exponent else 0}f} {UNITS[exponent]}"
 
 
 def escape_cell(text: str) -> str:

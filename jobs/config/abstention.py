@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from cluster import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Objective = Literal["retention", "precision", "balanced"]
 """What a threshold is chosen for: the share of texts that keep a label, the share of correct labels among them, or the
@@ -37,7 +38,7 @@ class MissingThreshold(UsageError):
     """A checkpoint has no threshold for an objective of abstention."""
 
 
-def select_classes(probabilities: np.ndarray, out_of_scope: int | None) -> tuple[np.ndarray, np.ndarray]:
+def select_classes(probabilities: "np.ndarray", out_of_scope: int | None) -> "tuple[np.ndarray, np.ndarray]":
     """Return the best class in scope of each text, `(texts,)` int64, and its probability.
 
     Args:
@@ -47,8 +48,7 @@ def select_classes(probabilities: np.ndarray, out_of_scope: int | None) -> tuple
     if out_of_scope is not None:
         probabilities = probabilities.copy()
         probabilities[:, out_of_scope] = -1
-    best = probabilities.argmax(axis=1)
-    return best, probabilities[np.arange(len(best)), best]
+    return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ class AbstentionRule:
     threshold: float
     out_of_scope: int | None = None
 
-    def apply(self, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def apply(self, probabilities: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
         """Return the class of each text, -1 for none, and the score of its best class in scope, `(texts,)` each.
 
         Args:
             probabilities: `(texts, classes)`.
         """
         best, scores = select_classes(probabilities, self.out_of_scope)
-        return np.where(scores >= self.threshold, best, -1), scores
+        best[~(scores >= self.threshold)] = -1  # also a score that is not a number
+        return best, scores
 
 
 def find_rule(metrics: Mapping[str, Any], objective: Objective) -> AbstentionRule | None:

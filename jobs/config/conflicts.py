@@ -19,13 +19,18 @@ FINE_TUNING_SETTINGS = {
 
 
 def check_settings(
-    experiment: Experiment, embeddings: Collection[str], search_space: Mapping[str, Sequence[Any]] = {}
+    experiment: Experiment,
+    embeddings: Collection[str],
+    search_space: Mapping[str, Sequence[Any]] = {},
+    *,
+    rows_in_memory: bool = False,
 ) -> list[str]:
     """Return warnings about settings that have no effect.
 
     Args:
         embeddings: kinds of embedding that are trained with the experiment.
         search_space: values, or limits, of the settings that a search varies, by dotted path.
+        rows_in_memory: the rows do not come from `data`.
 
     Raises:
         ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
@@ -34,7 +39,7 @@ def check_settings(
     """
     _check_weight_column(experiment.data)
     _check_out_of_scope(experiment)
-    _check_multi_label(experiment)
+    _check_multi_label(experiment, rows_in_memory)
     default = Experiment()
     for path, applicable in FINE_TUNING_SETTINGS.items():
         is_set = path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
@@ -83,10 +88,10 @@ def drop_ineffective_settings(experiment: Experiment) -> Experiment:
     )
 
 
-def _check_multi_label(experiment: Experiment) -> None:
+def _check_multi_label(experiment: Experiment, rows_in_memory: bool) -> None:
     train, default = experiment.train, Experiment().train
     if experiment.data.is_multi_label:
-        if experiment.data.train is None:
+        if experiment.data.train is None and not rows_in_memory:
             raise ExperimentError(
                 "data.multi_label has no effect without data.train: a docstring has one label; remove it, and "
                 "data.label_separator"

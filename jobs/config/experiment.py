@@ -54,6 +54,12 @@ class Experiment(SettingsSection):
     """Folder of all runs, which all nodes can access, or a URI of a file system that pyarrow supports."""
     seed: int = Field(0, ge=0, lt=1 << 32)
     """Seed of all random numbers: split of the data, initial weights, order of the rows, dropout, search."""
+    mlflow: str | None = None
+    """Tracking URI of MLflow that runs and trials are logged to; null: MLFLOW_TRACKING_URI if set, else none. Needs the
+    extra `mlflow`."""
+    wandb: str | None = None
+    """Project of Weights & Biases that runs and trials are logged to; null: WANDB_PROJECT if set, else none. Needs the
+    package wandb, and WANDB_API_KEY or WANDB_MODE=offline."""
     data: DataSettings = DataSettings()
     text: TextSettings = TextSettings()
     vectors: VectorSettings = VectorSettings()

@@ -115,6 +115,10 @@ class DataSettings(SettingsSection):
 class TextSettings(SettingsSection):
     """Tokenizer and vocabulary."""
 
+    tokenizer: str = Field("unicode", min_length=1)
+    """unicode: words of any script, and the single characters of scripts without spaces between words, such as Chinese
+    and Thai. unicode-pairs: in these scripts, pairs of neighbouring characters. words: runs of letters and digits, as
+    in earlier versions. Or the name of a tokenizer of an installed package, such as jieba."""
     lowercase: bool = True
     """Convert texts to lower case."""
     max_tokens: int = Field(1000, ge=1)

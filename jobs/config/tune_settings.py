@@ -54,5 +54,4 @@ class TuneSettings(SettingsSection):
     """After the search, train the best settings on the training and validation parts together, for the best number
     of epochs, with as many workers as fit in the cluster; best.json then names this checkpoint."""
     mlflow: str | None = None
-    """Tracking URI of MLflow that trials are logged to; null: MLFLOW_TRACKING_URI if set, else none. Needs the extra
-    `mlflow`."""
+    """As the setting `mlflow` outside of this section, which is used if both are set."""

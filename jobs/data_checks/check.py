@@ -8,6 +8,7 @@ The texts are read as for training: the same parts, tokens and vectors.
 import logging
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
 from cluster.console.tables import format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import absolute_path, join, output_file
@@ -51,7 +52,7 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
         check_output_file(path, *inputs)
     logger.info("reading the texts")
     dataset = load_dataset(experiment)
-    rows = collect_rows(dataset, experiment.text.lowercase)
+    rows = collect_rows(dataset, experiment.text)
     findings = find_all(rows, experiment.text.max_tokens, experiment.seed)
     findings = sort_findings([*findings, *_check_coverage(experiment, dataset)])
     table = [
@@ -59,6 +60,7 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
         for finding in findings
     ]
     logger.log(RESULT, format_text_table(table))
+    report_result({"findings": table})
     with output_file(csv_path) as part:
         write_csv(part, findings, rows)
     with output_file(page_path) as part:

@@ -21,12 +21,14 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True)
 class FindingRow:
-    """A row of a finding. suggested: label that fits better, if any; score: see the finding, None without."""
+    """A row of a finding. suggested: label that fits better, if any; score: see the finding, None without; labels: the
+    suspicious ones."""
 
     index: int
     note: str = ""
     suggested: str = ""
     score: float | None = None
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

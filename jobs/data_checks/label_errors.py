@@ -1,10 +1,11 @@
 """Check of the labels: rows whose label disagrees with the predictions of a model that was not trained on them.
 
 The model is logistic regression over TF-IDF of words and pairs of words. benchmarks/label_noise.py compares it with
-the network.
+the network. With several labels per text there is a model for each label, and a row may lack a label as well.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jobs.data_checks.classes import FEW_ROWS
 from jobs.data_checks.confident_learning import LabelErrors, find_label_errors
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TEST, Rows
+from jobs.datasets.label_sets import encode_label_sets
 from jobs.evaluation.baselines import list_terms
 
 LABELS = "suspicious labels"  # name of the finding
@@ -24,16 +26,15 @@ MANY_ROWS = 1000  # of so many, words and pairs that occur in one row only are l
 def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
     """Return a finding with the rows whose label is likely wrong, the worst first; none without such rows.
 
-    Rows of the test part are neither checked nor used. Classes with few rows are left out, and all rows if
-    they may have several labels.
+    Rows of the test part are neither checked nor used. Classes with few rows are left out.
 
     Args:
         first: as of `find_first_copies`.
     """
-    if rows.is_multi_label:  # confident learning compares classes of which a row has one
-        return []
     labels = rows.label_indices()
     is_used = (rows.part != TEST) & np.array([bool(tokens) for tokens in rows.tokens])
+    if rows.is_multi_label:
+        return _check_label_sets(rows, np.flatnonzero(is_used), labels, first, seed)
     sizes = np.bincount(labels[is_used], minlength=len(rows.classes))
     members = np.flatnonzero(is_used & (sizes[labels] >= FEW_ROWS))
     classes, compact = np.unique(labels[members], return_inverse=True)
@@ -45,14 +46,67 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
     if not errors.num_suspicious:
         return []
     agreement = float((probabilities.argmax(axis=1) == compact).mean())
+    subject = f"{errors.num_suspicious:,} of {len(members):,} labels"
+    listed = _list_rows(rows, errors, members, classes)
+    return [_make_finding(subject, agreement, f"It agrees with {agreement:.0%} of all labels", listed)]
+
+
+def _make_finding(subject: str, agreement: float, quality: str, rows: Sequence[FindingRow]) -> Finding:
+    """Return the finding; quality: text on how well the model agrees with all labels, from 0 to 1."""
     is_reliable = agreement >= MIN_AGREEMENT
     message = (
-        f"{errors.num_suspicious:,} of {len(members):,} labels are suspicious: a model that was not trained on these "
-        f"rows finds them unlikely. It agrees with {agreement:.0%} of all labels; "
+        f"{subject} are suspicious: a model that was not trained on these rows finds them unlikely. {quality}; "
         + ("check the first rows" if is_reliable else "with so few, most of the suspicious ones may be right")
     )
-    severity = Severity.HIGH if is_reliable else Severity.MEDIUM
-    return [Finding(LABELS, severity, message, _list_rows(rows, errors, members, classes))]
+    return Finding(LABELS, Severity.HIGH if is_reliable else Severity.MEDIUM, message, rows)
+
+
+def _check_label_sets(
+    rows: Rows, members: np.ndarray, groups: np.ndarray, first: np.ndarray, seed: int
+) -> list[Finding]:
+    """As `check_labels`, of rows that may have several labels.
+
+    Args:
+        members: indices of the rows that are checked. groups: as of `label_indices`, of all rows.
+    """
+    sets = rows.label_sets()
+    targets = encode_label_sets([sets[index] for index in members], rows.classes)  # (rows, labels)
+    sizes = targets.sum(axis=0, dtype=np.int64)
+    checked = np.flatnonzero((sizes >= FEW_ROWS) & (len(members) - sizes >= FEW_ROWS))
+    if not len(checked):
+        return []
+    features = _vectorize([rows.tokens[index] for index in members])
+    folds = assign_folds(groups[members], first[members], seed)
+    correct = predicted = 0
+    suspicious: dict[int, list[tuple[float, int]]] = {}  # probability and number of the labels, by row
+    for label in checked.tolist():
+        own = targets[:, label].astype(np.int64)
+        if len(np.unique(folds[own == 1])) < 2:  # a model would not know the label
+            continue
+        probabilities = _predict(features, own, folds, seed)
+        is_predicted = probabilities[:, 1] > 0.5
+        correct, predicted = correct + int(own[is_predicted].sum()), predicted + int(is_predicted.sum())
+        errors = find_label_errors(probabilities, own)
+        for row in errors.order[: errors.num_suspicious].tolist():
+            suspicious.setdefault(row, []).append((float(errors.confidence[row]), label))
+    if not suspicious:
+        return []
+    f1 = 2 * correct / (predicted + int(sizes[checked].sum()))
+    listed = []
+    for row, pairs in sorted(suspicious.items(), key=lambda item: min(item[1])):
+        given = set(sets[members[row]])
+        named = [(rows.classes[label], probability) for probability, label in sorted(pairs)]
+        notes = [
+            f"'{name}' has a probability of {probability:.1%}"
+            if name in given
+            else f"'{name}' is missing, and has a probability of {1 - probability:.1%}"
+            for name, probability in named
+        ]
+        names = [name for name, _ in named]
+        suggested = ", ".join(sorted(given.symmetric_difference(names)))
+        listed.append(FindingRow(int(members[row]), "; ".join(notes), suggested, 1 - min(pairs)[0], names))
+    subject = f"labels of {len(listed):,} of {len(members):,} rows"
+    return [_make_finding(subject, f1, f"Its micro F1 on all labels is {f1:.0%}", listed)]
 
 
 def _list_rows(rows: Rows, errors: LabelErrors, members: np.ndarray, classes: np.ndarray) -> list[FindingRow]:
@@ -62,6 +116,7 @@ def _list_rows(rows: Rows, errors: LabelErrors, members: np.ndarray, classes: np
             note=f"probability of the label {errors.confidence[number]:.1%}",
             suggested=rows.classes[classes[errors.suggested[number]]],
             score=1 - float(errors.confidence[number]),
+            labels=[rows.labels[members[number]]],
         )
         for number in errors.order[: errors.num_suspicious]
     ]
@@ -89,13 +144,22 @@ def predict_out_of_fold(
     Args:
         tokens: of each text. labels: `(rows,)` int64, from 0 without gaps. groups, seed: as of `assign_folds`.
     """
+    return _predict(_vectorize(tokens), labels, assign_folds(labels, groups, seed), seed)
+
+
+def _vectorize(tokens: Sequence[Sequence[str]]) -> Any:
+    """Return the TF-IDF of texts, a sparse matrix `(texts, terms)`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import SGDClassifier
 
     min_count = 2 if len(tokens) >= MANY_ROWS else 1
     vectorizer = TfidfVectorizer(analyzer=list_terms, sublinear_tf=True, dtype=np.float32, min_df=min_count)
-    features = vectorizer.fit_transform(tokens)
-    folds = assign_folds(labels, groups, seed)
+    return vectorizer.fit_transform(tokens)
+
+
+def _predict(features: Any, labels: np.ndarray, folds: np.ndarray, seed: int) -> np.ndarray:
+    """Return the probabilities of the classes, `(rows, classes)`, each fold's of a model of the other folds."""
+    from sklearn.linear_model import SGDClassifier
+
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     for fold in range(NUM_FOLDS):
         rows, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)

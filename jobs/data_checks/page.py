@@ -8,7 +8,6 @@ import numpy as np
 
 from jobs.data_checks.classes import count_classes
 from jobs.data_checks.findings import Finding, Severity
-from jobs.data_checks.label_errors import LABELS
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
 from jobs.evaluation.reports.html.page import render_page
 
@@ -79,9 +78,7 @@ def _list_finding(number: int, finding: Finding, rows: Rows) -> ListedFinding:
     used = [column for column in (lines[0] if lines else ()) if any(line[column] for line in lines)]
     left_out = f"{len(lines):,} of {len(finding.rows):,} rows" if len(lines) < len(finding.rows) else ""
     listed = [{column: line[column] for column in used} for line in lines]
-    return ListedFinding(
-        number, finding.name, finding.severity.name.lower(), finding.message.rstrip("."), listed, left_out
-    )
+    return ListedFinding(number, finding.name, finding.severity.name.lower(), finding.message, listed, left_out)
 
 
 def _shorten(text: str) -> str:
@@ -92,9 +89,7 @@ def _list_classes(
     rows: Rows, findings: Sequence[Finding], sizes: np.ndarray, parts: Sequence[int]
 ) -> Iterator[ClassSizes]:
     """Yield the classes, the largest in the training part first; sizes: `(classes, parts)`."""
-    suspicious = Counter(
-        rows.labels[row.index] for finding in findings if finding.name == LABELS for row in finding.rows
-    )
+    suspicious = Counter(label for finding in findings for row in finding.rows for label in row.labels)
     largest = max(1, int(sizes[:, TRAINING].max()))
     for index in np.argsort(-sizes[:, TRAINING], kind="stable"):
         label = rows.classes[index]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
@@ -64,10 +65,10 @@ class Rows:
         return np.array([numbers[label] for label in self.labels], np.int64)
 
 
-def collect_rows(dataset: Dataset, lowercase: bool) -> Rows:
-    """Return the rows of a dataset; `lowercase` is the setting of the tokenizer."""
+def collect_rows(dataset: Dataset, settings: TextSettings) -> Rows:
+    """Return the rows of a dataset; `settings` are those of the tokenizer."""
     splits = (dataset.train, dataset.validation, dataset.test)
     texts = [text for split in splits for text in split.texts]
     labels = [label for split in splits for label in split.labels]
     part = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
-    return Rows(texts, labels, dataset.labels, tokenize_texts(texts, lowercase), part, splits)
+    return Rows(texts, labels, dataset.labels, tokenize_texts(texts, settings), part, splits)

@@ -1,17 +1,23 @@
 """Chunks of the rows of files, so that the memory of a command that streams them does not grow with the files."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+from unicodedata import normalize
 
-from cluster.storage import StorageError
+import msgspec
+import numpy as np
+
+from cluster.storage import StorageError, is_uri
 from jobs.datasets.formats.arrow import open_arrow
 from jobs.datasets.formats.file_parts import divide_file
 from jobs.datasets.formats.parquet import open_parquet
 from jobs.datasets.formats.record_batches import stream_batches
-from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
+from jobs.datasets.formats.rows import DataError, FilePart, ReadOptions, Record, SourceFile
+from jobs.datasets.formats.text_lines import iter_lines
 from jobs.datasets.readers import BINARY_FORMATS, iter_rows
 
 if TYPE_CHECKING:
@@ -20,7 +26,10 @@ if TYPE_CHECKING:
 MAX_ROWS = 16_384  # of a chunk
 MAX_CHARACTERS = 1 << 22  # of a chunk's texts; the last one may be longer
 SCANNED_FORMATS = ("jsonl", "fasttext")  # any line may have other columns than the first one
+NUM_THREADS = 32  # that wait for an object store
 INT64 = range(-(1 << 63), 1 << 63)
+
+Result = TypeVar("Result")
 
 ColumnTypes = dict[str, set[type]]
 """Types of the values of each column; `object` stands for integers of more than 64 bits."""
@@ -30,9 +39,15 @@ ColumnTypes = dict[str, set[type]]
 class Chunk:
     """Consecutive rows: texts, and the values of all columns, either as records or as a batch of Arrow."""
 
-    texts: list[str]
+    texts: Sequence[str]
     records: Sequence[Record]
     batch: "RecordBatch | None" = None
+
+    def select(self, is_selected: np.ndarray) -> "Chunk":
+        """Return some of the rows; is_selected: `(rows,)` bool."""
+        mask = is_selected.tolist()
+        batch = None if self.batch is None else self.batch.filter(mask)
+        return Chunk([*itertools.compress(self.texts, mask)], [*itertools.compress(self.records, mask)], batch)
 
 
 def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches: bool = False) -> Iterator[Chunk]:
@@ -74,7 +89,7 @@ def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
         yield Chunk(texts, records)
 
 
-def scan_columns(files: Iterable[SourceFile], options: ReadOptions) -> ColumnTypes:
+def scan_columns(files: Sequence[SourceFile], options: ReadOptions) -> ColumnTypes:
     """Return the columns of files in the order of their occurrence; empty if there are no rows.
 
     All rows of SCANNED_FORMATS are read, of other formats the first row of each file.
@@ -83,18 +98,68 @@ def scan_columns(files: Iterable[SourceFile], options: ReadOptions) -> ColumnTyp
         DataError: a file is missing or damaged, or a row that is read is invalid.
     """
     columns: ColumnTypes = {}
-    for file in files:
-        rows = iter_rows(file, options)
-        for _, _, _, record in rows if file.format in SCANNED_FORMATS else itertools.islice(rows, 1):
-            for name, value in (record or {}).items():
-                kind = object if type(value) is int and value not in INT64 else type(value)
-                columns.setdefault(name, set()).add(kind)
+    for file_columns in map_files(lambda file: _scan_file(file, options), files):
+        for name, kinds in file_columns.items():
+            columns.setdefault(name, set()).update(kinds)
     return columns
 
 
-def divide_files(files: Iterable[SourceFile], options: ReadOptions, part_bytes: int) -> list[SourceFile]:
+def map_files(function: Callable[[SourceFile], Result], files: Sequence[SourceFile]) -> list[Result]:
+    """Return what a function returns for each file; threads call it for URIs, where requests take long."""
+    if len(files) < 2 or not is_uri(files[0].path):
+        return list(map(function, files))
+    with ThreadPoolExecutor(min(NUM_THREADS, len(files))) as pool:
+        return list(pool.map(function, files))
+
+
+def _scan_file(file: SourceFile, options: ReadOptions) -> ColumnTypes:
+    columns: ColumnTypes | None = None
+    if file.format == "jsonl":
+        columns = _scan_regular_lines(file, options)
+    elif file.format == "parquet" and file.part is None:  # all rows of a batch would become objects of Python
+        columns = _scan_rows(replace(file, part=FilePart(0, 1, 0)), options) or None
+    return _scan_rows(file, options) if columns is None else columns
+
+
+def _scan_rows(file: SourceFile, options: ReadOptions) -> ColumnTypes:
+    columns: ColumnTypes = {}
+    rows = iter_rows(file, options)
+    for _, _, _, record in rows if file.format in SCANNED_FORMATS else itertools.islice(rows, 1):
+        for name, value in (record or {}).items():
+            columns.setdefault(name, set()).add(_type_of(value))
+    return columns
+
+
+def _scan_regular_lines(file: SourceFile, options: ReadOptions) -> ColumnTypes | None:
+    """Return the columns of a jsonl file; None if a line is perhaps invalid, which `iter_rows` finds out.
+
+    It is several times as fast as `iter_rows`, and ignores that an object has a key twice.
+    """
+    decode, text_name = msgspec.json.Decoder(dict[str, Any]).decode, options.columns["text_column"]
+    columns: ColumnTypes = {}
+    try:
+        for line in iter_lines(file, options):
+            row = decode(line)
+            if type(row.get(text_name)) is not str:
+                return None
+            for name, value in row.items():
+                kind = type(value)
+                if kind is int or name not in columns or kind not in columns[name]:
+                    columns.setdefault(name, set()).add(_type_of(value))
+    except (DataError, StorageError, msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        return None
+    names = [normalize("NFC", name) for name in columns]
+    return dict(zip(names, columns.values(), strict=True)) if len({*names}) == len(names) else None
+
+
+def _type_of(value: object) -> type:
+    return object if type(value) is int and value not in INT64 else type(value)
+
+
+def divide_files(files: Sequence[SourceFile], options: ReadOptions, part_bytes: int) -> list[SourceFile]:
     """Return the parts of files, in their order, each of whole rows and about some bytes; errors of `divide_file`."""
     try:
-        return [part for file in files for part in divide_file(file, options, part_bytes)]
+        parts = map_files(lambda file: divide_file(file, options, part_bytes), files)
+        return [*itertools.chain.from_iterable(parts)]
     except StorageError as error:
         raise DataError(str(error)) from error

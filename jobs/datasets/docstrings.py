@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cluster.storage import absolute_path, exists, join, read_text, write_text
 from jobs.config.experiment import digest
-from jobs.config.settings import DataSettings
+from jobs.config.settings import DataSettings, TextSettings
 from jobs.datasets.readers import DataError, Split
 from jobs.datasets.tokenizer import tokenize
 
@@ -220,9 +220,11 @@ def _extract_chunk(files: list[Path], packages: list[str], lowercase: bool) -> D
     """Return the docstrings of source files."""
     pattern, names = compile_name_pattern(packages), library_names(packages)
     mask = MASK_TOKEN.lower() if lowercase else MASK_TOKEN
+    # Documentation in English, with the tokenizer of earlier versions: the vectors trained on it stay the same.
+    settings = TextSettings(tokenizer="words", lowercase=lowercase)
     docstrings = []
     for docstring in read_docstrings(files):
-        tokens = (mask if token.lower() in names else token for token in tokenize(docstring, lowercase))
+        tokens = (mask if token.lower() in names else token for token in tokenize(docstring, settings))
         line = " ".join(token for token in tokens if token[0] != "`")
         docstrings.append((extract_passage(docstring, pattern), line))
     return docstrings

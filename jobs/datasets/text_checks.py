@@ -122,7 +122,7 @@ def describe_undivided_texts(counts: Iterable[tuple[str, int]]) -> str | None:
         if letters > MIN_SHARE * total and letters > script.max_mean_length * number:
             return (
                 f"{letters / total:.0%} of the training texts are {script.name}, which has no spaces between words: a "
-                f"run of letters, {letters / number:.0f} on average, counts as one word. Divide the texts into words "
-                "first, with spaces, as in the texts that the vectors were trained on"
+                f"run of letters, {letters / number:.0f} on average, counts as one word. Set text.tokenizer=unicode or "
+                "divide the texts into words first, with spaces, as in the texts that the vectors were trained on"
             )
     return None

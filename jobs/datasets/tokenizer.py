@@ -1,22 +1,47 @@
 """Tokenizer and vocabulary: texts as tokens, and tokens as ids.
 
-It has a compiled twin, code_points.py and tokenizer_kernel.py in `jobs.datasets.tokenization`: change both.
+It has a compiled twin, code_points.py and tokenizer_kernel.py in `jobs.datasets.tokenization`: change both. The tokens
+are found by patterns.py there.
 """
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from jobs.datasets.tokenization.characters import BUILT_IN, FORMATS, UNICODE, WORDS
+from jobs.datasets.tokenization.installed import load_tokenizer
+from jobs.datasets.tokenization.patterns import find_tokens, list_ascii_tokens
+
 PADDING, UNKNOWN = 0, 1
-MAX_PUNCTUATION_RUN = 3  # characters of a token of punctuation marks
+
+
+class TokenizerSettings(Protocol):
+    """What the tokenizer reads of the settings `text`; the training loop imports this without pydantic."""
+
+    @property
+    def tokenizer(self) -> str:
+        """Name of the tokenizer."""
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether texts are tokenized in lower case."""
+
+
+class DefaultSettings(NamedTuple):
+    """The defaults of the settings `text`."""
+
+    tokenizer: str = UNICODE
+    lowercase: bool = True
+
+
+DEFAULT_SETTINGS: TokenizerSettings = DefaultSettings()
 
 _DOTTED_I = re.compile("i\u0307+")  # İ in lower case
-_MARK_RANGES = range(0x300, 0x20000), range(0xE0100, 0xE01F0)  # of Unicode, that contain all combining marks
 
 
 def normalize(text: str, lowercase: bool = True) -> str:
@@ -38,20 +63,36 @@ def fold_case(word: str) -> str:
     return word.lower() if word.isascii() else normalize(word).replace("ı", "i")
 
 
-def tokenize(text: str, lowercase: bool = True) -> list[str]:
-    """Return the tokens of a text, in Unicode NFC; none contains white space."""
-    text = normalize(text, lowercase)
-    return [_match_token(match, text) for match in _find_tokens(text)]
+def tokenize(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[str]:
+    """Return the tokens of a text, in Unicode NFC; none contains white space.
+
+    Raises:
+        TokenizerError: `text.tokenizer` names no tokenizer that is installed.
+    """
+    normalized, name = _normalize(text, settings), settings.tokenizer
+    if name in BUILT_IN:
+        if normalized.isascii():
+            return list_ascii_tokens(normalized)
+        return [normalized[start:end] for start, end, _ in find_tokens(normalized, name)]
+    return [word for token in load_tokenizer(name)(normalized) for word in token.split()]
 
 
-def tokenize_with_offsets(text: str, lowercase: bool = True) -> list[tuple[str, int, int]]:
+def tokenize_with_offsets(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[tuple[str, int, int]]:
     """Return the tokens of a text, each with its start and end in the text, in characters."""
-    normalized = normalize(text, lowercase)
-    spans = [(index, index + 1) for index in range(len(text))] if text.isascii() else _trace_spans(text, lowercase)
-    return [
-        (_match_token(match, normalized), spans[match.start()][0], spans[match.end() - 1][1])
-        for match in _find_tokens(normalized)
-    ]
+    origins: Sequence[int] = range(len(text))
+    if settings.tokenizer != WORDS and FORMATS.search(text):
+        origins = [index for index, letter in enumerate(text) if not FORMATS.match(letter)]
+        text = FORMATS.sub("", text)
+    normalized, name = normalize(text, settings.lowercase), settings.tokenizer
+    if name in BUILT_IN:
+        bounds = [(normalized[start:end], start, last) for start, end, last in find_tokens(normalized, name)]
+    else:
+        bounds = _locate(tokenize(text, settings), normalized)
+    if text.isascii():
+        spans = [(index, index + 1) for index in range(len(text))]
+    else:
+        spans = _trace_spans(text, settings.lowercase)
+    return [(token, origins[spans[start][0]], origins[spans[end - 1][1] - 1] + 1) for token, start, end in bounds]
 
 
 def count_separate_marks(words: Iterable[str]) -> int:
@@ -99,42 +140,23 @@ def _is_composed_with(letters: str, following: str) -> bool:
     return unicodedata.normalize("NFC", letters + following) != apart
 
 
-def _find_tokens(text: str) -> Iterator[re.Match[str]]:
-    """Return the matches of the tokens of a normalized text, in a copy of it in which all combining marks are one."""
-    # A character class of all marks would be slow.
-    marked = text if text.isascii() else text.translate(_mark_table())
-    has_marks = marked is not text and _MARK_OR_JOINER.search(marked)
-    return (_PATTERN_WITH_MARKS if has_marks else _PATTERN).finditer(marked)
+def _normalize(text: str, settings: TokenizerSettings) -> str:
+    if settings.tokenizer != WORDS and not text.isascii():
+        text = FORMATS.sub("", text)
+    return normalize(text, settings.lowercase)
 
 
-def _match_token(match: re.Match[str], text: str) -> str:
-    start, end = match.span()
-    return text[start:end] if match.group(1) is None else text[start : min(end, start + MAX_PUNCTUATION_RUN)]
-
-
-def _compile_pattern(letter: str, word: str) -> re.Pattern[str]:
-    end = f"(?!{letter})"
-    clitics = rf"[nN]'[tT]{end}|'(?:[sSmMdD]|[rR][eE]|[vV][eE]|[lL][lL]){end}"
-    return re.compile(rf"{word}(?=[nN]'[tT]{end})|{clitics}|{word}|([^\w\s])\1*")
-
-
-# English clitics are separate tokens, as in the Penn Treebank and in Kim's preprocessing (do n't, it 's). A run of
-# the same punctuation mark is one token.
-_PATTERN = _compile_pattern(r"\w", r"\w+")
-
-_MARK, _JOINER = "\u0300", "[\u200c\u200d]"  # any combining mark; ZWNJ and ZWJ
-_MARK_OR_JOINER = re.compile(f"{_MARK}|{_JOINER}")
-# Combining marks (accents, vowel signs) belong to the letter before them. Joiners belong to the word that they are in,
-# or to the mark at its end that they follow.
-_PATTERN_WITH_MARKS = _compile_pattern(
-    rf"[\w{_MARK}]", rf"\w[\w{_MARK}]*(?:{_JOINER}+[\w{_MARK}]+)*(?:(?<={_MARK}){_JOINER}+)?"
-)
-
-
-@cache
-def _mark_table() -> dict[int, str]:
-    """Return the translation of each combining mark of Unicode to the same one."""
-    return {code: _MARK for codes in _MARK_RANGES for code in codes if unicodedata.category(chr(code))[0] == "M"}
+def _locate(tokens: list[str], normalized: str) -> list[tuple[str, int, int]]:
+    """Return the tokens of an installed tokenizer with their bounds; those of one that it has changed: all the rest."""
+    located, position = [], 0
+    for token in tokens if normalized else ():
+        start = normalized.find(token, position)
+        if start < 0:
+            located.append((token, min(position, len(normalized) - 1), len(normalized)))
+        else:
+            position = start + len(token)
+            located.append((token, start, position))
+    return located
 
 
 class Vocabulary:

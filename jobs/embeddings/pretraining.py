@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.progress import progress_bar
 from cluster.input_files import is_same_file
 from cluster.machine import count_cpus
 from cluster.storage import atomic_write, prepare_local_file
@@ -21,7 +23,6 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.datasets.readers import file_size, stream_texts
 from jobs.datasets.tokenizer import tokenize
-from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.word2vec import VectorsError
 
 logger = logging.getLogger(__name__)
@@ -173,10 +174,14 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
             f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different"
         )
         total = settings.epochs * texts.num_words
-        with atomic_write(target) as part, progress_bar(f"word2vec, {threads} threads", "words", total) as report:
+        with (
+            atomic_write(target) as part,
+            progress_bar(f"word2vec, {threads} threads", "words", total, logger) as report,
+        ):
             train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
     num_vectors = sum(count >= settings.min_count for count in texts.word_counts.values())
     logger.log(RESULT, f"wrote {target}: {num_vectors:,} words x {settings.dimensions} dimensions")
+    report_result({"path": str(target), "words": num_vectors, "dimensions": settings.dimensions})
 
 
 def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
@@ -185,7 +190,7 @@ def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[li
     sizes = [file_size(file, data) for file in files]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = 0
-    with progress_bar("reading texts", "bytes", total) as report:
+    with progress_bar("reading texts", "bytes", total, logger) as report:
 
         def count_bytes(length: int) -> None:
             nonlocal done
@@ -194,4 +199,4 @@ def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[li
 
         for file in files:
             for text in stream_texts(file, data, count_bytes):
-                yield tokenize(text, experiment.text.lowercase)
+                yield tokenize(text, experiment.text)

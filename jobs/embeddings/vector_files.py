@@ -16,10 +16,10 @@ from typing import BinaryIO
 import numpy as np
 
 from cluster import input_files, storage
+from cluster.console.progress import make_progress_logger, progress_bar
 from jobs.config.experiment import digest
 from jobs.config.settings import VectorSettings
 from jobs.embeddings import fasttext, word2vec
-from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.word2vec import VectorsError
 from jobs.embeddings.word_vectors import WordSelector, WordVectors, load_word_vectors, save_word_vectors
 
@@ -141,8 +141,7 @@ def _open(name: str, path: str, *, log_progress: bool = True) -> Iterator[Binary
     """Context manager: the decompressed content of a file as a stream that logs its progress."""
     try:
         total = input_files.file_size(path)
-        report = make_progress_logger(f"reading {name}", "bytes", total)
-        done = 0
+        done, arguments = 0, (f"reading {name}", "bytes", total, logger)
 
         def count_bytes(length: int) -> None:
             nonlocal done
@@ -150,7 +149,11 @@ def _open(name: str, path: str, *, log_progress: bool = True) -> Iterator[Binary
             if log_progress and done != total:  # the end is not logged: most files are read within the interval
                 report(done)
 
-        with input_files.open_decompressed(path, count_bytes) as stream:
+        has_bar = log_progress and (total or UNCACHED_BYTES) >= UNCACHED_BYTES
+        with (
+            progress_bar(*arguments) if has_bar else contextlib.nullcontext(make_progress_logger(*arguments)) as report,
+            input_files.open_decompressed(path, count_bytes) as stream,
+        ):
             yield stream
     except input_files.READ_ERRORS as error:
         raise VectorsError(f"{name}: cannot be read: {error}") from error

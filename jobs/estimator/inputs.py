@@ -1,6 +1,10 @@
-"""Texts, labels and weights as an estimator receives them: lists, arrays of numpy or pyarrow, columns of pandas."""
+"""Texts, labels and weights as an estimator receives them: lists, arrays of numpy or pyarrow, columns of pandas.
+
+Several labels per text are a list for each text, or an indicator matrix as of scikit-learn's MultiLabelBinarizer.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,46 @@ from sklearn.utils.multiclass import check_classification_targets
 from jobs.datasets.dataset import Dataset, stratified_split
 from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import Split
+
+LIST_TYPES = (list, tuple, set, frozenset)
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Labels of rows that may have several each.
+
+    rows: those of each row. classes: all of them, sorted, `(classes,)`. is_indicator: they are numbers of columns.
+    """
+
+    rows: list[list[Any]]
+    classes: np.ndarray
+    is_indicator: bool
+
+
+def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
+    """Return the labels of rows that may have several each; None if each has one.
+
+    Raises:
+        ValueError: some rows have lists and others do not, or a matrix has other values than 0 and 1.
+    """
+    if getattr(labels, "ndim", 1) == 2 and labels.shape[1] > 1:  # type: ignore[attr-defined]
+        matrix = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
+        if not np.isin(matrix, (0, 1)).all():
+            raise ValueError("y has two dimensions and other values than 0 and 1; an indicator matrix has a column of "
+                             "0 and 1 for each label")  # fmt: skip
+        return LabelSets([np.flatnonzero(row).tolist() for row in matrix], np.arange(matrix.shape[1]), True)
+    values = labels.to_pylist() if hasattr(labels, "to_pylist") else labels
+    if not isinstance(values, list | tuple) and getattr(getattr(values, "dtype", None), "kind", "") != "O":
+        return None
+    rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in values]
+    is_list = [isinstance(row, LIST_TYPES) for row in rows]
+    if not any(is_list):
+        return None
+    if not all(is_list):
+        index = is_list.index(False)
+        raise ValueError(f"labels[{index}] is {rows[index]!r}, and others are lists; a text without a label has []")
+    lists = [list(row) for row in rows]
+    return LabelSets(lists, np.unique(np.array([label for row in lists for label in row])), False)
 
 
 def make_dataset(
@@ -26,35 +70,49 @@ def make_dataset(
         ValueError: as of `TextCNNClassifier.fit`.
     """
     rows = make_split(X, y, "the training rows", sample_weight)
+    if rows.label_sets is not None and not rows.distinct_labels():
+        raise ValueError("y has no label")
+    sets = read_label_sets(y)
+    labels = sorted(set(rows.labels) if sets is None else map(name_label, sets.classes.tolist()))
     weighted = sorted({label for index, label in enumerate(rows.labels) if not rows.weights or rows.weights[index]})
-    if len(weighted) < 2:
+    if rows.label_sets is None and len(weighted) < 2:
         number = f"one class, '{weighted[0]}'," if weighted else "no class"
         raise ValueError(f"y has {number} with a weight above zero; a classifier needs two or more")
     if eval_set is None:
         train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction")
     else:
         train, validation = rows, make_split(*eval_set, "eval_set")
-        unknown = sorted(set(validation.labels) - set(rows.labels))
+        if (validation.label_sets is None) != (rows.label_sets is None):
+            raise ValueError("y and the labels of eval_set differ: one has a list of labels for each text")
+        unknown = sorted(validation.distinct_labels().difference(labels))
         if unknown:
             raise ValueError(f"eval_set has the label {unknown[0]!r}, which does not occur in y")
-    return Dataset(train, validation, Split([], []), sorted(set(rows.labels)), [])
+    return Dataset(train, validation, Split([], []), labels, [])
 
 
-def make_split(texts: Iterable[str], labels: Iterable[Any], name: str, weights: Iterable[float] | None = None) -> Split:
+def make_split(
+    texts: Iterable[str], labels: Iterable[Any], name: str, sample_weight: Iterable[float] | None = None
+) -> Split:
     """Return rows of texts and labels, whose names are texts in a checkpoint, and of weights."""
     checked = check_texts(texts)
-    values = column_or_1d(to_array(labels))
-    check_classification_targets(values)
+    sets = read_label_sets(labels)
+    if sets is None:
+        values = column_or_1d(to_array(labels))
+        check_classification_targets(values)
+        names, label_sets = [name_label(value) for value in values.tolist()], None
+    else:
+        values, label_sets = sets.rows, [tuple(sorted(map(name_label, set(row)))) for row in sets.rows]
+        names = [", ".join(row) for row in label_sets]
     if len(checked) != len(values):
         raise ValueError(f"{name}: {len(checked):,} texts and {len(values):,} labels")
-    own_weights = None if weights is None else column_or_1d(to_array(weights), dtype=np.float64)
+    own_weights = None if sample_weight is None else column_or_1d(to_array(sample_weight), dtype=np.float64)
     if own_weights is not None:
         if len(own_weights) != len(checked):
             raise ValueError(f"{name}: {len(checked):,} texts and {len(own_weights):,} weights")
         if not (np.isfinite(own_weights) & (own_weights >= 0)).all():
             raise ValueError("sample_weight: a weight is not a number of at least 0")
-    names = [name_label(value) for value in values.tolist()]
-    return Split(checked, names, name, weights=None if own_weights is None else own_weights.tolist())
+    weights = None if own_weights is None else own_weights.tolist()
+    return Split(checked, names, name, weights=weights, label_sets=label_sets)
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:

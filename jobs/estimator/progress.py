@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cluster.console.progress import terminal_bar
 from jobs.training.history import Epoch
 
 
@@ -24,16 +24,8 @@ def show_epochs(num_epochs: int, console: Console | None = None) -> Iterator[Cal
     if not has_bar:
         yield lambda epoch: print(f"epoch {epoch.epoch}: {_format_metrics(epoch)}", flush=True)
         return
-    columns = (
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=num_epochs)
-        yield lambda epoch: bar.update(task, completed=epoch.epoch, description=_format_metrics(epoch))
+    with terminal_bar("epoch", num_epochs, console, counts=True) as show:
+        yield lambda epoch: show(epoch.epoch, _format_metrics(epoch))
 
 
 def _format_metrics(epoch: Epoch) -> str:

@@ -33,7 +33,7 @@ class RayMethods:
         y: Iterable[Any],
         sample_weight: Iterable[float] | None,
         eval_set: tuple[Iterable[str], Iterable[Any]] | None,
-    ) -> Dataset:
+    ) -> tuple[Experiment, Dataset]:
         raise NotImplementedError
 
     def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
@@ -72,7 +72,7 @@ class RayMethods:
         limits = {"tune.trials": trials, "tune.minutes": minutes}
         experiment = build_search_experiment(self._to_search_experiment(), space)
         experiment = experiment.replace({path: value for path, value in limits.items() if value is not None})
-        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        experiment, dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
         chosen, model = search(experiment, dataset, settings.get("storage"), with_logs=self.verbose)
         names = {path: name for name, path in SETTINGS.items()}
         parameters = {names[path]: value for path, value in chosen.items() if path in names}
@@ -101,8 +101,7 @@ class RayMethods:
         """
         from cluster.connection import put_if_connected
 
-        experiment = self.to_experiment()
-        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        experiment, dataset = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         experiment, corpus = build_memory_corpus(experiment, dataset)
         return {"experiment": experiment, "corpus": put_if_connected(corpus), "path": path}
 
@@ -122,5 +121,4 @@ class RayMethods:
         Args:
             X, y, sample_weight, eval_set: as of `fit`.
         """
-        experiment = self._to_search_experiment()
-        return build_trainable(experiment, self._make_dataset(experiment, X, y, sample_weight, eval_set))
+        return build_trainable(*self._make_dataset(self._to_search_experiment(), X, y, sample_weight, eval_set))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -11,9 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.config.settings import Embedding
 from jobs.datasets.dataset import Dataset
-from jobs.estimator.inputs import check_texts, make_dataset, name_label, to_array
+from jobs.estimator.inputs import check_texts, make_dataset, name_label, read_label_sets, to_array
 from jobs.estimator.parameters import SETTINGS
 from jobs.estimator.progress import show_epochs
 from jobs.estimator.ray_methods import RayMethods
@@ -24,10 +26,11 @@ from jobs.estimator.training import (
     train_on_workers,
 )
 from jobs.inference.batch.cluster_pipeline import label_dataset
-from jobs.inference.classifier import Classifier
+from jobs.inference.classifier import Classifier, select_labels
 from jobs.inference.explanation import Explainer, Explanation
 from jobs.inference.file_prediction import MIN_TEXTS_FOR_TABLE, build_classifier
 from jobs.model.checkpoint import save_checkpoint
+from jobs.portable.model_card import render_model_card
 
 
 class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no annotations
@@ -125,7 +128,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
 
         Args:
             X: texts, `(rows,)`: a list, an array of numpy or pyarrow, or a column of pandas.
-            y: their labels, `(rows,)`, texts or numbers.
+            y: their labels, `(rows,)`, texts or numbers. With several labels per text: a list for each text, or an
+                indicator matrix `(rows, labels)` of 0 and 1, as of scikit-learn's MultiLabelBinarizer.
             sample_weight: their weights in the training loss, `(rows,)`, at least 0; by default they are equal.
             eval_set: texts and labels of the validation rows; by default a share of the rows is drawn.
             callbacks: called after each epoch, in this process.
@@ -135,8 +139,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
                 number of at least 0; or `warm_start` is impossible.
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
-        experiment = self.to_experiment()
-        dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        experiment, dataset = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
@@ -151,6 +154,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
     def predict(self, X: Iterable[str]) -> Any:
         """Return the most likely label of each text, `(texts,)`, of the type of the labels in `fit`.
 
+        With several labels per text: those whose probability reaches their thresholds, as a list for each text, the
+        most likely first; or as an indicator matrix `(texts, labels)`, if `fit` received one.
+
         Of a `ray.data.Dataset` with a column of texts (`data.text_column`, by default `text`), the result is a dataset
         with the columns `label`, a string, and `score` added, as `BatchClassifier` returns them. Ray Data computes it
         when it is used, in actors.
@@ -158,11 +164,27 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         if hasattr(X, "map_batches"):
             check_is_fitted(self)
             return label_dataset(X, self._model.checkpoint)
-        best = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[best])
+        probabilities = self.predict_proba(X)
+        if self._label_sets is None:
+            return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+        thresholds = self._model.checkpoint.label_thresholds[self._class_order()]
+        if self._label_sets.is_indicator:
+            return (probabilities >= thresholds).astype(np.int64)
+        classes = self.classes_.tolist()
+        return [[classes[index] for index in row] for row in select_labels(probabilities, thresholds)]
+
+    def score(self, X: Iterable[str], y: Iterable[Any], sample_weight: Iterable[float] | None = None) -> float:
+        """Return the accuracy; with several labels per text, the share of the texts whose labels are all correct."""
+        sets = read_label_sets(y)
+        if sets is None or sets.is_indicator:
+            return float(super().score(X, y, sample_weight))
+        is_correct = [set(own) == set(true) for own, true in zip(self.predict(X), sets.rows, strict=True)]
+        return float(np.average(is_correct, weights=None if sample_weight is None else to_array(sample_weight)))
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
         """Return the probabilities of the classes, `(texts, classes)` float32, in the order of `classes_`.
+
+        With several labels per text each label has a probability of its own.
 
         >>> model.classes_
         array(['bad', 'good'], dtype='<U4')
@@ -213,7 +235,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         if list_file_sizes(str(path)):
             raise FileExistsError(f"{path}: is not empty")
         with output_folder(str(path)) as folder:
-            save_checkpoint(folder, self._model.checkpoint, constants=self._model.constants)
+            checkpoint = self._model.checkpoint
+            card = render_model_card(checkpoint)
+            save_checkpoint(folder, checkpoint, constants=self._model.constants, card=card)
 
     def to_experiment(self) -> Experiment:
         """Return the experiment with these parameters, for example to write an experiment file.
@@ -245,6 +269,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
         return tags
 
     def _make_dataset(
@@ -254,13 +279,20 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         y: Iterable[Any],
         sample_weight: Iterable[float] | None,
         eval_set: tuple[Iterable[str], Iterable[Any]] | None,
-    ) -> Dataset:
-        return make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
+    ) -> tuple[Experiment, Dataset]:
+        """Return the experiment, with the settings that the labels require, and the rows."""
+        dataset = make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
+        if dataset.train.label_sets is not None:
+            metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
+            experiment = experiment.replace({"data.multi_label": True, "train.metric": metric})
+        return experiment, dataset
 
     def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
         self._model = model
         self._classifiers: dict[bool, Classifier] = {}
-        self.classes_ = np.unique(column_or_1d(to_array(y)))
+        sets = read_label_sets(y)
+        self._label_sets = sets and replace(sets, rows=[])
+        self.classes_ = np.unique(column_or_1d(to_array(y))) if sets is None else sets.classes
         self.epochs_ = model.epochs
         self.best_epoch_ = int(model.checkpoint.metrics["epoch"])
         return self

@@ -138,7 +138,7 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
 
     Vectors trained on the rows are not stored. With `train.start_from`, both are those of `continue_training`.
     """
-    for warning in check_settings(experiment, {experiment.model.embedding}):
+    for warning in check_settings(experiment, {experiment.model.embedding}, rows_in_memory=True):
         logger.warning(warning)
     check_class_weights(experiment, dataset.labels)
     use_pretrained = experiment.model.embedding != "rand"

@@ -111,7 +111,7 @@ def measure_svc(
     if len(rows) > MANY_ROWS:
         logger.info(f"training {SVC_NAME} on {len(rows):,} rows; --no-baseline leaves it out")
     indices = {label: index for index, label in enumerate(checkpoint.labels)}
-    tokens = tokenize_texts(rows.texts, checkpoint.experiment.text.lowercase)
+    tokens = tokenize_texts(rows.texts, checkpoint.experiment.text)
     if not any(tokens):
         raise RowsUnavailable(f"{rows.path}: no training row has a word")
     model = make_pipeline(TfidfVectorizer(analyzer=list_terms), LinearSVC(random_state=0))
@@ -156,7 +156,7 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
         dataset = merge_validation(dataset)  # the refit of a search
     text = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(dataset.train.texts, text.lowercase), Vocabulary(checkpoint.words), text.max_tokens)
+    tokens = encode(tokenize_texts(dataset.train.texts, text), Vocabulary(checkpoint.words), text.max_tokens)
     is_same = len(dataset.train) == checkpoint.metrics.get("rows")
     is_same = is_same and dataset.train.distinct_labels() == set(checkpoint.labels)
     own = digest_training_texts(tokens)

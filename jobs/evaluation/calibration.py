@@ -5,6 +5,7 @@ A checkpoint's temperature divides the logits before softmax (Guo et al. 2017), 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,15 @@ class Bins:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """A line of the reliability diagram. is_calibrated: with the temperature."""
+
+    name: str
+    bins: Bins
+    is_calibrated: bool
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Calibration on a test part, with the checkpoint's temperature and without it.
 
@@ -77,14 +87,26 @@ def compute_bins(probabilities: np.ndarray, labels: np.ndarray) -> Bins:
     return _make_bins(confidence, probabilities.argmax(axis=1) == labels)
 
 
-def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> Calibration:
-    """Return the calibration of probabilities `(rows, classes)` with a temperature, and class indices `(rows,)`."""
+def compute_curves(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> list[Curve]:
+    """Return the lines of the reliability diagram: without the temperature if it is not 1, then with it.
+
+    Args:
+        probabilities: `(rows, classes)`, with the temperature. labels: class indices, `(rows,)`.
+    """
+    sides = [("without temperature", remove_temperature(probabilities, temperature))] if temperature != 1 else []
+    sides.append((f"temperature {temperature:.2f}", probabilities))
+    all_bins = [(name, compute_bins(values, labels)) for name, values in sides]
+    return [Curve(f"{name}, error {bins.error:.3f}", bins, name != "without temperature") for name, bins in all_bins]
+
+
+def measure_calibration(probabilities: np.ndarray, curves: Sequence[Curve], temperature: float) -> Calibration:
+    """Return the calibration of probabilities `(rows, classes)` with a temperature; curves: as of `compute_curves`."""
     confidence = probabilities.max(axis=1).astype(np.float64)
-    drawn = np.random.default_rng(0).random((NUM_SIMULATIONS, len(labels))) < confidence
+    drawn = np.random.default_rng(0).random((NUM_SIMULATIONS, len(confidence))) < confidence
     return Calibration(
         temperature,
-        error=compute_bins(probabilities, labels).error,
-        uncalibrated_error=compute_bins(remove_temperature(probabilities, temperature), labels).error,
+        error=curves[-1].bins.error,
+        uncalibrated_error=curves[0].bins.error,
         chance_error=float(np.mean([_make_bins(confidence, correct).error for correct in drawn])),
     )
 
@@ -103,18 +125,19 @@ def _make_bins(confidence: np.ndarray, correct: np.ndarray) -> Bins:
     return Bins(*(np.array(values) for values in zip(*means, strict=True)))
 
 
-def write_calibration(folder: Path, checkpoint: Checkpoint, labels: np.ndarray, probabilities: np.ndarray) -> list[str]:
+def write_calibration(
+    folder: Path, checkpoint: Checkpoint, curves: Sequence[Curve], probabilities: np.ndarray
+) -> list[str]:
     """Measure, log and write the calibration, and return the section of report.md on it, as lines of Markdown.
 
     The files are calibration.json and reliability.png.
 
     Args:
-        folder: of the report. labels: class indices of the test rows, `(rows,)`; probabilities: `(rows, classes)`.
+        folder: of the report. curves, probabilities: as of `measure_calibration`.
     """
-    calibration = measure_calibration(probabilities, labels, checkpoint.temperature)
+    calibration = measure_calibration(probabilities, curves, checkpoint.temperature)
     logger.info(calibration.describe())
-    figure = draw_reliability(probabilities, labels, checkpoint.temperature, checkpoint.experiment.name)
-    save_figure(figure, folder / "reliability.png")
+    save_figure(draw_reliability(curves, checkpoint.experiment.name), folder / "reliability.png")
     write_json(str(folder / "calibration.json"), asdict(calibration))
     return [
         "## Calibration",
@@ -129,28 +152,20 @@ def write_calibration(folder: Path, checkpoint: Checkpoint, labels: np.ndarray, 
 
 
 @figure_style()
-def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, temperature: float, name: str) -> "Figure":
+def draw_reliability(curves: Sequence[Curve], name: str) -> "Figure":
     """Return the reliability diagram: the accuracy of each bin over its mean score, with and without temperature.
 
     Args:
-        probabilities, labels, temperature: as of `measure_calibration`. name: of the experiment.
+        curves: as of `compute_curves`. name: of the experiment.
     """
-    figure = create_figure(6, 6.5, f"{shorten_label(name)}: calibration on {len(labels):,} test rows")
+    title = f"{shorten_label(name)}: calibration on {curves[0].bins.rows.sum():,} test rows"
+    figure = create_figure(6, 6.5, title)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect calibration")
-    sides = [(probabilities, BLUE, "o", f"temperature {temperature:.2f}")]
-    if temperature != 1:
-        sides.insert(0, (remove_temperature(probabilities, temperature), VERMILLION, "^", "without temperature"))
-    for values, color, marker, label in sides:
-        bins = compute_bins(values, labels)
-        axes.plot(
-            bins.confidence,
-            bins.accuracy,
-            color=color,
-            marker=marker,
-            markersize=5,
-            label=f"{label}, error {bins.error:.3f}",
-        )
+    for curve in curves:
+        color, marker = (BLUE, "o") if curve.is_calibrated else (VERMILLION, "^")
+        points = curve.bins.confidence, curve.bins.accuracy
+        axes.plot(*points, color=color, marker=marker, markersize=5, label=curve.name)
     axes.set(xlabel="mean score of the predicted label", ylabel="share of correct predictions", aspect="equal")
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     add_legend(figure, [axes])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import join, output_folder
 from jobs.embeddings.word2vec import VectorsError
@@ -191,7 +192,10 @@ def load_drift(checkpoint: Checkpoint) -> Drift:
         raise NoTrainedVectors(f"{checkpoint.path}: its word vectors are static, so none has moved")
     initial = load_initial_vectors(checkpoint.path)
     if initial is None:
-        raise NoTrainedVectors(f"{checkpoint.path}: an earlier version made it, without initial vectors; train again")
+        raise NoTrainedVectors(
+            f"{checkpoint.path}: an earlier version made it, without initial vectors, or `quantize` or `push` left "
+            "them out; use the checkpoint that training wrote, or train again"
+        )
     return compute_drift(checkpoint, initial)
 
 
@@ -211,11 +215,14 @@ def report_drift(path: str, words: Sequence[str], count: int, out: str | None) -
     target = choose_report_folder(out, path, checkpoint)
     drift = load_drift(checkpoint)
     logger.log(RESULT, drift.summary())
-    for title, rows in drift.tables(words, count).items():
+    tables = drift.tables(words, count)
+    for title, rows in tables.items():
         logger.log(RESULT, f"\n{title}\n\n{format_text_table(rows)}")
     with output_folder(target) as folder:
         write_drift(folder, drift, checkpoint.experiment.name)
     logger.log(RESULT, f"\nall words: {join(target, 'drift.csv')}\nplot: {join(target, 'drift.png')}")
+    names = ("farthest", "farthest_for_frequency", "neighbours")
+    report_result({"path": join(target, "drift.csv"), **dict(zip(names, tables.values(), strict=True))})
 
 
 def format_markdown_section(drift: Drift) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
@@ -16,6 +17,7 @@ from jobs.config.experiment import Experiment, apply_overrides
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.abstention import measure_abstention, write_abstention
@@ -26,12 +28,15 @@ from jobs.evaluation.baselines import (
     load_training_rows,
     measure_svc,
 )
-from jobs.evaluation.calibration import write_calibration
+from jobs.evaluation.calibration import compute_curves, write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
 from jobs.evaluation.multi_label import evaluation as multi_label
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
+from jobs.evaluation.multi_label.page import render_label_evaluation
+from jobs.evaluation.multi_label.report import find_wrong_labels
+from jobs.evaluation.multi_label.report import write_report as write_label_report
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
@@ -91,31 +96,15 @@ def evaluate(
             held out.
         StorageError: `out` is in a checkpoint.
     """
-    checkpoint = load_checkpoint(path)
-    missing = [name for name in REQUIRED_METRICS if name not in checkpoint.metrics]
-    if missing:
-        raise CheckpointError(f"{checkpoint.path}: metrics.json: lacks {', '.join(missing)}")
-    columns = {"data.text_column": text_column, "data.label_column": label_column}
-    experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
-    experiment = experiment.replace({key: name for key, name in columns.items() if name is not None})
-    keys = {setting.partition("=")[0] for setting in settings}
-    if file is not None:
-        # Other files may have another delimiter and encoding than the training file.
-        here = experiment.data.model_copy(update={"folder": "."})
-        guessed = {"data.delimiter": None, "data.encoding": choose_encoding(file, here)}
-        experiment = experiment.replace({key: value for key, value in guessed.items() if key not in keys})
-    elif "data.test" not in keys:
-        file = read_published_test_part(path)
-    part = _load_test_part(experiment, checkpoint, file)
+    checkpoint, experiment, part, target = prepare(path, settings, out, file, text_column, label_column)
     test = part.rows
     columns_by_name = _read_columns(by, part) if by else {}
-    target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, test))
     if checkpoint.is_multi_label:
         return _evaluate_label_sets(checkpoint, part, columns_by_name, target, baseline=baseline)
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
     predicted = probabilities.argmax(axis=1)
-    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text.lowercase)
+    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
     svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
     slices = [slice_by_column(column, values, labels == predicted) for column, values in columns_by_name.items()]
     evaluation = measure(
@@ -138,15 +127,51 @@ def evaluate(
         check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
         drift_section = _write_drift(folder, checkpoint, experiment.name)
         write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-        calibration_section = write_calibration(folder, checkpoint, labels, probabilities)
+        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
+        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
         abstention = measure_abstention(checkpoint, labels, probabilities)
         abstention_section = write_abstention(folder, abstention, experiment.name)
         sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
-        page = render_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, abstention.curve)
+        page = render_evaluation(
+            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention.curve
+        )
         (folder / PAGE_NAME).write_text(page, encoding="utf-8")
-    logger.log(RESULT, f"report: {join(target, PAGE_NAME)}; report.md has it as Markdown")
+    _log_report(target)
+    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
     return evaluation
+
+
+def prepare(
+    path: str,
+    settings: list[str],
+    out: str | None,
+    file: Source | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[Checkpoint, Experiment, MeasuredRows, str]:
+    """Return the checkpoint, the experiment with changes, the rows to measure, and the folder of the report.
+
+    Arguments and errors are those of `evaluate`.
+    """
+    checkpoint = load_checkpoint(path)
+    missing = [name for name in REQUIRED_METRICS if name not in checkpoint.metrics]
+    if missing:
+        raise CheckpointError(f"{checkpoint.path}: metrics.json: lacks {', '.join(missing)}")
+    columns = {"data.text_column": text_column, "data.label_column": label_column}
+    experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
+    experiment = experiment.replace({key: name for key, name in columns.items() if name is not None})
+    keys = {setting.partition("=")[0] for setting in settings}
+    if file is not None:
+        # Other files may have another delimiter and encoding than the training file.
+        here = experiment.data.model_copy(update={"folder": "."})
+        guessed = {"data.delimiter": None, "data.encoding": choose_encoding(file, here)}
+        experiment = experiment.replace({key: value for key, value in guessed.items() if key not in keys})
+    elif "data.test" not in keys:
+        file = read_published_test_part(path)
+    part = _load_test_part(experiment, checkpoint, file)
+    target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, part.rows))
+    return checkpoint, experiment, part, target
 
 
 def _evaluate_label_sets(
@@ -156,26 +181,34 @@ def _evaluate_label_sets(
     test = part.rows
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
-    lowercase = checkpoint.experiment.text.lowercase
+    text = checkpoint.experiment.text
+    tokens = tokenize_texts(test.texts, text)
     svc = None
     if baseline:
         try:
             training = load_training_dataset(checkpoint, part.dataset)
-            tokens = tokenize_texts(test.texts, lowercase)
-            svc = score_with_svcs(training, checkpoint.labels, tokens, lowercase=lowercase)
+            svc = score_with_svcs(training, checkpoint.labels, tokens, text)
         except RowsUnavailable as error:
             logger.info(f"{NO_SVC}: {error}")
-    evaluation = multi_label.measure(checkpoint, test, probabilities, svc, columns)
+    labels = encode_labels(test, checkpoint.labels)
+    evaluation = multi_label.measure(checkpoint, test, tokens, labels, probabilities, svc, columns)
     logger.log(RESULT, evaluation.format_table())
-    if evaluation.seen_texts:
-        logger.warning(f"{test.path}: {evaluation.seen_texts:,} texts have the same words as a training text")
-    errors = multi_label.find_confident_errors(classifier, test, probabilities)
+    if warning := evaluation.describe_seen_texts():
+        logger.warning(f"{test.path}: {warning}")
+    errors = find_wrong_labels(classifier, test, labels, probabilities)
     with output_folder(target) as folder:
         check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
         drift_section = _write_drift(folder, checkpoint, checkpoint.experiment.name)
-        multi_label.write_report(folder, evaluation, checkpoint, test, probabilities, drift_section, errors)
-    logger.log(RESULT, f"report: {join(target, 'report.md')}")
+        write_label_report(folder, evaluation, checkpoint, test, probabilities, drift_section, errors)
+        page = render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities)
+        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+    _log_report(target)
+    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
     return evaluation
+
+
+def _log_report(folder: str) -> None:
+    logger.log(RESULT, f"report: {join(folder, PAGE_NAME)}; report.md has it as Markdown")
 
 
 def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:

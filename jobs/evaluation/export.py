@@ -13,10 +13,11 @@ from typing import BinaryIO
 import numpy as np
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.progress import progress_bar
 from cluster.input_files import check_output_file, create_file
 from cluster.storage import absolute_path, local_path, output_file, parent
 from jobs.config.settings import VectorSettings
-from jobs.embeddings.progress import progress_bar
 from jobs.embeddings.vector_files import is_same_file, iter_vectors
 from jobs.embeddings.word2vec import Row, VectorsError, is_single_token, write_binary
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
@@ -59,7 +60,10 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
         raise VectorsError("the vectors did not come from a file; name one to merge with --original")
     initial = load_initial_vectors(checkpoint.path)
     if initial is None:
-        raise VectorsError(f"{path}: an earlier version made it, without the vectors' original norms; train again")
+        raise VectorsError(
+            f"{path}: an earlier version made it, without the vectors' original norms, or `quantize` or `push` left "
+            "them out; export those of the checkpoint that training wrote, or train again"
+        )
     if "vectors" not in checkpoint.weights:
         logger.info("model.embedding=static: the vectors were not trained; the initial ones are exported")
     matrix = select_word_vectors(checkpoint)
@@ -75,13 +79,15 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
     with (
         output_file(out) as part,
         create_file(part, compress=name.endswith(".gz")) as stream,
-        progress_bar("writing", "words", count) as report,
+        progress_bar("writing", "words", count, logger) as report,
     ):
         write_rows(stream, count, dimensions, _report_progress(rows, report))
     logger.log(
         RESULT,
         f"wrote {target or out}: {count:,} words x {dimensions} dimensions, {changed.sum():,} of them fine-tuned",
     )
+    words = {"words": count, "dimensions": dimensions, "fine_tuned": int(changed.sum())}
+    report_result({"path": str(target or out), **words})
 
 
 def select_word_vectors(checkpoint: Checkpoint) -> np.ndarray:
@@ -115,7 +121,7 @@ def _merge(
 
     count = 0
     missing = dict.fromkeys(own)
-    with progress_bar(f"reading {path}", "words", None) as report:
+    with progress_bar(f"reading {path}", "words", None, logger) as report:
         for word, vector in _report_progress(original_rows(), report):
             count += 1
             if len(vector) != dimensions:

@@ -194,7 +194,9 @@ def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: in
 
 
 class LogitSample:
-    """Logits of validation rows that a temperature is fitted to: of all rows, or of rows at equal distances.
+    """Logits of validation rows that calibrate a network: of all rows, or of rows at equal distances.
+
+    With several labels per text they are those of all rows: thresholds of rare labels need every row.
 
     labels: of these rows; logits: `(rows, classes)`; both without rows until logits are added.
 
@@ -203,9 +205,10 @@ class LogitSample:
     """
 
     def __init__(self, labels: np.ndarray, num_classes: int) -> None:
-        self._stride = max(1, -(-len(labels) * num_classes // MAX_FITTED_VALUES))
+        fitted_stride = max(1, -(-len(labels) * num_classes // MAX_FITTED_VALUES))
+        self._stride, self._fitted_stride = (1, fitted_stride) if labels.ndim == 2 else (fitted_stride, 1)
         self._labels = labels[:: self._stride]
-        self._logits = np.zeros((len(self._labels), num_classes))
+        self._logits = np.zeros((len(self._labels), num_classes), np.float32 if labels.ndim == 2 else np.float64)
         self._is_empty = True
 
     @property
@@ -220,8 +223,12 @@ class LogitSample:
 
     @property
     def logits(self) -> np.ndarray:
-        """Logits of the sampled rows, `(rows, classes)` float64."""
+        """Logits of the sampled rows, `(rows, classes)`; float32 with several labels per text, else float64."""
         return self._logits[: 0 if self._is_empty else None]
+
+    def select(self, values: np.ndarray) -> np.ndarray:
+        """Return those of the values of all validation rows, `(rows,)`, that belong to the sampled rows."""
+        return values[:: self._stride]
 
     def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
         """Add, or replace, the logits `(len(rows), classes)` of some rows, given by their numbers."""
@@ -231,7 +238,7 @@ class LogitSample:
 
     def fit_temperature(self) -> float:
         """Return the temperature; 1 without logits."""
-        return fit_temperature(self.logits, self.labels)
+        return fit_temperature(self.logits[:: self._fitted_stride], self.labels[:: self._fitted_stride])
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

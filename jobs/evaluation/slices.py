@@ -71,10 +71,15 @@ def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str]
 
 
 def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[Slice]:
-    """Return the slices by the values of a column.
+    """Return the slices by the values of a column, as `group_values` groups them."""
+    return _slice(column, *group_values(values), correct)
 
-    Of many different numbers, the slices are ranges with about the same number of rows, and the rows without a value;
-    of many other values, all but the most frequent are one slice.
+
+def group_values(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Return the group of each row, `(rows,)` int64, by the value of a column, and the names of the groups.
+
+    Of many different numbers, the groups are ranges with about the same number of rows, and the rows without a value;
+    of many other values, all but the most frequent are one group. A group may have no rows.
     """
     counts = Counter(values)
     if len(counts) <= MAX_VALUES:
@@ -86,12 +91,12 @@ def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> 
         ranges = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in members]
         bins = np.full(len(values), len(ranges))
         bins[np.array(values) != EMPTY_VALUE] = numbered
-        return _slice(column, bins, [*ranges, EMPTY_VALUE], correct)
+        return bins, [*ranges, EMPTY_VALUE]
     else:
         names = [value for value, _ in counts.most_common(MAX_VALUES - 1)]
         names.append(f"{OTHER_VALUES} ({len(counts) - len(names):,})")
     indices = {name: index for index, name in enumerate(names)}
-    return _slice(column, np.array([indices.get(value, len(names) - 1) for value in values]), names, correct)
+    return np.array([indices.get(value, len(names) - 1) for value in values]), names
 
 
 def read_columns(columns: Sequence[str], source: Source, data: DataSettings, rows: Split) -> dict[str, list[str]]:

@@ -12,17 +12,19 @@ texts.map_batches(
 ).write_parquet("s3://bucket/labelled")
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from jobs.datasets.chunks import ColumnTypes
+from jobs.datasets.formats.encoded_texts import encode_column
 from jobs.datasets.formats.rows import DataError, describe_names
 from jobs.inference.batch.arrow_output import build_columns
 from jobs.inference.batch.output_columns import choose_columns, score_texts
 from jobs.inference.classifier import Classifier
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.projection_table import BATCH_TABLE_BYTES, TableDtype
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class BatchClassifier:
         text_column: name of the column of texts; by default the one that training read.
         num_scores: number of the best classes that the column `scores` lists with their probabilities; 0: no column.
         explain: add the column `explanation`: the phrases that the score of the label consists of.
+        table_dtype: of the table of the words' products with the filters. With float32 scores are those of training to
+            1e-5, and those of `predict` into a file; with int16, which is faster, those of `predict` into a folder.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -55,13 +59,13 @@ class BatchClassifier:
         text_column: str | None = None,
         num_scores: int = 0,
         explain: bool = False,
+        table_dtype: TableDtype = "float32",
     ) -> None:
         loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
         self.text_column = text_column or loaded.experiment.data.text_column
         self.num_scores, self.explain = num_scores, explain
         self._checkpoint = replace(loaded, words=[], weights={})  # labels and settings of the columns
-        # In float32, as `predict` has it: a row has the same score in both.
-        self.classifier = Classifier(loaded, DEFAULT_TABLE_BYTES, table_dtype="float32")
+        self.classifier = Classifier(loaded, BATCH_TABLE_BYTES, table_dtype=table_dtype)
 
     def __call__(self, batch: Batch) -> Batch:
         """Return a batch with the new columns: a table of pyarrow, or a dict of numpy arrays, as the argument is.
@@ -73,8 +77,7 @@ class BatchClassifier:
         if self.text_column not in names:
             hint = describe_names(names, self.text_column)
             raise DataError(f"there is no column '{self.text_column}' (text_column); the batches have {hint}")
-        texts = batch[self.text_column].tolist() if isinstance(batch, dict) else batch[self.text_column].to_pylist()
-        self._check_texts(texts)
+        texts = self._list_texts(batch)
         types: ColumnTypes = {name: set() for name in names}
         columns = choose_columns(self._checkpoint, types, self.num_scores, explain=self.explain)
         arrays = build_columns(*score_texts(self.classifier, texts, columns), columns)
@@ -85,10 +88,22 @@ class BatchClassifier:
             batch = batch.append_column(name, column)
         return batch
 
-    def _check_texts(self, texts: list[object]) -> None:
+    def _list_texts(self, batch: "Table | dict[str, np.ndarray]") -> Sequence[str]:
+        """Return the texts of a batch; DataError if a value is no string."""
+        texts: list[str]
+        if isinstance(batch, dict):
+            texts = batch[self.text_column].tolist()
+        else:
+            import pyarrow as pa
+
+            column = batch[self.text_column]
+            if (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) and not column.null_count:
+                return encode_column(column.cast(pa.large_string()).combine_chunks())
+            texts = column.to_pylist()
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise DataError(
                     f"the column '{self.text_column}' has {text!r} in row {number} of a batch; texts are strings: "
                     "filter such rows first"
                 )
+        return texts

@@ -13,9 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.compilation.intrinsics import BLOCK, pack_addresses
+from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization.characters import BUILT_IN
+from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import scoring_kernel as kernel
+from jobs.inference.network_validation import validate_network
 from jobs.inference.projection_table import (
     DEFAULT_TABLE_BYTES,
     DEFAULT_TABLE_DTYPE,
@@ -23,10 +27,10 @@ from jobs.inference.projection_table import (
     compute,
     load_or_compute,
 )
-from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
+from jobs.model.checkpoint import Checkpoint, CheckpointError
 
-# Far below the largest float32, so that no intermediate sum overflows.
-MAX_ABS_LOGIT = 1e30
+# A word in Python: its text, its id, and its entries of a list and a dict (`sys.getsizeof`, words of 8 letters).
+WORD_OBJECT_BYTES = 160
 
 _WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
 
@@ -82,7 +86,7 @@ class Classifier:
         share_table: share the table with other processes of this machine, in a file.
 
     Raises:
-        CheckpointError: its tensors do not fit its settings, words and labels.
+        CheckpointError: its tensors do not fit its settings, words and labels, or its tokenizer is not installed.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Classifier:
         table_dtype: TableDtype = DEFAULT_TABLE_DTYPE,
         share_table: bool = True,
     ) -> None:
-        channels = _validate_checkpoint(checkpoint)
+        channels = validate_network(checkpoint)
         self.labels = checkpoint.labels
         self.text_settings = checkpoint.experiment.text
         self.temperature = checkpoint.temperature
@@ -111,9 +115,9 @@ class Classifier:
         self.no_rows = np.empty(0, table_dtype)
         # Less than any sum of a window.
         self.lowest = np.full(1, -np.inf, np.float32) if table_dtype == "float32" else np.full(1, -(1 << 31), np.int32)
-        settings = self.text_settings
+        settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         arrays = {
-            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns]),
+            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns, is_compiled]),
             **dict(enumerate(_build_dictionary(checkpoint.words), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.LOWEST: self.lowest,
@@ -133,14 +137,18 @@ class Classifier:
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from numba's cache, so that no text waits for it."""
-        self.predict_logits([""])
+        try:
+            self.predict_logits([""])
+        except TokenizerError as error:
+            raise CheckpointError(str(error)) from error
         self._score_tokens("", np.empty(len(self.labels), np.float32))
 
     def load_unicode_tables(self) -> None:
         """Make the tables of `code_points` and add their addresses, if that has not been done."""
-        if not self._unicode_tables:
+        if not self._unicode_tables and self.text_settings.tokenizer in BUILT_IN:
             arrays = [*self._arrays]
-            tables = code_points.make_tables(self.text_settings.lowercase)
+            settings = self.text_settings
+            tables = code_points.make_tables(settings.lowercase, settings.tokenizer)
             arrays[kernel.ENTRIES], arrays[kernel.COMPOSITIONS] = tables
             self.addresses = pack_addresses(arrays)
             # Last, since another thread takes this to mean that the addresses are there. Threads that make tables at
@@ -151,6 +159,12 @@ class Classifier:
     def table_bytes(self) -> int:
         """Size of the projection table in bytes."""
         return self._table.values.nbytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size in bytes of everything that it holds, including a table that it shares with other processes."""
+        arrays = [*self._arrays, *self._unicode_tables, self._vectors, self.weights.projection]
+        return sum(array.nbytes for array in arrays) + WORD_OBJECT_BYTES * len(self.vocabulary)
 
     @property
     def max_rounding_error(self) -> np.ndarray:
@@ -197,7 +211,10 @@ class Classifier:
 
     def _score_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, int, int]:
         logits = np.empty((len(texts), len(self.labels)), np.float32)
-        if len(texts) == 1:
+        if isinstance(texts, EncodedTexts):
+            content, offsets = texts.content, texts.offsets
+            max_bytes = int(np.diff(offsets).max(initial=0))
+        elif len(texts) == 1:
             content, offsets = texts[0].encode("utf-8", "surrogatepass"), _WHOLE
             max_bytes = len(content)
         else:
@@ -236,7 +253,7 @@ class Classifier:
 
     def _score_tokens(self, text: str, logits: np.ndarray) -> tuple[int, int]:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
-        tokens = tokenize(text, self.text_settings.lowercase)[: self.text_settings.max_tokens]
+        tokens = tokenize(text, self.text_settings)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
         kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), self.addresses, logits)
         return len(tokens), int((ids == UNKNOWN).sum())
@@ -263,56 +280,3 @@ def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
     tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
     return word_bytes, word_offsets, slots, hashes
-
-
-def _validate_checkpoint(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the channels; CheckpointError unless labels, words and weights are what the settings need."""
-    labels, words, weights = checkpoint.labels, checkpoint.words, checkpoint.weights
-    validate_names("labels.json", labels)
-    validate_names("vocabulary.json", words)
-    if not labels:
-        raise CheckpointError("labels.json: is empty")
-    if len(checkpoint.label_thresholds) != len(labels):
-        raise CheckpointError(f"metrics.json: label_thresholds has not {len(labels)} values, one for each label")
-    model = checkpoint.experiment.model
-    channels = {"static": ["fixed_vectors"], "multichannel": ["fixed_vectors", "vectors"]}.get(
-        model.embedding, ["vectors"]
-    )
-    first = weights.get(channels[0])
-    dimensions = first.shape[-1] if first is not None and first.ndim == 2 else 0
-    shapes: dict[str, tuple[int, ...]] = {name: (len(words) + 2, dimensions) for name in channels}
-    for index, width in enumerate(model.filter_widths):
-        shapes[f"filters.{index}"] = (width * model.feature_maps, len(channels) * dimensions)
-        shapes[f"biases.{index}"] = (model.feature_maps,)
-    shapes["output.weight"] = (len(labels), len(model.filter_widths) * model.feature_maps)
-    shapes["output.bias"] = (len(labels),)
-    for name, shape in shapes.items():
-        _validate_tensor(name, weights.get(name), shape)
-    if _bound_abs_logit(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
-        raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
-    return channels
-
-
-def _validate_tensor(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    if value is None or value.shape != shape or value.dtype != np.float32:
-        actual = "missing" if value is None else f"{value.dtype} of {value.shape}"
-        raise CheckpointError(f"weights.safetensors: {name} is {actual}; the settings call for float32 of {shape}")
-    if not np.isfinite(value).all():
-        raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
-
-
-def _bound_abs_logit(weights: dict[str, np.ndarray], channels: list[str], widths: Sequence[int]) -> float:
-    """Return an upper bound of any text's absolute logits: a product of vectors is at most that of their norms."""
-
-    def max_norm(name: str) -> float:
-        value = weights[name]
-        # Unlike a sum of squares, this makes no copy in float64.
-        return float(np.sqrt(np.einsum("ij,ij->i", value, value, dtype=np.float64).max(initial=0.0)))
-
-    vectors = sum(max_norm(name) for name in channels)
-    feature = max(
-        width * vectors * max_norm(f"filters.{index}") + float(np.abs(weights[f"biases.{index}"]).max(initial=0.0))
-        for index, width in enumerate(widths)
-    )
-    output = np.abs(weights["output.weight"]).sum(axis=1, dtype=np.float64).max()
-    return float(output) * feature + float(np.abs(weights["output.bias"]).max())

@@ -40,7 +40,7 @@ class Explainer:
 
     def __init__(self, classifier: Classifier, text: str) -> None:
         settings, filters = classifier.text_settings, classifier.weights
-        tokens = tokenize_with_offsets(text, settings.lowercase)[: settings.max_tokens]
+        tokens = tokenize_with_offsets(text, settings)[: settings.max_tokens]
         values, windows = _find_windows(classifier, [token for token, _, _ in tokens])
         # A window as a single number, since numpy finds unique numbers faster than unique rows.
         base = len(tokens) + 1

@@ -7,14 +7,16 @@ import codecs
 import itertools
 import logging
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from cluster.console.logs import RESULT
-from cluster.input_files import check_output_file
+from cluster.console.output import report_result
+from cluster.console.plan import Plan, PlannedFile
+from cluster.input_files import check_output_file, file_size
 from cluster.machine import count_cpus
-from cluster.storage import output_file
+from cluster.storage import join, output_file
 from jobs.config.abstention import Objective, require_rule
 from jobs.config.settings import DataSettings
 from jobs.datasets.chunks import Chunk
@@ -22,14 +24,21 @@ from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.datasets.sources import resolve_source
 from jobs.datasets.tokenization.text_tokens import find_words
 from jobs.inference.batch import processes
-from jobs.inference.batch.input_rows import choose_data_settings, choose_delimiter, is_file_name, open_input
+from jobs.inference.batch.input_rows import (
+    STANDARD_INPUT,
+    InputRows,
+    choose_data_settings,
+    choose_delimiter,
+    is_file_name,
+    open_input,
+)
 from jobs.inference.batch.invalid_rows import InvalidRows, RowCounts, report_path
-from jobs.inference.batch.output_columns import OutputColumns, Write, choose_columns, score_texts
+from jobs.inference.batch.output_columns import OutputColumns, Write, choose_columns, score_chunk
 from jobs.inference.batch.part_writer import PartResult, PartWriter
 from jobs.inference.batch.uncertain_rows import select_uncertain_rows
 from jobs.inference.classifier import Classifier
 from jobs.inference.prediction_output import OutputFormat, make_text_writer, open_output, parse_output_format
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.projection_table import BATCH_TABLE_BYTES, TableDtype
 from jobs.inference.sharded_prediction import ShardedPrediction, WriteParts, check_output_folder, is_folder_name
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 
@@ -54,11 +63,14 @@ def predict_file(
     uncertain: int | None = None,
     explain: bool = False,
     columns: Sequence[str] | None = None,
+    min_scores: Mapping[str, float] | None = None,
+    table_dtype: TableDtype | None = None,
     max_invalid: float | None = None,
     workers: int | None = None,
     restart: bool = False,
     on_cluster: bool = False,
-) -> None:
+    dry_run: bool = False,
+) -> Plan | None:
     """Write the rows of a file with their labels and the labels' probabilities, as csv, tsv, jsonl or parquet.
 
     The columns of the file stay. Where one is called `label` or `score`, the new one is called `predicted_label` or
@@ -78,11 +90,14 @@ def predict_file(
         uncertain: write only so many rows, those to label next; None: all.
         explain: add a column `explanation`: the phrases that the score of the label consists of.
         columns: those of the input that the output has, in this order; by default all.
+        min_scores: write only rows whose scores of these labels are at least these.
+        table_dtype: of the classifier's table; by default int16 for a folder, which is faster, else float32.
         max_invalid: skip invalid rows, and list them in a file next to `out`, up to this share of all rows; by default
             an invalid row is an error.
         workers: processes that write into a folder; by default one for each processor.
         restart: replace a folder's files instead of completing them.
         on_cluster: the processes are those of the Ray cluster at `RAY_ADDRESS`.
+        dry_run: write nothing, and return what would be written; otherwise None is returned.
 
     Raises:
         ExperimentError: the delimiter is not a single character.
@@ -108,14 +123,22 @@ def predict_file(
     if output.suffix == ".csv":
         output = replace(output, delimiter=choose_delimiter(texts))
     rule = require_rule(checkpoint.metrics, abstain) if abstain else None
-    output_columns = choose_columns(checkpoint, texts.columns, num_scores, rule, explain=explain, selected=columns)
+    output_columns = choose_columns(
+        checkpoint, texts.columns, num_scores, rule, explain=explain, selected=columns, min_scores=min_scores
+    )
     if out is not None and is_folder_name(out):
         if uncertain is not None:
             raise DataError(f"{out}: is a folder; --uncertain writes a single file")
         writer = PartWriter(texts.options, output, output_columns, out)
-        sharded = ShardedPrediction(source, texts.files, writer, checkpoint, max_invalid or 0.0)
-        sharded.run(_choose_processes(checkpoint, workers, on_cluster=on_cluster), restart=restart)
-        return
+        dtype = table_dtype or "int16"
+        sharded = ShardedPrediction(source, texts.files, writer, checkpoint, dtype, max_invalid or 0.0)
+        if dry_run:
+            return _plan(checkpoint, texts, out, output_columns, sharded.divide(), workers, on_cluster=on_cluster)
+        sharded.run(_choose_processes(checkpoint, workers, dtype, on_cluster=on_cluster), restart=restart)
+        return None
+    if dry_run:
+        return _plan(checkpoint, texts, out, output_columns)
+    dtype = table_dtype or "float32"
     counts, report = RowCounts(1.0 if out is None else max_invalid or 0.0), report_path(out or "")
     with InvalidRows() as invalid:
         if max_invalid is not None:
@@ -124,49 +147,85 @@ def predict_file(
         chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
         chunks = _count_rows(chunks, invalid, counts)
         if uncertain is not None:
-            classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
+            classifier = build_classifier(checkpoint, table_dtype=dtype)
             chunks = iter([select_uncertain_rows(checkpoint, classifier, chunks, uncertain)])
         if out is None:
             encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
             output = replace(output, ascii_only=not encoding.startswith("utf"))
             write = make_text_writer(sys.stdout, output, output_columns)
-            _write_predictions(checkpoint, chunks, output_columns, write)
-            return
+            _write_predictions(checkpoint, dtype, chunks, output_columns, write)
+            return None
         with output_file(out) as part:
             with open_output(part, output, output_columns) as write:
-                num_rows = _write_predictions(checkpoint, chunks, output_columns, write)
+                rows = _write_predictions(checkpoint, dtype, chunks, output_columns, write)
             if max_invalid is not None:
                 invalid.write_or_remove(report)
             counts.check(report)
     *names, last = output_columns.new
     added = f"with the columns {', '.join(names)} and {last} added"
-    logger.log(RESULT, f"wrote {out}: {num_rows:,} rows, {added}{counts.describe(report)}")
+    logger.log(RESULT, f"wrote {out}: {rows}, {added}{counts.describe(report)}")
+    report_result({"path": out, "rows": counts.num_labelled, "invalid": counts.num_invalid})
+    return None
 
 
-def _choose_processes(checkpoint: Checkpoint, workers: int | None, *, on_cluster: bool) -> WriteParts:
+def _plan(
+    checkpoint: Checkpoint,
+    texts: InputRows,
+    out: str | None,
+    columns: OutputColumns,
+    parts: Collection[str] = (),
+    workers: int | None = None,
+    *,
+    on_cluster: bool = False,
+) -> Plan:
+    """Return the plan of a prediction; parts: names of the files in the folder `out`."""
+    reads = [PlannedFile(checkpoint.path, "checkpoint")]
+    reads += [PlannedFile(file.path, "texts", file_size(file.path)) for file in texts.files] or [
+        PlannedFile(texts.source, "standard input" if texts.source == STANDARD_INPUT else "text")
+    ]
+    added = f"columns {', '.join(columns.new)} added"
+    writes = [PlannedFile(join(out, name), added) for name in parts] if out and parts else []
+    writes = writes or [PlannedFile(out or "standard output", added)]
+    starts: dict[str, object] = {"ray": None, "processes": _count_processes(workers, parts)}
+    if on_cluster:
+        from cluster.connection import resolve_address  # imports Ray
+
+        starts = {"ray": resolve_address(), "processes": workers}
+    return Plan("predict", reads, starts, writes)
+
+
+def _count_processes(workers: int | None, parts: Collection[str]) -> int:
+    return min(workers or count_cpus(), len(parts)) or 1
+
+
+def _choose_processes(
+    checkpoint: Checkpoint, workers: int | None, table_dtype: TableDtype, *, on_cluster: bool
+) -> WriteParts:
     """Return the function that writes the parts of a folder."""
     if on_cluster:
         from jobs.inference.batch import cluster_pipeline
 
-        return partial(cluster_pipeline.write_parts, checkpoint=checkpoint, workers=workers)
+        return partial(cluster_pipeline.write_parts, checkpoint=checkpoint, table_dtype=table_dtype, workers=workers)
 
     def write(writer: PartWriter, parts: Mapping[str, SourceFile]) -> Generator[PartResult, None, None]:
-        classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
-        return processes.write_parts(writer, parts, classifier, min(workers or count_cpus(), len(parts)))
+        classifier = build_classifier(checkpoint, table_dtype=table_dtype)
+        return processes.write_parts(writer, parts, classifier, _count_processes(workers, parts))
 
     return write
 
 
-def build_classifier(checkpoint: Checkpoint, num_texts: int) -> Classifier:
+def build_classifier(
+    checkpoint: Checkpoint, num_texts: int = MIN_TEXTS_FOR_TABLE, table_dtype: TableDtype = "float32"
+) -> Classifier:
     """Return the classifier for that many texts of a command, which shares no memory with other processes."""
-    table_bytes = DEFAULT_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0
-    # In float32, so that scores do not depend on the number of texts; to round the table takes longer than it saves.
-    return Classifier(checkpoint, table_bytes, table_dtype="float32", share_table=False)
+    table_bytes = BATCH_TABLE_BYTES if num_texts >= MIN_TEXTS_FOR_TABLE else 0
+    # In float32 scores do not depend on the number of texts, and few texts take less time than to round the table.
+    return Classifier(checkpoint, table_bytes, table_dtype=table_dtype, share_table=False)
 
 
 def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     """Return a checkpoint whose vocabulary has only words that occur in some texts; it classifies these equally."""
-    occurring = find_words(texts, checkpoint.experiment.text.lowercase)
+    occurring = find_words(texts, checkpoint.experiment.text)
     selected = [index for index, word in enumerate(checkpoint.words) if word in occurring]
     rows = [0, 1, *(index + 2 for index in selected)]  # padding and the unknown word are the first
     names = {"vectors", "fixed_vectors"} & checkpoint.weights.keys()
@@ -186,17 +245,21 @@ def _count_rows(chunks: Iterator[Chunk], invalid: InvalidRows, counts: RowCounts
     counts.add(0, invalid.num_rows - counts.num_invalid, invalid.first)
 
 
-def _write_predictions(checkpoint: Checkpoint, chunks: Iterator[Chunk], columns: OutputColumns, write: Write) -> int:
-    """Classify and write all chunks; return the number of rows."""
+def _write_predictions(
+    checkpoint: Checkpoint, table_dtype: TableDtype, chunks: Iterator[Chunk], columns: OutputColumns, write: Write
+) -> str:
+    """Classify and write all chunks; return the number of rows as text."""
     first = list(itertools.islice(chunks, NUM_CHUNKS_TO_SCAN + 1))
     if len(first) <= NUM_CHUNKS_TO_SCAN:
         checkpoint = select_words(checkpoint, [text for chunk in first for text in chunk.texts])
-    classifier = build_classifier(checkpoint, MIN_TEXTS_FOR_TABLE)
-    num_rows = 0
+    classifier = build_classifier(checkpoint, table_dtype=table_dtype)
+    num_rows = num_written = 0
     for chunk in itertools.chain(first, chunks):
-        write(chunk, *score_texts(classifier, chunk.texts, columns))
+        selected, probabilities, explanations = score_chunk(classifier, chunk, columns)
+        write(selected, probabilities, explanations)
         num_rows += len(chunk.texts)
-    return num_rows
+        num_written += len(probabilities)
+    return columns.describe_rows(num_written, num_rows)
 
 
 def _choose_output(out: str | None, file_format: str | None, workers: int | None, *, is_file: bool) -> OutputFormat:

@@ -45,6 +45,6 @@ def predict_logits(network: Network, tokens: Tokens, rows: np.ndarray, device: t
 def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     """Return the probability of each class for each text, `(texts, classes)` float32."""
     settings = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(texts, settings.lowercase), Vocabulary(checkpoint.words), settings.max_tokens)
+    tokens = encode(tokenize_texts(texts, settings), Vocabulary(checkpoint.words), settings.max_tokens)
     logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))) / checkpoint.temperature
     return (logits.sigmoid() if checkpoint.is_multi_label else torch.softmax(logits, dim=1)).numpy()

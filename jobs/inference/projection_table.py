@@ -14,7 +14,8 @@ import hashlib
 import os
 import tempfile
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from jobs.compilation.intrinsics import CACHE_LINE
 TableDtype = Literal["int16", "float32"]
 
 DEFAULT_TABLE_BYTES = 256 << 20
+BATCH_TABLE_BYTES = 512 << 20  # in batch prediction, where a process has a core of its own
 DEFAULT_TABLE_DTYPE: TableDtype = "int16"
 NUM_UNUSED_TO_KEEP = 1
 CHECKSUM_BYTES = 8
@@ -61,8 +63,11 @@ def load_or_compute(
         shape = len(vectors), projection.shape[1]
         table = _map(path, shape, filter_indices.max() + 1, dtype)
         if table is None:
-            _write(path, compute(vectors, projection, filter_indices, dtype))
-            table = _map(path, shape, filter_indices.max() + 1, dtype)
+            with _exclusive_lock(path.with_suffix(".lock")):  # one process computes, the others wait
+                table = _map(path, shape, filter_indices.max() + 1, dtype)
+                if table is None:
+                    _write(path, compute(vectors, projection, filter_indices, dtype))
+                    table = _map(path, shape, filter_indices.max() + 1, dtype)
         _remove_unused(path.parent)
         return compute(vectors, projection, filter_indices, dtype) if table is None else table
     except (OSError, ValueError):
@@ -120,6 +125,14 @@ def _map(path: Path, shape: tuple[int, int], num_filters: int, dtype: TableDtype
             os.utime(path)
             return table
     return None
+
+
+@contextmanager
+def _exclusive_lock(path: Path) -> Iterator[None]:
+    with path.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, table: ProjectionTable) -> None:

@@ -36,8 +36,8 @@ PADDING, UNKNOWN = 0, 1
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
 NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, ENTRIES, COMPOSITIONS = range(7)
 TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS, NUM_ARRAYS = range(7, 16)
-# int64: 1 to lower the case, most tokens of a text, columns of the table.
-LOWERCASE, MAX_TOKENS, NUM_COLUMNS = range(3)
+# int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED = range(4)
 
 
 @compiled(calls=[intrinsics])
@@ -91,11 +91,12 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
 @compiled(calls=[code_points, intrinsics, tokenizer_kernel])
 def score_texts(
     text: Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
-    lowest: Array, logits: Array,
+    lowest: Array, logits: Array, token_counts: Array,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write the logits of texts, `(texts, classes)` float32; stop at one that is left to Python.
 
-    That is a text with a word that is not in the table, or that `code_points.normalize_text` leaves.
+    That is a text with a word that is not in the table, or that `code_points.normalize_text` leaves, or any text if the
+    tokenizer is that of an installed package.
 
     Args:
         text: uint8, all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to offsets[i + 1], or
@@ -104,15 +105,18 @@ def score_texts(
         max_bytes: at least the size of the longest text.
         addresses: of the classifier's arrays.
         no_rows: an empty table, for its type; lowest: `(1,)`, less than any sum, int32 or float32.
+        token_counts: receives the numbers of tokens and unknown tokens of each text, `(2 * texts,)` int64; or empty.
 
     Returns:
         The number of texts that were scored, and their numbers of tokens and unknown tokens.
     """
     numbers = get_array(addresses, NUMBERS, np.int64)
+    if numbers[IS_COMPILED] == 0:
+        return 0, 0, 0
     num_columns = numbers[NUM_COLUMNS]
     word_bytes, word_offsets = get_array(addresses, WORD_BYTES, np.uint8), get_array(addresses, WORD_OFFSETS, np.int64)
     slots, hashes = get_array(addresses, SLOTS, np.int32), get_array(addresses, HASHES, np.uint64)
-    entries, compositions = get_array(addresses, ENTRIES, np.int32), get_array(addresses, COMPOSITIONS, np.int64)
+    entries, compositions = get_array(addresses, ENTRIES, np.uint32), get_array(addresses, COMPOSITIONS, np.int64)
     table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
     first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
     column_offsets = get_array(addresses, COLUMN_OFFSETS, np.int64)
@@ -144,6 +148,8 @@ def score_texts(
                 unknown += 1
         num_tokens += tokens
         num_unknown += unknown
+        if len(token_counts):
+            token_counts[2 * number], token_counts[2 * number + 1] = tokens, unknown
         _max_over_time(
             ids,
             count,
@@ -167,7 +173,8 @@ def score_bytes(
     lowest: Array, logits: Array,
 ) -> tuple[int, int, int]:  # fmt: skip
     """As `score_texts`, of texts in an object of Python, which is faster than to make it an array before."""
-    return score_texts(view_bytes(text), offsets, is_ascii, max_bytes, addresses, no_rows, lowest, logits)
+    no_counts = offsets[:0]
+    return score_texts(view_bytes(text), offsets, is_ascii, max_bytes, addresses, no_rows, lowest, logits, no_counts)
 
 
 @compiled(calls=[intrinsics])

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.progress import Report, shows_bars, terminal_bar
 from cluster.input_files import file_size, fingerprint, is_same_file
 from cluster.storage import (
     StorageError,
@@ -29,10 +31,11 @@ from cluster.storage import (
     remove_file,
     write_json,
 )
-from jobs.datasets.chunks import divide_files
+from jobs.datasets.chunks import divide_files, map_files
 from jobs.datasets.formats.rows import SourceFile
 from jobs.inference.batch.invalid_rows import RowCounts
 from jobs.inference.batch.part_writer import INVALID_FOLDER, MANIFEST, PartResult, PartWriter, parse_counts
+from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -63,13 +66,15 @@ def check_output_folder(out: str, files: Iterable[SourceFile]) -> None:
 class ShardedPrediction:
     """Prediction of the rows of files into a folder.
 
-    source: name of the input in the folder's manifest; max_invalid: limit on the share of invalid rows.
+    source: name of the input in the folder's manifest; table_dtype: of the classifier's table; max_invalid: limit on
+    the share of invalid rows.
     """
 
     source: str
     files: Sequence[SourceFile]
     writer: PartWriter
     checkpoint: Checkpoint
+    table_dtype: TableDtype
     max_invalid: float = 0.0
 
     def run(self, write: WriteParts, *, restart: bool) -> None:
@@ -84,12 +89,12 @@ class ShardedPrediction:
             StorageError: the folder holds other files or another prediction, or cannot be written.
         """
         out, writer = self.writer.out, self.writer
-        parts = divide_files(self.files, writer.options, self._choose_part_bytes())
-        names = [f"part-{index:05}{writer.output.suffix}" for index in range(len(parts))]
-        progress, counts = ProgressLog(), RowCounts(self.max_invalid)
-        with lock_folder(out):
+        named_parts = self.divide()
+        names, parts = list(named_parts), list(named_parts.values())
+        counts, num_written = RowCounts(self.max_invalid), 0
+        with lock_folder(out), ProgressLog() as progress:
             written = self._prepare_folder(parts, restart=restart)
-            rest = {name: part for name, part in zip(names, parts, strict=True) if name not in written}
+            rest = {name: part for name, part in named_parts.items() if name not in written}
             if len(rest) < len(parts):
                 logger.info(f"{out}: {len(parts) - len(rest):,} of {len(parts):,} files are complete")
             for complete in parse_counts(written, set(names) & written):
@@ -102,6 +107,7 @@ class ShardedPrediction:
                             logger.warning(message)
                         counts.add(result.num_rows, result.num_invalid, result.first_invalid)
                         progress.add(result.num_rows, done / len(rest))
+                        num_written += result.num_written
                         if counts.is_hopeless:
                             break
             finally:
@@ -111,12 +117,19 @@ class ShardedPrediction:
         *columns, last = writer.columns.new
         logger.log(
             RESULT,
-            f"wrote {out}: {progress.num_rows:,} rows in {len(rest):,} of {len(parts):,} files, "
-            f"with the columns {', '.join(columns)} and {last} added{counts.describe(report)}",
+            f"wrote {out}: {writer.columns.describe_rows(num_written, progress.num_rows)} in {len(rest):,} of "
+            f"{len(parts):,} files, with the columns {', '.join(columns)} and {last} added{counts.describe(report)}",
         )
+        files = {"files": len(parts), "written": len(rest)}
+        report_result({"path": out, "rows": counts.num_labelled, "invalid": counts.num_invalid, **files})
+
+    def divide(self) -> Mapping[str, SourceFile]:
+        """Return the part of the input that each file of the output is made of, by name."""
+        parts = divide_files(self.files, self.writer.options, self._choose_part_bytes())
+        return {f"part-{index:05}{self.writer.output.suffix}": part for index, part in enumerate(parts)}
 
     def _choose_part_bytes(self) -> int:
-        sizes = [file_size(file.path) or 0 for file in self.files]
+        sizes = map_files(lambda file: file_size(file.path) or 0, self.files)
         return max(PART_BYTES, sum(sizes) // MAX_PARTS)
 
     def _prepare_folder(self, parts: Sequence[SourceFile], *, restart: bool) -> set[str]:
@@ -158,24 +171,43 @@ class ShardedPrediction:
         content: list[Any] = [
             [self.checkpoint.manifest_sha256, *columns.new, columns.num_scores, types],
             *([asdict(columns.abstention)] if columns.abstention else []),
+            [self.table_dtype, *([] if columns.min_scores is None else columns.min_scores.tolist())],
             [self.writer.options.data.model_dump(), asdict(self.writer.output)],
-            [[file.path, fingerprint(file.path)] for file in self.files],
+            map_files(lambda file: [file.path, fingerprint(file.path)], self.files),
             [[file.path, file.part and asdict(file.part)] for file in parts],
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 class ProgressLog:
-    """Logs the number of rows, their rate, and the remaining time if it is known, every few seconds."""
+    """Progress of a prediction: a bar on a terminal, elsewhere a log message every few seconds.
+
+    They show the number of rows, their rate, and the remaining time if it is known.
+    """
 
     def __init__(self) -> None:
         self.num_rows = 0
         self._start = self._last = time.monotonic()
+        self._stack = contextlib.ExitStack()
+        self._show: Report | None = None
+
+    def __enter__(self) -> "ProgressLog":
+        if shows_bars(logger):
+            self._show = self._stack.enter_context(terminal_bar("labelling", 1))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def add(self, num_rows: int, share: float | None) -> None:
         """Count rows; share: the part of the work that is done, None if unknown."""
         self.num_rows += num_rows
         now = time.monotonic()
+        if self._show is not None:
+            self._show(
+                share or 0, f"{self.num_rows:,} rows, {self.num_rows / max(now - self._start, 1e-9):,.0f} rows/s"
+            )
+            return
         if now - self._last >= LOG_INTERVAL_S:
             self._last = now
             seconds = now - self._start

@@ -1,13 +1,14 @@
 """Checkpoint: a trained classifier as a folder, with everything needed to classify, to resume, and to trace its origin.
 
     manifest.json          format version; size and SHA-256 of every other file
+    README.md              model card, for people and the Hugging Face Hub; it may be edited
     experiment.yaml        all settings
     labels.json            classes, in the order of the scores
     vocabulary.json        words; the first one has id 2
-    weights.safetensors    the network's tensors, including the word vectors
+    weights.safetensors    the network's tensors, including the word vectors; quantized ones in format 3
     untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2)
     metrics.json           metrics of the epoch, temperature, thresholds of labels and of abstention, and
-                           provenance: rows, held-out part, versions
+                           provenance: rows, held-out part, versions; the distribution of the validation rows
     initial.safetensors    word vectors and word counts before training (to compare)
     train-texts.safetensors  64-bit digests of the training texts (to recognize them in a test part)
     state.safetensors      state of the optimizers (only to resume)
@@ -27,26 +28,26 @@ from typing import Any, cast
 
 import numpy as np
 
-from cluster.storage import StorageError, absolute_path, exists, is_uri, join, list_file_sizes, parent
+from cluster.storage import absolute_path, exists, is_uri, join, parent
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
 from jobs.datasets.tokenizer import count_separate_marks
-from jobs.model import checkpoint_files
 from jobs.model.checkpoint_files import (
-    UNTRAINED_VECTORS_FILE,
+    MODEL_CARD_FILE,
     SharedFiles,
     open_checkpoint,
     parse_yaml,
     read_json,
-    read_weights,
     validate_metrics,
     write_file,
     write_json,
-    write_tensors,
     write_text,
 )
 from jobs.model.checkpoint_files import CheckpointError as CheckpointError
+from jobs.model.checkpoint_files import verify_sizes as verify_sizes
+from jobs.model.checkpoint_locations import is_on_hub, pin_revision, suggest_folder
+from jobs.model.checkpoint_tensors import UNTRAINED_VECTORS_FILE, is_quantized, read_weights, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +138,16 @@ def save_checkpoint(
     progress: dict[str, Any] | None = None,
     initial_vectors: InitialVectors | None = None,
     constants: RunConstants | None = None,
+    card: str | None = None,
 ) -> None:
     """Write a checkpoint into an empty folder, the manifest last.
 
     Args:
-        checkpoint: with constants, its weights lack those that `constants.untrained` has.
+        checkpoint: with constants, its weights lack those that `constants.untrained` has; its weights may be quantized.
         optimizer_state, progress: what a resumed run needs.
         initial_vectors: the word vectors before training.
         constants: instead of initial_vectors; its files are shared with other checkpoints.
+        card: the model card, Markdown; None to write none.
 
     Raises:
         OSError: a file cannot be written.
@@ -154,6 +157,8 @@ def save_checkpoint(
         "weights.safetensors": partial(write_tensors, tensors=checkpoint.weights),
         "metrics.json": partial(write_json, value=checkpoint.metrics),
     }
+    if card is not None:
+        changing[MODEL_CARD_FILE] = partial(write_text, text=card)
     if optimizer_state is not None and progress is not None:
         changing["state.safetensors"] = partial(write_tensors, tensors=optimizer_state)
         changing["progress.json"] = partial(write_json, value=progress)
@@ -175,25 +180,28 @@ def save_checkpoint(
         shared = constants.files if constants is not None and name in constant else None
         checksum = (shared.write if shared else write_file)(folder / name, write)
         files[name] = {"sha256": checksum, "bytes": (folder / name).stat().st_size}
-    version = 2 if UNTRAINED_VECTORS_FILE in files else 1
+    version = 3 if is_quantized(checkpoint.weights) else 2 if UNTRAINED_VECTORS_FILE in files else 1
     write_json(folder / "manifest.json", {"format": version, "files": files})
 
 
 def resolve_checkpoint(path: str) -> str:
     """Return the checkpoint folder of a path: itself, or the one that a best.json (or its folder) names.
 
+    That of hf://OWNER/NAME[@REVISION] is the commit, hf://OWNER/NAME@COMMIT.
+
     Raises:
         CheckpointError: there is neither.
+        StorageError: the storage, or the Hub, does not respond.
     """
+    if is_on_hub(path):
+        return pin_revision(path)
     original = path = absolute_path(path)
     if not path.partition("?")[0].endswith(".json"):
         if exists(join(path, "manifest.json")):
             return path
         path = join(path, "best.json")
     if not exists(path):
-        raise CheckpointError(
-            f"{original}: contains neither a checkpoint nor a best.json{checkpoint_files.suggest_folder(original)}"
-        )
+        raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json{suggest_folder(original)}")
     best = read_json(path)
     target = best.get("checkpoint") if isinstance(best, dict) else None
     if not isinstance(target, str):
@@ -207,6 +215,8 @@ def read_published_test_part(path: str) -> Source | None:
     Raises:
         CheckpointError: the best.json cannot be read.
     """
+    if is_on_hub(path):
+        return None
     path = absolute_path(path)
     if not path.partition("?")[0].endswith(".json"):
         path = join(path, "best.json")
@@ -279,7 +289,7 @@ def load_training_state(folder: Path) -> TrainingState:
 
 
 def verify_checksums(path: str) -> None:
-    """Read all files but those that only resuming needs, and compare them with the manifest.
+    """Read all files but the model card and those that only resuming needs, and compare them with the manifest.
 
     Raises:
         CheckpointError: a file is missing, incomplete, altered, or of a newer format.
@@ -288,22 +298,6 @@ def verify_checksums(path: str) -> None:
         optional = (UNTRAINED_VECTORS_FILE, INITIAL_VECTORS_FILE, TRAIN_TEXTS_FILE)
         for name in (*MODEL_FILES, *(name for name in optional if name in files)):
             files.verify(name)
-
-
-def verify_sizes(path: str) -> None:
-    """Compare the sizes of all files with the manifest. Only the manifest is read, so this is fast at any location.
-
-    Raises:
-        CheckpointError: a file is missing or has another size.
-    """
-    try:
-        files = read_json(join(path, "manifest.json"))["files"]
-        sizes = list_file_sizes(path)
-        damaged = [name for name, entry in files.items() if sizes.get(name) != entry["bytes"]]
-    except (CheckpointError, StorageError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is an incomplete checkpoint: {error!r}") from error
-    if damaged:
-        raise CheckpointError(f"{path}: is an incomplete checkpoint: {', '.join(damaged)} missing or truncated")
 
 
 def validate_names(file: str, names: object) -> None:
@@ -319,7 +313,10 @@ def validate_names(file: str, names: object) -> None:
 
 
 def _parse_settings(text: str) -> Experiment:
-    return Experiment.model_validate(parse_yaml("experiment.yaml", text))
+    tree = parse_yaml("experiment.yaml", text)
+    if isinstance(tree, dict) and isinstance(section := tree.setdefault("text", {}), dict):
+        section.setdefault("tokenizer", "words")  # that of earlier versions
+    return Experiment.model_validate(tree)
 
 
 def _parse_names(file: str, names: object) -> list[str]:

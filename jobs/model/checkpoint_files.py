@@ -17,15 +17,23 @@ from typing import Any
 import numpy as np
 import yaml
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from cluster import UsageError
-from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders, read_text
+from cluster.storage import (
+    StorageError,
+    as_local_folder,
+    join,
+    list_file_sizes,
+    read_text,
+)
 from jobs.config.abstention import validate_abstention
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.text_distribution import validate_distribution
+from jobs.model.checkpoint_locations import locate_snapshot
 
-READABLE_FORMATS = (1, 2)
-UNTRAINED_VECTORS_FILE = "untrained.safetensors"
+READABLE_FORMATS = (1, 2, 3)
+MODEL_CARD_FILE = "README.md"  # people may edit it
 # Limits of the files of text, in bytes.
 MAX_TEXT_BYTES = {
     "experiment.yaml": 1 << 17,  # YAML is parsed slowly
@@ -36,15 +44,17 @@ MAX_TEXT_BYTES = {
 DEFAULT_MAX_TEXT_BYTES = 1 << 20
 MAX_YAML_DEPTH = 50  # the time to parse grows with its square
 MAX_MESSAGE_CHARACTERS = 500
-MAX_SUGGESTIONS = 3
 
 # Types of the values of metrics.json that reports read; other values are copied as they are.
 METRIC_TYPES: dict[str, type | tuple[type, ...]] = {
     "epoch": int,
     "rows": int,
+    "validation_rows": int,
     "accuracy": (int, float, type(None)),
     "held_out": str,
     "versions": dict,
+    "started_from": dict,
+    "quantization": dict,
     "temperature": (int, float),
     "label_thresholds": dict,
 }
@@ -57,7 +67,7 @@ class CheckpointError(UsageError):
 class VerifiedFiles:
     """Files of a checkpoint on this machine; each is compared with the manifest's SHA-256 when it is read.
 
-    location: path or URI for error messages.
+    location: path or URI for error messages. format: version of the checkpoint's format.
     """
 
     def __init__(self, location: str, folder: Path) -> None:
@@ -68,11 +78,12 @@ class VerifiedFiles:
             manifest = parse_json("manifest.json", content.decode("utf-8"))
             version, files = manifest["format"], manifest["files"]
             if version in READABLE_FORMATS:
-                self._checksums = {name: entry["sha256"] for name, entry in files.items()}
+                self.format: int = version
+                self._checksums: dict[str, str] = {name: entry["sha256"] for name, entry in files.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{location}: has no readable manifest.json: {_shorten(error)}") from error
         if version not in READABLE_FORMATS:
-            formats = " and ".join(map(str, READABLE_FORMATS))
+            formats = ", ".join(map(str, READABLE_FORMATS))
             raise CheckpointError(f"{location}: is of format {version}; this version reads formats {formats}")
 
     def __contains__(self, name: str) -> bool:
@@ -88,6 +99,15 @@ class VerifiedFiles:
         content = _read_limited(self._path(name))
         self._compare(name, hashlib.sha256(content).hexdigest())
         return content.decode("utf-8")
+
+    def read_edited_text(self, name: str) -> str | None:
+        """Return a text that a person has edited since it was written; None if it is unchanged or does not exist."""
+        path = self._folder / name
+        if not path.is_file():
+            return None
+        content = _read_limited(path)
+        is_unchanged = hashlib.sha256(content).hexdigest() == self._checksums.get(name)
+        return None if is_unchanged else content.decode("utf-8")
 
     def read_json(self, name: str) -> Any:
         return parse_json(name, self.read_text(name))
@@ -111,13 +131,31 @@ class VerifiedFiles:
 def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
     """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
     try:
-        with as_local_folder(location) as folder:
+        with as_local_folder(locate_snapshot(location)) as folder:
             yield VerifiedFiles(location, folder)
     except CheckpointError:
         raise
     # safetensors raises TypeError and AttributeError for types of numbers that numpy does not have.
     except (OSError, LookupError, ValueError, TypeError, AttributeError, SafetensorError, UsageError) as error:
         raise CheckpointError(f"{location}: cannot be read: {_shorten(error)}") from error
+
+
+def verify_sizes(path: str) -> None:
+    """Compare the sizes of all files but the model card with the manifest.
+
+    Only the manifest is read, so this is fast at any location.
+
+    Raises:
+        CheckpointError: a file is missing or has another size.
+    """
+    try:
+        files = read_json(join(path, "manifest.json"))["files"]
+        sizes = list_file_sizes(path)
+        damaged = [name for name in files if name != MODEL_CARD_FILE and sizes.get(name) != files[name]["bytes"]]
+    except (CheckpointError, StorageError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is an incomplete checkpoint: {error!r}") from error
+    if damaged:
+        raise CheckpointError(f"{path}: is an incomplete checkpoint: {', '.join(damaged)} missing or truncated")
 
 
 def read_json(path: str) -> Any:
@@ -159,24 +197,6 @@ def parse_yaml(name: str, text: str) -> Any:
         raise ValueError(f"{name}: is not YAML: {error}") from error
 
 
-def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
-    """Return the network's tensors, with the word vectors that training did not change.
-
-    Raises:
-        CheckpointError, ValueError, KeyError: a file is altered, or the files do not fit together.
-    """
-    weights = files.read_tensors("weights.safetensors")
-    if UNTRAINED_VECTORS_FILE not in files:
-        return weights
-    untrained = files.read_tensors(UNTRAINED_VECTORS_FILE)
-    if "vectors" in weights:
-        rest = untrained.pop("vectors", None)
-        if rest is None:  # those of the other channel
-            rest = untrained["fixed_vectors"][len(weights["vectors"]) :]
-        weights["vectors"] = np.concatenate([weights["vectors"], rest])
-    return weights | untrained
-
-
 def validate_metrics(metrics: object, num_classes: int | None = None) -> None:
     """Raise a CheckpointError if a value of metrics.json that is read is of another type, or out of range.
 
@@ -191,11 +211,12 @@ def validate_metrics(metrics: object, num_classes: int | None = None) -> None:
     temperature = metrics.get("temperature", 1.0)
     if not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
         raise CheckpointError(f"metrics.json: 'temperature' is {str(temperature)[:50]}")
-    if "abstention" in metrics:
-        try:
-            validate_abstention(metrics["abstention"], num_classes)
-        except ValueError as error:
-            raise CheckpointError(f"metrics.json: 'abstention': {error}") from error
+    for name, validate in (("abstention", validate_abstention), ("distribution", validate_distribution)):
+        if name in metrics:
+            try:
+                validate(metrics[name], num_classes)
+            except ValueError as error:
+                raise CheckpointError(f"metrics.json: '{name}': {error}") from error
     thresholds = metrics.get("label_thresholds", {"values": []}).get("values")
     if not isinstance(thresholds, list) or not all(
         type(value) in (int, float) and 0 <= value <= 1 for value in thresholds
@@ -215,17 +236,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write tensors; OSError if they cannot be written."""
-    path.touch()
-    mode = path.stat().st_mode  # that of the user's umask; safetensors sets another
-    try:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path)
-    except SafetensorError as error:  # for instance, the disk is full
-        raise OSError(str(error)) from error
-    path.chmod(mode)
 
 
 class SharedFiles:
@@ -308,16 +318,3 @@ def _read_limited(path: Path) -> bytes:
 def _shorten(error: Exception) -> str:
     message = str(error) if isinstance(error, UsageError | ValueError | OSError) else repr(error)
     return message if len(message) <= MAX_MESSAGE_CHARACTERS else f"{message[:MAX_MESSAGE_CHARACTERS]}..."
-
-
-def suggest_folder(path: str) -> str:
-    """Return what may be meant by a path without a checkpoint, as the end of an error message."""
-    try:
-        folders = [join(path, name) for name in sorted(list_folders(path)) if exists(join(path, name, "best.json"))]
-    except StorageError:
-        folders = []
-    if not folders and not is_uri(path):
-        folders = [folder for folder in [str(Path("runs", Path(path).name))] if Path(folder, "best.json").is_file()]
-    if folders:
-        return f"; did you mean {' or '.join(folders[:MAX_SUGGESTIONS])}?"
-    return "; name the folder of an experiment, such as runs/NAME; `finetune-cnn runs` lists what there is"

@@ -2,6 +2,7 @@
 
 A lease is the file `lease-<holder>.json` in the folder. What removes folders that others may use calls
 `remove_unleased_folder`. A lease has no end: its holder deletes it, or a person who knows that the holder is gone.
+A repository on the Hugging Face Hub has no leases: nothing here removes it.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.storage import exists, join, list_file_sizes, remove_file, remove_folder, write_json
+from jobs.model.checkpoint_locations import is_on_hub
 
 LEASE_NAME = re.compile(r"(.*/)?lease-[0-9a-f]{16}\.json")
 
@@ -26,13 +28,14 @@ def write_lease(folder: str, holder: str, description: Mapping[str, str]) -> Non
     Raises:
         StorageError: the folder cannot be written.
     """
-    write_json(_lease_path(folder, holder), {"holder": holder, **description})
+    if not is_on_hub(folder):
+        write_json(_lease_path(folder, holder), {"holder": holder, **description})
 
 
 def remove_lease(folder: str, holder: str) -> None:
     """Remove a holder's lease on a folder, if there is one; StorageError if it cannot be removed."""
     path = _lease_path(folder, holder)
-    if exists(path):
+    if not is_on_hub(folder) and exists(path):
         remove_file(path)
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.console.logs import RESULT
-from cluster.console.tables import format_text_table
+from cluster.console.output import report_result
+from cluster.console.tables import format_size, format_text_table
 from cluster.storage import StorageError, absolute_path, is_uri, join, lock_folder, parent, remove_file
 from jobs.model.checkpoint_leases import remove_unleased_folder
 from jobs.runs.run_list import LOCK_FILE, Run, RunsError, find_experiments, load_runs
-from jobs.runs.stored_files import StoredFile, format_size, freed_size, list_files, unique_size
+from jobs.runs.stored_files import StoredFile, freed_size, list_files, unique_size
 from jobs.training.run_files.ray_snapshot import remove_ray_snapshot
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def clean(folder: str, *, delete: bool, unfinished_days: float | None = None) ->
         _log_abandoned_runs(abandoned)
     else:
         removals += [run.removal for run in abandoned if run.days >= unfinished_days]
+    items = [{"path": item.path, "bytes": freed_size(item.files), "reason": item.reason} for item in removals]
+    report_result({"unused": items, "deleted": []})
     if not removals:
         logger.log(RESULT, f"{folder}: nothing to delete; each file is referenced, or is of an unfinished run")
         return
@@ -74,6 +77,7 @@ def clean(folder: str, *, delete: bool, unfinished_days: float | None = None) ->
     deleted = [item for item in removals if _remove(item)]
     size = format_size(freed_size(file for item in deleted for file in item.files))
     logger.log(RESULT, f"deleted {len(deleted)} of {len(removals)}, {size}")
+    report_result({"deleted": [item.path for item in deleted]})
 
 
 @dataclass(frozen=True)

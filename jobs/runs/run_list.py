@@ -9,12 +9,13 @@ from typing import Any
 
 from cluster import UsageError
 from cluster.console.logs import RESULT
-from cluster.console.tables import format_text_table
+from cluster.console.output import report_result
+from cluster.console.tables import format_size, format_text_table
 from cluster.storage import StorageError, absolute_path, exists, join, list_folders, parent, read_text
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
-from jobs.runs.stored_files import StoredFile, format_size, format_time, list_files, unique_size
+from jobs.runs.stored_files import StoredFile, format_time, list_files, unique_size
 from jobs.training.run_files.run_folder import (
     TRAIN_SETTINGS_NOT_IN_RUN_KEY,
     TUNE_SETTINGS_NOT_IN_RUN_KEY,
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"  # of `lock_folder`
 RUN_NAME = re.compile(r"(train|tune|folds)-[0-9a-f]{8}")
 # Settings that change neither the texts nor the result of a run.
-IGNORED_SETTINGS = {"name", "storage"} | {
+IGNORED_SETTINGS = {"name", "storage", "mlflow", "wandb"} | {
     f"{section}.{name}"
     for section, names in (("train", TRAIN_SETTINGS_NOT_IN_RUN_KEY), ("tune", TUNE_SETTINGS_NOT_IN_RUN_KEY))
     for name in names
@@ -108,10 +109,30 @@ def load_runs(folder: str) -> list[Run]:
 
 def log_runs(folder: str) -> None:
     """Log a table of the runs of each experiment in a folder; errors as of `find_experiments`."""
+    experiments = []
     for experiment in find_experiments(absolute_path(folder)):
         runs = load_runs(experiment)
-        logger.log(RESULT, f"{experiment}: {format_size(sum(unique_size(run.files.values()) for run in runs))}")
+        size = sum(unique_size(run.files.values()) for run in runs)
+        logger.log(RESULT, f"{experiment}: {format_size(size)}")
         logger.log(RESULT, format_text_table(build_rows(runs)))
+        experiments.append({"path": experiment, "bytes": size, "runs": [_to_json(run, runs) for run in runs]})
+    report_result({"experiments": experiments})
+
+
+def _to_json(run: Run, runs: Sequence[Run]) -> Mapping[str, object]:
+    """Return a run as JSON values."""
+    return {
+        "run": run.name,
+        "finished": run.is_finished,
+        "current": run.is_current,
+        "used_by_service": bool(run.leased_folders),
+        "seconds_since_1970": run.finish_time,
+        "metrics": run.metrics,
+        "checkpoint": run.best.checkpoint if run.best else None,
+        "validation_rows": run.validation_rows,
+        "bytes": unique_size(run.files.values()),
+        "settings": find_differences(run, runs),
+    }
 
 
 def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:

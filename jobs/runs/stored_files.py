@@ -9,8 +9,6 @@ from pathlib import Path
 
 from cluster.storage import StorageError, absolute_path, is_uri, resolve_filesystem
 
-UNITS = ("B", "kB", "MB", "GB", "TB")
-
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -46,12 +44,6 @@ def freed_size(files: Iterable[StoredFile]) -> int:
     files = list(files)
     removed = Counter(file.identity for file in files)
     return unique_size(file for file in files if removed[file.identity] >= file.links)
-
-
-def format_size(size: int) -> str:
-    """Return a number of bytes with a unit, such as 75.2 MB."""
-    exponent = min((len(str(size)) - 1) // 3, len(UNITS) - 1)
-    return f"{size / 1000**exponent:.{1 if exponent else 0}f} {UNITS[exponent]}"
 
 
 def format_time(seconds: float) -> str:

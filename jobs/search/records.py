@@ -209,6 +209,11 @@ def objective_metric(experiment: Experiment) -> str:
     return experiment.tune.metric or experiment.train.metric
 
 
+def objective_label(experiment: Experiment) -> str:
+    """Return the name of this metric in figures."""
+    return f"validation {objective_metric(experiment).replace('_f1', ' F1')}"
+
+
 def ranking_key(figures: Mapping[str, Any], metric: str, number: int) -> RankingKey:
     """Return the ranking key of an epoch's figures; among equals the earlier trial is better."""
     return *comparison_key(figures, metric), -number

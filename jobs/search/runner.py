@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.tune
@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from cluster import first_line
 from cluster.connection import preserve_sigint_handler
+from cluster.console.progress import Report, count_bar
 from cluster.resources import remove_placement_groups
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
@@ -27,10 +28,11 @@ from jobs.search.records import (
     split_config,
     trial_folder_name,
 )
-from jobs.search.search import Search
-from jobs.search.trackers import MlflowTracker
+from jobs.search.search import MAX_TRIALS, Search
+from jobs.search.trackers import log_trial
 from jobs.search.trial_resources import TrialResources
 from jobs.training.history import Progress
+from jobs.training.run_files.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -61,15 +63,15 @@ TUNE_ENVIRONMENT = {
 class SearchContext:
     """Driver's side of a search, or of its comparison over seeds.
 
-    path: folder of the search; Tune's own results are in its folder `ray`. tracker: logs each record. name_checkpoints:
-    names the best of the checkpoints that trials have saved.
+    path: folder of the search; Tune's own results are in its folder `ray`. trackers: of the ended trials.
+    name_checkpoints: names the best of the checkpoints that trials have saved.
     """
 
     experiment: Experiment
     search: Search
     record_store: RecordStore
     path: str
-    tracker: MlflowTracker | None = None
+    trackers: Trackers = field(default_factory=Trackers)
     name_checkpoints: Callable[[], None] = lambda: None
 
 
@@ -108,7 +110,8 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
             stop=SearchStopper(search),
         ),
     )
-    with preserve_sigint_handler() as interrupted:
+    total = None if search.max_trials == MAX_TRIALS else search.max_trials
+    with preserve_sigint_handler() as interrupted, count_bar("trials", total, logger) as recorder.show:
         tuner.fit()
         if recorder.error:
             raise recorder.error
@@ -124,11 +127,13 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
 class TrialRecorder(ray.tune.Callback):
     """Callback of Tune that writes and logs the record of each trial that ends.
 
+    show: shows the number of trials that have ended.
     error: the first error while doing so. Tune would treat it as an error of the trial and repeat the trial.
     """
 
     def __init__(self, context: SearchContext) -> None:
         self.error: Exception | None = None
+        self.show: Report | None = None
         self._context = context
         self._running: dict[str, tuple[Trial, TrialReport]] = {}  # with the last report
 
@@ -187,8 +192,10 @@ class TrialRecorder(ray.tune.Callback):
             self._context.record_store.write(record)
             search.add_record(record)
             logger.info(format_trial_line(record, objective_metric(self._context.experiment), search.total_suffix))
-            if self._context.tracker is not None:
-                self._context.tracker.log_trial(record)
+            if self.show is not None:
+                self.show(len(search.records), "")
+            if self._context.trackers.active:
+                log_trial(self._context.trackers, record, self._context.path, self._context.experiment.seed)
         except Exception as error:
             self.error = self.error or error
             search.stop_reason = str(error)

@@ -273,10 +273,15 @@ def build_search(
     return Search(experiment, FixedSampler(points), len(points), records, started, on_start, elapsed_s)
 
 
-def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], list[str]]:
+def check_search(
+    experiment: Experiment, *, rows_in_memory: bool = False
+) -> tuple[list[Dimension], set[str], list[str]]:
     """Return the space of a search, the kinds of embedding in it, and warnings about settings without effect.
 
     It takes no time, so that mistakes in settings, the space and the input files are errors before anything slow.
+
+    Args:
+        rows_in_memory: as of `check_settings`.
 
     Raises:
         ExperimentError: the space or a setting is invalid.
@@ -285,7 +290,8 @@ def check_search(experiment: Experiment) -> tuple[list[Dimension], set[str], lis
     check_trials_start_new(experiment)
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
-    notes = check_settings(experiment, kinds, {item.path: item.values for item in space})
+    values = {item.path: item.values for item in space}
+    notes = check_settings(experiment, kinds, values, rows_in_memory=rows_in_memory)
     if experiment.data.out_of_scope is not None and experiment.data.out_of_scope_use == "auto":
         notes.append("the texts of data.out_of_scope only select thresholds in a search; `train` compares both ways")
     build_search(experiment, space, [])

@@ -53,7 +53,6 @@ class Trial:
         saved = self._stores[1].load_newest_valid(require_best=False) if self._stores else None
         if saved is not None:
             snapshot.restore(self.loop, saved[1])
-        self._predicted = encode_predictions(self.loop.predicted)  # in the best epoch
         self._epochs = self.loop.train_epochs()
 
     def step(self) -> TrialReport:
@@ -68,7 +67,6 @@ class Trial:
         finished = progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs)
         if improved:
             self._save_if_best(epoch)
-            self._predicted = encode_predictions(self.loop.predicted)
         is_due = time.monotonic() - self._saved_at > settings.checkpoint_minutes * 60
         if self._stores is not None and is_due and not finished:
             self._saved_at = time.monotonic()
@@ -77,7 +75,7 @@ class Trial:
             self._background.submit(lambda: unfinished.write(name, write, 0))
         if finished:
             self.close()
-        return TrialReport(progress, finished, predicted=self._predicted)
+        return TrialReport(progress, finished, predicted=encode_predictions(self.loop.predicted))
 
     def close(self) -> None:
         """Wait until everything is written."""

@@ -34,11 +34,11 @@ from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search, build_search, check_search, check_trials_start_new
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
-from jobs.search.trackers import MlflowTracker, connect_mlflow
 from jobs.search.trainable import OwnTunerTrial, TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources, plan_trial_resources
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
+from jobs.training.run_files.trackers import Trackers, connect_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
     Raises:
         SearchFailed: every trial failed. Also what reading data and vectors raises.
     """
-    space, kinds, warnings = check_search(experiment)
+    space, kinds, warnings = check_search(experiment, rows_in_memory=dataset is not None)
     for warning in warnings:
         logger.warning(warning)
     with ExitStack() as stack:
@@ -100,9 +100,9 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
             logger.log(RESULT, f"this search is finished; its folder is {run.path}")
         else:
             stack.enter_context(lock_folder(run.path))
-            tracker = connect_mlflow(experiment, run.name)
+            trackers = connect_trackers(experiment)
             stack.enter_context(connect())
-            best = _search(experiment, space, dataset, corpora, run, tracker)
+            best = _search(experiment, space, dataset, corpora, run, trackers)
         path = run.publish(best)
         write_best_yaml(run, experiment, best, is_finished=True)
         return path
@@ -116,7 +116,7 @@ def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
     check_trials_start_new(experiment)
     kinds = {"rand", experiment.model.embedding} | ({"static"} if experiment.vectors.path else set())
     with tempfile.TemporaryDirectory() as scratch:  # for vectors that are trained here
-        built, corpora = _build_corpora(experiment.replace({"storage": scratch}), dataset, kinds)
+        built, corpora = build_corpora(experiment.replace({"storage": scratch}), dataset, kinds)
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
     inputs = TrialInputs(built.replace({"storage": experiment.storage}), None, references, None, None)
     return ray.tune.with_parameters(OwnTunerTrial, inputs=inputs)
@@ -125,15 +125,15 @@ def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
 def _load_inputs(
     experiment: Experiment, dataset: Dataset | None, kinds: set[str]
 ) -> tuple[Experiment, Dataset, dict[str, Corpus]]:
-    """Return the experiment and the corpora as of `_build_corpora`, and the rows."""
+    """Return the experiment and the corpora as of `build_corpora`, and the rows."""
     dataset = dataset or load_dataset(experiment)
     for note in dataset.notes:
         logger.info(note)
-    experiment, corpora = _build_corpora(experiment, dataset, kinds)
+    experiment, corpora = build_corpora(experiment, dataset, kinds)
     return experiment, dataset, corpora
 
 
-def _build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> tuple[Experiment, dict[str, Corpus]]:
+def build_corpora(experiment: Experiment, dataset: Dataset, kinds: set[str]) -> tuple[Experiment, dict[str, Corpus]]:
     """Return the corpora with the experiment's own `text` settings, by key; the one with pretrained vectors first.
 
     The returned experiment has the dimensions of the pretrained vectors: those of `rand`, which they are compared
@@ -160,7 +160,7 @@ def _search(
     dataset: Dataset,
     corpora: dict[str, Corpus],
     run: RunFolder,
-    tracker: MlflowTracker | None,
+    trackers: Trackers,
 ) -> BestCheckpoint:
     """Run all trials and the steps after them, and return the contents of best.json."""
     manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
@@ -172,7 +172,7 @@ def _search(
     elapsed_s = store.read_elapsed() if usable or not read else 0.0  # a search that starts again has all its time
     search = build_search(experiment, space, records, started, store.write_started, elapsed_s)
     resources = plan_trial_resources(experiment)
-    context = SearchContext(experiment, search, store, run.path, tracker)
+    context = SearchContext(experiment, search, store, run.path, trackers)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), SEARCH_README)
     _log_start(search, resources)

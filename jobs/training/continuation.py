@@ -22,7 +22,8 @@ from jobs.training.corpus import Corpus, EncodedSplit
 
 # Settings that must be those of the checkpoint.
 FIXED_SETTINGS = (
-    "model.embedding", "model.filter_widths", "model.feature_maps", "text.lowercase", "data.is_multi_label",
+    "model.embedding", "model.filter_widths", "model.feature_maps", "text.tokenizer", "text.lowercase",
+    "data.is_multi_label",
 )  # fmt: skip
 FIRST_WORD = 2  # after padding and the unknown word
 
@@ -86,12 +87,12 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_
     vectors[rows] = start[start_rows]
     labels = sorted({*corpus.labels, *checkpoint.labels})
     classes = np.array([labels.index(label) for label in corpus.labels], np.int64)
-    vocabulary, lowercase = Vocabulary(words), checkpoint.experiment.text.lowercase
+    vocabulary, text = Vocabulary(words), checkpoint.experiment.text
     # These may have words that only the checkpoint knows; the training texts have none.
-    validation = encode(tokenize_texts(dataset.validation.texts, lowercase), vocabulary, max_tokens)
+    validation = encode(tokenize_texts(dataset.validation.texts, text), vocabulary, max_tokens)
     out_of_scope = corpus.out_of_scope
     if dataset.out_of_scope is not None:
-        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, lowercase), vocabulary, max_tokens)
+        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text), vocabulary, max_tokens)
     return replace(
         corpus,
         train=replace(corpus.train, labels=_renumber(corpus.train.labels, classes, len(labels))),
@@ -107,6 +108,7 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_
         out_of_scope=out_of_scope,
         # Without a trained vector of its own, a word would have the fixed one in both channels.
         num_trained=len(vectors) if checkpoint.experiment.model.embedding == "multichannel" else corpus.num_trained,
+        started_from={"checkpoint": checkpoint.path, "manifest": checkpoint.manifest_sha256},
     )
 
 

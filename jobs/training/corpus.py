@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cluster.console.logs import ForwardingHandler, handle_logs
+from cluster.console.progress import progress_bar
 from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, join, write_bytes
 from jobs.config.class_weights import ClassWeights
@@ -37,7 +38,6 @@ from jobs.embeddings.pretraining import (
     train_word2vec,
     write_tokenized_corpus,
 )
-from jobs.embeddings.progress import make_progress_logger
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
 from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
 
@@ -72,7 +72,7 @@ class Corpus:
     coverage: None without pretrained vectors. key: identifies texts and vectors: a file by its vectors, those trained
     here by what they were trained from. held_out: identifies the test part, which is not in the corpus. out_of_scope:
     tokens of texts in no class, which select thresholds; None without such texts. num_trained: least number of word ids
-    with a trained vector.
+    with a trained vector. started_from: path and manifest's SHA-256 of the checkpoint of `train.start_from`.
     """
 
     train: EncodedSplit
@@ -87,6 +87,7 @@ class Corpus:
     held_out: str
     out_of_scope: Tokens | None = None
     num_trained: int = 2
+    started_from: Mapping[str, str] | None = None
 
     def word_counts(self) -> np.ndarray:
         """Return the occurrences of each word id in the training texts, `(train words,)` int64.
@@ -158,8 +159,8 @@ def build_corpus(
     text = experiment.text
     if len(dataset.train) > MANY_TEXTS:
         logger.info(f"tokenizing {len(dataset.train):,} texts")
-    tokenized = tokenize_texts(dataset.train.texts, text.lowercase)
-    validation_tokens = tokenize_texts(dataset.validation.texts, text.lowercase)
+    tokenized = tokenize_texts(dataset.train.texts, text)
+    validation_tokens = tokenize_texts(dataset.validation.texts, text)
     counts = count_words(tokenized, text.max_words)
     train_words = {word for word, _ in counts}
     trained_from = None  # of vectors that are trained here: what they are trained from
@@ -194,7 +195,7 @@ def build_corpus(
     key = _content_key(train, validation, trained_from or table, [words, dataset.labels])
     held_out, out_of_scope = dataset.test.digest(), None
     if dataset.out_of_scope is not None:
-        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text.lowercase), vocabulary, text.max_tokens)
+        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text), vocabulary, text.max_tokens)
         key = digest([key, dataset.out_of_scope.texts])
     return Corpus(
         train, validation, dataset.labels, words, table, pretrained, scale, coverage, key, held_out, out_of_scope
@@ -224,7 +225,7 @@ def load_inputs(experiment: Experiment, dataset: Dataset | None = None) -> tuple
 
 def load_text_vectors(experiment: Experiment, texts: Iterable[str]) -> WordVectors:
     """Return the vectors of a file for all words of some texts, as input of several `build_corpus` calls."""
-    return _read_vectors(experiment, find_words(list(texts), experiment.text.lowercase))
+    return _read_vectors(experiment, find_words(list(texts), experiment.text))
 
 
 def _select_words(
@@ -266,9 +267,9 @@ def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: Sequence
             logger.info(
                 f"training {settings.dimensions}-dimensional word2vec with {threads} thread{'s' if threads > 1 else ''}"
             )
-            log_progress = make_progress_logger("word2vec", "words", settings.epochs * texts.num_words)
             part = Path(scratch, "vectors.bin")
-            train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: log_progress(done))
+            with progress_bar("word2vec", "words", settings.epochs * texts.num_words, logger) as report:
+                train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
             # Another command may have trained others meanwhile, and have read them: those stay.
             write_bytes(target, part.read_bytes(), replace=False)
     return target, digest([key, settings.model_dump()])

@@ -22,6 +22,7 @@ from ray.exceptions import RayTaskError
 from cluster import UsageError, resources
 from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
+from cluster.console.progress import count_bar
 from cluster.console.tables import format_text_table
 from cluster.storage import absolute_path, exists, join, lock_folder, read_text, write_json, write_text
 from jobs.config.conflicts import check_fold_settings, check_settings
@@ -33,13 +34,13 @@ from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.word_vectors import WordVectors
-from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
+from jobs.evaluation.metrics import accuracy, macro_f1
 from jobs.evaluation.multi_label.metrics import count_labels, sigmoid, subset_accuracy
-from jobs.evaluation.multi_label.thresholds import calibrate
+from jobs.evaluation.multi_label.thresholds import Calibration, calibrate
 from jobs.inference.predict import predict_logits
 from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
-from jobs.training.loop import Loop, create_loop
+from jobs.training.loop import create_loop
 from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
 from jobs.training.run_files.run_folder import train_settings_key
 
@@ -89,14 +90,12 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
     for warning in [*check_settings(experiment, {experiment.model.embedding}), *check_fold_settings(experiment)]:
         logger.warning(warning)
     check_inputs(experiment)
-    datasets = load_folds(experiment, folds)
+    datasets, word_vectors, name = load_fold_inputs(experiment, folds)
     for note in datasets[0].notes:
         logger.info(note)
-    word_vectors = _read_vectors(experiment, datasets[0])
-    key = _key(experiment, datasets, word_vectors)
     on_this_machine = resolve_address() is None and not ray.is_initialized()
     with nullcontext() if on_this_machine else connect():
-        folder = join(absolute_path(experiment.storage), experiment.name, f"folds-{key}")
+        folder = join(absolute_path(experiment.storage), experiment.name, name)
         wait_notice = None if on_this_machine else resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
         if wait_notice:
             logger.info(wait_notice)
@@ -109,6 +108,19 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
         return path
 
 
+def load_fold_inputs(experiment: Experiment, folds: int) -> tuple[list[Dataset], WordVectors | None, str]:
+    """Return the datasets, the vectors of the file, and the name of the folder of the results; errors of reading."""
+    datasets = load_folds(experiment, folds)
+    word_vectors = _read_vectors(experiment, datasets[0])
+    return datasets, word_vectors, f"folds-{_key(experiment, datasets, word_vectors)}"
+
+
+def read_finished_folds(folder: str, folds: int) -> dict[int, FoldResult]:
+    """Return the saved results of finished folds by number, from 1."""
+    paths = {number: join(folder, f"fold-{number}.json") for number in range(1, folds + 1)}
+    return {number: FoldResult(**json.loads(read_text(path))) for number, path in paths.items() if exists(path)}
+
+
 def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> FoldResult:
     """Train in this process, and return the metrics of the best epoch on the validation and the test part.
 
@@ -118,11 +130,14 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     torch.set_num_threads(experiment.train.cpus_per_worker)
     loop = create_loop(experiment, corpus)
     best: dict[str, torch.Tensor] = {}
+    calibration = Calibration(1.0)
     for _, improved in loop.train_epochs():
         if improved:
+            if loop.logits.is_multi_label:
+                calibration = calibrate(loop.logits, loop.settings, corpus.labels)
             best = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.network.load_state_dict(best)
-    texts = tokenize_texts(test.texts, experiment.text.lowercase)
+    texts = tokenize_texts(test.texts, experiment.text)
     tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
     labels = encode_labels(test, corpus.labels)
     logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
@@ -131,7 +146,7 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     return FoldResult(
         epoch=best_epoch.epoch,
         rows=len(test),
-        **(_measure(labels, logits) if labels.ndim == 1 else _measure_label_sets(labels, logits, loop)),
+        **(_measure(labels, logits) if labels.ndim == 1 else _measure_label_sets(labels, logits, calibration)),
         validation={
             name: value for name in MULTI_LABEL_FOLD_METRICS if (value := getattr(best_epoch, name)) is not None
         },
@@ -150,13 +165,8 @@ def _measure(labels: np.ndarray, logits: torch.Tensor) -> dict[str, float]:
     }
 
 
-def _measure_label_sets(labels: np.ndarray, logits: torch.Tensor, loop: Loop) -> dict[str, float]:
+def _measure_label_sets(labels: np.ndarray, logits: torch.Tensor, calibration: Calibration) -> dict[str, float]:
     """Return the metrics of `MULTI_LABEL_FOLD_METRICS`; labels, logits: `(texts, labels)`."""
-    validation = loop.corpus.validation
-    held_out = LogitSample(validation.labels, labels.shape[1])
-    rows = np.arange(len(validation))
-    held_out.add(rows, predict_logits(loop.network, validation.tokens, rows).numpy())
-    calibration = calibrate(held_out, loop.settings, loop.corpus.labels)
     probabilities = sigmoid(logits.numpy() / calibration.temperature)
     predicted = probabilities >= calibration.thresholds
     counts = count_labels(labels, predicted)
@@ -249,11 +259,7 @@ def _train_missing_folds(
     experiment: Experiment, datasets: list[Dataset], word_vectors: WordVectors | None, folder: str
 ) -> list[FoldResult]:
     """Return the result of each fold: saved results of finished folds, and new results of the others."""
-    results = {
-        number: FoldResult(**json.loads(read_text(path)))
-        for number in range(1, len(datasets) + 1)
-        if exists(path := join(folder, f"fold-{number}.json"))
-    }
+    results = read_finished_folds(folder, len(datasets))
     if results:
         logger.info(f"{len(results)} of {len(datasets)} folds are finished")
     missing = [number for number in range(1, len(datasets) + 1) if number not in results]
@@ -266,14 +272,17 @@ def _train_missing_folds(
         (f"fold {number}", experiment, corpus, datasets[number - 1].test)
         for number, corpus in _build_corpora(experiment, datasets, word_vectors, missing)
     )
-    for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
-        number = int(name.removeprefix("fold "))
-        write_json(join(folder, f"fold-{number}.json"), result.to_json())
-        results[number] = result
-        logger.info(
-            f"{name} ({len(results)} of {len(datasets)} finished)   accuracy {result.accuracy:.4f}   "
-            f"macro F1 {result.macro_f1:.4f}   epoch {result.epoch}, {result.seconds:.0f} s"
-        )
+    with count_bar("folds", len(datasets), logger) as show:
+        for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
+            number = int(name.removeprefix("fold "))
+            write_json(join(folder, f"fold-{number}.json"), result.to_json())
+            results[number] = result
+            logger.info(
+                f"{name} ({len(results)} of {len(datasets)} finished)   accuracy {result.accuracy:.4f}   "
+                f"macro F1 {result.macro_f1:.4f}   epoch {result.epoch}, {result.seconds:.0f} s"
+            )
+            if show is not None:
+                show(len(results), "")
     return [results[number] for number in sorted(results)]
 
 

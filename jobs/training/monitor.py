@@ -6,9 +6,10 @@ the driver.
 
 import logging
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +19,8 @@ import ray.util.client
 from ray.train import UserCallback
 
 from cluster import first_line, resources, to_single_line
+from cluster.console.progress import Report, count_bar
+from cluster.console.tables import GrowingTable
 from cluster.message_queue import MessageFile, MessageFilePoller
 from cluster.storage import StorageError, join
 from jobs.training.history import Epoch, EpochProgress, EpochReport
@@ -49,7 +52,7 @@ class RunStatus:
     start_time: of the command, in seconds since 1970. workers_running: set while there are workers. finished_epochs:
     queue of epochs, as they end. num_checkpoints: checkpoints written. worker_times: of the current workers.
     previous_step_seconds: time that lost workers spent in steps. first_step_time: of the run's first workers. on_epoch:
-    called with each finished epoch.
+    called with each finished epoch. on_resume: called with the epochs of an earlier command.
     result: Ray Train's result, once the run has ended. stop_monitor: removes what the monitor of a run that does not
     end would leave.
     """
@@ -63,6 +66,7 @@ class RunStatus:
     first_step_time: float = 0.0
     result: Any = None
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    on_resume: Callable[[Sequence[Epoch]], None] = lambda epochs: None
     stop_monitor: Callable[[], None] = lambda: None
 
     def update_times(self, times: WorkerTimes) -> None:
@@ -146,13 +150,22 @@ class RunMonitor:
         status: updated by the messages.
         scalars: receives each epoch.
         receives_messages: False if it does not learn when the workers start.
+        show: shows how many epochs are done, and a text; where it is None, positions in long epochs are logged.
     """
 
     def __init__(
-        self, last_epoch: int, status: RunStatus, scalars: TensorBoardLog, *, receives_messages: bool = True
+        self,
+        last_epoch: int,
+        status: RunStatus,
+        scalars: TensorBoardLog,
+        *,
+        receives_messages: bool = True,
+        show: Report | None = None,
     ) -> None:
         self._last_epoch, self._status, self._scalars = last_epoch, status, scalars
         self._receives_messages = receives_messages
+        self._show = show
+        self._table = GrowingTable() if sys.stdout.isatty() else None
         self._last_notice = time.monotonic()
         self._num_epochs: int | None = None  # None before the first workers start
 
@@ -168,7 +181,7 @@ class RunMonitor:
             elif kind == "resumed":
                 self._handle_resumed(*value)
             elif kind == "progress":
-                logger.info(format_epoch_progress(value))
+                self._handle_progress(value)
             elif kind == "saved":
                 self._status.num_checkpoints += 1
                 self._status.update_times(value)
@@ -185,16 +198,29 @@ class RunMonitor:
 
     def _handle_resumed(self, epochs: list[Epoch], best: int) -> None:
         """Handle epochs whose checkpoints were written, but whose reports were lost with their workers."""
-        if self._num_epochs is not None:
-            for epoch in epochs[self._num_epochs :]:
-                self._handle_epoch(epoch, epoch.epoch == best)
+        if self._num_epochs is None:
+            self._status.on_resume(epochs)
+        for epoch in epochs[self._num_epochs :] if self._num_epochs is not None else ():
+            self._handle_epoch(epoch, epoch.epoch == best)
         self._num_epochs = len(epochs)
+
+    def _handle_progress(self, progress: EpochProgress) -> None:
+        if self._show is None:
+            logger.info(format_epoch_progress(progress))
+        else:
+            text = f"{progress.examples_per_second:,.0f} examples/s"
+            self._show(progress.epoch - 1 + progress.step / progress.steps, text)
 
     def _handle_epoch(self, epoch: Epoch, improved: bool) -> None:
         self._num_epochs = epoch.epoch
         self._status.finished_epochs.put(epoch)
         self._status.on_epoch(epoch)
-        logger.info(format_epoch(epoch, improved, self._last_epoch - epoch.epoch))
+        if self._table is not None:
+            logger.info(self._table.format_row(list_metrics(epoch), "best so far" if improved else ""))
+        else:
+            logger.info(format_epoch(epoch, improved, self._last_epoch - epoch.epoch))
+        if self._show is not None:
+            self._show(epoch.epoch, f"{epoch.examples_per_second:,.0f} examples/s")
         try:
             self._scalars.log_epoch(epoch)
         except StorageError as error:  # the next checkpoint will end the run if the disk is full
@@ -219,8 +245,8 @@ def monitor_workers(
     is_client = not in_process and client.is_connected()
     if is_client:
         logger.info("on a machine outside the cluster no progress is shown through Ray Client (ray://)")
-    with TensorBoardLog(join(path, "tensorboard")) as scalars:
-        monitor = RunMonitor(last_epoch, status, scalars, receives_messages=not is_client)
+    with TensorBoardLog(join(path, "tensorboard")) as scalars, count_bar("epoch", last_epoch, logger) as show:
+        monitor = RunMonitor(last_epoch, status, scalars, receives_messages=not is_client, show=show)
         if in_process:
             with _quiet_ray_train():
                 yield RunCallback(monitor.handle, callbacks)
@@ -260,6 +286,24 @@ def format_epoch(epoch: Epoch, improved: bool, remaining: int) -> str:
         f"epoch {epoch.epoch:3d}   train loss {epoch.train_loss:.4f}{validation}"
         f"   {epoch.examples_per_second:,.0f} examples/s{time_left}{'   best so far' if improved else ''}"
     )
+
+
+def list_metrics(epoch: Epoch) -> Mapping[str, str]:
+    """Return an epoch's metrics as the row of a table."""
+    values = {
+        "epoch": f"{epoch.epoch}",
+        "train loss": f"{epoch.train_loss:.4f}",
+        "validation loss": _format_metric(epoch.loss),
+        "micro F1": _format_metric(epoch.micro_f1),
+        "accuracy": _format_metric(epoch.accuracy),
+        "macro F1": _format_metric(epoch.macro_f1),
+        "examples/s": f"{epoch.examples_per_second:,.0f}",
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def _format_metric(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def format_epoch_progress(progress: EpochProgress) -> str:

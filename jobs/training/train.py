@@ -58,6 +58,7 @@ from jobs.training.run_files.run_folder import (
     resolve_run_folder,
     select_best,
 )
+from jobs.training.run_files.trackers import track_run
 from jobs.training.worker import run_worker
 from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
@@ -133,7 +134,7 @@ def train(
                     run.finish_without_publishing(best)
                 runs.append((alternative, run, best))
             run, best = select_alternative(runs)
-            return run.finish(best)
+            return run.publish(best)
     except KeyboardInterrupt:
         if run is None or not CheckpointStore(run.path).names():
             raise KeyboardInterrupt("before a checkpoint was written; the same command starts again") from None
@@ -177,11 +178,12 @@ def train_to_completion(
     """
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
-    status = RunStatus(start_time)
-    if in_process:
-        result = fit_in_process(experiment, corpus, run, gpu, status, callbacks)
-    else:
-        result = fit(experiment, corpus, run, gpu, status, callbacks=callbacks)
+    with track_run(experiment, run.name) as tracker:
+        status = RunStatus(start_time, on_epoch=tracker.log_epoch, on_resume=tracker.resume)
+        if in_process:
+            result = fit_in_process(experiment, corpus, run, gpu, status, callbacks)
+        else:
+            result = fit(experiment, corpus, run, gpu, status, callbacks=callbacks)
     best = select_best(result.progress, run.path, experiment.train.metric)
     if best is None:
         advice = "set `storage` to a folder or URI that every node sees"

@@ -46,8 +46,7 @@ class Validation:
         self._labels, self._logits, self._objective = labels, logits, objective
         self._label_tensor = torch.from_numpy(labels)
         self._total_loss = 0.0
-        is_multi_label = labels.ndim == 2
-        self._results = np.empty(labels.shape, np.float32) if is_multi_label else np.empty(len(labels), np.int64)
+        self._predicted = np.empty(len(labels), np.int64)  # classes, with one label per text
 
     def add(self, rows: np.ndarray, scores: Tensor) -> None:
         """Add the logits `(len(rows), classes)` of some rows, given by their numbers."""
@@ -55,17 +54,17 @@ class Validation:
         self._logits.add(rows, scores.numpy())
         if self._labels.ndim == 1:
             self._total_loss += F.cross_entropy(scores, labels, reduction="sum").item()
-            self._results[rows] = scores.argmax(dim=1).numpy()
+            self._predicted[rows] = scores.argmax(dim=1).numpy()
         else:
             self._total_loss += compute_row_losses(scores, labels).sum().item()
-            self._results[rows] = scores.numpy()
 
     def measure(self) -> tuple[Metrics, np.ndarray]:
         """Return the metrics, and the predictions `(rows,)` int64: classes, or as of `encode_row_counts`."""
         labels, loss = self._labels, self._total_loss / len(self._labels)
         if labels.ndim == 1:
-            return Metrics(loss, accuracy(labels, self._results), macro_f1(labels, self._results)), self._results
-        probabilities = sigmoid(self._results)
+            return Metrics(loss, accuracy(labels, self._predicted), macro_f1(labels, self._predicted)), self._predicted
+        logits = self._logits.logits  # of all rows
+        probabilities = sigmoid(logits)
         # The same for all labels: thresholds of single labels would fit these rows. At 0.5 rare labels would have none
         # in the first epochs.
         threshold = GRID[choose_global_threshold(count_scores(probabilities, labels), self._objective)]
@@ -76,7 +75,7 @@ class Validation:
             subset_accuracy(labels, predicted),
             counts.macro_f1(),
             counts.micro_f1(),
-            precision_at(1, labels, self._results),
-            mean_average_precision(labels, self._results),
+            precision_at(1, labels, logits),
+            mean_average_precision(labels, logits),
         )
         return metrics, encode_row_counts(labels, predicted)

@@ -79,33 +79,6 @@ class Application:
             )
 
 
-def referenced_checkpoints(user_config: Mapping[str, Any]) -> set[str]:
-    """Return the paths of all checkpoints that a `user_config` names."""
-    candidate = user_config.get("candidate") or {}
-    paths = (user_config.get("checkpoint"), user_config.get("previous"), candidate.get("checkpoint"))
-    return {path for path in paths if path}
-
-
-def resolve_checkpoints(user_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a `user_config` with the folders of its checkpoints: a best.json may name another one later.
-
-    A path without a checkpoint stays as it is; the replicas refuse it.
-    """
-    resolved = dict(user_config)
-    candidate = resolved.get("candidate") or {}
-    if candidate.get("checkpoint"):
-        resolved["candidate"] = {**candidate, "checkpoint": _try_resolve(candidate["checkpoint"])}
-    return resolved | {key: _try_resolve(resolved[key]) for key in ("checkpoint", "previous") if resolved.get(key)}
-
-
-def _try_resolve(path: str) -> str:
-    try:
-        return resolve_checkpoint(path)
-    except (CheckpointError, StorageError) as error:
-        logger.debug(str(error))
-        return path
-
-
 class ServeCluster:
     """Ray Serve on a cluster.
 

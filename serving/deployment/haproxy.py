@@ -30,13 +30,15 @@ BUFFER_BYTES = 64 << 10
 #   queue                of requests beyond the limit of all replicas; Ray's shortest time-out is a second.
 #   maxconn              limit of a replica.
 #   http-error           Ray's own configuration turns a 503 into a 500 without Retry-After.
+# With `cross_origin`, a web page of another origin may read that 503, which is the same for everyone.
 _LINES = """
     option http-buffer-request
     timeout http-request {request_timeout_s}s
     timeout queue {queue_timeout_ms}ms
     default-server maxconn {requests_per_replica}
     http-error status 503 content-type application/json string \
-'{{"error": "the service is busy or starting; try again"}}' hdr retry-after 1"""
+'{{"error": "the service is busy or starting; try again"}}' hdr retry-after 1{cross_origin_headers}"""
+_CROSS_ORIGIN_HEADERS = " hdr access-control-allow-origin * hdr access-control-expose-headers retry-after"
 _LINES_VARIABLE = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
 
 # The path of a Unix socket has at most 107 bytes; Ray and HAProxy append up to 81 to the folder.
@@ -56,12 +58,14 @@ class ProxyLimits:
     hard_stop_s: how long a HAProxy that was replaced, at a rollout or scaling, keeps idle connections. Ray's default is
         two minutes, with replicas that may be gone (ray#63996). It is longer than a request may take to arrive; all
         other connections end with their next response. HAProxy's close-spread-time would also close those in use.
+    cross_origin: web pages of other origins may read HAProxy's own rejections, as in services with `allowed_origins`.
     """
 
     requests_per_replica: int = MAX_REQUESTS_PER_REPLICA
     max_connections: int = 4096
     threads: int | None = None
     hard_stop_s: int = 12
+    cross_origin: bool = False
 
     @property
     def request_timeout_s(self) -> int:
@@ -99,6 +103,7 @@ def build_environment(
         request_timeout_s=limits.request_timeout_s,
         queue_timeout_ms=QUEUE_TIMEOUT_MS,
         requests_per_replica=limits.requests_per_replica,
+        cross_origin_headers=_CROSS_ORIGIN_HEADERS if limits.cross_origin else "",
     )
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

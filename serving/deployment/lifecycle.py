@@ -5,14 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
 from cluster.console.tables import format_text_table
-from serving.deployment.applications import (
-    Application,
-    DeploymentError,
-    ServeCluster,
-    referenced_checkpoints,
-    resolve_checkpoints,
-)
+from serving.deployment.applications import Application, DeploymentError, ServeCluster
+from serving.deployment.checkpoints import referenced_checkpoints, resolve_checkpoints
 from serving.deployment.verification import fetch_info, verify_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -23,10 +19,13 @@ def show_status(address: str | None) -> None:
     cluster = ServeCluster(address)
     applications = cluster.list_applications()
     if not applications:
+        report_result({"services": []})
         logger.log(RESULT, f"{cluster.dashboard_url}: no service runs here; `finetune-cnn deploy` starts one")
         return
-    for application in applications:
-        rows = [{"field": name, "value": value} for name, value in _describe(application).items() if value]
+    services = [_describe(application) for application in applications]
+    report_result({"services": services})
+    for service in services:
+        rows = [{"field": name, "value": value} for name, value in service.items() if value]
         logger.log(RESULT, "\n".join(format_text_table(rows).split("\n")[1:]))
 
 
@@ -42,6 +41,7 @@ def undeploy(address: str | None, name: str | None) -> None:
     cluster.remove(application.name)
     cluster.remove_leases(application.name, referenced_checkpoints(application.user_config))
     logger.log(RESULT, f"{application.name} is being removed from {cluster.dashboard_url}")
+    report_result({"service": application.name})
 
 
 def rollback(address: str | None, name: str | None) -> None:
@@ -69,6 +69,7 @@ def rollback(address: str | None, name: str | None) -> None:
     cluster.wait_until_running(application.name)
     verify_checkpoint(application.reachable_url, user_config)
     logger.log(RESULT, f"{application.name} serves {application.previous} again, instead of {application.checkpoint}")
+    report_result({"service": application.name, "checkpoint": application.previous, "previous": application.checkpoint})
 
 
 def _describe(application: Application) -> dict[str, str]:
@@ -87,5 +88,6 @@ def _describe(application: Application) -> dict[str, str]:
         "refused": info.get("refused", "") if info else "",
         "candidate": candidate.get("checkpoint", ""),
         "previous": application.previous or "",
+        "models": ", ".join(f"{name} ({path})" for name, path in (application.user_config.get("models") or {}).items()),
         "deployed": datetime.fromtimestamp(application.deployed_at).astimezone().isoformat(" ", "seconds"),
     }

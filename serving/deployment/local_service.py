@@ -1,7 +1,7 @@
 """Service that a Python program starts and stops: on its Ray, on a cluster, or on an embedded Ray."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ class Service:
             this machine.
         name, host, port: of the service.
         key: one of the API keys, if the service requires one.
+        models: paths or URIs of further checkpoints, by name.
 
     Attributes:
         url: where it responds, without a path.
@@ -41,13 +42,22 @@ class Service:
     """
 
     def __init__(
-        self, model: str | Model, path: str | None = None, *, name: str, host: str, port: int, key: str | None = None
+        self,
+        model: str | Model,
+        path: str | None = None,
+        *,
+        name: str,
+        host: str,
+        port: int,
+        key: str | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> None:
         self._stack = ExitStack()
         configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
         application = configuration["applications"][0]
         application["name"] = name
-        application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path)}
+        further = {"models": dict(models)} if models else {}
+        application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path), **further}
         configuration["http_options"] |= {"host": host, "port": port}
         try:
             self.url = self._stack.enter_context(start_service(configuration, None)).url
@@ -56,9 +66,9 @@ class Service:
             raise
         self.client = Client(self.url, key)
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the most likely label of each text."""
-        return [labels[0]["label"] for labels in self.client.classify(list(texts), top_k=1)]
+    def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[str]:
+        """Return the most likely label of each text; model: name of a further model."""
+        return [labels[0]["label"] for labels in self.client.classify(list(texts), model=model, top_k=1)]
 
     def shutdown(self) -> None:
         """Stop the service, and what was started for it; a second call does nothing."""

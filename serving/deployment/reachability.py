@@ -2,10 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from cluster import UsageError
+from cluster.console.output import print_next, report_result
 from serving import api_keys
 from serving.client import Client, ServiceError
 from serving.deployment.haproxy import active_ports
@@ -39,6 +41,29 @@ def describe_access(host: str) -> str:
     if ports is not None:
         access += f"; HAProxy's own statistics are on ports {ports[0]} and {ports[1]} of every interface"
     return access
+
+
+def format_request(url: str) -> str:
+    """Return the command that sends a text to a service at a URL, whose API key is in the variable KEY if it has one.
+
+    The URL may end with a slash.
+    """
+    key = '-H "Authorization: Bearer $KEY" ' if api_keys.are_configured() else ""
+    return f'curl {key}-d \'{{"inputs": "a text"}}\' {url.rstrip("/")}/predict'
+
+
+def report_service(configuration: Mapping[str, Any], url: str) -> None:
+    """Print how to send a request to the first application of a Serve configuration, and report it as a result.
+
+    Args:
+        url: of the service, without the prefix of the application or with it.
+    """
+    application = configuration["applications"][0]
+    prefix = application["route_prefix"].rstrip("/")
+    url = url.rstrip("/").removesuffix(prefix) + prefix
+    checkpoint = application["deployments"][0]["user_config"]["checkpoint"]
+    report_result({"service": application["name"], "url": url, "checkpoint": checkpoint})
+    print_next(format_request(url))
 
 
 def describe_addresses(url: str, metrics_urls: Iterable[str]) -> str:

@@ -4,11 +4,10 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,11 @@ from pydantic import ValidationError
 
 from cluster.connection import connect, is_connected, resolve_address
 from cluster.console.logs import RESULT
-from cluster.machine import find_free_ports, find_listener
-from cluster.ray_private import read_serve_port
-from cluster.storage import StorageError
-from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
-from jobs.model.checkpoint_leases import remove_lease, write_lease
+from cluster.console.output import print_result_now
+from cluster.machine import find_free_ports
 from serving import api_keys
-from serving.deployment.applications import (
-    Application,
-    DeploymentError,
-    ServeCluster,
-    referenced_checkpoints,
-    resolve_checkpoints,
-)
+from serving.deployment.applications import Application, DeploymentError, ServeCluster
+from serving.deployment.checkpoints import lease_checkpoints, referenced_checkpoints, resolve_checkpoints
 from serving.deployment.haproxy import (
     MAX_REQUESTS_PER_REPLICA,
     ProxyLimits,
@@ -39,11 +30,13 @@ from serving.deployment.haproxy import (
     build_environment,
     is_haproxy_installed,
 )
+from serving.deployment.ports import require_free_port, require_no_orphaned_proxy, require_port_of_running_serve
 from serving.deployment.reachability import (
     build_service_url,
     describe_access,
     describe_addresses,
     is_loopback,
+    report_service,
     require_key_protection,
     resolve_reachable_url,
 )
@@ -72,6 +65,8 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
         logger.info(describe_addresses(service.url, _find_metrics_urls(service.embedded)))
         if service.embedded:
             logger.info(describe_access(configuration["http_options"]["host"]))
+        report_service(configuration, service.url)
+        print_result_now()
         _wait_for_signal()
         logger.info("stopping")
 
@@ -94,19 +89,18 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
         DeploymentError: it does not start.
     """
     http = configuration["http_options"]
-    embedded = resolve_address(address) is None and not is_connected()
-    if embedded:
-        require_free_port(http["host"], http["port"])
-        api_keys.load_api_keys()  # the replicas share this environment, so an error in it shows here already
-        if not is_haproxy_installed() and active_proxy() != "HAProxy":
-            logger.info(SLOW_PROXY_WARNING)
+    embedded = check_start(http, address)
+    if embedded and not is_haproxy_installed() and active_proxy() != "HAProxy":
+        logger.info(SLOW_PROXY_WARNING)
     deployment = configuration["applications"][0]["deployments"][0]
     deployment["user_config"] = resolve_checkpoints(deployment["user_config"])
     checkpoints = referenced_checkpoints(deployment["user_config"])
     requests = _count_requests_per_replica(deployment)
+    allowed_origins = (configuration["applications"][0].get("args") or {}).get("allowed_origins")
+    limits = ProxyLimits(requests or MAX_REQUESTS_PER_REPLICA, cross_origin=bool(allowed_origins))
     # Ray Serve reads its environment when it is imported, so its imports come after `haproxy_environment`.
     with (
-        haproxy_environment(embedded, requests or MAX_REQUESTS_PER_REPLICA),
+        haproxy_environment(embedded, limits),
         lease_checkpoints(checkpoints),
         connect(address, prestart_workers=True),
     ):
@@ -126,7 +120,7 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
         if name in before.applications:
             raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
         if before.proxies:
-            _require_port_of_running_serve(http["port"])
+            require_port_of_running_serve(http["port"])
         try:
             try:
                 serve.start(http_options=http)
@@ -146,6 +140,14 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
                 serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
 
 
+def check_start(http: Mapping[str, Any], address: str | None) -> bool:
+    """Return whether a service starts an embedded Ray, whose port and API keys are checked; http: its options."""
+    if embedded := resolve_address(address) is None and not is_connected():
+        require_free_port(http["host"], http["port"])
+        api_keys.load_api_keys()  # the replicas share this environment, so an error in it shows here already
+    return embedded
+
+
 def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
     """Return the `args` of an application; DeploymentError if they are invalid."""
     from serving.app import ApplicationArguments
@@ -157,7 +159,7 @@ def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
 
 
 @contextmanager
-def haproxy_environment(embedded: bool, requests_per_replica: int = MAX_REQUESTS_PER_REPLICA) -> Iterator[None]:
+def haproxy_environment(embedded: bool, limits: ProxyLimits | None = None) -> Iterator[None]:
     """Context manager: set HAProxy's variables for the Ray that starts in it, and remove HAProxy's files at the end.
 
     Variables that are set already stay as they are.
@@ -166,28 +168,12 @@ def haproxy_environment(embedded: bool, requests_per_replica: int = MAX_REQUESTS
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
-    limits = ProxyLimits(requests_per_replica=requests_per_replica)
-    for name, value in build_environment(folder, *find_free_ports(3), limits=limits).items():
+    for name, value in build_environment(folder, *find_free_ports(3), limits=limits or ProxyLimits()).items():
         os.environ.setdefault(name, value)
     try:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def lease_checkpoints(checkpoints: Iterable[str]) -> Iterator[None]:
-    """Context manager: protect checkpoints from being removed by the search that wrote them."""
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
-    with ExitStack() as stack:
-        for checkpoint in checkpoints:
-            try:
-                folder = resolve_checkpoint(checkpoint)
-                write_lease(folder, holder, {"service": "finetune-cnn serve"})
-                stack.callback(remove_lease, folder, holder)
-            except (CheckpointError, StorageError) as error:
-                logger.debug(f"{error}; the checkpoint has no lease")
-        yield
 
 
 def _find_metrics_urls(embedded: bool) -> list[str]:
@@ -214,39 +200,6 @@ def _wait_for_signal() -> None:
     stop.wait()
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Raise DeploymentError, with the process that holds it, if a port cannot be listened on."""
-    _require_no_orphaned_proxy(port)
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        listener = find_listener(port)
-        holder = f" ({listener.name}, process {listener.pid})" if listener else ""
-        raise DeploymentError(
-            f"cannot listen on {host}:{port}: {error.strerror}{holder}; set another --port"
-        ) from error
-
-
-def _require_no_orphaned_proxy(port: int) -> None:
-    """Raise DeploymentError if a HAProxy whose Ray has ended listens on a port of this machine.
-
-    A new HAProxy could listen there too, and the old one would get a part of the requests.
-    """
-    listener = find_listener(port)
-    if listener is not None and listener.name == "haproxy" and not listener.parent.startswith("ray::"):
-        raise DeploymentError(
-            f"port {port} is held by HAProxy, process {listener.pid}, which an earlier service left behind "
-            f"when its Ray ended; end it with `kill {listener.pid}`, or set another --port"
-        )
-
-
-def _require_port_of_running_serve(port: int) -> None:
-    """Raise an error if a running Serve listens on another port; it cannot change its port."""
-    running = read_serve_port()
-    if running != port:
-        raise DeploymentError(f"Serve already runs on this cluster, on port {running}; use --port {running}")
-
-
 def deploy(configuration: dict[str, Any], address: str | None) -> None:
     """Deploy a Serve configuration to a running cluster and wait until its first application runs.
 
@@ -264,7 +217,7 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
     try:
         cluster = ServeCluster(address)
         if is_loopback(cluster.machine) and not cluster.is_serving():
-            _require_no_orphaned_proxy(http.get("port", 8000))
+            require_no_orphaned_proxy(http.get("port", 8000))
         before = next((other for other in cluster.list_applications() if other.name == name), None)
         if before is not None:
             before.require_declarative()
@@ -287,6 +240,7 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
             f"API description: {url.rstrip('/')}/openapi.json; metrics: {cluster.dashboard_url}/api/prometheus/sd "
             "lists their addresses for Prometheus"
         )
+        report_service(configuration, url)
     finally:
         served = fetch_info(reachable) if reachable and before is not None else None
         if served is not None and before is not None:

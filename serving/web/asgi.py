@@ -2,7 +2,7 @@
 
 import json
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -13,6 +13,7 @@ from serving.web.admission import AdmissionQueue
 from serving.web.body import BodyReader, decode_body
 from serving.web.metrics import ReplicaMetrics
 from serving.web.middleware import ARRIVAL_KEY
+from serving.web.model_pool import ModelPool
 from serving.web.openapi import build_openapi
 from serving.web.page import build_headers, load_page
 from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
@@ -24,7 +25,11 @@ ALLOWED_METHODS = {
     "/info": ("GET", "HEAD"),
     "/health": ("GET", "HEAD"),
     "/openapi.json": ("GET", "HEAD"),
+    "/models": ("GET", "HEAD"),
 }
+# Of `/models/NAME/...`.
+MODEL_METHODS = {"predict": ("POST",), "info": ("GET", "HEAD")}
+PATHS = (*ALLOWED_METHODS, *(f"/models/NAME/{resource}" for resource in MODEL_METHODS))
 # They need no key.
 PUBLIC_ROUTES = {(path, method) for path in ("/", "/health", "/openapi.json") for method in ("GET", "HEAD")}
 _JSON = (b"content-type", b"application/json")
@@ -34,13 +39,22 @@ _UNKNOWN_WORDS = [(b"x-unknown-words", b"%.3f" % (permille / 1000)) for permille
 Headers = list[tuple[bytes, bytes]]
 
 
+class ModelRoute(NamedTuple):
+    """A request for one of the further models. resource: predict or info."""
+
+    name: str
+    resource: str
+
+
 class ReplicaState(Protocol):
     """State of a replica that the application reads.
 
+    models: those of `/predict`; pool: the further ones.
     load_error: why the configured checkpoint, refused_checkpoint, is refused.
     """
 
     models: ServedModels | None
+    pool: ModelPool
     load_error: str | None
     refused_checkpoint: str | None
     metrics: ReplicaMetrics
@@ -61,12 +75,17 @@ class ClassifierApplication:
         self._requires_key = bool(self._keys)
         self._bodies, self.admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
         self._page, self._page_headers = load_page(), build_headers()
-        self._openapi = json.dumps(build_openapi(limits, require_key=self._requires_key)).encode()
+        self._openapi = self._build_openapi()
 
     @property
     def num_keys(self) -> int:
         """Number of accepted API keys; 0 if none is required."""
         return len(self._keys)
+
+    def _build_openapi(self) -> tuple[tuple[str, ...], bytes]:
+        """Return the names of the further models, and the description with them."""
+        names = self._replica.pool.names
+        return names, json.dumps(build_openapi(self._limits, require_key=self._requires_key, models=names)).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to an HTTP request. It awaits directly what most requests need: each further coroutine takes time."""
@@ -79,6 +98,8 @@ class ClassifierApplication:
             flat = self._route(scope)
             if flat is None:
                 headers, response = self._get(scope)
+            elif isinstance(flat, ModelRoute):
+                headers, response = await self._respond_with_model(flat, scope, receive, arrival)
             else:
                 body = await self._bodies.read(receive, arrival)
                 start = perf_counter()
@@ -87,12 +108,12 @@ class ClassifierApplication:
                 now = perf_counter()
                 try:
                     wait = arrival - scope.get(ARRIVAL_KEY, arrival) + now - start
-                    headers, response = self._classify(scope, body, wait, flat=flat)
+                    headers, response = self._classify(scope, body, self._replica.models, wait, flat=flat)
                 finally:
                     self.admission.record_duration(perf_counter() - now)
         except RequestError as error:
             status, response = error.status, encode_error(str(error))
-            headers = [_JSON, *error.headers, *self._name_checkpoint()]
+            headers = [_JSON, *error.headers, *self._name_checkpoint(scope)]
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
         headers.append((b"content-length", b"%d" % len(response)))
@@ -100,30 +121,59 @@ class ClassifierApplication:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response})
         self._replica.metrics.count_response(status)
 
-    async def respond(self, body: bytes) -> bytes:
-        """Return the response of `/predict` to a body from another deployment, which needs no key.
+    async def respond(self, body: bytes, model: str | None = None) -> bytes:
+        """Return the response of `/predict`, or of a further model's, to another deployment, which needs no key.
 
         Raises:
             RequestError: the request is invalid.
         """
+        models = None if model is None else await self._replica.pool.get(model)
+        return (await self._classify_admitted({"headers": ()}, body, models, 0.0))[1]
+
+    async def _respond_with_model(
+        self, route: ModelRoute, scope: Scope, receive: Receive, arrival: float
+    ) -> tuple[Headers, bytes]:
+        """Return the response of a further model; arrival: of the request in the application, in seconds."""
+        pool = self._replica.pool
+        pool.require(route.name)
+        if route.resource == "info":
+            model = (await pool.get(route.name)).primary
+            return [_JSON, model.header], json.dumps({**model.info, "limits": self._limits.model_dump()}).encode()
+        body = await self._bodies.read(receive, arrival)
+        models = await pool.get(route.name)
+        return await self._classify_admitted(scope, body, models, arrival - scope.get(ARRIVAL_KEY, arrival))
+
+    async def _classify_admitted(
+        self, scope: Scope, body: bytes, models: ServedModels | None, wait: float
+    ) -> tuple[Headers, bytes]:
+        """Return the response to a body after the admission queue, in the format of `/predict`.
+
+        Args:
+            models: those of a further model; None for those of `/predict`.
+        """
+        start = perf_counter()
         if not self.admission.try_admit():
             await self.admission.wait()
-        start = perf_counter()
+        now = perf_counter()
         try:
-            return self._classify({"headers": ()}, body, 0.0, flat=True)[1]
+            return self._classify(scope, body, models or self._replica.models, wait + now - start, flat=True)
         finally:
-            self.admission.record_duration(perf_counter() - start)
+            self.admission.record_duration(perf_counter() - now)
 
-    def _route(self, scope: Scope) -> bool | None:
+    def _route(self, scope: Scope) -> bool | ModelRoute | None:
         """Return whether a classification request has the flat format of `/predict`; None for a GET or HEAD.
+
+        Of a further model, the name and what is requested.
 
         Raises:
             RequestError: 404, 405, 401.
         """
         path, method = _normalize_path(scope), scope["method"]
-        allowed = ALLOWED_METHODS.get(path)
+        allowed, route = ALLOWED_METHODS.get(path), None
+        if allowed is None and (route := parse_model_path(path)):
+            allowed = MODEL_METHODS[route.resource]
         if allowed is None:
-            raise RequestError(404, f"no such path: {path[:200]}; the paths are {', '.join(ALLOWED_METHODS)}")
+            raise RequestError(404, f"no such path: {path[:200]}; the paths are {', '.join(PATHS)}")
         if method not in allowed:
             header = (b"allow", ", ".join(allowed).encode())
             raise RequestError(405, f"{path} accepts {' and '.join(allowed)}", header)
@@ -134,30 +184,42 @@ class ClassifierApplication:
         ):
             header = (b"www-authenticate", b"Bearer")
             raise RequestError(401, "an API key is required; send it as `Authorization: Bearer KEY`", header)
+        if route is not None:
+            return route
         return path == "/predict" if method == "POST" else None
 
     def _get(self, scope: Scope) -> tuple[Headers, bytes]:
         """Return the response to a GET or HEAD."""
-        path, headers = _normalize_path(scope), [_JSON, *self._name_checkpoint()]
+        path, headers = _normalize_path(scope), [_JSON, *self._name_checkpoint(scope)]
         if path == "/":
-            return [*self._page_headers, *self._name_checkpoint()], self._page
+            return [*self._page_headers, *self._name_checkpoint(scope)], self._page
         if path == "/info":
             return headers, json.dumps(self._describe_models()).encode()
-        return headers, self._openapi if path == "/openapi.json" else b'{"status": "ok"}'
+        if path == "/models":
+            return headers, json.dumps(self._replica.pool.describe()).encode()
+        if path == "/openapi.json":
+            if self._openapi[0] != self._replica.pool.names:
+                self._openapi = self._build_openapi()
+            return headers, self._openapi[1]
+        return headers, b'{"status": "ok"}'
 
-    def _name_checkpoint(self) -> Headers:
-        """Return the header that names the primary checkpoint; none before one is loaded."""
+    def _name_checkpoint(self, scope: Scope) -> Headers:
+        """Return the header that names the primary checkpoint; none before one is loaded, and for a further model."""
         models = self._replica.models
-        return [models.primary.header] if models is not None else []
+        if models is None or parse_model_path(_normalize_path(scope)):
+            return []
+        return [models.primary.header]
 
-    def _classify(self, scope: Scope, body: bytes, wait: float, *, flat: bool) -> tuple[Headers, bytes]:
+    def _classify(
+        self, scope: Scope, body: bytes, models: ServedModels | None, wait: float, *, flat: bool
+    ) -> tuple[Headers, bytes]:
         """Return the response to a body.
 
         Args:
+            models: those that respond.
             wait: seconds that the request has waited.
         """
         self._replica.metrics.observe_queue_wait(wait)
-        models = self._replica.models
         assert models is not None, "Serve calls reconfigure before the first request"
         default_function = models.primary.default_function
         try:
@@ -224,6 +286,20 @@ async def _handle_other_protocol(scope: Scope, receive: Receive, send: Send) -> 
 def _normalize_path(scope: Scope) -> str:
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path if path in ALLOWED_METHODS else path.rstrip("/") or "/"
+
+
+def parse_model_path(path: str) -> ModelRoute | None:
+    """Return the model and the resource of a path `/models/NAME/RESOURCE`; None for another path."""
+    prefix, _, rest = path.removeprefix("/").partition("/")
+    name, _, resource = rest.partition("/")
+    return ModelRoute(name, resource) if prefix == "models" and name and resource in MODEL_METHODS else None
+
+
+def find_allowed_methods(scope: Scope) -> tuple[str, ...] | None:
+    """Return the methods that the path of a request accepts; None if there is no such path."""
+    path = _normalize_path(scope)
+    route = parse_model_path(path)
+    return ALLOWED_METHODS.get(path) if route is None else MODEL_METHODS[route.resource]
 
 
 def _find_header(scope: Scope, header: bytes) -> bytes:

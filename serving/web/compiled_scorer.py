@@ -2,8 +2,9 @@
 
 To apply softmax in Python takes longer than to classify a text, and evicts what Ray needs next from the processor's
 caches. So one compiled function receives its arrays by address, scores all texts of a request, applies the request's
-function, and counts. Texts that the kernel cannot score, because a word is not in the table or Python must normalize
-them, are scored by the classifier; the rest is the same.
+function, and counts, also in the bins of the checkpoint's distribution if it stores one. Texts that the kernel cannot
+score, because a word is not in the table or Python must normalize them, are scored by the classifier; the rest is the
+same.
 """
 
 import ctypes
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import get_array, pack_addresses
+from jobs.config.text_distribution import EDGES
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
@@ -37,8 +39,10 @@ KERNEL_MODULES = (scoring_kernel, tokenizer_kernel, code_points, intrinsics)
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
 # The arrays of a CompiledScorer, after the classifier's.
-_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS, _TEMPERATURES, _NUM_ARRAYS = range(NUM_ARRAYS, NUM_ARRAYS + 7)
-_DTYPES = "lfdldd"  # int64 l, float32 f, float64 d
+_OFFSETS, _LOGITS, _SCORES, _BEST, _COUNTS, _TEMPERATURES = range(NUM_ARRAYS, NUM_ARRAYS + 6)
+# Empty without a distribution: tokens and unknown tokens of each text; texts by bin; edges of the bins, as of EDGES.
+_TOKEN_COUNTS, _BINS, _LENGTHS, _UNKNOWN_WORDS, _CONFIDENCES, _NUM_ARRAYS = range(NUM_ARRAYS + 6, NUM_ARRAYS + 12)
+_DTYPES = "lfdlddllddd"  # int64 l, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
 Entry = Callable[[bytes, int, int, int, int, int, int], int]
@@ -57,11 +61,12 @@ class CompiledScorer:
 
     Args:
         max_texts: maximum number of texts of a request.
+        count_bins: count texts in the bins of `EDGES`.
 
-    best: the best class of each text of the last request, `(max_texts,)` int64.
+    best: the best class of each text of the last request, `(max_texts,)` int64. memory_bytes: without the classifier.
     """
 
-    def __init__(self, classifier: Classifier, max_texts: int) -> None:
+    def __init__(self, classifier: Classifier, max_texts: int, *, count_bins: bool = False) -> None:
         self._classifier = classifier
         classes = len(classifier.labels)
         self._offsets = np.zeros(max_texts + 1, np.int64)
@@ -71,10 +76,15 @@ class CompiledScorer:
         # Of softmax and of the sigmoid function: the checkpoint's own function has its temperature.
         sigmoid_temperature = classifier.temperature if classifier.is_multi_label else 1.0
         self._temperatures = np.array([classifier.temperature, sigmoid_temperature])
+        self._edges = [np.array(edges, np.float64) for edges in EDGES.values()]
+        self._token_counts = np.zeros(2 * max_texts if count_bins else 0, np.int64)
+        self._bins = np.zeros(sum(len(edges) + 1 for edges in self._edges) if count_bins else 0, np.int64)
         arrays: list[np.ndarray] = [
             self._offsets, self._logits, self._scores, self.best, self._counts, self._temperatures,
+            self._token_counts, self._bins, *self._edges,
         ]  # fmt: skip
         assert "".join(array.dtype.char for array in arrays) == _DTYPES
+        self.memory_bytes = sum(array.nbytes for array in arrays)
         classifier.load_unicode_tables()
         self._addresses = np.concatenate([classifier.addresses, pack_addresses(arrays)])
         self._entry, self._address = compile_entry(classifier.no_rows.dtype.name)[1], self._addresses.ctypes.data
@@ -101,17 +111,26 @@ class CompiledScorer:
 
     def _score_slowly(self, texts: Sequence[str], function: int) -> int:
         """Score texts as the classifier does; return the share of unknown words in thousandths."""
-        result = self._classifier.score_texts(texts)
+        groups = [[text] for text in texts] if len(self._bins) else [texts]
+        results = [self._classifier.score_texts(group) for group in groups]
+        tokens, unknown = sum(result.num_tokens for result in results), sum(result.num_unknown for result in results)
+        if len(self._bins):
+            self._token_counts[: 2 * len(texts)] = [count for result in results for count in result[1:]]
+        temperature, sigmoid_temperature = self._temperatures.tolist()
+        lengths, unknown_words, confidences = self._edges
         _apply_function(
-            result.logits.reshape(-1), len(texts), function, self._scores, self.best, self._counts,
-            result.num_tokens, result.num_unknown, *self._temperatures,
+            np.concatenate([result.logits for result in results]).reshape(-1), len(texts), function, self._scores,
+            self.best, self._counts, tokens, unknown, temperature, sigmoid_temperature, self._token_counts, self._bins,
+            lengths, unknown_words, confidences,
         )  # fmt: skip
-        return _to_permille(result.num_tokens, result.num_unknown)
+        return _to_permille(tokens, unknown)
 
     def flush_counts(self, counters: ModelCounters) -> None:
         """Add the counts since the last flush to counters."""
         confidence, tokens, unknown, *labels = self._counts.tolist()
         self._counts[:] = 0
+        counters.bins = self._bins.tolist()
+        self._bins[:] = 0
         counters.confidence_sum += confidence
         counters.tokens += int(tokens)
         counters.unknown_tokens += int(unknown)
@@ -120,10 +139,20 @@ class CompiledScorer:
 
 
 @compiled()
+def _find_bin(edges: NDArray[np.float64], value: float) -> int:
+    """Return the number of edges that are less than a value."""
+    index = 0
+    while index < len(edges) and edges[index] < value:
+        index += 1
+    return index
+
+
+@compiled()
 def _apply_function(
     logits: NDArray[np.float32], texts: int, function: int, scores: NDArray[np.float64], best: NDArray[np.int64],
-    counts: NDArray[np.float64], tokens: int, unknown: int, temperature: float,
-    sigmoid_temperature: float,
+    counts: NDArray[np.float64], tokens: int, unknown: int, temperature: float, sigmoid_temperature: float,
+    token_counts: NDArray[np.int64], bins: NDArray[np.int64], lengths: NDArray[np.float64],
+    unknown_words: NDArray[np.float64], confidences: NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Write the scores and the best class of each text, and count; logits, scores: `(texts * classes,)`.
 
@@ -131,8 +160,8 @@ def _apply_function(
     to the network's own logits.
     """
     classes = len(counts) - _FIRST_LABEL
-    for start in range(0, texts * classes, classes):
-        highest = start
+    for number in range(texts):
+        start = highest = number * classes
         for index in range(start + 1, start + classes):
             if logits[index] > logits[highest]:
                 highest = index
@@ -140,9 +169,16 @@ def _apply_function(
         for index in range(start, start + classes):
             scores[index] = exp((np.float64(logits[index]) - np.float64(logits[highest])) / temperature)
             total += scores[index]
-        best[start // classes] = highest - start
+        best[number] = highest - start
         counts[_FIRST_LABEL + highest - start] += 1
         counts[_CONFIDENCE] += 1 / total
+        if len(bins):
+            length = token_counts[2 * number]
+            bins[_find_bin(lengths, length)] += 1
+            first = len(lengths) + 1
+            bins[first + _find_bin(unknown_words, token_counts[2 * number + 1] / max(length, 1))] += 1
+            first += len(unknown_words) + 1
+            bins[first + _find_bin(confidences, 1 / total)] += 1
         for index in range(start, start + classes):
             if function == _SOFTMAX:
                 scores[index] /= total
@@ -184,18 +220,21 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         offsets = get_array(addresses, _OFFSETS, np.int64)
         offsets[texts] = size
         logits, counts = get_array(addresses, _LOGITS, np.float32), get_array(addresses, _COUNTS, np.float64)
+        token_counts = get_array(addresses, _TOKEN_COUNTS, np.int64)
         scored, tokens, unknown = score_texts(
             carray(text_address, (size,), np.uint8), offsets[: texts + 1], is_ascii != 0, max_bytes, addresses,
             get_array(addresses, TABLE, dtype), get_array(addresses, LOWEST, sum_dtype),
-            logits.reshape(-1, len(counts) - _FIRST_LABEL),
+            logits.reshape(-1, len(counts) - _FIRST_LABEL), token_counts,
         )  # fmt: skip
         if scored < texts:
             return -1
         scores, best = get_array(addresses, _SCORES, np.float64), get_array(addresses, _BEST, np.int64)
         temperatures = get_array(addresses, _TEMPERATURES, np.float64)
         _apply_function(
-            logits, texts, function, scores, best, counts, tokens, unknown, temperatures[0], temperatures[1]
-        )
+            logits, texts, function, scores, best, counts, tokens, unknown, temperatures[0], temperatures[1],
+            token_counts, get_array(addresses, _BINS, np.int64), get_array(addresses, _LENGTHS, np.float64),
+            get_array(addresses, _UNKNOWN_WORDS, np.float64), get_array(addresses, _CONFIDENCES, np.float64),
+        )  # fmt: skip
         return _to_permille(tokens, unknown)
 
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.

@@ -1,5 +1,6 @@
 """OpenAPI description of the service, built from the models that parse its requests."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -71,8 +72,48 @@ _HEADERS = {
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 
 
-def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
-    """Return the description, OpenAPI 3.1. require_key: requests need an API key."""
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A name of `user_config.models`.",
+    "schema": {"type": "string"},
+}
+_MODELS = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["models", "bytes", "max_bytes"],
+            "properties": {
+                "models": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name", "checkpoint", "state", "bytes", "refused"],
+                        "properties": {
+                            "name": {"type": "string"},
+                            "checkpoint": {"type": "string"},
+                            "state": {"enum": ["open", "closed", "refused"]},
+                            "bytes": {"type": "integer", "description": "Memory of the model; 0 if it is not open."},
+                            "refused": {"type": ["string", "null"], "description": "Why it could not be opened."},
+                        },
+                    },
+                },
+                "bytes": {"type": "integer", "description": "Memory of the open models of the replica."},
+                "max_bytes": {"type": "integer", "description": "Limit of that memory."},
+            },
+        }
+    }
+}
+
+
+def build_openapi(limits: Limits, *, require_key: bool, models: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the description, OpenAPI 3.1.
+
+    Args:
+        require_key: requests need an API key.
+        models: names of the further models; None to leave them open.
+    """
     _, schemas = msgspec.json.schema_components([Body], ref_template="#/components/schemas/{name}")
     # What `parse_request` checks and the types cannot express.
     schemas["Body"]["properties"]["inputs"]["anyOf"] = _INPUTS
@@ -89,24 +130,30 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
         "413": _describe_error("Over a limit: " + ", ".join(f"{name} {value}" for name, value in limits)),
         "415": _describe_error("A Content-Encoding other than gzip"),
         "422": _describe_error("A field is missing, invalid or unknown"),
-        "503": {"description": "Too many requests are waiting; Retry-After is the number of seconds to wait"},
+        "503": {
+            "description": "Too many requests are waiting, or a model cannot be opened; Retry-After is the number of "
+            "seconds to wait"
+        },
         **unauthorized,
     }
 
-    def classification(operation: str, summary: str, response: dict[str, Any]) -> dict[str, Any]:
+    def classification(operation: str, summary: str, response: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {
             "post": {
                 "operationId": operation,
                 "summary": summary,
                 "requestBody": {
+                    "description": "May be compressed, with `Content-Encoding: gzip`",
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
                 },
                 "responses": {
                     "200": _describe_response("Labels with scores, the best first", response) | {"headers": _HEADERS},
                     **errors,
+                    **more.pop("responses", {}),
                 },
                 **security,
+                **more,
             }
         }
 
@@ -118,8 +165,21 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
             **more,
         }
 
-    json_object = {"application/json": {"schema": {"type": "object"}}}
+    json_object: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     page = get("page", "Web page to try the service", {"text/html": {"schema": {"type": "string"}}})
+    flat = {"anyOf": [labels, label_lists, decision, decisions]}
+    model_errors = {"404": _describe_error("No such model"), "503": errors["503"]}
+    further: dict[str, Any] = {}
+    if models is None or models:
+        parameter = _NAME if models is None else {**_NAME, "schema": {"type": "string", "enum": list(models)}}
+        for_model: dict[str, Any] = {"parameters": [parameter], "responses": model_errors}
+        further["/models/{name}/predict"] = classification(
+            "predict_with_model", "As `/predict`, with a further model", flat, **for_model
+        )
+        for_model["responses"] = {**model_errors, **unauthorized}
+        info = get("info_of_model", "As `/info`, of a further model", json_object, **for_model, **security)
+        further["/models/{name}/info"] = {"get": info}
+    listing = get("models", "Further models and their memory", _MODELS, responses=unauthorized, **security)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Text classification", "version": "1"},
@@ -135,11 +195,13 @@ def build_openapi(limits: Limits, *, require_key: bool) -> dict[str, Any]:
             "/predict": classification(
                 "predict",
                 "Responds like text-embeddings-inference: one list for one text",
-                {"anyOf": [labels, label_lists, decision, decisions]},
+                flat,
             ),
             "/info": {
                 "get": get("info", "Labels, metrics and origin", json_object, responses=unauthorized, **security)
             },
+            "/models": {"get": listing},
+            **further,
             "/health": {"get": get("health", "Health check", json_object)},
             "/openapi.json": {"get": get("openapi", "This description", json_object)},
         },

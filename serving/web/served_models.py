@@ -4,19 +4,25 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, TypedDict
+from time import monotonic, perf_counter
+from typing import Annotated, Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster import UsageError
 from cluster.storage import join, read_text
+from jobs.config.text_distribution import find_distribution
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
+from jobs.model.checkpoint_locations import locate_snapshot
 from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
-from serving.web.metrics import MAX_SAMPLES, ModelCounters
+from serving.web.distribution import DistributionWindow
+from serving.web.metrics import MAX_SAMPLES, ModelCounters, ModelCounts
 from serving.web.protocol import ClassificationRequest, Limits
+
+MAX_MODELS = 100  # of a `user_config`, besides the checkpoint and its candidate
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$")]
 
 
 class UserConfigError(UsageError):
@@ -42,6 +48,7 @@ class UserConfig(BaseModel):
 
     previous: the checkpoint that was served before. `finetune-cnn service rollback` returns to it, and a new replica
         serves it if it refuses `checkpoint`.
+    models: further checkpoints by name, at `/models/NAME/predict`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +56,7 @@ class UserConfig(BaseModel):
     checkpoint: str
     candidate: CandidateConfig | None = None
     previous: str | None = None
+    models: dict[ModelName, str] = Field(default={}, max_length=MAX_MODELS)
 
 
 class ModelInfo(TypedDict):
@@ -78,7 +86,7 @@ class ServedModel:
 
     name: of its experiment, and the start of its manifest's SHA-256; header: the response header with the name.
     default_function: of requests that name none. thresholds: scores from which a text gets each label, with several
-    labels per text.
+    labels per text. window: of its texts; None if the checkpoint stores no distribution.
     """
 
     name: str
@@ -89,6 +97,12 @@ class ServedModel:
     scorer: CompiledScorer
     default_function: str = "softmax"
     thresholds: Sequence[float] | None = None
+    window: DistributionWindow | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size in bytes of what it holds, including a table that it shares with other processes."""
+        return self.classifier.memory_bytes + self.scorer.memory_bytes
 
     def score(self, request: ClassificationRequest) -> ScoredTexts:
         """Return the scores of each text after the request's function; update the counters."""
@@ -105,6 +119,14 @@ class ServedModel:
         counters, self.counters = self.counters, ModelCounters(len(self.classifier.labels))
         self.scorer.flush_counts(counters)
         return counters
+
+    def take_counts(self, role: str) -> ModelCounts:
+        """Return the counters for a flush and reset them, and add them to the window."""
+        counters, distances = self.take_counters(), None
+        if self.window is not None:
+            self.window.add(counters.label_counts, counters.bins, monotonic())
+            distances = self.window.measure()
+        return ModelCounts(role, self.name, self.classifier.labels, counters, distances)
 
 
 @dataclass(frozen=True)
@@ -158,11 +180,11 @@ def load_models(
     """
     reusable = previous.loaded() if previous else ()
     options = table_bytes, table_dtype, limits or Limits()
-    primary = _load_model(config.checkpoint, reusable, *options)
+    primary = load_model(config.checkpoint, reusable, *options)
     if config.candidate is None:
         return ServedModels(config, primary)
     try:
-        candidate = _load_model(config.candidate.checkpoint, reusable, *options)
+        candidate = load_model(config.candidate.checkpoint, reusable, *options)
     except UsageError as error:
         raise CandidateError(str(error)) from error
     if candidate.classifier.labels != primary.classifier.labels:
@@ -176,9 +198,14 @@ def load_models(
     return ServedModels(config, primary, candidate)
 
 
-def _load_model(
+def load_model(
     path: str, reusable: Sequence[ServedModel], table_bytes: int, table_dtype: TableDtype, limits: Limits
 ) -> ServedModel:
+    """Return the model of a checkpoint; one of `reusable` if that is loaded from the path and has not changed.
+
+    Raises:
+        CheckpointError, StorageError: the checkpoint cannot be read.
+    """
     location = path
     try:
         if reusable and (unchanged := _find_unchanged(path, reusable)):
@@ -186,7 +213,8 @@ def _load_model(
         checkpoint = load_checkpoint(path)
         location = checkpoint.path
         classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
-        scorer = CompiledScorer(classifier, limits.max_texts)
+        stored = find_distribution(checkpoint.metrics)
+        scorer = CompiledScorer(classifier, limits.max_texts, count_bins=stored is not None)
     except UsageError as error:
         message = str(error)
         raise CheckpointError(message if location in message else f"{location}: {message}") from error
@@ -209,6 +237,8 @@ def _load_model(
         multi_label=checkpoint.is_multi_label,
     )
     model = ServedModel(name, (b"x-checkpoint", name.encode()), classifier, info, ModelCounters(len(labels)), scorer)
+    if stored is not None:
+        model.window = DistributionWindow(stored)
     if checkpoint.is_multi_label:
         model.default_function, model.thresholds = "sigmoid", checkpoint.label_thresholds.tolist()
     return model
@@ -224,4 +254,4 @@ def _find_unchanged(path: str, models: Sequence[ServedModel]) -> ServedModel | N
 
 
 def _hash_manifest(location: str) -> str:
-    return hashlib.sha256(read_text(join(location, "manifest.json")).encode()).hexdigest()
+    return hashlib.sha256(read_text(join(locate_snapshot(location), "manifest.json")).encode()).hexdigest()

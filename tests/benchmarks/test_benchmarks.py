@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import imbalance, ingest, multi_label, serving
+from benchmarks import imbalance, ingest, languages, multi_label, serving
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -58,12 +58,18 @@ def test_commands(shared_data: Path) -> None:
 def test_prediction() -> None:
     """Every side labels the same rows; after kills no row is lost, there twice, or labelled again."""
     metrics = run("prediction", "--quick")
-    assert sum(row["side"].startswith("this project") for row in metrics["speed"]) == 4
-    assert all(row["rows/s"] > 0 and 20 < row["peak MB"] < 2000 for row in metrics["speed"])
-    assert [row["rows"] for row in metrics["memory"]] == [5_000, 20_000]
+    assert [sum(row["side"].startswith("this project") for row in metrics[name]) for name in ("speed", "lines")] == [
+        3,
+        1,
+    ]
+    assert all(row["rows/s"] > 0 and 20 < row["peak MB"] < 2000 for row in [*metrics["speed"], *metrics["lines"]])
+    assert [row["rows"] for row in metrics["cluster"]] == [20_000, 20_000]
+    assert [row["rows"] for row in metrics["memory"]] == [40_000]
+    assert 20 < metrics["memory"][0]["sum MB"] < 2000
+    assert [row["number of parts"] for row in metrics["driver"]] == [1, 20]
     [row] = metrics["kills"]
     assert (row["kills of the command"], row["of a worker"]) == (1, 1)
-    assert row["rows"] == 20_000 * row["folders"] > 0
+    assert row["rows"] == 5_000 * row["folders"] > 0
     assert row["lost"] == row["duplicated"] == row["parts written again"] == row["partial files"] == 0
 
 
@@ -107,6 +113,17 @@ def test_multi_label(shared_data: Path) -> None:
     rows = run("multi_label", "--quick")["sides"]
     assert [row["side"] for row in rows] == [multi_label.SVC, *multi_label.SIDES]
     assert all(0 < row["macro F1"] < row["micro F1"] < row["P@1"] < 100 for row in rows)
+
+
+def test_languages() -> None:
+    """Every tokenizer on generated texts without spaces; without apt nothing is measured."""
+    metrics = run("languages", "--quick")
+    rows = {row["tokenizer"]: row for row in metrics["accuracy"]}
+    assert list(rows) == list(languages.TOKENIZERS)
+    assert rows["words"]["unknown"] > 20 > rows["unicode"]["unknown"]
+    assert metrics["choices"][0]["chosen"] in languages.TOKENIZERS[1:]
+    with pytest.raises(AssertionError, match="cannot be downloaded with apt, so nothing is measured"):
+        run("languages", PATH="/nowhere")
 
 
 def test_calibration(shared_data: Path) -> None:
@@ -230,6 +247,15 @@ def test_table_types(shared_data: Path) -> None:
     assert row["changed labels"] == 0
     assert 0 < row["logits, difference"] < row["limit"] < 1e-3
     assert row["words in the table"] >= row["in float32"]
+
+
+def test_quantization(shared_data: Path) -> None:
+    """With the default bits a checkpoint has less than a quarter of its size, and nearly the same labels."""
+    rows = {row["model"]: row for row in run("quantization", "--quick")["models"]}
+    assert rows["network, 6 bits"]["% of size"] < 25
+    assert rows["network, 6 bits"]["changed"] <= 1
+    assert rows["network, 4 bits, 5,000 words"]["MB"] < rows["network, 4 bits"]["MB"] < rows["network"]["MB"]
+    assert rows["fastText, words, compressed"]["MB"] < rows["fastText, words"]["MB"]
 
 
 def test_label_noise(shared_data: Path) -> None:

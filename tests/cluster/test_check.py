@@ -1,6 +1,7 @@
 """`finetune-cnn check`: findings on a node's report, on this machine, and on a cluster of one node."""
 
 import dataclasses
+import json
 import re
 import time
 from pathlib import Path
@@ -121,12 +122,18 @@ def test_nodes_that_share_the_folder_of_jobs_are_one_error() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("attribute", ["dashboard_url", "address"])
 def test_a_cluster_is_checked_by_a_job_and_by_a_driver(ray_head: RayHead, tmp_path: Path, attribute: str) -> None:
-    """The log of a job contains the findings; at Ray's own port a driver prints them. Both do so with --quiet too."""
+    """The log of a job contains the findings; at Ray's own port a driver prints them. Both do so with --quiet too.
+
+    With --json, the findings are the result of the command in both cases.
+    """
     address = getattr(ray_head, attribute)
     command = ("python", "-m", "cluster", "check", "--quiet", "--storage", str(tmp_path), "--address", address)
-    result = run_command(*command, env=ray_head.environment)
+    result = run_command(*command, "--json", env=ray_head.environment)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"sees {tmp_path}" in result.stdout
-    assert "warning  cluster of 1 node: anyone who reaches its ports can run code on it" in result.stdout
-    assert "submitted" not in result.stdout
+    assert f"sees {tmp_path}" in result.stderr
+    assert "warning  cluster of 1 node: anyone who reaches its ports can run code on it" in result.stderr
+    assert "submitted" not in result.stderr
+    findings = json.loads(result.stdout)["findings"]
+    assert [finding["level"] for finding in findings] == ["ok", "warning"]
+    assert f"sees {tmp_path}" in findings[0]["message"]
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Ray jobs: submission, log, exit code, list and stop, on a real cluster; and error messages without one."""
 
 import getpass
+import json
 import os
 import re
 import shutil
@@ -251,11 +252,18 @@ def test_submit_sends_the_installed_code_and_the_experiment_only(
     client = RecordingClient(tmp_path / "unpacked")
     monkeypatch.setattr(ray_jobs, "create_client", lambda url: client)
     words = ("submit", "--address", "http://h:8265", "--detach", "--", "show", "configs/my.yaml", "name=x y")
+    assert main([*words[:4], "--dry-run", "--json", *words[4:]]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert client.entrypoint == ""
     assert main(words) == 0
     assert client.entrypoint == "python -m finetune_cnn show configs/my.yaml 'name=x y'"
     assert client.metadata == {"owner": getpass.getuser(), "verb": "show"}
     assert "submitted raysubmit_x; to follow it later: finetune-cnn job logs raysubmit_x" in capsys.readouterr().out
     names = {path.relative_to(client.folder).as_posix() for path in client.folder.rglob("*") if path.is_file()}
+    assert {file["path"]: file["bytes"] for file in plan["reads"]} == {
+        name: (client.folder / name).stat().st_size for name in names
+    }
+    assert plan["starts"] == {"cluster": "http://h:8265", "job": client.entrypoint, "packages_to_install": 0}
     others = {name for name in names if not name.endswith(".py")}
     assert others == {"configs/my.yaml", *PACKAGE_DATA}
     assert {name.split("/")[0] for name in names - others} == {"cluster", "jobs", "serving", "finetune_cnn.py"}

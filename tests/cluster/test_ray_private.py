@@ -25,7 +25,7 @@ FILES = [
 UNDOCUMENTED = ("ray.core", "ray.dashboard", "ray.experimental", "ray.serve.context", "ray.serve.generated")
 # Attributes with an underscore that are not Ray's: argparse's, numba's, and others.
 OTHER_ATTRIBUTES = {
-    "_SubParsersAction", "_check_value", "_group_actions", "_option_string_actions",
+    "_SubParsersAction", "_actions", "_check_value", "_group_actions", "_option_string_actions",
     "_cache", "_cache_file", "_source_stamp",
     "_ended", "_exit", "_set_model",
 }  # fmt: skip

@@ -19,7 +19,7 @@ from jobs.search.space import parse_space
 from jobs.training.run_files.run_folder import BestCheckpoint
 from tests.support.browser import start_browser
 from tests.support.data_checks import make_rows
-from tests.support.evaluations import render_random_evaluation
+from tests.support.evaluations import render_random_evaluation, render_random_label_evaluation
 from tests.support.trial_records import EXPERIMENT, make_records
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ HOSTILE = [
     "نص word1 عربي",
     "x" * 900,
 ]
-PAGES = ("evaluation-2", "evaluation-20", "evaluation-150", "search", "data-check")
+PAGES = ("evaluation-2", "evaluation-20", "evaluation-150", "evaluation-labels", "search", "data-check")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = ["<i>first</i>", "ثانٍ", *(f"a long name of class {number}" for number in range(2, count))]
         page = render_random_evaluation(folder / f"checkpoint-{count}", labels, 400, HOSTILE)
         (folder / f"evaluation-{count}.html").write_text(page, encoding="utf-8")
+    labels = [f"field::topic-{number}" for number in range(131)]
+    page = render_random_label_evaluation(folder / "checkpoint-labels", labels, 400, HOSTILE)
+    (folder / "evaluation-labels.html").write_text(page, encoding="utf-8")
     records = make_records(30)
     kinds = compare_embeddings(EXPERIMENT, records, [])
     best = BestCheckpoint("trial-1", "accuracy", {"accuracy": 0.9, "epoch": 1}, {"model.dropout": 0.1}, trial=1)
@@ -141,6 +144,27 @@ def test_texts_are_filtered_by_words_and_mistakes_and_shown_in_parts(browser: We
     assert all(true != predicted for true, predicted in pairs)
     browser.find_element(By.CSS_SELECTOR, "#texts th:nth-child(4) button").click()  # sorting keeps the selection
     assert sorted(read_column(browser, "#texts", 0)) == sorted(texts)
+
+
+def test_labels_are_sorted_by_threshold_and_select_the_texts_that_have_them(browser: WebDriver, folder: Path) -> None:
+    """With several labels per text; wrong and missing ones are marked."""
+    open_page(browser, folder / "evaluation-labels.html")
+    table = "[aria-label=Labels] table"
+    browser.find_elements(By.CSS_SELECTOR, f"{table} th button")[-1].click()
+    thresholds = read_column(browser, table, 5)
+    assert len(thresholds) == 131
+    assert thresholds == sorted(thresholds, key=float, reverse=True)
+    button = browser.find_element(By.CSS_SELECTOR, f"{table} td button")
+    label, rows = read_column(browser, table, 0)[0], int(button.text)
+    button.click()
+    true = read_column(browser, "#texts", 1)
+    assert len(true) == rows
+    assert all(label in own.split(", ") for own in true)
+    browser.find_element(By.CSS_SELECTOR, "#filter button[type=reset]").click()
+    browser.find_element(By.NAME, "mistakes").click()
+    marked = browser.find_elements(By.CSS_SELECTOR, "#texts tr:not([hidden]) :is(.wrong, .missing)")
+    shown = browser.find_elements(By.CSS_SELECTOR, "#texts tbody tr:not([hidden])")
+    assert len(marked) >= len(shown) > 10
 
 
 def test_the_arrow_keys_move_in_the_confusion_matrix_and_enter_selects(browser: WebDriver, folder: Path) -> None:

@@ -26,7 +26,8 @@ from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
 from serving.web import body as body_module
 from serving.web.admission import AdmissionQueue
-from serving.web.metrics import MAX_CHECKPOINT_TAGS, OTHER, ModelCounters, ModelCounts, ReplicaMetrics
+from serving.web.distribution import Distances
+from serving.web.metrics import MAX_CHECKPOINT_TAGS, MAX_ROLE_TAGS, OTHER, ModelCounters, ModelCounts, ReplicaMetrics
 from tests.support.asgi import configure, make_replica, send_request, serve_replica
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -231,7 +232,7 @@ def test_a_refused_checkpoint_is_served_once_it_is_repaired(
     monkeypatch.setattr(app, "FLUSH_PERIOD_S", 0.01)
     replica = make_replica({"checkpoint": str(run_folder)})
     flushes: list[object] = []
-    monkeypatch.setattr(replica.metrics, "flush", flushes.append)
+    monkeypatch.setattr(replica.metrics, "flush", lambda models, pool: flushes.append(models))
     late = tmp_path / "late"
 
     def served() -> str:
@@ -300,15 +301,16 @@ def test_abstention_uses_the_threshold_of_the_checkpoint_that_responds(
 
 @pytest.mark.slow
 def test_responses_match_the_openapi_description(run_folder: Path, tmp_path: Path) -> None:
-    """schemathesis sends what the description allows and forbids."""
+    """schemathesis sends what the description allows and forbids, also to a further model."""
     metrics = {"epoch": 1, "abstention": {"thresholds": {"retention": 0.5, "precision": None}}}
     save_checkpoint(tmp_path / "c", replace(load_checkpoint(str(run_folder / "first")), metrics=metrics))
-    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+    models = {"second": str(run_folder / "second")}
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c"), "models": models})) as url:
         command = [str(Path(sys.executable).parent / "st"), "run", f"{url}/openapi.json", "--checks", "all",
                    "--max-examples", "25", "--seed", "1", "--no-color", "--workers", "1"]  # fmt: skip
         process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert process.returncode == 0, process.stdout[-4000:]
-    assert "5 selected" in process.stdout
+    assert "8 selected" in process.stdout
 
 
 def test_head_has_the_headers_of_get_and_no_body(replica: Replica) -> None:
@@ -372,7 +374,7 @@ def test_metrics_are_exported_again_after_an_error(run_folder: Path, monkeypatch
     replica = make_replica({"checkpoint": str(run_folder)})
     flushes = 0
 
-    def flush(models: object) -> None:
+    def flush(models: object, pool: object) -> None:
         nonlocal flushes
         flushes += 1
         if flushes <= 3:
@@ -393,13 +395,17 @@ def test_metrics_are_exported_again_after_an_error(run_folder: Path, monkeypatch
 def test_the_number_of_exported_series_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """A series per label and role; checkpoints beyond the limit share a tag."""
     metrics = ReplicaMetrics()
-    labels, texts = MagicMock(), MagicMock()
+    labels, texts, distances = MagicMock(), MagicMock(), MagicMock()
+    monkeypatch.setattr(metrics._exported, "distances", distances)
     monkeypatch.setattr(metrics._exported, "labels", labels)
     monkeypatch.setitem(metrics._exported.sums, "texts", texts)
     for number in range(MAX_CHECKPOINT_TAGS + 5):
         counters = ModelCounters(2)
         counters.label_counts = [1, 2]
         metrics.flush([ModelCounts("primary", f"c-{number}", ["a", "b"], counters)])
+        metrics.flush([ModelCounts(f"models/{number}", "c-0", ["a"], ModelCounters(1), Distances(1, {"labels": 0.5}))])
+    roles = {call.args[1]["role"] for call in distances.set.call_args_list}
+    assert len(roles) == MAX_ROLE_TAGS - 1  # and `primary`, which has no distance here
     series = {tuple(sorted(call.args[1].items())) for call in labels.inc.call_args_list}
     assert series == {(("label", label), ("role", "primary")) for label in "ab"}
     tags = {call.args[1]["checkpoint"] for call in texts.inc.call_args_list}

@@ -1,5 +1,6 @@
 """The client retries what may succeed later, and reports everything else at once."""
 
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ class BusyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
+        body = self.rfile.read(int(self.headers["content-length"]))
         server = self.server
+        server.requests.append((self.path, self.headers.get("content-encoding"), body))
         server.keys.append(self.headers.get("authorization"))
         status = server.plan.pop(0) if server.plan else 200
         if status is None:
@@ -44,6 +46,7 @@ class BusyHandler(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), BusyHandler) as busy:
         busy.plan, busy.keys, busy.retry_after, busy.content = [], [], "1", b""
+        busy.requests = []
         threading.Thread(target=busy.serve_forever, daemon=True).start()
         yield busy
         busy.shutdown()
@@ -151,3 +154,22 @@ def test_an_invalid_retry_after_is_ignored(server: ThreadingHTTPServer, clock: C
     assert make_client(server).classify("x") == LABELS
     [sleep] = clock.sleeps
     assert 0.05 <= sleep <= 0.15
+
+
+def test_long_bodies_are_compressed_on_request(server: ThreadingHTTPServer) -> None:
+    """Short ones never: they fit into a packet. A repeated request has the same body."""
+    url = f"http://127.0.0.1:{server.server_port}"
+    texts = ["a text"] * 200
+    for compress, inputs, encoding in ((False, texts, None), (True, texts, "gzip"), (True, ["x"], None)):
+        server.plan = [500, 200] if encoding else [200]
+        assert Client(url, compress=compress).classify(inputs, top_k=1) == LABELS
+        path, actual, body = server.requests[-1]
+        assert (path, actual) == ("/predict", encoding)
+        content = gzip.decompress(body) if encoding else body
+        assert json.loads(content) == {"inputs": inputs, "parameters": {"top_k": 1}}
+    assert len(server.requests) == 4
+
+
+def test_a_further_model_is_named_in_the_path(server: ThreadingHTTPServer) -> None:
+    make_client(server).classify("x", model="a b/c")
+    assert server.requests[-1][0] == "/models/a%20b%2Fc/predict"

@@ -1,5 +1,6 @@
 """The service behind HAProxy on real Ray Serve, under load, while checkpoints, replicas and load change."""
 
+import gzip
 import json
 import os
 import random
@@ -12,15 +13,20 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import urllib3
 from huggingface_hub import InferenceClient
 
 from benchmarks.deployed_service import DeployedService, deploy_service
 from benchmarks.load_generator import generate_load
 from benchmarks.serving_scenarios import kill_replica
 from cluster.package import REPOSITORY
+from jobs.config.text_distribution import count_distribution
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from serving.client import Client, ServiceError
 from serving.deployment import verification
 from serving.deployment.applications import DeploymentError
@@ -97,6 +103,43 @@ def test_clients_of_hugging_face_work_unchanged(service: DeployedService) -> Non
         Client(service.url).classify("word1", top_k=0)
 
 
+def test_conventions_of_web_services_hold_behind_haproxy(service: DeployedService, run_folder: Path) -> None:
+    """OPTIONS and CORS, gzip bodies, and further models; more of each is tested without Ray."""
+    application, origin = service.configuration["applications"][0], "https://example.com"
+    arguments = application["args"]
+    url, models = service.url, {"second": str(run_folder / "second")}
+    try:
+        application["args"] = arguments | {"allowed_origins": [origin]}
+        reset(service, run_folder, user_config={"checkpoint": str(run_folder / "first"), "models": models})
+        preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        for path in ("/predict", "/models/second/predict"):
+            response = send(url + path, "OPTIONS", preflight)
+            assert (response.status, response.headers["access-control-allow-origin"]) == (200, origin)
+            response = send(url + path, "POST", {"Origin": origin}, BODY)
+            assert (response.status, response.headers["access-control-allow-origin"]) == (200, origin)
+        assert send(url + "/predict", "OPTIONS", {}).headers["allow"] == "POST, OPTIONS"
+        for body, encoding, status in (
+            (gzip.compress(BODY), "gzip", 200), (gzip.compress(b" " * (64 << 20)), "gzip", 413),
+            (b"\x1b\x00", "br", 415), (gzip.compress(BODY)[:-4], "gzip", 400),
+        ):  # fmt: skip
+            assert send(url + "/predict", "POST", {"Content-Encoding": encoding}, body).status == status
+        client = Client(url, compress=True)
+        texts = ["word1 word2 word3"] * 200
+        assert client.classify(texts) == Client(url).classify(texts)
+        assert client.models() == ["second"]
+        assert client.info("second")["checkpoint"] == models["second"]
+        labels = client.classify("word1 word2 word3", model="second")
+        assert labels != client.classify("word1 word2 word3")
+        with pytest.raises(ServiceError, match="404: no such model: third; the models are second"):
+            client.classify("word1", model="third")
+    finally:
+        application["args"] = arguments
+
+
+def send(url: str, method: str, headers: dict[str, str], body: bytes | None = None) -> urllib3.BaseHTTPResponse:
+    return urllib3.request(method, url, headers=headers, body=body, timeout=30, retries=False)
+
+
 def test_malformed_requests_do_no_harm(service: DeployedService, run_folder: Path) -> None:
     """10,000 malformed requests, and some that never end: no 5xx, the same process, memory does not grow."""
     reset(service, run_folder)
@@ -149,12 +192,22 @@ def test_a_swap_fails_no_request_and_a_refused_one_changes_nothing(
     assert service.replica_pids() == before
 
 
-def test_the_metrics_of_the_dashboard_are_exported(service: DeployedService, run_folder: Path) -> None:
-    """Ray's endpoint exports requests, labels, unknown words, confidence and times."""
-    reset(service, run_folder)
-    call(service.url + "/predict", b'{"inputs": "word1 never-seen"}')
-    names = set(re.findall(r"ray_\w+", (REPOSITORY / "serving/dashboard.json").read_text()))
-    names -= {name for name in names if "shadow" in name}  # there is no shadow here
+def test_the_metrics_of_the_dashboard_and_the_alerts_are_exported(
+    service: DeployedService, run_folder: Path, tmp_path: Path
+) -> None:
+    """Ray's endpoint exports all of them after requests to a service with a shadow and a further model."""
+    checkpoint = load_checkpoint(str(run_folder / "first"))
+    rows = np.arange(100)
+    stored = count_distribution(rows % 3, rows / 100, rows % 9, rows % 2, 3)
+    save_checkpoint(tmp_path / "c", replace(checkpoint, metrics={"epoch": 1, "distribution": stored}))
+    monitored = str(tmp_path / "c")
+    shadow = {"checkpoint": str(run_folder / "second"), "weight": 1, "shadow": True}
+    reset(service, run_folder, user_config={"checkpoint": monitored, "candidate": shadow, "models": {"m": monitored}})
+    wait_for(lambda: service.all_replicas_serve(monitored), "the checkpoint", 60)
+    for path in ("/predict", "/models/m/predict"):
+        assert call(service.url + path, b'{"inputs": "word1 never-seen"}')[0] == 200
+    files = (REPOSITORY / "serving/dashboard.json", REPOSITORY / "docs/assets/alerts.yaml")
+    names = {name for file in files for name in re.findall(r"ray_\w+", file.read_text())}
     targets = Path(service.head.environment["RAY_TMPDIR"], "prom_metrics_service_discovery.json")
 
     def export() -> str:
@@ -164,15 +217,31 @@ def test_the_metrics_of_the_dashboard_are_exported(service: DeployedService, run
                 metrics += response.read().decode()
         return metrics
 
-    def are_exported() -> bool:
+    def list_missing() -> set[str]:
         metrics = export()
-        return all(f"\n{name}{{" in metrics for name in names)
+        return {name for name in names if f"\n{name}{{" not in metrics}
 
-    wait_for(are_exported, "the metrics", 60)
+    wait_for(lambda: not list_missing(), "the metrics", 60)
     metrics = export()
-    assert re.search(r'ray_classifier_requests_total{[^}]*status="200"[^}]*} [1-9]', metrics)
-    assert re.search(r'ray_classifier_labels_total{[^}]*label="[abc]"[^}]*} [1-9]', metrics)
-    assert re.search(r"ray_classifier_unknown_tokens_total{[^}]*} [1-9]", metrics)
+    for expression in (
+        r'ray_classifier_requests_total{[^}]*status="200"[^}]*} [1-9]',
+        r'ray_classifier_labels_total{[^}]*label="[abc]"[^}]*role="models/m"[^}]*} [1-9]',
+        r"ray_classifier_unknown_tokens_total{[^}]*} [1-9]",
+        r'ray_classifier_distribution_distance{[^}]*part="unknown_words"[^}]*role="primary"[^}]*} 0\.[0-9]+',
+        r'ray_classifier_distribution_texts{[^}]*role="models/m"[^}]*} 1',
+        r"ray_classifier_models_open{[^}]*} 1",
+    ):
+        assert re.search(expression, metrics), expression
+    # The tags that the expressions group and select by.
+    for name, tags in (
+        ("distribution_distance", "application deployment replica role part"),
+        ("texts_total", "checkpoint"),
+    ):
+        [line] = [line for line in metrics.splitlines() if line.startswith(f"ray_classifier_{name}{{")][:1]
+        assert all(f'{tag}="' in line for tag in tags.split())
+    reset(service, run_folder)  # without a distribution: no texts
+    without_texts = r'ray_classifier_distribution_texts{[^}]*role="primary"[^}]*} 0'
+    wait_for(lambda: re.search(without_texts, export()), "a replica without a distribution", 60)
 
 
 def test_our_client_loses_nothing_with_a_single_replica(service: DeployedService, run_folder: Path) -> None:

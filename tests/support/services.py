@@ -60,4 +60,5 @@ def run_service(checkpoint: Path, environment: Mapping[str, str]) -> Iterator[st
             finally:
                 process.kill()
         assert process.returncode == 0, output
+        assert "next: curl " in output
         assert "Traceback" not in output

@@ -33,7 +33,8 @@ def open_parquet(path: str, part: FilePart | None = None) -> Iterator[BatchFile]
             num_rows = max(1, parquet.metadata.num_rows)
             start, end = (part.start, part.end) if part else (0, num_rows)
             groups, position = _select_groups(parquet.metadata, start, end)
-            for batch in parquet.iter_batches(SLICE_ROWS, row_groups=groups, columns=columns):
+            size = min(SLICE_ROWS, max(1, end - start))
+            for batch in parquet.iter_batches(size, row_groups=groups, columns=columns):
                 inside = batch.slice(max(0, start - position), max(0, end - max(start, position)))
                 position += len(batch)
                 yield inside, num_bytes * len(inside) // num_rows

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from cluster import to_single_line
+from jobs.datasets.formats.encoded_texts import EncodedTexts, encode_column
 from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, Row, SourceFile, check_names_differ, find_column
 
@@ -49,7 +50,7 @@ def read_batches(file: SourceFile, options: ReadOptions, open_batches: OpenBatch
 
 def stream_batches(
     file: SourceFile, options: ReadOptions, open_batches: OpenBatches
-) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+) -> Iterator[tuple[EncodedTexts, pa.RecordBatch]]:
     """Return an iterator of texts of batches, and the batches with all columns, names of classes instead of numbers.
 
     Args:
@@ -59,9 +60,9 @@ def stream_batches(
         DataError, StorageError: as for `read_batches`.
     """
 
-    def convert(columns: _Columns, batch: pa.RecordBatch, start: int) -> tuple[list[str], pa.RecordBatch]:
+    def convert(columns: _Columns, batch: pa.RecordBatch, start: int) -> tuple[EncodedTexts, pa.RecordBatch]:
         batch = columns.drop_nulls(batch, start)[0]
-        return columns.list_texts(batch), columns.name_classes(batch)
+        return encode_column(batch.column(columns.names[0])), columns.name_classes(batch)
 
     return _iter_slices(file, options, open_batches, convert)
 

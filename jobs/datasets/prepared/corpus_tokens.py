@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from jobs.config.settings import TextSettings
 from jobs.datasets import tokenizer
 from jobs.datasets.prepared import tokens as large_source_tokens
 from jobs.datasets.prepared.texts import Texts
@@ -10,11 +11,11 @@ from jobs.datasets.tokenization import text_tokens
 from jobs.datasets.tokenizer import Tokens, Vocabulary
 
 
-def tokenize_texts(texts: Sequence[str], lowercase: bool) -> Sequence[list[str]]:
+def tokenize_texts(texts: Sequence[str], settings: TextSettings) -> Sequence[list[str]]:
     """Return the tokens of each text."""
     if isinstance(texts, Texts):
-        return large_source_tokens.tokenize(texts, lowercase)
-    return text_tokens.tokenize_texts(texts, lowercase)
+        return large_source_tokens.tokenize(texts, settings)
+    return text_tokens.tokenize_texts(texts, settings)
 
 
 def count_words(texts: Sequence[list[str]], max_words: int) -> list[tuple[str, int]]:

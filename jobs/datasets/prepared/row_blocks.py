@@ -113,7 +113,7 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     names = None
     if count != row_kernel.UNUSUAL:
         text_offsets, label_offsets = text_offsets[: count + 1], label_offsets[: count + 1]
-        index = WordIndex(lowercase=False)
+        index = WordIndex()
         label_indices = index.add_encoded(_freeze(labels[: label_offsets[-1]]), label_offsets)
         names = _spell_labels(file, options, index.list_words())
     if names is None:

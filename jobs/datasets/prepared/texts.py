@@ -28,7 +28,7 @@ class Texts(Sequence[str]):
     Args:
         rows: `(texts,)` int64, the numbers of the rows; None: all.
         cache: folder of what is derived from the texts, None to store it nowhere.
-        tokens: of all rows of the file, in lower case or not; those that are made are added.
+        tokens: of all rows of the file, by tokenizer and lower case; those that are made are added.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Texts(Sequence[str]):
         file: ArrayFile,
         cache: Path | None,
         rows: np.ndarray | None = None,
-        tokens: dict[bool, ArrayFile] | None = None,
+        tokens: dict[tuple[str, bool], ArrayFile] | None = None,
     ) -> None:
         self.file, self.cache = file, cache
         self.rows = np.arange(len(file.arrays["offsets"]) - 1) if rows is None else rows
-        self.tokens: dict[bool, ArrayFile] = {} if tokens is None else tokens
+        self.tokens: dict[tuple[str, bool], ArrayFile] = {} if tokens is None else tokens
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -26,6 +26,7 @@ import pyarrow.compute
 
 from cluster.machine import count_cpus
 from jobs.config.experiment import digest
+from jobs.config.settings import TextSettings
 from jobs.datasets.prepared.array_file import ArrayFile, ArrayWriter, release
 from jobs.datasets.prepared.cache import load_or_create
 from jobs.datasets.prepared.equal_rows import find_first_rows, hash_rows
@@ -127,19 +128,20 @@ class TokenizedTexts(Sequence[list[str]]):
             release(ids[starts.min() : (starts + lengths).max()])
 
 
-def tokenize(texts: Texts, lowercase: bool) -> TokenizedTexts:
+def tokenize(texts: Texts, settings: TextSettings) -> TokenizedTexts:
     """Return the tokens of texts: those that `jobs.datasets.tokenizer.tokenize` returns for each."""
     path = None
     if texts.cache is not None and texts.file.path is not None:
-        versions = [CACHE_VERSION, unicodedata.unidata_version, lowercase]
+        versions = [CACHE_VERSION, unicodedata.unidata_version, settings.lowercase, settings.tokenizer]
         path = texts.cache / f"tokens-{digest([texts.file.metadata['key'], versions])}.arrays"
-    memo: dict[bool, ArrayFile] = texts.tokens
-    if lowercase not in memo:
-        memo[lowercase] = load_or_create(path, lambda writer, folder: _write_tokens(writer, folder, texts, lowercase))
-    return TokenizedTexts(memo[lowercase], texts.rows)
+    memo: dict[tuple[str, bool], ArrayFile] = texts.tokens
+    key = settings.tokenizer, settings.lowercase
+    if key not in memo:
+        memo[key] = load_or_create(path, lambda writer, folder: _write_tokens(writer, folder, texts, settings))
+    return TokenizedTexts(memo[key], texts.rows)
 
 
-def _write_tokens(writer: ArrayWriter, folder: Path, texts: Texts, lowercase: bool) -> None:
+def _write_tokens(writer: ArrayWriter, folder: Path, texts: Texts, settings: TextSettings) -> None:
     """Number the tokens of all rows: first each thread by itself, then with a common list of words."""
     everything = Texts(texts.file, None)
     blocks = list(enumerate(everything.iter_blocks()))
@@ -150,7 +152,7 @@ def _write_tokens(writer: ArrayWriter, folder: Path, texts: Texts, lowercase: bo
     with ExitStack() as stack:
         num_threads = min(count_cpus(), len(blocks))
         scratch = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(num_threads)]
-        indices = [WordIndex(lowercase) for _ in scratch]
+        indices = [WordIndex(settings) for _ in scratch]
 
         def number_blocks(thread: int) -> None:
             position = 0

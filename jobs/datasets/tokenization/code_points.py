@@ -1,19 +1,18 @@
 """Normalized text in UTF-8, as `jobs.datasets.tokenizer.normalize` returns it, and the class of each of its bytes.
 
 Compiled code reads a table with an entry for each code point of the first two planes, which is generated from Python's
-Unicode data. Entries are int32:
+Unicode data. Entries are uint32:
 
-    bits 0-16   the code point to write: itself, or its lower-case form
-    bits 17-19  class of that code point in the tokenizer; see below
-    bit 20      CASED, bit 21 IGNORABLE: what decides between the two lower-case forms of Σ
-    bit 22      SLOW: a text with it is normalized in Python
-    bit 23      COMPOSABLE: may be composed with a code point before it; `compositions` are the pairs
-    bit 24      DECOMPOSABLE: what may be composed with it also decides between its parts
-    bits 25-30  rank of the canonical combining class
+    bits 0-16   the code point to write: itself, or its lower-case form; REMOVED if there is none
+    bits 17-20  class of that code point in the tokenizer, of characters.py
+    bit 21      CASED, bit 22 IGNORABLE: what decides between the two lower-case forms of Σ
+    bit 23      SLOW: a text with it is normalized in Python
+    bit 24      COMPOSABLE: may be composed with a code point before it; `compositions` are the pairs
+    bit 25      DECOMPOSABLE: what may be composed with it also decides between its parts
+    bits 26-31  rank of the canonical combining class
 
 A text is left to Python if its normalized form is not a sequence of such code points: if it is not in NFC, if its bytes
-are not UTF-8, or if a code point is beyond the table. The classes decide what becomes a token; a script whose words
-are not separated by spaces could have a class of its own.
+are not UTF-8, or if a code point is beyond the table. The classes decide what becomes a token.
 """
 
 import unicodedata
@@ -23,25 +22,27 @@ from functools import cache
 import numpy as np
 
 from jobs.compilation.decorator import compiled
+from jobs.datasets.tokenization import characters
+from jobs.datasets.tokenization.characters import FORMATS, UNICODE, WORD, WORDS
 
 Array = np.ndarray
 
-# Classes of code points. Compiled files copy them: numba would not notice a change here. A class from WORD on
-# continues a word.
-PUNCTUATION, SPACE, JOINER, WORD, MARK = range(5)
 NUM_CODE_POINTS = 0x20000
-_CLASS_SHIFT, _COMBINING_SHIFT, _MAX_RANK = 17, 25, 63
-_CODE_POINT, _CLASS = 0x1FFFF, 7
-_CASED, _IGNORABLE, _SLOW, _COMPOSABLE, _DECOMPOSABLE = (1 << bit for bit in range(20, 25))
+_CLASS_SHIFT, _COMBINING_SHIFT, _MAX_RANK = 17, 26, 63
+_CODE_POINT, _CLASS = 0x1FFFF, 15
+_REMOVED = _CODE_POINT  # no character has this code point
+_CASED, _IGNORABLE, _SLOW, _COMPOSABLE, _DECOMPOSABLE = (1 << bit for bit in range(21, 26))
 _SIGMA, _FINAL_SIGMA, _APOSTROPHE, _DOTTED_I = 0x3A3, 0x3C2, 0x2019, 0x130
-_JOINERS = "\u200c\u200d"
 _SURROGATES = range(0xD800, 0xE000)
 _HANGUL_VOWELS, _HANGUL_FINALS = range(0x1161, 0x1176), range(0x11A8, 0x11C3)  # composed by arithmetic
 
 
 @cache
-def make_tables(lowercase: bool) -> tuple[Array, Array]:
-    """Return the entries, `(131072,)` int32, and the sorted compositions, int64: first << 17 | second."""
+def make_tables(lowercase: bool, tokenizer: str = UNICODE) -> tuple[Array, Array]:
+    """Return the entries, `(131072,)` uint32, and the sorted compositions, int64: first << 17 | second.
+
+    tokenizer: the name of a built-in one.
+    """
     letters = [chr(code) for code in range(NUM_CODE_POINTS)]
     compositions = _find_compositions(letters)
     composable = {second for _, second in compositions}
@@ -50,11 +51,15 @@ def make_tables(lowercase: bool) -> tuple[Array, Array]:
     forms = list(map(str.lower, letters)) if lowercase else letters.copy()
     forms[_APOSTROPHE] = "'"
     written = [form[0] for form in forms]
-    classes, combining = map(np.array, (_classify(written), list(map(unicodedata.combining, written))))
+    classes, combining = map(
+        np.array,
+        ([characters.classify(letter, tokenizer) for letter in written], list(map(unicodedata.combining, written))),
+    )
     composed, decomposed = map(
         np.array, ([unicodedata.normalize(form, letter) == letter for letter in written] for form in ("NFC", "NFD"))
     )
     is_slow = ~composed | np.array([len(form) > 1 for form in forms])
+    is_slow[_REMOVED] = True
     for codes in (_HANGUL_VOWELS, _HANGUL_FINALS, _SURROGATES):
         is_slow[codes.start : codes.stop] = True
     entries = np.array(list(map(ord, written))) | classes << _CLASS_SHIFT
@@ -66,20 +71,11 @@ def make_tables(lowercase: bool) -> tuple[Array, Array]:
         assert entries.max() >> _COMBINING_SHIFT < _MAX_RANK
         # No mark may follow İ, which would come between i and its dot: no combining class is as high.
         entries[_DOTTED_I] = ord("i") | WORD << _CLASS_SHIFT | _CASED | _MAX_RANK << _COMBINING_SHIFT
+    if tokenizer != WORDS:
+        removed = [code for code, letter in enumerate(letters) if FORMATS.match(letter)]
+        entries[removed] = _REMOVED | _IGNORABLE | _DECOMPOSABLE
     pairs = np.array(sorted(ord(first) << 17 | ord(second) for first, second in compositions), np.int64)
-    return entries.astype(np.int32), pairs
-
-
-def _classify(letters: list[str]) -> list[int]:
-    classes = []
-    for letter, category in zip(letters, map(unicodedata.category, letters), strict=True):
-        if category[0] == "M":
-            classes.append(MARK)
-        elif letter.isalnum() or letter == "_":
-            classes.append(WORD)
-        else:
-            classes.append(SPACE if letter.isspace() else JOINER if letter in _JOINERS else PUNCTUATION)
-    return classes
+    return entries.astype(np.uint32), pairs
 
 
 def _find_compositions(letters: list[str]) -> set[tuple[str, str]]:
@@ -157,11 +153,13 @@ def normalize_text(
         code, index = _decode(text, index, end)
         if code < 0:
             return -1
-        entry: int = entries[code]
+        entry: int = np.int64(entries[code])  # type: ignore[assignment]  # not unsigned
         written = entry & _CODE_POINT
         if entry >= _SLOW:  # any of the bits from there on
             if entry & _SLOW:
                 return -1
+            if written == _REMOVED:
+                continue
             if entry & _COMPOSABLE and (is_decomposable or _is_composition(starter, written, compositions)):
                 return -1
             previous, combining = combining, entry >> _COMBINING_SHIFT

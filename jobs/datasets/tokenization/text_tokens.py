@@ -7,7 +7,7 @@ import numpy as np
 
 from jobs.datasets.tokenization.code_points import encode_texts
 from jobs.datasets.tokenization.word_index import WordIndex
-from jobs.datasets.tokenizer import tokenize
+from jobs.datasets.tokenizer import DEFAULT_SETTINGS, TokenizerSettings, tokenize
 
 CHUNK_BYTES = 1 << 18
 
@@ -15,18 +15,18 @@ CHUNK_BYTES = 1 << 18
 MIN_CHARACTERS = 2_000_000
 
 
-def tokenize_texts(texts: Sequence[str], lowercase: bool = True) -> list[list[str]]:
+def tokenize_texts(texts: Sequence[str], settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[list[str]]:
     """Return the tokens of each text; equal tokens of neighbouring texts are the same object."""
     if sum(map(len, texts)) < MIN_CHARACTERS:
-        return [tokenize(text, lowercase) for text in texts]
-    return [tokens for chunk in _split_into_chunks(texts) for tokens in _tokenize_chunk(chunk, lowercase)]
+        return [tokenize(text, settings) for text in texts]
+    return [tokens for chunk in _split_into_chunks(texts) for tokens in _tokenize_chunk(chunk, settings)]
 
 
-def find_words(texts: Sequence[str], lowercase: bool = True) -> set[str]:
+def find_words(texts: Sequence[str], settings: TokenizerSettings = DEFAULT_SETTINGS) -> set[str]:
     """Return the distinct tokens of texts."""
     if sum(map(len, texts)) < MIN_CHARACTERS:
-        return {token for text in texts for token in tokenize(text, lowercase)}
-    index = WordIndex(lowercase)
+        return {token for text in texts for token in tokenize(text, settings)}
+    index = WordIndex(settings)
     for chunk in _split_into_chunks(texts):
         index.add_texts(*encode_texts(chunk))
     return set(index.list_words())
@@ -43,9 +43,9 @@ def _split_into_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def _tokenize_chunk(texts: Sequence[str], lowercase: bool) -> Iterator[list[str]]:
+def _tokenize_chunk(texts: Sequence[str], settings: TokenizerSettings) -> Iterator[list[str]]:
     text, offsets = encode_texts(texts)
-    index = WordIndex(lowercase, len(text))
+    index = WordIndex(settings, len(text))
     ids, starts = index.add_texts(text, offsets)
     tokens = np.array(index.list_words(), object)[ids].tolist()  # faster than a list comprehension
     bounds = starts.tolist()

@@ -19,10 +19,9 @@ from jobs.compilation.intrinsics import CACHE_LINE, prefetch
 
 Array = np.ndarray
 
-# Those of `jobs.datasets.tokenizer` and, below, of `code_points.py`; numba would not notice a change in another file.
+# Those of `jobs.datasets.tokenizer`, patterns.py and characters.py; numba would not notice a change in another file.
 UNKNOWN, MAX_PUNCTUATION_RUN = 1, 3
-# White space is what \s matches in Python.
-PUNCTUATION, SPACE, JOINER, WORD, MARK = range(5)
+PUNCTUATION, SPACE, JOINER, MIDDLE, SINGLE, PAIRED, WORD, MARK, LINKER = range(9)
 _ASCII_CLASS = np.zeros(256, np.uint8)
 for _byte in range(128):
     if chr(_byte).isalnum() or chr(_byte) == "_":
@@ -30,7 +29,8 @@ for _byte in range(128):
     elif chr(_byte).isspace():
         _ASCII_CLASS[_byte] = SPACE
 _LOWERCASED = np.array([byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)], np.uint8)
-_QUOTE, _N, _T = (ord(letter) for letter in "'nt")
+_QUOTE, _DOUBLE_QUOTE, _N, _T, _L = (ord(letter) for letter in "'\"ntl")
+_MIDDLE_DOT, _HEBREW = 0xC2, 0xD7  # first bytes in UTF-8
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 
 
@@ -74,47 +74,109 @@ def _skip_joiners(classes: Array, index: int, end: int) -> int:
 
 
 @compiled()
-def _find_joined_word_end(text: Array, classes: Array, index: int, start: int, end: int) -> int:
-    """Return the end of a word, or of what precedes its n't; index: a joiner that follows its first letters."""
-    while not _is_word_end(classes, _skip_joiners(classes, index, end), end):  # joiners are inside the word
-        joiners, index = index, _skip_joiners(classes, index, end)
-        letters = index
-        while not _is_word_end(classes, index, end):
-            index += 1
-        if _lowercase_byte(text, index - 1, end) == _N and _is_negation_rest(text, classes, index, end):
-            # Without n the word may end with joiners only after a mark.
-            return index - 1 if index - 1 > letters or classes[joiners - 1] == MARK else index
-    return _skip_joiners(classes, index, end) if classes[index - 1] == MARK else index
-
-
-@compiled()
 def _character_size(byte: int) -> int:
     """Return the number of bytes of a character in UTF-8, given by its first byte."""
     return 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
 
 
 @compiled()
+def _skip_inside_word(text: Array, classes: Array, index: int, end: int) -> int:
+    """Return the index after joiners or a mark at an index that the word around them contains, else the same index."""
+    if classes[index] == JOINER:
+        following = _skip_joiners(classes, index, end)
+        return index if _is_word_end(classes, following, end) else following
+    if classes[index] != MIDDLE:
+        return index
+    mark = text[index]
+    following = index + _character_size(mark)
+    if following >= end or classes[following] != WORD:
+        return index
+    previous = text[index - 1]
+    if mark == _MIDDLE_DOT:
+        is_inside = _LOWERCASED[previous] == _L and _lowercase_byte(text, following, end) == _L
+    elif mark == _DOUBLE_QUOTE:
+        is_hebrew = previous >= 0x80 and text[index - 2] == _HEBREW and text[following] == _HEBREW
+        is_inside = is_hebrew and classes[index - 1] == WORD
+    else:
+        is_inside = previous >= 0x80 and text[following] >= 0x80
+    return following if is_inside else index
+
+
+@compiled()
+def _find_joined_word_end(text: Array, classes: Array, index: int, end: int) -> int:
+    """Return the end of a word, or of what precedes its n't; index: what follows its first letters, not an n't."""
+    while index < end:
+        letters = _skip_inside_word(text, classes, index, end)
+        if letters == index:
+            break
+        inside, index = index, letters
+        while not _is_word_end(classes, index, end):
+            index += 1
+        if _lowercase_byte(text, index - 1, end) == _N and _is_negation_rest(text, classes, index, end):
+            # Without n the word may end with joiners only after a mark.
+            return index - 1 if index - 1 > letters or classes[inside - 1] >= MARK else index
+    return _skip_joiners(classes, index, end) if classes[index - 1] >= MARK else index
+
+
+@compiled()
+def _find_cluster_end(text: Array, classes: Array, index: int, end: int) -> int:
+    """Return the end of the cluster that starts at an index."""
+    index += _character_size(text[index])
+    while index < end:
+        following = classes[index]
+        if following >= MARK or following == JOINER:
+            index += 1
+        elif following in (SINGLE, PAIRED) and classes[index - 1] == LINKER:
+            index += _character_size(text[index])
+        else:
+            break
+    return min(index, end)
+
+
+@compiled()
+def _find_cluster_token(text: Array, classes: Array, start: int, end: int) -> tuple[int, int]:
+    """Return the end of the cluster or pair that starts at an index, and that of its part that is looked up.
+
+    Pairs overlap: the next one starts with the second cluster of this one, unless that is the last of them.
+    """
+    first_end = _find_cluster_end(text, classes, start, end)
+    if first_end >= end or classes[start] != PAIRED or classes[first_end] != PAIRED:
+        return first_end, first_end
+    second_end = _find_cluster_end(text, classes, first_end, end)
+    is_last = second_end >= end or classes[second_end] != PAIRED
+    return second_end if is_last else first_end, second_end
+
+
+@compiled()
+def _find_clitic_end(text: Array, classes: Array, start: int, end: int) -> int:
+    """Return the end of a clitic that starts with an apostrophe, the start if there is none."""
+    first, second = _lowercase_byte(text, start + 1, end), _lowercase_byte(text, start + 2, end)
+    if (first == 115 or first == 109 or first == 100) and _is_word_end(classes, start + 2, end):  # s m d
+        return start + 2
+    has_two_letters = ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108)
+    return start + 3 if has_two_letters and _is_word_end(classes, start + 3, end) else start  # re ve ll
+
+
+@compiled()
 def _find_punctuation_end(text: Array, classes: Array, start: int, end: int) -> tuple[int, int]:
     """Return the end of the token that starts at an index, and that of its part that is looked up.
 
-    The token is a clitic, a run of one punctuation mark, or a run of combining marks without a letter.
+    The token is a clitic, a run of one punctuation mark, or of combining marks without a letter.
     """
     if text[start] == _QUOTE:
-        first, second = _lowercase_byte(text, start + 1, end), _lowercase_byte(text, start + 2, end)
-        if (first == 115 or first == 109 or first == 100) and _is_word_end(classes, start + 2, end):  # s m d
-            return start + 2, start + 2
-        is_two_letter_clitic = ((first == 114 or first == 118) and second == 101) or (first == 108 and second == 108)
-        if is_two_letter_clitic and _is_word_end(classes, start + 3, end):  # re ve ll
-            return start + 3, start + 3
+        clitic_end = _find_clitic_end(text, classes, start, end)
+        if clitic_end > start:
+            return clitic_end, clitic_end
+    size = _character_size(text[start])
     token_end = key_end = start
     length = 0
     while token_end < end:
-        size = _character_size(text[token_end])
-        if classes[start] == MARK:
-            if classes[token_end] != MARK:
+        if classes[start] >= MARK:
+            if classes[token_end] < MARK:
                 break
+            size = _character_size(text[token_end])
         else:
-            if token_end + size > end or size != _character_size(text[start]):
+            if token_end + size > end:
                 break
             same = 0
             while same < size and text[token_end + same] == text[start + same]:
@@ -174,7 +236,10 @@ def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashe
 def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, int, np.uint64]:
     """Return the end of the token that starts at an index, that of its part that is looked up, and the part's hash."""
     if classes[index] != WORD:
-        token_end, key_end = _find_punctuation_end(text, classes, index, end)
+        if SINGLE <= classes[index] < WORD:
+            token_end, key_end = _find_cluster_token(text, classes, index, end)
+        else:
+            token_end, key_end = _find_punctuation_end(text, classes, index, end)
         return token_end, key_end, hash_bytes(text, index, key_end)
     key = previous_key = _FNV_START  # hashed while the end is searched, also without the last letter
     token_end = index
@@ -182,8 +247,11 @@ def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, 
         previous_key = key
         key = (key ^ np.uint64(text[token_end])) * _FNV_PRIME
         token_end += 1
-    if token_end < end and classes[token_end] == JOINER:
-        token_end = _find_joined_word_end(text, classes, token_end, index, end)
+    if token_end < end and (
+        classes[token_end] == JOINER
+        or (classes[token_end] == MIDDLE and _skip_inside_word(text, classes, token_end, end) > token_end)
+    ):
+        token_end = _find_joined_word_end(text, classes, token_end, end)
         key = hash_bytes(text, index, token_end)
     # n't: what precedes it is a token of its own.
     elif _lowercase_byte(text, token_end - 1, end) == _N and _is_negation_rest(text, classes, token_end, end):

@@ -17,8 +17,9 @@ import numpy as np
 
 from jobs.compilation.decorator import compiled
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.tokenizer_kernel import SPACE, find_token, hash_bytes
-from jobs.datasets.tokenizer import tokenize
+from jobs.datasets.tokenizer import DEFAULT_SETTINGS, TokenizerSettings, tokenize
 
 Array = np.ndarray
 
@@ -109,12 +110,12 @@ class WordIndex:
     """Distinct tokens of texts; their number grows with each call. Not safe for several threads.
 
     Args:
-        lowercase: as of `jobs.datasets.tokenizer.tokenize`.
+        settings: of the tokenizer.
         num_bytes: of the texts, if it is known: few texts need a small table, which the processor caches.
     """
 
-    def __init__(self, lowercase: bool, num_bytes: int = 0) -> None:
-        self._lowercase = lowercase
+    def __init__(self, settings: TokenizerSettings = DEFAULT_SETTINGS, num_bytes: int = 0) -> None:
+        self._settings = settings
         self._sizes = np.zeros(2, np.int64)
         self._word_bytes, self._word_offsets = np.empty(0, np.uint8), np.zeros(1, np.int64)
         self._allocate(max(MIN_SLOTS, 1 << (num_bytes // 8).bit_length()))
@@ -143,16 +144,19 @@ class WordIndex:
         """
         normalized, classes = np.empty((2, 2 * len(text)), np.uint8)
         ends, is_left = np.empty(len(offsets), np.int64), np.empty(len(offsets) - 1, bool)
-        tables = code_points.make_tables(self._lowercase)
-        code_points.normalize_texts(text, offsets, *tables, normalized, classes, ends, is_left)
+        if self._settings.tokenizer in BUILT_IN:
+            tables = code_points.make_tables(self._settings.lowercase, self._settings.tokenizer)
+            code_points.normalize_texts(text, offsets, *tables, normalized, classes, ends, is_left)
+        else:
+            ends[:], is_left[:] = 0, True
         ids, starts = self._index(normalized, classes, ends)
         if not is_left.any():
             return ids, starts
-        # Texts whose normalized form compiled code cannot write have no tokens so far.
+        # Texts whose normalized form compiled code cannot write have no tokens so far, nor those of other tokenizers.
         pieces, lengths, position = [], np.diff(starts), 0
         for number in is_left.nonzero()[0].tolist():
             content = text[offsets[number] : offsets[number + 1]].tobytes().decode("utf-8", "surrogatepass")
-            added = self.add_words(tokenize(content, self._lowercase))
+            added = self.add_words(tokenize(content, self._settings))
             pieces += [ids[position : starts[number]], added]
             position, lengths[number] = starts[number], len(added)
         starts = np.concatenate([[0], lengths.cumsum()])

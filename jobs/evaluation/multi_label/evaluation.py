@@ -1,43 +1,29 @@
-"""Evaluation of a checkpoint with several labels per text: metrics compared with a baseline, slices, and the report."""
+"""Evaluation of a checkpoint with several labels per text: metrics compared with a baseline, and slices."""
 
-import csv
-import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.console.tables import format_markdown_table, format_text_table
-from cluster.storage import write_json
-from jobs.datasets.label_sets import encode_label_sets
+from cluster.console.tables import format_text_table
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.evaluation.baselines import SVC_NAME
 from jobs.evaluation.metrics import Interval
 from jobs.evaluation.multi_label.metrics import (
-    LabelCounts,
     count_labels,
     mean_average_precision,
     precision_at,
     subset_accuracy,
 )
 from jobs.evaluation.seen_texts import find_seen_texts
-from jobs.inference.classifier import Classifier, select_labels
-from jobs.inference.explanation import Explainer
+from jobs.evaluation.slices import group_values
 from jobs.model.checkpoint import Checkpoint, load_train_texts
-
-logger = logging.getLogger(__name__)
 
 PRECISION_AT = (1, 3, 5)
 NUM_RESAMPLES = 1000
 BLOCK_RESAMPLES = 50  # drawn at once, which limits the memory
-NUM_ERRORS = 10
-NUM_PHRASES = 3
-MAX_TEXT_CHARACTERS = 200
 METRIC_NAMES = {
     "micro_f1": "micro F1",
     "macro_f1": "macro F1",
@@ -74,6 +60,10 @@ class LabelSlice:
     value: str
     rows: int
     micro_f1: float
+
+    def to_row(self) -> Mapping[str, object]:
+        """Return the slice as a row of a table."""
+        return {self.by: self.value, "rows": self.rows, "micro F1": f"{self.micro_f1:.3f}"}
 
 
 @dataclass(frozen=True)
@@ -129,6 +119,12 @@ class MultiLabelEvaluation:
             f"{self.source}, with {true:.2f} labels per text; {predicted:.2f} were predicted"
         )
 
+    def describe_seen_texts(self) -> str | None:
+        """Return how many texts were trained on as text; None if there are none, or if it is not known."""
+        if not self.seen_texts:
+            return None
+        return f"{self.seen_texts:,} of {self.rows:,} texts have the same words as a training text"
+
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
         return asdict(self) | {"per_label": {name: values.tolist() for name, values in self.per_label.items()}}
@@ -165,6 +161,8 @@ def bootstrap_micro_f1(labels: np.ndarray, predicted: np.ndarray, seed: int = 0)
 def measure(
     checkpoint: Checkpoint,
     test: Split,
+    test_tokens: Sequence[Sequence[str]],
+    labels: np.ndarray,
     probabilities: np.ndarray,
     linear_svc: tuple[np.ndarray, float] | None,
     columns: Mapping[str, Sequence[str]],
@@ -172,13 +170,12 @@ def measure(
     """Return the evaluation of probabilities, `(rows, labels)`.
 
     Args:
+        test_tokens: the tokens of the texts. labels: `(rows, labels)` of 0 and 1.
         linear_svc: scores and threshold of the baseline, as of `score_with_svcs`.
         columns: values of columns of the rows, by name; the micro F1 is listed by them.
     """
-    text = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(test.texts, text.lowercase), Vocabulary(checkpoint.words), text.max_tokens)
+    tokens = encode(test_tokens, Vocabulary(checkpoint.words), checkpoint.experiment.text.max_tokens)
     digests = load_train_texts(checkpoint.path)
-    labels = encode_label_sets(test.label_sets or [], checkpoint.labels)
     predicted = probabilities >= checkpoint.label_thresholds
     svc = None
     if linear_svc is not None:
@@ -201,115 +198,9 @@ def measure(
 
 
 def _slice(by: str, values: Sequence[str], labels: np.ndarray, predicted: np.ndarray) -> list[LabelSlice]:
-    slices = []
-    for value in sorted(set(values)):
-        members = np.array([own == value for own in values])
-        counts: LabelCounts = count_labels(labels[members], predicted[members])
-        slices.append(LabelSlice(by, value, int(members.sum()), counts.micro_f1()))
-    return slices
-
-
-def find_confident_errors(
-    classifier: Classifier, test: Split, probabilities: np.ndarray, count: int = NUM_ERRORS
-) -> list[Mapping[str, object]]:
-    """Return the labels that texts get with the highest scores and do not have, as rows of a table."""
-    labels = encode_label_sets(test.label_sets or [], classifier.labels).astype(bool)
-    wrong = np.where((probabilities >= classifier.label_thresholds) & ~labels, probabilities, -1.0)
-    rows: list[Mapping[str, object]] = []
-    for position in np.argsort(-wrong, axis=None, kind="stable")[:count]:
-        row, label = np.unravel_index(position, wrong.shape)
-        if wrong[row, label] < 0:
-            break
-        phrases = Explainer(classifier, test.texts[row]).explain(int(label)).phrases
-        because = [" ".join(phrase.text.split()) for phrase in phrases if phrase.share > 0][:NUM_PHRASES]
-        rows.append(
-            {
-                "text": textwrap.shorten(test.texts[row], MAX_TEXT_CHARACTERS, placeholder=" ..."),
-                "true": test.labels[row],
-                "wrong": classifier.labels[label],
-                "score": f"{wrong[row, label]:.3f}",
-                "because of": ", ".join(because),
-            }
-        )
-    return rows
-
-
-def write_report(
-    folder: Path,
-    evaluation: MultiLabelEvaluation,
-    checkpoint: Checkpoint,
-    test: Split,
-    probabilities: np.ndarray,
-    sections: Sequence[str],
-    errors: Sequence[Mapping[str, object]],
-) -> None:
-    """Write report.md, evaluation.json and predictions.csv into an existing folder.
-
-    Args:
-        sections: lines of Markdown that follow the metrics.
-    """
-    write_json(str(folder / "evaluation.json"), evaluation.to_json())
-    _write_predictions(folder / "predictions.csv", checkpoint, test, probabilities)
-    lines = _format_markdown(evaluation, checkpoint, sections, errors)
-    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def _write_predictions(path: Path, checkpoint: Checkpoint, test: Split, probabilities: np.ndarray) -> None:
-    """Write a csv with every row, its labels, those that it gets, and their probabilities."""
-    lines: Sequence[int | str] = test.line_numbers or [""] * len(test)
-    files = [[test.files[index].path] for index in test.file_indices] if test.file_indices else [[]] * len(test)
-    selected = select_labels(probabilities, checkpoint.label_thresholds)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*(["file"] if test.file_indices else []), "line", "text", "labels", "predicted", "scores"])
-        columns = zip(files, lines, test.texts, test.labels, selected, probabilities, strict=True)
-        for file, line, text, labels, own, row in columns:
-            names, scores = ([checkpoint.labels[index] for index in own], [f"{row[index]:.6f}" for index in own])
-            writer.writerow([*file, line, text, labels, ", ".join(names), ", ".join(scores)])
-
-
-def _format_markdown(
-    evaluation: MultiLabelEvaluation,
-    checkpoint: Checkpoint,
-    sections: Sequence[str],
-    errors: Sequence[Mapping[str, object]],
-) -> list[str]:
-    metrics, thresholds = checkpoint.metrics, checkpoint.metrics.get("label_thresholds", {})
-    values = sorted(set(checkpoint.label_thresholds.tolist()))
-    chosen = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}, one for each label"
-    objective = thresholds.get("objective")
-    lines = [
-        f"# {checkpoint.experiment.name}: {checkpoint.experiment.model.embedding}, several labels per text",
-        "",
-        f"Test micro F1 **{evaluation.metrics.micro_f1:.4f}**, macro F1 **{evaluation.metrics.macro_f1:.4f}**, on "
-        f"{evaluation.rows:,} rows of `{evaluation.source}`.",
-        "",
-        f"Checkpoint `{evaluation.checkpoint}`, epoch {metrics.get('epoch')}, trained on {metrics.get('rows'):,} rows. "
-        f"Threshold of scores: {chosen}" + (f", chosen on validation rows for {objective}." if objective else "."),
-        "",
-        "## Metrics",
-        "",
-        *format_markdown_table(evaluation.comparison_rows()),
-        "",
-        "P@k is the mean share of correct labels among the k best ones of a text, whatever its number of labels.",
-        "",
-        "## Labels",
-        "",
-        *format_markdown_table(evaluation.label_rows()),
-        "",
-        "## Most confident errors",
-        "",
-        *(format_markdown_table(list(errors)) if errors else ["None."]),
-        "",
-        "Every row: [predictions.csv](predictions.csv).",
-        "",
+    groups, names = group_values(values)
+    return [
+        LabelSlice(by, name, int(members.sum()), count_labels(labels[members], predicted[members]).micro_f1())
+        for number, name in enumerate(names)
+        if (members := groups == number).any()
     ]
-    for by in dict.fromkeys(item.by for item in evaluation.slices):
-        rows = [
-            {by: item.value, "rows": item.rows, "micro F1": f"{item.micro_f1:.3f}"}
-            for item in evaluation.slices
-            if item.by == by
-        ]
-        lines += [f"## By {by}", "", *format_markdown_table(rows), ""]
-    lines += [*sections, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
-    return lines

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
@@ -19,7 +20,7 @@ SCALE = 3.0
 
 
 def score_with_svcs(
-    dataset: Dataset, labels: Sequence[str], test_tokens: Sequence[Sequence[str]], *, lowercase: bool
+    dataset: Dataset, labels: Sequence[str], test_tokens: Sequence[Sequence[str]], settings: TextSettings
 ) -> tuple[np.ndarray, float]:
     """Return scores of texts between 0 and 1, `(texts, labels)`, and the threshold that decides on a label.
 
@@ -27,7 +28,7 @@ def score_with_svcs(
     labels, has the highest micro F1 on the validation rows. Without such rows it is the hyperplane.
 
     Args:
-        dataset: its training part is trained on. labels: of the scores.
+        dataset: its training part is trained on. labels: of the scores. settings: of the tokenizer.
 
     Raises:
         RowsUnavailable: no training row has a word.
@@ -37,13 +38,13 @@ def score_with_svcs(
 
     if len(dataset.train) > MANY_ROWS:
         logger.info(f"training {SVC_NAME} for each label on {len(dataset.train):,} rows; --no-baseline leaves it out")
-    tokens = tokenize_texts(dataset.train.texts, lowercase)
+    tokens = tokenize_texts(dataset.train.texts, settings)
     if not any(tokens):
         raise RowsUnavailable(f"{dataset.train.path}: no training row has a word")
     vectorizer = TfidfVectorizer(analyzer=list_terms)
     features = vectorizer.fit_transform(tokens)
     targets = encode_label_sets(dataset.train.label_sets or [], labels)
-    parts = [test_tokens, tokenize_texts(dataset.validation.texts, lowercase)]
+    parts = [test_tokens, tokenize_texts(dataset.validation.texts, settings)]
     held_out = [vectorizer.transform(part) if part else None for part in parts]
     margins = [np.zeros((len(part), len(labels))) for part in parts]
     for label in range(len(labels)):

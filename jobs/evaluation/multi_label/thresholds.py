@@ -1,13 +1,17 @@
 """Thresholds of labels: the scores from which a text gets a label, chosen on validation rows.
 
-They are multiples of 0.01: a single one for all labels, or one for each. Cross-validation over these rows decides which
-of the two, since thresholds of rare labels fit chance: one for each label is taken only if it is better on rows that it
-was not chosen on.
+They are multiples of 0.01: a single one for all labels, ones that are lower for rare labels, or one chosen for each
+label. Cross-validation over these rows decides which, since thresholds of rare labels fit chance: one for each label is
+taken only if it is better on rows that it was not chosen on.
+
+By frequency, the logit of a threshold is a constant, the same for all labels, plus a share of the label's log-odds. The
+scores of rare labels are low even where they are the best guess; a single threshold would leave them out.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 GRID = np.arange(1, 100) / 100
 NUM_FOLDS = 5
 MIN_ROWS = 10  # with a label, for a threshold of its own
+SHIFTS = (0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the log-odds
+CONSTANTS = np.arange(-60, 61) / 10
+TOLERANCE = 0.003  # of two choices whose micro F1 differs by less, the one with the higher macro F1 is better
 MAX_ITERATIONS = 50
 
 
@@ -30,25 +37,32 @@ class GridCounts:
     """Rows with at least the score of each threshold of the grid.
 
     correct: of them, those with the label; predicted: all; `(labels, thresholds)` int64. true: rows with each label,
-    `(labels,)`.
+    `(labels,)`. rows: number of all rows.
     """
 
     correct: np.ndarray
     predicted: np.ndarray
     true: np.ndarray
+    rows: int
+
+    def __add__(self, other: "GridCounts") -> "GridCounts":
+        return GridCounts(*(getattr(self, name) + getattr(other, name) for name in COUNTS))
 
     def __sub__(self, other: "GridCounts") -> "GridCounts":
-        return GridCounts(self.correct - other.correct, self.predicted - other.predicted, self.true - other.true)
+        return GridCounts(*(getattr(self, name) - getattr(other, name) for name in COUNTS))
 
     def select(self, indices: np.ndarray) -> LabelCounts:
-        """Return the counts with the threshold of each label, given by its index in the grid, `(labels,)`."""
+        """Return the counts with the threshold of each label, given by its index in the grid, `(..., labels)`."""
         labels = np.arange(len(self.true))
         return LabelCounts(self.correct[labels, indices], self.true, self.predicted[labels, indices])
 
 
+COUNTS = ("correct", "predicted", "true", "rows")
+
+
 @dataclass(frozen=True)
 class LabelThresholds:
-    """Thresholds of labels, `(labels,)` float64. per_label: they were chosen for each label."""
+    """Thresholds of labels, `(labels,)` float64. per_label: they are not the same for all labels."""
 
     values: np.ndarray
     per_label: bool
@@ -58,7 +72,7 @@ class LabelThresholds:
 class Calibration:
     """How logits become scores and labels. thresholds: `(labels,)` float64; None with one label per text.
 
-    objective: None if the settings name the thresholds. per_label: they were chosen for each label.
+    objective: None if the settings name the thresholds. per_label: they are not the same for all labels.
     """
 
     temperature: float
@@ -102,7 +116,7 @@ def count_scores(probabilities: np.ndarray, labels: np.ndarray) -> GridCounts:
     ]
     # A row with p passed thresholds gets the label with the first p of them.
     correct, predicted = (np.cumsum(values[:, :0:-1], axis=1)[:, ::-1] for values in counts)
-    return GridCounts(correct, predicted, labels.sum(axis=0, dtype=np.int64))
+    return GridCounts(correct, predicted, labels.sum(axis=0, dtype=np.int64), len(labels))
 
 
 def choose_global_threshold(counts: GridCounts, objective: ThresholdObjective) -> int:
@@ -125,32 +139,61 @@ def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, objective: 
     num_labels = labels.shape[1]
     if not len(labels):
         return LabelThresholds(np.full(num_labels, DEFAULT_THRESHOLD), per_label=False)
-    counts = count_scores(probabilities, labels)
     folds = np.random.default_rng(0).permutation(len(labels)) % NUM_FOLDS
     parts = [count_scores(probabilities[folds == fold], labels[folds == fold]) for fold in range(NUM_FOLDS)]
-    choices = (_choose_same, _choose_per_label)
-    values = [_cross_validate(partial(choose, objective=objective), counts, parts, objective) for choose in choices]
-    per_label = values[1] > values[0]
-    return LabelThresholds(GRID[choices[per_label](counts, objective)], per_label)
+    counts = reduce(operator.add, parts)
+    by_frequency = [partial(_choose_by_frequency, shift=shift) for shift in SHIFTS]
+    choices: list[Callable[[GridCounts, ThresholdObjective], np.ndarray]]
+    choices = [_choose_same, *by_frequency, _choose_per_label]
+    totals = [_cross_validate(choose, counts, parts, objective) for choose in choices]
+    best = _choose_best(totals, objective)
+    return LabelThresholds(GRID[choices[best](counts, objective)], best > 0)
 
 
 def _cross_validate(
-    choose: Callable[[GridCounts], np.ndarray],
+    choose: Callable[[GridCounts, ThresholdObjective], np.ndarray],
     counts: GridCounts,
     parts: list[GridCounts],
     objective: ThresholdObjective,
-) -> tuple[float, float]:
-    """Return the sort key, more is better, of a choice on rows that the thresholds were not chosen on."""
-    chosen = [part.select(choose(counts - part)) for part in parts]
-    total = LabelCounts(*(sum(getattr(item, name) for item in chosen) for name in ("correct", "true", "predicted")))
+) -> LabelCounts:
+    """Return the counts of a choice on rows that the thresholds were not chosen on."""
+    chosen = [part.select(choose(counts - part, objective)) for part in parts]
+    return LabelCounts(*(sum(getattr(item, name) for item in chosen) for name in ("correct", "true", "predicted")))
+
+
+def _choose_best(totals: Sequence[LabelCounts], objective: ThresholdObjective) -> int:
+    """Return the index of the best choice, the first one of equals; totals: as of `_cross_validate`."""
     if isinstance(objective, float):
-        precision = total.micro_precision()
-        return min(precision, objective), total.micro_recall()
-    return (total.micro_f1() if objective == "micro_f1" else total.macro_f1()), 0.0
+        keys = [(min(total.micro_precision(), objective), total.micro_recall()) for total in totals]
+    elif objective == "macro_f1":
+        keys = [(total.macro_f1(), 0.0) for total in totals]
+    else:
+        micro = [total.micro_f1() for total in totals]
+        keys = [
+            (total.macro_f1() if value >= max(micro) - TOLERANCE else -1.0, value)
+            for total, value in zip(totals, micro, strict=True)
+        ]
+    return keys.index(max(keys))
 
 
 def _choose_same(counts: GridCounts, objective: ThresholdObjective) -> np.ndarray:
     return np.full(len(counts.true), choose_global_threshold(counts, objective))
+
+
+def _choose_by_frequency(counts: GridCounts, objective: ThresholdObjective, shift: float) -> np.ndarray:
+    """Return the index in the grid of each label's threshold, `(labels,)`; shift: share of the log-odds."""
+    odds = np.log((counts.true + 0.5) / (counts.rows + 1 - counts.true - 0.5))
+    thresholds = sigmoid(CONSTANTS[:, None] + shift * odds)  # (constants, labels)
+    indices = np.searchsorted(GRID, thresholds).clip(max=len(GRID) - 1)
+    selected = counts.select(indices)
+    correct, predicted = selected.correct.sum(axis=1), selected.predicted.sum(axis=1)
+    if isinstance(objective, float):
+        best = _first_precise(correct, predicted, objective)
+    elif objective == "macro_f1":
+        best = int(selected.per_label()["f1"].mean(axis=1).argmax())
+    else:
+        best = int((2 * correct / np.maximum(predicted + counts.true.sum(), 1)).argmax())
+    return np.asarray(indices[best])
 
 
 def _choose_per_label(counts: GridCounts, objective: ThresholdObjective) -> np.ndarray:

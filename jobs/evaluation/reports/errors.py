@@ -10,7 +10,7 @@ import numpy as np
 
 from jobs.datasets.readers import Split
 from jobs.inference.classifier import Classifier
-from jobs.inference.explanation import Explainer
+from jobs.inference.explanation import Explainer, Phrase
 
 NUM_ERRORS = 10
 NUM_PHRASES = 3
@@ -55,7 +55,7 @@ def find_confident_errors(classifier: Classifier, part: Split, probabilities: np
             part.labels[index],
             classifier.labels[best[index]],
             float(scores[index]),
-            _find_phrases(classifier, part.texts[index], int(best[index])),
+            list_phrases(classifier, part.texts[index], int(best[index])),
         )
         for index in wrong[:NUM_ERRORS]
     ]
@@ -75,6 +75,11 @@ def write_predictions(path: Path, labels: Sequence[str], part: Split, probabilit
             writer.writerow([*file, line, text, label, labels[row.argmax()], f"{row.max():.6f}"])
 
 
-def _find_phrases(classifier: Classifier, text: str, label: int) -> list[str]:
-    phrases = Explainer(classifier, text).explain(label).phrases
-    return [" ".join(phrase.text.split()) for phrase in phrases if phrase.share > 0][:NUM_PHRASES]
+def find_phrases(classifier: Classifier, text: str, label: int) -> list[Phrase]:
+    """Return the phrases with the largest positive shares of a label's score, the largest first."""
+    return [phrase for phrase in Explainer(classifier, text).explain(label).phrases if phrase.share > 0][:NUM_PHRASES]
+
+
+def list_phrases(classifier: Classifier, text: str, label: int) -> list[str]:
+    """Return the texts of `find_phrases`, each on one line."""
+    return [" ".join(phrase.text.split()) for phrase in find_phrases(classifier, text, label)]

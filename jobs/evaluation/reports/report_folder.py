@@ -5,6 +5,7 @@ from pathlib import PurePath
 
 from cluster.storage import StorageError, absolute_path, exists, join, local_path, parent
 from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint
+from jobs.model.checkpoint_locations import is_on_hub, parse_hub_uri
 
 _RUN_CHECKPOINT = re.compile(r"epoch-\d+(-step-\d+)?")
 
@@ -14,7 +15,7 @@ def choose_report_folder(out: str | None, path: str, checkpoint: Checkpoint, row
 
     Args:
         out: the folder; by default `report` next to the checkpoint, or `report-NAME` if the checkpoint is another one
-            than the best of its run.
+            than the best of its run. That of a checkpoint on the Hub is `report-NAME` in the working directory.
         path: the checkpoint as the command names it.
         rows: end of the default name.
 
@@ -25,6 +26,8 @@ def choose_report_folder(out: str | None, path: str, checkpoint: Checkpoint, row
         target = absolute_path(out)
         check_outside_checkpoint(target, checkpoint)
         return target
+    if is_on_hub(checkpoint.path):
+        return absolute_path(f"report-{PurePath(parse_hub_uri(checkpoint.path)[0]).name}{rows}")
     folder, name = parent(checkpoint.path), PurePath(checkpoint.path.partition("?")[0]).name
     # Searches and unfinished runs have checkpoints side by side, whose reports must differ.
     is_best = absolute_path(path) != checkpoint.path or _names(folder, checkpoint.path)

@@ -21,7 +21,7 @@ from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.inference.batch.part_writer import MANIFEST, PartResult, PartWriter
 from jobs.inference.batch_classifier import BatchClassifier
 from jobs.inference.classifier import Classifier
-from jobs.inference.projection_table import DEFAULT_TABLE_BYTES
+from jobs.inference.projection_table import BATCH_TABLE_BYTES, TableDtype
 from jobs.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -34,14 +34,21 @@ POLL_S = 0.5
 
 
 class PartLabeller:
-    """Callable class of the actors. inputs: reference to the writer, the parts by name, and the checkpoint."""
+    """Callable class of the actors.
 
-    def __init__(self, inputs: "list[ObjectRef[tuple[PartWriter, Mapping[str, SourceFile], Checkpoint]]]") -> None:
+    inputs: reference to the writer, the parts by name, and the checkpoint; table_dtype: of the classifier's table.
+    """
+
+    def __init__(
+        self,
+        inputs: "list[ObjectRef[tuple[PartWriter, Mapping[str, SourceFile], Checkpoint]]]",
+        table_dtype: TableDtype,
+    ) -> None:
         import ray
 
         self._writer, self._parts, checkpoint = ray.get(inputs[0])
         # As `build_classifier` of one process; those of a machine share the table.
-        self._classifier = Classifier(checkpoint, DEFAULT_TABLE_BYTES, table_dtype="float32")
+        self._classifier = Classifier(checkpoint, BATCH_TABLE_BYTES, table_dtype=table_dtype)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the results of parts as JSON, or their errors: one that is raised here Ray would repeat."""
@@ -60,11 +67,16 @@ class PartLabeller:
 
 
 def write_parts(
-    writer: PartWriter, parts: Mapping[str, SourceFile], checkpoint: Checkpoint, workers: int | None
+    writer: PartWriter,
+    parts: Mapping[str, SourceFile],
+    checkpoint: Checkpoint,
+    table_dtype: TableDtype,
+    workers: int | None,
 ) -> Generator[PartResult, None, None]:
     """Write the files of parts on the cluster at `RAY_ADDRESS`, and yield the result of each when it is complete.
 
     Args:
+        table_dtype: of the classifier's table.
         workers: largest number of actors, which have a CPU each; by default one for each CPU of the cluster, or on a
             cluster that autoscales, as many as it can have.
 
@@ -93,7 +105,7 @@ def write_parts(
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=min(size, max(1, total_cpus()))),
             num_cpus=1,
-            fn_constructor_args=[[inputs]],
+            fn_constructor_args=[[inputs], table_dtype],
         )
         logger.info(f"writing {len(parts):,} files with up to {size:,} processes of the cluster")
         try:

@@ -4,6 +4,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from cluster.input_files import open_decompressed
@@ -44,12 +45,12 @@ class InputRows:
                 num_read += number
 
             num_bytes = sum_sizes(self.files)
-            progress = ProgressLog()
             options = replace(self.options, on_bytes_read=count_bytes)
-            for chunk in iter_chunks(self.files, options, as_batches=as_batches):
-                yield chunk
-                if log_progress:
-                    progress.add(len(chunk.texts), min(1.0, num_read / num_bytes) if num_bytes else None)
+            with ProgressLog() if log_progress else nullcontext() as progress:
+                for chunk in iter_chunks(self.files, options, as_batches=as_batches):
+                    yield chunk
+                    if progress is not None:
+                        progress.add(len(chunk.texts), min(1.0, num_read / num_bytes) if num_bytes else None)
 
 
 def is_file_name(source: str) -> bool:

@@ -1,6 +1,6 @@
 """Columns of the output of batch prediction, and the values of the new ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,8 @@ class OutputColumns:
     column of the labels that a text gets, no column has a single score, and `scores` has the labels that a text gets if
     num_scores is 0. separator: between these labels in csv and tsv; None for a JSON list. abstention: decides which
     texts have no label, with one label per text; None: all have one. explanation: name of the column of explanations;
-    None for no such column. is_selection: the input may have other columns.
+    None for no such column. is_selection: the input may have other columns. min_scores: least score of each label that
+    a row has which is written, `(labels,)` float32; None: all rows are written.
     """
 
     labels: Sequence[str]
@@ -40,6 +41,7 @@ class OutputColumns:
     abstention: AbstentionRule | None = None
     explanation: str | None = None
     is_selection: bool = False
+    min_scores: np.ndarray | None = None
 
     @property
     def new(self) -> list[str]:
@@ -50,6 +52,10 @@ class OutputColumns:
             names = [self.label, self.score, *([self.scores] if self.num_scores else [])]
         return [*names, *([self.explanation] if self.explanation else [])]
 
+    def describe_rows(self, num_written: int, num_rows: int) -> str:
+        """Return the number of written rows as text, and of how many they were selected."""
+        return f"{num_written:,} rows" if self.min_scores is None else f"{num_written:,} of {num_rows:,} rows"
+
 
 def choose_columns(
     checkpoint: Checkpoint,
@@ -59,14 +65,16 @@ def choose_columns(
     *,
     explain: bool = False,
     selected: Sequence[str] | None = None,
+    min_scores: Mapping[str, float] | None = None,
 ) -> OutputColumns:
     """Return the columns of the output; a new one has a name that no column of the input has.
 
     Args:
         selected: columns of the input that the output has, in this order; None for all.
+        min_scores: least scores of labels that a row has which is written.
 
     Raises:
-        DataError: the input lacks a selected column.
+        DataError: the input lacks a selected column, or the checkpoint one of the labels.
     """
     labels, data = checkpoint.labels, checkpoint.experiment.data
     for name in selected or ():
@@ -92,7 +100,17 @@ def choose_columns(
         abstention,
         choose("explanation") if explain else None,
         selected is not None,
+        _list_min_scores(labels, min_scores) if min_scores else None,
     )
+
+
+def _list_min_scores(labels: Sequence[str], min_scores: Mapping[str, float]) -> np.ndarray:
+    for label in min_scores:
+        if label not in labels:
+            raise DataError(
+                f"--min-score: the checkpoint has no label '{label}'; it has {describe_names(labels, label)}"
+            )
+    return np.array([min_scores.get(label, 0) for label in labels], np.float32)
 
 
 def score_texts(
@@ -103,10 +121,28 @@ def score_texts(
     An explanation is that of the best class, also of a text without a label.
     """
     probabilities = classifier.predict_proba(texts)
+    return probabilities, _explain(classifier, texts, probabilities, columns)
+
+
+def score_chunk(
+    classifier: Classifier, chunk: Chunk, columns: OutputColumns
+) -> tuple[Chunk, np.ndarray, Sequence[Explanation]]:
+    """Return the rows of a chunk that are written, and of these what `score_texts` returns."""
+    if columns.min_scores is None:
+        return chunk, *score_texts(classifier, chunk.texts, columns)
+    probabilities = classifier.predict_proba(chunk.texts)
+    is_selected = np.all(probabilities >= columns.min_scores, axis=1)
+    chunk, probabilities = chunk.select(is_selected), probabilities[is_selected]
+    return chunk, probabilities, _explain(classifier, chunk.texts, probabilities, columns)
+
+
+def _explain(
+    classifier: Classifier, texts: Sequence[str], probabilities: np.ndarray, columns: OutputColumns
+) -> Sequence[Explanation]:
     if columns.explanation is None or not len(texts):
-        return probabilities, ()
+        return ()
     best, _ = select_classes(probabilities, columns.abstention.out_of_scope if columns.abstention else None)
-    return probabilities, explain_texts(classifier, texts, best)
+    return explain_texts(classifier, texts, best)
 
 
 def label_texts(probabilities: np.ndarray, columns: OutputColumns) -> tuple[np.ndarray, np.ndarray]:

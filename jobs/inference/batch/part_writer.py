@@ -9,7 +9,7 @@ from cluster.storage import StorageError, is_uri, join, output_file
 from jobs.datasets.chunks import iter_chunks
 from jobs.datasets.formats.rows import DataError, ReadOptions, SourceFile
 from jobs.inference.batch.invalid_rows import InvalidRows
-from jobs.inference.batch.output_columns import OutputColumns, score_texts
+from jobs.inference.batch.output_columns import OutputColumns, score_chunk
 from jobs.inference.classifier import Classifier
 from jobs.inference.prediction_output import OutputFormat, open_output
 
@@ -22,10 +22,15 @@ _INVALID_FILE = re.compile(r"(part-\d+)-(\d+)-of-(\d+)\.jsonl")
 
 @dataclass(frozen=True)
 class PartResult:
-    """Result of a part. first_invalid: describes its first invalid row; messages: warnings for the user's log."""
+    """Result of a part.
+
+    num_rows: labelled rows; num_written: those of them that were written. first_invalid: describes the first invalid
+    row; messages: warnings for the user's log.
+    """
 
     name: str
     num_rows: int
+    num_written: int
     num_invalid: int = 0
     first_invalid: str = ""
     messages: list[str] = field(default_factory=list)
@@ -65,18 +70,20 @@ class PartWriter:
         return replace(self._write(name, part, classifier), messages=messages)
 
     def _write(self, name: str, part: SourceFile, classifier: Classifier) -> PartResult:
-        options, num_rows = self.options, 0
+        options, num_rows, num_written = self.options, 0, 0
         with InvalidRows() as invalid, output_file(join(self.out, name)) as path:
             if options.on_invalid_row:
                 options = replace(options, on_invalid_row=invalid.add)
             with open_output(path, self.output, self.columns) as write:
                 for chunk in iter_chunks([part], options, as_batches=self.output.suffix == ".parquet"):
-                    write(chunk, *score_texts(classifier, chunk.texts, self.columns))
+                    selected, probabilities, explanations = score_chunk(classifier, chunk, self.columns)
+                    write(selected, probabilities, explanations)
                     num_rows += len(chunk.texts)
+                    num_written += len(probabilities)
             if options.on_invalid_row:  # before the part has its name, so that no complete part lacks it
                 counts = f"{invalid.num_rows}-of-{num_rows + invalid.num_rows}"
                 invalid.write(join(self.out, INVALID_FOLDER, f"{name.partition('.')[0]}-{counts}.jsonl"))
-        return PartResult(name, num_rows, invalid.num_rows, invalid.first)
+        return PartResult(name, num_rows, num_written, invalid.num_rows, invalid.first)
 
 
 def parse_counts(files: Iterable[str], parts: Iterable[str]) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ def _embed(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
     vectors = checkpoint.weights["vectors" if "vectors" in checkpoint.weights else "fixed_vectors"]
     vocabulary, settings = Vocabulary(checkpoint.words), checkpoint.experiment.text
     means = np.zeros((len(texts), vectors.shape[1]), np.float32)
-    for row, tokens in enumerate(tokenize_texts(texts, settings.lowercase)):
+    for row, tokens in enumerate(tokenize_texts(texts, settings)):
         ids = [index for index in vocabulary.encode(tokens[: settings.max_tokens]) if index > 1]  # known words
         if ids:
             means[row] = vectors[ids].mean(axis=0)

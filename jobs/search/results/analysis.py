@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.search.records import (
     TrialRecord,
     apply_trial_settings,
@@ -264,11 +265,12 @@ def format_trials_csv(experiment: Experiment, space: list[Dimension], records: l
     paths = [dimension.path for dimension in space]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["trial", "status", "reason", *paths, "epochs", "best_epoch", *CSV_METRICS, "seconds"])
+    names = [*CSV_METRICS, *(MULTI_LABEL_METRICS if experiment.data.is_multi_label else ())]
+    writer.writerow(["trial", "status", "reason", *paths, "epochs", "best_epoch", *names, "seconds"])
     for record in sorted(records, key=lambda record: record.number):
         trained = apply_trial_settings(experiment, record.settings)
         settings = [_to_cell(record.settings.get(path, get_setting(trained, path))) for path in paths]
-        metrics = [getattr(record.best_epoch, key) if record.best_epoch else "" for key in CSV_METRICS]
+        metrics = [getattr(record.best_epoch, key) if record.best_epoch else "" for key in names]
         writer.writerow(
             [record.number, record.status, record.reason, *settings, len(record.epochs), record.best, *metrics,
              round(record.seconds, 3)]

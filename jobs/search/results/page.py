@@ -9,7 +9,7 @@ import numpy as np
 from jobs.config.experiment import Experiment
 from jobs.evaluation.reports.html.charts import Axis, Chart, ParallelChart, Points, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
-from jobs.search.records import TrialRecord, objective_metric
+from jobs.search.records import TrialRecord, objective_label, objective_metric
 from jobs.search.results.analysis import compute_axis_positions, trial_embedding
 from jobs.search.space import Dimension
 
@@ -60,7 +60,7 @@ class SearchCharts:
     def __init__(self, experiment: Experiment, space: Sequence[Dimension], records: Sequence[TrialRecord]) -> None:
         self._space, self._records = space, records
         self._metric = objective_metric(experiment)
-        self._label = f"validation {self._metric.replace('_f1', ' F1')}"
+        self._label = objective_label(experiment)
         self._kinds = [trial_embedding(experiment, record) for record in records]
         self._values = [record.best_value(self._metric) for record in records]
         self._scale = Scale.of(self._values)

@@ -15,7 +15,7 @@ from jobs.evaluation.reports.figures import (
     figure_style,
     shorten_label,
 )
-from jobs.search.records import TrialRecord, objective_metric
+from jobs.search.records import TrialRecord, objective_label, objective_metric
 from jobs.search.results.analysis import EmbeddingResult, compute_axis_positions, trial_embedding
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
@@ -57,7 +57,7 @@ def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], re
     direction = "lower" if metric in MINIMIZED_METRICS else "higher"
     figure = create_figure(
         max(7, 2.1 * len(lines)), 5, f"{_figure_title(experiment, records)}\none line per trial; "
-        f"darker lines have a {direction} {_objective_label(experiment)}"
+        f"darker lines have a {direction} {objective_label(experiment)}"
     )  # fmt: skip
     axes = figure.add_subplot()
     goodness = 1 - heights if metric in MINIMIZED_METRICS else heights
@@ -65,7 +65,7 @@ def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], re
         shown = ~np.isnan(lines[:, trial])
         color = colormaps["Blues"](0.35 + 0.65 * goodness[trial])
         axes.plot(np.flatnonzero(shown), lines[shown, trial], color=color, linewidth=1 + goodness[trial])
-    _draw_parallel_axes(axes, [*(dimension.path for dimension in space), _objective_label(experiment)], ticks)
+    _draw_parallel_axes(axes, [*(dimension.path for dimension in space), objective_label(experiment)], ticks)
     return figure
 
 
@@ -90,17 +90,13 @@ def _figure_title(experiment: Experiment, records: list[TrialRecord]) -> str:
     return f"{shorten_label(experiment.name)}: search of {len(records):,} trial{'' if len(records) == 1 else 's'}"
 
 
-def _objective_label(experiment: Experiment) -> str:
-    return f"validation {objective_metric(experiment).replace('_f1', ' F1')}"
-
-
 @figure_style()
 def plot_slices(experiment: Experiment, space: list[Dimension], records: list[TrialRecord]) -> "Figure":
     """Return a scatter plot for each setting: its values against the objective, colored by kind of embedding."""
     columns = min(NUM_SLICE_COLUMNS, len(space))
     rows = -(-len(space) // columns)
     title = (
-        f"{_figure_title(experiment, records)}\neach setting and the {_objective_label(experiment)} of the best epoch"
+        f"{_figure_title(experiment, records)}\neach setting and the {objective_label(experiment)} of the best epoch"
     )
     figure = create_figure(max(6, 4.2 * columns), 3.2 * rows + 1, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -115,7 +111,7 @@ def plot_slices(experiment: Experiment, space: list[Dimension], records: list[Tr
         axes.set_xlim(-0.1, 1.1)
         axes.set_xlabel(dimension.path)
     for axes in grid[:, 0]:
-        axes.set_ylabel(_objective_label(experiment))
+        axes.set_ylabel(objective_label(experiment))
     add_legend(figure, list(grid.flat[: len(space)]))
     return figure
 
@@ -134,7 +130,7 @@ def _scatter_trials(axes: "Axes", experiment: Experiment, records: list[TrialRec
 def plot_embeddings(experiment: Experiment, records: list[TrialRecord], kinds: list[EmbeddingResult]) -> "Figure":
     """Return the comparison of the kinds of embedding: every trial, and the best settings over the seeds."""
     metric = objective_metric(experiment)
-    title = f"{_figure_title(experiment, records)}\n{_objective_label(experiment)} by kind of embedding"
+    title = f"{_figure_title(experiment, records)}\n{objective_label(experiment)} by kind of embedding"
     figure = create_figure(max(6.5, 1.8 + 1.6 * len(kinds)), 4.5, title)
     axes = figure.add_subplot()
     columns = {kind.embedding: number for number, kind in enumerate(kinds)}
@@ -150,6 +146,6 @@ def plot_embeddings(experiment: Experiment, records: list[TrialRecord], kinds: l
                       label="mean and standard deviation of the seeds" if number == 0 else None)  # fmt: skip
     axes.set_xticks(range(len(kinds)), [kind.embedding for kind in kinds])
     axes.set_xlim(-0.6, len(kinds) - 0.4)
-    axes.set(xlabel="model.embedding", ylabel=_objective_label(experiment))
+    axes.set(xlabel="model.embedding", ylabel=objective_label(experiment))
     add_legend(figure, [axes])
     return figure

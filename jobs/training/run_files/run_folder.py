@@ -13,20 +13,22 @@ nothing: with another one a finished run stays finished. Both files name the tes
 import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.console.logs import RESULT
 from cluster.storage import absolute_path, exists, join, write_json
 from jobs.config.experiment import Experiment, digest
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS
-from jobs.config.settings import NEWER_SETTINGS, Source, TrainSettings
-from jobs.datasets.readers import Split
+from jobs.config.settings import NEWER_SETTINGS, Source, TextSettings, TrainSettings
 from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
-from jobs.training.corpus import Corpus
 from jobs.training.history import Progress, comparison_key
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
+
+if TYPE_CHECKING:
+    from jobs.datasets.readers import Split
+    from jobs.training.corpus import Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +258,7 @@ def _read(path: str) -> BestCheckpoint | None:
 
 
 def resolve_run_folder(
-    kind: str, experiment: Experiment, corpus: Corpus, validation: Split | None = None, *, promote: bool = False
+    kind: str, experiment: Experiment, corpus: "Corpus", validation: "Split | None" = None, *, promote: bool = False
 ) -> RunFolder:
     """Return the folder of a run of this kind (train, tune).
 
@@ -267,7 +269,7 @@ def resolve_run_folder(
     key: dict[str, Any] = {
         "seed": experiment.seed,
         "corpus": corpus.key,
-        "text": experiment.text.model_dump(),
+        "text": _text_settings_key(experiment.text),
         "model": experiment.model.model_dump(),
         "train": train_settings_key(experiment.train),
     }
@@ -281,6 +283,12 @@ def resolve_run_folder(
         validation=validation.digest() if validation is not None else None,
         promote=promote,
     )
+
+
+def _text_settings_key(settings: TextSettings) -> Mapping[str, Any]:
+    # Without the default tokenizer, so that runs of earlier versions are found if their texts have the same tokens.
+    is_default = settings.tokenizer == TextSettings.model_fields["tokenizer"].default
+    return settings.model_dump(exclude={"tokenizer"} if is_default else None)
 
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:

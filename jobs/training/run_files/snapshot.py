@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,9 +16,13 @@ import torch
 from torch import Tensor
 
 from cluster import UsageError, __version__
+from jobs.config.abstention import select_classes
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
+from jobs.config.text_distribution import MAX_CLASSES, count_distribution
+from jobs.datasets.tokenizer import UNKNOWN
 from jobs.evaluation.abstention import select_thresholds
+from jobs.evaluation.metrics import softmax
 from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.evaluation.seen_texts import digest_training_texts
 from jobs.model.batches import Collator, iter_batches_by_length
@@ -30,7 +33,7 @@ from jobs.model.checkpoint import (
     TrainingState,
     save_checkpoint,
 )
-from jobs.model.checkpoint_files import open_checkpoint
+from jobs.portable.model_card import render_model_card
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
 from jobs.training.loop import VALIDATION_BATCH_SIZE, Loop
@@ -64,7 +67,7 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
             "rows": len(corpus.train),
             "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,
-            **_describe_start(experiment.train.start_from),
+            **({"started_from": corpus.started_from} if corpus.started_from else {}),
             "versions": collect_versions(),
         },
     )
@@ -78,13 +81,15 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     constants = _constants[loop]
 
     def write(folder: Path) -> None:
-        save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants)
+        card = render_model_card(checkpoint)
+        save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants, card=card)
 
     return write
 
 
 def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
-    """Return the values of `calibrate`, and with one label per text the thresholds of abstention, if there are any."""
+    """Return the values of `calibrate` and the distribution of the validation rows, if there are any; with one label
+    per text also the thresholds of abstention, if there are any."""
     out_of_scope = _score_out_of_scope(loop)
     if loop.group.rank:
         return {}
@@ -95,7 +100,18 @@ def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
         values["abstention"] = select_thresholds(
             sample.logits, sample.labels, calibration.temperature, settings, names, out_of_scope
         )
+    if len(sample.labels) and len(names) <= MAX_CLASSES:
+        best, confidences = select_classes(softmax(sample.logits / calibration.temperature), None)
+        lengths, unknown = sample.select(loop.corpus.validation.tokens.lengths), sample.select(_count_unknown(loop))
+        values["distribution"] = count_distribution(best, confidences, lengths, unknown, len(names))
     return values
+
+
+def _count_unknown(loop: Loop) -> np.ndarray:
+    """Return the number of unknown tokens of each validation row, `(rows,)` int64."""
+    tokens = loop.corpus.validation.tokens
+    before = np.concatenate([[0], np.cumsum(tokens.ids == UNKNOWN)])
+    return np.diff(before[tokens.offsets])
 
 
 @torch.inference_mode()
@@ -110,15 +126,6 @@ def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
     for rows in iter_batches_by_length(tokens.lengths, VALIDATION_BATCH_SIZE):
         logits[rows] = loop.group.all_reduce(loop.network(collator.collate(rows))).cpu().numpy()
     return logits
-
-
-@cache
-def _describe_start(path: str | None) -> dict[str, Any]:
-    """Return the checkpoint that training started from, with the SHA-256 of its manifest."""
-    if path is None:
-        return {}
-    with open_checkpoint(path) as files:
-        return {"started_from": {"checkpoint": path, "manifest": files.manifest_sha256}}
 
 
 @cache

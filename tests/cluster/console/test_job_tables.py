@@ -2,7 +2,7 @@
 
 from ray.job_submission import JobStatus
 
-from cluster.console.job_tables import format_job, format_job_table
+from cluster.console.job_tables import describe_job, format_job, format_job_table
 from tests.support.ray_jobs import make_job
 
 
@@ -43,3 +43,20 @@ def test_the_state_of_a_job_is_one_line_per_fact() -> None:
         "exit     3",
         "reason   it failed",
     ]
+
+
+def test_a_job_is_a_json_object_for_programs() -> None:
+    """With times in seconds; what is unknown is None."""
+    metadata = {"owner": "ada", "verb": "train"}
+    job = make_job("a", JobStatus.FAILED, 100, 130, driver_exit_code=3, message="it\nfailed", metadata=metadata)
+    assert describe_job(job) == {
+        "job": "a",
+        **metadata,
+        "state": "FAILED",
+        "command": "python -m finetune_cnn train a.yaml",
+        "start_time": 100,
+        "end_time": 130,
+        "exit_code": 3,
+        "message": "it\nfailed",
+    }
+    assert describe_job(make_job("b", JobStatus.PENDING, None))["start_time"] is None

@@ -12,6 +12,7 @@ import finetune_cnn
 from cluster.storage import StorageError
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
+from jobs.config.settings import TextSettings
 from jobs.data_checks.check import CSV_NAME, PAGE_NAME, check_data
 from jobs.data_checks.findings import CSV_COLUMNS
 from jobs.datasets.dataset import load_dataset
@@ -68,7 +69,7 @@ def test_the_result_is_the_same_each_time(make_experiment: Callable[..., Experim
 def test_low_coverage_by_a_vectors_file_is_the_finding_that_training_warns_of(
     make_experiment: Callable[..., Experiment], texts: Path, messages: list[str]
 ) -> None:
-    words = sorted({word for row in read_csv(texts) for word in tokenize(row["text"], lowercase=False)})
+    words = sorted({word for row in read_csv(texts) for word in tokenize(row["text"], TextSettings(lowercase=False))})
     vectors = write_word2vec(texts.parent / "v.bin", ["the", "film", "was"], np.ones((3, 4), np.float32))
     settings = {"vectors.path": str(vectors), "vectors.dimensions": 4, "model.embedding": "static"}
     experiment = make_experiment(data__train=str(texts)).replace(settings)
@@ -159,7 +160,10 @@ def test_the_command_takes_an_experiment_settings_and_a_folder(
     experiment.write_text(f"name: mine\ndata: {{train: {json.dumps(str(texts))}}}\nmodel: {{embedding: rand}}\n")
     out = tmp_path / "out"
     assert run(["check-data", str(experiment), "seed=3", "--out", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {out / 'data-check.html'}"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"wrote {out / 'data-check.html'}",
+        f"next: finetune-cnn train {experiment} seed=3",
+    ]
     assert sorted(path.name for path in out.iterdir()) == [CSV_NAME, PAGE_NAME]
     assert run(["check-data"]) == 2
     assert "no experiment is named" in capsys.readouterr().err

@@ -1,14 +1,21 @@
 """Suspicious labels: folds, out-of-fold probabilities, and the rows that are checked."""
 
+import re
 from collections.abc import Collection
 
 import numpy as np
 import pytest
 
+from jobs.config.settings import TextSettings
 from jobs.data_checks.duplicates import find_first_copies
 from jobs.data_checks.findings import Severity
 from jobs.data_checks.label_errors import LABELS, NUM_FOLDS, assign_folds, check_labels, predict_out_of_fold
+from jobs.data_checks.page import render_data_check
+from jobs.data_checks.rows import collect_rows
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.readers import Split
 from tests.support.data_checks import make_rows
+from tests.support.label_sets import make_label_set_rows
 from tests.support.toy_data import make_toy_rows
 
 
@@ -88,6 +95,33 @@ def test_classes_with_few_rows_and_texts_without_words_are_left_out() -> None:
     assert all(row.suggested != "rare" for finding in findings for row in finding.rows)
     rare = make_rows([("a b", "x"), ("c d", "y"), ("e", "z")])
     assert check_labels(rare, find_first_copies(rare.tokens), seed=0) == []
+
+
+def test_labels_that_are_wrong_or_missing_are_found_among_several() -> None:
+    """Those of a row are suggested together; the test part is neither checked nor used."""
+    rows = make_label_set_rows(400)
+    changed = {index: rows[index][0] for index in range(3, 400, 20)}
+    noisy = [
+        (tuple(sorted({*own} ^ {"sound"})) if index in changed else own, text) for index, (own, text) in enumerate(rows)
+    ]
+    splits = []
+    for part in (noisy, noisy[:40], [((), text) for _, text in noisy]):
+        sets = [own for own, _ in part]
+        splits.append(Split([text for _, text in part], list(map(", ".join, sets)), "x", label_sets=sets))
+    checked = collect_rows(Dataset(*splits, ["price", "sight", "sound"], []), TextSettings())
+    [finding] = check_labels(checked, find_first_copies(checked.tokens), seed=0)
+    found = [row for row in finding.rows if row.index < 400]
+    assert {row.index for row in found[:10]} <= set(changed)
+    assert len(set(changed).intersection(row.index for row in found)) >= 0.8 * len(changed)
+    assert all(row.index < 440 for row in finding.rows)
+    row = found[0]
+    assert (row.suggested, row.labels) == (", ".join(changed[row.index]), ["sound"])
+    is_missing = "sound" in changed[row.index]
+    assert ("'sound' is missing" in row.note) == is_missing
+    assert "micro F1" in finding.message
+    page = render_data_check("x", checked, [finding], "rows.csv")
+    suspicious = sum("sound" in row.labels for row in finding.rows)
+    assert re.search(rf"<bdi>sound</bdi></td>.*?<td class=\"number\">{suspicious}</td><td class=\"bar", page)
 
 
 def test_texts_without_common_words_can_be_checked() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs.config.settings import TextSettings
 from jobs.data_checks.findings import Severity
 from jobs.data_checks.scripts import check_scripts, find_script
 from tests.support.data_checks import make_rows
@@ -45,5 +46,8 @@ def test_texts_in_unusual_scripts_are_listed() -> None:
 
 
 def test_texts_without_spaces_between_words_are_serious() -> None:
-    findings = check_scripts(make_rows([("我昨天在你们网站上买的手机还没有收到", "x"), ("我昨天买的", "y")]))
+    """Unless the tokenizer divides them."""
+    rows = [("我昨天在你们网站上买的手机还没有收到", "x"), ("我昨天买的", "y")]
+    findings = check_scripts(make_rows(rows, settings=TextSettings(tokenizer="words")))
     assert [finding.severity for finding in findings] == [Severity.INFO, Severity.HIGH]
+    assert [finding.severity for finding in check_scripts(make_rows(rows))] == [Severity.INFO]

@@ -4,13 +4,16 @@ from collections import Counter
 
 import pytest
 
+from jobs.config.settings import TextSettings
 from jobs.datasets.readers import Split
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
 from jobs.datasets.tokenizer import tokenize
 
+EARLIER = TextSettings(tokenizer="words")
+
 
 def describe(*texts: str) -> str | None:
-    return describe_undivided_texts(Counter(token for text in texts for token in tokenize(text)).items())
+    return describe_undivided_texts(Counter(token for text in texts for token in tokenize(text, EARLIER)).items())
 
 
 def test_texts_without_words_and_truncated_texts_are_counted() -> None:
@@ -52,6 +55,8 @@ def test_classes_of_very_different_sizes_are_described() -> None:
 )
 def test_texts_without_spaces_between_words_are_described(text: str, script: str) -> None:
     message = describe(text, "an order of a phone")
+    clusters = Counter([*tokenize(text), *tokenize("an order of a phone")])
+    assert describe_undivided_texts(clusters.items()) is None
     assert message is not None
     assert f"texts are {script}, which has no spaces between words" in message
 

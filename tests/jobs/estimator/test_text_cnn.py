@@ -250,7 +250,8 @@ class NumericTextCNN(TextCNNClassifier):
     """Estimator of rows of numbers, which scikit-learn's checks need: each number becomes a word."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "NumericTextCNN":  # type: ignore[override]
-        X, y = validate_data(self, X, y)
+        several = isinstance(y, list | np.ndarray) and np.ndim(y) == 2 and np.shape(y)[1] > 1
+        X, y = validate_data(self, X, y, multi_output=several)
         super().fit(self._to_texts(X), y, sample_weight)
         return self
 

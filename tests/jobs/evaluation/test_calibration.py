@@ -11,7 +11,9 @@ from scipy.optimize import minimize_scalar
 from jobs.evaluation import metrics
 from jobs.evaluation.calibration import (
     NUM_BINS,
+    Calibration,
     compute_bins,
+    compute_curves,
     draw_reliability,
     measure_calibration,
     remove_temperature,
@@ -32,6 +34,10 @@ def draw(rows: int, temperature: float, classes: int = 4, scale: float = 3) -> t
     logits = scale * random.normal(size=(rows, classes))
     cumulated = softmax(logits / temperature).cumsum(axis=1)
     return logits, (random.random((rows, 1)) > cumulated).sum(axis=1).clip(max=classes - 1)
+
+
+def measure(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> Calibration:
+    return measure_calibration(probabilities, compute_curves(probabilities, labels, temperature), temperature)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -74,6 +80,18 @@ def test_a_temperature_is_fitted_to_a_part_of_many_rows(monkeypatch: pytest.Monk
     assert fitted[1] == fit_temperature(logits[::5], labels[::5])
 
 
+def test_with_several_labels_only_the_temperature_is_fitted_to_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thresholds of rare labels are chosen on all rows."""
+    logits = draw(1001, 2)[0].astype(np.float32)
+    labels = (np.random.default_rng(3).random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+    monkeypatch.setattr(metrics, "MAX_FITTED_VALUES", 1000)
+    sample = LogitSample(labels, logits.shape[1])
+    sample.add(np.arange(len(logits)), logits)
+    assert np.array_equal(sample.logits, logits)
+    assert np.array_equal(sample.labels, labels)
+    assert sample.fit_temperature() == fit_temperature(logits[::5], labels[::5])
+
+
 def test_the_error_is_the_mean_difference_of_score_and_accuracy() -> None:
     """Bins have equal numbers of rows; fewer rows than bins are a bin each."""
     confidence = np.repeat([0.6, 0.9], [NUM_BINS * 20, NUM_BINS * 10])
@@ -91,13 +109,13 @@ def test_the_error_by_chance_is_that_of_labels_drawn_with_the_scores() -> None:
     """With the right temperature the error is what chance explains, without it far larger."""
     logits, labels = draw(2000, 2.0)
     probabilities = softmax(logits / 2).astype(np.float32)
-    measured = measure_calibration(probabilities, labels, 2.0)
+    measured = measure(probabilities, labels, 2.0)
     assert measured.error == pytest.approx(measured.chance_error, abs=0.01)
     assert measured.uncalibrated_error > 4 * measured.chance_error
     assert measured.uncalibrated_error == pytest.approx(compute_bins(softmax(logits), labels).error, abs=1e-5)
     np.testing.assert_allclose(remove_temperature(probabilities, 2.0), softmax(logits), atol=1e-5)
     assert "without the temperature 2.000" in measured.describe()
-    assert "without" not in measure_calibration(probabilities, labels, 1.0).describe()
+    assert "without" not in measure(probabilities, labels, 1.0).describe()
 
 
 def test_scores_of_zero_have_no_logarithm() -> None:
@@ -109,14 +127,14 @@ def test_the_report_has_the_errors_and_a_diagram_with_both_sides(tmp_path: Path)
     logits, numbers = draw(60, 2.0, classes=3)
     checkpoint = replace(checkpoint_of("static"), metrics={"temperature": 2.0})
     probabilities = softmax(logits / 2)
-    section = write_calibration(tmp_path, checkpoint, numbers, probabilities)
+    section = write_calibration(tmp_path, checkpoint, compute_curves(probabilities, numbers, 2.0), probabilities)
     values = json.loads((tmp_path / "calibration.json").read_text())
-    assert values == vars(measure_calibration(probabilities, numbers, 2.0))
+    assert values == vars(measure(probabilities, numbers, 2.0))
     assert any(f"expected calibration error {values['error']:.4f}" in line for line in section)
     assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    [axes] = draw_reliability(probabilities, numbers, 2.0, "name").axes
+    [axes] = draw_reliability(compute_curves(probabilities, numbers, 2.0), "name").axes
     labels = [str(line.get_label()) for line in axes.lines]
     before, after = values["uncalibrated_error"], values["error"]
     assert labels[1:] == [f"without temperature, error {before:.3f}", f"temperature 2.00, error {after:.3f}"]
-    [axes] = draw_reliability(probabilities, numbers, 1.0, "name").axes
+    [axes] = draw_reliability(compute_curves(probabilities, numbers, 1.0), "name").axes
     assert len(axes.lines) == 2

@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster.package import REPOSITORY
+from jobs.datasets.formats.encoded_texts import encode_column
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference import classifier as classifier_module
 from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
+from jobs.inference.explanation import Explainer
 from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from serving.web.compiled_scorer import CompiledScorer
 from tests.support.checkpoints import WORDS, checkpoint_of
+from tests.support.installed_tokenizer import NAME, install_tokenizer
 
 TABLE_DTYPES: tuple[TableDtype, ...] = ("int16", "float32")
 
@@ -120,8 +125,25 @@ def test_case_is_as_in_training() -> None:
     assert not np.array_equal(cased.predict_logits(["WORD1"]), cased.predict_logits(["word1"]))
 
 
+def test_tokenizer_of_an_installed_package_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the service's scorer and explanations too; without the package the checkpoint is rejected in a sentence."""
+    checkpoint = checkpoint_of("rand", **{"text.tokenizer": NAME})
+    monkeypatch.syspath_prepend(install_tokenizer(tmp_path))
+    usual, classifier = Classifier(checkpoint_of("rand")), Classifier(checkpoint)
+    some = ["word1|word2", "wörd1", "", "WORD3|never seen"]
+    spaced = [text.replace("|", " ") for text in some]
+    np.testing.assert_allclose(classifier.predict_logits(some), usual.predict_logits(spaced), atol=1e-3)
+    scores = [CompiledScorer(side, 4).score(part, "none") for side, part in ((classifier, some), (usual, spaced))]
+    np.testing.assert_allclose(scores[0].scores, scores[1].scores, atol=1e-3)
+    assert scores[0].unknown_permille == scores[1].unknown_permille > 0
+    phrases = Explainer(classifier, "word1|word2").explain(0).phrases
+    assert {phrase.text for phrase in phrases} <= {"word1|word2", "word1", "word2"}
+    with pytest.raises(CheckpointError, match="'nothing' is neither unicode"):
+        Classifier(checkpoint_of("rand", **{"text.tokenizer": "nothing"}))
+
+
 def test_lists_may_mix_all_kinds_of_texts() -> None:
-    """Texts are in ASCII, in other scripts, or have words that are not in the table, in any order."""
+    """Texts are in ASCII, in other scripts, or have words that are not in the table, in any order; also in UTF-8."""
     whole = Classifier(checkpoint_of("rand"), table_dtype="float32")
     half = Classifier(checkpoint_of("rand"), whole.table_bytes // 2, table_dtype="float32")
     assert 0 < half.table_bytes < whole.table_bytes
@@ -130,6 +152,9 @@ def test_lists_may_mix_all_kinds_of_texts() -> None:
     for classifier in (whole, half):
         np.testing.assert_allclose(classifier.predict_logits(some), expected, atol=1e-5)
         np.testing.assert_allclose(classifier.predict_logits(some[::-1]), expected[::-1], atol=1e-5)
+        for count in (0, 1, len(some)):
+            encoded = encode_column(pa.array(some[:count], pa.string()))
+            np.testing.assert_array_equal(classifier.predict_logits(encoded), classifier.predict_logits(some[:count]))
     scored = half.score_texts([*some, "never seen"])
     assert (scored.num_tokens, scored.num_unknown) == (15, 7)
 

@@ -31,6 +31,7 @@ from jobs.inference.batch import input_rows
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
 from jobs.inference.predict import predict_proba
+from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
@@ -330,9 +331,9 @@ def test_the_table_does_not_change_the_scores(saved: str, tmp_path: Path, monkey
     scores = []
     num_words = []
 
-    def count_words(checkpoint: Checkpoint, num_texts: int) -> Classifier:
+    def count_words(checkpoint: Checkpoint, *, table_dtype: TableDtype) -> Classifier:
         num_words.append(len(checkpoint.words))
-        return build(checkpoint, num_texts)
+        return build(checkpoint, table_dtype=table_dtype)
 
     build = file_prediction.build_classifier
     monkeypatch.setattr(file_prediction, "build_classifier", count_words)

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +44,30 @@ def test_the_second_process_maps_the_file_of_the_first(folder: Path) -> None:
     np.testing.assert_array_equal(second, VECTORS @ FILTERS)
     np.testing.assert_array_equal(load_or_compute(VECTORS + 1, FILTERS), (VECTORS + 1) @ FILTERS)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_processes_that_start_together_compute_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait: each would need the memory and the time for a table of its own."""
+    calls = []
+    is_computing, may_end = threading.Event(), threading.Event()
+
+    def compute_slowly(*arguments: Any) -> ProjectionTable:
+        calls.append(arguments)
+        is_computing.set()
+        assert may_end.wait(10)
+        return compute(*arguments)
+
+    monkeypatch.setattr(projection_table, "compute", compute_slowly)
+    with ThreadPoolExecutor(3) as pool:
+        tables = [pool.submit(load_or_compute, VECTORS, FILTERS)]
+        assert is_computing.wait(10)
+        tables += [pool.submit(load_or_compute, VECTORS, FILTERS) for _ in range(2)]
+        assert not wait(tables[1:], 0.2).done
+        may_end.set()
+        for table in tables:
+            np.testing.assert_array_equal(table.result(timeout=10), VECTORS @ FILTERS)
+    assert len(calls) == 1
+    assert [path.suffix for path in folder.iterdir()] == [".table"]
 
 
 def test_each_type_has_a_file_of_its_own(folder: Path) -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
@@ -60,7 +62,7 @@ def test_the_parts_have_the_rows_of_the_single_file(
     """In the same order; each csv has a header."""
     (tmp_path / f"in{suffix}").write_bytes(encode_rows(ROWS, suffix))
     source, out = str(tmp_path / f"in{suffix}"), tmp_path / "out"
-    predict_file(saved, source, f"{out}/", None, file_format=file_format, workers=1)
+    predict_file(saved, source, f"{out}/", None, file_format=file_format, workers=1, table_dtype="float32")
     predict_file(saved, source, f"{tmp_path}/single.jsonl", None)
     paths = sorted(out.glob("[!._]*"))
     assert len(paths) > 5
@@ -93,7 +95,7 @@ def test_only_missing_files_are_written(saved: str, tmp_path: Path, messages: li
     }
     assert f"rows in 1 of {len(times)} files" in messages[-1]
     assert sorted(path.name for path in out.glob("[._]*")) == [".lock", "_predictions.json"]
-    for options in (["--top-k", "2"], ["--format", "csv"]):
+    for options in (["--top-k", "2"], ["--format", "csv"], ["--table-dtype", "float32"], ["--min-score", "0.5"]):
         with pytest.raises(UsageError, match="add --force to replace them"):
             run_options(saved, tmp_path, options)
     (tmp_path / "in.csv").write_bytes(encode_rows(ROWS[:200], ".csv"))
@@ -101,6 +103,33 @@ def test_only_missing_files_are_written(saved: str, tmp_path: Path, messages: li
         run_options(saved, tmp_path, [])
     assert main([*command, f"{out}/", "--force"]) == 0
     assert len(read_parts(out)) == 200
+
+
+def list_scores(row: dict[str, Any]) -> dict[str, float]:
+    return {pair["label"]: pair["score"] for pair in row["scores"]}
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_folder_has_the_rows_with_a_score(saved: str, tmp_path: Path, suffix: str, messages: list[str]) -> None:
+    """--min-score. The table of a folder is rounded, unless float32 is chosen, so the scores differ a little."""
+    (tmp_path / f"in{suffix}").write_bytes(encode_rows(ROWS, suffix))
+    command = ["predict", saved, str(tmp_path / f"in{suffix}"), "--scores", "--out"]
+    assert main([*command, str(tmp_path / "all.jsonl")]) == 0
+    scores = {str(row["text"]): list_scores(row) for row in read_jsonl(tmp_path / "all.jsonl")}
+    limits = {label: float(np.quantile([values[label] for values in scores.values()], 0.4)) for label in "ab"}
+    options = [word for label, limit in limits.items() for word in ("--min-score", f"{label}={limit}")]
+    assert main([*command, f"{tmp_path}/out/", *options, "--workers", "1"]) == 0
+    rows = read_parts(tmp_path / "out")
+    texts = [str(row["text"]) for row in rows]
+    for text, values in scores.items():
+        distances = [values[label] - limit for label, limit in limits.items()]
+        assert (text in texts) == (min(distances) > 0) or abs(min(distances)) < 1e-4
+    assert texts == [text for text in scores if text in {*texts}]
+    assert 10 < len(texts) < NUM_ROWS - 10
+    differences = [abs(list_scores(row)[label] - scores[str(row["text"])][label]) for row in rows for label in "abc"]
+    assert 2e-6 < max(differences) < 1e-4
+    assert f"{len(texts)} of 400 rows in" in messages[-1]
 
 
 def test_one_part_needs_no_other_process(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +146,7 @@ def run_options(saved: str, folder: Path, options: list[str]) -> None:
     predict_file(
         saved, str(folder / "in.csv"), f"{folder}/out/", None, workers=1,
         file_format=settings.get("--format"), num_scores=int(settings.get("--top-k", 0)),
+        table_dtype=settings.get("--table-dtype"), min_scores={"a": float(settings.get("--min-score", 0))},
     )  # fmt: skip
 
 
@@ -151,6 +181,8 @@ def test_the_input_is_never_replaced(saved: str, tmp_path: Path, monkeypatch: py
         (["in.csv", "--out", "a.csv", "--format", "jsonl"], "a.csv: is csv, not jsonl"),
         (["word1", "--out", "out/"], "out/: is a folder, which holds the rows of files"),
         (["in.csv", "--out", "a.parquet.gz"], "the name must end in"),
+        (["in.csv", "--uncertain", "5", "--min-score", "a=0.5"], "--uncertain selects rows among all"),
+        (["in.csv", "--min-score", "spam=0.5"], "the checkpoint has no label 'spam'; it has a, b, c"),
     ],
 )
 def test_contradictory_options_are_errors(
@@ -161,7 +193,7 @@ def test_contradictory_options_are_errors(
     arguments: list[str],
     message: str,
 ) -> None:
-    """Before the checkpoint is read."""
+    """Before anything is written."""
     monkeypatch.chdir(tmp_path)
     Path("in.csv").write_text("text\nword1\n")
     assert main(["predict", saved, *arguments]) == 2

@@ -112,6 +112,13 @@ def test_thresholds_of_abstention_are_read_or_their_lack_is_explained(tmp_path: 
         require_rule(metrics, "balanced")
 
 
+def test_a_checkpoint_of_an_earlier_version_has_its_tokenizer(folder: Path) -> None:
+    assert load_checkpoint(str(folder)).experiment.text.tokenizer == "unicode"
+    settings = (folder / "experiment.yaml").read_bytes()
+    replace_file(folder, "experiment.yaml", settings.replace(b"tokenizer: unicode, ", b""))
+    assert load_checkpoint(str(folder)).experiment.text.tokenizer == "words"
+
+
 def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:
     """best.json names the checkpoint relative to itself, so runs can be moved."""
     (tmp_path / "best.json").write_text(json.dumps({"checkpoint": "run/checkpoint"}))
@@ -165,7 +172,7 @@ def test_a_file_of_tensors_that_is_none_is_refused(folder: Path, name: str, read
         ("[]", "no readable manifest"),
         ('{"format": 1}', "no readable manifest"),
         ('{"format": 1, "files": {"labels.json": {}}}', "no readable manifest"),
-        ('{"format": 3, "files": []}', "is of format 3; this version reads formats 1 and 2"),
+        ('{"format": 4, "files": []}', "is of format 4; this version reads formats 1, 2, 3"),
         ('{"format": 1, "files": {}}', "lacks experiment.yaml"),
     ],
 )

@@ -110,6 +110,9 @@ HARM: dict[str, Callable[[Path], object]] = {
     "small numbers": lambda folder: change_file(
         folder, "weights.safetensors", tensor_file("vectors", "F8_E4M3", [4], 4)
     ),
+    "quantized vectors without a scale": lambda folder: change_file(
+        folder, "weights.safetensors", tensor_file("vectors.codes", "U8", [4, 1], 4)
+    ),
     "no vectors": lambda folder: change_file(folder, "weights.safetensors", tensor_file("other", "F32", [1], 4)),
     "vectors of another size": lambda folder: change_file(
         folder, "untrained.safetensors", tensor_file("vectors", "F32", [4, 1], 16)

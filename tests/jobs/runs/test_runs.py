@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.console.tables import format_size
 from cluster.storage import lock_folder
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_leases import remove_lease, write_lease
 from jobs.runs.cleaning import clean, find_abandoned_runs, plan_removals
 from jobs.runs.run_list import RunsError, build_rows, find_experiments, load_runs, log_runs
-from jobs.runs.stored_files import format_size
 from jobs.training.run_files.ray_snapshot import RAY_SNAPSHOT
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
 

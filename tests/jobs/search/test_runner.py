@@ -16,6 +16,7 @@ from jobs.search.best_checkpoint import handle_trial_messages
 from jobs.search.records import NUMBER_KEY, REPORT_KEY, RecordStore, TrialReport
 from jobs.search.runner import SearchContext, TrialRecorder
 from jobs.training.history import Progress
+from jobs.training.run_files.trackers import Trackers
 from tests.support.trial_records import make_epoch
 from tests.support.waiting import wait_for
 
@@ -130,5 +131,5 @@ def test_the_best_checkpoint_is_named_before_the_end_of_its_trial_is_announced(
 def test_tunes_own_files_contain_nothing_of_the_tracker() -> None:
     """Its URI may have a password, and Tune pickles its callbacks into the folder of the search."""
     tracker = SimpleNamespace(uri="https://user:secret@mlflow.example")
-    context = SearchContext(Experiment(), SimpleNamespace(), RecordStore("trials"), "run", tracker)  # type: ignore[arg-type]
+    context = SearchContext(Experiment(), SimpleNamespace(), RecordStore("trials"), "run", Trackers([tracker]))  # type: ignore[arg-type, list-item]
     assert b"secret" not in pickle.dumps(TrialRecorder(context))

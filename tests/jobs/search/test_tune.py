@@ -27,6 +27,7 @@ from cluster.storage import StorageError, lock_folder
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
 from jobs.datasets.dataset import load_dataset
+from jobs.dry_run import plan_search
 from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager
@@ -34,7 +35,7 @@ from jobs.search.records import RecordStore, TrialRecord, TrialReport, apply_tri
 from jobs.search.runner import SearchContext, run_trials
 from jobs.search.search import FixedSampler, Search
 from jobs.search.trial_resources import TrialResources
-from jobs.search.tune import SearchFailed, _build_corpora, _end_search, tune
+from jobs.search.tune import SearchFailed, _end_search, build_corpora, tune
 from jobs.training.history import Progress
 from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
 from tests.support.loops import train_in_process
@@ -71,7 +72,9 @@ def test_every_kind_of_embedding_and_of_fine_tuning_is_searched_and_the_best_is_
         "train.frozen_epochs": {"choice": [0, 1]},
     }
     experiment = make_experiment(tune__space=space, tune__samples=1, tune__epochs=2, tune__max_concurrent=1)
+    planned = plan_search(experiment).starts["trials"]
     best = Path(tune(experiment))
+    assert len(records(best)) == planned
     assert [record["settings"]["model.embedding"] for record in records(best)] == kinds
     assert [len(record["settings"]) for record in records(best)] == [5, 2, 6, 6]
     assert "failed" not in {record["status"] for record in records(best)}
@@ -300,12 +303,12 @@ def test_random_vectors_are_compared_with_as_many_dimensions_as_those_of_the_fil
     path = write_word2vec(tmp_path / "vectors.bin", words, np.ones((3, 30), np.float32))
     experiment = make_experiment(vectors__path=str(path), vectors__dimensions=100)
     dataset = load_dataset(experiment)
-    changed, corpora = _build_corpora(experiment, dataset, {"rand", "static", "non-static"})
+    changed, corpora = build_corpora(experiment, dataset, {"rand", "static", "non-static"})
     assert [corpus.vectors.shape[1] for corpus in corpora.values()] == [30, 30]
     assert changed.vectors.dimensions == 30  # and so of the refit, and of best.yaml
     assert f"the vectors of rand have 30 dimensions, like those of {path}" in messages
     for kinds, dimensions in (({"rand"}, 100), ({"static"}, 30)):
-        unchanged, corpora = _build_corpora(experiment, dataset, kinds)
+        unchanged, corpora = build_corpora(experiment, dataset, kinds)
         assert [corpus.vectors.shape[1] for corpus in corpora.values()] == [dimensions]
         assert unchanged == experiment
 

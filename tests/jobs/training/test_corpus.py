@@ -183,7 +183,7 @@ def test_texts_of_the_vectors_language_have_no_warning(
 
 def test_unusual_texts_are_logged(make_experiment: Callable[..., Experiment], messages: list[str]) -> None:
     """Before training: texts without words, truncated texts, and texts without spaces between words."""
-    experiment = make_experiment(text__max_tokens=4)
+    experiment = make_experiment(text__max_tokens=4, text__tokenizer="words")
     path = Path(str(experiment.data.train))
     path.write_text(path.read_text() + "good, \n" * 40 + "bad,我昨天在你们网站上买的手机还没有收到\n" * 90)
     build(experiment, pretrained=False)

@@ -90,6 +90,31 @@ def test_messages_are_logged_and_update_the_status(tmp_path: Path, messages: lis
     assert not status.workers_running.is_set()
 
 
+def test_a_terminal_shows_epochs_as_a_table_and_positions_in_a_bar(
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header is printed once. Epochs of an earlier command are reported, but not shown again."""
+    monkeypatch.setattr(monitor.sys.stdout, "isatty", lambda: True)
+    earlier, positions = [Epoch(1, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0)], []
+    resumed: list[Epoch] = []
+    status = RunStatus(100.0, on_resume=resumed.extend)
+
+    def show(done: float, text: str) -> None:
+        positions.append((done, text))
+
+    with TensorBoardLog(str(tmp_path)) as scalars:
+        handler = RunMonitor(5, status, scalars, show=show)
+        handler.handle([("resumed", (earlier, 1)), ("progress", EpochProgress(2, 500, 1000, 0.6, 1234.5, 61.0))])
+        handler.handle([("epoch", (EPOCH, True)), ("epoch", (Epoch(3, 0.5, 0.4, 0.9, 0.8, 99.0, 3.0), False))])
+    assert messages == [
+        "epoch  train loss  validation loss  accuracy  macro F1  examples/s\n"
+        "    2      0.5000           0.4000    0.9000    0.8000       1,234  best so far",
+        "    3      0.5000           0.4000    0.9000    0.8000          99",
+    ]
+    assert positions == [(1.5, "1,234 examples/s"), (2, "1,234 examples/s"), (3, "99 examples/s")]
+    assert resumed == earlier
+
+
 def test_epochs_whose_reports_were_lost_are_logged_when_the_run_resumes(tmp_path: Path) -> None:
     """Not those before the command started, and not those that were logged already."""
     epochs = [Epoch(number, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0) for number in range(1, 6)]

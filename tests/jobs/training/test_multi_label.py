@@ -150,10 +150,32 @@ def test_the_evaluation_compares_with_a_linear_svc_for_each_label(trained: tuple
     assert evaluation.linear_svc.micro_f1 > 0.7
     low, high = evaluation.micro_f1_interval
     assert low <= evaluation.metrics.micro_f1 <= high
-    report = (tmp_path / "report" / "report.md").read_text()
+    report, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
     assert "P@1" in report
     assert "| sound" in report
+    assert "One threshold for all labels" in page
+    assert f"micro F1<b>{evaluation.metrics.micro_f1:.4f}</b>" in page
     assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["rows"] == evaluation.rows
+
+
+def test_values_of_a_column_are_grouped(trained: tuple[str, Loop], tmp_path: Path) -> None:
+    """As with one label per text: many different numbers are ranges."""
+    rows = make_label_set_rows(60, seed=3)
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(
+        json.dumps({"text": text, "label": labels, "size": number}) + "\n" for number, (labels, text) in enumerate(rows)
+    ))  # fmt: skip
+    evaluation = evaluate(trained[0], [], str(tmp_path / "report"), str(source), by=["size"], baseline=False)
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    assert 2 <= len(evaluation.slices) <= 10
+    assert sum(item.rows for item in evaluation.slices) == 60
+    assert evaluation.slices[0].value.startswith("0 to ")
+    assert "## By size" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_bfloat16_learns_the_labels(experiment: Experiment, tmp_path: Path) -> None:
+    loop = train_checkpoint(experiment.replace({"train.precision": "bfloat16"}), tmp_path / "checkpoint")
+    assert max(epoch.micro_f1 or 0 for epoch in loop.progress.epochs) > 0.9
 
 
 def test_the_service_marks_the_labels_above_the_thresholds(trained: tuple[str, Loop]) -> None:

@@ -100,6 +100,9 @@ def test_the_limits_of_haproxy_are_options(folder: Path, capsys: pytest.CaptureF
         assert line in output
     with pytest.raises(SystemExit):
         main(["switches", "--threads", "0"])
+    assert "access-control" not in output
+    assert main(["switches", "--folder", str(folder), "--cross-origin"]) == 0
+    assert "hdr access-control-allow-origin *" in capsys.readouterr().out
     defaults = build_environment(folder)
     assert int(defaults["RAY_SERVE_HAPROXY_NBTHREAD"]) >= 2
     assert f"default-server maxconn {MAX_REQUESTS_PER_REPLICA}" in defaults["RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"]
@@ -129,7 +132,7 @@ def proxy() -> Iterator[Proxy]:
     port, stats, metrics, *replicas = find_free_ports(5)
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as name:
         folder = Path(name)
-        limits = ProxyLimits(requests_per_replica=1, hard_stop_s=3)
+        limits = ProxyLimits(requests_per_replica=1, hard_stop_s=3, cross_origin=True)
         render_configuration(folder, build_environment(folder, stats, metrics, limits=limits), port, replicas)
         yield Proxy(folder / "haproxy.cfg", folder / "without-lines.cfg", port, replicas)
 
@@ -229,6 +232,7 @@ def test_haproxy_ends_slow_requests_and_rejects_those_beyond_the_limit(proxy: Pr
         rejection = receive(others[2])
         assert rejection.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nretry-after: 1\r\n" in rejection
+        assert b"\r\naccess-control-allow-origin: *\r\n" in rejection
         assert set(json.loads(rejection.partition(b"\r\n\r\n")[2])) == {"error"}
         assert receive(slow).startswith(b"HTTP/1.1 408 ")
         ended.set()

@@ -109,6 +109,26 @@ def test_the_checkpoints_of_a_service_have_leases_until_it_no_longer_names_them(
     assert not is_leased(second)
 
 
+def test_further_models_are_deployed_and_have_leases(
+    serve: SimulatedServe, paths: tuple[str, str], run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A best.json is replaced by the checkpoint that it names at that time; status lists them."""
+    first, second = paths
+    models = {"a": first, "b-2": second}
+    assert run_command("deploy", first, "--model", f"a={run_folder}", "--model", f"b-2={second}") == 0
+    assert serve.user_config() == {"checkpoint": first, "models": models}
+    assert (is_leased(first), is_leased(second)) == (True, True)
+    capsys.readouterr()
+    assert run_command("status") == 0
+    assert f"a ({first}), b-2 ({second})" in capsys.readouterr().out
+    assert run_command("deploy", first, "--model", f"a={tmp_path}") == 2
+    with pytest.raises(SystemExit):
+        run_command("deploy", first, "--model", "a")
+    assert "a is not NAME=CHECKPOINT" in capsys.readouterr().err
+    assert run_command("undeploy") == 0
+    assert not is_leased(second)
+
+
 def test_a_checkpoint_that_is_no_longer_the_previous_one_is_released(
     serve: SimulatedServe, paths: tuple[str, str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 from cluster.machine import Listener
 from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
-from serving.deployment import haproxy, server
+from serving.deployment import haproxy, ports, server
 from serving.deployment.applications import DeploymentError
+from serving.deployment.checkpoints import lease_checkpoints
 from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, active_request_limit, build_environment
 
 CONFIGURATION = {
@@ -92,12 +93,12 @@ def test_an_orphaned_haproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A HAProxy of a running Ray is none, and neither is another program."""
     for name, parent, expected in (("haproxy", "systemd", True), ("haproxy", "ray::HAProxyMan", False),
                                    ("nginx", "systemd", False)):  # fmt: skip
-        monkeypatch.setattr(server, "find_listener", lambda port, names=(name, parent): Listener(4321, *names))
+        monkeypatch.setattr(ports, "find_listener", lambda port, names=(name, parent): Listener(4321, *names))
         if expected:
             with pytest.raises(DeploymentError, match=r"port 8000 is held by HAProxy, process 4321.*`kill 4321`"):
-                server._require_no_orphaned_proxy(8000)
+                ports.require_no_orphaned_proxy(8000)
         else:
-            server._require_no_orphaned_proxy(8000)
+            ports.require_no_orphaned_proxy(8000)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_an_error_of_ray_is_reported_by_its_last_line(message: str, expected: st
 def test_a_served_checkpoint_has_a_lease_until_the_service_ends(run_folder: Path, tmp_path: Path) -> None:
     """One that cannot be written is served without."""
     folder = str(run_folder / "first")
-    with server.lease_checkpoints([folder, str(tmp_path / "file.txt" / "none")]):
+    with lease_checkpoints([folder, str(tmp_path / "file.txt" / "none")]):
         assert is_leased(folder)
     assert not is_leased(folder)
 
@@ -119,10 +120,10 @@ def test_services_on_one_machine_share_no_port(monkeypatch: pytest.MonkeyPatch) 
     """Serve's fallback proxies would share theirs without an error, and answer each other's requests."""
     names = [name for name in build_environment(Path("/tmp")) if name.endswith("_PORT")]
     assert len(names) == 3
-    ports = []
+    numbers = []
     for _ in range(2):
         for name in build_environment(Path("/tmp")):
             monkeypatch.delenv(name, raising=False)
         with server.haproxy_environment(embedded=True):
-            ports += [os.environ[name] for name in names]
-    assert len(set(ports)) == 6
+            numbers += [os.environ[name] for name in names]
+    assert len(set(numbers)) == 6

@@ -11,7 +11,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from jobs.model.checkpoint import save_checkpoint
 from serving.api_keys import KEYS_VARIABLE
@@ -213,6 +213,37 @@ def test_an_unsure_text_has_no_label_if_the_box_is_checked(browser: WebDriver, t
         wait_for_elements(browser, "#start")[0].click()
         assert "(no label) 2 (100.0 %)" in wait_for_elements(browser, "#counts")[0].text
     assert not [entry for entry in browser.get_log("browser") if url in entry["message"]]  # others: of earlier tests
+
+
+def test_a_further_model_can_be_chosen(browser: WebDriver, tmp_path: Path) -> None:
+    """The choice is shown if there are any; facts, labels and labelled files are those of the chosen model."""
+    other = checkpoint_of("static", name="reviews")
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    save_checkpoint(tmp_path / "d", replace(other, labels=["x", "y", "z"]))
+    (tmp_path / "texts.csv").write_text("text\nword1\n")
+    models = {"other": str(tmp_path / "d"), "broken": str(tmp_path)}
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c"), "models": models})) as url:
+        browser.get(url)
+        [choice] = wait_for_elements(browser, "#model")
+        assert choice.text.split() == ["(default)", "other", "broken"]
+        wait_for_elements(browser, "#facts")
+        Select(choice).select_by_visible_text("other")
+        WebDriverWait(browser, 60).until(lambda driver: driver.find_element(By.ID, "name").text == "reviews")
+        browser.find_element(By.ID, "text").send_keys("word1 word2", Keys.CONTROL, Keys.ENTER)
+        labels = wait_for_elements(browser, "#labels button .score", 3)
+        names = {button.text.split()[0] for button in wait_for_elements(browser, "#labels button", len(labels))}
+        assert names == {"x", "y", "z"}
+        browser.execute_script("scrollTo(0, 0)")
+        browser.save_screenshot(str(tmp_path / "models.png"))
+        browser.find_element(By.ID, "file").send_keys(str(tmp_path / "texts.csv"))
+        wait_for_elements(browser, "#start")[0].click()
+        assert wait_for_elements(browser, "#counts tbody td")[0].text in names
+        Select(choice).select_by_visible_text("broken")
+        assert "broken is refused" in wait_for_elements(browser, "[role=alert]:not(:empty)")[0].text
+        assert not browser.find_element(By.ID, "result").is_displayed()
+        Select(choice).select_by_visible_text("(default)")
+        WebDriverWait(browser, 60).until(lambda driver: driver.find_element(By.ID, "name").text == "docstrings")
+        assert not browser.find_element(By.ID, "error").text
 
 
 @pytest.mark.parametrize(

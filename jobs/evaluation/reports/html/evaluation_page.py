@@ -10,12 +10,12 @@ import numpy as np
 
 from jobs.datasets.readers import Split
 from jobs.evaluation.abstention import RiskCoverage
-from jobs.evaluation.calibration import compute_bins, remove_temperature
+from jobs.evaluation.calibration import Curve
 from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
 from jobs.evaluation.metrics import share_interval
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
-from jobs.evaluation.reports.html.texts import list_rows
+from jobs.evaluation.reports.html.texts import Predictions, list_rows
 from jobs.evaluation.slices import SMALL_SLICE
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
@@ -39,7 +39,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Row of the table of classes. number: index of the class; rows: with it as true class."""
+    """Row of the table of classes. number: index of the class; rows: with it as true class. threshold: score from which
+    a text gets the label; None with one label per text."""
 
     number: int
     label: str
@@ -47,6 +48,7 @@ class ClassRow:
     precision: Estimate
     recall: Estimate
     f1: Estimate
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,18 +90,18 @@ def render_evaluation(
     rows: Split,
     labels: np.ndarray,
     probabilities: np.ndarray,
+    reliability: Sequence[Curve],
     curve: RiskCoverage,
 ) -> str:
     """Return the page.
 
     Args:
         rows: the measured ones. labels: their class indices, `(rows,)`. probabilities: `(rows, classes)`.
-        curve: as of `measure_abstention`.
+        reliability: as of `compute_curves`. curve: as of `measure_abstention`.
     """
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    listed = list_rows(classifier, rows, labels, predicted, scores)
+    listed = list_rows(classifier, rows, Predictions.of_classes(labels, predicted, scores))
     names = evaluation.labels
-    metrics, experiment = checkpoint.metrics, checkpoint.experiment
     hint = f"All {len(rows):,} rows."
     if len(listed) < len(rows):
         hint = f"{len(listed):,} of {len(rows):,} rows, some of each pair of classes."
@@ -107,33 +109,43 @@ def render_evaluation(
                 "confidence": "Confidence", "slices": "Slices", "settings": "Settings"}  # fmt: skip
     return render_page(
         "evaluation.html",
-        f"{experiment.name}: {experiment.model.embedding}",
-        subtitle=f"{evaluation.rows:,} rows of {evaluation.source}, measured with epoch {metrics['epoch']} of "
-        f"training on {metrics['rows']:,} rows.",
+        **describe_checkpoint(checkpoint, evaluation.rows, evaluation.source),
         figures=list(_list_figures(evaluation)),
         notes=[note] if (note := evaluation.describe_seen_texts()) else [],
-        sections=sections.items(),
+        sections=sections,
         comparison=evaluation.comparison_rows(),
         comparison_hint="The interval of the accuracy is Wilson's, the others are a bootstrap of the rows."
         + (f" {svc.describe_difference()}." if (svc := evaluation.linear_svc) else ""),
-        classes=build_class_rows(names, evaluation.confusion),
+        class_name="class",
+        classes=build_class_rows(
+            names, evaluation.confusion.diagonal(), evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
+        ),
         labels=names,
         matrix=build_matrix(evaluation.confusion),
         texts=listed,
         texts_hint=hint,
-        names=lambda numbers: ", ".join(names[number] for number in numbers),
-        charts=[_draw_reliability(probabilities, labels, checkpoint.temperature), _draw_risk(curve)],
+        charts=[_draw_reliability(reliability), _draw_risk(curve)],
         thresholds=_list_thresholds(curve),
         slices=[
             [dict(item.to_row()) for item in evaluation.slices if item.by == by]
             for by in dict.fromkeys(item.by for item in evaluation.slices)
             if by != "class"  # the recall in the table of classes
         ],
-        small_slice=SMALL_SLICE,
-        settings=experiment.to_yaml().rstrip(),
-        checkpoint=evaluation.checkpoint,
-        versions=", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
+        slices_hint=f"Accuracy of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.",
     )
+
+
+def describe_checkpoint(checkpoint: Checkpoint, rows: int, source: str) -> dict[str, str]:
+    """Return the values of a page that describe the checkpoint, with the number of the measured rows and their name."""
+    metrics, experiment = checkpoint.metrics, checkpoint.experiment
+    return {
+        "title": f"{experiment.name}: {experiment.model.embedding}",
+        "subtitle": f"{rows:,} rows of {source}, measured with epoch {metrics['epoch']} of training on "
+        f"{metrics['rows']:,} rows.",
+        "settings": experiment.to_yaml().rstrip(),
+        "checkpoint": checkpoint.path,
+        "versions": ", ".join(f"{name} {version}" for name, version in metrics["versions"].items()),
+    }
 
 
 def _list_figures(evaluation: MeasuredEvaluation) -> Iterator[dict[str, str]]:
@@ -150,15 +162,27 @@ def _list_figures(evaluation: MeasuredEvaluation) -> Iterator[dict[str, str]]:
     }  # fmt: skip
 
 
-def build_class_rows(labels: Sequence[str], confusion: np.ndarray) -> list[ClassRow]:
-    """Return the table of classes; confusion: counts `(classes, classes)`, rows are the true class."""
-    correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+def build_class_rows(
+    labels: Sequence[str],
+    correct: np.ndarray,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    thresholds: Sequence[float | None] | None = None,
+) -> list[ClassRow]:
+    """Return the table of classes.
+
+    Args:
+        correct, true, predicted: rows of each class, `(classes,)` int64: correct ones, those with it as true class, and
+            those with it as predicted class. thresholds: of labels, with several per text.
+    """
+    thresholds = thresholds or [None] * len(labels)
     return [
         ClassRow(
             number, label, int(true[number]),
             estimate_share(int(correct[number]), int(predicted[number])),
             estimate_share(int(correct[number]), int(true[number])),
             estimate_f1(int(correct[number]), int(true[number] + predicted[number])),
+            thresholds[number],
         )
         for number, label in enumerate(labels)
     ]  # fmt: skip
@@ -209,15 +233,11 @@ def _draw_risk(curve: RiskCoverage) -> Chart:
     return Chart("Risk and coverage", x, y.axis("wrong among the answered", percent=True), series)
 
 
-def _draw_reliability(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> Chart:
-    sides = [(probabilities, "a", f"temperature {temperature:.2f}")]
-    if temperature != 1:
-        sides.insert(0, (remove_temperature(probabilities, temperature), "b", "without temperature"))
+def _draw_reliability(curves: Sequence[Curve]) -> Chart:
     series = [Series("perfect calibration", "reference", [(0, 0), (1, 1)])]
-    for values, style, name in sides:
-        bins = compute_bins(values, labels)
-        points = list(zip(bins.confidence.tolist(), bins.accuracy.tolist(), strict=True))
-        series.append(Series(f"{name}, error {bins.error:.3f}", style, points, has_markers=True))
+    for curve in curves:
+        points = list(zip(curve.bins.confidence.tolist(), curve.bins.accuracy.tolist(), strict=True))
+        series.append(Series(curve.name, "a" if curve.is_calibrated else "b", points, has_markers=True))
     scale = Scale(0, 1, 0.2)
     x, y = scale.axis("mean score of the predicted label"), scale.axis("share of correct predictions")
     return Chart("Reliability: 15 bins with equal numbers of rows", x, y, series)

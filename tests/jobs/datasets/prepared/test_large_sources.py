@@ -20,6 +20,7 @@ from jobs.datasets.json_digest import digest_list, digest_lists
 from jobs.datasets.prepared import array_file, texts, tokens
 from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.readers import DataError, Split
+from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.training.corpus import Corpus, load_inputs
 from tests.support.text_formats import SUFFIXES, encode_rows
 
@@ -76,12 +77,13 @@ def make_experiment(folder: Path, *values: str) -> Experiment:
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=ROWS, test_rows=ROWS, lowercase=st.booleans(), limit=st.integers(1, 6))
+@given(rows=ROWS, test_rows=ROWS, tokenizer=st.sampled_from(BUILT_IN), lowercase=st.booleans(), limit=st.integers(1, 6))
 def test_the_corpus_is_that_of_texts_in_memory(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     rows: list[tuple[str, str]],
     test_rows: list[tuple[str, str]],
+    tokenizer: str,
     lowercase: bool,
     limit: int,
 ) -> None:
@@ -89,7 +91,7 @@ def test_the_corpus_is_that_of_texts_in_memory(
     base = [("x", "one"), ("y", "two"), ("1", "isn't"), ("1", "isn't")] * 3
     for name, part in (("train", base + rows), ("test", base + test_rows)):
         (tmp_path / f"{name}.tsv").write_text("label\ttext\n" + "".join(f"{label}\t{text}\n" for label, text in part))
-    options = [f"data.train={tmp_path}/train.tsv", f"text.lowercase={lowercase}"]
+    options = [f"data.train={tmp_path}/train.tsv", f"text.lowercase={lowercase}", f"text.tokenizer={tokenizer}"]
     options += [f"text.max_tokens={limit}", f"text.max_words={3 * limit}", f"text.min_count={1 + limit % 2}"]
     check(make_experiment(tmp_path, *options, *([f"data.test={tmp_path}/test.tsv"] if limit % 2 else [])), caplog)
 
@@ -165,7 +167,14 @@ def test_a_second_command_reads_the_cache(experiment: Experiment, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "values", [{"text.lowercase": False}, {"data.weight_column": "weight"}, {"data.text_column": "label"}, {}]
+    "values",
+    [
+        {"text.lowercase": False},
+        {"text.tokenizer": "words"},
+        {"data.weight_column": "weight"},
+        {"data.text_column": "label"},
+        {},
+    ],
 )
 def test_other_content_or_settings_have_another_cache(experiment: Experiment, values: dict[str, object]) -> None:
     load_inputs(experiment)
@@ -174,7 +183,7 @@ def test_other_content_or_settings_have_another_cache(experiment: Experiment, va
         path = Path(str(experiment.data.train))
         path.write_text(path.read_text().replace("text 7,", "test 7,"))
     dataset, corpus = load_inputs(experiment.replace(values))
-    assert len(set(find_caches(experiment)) - names) == (1 if "text.lowercase" in values else 2)
+    assert len(set(find_caches(experiment)) - names) == (1 if any(key.startswith("text.") for key in values) else 2)
     assert (dataset.train.weights is not None) == ("data.weight_column" in values)
     assert values or "test" in corpus.words
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as configure
 from hypothesis import strategies as st
 
+from jobs.config.settings import TextSettings
 from jobs.datasets.tokenization import code_points, text_tokens
+from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.text_tokens import find_words, tokenize_texts
 from jobs.datasets.tokenizer import tokenize
 
@@ -31,13 +34,18 @@ def compiled_tokenizer() -> Iterator[None]:
         yield
 
 
-@settings(deadline=None)  # the first call compiles
-@given(texts=st.lists(st.sampled_from(TEXTS) | st.text(max_size=20), max_size=8), lowercase=st.booleans())
-def test_tokens_are_those_of_the_single_text(texts: list[str], lowercase: bool) -> None:
+@configure(deadline=None)  # the first call compiles
+@given(
+    texts=st.lists(st.sampled_from(TEXTS) | st.text(max_size=20), max_size=8),
+    tokenizer=st.sampled_from(BUILT_IN),
+    lowercase=st.booleans(),
+)
+def test_tokens_are_those_of_the_single_text(texts: list[str], tokenizer: str, lowercase: bool) -> None:
     """Of any script; some texts are empty, or normalized in Python."""
-    expected = [tokenize(text, lowercase) for text in texts]
-    assert tokenize_texts(texts, lowercase) == expected
-    assert find_words(texts, lowercase) == {token for tokens in expected for token in tokens}
+    settings = TextSettings(tokenizer=tokenizer, lowercase=lowercase)
+    expected = [tokenize(text, settings) for text in texts]
+    assert tokenize_texts(texts, settings) == expected
+    assert find_words(texts, settings) == {token for tokens in expected for token in tokens}
 
 
 def test_texts_are_tokenized_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

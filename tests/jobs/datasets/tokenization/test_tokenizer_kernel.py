@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.config.settings import TextSettings
 from jobs.datasets import tokenizer
-from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization import characters, code_points, patterns, tokenizer_kernel
+from jobs.datasets.tokenization.characters import UNICODE as DEFAULT
 from jobs.datasets.tokenizer import Vocabulary
 from jobs.inference import scoring_kernel
 
@@ -19,6 +21,7 @@ ASCII = st.text(string.printable + "\x00\x1c\x1f\x7f", max_size=40) | st.lists(
 # Letters whose case, composition or class needs care; Σ has two lower-case forms, ᾳ and ñ are composed in two ways.
 LETTERS = "aIi\u0130\u0131\u0307\u0301\u0323\u0331nN'tTsS\u2019 \u0915\u093f\u094d\u200d\u200c\u1100\u1161\u11a8"
 LETTERS += "“…ⱥȺЖ中é\ud800\U0001f600\U00020000"
+LETTERS += '"\u05d0\u05b0\u05f4\u00b7lL\u0e19\u0e33\u0e40\u1780\u17d2\u200b\u200f\u304b\u3099\u30ac\u0661\u066b\u203f'
 LETTERS += "\u09c7\u09be-\u2764\ufe0f\u03a3\u03c3\u0391H\u212b!.\u1fb3\u00f1\u00ad\u0345\u1e9e"
 UNICODE = st.text(st.sampled_from(LETTERS), max_size=12) | st.text(
     st.sampled_from(LETTERS) | st.characters(), max_size=12
@@ -37,11 +40,11 @@ def index(words: list[str]) -> tuple[np.ndarray, ...]:
     return word_bytes, word_offsets, slots, hashes
 
 
-def normalize(text: str, lowercase: bool) -> tuple[np.ndarray, np.ndarray] | None:
+def normalize(text: str, lowercase: bool, name: str = DEFAULT) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the normalized form of a text and its classes; None if Python must normalize it."""
     encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     normalized, classes = np.empty((2, 2 * len(encoded)), np.uint8)
-    tables = code_points.make_tables(lowercase)
+    tables = code_points.make_tables(lowercase, name)
     end = code_points.normalize_text(encoded, 0, len(encoded), *tables, normalized, classes, 0)
     return None if end < 0 else (normalized[:end], classes[:end])
 
@@ -60,22 +63,25 @@ def split(text: str, lowercase: bool = True, length: int = 1000, words: list[str
 @given(text=ASCII)
 def test_tokens_in_ascii_are_those_of_training(lowercase: bool, text: str) -> None:
     """With clitics, runs of punctuation marks and control characters; both normalizations are the same."""
-    assert split(text, lowercase) == Vocabulary(WORDS).encode(tokenizer.tokenize(text, lowercase))
+    assert split(text, lowercase) == Vocabulary(WORDS).encode(
+        tokenizer.tokenize(text, TextSettings(lowercase=lowercase))
+    )
     result = normalize(text, lowercase)
     assert result is not None
     assert result[0].tobytes() == (text.lower() if lowercase else text).encode()
 
 
 @settings(deadline=None, max_examples=1000)
-@given(text=UNICODE, lowercase=st.booleans())
-def test_tokens_of_any_script_are_those_of_training(text: str, lowercase: bool) -> None:
+@given(text=UNICODE, lowercase=st.booleans(), name=st.sampled_from(characters.BUILT_IN))
+def test_tokens_of_any_script_are_those_of_training(text: str, lowercase: bool, name: str) -> None:
     """A text is normalized as in training or left to Python; each of its tokens has its own id."""
-    result = normalize(text, lowercase)
+    result = normalize(text, lowercase, name)
     if result is None:
         return
     normalized, classes = result
-    assert normalized.tobytes().decode() == tokenizer.normalize(text, lowercase)
-    tokens = tokenizer.tokenize(text, lowercase)
+    visible = text if name == characters.WORDS else characters.FORMATS.sub("", text)
+    assert normalized.tobytes().decode() == tokenizer.normalize(visible, lowercase)
+    tokens = tokenizer.tokenize(text, TextSettings(tokenizer=name, lowercase=lowercase))
     words = list(dict.fromkeys(tokens))
     ids = np.empty(100, np.int64)
     count = tokenizer_kernel.tokenize(normalized, classes, 0, len(normalized), *index(words), ids, NO_TABLE, 0)
@@ -86,7 +92,7 @@ def test_tokens_of_any_script_are_those_of_training(text: str, lowercase: bool) 
     "text",
     [
         "Straße naïve façade “quoted” it’s — 😀", "ΟΔΟΣ ΟΔΟΣ.ΑΒ Σ", "İstanbul'da", "हिन्दी लड़का", "தமிழ்", "বাংলা",
-        "日本語", "한국어", "العربية", "Việt Nam",
+        "日本語", "한국어", "العربية", "Việt Nam", "ภาษาไทยน้ำ", "ខ្មែរ", "မြန်မာ", "שָׁלוֹם\u200f", "カタカナ", "м'яч",
     ],
 )  # fmt: skip
 def test_usual_texts_of_many_languages_are_not_left_to_python(text: str) -> None:
@@ -124,8 +130,9 @@ def test_words_whose_hashes_collide_are_distinguished() -> None:
 
 def test_compiled_constants_are_those_of_other_files() -> None:
     """numba would not notice a change of these constants in another file."""
-    for name in ("PUNCTUATION", "SPACE", "JOINER", "WORD", "MARK"):
-        assert getattr(tokenizer_kernel, name) == getattr(code_points, name)
-    for name in ("UNKNOWN", "MAX_PUNCTUATION_RUN"):
-        assert getattr(tokenizer_kernel, name) == getattr(tokenizer, name)
+    for name in ("PUNCTUATION", "SPACE", "JOINER", "MIDDLE", "SINGLE", "PAIRED", "WORD", "MARK", "LINKER"):
+        assert getattr(tokenizer_kernel, name) == getattr(characters, name)
+    assert (tokenizer_kernel.UNKNOWN, tokenizer_kernel.MAX_PUNCTUATION_RUN) == (
+        tokenizer.UNKNOWN, patterns.MAX_PUNCTUATION_RUN,
+    )  # fmt: skip
     assert (scoring_kernel.PADDING, scoring_kernel.UNKNOWN) == (tokenizer.PADDING, tokenizer.UNKNOWN)

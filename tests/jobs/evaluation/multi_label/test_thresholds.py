@@ -46,6 +46,22 @@ def test_labels_that_differ_get_thresholds_of_their_own(objective: str) -> None:
     assert chosen.values == pytest.approx([0.2, 0.8], abs=0.1)
 
 
+def test_rare_labels_with_low_scores_get_lower_thresholds_if_that_costs_no_micro_f1() -> None:
+    random = np.random.default_rng(0)
+    shares = np.geomspace(0.005, 0.3, 30)
+    labels = (random.random((2000, 30)) < shares).astype(np.uint8)
+    logits = 0.6 * np.log(shares) + 3.5 * labels + random.normal(0, 1, labels.shape)
+    scores = 1 / (1 + np.exp(-logits))
+    half = slice(0, 1000)
+    chosen = choose_thresholds(scores[half], labels[half], "micro_f1")
+    assert chosen.per_label
+    assert chosen.values[:10].mean() < chosen.values[-10:].mean() - 0.1
+    single = GRID[choose_global_threshold(count_scores(scores[half], labels[half]), "micro_f1")]
+    own, same = (count_labels(labels[1000:], scores[1000:] >= values) for values in (chosen.values, single))
+    assert own.macro_f1() > same.macro_f1() + 0.02
+    assert own.micro_f1() > same.micro_f1() - 0.01
+
+
 def test_few_rows_do_not_decide_on_thresholds_of_single_labels() -> None:
     """With thresholds of their own, labels without a difference would fit chance."""
     scores, labels = draw_rows(40, [0.5] * 20)

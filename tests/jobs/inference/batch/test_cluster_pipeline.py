@@ -67,7 +67,7 @@ def test_the_files_are_those_of_one_machine_after_kills(head: RayHead, saved: st
     """Of the driver: complete files stay, and the command writes the others. Of an actor: Ray repeats its part."""
     write_rows(tmp_path / "in.csv", invalid=2)
     out, source = tmp_path / "out", tmp_path / "in.csv"
-    command = build_command(saved, source, out, "--skip-invalid")
+    command = build_command(saved, source, out, "--skip-invalid", "--table-dtype", "float32")
     with RunningCommand(command, timeout=200, env=head.environment) as running:
         wait_for(lambda: len([*out.glob("part-*")]) >= 2, "two parts", timeout=150, interval=0.02)
         running.process.kill()

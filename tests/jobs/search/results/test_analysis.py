@@ -26,7 +26,7 @@ from jobs.search.results.analysis import (
     summarize_fine_tuning,
 )
 from jobs.search.space import Dimension, parse_space
-from tests.support.trial_records import EXPERIMENT, make_record, make_records
+from tests.support.trial_records import EXPERIMENT, make_epoch, make_record, make_records
 
 
 def test_the_setting_that_matters_comes_first_and_one_without_effect_last() -> None:
@@ -240,6 +240,14 @@ def test_the_table_contains_every_trial_with_the_settings_it_was_trained_with() 
     assert [row["trial"] for row in rows] == ["1", "2"]
     assert (rows[0]["reason"], rows[0]["accuracy"]) == ("out of memory", "")
     assert (rows[1]["model.dropout"], rows[1]["accuracy"], rows[1]["best_epoch"]) == ("0.1", "0.8", "1")
+
+
+def test_the_table_has_the_metrics_of_several_labels_per_text() -> None:
+    epoch = replace(make_epoch(1, 0.5), micro_f1=0.7, precision_at_1=0.8, mean_average_precision=0.6)
+    record = TrialRecord(1, {}, "finished", epochs=[epoch], best=1)
+    experiment = EXPERIMENT.replace({"data.multi_label": True})
+    [row] = csv.DictReader(io.StringIO(format_trials_csv(experiment, parse_space(experiment), [record])))
+    assert [row[name] for name in ("micro_f1", "precision_at_1", "mean_average_precision")] == ["0.7", "0.8", "0.6"]
 
 
 def test_values_are_in_order_on_an_axis() -> None:

@@ -21,7 +21,9 @@ CONFUSION = np.array([[2, 1, 0], [0, 2, 0], [1, 0, 0]])
 
 def test_the_table_of_classes_has_estimates_with_intervals() -> None:
     """A class without predictions has a precision of 0 that may be anything."""
-    first, _, last = build_class_rows(["a", "b", "c"], CONFUSION)
+    first, _, last = build_class_rows(
+        ["a", "b", "c"], CONFUSION.diagonal(), CONFUSION.sum(axis=1), CONFUSION.sum(axis=0)
+    )
     assert (first.rows, first.precision.value, first.recall.value) == (3, 2 / 3, 2 / 3)
     assert (first.recall.low, first.recall.high) == share_interval(2, 3)
     assert (last.precision.value, last.precision.low, last.precision.high) == (0, 0, 1)

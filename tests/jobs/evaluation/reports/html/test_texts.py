@@ -4,24 +4,25 @@ import numpy as np
 import pytest
 
 from jobs.evaluation.reports.html import texts
-from jobs.evaluation.reports.html.texts import MAX_CHARACTERS, mark_phrases, select_rows
+from jobs.evaluation.reports.html.texts import MAX_CHARACTERS, Predictions, mark_phrases, select_rows
 from jobs.inference.explanation import Phrase
 
 LABELS = np.array([0, 0, 1, 1, 1, 0])
 PREDICTED = np.array([0, 1, 1, 1, 0, 1])
 SCORES = np.array([0.9, 0.6, 0.5, 0.8, 0.7, 0.95])
+PREDICTIONS = Predictions.of_classes(LABELS, PREDICTED, SCORES)
 
 
 def test_mistakes_come_first_the_most_confident_one_first_then_the_least_confident_rows() -> None:
-    assert select_rows(["x"] * 6, LABELS, PREDICTED, SCORES) == [5, 4, 1, 2, 3, 0]
+    assert select_rows(["x"] * 6, PREDICTIONS) == [5, 4, 1, 2, 3, 0]
 
 
 def test_of_too_many_rows_each_pair_of_classes_has_some(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order stays; a long text counts as much as is listed of it."""
     monkeypatch.setattr(texts, "MAX_ROWS", 4)
-    assert select_rows(["x"] * 6, LABELS, PREDICTED, SCORES) == [5, 4, 2, 0]
+    assert select_rows(["x"] * 6, PREDICTIONS) == [5, 4, 2, 0]
     monkeypatch.setattr(texts, "MAX_TEXT_BYTES", 2 * MAX_CHARACTERS + 1)
-    assert select_rows(["é" * 100_000, *"12345"], LABELS, PREDICTED, SCORES) == [5, 4, 2]
+    assert select_rows(["é" * 100_000, *"12345"], PREDICTIONS) == [5, 4, 2]
 
 
 def phrase(text: str, part: str) -> Phrase:

@@ -1,0 +1,102 @@
+"""Progress of a long step: a bar on a terminal, otherwise a log message every few seconds."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_INTERVAL_S = 3
+
+Report = Callable[[float, str], None]
+"""Shows the amount that is done, and a text."""
+
+
+@contextmanager
+def progress_bar(
+    description: str, unit: str, total: int | None, logger: logging.Logger
+) -> Iterator[Callable[[int], None]]:
+    """Context manager: a function to call with the amount that is done so far.
+
+    Args:
+        unit: what is counted, in the plural.
+        total: None if unknown.
+        logger: of the messages.
+    """
+    if not shows_bars(logger):
+        yield make_progress_logger(description, unit, total, logger)
+        return
+    start = time.monotonic()
+    with terminal_bar(description, total) as show:
+        yield lambda done: show(done, f"{done / max(time.monotonic() - start, 1e-9):,.0f} {unit}/s")
+
+
+def make_progress_logger(
+    description: str, unit: str, total: int | None, logger: logging.Logger
+) -> Callable[[int], None]:
+    """Return a function that logs the amount it is called with, every few seconds and at the end."""
+    start = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > LOG_INTERVAL_S or done == total:
+            last = now
+            share = f"{done / total:4.0%}, " if total else ""
+            logger.info(f"{description}: {share}{done:,} {unit}, {done / max(now - start, 1e-9):,.0f} a second")
+
+    return report
+
+
+@contextmanager
+def count_bar(description: str, total: int | None, logger: logging.Logger) -> Iterator[Report | None]:
+    """Context manager: a function that shows how many parts of a step are done in a bar, which vanishes at the end.
+
+    None without a terminal: each part logs a line anyway.
+    """
+    if not shows_bars(logger):
+        yield None
+        return
+    with terminal_bar(description, total, counts=True) as show:
+        yield show
+
+
+def shows_bars(logger: logging.Logger) -> bool:
+    """Return whether the console shows bars: a terminal does, unless --quiet hides the messages of a logger."""
+    return sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+
+
+@contextmanager
+def terminal_bar(
+    description: str, total: int | None, console: "Console | None" = None, *, counts: bool = False
+) -> Iterator[Report]:
+    """Context manager: a function that moves a bar.
+
+    Args:
+        description: in front of the bar.
+        total: amount that fills the bar; None if unknown.
+        console: by default standard error.
+        counts: show the amount and the total instead of a percentage, and remove the bar at the end.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    amount: ProgressColumn = TextColumn("{task.fields[count]}") if counts else TaskProgressColumn()
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), amount, TextColumn("{task.fields[text]}")]
+    # Lines on standard output appear above the bar if that is the terminal too; what is piped elsewhere stays there.
+    redirect, transient = sys.stdout.isatty(), counts and console is None
+    console = console or Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, redirect_stdout=redirect, transient=transient
+    ) as progress:
+        suffix = "" if total is None else f"/{total}"
+        task = progress.add_task(description, total=total, text="", count=f"0{suffix}")
+
+        def show(done: float, text: str) -> None:
+            progress.update(task, completed=done, text=text, count=f"{int(done)}{suffix}")
+
+        yield show

@@ -1,0 +1,118 @@
+"""HTML page of an evaluation with several labels per text: metrics, labels, texts, thresholds and slices."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.datasets.readers import Split
+from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
+from jobs.evaluation.multi_label.metrics import LabelCounts, count_labels
+from jobs.evaluation.multi_label.thresholds import GRID, GridCounts, count_scores
+from jobs.evaluation.reports.html.charts import Chart, Scale, Series
+from jobs.evaluation.reports.html.evaluation_page import build_class_rows, describe_checkpoint
+from jobs.evaluation.reports.html.page import render_page
+from jobs.evaluation.reports.html.texts import Predictions, list_rows
+from jobs.evaluation.slices import SMALL_SLICE
+from jobs.inference.classifier import Classifier, select_labels
+from jobs.model.checkpoint import Checkpoint
+
+
+def render_label_evaluation(
+    evaluation: MultiLabelEvaluation,
+    checkpoint: Checkpoint,
+    classifier: Classifier,
+    rows: Split,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+) -> str:
+    """Return the page.
+
+    Args:
+        rows: the measured ones. labels: `(rows, labels)` of 0 and 1. probabilities: `(rows, labels)`.
+    """
+    thresholds = checkpoint.label_thresholds
+    counts = count_labels(labels, probabilities >= thresholds)
+    listed = list_rows(classifier, rows, rank_predictions(labels, probabilities, thresholds))
+    hint = f"All {len(rows):,} rows."
+    if len(listed) < len(rows):
+        hint = f"{len(listed):,} of {len(rows):,} rows, some of each wrong or missing label."
+    by_column = dict.fromkeys(item.by for item in evaluation.slices)
+    sections = {"metrics": "Metrics", "classes": "Labels", "texts-title": "Texts", "confidence": "Thresholds"}
+    return render_page(
+        "evaluation.html",
+        **describe_checkpoint(checkpoint, evaluation.rows, evaluation.source),
+        figures=list(_list_figures(evaluation)),
+        notes=[note] if (note := evaluation.describe_seen_texts()) else [],
+        sections=sections | ({"slices": "Slices"} if by_column else {}) | {"settings": "Settings"},
+        comparison=evaluation.comparison_rows(),
+        comparison_hint="The interval is a bootstrap of the rows. P@k is the mean share of correct labels among the k "
+        "best ones of a text, whatever its number of labels.",
+        class_name="label",
+        classes=build_class_rows(evaluation.labels, counts.correct, counts.true, counts.predicted, thresholds.tolist()),
+        labels=evaluation.labels,
+        matrix=None,
+        texts=listed,
+        texts_hint=hint,
+        charts=[_draw_thresholds(count_scores(probabilities, labels), counts)],
+        thresholds=[],
+        slices=[[item.to_row() for item in evaluation.slices if item.by == by] for by in by_column],
+        slices_hint=f"Micro F1 of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.",
+    )
+
+
+def rank_predictions(labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray) -> Predictions:
+    """Return the predictions of rows in the order of a page.
+
+    First are the rows with a wrong label, the one with the highest score first; then those that only lack a label, the
+    one with the lowest score first; then the correct rows, first those with a score near its threshold.
+
+    Args:
+        labels, probabilities: `(rows, labels)`. thresholds: `(labels,)`.
+    """
+    is_true, is_predicted = labels.astype(bool), probabilities >= thresholds
+    wrong = np.where(is_predicted & ~is_true, probabilities, -1.0)
+    missing = np.where(is_true & ~is_predicted, -probabilities, -2.0)
+    has_wrong, has_missing = (wrong >= 0).any(axis=1), (missing >= -1).any(axis=1)
+    margin = np.abs(probabilities - thresholds).min(axis=1)
+    first_wrong, first_missing, num_labels = wrong.argmax(axis=1), missing.argmax(axis=1), labels.shape[1]
+    cases = [has_wrong, has_missing]
+    predicted = select_labels(probabilities, thresholds)
+    return Predictions(
+        [np.flatnonzero(row).tolist() for row in is_true],
+        predicted,
+        [row[own].tolist() for row, own in zip(probabilities, predicted, strict=True)],
+        is_wrong=np.logical_or(has_wrong, has_missing),
+        confidence=np.select(cases, [wrong.max(axis=1), missing.max(axis=1)], margin),
+        explained=np.where(has_wrong, first_wrong, -1),
+        kind=np.select(cases, [first_wrong, num_labels + first_missing], 2 * num_labels),
+    )
+
+
+def _list_figures(evaluation: MultiLabelEvaluation) -> Iterator[dict[str, str]]:
+    """Yield the most important metrics, and the micro F1 of the baseline."""
+    metrics, interval = evaluation.metrics, "95% confidence {:.3f} to {:.3f}".format(*evaluation.micro_f1_interval)
+    true, predicted = evaluation.labels_per_text
+    yield {"name": "micro F1", "value": f"{metrics.micro_f1:.4f}", "note": interval}
+    yield {"name": "macro F1", "value": f"{metrics.macro_f1:.4f}", "note": f"mean of {len(evaluation.labels):,} labels"}
+    yield {"name": "P@1", "value": f"{metrics.precision_at['1']:.4f}", "note": "the best label is correct"}
+    yield {"name": "labels per text", "value": f"{true:.2f}", "note": f"{predicted:.2f} are predicted"}
+    if evaluation.linear_svc is not None:
+        value = f"{evaluation.linear_svc.micro_f1:.4f}"
+        yield {"name": "micro F1 of TF-IDF, linear SVC", "value": value, "note": "one for each label, the same rows"}
+
+
+def _draw_thresholds(counts: GridCounts, own: LabelCounts) -> Chart:
+    """Return precision, recall and F1 by the threshold, if it were the same for all labels."""
+    correct, predicted, true = counts.correct.sum(axis=0), counts.predicted.sum(axis=0), int(counts.true.sum())
+    curves: dict[tuple[str, str], Sequence[float]] = {
+        ("micro precision", "a"): (correct / np.maximum(predicted, 1)).tolist(),
+        ("micro recall", "b"): (correct / max(true, 1)).tolist(),
+        ("micro F1", "c"): (2 * correct / np.maximum(predicted + true, 1)).tolist(),
+    }
+    series = [
+        Series(name, style, list(zip(GRID.tolist(), values, strict=True))) for (name, style), values in curves.items()
+    ]
+    reached = own.micro_f1()
+    series.append(Series(f"micro F1 with the checkpoint's, {reached:.3f}", "reference", [(0, reached), (1, reached)]))
+    scale = Scale(0, 1, 0.2)
+    return Chart("One threshold for all labels", scale.axis("threshold of the score"), scale.axis("value"), series)

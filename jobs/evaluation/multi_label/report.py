@@ -1,0 +1,118 @@
+"""Report of an evaluation with several labels per text: report.md, evaluation.json and predictions.csv."""
+
+import csv
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cluster.console.tables import format_markdown_table
+from cluster.storage import write_json
+from jobs.datasets.readers import Split
+from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
+from jobs.evaluation.reports.errors import MAX_TEXT_CHARACTERS, NUM_ERRORS, list_phrases
+from jobs.inference.classifier import Classifier, select_labels
+from jobs.model.checkpoint import Checkpoint
+
+
+def find_wrong_labels(
+    classifier: Classifier, test: Split, labels: np.ndarray, probabilities: np.ndarray, count: int = NUM_ERRORS
+) -> list[Mapping[str, object]]:
+    """Return the labels that texts get with the highest scores and do not have, as rows of a table.
+
+    Args:
+        labels: of the rows, `(rows, labels)` of 0 and 1.
+    """
+    is_wrong = (probabilities >= classifier.label_thresholds) & ~labels.astype(bool)
+    wrong = np.where(is_wrong, probabilities, -1.0)
+    rows: list[Mapping[str, object]] = []
+    for position in np.argsort(-wrong, axis=None, kind="stable")[: min(count, int(is_wrong.sum()))]:
+        row, label = np.unravel_index(position, wrong.shape)
+        rows.append(
+            {
+                "text": textwrap.shorten(test.texts[row], MAX_TEXT_CHARACTERS, placeholder=" ..."),
+                "true": test.labels[row],
+                "wrong": classifier.labels[label],
+                "score": f"{wrong[row, label]:.3f}",
+                "because of": ", ".join(list_phrases(classifier, test.texts[row], int(label))),
+            }
+        )
+    return rows
+
+
+def write_report(
+    folder: Path,
+    evaluation: MultiLabelEvaluation,
+    checkpoint: Checkpoint,
+    test: Split,
+    probabilities: np.ndarray,
+    sections: Sequence[str],
+    errors: Sequence[Mapping[str, object]],
+) -> None:
+    """Write report.md, evaluation.json and predictions.csv into an existing folder.
+
+    Args:
+        sections: lines of Markdown that follow the metrics. errors: as of `find_wrong_labels`.
+    """
+    write_json(str(folder / "evaluation.json"), evaluation.to_json())
+    _write_predictions(folder / "predictions.csv", checkpoint, test, probabilities)
+    lines = _format_markdown(evaluation, checkpoint, sections, errors)
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _write_predictions(path: Path, checkpoint: Checkpoint, test: Split, probabilities: np.ndarray) -> None:
+    """Write a csv with every row, its labels, those that it gets, and their probabilities."""
+    lines: Sequence[int | str] = test.line_numbers or [""] * len(test)
+    files = [[test.files[index].path] for index in test.file_indices] if test.file_indices else [[]] * len(test)
+    selected = select_labels(probabilities, checkpoint.label_thresholds)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*(["file"] if test.file_indices else []), "line", "text", "labels", "predicted", "scores"])
+        columns = zip(files, lines, test.texts, test.labels, selected, probabilities, strict=True)
+        for file, line, text, labels, own, row in columns:
+            names, scores = ([checkpoint.labels[index] for index in own], [f"{row[index]:.6f}" for index in own])
+            writer.writerow([*file, line, text, labels, ", ".join(names), ", ".join(scores)])
+
+
+def _format_markdown(
+    evaluation: MultiLabelEvaluation,
+    checkpoint: Checkpoint,
+    sections: Sequence[str],
+    errors: Sequence[Mapping[str, object]],
+) -> list[str]:
+    metrics, thresholds = checkpoint.metrics, checkpoint.metrics.get("label_thresholds", {})
+    values = sorted(set(checkpoint.label_thresholds.tolist()))
+    chosen = f"{values[0]:.2f}" if len(values) == 1 else f"{values[0]:.2f} to {values[-1]:.2f}, one for each label"
+    objective = thresholds.get("objective")
+    lines = [
+        f"# {checkpoint.experiment.name}: {checkpoint.experiment.model.embedding}, several labels per text",
+        "",
+        f"Test micro F1 **{evaluation.metrics.micro_f1:.4f}**, macro F1 **{evaluation.metrics.macro_f1:.4f}**, on "
+        f"{evaluation.rows:,} rows of `{evaluation.source}`.",
+        "",
+        f"Checkpoint `{evaluation.checkpoint}`, epoch {metrics.get('epoch')}, trained on {metrics.get('rows'):,} rows. "
+        f"Threshold of scores: {chosen}" + (f", chosen on validation rows for {objective}." if objective else "."),
+        "",
+        "## Metrics",
+        "",
+        *format_markdown_table(evaluation.comparison_rows()),
+        "",
+        "P@k is the mean share of correct labels among the k best ones of a text, whatever its number of labels.",
+        "",
+        "## Labels",
+        "",
+        *format_markdown_table(evaluation.label_rows()),
+        "",
+        "## Most confident errors",
+        "",
+        *(format_markdown_table(list(errors)) if errors else ["None."]),
+        "",
+        "Every row: [predictions.csv](predictions.csv).",
+        "",
+    ]
+    for by in dict.fromkeys(item.by for item in evaluation.slices):
+        rows = [item.to_row() for item in evaluation.slices if item.by == by]
+        lines += [f"## By {by}", "", *format_markdown_table(rows), ""]
+    lines += [*sections, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
+    return lines

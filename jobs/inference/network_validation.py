@@ -1,0 +1,63 @@
+"""Checks that the tensors of a checkpoint fit its settings, words and labels, and that its scores are finite."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
+
+# Far below the largest float32, so that no intermediate sum overflows.
+MAX_ABS_LOGIT = 1e30
+
+
+def validate_network(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the channels; CheckpointError unless labels, words and weights are what the settings need."""
+    labels, words, weights = checkpoint.labels, checkpoint.words, checkpoint.weights
+    validate_names("labels.json", labels)
+    validate_names("vocabulary.json", words)
+    if not labels:
+        raise CheckpointError("labels.json: is empty")
+    if len(checkpoint.label_thresholds) != len(labels):
+        raise CheckpointError(f"metrics.json: label_thresholds has not {len(labels)} values, one for each label")
+    model = checkpoint.experiment.model
+    channels = {"static": ["fixed_vectors"], "multichannel": ["fixed_vectors", "vectors"]}.get(
+        model.embedding, ["vectors"]
+    )
+    first = weights.get(channels[0])
+    dimensions = first.shape[-1] if first is not None and first.ndim == 2 else 0
+    shapes: dict[str, tuple[int, ...]] = {name: (len(words) + 2, dimensions) for name in channels}
+    for index, width in enumerate(model.filter_widths):
+        shapes[f"filters.{index}"] = (width * model.feature_maps, len(channels) * dimensions)
+        shapes[f"biases.{index}"] = (model.feature_maps,)
+    shapes["output.weight"] = (len(labels), len(model.filter_widths) * model.feature_maps)
+    shapes["output.bias"] = (len(labels),)
+    for name, shape in shapes.items():
+        _validate_tensor(name, weights.get(name), shape)
+    if _bound_abs_logit(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
+        raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
+    return channels
+
+
+def _validate_tensor(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
+    if value is None or value.shape != shape or value.dtype != np.float32:
+        actual = "missing" if value is None else f"{value.dtype} of {value.shape}"
+        raise CheckpointError(f"weights.safetensors: {name} is {actual}; the settings call for float32 of {shape}")
+    if not np.isfinite(value).all():
+        raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
+
+
+def _bound_abs_logit(weights: dict[str, np.ndarray], channels: list[str], widths: Sequence[int]) -> float:
+    """Return an upper bound of any text's absolute logits: a product of vectors is at most that of their norms."""
+
+    def max_norm(name: str) -> float:
+        value = weights[name]
+        # Unlike a sum of squares, this makes no copy in float64.
+        return float(np.sqrt(np.einsum("ij,ij->i", value, value, dtype=np.float64).max(initial=0.0)))
+
+    vectors = sum(max_norm(name) for name in channels)
+    feature = max(
+        width * vectors * max_norm(f"filters.{index}") + float(np.abs(weights[f"biases.{index}"]).max(initial=0.0))
+        for index, width in enumerate(widths)
+    )
+    output = np.abs(weights["output.weight"]).sum(axis=1, dtype=np.float64).max()
+    return float(output) * feature + float(np.abs(weights["output.bias"]).max())

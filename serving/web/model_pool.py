@@ -1,0 +1,168 @@
+"""Further models of a replica, each at `/models/NAME/predict`: opened when they are needed, within a limit of memory.
+
+The model that was used least recently is closed when another one needs its memory, and opened again by its next
+request. A model that cannot be opened, or needs more than the limit by itself, is refused: its requests get a 503 with
+the reason, and `GET /models` shows it.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Literal, TypedDict
+
+from cluster import UsageError
+from serving.web.metrics import ModelCounts, PoolState
+from serving.web.protocol import RequestError
+from serving.web.served_models import ServedModel, ServedModels, UserConfig
+
+RETRY_S = 10
+"""Seconds until a refused model is opened again, if a request needs it."""
+
+logger = logging.getLogger("ray.serve")
+
+
+class ModelState(TypedDict):
+    """A model in `GET /models`. bytes: its memory if it is open. refused: why it could not be opened, or None."""
+
+    name: str
+    checkpoint: str
+    state: Literal["open", "closed", "refused"]
+    bytes: int
+    refused: str | None
+
+
+class PoolDescription(TypedDict):
+    """Content of `GET /models`. bytes: of the open models; max_bytes: their limit."""
+
+    models: list[ModelState]
+    bytes: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    reason: str
+    time_s: float
+
+
+class ModelPool:
+    """Models by name, in one event loop.
+
+    Args:
+        load: returns the model of a checkpoint, or raises UsageError; called in another thread.
+        max_bytes: limit of the memory of the open models together.
+    """
+
+    def __init__(self, load: Callable[[str], ServedModel], max_bytes: int) -> None:
+        self._load, self._max_bytes = load, max_bytes
+        self._paths: dict[str, str] = {}
+        self._open: OrderedDict[str, ServedModels] = OrderedDict()  # the least recently used first
+        self._refusals: dict[str, _Refusal] = {}
+        self._opening = asyncio.Lock()  # one at a time: a checkpoint that is read takes memory of its own
+        self._closed_counts: list[ModelCounts] = []  # of models that were closed since the last flush
+        self._opened = 0  # since the last flush
+        self._has_state = False  # there have been models
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(self._paths)
+
+    async def configure(self, paths: Mapping[str, str]) -> None:
+        """Set the checkpoints of the models.
+
+        An open model whose checkpoint is another one now responds until that is open, and longer if it is refused.
+        """
+        async with self._opening:
+            changed = [name for name in self._open if paths.get(name, self._paths[name]) != self._paths[name]]
+            self._paths, self._refusals = dict(paths), {}
+            self._has_state = self._has_state or bool(paths)
+            for name in [name for name in self._open if name not in paths]:
+                self._close(name)
+            for name in changed:
+                try:
+                    await self._open_model(name)
+                except RequestError as refusal:
+                    logger.error("models: %s", refusal)
+
+    def require(self, name: str) -> None:
+        """Raise a RequestError, 404, if there is no such model."""
+        if name not in self._paths:
+            names = f"the models are {', '.join(self._paths)}" if self._paths else "this service has no further models"
+            raise RequestError(404, f"no such model: {name[:64]}; {names}")
+
+    async def get(self, name: str) -> ServedModels:
+        """Return a model, opened if it is closed.
+
+        Raises:
+            RequestError: 404 if there is no such model, 503 if it is refused.
+        """
+        self.require(name)
+        if name not in self._open:
+            async with self._opening:
+                self.require(name)  # the configuration may have changed
+                if name not in self._open:
+                    await self._open_model(name)
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    async def _open_model(self, name: str) -> None:
+        """Open a model, and close others as necessary; RequestError 503 if it is refused."""
+        refusal = self._refusals.get(name)
+        if refusal is None or monotonic() - refusal.time_s >= RETRY_S:
+            path = self._paths[name]
+            try:
+                model = await asyncio.to_thread(self._load, path)
+                if model.memory_bytes > self._max_bytes:
+                    raise UsageError(f"{path}: needs {model.memory_bytes:,} bytes; models_bytes is {self._max_bytes:,}")
+                self._add(name, ServedModels(UserConfig(checkpoint=path), model))
+                return
+            except UsageError as error:
+                refusal = self._refusals[name] = _Refusal(str(error), monotonic())
+        header = (b"retry-after", b"%d" % RETRY_S)
+        raise RequestError(503, f"the model {name} is refused: {refusal.reason}", header)
+
+    def _add(self, name: str, models: ServedModels) -> None:
+        """Add an open model, instead of one with its name and of those that were used least recently."""
+        self._refusals.pop(name, None)
+        if name in self._open:
+            self._close(name)
+        while self._open and self._bytes_used() + models.primary.memory_bytes > self._max_bytes:
+            self._close(next(iter(self._open)))
+        self._open[name] = models
+        self._opened += 1
+
+    def _close(self, name: str) -> None:
+        self._closed_counts.append(self._open.pop(name).primary.take_counts(f"models/{name}"))
+
+    def _bytes_used(self) -> int:
+        return sum(models.primary.memory_bytes for models in self._open.values())
+
+    def describe(self) -> PoolDescription:
+        """Return the state of all models."""
+        return PoolDescription(
+            models=[self._describe(name) for name in self._paths],
+            bytes=self._bytes_used(),
+            max_bytes=self._max_bytes,
+        )
+
+    def _describe(self, name: str) -> ModelState:
+        models, refusal = self._open.get(name), self._refusals.get(name)
+        return ModelState(
+            name=name,
+            checkpoint=models.primary.info["checkpoint"] if models else self._paths[name],
+            state="open" if models else "refused" if refusal else "closed",
+            bytes=models.primary.memory_bytes if models else 0,
+            refused=refusal.reason if refusal else None,
+        )
+
+    def take_counts(self) -> tuple[list[ModelCounts], PoolState | None]:
+        """Return the counters of the models for a flush and reset them, and the state; None before the first model."""
+        counts = [models.primary.take_counts(f"models/{name}") for name, models in self._open.items()]
+        counts, self._closed_counts = [*self._closed_counts, *counts], []
+        state = PoolState(len(self._open), len(self._refusals), self._bytes_used(), self._opened)
+        self._opened = 0
+        return counts, state if self._has_state else None

@@ -1,0 +1,42 @@
+"""The quality filter keeps prose, locally and with commands that a cluster accepts."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.package import REPOSITORY
+from experiments.quality_filter.__main__ import build_commands
+from finetune_cnn import build_parser
+
+
+@pytest.mark.parametrize("address", [None, "http://head:8265"])
+def test_the_steps_are_commands_that_a_user_can_type(address: str | None) -> None:
+    """With an address they are jobs."""
+    commands = build_commands(Path("/shared/filter"), ["train.epochs=1"], 0.9, address)
+    parser = build_parser()
+    assert all(callable(parser.parse_args(command).run) for command in commands)
+    assert all((command[0] == "submit") == (address is not None) for command in commands)
+
+
+@pytest.mark.slow
+def test_prose_is_kept(tmp_path: Path) -> None:
+    """Of one package; every kept document has the score, and a second run reads the same documents."""
+    command = [sys.executable, "-m", "experiments.quality_filter", "--folder", str(tmp_path), "--packages", "networkx"]
+    for settings in (["train.epochs=2"], ["train.epochs=3"]):
+        options = ["--documents", "3000", "--min-score", "0.8", *settings]
+        result = subprocess.run(
+            [*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "writing 3,000 documents" not in result.stdout
+    line = re.search(r"this project: kept ([\d,]+), of which ([\d.]+)% .* ([\d.]+) core seconds", result.stdout)
+    assert line, result.stdout
+    kept = pq.read_table(sorted((tmp_path / "kept").glob("*.parquet")))
+    assert len(kept) == int(line[1].replace(",", "")) > 100
+    assert min(kept["score"].to_pylist()) >= 0.8
+    assert {*kept["label"].to_pylist()} == {"keep"}
+    assert float(line[2]) > 80

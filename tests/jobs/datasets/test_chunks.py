@@ -1,0 +1,65 @@
+"""Columns of jsonl: the fast scan finds what the reader finds, or leaves the file to it. Files of an object store."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster import UsageError
+from jobs.config.settings import DataSettings
+from jobs.datasets import chunks
+from jobs.datasets.chunks import scan_columns
+from jobs.datasets.formats.rows import ReadOptions, SourceFile
+
+OPTIONS = ReadOptions(DataSettings(text_column="text"), labelled=False, with_records=True)
+
+
+def scan(path: Path, content: str) -> chunks.ColumnTypes:
+    path.write_text(content, encoding="utf-8")
+    return scan_columns([SourceFile(str(path), "jsonl")], OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_regular"),
+    [
+        (['{"text": "a", "n": 1}', '{"n": 2.5, "text": "", "cafe\\u0301": [1], "big": 12345678901234567890}'], True),
+        (['{"text": "a", "n": null}', '{"text": "b", "n": true, "m": {"x": 1}}', '{"text": "c", "n": "x"}'], True),
+        (['{"text": "a"}', "", '{"text": "b", "n": NaN}', '{"text": "c", "m": 1e400}'], False),
+        (['{"text": "a", "caf\\u00e9": 1}', '{"text": "b", "cafe\\u0301": 2.5}'], False),
+    ],
+)
+def test_both_scans_find_the_same_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[str], is_regular: bool
+) -> None:
+    """Names in NFC, in the order of their occurrence, with the types of all rows."""
+    path = tmp_path / "in.jsonl"
+    columns = scan(path, "\n".join([*rows, ""]))
+    file = SourceFile(str(path), "jsonl")
+    assert (chunks._scan_regular_lines(file, OPTIONS) is not None) == is_regular
+    monkeypatch.setattr(chunks, "_scan_regular_lines", lambda *_: None)
+    expected = scan_columns([file], OPTIONS)
+    assert columns == expected
+    assert [*columns] == [*expected]
+    assert {"text"} < {*columns}
+
+
+@pytest.mark.parametrize("line", ['{"text": 1}', "[]", "{", '{"txt": "a"}', json.dumps({"text": "\ud800"})])
+def test_an_invalid_line_is_an_error_of_the_reader(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UsageError, match=r"in\.jsonl, line 2: "):
+        scan(tmp_path / "in.jsonl", f'{{"text": "a"}}\n{line}\n')
+
+
+def test_files_of_an_object_store_are_read_at_the_same_time() -> None:
+    """So that a thousand files do not take a thousand times the delay of a request. The results are in order."""
+    barrier = threading.Barrier(3)
+
+    def read(file: SourceFile) -> str:
+        barrier.wait(timeout=10)
+        return file.path
+
+    paths = [f"s3://bucket/{name}.parquet" for name in "cab"]
+    assert chunks.map_files(read, [SourceFile(path, "parquet") for path in paths]) == paths
+    assert chunks.map_files(lambda file: threading.current_thread(), [SourceFile(path, "csv") for path in "ab"]) == (
+        2 * [threading.main_thread()]
+    )

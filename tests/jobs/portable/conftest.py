@@ -1,0 +1,34 @@
+"""A Hugging Face Hub of this machine for the tests of the package."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
+
+from tests.support.hub_server import TOKEN, HubServer, run_hub_server
+
+
+@pytest.fixture(scope="package")
+def hub_server() -> Iterator[HubServer]:
+    """The server, which the tests of the package share."""
+    with run_hub_server() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """A Hub without repositories, which huggingface_hub connects to, with a cache and a token of the test."""
+    hub_server.repositories.clear()
+    hub_server.requests.clear()
+    for name, value in {
+        "ENDPOINT": hub_server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub_server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+        "HF_HUB_DISABLE_XET": True,  # another protocol, of servers of its own
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    disable_progress_bars()
+    return hub_server

@@ -1,0 +1,37 @@
+"""The guide to portable models: its commands and its code run in their order."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.package import REPOSITORY
+from jobs.__main__ import main
+from jobs.model.checkpoint import save_checkpoint
+from tests.support.checkpoints import checkpoint_of
+from tests.support.documents import read_code_blocks
+from tests.support.hub_server import HubServer
+
+# huggingface_hub calls its HTTP library in a way that is deprecated there.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+
+def test_the_guide_runs(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what installs packages, logs in, or evaluates, which takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint = replace(checkpoint_of("rand"), metrics={"epoch": 1, "rows": 9, "accuracy": 0.5, "versions": {}})
+    save_checkpoint(Path("runs/tickets"), checkpoint)
+    names: dict[str, Any] = {}
+    commands = []
+    for block in read_code_blocks(REPOSITORY / "docs" / "guides" / "portable-models.md"):
+        if block.language == "python":
+            exec(compile(block.text, str(block), "exec"), names)
+        for line in block.text.splitlines() if block.language == "console" else ():
+            program, command, *arguments = shlex.split(line)
+            if program == "finetune-cnn" and command != "evaluate":
+                assert main([command, *arguments]) == 0, line
+                commands.append(command)
+    assert commands == ["push", "quantize", "export"]
+    assert names["best"] == names["classifier"].predict(["Where is my parcel?", "The invoice is wrong"])

@@ -1,0 +1,96 @@
+"""Model cards: what the Hub reads of them, and what they say of the model."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+import finetune_cnn
+from jobs.config.experiment import Experiment
+from jobs.estimator.text_cnn import TextCNNClassifier
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint, verify_sizes
+from jobs.portable.model_card import render_model_card
+from tests.support.checkpoints import checkpoint_of
+from tests.support.documents import read_code_blocks
+from tests.support.loops import train_checkpoint
+
+METRICS = {
+    "epoch": 3, "rows": 900, "validation_rows": 100, "accuracy": 0.9, "macro_f1": 0.875, "loss": 0.3,
+    "versions": {"finetune-cnn": "1.0", "python": "3.11.9"}, "quantization": {"bits": 4},
+    "started_from": {"checkpoint": "s3://key:secret@bucket/runs/earlier", "manifest": "ab"},
+}  # fmt: skip
+
+
+def card_of(**settings: object) -> str:
+    checkpoint = checkpoint_of("non-static", name="tickets", **settings)
+    return render_model_card(replace(checkpoint, metrics=METRICS))
+
+
+def test_the_hub_reads_the_metadata() -> None:
+    """The licence is left to the owner, with a hint where to write it."""
+    card = ModelCard(card_of())
+    data = card.data.to_dict()
+    assert (data["library_name"], data["pipeline_tag"]) == ("finetune-cnn", "text-classification")
+    assert data["metrics"] == ["accuracy", "f1"]
+    assert "word2vec" in data["tags"]
+    assert "license" not in data
+    assert "# license: the owner of the model chooses it" in card_of()
+    results = {(result.metric_type, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert results == {("accuracy", "accuracy"): 0.9, ("f1", "macro F1"): 0.875}
+
+
+def test_the_card_says_what_the_model_is_and_where_it_is_from() -> None:
+    card = card_of(**{"data.train": ["/home/someone/a.csv", "s3://key:secret@bucket/b.csv?region=x"], "seed": 7})
+    for text in (
+        "# tickets\n", "one label per text", "9 filters of each of the widths 2, 1, 4", "3: `a`, `b`, `c`",
+        "| 100 of the validation part | accuracy | 0.9000 | 0.8256 to 0.9448 |",
+        "Texts: `a.csv`, `b.csv`; 900 training rows, 100 validation rows.",
+        "Word vectors are quantized to 4 bits", "Epoch 3 of at most 10, seed 7.", "started from `earlier`",
+        "finetune-cnn 1.0, python 3.11.9",
+    ):  # fmt: skip
+        assert text in card, text
+    for secret in ("someone", "secret", "bucket"):
+        assert secret not in card
+
+
+def test_several_labels_per_text_and_many_labels_are_described() -> None:
+    checkpoint = checkpoint_of("rand", **{"data.multi_label": True})
+    labels = [f"label `{number}`\n" for number in range(60)]
+    card = render_model_card(replace(checkpoint, labels=labels, metrics={"epoch": 1}))
+    assert "several labels per text" in card
+    assert "multi-label" in ModelCard(card).data.to_dict()["tags"]
+    assert "60: `label '0'`, `label '1'`" in card
+    assert "and 10 more in labels.json" in card
+    assert "None were measured." in card
+
+
+def test_the_code_of_the_card_loads_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = checkpoint_of("rand")
+    save_checkpoint(tmp_path / "FOLDER", checkpoint, card=render_model_card(checkpoint))
+    monkeypatch.chdir(tmp_path)
+    [block] = read_code_blocks(tmp_path / "FOLDER" / "README.md")
+    names: dict[str, object] = {}
+    exec(block.text, names)
+    assert isinstance(names["classifier"], finetune_cnn.Classifier)
+
+
+def test_training_and_the_estimator_write_a_card(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    train_checkpoint(make_experiment(), tmp_path / "trained", epochs=1)
+    texts, labels = ["good", "bad"] * 10, ["yes", "no"] * 10
+    TextCNNClassifier(embedding="rand", epochs=1).fit(texts, labels).save(str(tmp_path / "saved"))
+    for name, count in {"trained": "97 training rows", "saved": "18 training rows"}.items():
+        assert count in (tmp_path / name / "README.md").read_text()
+        assert "README.md" in json.loads((tmp_path / name / "manifest.json").read_text())["files"]
+
+
+def test_an_edited_or_deleted_card_leaves_the_checkpoint_complete(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("rand")
+    save_checkpoint(tmp_path, checkpoint, card=render_model_card(checkpoint))
+    (tmp_path / "README.md").write_text("edited")
+    verify_sizes(str(tmp_path))
+    (tmp_path / "README.md").unlink()
+    verify_sizes(str(tmp_path))
+    assert load_checkpoint(str(tmp_path)).labels == checkpoint.labels

@@ -1,0 +1,69 @@
+"""The commands of serving without Ray: plan, configuration, environment, and what they report."""
+
+import json
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.machine import find_free_ports
+from serving.__main__ import main
+from serving.deployment.reachability import format_request, report_service
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """Return the JSON object that a command prints."""
+    code = main([*words, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert code == (2 if "error" in result else 0)
+    return result
+
+
+def test_the_plan_of_a_service(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has what `config` prints; on a port that is in use the command fails, and so does its plan."""
+    before = sorted(run_folder.rglob("*"))
+    [port] = find_free_ports(1)
+    words = ["run", str(run_folder), "--dry-run", "--port", str(port)]
+    plan = call(capsys, *words)
+    configuration = call(capsys, "config", str(run_folder), "--port", str(port))
+    deployment = configuration["applications"][0]["deployments"][0]
+    assert plan["reads"][0]["path"] == deployment["user_config"]["checkpoint"] == str(run_folder / "first")
+    assert {name: plan["starts"][name] for name in ("ray", "service", "host", "port", "replicas", "api_keys")} == {
+        "ray": "on this machine",
+        "service": configuration["applications"][0]["name"],
+        **configuration["http_options"],
+        "replicas": [deployment["autoscaling_config"][f"{limit}_replicas"] for limit in ("min", "max")],
+        "api_keys": 0,
+    }
+    assert sorted(run_folder.rglob("*")) == before
+    with socket.create_server(("127.0.0.1", port)):
+        assert f"cannot listen on 127.0.0.1:{port}" in call(capsys, *words)["error"]
+        assert call(capsys, *words, "--address", "10.0.0.1:6379")["starts"]["ray"] == "10.0.0.1:6379"
+
+
+def test_the_environment_of_the_nodes_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="p-", dir="/tmp") as folder:  # short: HAProxy creates sockets in it
+        words = ["switches", "--folder", folder]
+        environment = call(capsys, *words)
+        assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    exports = [line for line in lines if line.startswith("export ")]
+    assert len(exports) == len(environment)
+    assert all(line.removeprefix("export ").partition("=")[0] in environment for line in exports)
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix"), [("http://h:8000", "/"), ("http://h:8000", "/a"), ("http://h:8000/a", "/a")]
+)
+def test_the_next_command_sends_a_text(
+    url: str, prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the header of a key if the service requires one."""
+    deployment = {"user_config": {"checkpoint": "/runs/x"}}
+    report_service({"applications": [{"name": "x", "route_prefix": prefix, "deployments": [deployment]}]}, url)
+    path = prefix.rstrip("/")
+    assert capsys.readouterr().out == f'next: curl -d \'{{"inputs": "a text"}}\' http://h:8000{path}/predict\n'
+    monkeypatch.setenv("SERVING_API_KEYS", "x" * 16)
+    assert format_request("http://h:8000/").startswith('curl -H "Authorization: Bearer $KEY" -d ')

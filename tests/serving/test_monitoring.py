@@ -1,0 +1,115 @@
+"""The Grafana dashboard and the Prometheus alert rules, without Ray; test_haproxy_service.py compares them with it."""
+
+import json
+import re
+import shutil
+import subprocess
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve import metrics as ray_metrics
+
+from cluster.package import REPOSITORY
+from serving.web.metrics import ReplicaMetrics
+
+DASHBOARD = json.loads((REPOSITORY / "serving/dashboard.json").read_text())
+ALERTS = REPOSITORY / "docs/assets/alerts.yaml"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+]
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+SERIES = 'application="a",deployment="Classifier",replica="r"'
+
+
+def list_exported() -> set[str]:
+    """Return the names of the classifier's metrics in Prometheus."""
+    suffixes = {ray_metrics.Counter: ["_total"], ray_metrics.Gauge: [""], ray_metrics.Histogram: ["_bucket", "_count"]}
+    exported = vars(ReplicaMetrics()._exported)
+    metrics = [*exported.pop("sums").values(), *exported.values()]
+    return {f"ray_{metric.info['name']}{suffix}" for metric in metrics for suffix in suffixes[type(metric)]}
+
+
+@pytest.mark.parametrize("expressions", [EXPRESSIONS, [rule["expr"] for rule in RULES]], ids=["dashboard", "alerts"])
+def test_every_metric_is_exported(expressions: list[str]) -> None:
+    """Under the name that Ray gives it; those of Ray itself are compared in a test with Ray."""
+    names = {name for expression in expressions for name in re.findall(r"ray_classifier_\w+", expression)}
+    assert len(names) >= 5
+    assert names - list_exported() == set()
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    """Each has an id of its own, the data source that the user chooses, and the application that they select."""
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    cells = [
+        {(x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])}
+        for grid in (panel["gridPos"] for panel in panels)
+    ]
+    assert all(not first & second for first, second in combinations(cells, 2))
+    assert all(x < 24 for panel in cells for x, _ in panel)
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    for panel in panels:
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    for expression in EXPRESSIONS:
+        assert set(re.findall(r"\$(\w+)", expression)) <= variables | {"__rate_interval"}
+        assert "$application" in expression or "ray_serve_" in expression
+
+
+def test_an_alert_says_what_is_wrong_and_what_to_do() -> None:
+    assert len({rule["alert"] for rule in RULES}) == len(RULES)
+    for rule in RULES:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert all(rule["annotations"][name].endswith(".") for name in ("summary", "description"))
+        assert rule["alert"] in (REPOSITORY / "docs/guides/monitoring.md").read_text()
+
+
+def find_alerts(folder: Path, series: dict[str, str], minutes: int = 90) -> set[str]:
+    """Return the names of the alerts that are firing after some minutes of series, in the notation of promtool."""
+    expectations = [{"eval_time": f"{minutes}m", "alertname": rule["alert"], "exp_alerts": []} for rule in RULES]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": expectations,
+    }
+    content = {"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": [test]}
+    (folder / "test.yaml").write_text(yaml.safe_dump(content))
+    result = subprocess.run(
+        ["promtool", "test", "rules", str(folder / "test.yaml")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    output = result.stdout + result.stderr
+    firing = set(re.findall(r"alertname: ?(\w+)", output))
+    assert bool(result.returncode) == bool(firing), output
+    return firing
+
+
+def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
+    """Only if promtool is installed: the expressions of rules and dashboard, and which alerts are raised."""
+    if not shutil.which("promtool"):
+        return
+    expressions = [
+        expression.replace("$__rate_interval", "1m").replace("$application", ".*") for expression in EXPRESSIONS
+    ]
+    rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(expressions)]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    for path in (ALERTS, tmp_path / "panels.yaml"):
+        subprocess.run(["promtool", "check", "rules", str(path)], check=True, timeout=60, capture_output=True)
+    healthy = {f"ray_serve_deployment_replica_healthy{{{SERIES}}}": "1x100"}
+    distance = f'ray_classifier_distribution_distance{{{SERIES},role="primary",part="length"}}'
+    texts = f'ray_classifier_distribution_texts{{{SERIES},role="primary"}}'
+    requests = f"ray_classifier_requests_total{{{SERIES},status="
+    for series, alerts in (
+        ({}, set()),
+        ({distance: "0.5x100", texts: "2000x100"}, {"ClassifierTextsChanged"}),
+        ({distance: "0.5x100", texts: "200x100"}, set()),
+        ({f"ray_classifier_checkpoint_refused{{{SERIES}}}": "1x100"}, {"ClassifierCheckpointRefused"}),
+        ({f'{requests}"200"}}': "0+100x100", f'{requests}"503"}}': "0+10x100"}, {"ClassifierErrors"}),
+        ({f'{requests}"200"}}': "0+100x100", f'{requests}"422"}}': "0+10x100"}, set()),
+    ):
+        assert find_alerts(tmp_path, healthy | series) == alerts
+    assert find_alerts(tmp_path, {}) == {"ClassifierWithoutReplicas"}
