@@ -32,10 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
-from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import tokenize
 from jobs.embeddings.pretraining import train_word2vec_on_files
 from jobs.estimator.training import train_dataset
 from jobs.inference.classifier import Classifier
@@ -99,13 +97,12 @@ def _measure(folder: Path, tokenizer: str, seeds: int, scratch: Path, *, quick: 
         result = classifier.score_texts(dataset.test.texts)
         unknown.append(result.num_unknown / max(1, result.num_tokens))
         print(f"{folder.name:9} {tokenizer:14} seed {seed}  {validation[-1]:.2f}  {test[-1]:.2f}", flush=True)
-    num_tokens = [len(tokenize(text, TextSettings(tokenizer=tokenizer))) for text in dataset.test.texts]
     return {
         "language": folder.name,
         "tokenizer": tokenizer,
         "rows": len(dataset.train),
         "classes": len(dataset.labels),
-        "tokens a text": round(statistics.mean(num_tokens), 1),
+        "tokens a text": round(result.num_tokens / len(dataset.test), 1),
         "largest class": round(100 * max(Counter(dataset.test.labels).values()) / len(dataset.test), 1),
         "unknown": round(100 * statistics.mean(unknown), 1),
         "validation": round(statistics.mean(validation), 2),

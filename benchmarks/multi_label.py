@@ -27,7 +27,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.label_sets import encode_labels
-from jobs.datasets.tokenizer import tokenize
+from jobs.datasets.prepared.corpus_tokens import tokenize_texts
 from jobs.estimator.training import train_dataset
 from jobs.evaluation.multi_label.evaluation import compute_metrics
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
@@ -104,7 +104,7 @@ def _measure_network(experiment: Experiment, dataset: Dataset, labels: np.ndarra
 
 def _measure_svc(dataset: Dataset, labels: np.ndarray) -> Result:
     start = time.perf_counter()
-    tokens = [tokenize(text) for text in dataset.test.texts]
+    tokens = tokenize_texts(dataset.test.texts, TextSettings())
     scores, threshold = score_with_svcs(dataset, dataset.labels, tokens, TextSettings())
     return _list_metrics(labels, scores >= threshold, scores), time.perf_counter() - start
 

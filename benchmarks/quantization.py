@@ -36,7 +36,8 @@ from jobs.datasets.tokenizer import tokenize
 from jobs.estimator.training import train_dataset
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
-from jobs.portable.quantization import CLASSIFICATION_FILES, quantize_checkpoint
+from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
+from jobs.portable.quantization import quantize_checkpoint
 
 SETS = ("trec", "sst2", "mr", "clinc150")
 # Bits of each number of a word vector, and number of words; None for all.

@@ -1,5 +1,8 @@
 """Access to Ray: connections, job submission, resources, storage. This layer knows nothing about text."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __version__ = "0.1.0"
 
 # The first lines of Ray's messages on a runtime environment. The reason is in the last line, after a traceback.
@@ -35,3 +38,17 @@ def to_single_line(error: object, limit: int = 500) -> str:
     """Return an error's message on one line of about `limit` characters: its beginning, and its end with the reason."""
     text = " ".join(str(error).split())
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+
+
+@contextmanager
+def convert_interrupts() -> Iterator[None]:
+    """Context manager: Ctrl-C raises KeyboardInterrupt in compiled code too, where numba makes it a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            cause = cause.__cause__ or cause.__context__
+        raise

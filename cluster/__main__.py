@@ -51,7 +51,7 @@ def _check(options: argparse.Namespace) -> int:
 
     from cluster.check import check_cluster, installed_versions
     from cluster.connection import connect, resolve_address
-    from cluster.ray_jobs import submit_job
+    from cluster.ray_jobs import JobRequest, submit_job
 
     caller_versions = json.loads(options.caller) if options.caller else installed_versions()
     address = resolve_address(options.address)
@@ -60,7 +60,7 @@ def _check(options: argparse.Namespace) -> int:
         storage = ["--storage", options.storage] if options.storage else []
         wants_json = ["--json"] if hasattr(options, "json") else []
         arguments = ["check", *wants_json, "--caller", json.dumps(caller_versions), *storage]
-        code = submit_job(arguments, address=address, write=_write_check, confirm=confirm)
+        code = submit_job(JobRequest(arguments, address), write=_write_check, confirm=confirm)
         if code == 0:
             print_next(f"finetune-cnn submit --address {address} -- train EXPERIMENT")
         return code

@@ -1,12 +1,14 @@
 """Properties of this machine: usable processors and GPUs, free ports, and the process that listens on a port."""
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from cluster import first_line
 # Oldest driver by CUDA's major version: table 1 of "Minor Version Compatibility", NVIDIA.
 MIN_DRIVERS = {"11": 450, "12": 525, "13": 580}
 
+# Between the ports of Ray's workers and those of Serve's replicas.
+_PORTS = range(20_000, 30_000)
 _CGROUPS = Path("/sys/fs/cgroup")
 _LISTEN = "0A"  # state of a socket in /proc/net/tcp
 
@@ -128,13 +132,31 @@ def inspect_gpus(driver_and_count: tuple[str, int] | None = None) -> GpuState:
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Return ports that are free on every interface at the moment."""
-    sockets = [socket.create_server(("", 0)) for _ in range(count)]
+    """Return ports that are free on every interface at the moment.
+
+    Outgoing connections of other processes do not take them before they are used: the system has other ports for these.
+    """
+    first, last = _read_ephemeral_range()
+    candidates = [port for port in _PORTS if not first <= port <= last]
+    # Of the system, so that processes with the same seed do not choose the same ports.
+    chosen = random.SystemRandom().sample(candidates, len(candidates))
+    free: list[int] = []
+    with ExitStack() as bound:
+        for port in itertools.chain(chosen, itertools.repeat(0, count)):  # 0: any; if all others are in use
+            if len(free) == count:
+                break
+            with suppress(OSError):
+                free.append(bound.enter_context(socket.create_server(("", port))).getsockname()[1])
+    return free
+
+
+def _read_ephemeral_range() -> tuple[int, int]:
+    """Return the first and the last port that the system gives to outgoing connections."""
     try:
-        return [bound.getsockname()[1] for bound in sockets]
-    finally:
-        for bound in sockets:
-            bound.close()
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    except OSError:
+        return 49152, 65535  # of other systems
+    return int(first), int(last)
 
 
 @dataclass(frozen=True)

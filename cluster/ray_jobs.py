@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,27 +85,38 @@ def create_client(url: str, kind: str = "job") -> Any:
         raise SubmissionError(f"cannot reach the cluster at {url}: {to_single_line(error)}") from error
 
 
-def submit_job(
-    arguments: Sequence[str],
-    *,
-    address: str | None = None,
-    module: str = "finetune_cnn",
-    working_dir: Path | None = None,
-    include: Sequence[str] = (),
-    install: bool = False,
-    detach: bool = False,
-    write: Callable[[str], None] = logger.info,
-    confirm: Callable[[str], bool] = lambda question: False,
-) -> int:
-    """Submit `python -m <module> <arguments>`, follow its log, and return its exit code.
+@dataclass(frozen=True)
+class JobRequest:
+    """A command to run as a job: `python -m <module> <arguments>`.
 
     The code, the experiment files among the arguments, and the files of `include` are sent; nothing else is.
 
-    Args:
+    Attributes:
+        address: of the cluster's dashboard, as for `resolve_dashboard_url`.
         working_dir: a checkout whose code is sent instead of the code that is imported here. The files are relative to
             it; otherwise they are relative to the current folder.
         include: further files, such as a small csv. The job reads them under the same paths.
         install: each node first installs the packages that the code needs, for this job only.
+    """
+
+    arguments: Sequence[str]
+    address: str | None = None
+    module: str = "finetune_cnn"
+    working_dir: Path | None = None
+    include: Sequence[str] = ()
+    install: bool = False
+
+
+def submit_job(
+    request: JobRequest,
+    *,
+    detach: bool = False,
+    write: Callable[[str], None] = logger.info,
+    confirm: Callable[[str], bool] = lambda question: False,
+) -> int:
+    """Submit a job, follow its log, and return its exit code.
+
+    Args:
         detach: return 0 once the job is submitted.
         write: called with the lines of the job's log.
         confirm: called on Ctrl-C with the question whether to stop the job too.
@@ -113,15 +125,16 @@ def submit_job(
         SubmissionError: the cluster does not respond, or rejects the job.
         PackageError: a file does not exist, or a file of `include` is in another folder.
     """
-    url = resolve_dashboard_url(address)
+    url = resolve_dashboard_url(request.address)
     client = create_client(url)
-    with _prepare(arguments, module, working_dir, include, install=install) as (package, requirements, entrypoint):
+    with _prepare(request) as (package, requirements, entrypoint):
         logger.info(package.describe())
+        verb = next((word for word in request.arguments if not word.startswith("-")), "-")
         with _wrap_client_errors("the cluster rejects the job"):
             job: str = client.submit_job(
                 entrypoint=entrypoint,
                 runtime_env=build_runtime_env(package.path, requirements),
-                metadata={"owner": _user_name(), "verb": next((w for w in arguments if not w.startswith("-")), "-")},
+                metadata={"owner": _user_name(), "verb": verb},
             )
     address_option = f"--address {url}"
     logger.log(
@@ -133,18 +146,10 @@ def submit_job(
     return exit_code
 
 
-def plan_job(
-    arguments: Sequence[str],
-    *,
-    address: str | None = None,
-    module: str = "finetune_cnn",
-    working_dir: Path | None = None,
-    include: Sequence[str] = (),
-    install: bool = False,
-) -> Plan:
-    """Return the plan of `submit_job`, with its arguments and errors; the cluster is not contacted."""
-    url = resolve_dashboard_url(address)
-    with _prepare(arguments, module, working_dir, include, install=install) as (package, requirements, entrypoint):
+def plan_job(request: JobRequest) -> Plan:
+    """Return the plan of `submit_job`, with its errors; the cluster is not contacted."""
+    url = resolve_dashboard_url(request.address)
+    with _prepare(request) as (package, requirements, entrypoint):
         size = package.path.stat().st_size
     reads = [PlannedFile(name, "sent", num_bytes) for name, num_bytes in package.files]
     starts = {"cluster": url, "job": entrypoint, "packages_to_install": len(requirements)}
@@ -152,16 +157,14 @@ def plan_job(
 
 
 @contextmanager
-def _prepare(
-    arguments: Sequence[str], module: str, working_dir: Path | None, include: Sequence[str], *, install: bool
-) -> Iterator[tuple[Package, list[str], str]]:
+def _prepare(request: JobRequest) -> Iterator[tuple[Package, list[str], str]]:
     """Context manager: the package, the requirements and the entrypoint of a job; errors of `submit_job`."""
-    code, folder = working_dir or CODE_FOLDER, working_dir or Path()
-    words, files = map_files(folder, arguments, include)
-    requirements = list_requirements(code) if install else []
+    code, folder = request.working_dir or CODE_FOLDER, request.working_dir or Path()
+    words, files = map_files(folder, request.arguments, request.include)
+    requirements = list_requirements(code) if request.install else []
     package = build_package(code, files)
     try:
-        yield package, requirements, shlex.join(["python", "-m", module, *words])
+        yield package, requirements, shlex.join(["python", "-m", request.module, *words])
     finally:
         shutil.rmtree(package.path.parent, ignore_errors=True)
 

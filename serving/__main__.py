@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine
 from cluster.console.output import add_dry_run, print_plan, report_result
+from serving.deployment.template import TEMPLATE
 
 if TYPE_CHECKING:
     from cluster.console.plan import Plan
-
-TEMPLATE = Path(__file__).with_name("service.yaml")
 
 
 class CommandError(UsageError):
@@ -112,11 +111,16 @@ def _add_proxy_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the Serve configuration with the path of the checkpoint, which is loaded to verify it."""
+    """Return the Serve configuration with the paths of the checkpoints, which are loaded to verify them.
+
+    Raises:
+        UserConfigError: the name of a further model is invalid, or another part of the template's `user_config`.
+    """
     import yaml
 
     from cluster.package import validate_working_dir
     from jobs.model.checkpoint import load_checkpoint
+    from serving.web.served_models import parse_user_config
 
     try:
         configuration = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
@@ -124,11 +128,11 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
         deployment = application["deployments"][0]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
         raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
-    checkpoint = load_checkpoint(options.checkpoint)
-    user_config = (deployment.get("user_config") or {}) | {"checkpoint": checkpoint.path}
-    if models := (user_config.get("models") or {}) | dict(options.models):
+    user_config = (deployment.get("user_config") or {}) | {"checkpoint": options.checkpoint}
+    if models := parse_user_config(user_config).models | dict(options.models):
+        parse_user_config(user_config | {"models": models})
         user_config["models"] = {name: load_checkpoint(path).path for name, path in models.items()}
-    deployment["user_config"] = user_config
+    deployment["user_config"] = user_config | {"checkpoint": load_checkpoint(options.checkpoint).path}
     http = configuration["http_options"] = configuration.get("http_options") or {}
     http["host"] = options.host or http.get("host", "127.0.0.1")
     http["port"] = options.port or http.get("port", 8000)
@@ -235,6 +239,7 @@ def _plan(configuration: dict[str, Any], options: argparse.Namespace) -> "Plan":
     from cluster.connection import parse_address, resolve_address
     from cluster.console.plan import Plan, PlannedFile
     from serving.api_keys import read_key_list
+    from serving.deployment.checkpoints import plan_checkpoints, resolve_checkpoints
     from serving.deployment.haproxy import is_haproxy_installed
     from serving.deployment.server import check_start
 
@@ -253,9 +258,9 @@ def _plan(configuration: dict[str, Any], options: argparse.Namespace) -> "Plan":
         "replicas": replicas,
         "api_keys": len(read_key_list()) if embedded else None,
     }
-    checkpoint = deployment["user_config"]["checkpoint"]
-    reads = [PlannedFile(checkpoint, "checkpoint"), PlannedFile(options.template, "Serve configuration")]
-    return Plan("serve", reads, starts, [PlannedFile(checkpoint, "lease of the service, until it ends")])
+    checkpoints = plan_checkpoints(resolve_checkpoints(deployment["user_config"]))
+    leases = [PlannedFile(file.path, "lease of the service, until it ends") for file in checkpoints]
+    return Plan("serve", [*checkpoints, PlannedFile(options.template, "Serve configuration")], starts, leases)
 
 
 def _deploy(options: argparse.Namespace) -> None:

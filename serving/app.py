@@ -108,7 +108,7 @@ class Replica:
         return labels
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the checkpoints of a `user_config`; on an error keep the loaded ones, and `/info` gives the reason."""
+        """Load the checkpoints of a `user_config`; on an error keep the loaded ones; `/info` contains the reason."""
         async with self._configuring:
             self._user_config = user_config
             await self._configure()

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 import finetune_cnn
+from cluster.console.cli import list_parsers
 from cluster.package import REPOSITORY
 from jobs.config.experiment import SETTING_KEYS, Experiment
 from serving.web.openapi import build_openapi
@@ -89,21 +90,11 @@ def test_a_type_is_described_in_words(schema_pages, schema, text):
     assert schema_pages.describe_type(schema) == text
 
 
-def walk_commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers of all commands without sub-commands."""
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not groups:
-        yield parser
-    for group in groups:
-        for command in group.choices.values():
-            yield from walk_commands(command)
-
-
 def test_every_command_has_its_options_and_arguments(code_pages):
     parser = finetune_cnn.build_parser()
     sections = split_sections(code_pages.render_commands(parser), "## ")
     common = sections.pop("Options of all commands")
-    commands = list(walk_commands(parser))
+    commands = list_parsers(parser).values()
     assert list(sections) == [command.prog for command in commands]
     assert len(commands) > 15
     for command in commands:

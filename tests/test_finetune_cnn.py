@@ -13,6 +13,7 @@ import cluster.__main__
 import finetune_cnn
 import jobs.__main__
 import serving.__main__
+from cluster.console.cli import list_parsers
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import save_checkpoint
@@ -62,17 +63,6 @@ OLD_VERBS = (
     | {f"serving {verb}": f"service {verb}" for verb in ("status", "undeploy", "rollback", "config")}
     | {f"cluster {verb}": f"job {verb}" for verb in ("list", "status", "logs", "stop")}
 )
-
-
-def list_commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of all commands by name, in the order of the help text."""
-    commands: dict[str, argparse.ArgumentParser] = {}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, sub_parser in action.choices.items():
-                inner = {f"{name} {verb}": command for verb, command in list_commands(sub_parser).items()}
-                commands |= inner or {name: sub_parser}
-    return commands
 
 
 def describe_options(parser: argparse.ArgumentParser) -> list[tuple[object, ...]]:
@@ -146,7 +136,7 @@ def test_load_returns_a_classifier_without_torch_and_without_ray(tmp_path: Path)
 
 
 def test_the_commands_in_their_order() -> None:
-    assert list(list_commands(finetune_cnn.build_parser())) == COMMANDS
+    assert list(list_parsers(finetune_cnn.build_parser())) == COMMANDS
 
 
 def test_help_has_a_heading_for_each_group_and_a_line_for_each_command(
@@ -168,11 +158,11 @@ def test_help_has_a_heading_for_each_group_and_a_line_for_each_command(
 
 def test_python_m_has_the_same_commands_under_their_old_verbs() -> None:
     """With the same options; nothing is missing from either."""
-    commands = list_commands(finetune_cnn.build_parser())
+    commands = list_parsers(finetune_cnn.build_parser())
     old = {
         OLD_VERBS.get(f"{name} {verb}", verb): parser
         for name, module in (("jobs", jobs.__main__), ("serving", serving.__main__), ("cluster", cluster.__main__))
-        for verb, parser in list_commands(module._build_command_line().parser).items()
+        for verb, parser in list_parsers(module._build_command_line().parser).items()
     }
     del commands["completion"]  # of the console command only
     assert old.keys() == commands.keys()

@@ -74,7 +74,7 @@ def test_the_wheel_has_the_code_and_its_data_files(wheel: Path) -> None:
 
 
 def test_the_commands_work_without_a_checkout(scripts: Path, tmp_path: Path) -> None:
-    """The version, the packages, a manifest, the zip for a cluster, and the versions for --install."""
+    """The version, the packages, a manifest, the zip for a cluster, the versions for --install, and the estimator."""
     assert run(scripts, tmp_path, "finetune-cnn", "--version") == f"finetune-cnn {__version__}\n"
     script = (
         "import cluster, jobs, serving, finetune_cnn; print(*(m.__file__ for m in (cluster, serving, finetune_cnn)))"
@@ -91,6 +91,12 @@ def test_the_commands_work_without_a_checkout(scripts: Path, tmp_path: Path) -> 
     requirements = dict(word.split("==") for word in run(scripts, tmp_path, "python", "-c", script).split())
     assert {"ray", "torch", "fastapi", "click"} <= set(requirements)
     assert not {"pytest", "ruff", "finetune-cnn"} & set(requirements)
+    script = (
+        "from finetune_cnn import TextCNNClassifier, load; texts, labels = ['good', 'bad'] * 20, ['yes', 'no'] * 20; "
+        "model = TextCNNClassifier(embedding='rand', feature_maps=4, learning_rate=0.02).fit(texts, labels); "
+        "model.save('model'); print(*load('model').predict(['good', 'bad']))"
+    )
+    assert run(scripts, tmp_path, "python", "-c", script) == "yes no\n"
 
 
 @pytest.mark.ray

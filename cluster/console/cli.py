@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
-from cluster import UsageError, __version__
+from cluster import UsageError, __version__, convert_interrupts
 from cluster.console.logs import RESULT, ConsoleHandler, handle_logs
 from cluster.console.output import (
     JSON_OPTION,
@@ -69,23 +69,25 @@ class CommandParser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"{self.prog}: {paint('error:', RED, sys.stderr)} {message}\n")
 
-    def list_commands(self) -> list[str]:
-        """Return the sub-commands, with those of groups as `group command`."""
-        names = []
-        for action in self._actions:
-            for name, parser in action.choices.items() if isinstance(action, argparse._SubParsersAction) else ():
-                names += [f"{name} {inner}" for inner in parser.list_commands()] or [name]
-        return names
-
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             # A command of a group, such as logs in `job logs`, is found without the name of its group too.
-            names = {name.rpartition(" ")[2]: name for name in self.list_commands()}
+            names = {name.rpartition(" ")[2]: name for name in list_parsers(self)}
             names |= {name: name for name in action.choices}
             nearest = difflib.get_close_matches(value, names, n=1)
             hint = f"did you mean '{names[nearest[0]]}'?" if nearest else "`--help` lists the commands"
             self.error(f"unknown command '{value}'; {hint}")
         super()._check_value(action, value)
+
+
+def list_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of all commands by name, in the order of the help text; those of groups as `group command`."""
+    parsers: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        for name, command in action.choices.items() if isinstance(action, argparse._SubParsersAction) else ():
+            inner = {f"{name} {verb}": inner_command for verb, inner_command in list_parsers(command).items()}
+            parsers |= inner or {name: command}
+    return parsers
 
 
 class CommandGroup:
@@ -152,7 +154,7 @@ class CommandLine(CommandGroup):
             logging.addLevelName(RESULT, "RESULT")
             handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         try:
-            with handle_logs(handler, options.log_level):
+            with handle_logs(handler, options.log_level), convert_interrupts():
                 run: RunCommand = options.run
                 return run(options) or 0
         except UsageError as error:

@@ -7,10 +7,10 @@ The script is static: the shell starts no Python when the Tab key is pressed.
 
 import argparse
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cluster.console.cli import CommandLine
+from cluster.console.cli import CommandLine, list_parsers
 from cluster.console.output import report_result
 
 SHELLS = ("bash", "zsh", "fish")
@@ -79,11 +79,11 @@ def format_script(parser: argparse.ArgumentParser, shell: str, keys: Iterable[st
 
     words = " ".join(f"{key}=" for key in keys)
     functions = {name: text.format(function=_WORDS, keys=words) for name, text in _FUNCTIONS.items()}
-    for command in _list_parsers(parser):
+    for command in list_parsers(parser).values():
         accepts_settings = command.get_default("settings_argument") is not None
-        for action in command._actions:
-            if _takes_path(action):
-                set_complete(action, _complete_words(functions) if accepts_settings else shtab.FILE)
+        actions: list[Any] = command._actions  # shtab reads an attribute of them
+        for action in filter(_takes_path, actions):
+            action.complete = _complete_words(functions) if accepts_settings else shtab.FILE
     script: str = shtab.complete(parser, shell)
     if shell != "bash":
         return script
@@ -92,23 +92,8 @@ def format_script(parser: argparse.ArgumentParser, shell: str, keys: Iterable[st
     return start + _BASH_END.format(function=name, program=program)
 
 
-def set_complete(action: Any, complete: Mapping[str, Any]) -> None:
-    """Set how shtab completes an argument."""
-    action.complete = complete
-
-
 def _complete_words(functions: Mapping[str, str]) -> Mapping[str, Any]:
     return {"bash": _WORDS, "zsh": _WORDS, "fish": f"({_WORDS})", "preamble": functions}
-
-
-def _list_parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers of all commands without sub-commands."""
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not groups:
-        yield parser
-    for group in groups:
-        for command in group.choices.values():
-            yield from _list_parsers(command)
 
 
 def _takes_path(action: argparse.Action) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,14 +78,13 @@ def _add_dashboard_address(parser: argparse.ArgumentParser) -> None:
 def _submit(options: argparse.Namespace) -> int:
     if options.working_dir is None:  # the code of another checkout decides about its commands
         options.command_line.validate(options.arguments)
-    from cluster.ray_jobs import plan_job, submit_job
+    from cluster.ray_jobs import JobRequest, plan_job, submit_job
 
-    names = ("address", "module", "working_dir", "include", "install")
-    values = {name: getattr(options, name) for name in names}
+    request = JobRequest(**{field.name: getattr(options, field.name) for field in fields(JobRequest)})
     if options.dry_run:
-        print_plan(plan_job(options.arguments, **values))
+        print_plan(plan_job(request))
         return 0
-    return submit_job(options.arguments, detach=options.detach, write=write_line, confirm=confirm, **values)
+    return submit_job(request, detach=options.detach, write=write_line, confirm=confirm)
 
 
 def _list(options: argparse.Namespace) -> None:

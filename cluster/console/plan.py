@@ -22,7 +22,10 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command would do. starts: facts on what would be started by name; empty if nothing would be."""
+    """Files that a command would read and write, and processes that it would start.
+
+    starts: numbers and kinds of processes by name; empty if none would be started.
+    """
 
     command: str
     reads: Sequence[PlannedFile]

@@ -80,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.folder or name).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "documents").exists():
+        if (folder / "documents").exists():
+            print(f"reading the documents that are in {folder}", flush=True)
+        else:
             print(f"writing {options.documents:,} documents to {folder}", flush=True)
             write_documents(folder, collect_documents(options.packages), options.documents)
         train, predict = build_commands(folder, options.settings, options.min_score, options.submit)

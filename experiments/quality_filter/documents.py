@@ -7,6 +7,7 @@ import ast
 import csv
 import random
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,7 +57,8 @@ def _extract_rest(docstring: str, node: ast.FunctionDef) -> Iterator[str]:
 def write_documents(folder: Path, documents: Sequence[Document], num_documents: int) -> None:
     """Write labelled.csv, and documents/*.parquet with `num_documents` of the others, which are repeated.
 
-    The column `expected` of the latter has the right label, to see what the filter does.
+    The column `expected` of the latter has the right label, to see what the filter does. The folder `documents` gets
+    its name when all files are complete.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -73,12 +75,15 @@ def write_documents(folder: Path, documents: Sequence[Document], num_documents: 
             else:
                 others.append((label, text))
     labels, texts = (pa.array(column) for column in zip(*others, strict=True))
-    (folder / "documents").mkdir(exist_ok=True)
+    part = folder / "documents.part"
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted run
+    part.mkdir()
     for number, first in enumerate(range(0, num_documents, FILE_ROWS)):
-        path, end = folder / "documents" / f"{number:05}.parquet", min(first + FILE_ROWS, num_documents)
+        path, end = part / f"{number:05}.parquet", min(first + FILE_ROWS, num_documents)
         schema = pa.schema({"id": pa.int64(), "expected": pa.string(), "text": pa.string()})
         with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
             for start in range(first, end, GROUP_ROWS):
                 ids = range(start, min(start + GROUP_ROWS, end))
                 rows = pa.array([number % len(others) for number in ids])
                 writer.write_table(pa.table([pa.array(ids), labels.take(rows), texts.take(rows)], schema=schema))
+    part.rename(folder / "documents")

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Objective = Literal["retention", "precision", "balanced"]
-"""What a threshold is chosen for: the share of texts that keep a label, the share of correct labels among them, or the
-mean of the shares of right decisions on texts and on out-of-scope texts."""
+"""Aim of a threshold: the share of texts that keep a label, the share of correct labels among them, or the mean of the
+shares of right decisions on texts and on out-of-scope texts."""
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 DEFAULT_OBJECTIVE: Objective = "retention"
 OUT_OF_SCOPE = "out_of_scope"

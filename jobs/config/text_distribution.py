@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, cast, get_args
 import numpy as np
 
 Part = Literal["labels", "length", "unknown_words", "confidence"]
-"""What is counted of each text: its best label, the number of its tokens, the share of those that are not in the
+"""Properties of a text that are counted: its best label, its number of tokens, the share of tokens that are not in the
 vocabulary, and the probability of the best label."""
 PARTS: tuple[Part, ...] = get_args(Part)
 

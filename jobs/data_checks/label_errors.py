@@ -26,7 +26,8 @@ MANY_ROWS = 1000  # of so many, words and pairs that occur in one row only are l
 def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
     """Return a finding with the rows whose label is likely wrong, the worst first; none without such rows.
 
-    Rows of the test part are neither checked nor used. Classes with few rows are left out.
+    Rows of the test part are neither checked nor used. Classes with few rows, or with copies of one text only,
+    are left out.
 
     Args:
         first: as of `find_first_copies`.
@@ -37,11 +38,14 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
         return _check_label_sets(rows, np.flatnonzero(is_used), labels, first, seed)
     sizes = np.bincount(labels[is_used], minlength=len(rows.classes))
     members = np.flatnonzero(is_used & (sizes[labels] >= FEW_ROWS))
+    folds = assign_folds(labels[members], first[members], seed)
+    num_folds = np.bincount(np.unique(labels[members] * NUM_FOLDS + folds) // NUM_FOLDS, minlength=len(rows.classes))
+    is_known = num_folds[labels[members]] > 1  # by a model of the other folds
+    members, folds = members[is_known], folds[is_known]
     classes, compact = np.unique(labels[members], return_inverse=True)
     if len(classes) < 2:
         return []
-    tokens = [rows.tokens[index] for index in members]
-    probabilities = predict_out_of_fold(tokens, compact, first[members], seed)
+    probabilities = _predict(_vectorize([rows.tokens[index] for index in members]), compact, folds, seed)
     errors = find_label_errors(probabilities, compact)
     if not errors.num_suspicious:
         return []
@@ -81,7 +85,7 @@ def _check_label_sets(
     suspicious: dict[int, list[tuple[float, int]]] = {}  # probability and number of the labels, by row
     for label in checked.tolist():
         own = targets[:, label].astype(np.int64)
-        if len(np.unique(folds[own == 1])) < 2:  # a model would not know the label
+        if any(len(np.unique(folds[own == value])) < 2 for value in (0, 1)):  # a model would know only one of both
             continue
         probabilities = _predict(features, own, folds, seed)
         is_predicted = probabilities[:, 1] > 0.5
@@ -94,16 +98,16 @@ def _check_label_sets(
     f1 = 2 * correct / (predicted + int(sizes[checked].sum()))
     listed = []
     for row, pairs in sorted(suspicious.items(), key=lambda item: min(item[1])):
-        given = set(sets[members[row]])
+        row_labels = set(sets[members[row]])
         named = [(rows.classes[label], probability) for probability, label in sorted(pairs)]
         notes = [
             f"'{name}' has a probability of {probability:.1%}"
-            if name in given
+            if name in row_labels
             else f"'{name}' is missing, and has a probability of {1 - probability:.1%}"
             for name, probability in named
         ]
         names = [name for name, _ in named]
-        suggested = ", ".join(sorted(given.symmetric_difference(names)))
+        suggested = ", ".join(sorted(row_labels.symmetric_difference(names)))
         listed.append(FindingRow(int(members[row]), "; ".join(notes), suggested, 1 - min(pairs)[0], names))
     subject = f"labels of {len(listed):,} of {len(members):,} rows"
     return [_make_finding(subject, f1, f"Its micro F1 on all labels is {f1:.0%}", listed)]

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from unicodedata import normalize
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from cluster.storage import StorageError, is_uri
 from jobs.datasets.formats.arrow import open_arrow
@@ -19,9 +20,6 @@ from jobs.datasets.formats.record_batches import stream_batches
 from jobs.datasets.formats.rows import DataError, FilePart, ReadOptions, Record, SourceFile
 from jobs.datasets.formats.text_lines import iter_lines
 from jobs.datasets.readers import BINARY_FORMATS, iter_rows
-
-if TYPE_CHECKING:
-    from pyarrow import RecordBatch
 
 MAX_ROWS = 16_384  # of a chunk
 MAX_CHARACTERS = 1 << 22  # of a chunk's texts; the last one may be longer
@@ -41,13 +39,14 @@ class Chunk:
 
     texts: Sequence[str]
     records: Sequence[Record]
-    batch: "RecordBatch | None" = None
+    batch: pa.RecordBatch | None = None
 
     def select(self, is_selected: np.ndarray) -> "Chunk":
         """Return some of the rows; is_selected: `(rows,)` bool."""
-        mask = is_selected.tolist()
-        batch = None if self.batch is None else self.batch.filter(mask)
-        return Chunk([*itertools.compress(self.texts, mask)], [*itertools.compress(self.records, mask)], batch)
+        indices = np.flatnonzero(is_selected).tolist()
+        batch = None if self.batch is None else self.batch.filter(pa.array(is_selected))
+        records = [self.records[index] for index in indices] if self.records else ()
+        return Chunk([self.texts[index] for index in indices], records, batch)
 
 
 def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches: bool = False) -> Iterator[Chunk]:
@@ -139,6 +138,8 @@ def _scan_regular_lines(file: SourceFile, options: ReadOptions) -> ColumnTypes |
     columns: ColumnTypes = {}
     try:
         for line in iter_lines(file, options):
+            if line.isspace():
+                continue
             row = decode(line)
             if type(row.get(text_name)) is not str:
                 return None

@@ -69,8 +69,9 @@ def load_dataset(experiment: Experiment) -> Dataset:
     labels = _collect_labels(train, validation, test)
     check_class_weights(experiment, labels)
     check_thresholds(experiment.train.thresholds, labels)
-    for name, part in (("validation", validation), ("test", test)):
-        repeated = count_repeated_texts(part.texts, train.texts)
+    parts = {"validation": validation, "test": test}
+    counts = count_repeated_texts([part.texts for part in parts.values()], train.texts)
+    for (name, part), repeated in zip(parts.items(), counts, strict=True):
         if repeated:
             notes.append(f"{name}: {repeated:,} of {len(part):,} texts are also in the training part")
     if pretraining_texts is not None:

@@ -151,7 +151,7 @@ def read_rows(
 def _read_large(
     files: tuple[SourceFile, ...], options: ReadOptions, weight_column: str | None, name: str, cache: str
 ) -> Split:
-    from jobs.datasets.prepared.large_source import prepare_rows  # imports numba, which small files do not need
+    from jobs.datasets.prepared.large_source import prepare_rows  # imports numba, which `init` does without
 
     file, folder = prepare_rows(files, options, iter_rows, weight_column, cache)
     arrays = file.arrays

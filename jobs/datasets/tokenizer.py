@@ -21,7 +21,7 @@ PADDING, UNKNOWN = 0, 1
 
 
 class TokenizerSettings(Protocol):
-    """What the tokenizer reads of the settings `text`; the training loop imports this without pydantic."""
+    """Tokenizer's part of the settings `text`. The training loop imports it without pydantic."""
 
     @property
     def tokenizer(self) -> str:
@@ -29,7 +29,7 @@ class TokenizerSettings(Protocol):
 
     @property
     def lowercase(self) -> bool:
-        """Whether texts are tokenized in lower case."""
+        """True if texts are tokenized in lower case."""
 
 
 class DefaultSettings(NamedTuple):
@@ -74,7 +74,7 @@ def tokenize(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[
         if normalized.isascii():
             return list_ascii_tokens(normalized)
         return [normalized[start:end] for start, end, _ in find_tokens(normalized, name)]
-    return [word for token in load_tokenizer(name)(normalized) for word in token.split()]
+    return _list_installed_tokens(normalized, name)
 
 
 def tokenize_with_offsets(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[tuple[str, int, int]]:
@@ -87,7 +87,7 @@ def tokenize_with_offsets(text: str, settings: TokenizerSettings = DEFAULT_SETTI
     if name in BUILT_IN:
         bounds = [(normalized[start:end], start, last) for start, end, last in find_tokens(normalized, name)]
     else:
-        bounds = _locate(tokenize(text, settings), normalized)
+        bounds = _locate(_list_installed_tokens(normalized, name), normalized)
     if text.isascii():
         spans = [(index, index + 1) for index in range(len(text))]
     else:
@@ -144,6 +144,10 @@ def _normalize(text: str, settings: TokenizerSettings) -> str:
     if settings.tokenizer != WORDS and not text.isascii():
         text = FORMATS.sub("", text)
     return normalize(text, settings.lowercase)
+
+
+def _list_installed_tokens(normalized: str, name: str) -> list[str]:
+    return [word for token in load_tokenizer(name)(normalized) for word in token.split()]
 
 
 def _locate(tokens: list[str], normalized: str) -> list[tuple[str, int, int]]:

@@ -63,16 +63,18 @@ def make_dataset(
     eval_set: tuple[Iterable[str], Iterable[Any]] | None,
     validation_fraction: float,
     seed: int,
-) -> Dataset:
+) -> tuple[Dataset, LabelSets | None]:
     """Return training rows and validation rows, those of `eval_set` or a share of the rows; without a test part.
+
+    The second value has the labels of the training rows if a row may have several.
 
     Raises:
         ValueError: as of `TextCNNClassifier.fit`.
     """
-    rows = make_split(X, y, "the training rows", sample_weight)
+    sets = read_label_sets(y)
+    rows = make_split(X, y, sets, "the training rows", sample_weight)
     if rows.label_sets is not None and not rows.distinct_labels():
         raise ValueError("y has no label")
-    sets = read_label_sets(y)
     labels = sorted(set(rows.labels) if sets is None else map(name_label, sets.classes.tolist()))
     weighted = sorted({label for index, label in enumerate(rows.labels) if not rows.weights or rows.weights[index]})
     if rows.label_sets is None and len(weighted) < 2:
@@ -81,21 +83,28 @@ def make_dataset(
     if eval_set is None:
         train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction")
     else:
-        train, validation = rows, make_split(*eval_set, "eval_set")
+        train, validation = rows, make_split(*eval_set, read_label_sets(eval_set[1]), "eval_set")
         if (validation.label_sets is None) != (rows.label_sets is None):
             raise ValueError("y and the labels of eval_set differ: one has a list of labels for each text")
         unknown = sorted(validation.distinct_labels().difference(labels))
         if unknown:
             raise ValueError(f"eval_set has the label {unknown[0]!r}, which does not occur in y")
-    return Dataset(train, validation, Split([], []), labels, [])
+    return Dataset(train, validation, Split([], []), labels, []), sets
 
 
 def make_split(
-    texts: Iterable[str], labels: Iterable[Any], name: str, sample_weight: Iterable[float] | None = None
+    texts: Iterable[str],
+    labels: Iterable[Any],
+    sets: LabelSets | None,
+    name: str,
+    sample_weight: Iterable[float] | None = None,
 ) -> Split:
-    """Return rows of texts and labels, whose names are texts in a checkpoint, and of weights."""
+    """Return rows of texts and labels, whose names are texts in a checkpoint, and of weights.
+
+    Args:
+        sets: of `read_label_sets` for the labels.
+    """
     checked = check_texts(texts)
-    sets = read_label_sets(labels)
     if sets is None:
         values = column_or_1d(to_array(labels))
         check_classification_targets(values)

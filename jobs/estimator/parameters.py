@@ -38,3 +38,19 @@ def build_search_experiment(experiment: Experiment, space: Mapping[str, Any] | N
     return experiment.replace(
         {"tune.space": {SETTINGS.get(name, name): lists.get(name, space[name]) for name in space}}
     )
+
+
+def apply_chosen_settings(settings: Mapping[str, Any] | None, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of an estimator with the settings that a search has chosen, by dotted path.
+
+    >>> apply_chosen_settings({"model.dropout": 0.9, "seed": 1}, {"model.dropout": 0.3, "train.weight_decay": 0.1})
+    {'dropout': 0.3, 'settings': {'seed': 1, 'train.weight_decay': 0.1}}
+
+    Args:
+        settings: parameter of this name, which overrides the other parameters.
+    """
+    names = {path: name for name, path in SETTINGS.items()}
+    parameters = {names[path]: value for path, value in chosen.items() if path in names}
+    kept = {path: value for path, value in (settings or {}).items() if path not in chosen}
+    others = {path: value for path, value in chosen.items() if path not in names}
+    return {**parameters, "settings": kept | others or None}

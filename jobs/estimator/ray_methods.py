@@ -6,8 +6,11 @@ from typing import Any, Self
 from sklearn.base import clone
 
 from jobs.config.experiment import Experiment
+from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.datasets.dataset import Dataset
-from jobs.estimator.parameters import SETTINGS, build_search_experiment
+from jobs.datasets.row_weights import check_class_weights, check_thresholds
+from jobs.estimator.inputs import LabelSets, make_dataset
+from jobs.estimator.parameters import apply_chosen_settings, build_search_experiment
 from jobs.estimator.training import TrainedModel, build_memory_corpus
 from jobs.estimator.tuning import build_trainable, search
 
@@ -16,6 +19,7 @@ class RayMethods:
     """Methods of `TextCNNClassifier` that use Ray, which they import."""
 
     settings: Mapping[str, Any] | None
+    validation_fraction: float
     verbose: bool
 
     def to_experiment(self) -> Experiment:
@@ -33,10 +37,21 @@ class RayMethods:
         y: Iterable[Any],
         sample_weight: Iterable[float] | None,
         eval_set: tuple[Iterable[str], Iterable[Any]] | None,
-    ) -> tuple[Experiment, Dataset]:
-        raise NotImplementedError
+    ) -> tuple[Experiment, Dataset, LabelSets | None]:
+        """Return the experiment, with the settings that the labels require, and the values of `make_dataset`.
 
-    def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
+        Raises:
+            ExperimentError: class weights or thresholds are not those of the labels.
+        """
+        dataset, sets = make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
+        if sets is not None:
+            metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
+            experiment = experiment.replace({"data.multi_label": True, "train.metric": metric})
+        check_class_weights(experiment, dataset.labels)
+        check_thresholds(experiment.train.thresholds, dataset.labels)
+        return experiment, dataset, sets
+
+    def _set_model(self, model: TrainedModel, y: Iterable[Any], sets: LabelSets | None) -> Self:
         raise NotImplementedError
 
     def tune(
@@ -68,19 +83,13 @@ class RayMethods:
         Raises:
             ValueError, UsageError: as of `fit`; the space is invalid, or every trial failed.
         """
-        settings = self.settings or {}
         limits = {"tune.trials": trials, "tune.minutes": minutes}
         experiment = build_search_experiment(self._to_search_experiment(), space)
         experiment = experiment.replace({path: value for path, value in limits.items() if value is not None})
-        experiment, dataset = self._make_dataset(experiment, X, y, sample_weight, eval_set)
-        chosen, model = search(experiment, dataset, settings.get("storage"), with_logs=self.verbose)
-        names = {path: name for name, path in SETTINGS.items()}
-        parameters = {names[path]: value for path, value in chosen.items() if path in names}
-        others = {path: value for path, value in chosen.items() if path not in names}
-        if others:
-            parameters["settings"] = {**settings, **others}
-        best: Self = clone(self).set_params(**parameters)
-        return best._set_model(model, y)
+        experiment, dataset, sets = self._make_dataset(experiment, X, y, sample_weight, eval_set)
+        chosen, model = search(experiment, dataset, (self.settings or {}).get("storage"), with_logs=self.verbose)
+        best: Self = clone(self).set_params(**apply_chosen_settings(self.settings, chosen))
+        return best._set_model(model, y, sets)
 
     def train_loop_config(
         self,
@@ -101,7 +110,7 @@ class RayMethods:
         """
         from cluster.connection import put_if_connected
 
-        experiment, dataset = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
+        experiment, dataset, _ = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         experiment, corpus = build_memory_corpus(experiment, dataset)
         return {"experiment": experiment, "corpus": put_if_connected(corpus), "path": path}
 
@@ -121,4 +130,5 @@ class RayMethods:
         Args:
             X, y, sample_weight, eval_set: as of `fit`.
         """
-        return build_trainable(*self._make_dataset(self._to_search_experiment(), X, y, sample_weight, eval_set))
+        experiment, dataset, _ = self._make_dataset(self._to_search_experiment(), X, y, sample_weight, eval_set)
+        return build_trainable(experiment, dataset)

@@ -12,10 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
-from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.config.settings import Embedding
-from jobs.datasets.dataset import Dataset
-from jobs.estimator.inputs import check_texts, make_dataset, name_label, read_label_sets, to_array
+from jobs.estimator.inputs import LabelSets, check_texts, name_label, read_label_sets, to_array
 from jobs.estimator.parameters import SETTINGS
 from jobs.estimator.progress import show_epochs
 from jobs.estimator.ray_methods import RayMethods
@@ -139,7 +137,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
                 number of at least 0; or `warm_start` is impossible.
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
-        experiment, dataset = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
+        experiment, dataset, sets = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
@@ -149,7 +147,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
                 model = train_dataset(experiment, dataset, callbacks, initial)
             else:
                 model = train_on_workers(experiment, dataset, (self.settings or {}).get("storage"), callbacks)
-        return self._set_model(model, y)
+        return self._set_model(model, y, sets)
 
     def predict(self, X: Iterable[str]) -> Any:
         """Return the most likely label of each text, `(texts,)`, of the type of the labels in `fit`.
@@ -272,25 +270,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         tags.classifier_tags.multi_label = True
         return tags
 
-    def _make_dataset(
-        self,
-        experiment: Experiment,
-        X: Iterable[str],
-        y: Iterable[Any],
-        sample_weight: Iterable[float] | None,
-        eval_set: tuple[Iterable[str], Iterable[Any]] | None,
-    ) -> tuple[Experiment, Dataset]:
-        """Return the experiment, with the settings that the labels require, and the rows."""
-        dataset = make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
-        if dataset.train.label_sets is not None:
-            metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
-            experiment = experiment.replace({"data.multi_label": True, "train.metric": metric})
-        return experiment, dataset
-
-    def _set_model(self, model: TrainedModel, y: Iterable[Any]) -> Self:
+    def _set_model(self, model: TrainedModel, y: Iterable[Any], sets: LabelSets | None) -> Self:
         self._model = model
         self._classifiers: dict[bool, Classifier] = {}
-        sets = read_label_sets(y)
         self._label_sets = sets and replace(sets, rows=[])
         self.classes_ = np.unique(column_or_1d(to_array(y))) if sets is None else sets.classes
         self.epochs_ = model.epochs

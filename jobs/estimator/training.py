@@ -17,7 +17,6 @@ from cluster.storage import absolute_path, join, remove_folder, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
-from jobs.datasets.row_weights import check_class_weights
 from jobs.model.checkpoint import (
     Checkpoint,
     InitialVectors,
@@ -140,7 +139,6 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
     """
     for warning in check_settings(experiment, {experiment.model.embedding}, rows_in_memory=True):
         logger.warning(warning)
-    check_class_weights(experiment, dataset.labels)
     use_pretrained = experiment.model.embedding != "rand"
     with tempfile.TemporaryDirectory() as scratch:
         corpus = build_corpus(experiment.replace({"storage": scratch}), dataset, use_pretrained=use_pretrained)

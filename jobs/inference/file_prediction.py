@@ -157,14 +157,15 @@ def predict_file(
             return None
         with output_file(out) as part:
             with open_output(part, output, output_columns) as write:
-                rows = _write_predictions(checkpoint, dtype, chunks, output_columns, write)
+                num_written, num_rows = _write_predictions(checkpoint, dtype, chunks, output_columns, write)
             if max_invalid is not None:
                 invalid.write_or_remove(report)
             counts.check(report)
     *names, last = output_columns.new
     added = f"with the columns {', '.join(names)} and {last} added"
+    rows = output_columns.describe_rows(num_written, num_rows)
     logger.log(RESULT, f"wrote {out}: {rows}, {added}{counts.describe(report)}")
-    report_result({"path": out, "rows": counts.num_labelled, "invalid": counts.num_invalid})
+    report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid})
     return None
 
 
@@ -247,8 +248,8 @@ def _count_rows(chunks: Iterator[Chunk], invalid: InvalidRows, counts: RowCounts
 
 def _write_predictions(
     checkpoint: Checkpoint, table_dtype: TableDtype, chunks: Iterator[Chunk], columns: OutputColumns, write: Write
-) -> str:
-    """Classify and write all chunks; return the number of rows as text."""
+) -> tuple[int, int]:
+    """Classify and write all chunks; return the numbers of written and of all rows."""
     first = list(itertools.islice(chunks, NUM_CHUNKS_TO_SCAN + 1))
     if len(first) <= NUM_CHUNKS_TO_SCAN:
         checkpoint = select_words(checkpoint, [text for chunk in first for text in chunk.texts])
@@ -259,7 +260,7 @@ def _write_predictions(
         write(selected, probabilities, explanations)
         num_rows += len(chunk.texts)
         num_written += len(probabilities)
-    return columns.describe_rows(num_written, num_rows)
+    return num_written, num_rows
 
 
 def _choose_output(out: str | None, file_format: str | None, workers: int | None, *, is_file: bool) -> OutputFormat:

@@ -121,7 +121,7 @@ class ShardedPrediction:
             f"{len(parts):,} files, with the columns {', '.join(columns)} and {last} added{counts.describe(report)}",
         )
         files = {"files": len(parts), "written": len(rest)}
-        report_result({"path": out, "rows": counts.num_labelled, "invalid": counts.num_invalid, **files})
+        report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, **files})
 
     def divide(self) -> Mapping[str, SourceFile]:
         """Return the part of the input that each file of the output is made of, by name."""

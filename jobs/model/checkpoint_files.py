@@ -95,6 +95,10 @@ class VerifiedFiles:
         self._compare(name, sha256(path))
         return path
 
+    def checksum(self, name: str) -> str:
+        """Return the SHA-256 of a file in the manifest."""
+        return self._checksums[name]
+
     def read_text(self, name: str) -> str:
         content = _read_limited(self._path(name))
         self._compare(name, hashlib.sha256(content).hexdigest())

@@ -19,6 +19,8 @@ from safetensors.numpy import save_file
 from jobs.model.checkpoint_files import VerifiedFiles
 
 UNTRAINED_VECTORS_FILE = "untrained.safetensors"
+# Files that classification needs, except the small ones of settings and metrics.
+CLASSIFICATION_FILES = ("labels.json", "vocabulary.json", "weights.safetensors", UNTRAINED_VECTORS_FILE)
 MIN_BITS, MAX_BITS = 2, 8
 CODES, STEPS, LAYOUT = ".codes", ".steps", ".layout"
 

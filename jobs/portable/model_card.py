@@ -24,6 +24,10 @@ MAX_LABELS = 50
 HUB_METRICS = {"accuracy": "accuracy", "micro_f1": "f1", "macro_f1": "f1"}
 METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "loss": "loss"}
 _PATH_SETTINGS = ("data.train", "data.validation", "data.test", "data.out_of_scope", "vectors.path", "train.start_from")
+# Settings that a pushed checkpoint does not have: locations of one machine, addresses of servers, names of projects.
+_LOCAL_SETTINGS = {
+    "storage": "runs", "data.folder": ".", "mlflow": None, "tune.mlflow": None, "wandb": None
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def render_model_card(checkpoint: Checkpoint, uri: str | None = None, measured: 
     """Return the model card of a checkpoint, Markdown.
 
     Args:
-        uri: of the repository that the card is for; by default the card names no place.
+        uri: of the repository that the card is for; by default the card names no repository.
         measured: metrics on test texts.
     """
     experiment = hide_folders(checkpoint.experiment)
@@ -92,9 +96,12 @@ def render_model_card(checkpoint: Checkpoint, uri: str | None = None, measured: 
 
 
 def hide_folders(experiment: Experiment) -> Experiment:
-    """Return an experiment in which paths are names of files: folders and URIs may be confidential."""
+    """Return an experiment in which paths are names of files: folders and URIs may be confidential.
+
+    The addresses of MLflow, which may have a password, and the project of Weights & Biases are removed.
+    """
     settings = experiment.model_dump()
-    hidden: dict[str, Any] = {"storage": "runs", "data.folder": ".", "tune.mlflow": None}
+    hidden: dict[str, Any] = _LOCAL_SETTINGS | {"tune.space": _hide_choices(experiment.tune.space)}
     for path in _PATH_SETTINGS:
         section, key = path.split(".")
         hidden[path] = _hide_folder(settings[section][key])
@@ -105,7 +112,9 @@ def hide_folder(path: str) -> str:
     """Return the name of a file or folder at a path or URI; what the Hub or gensim's downloader has stays."""
     if is_on_hub(path) or path.startswith("gensim:"):
         return path
-    return PurePosixPath(path.partition("?")[0].rstrip("/")).name
+    name = PurePosixPath(path.partition("?")[0].rstrip("/")).name
+    is_server = "://" in path and path.partition("://")[2].startswith(name)  # it may follow a name and a password
+    return name.rpartition("@")[2] if is_server else name
 
 
 def read_measured_metrics(evaluation: Mapping[str, Any]) -> list[CardMetric]:
@@ -125,6 +134,22 @@ def _hide_folder(source: Source | None) -> Source | None:
     if source is None or isinstance(source, str):
         return source and hide_folder(source)
     return [hide_folder(path) for path in source]
+
+
+def _hide_choices(value: Any, *, is_path: bool = False) -> Any:
+    """Return a part of a search space without the folders in choices and conditions of paths.
+
+    A space is validated when it is searched, so that of a checkpoint may have any form.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _hide_choices(item, is_path=is_path or key in _PATH_SETTINGS)
+            for key, item in value.items()
+            if key not in _LOCAL_SETTINGS
+        }
+    if isinstance(value, list):
+        return [_hide_choices(item, is_path=is_path) for item in value]
+    return hide_folder(value) if is_path and isinstance(value, str) else value
 
 
 def _list_validation_metrics(checkpoint: Checkpoint) -> list[CardMetric]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.datasets.tokenizer import PADDING
-from jobs.inference.classifier import Classifier
+from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def build_model(checkpoint: Checkpoint) -> "ModelProto":
     """
     from onnx import TensorProto, helper
 
-    Classifier(checkpoint, 0, share_table=False)  # it validates the tensors
+    validate_network(checkpoint)
     if sum(tensor.nbytes for tensor in checkpoint.weights.values()) > MAX_BYTES:
         raise CheckpointError(f"{checkpoint.path}: has more than 2 GB of weights, which an ONNX file cannot hold")
     graph = _Graph()

@@ -4,7 +4,7 @@
 
 What classifies is uploaded, with the model card. Left out are the state that a run resumes from, the vectors before
 training and the digests of the training texts, by which somebody could find out whether a text was trained on. Names of
-folders and URIs in the settings are removed. The manifest lists what is uploaded.
+folders, URIs and logging services in the settings are removed. The manifest lists what is uploaded.
 """
 
 import hashlib
@@ -24,7 +24,6 @@ from jobs.model.checkpoint_files import (
     VerifiedFiles,
     open_checkpoint,
     read_json,
-    sha256,
 )
 from jobs.model.checkpoint_locations import (
     MISSING_PACKAGE,
@@ -34,12 +33,10 @@ from jobs.model.checkpoint_locations import (
     locate_snapshot,
     parse_hub_uri,
 )
-from jobs.model.checkpoint_tensors import UNTRAINED_VECTORS_FILE
+from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
 from jobs.portable.model_card import CardMetric, hide_folder, hide_folders, read_measured_metrics, render_model_card
 
 logger = logging.getLogger(__name__)
-
-UNCHANGED_FILES = ("labels.json", "vocabulary.json", "weights.safetensors", UNTRAINED_VECTORS_FILE)
 
 
 def push_checkpoint(path: str, repository: str, *, private: bool = False, revision: str | None = None) -> str:
@@ -85,10 +82,10 @@ def push_checkpoint(path: str, repository: str, *, private: bool = False, revisi
 def _list_contents(checkpoint: Checkpoint, files: VerifiedFiles, uri: str) -> Iterator[tuple[str, Path | bytes]]:
     """Yield the names and contents of the uploaded files, the manifest last."""
     manifest: dict[str, dict[str, object]] = {}
-    for name in UNCHANGED_FILES:
+    for name in CLASSIFICATION_FILES:
         if name in files:
             path = files.verify(name)
-            manifest[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+            manifest[name] = {"sha256": files.checksum(name), "bytes": path.stat().st_size}
             yield name, path
     published = _hide_paths(checkpoint)
     card = files.read_edited_text(MODEL_CARD_FILE)

@@ -13,10 +13,10 @@ import numpy as np
 
 from cluster.console.logs import RESULT
 from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
-from jobs.inference.classifier import Classifier
+from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
-from jobs.model.checkpoint_tensors import MAX_BITS, MIN_BITS, quantize_matrix
+from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES, MAX_BITS, MIN_BITS, quantize_matrix
 from jobs.portable.model_card import render_model_card
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_BITS = 6
 DENSE_BITS = 8  # of filters and output weights, which are few
 VECTORS = ("vectors", "fixed_vectors")
-# Files that classification needs; their sizes are compared.
-CLASSIFICATION_FILES = ("labels.json", "vocabulary.json", "weights.safetensors", "untrained.safetensors")
 
 
 def quantize_checkpoint(path: str, out: str, bits: int = DEFAULT_BITS, max_words: int | None = None) -> float:
@@ -46,7 +44,7 @@ def quantize_checkpoint(path: str, out: str, bits: int = DEFAULT_BITS, max_words
     checkpoint = load_checkpoint(path)
     if "quantization" in checkpoint.metrics:
         raise CheckpointError(f"{path}: is quantized; quantize the checkpoint that it was made of")
-    Classifier(checkpoint, 0, share_table=False)  # it validates the tensors
+    validate_network(checkpoint)
     small = quantize(checkpoint, bits, max_words)
     with output_folder(absolute_path(out)) as folder:
         save_checkpoint(folder, small, card=render_model_card(replace(checkpoint, metrics=small.metrics)))

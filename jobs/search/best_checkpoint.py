@@ -32,6 +32,7 @@ from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.run_files.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
+from jobs.training.run_files.trackers import Trackers, track_run
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,9 @@ def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint
         write_text(join(run.experiment_folder, "best.yaml"), content)
 
 
-def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: RunFolder) -> BestCheckpoint:
+def refit(
+    experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: RunFolder, trackers: Trackers
+) -> BestCheckpoint:
     """Train the best settings on the training and validation rows together, and return the contents of best.json.
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
@@ -246,9 +249,10 @@ def refit(experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: R
     logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
     corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
     refit_run = RunFolder(run.path, REFIT_FOLDER)
+    tracked = track_run(trackers, refit_experiment, f"{run.name} {REFIT_FOLDER}", run.name)
     with lock_folder(refit_run.path):
         trained = refit_run.read_best() or train_to_completion(
-            refit_experiment, corpus, refit_run, use_gpu, time.time()
+            refit_experiment, corpus, refit_run, use_gpu, time.time(), tracked
         )
         refit_run.finish_without_publishing(trained)
     checkpoint = join(REFIT_FOLDER, trained.checkpoint)

@@ -37,7 +37,7 @@ from jobs.search.records import (
 from jobs.search.shared_state import SavedCheckpoint
 from jobs.search.space import Dimension
 from jobs.training.corpus import Corpus, corpus_key
-from jobs.training.history import Epoch, Progress
+from jobs.training.history import Progress, replace_epoch
 from jobs.training.monitor import RunStatus
 from jobs.training.run_files.checkpoint_store import CheckpointStore
 from jobs.training.run_files.run_folder import RunFolder
@@ -287,14 +287,6 @@ def to_tune_space(space: list[Dimension]) -> Mapping[str, Any]:
         else:
             low, high = item.values
             result[item.path] = ray.tune.quniform(low, high, item.step)
-    return result
-
-
-def replace_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
-    """Return progress up to an epoch: one of the same number and later ones were lost with their workers."""
-    result = Progress()
-    for item in [*progress.epochs[: epoch.epoch - 1], epoch]:
-        result.add(item, metric)
     return result
 
 

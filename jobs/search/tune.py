@@ -22,6 +22,7 @@ from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.message_queue import pin_to_driver_node, send_message
 from cluster.storage import exists, join, lock_folder, output_folder, write_text
+from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.early_start import connect_while_loading
@@ -85,6 +86,7 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
     space, kinds, warnings = check_search(experiment, rows_in_memory=dataset is not None)
     for warning in warnings:
         logger.warning(warning)
+    trackers = connect_trackers(experiment)  # a wrong URI is an error before data and vectors are loaded
     with ExitStack() as stack:
         load: Callable[[], tuple[Experiment, Dataset, dict[str, Corpus]]]
         load = functools.partial(_load_inputs, experiment, dataset, kinds)
@@ -100,7 +102,6 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
             logger.log(RESULT, f"this search is finished; its folder is {run.path}")
         else:
             stack.enter_context(lock_folder(run.path))
-            trackers = connect_trackers(experiment)
             stack.enter_context(connect())
             best = _search(experiment, space, dataset, corpora, run, trackers)
         path = run.publish(best)
@@ -115,6 +116,8 @@ def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
     """
     check_trials_start_new(experiment)
     kinds = {"rand", experiment.model.embedding} | ({"static"} if experiment.vectors.path else set())
+    for warning in check_settings(experiment, kinds, rows_in_memory=True):
+        logger.warning(warning)
     with tempfile.TemporaryDirectory() as scratch:  # for vectors that are trained here
         built, corpora = build_corpora(experiment.replace({"storage": scratch}), dataset, kinds)
     references = {key: ray.put(corpus) for key, corpus in corpora.items()}
@@ -200,7 +203,7 @@ def _search(
     best = manager.best
     assert best is not None
     if experiment.tune.refit:
-        best = refit(experiment, dataset, best, run)
+        best = refit(experiment, dataset, best, run, trackers)
     labels = next(iter(corpora.values())).validation.labels
     _write_report(experiment, space, ended, repeated, best, run, labels)
     run.finish_without_publishing(best)

@@ -102,6 +102,14 @@ class Progress:
         return cls(**values | {"epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
 
 
+def replace_epoch(progress: Progress, epoch: Epoch, metric: str) -> Progress:
+    """Return progress up to an epoch: one of the same number and later ones were lost with their workers."""
+    result = Progress()
+    for item in [*progress.epochs[: epoch.epoch - 1], epoch]:
+        result.add(item, metric)
+    return result
+
+
 # Metrics of an epoch for which less is better.
 MINIMIZED_METRICS = {"loss", "train_loss", "seconds"}
 

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -51,14 +51,8 @@ from jobs.training.out_of_scope import iter_alternatives, select_alternative
 from jobs.training.run_files import learning_curve
 from jobs.training.run_files.checkpoint_store import CheckpointStore
 from jobs.training.run_files.ray_snapshot import prune_ray_snapshot, remove_ray_snapshot
-from jobs.training.run_files.run_folder import (
-    RUN_README,
-    BestCheckpoint,
-    RunFolder,
-    resolve_run_folder,
-    select_best,
-)
-from jobs.training.run_files.trackers import track_run
+from jobs.training.run_files.run_folder import RUN_README, BestCheckpoint, RunFolder, resolve_run_folder, select_best
+from jobs.training.run_files.trackers import RunTracker, connect_trackers, track_run
 from jobs.training.worker import run_worker
 from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
@@ -106,6 +100,7 @@ def train(
     start_time = time.time()
     for warning in check_settings(experiment, {experiment.model.embedding}):
         logger.warning(warning)
+    trackers = connect_trackers(experiment)  # a wrong URI is an error before data and vectors are loaded
     run: RunFolder | None = None
     try:
         in_process = trains_in_process(experiment.train)
@@ -128,8 +123,9 @@ def train(
                     if wait_notice:
                         logger.info(wait_notice)
                     with lock_folder(run.path):
+                        tracked = track_run(trackers, alternative, run.name, run.name)
                         best = train_to_completion(
-                            alternative, data, run, gpu, start_time, in_process=in_process, callbacks=callbacks
+                            alternative, data, run, gpu, start_time, tracked, in_process=in_process, callbacks=callbacks
                         )
                     run.finish_without_publishing(best)
                 runs.append((alternative, run, best))
@@ -165,6 +161,7 @@ def train_to_completion(
     run: RunFolder,
     gpu: bool,
     start_time: float,
+    tracked: AbstractContextManager[RunTracker],
     *,
     in_process: bool = False,
     callbacks: Sequence[UserCallback] = (),
@@ -173,12 +170,13 @@ def train_to_completion(
 
     Args:
         start_time: of the command, in seconds since 1970.
+        tracked: of `track_run`.
         in_process: train in this process, without a Ray cluster.
         callbacks: as of `train`.
     """
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
     write_text(join(run.path, "README.txt"), RUN_README)
-    with track_run(experiment, run.name) as tracker:
+    with tracked as tracker:
         status = RunStatus(start_time, on_epoch=tracker.log_epoch, on_resume=tracker.resume)
         if in_process:
             result = fit_in_process(experiment, corpus, run, gpu, status, callbacks)

@@ -21,9 +21,9 @@ import ray.train.collective
 import ray.train.torch
 import torch
 
-from cluster import UsageError
+from cluster import UsageError, convert_interrupts
 from cluster.console.logs import ForwardingHandler, handle_logs
-from cluster.storage import StorageError, exists, join, resolve_filesystem, write_text
+from cluster.storage import StorageError, exists, join, read_text, resolve_filesystem, write_text
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState, load_checkpoint
 from jobs.training.continuation import load_start_weights
@@ -57,17 +57,29 @@ def train_loop_per_worker(train_loop_config: Mapping[str, Any]) -> WorkerResult:
         train_loop_config: of `TextCNNClassifier.train_loop_config`.
 
     Raises:
-        UsageError: an error that the user can correct.
+        UsageError: an error that the user can correct, such as a folder with a run of other rows or settings.
     """
     context = ray.train.get_context()
     path = train_loop_config.get("path") or _storage_path(context)
-    if context.get_world_rank() == 0:
-        write_text(join(path, "experiment.yaml"), train_loop_config["experiment"].to_yaml())
-    ray.train.collective.barrier()
+    is_first = context.get_world_rank() == 0
+    # The other workers wait for the first one here.
+    if error := ray.train.collective.broadcast_from_rank_zero(_begin_run(path, train_loop_config) if is_first else ""):
+        raise UsageError(error)
     result = run_worker({**OWN_TRAINER_DEFAULTS, **train_loop_config, "path": path})
     if isinstance(result, WorkerFailure):
         raise UsageError(result.message)
     return result
+
+
+def _begin_run(path: str, train_loop_config: Mapping[str, Any]) -> str:
+    """Write the settings of a run, or return why the folder cannot be used: it has checkpoints of another run."""
+    reference, target = train_loop_config["corpus"], join(path, "experiment.yaml")
+    corpus: Corpus = ray.get(reference) if isinstance(reference, ray.ObjectRef) else reference
+    content = f"{train_loop_config['experiment'].to_yaml()}# texts and vectors: {corpus.key}\n"
+    if CheckpointStore(path).names() and read_text(target) != content:
+        return f"{path}: has a run with other settings, rows or vectors; give RunConfig another `name`"
+    write_text(target, content)
+    return ""
 
 
 def _storage_path(context: Any) -> str:
@@ -103,7 +115,7 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     forward_logs = config.forward_logs and not config.callback
     forwarding = handle_logs(ForwardingHandler(reporter.add_message)) if forward_logs else nullcontext()
     try:
-        with forwarding:
+        with forwarding, convert_interrupts():
             validate_storage_visible(config.path, group)
             group.enable_shared_memory()
             corpus: Corpus = ray.get(config.corpus) if isinstance(config.corpus, ray.ObjectRef) else config.corpus

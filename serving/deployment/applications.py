@@ -216,7 +216,7 @@ class ServeCluster:
                     )
                 return url
             time.sleep(0.5)
-        raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` gives the reason")
+        raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` contains the reason")
 
     def write_leases(self, name: str, checkpoints: Iterable[str]) -> None:
         """Protect checkpoints that a service uses from being removed by the search that wrote them."""

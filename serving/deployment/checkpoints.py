@@ -7,18 +7,46 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from cluster.storage import StorageError
+from cluster.console.plan import PlannedFile
+from cluster.storage import StorageError, list_file_sizes
 from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
 from jobs.model.checkpoint_leases import remove_lease, write_lease
+from jobs.model.checkpoint_locations import is_on_hub
 
 logger = logging.getLogger(__name__)
 
 
 def referenced_checkpoints(user_config: Mapping[str, Any]) -> set[str]:
     """Return the paths of all checkpoints that a `user_config` names."""
+    return {path for path, _ in _list_uses(user_config)}
+
+
+def plan_checkpoints(user_config: Mapping[str, Any]) -> list[PlannedFile]:
+    """Return the checkpoints that a `user_config` names, each once, with its size."""
+    uses: dict[str, list[str]] = {}
+    for path, use in _list_uses(user_config):
+        uses.setdefault(path, []).append(use)
+    return [PlannedFile(path, ", ".join(names), _measure(path)) for path, names in uses.items()]
+
+
+def _list_uses(user_config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the paths of a `user_config`, each with what it is for."""
     candidate = user_config.get("candidate") or {}
-    paths = (user_config.get("checkpoint"), user_config.get("previous"), candidate.get("checkpoint"))
-    return {path for path in (*paths, *(user_config.get("models") or {}).values()) if path}
+    uses = {
+        "checkpoint": user_config.get("checkpoint"),
+        "candidate": candidate.get("checkpoint"),
+        "previous checkpoint": user_config.get("previous"),
+    } | {f"model {name}": path for name, path in (user_config.get("models") or {}).items()}
+    return [(path, use) for use, path in uses.items() if path]
+
+
+def _measure(path: str) -> int | None:
+    """Return the size of a checkpoint; None on the Hub, or if there is none."""
+    try:
+        return None if is_on_hub(path) else sum(list_file_sizes(path).values()) or None
+    except StorageError as error:
+        logger.debug(str(error))
+        return None
 
 
 def resolve_checkpoints(user_config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """Service that a Python program starts and stops: on its Ray, on a cluster, or on an embedded Ray."""
 
+import atexit
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,8 +12,8 @@ import yaml
 
 from serving.client import Client
 from serving.deployment.server import start_service
-
-TEMPLATE = Path(__file__).parents[1] / "service.yaml"
+from serving.deployment.template import TEMPLATE
+from serving.web.served_models import parse_user_config
 
 
 class Model(Protocol):
@@ -38,6 +39,7 @@ class Service:
         client: HTTP client of it.
 
     Raises:
+        UserConfigError: the name of a further model is invalid.
         DeploymentError: it does not start.
     """
 
@@ -53,6 +55,8 @@ class Service:
         models: Mapping[str, str] | None = None,
     ) -> None:
         self._stack = ExitStack()
+        if models:
+            parse_user_config({"checkpoint": "", "models": dict(models)})
         configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
         application = configuration["applications"][0]
         application["name"] = name
@@ -64,6 +68,8 @@ class Service:
         except BaseException:
             self._stack.close()
             raise
+        # Registered after Ray's functions, so called before them: while Ray still runs.
+        atexit.register(self.shutdown)
         self.client = Client(self.url, key)
 
     def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[str]:
@@ -72,6 +78,7 @@ class Service:
 
     def shutdown(self) -> None:
         """Stop the service, and what was started for it; a second call does nothing."""
+        atexit.unregister(self.shutdown)
         self._stack.close()
 
     def _save(self, model: str | Model, path: str | None) -> str:

@@ -61,7 +61,8 @@ class ModelPool:
         self._paths: dict[str, str] = {}
         self._open: OrderedDict[str, ServedModels] = OrderedDict()  # the least recently used first
         self._refusals: dict[str, _Refusal] = {}
-        self._opening = asyncio.Lock()  # one at a time: a checkpoint that is read takes memory of its own
+        self._lock = asyncio.Lock()  # one is opened at a time: a checkpoint that is read takes memory of its own
+        self._opening: dict[str, asyncio.Task[ServedModels]] = {}
         self._closed_counts: list[ModelCounts] = []  # of models that were closed since the last flush
         self._opened = 0  # since the last flush
         self._has_state = False  # there have been models
@@ -76,17 +77,16 @@ class ModelPool:
 
         An open model whose checkpoint is another one now responds until that is open, and longer if it is refused.
         """
-        async with self._opening:
-            changed = [name for name in self._open if paths.get(name, self._paths[name]) != self._paths[name]]
+        async with self._lock:
             self._paths, self._refusals = dict(paths), {}
             self._has_state = self._has_state or bool(paths)
             for name in [name for name in self._open if name not in paths]:
                 self._close(name)
-            for name in changed:
-                try:
-                    await self._open_model(name)
-                except RequestError as refusal:
-                    logger.error("models: %s", refusal)
+        for name in [name for name in self._open if self._is_outdated(name)]:
+            try:
+                await asyncio.shield(self._start_opening(name))
+            except RequestError as refusal:
+                logger.error("models: %s", refusal)
 
     def require(self, name: str) -> None:
         """Raise a RequestError, 404, if there is no such model."""
@@ -97,22 +97,51 @@ class ModelPool:
     async def get(self, name: str) -> ServedModels:
         """Return a model, opened if it is closed.
 
+        If the open one is to be replaced, but its new checkpoint was refused, that is tried again meanwhile.
+
         Raises:
             RequestError: 404 if there is no such model, 503 if it is refused.
         """
         self.require(name)
-        if name not in self._open:
-            async with self._opening:
+        models = self._open.get(name)
+        if models is None:
+            models = await asyncio.shield(self._start_opening(name))
+        elif self._is_outdated(name) and not self._is_refused(name):
+            self._start_opening(name)
+        if name in self._open:
+            self._open.move_to_end(name)
+        return models
+
+    def _is_outdated(self, name: str) -> bool:
+        """Return whether the configuration names another checkpoint for an open model."""
+        return self._open[name].user_config.checkpoint != self._paths[name]
+
+    def _is_refused(self, name: str) -> bool:
+        """Return whether a model was refused, and is not to be tried again yet."""
+        refusal = self._refusals.get(name)
+        return refusal is not None and monotonic() - refusal.time_s < RETRY_S
+
+    def _start_opening(self, name: str) -> "asyncio.Task[ServedModels]":
+        """Return the task that opens a model. It is shared by requests, and goes on when one of them is cancelled."""
+        task = self._opening.get(name)
+        if task is None or task.done():
+            task = self._opening[name] = asyncio.create_task(self._open_in_turn(name))
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else may retrieve it
+        return task
+
+    async def _open_in_turn(self, name: str) -> ServedModels:
+        try:
+            async with self._lock:
                 self.require(name)  # the configuration may have changed
-                if name not in self._open:
+                if name not in self._open or self._is_outdated(name):
                     await self._open_model(name)
-        self._open.move_to_end(name)
-        return self._open[name]
+                return self._open[name]
+        finally:
+            self._opening.pop(name, None)
 
     async def _open_model(self, name: str) -> None:
         """Open a model, and close others as necessary; RequestError 503 if it is refused."""
-        refusal = self._refusals.get(name)
-        if refusal is None or monotonic() - refusal.time_s >= RETRY_S:
+        if not self._is_refused(name):
             path = self._paths[name]
             try:
                 model = await asyncio.to_thread(self._load, path)
@@ -121,9 +150,9 @@ class ModelPool:
                 self._add(name, ServedModels(UserConfig(checkpoint=path), model))
                 return
             except UsageError as error:
-                refusal = self._refusals[name] = _Refusal(str(error), monotonic())
+                self._refusals[name] = _Refusal(str(error), monotonic())
         header = (b"retry-after", b"%d" % RETRY_S)
-        raise RequestError(503, f"the model {name} is refused: {refusal.reason}", header)
+        raise RequestError(503, f"the model {name} is refused: {self._refusals[name].reason}", header)
 
     def _add(self, name: str, models: ServedModels) -> None:
         """Add an open model, instead of one with its name and of those that were used least recently."""

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from cluster import machine
 from cluster.machine import GpuState, count_cpus, find_free_ports, find_listener, inspect_gpus, read_gpu_driver
 
 
@@ -111,6 +112,20 @@ def test_a_problem_of_a_gpu_states_what_to_do() -> None:
     other = GpuState(1, "570.133.20", "2.13.0", "12.6", "CUDA error: no kernel image is available")
     assert other.problem.startswith("CUDA error: no kernel image is available (torch 2.13.0 for CUDA 12.6, driver 570")
     assert GpuState(error="No module named 'torch'; install torch there").problem.endswith("; install torch there")
+
+
+def test_free_ports_are_no_ports_of_outgoing_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process's connection could take one of those before it is used. Ports in use are not returned."""
+    first, last = machine._read_ephemeral_range()
+    ports = find_free_ports(20)
+    assert len(set(ports)) == 20
+    assert not [port for port in ports if first <= port <= last]
+    with socket.create_server(("127.0.0.1", 0)) as outgoing, socket.create_connection(outgoing.getsockname()) as client:
+        assert first <= client.getsockname()[1] <= last
+    with socket.create_server(("", ports[0])):
+        monkeypatch.setattr(machine, "_PORTS", ports[:2])
+        assert find_free_ports(1) == [ports[1]]
+        assert len({*find_free_ports(3), *ports[:2]}) == 4
 
 
 def test_the_listener_of_a_port_is_found() -> None:

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.package import REPOSITORY
-from experiments.quality_filter.__main__ import build_commands
+from experiments.quality_filter import documents
+from experiments.quality_filter.__main__ import build_commands, count_labels
+from experiments.quality_filter.documents import DROP, KEEP
 from finetune_cnn import build_parser
 
 
@@ -20,6 +22,28 @@ def test_the_steps_are_commands_that_a_user_can_type(address: str | None) -> Non
     parser = build_parser()
     assert all(callable(parser.parse_args(command).run) for command in commands)
     assert all((command[0] == "submit") == (address is not None) for command in commands)
+
+
+def test_an_interrupted_run_leaves_no_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be read as if they were complete. The next run writes them."""
+    monkeypatch.setattr(documents, "LABELLED_ROWS", 1)
+    monkeypatch.setattr(documents, "FILE_ROWS", 2)
+    rows = [(KEEP, "a"), (DROP, "b"), (KEEP, "c"), (DROP, "d")]
+    writer = pq.ParquetWriter
+
+    def open_writer(path: Path, *arguments: object, **options: object) -> pq.ParquetWriter:
+        if path.name == "00001.parquet":
+            raise KeyboardInterrupt
+        return writer(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetWriter", open_writer)
+        with pytest.raises(KeyboardInterrupt):
+            documents.write_documents(tmp_path, rows, 5)
+    assert not (tmp_path / "documents").exists()
+    documents.write_documents(tmp_path, rows, 5)
+    assert count_labels(tmp_path / "documents") == {KEEP: 3, DROP: 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents", "labelled.csv"]
 
 
 @pytest.mark.slow
@@ -33,6 +57,7 @@ def test_prose_is_kept(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, result.stdout + result.stderr
     assert "writing 3,000 documents" not in result.stdout
+    assert f"reading the documents that are in {tmp_path}" in result.stdout
     line = re.search(r"this project: kept ([\d,]+), of which ([\d.]+)% .* ([\d.]+) core seconds", result.stdout)
     assert line, result.stdout
     kept = pq.read_table(sorted((tmp_path / "kept").glob("*.parquet")))

@@ -56,8 +56,8 @@ def submissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[st
     monkeypatch.chdir(tmp_path)
     calls: list[list[str]] = []
 
-    def record(arguments: list[str], **_: object) -> int:
-        calls.append(arguments)
+    def record(request: cluster.ray_jobs.JobRequest, **_: object) -> int:
+        calls.append(list(request.arguments))
         return 0
 
     monkeypatch.setattr(cluster.ray_jobs, "submit_job", record)

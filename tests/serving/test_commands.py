@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.machine import find_free_ports
 from serving.__main__ import main
 from serving.deployment.reachability import format_request, report_service
+from serving.deployment.template import TEMPLATE
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -41,6 +43,40 @@ def test_the_plan_of_a_service(run_folder: Path, capsys: pytest.CaptureFixture[s
     with socket.create_server(("127.0.0.1", port)):
         assert f"cannot listen on 127.0.0.1:{port}" in call(capsys, *words)["error"]
         assert call(capsys, *words, "--address", "10.0.0.1:6379")["starts"]["ray"] == "10.0.0.1:6379"
+
+
+def test_the_plan_has_every_checkpoint_with_its_size(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is read, and gets a lease, once."""
+    first, second = (str(run_folder / name) for name in ("first", "second"))
+    template = yaml.safe_load(TEMPLATE.read_text())
+    user_config = {
+        "candidate": {"checkpoint": second, "weight": 0.5},
+        "previous": str(run_folder),
+        "models": {"a": second},
+    }
+    template["applications"][0]["deployments"][0]["user_config"] = user_config
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(template))
+    words = ("--template", str(path), "--model", f"b={first}", "--port", str(find_free_ports(1)[0]))
+    plan = call(capsys, "run", str(run_folder), "--dry-run", *words)
+    sizes = {path: sum(file.stat().st_size for file in Path(path).iterdir()) for path in (first, second)}
+    assert [(file["path"], file["use"], file["bytes"]) for file in plan["reads"][:2]] == [
+        (first, "checkpoint, previous checkpoint, model b", sizes[first]),
+        (second, "candidate, model a", sizes[second]),
+    ]
+    assert [file["path"] for file in plan["writes"]] == [first, second]
+
+
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("run",), ("deploy",), ("config",)])
+def test_a_wrong_name_of_a_model_is_an_error_of_the_command(
+    command: tuple[str, ...], run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a checkpoint is loaded, Ray starts, or a cluster is contacted."""
+    error = call(capsys, *command, str(run_folder), "--model", "a/b=missing")["error"]
+    assert error.startswith("user_config: models.a/b")
+    assert "pattern" in error
 
 
 def test_the_environment_of_the_nodes_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,10 +88,10 @@ def find_alerts(folder: Path, series: dict[str, str], minutes: int = 90) -> set[
     return firing
 
 
+@pytest.mark.slow  # so that `make check` needs no Debian package
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed: .ci/install-packages")
 def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
-    """Only if promtool is installed: the expressions of rules and dashboard, and which alerts are raised."""
-    if not shutil.which("promtool"):
-        return
+    """The expressions of rules and dashboard, and which alerts are raised."""
     expressions = [
         expression.replace("$__rate_interval", "1m").replace("$application", ".*") for expression in EXPRESSIONS
     ]

@@ -1,8 +1,7 @@
 """Check of commands in texts against the parsers of `finetune-cnn`."""
 
-import argparse
-
 import finetune_cnn
+from cluster.console.cli import list_parsers
 
 
 def check_command(words: list[str], command: str) -> None:
@@ -13,10 +12,11 @@ def check_command(words: list[str], command: str) -> None:
         command: for the message.
     """
     parser = finetune_cnn.build_parser()
+    parsers, name = list_parsers(parser), ""
     for word in words:
-        groups = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         if word.startswith("--"):
-            assert word.partition("=")[0] in parser._option_string_actions, f"{command}: no option {word}"
-        elif groups:
-            assert word in groups[0], f"{command}: no command {word}"
-            parser = groups[0][word]
+            options = parsers.get(name, parser)._option_string_actions
+            assert word.partition("=")[0] in options, f"{command}: no option {word}"
+        elif name not in parsers:
+            name = f"{name} {word}".lstrip()
+            assert any(f"{known} ".startswith(f"{name} ") for known in parsers), f"{command}: no command {name}"

@@ -21,10 +21,10 @@ class NotDivisibleError(Exception):
 
 @dataclass(frozen=True)
 class RowParser:
-    """Compiled parser of the rows of a file. read: of row_kernel.py; numbers: its second to fifth argument."""
+    """Compiled parser of the rows of a file. read: of row_kernel.py; columns: its second argument."""
 
-    read: Callable[..., int]
-    numbers: tuple[int, int, int, int]
+    read: Callable[[np.ndarray, row_kernel.Columns, row_kernel.Rows], int]
+    columns: row_kernel.Columns
 
 
 def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
@@ -86,4 +86,4 @@ def _find_cut(content: bytes, parser: RowParser) -> int:
     values = np.frombuffer(content, np.uint8)
     if parser.read is row_kernel.read_tsv:
         return row_kernel.find_tsv_cut(values)
-    return row_kernel.find_csv_cut(values, parser.numbers[0])
+    return row_kernel.find_csv_cut(values, parser.columns[0])

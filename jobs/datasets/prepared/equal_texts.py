@@ -1,5 +1,6 @@
 """Equal texts of parts of a dataset: compared as strings, or, of large sources, by their hashes."""
 
+import itertools
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -11,13 +12,15 @@ Position = tuple[int, int]
 """Index of a part, and of a text in it."""
 
 
-def count_repeated_texts(texts: Sequence[str], known: Sequence[str]) -> int:
-    """Return the number of texts that are among the known ones."""
-    if isinstance(texts, Texts) and isinstance(known, Texts):
-        firsts = find_first_rows(_hash_parts(known, texts))
-        return int(np.count_nonzero(firsts[len(known) :] < len(known)))
-    distinct = set(known)
-    return sum(text in distinct for text in texts)
+def count_repeated_texts(texts: Sequence[Sequence[str]], known: Sequence[str]) -> list[int]:
+    """Return the number of texts of each part that are among the known ones."""
+    hashes = _hash_parts([known, *texts])
+    if hashes is None:
+        distinct = set(known)
+        return [sum(text in distinct for text in part) for part in texts]
+    is_known = find_first_rows(hashes) < len(known)
+    ends = np.cumsum([len(known), *map(len, texts)])
+    return [int(np.count_nonzero(is_known[start:end])) for start, end in itertools.pairwise(ends)]
 
 
 def find_ambiguous_texts(
@@ -28,10 +31,9 @@ def find_ambiguous_texts(
     Args:
         texts, labels: of each part.
     """
-    if all(isinstance(part, Texts) for part in texts):
-        return _find_ambiguous_hashes(
-            np.concatenate([part.hashes() for part in texts if isinstance(part, Texts)]), labels
-        )
+    hashes = _hash_parts(texts)
+    if hashes is not None:
+        return _find_ambiguous_hashes(hashes, labels)
     first_rows: dict[str, Position] = {}
     examples: dict[str, tuple[Position, Position]] = {}
     for number, (part, labels_of_part) in enumerate(zip(texts, labels, strict=True)):
@@ -42,8 +44,10 @@ def find_ambiguous_texts(
     return list(examples.values())
 
 
-def _hash_parts(*parts: Texts) -> np.ndarray:
-    return parts[0].hashes() if len(parts) == 1 else np.concatenate([part.hashes() for part in parts])
+def _hash_parts(parts: Sequence[Sequence[str]]) -> np.ndarray | None:
+    """Return the hashes of all texts, None if a part is not of a large source."""
+    hashes = [part.hashes() for part in parts if isinstance(part, Texts)]
+    return np.concatenate(hashes) if len(hashes) == len(parts) else None
 
 
 def _find_ambiguous_hashes(hashes: np.ndarray, labels: Sequence[Sequence[Hashable]]) -> list[tuple[Position, Position]]:

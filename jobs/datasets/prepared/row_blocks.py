@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from cluster.input_files import READ_ERRORS
 from cluster.machine import count_cpus
@@ -108,8 +109,8 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     text_offsets, label_offsets = np.zeros((2, max_rows + 1), np.int64)
     lines = np.empty(max_rows, np.int64)
     count = row_kernel.UNUSUAL
-    if row_kernel.is_utf8(content):
-        count = parser.read(content, *parser.numbers, texts, text_offsets[1:], labels, label_offsets[1:], lines)
+    if is_utf8(content):
+        count = parser.read(content, parser.columns, (texts, text_offsets[1:], labels, label_offsets[1:], lines))
     names = None
     if count != row_kernel.UNUSUAL:
         text_offsets, label_offsets = text_offsets[: count + 1], label_offsets[: count + 1]
@@ -121,6 +122,16 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     texts = _freeze(texts[: text_offsets[-1]])
     lines = lines[:count] + file.part.num_before
     return RowBlock(texts, text_offsets, hash_rows(texts, text_offsets), lines, names, label_indices)
+
+
+def is_utf8(content: np.ndarray) -> bool:
+    """Return whether bytes are valid UTF-8 as Python decodes it, without surrogates."""
+    buffers = [None, pa.py_buffer(np.array([0, len(content)])), pa.py_buffer(content)]
+    try:
+        pa.Array.from_buffers(pa.large_string(), 1, buffers).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _freeze(array: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
 They read usual rows only, and exactly as the readers in `jobs.datasets.formats`: of a block with anything else, such as
 an invalid row, they return UNUSUAL, and the readers there read it or raise its error.
 
-Rows are written as:
+Arguments `columns` are the delimiter, the number of columns, and the indices of the columns of the text and the label;
+all 0 for fastText. Arguments `rows` are arrays that the rows are written into:
 
     texts        (bytes,) uint8, all texts, one after the other; text_ends (rows,) int64, the end of each
     labels       (bytes,) uint8, all labels as in the file; label_ends (rows,) int64
@@ -15,45 +16,14 @@ import numpy as np
 from jobs.compilation.decorator import compiled
 
 Array = np.ndarray
+Columns = tuple[int, int, int, int]
+Rows = tuple[Array, Array, Array, Array, Array]
 
 UNUSUAL = -1
 MAX_RECORD_LINES = 100  # that of `jobs.datasets.formats.delimited`
 LABEL_PREFIX = np.frombuffer(b"__label__", np.uint8)  # that of `jobs.datasets.formats.fasttext_lines`
 _LINE_FEED, _RETURN, _TAB, _SPACE, _QUOTE = (ord(letter) for letter in '\n\r\t "')
 _FIELD_START, _UNQUOTED, _QUOTED, _AFTER_QUOTE = range(4)
-
-
-@compiled()
-def is_utf8(content: Array) -> bool:
-    """Return whether bytes are valid UTF-8 as Python decodes it, without surrogates."""
-    index, end = 0, len(content)
-    while index < end:
-        while index + 64 <= end:  # a loop without branches is compiled to vector instructions
-            bits = np.uint8(0)
-            for offset in range(64):
-                bits |= content[index + offset]
-            if bits & 0x80:
-                break
-            index += 64
-        if index == end:
-            break
-        first: int = np.int64(content[index])  # type: ignore[assignment]  # numba's int() of uint8 is unsigned
-        if first < 0x80:
-            index += 1
-            continue
-        size = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
-        if first < 0xC2 or first > 0xF4 or index + size > end:
-            return False
-        code = first & (0x7F >> size)
-        for offset in range(1, size):
-            byte: int = np.int64(content[index + offset])  # type: ignore[assignment]
-            if byte & 0xC0 != 0x80:
-                return False
-            code = code << 6 | byte & 0x3F
-        if (size == 3 and (code < 0x800 or 0xD800 <= code < 0xE000)) or (size == 4 and not 0x10000 <= code < 0x110000):
-            return False
-        index += size
-    return True
 
 
 @compiled()
@@ -104,11 +74,10 @@ def find_tsv_cut(content: Array) -> int:
 
 
 @compiled()
-def read_csv(
-    content: Array, delimiter: int, num_columns: int, text_column: int, label_column: int,
-    texts: Array, text_ends: Array, labels: Array, label_ends: Array, lines: Array,
-) -> int:  # fmt: skip
+def read_csv(content: Array, columns: Columns, rows: Rows) -> int:
     """Write the rows of csv, with quoted fields; return their number, or UNUSUAL."""
+    delimiter, num_columns, text_column, label_column = columns
+    texts, text_ends, labels, label_ends, lines = rows
     index, end = 0, len(content)
     count = text_end = label_end = 0
     line = 1
@@ -177,11 +146,10 @@ def read_csv(
 
 
 @compiled()
-def read_tsv(
-    content: Array, delimiter: int, num_columns: int, text_column: int, label_column: int,
-    texts: Array, text_ends: Array, labels: Array, label_ends: Array, lines: Array,
-) -> int:  # fmt: skip
+def read_tsv(content: Array, columns: Columns, rows: Rows) -> int:
     """Write the rows of tsv without quoted fields; return their number, or UNUSUAL."""
+    delimiter, num_columns, text_column, label_column = columns
+    texts, text_ends, labels, label_ends, lines = rows
     index, end = 0, len(content)
     count = text_end = label_end = 0
     line = 0
@@ -233,14 +201,12 @@ def _is_ascii_space(byte: int) -> bool:
 
 
 @compiled()
-def read_fasttext(
-    content: Array, delimiter: int, num_columns: int, text_column: int, label_column: int,
-    texts: Array, text_ends: Array, labels: Array, label_ends: Array, lines: Array,
-) -> int:  # fmt: skip
+def read_fasttext(content: Array, columns: Columns, rows: Rows) -> int:
     """Write the rows of fastText lines that start with their only label; return their number, or UNUSUAL.
 
     What surrounds the text is ASCII: other white space would be removed too.
     """
+    texts, text_ends, labels, label_ends, lines = rows
     index, end = 0, len(content)
     count = text_end = label_end = 0
     line = 0

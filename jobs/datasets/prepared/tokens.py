@@ -31,6 +31,7 @@ from jobs.datasets.prepared.array_file import ArrayFile, ArrayWriter, release
 from jobs.datasets.prepared.cache import load_or_create
 from jobs.datasets.prepared.equal_rows import find_first_rows, hash_rows
 from jobs.datasets.prepared.texts import Texts
+from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.word_index import WordIndex
 from jobs.datasets.tokenizer import UNKNOWN, Tokens, Vocabulary
 
@@ -131,7 +132,8 @@ class TokenizedTexts(Sequence[list[str]]):
 def tokenize(texts: Texts, settings: TextSettings) -> TokenizedTexts:
     """Return the tokens of texts: those that `jobs.datasets.tokenizer.tokenize` returns for each."""
     path = None
-    if texts.cache is not None and texts.file.path is not None:
+    # The name of an installed tokenizer says nothing of what it does: another version has other tokens.
+    if texts.cache is not None and texts.file.path is not None and settings.tokenizer in BUILT_IN:
         versions = [CACHE_VERSION, unicodedata.unidata_version, settings.lowercase, settings.tokenizer]
         path = texts.cache / f"tokens-{digest([texts.file.metadata['key'], versions])}.arrays"
     memo: dict[tuple[str, bool], ArrayFile] = texts.tokens

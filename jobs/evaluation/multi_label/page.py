@@ -33,9 +33,14 @@ def render_label_evaluation(
     thresholds = checkpoint.label_thresholds
     counts = count_labels(labels, probabilities >= thresholds)
     listed = list_rows(classifier, rows, rank_predictions(labels, probabilities, thresholds))
-    hint = f"All {len(rows):,} rows."
+    hint = (
+        "Rows with a wrong label first, that with the highest score first; then those that only lack a label, that "
+        "with the lowest score first; then the correct rows, those with a score near its threshold first. "
+    )
     if len(listed) < len(rows):
-        hint = f"{len(listed):,} of {len(rows):,} rows, some of each wrong or missing label."
+        hint += f"{len(listed):,} of {len(rows):,} rows, some of each wrong or missing label."
+    else:
+        hint += f"All {len(rows):,} rows."
     by_column = dict.fromkeys(item.by for item in evaluation.slices)
     sections = {"metrics": "Metrics", "classes": "Labels", "texts-title": "Texts", "confidence": "Thresholds"}
     return render_page(

@@ -61,32 +61,23 @@ COUNTS = ("correct", "predicted", "true", "rows")
 
 
 @dataclass(frozen=True)
-class LabelThresholds:
-    """Thresholds of labels, `(labels,)` float64. per_label: they are not the same for all labels."""
-
-    values: np.ndarray
-    per_label: bool
-
-
-@dataclass(frozen=True)
 class Calibration:
     """How logits become scores and labels. thresholds: `(labels,)` float64; None with one label per text.
 
-    objective: None if the settings name the thresholds. per_label: they are not the same for all labels.
+    objective: None if the settings name the thresholds.
     """
 
     temperature: float
     thresholds: np.ndarray | None = None
     objective: ThresholdObjective | None = None
-    per_label: bool = False
 
     def to_json(self) -> Mapping[str, object]:
         """Return the values in a checkpoint's metrics.json: `temperature`, and with several labels per text
         `label_thresholds` with `objective`, `per_label` and `values`, in the order of the labels."""
         values: dict[str, object] = {"temperature": self.temperature}
         if self.thresholds is not None:
-            thresholds = {"objective": self.objective, "per_label": self.per_label, "values": self.thresholds.tolist()}
-            values["label_thresholds"] = thresholds
+            own = self.thresholds.tolist()
+            values["label_thresholds"] = {"objective": self.objective, "per_label": len(set(own)) > 1, "values": own}
         return values
 
 
@@ -99,10 +90,10 @@ def calibrate(logits: LogitSample, settings: "TrainSettings", names: Sequence[st
     if fixed is not None:
         # A label that only the checkpoint of `train.start_from` has may have none.
         values = [fixed.get(name, DEFAULT_THRESHOLD) if isinstance(fixed, dict) else fixed for name in names]
-        return Calibration(temperature, np.array(values), None, isinstance(fixed, dict))
+        return Calibration(temperature, np.array(values))
     probabilities = sigmoid(logits.logits / temperature)
     chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)
-    return Calibration(temperature, chosen.values, settings.threshold_objective, chosen.per_label)
+    return Calibration(temperature, chosen, settings.threshold_objective)
 
 
 def count_scores(probabilities: np.ndarray, labels: np.ndarray) -> GridCounts:
@@ -130,15 +121,15 @@ def choose_global_threshold(counts: GridCounts, objective: ThresholdObjective) -
     return int((2 * correct / np.maximum(predicted + counts.true.sum(), 1)).argmax())
 
 
-def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, objective: ThresholdObjective) -> LabelThresholds:
-    """Return the thresholds for an objective; `DEFAULT_THRESHOLD` without rows.
+def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, objective: ThresholdObjective) -> np.ndarray:
+    """Return the thresholds for an objective, `(labels,)` float64; `DEFAULT_THRESHOLD` without rows.
 
     Args:
         probabilities, labels: of validation rows, `(rows, labels)`.
     """
     num_labels = labels.shape[1]
     if not len(labels):
-        return LabelThresholds(np.full(num_labels, DEFAULT_THRESHOLD), per_label=False)
+        return np.full(num_labels, DEFAULT_THRESHOLD)
     folds = np.random.default_rng(0).permutation(len(labels)) % NUM_FOLDS
     parts = [count_scores(probabilities[folds == fold], labels[folds == fold]) for fold in range(NUM_FOLDS)]
     counts = reduce(operator.add, parts)
@@ -146,8 +137,7 @@ def choose_thresholds(probabilities: np.ndarray, labels: np.ndarray, objective: 
     choices: list[Callable[[GridCounts, ThresholdObjective], np.ndarray]]
     choices = [_choose_same, *by_frequency, _choose_per_label]
     totals = [_cross_validate(choose, counts, parts, objective) for choose in choices]
-    best = _choose_best(totals, objective)
-    return LabelThresholds(GRID[choices[best](counts, objective)], best > 0)
+    return np.asarray(GRID[choices[_choose_best(totals, objective)](counts, objective)])
 
 
 def _cross_validate(

@@ -76,9 +76,11 @@ def open_input(source: str, data: DataSettings, *, is_file: bool, skip_invalid: 
     if not is_file:
         return InputRows(source, (), ReadOptions(data), {"text": {str}})
     files = resolve_source(source, data)
-    # Files that are scanned from the start to the end are not read once more to find out whether they are UTF-8.
-    is_scanned = files[0].format in SCANNED_FORMATS
-    encoding = data.encoding if skip_invalid else "utf-8" if is_scanned else choose_encoding(source, data)
+    # Files that are scanned from the start to the end are not read once more to find out whether they are UTF-8, unless
+    # bytes that are not are no error.
+    is_scanned = files[0].format in SCANNED_FORMATS and not skip_invalid
+    is_known = is_scanned or data.encoding == "utf-8"
+    encoding = "utf-8" if is_known else choose_encoding(source, data)
     strict = ReadOptions(data.model_copy(update={"encoding": encoding}), labelled=False, with_records=True)
     options = replace(strict, on_invalid_row=ignore_invalid_row) if skip_invalid else strict
     try:

@@ -14,9 +14,10 @@ MIN_ROWS = 10_000  # from which on a share above the limit ends the command befo
 
 
 class InvalidRows:
-    """Invalid rows, in a temporary file until they are written to their place, or until the `with` statement ends.
+    """Invalid rows of one reading of the input, collected in a temporary file.
 
-    first: the first one, for messages.
+    `write` copies them to the report; the end of the `with` statement deletes the file. first: the first one, for
+    messages.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class RowCounts:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so many of the first rows are invalid that the others are not read."""
+        """True if so many of the first rows are invalid that the others are not read."""
         return self.share > self.limit and self.num_labelled + self.num_invalid >= MIN_ROWS
 
     def check(self, report: str) -> None:

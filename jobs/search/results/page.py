@@ -26,7 +26,7 @@ STYLES = {"rand": "d", "static": "a", "non-static": "b", "multichannel": "c"}
 
 @dataclass(frozen=True)
 class SearchSummary:
-    """What the report of a search says, as Markdown and as HTML.
+    """Contents of the report of a search, for Markdown and HTML.
 
     trials: their numbers and time; comparison: how they are compared. best: the objective of the best one, and
     best_detail: more about it. refit: whether it was trained again, or empty. verdict: whether fine-tuning pays.

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from cluster import UsageError, first_line
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS
-from jobs.training.history import Epoch, Progress
+from jobs.training.history import Epoch, Progress, replace_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class WandbTracker:
     """A project of Weights & Biases; with WANDB_MODE=offline, files in WANDB_DIR for `wandb sync`.
 
     Raises:
-        UsageError: the package wandb is not installed, or has no key.
+        UsageError: the package wandb is not installed, or has no key, or the server does not accept it.
     """
 
     name = "W&B"
@@ -156,7 +156,11 @@ class WandbTracker:
             wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
             raise UsageError("wandb: the package is not installed here; pip install wandb") from error
-        if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not wandb.login(prompt=False):
+        try:
+            has_key = os.environ.get("WANDB_MODE") in ("offline", "disabled") or wandb.login(prompt=False)
+        except wandb.Error as error:
+            raise UsageError(f"wandb: cannot log in: {first_line(error)}") from error
+        if not has_key:
             raise UsageError("wandb: there is no API key; set WANDB_API_KEY, or WANDB_MODE=offline")
         self._wandb, self._project = wandb, project
         self.errors: tuple[type[Exception], ...] = (wandb.Error, OSError)
@@ -261,14 +265,14 @@ class RunTracker:
 
     def __init__(self, logs: RunLogs, metric: str) -> None:
         self._logs, self._metric = logs, metric
-        self._progress = Progress()
+        self._progress = Progress()  # lost workers train their last epochs again
 
     def resume(self, epochs: Sequence[Epoch]) -> None:
         """Log the epochs of an earlier command."""
         ended = time.time() - sum(epoch.seconds for epoch in epochs)
         ends = []
         for epoch in epochs:
-            self._progress.add(epoch, self._metric)
+            self._progress = replace_epoch(self._progress, epoch, self._metric)
             ended += epoch.seconds
             ends.append((epoch, ended))
         if ends:
@@ -276,7 +280,7 @@ class RunTracker:
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch that has ended now."""
-        self._progress.add(epoch, self._metric)
+        self._progress = replace_epoch(self._progress, epoch, self._metric)
         self._logs.log([(epoch, time.time())])
 
     @property
@@ -286,13 +290,11 @@ class RunTracker:
 
 
 @contextmanager
-def track_run(experiment: Experiment, name: str) -> Iterator[RunTracker]:
-    """Context manager: yield the tracker of a run with this name; its log ends with the block."""
+def track_run(trackers: Trackers, experiment: Experiment, name: str, group: str) -> Iterator[RunTracker]:
+    """Context manager: yield the tracker of a run; its log ends with the block. name, group: as of `TrackedRun`."""
     sections = experiment.model_dump(include={"data", "text", "vectors", "model", "train"})
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    logs = connect_trackers(experiment).start(
-        TrackedRun(name, name, {"seed": experiment.seed, **settings}, time.time())
-    )
+    logs = trackers.start(TrackedRun(name, group, {"seed": experiment.seed, **settings}, time.time()))
     with log_end(logs, experiment.train.metric) as tracker:
         yield tracker
 

@@ -101,6 +101,21 @@ def test_every_command_line_prints_its_version(module: object, capsys: pytest.Ca
     assert capsys.readouterr().out == f"finetune-cnn {__version__}\n"
 
 
+def test_ctrl_c_in_compiled_code_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    """numba's dispatcher raises a SystemError, whose cause has the interruption; any other one is an error."""
+
+    def interrupt(options: argparse.Namespace) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    assert make_command_line(interrupt).main(["work"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    with pytest.raises(SystemError):
+        make_command_line(raise_error(SystemError())).main(["work"])
+
+
 @pytest.mark.parametrize("resumable", [False, True])
 def test_ctrl_c_is_one_line_and_exit_code_130(resumable: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """The line contains a hint if the same command resumes."""

@@ -124,6 +124,27 @@ def test_labels_that_are_wrong_or_missing_are_found_among_several() -> None:
     assert re.search(rf"<bdi>sound</bdi></td>.*?<td class=\"number\">{suspicious}</td><td class=\"bar", page)
 
 
+@pytest.mark.parametrize("others", [0, 30])
+def test_a_class_of_copies_of_one_text_is_left_out(others: int) -> None:
+    """A model that was not trained on the copies would not know it."""
+    train = [(f"sound w{number}", "a") for number in range(60)] + [("always the same", "b")] * 12
+    rows = make_rows(train + [(f"sight v{number}", "c") for number in range(others)])
+    assert check_labels(rows, find_first_copies(rows.tokens), seed=0) == []
+
+
+def test_labels_that_only_copies_of_one_text_lack_are_not_checked() -> None:
+    """A model that was not trained on the copies would know no row without the label."""
+    kinds = (("a",), "music"), (("a", "b"), "sound")
+    rows = [(own, f"{word} w{number}") for number in range(30) for own, word in kinds]
+    rows += [(("b",), "always the same")] * 12
+    sets = [own for own, _ in rows]
+    train = Split([text for _, text in rows], list(map(", ".join, sets)), "x", label_sets=sets)
+    none = Split([], [], "x", label_sets=[])
+    checked = collect_rows(Dataset(train, none, none, ["a", "b"], []), TextSettings())
+    findings = check_labels(checked, find_first_copies(checked.tokens), seed=0)
+    assert not any("a" in row.labels for finding in findings for row in finding.rows)
+
+
 def test_texts_without_common_words_can_be_checked() -> None:
     rows = make_rows([(f"text{number}", "xy"[number % 2]) for number in range(20)])
     check_labels(rows, find_first_copies(rows.tokens), seed=0)

@@ -1,15 +1,21 @@
-"""Columns of jsonl: the fast scan finds what the reader finds, or leaves the file to it. Files of an object store."""
+"""Columns of jsonl: the fast scan finds what the reader finds, or leaves the file to it. Files of an object store.
+
+Selected rows of a chunk.
+"""
 
 import json
 import threading
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from cluster import UsageError
 from jobs.config.settings import DataSettings
 from jobs.datasets import chunks
-from jobs.datasets.chunks import scan_columns
+from jobs.datasets.chunks import Chunk, scan_columns
+from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.formats.rows import ReadOptions, SourceFile
 
 OPTIONS = ReadOptions(DataSettings(text_column="text"), labelled=False, with_records=True)
@@ -25,7 +31,8 @@ def scan(path: Path, content: str) -> chunks.ColumnTypes:
     [
         (['{"text": "a", "n": 1}', '{"n": 2.5, "text": "", "cafe\\u0301": [1], "big": 12345678901234567890}'], True),
         (['{"text": "a", "n": null}', '{"text": "b", "n": true, "m": {"x": 1}}', '{"text": "c", "n": "x"}'], True),
-        (['{"text": "a"}', "", '{"text": "b", "n": NaN}', '{"text": "c", "m": 1e400}'], False),
+        (["", '{"text": "a"}', " \t\u3000", '{"text": "b", "n": 1}', ""], True),
+        (['{"text": "a"}', '{"text": "b", "n": NaN}', '{"text": "c", "m": 1e400}'], False),
         (['{"text": "a", "caf\\u00e9": 1}', '{"text": "b", "cafe\\u0301": 2.5}'], False),
     ],
 )
@@ -63,3 +70,14 @@ def test_files_of_an_object_store_are_read_at_the_same_time() -> None:
     assert chunks.map_files(lambda file: threading.current_thread(), [SourceFile(path, "csv") for path in "ab"]) == (
         2 * [threading.main_thread()]
     )
+
+
+def test_only_selected_texts_are_decoded() -> None:
+    """The text that is left out is not UTF-8, so that decoding it would fail."""
+    texts = EncodedTexts(b"one\xfftwo", np.array([0, 3, 4, 7]))
+    batch = pa.RecordBatch.from_pydict({"id": [1, 2, 3]})
+    chunk = Chunk(texts, (), batch).select(np.array([True, False, True]))
+    assert chunk.batch is not None
+    assert (chunk.texts, chunk.records, chunk.batch.to_pydict()) == (["one", "two"], (), {"id": [1, 3]})
+    records = [{"id": 1}, {"id": 2}]
+    assert Chunk(["one", "two"], records).select(np.array([False, True])) == Chunk(["two"], records[1:])

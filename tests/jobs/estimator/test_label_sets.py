@@ -1,5 +1,6 @@
 """The scikit-learn estimator with several labels per text."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sklearn.preprocessing import MultiLabelBinarizer
 
 import finetune_cnn
+from cluster import UsageError
 from jobs.estimator.inputs import read_label_sets
 from jobs.estimator.text_cnn import TextCNNClassifier
 from tests.support.label_sets import make_label_set_rows
@@ -103,3 +105,30 @@ def test_workers_and_a_search_on_ray_learn_the_same(model: TextCNNClassifier, em
     assert best.learning_rate == 0.02
     assert best.score(TEXTS, LABELS) > 0.8
     assert best._model.checkpoint.experiment.train.metric == "micro_f1"
+
+
+def test_thresholds_are_of_the_labels() -> None:
+    """As in an experiment file."""
+    model = TextCNNClassifier(**SMALL, settings={"train.thresholds": {"price": 0.5, "sight": 0.5, "smell": 0.5}})
+    with pytest.raises(UsageError, match=r"train\.thresholds: lacks a threshold of 'sound', and has thresholds of 's"):
+        model.fit(TEXTS, LABELS)
+
+
+def test_the_labels_are_read_once() -> None:
+    """They may be many."""
+    column = CountingColumn()
+    TextCNNClassifier(**SMALL | {"epochs": 1}).fit(TEXTS, column)
+    assert column.reads == 1
+
+
+class CountingColumn:
+    """A column of labels, as of pyarrow, that counts how often it is read."""
+
+    reads = 0
+
+    def to_pylist(self) -> list[list[str]]:
+        self.reads += 1
+        return LABELS
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return iter(LABELS)

@@ -176,9 +176,17 @@ def test_wrong_weights_of_rows_are_errors(weights: list[float], message: str) ->
 
 @pytest.mark.parametrize("labels", [["good"], ["good", "bad", "other"]])
 def test_class_weights_are_of_the_labels(labels: list[str]) -> None:
-    """As in an experiment file."""
-    with pytest.raises(UsageError, match=r"train\.class_weights: (lacks a weight of 'bad'|has weights of 'other')"):
-        TextCNNClassifier(**SMALL, settings={"train.class_weights": dict.fromkeys(labels, 2.0)}).fit(TEXTS, LABELS)
+    """As in an experiment file, also in searches and in a user's own trainer."""
+    model = TextCNNClassifier(**SMALL, settings={"train.class_weights": dict.fromkeys(labels, 2.0)})
+    for method in (model.fit, model.tune, model.train_loop_config, model.trainable):
+        with pytest.raises(UsageError, match=r"train\.class_weights: (lacks a weight of 'bad'|has weights of 'other')"):
+            method(TEXTS, LABELS)
+
+
+def test_trials_of_a_users_tuner_have_settings_without_contradictions() -> None:
+    """They are checked before Ray is used."""
+    with pytest.raises(UsageError, match=r"train\.metric=micro_f1 is a metric of several labels"):
+        TextCNNClassifier(**SMALL, settings={"train.metric": "micro_f1"}).trainable(TEXTS, LABELS)
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_used(

@@ -39,12 +39,6 @@ from tests.support.text_formats import encode_rows, encode_table
 from tests.support.toy_data import read_jsonl
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> str:
-    save_checkpoint(tmp_path / "checkpoint", checkpoint_of("non-static"))
-    return str(tmp_path / "checkpoint")
-
-
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
@@ -126,7 +120,7 @@ def test_files_are_written_anywhere_in_any_format(
     assert (written.read_bytes()[:2] == b"\x1f\x8b") == suffix.endswith(".gz")
     content = gzip.decompress(written.read_bytes()) if suffix.endswith(".gz") else written.read_bytes()
     assert "word1 naïve" in content.decode()
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "in.csv", "new"]
+    assert sorted(os.listdir(tmp_path)) == ["in.csv", "new"]
 
 
 @pytest.mark.parametrize(
@@ -252,20 +246,31 @@ def test_a_named_delimiter_is_kept(saved: str, tmp_path: Path) -> None:
 
 
 def test_a_file_may_have_another_encoding_than_that_of_training(tmp_path: Path) -> None:
-    """UTF-8 is recognized, or a text would be read as other letters without an error; else it is that of training."""
+    """UTF-8 is recognized, or a text would be read as other letters without an error; else it is that of training.
+
+    Also if invalid rows are skipped.
+    """
     checkpoint = checkpoint_of("non-static")
     experiment = checkpoint.experiment.replace({"data.encoding": "cp1252"})
     save_checkpoint(tmp_path / "checkpoint", replace(checkpoint, experiment=experiment))
     contents = {"csv": "text\nfür word1\n", "jsonl": '{"text": "für word1"}\n', "ft": "__label__x für word1\n"}
+    out = str(tmp_path / "out.csv")
     for encoding, (suffix, content) in itertools.product(("utf-8", "cp1252"), contents.items()):
         (tmp_path / f"in.{suffix}").write_text(content, encoding=encoding)
-        predict_file(str(tmp_path / "checkpoint"), str(tmp_path / f"in.{suffix}"), str(tmp_path / "out.csv"), None)
-        assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], (encoding, suffix)
+        for limit in (None, 0.5):
+            predict_file(str(tmp_path / "checkpoint"), str(tmp_path / f"in.{suffix}"), out, None, max_invalid=limit)
+            assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["für word1"], (encoding, suffix, limit)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ft"])
-def test_a_text_file_is_read_twice(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    """For its encoding and columns, and for its rows."""
+@pytest.mark.parametrize(
+    ("suffix", "encoding", "count"),
+    [(".csv", "utf-8", 1), (".csv", "cp1252", 2), (".jsonl", "utf-8", 2), (".ft", "cp1252", 2)],
+)
+def test_a_text_file_is_read_once_or_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, encoding: str, count: int
+) -> None:
+    """For its rows, and before for its columns or, unless it must be UTF-8, its encoding."""
+    save_checkpoint(tmp_path / "checkpoint", checkpoint_of("non-static", **{"data.encoding": encoding}))
     num_lines = 0
 
     class CountedStream(io.BufferedReader):
@@ -287,9 +292,9 @@ def test_a_text_file_is_read_twice(saved: str, tmp_path: Path, monkeypatch: pyte
     (tmp_path / f"in{suffix}").write_bytes(encode_rows([("a", "word1")] * 100, suffix))
     for module in (readers.input_files, text_lines):
         monkeypatch.setattr(module, "open_decompressed", open_counted)
-    predict_file(saved, str(tmp_path / f"in{suffix}"), str(tmp_path / "out.jsonl"), None)
+    predict_file(str(tmp_path / "checkpoint"), str(tmp_path / f"in{suffix}"), str(tmp_path / "out.jsonl"), None)
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 100
-    assert 200 <= num_lines <= 204  # a header, and the first row
+    assert 100 * count <= num_lines <= 100 * count + 4  # a header, and the first row
 
 
 @pytest.mark.parametrize("source", ["a.parquet", "in", "in/", "in/*.parquet", "in/[ab]*", "file://{}/in", "lines.txt"])

@@ -22,13 +22,6 @@ from tests.support.toy_data import read_jsonl
 TEXTS = ["word1 word2 word3", "", "naïve word4"]
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
-    save_checkpoint(folder, checkpoint_of("non-static"))
-    return str(folder)
-
-
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """Prediction into a folder: parts that several processes write, and what is left when they are killed."""
 
 import csv
+import json
 import os
 import signal
 import sys
@@ -11,13 +12,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+import finetune_cnn
 from cluster import UsageError
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 from jobs.inference.batch import processes
 from jobs.inference.file_prediction import predict_file
-from jobs.model.checkpoint import save_checkpoint
-from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
 from tests.support.running_commands import RunningCommand
 from tests.support.text_formats import encode_rows
@@ -26,13 +26,6 @@ from tests.support.waiting import wait_for
 
 NUM_ROWS = 400
 ROWS = [(f"l{number}", f'word{number % 90} "word2", {number}') for number in range(NUM_ROWS)]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(folder / "checkpoint", checkpoint_of("non-static"))
-    return str(folder / "checkpoint")
 
 
 @pytest.fixture
@@ -260,3 +253,30 @@ def test_an_invalid_row_ends_the_processes(saved: str, tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert "in.csv, line 502: has 1 columns" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_result_has_the_rows_that_the_command_wrote(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file, of a selection, of a folder, and of one of its parts that was missing."""
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").write_bytes(encode_rows(ROWS, ".csv"))
+
+    def predict(out: str, *options: str) -> dict[str, Any]:
+        assert finetune_cnn.main(["predict", "--json", saved, "in.csv", "--out", out, *options]) == 0
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    limit = ("--min-score", "a=0.3")
+    kept = predict("kept.csv", *limit)["rows"]
+    assert 0 < kept == len(Path("kept.csv").read_text().splitlines()) - 1 < NUM_ROWS
+    assert predict("uncertain.csv", "--uncertain", "7")["rows"] == 7
+    folder = predict("kept/", *limit, "--table-dtype", "float32")
+    assert (folder["rows"], folder["written"]) == (kept, folder["files"])
+    part = Path("kept/part-00000.parquet")
+    num_rows = len(pyarrow.parquet.read_table(part))
+    part.unlink()
+    folder = predict("kept/", *limit, "--table-dtype", "float32")
+    assert (folder["rows"], folder["written"]) == (num_rows, 1)
+    assert 0 < num_rows < kept

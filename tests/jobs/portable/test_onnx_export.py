@@ -69,6 +69,14 @@ def test_scores_are_those_of_the_classifier(embedding: str, multi_label: bool) -
     assert (metadata["labels"], metadata["multi_label"]) == (["a", "b", "c"], multi_label)
 
 
+def test_the_tokenizer_of_a_checkpoint_need_not_be_installed() -> None:
+    """The tensors are validated without it."""
+    checkpoint = checkpoint_of("rand", **{"text.tokenizer": "none_such"})
+    onnx.checker.check_model(build_model(checkpoint))
+    with pytest.raises(CheckpointError, match=r"output\.weight is float32"):
+        build_model(replace(checkpoint, labels=["a", "b"]))
+
+
 def test_a_checkpoint_beyond_the_size_of_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "MAX_BYTES", 100)
     with pytest.raises(CheckpointError, match="more than 2 GB of weights"):

@@ -49,8 +49,15 @@ METRICS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint with every kind of file, whose settings name folders of this machine."""
-    paths = {"data.train": ["/home/someone/secret/train.csv"], "data.test": "s3://key:password@bucket/test.csv?x=1"}
-    checkpoint = checkpoint_of("non-static", name="tickets", storage="/home/someone/runs", **paths)
+    settings = {
+        "storage": "/home/someone/runs", "mlflow": "https://someone:password@mlflow:5000", "wandb": "someone-secret",
+        "data.train": ["/home/someone/secret/train.csv"], "data.test": "s3://key:password@bucket/test.csv?x=1",
+        "data.out_of_scope": "s3://key:password@bucket/", "tune.space": {
+            "vectors.path": {"choice": ["/home/someone/a.bin", "s3://key:password@bucket/b.vec", None]},
+            "model.dropout": {"grid": [0.2], "if": {"vectors.path": ["/home/someone/a.bin"], "wandb": "someone"}},
+        },
+    }  # fmt: skip
+    checkpoint = checkpoint_of("non-static", name="tickets", **settings)
     vectors = checkpoint.weights["vectors"]
     initial = InitialVectors(vectors[:9], np.arange(9), np.ones(9, bool), np.ones(len(vectors), np.float32))
     constants = RunConstants(initial, {"vectors": vectors[9:]}, np.arange(3, dtype=np.uint64))
@@ -90,6 +97,11 @@ def test_only_what_classifies_is_uploaded_and_no_folder_is_named(hub: HubServer,
         assert b"password" not in content, name
     experiment = load_checkpoint(URI).experiment
     assert (experiment.data.train, experiment.data.test, experiment.storage) == (["train.csv"], "test.csv", "runs")
+    assert (experiment.data.out_of_scope, experiment.mlflow, experiment.wandb) == ("bucket", None, None)
+    assert experiment.tune.space == {
+        "vectors.path": {"choice": ["a.bin", "b.vec", None]},
+        "model.dropout": {"grid": [0.2], "if": {"vectors.path": ["a.bin"]}},
+    }
     assert load_checkpoint(URI).metrics["started_from"]["checkpoint"] == "earlier"
     verify_checksums(URI)
     assert load_initial_vectors(URI) is None

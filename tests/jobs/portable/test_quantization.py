@@ -91,6 +91,12 @@ def test_training_starts_from_it(make_experiment: Callable[..., Experiment], tmp
     assert not np.array_equal(small.weights["filters.1"], load_checkpoint(str(tmp_path / "c")).weights["filters.1"])
 
 
+def test_its_tokenizer_need_not_be_installed(tmp_path: Path) -> None:
+    """On the machine that quantizes."""
+    path = save(checkpoint_of("rand", **{"text.tokenizer": "none_such"}), tmp_path / "c")
+    assert quantize_checkpoint(path, str(tmp_path / "small")) < 1
+
+
 def test_what_cannot_be_quantized_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,11 +5,9 @@ from pathlib import Path
 from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 
 from cluster.package import REPOSITORY
-from jobs.search.trainable import DistributedTrial, is_system_failure, replace_epoch
-from jobs.training.history import Progress
+from jobs.search.trainable import DistributedTrial, is_system_failure
 from jobs.training.monitor import RunStatus, monitor_workers
 from tests.support.commands import run_command
-from tests.support.trial_records import make_epoch
 
 
 def test_the_driver_of_a_search_does_not_import_torch() -> None:
@@ -17,17 +15,6 @@ def test_the_driver_of_a_search_does_not_import_torch() -> None:
     script = "import sys, jobs.search.tune; sys.exit('torch' in sys.modules)"
     result = run_command("python", "-c", script, env={"PYTHONPATH": str(REPOSITORY)})
     assert result.returncode == 0, result.stderr
-
-
-def test_lost_epochs_are_replaced() -> None:
-    """The best epoch is the best of those that remain."""
-    progress = Progress()
-    for number, accuracy in ((1, 0.5), (2, 0.7), (3, 0.9), (4, 0.8)):
-        progress = replace_epoch(progress, make_epoch(number, accuracy), "accuracy")
-    assert progress.best == 3
-    again = replace_epoch(progress, make_epoch(3, 0.6), "accuracy")
-    assert [epoch.accuracy for epoch in again.epochs] == [0.5, 0.7, 0.6]
-    assert again.best == 2
 
 
 def test_losses_of_processes_are_distinguished_from_failures() -> None:

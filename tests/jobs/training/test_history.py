@@ -2,7 +2,8 @@
 
 import json
 
-from jobs.training.history import Epoch, Progress, comparison_key
+from jobs.training.history import Epoch, Progress, comparison_key, replace_epoch
+from tests.support.trial_records import make_epoch
 
 
 def test_the_best_epoch_is_selected_by_the_configured_metric() -> None:
@@ -36,3 +37,14 @@ def test_a_run_ends_after_its_epochs_or_when_nothing_improves() -> None:
     assert Progress(epochs, best=1).is_finished(9, patience=3, frozen_epochs=0)
     assert not Progress(epochs, best=1).is_finished(9, patience=3, frozen_epochs=2)
     assert not Progress(epochs, best=2).is_finished(9, patience=3, frozen_epochs=0)
+
+
+def test_lost_epochs_are_replaced() -> None:
+    """The best epoch is the best of those that remain."""
+    progress = Progress()
+    for number, accuracy in ((1, 0.5), (2, 0.7), (3, 0.9), (4, 0.8)):
+        progress = replace_epoch(progress, make_epoch(number, accuracy), "accuracy")
+    assert progress.best == 3
+    again = replace_epoch(progress, make_epoch(3, 0.6), "accuracy")
+    assert [epoch.accuracy for epoch in again.epochs] == [0.5, 0.7, 0.6]
+    assert again.best == 2

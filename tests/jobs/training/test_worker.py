@@ -1,6 +1,7 @@
 """Ray Train worker: reports, and errors that end all workers instead of letting them wait."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,22 @@ from ray.train.torch import TorchTrainer
 
 from cluster import UsageError
 from cluster.storage import StorageError
+from jobs.estimator.text_cnn import TextCNNClassifier
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunCallback
 from jobs.training.process_group import ProcessGroup
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
-from jobs.training.worker import Reporter, call_with_error_sync, do_nothing, resume, validate_storage_visible
+from jobs.training.worker import (
+    Reporter,
+    call_with_error_sync,
+    do_nothing,
+    resume,
+    train_loop_per_worker,
+    validate_storage_visible,
+)
+from jobs.training.worker_messages import WorkerResult
 from tests.support.stored_checkpoints import make_store
+from tests.support.toy_data import make_toy_rows
 
 
 class LoopStub:
@@ -122,3 +133,25 @@ def test_an_epoch_without_its_checkpoint_is_not_reported(tmp_path: Path) -> None
     run_in_local_mode(train)
     assert recorder.reports == []
     assert messages == [("log", "before")]
+
+
+def test_a_folder_with_checkpoints_of_another_run_is_an_error(tmp_path: Path) -> None:
+    """In a user's own trainer, whose name of the run would return the old model. The same run continues."""
+    labels, texts = (list(column) for column in zip(*make_toy_rows(60), strict=True))
+    small: dict[str, Any] = {"embedding": "rand", "feature_maps": 4, "filter_widths": (1,), "epochs": 1}
+    model, path = TextCNNClassifier(**small), str(tmp_path / "run")
+
+    def run(config: Mapping[str, Any]) -> int:
+        run_in_local_mode(lambda: results.append(train_loop_per_worker(config)))
+        return len(results[-1].progress.epochs)
+
+    results: list[WorkerResult] = []
+    assert run(model.train_loop_config(texts, labels, path=path)) == 1
+    others = [
+        TextCNNClassifier(**small | {"epochs": 2}).train_loop_config(texts, labels, path=path),
+        model.train_loop_config([f"new {text}" for text in texts], labels, path=path),
+    ]
+    for other in others:
+        with pytest.raises(UsageError, match="has a run with other settings, rows or vectors"):
+            run(other)
+    assert run(model.train_loop_config(texts, labels, path=path)) == 1

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from jobs.model.checkpoint_leases import is_leased
-from serving.__main__ import TEMPLATE, main
+from serving.__main__ import main
 from serving.deployment import applications, lifecycle, server, verification
 from serving.deployment.applications import DeploymentError
+from serving.deployment.template import TEMPLATE
 from serving.deployment.verification import verify_checkpoint
 from tests.support.asgi import configure, make_replica, serve_replica
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,75 @@ def test_another_checkpoint_replaces_an_open_model(paths: dict[str, str], tmp_pa
     assert [model["checkpoint"] for model in models] == [paths["y"], paths["y"]]
     assert "neither a checkpoint" in models[1]["refused"]
     assert send_request(replica, "/models/z.1/predict", BODY)[0] == 404
+
+
+def test_a_refused_replacement_is_tried_again(
+    paths: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By requests, which the open model answers meanwhile, but not before RETRY_S, and by the next configuration."""
+    late = str(tmp_path / "late")
+    loads: list[str] = []
+
+    def load_recorded(path: str) -> ServedModel:
+        loads.append(path)
+        return load(path)
+
+    async def replace(pool: ModelPool) -> None:
+        await pool.configure({"x": paths["x"]})
+        await pool.get("x")
+        await pool.configure({"x": late})
+        for _ in range(3):
+            assert (await pool.get("x")).user_config.checkpoint == paths["x"]
+            await asyncio.sleep(0)
+        assert loads == [paths["x"], late]
+
+    async def run() -> None:
+        pool, configured = (ModelPool(load_recorded, 1 << 30) for _ in range(2))
+        await replace(pool)
+        loads.clear()
+        await replace(configured)
+        shutil.copytree(paths["y"], late)
+        await configured.configure({"x": late})
+        assert configured.describe()["models"][0]["checkpoint"] == late
+        monkeypatch.setattr(model_pool, "RETRY_S", 0)
+        assert (await pool.get("x")).user_config.checkpoint == paths["x"]
+        while (await pool.get("x")).user_config.checkpoint != late:
+            await asyncio.sleep(0.01)
+        assert loads == [paths["x"], late, late, late]
+        assert [pool.describe()["models"][0][key] for key in ("state", "refused")] == ["open", None]
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_cancelled_request_does_not_stop_a_model_from_being_opened(paths: dict[str, str]) -> None:
+    """Another request for it waits for the same one; no second model is opened meanwhile."""
+    loads: list[str] = []
+    started, may_end = threading.Event(), threading.Event()
+
+    def load_slowly(path: str) -> ServedModel:
+        loads.append(path)
+        started.set()
+        assert may_end.wait(60)
+        return load(path)
+
+    async def run() -> None:
+        pool = ModelPool(load_slowly, 1 << 30)
+        await pool.configure({"x": paths["x"], "y": paths["y"]})
+        request = asyncio.create_task(pool.get("x"))
+        assert await asyncio.to_thread(started.wait, 60)
+        for waiting in (request, pool.get("x"), pool.get("y")):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(waiting, 0.01)
+        assert loads == [paths["x"]]
+        may_end.set()
+        for name in "xy":
+            await pool.get(name)
+        assert loads == [paths["x"], paths["y"]]
+
+    try:
+        asyncio.run(asyncio.wait_for(run(), 60))
+    finally:
+        may_end.set()
 
 
 def test_a_replica_without_its_checkpoint_has_the_further_models(paths: dict[str, str], tmp_path: Path) -> None:

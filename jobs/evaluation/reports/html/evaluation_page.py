@@ -102,9 +102,11 @@ def render_evaluation(
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
     listed = list_rows(classifier, rows, Predictions.of_classes(labels, predicted, scores))
     names = evaluation.labels
-    hint = f"All {len(rows):,} rows."
+    hint = "Mistakes first, the most confident one first; then the correct rows, the least confident one first. "
     if len(listed) < len(rows):
-        hint = f"{len(listed):,} of {len(rows):,} rows, some of each pair of classes."
+        hint += f"{len(listed):,} of {len(rows):,} rows, some of each pair of classes."
+    else:
+        hint += f"All {len(rows):,} rows."
     sections = {"metrics": "Metrics", "classes": "Classes", "confusion": "Confusion matrix", "texts-title": "Texts",
                 "confidence": "Confidence", "slices": "Slices", "settings": "Settings"}  # fmt: skip
     return render_page(

@@ -141,7 +141,7 @@ def test_invalid_utf8_is_recognized(content: bytes) -> None:
         is_valid = True
     except UnicodeDecodeError:
         is_valid = False
-    assert row_kernel.is_utf8(np.frombuffer(content, np.uint8)) == is_valid
+    assert row_blocks.is_utf8(np.frombuffer(content, np.uint8)) == is_valid
 
 
 def test_constants_are_those_of_the_readers() -> None:

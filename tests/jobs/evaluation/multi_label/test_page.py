@@ -32,6 +32,8 @@ def test_of_too_many_rows_each_wrong_or_missing_label_has_some(monkeypatch: pyte
 def test_the_page_lists_labels_texts_and_slices(tmp_path: Path) -> None:
     page = render_random_label_evaluation(tmp_path / "c", ["<u>a</u>", "b", "c", "d", "e"], 400, ["</script>"])
     assert "All 400 rows." in page
+    assert "Rows with a wrong label first" in page
+    assert "Mistakes first" not in page
     assert page.count("data-value") == 15  # precision, recall and F1 of each label
     assert page.count('<td class="text"') == 400
     assert "<mark>" in page

@@ -6,6 +6,7 @@ import pytest
 from jobs.evaluation.multi_label.metrics import count_labels
 from jobs.evaluation.multi_label.thresholds import (
     GRID,
+    Calibration,
     choose_global_threshold,
     choose_thresholds,
     count_scores,
@@ -42,8 +43,7 @@ def test_the_single_threshold_has_the_highest_f1(metric: str) -> None:
 def test_labels_that_differ_get_thresholds_of_their_own(objective: str) -> None:
     scores, labels = draw_rows(2000, [0.2, 0.8])
     chosen = choose_thresholds(scores, labels, objective)  # type: ignore[arg-type]
-    assert chosen.per_label
-    assert chosen.values == pytest.approx([0.2, 0.8], abs=0.1)
+    assert chosen == pytest.approx([0.2, 0.8], abs=0.1)
 
 
 def test_rare_labels_with_low_scores_get_lower_thresholds_if_that_costs_no_micro_f1() -> None:
@@ -54,10 +54,9 @@ def test_rare_labels_with_low_scores_get_lower_thresholds_if_that_costs_no_micro
     scores = 1 / (1 + np.exp(-logits))
     half = slice(0, 1000)
     chosen = choose_thresholds(scores[half], labels[half], "micro_f1")
-    assert chosen.per_label
-    assert chosen.values[:10].mean() < chosen.values[-10:].mean() - 0.1
+    assert chosen[:10].mean() < chosen[-10:].mean() - 0.1
     single = GRID[choose_global_threshold(count_scores(scores[half], labels[half]), "micro_f1")]
-    own, same = (count_labels(labels[1000:], scores[1000:] >= values) for values in (chosen.values, single))
+    own, same = (count_labels(labels[1000:], scores[1000:] >= values) for values in (chosen, single))
     assert own.macro_f1() > same.macro_f1() + 0.02
     assert own.micro_f1() > same.micro_f1() - 0.01
 
@@ -65,17 +64,25 @@ def test_rare_labels_with_low_scores_get_lower_thresholds_if_that_costs_no_micro
 def test_few_rows_do_not_decide_on_thresholds_of_single_labels() -> None:
     """With thresholds of their own, labels without a difference would fit chance."""
     scores, labels = draw_rows(40, [0.5] * 20)
-    assert not choose_thresholds(scores, labels, "macro_f1").per_label
+    assert len(set(choose_thresholds(scores, labels, "macro_f1"))) == 1
 
 
 def test_a_precision_is_reached_with_as_many_labels_as_possible() -> None:
     scores, labels = draw_rows(3000, [0.5, 0.5])
     chosen = choose_thresholds(scores, labels, 0.95)
-    counts = count_labels(labels, scores >= chosen.values)
+    counts = count_labels(labels, scores >= chosen)
     assert counts.micro_precision() >= 0.95
-    lower = count_labels(labels, scores >= chosen.values - 0.05)
+    lower = count_labels(labels, scores >= chosen - 0.05)
     assert lower.micro_precision() < 0.95
 
 
 def test_without_rows_the_threshold_is_one_half() -> None:
-    assert choose_thresholds(np.empty((0, 3)), np.empty((0, 3), np.uint8), "micro_f1").values.tolist() == [0.5] * 3
+    assert choose_thresholds(np.empty((0, 3)), np.empty((0, 3), np.uint8), "micro_f1").tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize(("values", "per_label"), [([0.4, 0.4], False), ([0.4, 0.3], True)])
+def test_a_checkpoint_says_whether_the_thresholds_differ(values: list[float], per_label: bool) -> None:
+    """Also those that the settings name."""
+    assert Calibration(1.0, np.array(values)).to_json()["label_thresholds"] == {
+        "objective": None, "per_label": per_label, "values": values
+    }  # fmt: skip

@@ -17,9 +17,7 @@ from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 from jobs.inference.batch import part_writer
 from jobs.inference.file_prediction import predict_file
-from jobs.model.checkpoint import save_checkpoint
 from tests.s3_server import BUCKET, run_s3_server
-from tests.support.checkpoints import checkpoint_of
 from tests.support.running_commands import RunningCommand
 from tests.support.waiting import wait_for
 
@@ -32,13 +30,6 @@ from jobs.inference import sharded_prediction
 sharded_prediction.PART_BYTES = 1500
 sys.exit(main(sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
-    save_checkpoint(folder, checkpoint_of("non-static"))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

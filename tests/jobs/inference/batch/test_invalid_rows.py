@@ -15,8 +15,6 @@ from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 from jobs.inference.batch import invalid_rows
 from jobs.inference.file_prediction import predict_file
-from jobs.model.checkpoint import save_checkpoint
-from tests.support.checkpoints import checkpoint_of
 from tests.support.toy_data import read_jsonl
 
 GOOD = [f"word{number}" for number in range(5)]
@@ -37,13 +35,6 @@ CASES = {
     "bytes.jsonl": (JSONL % b'{"text": "\xe9"}', 3, "byte 0xe9 at position 11 is not utf-8"),
     "bytes.ft": (b"__label__a word0\nword1\n\xffword\nword2\nword3\nword4\n", 3, "byte 0xff"),
 }
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
-    save_checkpoint(folder, checkpoint_of("non-static"))
-    return str(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -103,9 +94,10 @@ def test_an_invalid_header_is_an_error(saved: str) -> None:
 
 
 def test_without_a_valid_row_the_first_error_is_raised(saved: str) -> None:
-    Path("in.jsonl").write_bytes(b'{"body": "x"}\n' * 3)
-    with pytest.raises(UsageError, match="line 1: has no 'text'"):
-        predict_file(saved, "in.jsonl", "out.jsonl", None, max_invalid=1.0)
+    for line, message in ((b'{"body": "x"}\n', "has no 'text'"), (b'{"text": "\xe9"}\n', "byte 0xe9")):
+        Path("in.jsonl").write_bytes(line * 3)
+        with pytest.raises(UsageError, match=f"line 1: {message}"):
+            predict_file(saved, "in.jsonl", "out.jsonl", None, max_invalid=1.0)
 
 
 def test_above_the_limit_there_is_no_output_but_the_list(

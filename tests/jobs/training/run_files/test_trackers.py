@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -16,11 +17,13 @@ import pytest
 
 from cluster import UsageError
 from cluster.machine import find_free_ports
+from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.search.records import TrialRecord
 from jobs.search.trackers import log_trial
+from jobs.search.tune import tune
 from jobs.training.history import Epoch
-from jobs.training.run_files.trackers import Ending, TrackedRun, Trackers, connect_trackers, log_end
+from jobs.training.run_files.trackers import Ending, TrackedRun, Trackers, connect_trackers, log_end, track_run
 from jobs.training.train import train
 from tests.support.trial_records import make_epoch, make_record
 
@@ -114,6 +117,40 @@ def test_epochs_of_an_earlier_command_and_the_end_are_logged() -> None:
         assert tracker.ending.status == status
 
 
+def test_epochs_that_lost_workers_trained_again_replace_the_earlier_ones() -> None:
+    """The best epoch is one of those that remain."""
+    tracker = RecordingTracker()
+    with log_end(Trackers([tracker]).start(TrackedRun("train-1", "train-1", {}, 0.0)), "accuracy") as run:
+        for epoch in (make_epoch(1, 0.5), make_epoch(2, 0.9), make_epoch(2, 0.75), make_epoch(3, 0.625)):
+            run.log_epoch(epoch)
+    assert tracker.ending is not None
+    assert tracker.ending.best == make_epoch(2, 0.75)
+
+
+def test_a_tracker_that_failed_is_not_connected_to_again(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """A training with two runs connects once."""
+    connected = []
+
+    def connect(experiment: Experiment) -> Trackers:
+        connected.append(experiment.name)
+        return Trackers([BrokenTracker()])
+
+    monkeypatch.setattr("jobs.training.train.connect_trackers", connect)
+    others = tmp_path / "other.csv"
+    others.write_text("text\n" + "weather rain and sun\n" * 9)
+    train(make_experiment(data__out_of_scope=str(others), train__epochs=1))
+    assert connected == ["toy"]
+    assert sum("recorder: train-" in message for message in messages) == 1
+
+
+def test_a_run_within_a_search_is_in_the_group_of_its_trials() -> None:
+    tracker = RecordingTracker()
+    with track_run(Trackers([tracker]), Experiment(), "tune-0123 refit", "tune-0123"):
+        assert (tracker.runs[0].name, tracker.runs[0].group) == ("tune-0123 refit", "tune-0123")
+
+
 class RecordingTracker:
     """A tracker that records what is logged."""
 
@@ -123,8 +160,10 @@ class RecordingTracker:
     def __init__(self) -> None:
         self.epochs: list[int] = []
         self.ending: Ending | None = None
+        self.runs: list[TrackedRun] = []
 
     def start(self, run: TrackedRun) -> "RecordingTracker":
+        self.runs.append(run)
         return self
 
     def log(self, epochs: Sequence[tuple[Epoch, float]]) -> None:
@@ -133,6 +172,13 @@ class RecordingTracker:
 
     def end(self, ending: Ending) -> None:
         self.ending = ending
+
+
+class BrokenTracker(RecordingTracker):
+    """A tracker that does not answer."""
+
+    def start(self, run: TrackedRun) -> "RecordingTracker":
+        raise OSError("no answer")
 
 
 @pytest.mark.slow
@@ -152,12 +198,19 @@ def test_a_server_that_stops_answering_does_not_stop_the_search(
 
 
 @pytest.mark.slow
-def test_a_wrong_mlflow_uri_is_an_error_before_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_mlflow_uri_is_an_error_before_anything_is_loaded(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The message is one line. Without a URI nothing is logged."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     [port] = find_free_ports(1)
-    with pytest.raises(UsageError, match=r"mlflow: cannot log to http://127\.0\.0\.1"):
-        connect_trackers(Experiment().replace({"mlflow": f"http://127.0.0.1:{port}"}))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("label,text\ngood,a text\n,no label\n")  # reading it is another error
+    experiment = make_experiment(mlflow=f"http://127.0.0.1:{port}", data__train=str(rows))
+    Path(experiment.storage, experiment.name).mkdir(parents=True)  # a first search would start Ray
+    for command in (train, tune):
+        with pytest.raises(UsageError, match=r"mlflow: cannot log to http://127\.0\.0\.1"):
+            command(experiment)
     for name in ("MLFLOW_TRACKING_URI", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     assert connect_trackers(Experiment()).active == []
@@ -188,6 +241,24 @@ def test_wandb_has_runs_and_trials_offline(
     assert trial["config"]["model.dropout"] == 0.3
     assert trial["summary"]["status"] == "finished"
     assert not [message for message in messages if "W&B" in message]
+
+
+@pytest.mark.slow
+def test_a_wrong_key_of_wandb_is_an_error_before_the_training() -> None:
+    """In a process of its own: wandb reads its variables once."""
+    pytest.importorskip("wandb", reason="the package wandb is not installed")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    script = (
+        "from jobs.config.experiment import Experiment\n"
+        "from jobs.training.run_files.trackers import connect_trackers\n"
+        "connect_trackers(Experiment().replace({'wandb': 'tickets'}))\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(
+        command, env=environment | {"WANDB_API_KEY": "short"}, cwd=REPOSITORY, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert re.search(r"UsageError: wandb: cannot log in: .*API key", result.stderr)
 
 
 def modified(path: Path) -> float:

@@ -1,0 +1,64 @@
+"""A service of a Python program: it ends with the program, which need not stop it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import finetune_cnn
+from cluster.machine import find_free_ports
+from cluster.package import REPOSITORY
+
+PROGRAM = """
+import atexit, sys
+from pathlib import Path
+
+import ray
+
+import finetune_cnn
+from jobs.model.checkpoint import save_checkpoint
+from serving.deployment.local_service import Service
+from tests.support.checkpoints import checkpoint_of
+
+
+class Model:
+    def save(self, path):
+        save_checkpoint(Path(path), checkpoint_of("rand"))
+
+
+# Called after the service is stopped, which ends the Ray that it started, and before Ray's own function.
+atexit.register(lambda: print("at exit:", ray.is_initialized(), flush=True))
+service = finetune_cnn.deploy(Model(), port=int(sys.argv[1]), models={"other": sys.argv[2]})
+print("labels:", service.predict(["word1"]), service.predict(["word1"], model="other"))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_end_of_the_program_stops_its_service(
+    run_folder: Path, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Before Ray ends, and without an error; neither its temporary model nor a lease stays."""
+    before = sorted(run_folder.rglob("*"))
+    environment = ray_environment | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    arguments = [str(find_free_ports(1)[0]), str(run_folder / "first")]
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    labels, end = result.stdout.splitlines()[-2:]
+    assert labels.startswith("labels: ['")
+    assert end == "at exit: False", result.stdout
+    assert "Traceback" not in result.stderr, result.stderr
+    assert "Warning" not in result.stderr, result.stderr
+    # The tables are shared by the processes of a machine, and stay.
+    assert [name for name in os.listdir(tmp_path) if not name.startswith("finetune-cnn-tables-")] == []
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_a_wrong_name_of_a_model_is_an_error_before_ray_starts(run_folder: Path) -> None:
+    with pytest.raises(finetune_cnn.UsageError, match=r"user_config: models\.a/b"):
+        finetune_cnn.deploy(str(run_folder), models={"a/b": str(run_folder)})
