@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ def test_quantization(shared_data: Path) -> None:
     assert rows["network, 6 bits"]["% of size"] < 25
     assert rows["network, 6 bits"]["changed"] <= 1
     assert rows["network, 4 bits, 5,000 words"]["MB"] < rows["network, 4 bits"]["MB"] < rows["network"]["MB"]
-    assert rows["fastText, words, compressed"]["MB"] < rows["fastText, words"]["MB"]
+    if find_spec("fasttext"):  # the extra `bench`, which is not in the lock
+        assert rows["fastText, words, compressed"]["MB"] < rows["fastText, words"]["MB"]
 
 
 def test_label_noise(shared_data: Path) -> None:
