@@ -1,4 +1,4 @@
-"""Compiled kernels of this project, compared with numerical libraries: sparse products, Adam, the prefetch instruction.
+"""Compiled kernels of this project, compared with numerical libraries: sparse products, Adam, dropout, prefetching.
 
     python benchmarks/kernels.py            # about two minutes, one thread
     python benchmarks/kernels.py --quick
@@ -7,6 +7,8 @@ Sparse products and Adam: the loop of training takes steps on the texts of MR an
 of 50. Each side computes with the same inputs in the same step. The tables show medians of the milliseconds of a step,
 and how long an epoch would take with that side, relative to this project. `difference` is the largest one between the
 results, which are gradients or the word vectors after all steps. This project's sparse products are scipy's.
+
+Dropout: masks of 300 features with dropout 0.5; numpy's generator SFC64 draws float32, which torch scales.
 
 Prefetch: the classifier scores texts of MR, with and without the prefetch instruction, alternately.
 
@@ -40,6 +42,7 @@ from benchmarks.training_loops import make_benchmark_corpus, make_loop, read_tok
 from jobs.inference import classifier, scoring_kernel
 from jobs.model import kernels
 from jobs.model.batches import make_epoch_batches
+from jobs.model.dropout import MaskNumber, draw_mask
 from jobs.model.lazy_adam import LazyAdam
 from jobs.training.process_group import ProcessGroup
 
@@ -195,6 +198,28 @@ def _make_rows(kind: str, medians: dict[str, float], differences: dict[str, floa
     ]
 
 
+def draw_mask_with_numpy(rows: int, features: int, seed: int) -> Tensor:
+    """Return a mask as `dropout.draw_mask`, from numpy's fastest generator."""
+    random = np.random.Generator(np.random.SFC64([seed]))
+    return torch.from_numpy(random.random((rows, features), np.float32) < 0.5).float().div_(0.5)
+
+
+def measure_masks(rounds: int) -> list[Row]:
+    """Return the microseconds of a dropout mask by its rows."""
+    features, device = 300, torch.device("cpu")
+    table: list[Row] = []
+    for rows in (50, 256, 4096):
+        numbers = np.arange(rows)
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for step in range(rounds + 1):
+            number = MaskNumber(0, 1, step)
+            _timed(seconds[PROJECT], draw_mask, numbers, features, 0.5, number, device)
+            _timed(seconds["numpy"], draw_mask_with_numpy, rows, features, step)
+        ours, theirs = (statistics.median(seconds[side][1:]) * 1e6 for side in (PROJECT, "numpy"))
+        table.append({"rows": rows, PROJECT: ours, "numpy": theirs, "times": theirs / ours})
+    return table
+
+
 def measure_prefetch(texts: list[str], rounds: int) -> list[Row]:
     """Return the microseconds per text of the classifier with and without the prefetch instruction."""
     from jobs.config.experiment import Experiment
@@ -257,6 +282,8 @@ def main() -> None:
         for kind, title in (("products", "Sparse products"), ("adam", "Adam on the words of a batch")):
             tables[f"{kind}, {name}"] = measured[kind]
             print_table(f"{title}, texts of {source}, batches of {BATCH_SIZE}", measured[kind])
+    tables["dropout"] = measure_masks(20 if options.quick else 100)
+    print_table("Dropout masks of 300 features, microseconds", tables["dropout"])
     source = options.data / "mr" / "all.tsv"
     if source.exists():
         texts = [" ".join(tokens) for tokens in read_tokens(source, 512 if options.quick else 10_662)]

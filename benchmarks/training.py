@@ -9,14 +9,13 @@ Network and settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 featu
 to the checkout, otherwise random ones of the same lengths. The two sides are measured alternately in several rounds;
 the tables show medians. `matrix product` is the share of this project's time in the product of word vectors and
 filters, which no convolution can avoid. benchmarks/training_batches.py describes the table by batch size. The table of
-reports to Ray Train starts a Ray with two workers.
+reports to Ray Train starts a Ray with two workers; benchmarks/workers.py measures the speed of several workers.
 """
 
 import argparse
 import functools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +30,6 @@ from benchmarks.reporting import Row, print_json, print_table
 from benchmarks.training_batches import compare_batch_sizes, spread_words
 from benchmarks.training_loops import baseline_steps, make_benchmark_corpus, project_steps
 from jobs.model import convolution
-from jobs.training.process_group import ProcessGroup
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -130,58 +128,6 @@ def compare_vocabulary_sizes(options: argparse.Namespace) -> tuple[str, list[Row
     ]
 
 
-def run_worker(rank: int, size: int, folder: str, data: str, seconds: float, rounds: int) -> None:
-    """Train in one of two processes, together and alone alternately; rank 0 writes speeds and bytes to a file."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=size)
-    corpus, source = make_benchmark_corpus("mr", 10_662, Path(data))
-    shared, gloo = ProcessGroup(rank, size), ProcessGroup(rank, size)
-    groups = {"shared memory": shared, "gloo": gloo} if shared.enable_shared_memory() else {"gloo": gloo}
-    sides = {name: project_steps(corpus, "non-static", 256, "cpu", group=group) for name, group in groups.items()}
-    alone = project_steps(corpus, "non-static", 256, "cpu")
-    speeds: dict[str, list[float]] = {name: [] for name in ("alone", *sides)}
-    sent = {}
-    for number in range(rounds + 1):
-        torch.distributed.barrier()
-        if rank == 0:
-            speeds["alone"].append(measure_speed(alone, seconds, "cpu"))
-        # The same number of steps in both processes, so that neither waits for the other.
-        num_steps = max(1, int(seconds * 20))
-        for name, steps in sides.items():
-            torch.distributed.barrier()
-            before, start, rows = groups[name].bytes_sent, time.perf_counter(), 0
-            for _ in range(num_steps):
-                rows += next(steps)
-            speeds[name].append(rows / (time.perf_counter() - start))
-            sent[name] = (groups[name].bytes_sent - before) // num_steps
-        if number == 0:  # warm-up
-            speeds = {name: [] for name in speeds}
-    if rank == 0:
-        torch.save((source, speeds, sent), f"{folder}/speeds.pt")
-    torch.distributed.destroy_process_group()
-
-
-def compare_worker_counts(options: argparse.Namespace) -> tuple[str, list[Row]]:
-    """Return the source of the texts, and the speed of one and two workers, non-static, global batches of 256."""
-    from torch.multiprocessing.spawn import spawn
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = functools.partial(
-            run_worker, size=2, folder=folder, data=options.data, seconds=options.seconds, rounds=options.rounds
-        )
-        spawn(run, nprocs=2)
-        source, samples, sent = torch.load(f"{folder}/speeds.pt")
-    speeds = {name: statistics.median(values) for name, values in samples.items()}
-    alone = speeds.pop("alone")
-    return source, [
-        {"workers": "1", "this project": alone, "times": 1.0, "bytes a step": 0},
-        *(
-            {"workers": f"2, {name}", "this project": speed, "times": speed / alone, "bytes a step": sent[name]}
-            for name, speed in speeds.items()
-        ),
-    ]
-
-
 def compare_reports(options: argparse.Namespace) -> tuple[str, list[Row]]:
     """Return the source of the texts, and the seconds of an epoch of two workers with and without reports."""
     from benchmarks import training_reports  # Ray is not needed for the other tables
@@ -195,7 +141,6 @@ TABLE_TITLES = {
     "long": "Examples per second, IMDB's texts",
     "batches": "Examples per second by batch size, MR's texts",
     "vocabulary": "Examples per second by number of trained words",
-    "workers": "Examples per second of single-threaded workers, global batches of 256, non-static",
     "reports": "Epochs of four steps of two Ray Train workers, by their reports to Ray Train",
 }
 
@@ -232,7 +177,6 @@ def main() -> None:
         "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
         "batches": lambda: compare_batch_sizes(options, measure_briefly),
         "vocabulary": lambda: compare_vocabulary_sizes(options),
-        "workers": lambda: compare_worker_counts(options),
         "reports": lambda: compare_reports(options),
     }
     tables: dict[str, list[Row]] = {}

@@ -1,6 +1,6 @@
 """Operations of the GPU code path on the CPU, so that they are tested on machines without a GPU."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jobs.model.batches import Batch, Collator
 from jobs.model.convolution import max_over_time_with_torch
+from jobs.model.dropout import draw_mask_with_torch
 from jobs.model.lazy_adam import LazyAdam
 
 
@@ -34,9 +35,8 @@ def max_over_time_on_device(
     widths: Sequence[int],
     *,
     bfloat16: bool = False,
-    on_trained_gradient: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """Return the maxima as on a GPU, which does not call `on_trained_gradient`."""
+    """Return the maxima as on a GPU."""
     return max_over_time_with_torch(fixed, trained, filters, batch, widths, bfloat16=bfloat16)
 
 
@@ -44,4 +44,5 @@ def use_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a loop on the CPU use the operations of a loop on a GPU."""
     monkeypatch.setattr(Collator, "collate", collate_on_device)
     monkeypatch.setattr("jobs.model.network.max_over_time", max_over_time_on_device)
+    monkeypatch.setattr("jobs.training.loop.draw_mask", draw_mask_with_torch)
     monkeypatch.setattr(LazyAdam, "step", step_on_device)

@@ -81,6 +81,7 @@ PURE = [
     "jobs/search/space.py",
     "jobs/training/run_files/checkpoint_store.py",
     "jobs/training/corpus.py",
+    "jobs/training/exchange",
     "jobs/training/history.py",
     "jobs/training/run_files/learning_curve.py",
     "jobs/training/loop.py",

@@ -91,6 +91,10 @@ class Collator:
         """Return the batch of the texts with some row numbers, `(texts,)` int64."""
         return self._collate_on_cpu(rows) if self.device.type == "cpu" else self._collate_on_device(rows)
 
+    def count_tokens(self, rows: np.ndarray) -> int:
+        """Return the number of tokens of some texts: a batch of them has at most as many words."""
+        return int(self._lengths[rows].sum())
+
     def _collate_on_cpu(self, rows: np.ndarray) -> Batch:
         from jobs.model import kernels  # a GPU machine needs no numba
 

@@ -18,7 +18,7 @@ the window after position, within a position one row for each feature map. Featu
 ordered width after width, map after map. Drawn in docs/assets/filter-layout.svg.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,6 @@ def max_over_time(
     widths: Sequence[int],
     *,
     bfloat16: bool = False,
-    on_trained_gradient: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Return each filter's maximum over each text's windows, `(texts, len(widths) * maps)`, of the filters' dtype.
 
@@ -48,12 +47,10 @@ def max_over_time(
         batch: the texts. The empty text has one empty window.
         bfloat16: round both factors of the matrix product, and the product, to bfloat16. Sums and gradients keep
             their dtype.
-        on_trained_gradient: is called with the gradient of `trained` as soon as it is computed, before that of
-            `filters` (on a CPU).
     """
     if filters.is_cuda:
         return max_over_time_with_torch(fixed, trained, filters, batch, widths, bfloat16=bfloat16)
-    return _apply(_MaxOverTime, fixed, trained, filters, batch, widths, bfloat16, on_trained_gradient)
+    return _apply(_MaxOverTime, fixed, trained, filters, batch, widths, bfloat16)
 
 
 def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
@@ -73,7 +70,6 @@ class _MaxOverTime(torch.autograd.Function):
         batch: Batch,
         widths: Sequence[int],
         bfloat16: bool,
-        on_trained_gradient: Callable[[Tensor], None] | None,
     ) -> Tensor:
         from jobs.model import kernels  # a GPU machine needs no numba
 
@@ -86,7 +82,7 @@ class _MaxOverTime(torch.autograd.Function):
         kernels.max_over_windows(project(vectors, filters, bfloat16).numpy(), *texts, maxima.numpy(), argmax)
         ctx.texts = texts
         ctx.save_for_backward(vectors, filters)
-        ctx.argmax, ctx.on_trained_gradient = argmax, on_trained_gradient
+        ctx.argmax = argmax
         ctx.num_fixed_columns = 0 if fixed is None else fixed.shape[1]
         return maxima
 
@@ -104,11 +100,9 @@ class _MaxOverTime(torch.autograd.Function):
         trained_gradient = filters_gradient = None
         if ctx.needs_input_grad[1]:
             trained_gradient = torch.from_numpy(sparse.T @ filters[:, ctx.num_fixed_columns :].numpy())
-            if ctx.on_trained_gradient is not None:
-                ctx.on_trained_gradient(trained_gradient)
         if ctx.needs_input_grad[2]:
             filters_gradient = torch.from_numpy(sparse @ vectors.numpy())
-        return None, trained_gradient, filters_gradient, None, None, None, None
+        return None, trained_gradient, filters_gradient, None, None, None
 
 
 def project(vectors: Tensor, filters: Tensor, bfloat16: bool) -> Tensor:
@@ -138,8 +132,6 @@ def max_over_time_with_torch(
     """As `max_over_time`, on any device, with torch's operations. All shapes are known on the CPU: no device sync."""
     projected = _apply(_Projection, _concatenate_channels(fixed, trained), filters, bfloat16)
     maps = len(filters) // sum(widths)
-    if not maps:  # a shard without filters
-        return projected.sum() * projected.new_zeros(len(batch), 0)
     # A row of zeros before the first word is padding.
     projected = F.pad(projected, (0, 0, 1, 0))  # (1 + words, columns)
     positions = torch.arange(batch.max_length, device=filters.device)

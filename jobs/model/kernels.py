@@ -1,6 +1,6 @@
 """Compiled kernels of training on a CPU: loops that no library has, or has at the same speed.
 
-`jobs.model.convolution` calls them on a CPU; on a GPU it uses torch's operations. Serving has a kernel of its own,
+`jobs.model` calls them on a CPU; on a GPU it uses torch's operations. Serving has a kernel of its own,
 `jobs.inference.scoring_kernel`. The kernels take and return numpy arrays and import neither torch nor Ray.
 `python benchmarks/training.py` measures them, `python benchmarks/kernels.py` compares them with libraries.
 
@@ -16,6 +16,11 @@ import math
 import numpy as np
 
 from jobs.compilation.decorator import compiled
+
+# Constants of Philox4x32-10; see `jobs.model.dropout`.
+_MULTIPLIER0, _MULTIPLIER1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_INCREMENT0, _KEY_INCREMENT1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
+_HALF = np.uint64(32)
 
 
 @compiled()
@@ -195,3 +200,57 @@ def lazy_adam_step(
             mean[index] = decay1 * mean[index] + one_minus_beta1 * value
             mean_square[index] = decay2 * mean_square[index] + one_minus_beta2 * value * value
             vector[index] -= factor * mean[index] / (np.sqrt(mean_square[index]) * correction + epsilon)
+
+
+@compiled()
+def add_rows(target: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> None:
+    """Add rows, `(rows, columns)`, to those of `target` with some indices, `(rows,)`."""
+    for row in range(len(indices)):
+        target_row = target[indices[row]]
+        for column in range(rows.shape[1]):
+            target_row[column] += rows[row, column]
+
+
+@compiled()
+def philox(words: np.ndarray, key0: int, key1: int) -> None:
+    """Replace the counters of blocks by the blocks of Philox4x32-10 (Salmon et al. 2011).
+
+    Args:
+        words: `(4, blocks)` uint32, contiguous.
+    """
+    first, second, third, fourth = words[0], words[1], words[2], words[3]
+    round_key0, round_key1 = np.uint32(key0), np.uint32(key1)
+    for _ in range(10):
+        for block in range(words.shape[1]):  # vectorized, unlike a loop over the rounds of one block
+            product0 = _MULTIPLIER0 * np.uint64(first[block])
+            product1 = _MULTIPLIER1 * np.uint64(third[block])
+            first[block] = np.uint32(product1 >> _HALF) ^ second[block] ^ round_key0
+            second[block] = np.uint32(product1)
+            third[block] = np.uint32(product0 >> _HALF) ^ fourth[block] ^ round_key1
+            fourth[block] = np.uint32(product0)
+        round_key0 = np.uint32(round_key0 + _KEY_INCREMENT0)
+        round_key1 = np.uint32(round_key1 + _KEY_INCREMENT1)
+
+
+@compiled()
+def draw_dropout_mask(
+    rows: np.ndarray, seed: int, epoch: int, step: int, limit: int, scale: float, mask: np.ndarray
+) -> None:
+    """Write the factors of features: `scale` where the random word is below the limit, otherwise 0.
+
+    Args:
+        rows: `(rows,)` int64; seed, epoch, step: as in `jobs.model.dropout`.
+        mask: the output, `(rows, features)` float32.
+    """
+    num_features = mask.shape[1]
+    words = np.empty((4, (num_features + 3) // 4), np.uint32)
+    features = words.reshape(-1)
+    factor, word_limit = np.float32(scale), np.uint32(limit)
+    for row in range(len(rows)):
+        words[0] = np.arange(words.shape[1])
+        words[1] = rows[row]
+        words[2] = step
+        words[3] = 0
+        philox(words, seed, epoch)
+        for feature in range(num_features):
+            mask[row, feature] = factor if features[feature] < word_limit else np.float32(0)

@@ -10,7 +10,7 @@ a trained copy; the words after them keep their initial vectors.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from jobs.model.batches import Batch
 from jobs.model.convolution import max_over_time
-from jobs.model.tensor_parallel import FilterShard
 
 if TYPE_CHECKING:  # a GPU machine that only trains needs no pydantic
     from jobs.config.settings import ModelSettings
 
 
 class Network(nn.Module):
-    """Scores of texts for each class, or one worker's contribution to them.
+    """Scores of texts for each class.
 
     Args:
         settings: the network's settings.
@@ -36,7 +35,6 @@ class Network(nn.Module):
         num_classes: number of classes.
         seed: of the initial filters.
         num_trainable_words: words from the start of the vocabulary whose vectors may be trained; None for all.
-        rank, world_size: shard of the filters; see `jobs.model.tensor_parallel`.
     """
 
     initial_vectors: Tensor  # (vocabulary, dimensions)
@@ -50,12 +48,9 @@ class Network(nn.Module):
         seed: int = 0,
         *,
         num_trainable_words: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.shard = FilterShard(rank, world_size, settings.filter_widths, settings.feature_maps)
         initial = from_read_only_numpy(vectors)
         self.register_buffer("initial_vectors", initial, persistent=False)
         trained = settings.embedding != "static"
@@ -72,10 +67,10 @@ class Network(nn.Module):
         bound = 1 / math.sqrt(features)
         output = _uniform((num_classes, features), bound, generator)
         output_bias = _uniform((num_classes,), bound, generator)
-        shard, dtype = self.shard, initial.dtype
-        self.filters = nn.Parameter(shard.shard_filters(filters).to(dtype))  # (sum(widths) * maps, columns)
-        self.biases = nn.Parameter(shard.shard_features(torch.cat(biases)[None])[0].to(dtype))  # (features,)
-        self.output = nn.Parameter(shard.shard_features(output).to(dtype))  # (classes, features)
+        dtype = initial.dtype
+        self.filters = nn.Parameter(torch.cat(filters).to(dtype))  # (sum(widths) * maps, columns)
+        self.biases = nn.Parameter(torch.cat(biases).to(dtype))  # (features,)
+        self.output = nn.Parameter(output.to(dtype))  # (classes, features)
         self.output_bias = nn.Parameter(output_bias.to(dtype))  # (classes,)
 
     @property
@@ -84,40 +79,21 @@ class Network(nn.Module):
         return self.settings.embedding in ("static", "multichannel")
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch's texts, `(texts, classes)`.
+        """Return the logits of a batch's texts, `(texts, classes)`."""
+        return self.forward_features(batch) @ self.output.T + self.output_bias
 
-        A shard returns partial logits; the sum over all shards is the result.
-        """
-        scores = self.forward_features(batch) @ self.output.T
-        return scores + self.output_bias if self.shard.rank == 0 else scores
-
-    def forward_features(
-        self,
-        batch: Batch,
-        trained: Tensor | None = None,
-        *,
-        bfloat16: bool = False,
-        on_trained_gradient: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
+    def forward_features(self, batch: Batch, trained: Tensor | None = None, *, bfloat16: bool = False) -> Tensor:
         """Return each filter's maximum over time after ReLU, `(texts, features)`.
 
         Args:
             trained: the batch's `lookup_trained_vectors`, where the caller needs their gradient; by default they are
                 looked up here.
-            bfloat16, on_trained_gradient: see `max_over_time`.
+            bfloat16: see `max_over_time`.
         """
         fixed = self.initial_vectors.index_select(0, batch.word_ids) if self.has_fixed else None
         if trained is None:
             trained = self.lookup_trained_vectors(batch.word_ids)
-        maxima = max_over_time(
-            fixed,
-            trained,
-            self.filters,
-            batch,
-            self.settings.filter_widths,
-            bfloat16=bfloat16,
-            on_trained_gradient=on_trained_gradient,
-        )
+        maxima = max_over_time(fixed, trained, self.filters, batch, self.settings.filter_widths, bfloat16=bfloat16)
         return F.relu(maxima + self.biases)
 
     def lookup_trained_vectors(self, word_ids: Tensor) -> Tensor | None:
@@ -145,30 +121,20 @@ class Network(nn.Module):
         }
 
     def to_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors with the names and shapes of a checkpoint.
-
-        Elements of other shards are zero, so that the sum over all shards is the complete tensor.
-
-        Args:
-            tensors: named and shaped as the dense parameters.
-        """
-        filters = self.shard.zero_pad_filters(tensors["filters"])
-        biases = self.shard.zero_pad_features(tensors["biases"][None])[0].chunk(len(filters))
+        """Return tensors, named and shaped as the dense parameters, with the names and shapes of a checkpoint."""
+        widths = self.settings.filter_widths
+        filters = torch.split(tensors["filters"], [width * self.settings.feature_maps for width in widths])
         named = {f"filters.{index}": value for index, value in enumerate(filters)}
-        named |= {f"biases.{index}": value.contiguous() for index, value in enumerate(biases)}
-        named["output.weight"] = self.shard.zero_pad_features(tensors["output"])
-        output_bias = tensors["output_bias"]  # the same on every worker
-        named["output.bias"] = output_bias.clone() if self.shard.rank == 0 else torch.zeros_like(output_bias)
-        return named
+        named |= {f"biases.{index}": value for index, value in enumerate(tensors["biases"].chunk(len(widths)))}
+        return named | {"output.weight": tensors["output"], "output.bias": tensors["output_bias"]}
 
     def from_checkpoint_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return this shard of a checkpoint's tensors, named and shaped as the dense parameters."""
+        """Return a checkpoint's tensors, named and shaped as the dense parameters."""
         indices = range(len(self.settings.filter_widths))
-        biases = torch.cat([tensors[f"biases.{index}"] for index in indices])
         return {
-            "filters": self.shard.shard_filters([tensors[f"filters.{index}"] for index in indices]),
-            "biases": self.shard.shard_features(biases[None])[0],
-            "output": self.shard.shard_features(tensors["output.weight"]),
+            "filters": torch.cat([tensors[f"filters.{index}"] for index in indices]),
+            "biases": torch.cat([tensors[f"biases.{index}"] for index in indices]),
+            "output": tensors["output.weight"],
             "output_bias": tensors["output.bias"],
         }
 
@@ -193,7 +159,7 @@ class Network(nn.Module):
         return channels
 
     def weights(self) -> dict[str, Tensor]:
-        """Return all tensors by their names in a checkpoint; filters and output of other shards are zero."""
+        """Return all tensors by their names in a checkpoint."""
         dense = {name: value.detach() for name, value in self.dense_parameters().items()}
         return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
 
@@ -211,26 +177,24 @@ def compute_row_losses(scores: Tensor, labels: Tensor, label_weights: Tensor | N
     return losses.sum(dim=1)
 
 
-def compute_losses(
+def compute_loss_sum(
     scores: Tensor, labels: Tensor, weights: Tensor | None, label_weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the sum and the mean of the cross-entropies of a batch, as scalars.
+) -> Tensor:
+    """Return the sum of the cross-entropies of texts, a scalar; weighted by the weights of the texts, if there are any.
 
-    With weights both are weighted; the mean is divided by the sum of the weights, as in torch's CrossEntropyLoss with
-    weights of the classes. The batch is that of all workers, so their number changes nothing.
+    Divided by the sum of the weights of all texts it is torch's CrossEntropyLoss with weights of the classes.
 
     Args:
         scores: `(texts, classes)`. labels: `(texts,)` int64, or `(texts, labels)` of 0 and 1 with several per text.
         weights: of the texts, `(texts,)`; None if all are equal. label_weights: as of `compute_row_losses`.
     """
-    losses = compute_row_losses(scores, labels, label_weights) if labels.dim() == 2 else None
-    if weights is None:
-        total = F.cross_entropy(scores, labels, reduction="sum") if losses is None else losses.sum()
-        return total, total / len(labels)
-    if losses is None:
+    if labels.dim() == 2:
+        losses = compute_row_losses(scores, labels, label_weights)
+    elif weights is None:
+        return F.cross_entropy(scores, labels, reduction="sum")
+    else:
         losses = F.cross_entropy(scores, labels, reduction="none")
-    total = losses @ weights
-    return total, total / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)  # all weights may be 0
+    return losses.sum() if weights is None else losses @ weights
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

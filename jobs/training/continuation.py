@@ -133,7 +133,7 @@ def match_words(words: list[str], others: list[str]) -> tuple[np.ndarray, np.nda
 
 @torch.no_grad()
 def load_start_weights(network: Network, corpus: Corpus, checkpoint: Checkpoint) -> None:
-    """Copy a checkpoint's weights into a network, or a worker's shard of one; those of new words and classes stay.
+    """Copy a checkpoint's weights into a network; those of new words and classes stay.
 
     Args:
         corpus: extended by the checkpoint.

@@ -1,14 +1,15 @@
 """Training loop, in one process or as one of several equal workers, without Ray.
 
-Each worker sees every text of the global batch with its shard of the filters (`jobs.model.tensor_parallel`). A step
-sums the scores over the workers, then the gradients of the word vectors in its batch. The order of rows and the
-dropout masks depend only on the seed, the epoch and the step. So the number of workers changes nothing but rounding,
-and on the same number of workers a run resumed in the middle of an epoch has bit-identical results.
+The workers divide the rows of each batch (data parallelism): worker r of n takes the rows r, r + n, r + 2 n and so on.
+A step sums the gradients over the workers (`jobs.training.exchange.gradients`), and each worker updates its copy of the
+network. The order of rows and the dropout masks depend only on the seed, the epoch and the step. So the number of
+workers changes nothing but rounding, and on the same number of workers a run resumed in the middle of an epoch has
+bit-identical results.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch import Tensor
 from cluster import UsageError
 from jobs.datasets.label_sets import compute_log_odds
 from jobs.evaluation.metrics import LogitSample
-from jobs.model.batches import Batch, Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
+from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
+from jobs.model.dropout import MaskNumber, draw_mask
 from jobs.model.lazy_adam import LazyAdam
-from jobs.model.network import Network, compute_losses
+from jobs.model.network import Network, compute_loss_sum
+from jobs.training.exchange.gradients import GradientExchange
 from jobs.training.history import Epoch, EpochProgress, Progress
 from jobs.training.process_group import ProcessGroup
 from jobs.training.validation import Metrics, Validation
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 RAND_LEARNING_RATE_FACTOR = 3
 
 STEPS_PER_TIME_CHECK = 16  # a check costs an all-reduce: the first worker's clock decides for all of them
-VALIDATION_BATCH_SIZE = 256  # rows
+VALIDATION_BATCH_SIZE = 256  # rows of each worker
 
 
 class TrainingDiverged(UsageError):
@@ -48,7 +51,7 @@ class Loop:
     """Training of a network, one epoch at a time.
 
     Args:
-        network: this worker's shard; those of all workers are created with the same seed.
+        network: this worker's copy; those of all workers are created with the same seed.
         corpus, settings, seed: the same for all workers.
         group: process group of the workers; by default this process alone.
         device: device of the network.
@@ -81,6 +84,7 @@ class Loop:
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
+        self._exchange = GradientExchange(self.group, len(corpus.vectors))
         # Without decay a single group: each one takes a kernel of its own.
         dense, decay = network.dense_parameters(), settings.weight_decay
         biases = [dense.pop(name) for name in ("biases", "output_bias")] if decay else []
@@ -168,7 +172,7 @@ class Loop:
             self.step_bytes += self.group.bytes_sent - bytes_before
             if progress.steps % STEPS_PER_TIME_CHECK == 0 and progress.steps < len(batches):
                 yield
-        self._limit_norm(self.group.all_reduce(self._squared_norms()))
+        self._limit_norm()
         progress.train_loss = self._train_loss.item()  # waits for the device
 
     def _end_epoch(self, rows: int, seconds: float) -> Epoch:
@@ -210,43 +214,54 @@ class Loop:
         """Take a step on rows `(batch,)` of the training part; return the sum of their losses, a scalar on the device.
 
         The epoch (from 1) and the number of the step in it (from 0) determine the dropout mask.
+
+        Args:
+            rows: of all workers, the same on each.
         """
-        network = self.network
-        batch = self.train_collator.collate(rows)
-        indices = copy_to_device(rows, self.device)
-        mask = self.dropout_mask(len(rows), epoch, number)
+        network, rank, size = self.network, self.group.rank, self.group.world_size
+        own = np.arange(rank, len(rows), size)
+        batch = self.train_collator.collate(rows[own])
         vectors = network.lookup_trained_vectors(batch.word_ids)
-        sums: list[Callable[[], Tensor]] = []  # of the vectors' gradients, while those of the filters are computed
-        hidden = network.forward_features(
-            batch,
-            vectors,
-            bfloat16=self.settings.precision == "bfloat16",
-            on_trained_gradient=lambda gradient: sums.append(self.group.all_reduce_async(gradient)),
-        )
-        if mask is not None:
-            hidden = hidden * mask
-        scores = self._compute_logits(hidden.detach(), apply_max_norm=True).requires_grad_()
-        weights = None if self._weights is None else self._weights[indices]
-        total, mean = compute_losses(scores, self._labels[indices], weights, self._label_weights)
-        [gradient] = torch.autograd.grad(mean, [scores])  # (rows, classes)
+        trains_vectors = vectors is not None and vectors.requires_grad
+        if trains_vectors:
+            counts = [self.train_collator.count_tokens(rows[worker::size]) for worker in range(size)]
+            self._exchange.send_word_ids(batch.word_ids, counts)
+        hidden = network.forward_features(batch, vectors, bfloat16=self.settings.precision == "bfloat16")
+        if network.settings.dropout:
+            hidden = hidden * self.dropout_mask(own, epoch, number)
+        self._limit_norm()
+        output = network.output.detach()
+        scores = (hidden.detach() @ output.T + network.output_bias.detach()).requires_grad_()
+        indices = copy_to_device(rows, self.device)
+        own_indices = indices[rank::size]
+        weights = None if self._weights is None else self._weights[own_indices]
+        loss = compute_loss_sum(scores, self._labels[own_indices], weights, self._label_weights)
+        [gradient] = torch.autograd.grad(loss / self._sum_weights(indices), [scores])  # (own rows, classes)
         network.output.grad = gradient.T @ hidden.detach()
         network.output_bias.grad = gradient.sum(dim=0)
         network.filters.grad = network.biases.grad = None
-        torch.autograd.backward(hidden, gradient @ network.output)
+        torch.autograd.backward(hidden, gradient @ output)
+        loss, word_ids, vectors_gradient = self._exchange.sum_gradients(
+            list(network.dense_parameters().values()), loss.detach(), vectors.grad if vectors is not None else None
+        )
         self.dense_optimizer.step()
-        if vectors is not None and vectors.requires_grad:
-            assert vectors.grad is not None
-            self._step_vectors(batch, vectors, sums[0]() if sums else self.group.all_reduce(vectors.grad))
-        return total.detach()
+        if trains_vectors:
+            assert vectors_gradient is not None
+            self._step_vectors(word_ids, vectors_gradient)
+        return loss
 
-    def _step_vectors(self, batch: Batch, vectors: Tensor, gradient: Tensor) -> None:
-        """Take a step on the word vectors of a batch, with the gradient summed over the workers."""
+    def _sum_weights(self, indices: Tensor) -> Tensor | int:
+        """Return the sum of the weights of some rows, by which their loss is divided, more than 0."""
+        if self._weights is None:
+            return len(indices)
+        return self._weights[indices].sum().clamp(min=torch.finfo(self._weights.dtype).tiny)
+
+    def _step_vectors(self, word_ids: Tensor, gradient: Tensor) -> None:
+        """Take a step on the vectors of some words."""
         assert self.vectors_optimizer is not None
-        word_ids = batch.word_ids
         if self.settings.vectors_pull:
-            gradient = gradient + self.settings.vectors_pull * (
-                vectors.detach() - self.network.initial_vectors[word_ids]
-            )
+            distance = self.vectors_optimizer.table[word_ids] - self.network.initial_vectors[word_ids]
+            gradient = gradient + self.settings.vectors_pull * distance
         if self.trained_words_mask is not None:
             trained = self.trained_words_mask[word_ids]
             if word_ids.is_cuda:  # a selection would wait for its size; a gradient of zero leaves a vector unchanged
@@ -255,52 +270,36 @@ class Loop:
                 word_ids, gradient = word_ids[trained], gradient[trained]
         self.vectors_optimizer.step(word_ids, gradient)
 
-    def dropout_mask(self, rows: int, epoch: int, step: int) -> Tensor | None:
-        """Return the factors of the features in a step, `(rows, features)`: 0 or 1 / (1 - dropout); None for 1."""
-        model = self.network.settings
-        keep = 1 - model.dropout
-        if keep == 1:
-            return None
-        random = np.random.Generator(np.random.SFC64([self.seed, epoch, step]))
-        drawn = random.random((rows, len(model.filter_widths) * model.feature_maps), np.float32) < keep
-        mask = self.network.shard.shard_features(copy_to_device(drawn, self.device))
-        return mask.to(self.network.output.dtype).div_(keep)
+    def dropout_mask(self, rows: np.ndarray, epoch: int, step: int) -> Tensor:
+        """Return the factors of the features of some rows of the batch, `(rows, features)`: 0 or 1 / (1 - dropout)."""
+        output, number = self.network.output, MaskNumber(self.seed, epoch, step)
+        return draw_mask(rows, output.shape[1], self.network.settings.dropout, number, self.device).to(output.dtype)
 
     @torch.no_grad()
-    def _compute_logits(self, hidden: Tensor, *, apply_max_norm: bool = False) -> Tensor:
-        """Return the logits of features, summed over the workers, `(rows, classes)`.
-
-        With `apply_max_norm`, each class's output row is first scaled down to `max_norm` if the last step made it
-        longer (Hinton et al. 2012). The norm is that of all shards; its square is summed in the same message.
-        """
-        network = self.network
-        scores = hidden @ network.output.T
-        if self.group.world_size > 1 or apply_max_norm:
-            message = self.group.all_reduce(torch.cat([scores.flatten(), self._squared_norms()]))
-            scores, squared_norms = message[: scores.numel()].view_as(scores), message[scores.numel() :]
-            if apply_max_norm:
-                scores = scores * self._limit_norm(squared_norms)
-        return scores + network.output_bias
-
-    def _squared_norms(self) -> Tensor:
-        """Return the squared norm of each class's output row in this shard, `(classes,)`."""
-        return self.network.output.detach().square().sum(dim=1)
-
-    @torch.no_grad()
-    def _limit_norm(self, squared_norms: Tensor) -> Tensor:
-        """Limit the norms of the output rows, given their squares; return the factor of each row, `(classes,)`."""
-        limit = self.network.settings.max_norm
-        factor = torch.ones_like(squared_norms) if limit is None else (limit / squared_norms.sqrt()).clamp(max=1)
-        self.network.output.mul_(factor[:, None])
-        return factor
+    def _limit_norm(self) -> None:
+        """Scale the output weights of a class down to `max_norm` if they are longer (Hinton et al. 2012)."""
+        if (limit := self.network.settings.max_norm) is not None:
+            output = self.network.output
+            output.mul_((limit / output.norm(dim=1, keepdim=True)).clamp(max=1))
 
     @torch.inference_mode()
+    def iter_scores(self, collator: Collator, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield row numbers and their logits `(rows, classes)` on the CPU, for all rows; the workers divide the rows.
+
+        Args:
+            lengths: `(rows,)` tokens of the collator's texts.
+        """
+        self.network.eval()
+        rank, size = self.group.rank, self.group.world_size
+        for rows in iter_batches_by_length(lengths, VALIDATION_BATCH_SIZE * size):
+            scores = torch.zeros(len(rows), len(self.corpus.labels), device=self.device)
+            scores[rank::size] = self.network(collator.collate(rows[rank::size]))
+            yield rows, self.group.all_reduce(scores).cpu()
+
     def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
         """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
-        self.network.eval()
         validation = Validation(split.labels, self.logits, self.settings.threshold_objective)
-        for rows in iter_batches_by_length(split.tokens.lengths, VALIDATION_BATCH_SIZE):
-            scores = self._compute_logits(self.network.forward_features(self.validation_collator.collate(rows))).cpu()
+        for rows, scores in self.iter_scores(self.validation_collator, split.tokens.lengths):
             validation.add(rows, scores)
         return validation.measure()
 
@@ -308,16 +307,13 @@ class Loop:
 def create_loop(
     experiment: "Experiment", corpus: "Corpus", group: ProcessGroup | None = None, device: torch.device | str = "cpu"
 ) -> Loop:
-    """Return a loop of an experiment on a corpus, with a new network, or this worker's shard of one."""
-    group = group or ProcessGroup()
+    """Return a loop of an experiment on a corpus, with a new network."""
     network = Network(
         experiment.model,
         corpus.vectors,
         len(corpus.labels),
         experiment.seed,
         num_trainable_words=len(corpus.word_counts()),
-        rank=group.rank,
-        world_size=group.world_size,
     )
     if corpus.train.labels.ndim == 2:
         # Otherwise the first epochs learn that most labels are rare.

@@ -1,40 +1,16 @@
-"""Process group of the workers that train one network, with an all-reduce through shared memory on one machine.
+"""Process group of the workers that train one network: through shared memory on one machine, else torch.distributed."""
 
-Between processes of one machine torch's gloo takes one to two milliseconds for a few hundred numbers, most of it until
-a sleeping thread runs again; a step takes about twenty. With shared memory each worker writes its message into its
-part of a memory-mapped file, increments its counter, and polls the counters of the others. Then each worker adds all
-parts in the order of the ranks, so that all get the same bits.
-
-File layout for n workers: n counters of one cache line each, then two message slots per worker. Messages use the two
-slots alternately. Two slots suffice: a worker writes message k + 2 only after it has read message k + 1 of every
-worker, and each worker writes message k + 1 only after it has read all messages k.
-"""
-
-import mmap
-import os
-import platform
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
 
-SHARED_MEMORY_FOLDER = "/dev/shm"
-MAX_MESSAGE_BYTES = 8 << 20  # of one worker; gloo sends longer ones
-MAX_TOTAL_BYTES = 56 << 20  # of the file; containers have 64 MiB of shared memory by default
-# x86 makes writes visible in their order; other machines need memory barriers, which Python does not have.
-TOTAL_STORE_ORDER_MACHINES = ("x86_64", "AMD64")
-TIMEOUT_S = 1800.0
-
-_CACHE_LINE = 64  # bytes
-_SPINS = 2000  # polls before the worker yields its core
-_YIELDS = 20_000  # polls with yielding before the worker sleeps between them
+from jobs.training.exchange.shared_memory import SharedMemory
 
 ValueType = TypeVar("ValueType")
 
@@ -43,51 +19,96 @@ ValueType = TypeVar("ValueType")
 class ProcessGroup:
     """Rank of this process among the workers, and their collective operations; one worker needs no torch.distributed.
 
-    bytes_sent: bytes of this worker's all-reduce messages.
+    bytes_sent: bytes of this worker's messages to the others; a message of `all_reduce` counts once.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device | str = "cpu"
     bytes_sent: int = field(default=0, compare=False)
-    _shared_memory: "SharedMemoryAllReduce | None" = field(default=None, compare=False)
+    shared_memory: SharedMemory | None = field(default=None, compare=False)
 
     def enable_shared_memory(self) -> bool:
-        """Use shared memory for later all-reduces if all workers are on one machine; return whether they are."""
+        """Use shared memory for later messages if all workers are on one machine; return whether they are."""
         if self.world_size == 1 or torch.device(self.device).type != "cpu":
             return False
-        path = self.broadcast(SharedMemoryAllReduce.create_file(self.world_size) if self.rank == 0 else None)
+        path = self.broadcast(SharedMemory.create_file(self.world_size) if self.rank == 0 else None)
         if path is None:
             return False
         try:
-            shared_memory = SharedMemoryAllReduce.open(path, self.rank, self.world_size)
+            shared_memory = SharedMemory.open(path, self.rank, self.world_size)
             enabled = all(self.all_gather(shared_memory is not None))
         finally:
             if self.rank == 0:
                 Path(path).unlink()
-        self._shared_memory = shared_memory if enabled else None
+        self.shared_memory = shared_memory if enabled else None
         return enabled
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over the workers, the same bits on each, and return it."""
-        return self.all_reduce_async(tensor)()
-
-    def all_reduce_async(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """Start an `all_reduce`; the returned function waits for the sum and returns it."""
         if self.world_size == 1 or not tensor.numel():
-            return lambda: tensor
+            return tensor
         self.bytes_sent += tensor.nbytes
-        if (memory := self._shared_memory) is not None and tensor.nbytes <= memory.max_message_bytes:
-            memory.post(tensor)
-            return lambda: memory.reduce(tensor)
-        work = torch.distributed.all_reduce(tensor, async_op=True)
+        if (memory := self._memory_for(tensor.nbytes)) is None:
+            torch.distributed.all_reduce(tensor)
+            return tensor
+        count = tensor.numel()
+        memory.write(count, tensor.dtype).copy_(tensor.flatten())
+        memory.post()
+        first, second, *others = memory.receive([count] * self.world_size, [0] * self.world_size, tensor.dtype)
+        torch.add(first.view_as(tensor), second.view_as(tensor), out=tensor)
+        for part in others:
+            tensor.add_(part.view_as(tensor))
+        return tensor
+
+    def new_message(self, count: int, dtype: torch.dtype) -> Tensor:
+        """Return memory for a message to the other workers, `(count,)`, to be filled and then sent at once."""
+        memory = self._memory_for(count * dtype.itemsize)
+        return torch.empty(count, dtype=dtype, device=self.device) if memory is None else memory.write(count, dtype)
+
+    def all_gather_tensors(self, message: Tensor) -> Callable[[], list[Tensor]]:
+        """Start to send a message of `new_message` to all workers; it has the same size on each.
+
+        The returned function waits for the messages of all workers and returns them, by rank. They are valid until the
+        next message. No other operation may start before it returns.
+        """
+        self.bytes_sent += message.nbytes * (self.world_size - 1)
+        if (memory := self._memory_for(message.nbytes)) is not None:
+            memory.post()
+            size = self.world_size
+            return lambda: memory.receive([len(message)] * size, [0] * size, message.dtype)
+        received = [torch.empty_like(message) for _ in range(self.world_size)]
+        work = torch.distributed.all_gather(received, message, async_op=True)
         assert work is not None, "only a process outside the group gets None"
 
-        def wait() -> Tensor:
+        def wait() -> list[Tensor]:
             work.wait()
-            return tensor
+            return received
 
         return wait
+
+    def all_to_all(self, message: Tensor, sizes: np.ndarray) -> list[Tensor]:
+        """Send one block of a message of `new_message` to each worker, and return the blocks from all, by rank.
+
+        They are valid until the next message.
+
+        Args:
+            sizes: `(workers, workers)`, the elements of each block: from the worker of a row to that of a column. No
+                message may be longer than those of the shared memory.
+        """
+        to, own = sizes[self.rank], sizes[:, self.rank].tolist()
+        self.bytes_sent += int(to.sum() - to[self.rank]) * message.dtype.itemsize
+        if self.shared_memory is not None:
+            self.shared_memory.post()
+            return self.shared_memory.receive(own, sizes[:, : self.rank].sum(axis=1).tolist(), message.dtype)
+        received = message.new_empty(sum(own))
+        torch.distributed.all_to_all_single(received, message, own, to.tolist())
+        return list(torch.split(received, own))
+
+    def _memory_for(self, num_bytes: int) -> SharedMemory | None:
+        """Return the shared memory if a message, of the same size on all workers, fits."""
+        memory = self.shared_memory
+        return memory if memory is not None and num_bytes <= memory.max_message_bytes else None
 
     def broadcast_bool(self, value: bool) -> bool:
         """Return the value of the first worker."""
@@ -112,99 +133,3 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         return self.all_reduce(torch.tensor([float(value)], device=self.device)).item() > 0
-
-
-class SharedMemoryAllReduce:
-    """View of one worker on the shared memory.
-
-    Args:
-        path: a file of `file_bytes(size)` bytes, the same for all workers. It may be removed once all have opened it.
-        rank: this worker, from 0.
-        size: number of workers.
-    """
-
-    def __init__(self, path: str, rank: int, size: int) -> None:
-        self.rank, self.size, self.max_message_bytes = rank, size, max_message_bytes(size)
-        with Path(path).open("r+b") as stream:
-            self._memory = mmap.mmap(stream.fileno(), file_bytes(size))
-        self._counters = memoryview(self._memory)[: size * _CACHE_LINE].cast("q")
-        self._posted = 0
-        self._pending = False
-
-    @classmethod
-    def create_file(cls, size: int) -> str | None:
-        """Create the file and return its path; None without shared memory, or with too little of it."""
-        if platform.machine() not in TOTAL_STORE_ORDER_MACHINES or not Path(SHARED_MEMORY_FOLDER).is_dir():
-            return None
-        path = None
-        try:
-            handle, path = tempfile.mkstemp(prefix="all-reduce-", dir=SHARED_MEMORY_FOLDER)
-            with os.fdopen(handle, "wb") as stream:
-                # Reserve the space now: a write into a full file system would end the process.
-                os.posix_fallocate(stream.fileno(), 0, file_bytes(size))
-        except OSError:
-            if path is not None:
-                Path(path).unlink()
-            return None
-        return path
-
-    @classmethod
-    def open(cls, path: str, rank: int, size: int) -> Self | None:
-        """Return the view, or None if the file does not exist here: this worker is on another machine."""
-        with suppress(OSError, ValueError):
-            return cls(path, rank, size)
-        return None
-
-    def post(self, tensor: Tensor) -> None:
-        """Write this worker's message, of as many elements as those of the others; call `reduce` before the next."""
-        assert not self._pending, "the previous message was not reduced"
-        self._pending = True
-        self._posted += 1
-        self._slot(self.rank, tensor).copy_(tensor)
-        self._counters[self.rank * (_CACHE_LINE // 8)] = self._posted
-
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """Wait for the messages of the others, replace the posted tensor by the sum of all, and return it.
-
-        Raises:
-            TimeoutError: a worker has posted nothing for `TIMEOUT_S` seconds.
-        """
-        for rank in range(self.size):
-            if rank != self.rank:
-                self._wait(rank)
-        first, second, *others = (self._slot(rank, tensor) for rank in range(self.size))
-        torch.add(first, second, out=tensor)
-        for part in others:
-            tensor.add_(part)
-        self._pending = False
-        return tensor
-
-    def _slot(self, rank: int, like: Tensor) -> Tensor:
-        """Return the memory of a worker's current message as a tensor with the shape of `like`."""
-        offset = self.size * _CACHE_LINE + (rank * 2 + self._posted % 2) * self.max_message_bytes
-        return torch.frombuffer(self._memory, dtype=like.dtype, count=like.numel(), offset=offset).view_as(like)
-
-    def _wait(self, rank: int) -> None:
-        counters, index, number = self._counters, rank * (_CACHE_LINE // 8), self._posted
-        for _ in range(_SPINS):
-            if counters[index] >= number:
-                return
-        for _ in range(_YIELDS):
-            os.sched_yield()
-            if counters[index] >= number:
-                return
-        deadline = time.monotonic() + TIMEOUT_S
-        while counters[index] < number:
-            time.sleep(0.0005)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"worker {rank} has sent nothing for {TIMEOUT_S:g} s")
-
-
-def max_message_bytes(size: int) -> int:
-    """Return the maximum bytes of a message among `size` workers."""
-    return min(MAX_MESSAGE_BYTES, MAX_TOTAL_BYTES // (2 * size) // _CACHE_LINE * _CACHE_LINE)
-
-
-def file_bytes(size: int) -> int:
-    """Return the bytes of the shared file of `size` workers."""
-    return size * (_CACHE_LINE + 2 * max_message_bytes(size))

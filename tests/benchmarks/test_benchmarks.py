@@ -137,7 +137,7 @@ def test_calibration(shared_data: Path) -> None:
 
 
 def test_training_speed(tmp_path: Path, ray_environment: dict[str, str]) -> None:
-    """Both sides train on short and long texts; tables are short and long; one and two workers train, and report."""
+    """Both sides train on short and long texts; tables are short and long; two workers report."""
     arguments = ("--quick", "--data", str(tmp_path / "nothing"))
     metrics = run("training", *arguments, RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
     for table in ("short", "long"):
@@ -153,12 +153,23 @@ def test_training_speed(tmp_path: Path, ray_environment: dict[str, str]) -> None
         assert row["times"] == row["this project"] / row["usual loop"] > 0
         assert row["of bound"] == row["this project"] / row["bound"] > 0
     assert rows[0]["distinct words"] < rows[1]["distinct words"]
-    alone, *both = metrics["workers"]
-    assert alone["bytes a step"] == 0
-    assert both[-1]["workers"] == "2, gloo"
-    assert {row["bytes a step"] for row in both} == {both[0]["bytes a step"]} != {0}
     assert [row["reports"] for row in metrics["reports"]] == ["none", "every second", "every epoch, waiting"]
     assert 0 < metrics["reports"][1]["until the driver has it, s"] < 10
+
+
+def test_workers(tmp_path: Path) -> None:
+    """One and two workers train, through shared memory and gloo; a step of more workers sends more."""
+    metrics = run("workers", "--quick", "--data", str(tmp_path / "nothing"))
+    for batch in (64, 256):
+        alone, *both = [row for row in metrics["speed"] if row["batch"] == batch]
+        assert (alone["workers"], alone["MB a step"], alone["times"]) == ("alone", 0, 1)
+        assert both[-1]["workers"] == "2, gloo"
+        assert {row["MB a step"] for row in both} == {both[0]["MB a step"]} != {0}
+        assert all(row["times"] > 0 for row in both)
+    rows = [(row["batch"], row["rows"], row["workers"]) for row in metrics["scaling"]]
+    assert rows == [("fixed", 256, 1), ("fixed", 256, 2), ("growing", 128, 1), ("growing", 256, 2)]
+    assert [row["times"] for row in metrics["scaling"][::2]] == [1, 1]
+    assert 0 == metrics["scaling"][0]["MB a step"] < metrics["scaling"][1]["MB a step"]
 
 
 def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> None:
@@ -213,6 +224,8 @@ def test_kernels(tmp_path: Path) -> None:
         assert (ours["epoch, x ours"], ours["difference"]) == (1, 0)
         assert 0 < copies["difference"] < 1e-5 < sparse_adam["difference"]
         assert [row["side"] for row in dense] == ["Adam, fused", "Adam, foreach"]
+    assert [row["rows"] for row in metrics["dropout"]] == [50, 256, 4096]
+    assert all(row["times"] == row["numpy"] / row["this project"] > 0 for row in metrics["dropout"])
 
 
 def test_the_prefetch_instruction_is_measured(shared_data: Path) -> None:

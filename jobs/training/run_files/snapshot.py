@@ -1,6 +1,7 @@
 """Snapshots of a training loop: captured, written as a checkpoint while training continues, and restored.
 
-Every worker has a shard of the filters, so all workers must call these functions; the first one writes.
+All workers have the same state. They call `capture` together, since they divide the rows that it scores; the first one
+writes.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from jobs.evaluation.abstention import select_thresholds
 from jobs.evaluation.metrics import softmax
 from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.evaluation.seen_texts import digest_training_texts
-from jobs.model.batches import Collator, iter_batches_by_length
+from jobs.model.batches import Collator
 from jobs.model.checkpoint import (
     Checkpoint,
     InitialVectors,
@@ -36,7 +37,7 @@ from jobs.model.checkpoint import (
 from jobs.portable.model_card import render_model_card
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
-from jobs.training.loop import VALIDATION_BATCH_SIZE, Loop
+from jobs.training.loop import Loop
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -50,12 +51,16 @@ _constants: WeakKeyDictionary[Loop, RunConstants] = WeakKeyDictionary()
 def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bool) -> Callable[[Path], None]:
     """Copy the loop's state, and return a function that writes it as a checkpoint into an empty folder.
 
+    All workers must call it, and only the first one may call the function.
+
     Args:
         resumable: include what resuming needs, the optimizers' state and the progress.
     """
     progress = loop.progress
     # Within an epoch the weights have changed since the validation.
     calibration: Mapping[str, object] = {} if progress.steps else _calibrate(experiment.train, loop)
+    if loop.group.rank:
+        return _refuse_to_write
     checkpoint = Checkpoint(
         experiment,
         corpus.labels,
@@ -87,6 +92,10 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     return write
 
 
+def _refuse_to_write(folder: Path) -> None:
+    raise AssertionError(f"{folder}: only the first worker writes a checkpoint")
+
+
 def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
     """Return the values of `calibrate` and the distribution of the validation rows, if there are any; with one label
     per text also the thresholds of abstention, if there are any."""
@@ -114,17 +123,15 @@ def _count_unknown(loop: Loop) -> np.ndarray:
     return np.diff(before[tokens.offsets])
 
 
-@torch.inference_mode()
 def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
     """Return the logits of the held-out out-of-scope texts, `(texts, classes)` float32; None without such texts."""
     tokens = loop.corpus.out_of_scope
     if tokens is None:
         return None
-    loop.network.eval()
     collator = Collator(tokens, len(loop.corpus.vectors), loop.device)
     logits = np.empty((len(tokens), len(loop.corpus.labels)), np.float32)
-    for rows in iter_batches_by_length(tokens.lengths, VALIDATION_BATCH_SIZE):
-        logits[rows] = loop.group.all_reduce(loop.network(collator.collate(rows))).cpu().numpy()
+    for rows, scores in loop.iter_scores(collator, tokens.lengths):
+        logits[rows] = scores.numpy()
     return logits
 
 
@@ -150,31 +157,29 @@ def _collect_constants(corpus: Corpus, embedding: str) -> RunConstants:
 def gather_weights(loop: Loop) -> dict[str, Tensor]:
     """Return a copy of all tensors that training changes, by their names in a checkpoint, on the CPU.
 
-    `vectors` has the rows of the words of the training texts; only the first worker returns it.
+    `vectors` has the rows of the words of the training texts.
     """
     network = loop.network
-    dense = {name: value.detach() for name, value in network.dense_parameters().items()}
-    weights = {name: loop.group.all_reduce(part).cpu() for name, part in network.to_checkpoint_tensors(dense).items()}
-    # Every worker has all word vectors, so one copy is enough.
-    if network.vectors is not None and loop.group.rank == 0:
-        weights["vectors"] = network.vectors.detach().to("cpu", copy=True)
+    weights = network.to_checkpoint_tensors({name: _copy(value) for name, value in network.dense_parameters().items()})
+    if network.vectors is not None:
+        weights["vectors"] = _copy(network.vectors)
     return weights
 
 
 def gather_optimizer_state(loop: Loop) -> dict[str, Tensor]:
-    """Return a copy of the optimizers' state by name, on the CPU; that of word vectors on the first worker only."""
-    state = {}
+    """Return a copy of the optimizers' state by name, on the CPU."""
+    state: dict[str, Tensor] = {}
     steps = 0
     for moment in ADAM_MOMENTS:
-        shards = {}
+        moments = {}
         for name, parameter in loop.network.dense_parameters().items():
             parameter_state = loop.dense_optimizer.state.get(parameter)
             steps = int(parameter_state["step"].item()) if parameter_state else 0
-            shards[name] = parameter_state[moment] if parameter_state else torch.zeros_like(parameter)
-        for name, part in loop.network.to_checkpoint_tensors(shards).items():
-            state[f"{name}.{moment}"] = loop.group.all_reduce(part).cpu()
-        if loop.vectors_optimizer is not None and loop.group.rank == 0:
-            state[f"vectors.{moment}"] = loop.vectors_optimizer.moments[moment].detach().to("cpu", copy=True)
+            moments[name] = _copy(parameter_state[moment] if parameter_state else torch.zeros_like(parameter))
+        named = loop.network.to_checkpoint_tensors(moments)
+        state |= {f"{name}.{moment}": value for name, value in named.items()}
+        if loop.vectors_optimizer is not None:
+            state[f"vectors.{moment}"] = _copy(loop.vectors_optimizer.moments[moment])
     state["steps"] = torch.tensor([steps, loop.vectors_optimizer.steps if loop.vectors_optimizer else 0])
     return state
 
@@ -194,18 +199,18 @@ def restore(loop: Loop, state: TrainingState) -> None:
     loop.network.load_weights(_to_tensors(state.weights))
     tensors = _to_tensors(state.optimizer_state)
     steps, vector_steps = tensors["steps"].tolist()
-    shards = {}
+    moments = {}
     for moment in ADAM_MOMENTS:
         suffix = f".{moment}"
         parts = {name.removesuffix(suffix): part for name, part in tensors.items() if name.endswith(suffix)}
-        shards[moment] = loop.network.from_checkpoint_tensors(parts)
+        moments[moment] = loop.network.from_checkpoint_tensors(parts)
         if loop.vectors_optimizer is not None:
             loop.vectors_optimizer.moments[moment].copy_(parts["vectors"])
             loop.vectors_optimizer.steps = vector_steps
     for name, parameter in loop.network.dense_parameters().items():
         loop.dense_optimizer.state[parameter] = {
             "step": torch.tensor(float(steps), device=loop.device),
-            **{moment: shards[moment][name].to(loop.device) for moment in ADAM_MOMENTS},
+            **{moment: moments[moment][name].to(loop.device) for moment in ADAM_MOMENTS},
         }
     loop.progress = Progress.from_json(state.progress)
     # An earlier version did not record them.
@@ -218,6 +223,10 @@ def _digest_vectors(loop: Loop) -> np.ndarray:
         content = hashlib.sha256(np.ascontiguousarray(loop.corpus.vectors).data).digest()
         _vectors_digests[loop] = np.frombuffer(content, np.uint8)
     return _vectors_digests[loop]
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _to_arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

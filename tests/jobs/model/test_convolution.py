@@ -117,15 +117,16 @@ def test_empty_texts_of_a_batch_add_nothing_to_its_gradients(path: Callable[...,
 
 
 @pytest.mark.parametrize("path", [on_cpu, as_on_gpu])
-def test_a_shard_without_filters_has_no_maxima(path: Callable[..., Tensor]) -> None:
-    """There may be more workers than filters of a width."""
-    batch, _ = batch_of([3, 0])
-    filters = torch.ones(0, 4, requires_grad=True)
+def test_a_batch_without_texts_has_gradients_of_zero(path: Callable[..., Tensor]) -> None:
+    """The last batch of an epoch may have fewer texts than there are workers."""
+    batch, _ = batch_of([])
+    filters = torch.ones(sum(WIDTHS) * MAPS, 4, requires_grad=True)
     vectors = torch.ones(len(batch.word_ids), 4, requires_grad=True)
     maxima = path(None, vectors, filters, batch)
-    assert maxima.shape == (2, 0)
+    assert maxima.shape == (0, len(WIDTHS) * MAPS)
     maxima.sum().backward()
-    assert torch.equal(vectors.grad, torch.zeros_like(vectors))
+    assert torch.equal(filters.grad, torch.zeros_like(filters))
+    assert vectors.grad.shape == (0, 4)
 
 
 @pytest.mark.parametrize("path", [on_cpu, as_on_gpu])

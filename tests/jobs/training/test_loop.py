@@ -1,4 +1,4 @@
-"""Training loop: equal results with any number of workers, and exact resuming."""
+"""Training loop: its steps, epochs and rates, and exact resuming. Several workers: test_data_parallel.py."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment
@@ -15,121 +14,9 @@ from jobs.model.checkpoint import load_training_state
 from jobs.model.network import Network
 from jobs.training.history import Epoch, Progress
 from jobs.training.loop import Loop, TrainingDiverged
-from jobs.training.process_group import ProcessGroup
 from jobs.training.run_files.snapshot import capture, gather_optimizer_state, gather_weights, restore
 from tests.support.loops import make_loop
 from tests.support.toy_data import make_test_corpus
-
-
-def train_losses(loop: Loop) -> list[float]:
-    """Train, and return the loss of each step over the global batch."""
-    losses = []
-    step = loop.step
-
-    def recorded_step(rows: np.ndarray, epoch: int, number: int) -> torch.Tensor:
-        total = step(rows, epoch, number)
-        losses.append(total.item() / len(rows))
-        return total
-
-    loop.step = recorded_step  # type: ignore[method-assign]
-    list(loop.train_epochs())
-    return losses
-
-
-def training_worker(rank: int, size: int, experiments: list[Experiment], folder: str, use_shared_memory: bool) -> None:
-    """Train each experiment as one of several processes, and write the losses, weights and bytes sent."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    results = []
-    for experiment in experiments:
-        group = ProcessGroup(rank, size)
-        if use_shared_memory:
-            group.enable_shared_memory()  # without effect on some processors
-        loop = make_loop(experiment, group)
-        losses = train_losses(loop)
-        bytes_per_step = loop.step_bytes / loop.steps
-        assert (loop.group.broadcast(rank), loop.group.all_gather(rank)) == (0, list(range(size)))
-        # Only the first worker's word vectors are written, so compare those of all workers.
-        vectors = loop.network.vectors_by_channel()
-        results.append(
-            {
-                "losses": losses,
-                "weights": gather_weights(loop) | vectors,
-                "state": gather_optimizer_state(loop),
-                "bytes": bytes_per_step,
-            }
-        )
-    torch.save(results, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def train_with_workers(
-    size: int, experiments: list[Experiment], folder: Path, use_shared_memory: bool = False
-) -> list[list[dict]]:
-    """Return the results of each worker, for each experiment."""
-    folder.mkdir()
-    multiprocessing.spawn(training_worker, (size, experiments, str(folder), use_shared_memory), nprocs=size)
-    return list(zip(*(torch.load(folder / f"{rank}.pt") for rank in range(size)), strict=True))
-
-
-@pytest.mark.slow
-def test_the_number_of_workers_does_not_change_what_is_learned(
-    make_experiment: Callable[..., Experiment], tmp_path: Path
-) -> None:
-    """1, 2 and 4 workers have the same losses to 1e-5 in every step, dropout included, and similar weights.
-
-    Also with weights of the classes.
-    Two workers end with the same bits with shared memory and without. Four workers share three filters of each width,
-    so one of them has none.
-    """
-    experiment = make_experiment(
-        model__embedding="multichannel", model__feature_maps=3, train__epochs=3, train__batch_size=19,
-        train__frozen_epochs=1, train__vectors_pull=0.1, train__vectors_learning_rate=0.003, model__max_norm=0.5,
-    )  # fmt: skip
-    experiments = [experiment, experiment.replace({"train.class_weights": {"good": 1, "bad": 3}})]
-    singles = [make_loop(experiment) for experiment in experiments]
-    single_losses = [train_losses(single) for single in singles]
-    gloo: list[dict] = []
-    for size, use_shared_memory in ((2, False), (2, True), (4, True)):
-        folder = tmp_path / f"{size}-{use_shared_memory}"
-        for number, results in enumerate(train_with_workers(size, experiments, folder, use_shared_memory)):
-            first = results[0]
-            if not use_shared_memory:
-                gloo.append(first)
-            if size == 2:
-                assert first["losses"] == gloo[number]["losses"]
-                assert all(torch.equal(value, gloo[number]["weights"][key]) for key, value in first["weights"].items())
-            np.testing.assert_allclose(first["losses"], single_losses[number], atol=1e-5)
-            for key, value in gather_weights(singles[number]).items():
-                torch.testing.assert_close(first["weights"][key], value, atol=1e-4, rtol=1e-3)
-            for other in results[1:]:
-                for kind in ("weights", "state"):
-                    for key, value in other[kind].items():
-                        assert torch.equal(value, first[kind][key]), f"{key} differs between workers"
-
-
-@pytest.mark.slow
-def test_messages_between_workers_do_not_grow_with_the_vocabulary(
-    make_experiment: Callable[..., Experiment], tmp_path: Path
-) -> None:
-    """A step sends scores and the gradients of the batch's words; with static vectors only the scores."""
-    rows = Path(make_experiment().data.train).read_text()
-    # More texts, each with words of its own, make the vocabulary longer.
-    rare = [" ".join(f"w{number}" for number in range(start, start + 20)) for start in range(0, 5000, 20)]
-    longer = tmp_path / "longer.csv"
-    longer.write_text(rows + "".join(f'good,"{text}"\n' for text in rare))
-    experiments = [
-        make_experiment(model__embedding=embedding, train__epochs=1, train__batch_size=19, data__train=path)
-        for embedding in ("static", "non-static")
-        for path in (str(tmp_path / "toy.csv"), str(longer))
-    ]
-    per_step = [results[0]["bytes"] for results in train_with_workers(2, experiments, tmp_path / "workers")]
-    sent = dict(zip([("static", 0), ("static", 5000), ("non-static", 0), ("non-static", 5000)], per_step, strict=True))
-    num_classes, batch_size, dimensions = 2, 19, 12
-    scores = 4 * (num_classes * batch_size + num_classes)  # with the squared norms of the output rows
-    assert 0 < sent["static", 0] <= scores
-    assert 0 < sent["static", 5000] <= scores
-    assert scores < sent["non-static", 5000] <= scores + 4 * dimensions * 20 * batch_size  # words of a batch
 
 
 @pytest.mark.parametrize(("within", "class_weights"), [(False, None), (True, None), (True, {"good": 1, "bad": 3})])
@@ -232,19 +119,21 @@ def test_a_step_is_that_of_torchs_adam_on_the_whole_network(
 
 def test_the_norm_of_output_rows_is_limited(make_experiment: Callable[..., Experiment]) -> None:
     """Norms are limited after an epoch, and in the scores of every step; shorter rows are unchanged."""
-    loop = make_loop(make_experiment(model__max_norm=0.01, train__epochs=1))
+    loop = make_loop(make_experiment(model__max_norm=0.01, train__epochs=1, model__dropout=0.0))
     list(loop.train_epochs())
     assert loop.network.output.norm(dim=1).max() <= 0.01 + 1e-6
     network = loop.network
     with torch.no_grad():
         network.output[0] *= 100
         network.output[1] *= 0.5
-    hidden = torch.ones(1, network.output.shape[1])
     shorter = network.output[1].clone()
-    scores = loop._compute_logits(hidden, apply_max_norm=True)
+    loop.dense_optimizer.param_groups[0]["lr"] = 0.0
+    loss = loop.step(np.arange(8))
     assert network.output[0].norm().item() == pytest.approx(0.01, rel=1e-4)
     assert torch.equal(network.output[1], shorter)
-    torch.testing.assert_close(scores, hidden @ network.output.T + network.output_bias)
+    batch = loop.train_collator.collate(np.arange(8))
+    expected = torch.nn.functional.cross_entropy(network(batch), torch.from_numpy(loop.corpus.train.labels[:8]))
+    assert loss.item() / 8 == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_weight_decay_shrinks_filters_and_output_weights_but_not_biases_and_word_vectors(

@@ -1,0 +1,24 @@
+"""Workers of a process group as threads of this process, which exchange messages through shared memory."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+
+from jobs.training.exchange import shared_memory
+from jobs.training.exchange.shared_memory import SharedMemory
+from jobs.training.process_group import ProcessGroup
+
+ReturnType = TypeVar("ReturnType")
+
+
+def run_workers(path: str, size: int, work: Callable[[ProcessGroup], ReturnType]) -> list[ReturnType]:
+    """Call a function as each of several workers, with a shared file of as many; return the results by rank."""
+    groups = [ProcessGroup(rank, size, shared_memory=SharedMemory(path, rank, size)) for rank in range(size)]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(size) as pool:
+        # While a thread polls, no other one runs: sleep at once.
+        patch.setattr(shared_memory, "_SPINS", 0)
+        patch.setattr(shared_memory, "_YIELDS", 0)
+        futures = [pool.submit(work, group) for group in groups]
+        return [future.result(timeout=120) for future in futures]
