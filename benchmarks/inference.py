@@ -5,10 +5,10 @@
     python benchmarks/inference.py --quick
 
 The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
-and MR's vocabulary. `this project, float32` has its table in that type instead of int16. `torch, this project` is the
-network that training measures. `torch, conv1d` is Kim's network with torch's layers, over texts padded to the longest
-of a list. All sides tokenize with `jobs.datasets.tokenizer`,
-except fastText, which splits at spaces; its model is trained on MR for five epochs.
+and MR's vocabulary. `this project, float32` has its table in that type instead of int16. `this project, linear` has the
+linear classifier of `model.linear` next to the network. `torch, this project` is the network that training measures.
+`torch, conv1d` is Kim's network with torch's layers, over texts padded to the longest of a list. All sides tokenize
+with `jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five epochs.
 The table of scripts has the same texts with other letters: é and ’ instead of e and ', and Cyrillic letters.
 Sides are measured alternately in five rounds; the tables show medians. Times are those of the processor, so that other
 processes on the machine matter less; all sides have one thread. A cold start is measured in a new process, from
@@ -39,6 +39,7 @@ from cluster.package import REPOSITORY
 
 PROJECT = "this project"
 FLOAT32 = "this project, float32"
+LINEAR = "this project, linear"
 BATCH_SIZES = (1, 32, 256)
 SCRIPTS = {
     "English": ("", ""),
@@ -110,6 +111,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
 
     torch.set_num_threads(1)
     classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
+    linear = Classifier(_add_linear(checkpoint, rows))
     network, vocabulary = build_network(checkpoint), Vocabulary(checkpoint.words)
     max_tokens = checkpoint.experiment.text.max_tokens
 
@@ -120,6 +122,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     sides: dict[str, Classify] = {
         PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
         FLOAT32: lambda texts: float32.predict_logits(texts).argmax(1).tolist(),
+        LINEAR: lambda texts: linear.predict_logits(texts).argmax(1).tolist(),
         "torch, this project": classify_with_torch,
         "torch, conv1d": _make_conv1d(checkpoint, vocabulary),
     }
@@ -128,6 +131,27 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     else:
         print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
     return sides
+
+
+def _add_linear(checkpoint: Any, rows: list[list[str]]) -> Any:
+    """Return the checkpoint with a linear classifier that is trained on the rows."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
+    from jobs.model.linear.tensors import SCALE
+    from jobs.training.corpus import Corpus, EncodedSplit
+    from jobs.training.linear.svc import train_linear_classifier
+
+    tokens = encode((tokenize(text) for _, text in rows), Vocabulary(checkpoint.words), 1000)
+    names, labels = np.unique([label for label, _ in rows], return_inverse=True)
+    part = EncodedSplit(tokens, labels)
+    none = np.empty(0, np.float32)
+    corpus = Corpus(part, part, names.tolist(), checkpoint.words, none, none, none, None, "", "")
+    tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
+    experiment = checkpoint.experiment.replace({"model.linear": "words-and-pairs"})
+    return replace(checkpoint, experiment=experiment, weights=checkpoint.weights | tensors)
 
 
 def _make_conv1d(checkpoint: Any, vocabulary: Any) -> Classify:

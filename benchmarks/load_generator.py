@@ -4,13 +4,18 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+import numpy as np
+
+from tests.support.waiting import wait_for
 
 SAMPLE_TEXT = "a fine little film with a big heart and some jokes that nobody laughs at in the end , I suppose"
+START_TIMEOUT_S = 60
+Response = tuple[float, float, int | str]  # start in seconds since the start of the load, seconds, status
 
 
 @dataclass
@@ -25,7 +30,7 @@ class LoadGenerator:
     body: bytes
     connections: int
     pause_s: float = 0.0
-    responses: list[tuple[float, float, int | str]] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
     retry_after: Counter = field(default_factory=Counter)
     _start: float = field(default_factory=time.monotonic)
     _ended: bool = False
@@ -38,9 +43,20 @@ class LoadGenerator:
         """Return the number of responses by status."""
         return Counter(status for _, _, status in list(self.responses))
 
-    def failed_responses(self) -> list[tuple[float, float, int | str]]:
+    def failed_responses(self) -> list[Response]:
         """Return the responses with another status than 200."""
         return [response for response in list(self.responses) if response[2] != 200]
+
+    def warm_up(self, seconds: float = 1) -> None:
+        """Wait for the first responses, and then some seconds."""
+        wait_for(lambda: self.count_statuses()[200] > 20, "responses", START_TIMEOUT_S)
+        time.sleep(seconds)
+
+    def measure_rate(self, seconds: int) -> float:
+        """Return the responses per second with status 200 during the next seconds."""
+        start, before = time.monotonic(), self.count_statuses()[200]
+        time.sleep(seconds)
+        return (self.count_statuses()[200] - before) / (time.monotonic() - start)
 
     async def run(self) -> None:
         """Send requests until the end of the load."""
@@ -87,3 +103,18 @@ def generate_load(url: str, body: bytes, connections: int, pause_s: float = 0.0)
     finally:
         load._ended = True
         thread.join(120)
+
+
+def format_failures(statuses: Counter[int | str]) -> str:
+    """Return the statuses other than 200 with their numbers."""
+    return ", ".join(f"{status} ({count})" for status, count in statuses.items() if status != 200) or "-"
+
+
+def count_failed(responses: Sequence[Response]) -> int:
+    """Return the number of responses with another status than 200."""
+    return sum(status != 200 for _, _, status in responses)
+
+
+def percentile_ms(responses: Sequence[Response], percent: float) -> float:
+    """Return a percentile of the durations in milliseconds."""
+    return 1000 * float(np.percentile([seconds for _, seconds, _ in responses], percent))

@@ -8,9 +8,9 @@
 speed: wrk sends a text of twenty words over 1, 16 and 64 connections, to the service with several parameters and to a
 no-op deployment in the same Ray with the same configuration, alternately in several rounds; the table shows medians.
 Service, no-op, HAProxy, Ray and wrk share the machine's cores, so only the ratios are meaningful. `--default-proxy`
-measures without HAProxy. The other scenarios (benchmarks/serving_scenarios.py) run on a separate cluster with the
-settings of `serving/service.yaml`, except that idle replicas stop after seconds in `scale`, `admission` and `zero`. The
-checkpoints have random weights, default settings and 20,000 words.
+measures without HAProxy. The other scenarios (benchmarks/serving_scenarios.py, benchmarks/serving_overload.py) run on a
+separate cluster with the settings of `serving/service.yaml`, except that idle replicas stop after seconds in `scale`,
+`admission` and `zero`. The checkpoints have random weights, default settings and 20,000 words.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def _measure_speed(options: argparse.Namespace) -> tuple[list[Row], str]:
 
 def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[str, list[Row]]:
     """Run scenarios, print the table of each, and return all tables."""
-    from benchmarks import serving_scenarios
+    from benchmarks import serving_overload, serving_scenarios
     from benchmarks.deployed_service import deploy_service
 
     short = options.quick
@@ -119,8 +119,8 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
             "roll": lambda: serving_scenarios.measure_rolling_updates(service, 1 if short else 6),
             "kill": lambda: serving_scenarios.measure_replica_kills(service, 1 if short else options.kills),
             "client": lambda: serving_scenarios.measure_client_retries(service, 1 if short else options.kills),
-            "shed": lambda: serving_scenarios.measure_load_shedding(service, 3 if short else 20),
-            "admission": lambda: serving_scenarios.measure_admission(
+            "shed": lambda: serving_overload.measure_load_shedding(service, 3 if short else 20),
+            "admission": lambda: serving_overload.measure_admission(
                 service, *((1, 4) if short else (options.rounds, 14)), send_texts
             ),
         }

@@ -1,4 +1,4 @@
-"""Requests while load, checkpoints and replicas change: the scenarios of benchmarks/serving.py.
+"""Requests while load, checkpoints and replicas change: scenarios of benchmarks/serving.py.
 
 Each takes a running service and returns the rows of a table. The load is sent without retries.
 """
@@ -10,9 +10,7 @@ import signal
 import statistics
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.deployed_service import TIMEOUT_S, DeployedService
-from benchmarks.load_generator import SAMPLE_TEXT, LoadGenerator, generate_load
+from benchmarks.load_generator import (
+    SAMPLE_TEXT,
+    LoadGenerator,
+    Response,
+    count_failed,
+    format_failures,
+    generate_load,
+    percentile_ms,
+)
 from benchmarks.reporting import Row
-from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, QUEUE_TIMEOUT_MS
 from tests.support.waiting import wait_for
 
 SINGLE_TEXT_BODY = json.dumps({"inputs": SAMPLE_TEXT}).encode()
@@ -31,16 +36,7 @@ CONNECTIONS = 16
 BATCH_BODY = json.dumps(
     {"inputs": [" ".join(random.Random(number).choices(SAMPLE_TEXT.split(), k=40)) for number in range(256)]}
 ).encode()
-# Milliseconds of work in small requests, so that the load generator can send ten times a replica's capacity.
-EXPLANATION_BODIES = {
-    words: json.dumps(
-        {"inputs": [" ".join([SAMPLE_TEXT] * (words // 20))] * 16, "parameters": {"explain": True, "top_k": 1}}
-    )
-    for words in (20, 100)
-}
-Response = tuple[float, float, int | str]  # as LoadGenerator.responses
 Sample = tuple[float, int, int]  # seconds, connections, replicas
-ADMISSION_SIDES = ("queue", "lock", "none")  # of benchmarks/admission_deployments.py
 DEPLOYMENT_OPTIONS: dict[str, Any] = {"max_ongoing_requests": 64, "max_queued_requests": 256}
 
 
@@ -67,7 +63,8 @@ def measure_autoscaling(service: DeployedService, seconds: Sequence[int], pictur
             rows.append({
                 "connections": connections, "seconds": length, "replicas": len(service.replica_pids()),
                 "first change after, s": changed, "requests/s": len(responses) / length,
-                "p50, ms": _percentile(late, 50), "p99, ms": _percentile(late, 99), "failed": _count_failed(responses),
+                "p50, ms": percentile_ms(late, 50), "p99, ms": percentile_ms(late, 99),
+                "failed": count_failed(responses),
             })  # fmt: skip
     if picture is not None:
         _plot(picture, load, samples)
@@ -86,7 +83,7 @@ def measure_scale_from_zero(service: DeployedService, times: int) -> list[Row]:
             wait_for(lambda: load.responses, "a response", TIMEOUT_S)
         responses += load.responses
     return [{
-        "requests without a replica": times, "failed": _count_failed(responses),
+        "requests without a replica": times, "failed": count_failed(responses),
         "response after, s": statistics.median(seconds for _, seconds, _ in responses),
         "at most, s": max(seconds for _, seconds, _ in responses),
     }]  # fmt: skip
@@ -163,90 +160,6 @@ def measure_client_retries(service: DeployedService, times: int) -> list[Row]:
     }]  # fmt: skip
 
 
-def measure_load_shedding(service: DeployedService, seconds: int) -> list[Row]:
-    """Send requests at the capacity of one replica, and at ten times that rate; for two kinds of requests."""
-    service.deploy(num_replicas=1, **DEPLOYMENT_OPTIONS)
-    return [_measure_overload(service, seconds, words, body.encode()) for words, body in EXPLANATION_BODIES.items()]
-
-
-def measure_admission(
-    service: DeployedService, rounds: int, seconds: int, send_texts: Callable[[str, int], Row]
-) -> list[Row]:
-    """Compare the admission queue with a lock and with nothing: overload, and scaling from one replica.
-
-    send_texts: sends single texts to a URL for some seconds, more than one replica can respond to.
-    """
-    rows: dict[str, list[Row]] = {side: [] for side in ADMISSION_SIDES}
-    application = service.configuration["applications"][0]
-    usual = application["import_path"]
-    for _ in range(rounds):
-        for side in ADMISSION_SIDES:
-            application["import_path"] = f"benchmarks.admission_deployments:build_{side}"
-            service.deploy(num_replicas=1, **DEPLOYMENT_OPTIONS)
-            overload = _measure_overload(service, seconds // 2, 20, EXPLANATION_BODIES[20].encode())
-            row: Row = {
-                "capacity": overload["capacity, requests/s"],
-                "overload": overload["load, ratio to capacity"],
-                "answered": overload["throughput, ratio to capacity"],
-                "p99, ms": overload["p99, ms"],
-            }
-            row |= {f"one replica: {key}": value for key, value in send_texts(service.url + "/predict", 5).items()}
-            row |= {f"lists: {key}": value for key, value in _scale(service, seconds, _send_lists).items()}
-            row |= {f"single texts: {key}": value for key, value in _scale(service, seconds, send_texts).items()}
-            rows[side].append(row)
-    application["import_path"] = usual
-    return [
-        {"admission": side} | {key: statistics.median(row[key] for row in rows[side]) for key in rows[side][0]}
-        for side in ADMISSION_SIDES
-    ]
-
-
-def _scale(service: DeployedService, seconds: int, send: Callable[[str, int], Row]) -> Row:
-    """Start with one replica, send requests, and return the highest number of replicas and the row of `send`."""
-    service.deploy(autoscaling_config=service.autoscaling_config | {"initial_replicas": 1, "downscale_delay_s": 4})
-    wait_for(lambda: len(service.replica_pids()) == 1, "one replica", TIMEOUT_S)
-    counts = [1]
-    with ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(send, service.url + "/predict", seconds)
-        while not sent.done():
-            time.sleep(0.5)
-            counts.append(len(service.replica_pids()))
-    return {"replicas": max(counts)} | sent.result()
-
-
-def _send_lists(url: str, seconds: int) -> Row:
-    """Send lists of texts over 64 connections; return rate and latency of the second half."""
-    with generate_load(url, BATCH_BODY, 64) as load:
-        wait_for(lambda: load.elapsed_s() > seconds / 2 and load.responses, "responses", seconds + TIMEOUT_S)
-        before = len(load.responses)
-        rate = _measure_rate(load, seconds // 2)
-    return {"requests/s": rate, "p99, ms": _percentile(load.responses[before:], 99)}
-
-
-def _measure_overload(service: DeployedService, seconds: int, words: int, body: bytes) -> Row:
-    with generate_load(service.url + "/predict", body, 8) as load:
-        _warm_up(load)
-        capacity = _measure_rate(load, seconds)
-    pause = 0.1
-    # Those that the replica accepts, and those that are rejected after the queue timeout and sent again.
-    connections = MAX_REQUESTS_PER_REPLICA + int(12 * capacity * (pause + QUEUE_TIMEOUT_MS / 1000))
-    with generate_load(service.url + "/predict", body, connections, pause_s=pause) as load:
-        _warm_up(load, 5)
-        start, before = load.elapsed_s(), len(load.responses)
-        throughput = _measure_rate(load, seconds)
-        sent = (len(load.responses) - before) / (load.elapsed_s() - start)
-        answered = [response for response in load.responses[before:] if response[2] == 200]
-    statuses = load.count_statuses()
-    return {
-        "words per text": words, "capacity, requests/s": capacity, "load, ratio to capacity": sent / capacity,
-        "throughput, requests/s": throughput, "throughput, ratio to capacity": throughput / capacity,
-        "p99, ms": _percentile(answered, 99),
-        "rejected with 503": statuses[503],
-        "with Retry-After": sum(load.retry_after.values()),
-        "others": _format_failures(statuses - Counter({503: statuses[503]})),
-    }  # fmt: skip
-
-
 def kill_replica(service: DeployedService) -> None:
     """Kill a replica, and wait until another one replaces it."""
     victim = service.replica_pids()[0]
@@ -262,41 +175,16 @@ def kill_replica(service: DeployedService) -> None:
 def _change_under_load(service: DeployedService, name: str, times: int, change: Callable[[int], None]) -> Row:
     """Call `change` repeatedly under load; return the row of the requests meanwhile."""
     with generate_load(service.url + "/predict", SINGLE_TEXT_BODY, CONNECTIONS) as load:
-        _warm_up(load)
+        load.warm_up()
         for number in range(times):
             change(number)
             time.sleep(1)
     return {
         name: times, "requests": len(load.responses), "failed": len(load.failed_responses()),
-        "failures": _format_failures(load.count_statuses()),
-        "p50, ms": _percentile(load.responses, 50), "p99, ms": _percentile(load.responses, 99),
+        "failures": format_failures(load.count_statuses()),
+        "p50, ms": percentile_ms(load.responses, 50), "p99, ms": percentile_ms(load.responses, 99),
         "slowest, ms": 1000 * max(seconds for _, seconds, _ in load.responses),
     }  # fmt: skip
-
-
-def _warm_up(load: LoadGenerator, seconds: float = 1) -> None:
-    wait_for(lambda: load.count_statuses()[200] > 20, "responses", TIMEOUT_S)
-    time.sleep(seconds)
-
-
-def _measure_rate(load: LoadGenerator, seconds: int) -> float:
-    """Return the responses per second with status 200 during the next seconds."""
-    start, before = time.monotonic(), load.count_statuses()[200]
-    time.sleep(seconds)
-    return (load.count_statuses()[200] - before) / (time.monotonic() - start)
-
-
-def _format_failures(statuses: Counter[int | str]) -> str:
-    """Return the statuses other than 200 with their numbers."""
-    return ", ".join(f"{status} ({count})" for status, count in statuses.items() if status != 200) or "-"
-
-
-def _count_failed(responses: Sequence[Response]) -> int:
-    return sum(status != 200 for _, _, status in responses)
-
-
-def _percentile(responses: Sequence[Response], percent: float) -> float:
-    return 1000 * float(np.percentile([seconds for _, seconds, _ in responses], percent))
 
 
 @contextmanager

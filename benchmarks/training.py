@@ -2,13 +2,14 @@
 
     python benchmarks/training.py                  # a few minutes, one thread
     python benchmarks/training.py --quick
-    python benchmarks/training.py --device cuda --compile    # needs only torch and numpy
+    python benchmarks/training.py --device cuda    # needs only torch and numpy; docs/design/gpu.md has commands
 
 Network and settings are Kim's: 300 dimensions, widths 3, 4 and 5 with 100 feature maps each, dropout 0.5, batches of
 50. The usual loop pads the texts to the longest of their batch. The texts are those of MR and IMDB if they exist next
 to the checkout, otherwise random ones of the same lengths. The two sides are measured alternately in several rounds;
 the tables show medians. `matrix product` is the share of this project's time in the product of word vectors and
-filters, which no convolution can avoid. benchmarks/training_batches.py describes the table by batch size. The table of
+filters, which no convolution can avoid. benchmarks/training_batches.py describes the table by batch size,
+benchmarks/training_steps.py those of steps and kernels on a GPU. The table of
 reports to Ray Train starts a Ray with two workers; benchmarks/workers.py measures the speed of several workers.
 """
 
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.reporting import Row, print_json, print_table
 from benchmarks.training_batches import compare_batch_sizes, spread_words
 from benchmarks.training_loops import baseline_steps, make_benchmark_corpus, project_steps
+from benchmarks.training_steps import compare_steps, profile_kernels
 from jobs.model import convolution
 
 DATA_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -96,7 +98,10 @@ def compare_loops(name: str, options: argparse.Namespace, rows: int) -> tuple[st
     precisions = options.precisions
     for embedding in ("static", "non-static"):
         sides = {"usual": baseline_steps(corpus, embedding == "static", 50, options.device)}
-        sides |= {name: project_steps(corpus, embedding, 50, options.device, name) for name in precisions}
+        static = {} if options.device == "cuda" else None
+        sides |= {
+            name: project_steps(corpus, embedding, 50, options.device, name, static=static) for name in precisions
+        }
         speeds = measure_interleaved(sides, options.seconds, options.rounds, options.device)
         for precision in precisions:
             row: Row = {"embedding": embedding, "precision": precision, "usual loop": speeds["usual"],
@@ -141,8 +146,13 @@ TABLE_TITLES = {
     "long": "Examples per second, IMDB's texts",
     "batches": "Examples per second by batch size, MR's texts",
     "vocabulary": "Examples per second by number of trained words",
+    "steps": "Examples per second by kind of step, MR's texts",
+    "kernels": "Kernels of a step, MR's texts",
     "reports": "Epochs of four steps of two Ray Train workers, by their reports to Ray Train",
 }
+
+GPU_TABLES = ("short", "long", "batches", "steps", "kernels")
+CPU_TABLES = tuple(name for name in TABLE_TITLES if name != "kernels")
 
 
 def main() -> None:
@@ -163,9 +173,10 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="ROWS", help="of the table batches")
     parser.add_argument("--words", nargs="+", type=int, metavar="WORDS", help="vocabularies of the table batches")
     options = parser.parse_args()
-    options.seconds, options.rounds = (0.4, 1) if options.quick else (3.0, 7)
+    on_gpu = options.device == "cuda"  # lent for minutes
+    options.seconds, options.rounds = (0.4, 1) if options.quick else (1.0 if on_gpu else 3.0, 7)
     options.precisions = ["float32", "bfloat16"] if supports_bfloat16(options.device) else ["float32"]
-    is_long = options.device == "cuda" and not options.quick
+    is_long = on_gpu and not options.quick
     options.batch_sizes = options.batch_sizes or ([50, 256, 1024, 4096, 16_384] if is_long else [50, 256])
     options.words = options.words or ([20_000, 400_000] if is_long else [20_000])
     torch.set_num_threads(1)
@@ -177,11 +188,13 @@ def main() -> None:
         "long": lambda: compare_loops("imdb", options, 500 if options.quick else 5000),
         "batches": lambda: compare_batch_sizes(options, measure_briefly),
         "vocabulary": lambda: compare_vocabulary_sizes(options),
+        "steps": lambda: compare_steps(options, measure_briefly),
+        "kernels": lambda: profile_kernels(options),
         "reports": lambda: compare_reports(options),
     }
     tables: dict[str, list[Row]] = {}
     for name in options.only:
-        if options.device == "cpu" or name in ("short", "long", "batches"):
+        if name in (GPU_TABLES if on_gpu else CPU_TABLES):
             source, tables[name] = measures[name]()
             print_table(f"{TABLE_TITLES[name]} ({source}), {options.device}", tables[name])
     if options.device == "cpu" and not supports_bfloat16("cpu"):

@@ -149,7 +149,17 @@ def _make_sides(
         compiled = sides["compiled"] = baseline_steps(*arguments, precision=precision, fused=True, compiled=True)
         for _ in range(5):  # other lengths of texts may compile again
             next(compiled)
-    return sides | {"this project": project_steps(corpus, embedding, batch_size, options.device, precision)}
+    static = {} if options.device == "cuda" else None
+    ours = project_steps(corpus, embedding, batch_size, options.device, precision, static=static)
+    if static is not None:
+        capture_shapes(ours, batch_size)
+    return sides | {"this project": ours}
+
+
+def capture_shapes(steps: Iterator[int], batch_size: int) -> None:
+    """Take the steps that compile kernels and capture graphs of most shapes."""
+    for _ in islice(steps, min(300, max(3 * BATCHES_PER_EPOCH, 30_000 // batch_size))):
+        pass
 
 
 def repeat_rows(tokens: Tokens, rows: int) -> Tokens:

@@ -4,7 +4,7 @@ Needs only torch and numpy, for machines with a GPU and nothing else installed.
 """
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tokenize
 from jobs.model.batches import make_epoch_batches
+from jobs.model.gpu.rates import schedule_rates
 from jobs.model.network import Network
 from jobs.training.loop import Loop
 from jobs.training.process_group import ProcessGroup
@@ -146,13 +147,27 @@ def project_steps(
     device: str,
     precision: str = "float32",
     group: ProcessGroup | None = None,
+    static: Mapping[str, bool] | None = None,
 ) -> Iterator[int]:
-    """Train with this project's loop; yield the number of rows after each step."""
+    """Train with this project's loop; yield the number of rows after each step.
+
+    Args:
+        static: choices of `StaticSteps`, to train with steps of static shapes; None for those of a CPU.
+    """
     loop = make_loop(corpus, embedding, batch_size, device, precision, group or ProcessGroup())
     loop.network.train()
+    if static is not None:
+        loop.use_static_steps(**static)
     epoch = 0
     while True:
         epoch += 1
-        for number, rows in enumerate(make_epoch_batches(corpus.train.tokens.lengths, batch_size, 0, epoch)):
+        batches = make_epoch_batches(corpus.train.tokens.lengths, batch_size, 0, epoch)
+        if static is not None:
+            assert loop.static_steps is not None
+            rates = schedule_rates(loop.settings, loop.vectors_learning_rate, 1, len(batches))
+            steps = loop.static_steps.iter_steps(batches, 0, epoch, rates, 0.0)
+            yield from (len(rows) for rows, _ in zip(batches, steps, strict=True))
+            continue
+        for number, rows in enumerate(batches):
             loop.step(rows, epoch, number)
             yield len(rows)

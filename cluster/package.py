@@ -35,6 +35,12 @@ PACKAGE_DATA = (
     "jobs/evaluation/reports/html/report.css",
     "jobs/evaluation/reports/html/report.js",
     "jobs/evaluation/reports/html/search.html",
+    "jobs/portable/browser/icon.svg",
+    "jobs/portable/browser/index.html",
+    "jobs/portable/browser/page.css",
+    "jobs/portable/browser/page.mjs",
+    "jobs/portable/browser/text_classifier.mjs",
+    "jobs/portable/browser/tokenizer.mjs",
 )
 LOCK_FILE = "requirements.lock"
 

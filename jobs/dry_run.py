@@ -200,6 +200,11 @@ def estimate_run_bytes(experiment: Experiment, corpus: "Corpus") -> int:
     changing = num_trained * dimensions + filters + classes
     # Checkpoints share the vectors before training, and those that training does not change.
     shared: int = corpus.vectors.size + (num_trained * dimensions if model.embedding == "multichannel" else 0)
+    if model.linear != "none":
+        from jobs.training.linear.svc import find_pairs
+
+        num_rows = len(corpus.word_counts()) + len(find_pairs(corpus.train.tokens))
+        shared += num_rows * (len(corpus.labels) + 1)
     num_checkpoints = min(experiment.train.epochs, NUM_TO_KEEP + 1)
     num_values: int = changing * VALUES_PER_WEIGHT * num_checkpoints + shared
     return FLOAT_BYTES * num_values + TEXT_BYTES * num_checkpoints

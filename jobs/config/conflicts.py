@@ -35,11 +35,12 @@ def check_settings(
     Raises:
         ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
             is no column of weights; or the settings of out-of-scope rows contradict others; or a setting of several
-            labels per text is without effect.
+            labels per text, or of a linear classifier, is without effect.
     """
     _check_weight_column(experiment.data)
     _check_out_of_scope(experiment)
     _check_multi_label(experiment, rows_in_memory)
+    _check_linear(experiment, search_space)
     default = Experiment()
     for path, applicable in FINE_TUNING_SETTINGS.items():
         is_set = path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
@@ -77,15 +78,19 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
 
 
 def drop_ineffective_settings(experiment: Experiment) -> Experiment:
-    """Return an experiment, as a search chose it, with the fine-tuning settings that its embedding lacks at default."""
+    """Return an experiment, as a search chose it, with the settings at default that its embedding, or the lack of a
+    linear classifier, makes ineffective."""
     default = Experiment()
-    return experiment.replace(
-        {
-            path: attrgetter(path)(default)
-            for path, applicable in FINE_TUNING_SETTINGS.items()
-            if experiment.model.embedding not in applicable
-        }
-    )
+    paths = [path for path, kinds in FINE_TUNING_SETTINGS.items() if experiment.model.embedding not in kinds]
+    if experiment.model.linear == "none":
+        paths.append("train.linear_weight")
+    return experiment.replace({path: attrgetter(path)(default) for path in paths})
+
+
+def _check_linear(experiment: Experiment, search_space: Mapping[str, Sequence[Any]]) -> None:
+    is_set = "train.linear_weight" in search_space or experiment.train.linear_weight is not None
+    if is_set and set(search_space.get("model.linear", [experiment.model.linear])) == {"none"}:
+        raise ExperimentError("train.linear_weight has no effect with model.linear=none; remove it")
 
 
 def _check_multi_label(experiment: Experiment, rows_in_memory: bool) -> None:

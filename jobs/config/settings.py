@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from jobs.config.abstention import Objective
 from jobs.config.class_weights import ClassWeights, parse_class_weights
-from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.temperature import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal[
@@ -189,6 +189,9 @@ class ModelSettings(SettingsSection):
     """Probability with which a feature is set to zero in training, before the last layer."""
     max_norm: float | None = Field(3.0, gt=0)
     """Maximum L2 norm of the weights of a class in the last layer; null: no limit."""
+    linear: Literal["none", "words-and-pairs"] = "none"
+    """Linear classifier whose scores are added to those of the network. words-and-pairs: a linear SVC over the TF-IDF
+    of words, and of pairs of adjacent words that occur twice or more. none: the network alone."""
 
     @model_validator(mode="after")
     def _check_filter_widths(self) -> "ModelSettings":
@@ -197,10 +200,11 @@ class ModelSettings(SettingsSection):
         return self
 
 
-# Settings of `train` without an effect at their defaults, which earlier versions did not have.
+# Settings of `model` and `train` without an effect at their defaults, which earlier versions did not have.
+NEWER_MODEL_SETTINGS = ("linear",)
 NEWER_SETTINGS = (
-    "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention", "abstention_precision",
-    "abstention_thresholds",
+    "linear_weight", "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention",
+    "abstention_precision", "abstention_thresholds",
 )  # fmt: skip
 
 
@@ -226,8 +230,9 @@ class TrainSettings(SettingsSection):
     """Maximum number of passes over the training rows; see `patience`."""
     stop_epoch: int | None = Field(None, ge=1)
     """Last epoch of a run that keeps the learning rates of a run of `epochs`; null: `epochs`."""
-    batch_size: int = Field(50, ge=1)
-    """Number of rows of a step, over all workers."""
+    batch_size: int | None = Field(None, ge=1)
+    """Number of rows of a step, over all workers. null: 50, and with fewer than 4,500 training rows as many as make an
+    epoch of 90 steps, or a step for each row; see `python benchmarks/learning_curves.py`."""
     learning_rate: float = Field(1e-3, gt=0, le=1e30)
     """Learning rate at the start."""
     decay: Literal["linear", "none"] = "linear"
@@ -241,6 +246,8 @@ class TrainSettings(SettingsSection):
     vectors_pull: float = Field(0.0, ge=0)
     """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
     distance is added to the loss, for the words of a batch."""
+    linear_weight: float | None = Field(None, ge=0, le=MAX_LINEAR_WEIGHT)
+    """Factor of the scores that `model.linear` adds. null: fitted to the validation part after each epoch."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
     weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights.

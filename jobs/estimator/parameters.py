@@ -11,6 +11,7 @@ SETTINGS = {
     "filter_widths": "model.filter_widths",
     "feature_maps": "model.feature_maps",
     "dropout": "model.dropout",
+    "linear": "model.linear",
     "epochs": "train.epochs",
     "batch_size": "train.batch_size",
     "learning_rate": "train.learning_rate",

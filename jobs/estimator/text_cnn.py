@@ -53,8 +53,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         filter_widths: widths of the filters, in words.
         feature_maps: number of filters of each width.
         dropout: probability with which a feature is set to zero in training.
+        linear: linear classifier whose scores are added to those of the network: `words-and-pairs`, or `none`.
         epochs: maximum number of passes over the training rows.
-        batch_size: number of rows of a step.
+        batch_size: number of rows of a step; None for 50, and for less where there are fewer than 4,500 rows.
         learning_rate: learning rate at the start; it decreases to 0.
         patience: epochs without a better one after which training ends.
         class_weight: weights of the classes in the loss: `balanced`, or a weight for each label; None: equal ones.
@@ -83,8 +84,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         filter_widths: Sequence[int] = (3, 4, 5),
         feature_maps: int = 100,
         dropout: float = 0.5,
+        linear: Literal["none", "words-and-pairs"] = "none",
         epochs: int = 10,
-        batch_size: int = 50,
+        batch_size: int | None = None,
         learning_rate: float = 1e-3,
         patience: int = 4,
         class_weight: Literal["balanced"] | Mapping[Any, float] | None = None,
@@ -101,6 +103,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         self.filter_widths = filter_widths
         self.feature_maps = feature_maps
         self.dropout = dropout
+        self.linear = linear
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate

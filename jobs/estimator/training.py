@@ -25,6 +25,7 @@ from jobs.model.checkpoint import (
     load_initial_vectors,
     load_train_texts,
 )
+from jobs.model.linear.tensors import PREFIX
 from jobs.training.continuation import continue_training, load_start_weights
 from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.history import Epoch
@@ -156,12 +157,17 @@ def temporary_storage(storage: str | None) -> Iterator[str]:
 
 
 def _copy_weights(checkpoint: Checkpoint, loop: Loop) -> None:
-    """Copy a checkpoint's filters and output into a loop's network, and the vectors of the words that both have."""
+    """Copy a checkpoint's filters and output into a loop's network, and the vectors of the words that both have.
+
+    A linear classifier is trained on the rows of the loop.
+    """
     network, labels = loop.network, loop.corpus.labels
     if checkpoint.labels != labels:
         raise ValueError(f"warm_start: the earlier fit has the labels {checkpoint.labels}, this one has {labels}")
-    weights = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
-    own = network.weights()
+    weights, own = (
+        {name: torch.as_tensor(value) for name, value in tensors.items() if not name.startswith(PREFIX)}
+        for tensors in (checkpoint.weights, network.weights())
+    )
     if _list_shapes(own) != _list_shapes(weights):
         raise ValueError(
             "warm_start: the earlier fit has a network of another size; its embedding, filter_widths, feature_maps and "

@@ -19,6 +19,7 @@ from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import scoring_kernel as kernel
+from jobs.inference.linear_kernel import build_pair_table
 from jobs.inference.network_validation import validate_network
 from jobs.inference.projection_table import (
     DEFAULT_TABLE_BYTES,
@@ -28,6 +29,7 @@ from jobs.inference.projection_table import (
     load_or_compute,
 )
 from jobs.model.checkpoint import Checkpoint, CheckpointError
+from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT, compute_keys
 
 # A word in Python: its text, its id, and its entries of a list and a dict (`sys.getsizeof`, words of 8 letters).
 WORD_OBJECT_BYTES = 160
@@ -67,6 +69,25 @@ class PackedWeights:
         self.output_bias = weights["output.bias"]
 
 
+class LinearWeights:
+    """The linear classifier of `model.linear` in the layout of `jobs.inference.linear_kernel`, all empty without one.
+
+    num_words: rows of words. rows: `(rows, classes + 1)` float32; bias: `(classes,)` float32, scaled.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        weights, classes = checkpoint.weights, len(checkpoint.labels)
+        self.num_words, self.rows = 0, np.empty((0, classes + 1), np.float32)
+        self.pairs, self.filter = np.empty(0, np.int64), np.empty(0, np.uint8)
+        self.scale, self.bias = np.empty(0, np.float32), np.zeros(classes, np.float32)
+        if WEIGHT in weights:
+            self.num_words = len(weights[SQUARES]) - len(weights[PAIRS])
+            self.rows = np.concatenate([weights[WEIGHT], weights[SQUARES][:, None]], axis=1)
+            self.pairs, self.filter = build_pair_table(compute_keys(weights[PAIRS]), self.num_words)
+            self.scale = weights[SCALE]
+            self.bias = self.scale * weights[BIAS]
+
+
 class ScoringResult(NamedTuple):
     """Logits, `(texts, classes)` float32, and the numbers of tokens and unknown tokens of all texts."""
 
@@ -104,6 +125,7 @@ class Classifier:
         self.is_multi_label, self.label_thresholds = checkpoint.is_multi_label, checkpoint.label_thresholds
         self.vocabulary = Vocabulary(checkpoint.words)
         self.weights = packed = PackedWeights(checkpoint)
+        self.linear = linear = LinearWeights(checkpoint)
         # (words, channels * dimensions)
         self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
         self.num_columns = packed.projection.shape[1]
@@ -117,7 +139,9 @@ class Classifier:
         self.lowest = np.full(1, -np.inf, np.float32) if table_dtype == "float32" else np.full(1, -(1 << 31), np.int32)
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         arrays = {
-            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns, is_compiled]),
+            kernel.NUMBERS: np.array(
+                [settings.lowercase, settings.max_tokens, self.num_columns, is_compiled, linear.num_words]
+            ),
             **dict(enumerate(_build_dictionary(checkpoint.words), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.LOWEST: self.lowest,
@@ -126,7 +150,11 @@ class Classifier:
             kernel.COLUMN_OFFSETS: packed.column_offsets,
             kernel.BIASES: packed.biases,
             kernel.OUTPUT: packed.output,
-            kernel.OUTPUT_BIAS: packed.output_bias,
+            kernel.OUTPUT_BIAS: packed.output_bias + linear.bias,
+            kernel.LINEAR_ROWS: linear.rows,
+            kernel.LINEAR_PAIRS: linear.pairs,
+            kernel.LINEAR_FILTER: linear.filter,
+            kernel.LINEAR_SCALE: linear.scale,
         }
         # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
         self._unicode_tables: list[np.ndarray] = []
@@ -255,7 +283,7 @@ class Classifier:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
-        kernel.score_token_ids(np.arange(len(ids)), self.project_tokens(ids).reshape(-1), self.addresses, logits)
+        kernel.score_token_ids(ids, self.project_tokens(ids).reshape(-1), self.addresses, logits)
         return len(tokens), int((ids == UNKNOWN).sum())
 
 

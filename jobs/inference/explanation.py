@@ -1,7 +1,8 @@
 """Explanation of a text's scores: the phrases that contribute to them, and how much.
 
 A score is a sum over filters, and with a maximum over time each filter's value is that of one window of words. So the
-contributions ("shares") of the windows are exact: together with the bias of the class they add up to the score.
+contributions ("shares") of the windows are exact: together with the bias of the class they add up to the score. Those
+of a linear classifier next to the network (`model.linear`) are of words and pairs of words.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 from jobs.datasets.tokenizer import tokenize_with_offsets
 from jobs.inference.classifier import Classifier
+from jobs.inference.linear_kernel import FREE, PADDING, find_pair_row
 
 # Of a phrase in JSON, in addition to its text.
 PHRASE_OVERHEAD_BYTES = 80
@@ -41,13 +43,16 @@ class Explainer:
     def __init__(self, classifier: Classifier, text: str) -> None:
         settings, filters = classifier.text_settings, classifier.weights
         tokens = tokenize_with_offsets(text, settings)[: settings.max_tokens]
-        values, windows = _find_windows(classifier, [token for token, _, _ in tokens])
+        ids = classifier.encode_tokens([token for token, _, _ in tokens])
+        values, windows = _find_windows(classifier, ids)
+        self._linear_shares, linear_windows = _find_linear_shares(classifier, ids)
+        windows = np.concatenate([windows, linear_windows])
         # A window as a single number, since numpy finds unique numbers faster than unique rows.
         base = len(tokens) + 1
         unique_windows, self._phrase_indices = np.unique(windows[:, 0] * base + windows[:, 1], return_inverse=True)
         self._phrases = [_extract_phrase(text, tokens, *divmod(window, base)) for window in unique_windows.tolist()]
         self._values = values.astype(np.float64)
-        self._output, self._output_bias = filters.output, filters.output_bias
+        self._output, self._output_bias = filters.output, filters.output_bias + classifier.linear.bias
 
     @property
     def estimated_json_bytes(self) -> int:
@@ -56,7 +61,8 @@ class Explainer:
 
     def explain(self, label: int) -> Explanation:
         """Return the explanation of the score of a class, given by its index."""
-        shares = np.bincount(self._phrase_indices, self._values * self._output[label], len(self._phrases)).tolist()
+        values = np.concatenate([self._values * self._output[label], self._linear_shares[:, label]])
+        shares = np.bincount(self._phrase_indices, values, len(self._phrases)).tolist()
         phrases = [Phrase(*phrase, share) for phrase, share in zip(self._phrases, shares, strict=True) if share]
         phrases.sort(key=lambda phrase: -abs(phrase.share))
         bias = float(self._output_bias[label])
@@ -68,10 +74,29 @@ def explain_texts(classifier: Classifier, texts: Sequence[str], classes: np.ndar
     return [Explainer(classifier, text).explain(index) for text, index in zip(texts, classes.tolist(), strict=True)]
 
 
-def _find_windows(classifier: Classifier, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _find_linear_shares(classifier: Classifier, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of words and pairs of words in each class's score, `(phrases, classes)` float64, and the first
+    and last token of each, `(phrases, 2)` int64."""
+    linear, words = classifier.linear, ids.tolist()
+    occurrences: list[tuple[int, int, int]] = []  # row, first and last token
+    for index, word in enumerate(words):
+        if PADDING < word < linear.num_words:
+            occurrences.append((word, index, index))
+            if index and words[index - 1] < linear.num_words:
+                row = find_pair_row(words[index - 1], word, linear.pairs, linear.filter)
+                occurrences += [(row, index - 1, index)] if row != FREE else []
+    if not occurrences:
+        return np.empty((0, len(classifier.labels))), np.empty((0, 2), np.int64)
+    rows, *tokens = np.array(occurrences).T
+    values = linear.rows[rows].astype(np.float64)
+    total = values[:, -1].sum()
+    return values[:, :-1] * (linear.scale[0] / np.sqrt(total) if total > 0 else 0.0), np.stack(tokens, axis=1)
+
+
+def _find_windows(classifier: Classifier, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each filter's value, `(filters,)` float32, and its window's first and last token, `(filters, 2)` int64."""
     filters = classifier.weights
-    projected = classifier.project_tokens(classifier.encode_tokens(tokens))  # (tokens, columns); at least one token
+    projected = classifier.project_tokens(ids)  # (tokens, columns); at least one token
     count, max_width, num_filters = len(projected), len(filters.first_filters), len(filters.widths)
     # A row for each window, the first of which starts at token 1 - max_width.
     sums = np.zeros((count + max_width - 1, num_filters), np.float32)

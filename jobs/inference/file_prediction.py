@@ -11,6 +11,8 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.plan import Plan, PlannedFile
@@ -37,10 +39,13 @@ from jobs.inference.batch.output_columns import OutputColumns, Write, choose_col
 from jobs.inference.batch.part_writer import PartResult, PartWriter
 from jobs.inference.batch.uncertain_rows import select_uncertain_rows
 from jobs.inference.classifier import Classifier
+from jobs.inference.network_validation import validate_network
 from jobs.inference.prediction_output import OutputFormat, make_text_writer, open_output, parse_output_format
 from jobs.inference.projection_table import BATCH_TABLE_BYTES, TableDtype
 from jobs.inference.sharded_prediction import ShardedPrediction, WriteParts, check_output_folder, is_folder_name
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
+from jobs.model.linear.tensors import WEIGHT as LINEAR_WEIGHT
+from jobs.model.linear.tensors import select_words as select_linear_words
 
 logger = logging.getLogger(__name__)
 
@@ -226,6 +231,8 @@ def build_classifier(
 
 def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     """Return a checkpoint whose vocabulary has only words that occur in some texts; it classifies these equally."""
+    if LINEAR_WEIGHT in checkpoint.weights:
+        validate_network(checkpoint)
     occurring = find_words(texts, checkpoint.experiment.text)
     selected = [index for index, word in enumerate(checkpoint.words) if word in occurring]
     rows = [0, 1, *(index + 2 for index in selected)]  # padding and the unknown word are the first
@@ -233,6 +240,7 @@ def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     if any(len(checkpoint.weights[name]) != len(checkpoint.words) + 2 for name in names):
         return checkpoint  # the classifier reports it
     weights = checkpoint.weights | {name: checkpoint.weights[name][rows] for name in names}
+    weights |= select_linear_words(weights, np.array(rows))
     return replace(checkpoint, words=[checkpoint.words[index] for index in selected], weights=weights)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs.model.checkpoint import Checkpoint, CheckpointError, validate_names
+from jobs.model.linear.tensors import BIAS, FIRST_WORD, PAIRS, SCALE, SQUARES, WEIGHT, compute_keys
 
 # Far below the largest float32, so that no intermediate sum overflows.
 MAX_ABS_LOGIT = 1e30
@@ -33,15 +34,45 @@ def validate_network(checkpoint: Checkpoint) -> list[str]:
     shapes["output.bias"] = (len(labels),)
     for name, shape in shapes.items():
         _validate_tensor(name, weights.get(name), shape)
-    if _bound_abs_logit(weights, channels, model.filter_widths) > MAX_ABS_LOGIT:
+    bound = _bound_abs_logit(weights, channels, model.filter_widths)
+    if model.linear != "none":
+        _validate_linear(weights, len(labels), len(words) + FIRST_WORD)
+        bound += _bound_abs_linear_logit(weights, checkpoint.experiment.text.max_tokens)
+    elif WEIGHT in weights:
+        raise CheckpointError(f"{WEIGHT}: the settings have no linear classifier (model.linear=none)")
+    if bound > MAX_ABS_LOGIT:
         raise CheckpointError("weights.safetensors: holds values so large that scores would not be finite")
     return channels
 
 
-def _validate_tensor(name: str, value: np.ndarray | None, shape: tuple[int, ...]) -> None:
-    if value is None or value.shape != shape or value.dtype != np.float32:
+def _validate_linear(weights: dict[str, np.ndarray], classes: int, vocabulary: int) -> None:
+    pairs, squares = weights.get(PAIRS), weights.get(SQUARES)
+    rows = len(squares) if squares is not None and squares.ndim == 1 else 0
+    _validate_tensor(PAIRS, pairs, (len(pairs) if pairs is not None and pairs.ndim else 0, 2), np.int32)
+    assert pairs is not None
+    num_words = rows - len(pairs)
+    shapes: dict[str, tuple[int, ...]] = {SQUARES: (rows,), WEIGHT: (rows, classes), BIAS: (classes,), SCALE: (1,)}
+    for name, shape in shapes.items():
+        _validate_tensor(name, weights.get(name), shape)
+    if not FIRST_WORD <= num_words <= vocabulary:
+        raise CheckpointError(f"{SQUARES}: has rows for {num_words} words; the vocabulary has {vocabulary}")
+    is_ascending = (np.diff(compute_keys(pairs)) > 0).all()
+    if len(pairs) and (pairs.min() < FIRST_WORD or pairs.max() >= num_words or not is_ascending):
+        raise CheckpointError(f"{PAIRS}: is not an ascending list of pairs of words")
+    if weights[SQUARES].min() < 0 or weights[SCALE][0] < 0:
+        raise CheckpointError(f"{SQUARES}, {SCALE}: hold negative values")
+    if weights[SQUARES][0] or weights[WEIGHT][0].any():
+        raise CheckpointError(f"{SQUARES}, {WEIGHT}: hold values for padding, which has none")
+
+
+def _validate_tensor(
+    name: str, value: np.ndarray | None, shape: tuple[int, ...], dtype: type[np.generic] = np.float32
+) -> None:
+    if value is None or value.shape != shape or value.dtype != dtype:
         actual = "missing" if value is None else f"{value.dtype} of {value.shape}"
-        raise CheckpointError(f"weights.safetensors: {name} is {actual}; the settings call for float32 of {shape}")
+        raise CheckpointError(
+            f"weights.safetensors: {name} is {actual}; the settings call for {dtype.__name__} of {shape}"
+        )
     if not np.isfinite(value).all():
         raise CheckpointError(f"weights.safetensors: {name} holds values that are not finite")
 
@@ -61,3 +92,13 @@ def _bound_abs_logit(weights: dict[str, np.ndarray], channels: list[str], widths
     )
     output = np.abs(weights["output.weight"]).sum(axis=1, dtype=np.float64).max()
     return float(output) * feature + float(np.abs(weights["output.bias"]).max())
+
+
+def _bound_abs_linear_logit(weights: dict[str, np.ndarray], max_tokens: int) -> float:
+    """Return an upper bound of the absolute scores that the linear classifier adds to any text's logits."""
+    squares = weights[SQUARES].astype(np.float64)
+    scale = float(weights[SCALE][0])
+    factor = scale / np.sqrt(squares[squares > 0].min(initial=np.inf))
+    rows = 2.0 * max_tokens  # a word and a pair for each token
+    largest = max(1.0, float(np.abs(weights[WEIGHT]).max(initial=0.0)))
+    return float(factor * rows * largest + scale * float(np.abs(weights[BIAS]).max(initial=0.0)))

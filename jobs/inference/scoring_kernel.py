@@ -15,6 +15,7 @@ those that the last block lacks. Drawn without them in docs/assets/filter-layout
     output       (classes * filters,) float32, class after class
     output_bias  (classes,) float32
 
+The arrays of the linear classifier are those of `jobs.inference.linear_kernel`; its scaled bias is in output_bias.
 Entries in int16 are summed and compared in int32. The layout of the vocabulary is in
 `jobs.datasets.tokenization.tokenizer_kernel`.
 """
@@ -27,6 +28,8 @@ from jobs.compilation.intrinsics import BLOCK, get_array, update_maxima, view_by
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenization.code_points import normalize_text
 from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
+from jobs.inference import linear_kernel
+from jobs.inference.linear_kernel import add_linear_scores, prefetch_rows
 
 Array = np.ndarray
 
@@ -35,9 +38,11 @@ PADDING, UNKNOWN = 0, 1
 
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
 NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, ENTRIES, COMPOSITIONS = range(7)
-TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS, NUM_ARRAYS = range(7, 16)
-# int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer.
-LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED = range(4)
+TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS = range(7, 15)
+LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALE, NUM_ARRAYS = range(15, 20)
+# int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer, rows of
+# words of the linear classifier.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS = range(5)
 
 
 @compiled(calls=[intrinsics])
@@ -88,7 +93,19 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
         scores[label] = value + output_bias[label]
 
 
-@compiled(calls=[code_points, intrinsics, tokenizer_kernel])
+@compiled(calls=[intrinsics, linear_kernel])
+def _add_linear_scores(ids: Array, count: int, addresses: Array, scores: Array) -> None:
+    """Add those of `linear_kernel`, if there is a linear classifier; ids: of a text's words, the first `count`."""
+    rows = get_array(addresses, LINEAR_ROWS, np.float32)
+    if len(rows):
+        add_linear_scores(
+            ids, count, get_array(addresses, NUMBERS, np.int64)[LINEAR_WORDS], rows,
+            get_array(addresses, LINEAR_PAIRS, np.int64), get_array(addresses, LINEAR_FILTER, np.uint8),
+            get_array(addresses, LINEAR_SCALE, np.float32)[0], scores,
+        )  # fmt: skip
+
+
+@compiled(calls=[code_points, intrinsics, linear_kernel, tokenizer_kernel])
 def score_texts(
     text: Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
     lowest: Array, logits: Array, token_counts: Array,
@@ -122,6 +139,7 @@ def score_texts(
     column_offsets = get_array(addresses, COLUMN_OFFSETS, np.int64)
     biases, output = get_array(addresses, BIASES, np.float32), get_array(addresses, OUTPUT, np.float32)
     output_bias = get_array(addresses, OUTPUT_BIAS, np.float32)
+    linear_rows = get_array(addresses, LINEAR_ROWS, np.float32)
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
     ids = np.empty(min(numbers[MAX_TOKENS], max_bytes + 1), np.int64)
     maxima, features = np.empty(len(scales), lowest.dtype), np.empty(len(biases), np.float32)
@@ -150,6 +168,11 @@ def score_texts(
         num_unknown += unknown
         if len(token_counts):
             token_counts[2 * number], token_counts[2 * number + 1] = tokens, unknown
+        if len(linear_rows):
+            prefetch_rows(
+                ids, count, numbers[LINEAR_WORDS], logits.shape[1] + 1, linear_rows,
+                get_array(addresses, LINEAR_PAIRS, np.int64), get_array(addresses, LINEAR_FILTER, np.uint8),
+            )  # fmt: skip
         _max_over_time(
             ids,
             count,
@@ -164,10 +187,11 @@ def score_texts(
             features,
         )
         _apply_output_layer(features, output, output_bias, logits[number])
+        _add_linear_scores(ids, count, addresses, logits[number])
     return len(offsets) - 1, num_tokens, num_unknown
 
 
-@compiled(calls=[code_points, intrinsics, tokenizer_kernel])
+@compiled(calls=[code_points, intrinsics, linear_kernel, tokenizer_kernel])
 def score_bytes(
     text: bytes, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
     lowest: Array, logits: Array,
@@ -177,20 +201,21 @@ def score_bytes(
     return score_texts(view_bytes(text), offsets, is_ascii, max_bytes, addresses, no_rows, lowest, logits, no_counts)
 
 
-@compiled(calls=[intrinsics])
+@compiled(calls=[intrinsics, linear_kernel])
 def score_token_ids(ids: Array, rows: Array, addresses: Array, logits: Array) -> None:
-    """Write the logits of a text, `(classes,)` float32, with a table of its own.
+    """Write the logits of a text, `(classes,)` float32, with a table that has a row for each token.
 
-    ids: `(tokens,)` int64, rows of the table, at least one; rows: the table, `(words * num_columns,)` float32.
+    ids: of the words, `(tokens,)` int64, at least one; rows: the table, `(tokens * num_columns,)` float32.
     """
     num_columns = get_array(addresses, NUMBERS, np.int64)[NUM_COLUMNS]
     biases = get_array(addresses, BIASES, np.float32)
     scales = np.ones_like(get_array(addresses, SCALES, np.float32))
     maxima, features = np.empty_like(scales), np.empty_like(biases)
     _max_over_time(
-        ids, len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales,
+        np.arange(len(ids)), len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales,
         get_array(addresses, FIRST_FILTERS, np.int64), get_array(addresses, COLUMN_OFFSETS, np.int64), biases,
         maxima, features,
     )  # fmt: skip
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     _apply_output_layer(features, output, output_bias, logits)
+    _add_linear_scores(ids, len(ids), addresses, logits)

@@ -13,6 +13,7 @@ ids 5, 7 and 9:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -80,25 +81,28 @@ class Collator:
 
     def __init__(self, tokens: Tokens, num_words: int, device: torch.device | str = "cpu") -> None:
         self._tokens = tokens
-        self._lengths = tokens.lengths
+        self.lengths = tokens.lengths
         self.device = torch.device(device)
         self._word_index = np.full(num_words, -1, np.int32)
-        if self.device.type != "cpu":
-            self._device_ids = torch.as_tensor(tokens.ids.astype(np.int64)).to(self.device)
-            self._device_offsets = torch.as_tensor(tokens.offsets.astype(np.int64)).to(self.device)
 
     def collate(self, rows: np.ndarray) -> Batch:
         """Return the batch of the texts with some row numbers, `(texts,)` int64."""
         return self._collate_on_cpu(rows) if self.device.type == "cpu" else self._collate_on_device(rows)
 
+    @cached_property
+    def device_texts(self) -> tuple[Tensor, Tensor]:
+        """Ids and offsets of all texts on the device, `(all tokens,)` and `(all texts + 1,)` int64."""
+        ids, offsets = self._tokens.ids.astype(np.int64), self._tokens.offsets.astype(np.int64)
+        return torch.as_tensor(ids).to(self.device), torch.as_tensor(offsets).to(self.device)
+
     def count_tokens(self, rows: np.ndarray) -> int:
         """Return the number of tokens of some texts: a batch of them has at most as many words."""
-        return int(self._lengths[rows].sum())
+        return int(self.lengths[rows].sum())
 
     def _collate_on_cpu(self, rows: np.ndarray) -> Batch:
         from jobs.model import kernels  # a GPU machine needs no numba
 
-        lengths = self._lengths[rows]
+        lengths = self.lengths[rows]
         num_tokens = int(lengths.sum())
         word_ids = np.empty(num_tokens, np.int64)
         token_indices = np.empty(num_tokens, np.int32)
@@ -115,7 +119,7 @@ class Collator:
 
     def _collate_on_device(self, rows: np.ndarray) -> Batch:
         """As `_collate_on_cpu`. All shapes are known on the CPU, so there is no device sync."""
-        lengths = self._lengths[rows]
+        lengths = self.lengths[rows]
         num_tokens = int(lengths.sum())
         device_rows = copy_to_device(rows, self.device)
         offsets = copy_to_device(np.concatenate([[0], lengths.cumsum()]), self.device)
@@ -123,7 +127,8 @@ class Collator:
             torch.arange(len(rows), device=self.device), offsets.diff(), output_size=num_tokens
         )  # (tokens,) the text of each token
         positions = torch.arange(num_tokens, device=self.device) - offsets[text_index]  # (tokens,) in their texts
-        ids = self._device_ids[self._device_offsets[device_rows][text_index] + positions]  # (tokens,)
+        all_ids, all_offsets = self.device_texts
+        ids = all_ids[all_offsets[device_rows][text_index] + positions]  # (tokens,)
         sorted_ids, order = ids.sort(stable=True)
         # (tokens,) index of each token's word; subtract the first value so that indices start at 0.
         word_index = (sorted_ids != sorted_ids.roll(1)).cumsum(0)

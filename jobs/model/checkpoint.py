@@ -6,7 +6,8 @@
     labels.json            classes, in the order of the scores
     vocabulary.json        words; the first one has id 2
     weights.safetensors    the network's tensors, including the word vectors; quantized ones in format 3
-    untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2)
+    untrained.safetensors  word vectors that training does not change, if weights.safetensors lacks them (format 2),
+                           and the tensors of a linear classifier, except its scale
     metrics.json           metrics of the epoch, temperature, thresholds of labels and of abstention, and
                            provenance: rows, held-out part, versions; the distribution of the validation rows
     initial.safetensors    word vectors and word counts before training (to compare)
@@ -119,7 +120,7 @@ class TrainingState:
 class RunConstants:
     """Parts of a checkpoint that do not change in a run, apart from settings, labels and words.
 
-    initial_vectors: before training. untrained: word vectors that training does not change, by the names of `weights`;
+    initial_vectors: before training. untrained: tensors that training does not change, by the names of `weights`;
     `vectors` has only the rows after the trained ones, and is left out if it repeats those of `fixed_vectors`.
     train_texts: digests of the training texts, `(texts,)` uint64; None to leave them out. files: those that hold
     these parts, shared between checkpoints; None to write them for each checkpoint.

@@ -42,7 +42,7 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
-    """Return the network's tensors, with the word vectors that training did not change; quantized ones as float32.
+    """Return the network's tensors, with those that training did not change; quantized ones as float32.
 
     Raises:
         CheckpointError, ValueError, KeyError: a file is altered, or the files do not fit together.
@@ -53,9 +53,10 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
     untrained = files.read_tensors(UNTRAINED_VECTORS_FILE)
     if "vectors" in weights:
         rest = untrained.pop("vectors", None)
-        if rest is None:  # those of the other channel
+        if rest is None and "fixed_vectors" in untrained:
             rest = untrained["fixed_vectors"][len(weights["vectors"]) :]
-        weights["vectors"] = np.concatenate([weights["vectors"], rest])
+        if rest is not None:
+            weights["vectors"] = np.concatenate([weights["vectors"], rest])
     return weights | untrained
 
 

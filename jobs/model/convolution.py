@@ -6,8 +6,9 @@ rows of the result. Only the window where a filter is maximal has a gradient: th
 times the words' vectors, and its transpose times the filters. That takes a few percent of the forward pass's
 multiplications.
 
-There are three implementations: `jobs.model.kernels` trains on a CPU, `max_over_time_with_torch` on a GPU, and
-`jobs.inference.scoring_kernel` serves, with its own order of the filters. Tests compare them.
+There are four implementations: `jobs.model.kernels` trains on a CPU, `jobs.model.gpu` on a GPU with Triton,
+`max_over_time_with_torch` without it, and `jobs.inference.scoring_kernel` serves, with its own order of the filters.
+Tests compare them.
 
 The values are those of `torch.nn.functional.conv1d` on texts padded with width - 1 zero vectors on both sides ("wide"
 convolution, Kalchbrenner et al. 2014), and of a maximum over the windows that touch the text. They do not depend on
@@ -19,6 +20,8 @@ ordered width after width, map after map. Drawn in docs/assets/filter-layout.svg
 """
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -49,11 +52,16 @@ def max_over_time(
             their dtype.
     """
     if filters.is_cuda:
+        if supports_triton(filters.dtype):
+            from jobs.model.gpu.convolution import max_over_time_with_triton
+
+            return max_over_time_with_triton(fixed, trained, filters, batch, widths, bfloat16=bfloat16)
         return max_over_time_with_torch(fixed, trained, filters, batch, widths, bfloat16=bfloat16)
-    return _apply(_MaxOverTime, fixed, trained, filters, batch, widths, bfloat16)
+    return apply_function(_MaxOverTime, fixed, trained, filters, batch, widths, bfloat16)
 
 
-def _apply(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
+def apply_function(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
+    """Return the result of a function with a gradient of its own."""
     result: Tensor = function.apply(*inputs)  # type: ignore[no-untyped-call]  # torch does not annotate it
     return result
 
@@ -130,7 +138,7 @@ def max_over_time_with_torch(
     bfloat16: bool = False,
 ) -> Tensor:
     """As `max_over_time`, on any device, with torch's operations. All shapes are known on the CPU: no device sync."""
-    projected = _apply(_Projection, _concatenate_channels(fixed, trained), filters, bfloat16)
+    projected = project_channels(fixed, trained, filters, bfloat16)
     maps = len(filters) // sum(widths)
     # A row of zeros before the first word is padding.
     projected = F.pad(projected, (0, 0, 1, 0))  # (1 + words, columns)
@@ -146,9 +154,20 @@ def max_over_time_with_torch(
     start = 0
     for width in widths:
         end = start + width * maps
-        features.append(_apply(_MaxOverTimeOfWidth, projected[:, start:end], tokens, lengths, width))
+        features.append(apply_function(_MaxOverTimeOfWidth, projected[:, start:end], tokens, lengths, width))
         start = end
     return torch.cat(features, dim=1)
+
+
+@cache
+def supports_triton(dtype: torch.dtype) -> bool:
+    """Return whether Triton's kernels can be used: it is installed, and they compute in float32."""
+    return dtype == torch.float32 and find_spec("triton") is not None
+
+
+def project_channels(fixed: Tensor | None, trained: Tensor | None, filters: Tensor, bfloat16: bool) -> Tensor:
+    """Return `project` of the vectors of both channels, with its gradients."""
+    return apply_function(_Projection, _concatenate_channels(fixed, trained), filters, bfloat16)
 
 
 class _Projection(torch.autograd.Function):

@@ -29,15 +29,20 @@ class DenseAdamW:
         self.param_groups = [group | {"params": list(group["params"]), "lr": learning_rate} for group in param_groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Take a step on all parameters; each has a gradient."""
+    def create_state(self) -> None:
+        """Create the state of the parameters that have none."""
         for group in self.param_groups:
-            parameters = group["params"]
-            for parameter in parameters:
+            for parameter in group["params"]:
                 if parameter not in self.state:
                     moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                     self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step on all parameters; each has a gradient."""
+        self.create_state()
+        for group in self.param_groups:
+            parameters = group["params"]
             states = [self.state[parameter] for parameter in parameters]
             adam(
                 parameters,

@@ -5,9 +5,11 @@ the feature. So a mask needs no state, and no worker, CPU or GPU draws another o
 
 The key is (seed, epoch), the counter (block, row, step, 0). A block has four words of 32 bits: with n = ceil(features
 / 4), block b has those of the features b, n + b, 2 n + b and 3 n + b. Other orders would be slower on a CPU.
-`jobs.model.kernels` draws on a CPU, `draw_mask_with_torch` on a GPU; tests compare them.
+`jobs.model.kernels` draws on a CPU, `jobs.model.gpu.windows` on a GPU, and `draw_mask_with_torch` there without Triton
+or for several workers; tests compare them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +46,12 @@ def draw_mask(rows: np.ndarray, num_features: int, dropout: float, number: MaskN
 
     mask = np.empty((len(rows), num_features), np.float32)
     kernels.draw_dropout_mask(
-        rows, number.seed, number.epoch, number.step, _limit_words(dropout), 1 / (1 - dropout), mask
+        rows, number.seed, number.epoch, number.step, limit_words(dropout), 1 / (1 - dropout), mask
     )
     return torch.from_numpy(mask)
 
 
-def _limit_words(dropout: float) -> int:
+def limit_words(dropout: float) -> int:
     """Return the number below which the words of features are that are not dropped."""
     return min(round((1 - dropout) * 2**32), WORD)
 
@@ -58,27 +60,39 @@ def draw_mask_with_torch(
     rows: np.ndarray, num_features: int, dropout: float, number: MaskNumber, device: torch.device
 ) -> Tensor:
     """As `draw_mask`, on any device, with torch's operations and without a device sync."""
+    numbers = [torch.full((), value, device=device) for value in (number.seed, number.epoch, number.step)]
+    return draw_mask_of_step(copy_to_device(rows, device), num_features, dropout, numbers)
+
+
+def draw_mask_of_step(rows: Tensor, num_features: int, dropout: float, numbers: Sequence[Tensor]) -> Tensor:
+    """As `draw_mask`, of a step whose numbers are on the device: nothing is copied to it.
+
+    Args:
+        rows: `(rows,)` int64. numbers: seed, epoch and step, scalars, int64.
+    """
+    seed, epoch, step = numbers
     num_blocks = -(-num_features // 4)
-    shape = (len(rows), num_blocks)
-    blocks = torch.arange(num_blocks, device=device).expand(shape)
-    counters = (blocks, copy_to_device(rows, device)[:, None].expand(shape))
-    step = torch.full(shape, number.step, device=device)
-    words = philox_with_torch((*counters, step, torch.zeros_like(step)), (number.seed, number.epoch))
-    return (torch.cat(words, dim=1)[:, :num_features] < _limit_words(dropout)) * torch.tensor(1 / (1 - dropout))
+    blocks = torch.arange(num_blocks, device=rows.device).expand(len(rows), num_blocks)
+    counter = (blocks, rows[:, None].expand_as(blocks), step.expand_as(blocks), torch.zeros_like(blocks))
+    words = torch.cat(philox_with_torch(counter, torch.stack([seed, epoch])), dim=1)[:, :num_features]
+    return (words < limit_words(dropout)) * torch.tensor(1 / (1 - dropout))
 
 
-def philox_with_torch(counter: tuple[Tensor, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
+def philox_with_torch(counter: tuple[Tensor, ...], key: Tensor) -> tuple[Tensor, ...]:
     """Return the four words of the blocks with some counters.
 
     Args:
-        counter: four words, each `(...)` int64 of 32 bits.
+        counter: four words, each `(...)` int64 of 32 bits. key: two of them, `(2,)`.
     """
-    device = counter[0].device
+    device, shape = key.device, (2, *[1] * counter[0].dim())
     even, odd = torch.stack([counter[0], counter[2]]), torch.stack([counter[1], counter[3]])
-    multipliers = copy_to_device(np.array(MULTIPLIERS), device).view(2, *[1] * counter[0].dim())
-    round_keys = (np.array(key) + np.arange(ROUNDS)[:, None] * np.array(KEY_INCREMENTS)) & WORD
-    device_keys = copy_to_device(round_keys, device).view(ROUNDS, *multipliers.shape)
-    for round_key in device_keys:
+    multipliers, increments = (
+        torch.stack([torch.full((), value, device=device) for value in values])
+        for values in (MULTIPLIERS, KEY_INCREMENTS)
+    )
+    multipliers = multipliers.view(shape)
+    for round_index in range(ROUNDS):
+        round_key = (key + round_index * increments & WORD).view(shape)
         product = even * multipliers  # of 64 bits: it may be negative
         even = (product >> 32 & WORD).flip(0) ^ odd ^ round_key
         odd = (product & WORD).flip(0)

@@ -1,6 +1,6 @@
 """Compiled kernels of training on a CPU: loops that no library has, or has at the same speed.
 
-`jobs.model` calls them on a CPU; on a GPU it uses torch's operations. Serving has a kernel of its own,
+`jobs.model` calls them on a CPU; on a GPU it uses the kernels of `jobs.model.gpu`. Serving has a kernel of its own,
 `jobs.inference.scoring_kernel`. The kernels take and return numpy arrays and import neither torch nor Ray.
 `python benchmarks/training.py` measures them, `python benchmarks/kernels.py` compares them with libraries.
 

@@ -20,11 +20,21 @@ class LazyAdam:
     Args:
         table: `(words, dimensions)` float, changed in place.
         learning_rate: may be set anew at any time.
+        initial: at least the table's rows, before training; the distance from them times `pull` is added to gradients.
+        trained: by row, whether it may change, at least `(words,)` bool; None for all.
     """
 
-    def __init__(self, table: Tensor, learning_rate: float) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        learning_rate: float,
+        initial: Tensor | None = None,
+        pull: float = 0.0,
+        trained: Tensor | None = None,
+    ) -> None:
         self.table = table
         self.learning_rate = learning_rate
+        self.initial, self.pull, self.trained = initial, pull, trained
         self.steps = 0
         self.moments = {name: _zeros_like(table) for name in ("exp_avg", "exp_avg_sq")}
 
@@ -40,6 +50,10 @@ class LazyAdam:
         if self.table.is_cuda:
             self.step_with_torch(word_ids, gradient)
             return
+        gradient = self.pull_gradient(word_ids, gradient)
+        if self.trained is not None:
+            is_trained = self.trained[word_ids]
+            word_ids, gradient = word_ids[is_trained], gradient[is_trained]
         from jobs.model import kernels  # a GPU machine needs no numba
 
         kernels.lazy_adam_step(
@@ -54,8 +68,18 @@ class LazyAdam:
             self.steps,
         )
 
+    def pull_gradient(self, word_ids: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient of some rows with the pull to their initial values."""
+        if not self.pull:
+            return gradient
+        assert self.initial is not None
+        return gradient + self.pull * (self.table[word_ids] - self.initial[word_ids])
+
     def step_with_torch(self, word_ids: Tensor, gradient: Tensor) -> None:
         """Take the step that `step` has counted with torch's own Adam, on copies of the rows."""
+        gradient = self.pull_gradient(word_ids, gradient)
+        if self.trained is not None:  # a selection would wait for its size; a gradient of 0 leaves a row unchanged
+            gradient = gradient * self.trained[word_ids][:, None]
         tables = (self.table, *self.moments.values())
         rows = [table[word_ids] for table in tables]
         count = torch.full((), float(self.steps - 1), device=word_ids.device)

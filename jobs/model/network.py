@@ -2,6 +2,7 @@
 
     words (words,) -> vectors (words, columns) -> one matrix product with all filters
     -> max over time (texts, filters) -> ReLU -> dropout -> scores (texts, classes)
+       + scores of a linear classifier over words and pairs of words, if the settings have one
 
 The initial vectors are a starting point: `static` keeps them, `non-static` trains a copy, and `multichannel` has both
 as two channels, each with filter weights of its own. Of the vocabulary, only the words of the training texts have
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from jobs.model.batches import Batch
 from jobs.model.convolution import max_over_time
+from jobs.model.linear.classifier import LinearClassifier
+from jobs.model.linear.tensors import WEIGHT
 
 if TYPE_CHECKING:  # a GPU machine that only trains needs no pydantic
     from jobs.config.settings import ModelSettings
@@ -39,6 +42,7 @@ class Network(nn.Module):
 
     initial_vectors: Tensor  # (vocabulary, dimensions)
     vectors: nn.Parameter | None  # (trainable words, dimensions); None if they are static
+    linear: LinearClassifier | None  # of `model.linear`; it is trained on its own, and set then
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
+        self.linear = None
         initial = from_read_only_numpy(vectors)
         self.register_buffer("initial_vectors", initial, persistent=False)
         trained = settings.embedding != "static"
@@ -80,7 +85,8 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits of a batch's texts, `(texts, classes)`."""
-        return self.forward_features(batch) @ self.output.T + self.output_bias
+        scores = self.forward_features(batch) @ self.output.T + self.output_bias
+        return scores if self.linear is None else scores + self.linear.scale * self.linear(batch)
 
     def forward_features(self, batch: Batch, trained: Tensor | None = None, *, bfloat16: bool = False) -> Tensor:
         """Return each filter's maximum over time after ReLU, `(texts, features)`.
@@ -146,6 +152,8 @@ class Network(nn.Module):
             parameters[name].copy_(value)
         if self.vectors is not None:
             self.vectors.copy_(weights["vectors"][: len(self.vectors)])
+        if WEIGHT in weights:
+            self.linear = LinearClassifier(weights).to(self.output.device)
 
     @torch.no_grad()
     def vectors_by_channel(self) -> dict[str, Tensor]:
@@ -161,7 +169,16 @@ class Network(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Return all tensors by their names in a checkpoint."""
         dense = {name: value.detach() for name, value in self.dense_parameters().items()}
-        return self.vectors_by_channel() | self.to_checkpoint_tensors(dense)
+        linear = {} if self.linear is None else self.linear.tensors()
+        return self.vectors_by_channel() | self.to_checkpoint_tensors(dense) | linear
+
+
+@torch.no_grad()
+def limit_norm(network: Network) -> None:
+    """Scale the output weights of a class down to `max_norm` if they are longer (Hinton et al. 2012)."""
+    if (limit := network.settings.max_norm) is not None:
+        output = network.output
+        output.mul_((limit / output.norm(dim=1, keepdim=True)).clamp(max=1))
 
 
 def compute_row_losses(scores: Tensor, labels: Tensor, label_weights: Tensor | None = None) -> Tensor:

@@ -196,10 +196,12 @@ def _describe_model(checkpoint: Checkpoint) -> str:
     dimensions = "" if vectors is None else f" of {vectors.shape[1]} dimensions"
     kind = "several labels per text" if checkpoint.is_multi_label else "one label per text"
     widths = ", ".join(map(str, model.filter_widths))
+    linear = ", a linear classifier over words and pairs of words" if model.linear != "none" else ""
     return (
         f"Text classifier with {kind}: a convolutional network (Kim 2014) over word vectors{dimensions} "
-        f"({model.embedding}), {model.feature_maps} filters of each of the widths {widths}, and a vocabulary of "
-        f"{len(checkpoint.words):,} words. It was trained with `finetune-cnn`; reading it runs no code from its files."
+        f"({model.embedding}), {model.feature_maps} filters of each of the widths {widths}{linear}, and a vocabulary "
+        f"of {len(checkpoint.words):,} words. It was trained with `finetune-cnn`; reading it runs no code from its "
+        "files."
     )
 
 

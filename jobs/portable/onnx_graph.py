@@ -16,6 +16,7 @@ import numpy as np
 from jobs.datasets.tokenizer import PADDING
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError
+from jobs.portable.metadata import describe_model, require_network_alone
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -29,11 +30,13 @@ def build_model(checkpoint: Checkpoint) -> "ModelProto":
     """Return the ONNX model of a checkpoint.
 
     Raises:
-        CheckpointError: its tensors do not fit its settings, or are too large for one file.
+        CheckpointError: its tensors do not fit its settings, or are too large for one file; or it has a linear
+            classifier.
     """
     from onnx import TensorProto, helper
 
     validate_network(checkpoint)
+    require_network_alone(checkpoint)
     if sum(tensor.nbytes for tensor in checkpoint.weights.values()) > MAX_BYTES:
         raise CheckpointError(f"{checkpoint.path}: has more than 2 GB of weights, which an ONNX file cannot hold")
     graph = _Graph()
@@ -57,19 +60,7 @@ def build_model(checkpoint: Checkpoint) -> "ModelProto":
 
 def build_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """Return the metadata of the model: labels and settings as JSON, by name."""
-    text = checkpoint.experiment.text
-    values: dict[str, object] = {
-        "labels": checkpoint.labels,
-        "multi_label": checkpoint.is_multi_label,
-        "temperature": checkpoint.temperature,
-        "tokenizer": text.tokenizer,
-        "lowercase": text.lowercase,
-        "max_tokens": text.max_tokens,
-        "checkpoint": checkpoint.manifest_sha256,
-    }
-    if checkpoint.is_multi_label:
-        values["label_thresholds"] = checkpoint.label_thresholds.tolist()
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in describe_model(checkpoint).items()}
 
 
 class _Graph:

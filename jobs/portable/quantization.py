@@ -17,6 +17,7 @@ from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES, MAX_BITS, MIN_BITS, quantize_matrix
+from jobs.model.linear.tensors import select_words
 from jobs.portable.model_card import render_model_card
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,11 @@ def quantize(checkpoint: Checkpoint, bits: int = DEFAULT_BITS, max_words: int | 
         raise ValueError(f"bits must be from {MIN_BITS} to {MAX_BITS}, not {bits}")
     words = checkpoint.words[:max_words]
     weights: dict[str, np.ndarray] = {}
-    for name, tensor in checkpoint.weights.items():
+    ids = np.arange(len(words) + 2)  # after padding and the unknown word
+    for name, tensor in (checkpoint.weights | select_words(checkpoint.weights, ids)).items():
         if name in VECTORS:
-            weights |= quantize_matrix(name, tensor[: len(words) + 2], bits)  # after padding and the unknown word
-        elif tensor.ndim == 2:
+            weights |= quantize_matrix(name, tensor[: len(ids)], bits)
+        elif tensor.ndim == 2 and tensor.dtype == np.float32:
             weights |= quantize_matrix(name, tensor, DENSE_BITS)
         else:
             weights[name] = tensor

@@ -13,11 +13,13 @@ from cluster.message_queue import MessagePoller
 from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
+from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
-from jobs.model.checkpoint_files import read_json, validate_metrics
+from jobs.model.checkpoint_files import open_checkpoint, read_json, validate_metrics
 from jobs.model.checkpoint_leases import remove_unleased_folder
+from jobs.model.linear.tensors import SCALE
 from jobs.search.records import (
     RankingKey,
     TrialRecord,
@@ -227,24 +229,29 @@ def refit(
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
-    the time only. The metrics, temperature and thresholds stay those of the search's checkpoint.
+    the time only. The metrics, temperature, thresholds and weight of a linear classifier stay those of the search's
+    checkpoint.
     """
     from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
 
     metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
     validate_metrics(metrics)
+    with open_checkpoint(join(run.path, best.checkpoint)) as files:
+        linear_scale = files.read_tensors("weights.safetensors").get(SCALE)
     refit_experiment = build_refit_experiment(
-        experiment, best, metrics.get("temperature", 1.0), metrics.get("abstention", {}).get("thresholds")
+        experiment,
+        best,
+        metrics.get("temperature", 1.0),
+        metrics.get("abstention", {}).get("thresholds"),
+        None if linear_scale is None else linear_scale.item(),
     )
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
         refit_experiment = refit_experiment.replace({"train.thresholds": thresholds})
     use_gpu, _ = require_resources(refit_experiment)
-    num_workers = min(
-        max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)),
-        len(refit_experiment.model.filter_widths) * refit_experiment.model.feature_maps,
-    )
-    refit_experiment = refit_experiment.replace({"train.workers": num_workers})
+    batch_size = refit_experiment.train.batch_size or choose_batch_size(len(dataset.train))
+    num_workers = min(max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)), batch_size)
+    refit_experiment = refit_experiment.replace({"train.workers": num_workers, "train.batch_size": batch_size})
     merged = merge_validation(dataset)
     logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
     corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
@@ -264,14 +271,17 @@ def build_refit_experiment(
     best: BestCheckpoint,
     temperature: float,
     thresholds: Mapping[str, float | None] | None = None,
+    linear_weight: float | None = None,
 ) -> Experiment:
-    """Return the experiment that trains the best settings up to their best epoch, with the temperature and thresholds
-    found then."""
+    """Return the experiment that trains the best settings up to their best epoch, with the temperature, thresholds and
+    weight of a linear classifier found then."""
     settings: dict[str, Any] = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
     if thresholds is not None:
         settings["train.abstention_thresholds"] = {
             objective: threshold for objective, threshold in thresholds.items() if threshold is not None
         }
+    if linear_weight is not None:
+        settings["train.linear_weight"] = linear_weight
     return apply_trial_settings(experiment, best.settings or {}).replace(settings)
 
 

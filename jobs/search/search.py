@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from jobs.config.batch_size import DEFAULT_BATCH_SIZE
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import ModelSettings, TrainSettings
+from jobs.config.settings import ModelSettings
 from jobs.embeddings.input_checks import check_inputs
 from jobs.search.records import TrialRecord, objective_metric, select_best_record
 from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
@@ -128,7 +129,7 @@ def _to_optuna_params(space: list[Dimension], settings: Mapping[str, Any]) -> di
 def build_initial_points(space: list[Dimension]) -> list[dict[str, Any]]:
     """Return the settings of Kim (2014) as far as they are in the space, for each kind of embedding in it."""
     kim = {f"model.{key}": value for key, value in ModelSettings().model_dump().items()} | {
-        "train.batch_size": TrainSettings().batch_size
+        "train.batch_size": DEFAULT_BATCH_SIZE
     }
     point = {item.path: kim[item.path] for item in space if item.path in kim and item.contains(kim[item.path])}
     for dimension in space:

@@ -281,7 +281,8 @@ def _parse_range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], An
 
 
 def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dict[str, list[Any]]:
-    """Return the conditions of an `if`; for a setting of fine-tuning also the kinds of embedding that it applies to."""
+    """Return the conditions of an `if`; for a setting of fine-tuning also the kinds of embedding that it applies to,
+    and for that of the linear classifier that there is one."""
     key = f"tune.space.{path}.if"
     if not isinstance(conditions, dict):
         raise ExperimentError(f"{key}: must be settings with their values, as in {{model.embedding: [non-static]}}")
@@ -292,6 +293,8 @@ def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dic
     if path in FINE_TUNING_SETTINGS and "model.embedding" in experiment.tune.space:
         kinds = parsed.get("model.embedding", FINE_TUNING_SETTINGS[path])
         parsed["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
+    if path == "train.linear_weight" and "model.linear" in experiment.tune.space:
+        parsed.setdefault("model.linear", ["words-and-pairs"])
     return parsed
 
 

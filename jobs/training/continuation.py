@@ -2,7 +2,8 @@
 
 A word that the checkpoint knows has its vector, and a class that it knows has its output weights; the filters are
 copied. New words and classes start as in any run. So before the first step, the logits of known classes are those of
-the checkpoint, for texts of known words. The vocabulary is that of the run, followed by the words that only the
+the checkpoint, for texts of known words; except that a linear classifier (`model.linear`) is trained again, on the rows
+of the run. The vocabulary is that of the run, followed by the words that only the
 checkpoint has.
 """
 

@@ -17,15 +17,21 @@ import torch
 from torch import Tensor
 
 from cluster import UsageError
+from jobs.config.batch_size import choose_batch_size
 from jobs.datasets.label_sets import compute_log_odds
 from jobs.evaluation.metrics import LogitSample
 from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.dropout import MaskNumber, draw_mask
+from jobs.model.gpu.rates import schedule_rates
+from jobs.model.gpu.static_steps import StaticSteps
+from jobs.model.gpu.step import StepOptions
 from jobs.model.lazy_adam import LazyAdam
-from jobs.model.network import Network, compute_loss_sum
+from jobs.model.network import Network, compute_loss_sum, limit_norm
 from jobs.training.exchange.gradients import GradientExchange
 from jobs.training.history import Epoch, EpochProgress, Progress
+from jobs.training.linear.svc import create_linear_classifier
+from jobs.training.linear.weight import iter_validation_scores
 from jobs.training.process_group import ProcessGroup
 from jobs.training.validation import Metrics, Validation
 
@@ -84,6 +90,7 @@ class Loop:
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
         self._train_loss, self._started = torch.zeros(()), 0.0
+        self.batch_size = settings.batch_size or choose_batch_size(len(corpus.train))
         self._exchange = GradientExchange(self.group, len(corpus.vectors))
         # Without decay a single group: each one takes a kernel of its own.
         dense, decay = network.dense_parameters(), settings.weight_decay
@@ -93,12 +100,12 @@ class Loop:
         self.vectors_optimizer: LazyAdam | None = None
         factor = RAND_LEARNING_RATE_FACTOR if network.settings.embedding == "rand" else 1
         self.vectors_learning_rate = settings.vectors_learning_rate or settings.learning_rate * factor
-        # By word id, whether the vector is trained; None for all.
-        self.trained_words_mask: Tensor | None = None
         if network.vectors is not None:
-            self.vectors_optimizer = LazyAdam(network.vectors.detach(), self.vectors_learning_rate)
-            if network.settings.trained_words == "out-of-vocabulary" and network.settings.embedding != "rand":
-                self.trained_words_mask = torch.from_numpy(~corpus.pretrained).to(self.device)
+            some_words = network.settings.trained_words == "out-of-vocabulary" and network.settings.embedding != "rand"
+            self.vectors_optimizer = LazyAdam(
+                network.vectors.detach(), self.vectors_learning_rate, network.initial_vectors, settings.vectors_pull,
+                torch.from_numpy(~corpus.pretrained).to(self.device) if some_words else None,
+            )  # fmt: skip
         self.train_collator = Collator(corpus.train.tokens, len(corpus.vectors), self.device)
         self.validation_collator = Collator(corpus.validation.tokens, len(corpus.vectors), self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
@@ -106,6 +113,17 @@ class Loop:
             None if weights is None else torch.from_numpy(weights).to(self.device, torch.float32)
             for weights in (row_weights, label_weights)
         )
+        self.static_steps: StaticSteps | None = None
+        if self.device.type == "cuda" and self.group.world_size == 1:
+            self.use_static_steps()
+
+    def use_static_steps(self, **choices: bool) -> None:
+        """Train with steps of static shapes from now on; `choices` are those of `StaticSteps`."""
+        self.static_steps = StaticSteps(
+            self.network, self.dense_optimizer, self.vectors_optimizer, self.train_collator, self._labels,
+            self._weights, self.batch_size, self.seed,
+            StepOptions(self.settings.precision, self._label_weights), **choices,
+        )  # fmt: skip
 
     def train_epochs(self) -> Iterator[tuple[Epoch, bool]]:
         """Train as `train_with_intervals`, without an interval; yield each epoch, and whether it is the best so far."""
@@ -125,7 +143,7 @@ class Loop:
         settings, progress = self.settings, self.progress
         yielded = time.monotonic()
         while not progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
-            rows = len(self.corpus.train) - progress.steps * settings.batch_size
+            rows = len(self.corpus.train) - progress.steps * self.batch_size
             seconds_before = self.step_seconds
             self._started = time.perf_counter()
             for _ in self._train_epoch():
@@ -140,7 +158,7 @@ class Loop:
 
     def epoch_progress(self) -> EpochProgress:
         """Return the position in the current epoch."""
-        rows, size, finished = len(self.corpus.train), self.settings.batch_size, len(self.progress.epochs)
+        rows, size, finished = len(self.corpus.train), self.batch_size, len(self.progress.epochs)
         done = self.progress.steps * size
         speed = self.steps * size / max(self.step_seconds + time.perf_counter() - self._started, 1e-9)
         return EpochProgress(
@@ -159,12 +177,20 @@ class Loop:
         number = len(progress.epochs) + 1
         if network.vectors is not None:
             network.vectors.requires_grad_(number > self.settings.frozen_epochs)
-        batches = make_epoch_batches(split.tokens.lengths, self.settings.batch_size, self.seed, number)
+        batches = make_epoch_batches(split.tokens.lengths, self.batch_size, self.seed, number)
         self._train_loss = torch.tensor(progress.train_loss, dtype=torch.float64, device=self.device)
+        rates = schedule_rates(self.settings, self.vectors_learning_rate, number, len(batches))
+        static_steps = None
+        if self.static_steps is not None:
+            static_steps = self.static_steps.iter_steps(batches, progress.steps, number, rates, progress.train_loss)
+            self._train_loss = self.static_steps.loss_sum
         while progress.steps < len(batches):
-            self._set_learning_rates((number - 1 + progress.steps / len(batches)) / self.settings.epochs)
             bytes_before = self.group.bytes_sent
-            self._train_loss += self.step(batches[progress.steps], number, progress.steps)
+            if static_steps is not None:
+                next(static_steps)
+            else:
+                self._set_learning_rates(*rates.at_step(progress.steps))
+                self._train_loss += self.step(batches[progress.steps], number, progress.steps)
             progress.steps += 1
             self.steps += 1
             if self.steps == 1:
@@ -172,7 +198,7 @@ class Loop:
             self.step_bytes += self.group.bytes_sent - bytes_before
             if progress.steps % STEPS_PER_TIME_CHECK == 0 and progress.steps < len(batches):
                 yield
-        self._limit_norm()
+        limit_norm(network)
         progress.train_loss = self._train_loss.item()  # waits for the device
 
     def _end_epoch(self, rows: int, seconds: float) -> Epoch:
@@ -202,13 +228,11 @@ class Loop:
             self.predicted = predicted
         return epoch
 
-    def _set_learning_rates(self, done: float) -> None:
-        """Set the learning rates; `done` is the completed share of the run."""
-        factor = 1 - done if self.settings.decay == "linear" else 1
+    def _set_learning_rates(self, dense: float, words: float) -> None:
         for group in self.dense_optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+            group["lr"] = dense
         if self.vectors_optimizer is not None:
-            self.vectors_optimizer.learning_rate = self.vectors_learning_rate * factor
+            self.vectors_optimizer.learning_rate = words
 
     def step(self, rows: np.ndarray, epoch: int = 1, number: int = 0) -> Tensor:
         """Take a step on rows `(batch,)` of the training part; return the sum of their losses, a scalar on the device.
@@ -229,7 +253,7 @@ class Loop:
         hidden = network.forward_features(batch, vectors, bfloat16=self.settings.precision == "bfloat16")
         if network.settings.dropout:
             hidden = hidden * self.dropout_mask(own, epoch, number)
-        self._limit_norm()
+        limit_norm(network)
         output = network.output.detach()
         scores = (hidden.detach() @ output.T + network.output_bias.detach()).requires_grad_()
         indices = copy_to_device(rows, self.device)
@@ -246,8 +270,9 @@ class Loop:
         )
         self.dense_optimizer.step()
         if trains_vectors:
+            assert self.vectors_optimizer is not None
             assert vectors_gradient is not None
-            self._step_vectors(word_ids, vectors_gradient)
+            self.vectors_optimizer.step(word_ids, vectors_gradient)
         return loss
 
     def _sum_weights(self, indices: Tensor) -> Tensor | int:
@@ -256,31 +281,10 @@ class Loop:
             return len(indices)
         return self._weights[indices].sum().clamp(min=torch.finfo(self._weights.dtype).tiny)
 
-    def _step_vectors(self, word_ids: Tensor, gradient: Tensor) -> None:
-        """Take a step on the vectors of some words."""
-        assert self.vectors_optimizer is not None
-        if self.settings.vectors_pull:
-            distance = self.vectors_optimizer.table[word_ids] - self.network.initial_vectors[word_ids]
-            gradient = gradient + self.settings.vectors_pull * distance
-        if self.trained_words_mask is not None:
-            trained = self.trained_words_mask[word_ids]
-            if word_ids.is_cuda:  # a selection would wait for its size; a gradient of zero leaves a vector unchanged
-                gradient = gradient * trained[:, None]
-            else:
-                word_ids, gradient = word_ids[trained], gradient[trained]
-        self.vectors_optimizer.step(word_ids, gradient)
-
     def dropout_mask(self, rows: np.ndarray, epoch: int, step: int) -> Tensor:
         """Return the factors of the features of some rows of the batch, `(rows, features)`: 0 or 1 / (1 - dropout)."""
         output, number = self.network.output, MaskNumber(self.seed, epoch, step)
         return draw_mask(rows, output.shape[1], self.network.settings.dropout, number, self.device).to(output.dtype)
-
-    @torch.no_grad()
-    def _limit_norm(self) -> None:
-        """Scale the output weights of a class down to `max_norm` if they are longer (Hinton et al. 2012)."""
-        if (limit := self.network.settings.max_norm) is not None:
-            output = self.network.output
-            output.mul_((limit / output.norm(dim=1, keepdim=True)).clamp(max=1))
 
     @torch.inference_mode()
     def iter_scores(self, collator: Collator, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -299,7 +303,7 @@ class Loop:
     def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
         """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
         validation = Validation(split.labels, self.logits, self.settings.threshold_objective)
-        for rows, scores in self.iter_scores(self.validation_collator, split.tokens.lengths):
+        for rows, scores in iter_validation_scores(self):
             validation.add(rows, scores)
         return validation.measure()
 
@@ -319,6 +323,7 @@ def create_loop(
         # Otherwise the first epochs learn that most labels are rare.
         network.output_bias.data = torch.from_numpy(compute_log_odds(corpus.train.labels))
     settings = experiment.train
+    network.linear = create_linear_classifier(experiment, corpus)
     rows, labels = corpus.row_weights(settings.class_weights), corpus.label_weights(settings.class_weights)
     return Loop(
         network.to(device), corpus, settings, experiment.seed, group, device, row_weights=rows, label_weights=labels

@@ -172,6 +172,14 @@ def test_workers(tmp_path: Path) -> None:
     assert 0 == metrics["scaling"][0]["MB a step"] < metrics["scaling"][1]["MB a step"]
 
 
+def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+    """Every kernel of a step fits into the registers of an H100."""
+    pytest.importorskip("triton")
+    metrics = run("gpu_kernels", "--quick", TRITON_CACHE_DIR=str(tmp_path))
+    assert len(metrics["kernels"]) == 7
+    assert {row["spilled bytes"] for row in metrics["kernels"]} == {0}
+
+
 def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> None:
     """`--device cuda` imports nothing else; numba is used only on the CPU."""
     script = (
@@ -187,7 +195,8 @@ def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> N
         "    use_gpu_path(patch)\n"
         f"    corpus, source = training_loops.make_benchmark_corpus('mr', 200, Path({str(tmp_path)!r}))\n"
         "    print(source, next(training.project_steps(corpus, 'non-static', 50, 'cpu')))\n"
-        f"    sys.argv[1:] = ['--quick', '--data', {str(tmp_path)!r}, '--only', 'batches', '--batch-sizes', '50']\n"
+        f"    sys.argv[1:] = ['--quick', '--data', {str(tmp_path)!r}, '--batch-sizes', '50']\n"
+        "    sys.argv += ['--only', 'batches', 'steps']\n"
         "    training.main()\n"
     )
     result = subprocess.run(
@@ -196,7 +205,8 @@ def test_training_speed_on_a_gpu_needs_only_torch_and_numpy(tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     first, *_, last = result.stdout.splitlines()
     assert first == "random, as long as mr 50"
-    assert {row["batch"] for row in json.loads(last)["batches"]} == {50}
+    for table in ("batches", "steps"):
+        assert {row["batch"] for row in json.loads(last)[table]} == {50}
 
 
 def test_inference(shared_data: Path) -> None:
@@ -301,6 +311,15 @@ def test_labelling(shared_data: Path) -> None:
     assert [row["side"] for row in rows] == ["random", "least margin", "predict --uncertain"]
     assert len({row["200 rows"] for row in rows}) == 1
     assert all(0 < row["400 rows"] < 100 for row in rows)
+
+
+def test_learning_curves(shared_data: Path, tmp_path: Path) -> None:
+    """Each side is trained on each number of rows, and the picture is written."""
+    rows = run("learning_curves", "--quick", "--picture", str(tmp_path / "curves.png"))["trec"]
+    assert [row["trained on"] for row in rows] == ["rand", "static", "non-static", "TF-IDF, linear SVC"]
+    assert all(0 < row[column] < 100 for row in rows for column in ("100 rows", "300 rows"))
+    assert rows[-1]["300 rows"] > rows[-1]["100 rows"]  # two epochs are few for the networks
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_verdict() -> None:

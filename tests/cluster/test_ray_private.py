@@ -23,10 +23,11 @@ FILES = [
 ] + [Path("finetune_cnn.py")]
 # Modules of Ray that its documentation does not contain, besides those with an underscore.
 UNDOCUMENTED = ("ray.core", "ray.dashboard", "ray.experimental", "ray.serve.context", "ray.serve.generated")
-# Attributes with an underscore that are not Ray's: argparse's, numba's, and others.
+# Attributes with an underscore that are not Ray's: argparse's, numba's, torch's, and others.
 OTHER_ATTRIBUTES = {
     "_SubParsersAction", "_actions", "_check_value", "_group_actions", "_option_string_actions",
     "_cache", "_cache_file", "_source_stamp",
+    "_foreach_add_",
     "_ended", "_exit", "_set_model",
 }  # fmt: skip
 # The environment variables of Ray Serve, which are its settings, stand in one file too.

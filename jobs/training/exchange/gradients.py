@@ -83,6 +83,8 @@ class GradientExchange:
         """Return the sums over the workers of `dense`, `(elements,)`, the words of all workers, and their gradients."""
         group, columns = self._group, rows.shape[1]
         limit = None if group.shared_memory is None else group.shared_memory.max_message_bytes // dense.itemsize
+        if limit is not None and limit < group.world_size * (columns + 1):
+            limit = None  # not even a word of each worker fits: longer messages are sent with gloo
         plan = plan_exchange(len(dense), columns, word_ids, self._word_index, group.rank, limit)
         dense_sum = self._reuse_memory("dense", len(dense), dense)
         rows_sum = self._reuse_memory("rows", len(plan.word_ids) * columns, rows).view(len(plan.word_ids), columns)

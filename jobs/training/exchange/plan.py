@@ -11,7 +11,6 @@ of its words that are in the part, `(words, columns)`. A worker's sums have the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 
 import numpy as np
 import torch
@@ -137,20 +136,22 @@ def plan_exchange(
     rank: int,
     limit: int | None = None,
 ) -> ExchangePlan:
-    """Return the plan of a step with the least number of rounds.
+    """Return the plan of a step with the least number of rounds whose messages are within the limit.
 
     Args:
         num_dense, columns: as of `ExchangePlan`.
         word_ids: of each worker, `(words,)` int32, distinct.
         word_index: scratch, `(vocabulary,)` int32, all -1 before and after.
-        limit: the most elements of a message; None for any number.
+        limit: the most elements of a message, at least workers * (columns + 1); None for any number.
     """
     distinct, numbers = number_words(word_ids, word_index)
-    for rounds in count(1):
+    # A message has at least its share of the dense gradients.
+    least = 1 if limit is None else max(1, -(-num_dense // limit))
+    for rounds in range(least, max(least, num_dense, len(distinct)) + 1):
         plan = ExchangePlan(num_dense, columns, distinct, numbers, rank, rounds)
         if limit is None or plan.longest_message() <= limit:
             return plan
-    raise AssertionError("a message of one element fits")
+    raise AssertionError(f"{limit:,} elements are not enough for a word of each worker")
 
 
 def number_words(word_ids: Sequence[np.ndarray], word_index: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

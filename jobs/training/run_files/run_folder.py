@@ -19,7 +19,14 @@ from cluster.console.logs import RESULT
 from cluster.storage import absolute_path, exists, join, write_json
 from jobs.config.experiment import Experiment, digest
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS
-from jobs.config.settings import NEWER_SETTINGS, Source, TextSettings, TrainSettings
+from jobs.config.settings import (
+    NEWER_MODEL_SETTINGS,
+    NEWER_SETTINGS,
+    ModelSettings,
+    Source,
+    TextSettings,
+    TrainSettings,
+)
 from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
@@ -270,7 +277,7 @@ def resolve_run_folder(
         "seed": experiment.seed,
         "corpus": corpus.key,
         "text": _text_settings_key(experiment.text),
-        "model": experiment.model.model_dump(),
+        "model": model_settings_key(experiment.model),
         "train": train_settings_key(experiment.train),
     }
     if kind == "tune":
@@ -289,6 +296,13 @@ def _text_settings_key(settings: TextSettings) -> Mapping[str, Any]:
     # Without the default tokenizer, so that runs of earlier versions are found if their texts have the same tokens.
     is_default = settings.tokenizer == TextSettings.model_fields["tokenizer"].default
     return settings.model_dump(exclude={"tokenizer"} if is_default else None)
+
+
+def model_settings_key(settings: ModelSettings) -> Mapping[str, Any]:
+    """Return the settings of the network for the key of a run; without newer ones at their defaults."""
+    default = ModelSettings()
+    unset = {name for name in NEWER_MODEL_SETTINGS if getattr(settings, name) == getattr(default, name)}
+    return settings.model_dump(exclude=unset)
 
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:

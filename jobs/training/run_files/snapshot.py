@@ -34,6 +34,8 @@ from jobs.model.checkpoint import (
     TrainingState,
     save_checkpoint,
 )
+from jobs.model.linear.tensors import CONSTANT_TENSORS, SCALE
+from jobs.model.network import Network
 from jobs.portable.model_card import render_model_card
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
@@ -82,7 +84,7 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         state |= {VECTORS_DIGEST: _digest_vectors(loop), PREDICTED: loop.predicted.astype(np.int32)}
     position = progress.to_json() if resumable else None
     if loop not in _constants:
-        _constants[loop] = _collect_constants(corpus, loop.network.settings.embedding)
+        _constants[loop] = _collect_constants(corpus, loop.network)
     constants = _constants[loop]
 
     def write(folder: Path) -> None:
@@ -142,7 +144,8 @@ def collect_versions() -> dict[str, str]:
     return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
 
 
-def _collect_constants(corpus: Corpus, embedding: str) -> RunConstants:
+def _collect_constants(corpus: Corpus, network: Network) -> RunConstants:
+    embedding = network.settings.embedding
     counts = corpus.word_counts()[: 0 if embedding == "static" else None]
     train_words = slice(len(counts))
     initial = InitialVectors(corpus.vectors[train_words], counts, corpus.pretrained[train_words], corpus.scale)
@@ -151,6 +154,9 @@ def _collect_constants(corpus: Corpus, embedding: str) -> RunConstants:
         untrained["fixed_vectors"] = corpus.vectors
     elif len(counts) < len(corpus.vectors):
         untrained["vectors"] = corpus.vectors[len(counts) :]
+    if network.linear is not None:
+        tensors = network.linear.tensors()
+        untrained |= {name: tensors[name].cpu().numpy() for name in CONSTANT_TENSORS}
     return RunConstants(initial, untrained, digest_training_texts(corpus.train.tokens))
 
 
@@ -163,6 +169,8 @@ def gather_weights(loop: Loop) -> dict[str, Tensor]:
     weights = network.to_checkpoint_tensors({name: _copy(value) for name, value in network.dense_parameters().items()})
     if network.vectors is not None:
         weights["vectors"] = _copy(network.vectors)
+    if network.linear is not None:
+        weights[SCALE] = _copy(network.linear.scale)
     return weights
 
 

@@ -42,12 +42,13 @@ def predict_with_torch(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
 @pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
-def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int) -> None:
+@pytest.mark.parametrize("linear", ["none", "words-and-pairs"])
+def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int, linear: str) -> None:
     """Scores agree to 1e-5 for empty to long texts, with all, some or no words in the table.
 
     With a table in int16 the error of rounding is added, which is small, and not 0 if a word is in the table.
     """
-    checkpoint = checkpoint_of(embedding)
+    checkpoint = checkpoint_of(embedding, **{"model.linear": linear})
     some = texts(50)
     expected = predict_with_torch(checkpoint, some)
     for table_dtype in TABLE_DTYPES:
@@ -127,9 +128,10 @@ def test_case_is_as_in_training() -> None:
 
 def test_tokenizer_of_an_installed_package_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the service's scorer and explanations too; without the package the checkpoint is rejected in a sentence."""
-    checkpoint = checkpoint_of("rand", **{"text.tokenizer": NAME})
+    linear = {"model.linear": "words-and-pairs"}  # two code paths add its scores
+    checkpoint = checkpoint_of("rand", **linear, **{"text.tokenizer": NAME})
     monkeypatch.syspath_prepend(install_tokenizer(tmp_path))
-    usual, classifier = Classifier(checkpoint_of("rand")), Classifier(checkpoint)
+    usual, classifier = Classifier(checkpoint_of("rand", **linear)), Classifier(checkpoint)
     some = ["word1|word2", "wörd1", "", "WORD3|never seen"]
     spaced = [text.replace("|", " ") for text in some]
     np.testing.assert_allclose(classifier.predict_logits(some), usual.predict_logits(spaced), atol=1e-3)
@@ -144,8 +146,9 @@ def test_tokenizer_of_an_installed_package_is_used(tmp_path: Path, monkeypatch: 
 
 def test_lists_may_mix_all_kinds_of_texts() -> None:
     """Texts are in ASCII, in other scripts, or have words that are not in the table, in any order; also in UTF-8."""
-    whole = Classifier(checkpoint_of("rand"), table_dtype="float32")
-    half = Classifier(checkpoint_of("rand"), whole.table_bytes // 2, table_dtype="float32")
+    linear = {"model.linear": "words-and-pairs"}
+    whole = Classifier(checkpoint_of("rand", **linear), table_dtype="float32")
+    half = Classifier(checkpoint_of("rand", **linear), whole.table_bytes // 2, table_dtype="float32")
     assert 0 < half.table_bytes < whole.table_bytes
     some = ["word1 word199", "über word2", "", "word3", "“word4” — word5", "word199 ß", "word0"]
     expected = np.concatenate([whole.predict_logits([text]) for text in some])

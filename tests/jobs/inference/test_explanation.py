@@ -6,9 +6,13 @@ from hypothesis import strategies as st
 
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer, Explanation
+from jobs.model.linear.tensors import PAIRS, SQUARES, WEIGHT
 from tests.support.checkpoints import WORDS, checkpoint_of
 
-CLASSIFIERS = [Classifier(checkpoint_of("multichannel"), table_dtype=dtype) for dtype in ("int16", "float32")]
+CLASSIFIERS = [
+    Classifier(checkpoint_of("multichannel", **{"model.linear": linear}), table_dtype=dtype)
+    for dtype, linear in (("int16", "none"), ("float32", "none"), ("float32", "words-and-pairs"))
+]
 
 
 def explain(classifier: Classifier, text: str) -> list[Explanation]:
@@ -51,3 +55,19 @@ def test_phrases_end_at_max_tokens() -> None:
     classifier = Classifier(checkpoint_of("rand", **{"text.max_tokens": 3}))
     for explanation in explain(classifier, "word1 word2 word3 word4 word5"):
         assert max(phrase.end for phrase in explanation.phrases) == len("word1 word2 word3")
+
+
+def test_shares_of_the_linear_classifier_are_of_words_and_pairs() -> None:
+    """Their own weights decide them; a repeated word has a share for each occurrence."""
+    checkpoint = checkpoint_of("rand", **{"model.linear": "words-and-pairs"})
+    weights, pairs = checkpoint.weights, checkpoint.weights[PAIRS]
+    first, second = (WORDS[word - 2] for word in pairs[20].tolist())
+    word_row, pair_row = pairs[20, 0], len(weights[SQUARES]) - len(pairs) + 20
+    weights["output.weight"][:] = 0
+    weights[WEIGHT][:] = 0
+    weights[WEIGHT][[word_row, pair_row], 0] = 3, 5
+    text = f"{first} {second} unseen {first}"
+    explanation = explain(Classifier(checkpoint), text)[0]
+    assert [phrase.text for phrase in explanation.phrases] == [f"{first} {second}", first, first]
+    assert [phrase.start for phrase in explanation.phrases] == [0, 0, len(text) - len(first)]
+    assert explanation.phrases[0].share / explanation.phrases[1].share == pytest.approx(5 / 3)

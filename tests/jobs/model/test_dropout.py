@@ -31,7 +31,7 @@ def test_the_generator_has_the_published_values(
     words = np.array(counter, np.uint32)[:, None].repeat(9, axis=1)
     kernels.philox(words, *key)
     assert (np.array(expected) == words.T).all()
-    on_device = philox_with_torch(tuple(torch.full((2, 3), word) for word in counter), key)
+    on_device = philox_with_torch(tuple(torch.full((2, 3), word) for word in counter), torch.tensor(key))
     assert [part.unique().tolist() for part in on_device] == [[word] for word in expected]
 
 

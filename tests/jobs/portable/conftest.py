@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of this machine for the tests of the package."""
+"""A Hugging Face Hub of this machine, and a site in a browser, for the tests of the package."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 
 from tests.support.hub_server import TOKEN, HubServer, run_hub_server
+from tests.support.static_site import StaticSite, serve_site
 
 
 @pytest.fixture(scope="package")
@@ -32,3 +33,10 @@ def hub(hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     disable_progress_bars()
     return hub_server
+
+
+@pytest.fixture(scope="package")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StaticSite]:
+    """A site without files, which the tests of the package share; each writes a folder of its own."""
+    with serve_site(tmp_path_factory.mktemp("site")) as static_site:
+        yield static_site

@@ -56,6 +56,11 @@ def test_the_card_says_what_the_model_is_and_where_it_is_from() -> None:
         assert secret not in card
 
 
+def test_a_linear_classifier_is_described() -> None:
+    assert "a linear classifier over words and pairs of words" in card_of(**{"model.linear": "words-and-pairs"})
+    assert "linear" not in card_of()
+
+
 def test_several_labels_per_text_and_many_labels_are_described() -> None:
     checkpoint = checkpoint_of("rand", **{"data.multi_label": True})
     labels = [f"label `{number}`\n" for number in range(60)]

@@ -83,6 +83,11 @@ def test_a_checkpoint_beyond_the_size_of_a_file_is_refused(monkeypatch: pytest.M
         build_model(checkpoint_of("rand"))
 
 
+def test_a_checkpoint_with_a_linear_classifier_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="has a linear classifier next to the network"):
+        build_model(checkpoint_of("rand", **{"model.linear": "words-and-pairs"}))
+
+
 SETTINGS = [
     TextSettings(tokenizer=tokenizer, lowercase=lowercase)
     for tokenizer in ("unicode", "words")

@@ -14,6 +14,7 @@ from jobs.datasets.dataset import load_dataset
 from jobs.estimator.training import build_memory_corpus
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, verify_checksums
+from jobs.model.linear.tensors import PAIRS, SQUARES
 from jobs.portable.quantization import quantize_checkpoint
 from jobs.training.continuation import load_start_weights
 from jobs.training.loop import create_loop
@@ -65,6 +66,18 @@ def test_words_beyond_the_limit_count_as_unknown(tmp_path: Path) -> None:
     assert small.words == [f"word{number}" for number in range(20)]
     classifier = Classifier(small, share_table=False)
     assert classifier.score_texts(["word3 word19 word20"])[1:] == (3, 1)
+
+
+def test_the_linear_classifier_has_only_rows_of_the_remaining_words(tmp_path: Path) -> None:
+    """Its weights have eight bits; scores are nearly those of the words that remain."""
+    original = checkpoint_of("non-static", **{"model.linear": "words-and-pairs"})
+    quantize_checkpoint(save(original, tmp_path / "c"), str(tmp_path / "small"), bits=8, max_words=20)
+    small = load_checkpoint(str(tmp_path / "small"))
+    assert len(small.weights[SQUARES]) - len(small.weights[PAIRS]) == 22
+    assert 0 < len(small.weights[PAIRS]) < 20 * 20
+    texts = ["word3 word19 word4", "word7 word2 word2"]
+    logits = [Classifier(checkpoint, share_table=False).predict_logits(texts) for checkpoint in (small, original)]
+    np.testing.assert_allclose(*logits, atol=0.1)
 
 
 def test_the_service_reads_it_and_its_card_says_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,3 +172,11 @@ def test_a_setting_that_depends_on_an_inactive_setting_is_inactive() -> None:
     settings = {"model.embedding": "static"}
     assert not is_active(space[1], settings, space, Experiment())
     assert not is_active(space[2], settings, space, Experiment())
+
+
+def test_the_weight_of_a_linear_classifier_is_drawn_only_with_one() -> None:
+    space = {
+        "model.linear": {"choice": ["none", "words-and-pairs"]}, "train.linear_weight": {"uniform": [0.1, 2.0]},
+    }  # fmt: skip
+    [linear, weight] = parse_space(Experiment().replace({"tune.space": space}))
+    assert (linear.path, weight.conditions) == ("model.linear", {"model.linear": ["words-and-pairs"]})

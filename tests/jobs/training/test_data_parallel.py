@@ -73,13 +73,15 @@ def experiment(make_experiment: Callable[..., Experiment]) -> Experiment:
     return experiment
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "float32": {},
     "bfloat16, some words": {"train.precision": "bfloat16", "model.trained_words": "out-of-vocabulary"},
     "class weights": {"train.class_weights": {"good": 1, "bad": 3}, "train.weight_decay": 0.1},
     "static": {"model.embedding": "static", "train.frozen_epochs": 0, "train.vectors_pull": 0.0},
-    "several labels": {"data.multi_label": True, "train.class_weights": "balanced"},
-}
+    "several labels": {
+        "data.multi_label": True, "train.class_weights": "balanced", "model.linear": "words-and-pairs",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

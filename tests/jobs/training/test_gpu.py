@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import torch
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
 from jobs.inference.predict import predict_logits
+from jobs.model.checkpoint import load_training_state
+from jobs.model.gpu.rates import schedule_rates
 from jobs.training.loop import Loop
+from jobs.training.run_files.snapshot import capture, gather_optimizer_state, gather_weights, restore
 from tests.gpu_path import use_gpu_path
 from tests.support.loops import make_loop
 
@@ -45,6 +49,59 @@ def test_the_operations_of_a_gpu_give_the_same_losses(
     assert loop.network.vectors is None or not loop.network.vectors[0].any(), "padding is not learned"
 
 
+STATIC_VARIANTS = {
+    "rand": {"model.dropout": 0.0},
+    "static": {"model.feature_maps": 3, "train.class_weights": {"good": 1, "bad": 3}},
+    "non-static": {"train.frozen_epochs": 1, "train.weight_decay": 0.1, "train.vectors_learning_rate": 0.003},
+    "multichannel": {"train.precision": "bfloat16", "model.max_norm": None},
+}
+
+
+@pytest.mark.parametrize("embedding", STATIC_VARIANTS)
+def test_steps_of_static_shapes_learn_what_other_steps_learn(
+    make_experiment: Callable[..., Experiment], embedding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses, weights and optimizers' states after two epochs of several chunks, with a smaller batch at the end."""
+    monkeypatch.setattr("jobs.model.gpu.static_steps.CHUNK_TOKENS", 300)
+    experiment = make_experiment(
+        **settings(embedding), train__epochs=2, train__batch_size=4, train__decay="linear"
+    ).replace(STATIC_VARIANTS[embedding])
+    expected, loop = make_loop(experiment), make_loop(experiment)
+    loop.use_static_steps()
+    expected_epochs = [epoch for epoch, _ in expected.train_epochs()]
+    epochs = [epoch for epoch in loop.train_with_intervals(interval_s=0) if epoch is not None]
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx([e.train_loss for e in expected_epochs], rel=1e-4)
+    assert_similar(loop, expected)
+
+
+def test_a_run_with_static_steps_resumes_within_an_epoch(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """On the CPU the results are equal bit for bit; graphs would be captured again for the restored state."""
+    experiment = make_experiment(**settings("multichannel"), train__epochs=2, train__batch_size=4)
+    whole, first, second = (make_loop(experiment) for _ in range(3))
+    for loop in (whole, first, second):
+        loop.use_static_steps()
+    list(whole.train_epochs())
+    next(epoch for epoch in first.train_with_intervals(interval_s=0) if epoch is None)
+    capture(experiment, first.corpus, first, resumable=True)(tmp_path / "checkpoint")
+    list(second.train_epochs())
+    restore(second, load_training_state(tmp_path / "checkpoint"))
+    assert second.progress.steps
+    list(second.train_epochs())
+    for gather in (gather_weights, gather_optimizer_state):
+        for name, value in gather(whole).items():
+            assert torch.equal(gather(second)[name], value), name
+
+
+def assert_similar(loop: Loop, expected: Loop) -> None:
+    """The weights and the states of the optimizers agree."""
+    for gather in (gather_weights, gather_optimizer_state):
+        tensors = gather(loop)
+        for name, value in gather(expected).items():
+            torch.testing.assert_close(tensors[name], value, rtol=1e-2, atol=1e-4, msg=name)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_a_gpu_learns_what_a_cpu_learns(make_experiment: Callable[..., Experiment], embedding: str) -> None:
@@ -56,6 +113,44 @@ def test_a_gpu_learns_what_a_cpu_learns(make_experiment: Callable[..., Experimen
     rows = np.arange(len(tokens))
     logits = predict_logits(on_gpu.network, tokens, rows, "cuda")
     torch.testing.assert_close(logits, predict_logits(on_cpu.network, tokens, rows), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("choices", [{}, {"use_triton": False}, {"use_graphs": False}], ids=str)
+def test_a_training_on_a_gpu_ends_as_one_on_a_cpu(
+    make_experiment: Callable[..., Experiment], embedding: str, choices: dict[str, bool]
+) -> None:
+    """Losses and validation of three epochs, within the rounding of TF32."""
+    experiment = make_experiment(**settings(embedding), train__epochs=3, train__batch_size=16)
+    on_cpu, on_gpu = make_loop(experiment), make_loop(experiment, device="cuda")
+    on_gpu.use_static_steps(**choices)
+    expected, epochs = ([epoch for epoch, _ in loop.train_epochs()] for loop in (on_cpu, on_gpu))
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx([e.train_loss for e in expected], rel=1e-2)
+    assert [epoch.loss for epoch in epochs] == pytest.approx([e.loss for e in expected], rel=1e-2)
+    assert on_gpu.static_steps is not None
+    captured = [graph for graph in on_gpu.static_steps.graphs.values() if graph is not None]
+    assert bool(captured) == choices.get("use_graphs", True)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_no_captured_step_waits_for_the_gpu(make_experiment: Callable[..., Experiment]) -> None:
+    """Only the beginning of a chunk does, for the numbers of distinct words."""
+    loop = make_loop(make_experiment(**settings("multichannel")), device="cuda")
+    loop.network.train()
+    batches = [np.arange(13)] * 6
+    assert loop.static_steps is not None
+    rates = schedule_rates(loop.settings, loop.vectors_learning_rate, 1, len(batches))
+    steps = loop.static_steps.iter_steps(batches, 0, 1, rates, 0.0)
+    for _ in range(3):
+        next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in steps:
+            pass
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

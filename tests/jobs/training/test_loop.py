@@ -19,15 +19,18 @@ from tests.support.loops import make_loop
 from tests.support.toy_data import make_test_corpus
 
 
-@pytest.mark.parametrize(("within", "class_weights"), [(False, None), (True, None), (True, {"good": 1, "bad": 3})])
+@pytest.mark.parametrize(
+    ("within", "class_weights", "linear"),
+    [(False, None, "none"), (True, None, "words-and-pairs"), (True, {"good": 1, "bad": 3}, "none")],
+)
 def test_a_resumed_run_ends_as_one_that_never_stopped(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, within: bool, class_weights: ClassWeights
+    make_experiment: Callable[..., Experiment], tmp_path: Path, within: bool, class_weights: ClassWeights, linear: str
 ) -> None:
     """The results are equal bit for bit, dropout included, for runs resumed after an epoch or within one."""
     experiment = make_experiment(
         model__embedding="multichannel", train__epochs=4, train__patience=9, train__frozen_epochs=1,
         train__vectors_pull=0.1, train__vectors_learning_rate=0.003, train__batch_size=4, model__max_norm=0.5,
-        train__weight_decay=0.1, train__class_weights=class_weights,
+        train__weight_decay=0.1, train__class_weights=class_weights, model__linear=linear,
     )  # fmt: skip
     whole = make_loop(experiment)
     list(whole.train_epochs())
@@ -260,8 +263,9 @@ def test_the_pull_is_the_gradient_of_an_l2_penalty_on_the_batchs_words(
         with torch.no_grad():
             loop.network.vectors += 0.1 * torch.arange(12)  # type: ignore[operator]
         loop.network.train()
+        optimizer = loop.vectors_optimizer
         monkeypatch.setattr(
-            loop.vectors_optimizer, "step", lambda words, gradient: steps.append((words, gradient.clone()))
+            optimizer, "step", lambda *step, used=optimizer: steps.append((step[0], used.pull_gradient(*step).clone()))
         )
         loop.step(np.arange(8))
     (words, with_pull), (_, without) = steps

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,7 @@ from tests.support.commands import run_command
 from tests.support.loops import train_in_process
 from tests.support.tensorboard import read_scalars
 from tests.support.toy_data import make_test_corpus
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -185,11 +187,15 @@ def test_elastic_workers_leave_other_jobs_and_services_their_cpus(
 
     service = Service.remote()
     assert ray.get(service.is_running.remote())
+    # Tests of other files share this Ray, and what they leave may have CPUs too.
+    with suppress(TimeoutError):
+        wait_for(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"] - 2, "all other CPUs", 20)
+    free = int(ray.available_resources()["CPU"])
     try:
         train(make_experiment(name="elastic", train__workers=[1, 8], train__epochs=1))
     finally:
         ray.kill(service)
-    assert "training with 2 workers on cpu" in messages
+    assert f"training with {free} worker{'s' * (free > 1)} on cpu" in messages
 
 
 def test_a_run_gives_up_after_failures_without_progress(

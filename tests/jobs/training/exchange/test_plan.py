@@ -86,6 +86,14 @@ def test_messages_are_limited_and_the_work_is_divided_evenly() -> None:
         assert limit is None or plan.longest_message() <= limit
 
 
+def test_the_shortest_messages_have_a_word_of_each_worker() -> None:
+    words = [np.arange(64, dtype=np.int32)] * 8
+    plan = plan_exchange(20, 50, words, np.full(64, -1, np.int32), 0, limit=8 * 51)
+    assert plan.longest_message() <= 8 * 51
+    with pytest.raises(AssertionError, match="300 elements are not enough"):
+        plan_exchange(20, 50, words, np.full(64, -1, np.int32), 0, limit=300)
+
+
 def test_the_words_of_all_workers_are_numbered_once() -> None:
     words = [np.array(ids, np.int32) for ids in ([7, 3], [], [3, 9, 7])]
     distinct, numbers = number_words(words, np.full(10, -1, np.int32))

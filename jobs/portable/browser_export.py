@@ -1,0 +1,102 @@
+"""Export of a checkpoint to static files that classify in a web page, without a server.
+
+finetune-cnn export runs/tickets --browser site
+
+index.html, page.mjs, page.css, icon.svg   a page to try the model
+text_classifier.mjs, tokenizer.mjs         the reader, for other pages too
+classifier.json             labels, words, settings, and tables of characters
+weights.safetensors    the network's tensors as in the checkpoint: quantized ones stay quantized
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from cluster.console.logs import RESULT
+from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
+from jobs.datasets.tokenization.characters import BUILT_IN
+from jobs.evaluation.reports.report_folder import check_outside_checkpoint
+from jobs.inference.network_validation import validate_network
+from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from jobs.model.checkpoint_files import open_checkpoint
+from jobs.model.checkpoint_tensors import is_quantized, write_tensors
+from jobs.portable.character_tables import build_tables
+from jobs.portable.metadata import describe_model, require_network_alone
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of classifier.json; text_classifier.mjs reads no other
+MODEL_FILE, WEIGHTS_FILE = "classifier.json", "weights.safetensors"
+STATIC_FILES = ("index.html", "page.mjs", "page.css", "icon.svg", "text_classifier.mjs", "tokenizer.mjs")
+_STATIC_FOLDER = Path(__file__).with_name("browser")
+
+
+def export_browser(path: str, out: str, *, replace: bool = False) -> None:
+    """Write a folder that a web page classifies with.
+
+    Args:
+        path: a checkpoint, a best.json, or a folder with one.
+        out: folder, a path or URI.
+        replace: write into a folder that has files; those of the same names are replaced.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or its tokenizer is that of an installed package.
+        StorageError: `out` is not empty, is in a checkpoint, or cannot be written.
+    """
+    if not replace and list_file_sizes(out):
+        raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
+    checkpoint = load_checkpoint(path)
+    check_outside_checkpoint(absolute_path(out), checkpoint)
+    model, tensors = build_model(checkpoint), _select_tensors(checkpoint)
+    with output_folder(absolute_path(out)) as folder:
+        (folder / MODEL_FILE).write_bytes(model)
+        write_tensors(folder / WEIGHTS_FILE, tensors)
+        for name in STATIC_FILES:
+            shutil.copyfile(_STATIC_FOLDER / name, folder / name)
+        size = sum((folder / name).stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE, *STATIC_FILES))
+    hint = "" if is_quantized(tensors) else "; that of a checkpoint of `finetune-cnn quantize` is smaller"
+    logger.log(
+        RESULT,
+        f"wrote {out}: {len(checkpoint.words):,} words, {len(checkpoint.labels):,} labels, {size / 1e6:.2f} MB{hint}",
+    )
+
+
+def build_model(checkpoint: Checkpoint) -> bytes:
+    """Return the content of classifier.json.
+
+    Raises:
+        CheckpointError: the tensors do not fit the settings, the tokenizer is that of an installed package, or there is
+            a linear classifier.
+    """
+    channels = validate_network(checkpoint)
+    require_network_alone(checkpoint)
+    model, text = checkpoint.experiment.model, checkpoint.experiment.text
+    if text.tokenizer not in BUILT_IN:
+        raise CheckpointError(
+            f"{checkpoint.path}: text.tokenizer={text.tokenizer} is Python code of an installed package, which a "
+            f"browser cannot run; train with one of {', '.join(BUILT_IN)}"
+        )
+    values = {
+        "format": FORMAT,
+        "name": checkpoint.experiment.name,
+        **describe_model(checkpoint),
+        "channels": channels,
+        "filter_widths": model.filter_widths,
+        "feature_maps": model.feature_maps,
+        **asdict(build_tables(text.tokenizer, text.lowercase)),
+        "words": checkpoint.words,
+    }
+    # A word may have a surrogate, for which UTF-8 has no bytes, but JSON an escape.
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+def _select_tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    """Return the tensors to write: of a quantized checkpoint those of its file, since the loaded ones are expanded."""
+    if "quantization" not in checkpoint.metrics:
+        return checkpoint.weights
+    with open_checkpoint(checkpoint.path) as files:
+        return files.read_tensors(WEIGHTS_FILE)

@@ -1,0 +1,59 @@
+"""Weight of the linear classifier: fitted to the validation rows, or that of the settings."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.config.experiment import Experiment
+from jobs.evaluation.metrics import softmax
+from jobs.evaluation.multi_label.metrics import sigmoid
+from jobs.training.linear.weight import fit_linear_weight
+from tests.support.loops import make_loop
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.7, 3.0])
+def test_the_weight_that_the_labels_were_drawn_with_is_found(weight: float, multi_label: bool) -> None:
+    generator = np.random.default_rng(0)
+    network, linear = generator.normal(size=(2, 6000, 4))
+    logits = 1.2 * (network + weight * linear)
+    if multi_label:
+        labels = (generator.random(logits.shape) < sigmoid(logits)).astype(np.uint8)
+    else:
+        labels = (generator.random((len(logits), 1)) < softmax(logits).cumsum(axis=1)).argmax(axis=1)
+    assert fit_linear_weight(network, linear, labels) == pytest.approx(weight, abs=0.08)
+
+
+def test_extreme_scores_have_a_finite_weight() -> None:
+    """Scores of only zeros, and a network that is always wrong."""
+    labels = np.arange(50) % 2
+    wrong = np.stack([labels, 1 - labels], axis=1) * 1e4
+    for network, linear in ((wrong, -wrong), (wrong, 0 * wrong), (0 * wrong, wrong)):
+        assert 0 <= fit_linear_weight(network, linear, labels) <= 1000
+
+
+def test_the_weight_of_the_settings_is_used(make_experiment: Callable[..., Experiment]) -> None:
+    """Otherwise it is fitted after each epoch; the loss of the fitted one is at most as high."""
+    losses = []
+    for weight in (None, 0.25):
+        loop = make_loop(make_experiment(model__linear="words-and-pairs", train__linear_weight=weight, train__epochs=2))
+        epochs = [epoch for epoch, _ in loop.train_epochs()]
+        assert loop.network.linear is not None
+        assert (loop.network.linear.scale.item() == 0.25) == (weight is not None)
+        losses.append(epochs[-1].loss)
+    assert losses[0] < losses[1]
+
+
+def test_the_network_is_trained_as_without_a_linear_classifier(make_experiment: Callable[..., Experiment]) -> None:
+    """Its weights are equal bit for bit; validation measures the sum."""
+    loops = [make_loop(make_experiment(model__linear=kind, train__epochs=2)) for kind in ("none", "words-and-pairs")]
+    epochs = [[epoch for epoch, _ in loop.train_epochs()] for loop in loops]
+    for name, value in loops[0].network.dense_parameters().items():
+        assert torch.equal(value, loops[1].network.dense_parameters()[name])
+    assert loops[0].network.vectors is not None
+    assert loops[1].network.vectors is not None
+    assert torch.equal(loops[0].network.vectors, loops[1].network.vectors)
+    assert [epoch.train_loss for epoch in epochs[0]] == [epoch.train_loss for epoch in epochs[1]]
+    assert epochs[0][0].loss > epochs[1][0].loss
