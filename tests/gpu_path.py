@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -70,22 +69,9 @@ def step_on_device(optimizer: LazyAdam, word_ids: Tensor, gradient: Tensor) -> N
         optimizer.step_with_torch(word_ids, gradient)
 
 
-def max_over_time_on_device(
-    fixed: Tensor | None,
-    trained: Tensor | None,
-    filters: Tensor,
-    batch: Batch,
-    widths: Sequence[int],
-    *,
-    bfloat16: bool = False,
-) -> Tensor:
-    """Return the maxima as on a GPU."""
-    return max_over_time_with_torch(fixed, trained, filters, batch, widths, bfloat16=bfloat16)
-
-
 def use_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a loop on the CPU use the operations of a loop on a GPU."""
     monkeypatch.setattr(Collator, "collate", collate_on_device)
-    monkeypatch.setattr("jobs.model.network.max_over_time", max_over_time_on_device)
+    monkeypatch.setattr("jobs.model.network.max_over_time", max_over_time_with_torch)
     monkeypatch.setattr("jobs.training.loop.draw_mask", draw_mask_with_torch)
     monkeypatch.setattr(LazyAdam, "step", step_on_device)

@@ -20,6 +20,7 @@ from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.console.progress import progress_bar
 from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, join, write_bytes
+from jobs.config.batch_size import DEFAULT_BATCH_SIZE, choose_batch_size
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -210,6 +211,9 @@ def load_texts(experiment: Experiment) -> Dataset:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
     logger.info(f"{rows}, {len(dataset.labels)} classes")
+    batch_size = choose_batch_size(len(dataset.train))
+    if experiment.train.batch_size is None and batch_size < DEFAULT_BATCH_SIZE:
+        logger.info(f"batches of {batch_size}, since there are few training rows; train.batch_size sets another size")
     return dataset
 
 

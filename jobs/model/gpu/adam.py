@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jobs.model.gpu.chunk import Chunk, StepShape, round_to_power
 from jobs.model.gpu.rates import NUM_RATES
-from jobs.model.gpu.windows import FIRST_EXTRA, FIRST_WORD, NUM_COLUMNS, NUM_EXTRAS, NUM_WORDS
+from jobs.model.gpu.windows import FIRST_EXTRA, FIRST_WORD, NUM_COLUMNS, NUM_WORDS, find_word
 from jobs.model.lazy_adam import BETAS, EPS, LazyAdam
 
 BETA1, BETA2, EPSILON = tl.constexpr(BETAS[0]), tl.constexpr(BETAS[1]), tl.constexpr(EPS)
@@ -95,11 +95,7 @@ def gather_kernel(
     """Write the vector of a slot's word, of one channel or of both; 0 for slots without a word."""
     slot = tl.program_id(0).to(tl.int64)
     plan = plans + tl.load(counter).to(tl.int64) * NUM_COLUMNS
-    is_word = slot < tl.load(plan + NUM_WORDS)
-    is_extra = (slot >= words) & (slot - words < tl.load(plan + NUM_EXTRAS))
-    extra = tl.load(plan + FIRST_EXTRA) + slot - words
-    word = tl.load(plan + FIRST_WORD) + slot
-    word = tl.where(is_extra, tl.load(extra_words + extra, mask=is_extra, other=0), tl.where(is_word, word, 0))
+    is_word, is_extra, _, word = find_word(plan, extra_words, slot, words)
     word_id = tl.load(word_ids + word)
     column = tl.arange(0, BLOCK)
     is_column = column < dimensions

@@ -29,7 +29,7 @@ MAX_CLASSES = 256  # of a program of `jobs.model.gpu.output_layer`
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What decides the steps of a run.
+    """Options of the training steps of a run.
 
     precision: setting of `train`. label_weights: as of `compute_row_losses`. float32_products: torch's precision of
     float32 matrix products on a GPU; `high` is TF32.

@@ -139,6 +139,21 @@ def hidden_kernel(
 
 
 @triton.jit
+def find_word(plan, extra_words, slot, words):
+    """Return whether a slot is that of a word, or a further one; the number of the further slot; and the word.
+
+    Args:
+        words: slots of words; the further slots come after them.
+    """
+    is_word = slot < tl.load(plan + NUM_WORDS)
+    is_extra = (slot >= words) & (slot - words < tl.load(plan + NUM_EXTRAS))
+    extra = tl.load(plan + FIRST_EXTRA) + slot - words
+    word = tl.load(plan + FIRST_WORD) + slot
+    word = tl.where(is_extra, tl.load(extra_words + extra, mask=is_extra, other=0), tl.where(is_word, word, 0))
+    return is_word, is_extra, extra, word
+
+
+@triton.jit
 def projected_gradient_kernel(
     gradient, argmax, occurrence_rows, occurrence_positions, word_starts, word_extras, extra_words, plans, counter,
     layout, result, words, maps, num_features, num_columns, map_blocks,
@@ -156,11 +171,7 @@ def projected_gradient_kernel(
     width = tl.load(layout + 2 * index)
     column = tl.load(layout + 2 * index + 1)
     plan = plans + tl.load(counter).to(tl.int64) * NUM_COLUMNS
-    is_word = slot < tl.load(plan + NUM_WORDS)
-    is_extra = (slot >= words) & (slot - words < tl.load(plan + NUM_EXTRAS))
-    extra = tl.load(plan + FIRST_EXTRA) + slot - words
-    word = tl.load(plan + FIRST_WORD) + slot
-    word = tl.where(is_extra, tl.load(extra_words + extra, mask=is_extra, other=0), tl.where(is_word, word, 0))
+    is_word, is_extra, extra, word = find_word(plan, extra_words, slot, words)
     part = tl.where(is_extra, extra - tl.load(word_extras + word) + 1, 0)
     begin = tl.load(word_starts + word) + part * TOKENS_OF_SLOT
     end = tl.minimum(begin + TOKENS_OF_SLOT, tl.load(word_starts + word + 1))

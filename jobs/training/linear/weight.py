@@ -27,8 +27,11 @@ def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
     if linear is None or loop.settings.linear_weight is not None:
         yield from loop.iter_scores(loop.validation_collator, lengths)
         return
-    linear.scale.zero_()
-    parts = list(loop.iter_scores(loop.validation_collator, lengths))
+    loop.network.linear = None
+    try:
+        parts = list(loop.iter_scores(loop.validation_collator, lengths))
+    finally:
+        loop.network.linear = linear
     with torch.inference_mode():
         linear_scores = [linear(loop.validation_collator.collate(rows)).cpu() for rows, _ in parts]
     labels = loop.corpus.validation.labels[np.concatenate([rows for rows, _ in parts])]

@@ -6,6 +6,7 @@ import pytest
 
 from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
+from jobs.training.corpus import load_texts
 from tests.support.loops import make_loop
 
 
@@ -21,3 +22,11 @@ def test_the_loop_chooses_by_its_training_rows(make_experiment: Callable[..., Ex
         pass
     assert (loop.batch_size, loop.steps) == (1, len(loop.corpus.train))
     assert make_loop(make_experiment(train__batch_size=7)).batch_size == 7
+
+
+def test_small_batches_are_logged(make_experiment: Callable[..., Experiment], messages: list[str]) -> None:
+    """Unless the settings name their size."""
+    load_texts(make_experiment(train__batch_size=7))
+    assert not [message for message in messages if "batches of" in message]
+    load_texts(make_experiment(train__batch_size=None))
+    assert "batches of 1, since there are few training rows; train.batch_size sets another size" in messages
