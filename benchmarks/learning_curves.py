@@ -132,7 +132,7 @@ def _plot(path: Path, results: Results, sets: Sequence[str], sizes: Sequence[int
         for side, style in zip(SIDES, (":", "--", "-", "-."), strict=True):
             values = [results[name, side, size] for size in sizes]
             means = [statistics.mean(accuracies) for accuracies in values]
-            deviations = [statistics.pstdev(accuracies) for accuracies in values]
+            deviations = [statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0 for accuracies in values]
             panel.errorbar(sizes, means, deviations, fmt=style, marker="o", markersize=3, capsize=2, label=side)
         panel.set(title=TITLES[name], xscale="log", xlabel="labelled rows", xticks=sizes, xticklabels=sizes)
         panel.minorticks_off()

@@ -180,7 +180,7 @@ def _change_under_load(service: DeployedService, name: str, times: int, change: 
             change(number)
             time.sleep(1)
     return {
-        name: times, "requests": len(load.responses), "failed": len(load.failed_responses()),
+        name: times, "requests": len(load.responses), "failed": count_failed(load.responses),
         "failures": format_failures(load.count_statuses()),
         "p50, ms": percentile_ms(load.responses, 50), "p99, ms": percentile_ms(load.responses, 99),
         "slowest, ms": 1000 * max(seconds for _, seconds, _ in load.responses),

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-BETAS = (0.9, 0.999)
-EPS = 1e-8
+from jobs.model.lazy_adam import BETAS, EPS
 
 
 class DenseAdamW:

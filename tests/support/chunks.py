@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from jobs.datasets.tokenizer import Tokens
+from jobs.model.batches import Collator
 from jobs.model.gpu.chunk import PLAN, Chunk, ChunkCollator
 
 
@@ -16,16 +17,17 @@ def make_tokens(lengths: Sequence[int], num_words: int, seed: int = 0) -> Tokens
     return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
+def make_chunk_collator(tokens: Tokens, num_words: int, device: torch.device) -> ChunkCollator:
+    """Return a collator of texts."""
+    return ChunkCollator(*Collator(tokens, num_words, device).device_texts, tokens.lengths, num_words)
+
+
 def make_chunk(
     tokens: Tokens, num_words: int, batches: Sequence[np.ndarray], device: torch.device
 ) -> tuple[Chunk, list[tuple[int, int]]]:
     """Return a chunk of batches with seed 3, epoch 2 and step numbers from 0, and each step's slots."""
     chunk = Chunk.allocate(len(batches), sum(map(len, batches)), int(tokens.lengths.sum()), (), device)
-    collator = ChunkCollator(
-        torch.from_numpy(tokens.ids.astype(np.int64)).to(device), torch.from_numpy(tokens.offsets).to(device),
-        tokens.lengths, num_words,
-    )  # fmt: skip
-    counts = collator.collate(batches, chunk)
+    counts = make_chunk_collator(tokens, num_words, device).collate(batches, chunk)
     chunk.plans[:, PLAN.index("seed")], chunk.plans[:, PLAN.index("epoch")] = 3, 2
     chunk.plans[:, PLAN.index("number")] = torch.arange(len(batches), device=device)
     return chunk, counts

@@ -23,7 +23,10 @@ LENGTHS = [12, 0, 1, 5, 2, 190]
 
 @dataclass
 class Variant:
-    """Settings of a run; see `StaticSteps`."""
+    """Settings of the network and of its optimizers that the tests of steps vary.
+
+    pull, trains_some_words: of `LazyAdam`. options: of `StepOptions`.
+    """
 
     embedding: str = "non-static"
     widths: tuple[int, ...] = (3, 1)

@@ -3,8 +3,8 @@
 The batches of an epoch are known when it starts. So a chunk of them is collated by one stable sort of all its tokens by
 (step, word), and its arrays lie one step after another. A table of plans says where each step has its part, and a
 counter on the device which step is next. A step therefore needs nothing from the host: it is a CUDA graph without
-arguments, with shapes that are the same for many steps. The host waits for the device once per chunk, for the numbers
-of distinct words, from which it chooses the shapes.
+arguments, with shapes that are the same for many steps. The host waits for the device twice per chunk: for the
+numbers of distinct words, from which it chooses the shapes, and for the number of steps taken.
 
 Slots are the rows of the matrix products: first the distinct words of the step, then further slots for words with many
 tokens. Slot i of a word has its tokens from SLOT_TOKENS * i on. All slots of a word have its vector, so the sum of
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from jobs.model.batches import copy_to_device
+from jobs.model.gpu.rates import NUM_RATES
 
 SLOT_TOKENS = 32
 CHUNK_TOKENS = 1 << 21  # about 100 bytes of memory each while they are sorted
-# Columns of the plans; `jobs.model.gpu.windows` has their numbers.
+# Columns of the plans.
 PLAN = (
     "seed", "epoch", "number", "first_row", "num_rows", "first_word", "num_words", "first_extra", "num_extras",
     "first_token",
@@ -32,7 +33,7 @@ PLAN = (
 PLAN_COLUMNS = len(PLAN)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class StepShape:
     """Padded sizes of a step: the same graph is used for all steps with the same ones.
 
@@ -74,7 +75,7 @@ class Chunk:
     in the next two arrays. occurrence_rows, occurrence_positions: `(T,)` int32, row in the batch and position in the
     text. word_extras: `(U + 1,)` int32, further slots before each word. extra_words: int32, each further slot's word.
     labels: `(N,)` int64, or `(N, labels)` float32. weights: `(N, 2)` float32, of the row's loss and of its gradient.
-    plans: `(steps, PLAN_COLUMNS)` int64. rates: `(steps, 5)` float32, of `jobs.model.gpu.rates`.
+    plans: `(steps, PLAN_COLUMNS)` int64. rates: `(steps, NUM_RATES)` float32, of `jobs.model.gpu.rates`.
     counter: `(1,)` float32, the step of the chunk that is next.
     """
 
@@ -107,7 +108,7 @@ class Chunk:
             occurrence_rows=zeros(tokens + 1), occurrence_positions=zeros(tokens + 1), word_extras=zeros(tokens + 1),
             extra_words=zeros(tokens // SLOT_TOKENS + 1), labels=zeros(rows + 1, *label_shape, dtype=label_dtype),
             weights=zeros(rows + 1, 2, dtype=torch.float32), plans=zeros(steps, PLAN_COLUMNS, dtype=torch.int64),
-            rates=zeros(steps, 5, dtype=torch.float32), counter=zeros(1, dtype=torch.float32),
+            rates=zeros(steps, NUM_RATES, dtype=torch.float32), counter=zeros(1, dtype=torch.float32),
         )  # fmt: skip
 
     def write(self, name: str, values: Tensor) -> None:

@@ -142,9 +142,8 @@ def update_kernel(
     rates += tl.load(counter).to(tl.int64) * RATES
     factor, correction, decay = tl.load(rates), tl.load(rates + 1), tl.load(rates + 2)
     columns = features + 1
-    is_part = feature < columns - (class_index == classes).to(
-        tl.int32
-    )  # the last column of the last row is not written
+    # The last column of the last row is not written.
+    is_part = feature < columns - (class_index == classes).to(tl.int32)
     total = tl.full([BLOCK_FEATURES], 0.0, tl.float32)
     for first in range(0, num_parts, BLOCK_PARTS):
         part = first + tl.arange(0, BLOCK_PARTS)

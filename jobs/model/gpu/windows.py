@@ -21,15 +21,18 @@ import triton.language as tl
 from torch import Tensor
 
 from jobs.model.dropout import limit_words
-from jobs.model.gpu.chunk import PLAN_COLUMNS, SLOT_TOKENS, Chunk, StepShape, round_to_power
+from jobs.model.gpu.chunk import PLAN, PLAN_COLUMNS, SLOT_TOKENS, Chunk, StepShape, round_to_power
 
 BLOCK_WINDOWS = 16
 BLOCK_TOKENS = 4
 MAX_BLOCK_MAPS = 128
 
 SEED, EPOCH, NUMBER, FIRST_ROW, NUM_ROWS, FIRST_WORD, NUM_WORDS, FIRST_EXTRA, NUM_EXTRAS = (
-    tl.constexpr(index) for index in range(9)
-)  # columns of the plans, as in `jobs.model.gpu.chunk`
+    tl.constexpr(PLAN.index(name))
+    for name in (
+        "seed", "epoch", "number", "first_row", "num_rows", "first_word", "num_words", "first_extra", "num_extras",
+    )
+)  # fmt: skip
 NUM_COLUMNS = tl.constexpr(PLAN_COLUMNS)
 TOKENS_OF_SLOT = tl.constexpr(SLOT_TOKENS)
 

@@ -4,22 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.datasets.tokenizer import Tokens
 from jobs.model.batches import Collator
 from jobs.model.gpu import chunk as chunk_module
-from jobs.model.gpu.chunk import PLAN, Chunk, ChunkCollator, round_size
-from tests.support.chunks import make_tokens
+from jobs.model.gpu.chunk import PLAN, round_size
+from tests.support.chunks import make_chunk, make_chunk_collator, make_tokens
 
 CPU = torch.device("cpu")
 NUM_WORDS = 40
-
-
-def collate(tokens: Tokens, batches: list[np.ndarray]) -> tuple[Chunk, list[tuple[int, int]]]:
-    chunk = Chunk.allocate(len(batches), sum(map(len, batches)), int(tokens.lengths.sum()), (), CPU)
-    collator = ChunkCollator(
-        torch.from_numpy(tokens.ids.astype(np.int64)), torch.from_numpy(tokens.offsets), tokens.lengths, NUM_WORDS
-    )
-    return chunk, collator.collate(batches, chunk)
 
 
 def test_each_step_has_the_texts_of_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +18,7 @@ def test_each_step_has_the_texts_of_its_batch(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(chunk_module, "SLOT_TOKENS", 4)
     tokens = make_tokens([12, 0, 1, 5, 2, 12, 0, 30, 7], NUM_WORDS)
     batches = [np.array([3, 0, 7]), np.array([1, 6]), np.array([8, 5, 4]), np.array([2])]
-    chunk, counts = collate(tokens, batches)
+    chunk, counts = make_chunk(tokens, NUM_WORDS, batches, CPU)
     plans = chunk.plans.tolist()
     for batch, values, (num_words, num_extras) in zip(batches, plans, counts, strict=True):
         plan = dict(zip(PLAN, values, strict=True))
@@ -56,7 +47,7 @@ def test_each_step_has_the_texts_of_its_batch(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_chunk_of_empty_texts_has_no_words() -> None:
-    chunk, counts = collate(make_tokens([0, 0], NUM_WORDS), [np.array([0]), np.array([1])])
+    chunk, counts = make_chunk(make_tokens([0, 0], NUM_WORDS), NUM_WORDS, [np.array([0]), np.array([1])], CPU)
     assert counts == [(0, 0), (0, 0)]
     assert not chunk.offsets.any()
 
@@ -64,12 +55,9 @@ def test_a_chunk_of_empty_texts_has_no_words() -> None:
 def test_memory_of_a_chunk_is_reused() -> None:
     """A graph contains the addresses."""
     tokens = make_tokens([12, 5, 5, 8], NUM_WORDS)
-    chunk, _ = collate(tokens, [np.array([0, 1]), np.array([2])])
+    chunk, _ = make_chunk(tokens, NUM_WORDS, [np.array([0, 1]), np.array([2])], CPU)
     addresses = chunk.addresses()
-    collator = ChunkCollator(
-        torch.from_numpy(tokens.ids.astype(np.int64)), torch.from_numpy(tokens.offsets), tokens.lengths, NUM_WORDS
-    )
-    collator.collate([np.array([3])], chunk)
+    make_chunk_collator(tokens, NUM_WORDS, CPU).collate([np.array([3])], chunk)
     assert chunk.addresses() == addresses
     assert chunk.plans[0, PLAN.index("num_rows")] == 1
 
