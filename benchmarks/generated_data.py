@@ -23,18 +23,30 @@ def write_texts(path: Path, rows: int) -> None:
 
 
 def make_random_checkpoint(folder: Path, words: Sequence[str], seed: int = 0) -> "Checkpoint":
-    """Return and save a checkpoint of two classes with random weights and default settings."""
+    """Return and save a checkpoint of two classes with random weights and default settings.
+
+    Its linear classifier has a row for each word, and for each pair of a word and the one after it in `words`.
+    """
     import numpy as np
 
     from jobs.config.experiment import Experiment
     from jobs.model.checkpoint import Checkpoint, save_checkpoint
+    from jobs.model.linear.tensors import BIAS, FIRST_WORD, PAIRS, SCALE, SQUARES, WEIGHT
     from jobs.model.network import Network
 
-    experiment = Experiment()
-    vectors = np.random.default_rng(seed).normal(size=(len(words) + 2, 300)).astype(np.float32)
+    experiment, generator = Experiment(), np.random.default_rng(seed)
+    vectors = generator.normal(size=(len(words) + FIRST_WORD, 300)).astype(np.float32)
     vectors[0] = 0
     network = Network(experiment.model, vectors, 2)
-    weights = {name: value.numpy() for name, value in network.weights().items()}
+    ids = np.arange(FIRST_WORD, len(vectors), dtype=np.int32)
+    pairs = np.stack([ids[:-1], ids[1:]], axis=1)
+    weight = generator.normal(size=(len(vectors) + len(pairs), 2)).astype(np.float32)
+    squares = generator.uniform(1, 9, len(weight)).astype(np.float32)
+    weight[:FIRST_WORD], squares[:FIRST_WORD] = 0, 0
+    linear = {
+        PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: np.zeros(2, np.float32), SCALE: np.ones(1, np.float32),
+    }  # fmt: skip
+    weights = {name: value.numpy() for name, value in network.weights().items()} | linear
     checkpoint = Checkpoint(experiment, ["neg", "pos"], list(words), weights, {"epoch": 1})
     save_checkpoint(folder, checkpoint)
     return checkpoint

@@ -5,8 +5,9 @@
     python benchmarks/inference.py --quick
 
 The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
-and MR's vocabulary. `this project, float32` has its table in that type instead of int16. `this project, linear` has the
-linear classifier of `model.linear` next to the network. `torch, this project` is the network that training measures.
+and MR's vocabulary, and a linear classifier that is trained on MR. `this project, float32` has its table in that type
+instead of int16. `this project, network alone` has no linear classifier (`model.linear=none`). `torch, this project` is
+the network that training measures.
 `torch, conv1d` is Kim's network with torch's layers, over texts padded to the longest of a list. All sides tokenize
 with `jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five epochs.
 The table of scripts has the same texts with other letters: é and ’ instead of e and ', and Cyrillic letters.
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from cluster.package import REPOSITORY
 
 PROJECT = "this project"
 FLOAT32 = "this project, float32"
-LINEAR = "this project, linear"
+NETWORK = "this project, network alone"
 BATCH_SIZES = (1, 32, 256)
 SCRIPTS = {
     "English": ("", ""),
@@ -78,7 +80,7 @@ def main() -> None:
     texts = [text for _, text in rows]
     count, rounds = (512, 1) if options.quick else (2048, 5)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = _make_checkpoint(texts, Path(folder, "checkpoint"))
+        checkpoint = _set_linear_classifier(_make_checkpoint(texts, Path(folder, "checkpoint")), rows)
         speeds = _measure_speeds(_make_sides(checkpoint, rows, folder), texts[:count], rounds)
         lists = _measure_twenty_words(checkpoint, texts, rounds)
         scripts = _measure_scripts(texts[:count], Path(folder), rounds)
@@ -108,10 +110,13 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
     from jobs.inference.classifier import Classifier
     from jobs.inference.predict import build_network, predict_logits
+    from jobs.model.linear.tensors import PREFIX
 
     torch.set_num_threads(1)
     classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
-    linear = Classifier(_add_linear(checkpoint, rows))
+    alone = checkpoint.experiment.replace({"model.linear": "none"})
+    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(PREFIX)}
+    network_alone = Classifier(replace(checkpoint, experiment=alone, weights=weights))
     network, vocabulary = build_network(checkpoint), Vocabulary(checkpoint.words)
     max_tokens = checkpoint.experiment.text.max_tokens
 
@@ -122,7 +127,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     sides: dict[str, Classify] = {
         PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
         FLOAT32: lambda texts: float32.predict_logits(texts).argmax(1).tolist(),
-        LINEAR: lambda texts: linear.predict_logits(texts).argmax(1).tolist(),
+        NETWORK: lambda texts: network_alone.predict_logits(texts).argmax(1).tolist(),
         "torch, this project": classify_with_torch,
         "torch, conv1d": _make_conv1d(checkpoint, vocabulary),
     }
@@ -133,10 +138,8 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     return sides
 
 
-def _add_linear(checkpoint: Any, rows: list[list[str]]) -> Any:
+def _set_linear_classifier(checkpoint: Any, rows: list[list[str]]) -> Any:
     """Return the checkpoint with a linear classifier that is trained on the rows."""
-    from dataclasses import replace
-
     import numpy as np
 
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
@@ -150,8 +153,7 @@ def _add_linear(checkpoint: Any, rows: list[list[str]]) -> Any:
     none = np.empty(0, np.float32)
     corpus = Corpus(part, part, names.tolist(), checkpoint.words, none, none, none, None, "", "")
     tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
-    experiment = checkpoint.experiment.replace({"model.linear": "words-and-pairs"})
-    return replace(checkpoint, experiment=experiment, weights=checkpoint.weights | tensors)
+    return replace(checkpoint, weights=checkpoint.weights | tensors)
 
 
 def _make_conv1d(checkpoint: Any, vocabulary: Any) -> Classify:

@@ -3,8 +3,9 @@
     python benchmarks/kim2014.py            # all, three seeds: an hour or so on two cores
     python benchmarks/kim2014.py --quick    # TREC, one seed, two epochs
 
-All settings are defaults, except that random vectors have 300 dimensions like the others. TREC and SST-2 (sentences
-only; the files do not contain Kim's phrases) have official test parts. MR has 10 folds, drawn again for each seed.
+All settings are defaults, except that random vectors have 300 dimensions like the others, and that there is no linear
+classifier next to the network (`model.linear`), since Kim had none. TREC and SST-2 (sentences only; the files do not
+contain Kim's phrases) have official test parts. MR has 10 folds, drawn again for each seed.
 Ray distributes the training runs over the cluster. With --results they are saved to a file and not repeated.
 """
 
@@ -110,7 +111,9 @@ def _training_jobs(keys: list[RunKey], options: argparse.Namespace, storage: str
 
 
 def _make_experiment(name: str, embedding: str, seed: int, options: argparse.Namespace, storage: str) -> Experiment:
-    settings: dict[str, object] = {"model.embedding": embedding, "vectors.dimensions": 300}
+    settings: dict[str, object] = {
+        "model.embedding": embedding, "model.linear": "none", "vectors.dimensions": 300,
+    }  # fmt: skip
     if options.quick:
         settings["train.epochs"] = 2
     return make_experiment(name, options.data, options.vectors, seed, storage).replace(settings)

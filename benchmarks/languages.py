@@ -68,7 +68,7 @@ def main() -> None:
         else:
             names, seeds = options.languages or list(LANGUAGES), options.seeds
             folder = options.folder or Path(scratch, "data")
-            _prepare(folder, names)
+            prepare(folder, names)
         table = [
             _measure(folder / name, tokenizer, seeds, Path(scratch), quick=options.quick)
             for name in names
@@ -85,7 +85,7 @@ def _measure(folder: Path, tokenizer: str, seeds: int, scratch: Path, *, quick: 
     """Return the accuracy of a tokenizer in a language, trained with each seed."""
     validation, test, unknown = [], [], []
     for seed in range(seeds):
-        experiment = _make_experiment(folder, tokenizer, seed, scratch, quick=quick)
+        experiment = make_experiment(folder, tokenizer, seed, scratch, quick=quick)
         vectors = scratch / f"{folder.name}-{tokenizer}-{seed}.bin"
         train_word2vec_on_files([str(folder / "texts.jsonl")], str(vectors), experiment, threads=1)
         experiment = experiment.replace({"vectors.path": str(vectors)})
@@ -116,7 +116,7 @@ def _measure_accuracy(classifier: Classifier, part: Split) -> float:
     return 100 * float(np.mean(np.array(classifier.predict(part.texts)) == np.array(part.labels)))
 
 
-def _make_experiment(folder: Path, tokenizer: str, seed: int, storage: Path, *, quick: bool) -> Experiment:
+def make_experiment(folder: Path, tokenizer: str, seed: int, storage: Path, *, quick: bool) -> Experiment:
     settings = {
         "name": folder.name,
         "seed": seed,
@@ -139,7 +139,7 @@ def _choose(name: str, table: list[Row]) -> Row:
     return {"language": name, "chosen": best, "test": test, "gain over words": round(test - sides["words"]["test"], 2)}
 
 
-def _prepare(folder: Path, names: list[str]) -> None:
+def prepare(folder: Path, names: list[str]) -> None:
     """Write the parts of the languages that are not in the folder; exit without network or apt."""
     missing = [name for name in names if not (folder / name).exists()]
     if not missing:

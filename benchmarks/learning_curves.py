@@ -5,7 +5,9 @@
     python benchmarks/learning_curves.py --quick                                    # TREC, one seed, two sizes
 
 The rows are drawn from the training part, from each class by its size; other seeds draw other rows. All settings are
-at their defaults, with the vectors file for `static` and `non-static`. A tenth of the rows, at least one, is the
+at their defaults, with the vectors file for `static` and `non-static`, except that the network is alone
+(`model.linear=none`): the question is what its vectors contribute, and few validation rows hardly use a linear
+classifier next to it. A tenth of the rows, at least one, is the
 validation part of the networks; the SVC, scikit-learn's with default settings over words and bigrams, trains on all.
 """
 
@@ -69,7 +71,7 @@ def _measure(
                     path = vectors if side in ("static", "non-static") else None
                     experiment = make_experiment(name, options.data, path, seed, storage)
                     if side != SVC:
-                        experiment = experiment.replace({"model.embedding": side})
+                        experiment = experiment.replace({"model.embedding": side, "model.linear": "none"})
                     if options.quick:
                         experiment = experiment.replace({"train.epochs": 2})
                     for size in sizes:

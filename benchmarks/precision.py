@@ -3,8 +3,9 @@
     python benchmarks/precision.py            # TREC and SST-2, five seeds
     python benchmarks/precision.py --quick    # TREC, one seed, one epoch
 
-All settings are defaults, with the vectors file. Both precisions start from the same weights and use the
-same batches and dropout masks. Processors without an instruction for bfloat16 compute the same numbers, but slower.
+All settings are defaults, with the vectors file, except that the network is alone (`model.linear=none`). Both
+precisions start from the same weights and use the same batches and dropout masks. Processors without an instruction for
+bfloat16 compute the same numbers, but slower.
 """
 
 import argparse
@@ -54,7 +55,9 @@ def measure_set(name: str, seeds: int, options: argparse.Namespace, vectors: str
         dataset = load_dataset(experiment)
         corpus = build_corpus(experiment, dataset, use_pretrained=True)
         for precision in PRECISIONS:
-            result = train_and_evaluate(experiment.replace({"train.precision": precision}), corpus, dataset.test)
+            result = train_and_evaluate(
+                experiment.replace({"train.precision": precision, "model.linear": "none"}), corpus, dataset.test
+            )
             accuracies[precision].append(100 * result.accuracy)
             print(f"{name} seed {seed} {precision:8} {accuracies[precision][-1]:.2f}", flush=True)
     differences = [other - float32 for float32, other in zip(*accuracies.values(), strict=True)]

@@ -37,8 +37,10 @@ PACKAGE_DATA = (
     "jobs/evaluation/reports/html/search.html",
     "jobs/portable/browser/icon.svg",
     "jobs/portable/browser/index.html",
+    "jobs/portable/browser/linear_classifier.mjs",
     "jobs/portable/browser/page.css",
     "jobs/portable/browser/page.mjs",
+    "jobs/portable/browser/tensors.mjs",
     "jobs/portable/browser/text_classifier.mjs",
     "jobs/portable/browser/tokenizer.mjs",
 )

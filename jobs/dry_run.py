@@ -201,9 +201,11 @@ def estimate_run_bytes(experiment: Experiment, corpus: "Corpus") -> int:
     # Checkpoints share the vectors before training, and those that training does not change.
     shared: int = corpus.vectors.size + (num_trained * dimensions if model.embedding == "multichannel" else 0)
     if model.linear != "none":
-        from jobs.training.linear.svc import find_pairs
+        from jobs.training.linear.svc import find_pairs, sample_rows, select_rows
 
-        num_rows = len(corpus.word_counts()) + len(find_pairs(corpus.train.tokens))
+        rows = sample_rows(corpus.train, len(corpus.labels))
+        pairs = find_pairs(select_rows(corpus.train.tokens, rows))
+        num_rows = len(corpus.word_counts()) + len(pairs)
         shared += num_rows * (len(corpus.labels) + 1)
     num_checkpoints = min(experiment.train.epochs, NUM_TO_KEEP + 1)
     num_values: int = changing * VALUES_PER_WEIGHT * num_checkpoints + shared

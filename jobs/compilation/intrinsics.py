@@ -24,6 +24,8 @@ from jobs.compilation.decorator import compiled
 CACHE_LINE = 64  # bytes that a processor fetches together
 BLOCK = 16  # values of a vector
 BLOCKS_AT_A_TIME = 3
+LANES = 8  # values that `sum_rows` adds at once
+LANE_BLOCKS_AT_A_TIME = 4
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -101,6 +103,55 @@ def update_maxima(
 
     int64 = types.int64
     return types.void(maxima, int64, int64, table, offsets, int64, int64), generate
+
+
+def _sum_rows(typing_context: Any, sums: Any, rows: Any, offsets: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+    """Replace sums[i] by the sum of rows[offsets[j] + i] over j from 0 to count - 1.
+
+    The rows are int16 and the sums are int32, or both are float32; the numbers are int64, and the number of sums is a
+    multiple of LANES. The sums are in registers, a part of them at a time. Nothing is checked.
+    """
+    is_float = isinstance(rows.dtype, types.Float)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [
+            context.make_array(signature.args[number])(context, builder, arguments[number]) for number in range(3)
+        ]
+        sums_data, rows_data, offsets_data = (array.data for array in arrays)
+        count = arguments[3]
+        number = count.type
+        stored, vector = (ir.VectorType(context.get_data_type(array.dtype), LANES) for array in (rows, sums))
+        add = builder.fadd if is_float else builder.add
+        size = cgutils.unpack_tuple(builder, arrays[0].shape, 1)[0]  # type: ignore[no-untyped-call]
+
+        def find_blocks(data: Any, index: Any, blocks: int, block: Any) -> list[Any]:
+            indices = [builder.add(index, number(LANES * offset)) for offset in range(blocks)]
+            return [builder.bitcast(builder.gep(data, [index]), block.as_pointer()) for index in indices]
+
+        def update(begin: Any, end: Any, blocks: int) -> None:
+            with cgutils.for_range_slice(builder, begin, end, number(LANES * blocks)) as (index, _):
+                totals = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(blocks)]  # type: ignore[no-untyped-call]
+                for total in totals:
+                    builder.store(ir.Constant(vector, None), total)
+                with cgutils.for_range_slice(builder, number(0), count, number(1)) as (row, _):
+                    start = builder.add(builder.load(builder.gep(offsets_data, [row])), index)
+                    for total, pointer in zip(totals, find_blocks(rows_data, start, blocks, stored), strict=True):
+                        value = builder.load(pointer, align=rows.dtype.bitwidth // 8)
+                        builder.store(
+                            add(builder.load(total), value if is_float else builder.sext(value, vector)), total
+                        )
+                for total, target in zip(totals, find_blocks(sums_data, index, blocks, vector), strict=True):
+                    builder.store(builder.load(total), target, align=4)
+
+        middle = builder.sub(size, builder.srem(size, number(LANES * LANE_BLOCKS_AT_A_TIME)))
+        update(number(0), middle, LANE_BLOCKS_AT_A_TIME)
+        update(middle, size, 1)
+        return context.get_dummy_value()
+
+    return types.void(sums, rows, offsets, types.int64), generate
+
+
+sum_rows = cast("Callable[[NDArray[Any], NDArray[Any], NDArray[Any], int], None]", intrinsic(_sum_rows))
 
 
 def pack_addresses(arrays: Sequence[np.ndarray]) -> NDArray[np.int64]:

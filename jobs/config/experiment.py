@@ -25,6 +25,7 @@ from cluster import UsageError
 from jobs.config.formats import derive_name, find_format
 from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.config.settings import (
+    EARLIER_VALUES,
     PRETRAINING_SETTINGS,
     DataSettings,
     ModelSettings,
@@ -89,6 +90,15 @@ class Experiment(SettingsSection):
     def to_yaml(self) -> str:
         """Return all settings as YAML."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def add_earlier_values(tree: object) -> object:
+    """Return the settings of a file that a run wrote, with the meaning of those that its version did not have."""
+    if isinstance(tree, dict):
+        for name, values in EARLIER_VALUES.items():
+            if isinstance(section := tree.get(name, {}), dict):
+                tree = {**tree, name: {**values, **section}}
+    return tree
 
 
 def digest(value: Any) -> str:

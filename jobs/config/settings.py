@@ -127,6 +127,10 @@ class TextSettings(SettingsSection):
     """Words with fewer occurrences in the training texts count as unknown, unless they have a pretrained vector."""
     max_words: int = Field(100_000, ge=1)
     """Maximum number of words of the training texts in the vocabulary; the most frequent are selected."""
+    max_edit_distance: int = Field(0, ge=0, le=1)
+    """1: a word that is not in the vocabulary is read as the one there that differs by a single inserted, dropped,
+    replaced or swapped letter (Damerau-Levenshtein distance), of several as the most frequent in the training texts;
+    both must have at least 4 letters. 0: only exact words are found."""
 
 
 # Settings of `vectors` that apply only to vectors trained here, and only to vectors read from a file.
@@ -189,7 +193,7 @@ class ModelSettings(SettingsSection):
     """Probability with which a feature is set to zero in training, before the last layer."""
     max_norm: float | None = Field(3.0, gt=0)
     """Maximum L2 norm of the weights of a class in the last layer; null: no limit."""
-    linear: Literal["none", "words-and-pairs"] = "none"
+    linear: Literal["none", "words-and-pairs"] = "words-and-pairs"
     """Linear classifier whose scores are added to those of the network. words-and-pairs: a linear SVC over the TF-IDF
     of words, and of pairs of adjacent words that occur twice or more. none: the network alone."""
 
@@ -200,8 +204,12 @@ class ModelSettings(SettingsSection):
         return self
 
 
-# Settings of `model` and `train` without an effect at their defaults, which earlier versions did not have.
-NEWER_MODEL_SETTINGS = ("linear",)
+# Values of settings that earlier versions did not have, by section: files without them mean these.
+EARLIER_VALUES: dict[str, dict[str, Any]] = {
+    "text": {"tokenizer": "words", "max_edit_distance": 0},
+    "model": {"linear": "none"},
+}
+# Settings of `train` without an effect at their defaults, which earlier versions did not have.
 NEWER_SETTINGS = (
     "linear_weight", "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention",
     "abstention_precision", "abstention_thresholds",
@@ -250,8 +258,9 @@ class TrainSettings(SettingsSection):
     """Factor of the scores that `model.linear` adds. null: fitted to the validation part after each epoch."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
-    weight for each label, as in {spam: 2, ham: 1}. null: none. Metrics of the validation part have no weights.
-    With several labels per text they weight the rows with a label; balanced: as much as those without it."""
+    weight for each label, as in {spam: 2, ham: 1}. null: none. The linear classifier of `model.linear` has the mapping
+    too; otherwise its classes are balanced where those of the network are not. Metrics of the validation part have no
+    weights. With several labels per text they weight the rows with a label; balanced: as much as those without it."""
     threshold_objective: Literal["micro_f1", "macro_f1"] | Fraction = "micro_f1"
     """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
     of at least a precision, such as 0.9. They are chosen on the validation part."""

@@ -9,13 +9,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from jobs.datasets.tokenization.characters import BUILT_IN, FORMATS, UNICODE, WORDS
 from jobs.datasets.tokenization.installed import load_tokenizer
 from jobs.datasets.tokenization.patterns import find_tokens, list_ascii_tokens
+
+if TYPE_CHECKING:
+    from jobs.datasets.tokenization.nearest_words import NearestWords
 
 PADDING, UNKNOWN = 0, 1
 
@@ -164,10 +168,15 @@ def _locate(tokens: list[str], normalized: str) -> list[tuple[str, int, int]]:
 
 
 class Vocabulary:
-    """Words and their ids: 0 is padding, 1 the unknown word, the words follow in the order of `words`."""
+    """Words and their ids: 0 is padding, 1 the unknown word, the words follow in the order of `words`.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    Args:
+        max_edit_distance: that of the settings `text`; with 1 another word has the id of the nearest one, if any.
+    """
+
+    def __init__(self, words: Sequence[str], max_edit_distance: int = 0) -> None:
         self.words = list(words)
+        self.max_edit_distance = max_edit_distance
         self._ids = {word: number for number, word in enumerate(self.words, start=2)}
         if len(self._ids) != len(self.words):
             raise ValueError("a vocabulary contains each word once")
@@ -178,7 +187,16 @@ class Vocabulary:
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Return the ids of the tokens."""
         get = self._ids.get
+        if self.max_edit_distance:
+            return [get(token) or self.nearest_words.find(token) for token in tokens]
         return [get(token, UNKNOWN) for token in tokens]
+
+    @cached_property
+    def nearest_words(self) -> "NearestWords":
+        """Search for the words that differ by one typing error."""
+        from jobs.datasets.tokenization.nearest_words import NearestWords  # a GPU machine needs no numba
+
+        return NearestWords(self.words)
 
 
 @dataclass(frozen=True)

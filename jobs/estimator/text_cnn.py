@@ -84,7 +84,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         filter_widths: Sequence[int] = (3, 4, 5),
         feature_maps: int = 100,
         dropout: float = 0.5,
-        linear: Literal["none", "words-and-pairs"] = "none",
+        linear: Literal["none", "words-and-pairs"] = "words-and-pairs",
         epochs: int = 10,
         batch_size: int | None = None,
         learning_rate: float = 1e-3,

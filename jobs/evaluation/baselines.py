@@ -11,7 +11,7 @@ from cluster import UsageError
 from jobs.datasets.dataset import Dataset, load_dataset, merge_validation
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
-from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.datasets.tokenizer import encode
 from jobs.evaluation.metrics import (
     Interval,
     accuracy,
@@ -55,7 +55,7 @@ class MajorityBaseline:
 class SvcBaseline:
     """Metrics of the linear SVC.
 
-    accuracy_difference: accuracy of the network minus that of the SVC; interval: at 95 %, paired by rows.
+    accuracy_difference: accuracy of the model minus that of the SVC; interval: at 95 %, paired by rows.
     """
 
     metrics: Metrics
@@ -64,13 +64,13 @@ class SvcBaseline:
     interval: Interval
 
     def describe_difference(self) -> str:
-        """Return whether the network is better, in a sentence."""
+        """Return whether the model is better, in a sentence."""
         low, high = self.interval
         verdict = "Cannot tell which of the two is better"
         if low > 0 or high < 0:
-            verdict = f"The {'network' if low > 0 else 'SVC'} is better"
+            verdict = f"The {'model' if low > 0 else 'SVC'} is better"
         return (
-            f"{verdict}: the accuracy of the network minus that of TF-IDF with a linear SVC is "
+            f"{verdict}: the accuracy of the model minus that of TF-IDF with a linear SVC is "
             f"{self.accuracy_difference:+.4f}, 95% confidence {low:+.4f} to {high:+.4f}"
         )
 
@@ -99,7 +99,7 @@ def measure_svc(
     Args:
         rows: training rows.
         test_tokens: tokens of the measured texts.
-        labels, predicted: true classes of these texts and the network's predictions, `(texts,)` int64.
+        labels, predicted: true classes of these texts and the model's predictions, `(texts,)` int64.
 
     Raises:
         RowsUnavailable: no training row has a word.
@@ -156,7 +156,7 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
         dataset = merge_validation(dataset)  # the refit of a search
     text = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(dataset.train.texts, text), Vocabulary(checkpoint.words), text.max_tokens)
+    tokens = encode(tokenize_texts(dataset.train.texts, text), checkpoint.vocabulary, text.max_tokens)
     is_same = len(dataset.train) == checkpoint.metrics.get("rows")
     is_same = is_same and dataset.train.distinct_labels() == set(checkpoint.labels)
     own = digest_training_texts(tokens)

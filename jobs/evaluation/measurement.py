@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.console.tables import format_text_table
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.datasets.tokenizer import encode
 from jobs.evaluation.baselines import (
     SVC_NAME,
     MajorityBaseline,
@@ -68,7 +68,7 @@ class MeasuredEvaluation(Evaluation):
             interval = getattr(self, f"{metric}_interval")
             row = {
                 "metric": name,
-                "network": _format(getattr(own, metric)),
+                "model": _format(getattr(own, metric)),
                 "95% confidence": "-" if interval is None else "{:.4f} to {:.4f}".format(*interval),
             }
             if self.linear_svc is not None:
@@ -115,7 +115,7 @@ def measure(
         source: name of the measured rows; test_tokens: the tokens of their texts.
         labels, predicted: true and predicted classes, `(rows,)` int64.
     """
-    tokens = encode(test_tokens, Vocabulary(checkpoint.words), checkpoint.experiment.text.max_tokens)
+    tokens = encode(test_tokens, checkpoint.vocabulary, checkpoint.experiment.text.max_tokens)
     digests = load_train_texts(checkpoint.path)
     seen = None if digests is None else find_seen_texts(tokens, digests)
     has_unseen = seen is not None and seen.any() and not seen.all()

@@ -17,9 +17,10 @@ from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.installed import TokenizerError
+from jobs.datasets.tokenization.nearest_words import encode_words
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import scoring_kernel as kernel
-from jobs.inference.linear_kernel import build_pair_table
+from jobs.inference.linear_weights import LinearWeights
 from jobs.inference.network_validation import validate_network
 from jobs.inference.projection_table import (
     DEFAULT_TABLE_BYTES,
@@ -29,7 +30,6 @@ from jobs.inference.projection_table import (
     load_or_compute,
 )
 from jobs.model.checkpoint import Checkpoint, CheckpointError
-from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT, compute_keys
 
 # A word in Python: its text, its id, and its entries of a list and a dict (`sys.getsizeof`, words of 8 letters).
 WORD_OBJECT_BYTES = 160
@@ -69,25 +69,6 @@ class PackedWeights:
         self.output_bias = weights["output.bias"]
 
 
-class LinearWeights:
-    """The linear classifier of `model.linear` in the layout of `jobs.inference.linear_kernel`, all empty without one.
-
-    num_words: rows of words. rows: `(rows, classes + 1)` float32; bias: `(classes,)` float32, scaled.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        weights, classes = checkpoint.weights, len(checkpoint.labels)
-        self.num_words, self.rows = 0, np.empty((0, classes + 1), np.float32)
-        self.pairs, self.filter = np.empty(0, np.int64), np.empty(0, np.uint8)
-        self.scale, self.bias = np.empty(0, np.float32), np.zeros(classes, np.float32)
-        if WEIGHT in weights:
-            self.num_words = len(weights[SQUARES]) - len(weights[PAIRS])
-            self.rows = np.concatenate([weights[WEIGHT], weights[SQUARES][:, None]], axis=1)
-            self.pairs, self.filter = build_pair_table(compute_keys(weights[PAIRS]), self.num_words)
-            self.scale = weights[SCALE]
-            self.bias = self.scale * weights[BIAS]
-
-
 class ScoringResult(NamedTuple):
     """Logits, `(texts, classes)` float32, and the numbers of tokens and unknown tokens of all texts."""
 
@@ -102,9 +83,9 @@ class Classifier:
     Args:
         checkpoint: the trained network.
         table_bytes: memory for the projection table; with 0 every word is projected when it occurs.
-        table_dtype: type of the table. int16 takes half of the memory and less time; logits differ from those of the
-            network by at most `max_rounding_error`.
-        share_table: share the table with other processes of this machine, in a file.
+        table_dtype: type of the table, and of the weights of a linear classifier. int16 takes half of the memory and
+            less time; logits differ from those of the network by at most `max_rounding_error`.
+        share_table: share the table, and a linear classifier, with other processes of this machine, in files.
 
     Raises:
         CheckpointError: its tensors do not fit its settings, words and labels, or its tokenizer is not installed.
@@ -123,9 +104,9 @@ class Classifier:
         self.text_settings = checkpoint.experiment.text
         self.temperature = checkpoint.temperature
         self.is_multi_label, self.label_thresholds = checkpoint.is_multi_label, checkpoint.label_thresholds
-        self.vocabulary = Vocabulary(checkpoint.words)
+        self.vocabulary = checkpoint.vocabulary
         self.weights = packed = PackedWeights(checkpoint)
-        self.linear = linear = LinearWeights(checkpoint)
+        self.linear = linear = LinearWeights(checkpoint, table_dtype, share=share_table)
         # (words, channels * dimensions)
         self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
         self.num_columns = packed.projection.shape[1]
@@ -140,9 +121,16 @@ class Classifier:
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         arrays = {
             kernel.NUMBERS: np.array(
-                [settings.lowercase, settings.max_tokens, self.num_columns, is_compiled, linear.num_words]
+                [
+                    settings.lowercase,
+                    settings.max_tokens,
+                    self.num_columns,
+                    is_compiled,
+                    linear.num_words,
+                    linear.rows.shape[1],
+                ]
             ),
-            **dict(enumerate(_build_dictionary(checkpoint.words), kernel.WORD_BYTES)),
+            **dict(enumerate(_build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.LOWEST: self.lowest,
             kernel.SCALES: self._table.scales,
@@ -152,14 +140,15 @@ class Classifier:
             kernel.OUTPUT: packed.output,
             kernel.OUTPUT_BIAS: packed.output_bias + linear.bias,
             kernel.LINEAR_ROWS: linear.rows,
+            kernel.LINEAR_SQUARES: linear.rows.view(np.float32),
             kernel.LINEAR_PAIRS: linear.pairs,
             kernel.LINEAR_FILTER: linear.filter,
-            kernel.LINEAR_SCALE: linear.scale,
+            kernel.LINEAR_SCALES: linear.scales,
         }
         # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
         self._unicode_tables: list[np.ndarray] = []
         self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
-        assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliL"
+        assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliLil"
         self.addresses = pack_addresses(self._arrays)
         self._compile_kernels()
 
@@ -170,6 +159,7 @@ class Classifier:
         except TokenizerError as error:
             raise CheckpointError(str(error)) from error
         self._score_tokens("", np.empty(len(self.labels), np.float32))
+        self.vocabulary.encode([""])
 
     def load_unicode_tables(self) -> None:
         """Make the tables of `code_points` and add their addresses, if that has not been done."""
@@ -190,17 +180,19 @@ class Classifier:
 
     @property
     def memory_bytes(self) -> int:
-        """Size in bytes of everything that it holds, including a table that it shares with other processes."""
-        arrays = [*self._arrays, *self._unicode_tables, self._vectors, self.weights.projection]
+        """Size in bytes of everything that it holds, including what it shares with other processes."""
+        own = [array for index, array in enumerate(self._arrays) if index != kernel.LINEAR_SQUARES]  # part of the rows
+        arrays = [*own, *self._unicode_tables, self._vectors, self.weights.projection]
         return sum(array.nbytes for array in arrays) + WORD_OBJECT_BYTES * len(self.vocabulary)
 
     @property
     def max_rounding_error(self) -> np.ndarray:
-        """Upper bound of the differences of each class's logits that are due to the table's type, `(classes,)`."""
+        """Upper bound of the differences of each class's logits that are due to int16, `(classes,)`."""
         if self.lowest.dtype == np.float32:
             return np.zeros(len(self.labels))
         features = self._table.scales[: len(self.weights.widths)] * self.weights.widths / 2.0
-        return np.asarray(np.abs(self.weights.output) @ features)
+        linear = self.linear.max_rounding_error(self.text_settings.max_tokens)
+        return np.asarray(np.abs(self.weights.output) @ features + linear)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """Return the most likely label of each text."""
@@ -283,7 +275,9 @@ class Classifier:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
-        kernel.score_token_ids(ids, self.project_tokens(ids).reshape(-1), self.addresses, logits)
+        kernel.score_token_ids(
+            ids, self.project_tokens(ids).reshape(-1), self.addresses, self.no_rows, self.lowest, logits
+        )
         return len(tokens), int((ids == UNKNOWN).sum())
 
 
@@ -298,13 +292,13 @@ def select_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> list[lis
     return [row[selected].tolist() for row, selected in zip(order, is_selected, strict=True)]
 
 
-def _build_dictionary(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the kernel's vocabulary: word_bytes, word_offsets, slots and hashes."""
-    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
-    word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
-    word_offsets = np.zeros(len(words) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=word_offsets[1:])
-    size = 1 << (2 * len(words) + 1).bit_length()  # at most half full
+def _build_dictionary(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+    """Return the kernel's vocabulary: word_bytes, word_offsets, slots, hashes, near_offsets and near_entries."""
+    word_bytes, word_offsets = encode_words(vocabulary.words)
+    size = 1 << (2 * len(vocabulary.words) + 1).bit_length()  # at most half full
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
     tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
-    return word_bytes, word_offsets, slots, hashes
+    near_offsets, near_entries = np.empty(0, np.int32), np.empty(0, np.int64)
+    if vocabulary.max_edit_distance:
+        near_offsets, near_entries = vocabulary.nearest_words.offsets, vocabulary.nearest_words.entries
+    return word_bytes, word_offsets, slots, hashes, near_offsets, near_entries

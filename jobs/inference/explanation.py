@@ -88,9 +88,9 @@ def _find_linear_shares(classifier: Classifier, ids: np.ndarray) -> tuple[np.nda
     if not occurrences:
         return np.empty((0, len(classifier.labels))), np.empty((0, 2), np.int64)
     rows, *tokens = np.array(occurrences).T
-    values = linear.rows[rows].astype(np.float64)
-    total = values[:, -1].sum()
-    return values[:, :-1] * (linear.scale[0] / np.sqrt(total) if total > 0 else 0.0), np.stack(tokens, axis=1)
+    squares, weights = linear.read_rows(rows)
+    total = squares.sum()
+    return weights / np.sqrt(total) if total > 0 else np.zeros_like(weights), np.stack(tokens, axis=1)
 
 
 def _find_windows(classifier: Classifier, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

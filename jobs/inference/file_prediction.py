@@ -234,6 +234,8 @@ def select_words(checkpoint: Checkpoint, texts: Sequence[str]) -> Checkpoint:
     if LINEAR_WEIGHT in checkpoint.weights:
         validate_network(checkpoint)
     occurring = find_words(texts, checkpoint.experiment.text)
+    if checkpoint.experiment.text.max_edit_distance:  # unknown words are read as words that may not occur
+        occurring = {checkpoint.words[index - 2] for index in checkpoint.vocabulary.encode([*occurring]) if index >= 2}
     selected = [index for index, word in enumerate(checkpoint.words) if word in occurring]
     rows = [0, 1, *(index + 2 for index in selected)]  # padding and the unknown word are the first
     names = {"vectors", "fixed_vectors"} & checkpoint.weights.keys()

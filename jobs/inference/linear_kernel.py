@@ -2,20 +2,24 @@
 
 `jobs.model.linear.tensors` has the formula. Layout, without a linear classifier all empty:
 
-    rows    (rows * (classes + 1),) float32, row after row, those of words, then those of pairs: the weights of the
-            classes, then the squared inverse document frequency
+    rows    (rows * stride,) int16 or float32, row after row, those of words, then those of pairs: the squared inverse
+            document frequency, in float32, then the weights of the classes; zeros fill the stride, a multiple of LANES
+    squares (rows * stride / 2 or rows * stride,) float32: the memory of the rows
     pairs   (2 * size,) int64, hash table with linear probing: for each slot the key of a pair, -1 if it is free, and
             its row; size is a power of two, at least twice the number of pairs
     filter  (bytes,) uint8, a power of two: bit i is set if the hash of a pair ends with the bits of i. Most pairs of a
             text have no row, and the filter is small enough for the processor's cache
-    scale   (1,) float32
+    scales  (classes,) float32: the score of a class is the sum of its weights, times its scale, divided by the root of
+            the sum of the squares
+
+Weights in int16 are summed in int32: LinearWeights limits them so that no text's sums overflow.
 """
 
 import numpy as np
 
 from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
-from jobs.compilation.intrinsics import CACHE_LINE, prefetch
+from jobs.compilation.intrinsics import CACHE_LINE, prefetch, sum_rows
 
 Array = np.ndarray
 
@@ -26,11 +30,21 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of multiplicative hashing: 2^64 d
 _HIGH = np.uint64(32)
 
 
+def count_slots(num_pairs: int) -> int:
+    """Return the number of slots of the hash table of that many pairs."""
+    return 1 << (2 * num_pairs).bit_length()
+
+
+def count_filter_bytes(num_pairs: int) -> int:
+    """Return the size of the filter of that many pairs."""
+    return 1 << max(0, (FILTER_BITS * num_pairs).bit_length() - 3)
+
+
 def build_pair_table(keys: np.ndarray, first_row: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the hash table of pairs and the filter; keys: `(pairs,)` int64, different ones; first_row: of the first
     pair."""
-    table = np.full(2 << (2 * len(keys)).bit_length(), FREE, np.int64)
-    bits = np.zeros(1 << max(3, (FILTER_BITS * len(keys)).bit_length()), bool)
+    table = np.full(2 * count_slots(len(keys)), FREE, np.int64)
+    bits = np.zeros(8 * count_filter_bytes(len(keys)), bool)
     hashes = (keys.astype(np.uint64) * _MULTIPLIER) >> _HIGH
     bits[(hashes & np.uint64(len(bits) - 1)).astype(np.int64)] = True
     _insert_pairs(keys, first_row, table)
@@ -61,67 +75,87 @@ def _insert_pairs(keys: Array, first_row: int, table: Array) -> None:
 
 
 @compiled()
-def _may_have_row(hashed: int, pair_filter: Array) -> bool:
+def _may_have_row(hashed: int, pair_filter: Array) -> int:
     bit = hashed & (8 * len(pair_filter) - 1)
-    return bool((pair_filter[bit >> 3] >> (bit & 7)) & 1)
+    return int((pair_filter[bit >> 3] >> (bit & 7)) & 1)
+
+
+@compiled()
+def _find_row(key: int, pairs: Array) -> int:
+    slot = _find_slot(pairs, key, _hash(key))
+    return FREE if pairs[slot] == FREE else pairs[slot + 1]
 
 
 @compiled()
 def find_pair_row(first: int, second: int, pairs: Array, pair_filter: Array) -> int:
     """Return the row of the pair of two words, -1 if it has none."""
     key = first << 32 | second
-    hashed = _hash(key)
-    if not _may_have_row(hashed, pair_filter):
-        return FREE
-    slot = _find_slot(pairs, key, hashed)
-    return FREE if pairs[slot] == FREE else pairs[slot + 1]
+    return _find_row(key, pairs) if _may_have_row(_hash(key), pair_filter) else FREE
 
 
 @compiled(calls=[intrinsics])
-def prefetch_rows(
-    ids: Array, count: int, num_words: int, num_columns: int, rows: Array, pairs: Array, pair_filter: Array
-) -> None:
-    """Fetch what `add_linear_scores` reads first into the processor's cache, while other code runs."""
-    line = CACHE_LINE // rows.itemsize
-    previous = num_words
-    for index in range(count):
-        word = ids[index]
-        if word < num_words:
-            for column in range(0, num_columns, line):
-                prefetch(rows, word * num_columns + column)  # type: ignore[call-arg]
-            if previous < num_words:
-                hashed = _hash(previous << 32 | word)
-                if _may_have_row(hashed, pair_filter):
-                    prefetch(pairs, 2 * (hashed & (len(pairs) // 2 - 1)))  # type: ignore[call-arg]
-        previous = word
-
-
-@compiled(fastmath={"reassoc", "contract", "nsz"})
-def add_linear_scores(
-    ids: Array, count: int, num_words: int, rows: Array, pairs: Array, pair_filter: Array, scale: float, scores: Array
-) -> None:
-    """Add the linear classifier's scores, multiplied by the scale and without the bias, to those of a text.
+def prefetch_words(
+    ids: Array, count: int, num_words: int, stride: int, rows: Array, pairs: Array, pair_filter: Array, offsets: Array,
+    keys: Array,
+) -> int:  # fmt: skip
+    """Fetch the rows of a text's words, and where to search for its pairs, while other code runs.
 
     Args:
-        ids: word ids, the first `count`. num_words: rows of words.
+        ids: word ids, the first `count`. num_words: rows of words. offsets: receives those of the rows of the words,
+            `(count,)` int64 at least; words without a row have that of padding. keys: receives those of pairs that may
+            have a row, `(count,)` int64 at least.
+
+    Returns:
+        The number of such pairs.
     """
-    num_columns = len(scores) + 1
-    sums = np.zeros(num_columns, np.float32)
-    previous = num_words
+    line = CACHE_LINE // rows.itemsize
+    num_keys, previous = 0, PADDING
     for index in range(count):
         word = ids[index]
-        if PADDING < word < num_words:
-            row = rows[word * num_columns : (word + 1) * num_columns]
-            for column in range(num_columns):
-                sums[column] += row[column]
-            if previous < num_words:
-                pair = find_pair_row(previous, word, pairs, pair_filter)
-                if pair != FREE:
-                    row = rows[pair * num_columns : (pair + 1) * num_columns]
-                    for column in range(num_columns):
-                        sums[column] += row[column]
+        offset = word * stride if word < num_words else 0
+        offsets[index] = offset
+        for column in range(0, stride, line):
+            prefetch(rows, offset + column)  # type: ignore[call-arg]
+        keys[num_keys] = previous << 32 | word
+        num_keys += _may_have_row(_hash(keys[num_keys]), pair_filter)  # a branch could not be predicted
         previous = word
-    if sums[num_columns - 1] > 0:
-        factor = np.float32(scale / np.sqrt(sums[num_columns - 1]))
+    for index in range(num_keys):
+        prefetch(pairs, 2 * (_hash(keys[index]) & (len(pairs) // 2 - 1)))  # type: ignore[call-arg]
+    return num_keys
+
+
+@compiled(calls=[intrinsics])
+def find_pairs(keys: Array, num_keys: int, stride: int, rows: Array, pairs: Array, offsets: Array) -> int:
+    """Return how many of some pairs have a row, and fetch these rows.
+
+    Args:
+        keys: of the pairs, the first `num_keys`. offsets: receives those of the rows, `(num_keys,)` int64 at least.
+    """
+    number, line = 0, CACHE_LINE // rows.itemsize
+    for index in range(num_keys):
+        row = _find_row(keys[index], pairs)
+        if row != FREE:
+            offsets[number] = row * stride
+            for column in range(0, stride, line):
+                prefetch(rows, offsets[number] + column)  # type: ignore[call-arg]
+            number += 1
+    return number
+
+
+@compiled(fastmath={"reassoc", "contract", "nsz"}, calls=[intrinsics])
+def add_linear_scores(
+    rows: Array, squares: Array, scales: Array, offsets: Array, number: int, sums: Array, scores: Array
+) -> None:
+    """Add the linear classifier's scores, without the bias, to those of a text.
+
+    Args:
+        offsets: of the text's rows, the first `number`. sums: scratch, `(stride,)` int32 or float32.
+    """
+    per_square, total = 4 // rows.itemsize, np.float32(0)
+    for index in range(number):
+        total += squares[offsets[index] // per_square]
+    if total > 0:
+        sum_rows(sums, rows, offsets, number)
+        factor = np.float32(1 / np.sqrt(total))
         for label in range(len(scores)):
-            scores[label] += factor * sums[label]
+            scores[label] += factor * scales[label] * np.float32(sums[per_square + label])

@@ -63,6 +63,8 @@ def _validate_linear(weights: dict[str, np.ndarray], classes: int, vocabulary: i
         raise CheckpointError(f"{SQUARES}, {SCALE}: hold negative values")
     if weights[SQUARES][0] or weights[WEIGHT][0].any():
         raise CheckpointError(f"{SQUARES}, {WEIGHT}: hold values for padding, which has none")
+    if weights[WEIGHT][weights[SQUARES] == 0].any():  # there would be no bound of the errors of rounding
+        raise CheckpointError(f"{WEIGHT}: holds values for words whose {SQUARES} is 0")
 
 
 def _validate_tensor(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
-from jobs.datasets.tokenizer import Tokens, Vocabulary, encode
+from jobs.datasets.tokenizer import Tokens, encode
 from jobs.model.batches import Collator, iter_batches_by_length
 from jobs.model.checkpoint import Checkpoint
 from jobs.model.network import Network
@@ -45,6 +45,6 @@ def predict_logits(network: Network, tokens: Tokens, rows: np.ndarray, device: t
 def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     """Return the probability of each class for each text, `(texts, classes)` float32."""
     settings = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(texts, settings), Vocabulary(checkpoint.words), settings.max_tokens)
+    tokens = encode(tokenize_texts(texts, settings), checkpoint.vocabulary, settings.max_tokens)
     logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))) / checkpoint.temperature
     return (logits.sigmoid() if checkpoint.is_multi_label else torch.softmax(logits, dim=1)).numpy()

@@ -25,11 +25,11 @@ import numpy as np
 from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import BLOCK, get_array, update_maxima, view_bytes
-from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization import code_points, nearest_words, tokenizer_kernel
 from jobs.datasets.tokenization.code_points import normalize_text
 from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.inference import linear_kernel
-from jobs.inference.linear_kernel import add_linear_scores, prefetch_rows
+from jobs.inference.linear_kernel import add_linear_scores, find_pairs, prefetch_words
 
 Array = np.ndarray
 
@@ -37,12 +37,12 @@ Array = np.ndarray
 PADDING, UNKNOWN = 0, 1
 
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
-NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, ENTRIES, COMPOSITIONS = range(7)
-TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS = range(7, 15)
-LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALE, NUM_ARRAYS = range(15, 20)
+NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, COMPOSITIONS = range(9)
+TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS = range(9, 17)
+LINEAR_ROWS, LINEAR_SQUARES, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(17, 23)
 # int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer, rows of
-# words of the linear classifier.
-LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS = range(5)
+# words of the linear classifier, elements of each.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(6)
 
 
 @compiled(calls=[intrinsics])
@@ -94,18 +94,37 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
 
 
 @compiled(calls=[intrinsics, linear_kernel])
-def _add_linear_scores(ids: Array, count: int, addresses: Array, scores: Array) -> None:
-    """Add those of `linear_kernel`, if there is a linear classifier; ids: of a text's words, the first `count`."""
-    rows = get_array(addresses, LINEAR_ROWS, np.float32)
-    if len(rows):
-        add_linear_scores(
-            ids, count, get_array(addresses, NUMBERS, np.int64)[LINEAR_WORDS], rows,
-            get_array(addresses, LINEAR_PAIRS, np.int64), get_array(addresses, LINEAR_FILTER, np.uint8),
-            get_array(addresses, LINEAR_SCALE, np.float32)[0], scores,
-        )  # fmt: skip
+def _prefetch_linear_words(
+    ids: Array, count: int, addresses: Array, no_rows: Array, offsets: Array, keys: Array
+) -> int:
+    """Call `prefetch_words` with a classifier's arrays."""
+    numbers = get_array(addresses, NUMBERS, np.int64)
+    return prefetch_words(
+        ids, count, numbers[LINEAR_WORDS], numbers[LINEAR_STRIDE], get_array(addresses, LINEAR_ROWS, no_rows.dtype),
+        get_array(addresses, LINEAR_PAIRS, np.int64), get_array(addresses, LINEAR_FILTER, np.uint8), offsets, keys,
+    )  # fmt: skip
 
 
-@compiled(calls=[code_points, intrinsics, linear_kernel, tokenizer_kernel])
+@compiled(calls=[intrinsics, linear_kernel])
+def _find_linear_pairs(keys: Array, num_keys: int, addresses: Array, no_rows: Array, offsets: Array) -> int:
+    """Call `find_pairs` with a classifier's arrays."""
+    stride = get_array(addresses, NUMBERS, np.int64)[LINEAR_STRIDE]
+    rows, pairs = get_array(addresses, LINEAR_ROWS, no_rows.dtype), get_array(addresses, LINEAR_PAIRS, np.int64)
+    return find_pairs(keys, num_keys, stride, rows, pairs, offsets)
+
+
+@compiled(calls=[intrinsics, linear_kernel])
+def _add_linear_scores(
+    addresses: Array, no_rows: Array, offsets: Array, number: int, sums: Array, scores: Array
+) -> None:
+    """Call `add_linear_scores` with a classifier's arrays."""
+    add_linear_scores(
+        get_array(addresses, LINEAR_ROWS, no_rows.dtype), get_array(addresses, LINEAR_SQUARES, np.float32),
+        get_array(addresses, LINEAR_SCALES, np.float32), offsets, number, sums, scores,
+    )  # fmt: skip
+
+
+@compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])
 def score_texts(
     text: Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
     lowest: Array, logits: Array, token_counts: Array,
@@ -133,16 +152,23 @@ def score_texts(
     num_columns = numbers[NUM_COLUMNS]
     word_bytes, word_offsets = get_array(addresses, WORD_BYTES, np.uint8), get_array(addresses, WORD_OFFSETS, np.int64)
     slots, hashes = get_array(addresses, SLOTS, np.int32), get_array(addresses, HASHES, np.uint64)
+    near_offsets, near_entries = (
+        get_array(addresses, NEAR_OFFSETS, np.int32), get_array(addresses, NEAR_ENTRIES, np.int64)
+    )  # fmt: skip
     entries, compositions = get_array(addresses, ENTRIES, np.uint32), get_array(addresses, COMPOSITIONS, np.int64)
     table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
     first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
     column_offsets = get_array(addresses, COLUMN_OFFSETS, np.int64)
     biases, output = get_array(addresses, BIASES, np.float32), get_array(addresses, OUTPUT, np.float32)
     output_bias = get_array(addresses, OUTPUT_BIAS, np.float32)
-    linear_rows = get_array(addresses, LINEAR_ROWS, np.float32)
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
-    ids = np.empty(min(numbers[MAX_TOKENS], max_bytes + 1), np.int64)
-    maxima, features = np.empty(len(scales), lowest.dtype), np.empty(len(biases), np.float32)
+    max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), len(scales), numbers[LINEAR_STRIDE]
+    # One array for several purposes: to allocate another one takes a percent of the time of a single text.
+    scratch = np.empty(max_count * (4 if stride else 1), np.int64)
+    ids, pair_keys, row_offsets = scratch[:max_count], scratch[max_count : 2 * max_count], scratch[2 * max_count :]
+    accumulators = np.empty(num_maxima + stride, lowest.dtype)
+    maxima, sums = accumulators[:num_maxima], accumulators[num_maxima:]
+    features = np.empty(len(biases), np.float32)
     num_tokens = num_unknown = 0
     for number in range(len(offsets) - 1):
         start, end = offsets[number], min(offsets[number + 1], len(text))
@@ -153,8 +179,9 @@ def score_texts(
             if length < 0:
                 return number, num_tokens, num_unknown
         tokens = count = tokenize(
-            normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, ids, table, num_columns
-        )
+            normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, near_offsets, near_entries, ids,
+            table, num_columns,
+        )  # fmt: skip
         if count == 0:  # the empty text is one word of padding
             ids[0] = PADDING
             count = 1
@@ -168,11 +195,9 @@ def score_texts(
         num_unknown += unknown
         if len(token_counts):
             token_counts[2 * number], token_counts[2 * number + 1] = tokens, unknown
-        if len(linear_rows):
-            prefetch_rows(
-                ids, count, numbers[LINEAR_WORDS], logits.shape[1] + 1, linear_rows,
-                get_array(addresses, LINEAR_PAIRS, np.int64), get_array(addresses, LINEAR_FILTER, np.uint8),
-            )  # fmt: skip
+        num_keys = 0
+        if len(sums):
+            num_keys = _prefetch_linear_words(ids, count, addresses, no_rows, row_offsets, pair_keys)
         _max_over_time(
             ids,
             count,
@@ -186,12 +211,14 @@ def score_texts(
             maxima,
             features,
         )
+        num_pairs = _find_linear_pairs(pair_keys, num_keys, addresses, no_rows, row_offsets[count:])
         _apply_output_layer(features, output, output_bias, logits[number])
-        _add_linear_scores(ids, count, addresses, logits[number])
+        if len(sums):
+            _add_linear_scores(addresses, no_rows, row_offsets, count + num_pairs, sums, logits[number])
     return len(offsets) - 1, num_tokens, num_unknown
 
 
-@compiled(calls=[code_points, intrinsics, linear_kernel, tokenizer_kernel])
+@compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])
 def score_bytes(
     text: bytes, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
     lowest: Array, logits: Array,
@@ -202,12 +229,14 @@ def score_bytes(
 
 
 @compiled(calls=[intrinsics, linear_kernel])
-def score_token_ids(ids: Array, rows: Array, addresses: Array, logits: Array) -> None:
+def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, lowest: Array, logits: Array) -> None:
     """Write the logits of a text, `(classes,)` float32, with a table that has a row for each token.
 
-    ids: of the words, `(tokens,)` int64, at least one; rows: the table, `(tokens * num_columns,)` float32.
+    ids: of the words, `(tokens,)` int64, at least one; rows: the table, `(tokens * num_columns,)` float32; no_rows,
+    lowest: as of `score_texts`.
     """
-    num_columns = get_array(addresses, NUMBERS, np.int64)[NUM_COLUMNS]
+    numbers = get_array(addresses, NUMBERS, np.int64)
+    num_columns = numbers[NUM_COLUMNS]
     biases = get_array(addresses, BIASES, np.float32)
     scales = np.ones_like(get_array(addresses, SCALES, np.float32))
     maxima, features = np.empty_like(scales), np.empty_like(biases)
@@ -218,4 +247,9 @@ def score_token_ids(ids: Array, rows: Array, addresses: Array, logits: Array) ->
     )  # fmt: skip
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     _apply_output_layer(features, output, output_bias, logits)
-    _add_linear_scores(ids, len(ids), addresses, logits)
+    sums = np.empty(numbers[LINEAR_STRIDE], lowest.dtype)
+    if len(sums):
+        keys, offsets = np.empty_like(ids), np.empty(2 * len(ids), np.int64)
+        num_keys = _prefetch_linear_words(ids, len(ids), addresses, no_rows, offsets, keys)
+        num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, offsets[len(ids) :])
+        _add_linear_scores(addresses, no_rows, offsets, len(ids) + num_pairs, sums, logits)

@@ -30,10 +30,10 @@ from typing import Any, cast
 import numpy as np
 
 from cluster.storage import absolute_path, exists, is_uri, join, parent
-from jobs.config.experiment import Experiment
+from jobs.config.experiment import Experiment, add_earlier_values
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
-from jobs.datasets.tokenizer import count_separate_marks
+from jobs.datasets.tokenizer import Vocabulary, count_separate_marks
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     SharedFiles,
@@ -79,6 +79,11 @@ class Checkpoint:
     def temperature(self) -> float:
         """Divisor of the logits before softmax; 1 if an earlier version wrote the checkpoint."""
         return float(self.metrics.get("temperature", 1.0))
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """A new vocabulary of the words."""
+        return Vocabulary(self.words, self.experiment.text.max_edit_distance)
 
     @property
     def is_multi_label(self) -> bool:
@@ -314,10 +319,7 @@ def validate_names(file: str, names: object) -> None:
 
 
 def _parse_settings(text: str) -> Experiment:
-    tree = parse_yaml("experiment.yaml", text)
-    if isinstance(tree, dict) and isinstance(section := tree.setdefault("text", {}), dict):
-        section.setdefault("tokenizer", "words")  # that of earlier versions
-    return Experiment.model_validate(tree)
+    return Experiment.model_validate(add_earlier_values(parse_yaml("experiment.yaml", text)))
 
 
 def _parse_names(file: str, names: object) -> list[str]:

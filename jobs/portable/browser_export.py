@@ -3,9 +3,9 @@
 finetune-cnn export runs/tickets --browser site
 
 index.html, page.mjs, page.css, icon.svg   a page to try the model
-text_classifier.mjs, tokenizer.mjs         the reader, for other pages too
-classifier.json             labels, words, settings, and tables of characters
-weights.safetensors    the network's tensors as in the checkpoint: quantized ones stay quantized
+text_classifier.mjs    the reader, for other pages too; it imports linear_classifier.mjs, tensors.mjs, tokenizer.mjs
+classifier.json        labels, words, settings, and tables of characters
+weights.safetensors    the tensors as in the checkpoint: quantized ones stay quantized
 """
 
 import json
@@ -24,14 +24,16 @@ from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from jobs.model.checkpoint_files import open_checkpoint
 from jobs.model.checkpoint_tensors import is_quantized, write_tensors
+from jobs.model.linear.tensors import PAIRS, SQUARES
 from jobs.portable.character_tables import build_tables
-from jobs.portable.metadata import describe_model, require_network_alone
+from jobs.portable.metadata import describe_model
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of classifier.json; text_classifier.mjs reads no other
+FORMAT = 2  # of classifier.json; text_classifier.mjs reads no other
 MODEL_FILE, WEIGHTS_FILE = "classifier.json", "weights.safetensors"
-STATIC_FILES = ("index.html", "page.mjs", "page.css", "icon.svg", "text_classifier.mjs", "tokenizer.mjs")
+PAGE_FILES = ("index.html", "page.mjs", "page.css", "icon.svg")
+STATIC_FILES = (*PAGE_FILES, "text_classifier.mjs", "linear_classifier.mjs", "tensors.mjs", "tokenizer.mjs")
 _STATIC_FOLDER = Path(__file__).with_name("browser")
 
 
@@ -69,16 +71,20 @@ def build_model(checkpoint: Checkpoint) -> bytes:
     """Return the content of classifier.json.
 
     Raises:
-        CheckpointError: the tensors do not fit the settings, the tokenizer is that of an installed package, or there is
-            a linear classifier.
+        CheckpointError: the tensors do not fit the settings, the tokenizer is that of an installed package, or unknown
+            words are read as the nearest ones.
     """
     channels = validate_network(checkpoint)
-    require_network_alone(checkpoint)
     model, text = checkpoint.experiment.model, checkpoint.experiment.text
     if text.tokenizer not in BUILT_IN:
         raise CheckpointError(
             f"{checkpoint.path}: text.tokenizer={text.tokenizer} is Python code of an installed package, which a "
             f"browser cannot run; train with one of {', '.join(BUILT_IN)}"
+        )
+    if text.max_edit_distance:
+        raise CheckpointError(
+            f"{checkpoint.path}: the page looks up words as they are, without text.max_edit_distance="
+            f"{text.max_edit_distance}; train with 0"
         )
     values = {
         "format": FORMAT,
@@ -87,11 +93,19 @@ def build_model(checkpoint: Checkpoint) -> bytes:
         "channels": channels,
         "filter_widths": model.filter_widths,
         "feature_maps": model.feature_maps,
+        "linear": _count_linear_rows(checkpoint.weights),
         **asdict(build_tables(text.tokenizer, text.lowercase)),
         "words": checkpoint.words,
     }
     # A word may have a surrogate, for which UTF-8 has no bytes, but JSON an escape.
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+
+def _count_linear_rows(weights: dict[str, np.ndarray]) -> dict[str, int] | None:
+    """Return the numbers of words and pairs of the linear classifier; None without one."""
+    if SQUARES not in weights:
+        return None
+    return {"words": len(weights[SQUARES]) - len(weights[PAIRS]), "pairs": len(weights[PAIRS])}
 
 
 def _select_tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:

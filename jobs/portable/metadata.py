@@ -2,7 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
-from jobs.model.checkpoint import Checkpoint, CheckpointError
+from jobs.model.checkpoint import Checkpoint
 
 
 class ModelMetadata(TypedDict):
@@ -15,6 +15,7 @@ class ModelMetadata(TypedDict):
     tokenizer: str
     lowercase: bool
     max_tokens: int
+    max_edit_distance: int
     checkpoint: str
 
 
@@ -28,17 +29,9 @@ def describe_model(checkpoint: Checkpoint) -> ModelMetadata:
         "tokenizer": text.tokenizer,
         "lowercase": text.lowercase,
         "max_tokens": text.max_tokens,
+        "max_edit_distance": text.max_edit_distance,
         "checkpoint": checkpoint.manifest_sha256,
     }
     if checkpoint.is_multi_label:
         metadata["label_thresholds"] = checkpoint.label_thresholds.tolist()
     return metadata
-
-
-def require_network_alone(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError if a checkpoint has a linear classifier next to the network: exports do not support it."""
-    if checkpoint.experiment.model.linear != "none":
-        raise CheckpointError(
-            f"{checkpoint.path}: has a linear classifier next to the network, which the export does not support; train "
-            "with model.linear=none"
-        )

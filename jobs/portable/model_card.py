@@ -223,18 +223,19 @@ def _to_row(metric: CardMetric) -> dict[str, str]:
 
 
 def _describe_data(experiment: Experiment, metrics: Mapping[str, Any]) -> list[str]:
-    data = experiment.data
+    data, has_linear = experiment.data, experiment.model.linear != "none"
     if data.train is None:
         source = f"docstrings of the Python packages {', '.join(data.packages)}"
     else:
         sources = [data.train] if isinstance(data.train, str) else data.train
         source = ", ".join(f"`{name}`" for name in sources)
+    pairs = ", the linear classifier pairs of adjacent words that they have twice or more" if has_linear else ""
     rows = f"{metrics['rows']:,} training rows" if "rows" in metrics else "an unknown number of training rows"
     vectors = f"`{experiment.vectors.path}`" if experiment.vectors.path else "trained on these texts"
     return [
         f"* Texts: {source}; {rows}, {int(metrics.get('validation_rows') or 0):,} validation rows.",
         f"* Initial word vectors: {'random' if experiment.model.embedding == 'rand' else vectors}.",
-        "* The vocabulary has words of the training texts. Texts and their labels are not in the checkpoint.",
+        f"* The vocabulary has words of the training texts{pairs}. Texts and their labels are not in the checkpoint.",
     ]
 
 

@@ -6,6 +6,11 @@
 Batch and length are dynamic, and a text's scores do not depend on the length of the others: windows that touch no token
 of a text have no effect. A text without tokens is one token of padding. The metadata have the labels and what a reader
 needs to make token ids; see `build_metadata`.
+
+The linear classifier next to the network (`model.linear`) sums the rows of words and pairs. A hash table finds the row
+of a pair: pairs are ordered by bucket, and as many are compared as the largest bucket has. A binary search would need
+five operators for each step, and for a short text each operator costs more than its numbers; a TfIdfVectorizer would
+return a number for each text and each pair that has a row.
 """
 
 import json
@@ -16,7 +21,8 @@ import numpy as np
 from jobs.datasets.tokenizer import PADDING
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError
-from jobs.portable.metadata import describe_model, require_network_alone
+from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT, compute_keys
+from jobs.portable.metadata import describe_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -24,19 +30,20 @@ if TYPE_CHECKING:
 OPSET, IR_VERSION = 17, 8  # those of 2022, so that older runtimes read the file
 MAX_BYTES = 2_000_000_000  # Protocol Buffers have no larger messages
 LOWEST = -1e30  # less than any feature
+PAIRS_PER_BUCKET = 2  # on average; fewer take more memory and little less time
+# Of a pair's words in its hash. Word ids have 31 bits, so the sum of the products has 63.
+HASH_FACTORS = 0x5BD1E995, 0x27D4EB2F
 
 
 def build_model(checkpoint: Checkpoint) -> "ModelProto":
     """Return the ONNX model of a checkpoint.
 
     Raises:
-        CheckpointError: its tensors do not fit its settings, or are too large for one file; or it has a linear
-            classifier.
+        CheckpointError: its tensors do not fit its settings, or are too large for one file.
     """
     from onnx import TensorProto, helper
 
     validate_network(checkpoint)
-    require_network_alone(checkpoint)
     if sum(tensor.nbytes for tensor in checkpoint.weights.values()) > MAX_BYTES:
         raise CheckpointError(f"{checkpoint.path}: has more than 2 GB of weights, which an ONNX file cannot hold")
     graph = _Graph()
@@ -104,6 +111,8 @@ def _add_network(graph: _Graph, checkpoint: Checkpoint) -> None:
     graph.add("Concat", "features", *features, axis=1)
     output = graph.constant("output.weight", weights["output.weight"], np.float32)
     bias = graph.constant("output.bias", weights["output.bias"], np.float32)
+    if WEIGHT in weights:
+        bias = graph.add("Add", "text_biases", bias, _add_linear_scores(graph, weights))  # (batch, classes)
     graph.add("Gemm", "logits", "features", output, bias, transB=1)
     graph.add("Div", "calibrated", "logits", graph.constant("temperature", checkpoint.temperature, np.float32))
     if checkpoint.is_multi_label:
@@ -134,6 +143,68 @@ def _add_filters(graph: _Graph, index: int, width: int, weights: dict[str, np.nd
     graph.add("ReduceMax", name("maxima"), name("kept"), axes=[2], keepdims=0)
     graph.add("Add", name("shifted"), name("maxima"), name("biases"))
     return graph.add("Relu", name("features"), name("shifted"))
+
+
+def _add_linear_scores(graph: _Graph, weights: dict[str, np.ndarray]) -> str:
+    """Add the linear classifier; return the name of its scores, multiplied by the scale, `(batch, classes)`."""
+    weight, squares = weights[WEIGHT], weights[SQUARES]
+    num_words, num_pairs = len(squares) - len(weights[PAIRS]), len(weights[PAIRS])
+    graph.constant("no_row", 0)  # that of padding, which is all zero
+    graph.add("Less", "has_row", "token_ids", graph.constant("linear.words", num_words))
+    rows = graph.add("Where", "word_rows", "has_row", "token_ids", "no_row")  # (batch, length)
+    if num_pairs:
+        order = _add_pair_rows(graph, compute_keys(weights[PAIRS]), num_words)
+        all_rows = np.concatenate([np.arange(num_words), num_words + order])
+        weight, squares = weight[all_rows], squares[all_rows]
+        rows = graph.add("Concat", "linear_rows", rows, "pair_rows", axis=1)  # (batch, 2 * length)
+    graph.add("Gather", "row_weights", graph.constant(WEIGHT, weight, np.float32), rows)
+    graph.add("ReduceSum", "weight_sums", "row_weights", "one", keepdims=0)  # (batch, classes)
+    graph.add("Gather", "row_squares", graph.constant(SQUARES, squares, np.float32), rows)
+    graph.add("ReduceSum", "square_sums", "row_squares", "one", keepdims=1)  # (batch, 1)
+    graph.add("Sqrt", "norms", "square_sums")
+    graph.add("Div", "scaled", graph.constant(SCALE, weights[SCALE], np.float32), "norms")
+    graph.add("Greater", "has_norm", "square_sums", graph.constant("zero_norm", 0, np.float32))
+    graph.add("Where", "factors", "has_norm", "scaled", "zero_norm")
+    graph.add("Mul", "linear_products", "weight_sums", "factors")
+    bias = graph.constant(BIAS, weights[SCALE] * weights[BIAS], np.float32)
+    return graph.add("Add", "linear_scores", "linear_products", bias)
+
+
+def _add_pair_rows(graph: _Graph, keys: np.ndarray, first_row: int) -> np.ndarray:
+    """Add the rows of the pairs that begin at each token, `pair_rows`, `(batch, length)`, 0 where there is none.
+
+    Args:
+        keys: of the pairs, `(pairs,)` int64.
+        first_row: of the pairs, in the order that is returned.
+
+    Returns:
+        The order of the pairs by bucket, `(pairs,)` int64.
+    """
+    num_buckets = len(keys) // PAIRS_PER_BUCKET | 1
+    buckets = ((keys >> 32) * HASH_FACTORS[0] + (keys & 0xFFFFFFFF) * HASH_FACTORS[1]) % num_buckets
+    order = np.argsort(buckets, kind="stable")
+    largest = int(np.bincount(buckets).max())
+    starts = np.searchsorted(buckets[order], np.arange(num_buckets))
+    # Those after the end are compared too, and equal no pair.
+    padded_keys = np.concatenate([keys[order], np.full(largest, -1)])
+    last = graph.constant("last_axis", [-1])
+    graph.add("Slice", "next_ids", "padded", "one", graph.constant("end", [np.iinfo(np.int64).max]), "one")
+    graph.add("Mul", "high_keys", "token_ids", graph.constant("high", 1 << 32))
+    graph.add("Add", "keys", "high_keys", "next_ids")
+    for name, factor in zip(("token_ids", "next_ids"), HASH_FACTORS, strict=True):
+        graph.add("Mul", f"{name}.hash", name, graph.constant(f"{name}.factor", factor))
+    graph.add("Add", "hashes", "token_ids.hash", "next_ids.hash")
+    graph.add("Mod", "buckets", "hashes", graph.constant("num_buckets", num_buckets))
+    graph.add("Gather", "bucket_starts", graph.constant("linear.bucket_starts", starts), "buckets")
+    graph.add("Unsqueeze", "bucket_starts_3d", "bucket_starts", last)
+    graph.add("Add", "candidates", "bucket_starts_3d", graph.constant("bucket_indices", np.arange(largest)))
+    graph.add("Gather", "candidate_keys", graph.constant("linear.keys", padded_keys), "candidates")
+    graph.add("Unsqueeze", "keys_3d", "keys", last)
+    graph.add("Equal", "is_pair", "candidate_keys", "keys_3d")  # (batch, length, largest)
+    graph.add("Add", "candidate_rows", "candidates", graph.constant("first_row", first_row))
+    graph.add("Where", "possible_rows", "is_pair", "candidate_rows", "no_row")
+    graph.add("ReduceMax", "pair_rows", "possible_rows", axes=[2], keepdims=0)
+    return order
 
 
 def _to_tensor(name: str, value: np.ndarray) -> "TensorProto":

@@ -106,6 +106,11 @@ def build_tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
         raise CheckpointError(
             f"{checkpoint.path}: a tokenizer.json cannot express text.tokenizer={text.tokenizer}; export it without one"
         )
+    if text.max_edit_distance:
+        raise CheckpointError(
+            f"{checkpoint.path}: a tokenizer.json cannot express text.max_edit_distance={text.max_edit_distance}; "
+            "export it without one"
+        )
     tokenizer = Tokenizer.from_str(json.dumps(_build_specification(words, text)))
     vocabulary = Vocabulary(words)
     for probe in _list_probes(words):

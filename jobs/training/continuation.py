@@ -2,9 +2,11 @@
 
 A word that the checkpoint knows has its vector, and a class that it knows has its output weights; the filters are
 copied. New words and classes start as in any run. So before the first step, the logits of known classes are those of
-the checkpoint, for texts of known words; except that a linear classifier (`model.linear`) is trained again, on the rows
-of the run. The vocabulary is that of the run, followed by the words that only the
+the checkpoint, for texts of known words. The vocabulary is that of the run, followed by the words that only the
 checkpoint has.
+
+A linear classifier (`model.linear`) is trained again if the run has training rows of every class that the checkpoint
+knows. Otherwise it would forget the classes without rows, so that of the checkpoint stays.
 """
 
 from dataclasses import replace
@@ -14,19 +16,21 @@ import numpy as np
 import torch
 
 from jobs.config.experiment import Experiment, ExperimentError, digest
+from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.prepared.corpus_tokens import encode, tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
+from jobs.model.linear.classifier import LinearClassifier
+from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, WEIGHT, renumber_words
 from jobs.model.network import Network
 from jobs.training.corpus import Corpus, EncodedSplit
 
 # Settings that must be those of the checkpoint.
 FIXED_SETTINGS = (
     "model.embedding", "model.filter_widths", "model.feature_maps", "text.tokenizer", "text.lowercase",
-    "data.is_multi_label",
+    "model.linear", "data.is_multi_label",
 )  # fmt: skip
-FIRST_WORD = 2  # after padding and the unknown word
 
 
 def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) -> tuple[Experiment, Corpus]:
@@ -43,9 +47,8 @@ def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) 
         return experiment, corpus
     checkpoint = load_checkpoint(path)
     check_fixed_settings(experiment, checkpoint)
-    return experiment.replace({"train.start_from": checkpoint.path}), extend_corpus(
-        corpus, dataset, checkpoint, experiment.text.max_tokens
-    )
+    corpus = extend_corpus(corpus, dataset, checkpoint, experiment.text)
+    return experiment.replace({"train.start_from": checkpoint.path}), corpus
 
 
 def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None:
@@ -68,7 +71,7 @@ def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None
         )
 
 
-def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_tokens: int) -> Corpus:
+def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text: TextSettings) -> Corpus:
     """Return a corpus with the words, vectors and classes of a checkpoint added.
 
     Raises:
@@ -88,12 +91,12 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, max_
     vectors[rows] = start[start_rows]
     labels = sorted({*corpus.labels, *checkpoint.labels})
     classes = np.array([labels.index(label) for label in corpus.labels], np.int64)
-    vocabulary, text = Vocabulary(words), checkpoint.experiment.text
-    # These may have words that only the checkpoint knows; the training texts have none.
-    validation = encode(tokenize_texts(dataset.validation.texts, text), vocabulary, max_tokens)
+    vocabulary = Vocabulary(words, text.max_edit_distance)
+    # These may have words that only the checkpoint knows. Those of training texts are rare (`text.min_count`).
+    validation = encode(tokenize_texts(dataset.validation.texts, text), vocabulary, text.max_tokens)
     out_of_scope = corpus.out_of_scope
     if dataset.out_of_scope is not None:
-        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text), vocabulary, max_tokens)
+        out_of_scope = encode(tokenize_texts(dataset.out_of_scope.texts, text), vocabulary, text.max_tokens)
     return replace(
         corpus,
         train=replace(corpus.train, labels=_renumber(corpus.train.labels, classes, len(labels))),
@@ -148,7 +151,30 @@ def load_start_weights(network: Network, corpus: Corpus, checkpoint: Checkpoint)
             target[classes.to(target.device)] = value.to(target)
         else:
             target.copy_(value)
+    _keep_linear_classifier(network, corpus, checkpoint)
     # The initial vectors of the corpus are those of the first channel.
     if network.vectors is not None and network.has_fixed:
         rows, start_rows = (torch.from_numpy(ids) for ids in match_words(corpus.words, checkpoint.words))
         network.vectors[rows.to(network.vectors.device)] = tensors["vectors"][start_rows].to(network.vectors)
+
+
+def _keep_linear_classifier(network: Network, corpus: Corpus, checkpoint: Checkpoint) -> None:
+    """Set the checkpoint's linear classifier if a class of it has no training rows; new classes have the score -1."""
+    weights, labels = checkpoint.weights, corpus.train.labels
+    classes = np.array([corpus.labels.index(label) for label in checkpoint.labels])
+    if corpus.train.weights is not None:
+        labels = labels[corpus.train.weights > 0]
+    with_rows = np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
+    if WEIGHT not in weights or set(classes) <= set(with_rows):
+        return
+    rows, start_rows = match_words(corpus.words, checkpoint.words)
+    ids = np.zeros(len(checkpoint.words) + FIRST_WORD, np.int64)
+    ids[start_rows] = rows
+    tensors = renumber_words(weights, ids, len(corpus.words) + FIRST_WORD)
+    weight = np.zeros((len(tensors[WEIGHT]), len(corpus.labels)), np.float32)
+    bias = np.full(len(corpus.labels), NO_ROWS_SCORE, np.float32)
+    weight[:, classes], bias[classes] = tensors[WEIGHT], tensors[BIAS]
+    tensors |= {WEIGHT: weight, BIAS: bias}
+    network.linear = LinearClassifier({name: torch.from_numpy(value) for name, value in tensors.items()}).to(
+        network.output.device
+    )

@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ class Corpus:
     coverage: None without pretrained vectors. key: identifies texts and vectors: a file by its vectors, those trained
     here by what they were trained from. held_out: identifies the test part, which is not in the corpus. out_of_scope:
     tokens of texts in no class, which select thresholds; None without such texts. num_trained: least number of word ids
-    with a trained vector. started_from: path and manifest's SHA-256 of the checkpoint of `train.start_from`.
+    with a trained vector. started_from: path and manifest's SHA-256 of the checkpoint of `train.start_from`. linear:
+    cache of `jobs.training.linear.svc`, empty in a copy with other rows.
     """
 
     train: EncodedSplit
@@ -89,6 +90,7 @@ class Corpus:
     out_of_scope: Tokens | None = None
     num_trained: int = 2
     started_from: Mapping[str, str] | None = None
+    linear: dict[str, dict[str, np.ndarray]] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def word_counts(self) -> np.ndarray:
         """Return the occurrences of each word id in the training texts, `(train words,)` int64.
@@ -190,7 +192,7 @@ def build_corpus(
         warning = coverage.describe_low_share(experiment.vectors)
         if warning and log_notes:
             logger.warning(warning)
-    vocabulary = Vocabulary(words)
+    vocabulary = Vocabulary(words, text.max_edit_distance)
     train = _encode_split(dataset.train, tokenized, vocabulary, dataset.labels, text.max_tokens)
     validation = _encode_split(dataset.validation, validation_tokens, vocabulary, dataset.labels, text.max_tokens)
     key = _content_key(train, validation, trained_from or table, [words, dataset.labels])

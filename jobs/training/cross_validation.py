@@ -42,7 +42,7 @@ from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
 from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
-from jobs.training.run_files.run_folder import model_settings_key, train_settings_key
+from jobs.training.run_files.run_folder import model_settings_key, text_settings_key, train_settings_key
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
             best = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.network.load_state_dict(best)
     texts = tokenize_texts(test.texts, experiment.text)
-    tokens = encode(texts, Vocabulary(corpus.words), experiment.text.max_tokens)
+    tokens = encode(texts, Vocabulary(corpus.words, experiment.text.max_edit_distance), experiment.text.max_tokens)
     labels = encode_labels(test, corpus.labels)
     logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
     epochs = loop.progress.epochs
@@ -308,7 +308,8 @@ def _key(experiment: Experiment, datasets: list[Dataset], word_vectors: WordVect
 
     A vectors file is identified by its vectors, since a copy on another node has another modification time.
     """
-    settings = experiment.model_dump(include={"text", "vectors", "seed"})
+    settings = experiment.model_dump(include={"vectors", "seed"})
+    settings["text"] = text_settings_key(experiment.text)
     settings["model"] = model_settings_key(experiment.model)
     settings["train"] = train_settings_key(experiment.train, len(datasets))
     rows = [split.digest() for dataset in datasets for split in (dataset.train, dataset.validation, dataset.test)]

@@ -30,7 +30,7 @@ from jobs.model.lazy_adam import LazyAdam
 from jobs.model.network import Network, compute_loss_sum, limit_norm
 from jobs.training.exchange.gradients import GradientExchange
 from jobs.training.history import Epoch, EpochProgress, Progress
-from jobs.training.linear.svc import create_linear_classifier
+from jobs.training.linear.preparation import prepare_linear_classifier
 from jobs.training.linear.weight import iter_validation_scores
 from jobs.training.process_group import ProcessGroup
 from jobs.training.validation import Metrics, Validation
@@ -141,6 +141,7 @@ class Loop:
             TrainingDiverged: the loss became NaN or infinite.
         """
         settings, progress = self.settings, self.progress
+        prepare_linear_classifier(self)
         yielded = time.monotonic()
         while not progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
             rows = len(self.corpus.train) - progress.steps * self.batch_size
@@ -323,7 +324,6 @@ def create_loop(
         # Otherwise the first epochs learn that most labels are rare.
         network.output_bias.data = torch.from_numpy(compute_log_odds(corpus.train.labels))
     settings = experiment.train
-    network.linear = create_linear_classifier(experiment, corpus)
     rows, labels = corpus.row_weights(settings.class_weights), corpus.label_weights(settings.class_weights)
     return Loop(
         network.to(device), corpus, settings, experiment.seed, group, device, row_weights=rows, label_weights=labels

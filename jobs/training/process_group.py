@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from cluster import UsageError
 from jobs.training.exchange.shared_memory import SharedMemory
 
 ValueType = TypeVar("ValueType")
@@ -60,6 +61,21 @@ class ProcessGroup:
         for part in others:
             tensor.add_(part.view_as(tensor))
         return tensor
+
+    def broadcast_tensor(self, tensor: Tensor) -> Tensor:
+        """Return the tensor of the first worker; those of the others, of its shape and type, are replaced by it."""
+        if self.world_size == 1 or not tensor.numel():
+            return tensor
+        is_first = self.rank == 0
+        self.bytes_sent += tensor.nbytes * is_first
+        if (memory := self._memory_for(tensor.nbytes)) is None:
+            torch.distributed.broadcast(tensor, 0)
+            return tensor
+        message = memory.write(tensor.numel() * is_first, tensor.dtype)
+        message.copy_(tensor.flatten()[: len(message)])
+        memory.post()
+        first, *_ = memory.receive([tensor.numel()] + [0] * (self.world_size - 1), [0] * self.world_size, tensor.dtype)
+        return tensor if is_first else tensor.copy_(first.view_as(tensor))
 
     def new_message(self, count: int, dtype: torch.dtype) -> Tensor:
         """Return memory for a message to the other workers, `(count,)`, to be filled and then sent at once."""
@@ -133,3 +149,21 @@ class ProcessGroup:
         if self.world_size == 1:
             return value
         return self.all_reduce(torch.tensor([float(value)], device=self.device)).item() > 0
+
+
+def call_with_error_sync(group: ProcessGroup, function: Callable[[], ValueType]) -> ValueType:
+    """Return the function's value on this worker; if it fails on any worker, raise on all of them.
+
+    Raises:
+        UsageError: the error of the first worker that failed.
+    """
+    value: ValueType | None = None
+    message = None
+    try:
+        value = function()
+    except UsageError as error:
+        message = str(error)
+    for other in group.all_gather(message):
+        if other is not None:
+            raise UsageError(other)
+    return value  # type: ignore[return-value]  # the function returned, so this is its value

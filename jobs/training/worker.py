@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.train
@@ -31,14 +31,13 @@ from jobs.training.corpus import Corpus
 from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.loop import Loop, create_loop
 from jobs.training.monitor import RunCallback, WorkerTimes
-from jobs.training.process_group import ProcessGroup
+from jobs.training.process_group import ProcessGroup, call_with_error_sync
 from jobs.training.run_files import snapshot
 from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
 from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
 logger = logging.getLogger(__name__)
 
-ReturnType = TypeVar("ReturnType")
 
 # Interval between messages on the progress of a long epoch.
 PROGRESS_INTERVAL_S = 10.0
@@ -226,24 +225,6 @@ class Reporter:
 
 def do_nothing() -> None:
     """Do nothing."""
-
-
-def call_with_error_sync(group: ProcessGroup, function: Callable[[], ReturnType]) -> ReturnType:
-    """Return the function's value on this worker; if it fails on any worker, raise on all of them.
-
-    Raises:
-        UsageError: the error of the first worker that failed.
-    """
-    value: ReturnType | None = None
-    message = None
-    try:
-        value = function()
-    except UsageError as error:
-        message = str(error)
-    for other in group.all_gather(message):
-        if other is not None:
-            raise UsageError(other)
-    return value  # type: ignore[return-value]  # the function returned, so this is its value
 
 
 def validate_storage_visible(path: str, group: ProcessGroup) -> None:

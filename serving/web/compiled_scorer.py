@@ -25,7 +25,7 @@ from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import get_array, pack_addresses
 from jobs.config.text_distribution import EDGES
-from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization import code_points, nearest_words, tokenizer_kernel
 from jobs.inference import linear_kernel, scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import TableDtype
@@ -34,7 +34,7 @@ from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 
 # The files of all kernels that the entry calls.
-KERNEL_MODULES = (scoring_kernel, linear_kernel, tokenizer_kernel, code_points, intrinsics)
+KERNEL_MODULES = (scoring_kernel, linear_kernel, tokenizer_kernel, nearest_words, code_points, intrinsics)
 
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 

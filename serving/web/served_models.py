@@ -101,7 +101,7 @@ class ServedModel:
 
     @property
     def memory_bytes(self) -> int:
-        """Size in bytes of what it holds, including a table that it shares with other processes."""
+        """Size in bytes of what it holds, including what it shares with other processes."""
         return self.classifier.memory_bytes + self.scorer.memory_bytes
 
     def score(self, request: ClassificationRequest) -> ScoredTexts:

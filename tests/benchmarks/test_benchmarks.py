@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import imbalance, ingest, languages, multi_label, serving
+from benchmarks import imbalance, ingest, languages, multi_label, serving, typing_errors
 from cluster.package import REPOSITORY
 
 pytestmark = pytest.mark.benchmark
@@ -114,6 +114,18 @@ def test_multi_label(shared_data: Path) -> None:
     rows = run("multi_label", "--quick")["sides"]
     assert [row["side"] for row in rows] == [multi_label.SVC, *multi_label.SIDES]
     assert all(0 < row["macro F1"] < row["micro F1"] < row["P@1"] < 100 for row in rows)
+
+
+def test_typing_errors(shared_data: Path) -> None:
+    """On TREC fewer words are unknown with the setting, and errors cost less accuracy."""
+    metrics = run("typing_errors", "--quick")
+    rows = metrics["accuracy"]
+    assert [(row["side"], row["errors, %"]) for row in rows] == [
+        (side, share) for side in typing_errors.SIDES for share in typing_errors.SHARES
+    ]
+    assert all(row["unknown words, %"] > row["with distance 1"] for row in rows)
+    assert all(row["gain"] > 1 for row in rows if row["errors, %"] == 20)
+    assert metrics["costs"][0]["index MB"] > 1
 
 
 def test_languages() -> None:

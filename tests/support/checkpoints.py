@@ -13,11 +13,13 @@ WORDS = [f"word{number}" for number in range(200)]
 
 
 def checkpoint_of(embedding: str, **settings: object) -> Checkpoint:
-    """Return a checkpoint with random weights, three classes and the vocabulary WORDS; settings by dotted path."""
+    """Return a checkpoint with random weights, three classes and the vocabulary WORDS; settings by dotted path.
+
+    It has no linear classifier, unless the settings name one.
+    """
     generator = np.random.default_rng(0)
-    experiment = Experiment().replace(
-        {"model.embedding": embedding, "model.filter_widths": [2, 1, 4], "model.feature_maps": 9} | settings
-    )
+    network_settings = {"model.filter_widths": [2, 1, 4], "model.feature_maps": 9, "model.linear": "none"}
+    experiment = Experiment().replace({"model.embedding": embedding} | network_settings | settings)
     vectors = generator.normal(size=(len(WORDS) + 2, 6)).astype(np.float32)
     vectors[0] = 0
     network = Network(experiment.model, vectors, 3)

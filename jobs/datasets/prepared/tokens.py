@@ -88,6 +88,9 @@ class TokenizedTexts(Sequence[list[str]]):
         """Return the ids of a vocabulary's words, as `jobs.datasets.tokenizer.encode`."""
         numbers = pyarrow.compute.index_in(self._words, pa.array(map(_encode, vocabulary.words), pa.large_binary()))
         table = (numbers.fill_null(UNKNOWN - 2).to_numpy() + 2).astype(np.int32)
+        if vocabulary.max_edit_distance:
+            unknown = np.flatnonzero(table == UNKNOWN)
+            table[unknown] = vocabulary.encode(self._list_words(unknown))
         offsets = np.zeros(len(self) + 1, np.int64)
         np.minimum(self.lengths, max_tokens).cumsum(out=offsets[1:])
         ids = np.empty(offsets[-1], np.int32)

@@ -9,6 +9,7 @@ Layout of the vocabulary. Word i has the id i + 2.
     slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
                   power of two
     hashes        (size,) uint64, FNV-1a hash of the word in each slot
+    near_offsets, near_entries  the index of `nearest_words`; empty without `text.max_edit_distance`
 """
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import CACHE_LINE, prefetch
+from jobs.datasets.tokenization import nearest_words
+from jobs.datasets.tokenization.nearest_words import find_nearest
 
 Array = np.ndarray
 
@@ -264,10 +267,10 @@ def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, 
     return token_end, token_end, key
 
 
-@compiled(calls=[intrinsics])
+@compiled(calls=[intrinsics, nearest_words])
 def tokenize(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, ids: Array, table: Array, num_columns: int,
+    hashes: Array, near_offsets: Array, near_entries: Array, ids: Array, table: Array, num_columns: int,
 ) -> int:  # fmt: skip
     """Write the word ids of a normalized text's tokens into `ids`, as many as fit; return their number.
 
@@ -282,6 +285,8 @@ def tokenize(
             continue
         token_end, key_end, key = find_token(text, classes, index, end)
         word = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
+        if word == UNKNOWN:
+            word = find_nearest(text, index, key_end, word_bytes, word_offsets, near_offsets, near_entries)
         for column in range(word * num_columns, (word + 1) * num_columns, CACHE_LINE // table.itemsize):
             prefetch(table, column)  # type: ignore[call-arg]  # numba adds the typing context
         ids[count] = word

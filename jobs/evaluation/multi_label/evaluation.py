@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.console.tables import format_text_table
 from jobs.datasets.readers import Split
-from jobs.datasets.tokenizer import Vocabulary, encode
+from jobs.datasets.tokenizer import encode
 from jobs.evaluation.baselines import SVC_NAME
 from jobs.evaluation.metrics import Interval
 from jobs.evaluation.multi_label.metrics import (
@@ -94,7 +94,7 @@ class MultiLabelEvaluation:
         rows = []
         for name, value in self.metrics.to_rows().items():
             interval = "{:.4f} to {:.4f}".format(*self.micro_f1_interval) if name == METRIC_NAMES["micro_f1"] else ""
-            row = {"metric": name, "network": f"{value:.4f}", "95% confidence": interval}
+            row = {"metric": name, "model": f"{value:.4f}", "95% confidence": interval}
             rows.append(row | ({SVC_NAME: f"{baseline[name]:.4f}"} if baseline else {}))
         return rows
 
@@ -174,7 +174,7 @@ def measure(
         linear_svc: scores and threshold of the baseline, as of `score_with_svcs`.
         columns: values of columns of the rows, by name; the micro F1 is listed by them.
     """
-    tokens = encode(test_tokens, Vocabulary(checkpoint.words), checkpoint.experiment.text.max_tokens)
+    tokens = encode(test_tokens, checkpoint.vocabulary, checkpoint.experiment.text.max_tokens)
     digests = load_train_texts(checkpoint.path)
     predicted = probabilities >= checkpoint.label_thresholds
     svc = None

@@ -12,7 +12,6 @@ import numpy as np
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.formats.rows import DataError, Record
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
-from jobs.datasets.tokenizer import Vocabulary
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 
@@ -71,7 +70,7 @@ def _select_diverse(embeddings: np.ndarray, margins: np.ndarray, count: int) -> 
 def _embed(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
     """Return the mean vector of each text's known words, with length 1 or 0, `(texts, dimensions)` float32."""
     vectors = checkpoint.weights["vectors" if "vectors" in checkpoint.weights else "fixed_vectors"]
-    vocabulary, settings = Vocabulary(checkpoint.words), checkpoint.experiment.text
+    vocabulary, settings = checkpoint.vocabulary, checkpoint.experiment.text
     means = np.zeros((len(texts), vectors.shape[1]), np.float32)
     for row, tokens in enumerate(tokenize_texts(texts, settings)):
         ids = [index for index in vocabulary.encode(tokens[: settings.max_tokens]) if index > 1]  # known words

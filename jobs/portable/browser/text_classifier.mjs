@@ -6,6 +6,8 @@
  *     classifier.predict("Where is my parcel?", { topK: 3 }); // [{ label, score }, ...], the best first
  */
 
+import { LinearClassifier } from "./linear_classifier.mjs";
+import { Matrix, readTensors } from "./tensors.mjs";
 import { Tokenizer } from "./tokenizer.mjs";
 
 /** @typedef {{ label: string, score: number }} Prediction a label and its probability */
@@ -16,10 +18,9 @@ import { Tokenizer } from "./tokenizer.mjs";
  *     The score (logit) of a label is the sum of the bias and of the shares of the phrases; the largest share is first.
  */
 
-const FORMAT = 1;
+const FORMAT = 2;
 const PADDING = 0, UNKNOWN = 1;
 const MAX_CACHE_BYTES = 32 << 20;
-const ARRAYS = { F32: Float32Array, I32: Int32Array, U8: Uint8Array };
 
 /**
  * Return the classifier of a folder.
@@ -45,12 +46,13 @@ export class TextClassifier {
   #channels;
   #filters;
   #output;
+  #linear = null; // that next to the network, if there is one
   #projections = new Map(); // of words, the oldest first
-  #last = { text: null }; // the last text, its tokens, and what `#convolve` returned
+  #last = { text: null }; // the last text, and what `#read` returned
 
   /**
    * @param {object} model the content of classifier.json
-   * @param {Map<string, { values: Float32Array | Int32Array | Uint8Array, shape: number[] }>} tensors
+   * @param {import("./tensors.mjs").Tensors} tensors
    */
   constructor(model, tensors) {
     const { filter_widths: widths, feature_maps: maps, labels, words, channels } = model;
@@ -69,6 +71,10 @@ export class TextClassifier {
       weight: read("output.weight", labels.length, widths.length * maps),
       bias: read("output.bias", 1, labels.length),
     };
+    if (model.linear) {
+      this.#linear = new LinearClassifier(model.linear, labels.length, tensors);
+      this.#output.bias = this.#output.bias.map((bias, index) => bias + this.#linear.bias[index]);
+    }
   }
 
   /** Name of the model. @returns {string} */
@@ -122,13 +128,14 @@ export class TextClassifier {
     const { labels, filter_widths: widths, feature_maps: maps } = this.#model;
     const row = labels.indexOf(label);
     if (row < 0) throw new RangeError(`there is no label '${label}'`);
-    const { tokens, features, starts } = this.#read(text);
-    const shares = new Map(); // by the phrase's first and last token
+    const { tokens, features, starts, ids } = this.#read(text);
+    const shares = new Map(); // by the phrase's first token and the one after its last
+    const add = (start, end, share) => shares.set(`${start},${end}`, (shares.get(`${start},${end}`) ?? 0) + share);
     features.forEach((feature, index) => {
       const end = Math.min(starts[index] + widths[Math.floor(index / maps)], tokens.length);
-      const key = `${Math.max(starts[index], 0)},${end}`;
-      shares.set(key, (shares.get(key) ?? 0) + feature * this.#output.weight[row * features.length + index]);
+      add(Math.max(starts[index], 0), end, feature * this.#output.weight[row * features.length + index]);
     });
+    for (const { start, end, share } of this.#linear?.explain(ids, row) ?? []) add(start, end, share);
     const phrases = [...shares]
       .filter(([, share]) => share !== 0)
       .map(([key, share]) => ({ text: tokens.slice(...key.split(",").map(Number)).join(" "), share }))
@@ -140,22 +147,25 @@ export class TextClassifier {
   /** Return the index and the probability of each label, the best first. */
   #rank(text) {
     const { temperature, labels } = this.#model;
-    const { features } = this.#read(text);
+    const { features, ids } = this.#read(text);
     const { weight, bias } = this.#output;
-    const logits = labels.map((_, row) => (dot(weight, row * features.length, features) + bias[row]) / temperature);
+    const scores = labels.map((_, row) => dot(weight, row * features.length, features) + bias[row]);
+    this.#linear?.addScores(ids, scores);
+    const logits = scores.map((score) => score / temperature);
     const highest = logits.reduce((highest, logit) => Math.max(highest, logit));
     const exponentials = logits.map((logit) => Math.exp(this.isMultiLabel ? -logit : logit - highest));
     const total = exponentials.reduce((sum, value) => sum + value, 0);
-    const scores = exponentials.map((value) => Math.fround(this.isMultiLabel ? 1 / (1 + value) : value / total));
-    return [...scores.entries()].sort((first, second) => second[1] - first[1]);
+    const shares = exponentials.map((value) => Math.fround(this.isMultiLabel ? 1 / (1 + value) : value / total));
+    return [...shares.entries()].sort((first, second) => second[1] - first[1]);
   }
 
-  /** Return the tokens of a text, and what `#convolve` returns. */
+  /** Return the tokens of a text, their word ids, and what `#convolve` returns. */
   #read(text) {
     if (typeof text !== "string") throw new TypeError(`a text is a string, not ${typeof text}`);
     if (text !== this.#last.text) {
       const tokens = this.#tokenizer.tokenize(text);
-      this.#last = { text, tokens, ...this.#convolve(this.#encode(tokens)) };
+      const ids = this.#encode(tokens);
+      this.#last = { text, tokens, ids, ...this.#convolve(ids) };
     }
     return this.#last;
   }
@@ -214,52 +224,6 @@ export class TextClassifier {
   }
 }
 
-/** Matrix of float32, or of quantized numbers as `jobs.model.checkpoint_tensors` describes them. */
-class Matrix {
-  #values;
-  #steps;
-  #bits;
-
-  constructor(tensors, name, rows, columns) {
-    const layout = tensors.get(`${name}.layout`)?.values;
-    const { values, shape } = tensors.get(layout ? `${name}.codes` : name) ?? { shape: [] };
-    this.rows = rows;
-    this.columns = layout ? layout[1] : shape.at(-1);
-    this.#values = values;
-    this.#bits = layout?.[0];
-    this.#steps = tensors.get(`${name}.steps`)?.values;
-    const size = rows * (layout ? Math.ceil((this.columns * this.#bits) / 8) : this.columns);
-    const isComplete = values?.length === size && (!layout || this.#steps?.length === rows);
-    if (!isComplete || (columns ?? this.columns) !== this.columns) {
-      throw new Error(`weights.safetensors: ${name} does not fit classifier.json`);
-    }
-  }
-
-  /** Write the numbers of a row into an array, from an index on. */
-  readRow(row, target, offset) {
-    if (!this.#steps) {
-      target.set(this.#values.subarray(row * this.columns, (row + 1) * this.columns), offset);
-      return;
-    }
-    const bits = this.#bits, center = 2 ** (bits - 1) - 0.5, step = this.#steps[row];
-    let index = (this.#values.length / this.rows) * row;
-    let [rest, restBits] = [0, 0]; // of the bytes that were read
-    for (let column = 0; column < this.columns; column++) {
-      if (restBits < bits) [rest, restBits] = [(rest << 8) | this.#values[index++], restBits + 8];
-      restBits -= bits;
-      target[offset + column] = ((rest >> restBits) - center) * step;
-      rest &= (1 << restBits) - 1;
-    }
-  }
-
-  /** Return the numbers of all rows, one row after the other. */
-  toFloats() {
-    const floats = new Float32Array(this.rows * this.columns);
-    for (let row = 0; row < this.rows; row++) this.readRow(row, floats, row * this.columns);
-    return floats;
-  }
-}
-
 /** Return the product of a vector with as many numbers of an array from an index on. */
 function dot(array, start, vector) {
   let sum = 0;
@@ -292,16 +256,4 @@ async function request(url, options = {}) {
   const response = await fetch(url, options);
   if (!response.ok) throw new Error(`${url.pathname}: ${response.status} ${response.statusText}`);
   return response;
-}
-
-/** Return the tensors of a safetensors file: the size of a header, the header in JSON, and the numbers. */
-function readTensors(buffer) {
-  const start = 8 + Number(new DataView(buffer).getBigUint64(0, true));
-  const { __metadata__: _, ...header } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, start - 8)));
-  const tensors = new Map();
-  for (const [name, { dtype, shape, data_offsets: [first, end] }] of Object.entries(header)) {
-    const length = (end - first) / ARRAYS[dtype].BYTES_PER_ELEMENT;
-    tensors.set(name, { values: new ARRAYS[dtype](buffer, start + first, length), shape });
-  }
-  return tensors;
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 INITIAL_WEIGHT = 1.0  # before the first epoch, and without validation rows
 MIN_FACTOR = 0.01  # of the network's logits
+PRIOR_MEANS = (1.0, 0.0)  # of the factors of the network's logits and of the linear scores
 
 
 def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -37,9 +38,7 @@ def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
     labels = loop.corpus.validation.labels[np.concatenate([rows for rows, _ in parts])]
     network_logits = torch.cat([scores for _, scores in parts]).numpy()
     weight = fit_linear_weight(network_logits, torch.cat(linear_scores).numpy(), labels)
-    # That of the first worker: processors may differ in the last bit.
-    linear.scale.fill_(weight if loop.group.rank == 0 else 0.0)
-    loop.group.all_reduce(linear.scale)
+    loop.group.broadcast_tensor(linear.scale.fill_(weight))  # processors may differ in the last bit
     scale = linear.scale.cpu()
     for (rows, scores), own in zip(parts, linear_scores, strict=True):
         yield rows, scores + scale * own
@@ -48,8 +47,11 @@ def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
 def fit_linear_weight(network_logits: np.ndarray, linear_scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the weight of the linear scores with which the probabilities have the least cross-entropy.
 
-    The factors of both are fitted, and the weight is their ratio: a temperature divides the sum later. They have the
-    prior of `fit_temperature`.
+    The factors of both are fitted, and the weight is their ratio: a temperature divides the sum later. They have a
+    prior with the deviation of `fit_temperature`'s and the means of `PRIOR_MEANS`: with few rows, of which the
+    validation part has few too, the network alone is better, and its first epochs should not be the best ones. Accuracy
+    on held-out rows compared with the network alone, in points, means of TREC, SST-2 and AG News with 30 to 1,000 rows:
+    -0.0, and -3.0 with a mean of 1. With hundreds of validation rows the prior has no effect.
 
     Args:
         network_logits, linear_scores: `(rows, classes)`, finite. labels: class indices, `(rows,)`; or `(rows, labels)`
@@ -74,7 +76,7 @@ def fit_linear_weight(network_logits: np.ndarray, linear_scores: np.ndarray, lab
             loss, probabilities = normalizers.sum() - (targets * logits).sum(), softmax(logits)
         else:
             loss, probabilities = (np.logaddexp(0, logits) - targets * logits).sum(), sigmoid(logits)
-        distances = factors - 1
+        distances = factors - PRIOR_MEANS
         gradient = np.tensordot(parts, probabilities - targets, 2) + distances / PRIOR_DEVIATION**2
         return loss + (distances**2).sum() / (2 * PRIOR_DEVIATION**2), gradient
 

@@ -20,7 +20,7 @@ from cluster.storage import absolute_path, exists, join, write_json
 from jobs.config.experiment import Experiment, digest
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.config.settings import (
-    NEWER_MODEL_SETTINGS,
+    EARLIER_VALUES,
     NEWER_SETTINGS,
     ModelSettings,
     Source,
@@ -276,7 +276,7 @@ def resolve_run_folder(
     key: dict[str, Any] = {
         "seed": experiment.seed,
         "corpus": corpus.key,
-        "text": _text_settings_key(experiment.text),
+        "text": text_settings_key(experiment.text),
         "model": model_settings_key(experiment.model),
         "train": train_settings_key(experiment.train),
     }
@@ -292,17 +292,18 @@ def resolve_run_folder(
     )
 
 
-def _text_settings_key(settings: TextSettings) -> Mapping[str, Any]:
+def text_settings_key(settings: TextSettings) -> Mapping[str, Any]:
+    """Return the settings of the texts for the key of a run."""
     # Without the default tokenizer, so that runs of earlier versions are found if their texts have the same tokens.
-    is_default = settings.tokenizer == TextSettings.model_fields["tokenizer"].default
-    return settings.model_dump(exclude={"tokenizer"} if is_default else None)
+    default = TextSettings()
+    unset = {name for name in EARLIER_VALUES["text"] if getattr(settings, name) == getattr(default, name)}
+    return settings.model_dump(exclude=unset)
 
 
 def model_settings_key(settings: ModelSettings) -> Mapping[str, Any]:
-    """Return the settings of the network for the key of a run; without newer ones at their defaults."""
-    default = ModelSettings()
-    unset = {name for name in NEWER_MODEL_SETTINGS if getattr(settings, name) == getattr(default, name)}
-    return settings.model_dump(exclude=unset)
+    """Return the settings of the network for the key of a run; without newer ones that earlier versions imply."""
+    implied = {name for name, value in EARLIER_VALUES["model"].items() if getattr(settings, name) == value}
+    return settings.model_dump(exclude=implied)
 
 
 def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Mapping[str, Any]:

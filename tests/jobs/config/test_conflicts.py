@@ -99,8 +99,9 @@ def test_settings_that_a_search_chose_can_be_trained() -> None:
     assert drop_ineffective_settings(static).model.dropout == 0.2
     trained = static.replace({"model.embedding": "non-static"})
     assert drop_ineffective_settings(trained) == trained
-    alone = Experiment().replace({"train.linear_weight": 2.0})
-    assert drop_ineffective_settings(alone) == Experiment()
+    none = Experiment().replace({"model.linear": "none"})
+    alone = none.replace({"train.linear_weight": 2.0})
+    assert drop_ineffective_settings(alone) == none
     linear = alone.replace({"model.linear": "words-and-pairs"})
     assert drop_ineffective_settings(linear) == linear
 
@@ -123,11 +124,12 @@ def test_the_use_of_out_of_scope_texts_needs_such_texts_and_one_set_of_weights()
 
 def test_settings_of_a_linear_classifier_need_one() -> None:
     """A search may choose whether there is one."""
-    experiment = Experiment().replace({"train.linear_weight": 0.5})
+    none = Experiment().replace({"model.linear": "none"})
+    experiment = none.replace({"train.linear_weight": 0.5})
     with pytest.raises(ExperimentError, match=r"train.linear_weight has no effect with model.linear=none"):
         check_settings(experiment, {"rand"})
     with pytest.raises(ExperimentError, match=r"train.linear_weight has no effect"):
-        check_settings(Experiment(), {"rand"}, {"train.linear_weight": [0.1, 1.0]})
+        check_settings(none, {"rand"}, {"train.linear_weight": [0.1, 1.0]})
     linear = {"model.linear": "words-and-pairs"}
     assert check_settings(experiment.replace(linear), {"rand"}) == []
     assert check_settings(experiment, {"rand"}, {"model.linear": ["none", "words-and-pairs"]}) == []

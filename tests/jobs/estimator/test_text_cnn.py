@@ -52,7 +52,9 @@ def test_the_weights_are_those_of_the_command(make_experiment: Callable[..., Exp
     fitted.fit(
         dataset.train.texts, dataset.train.labels, eval_set=(dataset.validation.texts, dataset.validation.labels)
     )
-    own, expected = fitted._model.checkpoint.weights, weights[loop.progress.best]
+    assert loop.network.linear is not None
+    linear = {name: value.numpy() for name, value in loop.network.linear.tensors().items()}
+    own, expected = fitted._model.checkpoint.weights, linear | weights[loop.progress.best]
     assert own.keys() == expected.keys()
     assert all(np.array_equal(own[name], expected[name]) for name in expected)
 
@@ -60,11 +62,12 @@ def test_the_weights_are_those_of_the_command(make_experiment: Callable[..., Exp
 def test_it_learns_and_reports_its_epochs(model: TextCNNClassifier) -> None:
     """And a callback sees each epoch."""
     assert model.score(TEXTS, LABELS) > 0.9
-    assert [epoch.epoch for epoch in model.epochs_] == [1, 2, 3, 4, 5, 6]
-    assert 1 <= model.best_epoch_ <= 6
+    num_epochs = len(model.epochs_)
+    assert [epoch.epoch for epoch in model.epochs_] == [*range(1, num_epochs + 1)]
+    assert 1 <= model.best_epoch_ <= num_epochs <= 6
     seen: list[Epoch] = []
-    TextCNNClassifier(**SMALL).fit(TEXTS, LABELS, callbacks=[seen.append])
-    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4, 5, 6]
+    TextCNNClassifier(**SMALL, learning_rate=0.01).fit(TEXTS, LABELS, callbacks=[seen.append])
+    assert [epoch.epoch for epoch in seen] == [epoch.epoch for epoch in model.epochs_]
 
 
 def test_the_seed_decides_the_result() -> None:
@@ -148,7 +151,10 @@ def test_a_model_is_saved_at_a_uri(model: TextCNNClassifier, tmp_path: Path, mon
 
 def test_weights_of_rows_and_classes_are_those_of_the_loss() -> None:
     """Of labels of any type; a weight of each class is one of each of its rows."""
-    small = SMALL | {"epochs": 1}
+    small = SMALL | {
+        "linear": "none",
+        "epochs": 1,
+    }  # the SVC of the linear classifier balances the classes of weighted rows
     equal = TextCNNClassifier(**small).fit(TEXTS, LABELS).predict_proba(TEXTS)
     numbers = np.array([2.0 if label == "good" else 1.0 for label in LABELS])
     of_rows = TextCNNClassifier(**small).fit(TEXTS, LABELS, np.where(numbers == 1, 9, 1)).predict_proba(TEXTS)

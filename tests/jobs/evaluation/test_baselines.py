@@ -63,7 +63,7 @@ def test_the_majority_class_is_as_accurate_as_its_share() -> None:
     assert compute_metrics(np.array([1, 1]), np.array([1, 0])).matthews_correlation is None
 
 
-def test_the_network_is_compared_with_an_svc_that_is_trained_on_the_same_rows(
+def test_the_model_is_compared_with_an_svc_that_is_trained_on_the_same_rows(
     trained: str, experiment: Experiment, tmp_path: Path, messages: list[str]
 ) -> None:
     """Its metrics are those of scikit-learn's on these rows, in the report, its JSON values and on the console."""
@@ -85,7 +85,7 @@ def test_the_network_is_compared_with_an_svc_that_is_trained_on_the_same_rows(
         low, high = values[f"{metric}_interval"]
         assert low <= values[metric] <= high
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "| metric | network | 95% confidence | TF-IDF, linear SVC | always '" in report
+    assert "| metric | model | 95% confidence | TF-IDF, linear SVC | always '" in report
     assert svc.describe_difference() in report
     assert svc.describe_difference() in messages
 
@@ -97,7 +97,7 @@ def test_the_comparison_with_the_svc_is_a_verdict_only_if_the_interval_excludes_
         for mean, interval in ((0.1, (0.05, 0.15)), (-0.1, (-0.2, -0.01)), (0.1, (-0.01, 0.21)))
     ]
     assert [text.partition(":")[0] for text in texts] == [
-        "The network is better", "The SVC is better", "Cannot tell which of the two is better"
+        "The model is better", "The SVC is better", "Cannot tell which of the two is better"
     ]  # fmt: skip
     assert texts[0].endswith("is +0.1000, 95% confidence +0.0500 to +0.1500")
 

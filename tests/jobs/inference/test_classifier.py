@@ -1,5 +1,6 @@
 """Classifier: the scores of the torch network, without torch."""
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -61,7 +62,8 @@ def test_scores_are_those_of_the_torch_network(embedding: str, table_bytes: int,
             assert classifier.max_rounding_error.max() == 0
         elif table_bytes > 4000:
             assert differences.max() > 2e-6
-            assert classifier.max_rounding_error.max() < 1e-3
+            # That of the linear classifier is for the longest texts.
+            assert classifier.max_rounding_error.max() < (1e-3 if linear == "none" else 1e-2)
         alone = np.concatenate([classifier.predict_logits([text]) for text in some])
         np.testing.assert_allclose(alone, logits, atol=1e-6)
 
@@ -124,6 +126,30 @@ def test_case_is_as_in_training() -> None:
     lowered, cased = Classifier(checkpoint_of("rand")), Classifier(checkpoint_of("rand", **{"text.lowercase": False}))
     assert np.array_equal(lowered.predict_logits(["WORD1"]), lowered.predict_logits(["word1"]))
     assert not np.array_equal(cased.predict_logits(["WORD1"]), cased.predict_logits(["word1"]))
+
+
+@pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
+@pytest.mark.parametrize("linear", ["none", "words-and-pairs"])
+def test_words_with_a_typing_error_are_read_as_known_ones(linear: str, table_bytes: int) -> None:
+    """Scores are those of the torch network, and of the texts without the errors; such words count as known."""
+    letters = ["".join(word) for word in itertools.product("abc", "def", "ghi", "kl", "no", "pä")][: len(WORDS)]
+    checkpoint = replace(checkpoint_of("rand", **{"model.linear": linear, "text.max_edit_distance": 1}), words=letters)
+    intended = [text.translate({ord("!"): " ! "}) for text in (" ".join(letters[:5]), letters[7] + "! x", "", "unseen")]
+    errors = str.maketrans({"a": "q", "b": "bb", "c": ""})  # first letters
+    written = [" ".join(word.translate(errors) for word in text.split()) for text in intended]
+    classifier = Classifier(checkpoint, table_bytes, table_dtype="float32")
+    logits, num_tokens, num_unknown = classifier.score_texts(written)
+    assert (num_tokens, num_unknown) == (9, 3)  # unknown are ! x unseen
+    np.testing.assert_allclose(classifier.predict_proba(written), predict_proba(checkpoint, written), atol=1e-5)
+    expected = Classifier(checkpoint, table_bytes, table_dtype="float32").predict_logits(intended)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+    served = [CompiledScorer(classifier, 4).score(part, "none") for part in (written, intended)]
+    np.testing.assert_allclose(served[0].scores, served[1].scores, atol=1e-6)
+    assert served[0].unknown_permille == served[1].unknown_permille
+    explained = [Explainer(classifier, text).explain(1).score for text in written]
+    np.testing.assert_allclose(explained, logits[:, 1], atol=1e-5)
+    exact = replace(checkpoint, experiment=checkpoint.experiment.replace({"text.max_edit_distance": 0}))
+    assert np.abs(Classifier(exact).predict_logits(written[:2]) - logits[:2]).max() > 0.01
 
 
 def test_tokenizer_of_an_installed_package_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

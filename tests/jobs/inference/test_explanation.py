@@ -70,4 +70,4 @@ def test_shares_of_the_linear_classifier_are_of_words_and_pairs() -> None:
     explanation = explain(Classifier(checkpoint), text)[0]
     assert [phrase.text for phrase in explanation.phrases] == [f"{first} {second}", first, first]
     assert [phrase.start for phrase in explanation.phrases] == [0, 0, len(text) - len(first)]
-    assert explanation.phrases[0].share / explanation.phrases[1].share == pytest.approx(5 / 3)
+    assert explanation.phrases[0].share / explanation.phrases[1].share == pytest.approx(5 / 3, abs=1e-4)

@@ -351,6 +351,17 @@ def test_the_table_does_not_change_the_scores(saved: str, tmp_path: Path, monkey
     assert not (tmp_path / "tmp").exists()
 
 
+def test_a_typing_error_is_read_as_a_word_that_the_file_does_not_have(tmp_path: Path) -> None:
+    checkpoint = checkpoint_of("rand", **{"text.max_edit_distance": 1})
+    checkpoint = replace(checkpoint, words=["parcel", "invoice", *checkpoint.words[2:]])
+    save_checkpoint(tmp_path / "model", checkpoint)
+    (tmp_path / "in.csv").write_text("text\nparcl invoicee\n")
+    predict_file(str(tmp_path / "model"), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl"), None)
+    correct, wrong = Classifier(checkpoint, share_table=False).predict_proba(["parcel invoice", "unknown words"])
+    assert read_jsonl(tmp_path / "out.jsonl")[0]["score"] == pytest.approx(correct.max(), abs=1e-4)
+    assert abs(correct.max() - wrong.max()) > 0.01
+
+
 def test_a_console_without_utf_8_receives_valid_json(saved: str) -> None:
     """Characters that the encoding lacks are escapes of JSON; so is half of a surrogate pair in a file."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}

@@ -112,11 +112,15 @@ def test_thresholds_of_abstention_are_read_or_their_lack_is_explained(tmp_path: 
         require_rule(metrics, "balanced")
 
 
-def test_a_checkpoint_of_an_earlier_version_has_its_tokenizer(folder: Path) -> None:
+def test_a_checkpoint_of_an_earlier_version_has_its_tokenizer_and_no_linear_classifier(folder: Path) -> None:
     assert load_checkpoint(str(folder)).experiment.text.tokenizer == "unicode"
     settings = (folder / "experiment.yaml").read_bytes()
-    replace_file(folder, "experiment.yaml", settings.replace(b"tokenizer: unicode, ", b""))
-    assert load_checkpoint(str(folder)).experiment.text.tokenizer == "words"
+    older = re.sub(rb"tokenizer: unicode, |  linear: [a-z-]+\n", b"", settings)
+    assert b"linear: " in settings
+    assert b"linear: " not in older
+    replace_file(folder, "experiment.yaml", older)
+    experiment = load_checkpoint(str(folder)).experiment
+    assert (experiment.text.tokenizer, experiment.model.linear) == ("words", "none")
 
 
 def test_a_path_may_be_a_folder_a_best_json_or_its_folder(folder: Path, tmp_path: Path) -> None:

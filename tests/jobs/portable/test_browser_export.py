@@ -46,10 +46,13 @@ CASES = {
     "several labels": {"model.embedding": "multichannel", "data.multi_label": True, "text.tokenizer": "words"},
     "quantized": {"model.embedding": "multichannel", "text.tokenizer": "unicode-pairs", "text.lowercase": False},
     "quantized to 3 bits": {"model.embedding": "static", "text.tokenizer": "words"},
+    "linear": {"model.linear": "words-and-pairs", "data.multi_label": True},
+    "linear, quantized": {"model.linear": "words-and-pairs", "model.embedding": "multichannel"},
     # More than 32 MiB of projected words, and a text that is cut.
     "large": {"model.embedding": "static", "model.feature_maps": 7000, "text.max_tokens": 180},
 }
-BITS = {"quantized": DEFAULT_BITS, "quantized to 3 bits": 3}
+BITS = {"quantized": DEFAULT_BITS, "quantized to 3 bits": 3, "linear, quantized": DEFAULT_BITS}
+MAX_WORDS = {"linear, quantized": 120}
 
 
 def build_checkpoint(**settings: object) -> Checkpoint:
@@ -64,13 +67,15 @@ def build_checkpoint(**settings: object) -> Checkpoint:
     return replace(base, words=words, metrics=metrics)
 
 
-def export(site: StaticSite, name: str, checkpoint: Checkpoint, *, bits: int | None = None) -> Path:
+def export(
+    site: StaticSite, name: str, checkpoint: Checkpoint, *, bits: int | None = None, max_words: int | None = None
+) -> Path:
     """Write a checkpoint, and its export as a folder of the site; return the path of the checkpoint."""
     path = site.folder / f"{name}-checkpoint"
     save_checkpoint(path, checkpoint)
     if bits:
         source, path = path, site.folder / f"{name}-small"
-        quantize_checkpoint(str(source), str(path), bits)
+        quantize_checkpoint(str(source), str(path), bits, max_words)
     assert main(["export", str(path), "--browser", str(site.folder / name)]) == 0
     return path
 
@@ -78,8 +83,8 @@ def export(site: StaticSite, name: str, checkpoint: Checkpoint, *, bits: int | N
 @pytest.mark.parametrize("case", CASES)
 def test_scores_in_a_browser_are_those_of_the_classifier(site: StaticSite, case: str) -> None:
     """And so are the selected labels and the explanations, for texts of many scripts."""
-    name = case.replace(" ", "-")
-    path = export(site, name, build_checkpoint(**CASES[case]), bits=BITS.get(case))
+    name = case.replace(", ", "-").replace(" ", "-")
+    path = export(site, name, build_checkpoint(**CASES[case]), bits=BITS.get(case), max_words=MAX_WORDS.get(case))
     classifier = Classifier(load_checkpoint(str(path)), table_dtype="float32", share_table=False)
     texts = json.loads(json.dumps(TEXTS[:5] if case == "large" else TEXTS))
     results = site.run(name, PREDICT, texts)
@@ -144,8 +149,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, capfd: pytest.Captur
 
     assert "text.tokenizer=jieba is Python code of an installed package, which a browser cannot" in run("package", "p")
     assert not (tmp_path / "p").exists()
-    save_checkpoint(tmp_path / "linear", checkpoint_of("rand", **{"model.linear": "words-and-pairs"}))
-    assert "has a linear classifier next to the network, which the export does not support" in run("linear", "p")
+    save_checkpoint(tmp_path / "near", checkpoint_of("rand", **{"text.max_edit_distance": 1}))
+    assert "the page looks up words as they are, without text.max_edit_distance=1" in run("near", "n")
     assert run("c", "site") == ""
     assert "is not empty; name a new folder, or add --force" in run("c", "site")
     (tmp_path / "site" / "page.css").write_text("changed")
@@ -198,7 +203,13 @@ def test_another_model_in_the_same_folder_is_read(site: StaticSite) -> None:
 
 
 DAMAGES = [
-    ("classifier.json", b'"format":1', b'"format":2', "classifier.json has format 2; this reader needs 1"),
+    ("classifier.json", b'"format":2', b'"format":1', "classifier.json has format 1; this reader needs 2"),
+    (
+        "classifier.json",
+        b'"linear":null',
+        b'"linear":{"words":3,"pairs":0}',
+        "weights.safetensors: linear.pairs does not fit classifier.json",
+    ),
     (
         "classifier.json",
         b'"words":["',

@@ -57,7 +57,10 @@ def test_the_card_says_what_the_model_is_and_where_it_is_from() -> None:
 
 
 def test_a_linear_classifier_is_described() -> None:
-    assert "a linear classifier over words and pairs of words" in card_of(**{"model.linear": "words-and-pairs"})
+    """And which parts of the training texts its weights show."""
+    card = card_of(**{"model.linear": "words-and-pairs"})
+    assert "a linear classifier over words and pairs of words" in card
+    assert "pairs of adjacent words that they have twice or more. Texts and their labels are not in" in card
     assert "linear" not in card_of()
 
 

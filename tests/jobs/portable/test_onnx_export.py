@@ -3,6 +3,7 @@
 import json
 import sys
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,9 +20,11 @@ from cluster import UsageError
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TextSettings
-from jobs.datasets.tokenizer import tokenize
+from jobs.datasets.tokenizer import Tokens, tokenize
 from jobs.inference.classifier import Classifier
+from jobs.inference.predict import build_network, predict_logits
 from jobs.model.checkpoint import CheckpointError, save_checkpoint
+from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT
 from jobs.portable import onnx_graph, tokenizer_json
 from jobs.portable.onnx_export import export_onnx
 from jobs.portable.onnx_graph import build_model
@@ -39,7 +42,7 @@ def run(model: bytes, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return logits, probabilities
 
 
-def pad(ids: list[list[int]], extra: int = 0) -> np.ndarray:
+def pad(ids: Sequence[Sequence[int] | np.ndarray], extra: int = 0) -> np.ndarray:
     """Return token ids as one array, padded to the longest text and further."""
     array = np.zeros((len(ids), max(map(len, ids)) + extra), np.int64)
     for row, own in zip(array, ids, strict=True):
@@ -49,11 +52,11 @@ def pad(ids: list[list[int]], extra: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_scores_are_those_of_the_classifier(embedding: str, multi_label: bool) -> None:
+@pytest.mark.parametrize("linear", ["none", "words-and-pairs"])
+def test_scores_are_those_of_the_classifier(embedding: str, multi_label: bool, linear: str) -> None:
     """Whatever the other texts of a batch are, and however far it is padded."""
-    checkpoint = replace(
-        checkpoint_of(embedding, **{"data.multi_label": multi_label}), metrics={"epoch": 1, "temperature": 1.7}
-    )
+    settings = {"data.multi_label": multi_label, "model.linear": linear}
+    checkpoint = replace(checkpoint_of(embedding, **settings), metrics={"epoch": 1, "temperature": 1.7})
     model = build_model(checkpoint)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
@@ -83,9 +86,36 @@ def test_a_checkpoint_beyond_the_size_of_a_file_is_refused(monkeypatch: pytest.M
         build_model(checkpoint_of("rand"))
 
 
-def test_a_checkpoint_with_a_linear_classifier_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="has a linear classifier next to the network"):
-        build_model(checkpoint_of("rand", **{"model.linear": "words-and-pairs"}))
+@pytest.mark.parametrize("num_pairs", [0, 1, 2, 50, None])
+def test_each_pair_of_the_linear_classifier_is_found(num_pairs: int | None) -> None:
+    """Of few pairs and of all; not across texts, and not those of words without a row. The scores are torch's."""
+    checkpoint = checkpoint_of("rand", **{"model.linear": "words-and-pairs"})
+    weights = checkpoint.weights
+    num_words = len(weights[SQUARES]) - len(weights[PAIRS])
+    rows = slice(None if num_pairs is None else num_words + num_pairs)
+    weights |= {PAIRS: weights[PAIRS][:num_pairs], WEIGHT: weights[WEIGHT][rows], SQUARES: weights[SQUARES][rows]}
+    generator = np.random.default_rng(1)
+    ids = [generator.integers(1, len(checkpoint.words) + 2, length).astype(np.int32) for length in (1, 2, 3, 40, 300)]
+    ids += [*weights[PAIRS][:500]]
+    tokens = Tokens(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
+    expected = predict_logits(build_network(checkpoint), tokens, np.arange(len(ids))).numpy()
+    logits, _ = run(build_model(checkpoint).SerializeToString(), pad(ids))
+    np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_texts_whose_words_have_no_row_have_the_bias_of_the_linear_classifier() -> None:
+    checkpoint = checkpoint_of("rand", **{"model.linear": "words-and-pairs"})
+    unknown = np.array([[1, len(checkpoint.words) + 1], [1, 0]])
+    for name in (WEIGHT, SQUARES):
+        checkpoint.weights[name][1] = 0  # as trained ones have
+    logits, _ = run(build_model(checkpoint).SerializeToString(), unknown)
+    alone = replace(checkpoint, experiment=checkpoint.experiment.replace({"model.linear": "none"}))
+    for name in (PAIRS, WEIGHT, SQUARES):
+        del alone.weights[name]
+    bias = alone.weights.pop(SCALE) * alone.weights.pop(BIAS)
+    np.testing.assert_allclose(
+        logits, run(build_model(alone).SerializeToString(), unknown)[0] + bias, atol=1e-5, rtol=0
+    )
 
 
 SETTINGS = [
@@ -144,6 +174,11 @@ def test_tokenizers_that_are_no_regular_expression_are_refused(name: str) -> Non
     checkpoint = checkpoint_of("rand", **{"text.tokenizer": name})
     with pytest.raises(CheckpointError, match=f"cannot express text.tokenizer={name}; export it without one"):
         build_tokenizer(checkpoint)
+
+
+def test_a_vocabulary_with_an_edit_distance_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"cannot express text\.max_edit_distance=1; export it without one"):
+        build_tokenizer(checkpoint_of("rand", **{"text.max_edit_distance": 1}))
 
 
 def test_a_final_sigma_is_one_after_a_letter() -> None:

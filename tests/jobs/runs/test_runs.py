@@ -99,6 +99,13 @@ def test_the_list_has_differing_settings_metrics_sizes_and_the_current_run(
     assert len(messages[1].splitlines()) == 5
 
 
+def test_a_run_of_an_earlier_version_is_listed_with_what_its_settings_were(storage: Path, make_run: MakeRun) -> None:
+    make_run("train-00000001")
+    earlier = Path(make_run("train-00000002").path, "experiment.yaml")
+    earlier.write_text(earlier.read_text().replace("  linear: words-and-pairs\n", ""))
+    assert list_rows(storage)["train-00000002"]["settings"] == "model.linear=none"
+
+
 def test_the_number_of_validation_rows_is_listed_if_it_differs(storage: Path, make_run: MakeRun) -> None:
     """Different rows of the same number get letters: their metrics cannot be compared either."""
     make_run("train-00000001", "some")
@@ -157,7 +164,8 @@ def test_a_malicious_experiment_file_is_not_expanded(storage: Path, make_run: Ma
     Path(make_run("train-00000009").path, "experiment.yaml").write_text("model: {new: [2026-01-02]}\n")
     rows = list_rows(storage)
     assert {rows[f"train-0000000{number}"]["settings"] for number in range(4)} == {"other texts or vectors"}
-    assert rows["train-00000009"]["settings"] == 'model.new=["2026-01-02"]'
+    earlier = "text.tokenizer=words, model.linear=none"  # the file names neither
+    assert rows["train-00000009"]["settings"] == f'{earlier}, model.new=["2026-01-02"]'
 
 
 def test_cleaning_keeps_what_is_referenced(storage: Path, make_run: MakeRun, messages: list[str]) -> None:

@@ -185,6 +185,7 @@ def test_trials_finish_are_stopped_by_asha_or_fail_with_a_reason(
     experiment = make_experiment(
         name="mixed", tune__space={"train.learning_rate": {"grid": [0.01, 1e-7, 1e30]}}, tune__samples=1,
         tune__epochs=3, tune__grace_epochs=1, tune__max_concurrent=1, tune__metric="loss", model__max_norm=None,
+        model__linear="none",
     )  # fmt: skip
     good, slow, diverged = records(Path(tune(experiment)))
     assert (good["status"], good["reason"], len(good["epochs"])) == ("finished", "", 3)

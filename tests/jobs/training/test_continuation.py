@@ -85,17 +85,34 @@ def test_known_classes_keep_their_logits_until_they_are_trained(
 def test_validation_texts_have_the_words_that_only_the_checkpoint_knows(
     make_experiment: Callable[..., Experiment], base: str, more_csv: str, tmp_path: Path
 ) -> None:
-    """The loop scores its validation rows as the checkpoint does."""
+    """The loop scores its validation rows as the checkpoint does, and finds words by the run's edit distance."""
     validation = tmp_path / "validation.csv"
-    validation.write_text('label,text\ngood,"awful dull broken"\nweather,"rain in may"\n')
+    validation.write_text('label,text\ngood,"awful dulll broken"\nweather,"rain in may"\n')
     experiment = make_experiment(
-        model__embedding="multichannel", data__train=more_csv, data__validation=str(validation), train__start_from=base
-    )
+        model__embedding="multichannel", data__train=more_csv, data__validation=str(validation), train__start_from=base,
+        text__max_edit_distance=1,
+    )  # fmt: skip
     loop = start_loop(experiment)
     logits = predict_logits(loop.network, loop.corpus.validation.tokens, np.arange(2)).numpy()
     expected = Classifier(load_checkpoint(base), share_table=False).predict_logits(["awful dull broken"])
     np.testing.assert_allclose(logits[:1, :2], expected, atol=1e-5)
     assert [loop.corpus.labels[index] for index in loop.corpus.validation.labels] == ["good", "weather"]
+
+
+@pytest.mark.parametrize("weight", [None, 0.25])
+def test_the_linear_classifier_stays_if_a_known_class_has_no_rows(
+    make_experiment: Callable[..., Experiment], base: str, more_csv: str, weight: float | None
+) -> None:
+    """A new class has the score -1. The factor is fitted again, or that of the settings; no training is needed."""
+    experiment = make_experiment(
+        model__embedding="multichannel", data__train=more_csv, train__start_from=base, train__linear_weight=weight
+    )
+    loop, known = start_loop(experiment), load_checkpoint(base).weights
+    next(loop.train_epochs())
+    weights = {name: value.numpy() for name, value in loop.network.weights().items()}
+    assert weights["linear.bias"].tolist() == [*known["linear.bias"].tolist(), -1]
+    assert len(weights["linear.pairs"]) == len(known["linear.pairs"])
+    assert (weights["linear.scale"].item() == 0.25) == (weight is not None)
 
 
 def test_a_continued_run_resumes_bit_for_bit(
@@ -120,6 +137,7 @@ def test_a_continued_run_resumes_bit_for_bit(
     [
         ({"model__filter_widths": [1, 2, 3]}, r"model.filter_widths=\[1, 2, 3\] \(\[1, 2\] there\)"),
         ({"model__feature_maps": 9, "text__lowercase": False}, r"feature_maps=9 \(8 there\), text.lowercase=False"),
+        ({"model__linear": "none"}, r"model.linear=none \(words-and-pairs there\)"),
         ({"model__embedding": "static"}, r"model.embedding=static \(multichannel there\)"),
         ({"vectors__dimensions": 10}, r"have 12 dimensions, those of this run 10"),
     ],
@@ -176,7 +194,7 @@ def test_several_labels_per_text_are_continued(make_experiment: Callable[..., Ex
     """Each label keeps its logits; a checkpoint with one label per text cannot be continued with several."""
     path = tmp_path / "several.csv"
     path.write_text("label,text\n" + "good|film,the film was great\nbad,a dull story\nfilm,a film\n" * 20)
-    settings = {"data__train": str(path), "data__label_separator": "|"}
+    settings = {"data__train": str(path), "data__label_separator": "|", "model__linear": "none"}
     train_checkpoint(make_experiment(**settings), tmp_path / "base")
     expected = Classifier(load_checkpoint(str(tmp_path / "base")), share_table=False).predict_logits(KNOWN_TEXTS)
     path.write_text("label,text\n" + "good|warm,the film was great\nbad,a dull story\nfilm,a film\n" * 20)

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset, load_folds
+from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import UNKNOWN
 from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key, load_text_vectors
 from tests.support.toy_data import write_word2vec
@@ -64,6 +65,18 @@ def test_rare_words_are_unknown_unless_they_have_a_vector(with_vectors: Callable
     assert sorted(corpus.words[:3]) == ["film", "great", "music"]
     assert corpus.words[3:] == ["unseen"]
     assert build(with_vectors(text__min_count=1000), pretrained=False).words == []
+
+
+def test_words_with_a_typing_error_are_known_in_the_corpus(make_experiment: Callable[..., Experiment]) -> None:
+    """With `text.max_edit_distance`, in the validation part too."""
+    dataset = load_dataset(make_experiment())
+    dataset = replace(dataset, validation=Split(["a fiml that is great"], ["good"]))
+    unknown = []
+    for distance in (0, 1):
+        experiment = make_experiment(text__max_edit_distance=distance)
+        corpus = build_corpus(experiment, dataset, use_pretrained=False)
+        unknown.append(int((corpus.validation.tokens.ids == UNKNOWN).sum()))
+    assert unknown[1] == unknown[0] - 1
 
 
 def test_random_vectors_are_for_training_words_only(with_vectors: Callable[..., Experiment]) -> None:

@@ -13,6 +13,7 @@ from jobs.config.experiment import Experiment
 from jobs.training.corpus import Corpus
 from jobs.training.exchange.shared_memory import SharedMemory
 from jobs.training.history import Epoch
+from jobs.training.linear.preparation import prepare_linear_classifier
 from jobs.training.loop import Loop, create_loop
 from jobs.training.process_group import ProcessGroup
 from jobs.training.run_files.snapshot import gather_optimizer_state, gather_weights
@@ -37,6 +38,7 @@ class Trained:
 def train(loop: Loop) -> Trained:
     """Train all epochs, without the messages between processes at their ends."""
     losses, validation_losses = [], []
+    prepare_linear_classifier(loop)
     step = loop.step
 
     def recorded_step(rows: np.ndarray, epoch: int, number: int) -> torch.Tensor:

@@ -122,7 +122,7 @@ def test_a_step_is_that_of_torchs_adam_on_the_whole_network(
 
 def test_the_norm_of_output_rows_is_limited(make_experiment: Callable[..., Experiment]) -> None:
     """Norms are limited after an epoch, and in the scores of every step; shorter rows are unchanged."""
-    loop = make_loop(make_experiment(model__max_norm=0.01, train__epochs=1, model__dropout=0.0))
+    loop = make_loop(make_experiment(model__max_norm=0.01, model__dropout=0.0, model__linear="none", train__epochs=1))
     list(loop.train_epochs())
     assert loop.network.output.norm(dim=1).max() <= 0.01 + 1e-6
     network = loop.network

@@ -29,6 +29,11 @@ def collective_worker(rank: int, folder: str) -> None:
     assert not separate.enable_shared_memory()
     assert torch.equal(separate.all_reduce(torch.ones(3)), torch.full((3,), 2.0))
     for either in (group, separate):
+        for count in (0, 3, max_message_bytes(2) // 4 + 1):  # of different values
+            own = torch.arange(count, dtype=torch.int32) + rank
+            assert torch.equal(either.broadcast_tensor(own), torch.arange(count, dtype=torch.int32))
+            assert torch.equal(own, torch.arange(count, dtype=torch.int32))
+        sent = either.bytes_sent
         message = either.new_message(3, torch.int32)
         message.copy_(torch.arange(3) + 3 * rank)
         assert torch.cat(either.all_gather_tensors(message)()).tolist() == [0, 1, 2, 3, 4, 5]
@@ -36,7 +41,8 @@ def collective_worker(rank: int, folder: str) -> None:
         message.copy_(torch.arange(3) + 3 * rank)
         blocks = either.all_to_all(message, np.array([[1, 2], [3, 0]]))
         assert [block.tolist() for block in blocks] == [[[0], [3, 4, 5]], [[1, 2], []]][rank]
-    assert separate.bytes_sent == 12 + 12 + [8, 12][rank]
+        assert either.bytes_sent - sent == 12 + [8, 12][rank]
+    assert separate.bytes_sent == 12 + 12 + [8, 12][rank] + (12 + max_message_bytes(2) + 4) * (rank == 0)
     torch.distributed.destroy_process_group()
 
 

@@ -79,10 +79,11 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
 ) -> None:
     """Two workers (of `workers: [1, 2]`) train, although one is killed after the first report, when Ray restarts them.
 
+    They have a linear classifier, which the first worker sends to the other one.
     The same command again only reports that the run is finished.
     """
     monkeypatch.setattr("jobs.training.train.REPORT_INTERVAL_S", 0.0)
-    experiment = make_experiment(train__workers=[1, 2], train__epochs=4)
+    experiment = make_experiment(train__workers=[1, 2], train__epochs=4, model__linear="words-and-pairs")
     best = train(experiment, callbacks=[WorkerKiller(tmp_path / "seen.jsonl")])
     log = "\n".join(messages)
     checkpoint = load_checkpoint(best)

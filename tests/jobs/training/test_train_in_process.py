@@ -43,6 +43,7 @@ def test_interruptions_do_not_change_the_result(toy_csv: Path, tmp_path: Path) -
         "data.train": str(toy_csv),
         "model.embedding": "rand",
         "model.feature_maps": 8,
+        "model.linear": "words-and-pairs",
         "train.batch_size": 2,
         "train.epochs": 60,
         "train.patience": 60,

@@ -16,11 +16,10 @@ from cluster.storage import StorageError
 from jobs.estimator.text_cnn import TextCNNClassifier
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunCallback
-from jobs.training.process_group import ProcessGroup
+from jobs.training.process_group import ProcessGroup, call_with_error_sync
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.worker import (
     Reporter,
-    call_with_error_sync,
     do_nothing,
     resume,
     train_loop_per_worker,

@@ -90,11 +90,13 @@ def test_the_corpus_is_that_of_texts_in_memory(
     limit: int,
 ) -> None:
     """Vocabulary, token ids, offsets, labels, splits, digests and messages, in all scripts."""
-    base = [("x", "one"), ("y", "two"), ("1", "isn't"), ("1", "isn't")] * 3
+    base = [("x", "one"), ("y", "two"), ("1", "isn't"), ("1", "isn't"), ("x", "three"), ("y", "three")] * 3
+    base += [("x", "thre"), ("y", "htree")]  # unknown with a minimum count; one typing error
     for name, part in (("train", base + rows), ("test", base + test_rows)):
         (tmp_path / f"{name}.tsv").write_text("label\ttext\n" + "".join(f"{label}\t{text}\n" for label, text in part))
     options = [f"data.train={tmp_path}/train.tsv", f"text.lowercase={lowercase}", f"text.tokenizer={tokenizer}"]
     options += [f"text.max_tokens={limit}", f"text.max_words={3 * limit}", f"text.min_count={1 + limit % 2}"]
+    options += [f"text.max_edit_distance={limit % 2}"]
     check(make_experiment(tmp_path, *options, *([f"data.test={tmp_path}/test.tsv"] if limit % 2 else [])), caplog)
 
 

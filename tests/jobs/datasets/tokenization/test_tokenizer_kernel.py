@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jobs.config.settings import TextSettings
 from jobs.datasets import tokenizer
-from jobs.datasets.tokenization import characters, code_points, patterns, tokenizer_kernel
+from jobs.datasets.tokenization import characters, code_points, nearest_words, patterns, tokenizer_kernel
 from jobs.datasets.tokenization.characters import UNICODE as DEFAULT
 from jobs.datasets.tokenizer import Vocabulary
 from jobs.inference import scoring_kernel
@@ -37,7 +37,7 @@ def index(words: list[str]) -> tuple[np.ndarray, ...]:
     slots, hashes = np.full(64, -1, np.int32), np.zeros(64, np.uint64)
     word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
     tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
-    return word_bytes, word_offsets, slots, hashes
+    return word_bytes, word_offsets, slots, hashes, np.empty(0, np.int32), np.empty(0, np.int64)
 
 
 def normalize(text: str, lowercase: bool, name: str = DEFAULT) -> tuple[np.ndarray, np.ndarray] | None:
@@ -135,4 +135,5 @@ def test_compiled_constants_are_those_of_other_files() -> None:
     assert (tokenizer_kernel.UNKNOWN, tokenizer_kernel.MAX_PUNCTUATION_RUN) == (
         tokenizer.UNKNOWN, patterns.MAX_PUNCTUATION_RUN,
     )  # fmt: skip
+    assert nearest_words.UNKNOWN == tokenizer.UNKNOWN
     assert (scoring_kernel.PADDING, scoring_kernel.UNKNOWN) == (tokenizer.PADDING, tokenizer.UNKNOWN)

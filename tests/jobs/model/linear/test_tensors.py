@@ -28,7 +28,8 @@ def test_selected_words_keep_their_scores() -> None:
     selected = select_words(checkpoint, TEXTS)
     assert len(selected.words) == 5
     assert 0 < len(selected.weights[PAIRS]) <= 4
-    logits = [Classifier(part, 0, share_table=False).predict_logits(TEXTS) for part in (selected, checkpoint)]
+    classifiers = [Classifier(part, 0, table_dtype="float32", share_table=False) for part in (selected, checkpoint)]
+    logits = [classifier.predict_logits(TEXTS) for classifier in classifiers]
     np.testing.assert_allclose(*logits, atol=1e-5)
 
 
@@ -56,6 +57,7 @@ def damaged_tensors() -> dict[str, tuple[dict[str, np.ndarray], str]]:
         "a word without a row": ({"pairs": outside}, "not an ascending list"),
         "negative squares": ({"squares": negative}, "negative values"),
         "a value of padding": ({"squares": padding}, "padding"),
+        "a weight without a square": ({"squares": np.where(squares == squares[9], 0, squares)}, "whose linear.squares"),
         "not finite": ({"weight": not_finite}, "linear.weight holds values that are not finite"),
         "a negative scale": ({"scale": -np.ones(1, np.float32)}, "negative values"),
         "a huge scale": ({"scale": huge}, "scores would not be finite"),

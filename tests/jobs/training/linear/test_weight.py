@@ -26,6 +26,18 @@ def test_the_weight_that_the_labels_were_drawn_with_is_found(weight: float, mult
     assert fit_linear_weight(network, linear, labels) == pytest.approx(weight, abs=0.08)
 
 
+def test_few_rows_prefer_the_network() -> None:
+    """Scores that are as good as those of the network get a small weight, until rows show that they add something."""
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(2000, 3))
+    labels = (generator.random((2000, 1)) < softmax(scores).cumsum(axis=1)).argmax(axis=1)
+    few, many = (
+        fit_linear_weight(part + generator.normal(size=part.shape), part, labels[: len(part)])
+        for part in (scores[:10], scores)
+    )
+    assert few < 1 < many
+
+
 def test_extreme_scores_have_a_finite_weight() -> None:
     """Scores of only zeros, and a network that is always wrong."""
     labels = np.arange(50) % 2

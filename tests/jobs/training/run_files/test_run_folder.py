@@ -17,6 +17,7 @@ from jobs.training.run_files.run_folder import (
     RunFolder,
     model_settings_key,
     resolve_run_folder,
+    text_settings_key,
     train_settings_key,
 )
 from tests.support.toy_data import make_test_corpus
@@ -63,8 +64,10 @@ def test_a_setting_of_a_later_version_is_in_the_key_if_it_is_set(make_experiment
     assert train_settings_key(make_experiment(train__abstention_retention=0.9).train)["abstention_retention"] == 0.9
     assert train_settings_key(make_experiment(train__temperature=1).train)["temperature"] == 1
     assert train_settings_key(make_experiment(train__class_weights="balanced").train)["class_weights"] == "balanced"
-    assert "linear" not in model_settings_key(make_experiment().model)
-    assert model_settings_key(make_experiment(model__linear="words-and-pairs").model)["linear"] == "words-and-pairs"
+    assert "max_edit_distance" not in text_settings_key(make_experiment().text)
+    assert text_settings_key(make_experiment(text__max_edit_distance=1).text)["max_edit_distance"] == 1
+    assert "linear" not in model_settings_key(make_experiment(model__linear="none").model)
+    assert model_settings_key(make_experiment().model)["linear"] == "words-and-pairs"
 
 
 def write_manifest(folder: Path) -> None:

@@ -53,7 +53,8 @@ def make_pretrained_loop(make_experiment: Callable[..., Experiment], tmp_path: P
         write_binary(stream, len(words), 12, zip(words, matrix, strict=True))
 
     def make(embedding: str) -> Loop:
-        experiment = make_experiment(model__embedding=embedding, vectors__path=str(tmp_path / "vectors.bin"))
+        vectors = str(tmp_path / "vectors.bin")
+        experiment = make_experiment(model__embedding=embedding, model__linear="none", vectors__path=vectors)
         return create_loop(experiment, build_corpus(experiment, load_dataset(experiment), use_pretrained=True))
 
     return make
@@ -79,7 +80,9 @@ def test_vectors_of_words_outside_the_texts_are_stored_once(
 ) -> None:
     """A copy of any checkpoint has all weights, bit for bit, also to resume; deleting another one changes nothing."""
     loop = make_pretrained_loop(embedding)
-    expected = train_and_store(loop, make_experiment(model__embedding=embedding), tmp_path / "run")
+    expected = train_and_store(
+        loop, make_experiment(model__embedding=embedding, model__linear="none"), tmp_path / "run"
+    )
     first, second, last = sorted((tmp_path / "run").iterdir())
     for name in SHARED_FILES:
         assert (first / name).stat().st_ino == (second / name).stat().st_ino == (last / name).stat().st_ino
@@ -201,7 +204,7 @@ def test_a_run_is_not_resumed_with_other_word_vectors(
 ) -> None:
     """The rows that training does not change would be the new ones. A state without the digest is resumed."""
     loop = make_pretrained_loop(embedding)
-    train_and_store(loop, make_experiment(model__embedding=embedding), tmp_path / "run")
+    train_and_store(loop, make_experiment(model__embedding=embedding, model__linear="none"), tmp_path / "run")
     store = CheckpointStore(str(tmp_path / "run"))
     resume(make_pretrained_loop(embedding), store)
     corpus = loop.corpus
@@ -220,12 +223,11 @@ def test_a_checkpoint_whose_vectors_are_all_trained_has_the_earlier_format(
 ) -> None:
     """Only a checkpoint with untrained vectors needs this version to be read."""
     loop = make_pretrained_loop("rand")
-    random = create_loop(
-        make_experiment(), build_corpus(make_experiment(), load_dataset(make_experiment()), use_pretrained=False)
-    )
+    experiment = make_experiment(model__linear="none")
+    random = create_loop(experiment, build_corpus(experiment, load_dataset(experiment), use_pretrained=False))
     for name, trained, version in (("a", loop, 2), ("b", random, 1)):
         next(trained.train_epochs())
-        capture(make_experiment(), trained.corpus, trained, resumable=False)(tmp_path / name)
+        capture(experiment, trained.corpus, trained, resumable=False)(tmp_path / name)
         assert json.loads((tmp_path / name / "manifest.json").read_text())["format"] == version
         assert version in checkpoint_files.READABLE_FORMATS
 

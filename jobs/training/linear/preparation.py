@@ -1,0 +1,66 @@
+"""Linear classifier of a run: trained once, by the first worker, which sends it to the others."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.model.linear.classifier import LinearClassifier
+from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT
+from jobs.model.network import from_read_only_numpy
+from jobs.training.linear.svc import choose_class_weights, train_linear_classifier
+from jobs.training.linear.weight import INITIAL_WEIGHT
+from jobs.training.process_group import call_with_error_sync
+
+if TYPE_CHECKING:
+    from jobs.training.loop import Loop
+
+WAIT_S = 10.0  # between messages to the workers that wait, which would take silence for a failure
+
+
+def prepare_linear_classifier(loop: "Loop") -> None:
+    """Train the linear classifier of `model.linear`, unless the network has it; all workers must call this together.
+
+    A resumed run has that of its checkpoint.
+    """
+    network, weight = loop.network, loop.settings.linear_weight
+    if network.settings.linear == "none":
+        return
+    if network.linear is not None:
+        if weight is not None:  # that of the checkpoint that the run starts from may be another one
+            network.linear.scale.fill_(weight)
+        return
+    scale = torch.tensor([INITIAL_WEIGHT if weight is None else weight])
+    network.linear = LinearClassifier(_train_once(loop) | {SCALE: scale}).to(loop.device)
+
+
+def _train_once(loop: "Loop") -> dict[str, Tensor]:
+    """Return the tensors that the first worker trains, on this worker."""
+    group, corpus = loop.group, loop.corpus
+    weights = choose_class_weights(loop.settings.class_weights, is_multi_label=corpus.train.labels.ndim == 2)
+    if group.world_size == 1:
+        return _to_tensors(train_linear_classifier(corpus, weights))
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train_linear_classifier, corpus, weights) if group.rank == 0 else None
+        while group.any_worker(training is not None and not wait([training], WAIT_S).done):
+            pass
+    if group.any_worker(training is not None and training.exception() is not None):
+        call_with_error_sync(group, lambda: None if training is None else training.result())
+    own = {} if training is None else _to_tensors(training.result())
+    num_pairs = int(group.broadcast_tensor(torch.tensor([len(own[PAIRS]) if own else 0], device=loop.device)).item())
+    rows, classes = len(corpus.word_counts()) + num_pairs, len(corpus.labels)
+    shapes: dict[str, tuple[int, ...]] = {
+        PAIRS: (num_pairs, 2), WEIGHT: (rows, classes), SQUARES: (rows,), BIAS: (classes,)
+    }  # fmt: skip
+    received = {}
+    for name, shape in shapes.items():
+        empty = torch.empty(shape, dtype=torch.int32 if name == PAIRS else torch.float32, device=loop.device)
+        received[name] = group.broadcast_tensor(own[name].to(loop.device) if own else empty)
+    return received
+
+
+def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: from_read_only_numpy(array) for name, array in arrays.items()}
