@@ -123,8 +123,8 @@ def _run_network(checkpoint: Checkpoint, texts: list[str]) -> tuple[np.ndarray, 
     logits = np.empty((len(texts), len(checkpoint.labels)))
     with torch.inference_mode():
         for rows in iter_batches_by_length(tokens.lengths, BATCH_SIZE):
-            hidden = network.forward_features(collator.collate(rows))
-            features[rows], logits[rows] = hidden.numpy(), (hidden @ network.output.T + network.output_bias).numpy()
+            batch = collator.collate(rows)
+            features[rows], logits[rows] = network.forward_features(batch).numpy(), network(batch).numpy()
     return features, logits
 
 

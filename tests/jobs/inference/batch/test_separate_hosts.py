@@ -56,7 +56,7 @@ def test_no_row_is_lost_with_a_host(host_network: type[HostNetwork]) -> None:
         with head.popen(*command, env={"RAY_ADDRESS": address}, cwd=REPOSITORY) as process:
             try:
                 wait_for(lambda: all(map(is_working, net.hosts)), "an actor on each host", timeout=200)
-                wait_for(lambda: any(Path(out).glob("part-*")), "a part", timeout=60)
+                wait_for(lambda: any(Path(out).glob("part-*")), "a part", timeout=200)
                 net.hosts[-1].kill()
                 assert process.poll() is None
                 output, _ = process.communicate(timeout=300)
