@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,14 @@ def write_texts(path: Path, rows: int) -> None:
         for row in range(rows):
             text = [*choose.choices(words, k=choose.randint(4, 30)), f"{'ab'[row % 2]}{choose.randint(0, 30)}"]
             stream.write(f"{'ab'[row % 2]},{' '.join(text)}\n")
+
+
+def drop_linear_classifier(checkpoint: "Checkpoint") -> "Checkpoint":
+    """Return the checkpoint of the network alone."""
+    from jobs.model.linear.tensors import PREFIX
+
+    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(PREFIX)}
+    return replace(checkpoint, weights=weights, experiment=checkpoint.experiment.replace({"model.linear": "none"}))
 
 
 def make_random_checkpoint(folder: Path, words: Sequence[str], seed: int = 0) -> "Checkpoint":

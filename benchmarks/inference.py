@@ -19,6 +19,7 @@ its start to the result for a first text. `first on this machine` includes compi
 import argparse
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +35,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy and torch are imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.generated_data import make_random_checkpoint
+from benchmarks.generated_data import drop_linear_classifier, make_random_checkpoint
 from benchmarks.labelled_datasets import DATA_FOLDER
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.package import REPOSITORY
@@ -80,10 +81,10 @@ def main() -> None:
     texts = [text for _, text in rows]
     count, rounds = (512, 1) if options.quick else (2048, 5)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = _set_linear_classifier(_make_checkpoint(texts, Path(folder, "checkpoint")), rows)
+        checkpoint = _make_checkpoint(rows, Path(folder, "checkpoint"))
         speeds = _measure_speeds(_make_sides(checkpoint, rows, folder), texts[:count], rounds)
         lists = _measure_twenty_words(checkpoint, texts, rounds)
-        scripts = _measure_scripts(texts[:count], Path(folder), rounds)
+        scripts = _measure_scripts(rows[:count], Path(folder), rounds)
         cold = _measure_cold_starts(Path(folder), 1 if options.quick else 3)
     print_table("Raw text to label, microseconds per text, one thread, medians", speeds)
     print_table("Texts of twenty tokens in lists of 256, one thread", lists)
@@ -93,13 +94,30 @@ def main() -> None:
     print_json("inference", {"texts": count, "rounds": rounds}, tables)
 
 
-def _make_checkpoint(texts: list[str], folder: Path) -> Any:
-    """Return and save a checkpoint with random weights for the vocabulary of the texts."""
-    from jobs.config.experiment import Experiment
-    from jobs.datasets.tokenizer import count_words, tokenize
+def _make_checkpoint(rows: list[list[str]], folder: Path) -> Any:
+    """Return and save a checkpoint for the vocabulary of labelled texts: a network with random weights, and a linear
+    classifier that is trained on them."""
+    import numpy as np
 
-    words = [word for word, _ in count_words(map(tokenize, texts), Experiment().text.max_words)]
-    return make_random_checkpoint(folder, words)
+    from jobs.config.experiment import Experiment
+    from jobs.datasets.tokenizer import count_words, encode, tokenize
+    from jobs.model.checkpoint import save_checkpoint
+    from jobs.model.linear.tensors import SCALE
+    from jobs.training.corpus import Corpus, EncodedSplit
+    from jobs.training.linear.svc import train_linear_classifier
+
+    tokens = [tokenize(text) for _, text in rows]
+    words = [word for word, _ in count_words(tokens, Experiment().text.max_words)]
+    checkpoint = make_random_checkpoint(folder, words)
+    names, labels = np.unique([label for label, _ in rows], return_inverse=True)
+    part = EncodedSplit(encode(tokens, checkpoint.vocabulary, Experiment().text.max_tokens), labels)
+    none = np.empty(0, np.float32)
+    corpus = Corpus(part, part, names.tolist(), words, none, none, none, None, "", "")
+    tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
+    checkpoint = replace(checkpoint, weights=checkpoint.weights | tensors)
+    shutil.rmtree(folder)
+    save_checkpoint(folder, checkpoint)
+    return checkpoint
 
 
 def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Classify]:
@@ -110,13 +128,10 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
     from jobs.inference.classifier import Classifier
     from jobs.inference.predict import build_network, predict_logits
-    from jobs.model.linear.tensors import PREFIX
 
     torch.set_num_threads(1)
     classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
-    alone = checkpoint.experiment.replace({"model.linear": "none"})
-    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(PREFIX)}
-    network_alone = Classifier(replace(checkpoint, experiment=alone, weights=weights))
+    network_alone = Classifier(drop_linear_classifier(checkpoint))
     network, vocabulary = build_network(checkpoint), Vocabulary(checkpoint.words)
     max_tokens = checkpoint.experiment.text.max_tokens
 
@@ -136,24 +151,6 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     else:
         print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
     return sides
-
-
-def _set_linear_classifier(checkpoint: Any, rows: list[list[str]]) -> Any:
-    """Return the checkpoint with a linear classifier that is trained on the rows."""
-    import numpy as np
-
-    from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
-    from jobs.model.linear.tensors import SCALE
-    from jobs.training.corpus import Corpus, EncodedSplit
-    from jobs.training.linear.svc import train_linear_classifier
-
-    tokens = encode((tokenize(text) for _, text in rows), Vocabulary(checkpoint.words), 1000)
-    names, labels = np.unique([label for label, _ in rows], return_inverse=True)
-    part = EncodedSplit(tokens, labels)
-    none = np.empty(0, np.float32)
-    corpus = Corpus(part, part, names.tolist(), checkpoint.words, none, none, none, None, "", "")
-    tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
-    return replace(checkpoint, weights=checkpoint.weights | tensors)
 
 
 def _make_conv1d(checkpoint: Any, vocabulary: Any) -> Classify:
@@ -229,25 +226,26 @@ def _measure_twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> lis
     return [{"side": PROJECT, "texts per second": round(statistics.median(speeds))}]
 
 
-def _measure_scripts(texts: list[str], folder: Path, rounds: int) -> list[Row]:
+def _measure_scripts(labelled: list[list[str]], folder: Path, rounds: int) -> list[Row]:
     """Return a row for each script; the ratio is that of the time for texts of the same number of bytes."""
     from jobs.inference.classifier import Classifier
 
     sides: dict[str, tuple[Classify, list[str]]] = {}
     for script, letters in SCRIPTS.items():
-        written = [text.translate(str.maketrans(*letters)) for text in texts]
-        classifier = Classifier(_make_checkpoint(written, folder / script), share_table=False)
+        written = [text.translate(str.maketrans(*letters)) for _, text in labelled]
+        pairs = [[label, text] for (label, _), text in zip(labelled, written, strict=True)]
+        classifier = Classifier(_make_checkpoint(pairs, folder / script), share_table=False)
         sides[script] = classifier.predict_logits, written
     num_bytes = {script: sum(len(text.encode()) for text in written) for script, (_, written) in sides.items()}
     times: dict[tuple[str, int], list[float]] = {(script, batch): [] for script in sides for batch in BATCH_SIZES}
     for _ in range(rounds):
         for (script, batch), values in times.items():
-            values.append(_measure_seconds(*sides[script], batch) / len(texts) * 1e6)
+            values.append(_measure_seconds(*sides[script], batch) / len(labelled) * 1e6)
     medians = {key: statistics.median(values) for key, values in times.items()}
     english = next(iter(SCRIPTS))
     rows: list[Row] = []
     for script, size in num_bytes.items():
-        row: Row = {"script": script, "bytes": size / len(texts)}
+        row: Row = {"script": script, "bytes": size / len(labelled)}
         for batch in BATCH_SIZES:
             row[f"lists of {batch}"] = medians[script, batch]
             ratio = medians[script, batch] / size / (medians[english, batch] / num_bytes[english])

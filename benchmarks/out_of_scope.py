@@ -112,12 +112,12 @@ def _run_network(checkpoint: Checkpoint, texts: list[str]) -> tuple[np.ndarray, 
     import torch
 
     from jobs.datasets.tokenization.text_tokens import tokenize_texts
-    from jobs.datasets.tokenizer import Vocabulary, encode
+    from jobs.datasets.tokenizer import encode
     from jobs.inference.predict import BATCH_SIZE, build_network
     from jobs.model.batches import Collator, iter_batches_by_length
 
     network, settings = build_network(checkpoint), checkpoint.experiment.text
-    tokens = encode(tokenize_texts(texts, settings), Vocabulary(checkpoint.words), settings.max_tokens)
+    tokens = encode(tokenize_texts(texts, settings), checkpoint.vocabulary, settings.max_tokens)
     collator = Collator(tokens, len(network.initial_vectors), "cpu")
     features = np.empty((len(texts), network.output.shape[1]), np.float32)
     logits = np.empty((len(texts), len(checkpoint.labels)))

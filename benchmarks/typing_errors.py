@@ -8,8 +8,8 @@
 All rows are of training parts. In English a fifth of them is held out and measured, and of the rest a tenth is the
 validation part, where the set has no file of it; other languages are measured on the validation part of
 `benchmarks/languages.py`, which also describes the texts and their vectors. Settings are defaults, with the vectors
-file in English, except for `model.linear=words-and-pairs` and up to 30 epochs in other languages. The side `network` is
-the network alone, of the epoch that is best with the linear classifier; all rows of a set have the same training.
+file in English and up to 30 epochs in other languages. The side `network` is the network alone, of the epoch that is
+best with the linear classifier; all rows of a set have the same training.
 
 10 or 20 % of the words of at least four letters get one random error: two adjacent letters are swapped, or one is
 dropped, inserted or replaced.
@@ -37,6 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks import languages
+from benchmarks.generated_data import drop_linear_classifier
 from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
@@ -47,7 +48,6 @@ from jobs.embeddings.pretraining import train_word2vec_on_files
 from jobs.estimator.training import train_dataset
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
-from jobs.model.linear.tensors import PREFIX
 
 ENGLISH = ("trec", "sst2", "mr", "agnews20k")
 SETS = (*ENGLISH, *languages.LANGUAGES)
@@ -81,9 +81,9 @@ def main() -> None:
                     experiment, dataset = _load_english(name, seed, options.data, vectors, scratch)
                 else:
                     experiment, dataset = _load_language(folder / name, seed, scratch)
-                values = {"model.linear": "words-and-pairs"} | ({"train.epochs": 2} if options.quick else {})
+                values = {"train.epochs": 2} if options.quick else {}
                 checkpoint = train_dataset(experiment.replace(values), dataset).checkpoint
-                for side, own in zip(SIDES, (_drop_linear(checkpoint), checkpoint), strict=True):
+                for side, own in zip(SIDES, (drop_linear_classifier(checkpoint), checkpoint), strict=True):
                     measured[side].append(measure(own, dataset, ngrams=options.ngrams))
                     print(f"{name:10} seed {seed}  {side:16} {measured[side][-1]}", flush=True)
             rows, cost = summarize(name, measured)
@@ -105,12 +105,6 @@ def summarize(name: str, measured: Mapping[str, Sequence[Measurement]]) -> tuple
     for share in SHARES:
         cost |= {f"us, {share} %, distance {distance}": means[f"us {share} {distance}"] for distance in (0, 1)}
     return rows, cost
-
-
-def _drop_linear(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint of the network alone."""
-    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(PREFIX)}
-    return replace(checkpoint, weights=weights, experiment=checkpoint.experiment.replace({"model.linear": "none"}))
 
 
 def _load_english(name: str, seed: int, data: Path, vectors: str, storage: str) -> tuple[Experiment, Dataset]:

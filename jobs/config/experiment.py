@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
@@ -92,13 +92,11 @@ class Experiment(SettingsSection):
         return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
-def add_earlier_values(tree: object) -> object:
+def add_earlier_values(tree: Mapping[str, object]) -> Mapping[str, object]:
     """Return the settings of a file that a run wrote, with the meaning of those that its version did not have."""
-    if isinstance(tree, dict):
-        for name, values in EARLIER_VALUES.items():
-            if isinstance(section := tree.get(name, {}), dict):
-                tree = {**tree, name: {**values, **section}}
-    return tree
+    sections = {name: tree.get(name, {}) for name in EARLIER_VALUES}
+    added = {name: EARLIER_VALUES[name] | section for name, section in sections.items() if isinstance(section, dict)}
+    return {**tree, **added}
 
 
 def digest(value: Any) -> str:

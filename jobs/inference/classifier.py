@@ -140,7 +140,6 @@ class Classifier:
             kernel.OUTPUT: packed.output,
             kernel.OUTPUT_BIAS: packed.output_bias + linear.bias,
             kernel.LINEAR_ROWS: linear.rows,
-            kernel.LINEAR_SQUARES: linear.rows.view(np.float32),
             kernel.LINEAR_PAIRS: linear.pairs,
             kernel.LINEAR_FILTER: linear.filter,
             kernel.LINEAR_SCALES: linear.scales,
@@ -181,8 +180,7 @@ class Classifier:
     @property
     def memory_bytes(self) -> int:
         """Size in bytes of everything that it holds, including what it shares with other processes."""
-        own = [array for index, array in enumerate(self._arrays) if index != kernel.LINEAR_SQUARES]  # part of the rows
-        arrays = [*own, *self._unicode_tables, self._vectors, self.weights.projection]
+        arrays = [*self._arrays, *self._unicode_tables, self._vectors, self.weights.projection]
         return sum(array.nbytes for array in arrays) + WORD_OBJECT_BYTES * len(self.vocabulary)
 
     @property
@@ -294,11 +292,10 @@ def select_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> list[lis
 
 def _build_dictionary(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
     """Return the kernel's vocabulary: word_bytes, word_offsets, slots, hashes, near_offsets and near_entries."""
-    word_bytes, word_offsets = encode_words(vocabulary.words)
+    nearest = vocabulary.nearest_words if vocabulary.max_edit_distance else None
+    word_bytes, word_offsets = nearest.encoded if nearest else encode_words(vocabulary.words)
     size = 1 << (2 * len(vocabulary.words) + 1).bit_length()  # at most half full
     slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
     tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
-    near_offsets, near_entries = np.empty(0, np.int32), np.empty(0, np.int64)
-    if vocabulary.max_edit_distance:
-        near_offsets, near_entries = vocabulary.nearest_words.offsets, vocabulary.nearest_words.entries
-    return word_bytes, word_offsets, slots, hashes, near_offsets, near_entries
+    index = (nearest.offsets, nearest.entries) if nearest else (np.empty(0, np.int32), np.empty(0, np.int64))
+    return word_bytes, word_offsets, slots, hashes, *index

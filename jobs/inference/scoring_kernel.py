@@ -39,7 +39,7 @@ PADDING, UNKNOWN = 0, 1
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
 NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, COMPOSITIONS = range(9)
 TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS = range(9, 17)
-LINEAR_ROWS, LINEAR_SQUARES, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(17, 23)
+LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(17, 22)
 # int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer, rows of
 # words of the linear classifier, elements of each.
 LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(6)
@@ -118,10 +118,8 @@ def _add_linear_scores(
     addresses: Array, no_rows: Array, offsets: Array, number: int, sums: Array, scores: Array
 ) -> None:
     """Call `add_linear_scores` with a classifier's arrays."""
-    add_linear_scores(
-        get_array(addresses, LINEAR_ROWS, no_rows.dtype), get_array(addresses, LINEAR_SQUARES, np.float32),
-        get_array(addresses, LINEAR_SCALES, np.float32), offsets, number, sums, scores,
-    )  # fmt: skip
+    rows, scales = get_array(addresses, LINEAR_ROWS, no_rows.dtype), get_array(addresses, LINEAR_SCALES, np.float32)
+    add_linear_scores(rows, rows.view(np.float32), scales, offsets, number, sums, scores)
 
 
 @compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])

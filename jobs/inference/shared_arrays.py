@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def _remove_unused(folder: Path) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unused.setdefault(path.suffix, []).append((path.stat().st_mtime, path))
     for suffix, files in unused.items():
-        num_to_keep = NUM_UNUSED_TO_KEEP if suffix in (".table", ".linear") else 0
+        num_to_keep = NUM_UNUSED_TO_KEEP if suffix[1:] in get_args(Kind) else 0
         for _, path in sorted(files, reverse=True)[num_to_keep:]:
             path.unlink(missing_ok=True)
 

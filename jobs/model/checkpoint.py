@@ -23,7 +23,7 @@ an untrusted checkpoint runs no code. Reading one needs no torch.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,9 +80,9 @@ class Checkpoint:
         """Divisor of the logits before softmax; 1 if an earlier version wrote the checkpoint."""
         return float(self.metrics.get("temperature", 1.0))
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        """A new vocabulary of the words."""
+        """Vocabulary of the words."""
         return Vocabulary(self.words, self.experiment.text.max_edit_distance)
 
     @property
@@ -319,7 +319,8 @@ def validate_names(file: str, names: object) -> None:
 
 
 def _parse_settings(text: str) -> Experiment:
-    return Experiment.model_validate(add_earlier_values(parse_yaml("experiment.yaml", text)))
+    tree = parse_yaml("experiment.yaml", text)
+    return Experiment.model_validate(add_earlier_values(tree) if isinstance(tree, dict) else tree)
 
 
 def _parse_names(file: str, names: object) -> list[str]:

@@ -12,8 +12,7 @@ from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_size, format_text_table
 from cluster.storage import StorageError, absolute_path, exists, join, list_folders, parent, read_text
-from jobs.config.experiment import Experiment
-from jobs.config.settings import EARLIER_VALUES
+from jobs.config.experiment import Experiment, add_earlier_values
 from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
 from jobs.runs.stored_files import StoredFile, format_time, list_files, unique_size
@@ -243,8 +242,8 @@ def _read_settings(path: str) -> Mapping[str, object]:
         tree = parse_yaml(path, read_text(path, MAX_TEXT_BYTES["experiment.yaml"]))
     except (StorageError, ValueError):
         return {}
-    settings = _flatten(Experiment().model_dump()) | _flatten(EARLIER_VALUES)
-    settings |= _flatten(tree if isinstance(tree, dict) else {})
+    own = add_earlier_values(tree if isinstance(tree, dict) else {})
+    settings = _flatten(Experiment().model_dump()) | _flatten(own)
     return {key: value for key, value in settings.items() if key not in IGNORED_SETTINGS}
 
 

@@ -9,6 +9,7 @@ A linear classifier (`model.linear`) is trained again if the run has training ro
 knows. Otherwise it would forget the classes without rows, so that of the checkpoint stays.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 
@@ -145,31 +146,36 @@ def load_start_weights(network: Network, corpus: Corpus, checkpoint: Checkpoint)
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
     parameters = network.dense_parameters()
     classes = torch.tensor([corpus.labels.index(label) for label in checkpoint.labels])
+    rows, start_rows = match_words(corpus.words, checkpoint.words)
     for name, value in network.from_checkpoint_tensors(tensors).items():
         target = parameters[name]
         if name in ("output", "output_bias"):
             target[classes.to(target.device)] = value.to(target)
         else:
             target.copy_(value)
-    _keep_linear_classifier(network, corpus, checkpoint)
+    ids = np.zeros(len(checkpoint.words) + FIRST_WORD, np.int64)
+    ids[start_rows] = rows
+    _keep_linear_classifier(network, corpus, checkpoint.weights, classes.numpy(), ids)
     # The initial vectors of the corpus are those of the first channel.
     if network.vectors is not None and network.has_fixed:
-        rows, start_rows = (torch.from_numpy(ids) for ids in match_words(corpus.words, checkpoint.words))
-        network.vectors[rows.to(network.vectors.device)] = tensors["vectors"][start_rows].to(network.vectors)
+        targets = torch.from_numpy(rows).to(network.vectors.device)
+        network.vectors[targets] = tensors["vectors"][torch.from_numpy(start_rows)].to(network.vectors)
 
 
-def _keep_linear_classifier(network: Network, corpus: Corpus, checkpoint: Checkpoint) -> None:
-    """Set the checkpoint's linear classifier if a class of it has no training rows; new classes have the score -1."""
-    weights, labels = checkpoint.weights, corpus.train.labels
-    classes = np.array([corpus.labels.index(label) for label in checkpoint.labels])
+def _keep_linear_classifier(
+    network: Network, corpus: Corpus, weights: Mapping[str, np.ndarray], classes: np.ndarray, ids: np.ndarray
+) -> None:
+    """Set the checkpoint's linear classifier if a class of it has no training rows; new classes have the score -1.
+
+    Args:
+        weights: of the checkpoint. classes, ids: numbers of its classes, and ids of its words, in the corpus.
+    """
+    labels = corpus.train.labels
     if corpus.train.weights is not None:
         labels = labels[corpus.train.weights > 0]
     with_rows = np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
     if WEIGHT not in weights or set(classes) <= set(with_rows):
         return
-    rows, start_rows = match_words(corpus.words, checkpoint.words)
-    ids = np.zeros(len(checkpoint.words) + FIRST_WORD, np.int64)
-    ids[start_rows] = rows
     tensors = renumber_words(weights, ids, len(corpus.words) + FIRST_WORD)
     weight = np.zeros((len(tensors[WEIGHT]), len(corpus.labels)), np.float32)
     bias = np.full(len(corpus.labels), NO_ROWS_SCORE, np.float32)

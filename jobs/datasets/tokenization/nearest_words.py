@@ -1,8 +1,8 @@
 """Compiled search for the vocabulary's word that differs from another word by one typing error.
 
 One error is an insertion, deletion or replacement of a character, or a swap of two adjacent ones: a
-Damerau-Levenshtein distance of 1 (Damerau 1964). Of several such words the first of the vocabulary is found: the words
-of the training texts come first, the most frequent before the others.
+Damerau-Levenshtein distance of 1 (Damerau 1964). If several words do, the search returns the first one of the
+vocabulary, which begins with the most frequent words of the training texts.
 
 Two words that differ by one error are the same after at most one character of each is deleted. So the index has each
 word under itself and under all its forms without one character ("symmetric deletes", as in SymSpell), and a search
@@ -33,20 +33,20 @@ _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 class NearestWords:
     """Search in a vocabulary, for Python.
 
-    offsets, entries: its index; see the layout above.
+    encoded: the words, as of `encode_words`. offsets, entries: its index; see the layout above.
 
     Args:
         words: of the vocabulary; the first one has id 2.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._words = encode_words(words)
-        self.offsets, self.entries = build_index(*self._words)
+        self.encoded = encode_words(words)
+        self.offsets, self.entries = build_index(*self.encoded)
 
     def find(self, word: str) -> int:
         """Return the id of the first word that differs by one error from a word, or of the unknown word."""
         text = np.frombuffer(word.encode("utf-8", "surrogatepass"), np.uint8)
-        return find_nearest(text, 0, len(text), *self._words, self.offsets, self.entries)
+        return find_nearest(text, 0, len(text), *self.encoded, self.offsets, self.entries)
 
 
 def encode_words(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

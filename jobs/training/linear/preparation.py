@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jobs.model.linear.classifier import LinearClassifier
-from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT
+from jobs.model.linear.tensors import SCALE
 from jobs.model.network import from_read_only_numpy
 from jobs.training.linear.svc import choose_class_weights, train_linear_classifier
 from jobs.training.linear.weight import INITIAL_WEIGHT
@@ -47,19 +47,12 @@ def _train_once(loop: "Loop") -> dict[str, Tensor]:
         training = pool.submit(train_linear_classifier, corpus, weights) if group.rank == 0 else None
         while group.any_worker(training is not None and not wait([training], WAIT_S).done):
             pass
-    if group.any_worker(training is not None and training.exception() is not None):
-        call_with_error_sync(group, lambda: None if training is None else training.result())
-    own = {} if training is None else _to_tensors(training.result())
-    num_pairs = int(group.broadcast_tensor(torch.tensor([len(own[PAIRS]) if own else 0], device=loop.device)).item())
-    rows, classes = len(corpus.word_counts()) + num_pairs, len(corpus.labels)
-    shapes: dict[str, tuple[int, ...]] = {
-        PAIRS: (num_pairs, 2), WEIGHT: (rows, classes), SQUARES: (rows,), BIAS: (classes,)
-    }  # fmt: skip
-    received = {}
-    for name, shape in shapes.items():
-        empty = torch.empty(shape, dtype=torch.int32 if name == PAIRS else torch.float32, device=loop.device)
-        received[name] = group.broadcast_tensor(own[name].to(loop.device) if own else empty)
-    return received
+    own = call_with_error_sync(group, lambda: {} if training is None else _to_tensors(training.result()))
+    layouts = group.broadcast({name: (tensor.shape, tensor.dtype) for name, tensor in own.items()})
+    return {
+        name: group.broadcast_tensor((own[name] if own else torch.empty(shape, dtype=dtype)).to(loop.device))
+        for name, (shape, dtype) in layouts.items()
+    }
 
 
 def _to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

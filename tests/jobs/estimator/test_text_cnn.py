@@ -151,10 +151,8 @@ def test_a_model_is_saved_at_a_uri(model: TextCNNClassifier, tmp_path: Path, mon
 
 def test_weights_of_rows_and_classes_are_those_of_the_loss() -> None:
     """Of labels of any type; a weight of each class is one of each of its rows."""
-    small = SMALL | {
-        "linear": "none",
-        "epochs": 1,
-    }  # the SVC of the linear classifier balances the classes of weighted rows
+    # The SVC of a linear classifier would balance the classes of weighted rows.
+    small = SMALL | {"linear": "none", "epochs": 1}
     equal = TextCNNClassifier(**small).fit(TEXTS, LABELS).predict_proba(TEXTS)
     numbers = np.array([2.0 if label == "good" else 1.0 for label in LABELS])
     of_rows = TextCNNClassifier(**small).fit(TEXTS, LABELS, np.where(numbers == 1, 9, 1)).predict_proba(TEXTS)

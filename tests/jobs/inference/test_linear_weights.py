@@ -9,19 +9,12 @@ import pytest
 from jobs.inference import linear_weights
 from jobs.inference.classifier import Classifier
 from jobs.inference.linear_weights import LinearWeights
-from jobs.inference.shared_arrays import shared_folder
 from jobs.model.linear.tensors import SCALE, SQUARES, WEIGHT
 from tests.support.checkpoints import WORDS, checkpoint_of
 
 CHECKPOINT = checkpoint_of("rand", **{"model.linear": "words-and-pairs"})
 TEXTS = ["", "word3", *(" ".join(WORDS[start : start + 30]) for start in range(0, 60, 7))]
 ARRAYS = ("rows", "pairs", "filter")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return shared_folder()
 
 
 def test_processes_share_all_that_grows_with_the_vocabulary(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,19 +77,6 @@ def test_sums_of_long_texts_do_not_overflow() -> None:
         assert (np.abs(logits[0] - logits[1]) <= small.max_rounding_error + 1e-5 * np.abs(logits[1])).all()
 
 
-@pytest.mark.parametrize("damage", ["empty", "zeros", "one value"])
-def test_a_damaged_file_is_replaced(folder: Path, damage: str) -> None:
-    Classifier(CHECKPOINT)
-    [path] = folder.glob("*.linear")
-    content = path.read_bytes()
-    one_value = content[:-100] + b"\x99" + content[-99:]
-    damaged = {"empty": b"", "zeros": bytes(len(content)), "one value": one_value}[damage]
-    assert damaged != content
-    path.write_bytes(damaged)
-    Classifier(CHECKPOINT)
-    assert path.read_bytes() == content
-
-
 def test_the_last_file_of_each_kind_stays(folder: Path) -> None:
     """So a service that starts again finds both its files; files in use stay too."""
 
@@ -116,9 +96,3 @@ def test_the_last_file_of_each_kind_stays(folder: Path) -> None:
     checkpoint_with(6)
     assert sorted(path.suffix for path in folder.iterdir()) == 2 * [".linear"] + 2 * [".table"]
     assert not files & set(folder.iterdir())
-
-
-def test_a_folder_that_others_can_write_to_is_not_used(folder: Path) -> None:
-    folder.chmod(0o777)
-    assert not isinstance(LinearWeights(CHECKPOINT, "int16", share=True).rows, np.memmap)
-    assert list(folder.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 from cluster.package import REPOSITORY
 from jobs.inference import projection_table
 from jobs.inference.projection_table import ProjectionTable, TableDtype, compute
-from jobs.inference.shared_arrays import NUM_UNUSED_TO_KEEP, shared_folder
+from jobs.inference.shared_arrays import NUM_UNUSED_TO_KEEP
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 FILTERS = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
@@ -27,12 +27,6 @@ def load_table(vectors: np.ndarray, filters: np.ndarray, dtype: TableDtype = "fl
 
 def load_or_compute(vectors: np.ndarray, filters: np.ndarray) -> np.ndarray:
     return load_table(vectors, filters).values
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return shared_folder()
 
 
 def test_the_second_process_maps_the_file_of_the_first(folder: Path) -> None:

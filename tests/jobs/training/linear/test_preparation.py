@@ -88,15 +88,9 @@ def test_the_first_worker_trains_it_for_all(
 def test_a_failure_of_the_first_worker_is_one_of_all(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others would wait for its tensors. Threads have no torch.distributed, so a list gathers the messages."""
+    """The others would wait for its tensors."""
     experiment = make_experiment()
     corpus = make_test_corpus(experiment)
-    barrier, gathered = threading.Barrier(2), ["", ""]
-
-    def all_gather(group: ProcessGroup, value: str) -> list[str]:
-        gathered[group.rank] = value
-        barrier.wait(60)
-        return gathered
 
     def fail(*arguments: object) -> None:
         raise UsageError("no rows")
@@ -107,7 +101,6 @@ def test_a_failure_of_the_first_worker_is_one_of_all(
         return str(caught.value)
 
     monkeypatch.setattr(preparation, "train_linear_classifier", fail)
-    monkeypatch.setattr(ProcessGroup, "all_gather", all_gather)
     path = SharedMemory.create_file(2)
     if path is None:
         pytest.skip("this machine has no usable shared memory")

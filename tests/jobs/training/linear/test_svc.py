@@ -153,7 +153,6 @@ def test_only_the_classes_with_weights_are_balanced(make_experiment: Callable[..
     )
     corpus, _, _ = make_inputs(experiment)
     linear = create_linear_classifier(experiment, corpus)
-    assert linear is not None
     assert linear.bias[2] == -1
 
 
