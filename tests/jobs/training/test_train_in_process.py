@@ -137,8 +137,8 @@ def test_a_worse_run_leaves_the_better_one_current_and_is_named_by_its_own_file(
     make_experiment: Callable[..., Experiment], messages: list[str]
 ) -> None:
     """So evaluate, predict, serve and deploy of the experiment use the better one, until the worse one is promoted."""
-    good = make_experiment(train__epochs=8, train__patience=8)
-    worse = make_experiment(train__learning_rate=1e-6, train__epochs=1)
+    good = make_experiment(train__epochs=8, train__patience=8, model__linear="none")
+    worse = make_experiment(train__learning_rate=1e-6, train__epochs=1, model__linear="none")
     top = train(good)
     assert train(worse) != top
     assert any("remains the current run" in line and "--promote" in line for line in messages)
