@@ -11,11 +11,13 @@ does this in its own way: a digest of the other files is in its closure, of whic
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core.types import Type, unliteral
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -30,12 +32,23 @@ def compiled(*, fastmath: bool | set[str] = False, calls: Iterable[ModuleType] =
 
     def compile_function(function: Function) -> Function:
         kernel = njit(function, cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
-        if calls:  # numba has no public option for this
+        # numba has no public options for these.
+        kernel.get_call_template = partial(_get_call_template, kernel.get_call_template)
+        if calls:
             cache_file = kernel._cache._cache_file
             cache_file._source_stamp = (cache_file._source_stamp, *map(_digest_source, calls))
         return cast(Function, kernel)
 
     return compile_function
+
+
+def _get_call_template(get: Callable[..., Any], types: Sequence[Type], named_types: Mapping[str, Type]) -> Any:
+    """Prepare a call by another kernel; a literal has the type of a variable.
+
+    numba would compile the called kernel once more for each literal, which took a quarter of the time of compilation.
+    """
+    assert not named_types  # kernels are called with positional arguments
+    return get([unliteral(kind) for kind in types], {})  # type: ignore[no-untyped-call]
 
 
 def _digest_source(module: ModuleType) -> str:

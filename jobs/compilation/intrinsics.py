@@ -6,7 +6,6 @@ packed into one array, which is passed instead. Whoever packs them keeps the arr
 numba does not notice a change here: kernels that use these, directly or through others, name this module in `calls`.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -14,12 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
-from numba.np.numpy_support import carray
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
-
-from jobs.compilation.decorator import compiled
 
 CACHE_LINE = 64  # bytes that a processor fetches together
 BLOCK = 16  # values of a vector
@@ -160,27 +156,49 @@ def pack_addresses(arrays: Sequence[np.ndarray]) -> NDArray[np.int64]:
     return np.array([number for array in arrays for number in (array.ctypes.data, array.size)], np.int64)
 
 
-def _convert_to_pointer(_typing_context: object, address: types.Type) -> tuple[Signature, Callable[..., ir.Value]]:
-    def generate(
-        _context: object, builder: ir.IRBuilder, _signature: object, arguments: Sequence[ir.Value]
-    ) -> ir.Value:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return an array, as one dimension, of those whose addresses were packed.
 
-    return types.voidptr(types.int64), generate
+    A compiled function would be compiled once more for each type.
+    """
+    array = types.Array(dtype.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        first = builder.mul(arguments[1], arguments[1].type(2))
+        address, size = (
+            builder.load(builder.gep(numbers, [builder.add(first, first.type(offset))])) for offset in (0, 1)
+        )
+        element = context.get_data_type(array.dtype)
+        item_size = first.type(context.get_abi_sizeof(element))
+        result = context.make_array(array)(context, builder)
+        data = builder.inttoptr(address, element.as_pointer())
+        # numba does not annotate populate_array.
+        populate_array(result, data=data, shape=[size], strides=[item_size], itemsize=item_size, meminfo=None)  # type: ignore[no-untyped-call]
+        return result._getvalue()
+
+    return array(addresses, types.int64, dtype), generate
 
 
-# In compiled code: the pointer of an address.
-_to_pointer = cast("Callable[[int], ctypes.c_void_p]", intrinsic(_convert_to_pointer))
+# Arguments: addresses, `(2 * arrays,)` int64; index of the array; its dtype.
+get_array = cast(
+    "Callable[[NDArray[np.int64], int, type[Scalar] | np.dtype[Scalar]], NDArray[Scalar]]", intrinsic(_get_array)
+)
 
 
-@compiled()
-def get_array(addresses: NDArray[np.int64], index: int, dtype: type[Scalar] | np.dtype[Scalar]) -> NDArray[Scalar]:
-    """Return an array, as one dimension, of those whose addresses were packed."""
-    return carray(_to_pointer(int(addresses[2 * index])), (int(addresses[2 * index + 1]),), dtype)
+def _view_bytes(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return a bytes object, or an array of bytes, as an array of the same type as that of `get_array`."""
+    array = types.Array(types.uint8, 1, "C")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        size = cgutils.unpack_tuple(builder, source.shape, 1)  # type: ignore[no-untyped-call]
+        item_size = size[0].type(1)
+        result = context.make_array(array)(context, builder)
+        populate_array(result, data=source.data, shape=size, strides=[item_size], itemsize=item_size, meminfo=None)  # type: ignore[no-untyped-call]
+        return result._getvalue()
+
+    return array(content), generate
 
 
-@compiled()
-def view_bytes(content: bytes) -> NDArray[np.uint8]:
-    """Return the bytes of an object as an array of the same type as `get_array`; it must not be changed."""
-    array = np.frombuffer(content, np.uint8)
-    return carray(_to_pointer(array.ctypes.data), (len(array),), np.uint8)
+view_bytes = cast("Callable[[bytes | NDArray[np.uint8]], NDArray[np.uint8]]", intrinsic(_view_bytes))

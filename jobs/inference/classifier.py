@@ -243,13 +243,13 @@ class Classifier:
         is_ascii = content.isascii()
         if not is_ascii:
             self.load_unicode_tables()
-        start, num_tokens, num_unknown = kernel.score_bytes(
+        start, num_tokens, num_unknown = kernel.score_texts(
             content, offsets, is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits
         )
         while start < len(texts):
             tokens, unknown = self._score_tokens(texts[start], logits[start])
             start, num_tokens, num_unknown = start + 1, num_tokens + tokens, num_unknown + unknown
-            scored, tokens, unknown = kernel.score_bytes(
+            scored, tokens, unknown = kernel.score_texts(
                 content, offsets[start:], is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits[start:]
             )
             start, num_tokens, num_unknown = start + scored, num_tokens + tokens, num_unknown + unknown

@@ -124,8 +124,8 @@ def _add_linear_scores(
 
 @compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])
 def score_texts(
-    text: Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
-    lowest: Array, logits: Array, token_counts: Array,
+    content: bytes | Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
+    lowest: Array, logits: Array, token_counts: Array | None = None,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write the logits of texts, `(texts, classes)` float32; stop at one that is left to Python.
 
@@ -133,18 +133,18 @@ def score_texts(
     tokenizer is that of an installed package.
 
     Args:
-        text: uint8, all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to offsets[i + 1], or
-            to the end.
+        content: all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to offsets[i + 1], or to
+            the end. A bytes object, which is faster than to make it an array before, or a uint8 array.
         is_ascii: whether all texts are; otherwise the tables of `code_points` must be among the arrays.
         max_bytes: at least the size of the longest text.
         addresses: of the classifier's arrays.
         no_rows: an empty table, for its type; lowest: `(1,)`, less than any sum, int32 or float32.
-        token_counts: receives the numbers of tokens and unknown tokens of each text, `(2 * texts,)` int64; or empty.
+        token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, unless it is empty.
 
     Returns:
         The number of texts that were scored, and their numbers of tokens and unknown tokens.
     """
-    numbers = get_array(addresses, NUMBERS, np.int64)
+    text, numbers = view_bytes(content), get_array(addresses, NUMBERS, np.int64)
     if numbers[IS_COMPILED] == 0:
         return 0, 0, 0
     num_columns = numbers[NUM_COLUMNS]
@@ -191,7 +191,7 @@ def score_texts(
                 unknown += 1
         num_tokens += tokens
         num_unknown += unknown
-        if len(token_counts):
+        if token_counts is not None and len(token_counts):
             token_counts[2 * number], token_counts[2 * number + 1] = tokens, unknown
         num_keys = 0
         if len(sums):
@@ -214,16 +214,6 @@ def score_texts(
         if len(sums):
             _add_linear_scores(addresses, no_rows, row_offsets, count + num_pairs, sums, logits[number])
     return len(offsets) - 1, num_tokens, num_unknown
-
-
-@compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])
-def score_bytes(
-    text: bytes, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
-    lowest: Array, logits: Array,
-) -> tuple[int, int, int]:  # fmt: skip
-    """As `score_texts`, of texts in an object of Python, which is faster than to make it an array before."""
-    no_counts = offsets[:0]
-    return score_texts(view_bytes(text), offsets, is_ascii, max_bytes, addresses, no_rows, lowest, logits, no_counts)
 
 
 @compiled(calls=[intrinsics, linear_kernel])

@@ -247,10 +247,8 @@ def draw_dropout_mask(
     features = words.reshape(-1)
     factor, word_limit = np.float32(scale), np.uint32(limit)
     for row in range(len(rows)):
-        words[0] = np.arange(words.shape[1])
-        words[1] = rows[row]
-        words[2] = step
-        words[3] = 0
+        for block in range(words.shape[1]):  # to assign whole rows takes a second and a half to compile
+            words[0, block], words[1, block], words[2, block], words[3, block] = block, rows[row], step, 0
         philox(words, seed, epoch)
         for feature in range(num_features):
             mask[row, feature] = factor if features[feature] < word_limit else np.float32(0)

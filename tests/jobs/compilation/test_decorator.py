@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import pytest
+
 from cluster.package import REPOSITORY
+from jobs.compilation.decorator import compiled
 
 CALLED = "from jobs.compilation.decorator import compiled\n\n@compiled()\ndef value():\n    return {value}\n"
 CALLER = (
@@ -28,3 +32,20 @@ def test_a_kernel_is_compiled_again_when_a_file_changes_whose_kernels_it_calls(t
     assert [run(tmp_path), run(tmp_path)] == ["2 0", "2 1"]
     (tmp_path / "called.py").write_text(CALLED.format(value=2))
     assert run(tmp_path) == "4 0"
+
+
+def increment(value: int) -> int:
+    return value + 1
+
+
+def test_a_literal_has_the_type_of_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a kernel would be compiled for each literal that another one calls it with."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # compiled now
+    callee = compiled()(increment)
+
+    @compiled()
+    def add_two(value: int) -> int:
+        return callee(value) + callee(7) - 7
+
+    assert add_two(3) == 5
+    assert [str(types) for types in callee.signatures] == ["(int64,)"]  # type: ignore[attr-defined]

@@ -281,7 +281,7 @@ def test_scratch_memory_depends_on_the_text_not_on_max_tokens() -> None:
 def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second thread scores while the first one packs the addresses of the tables; both threads' tables stay alive."""
     classifier = Classifier(checkpoint_of("rand"))
-    pack, score = classifier_module.pack_addresses, scoring_kernel.score_bytes
+    pack, score = classifier_module.pack_addresses, scoring_kernel.score_texts
     threads: list[threading.Thread] = []
     num_entries: list[int] = []
 
@@ -297,7 +297,7 @@ def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pyt
         return score(*arguments) if num_entries[-1] else (len(arguments[-1]), 0, 0)
 
     monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
-    monkeypatch.setattr(scoring_kernel, "score_bytes", record_entries)
+    monkeypatch.setattr(scoring_kernel, "score_texts", record_entries)
     classifier.predict_logits(["wörd"])
     assert not threads[0].is_alive()
     assert num_entries == [131072, 131072]
