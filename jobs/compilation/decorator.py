@@ -42,13 +42,16 @@ def compiled(*, fastmath: bool | set[str] = False, calls: Iterable[ModuleType] =
     return compile_function
 
 
-def _get_call_template(get: Callable[..., Any], types: Sequence[Type], named_types: Mapping[str, Type]) -> Any:
+def _get_call_template(get: Callable[..., Any], types: Sequence[Type], keywords: Mapping[str, Type]) -> Any:
     """Prepare a call by another kernel; a literal has the type of a variable.
 
     numba would compile the called kernel once more for each literal, which took a quarter of the time of compilation.
     """
-    assert not named_types  # kernels are called with positional arguments
-    return get([unliteral(kind) for kind in types], {})  # type: ignore[no-untyped-call]
+    # numba does not annotate unliteral.
+    return get(
+        [unliteral(kind) for kind in types],  # type: ignore[no-untyped-call]
+        {name: unliteral(kind) for name, kind in keywords.items()},  # type: ignore[no-untyped-call]
+    )
 
 
 def _digest_source(module: ModuleType) -> str:

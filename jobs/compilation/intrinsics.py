@@ -156,6 +156,15 @@ def pack_addresses(arrays: Sequence[np.ndarray]) -> NDArray[np.int64]:
     return np.array([number for array in arrays for number in (array.ctypes.data, array.size)], np.int64)
 
 
+def _make_view(context: Any, builder: Any, array: types.Array, data: Any, size: Any) -> Any:
+    """Return an array of one dimension whose memory numba does not manage."""
+    result = context.make_array(array)(context, builder)
+    item_size = size.type(context.get_abi_sizeof(context.get_data_type(array.dtype)))
+    # numba does not annotate populate_array.
+    populate_array(result, data=data, shape=[size], strides=[item_size], itemsize=item_size, meminfo=None)  # type: ignore[no-untyped-call]
+    return result._getvalue()
+
+
 def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> tuple[Any, Callable[..., Any]]:
     """Return an array, as one dimension, of those whose addresses were packed.
 
@@ -169,13 +178,8 @@ def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> t
         address, size = (
             builder.load(builder.gep(numbers, [builder.add(first, first.type(offset))])) for offset in (0, 1)
         )
-        element = context.get_data_type(array.dtype)
-        item_size = first.type(context.get_abi_sizeof(element))
-        result = context.make_array(array)(context, builder)
-        data = builder.inttoptr(address, element.as_pointer())
-        # numba does not annotate populate_array.
-        populate_array(result, data=data, shape=[size], strides=[item_size], itemsize=item_size, meminfo=None)  # type: ignore[no-untyped-call]
-        return result._getvalue()
+        data = builder.inttoptr(address, context.get_data_type(array.dtype).as_pointer())
+        return _make_view(context, builder, array, data, size)
 
     return array(addresses, types.int64, dtype), generate
 
@@ -192,11 +196,8 @@ def _view_bytes(typing_context: Any, content: Any) -> tuple[Any, Callable[..., A
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        size = cgutils.unpack_tuple(builder, source.shape, 1)  # type: ignore[no-untyped-call]
-        item_size = size[0].type(1)
-        result = context.make_array(array)(context, builder)
-        populate_array(result, data=source.data, shape=size, strides=[item_size], itemsize=item_size, meminfo=None)  # type: ignore[no-untyped-call]
-        return result._getvalue()
+        [size] = cgutils.unpack_tuple(builder, source.shape, 1)  # type: ignore[no-untyped-call]
+        return _make_view(context, builder, array, source.data, size)
 
     return array(content), generate
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def test_training_vectors() -> None:
     metrics = run("pretraining", "--quick", "--words", "20000")
     assert [row["side"] for row in metrics["training"]] == ["this project", "gensim"]
     assert all(row["words a second"] > 0 for row in metrics["training"])
+
+
+def test_trackers() -> None:
+    """Both sides log in MLflow and in Weights & Biases."""
+    metrics = run("trackers", "--quick")
+    sides = [(row["log in"], row["side"]) for row in metrics["logs"]]
+    assert sides == list(product(("MLflow", "Weights & Biases"), ("this project", "Ray Tune's callback")))
+    assert all(row["seconds per trial"] > 0 for row in metrics["logs"])
 
 
 def test_commands(shared_data: Path) -> None:

@@ -26,7 +26,7 @@ UNDOCUMENTED = ("ray.core", "ray.dashboard", "ray.experimental", "ray.serve.cont
 # Attributes with an underscore that are not Ray's: argparse's, numba's, torch's, and others.
 OTHER_ATTRIBUTES = {
     "_SubParsersAction", "_actions", "_check_value", "_group_actions", "_option_string_actions",
-    "_cache", "_cache_file", "_source_stamp",
+    "_cache", "_cache_file", "_getvalue", "_source_stamp",
     "_foreach_add_",
     "_ended", "_exit", "_set_model",
 }  # fmt: skip

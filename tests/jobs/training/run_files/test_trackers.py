@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,34 +24,14 @@ from jobs.search.tune import tune
 from jobs.training.history import Epoch
 from jobs.training.run_files.trackers import Ending, TrackedRun, Trackers, connect_trackers, log_end, track_run
 from jobs.training.train import train
+from tests.support.mlflow_server import start_mlflow_server
 from tests.support.trial_records import make_epoch, make_record
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server on loopback."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
+    with start_mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
         yield url
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
 
 
 TRIAL = make_record(4, {"model.dropout": 0.3, "model.filter_widths": [3, 4]}, 0.75, ended=1000.0)
