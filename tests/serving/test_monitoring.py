@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from ray.serve import metrics as ray_metrics
 
 from cluster.package import REPOSITORY
@@ -32,12 +35,29 @@ def list_exported() -> set[str]:
     return {f"ray_{metric.info['name']}{suffix}" for metric in metrics for suffix in suffixes[type(metric)]}
 
 
+def list_losses(source: Any, written: Any, path: str = "") -> list[str]:
+    """Return where a JSON value lacks a part of another one."""
+    if isinstance(source, dict) and isinstance(written, dict):
+        items = [(source[key], written.get(key), f"{path}.{key}") for key in source]
+    elif isinstance(source, list) and isinstance(written, list) and len(source) == len(written):
+        items = [(*pair, f"{path}[{index}]") for index, pair in enumerate(zip(source, written, strict=True))]
+    else:
+        return [] if source == written else [path]
+    return [loss for item in items for loss in list_losses(*item)]
+
+
 @pytest.mark.parametrize("expressions", [EXPRESSIONS, [rule["expr"] for rule in RULES]], ids=["dashboard", "alerts"])
 def test_every_metric_is_exported(expressions: list[str]) -> None:
     """Under the name that Ray gives it; those of Ray itself are compared in a test with Ray."""
     names = {name for expression in expressions for name in re.findall(r"ray_classifier_\w+", expression)}
     assert len(names) >= 5
     assert names - list_exported() == set()
+
+
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    """Grafana's library of its models reads the file, and writes it again without a loss."""
+    register_default_plugins()
+    assert list_losses(DASHBOARD, json.loads(JSONEncoder().encode(Dashboard.from_json(DASHBOARD)))) == []
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
