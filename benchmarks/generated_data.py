@@ -1,4 +1,4 @@
-"""Generated texts and checkpoints for benchmarks whose results do not depend on the data."""
+"""Generated texts and checkpoints, for results that do not depend on the data; and checkpoints of the network alone."""
 
 import random
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ def drop_linear_classifier(checkpoint: "Checkpoint") -> "Checkpoint":
     return replace(checkpoint, weights=weights, experiment=checkpoint.experiment.replace({"model.linear": "none"}))
 
 
-def make_random_checkpoint(folder: Path, words: Sequence[str], seed: int = 0) -> "Checkpoint":
-    """Return and save a checkpoint of two classes with random weights and default settings.
+def make_random_checkpoint(words: Sequence[str], seed: int = 0) -> "Checkpoint":
+    """Return a checkpoint of two classes with random weights and default settings.
 
     Its linear classifier has a row for each word, and for each pair of a word and the one after it in `words`.
     """
     import numpy as np
 
     from jobs.config.experiment import Experiment
-    from jobs.model.checkpoint import Checkpoint, save_checkpoint
+    from jobs.model.checkpoint import Checkpoint
     from jobs.model.linear.tensors import BIAS, FIRST_WORD, PAIRS, SCALE, SQUARES, WEIGHT
     from jobs.model.network import Network
 
@@ -56,6 +56,11 @@ def make_random_checkpoint(folder: Path, words: Sequence[str], seed: int = 0) ->
         PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: np.zeros(2, np.float32), SCALE: np.ones(1, np.float32),
     }  # fmt: skip
     weights = {name: value.numpy() for name, value in network.weights().items()} | linear
-    checkpoint = Checkpoint(experiment, ["neg", "pos"], list(words), weights, {"epoch": 1})
-    save_checkpoint(folder, checkpoint)
-    return checkpoint
+    return Checkpoint(experiment, ["neg", "pos"], list(words), weights, {"epoch": 1})
+
+
+def save_random_checkpoint(folder: Path, words: Sequence[str], seed: int = 0) -> None:
+    """Write the checkpoint of `make_random_checkpoint` into a folder."""
+    from jobs.model.checkpoint import save_checkpoint
+
+    save_checkpoint(folder, make_random_checkpoint(words, seed))

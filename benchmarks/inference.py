@@ -19,7 +19,6 @@ its start to the result for a first text. `first on this machine` includes compi
 import argparse
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -108,14 +107,13 @@ def _make_checkpoint(rows: list[list[str]], folder: Path) -> Any:
 
     tokens = [tokenize(text) for _, text in rows]
     words = [word for word, _ in count_words(tokens, Experiment().text.max_words)]
-    checkpoint = make_random_checkpoint(folder, words)
+    checkpoint = make_random_checkpoint(words)
     names, labels = np.unique([label for label, _ in rows], return_inverse=True)
     part = EncodedSplit(encode(tokens, checkpoint.vocabulary, Experiment().text.max_tokens), labels)
     none = np.empty(0, np.float32)
     corpus = Corpus(part, part, names.tolist(), words, none, none, none, None, "", "")
     tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
     checkpoint = replace(checkpoint, weights=checkpoint.weights | tensors)
-    shutil.rmtree(folder)
     save_checkpoint(folder, checkpoint)
     return checkpoint
 

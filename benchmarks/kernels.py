@@ -227,7 +227,7 @@ def measure_prefetch(texts: list[str], rounds: int) -> list[Row]:
 
     words = [word for word, _ in count_words(map(tokenize, texts), Experiment().text.max_words)]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = make_random_checkpoint(Path(folder, "checkpoint"), words)
+        checkpoint = make_random_checkpoint(words)
         sides = {PROJECT: scoring_kernel, "without prefetch": _load_kernel_without_prefetch(Path(folder))}
         scorer = classifier.Classifier(checkpoint, share_table=False)
         times: dict[tuple[str, int], list[float]] = defaultdict(list)

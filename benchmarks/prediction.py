@@ -36,7 +36,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
 from benchmarks import prediction_sides as sides
-from benchmarks.generated_data import make_random_checkpoint
+from benchmarks.generated_data import save_random_checkpoint
 from benchmarks.prediction_kills import measure_kills
 from benchmarks.ray_head import start_ray_head
 from benchmarks.reporting import Row, print_json, print_table
@@ -118,7 +118,7 @@ def main() -> None:
 
 def prepare(folder: Path, num_rows: int) -> None:
     """Write the checkpoint, the texts, and the model of fastText."""
-    make_random_checkpoint(folder / "checkpoint", WORDS)
+    save_random_checkpoint(folder / "checkpoint", WORDS)
     write_parquet(folder / "texts.parquet", num_rows)
     with (folder / "texts.tsv").open("w", encoding="utf-8") as stream:
         texts = make_texts()

@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.generated_data import make_random_checkpoint
+from benchmarks.generated_data import save_random_checkpoint
 from benchmarks.load_generator import SAMPLE_TEXT
 from benchmarks.reporting import Row, print_json, print_table
 from cluster.machine import find_free_ports
@@ -135,7 +135,7 @@ def _run_scenarios(names: Sequence[str], options: argparse.Namespace) -> dict[st
 def write_checkpoint(folder: Path, words: int = 20_000, seed: int = 0) -> Path:
     """Write a checkpoint with random weights, default settings and a vocabulary that contains the sample text."""
     vocabulary = [*dict.fromkeys(SAMPLE_TEXT.lower().split()), *(f"word{number}" for number in range(words))][:words]
-    make_random_checkpoint(folder, vocabulary, seed)
+    save_random_checkpoint(folder, vocabulary, seed)
     return folder
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.generated_data import make_random_checkpoint
+from benchmarks.generated_data import save_random_checkpoint
 from benchmarks.load_generator import SAMPLE_TEXT
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.text_distribution import count_distribution
@@ -68,7 +68,7 @@ async def _measure(folder: Path, rounds: int, seconds: float) -> list[Row]:
 
 async def _start_replica(folder: Path, *, monitored: bool) -> Replica:
     vocabulary = [*dict.fromkeys(SAMPLE_TEXT.lower().split()), *(f"word{number}" for number in range(WORDS))][:WORDS]
-    make_random_checkpoint(folder / "random", vocabulary)
+    save_random_checkpoint(folder / "random", vocabulary)
     checkpoint = load_checkpoint(str(folder / "random"))
     if monitored:
         rows = np.arange(1000)

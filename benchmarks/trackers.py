@@ -1,6 +1,6 @@
 """Logs of a search's trials in MLflow and Weights & Biases, compared with Ray Tune's callbacks for them.
 
-    python benchmarks/trackers.py            # pip install mlflow-skinny wandb; ten trials, three rounds
+    python benchmarks/trackers.py            # ten trials, three rounds; needs the extra `dev`
     python benchmarks/trackers.py --quick    # two trials, one round
 
 A search of trials with eight epochs, in which nothing is trained. The table has the time for which the search waits for
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 import ray.tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.air.integrations.wandb import WandbLoggerCallback
+from ray.tune.logger import LoggerCallback
 
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
@@ -51,9 +52,10 @@ class Log:
 
 def log_with_project(tracker: str, server: str, trials: int) -> Log:
     """Log trials as this project's search does."""
-    name = {MLFLOW: {"mlflow": server}, WANDB: {"wandb": "benchmark"}}[tracker]
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set by Tune's callback
-    trackers, log = connect_trackers(Experiment().replace({"name": "project", **name})), Log()
+    setting = {MLFLOW: {"mlflow": server}, WANDB: {"wandb": "benchmark"}}[tracker]
+    for variable in ("MLFLOW_TRACKING_URI", "WANDB_PROJECT"):  # Tune's callback sets the first
+        os.environ.pop(variable, None)
+    trackers, log = connect_trackers(Experiment().replace({"name": "project", **setting})), Log()
     epochs = [Epoch(epoch=number, seconds=1.0, **METRICS) for number in range(1, EPOCHS + 1)]
     for number in range(1, trials + 1):
         record = TrialRecord(
@@ -62,7 +64,7 @@ def log_with_project(tracker: str, server: str, trials: int) -> Log:
         began = time.perf_counter()
         log_trial(trackers, record, "runs/project/tune-1", seed=0)
         log.seconds[str(number)] = time.perf_counter() - began
-    assert trackers.active
+    assert len(trackers.active) == 1
     return log
 
 
@@ -78,45 +80,51 @@ class Steps(ray.tune.Trainable):
         return True
 
 
+class TimedCallback(ray.tune.Callback):
+    """Tune's callback of a tracker, with the time of its calls."""
+
+    def __init__(self, callback: LoggerCallback, log: Log) -> None:
+        self._callback, self._log = callback, log
+
+    def __getstate__(self) -> Row:
+        return {}  # Tune pickles callbacks
+
+    def setup(self, *arguments: object, **settings: object) -> None:
+        """Connect to the server."""
+        self._callback.setup(*arguments, **settings)
+
+    def on_trial_start(self, iteration: int, trials: object, trial: object, **info: object) -> None:
+        """Log the settings."""
+        self._time(str(trial), self._callback.log_trial_start, trial)
+
+    def on_trial_result(self, iteration: int, trials: object, trial: object, result: Row, **info: object) -> None:
+        """Log an epoch."""
+        self._time(str(trial), self._callback.log_trial_result, iteration, trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: object, trial: object, **info: object) -> None:
+        """Log the end."""
+        self._time(str(trial), self._callback.log_trial_end, trial)
+
+    def on_experiment_end(self, trials: object, **info: object) -> None:
+        """Wait until everything is logged."""
+        began = time.perf_counter()
+        self._callback.on_experiment_end(trials, **info)
+        self._log.end_seconds = time.perf_counter() - began
+
+    def _time(self, trial: str, call: Callable[..., None], *arguments: object) -> None:
+        began = time.perf_counter()
+        call(*arguments)
+        self._log.seconds[trial] = self._log.seconds.get(trial, 0.0) + time.perf_counter() - began
+
+
 def log_with_tune(tracker: str, server: str, trials: int) -> Log:
     """Log trials with Tune's callback in a search."""
+    callback = (
+        MLflowLoggerCallback(tracking_uri=server, experiment_name="callback")
+        if tracker == MLFLOW
+        else WandbLoggerCallback(project="benchmark")
+    )
     log = Log()
-
-    class Timed(ray.tune.Callback):
-        """The calls of a trial, with their time."""
-
-        def __init__(self) -> None:
-            self.callback = (
-                MLflowLoggerCallback(tracking_uri=server, experiment_name="callback")
-                if tracker == MLFLOW
-                else WandbLoggerCallback(project="benchmark")
-            )
-
-        def __getstate__(self) -> Row:
-            return {}  # Tune pickles callbacks
-
-        def setup(self, *arguments: object, **settings: object) -> None:
-            self.callback.setup(*arguments, **settings)
-
-        def on_trial_start(self, iteration: int, trials: object, trial: object, **info: object) -> None:
-            self._time(str(trial), self.callback.log_trial_start, trial)
-
-        def on_trial_result(self, iteration: int, trials: object, trial: object, result: Row, **info: object) -> None:
-            self._time(str(trial), self.callback.log_trial_result, iteration, trial, result)
-
-        def on_trial_complete(self, iteration: int, trials: object, trial: object, **info: object) -> None:
-            self._time(str(trial), self.callback.log_trial_end, trial)
-
-        def on_experiment_end(self, trials: object, **info: object) -> None:
-            began = time.perf_counter()
-            self.callback.on_experiment_end(trials, **info)
-            log.end_seconds = time.perf_counter() - began
-
-        def _time(self, trial: str, call: Callable[..., None], *arguments: object) -> None:
-            began = time.perf_counter()
-            call(*arguments)
-            log.seconds[trial] = log.seconds.get(trial, 0.0) + time.perf_counter() - began
-
     with tempfile.TemporaryDirectory() as folder:
         tuner = ray.tune.Tuner(
             Steps,
@@ -125,7 +133,7 @@ def log_with_tune(tracker: str, server: str, trials: int) -> Log:
             run_config=ray.tune.RunConfig(
                 storage_path=folder,
                 verbose=0,
-                callbacks=[Timed()],
+                callbacks=[TimedCallback(callback, log)],
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )

@@ -25,6 +25,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def compiled(*, fastmath: bool | set[str] = False, calls: Iterable[ModuleType] = ()) -> Callable[[Function], Function]:
     """Return a decorator that compiles a function and leaves its type as it is.
 
+    No kernel may depend on the value of a literal that another one calls it with: it receives variables.
+
     Args:
         fastmath: LLVM's floating-point optimizations, all of them or some by name.
         calls: other modules whose kernels the function calls; it is compiled again when their files change.
@@ -45,7 +47,7 @@ def compiled(*, fastmath: bool | set[str] = False, calls: Iterable[ModuleType] =
 def _get_call_template(get: Callable[..., Any], types: Sequence[Type], keywords: Mapping[str, Type]) -> Any:
     """Prepare a call by another kernel; a literal has the type of a variable.
 
-    numba would compile the called kernel once more for each literal, which took a quarter of the time of compilation.
+    numba would compile the called kernel once more for each literal.
     """
     # numba does not annotate unliteral.
     return get(

@@ -165,11 +165,10 @@ def _make_view(context: Any, builder: Any, array: types.Array, data: Any, size: 
     return result._getvalue()
 
 
-def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return an array, as one dimension, of those whose addresses were packed.
-
-    A compiled function would be compiled once more for each type.
-    """
+def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> tuple[Any, Callable[..., Any]] | None:
+    """Return an array, as one dimension, of those whose addresses were packed; it is valid as long as they are."""
+    if addresses.layout != "C":
+        return None
     array = types.Array(dtype.dtype, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -184,14 +183,20 @@ def _get_array(typing_context: Any, addresses: Any, index: Any, dtype: Any) -> t
     return array(addresses, types.int64, dtype), generate
 
 
-# Arguments: addresses, `(2 * arrays,)` int64; index of the array; its dtype.
+# Arguments: addresses, `(2 * arrays,)` int64; index of the array; its dtype. An intrinsic, since a kernel would be
+# compiled once more for each dtype.
 get_array = cast(
     "Callable[[NDArray[np.int64], int, type[Scalar] | np.dtype[Scalar]], NDArray[Scalar]]", intrinsic(_get_array)
 )
 
 
-def _view_bytes(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return a bytes object, or an array of bytes, as an array of the same type as that of `get_array`."""
+def _view_bytes(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]] | None:
+    """Return a bytes object, or an array of bytes, as an array of the same type as that of `get_array`.
+
+    It must not be changed, and is valid as long as the content.
+    """
+    if content.layout != "C" or content.dtype != types.uint8:
+        return None
     array = types.Array(types.uint8, 1, "C")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -117,8 +117,8 @@ class TextSettings(SettingsSection):
 
     tokenizer: str = Field("unicode", min_length=1)
     """unicode: words of any script, and the single characters of scripts without spaces between words, such as Chinese
-    and Thai. unicode-pairs: in these scripts, pairs of neighbouring characters. words: runs of letters and digits, as
-    in earlier versions. Or the name of a tokenizer of an installed package, such as jieba."""
+    and Thai. unicode-pairs: in these scripts, pairs of neighbouring characters. words: as in earlier versions, which
+    did not divide such scripts. Or the name of a tokenizer of an installed package, such as jieba."""
     lowercase: bool = True
     """Convert texts to lower case."""
     max_tokens: int = Field(1000, ge=1)
@@ -128,9 +128,9 @@ class TextSettings(SettingsSection):
     max_words: int = Field(100_000, ge=1)
     """Maximum number of words of the training texts in the vocabulary; the most frequent are selected."""
     max_edit_distance: int = Field(0, ge=0, le=1)
-    """1: a word that is not in the vocabulary is read as the one there that differs by a single inserted, dropped,
-    replaced or swapped letter (Damerau-Levenshtein distance), of several as the most frequent in the training texts;
-    both must have at least 4 letters. 0: only exact words are found."""
+    """1: a word that is not in the vocabulary is read as the first word of the vocabulary, of at least 4 letters, at
+    Damerau-Levenshtein distance 1: one letter is inserted, deleted or replaced, or two adjacent ones are swapped. 0:
+    only exact words are found."""
 
 
 # Settings of `vectors` that apply only to vectors trained here, and only to vectors read from a file.
@@ -177,7 +177,7 @@ class VectorSettings(SettingsSection):
 
 
 class ModelSettings(SettingsSection):
-    """Network (Kim 2014)."""
+    """Network (Kim 2014), and the linear classifier next to it."""
 
     embedding: Embedding = "non-static"
     """Initial word vectors, and whether they are trained. rand: random, trained. static: those of `vectors`, not
@@ -232,8 +232,8 @@ class TrainSettings(SettingsSection):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     start_from: str | None = None
-    """Checkpoint whose weights training starts from, with its words and classes and new ones: its folder, a best.json
-    or a folder with one. The settings of the network must be its own. null: train from the beginning."""
+    """Checkpoint whose weights training starts from: its folder, a best.json or a folder with one. Words and
+    classes are added to its own; the kinds of network and tokens are the same. null: train from the beginning."""
     epochs: int = Field(10, ge=1)
     """Maximum number of passes over the training rows; see `patience`."""
     stop_epoch: int | None = Field(None, ge=1)
@@ -258,9 +258,10 @@ class TrainSettings(SettingsSection):
     """Factor of the scores that `model.linear` adds. null: fitted to the validation part after each epoch."""
     class_weights: ClassWeights = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
-    weight for each label, as in {spam: 2, ham: 1}. null: none. The linear classifier of `model.linear` has the mapping
-    too; otherwise its classes are balanced where those of the network are not. Metrics of the validation part have no
-    weights. With several labels per text they weight the rows with a label; balanced: as much as those without it."""
+    weight for each label, as in {spam: 2, ham: 1}. null: none. A mapping applies to the linear classifier of
+    `model.linear` too; otherwise, with one label per text, its classes are balanced where those of the network are not.
+    Validation metrics have no weights. With several labels per text they weight the rows with a label; balanced: as
+    much as those without it."""
     threshold_objective: Literal["micro_f1", "macro_f1"] | Fraction = "micro_f1"
     """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
     of at least a precision, such as 0.9. They are chosen on the validation part."""
@@ -268,8 +269,8 @@ class TrainSettings(SettingsSection):
     """Score from which a text gets a label, with several per text: one for all labels, or a mapping of label to score.
     null: chosen by `threshold_objective`."""
     temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
-    """Divisor of the logits before softmax when texts are classified (Guo et al. 2017); changes scores, not labels.
-    null: fitted to the validation part, so that scores are probabilities; 1: scores as they were trained."""
+    """Divisor of the logits before softmax, or sigmoid with several labels per text (Guo et al. 2017). null: fitted to
+    the validation part, so that scores are probabilities; 1: scores as they were trained."""
     abstention_retention: Fraction = 0.95
     """Share of the texts in scope that keep their label when a classifier abstains with the objective retention."""
     abstention_precision: Fraction = 0.95

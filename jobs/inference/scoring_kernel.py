@@ -139,7 +139,7 @@ def score_texts(
         max_bytes: at least the size of the longest text.
         addresses: of the classifier's arrays.
         no_rows: an empty table, for its type; lowest: `(1,)`, less than any sum, int32 or float32.
-        token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, unless it is empty.
+        token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, or is empty or None.
 
     Returns:
         The number of texts that were scored, and their numbers of tokens and unknown tokens.

@@ -23,7 +23,7 @@ an untrusted checkpoint runs no code. Reading one needs no torch.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,9 +80,9 @@ class Checkpoint:
         """Divisor of the logits before softmax; 1 if an earlier version wrote the checkpoint."""
         return float(self.metrics.get("temperature", 1.0))
 
-    @cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
-        """Vocabulary of the words."""
+        """Vocabulary of the words, a new one each time."""
         return Vocabulary(self.words, self.experiment.text.max_edit_distance)
 
     @property

@@ -247,7 +247,7 @@ def draw_dropout_mask(
     features = words.reshape(-1)
     factor, word_limit = np.float32(scale), np.uint32(limit)
     for row in range(len(rows)):
-        for block in range(words.shape[1]):  # to assign whole rows takes a second and a half to compile
+        for block in range(words.shape[1]):  # to assign whole rows takes far longer to compile
             words[0, block], words[1, block], words[2, block], words[3, block] = block, rows[row], step, 0
         philox(words, seed, epoch)
         for feature in range(num_features):

@@ -48,6 +48,7 @@ def test_training_vectors() -> None:
 
 def test_trackers() -> None:
     """Both sides log in MLflow and in Weights & Biases."""
+    pytest.importorskip("wandb", reason="the package wandb is not installed")
     metrics = run("trackers", "--quick")
     sides = [(row["log in"], row["side"]) for row in metrics["logs"]]
     assert sides == list(product(("MLflow", "Weights & Biases"), ("this project", "Ray Tune's callback")))

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cluster.machine import find_free_ports
@@ -33,7 +33,10 @@ def start_mlflow_server(folder: Path) -> Iterator[str]:
             except OSError:
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)
+        else:
+            raise TimeoutError((folder / "log").read_text())
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()

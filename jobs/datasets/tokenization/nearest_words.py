@@ -1,8 +1,8 @@
 """Compiled search for the vocabulary's word that differs from another word by one typing error.
 
 One error is an insertion, deletion or replacement of a character, or a swap of two adjacent ones: a
-Damerau-Levenshtein distance of 1 (Damerau 1964). If several words do, the search returns the first one of the
-vocabulary, which begins with the most frequent words of the training texts.
+Damerau-Levenshtein distance of 1 (Damerau 1964). If several words differ by one error, the search returns the first of
+them in the vocabulary, which begins with the most frequent words of the training texts.
 
 Two words that differ by one error are the same after at most one character of each is deleted. So the index has each
 word under itself and under all its forms without one character ("symmetric deletes", as in SymSpell), and a search

@@ -2,7 +2,7 @@
 
 A run of `train` is logged epoch by epoch, as Ray Train's callback reports them; a trial of a search when Ray Tune's
 callback reports its end. Tune's own callback for MLflow sends a request for each metric of each epoch while the search
-waits; that for Weights & Biases starts a process for each trial. If a server stops answering, nothing more is logged
+waits; that for Weights & Biases starts two actors for each trial. If a server stops answering, nothing more is logged
 to it, and the training continues.
 """
 
