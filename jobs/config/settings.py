@@ -128,9 +128,9 @@ class TextSettings(SettingsSection):
     max_words: int = Field(100_000, ge=1)
     """Maximum number of words of the training texts in the vocabulary; the most frequent are selected."""
     max_edit_distance: int = Field(0, ge=0, le=1)
-    """1: a word that is not in the vocabulary is read as the first word of the vocabulary, of at least 4 letters, at
-    Damerau-Levenshtein distance 1: one letter is inserted, deleted or replaced, or two adjacent ones are swapped. 0:
-    only exact words are found."""
+    """1: a word of at least 4 letters that is not in the vocabulary is read as the first word there, also of at least
+    4 letters, at Damerau-Levenshtein distance 1: one letter is inserted, deleted or replaced, or two adjacent ones are
+    swapped. 0: only exact words are found."""
 
 
 # Settings of `vectors` that apply only to vectors trained here, and only to vectors read from a file.
@@ -232,8 +232,8 @@ class TrainSettings(SettingsSection):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix product of words and filters. Weights, sums and gradients are always float32."""
     start_from: str | None = None
-    """Checkpoint whose weights training starts from: its folder, a best.json or a folder with one. Words and
-    classes are added to its own; the kinds of network and tokens are the same. null: train from the beginning."""
+    """Checkpoint whose weights training starts from: its folder, a best.json or a folder with one. New words
+    and classes are added; network and tokens must be of the same kind. null: train from the beginning."""
     epochs: int = Field(10, ge=1)
     """Maximum number of passes over the training rows; see `patience`."""
     stop_epoch: int | None = Field(None, ge=1)
