@@ -24,9 +24,10 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from cluster import UsageError, __version__
 
@@ -190,9 +191,37 @@ def _build_command_line() -> "CommandLine":
     cli.start_section("run on a cluster")
     cluster_commands.add_commands(cli)
     cluster_commands.add_job_commands(cli.add_group("job", "list, inspect, follow and stop submitted jobs"))
-    cli.start_section("set up a shell")
+    cli.start_section("set up")
+    cli.add_command("compile", _compile, "compile the code now, not when it is first used")
     add_completion(cli, _list_keys)
     return cli
+
+
+def _compile(options: argparse.Namespace) -> None:
+    """Train a small classifier, and score a text with it as predictions and the service do.
+
+    Files of more than 8 MB and some settings have kernels of their own, which are compiled when they are first used.
+    """
+    from cluster.console.output import report_result
+    from jobs.compilation.cache import find_folder
+    from jobs.estimator.text_cnn import TextCNNClassifier
+    from jobs.inference.classifier import Classifier
+    from jobs.inference.projection_table import TableDtype
+    from jobs.model.checkpoint import load_checkpoint
+    from serving.web.compiled_scorer import CompiledScorer
+
+    if (kernels := find_folder()) is None:
+        raise UsageError("no folder of this user can be written; NUMBA_CACHE_DIR can name one")
+    labels = 10 * ["good", "bad"]
+    texts = [f"a {label} film {number}" for number, label in enumerate(labels)]
+    with tempfile.TemporaryDirectory() as folder:
+        TextCNNClassifier(embedding="rand", epochs=1).fit(texts, labels).save(folder)
+        checkpoint = load_checkpoint(folder)
+    for dtype in get_args(TableDtype):
+        classifier = Classifier(checkpoint, table_dtype=dtype, share_table=False)
+        CompiledScorer(classifier, max_texts=1).score(texts[:1], "softmax")
+    report_result({"path": str(kernels)})
+    print(f"compiled for this processor, in {kernels}")
 
 
 def _list_keys() -> list[str]:

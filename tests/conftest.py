@@ -124,6 +124,7 @@ class _Recorder(logging.Handler):
 def messages() -> Iterator[list[str]]:
     """Log messages of the project's loggers during the test, the oldest first."""
     recorder = _Recorder()
+    recorder.addFilter(lambda record: record.name != "jobs.compilation.cache")  # only where a kernel is compiled
     with handle_logs(recorder):
         yield recorder.messages
 

@@ -54,6 +54,7 @@ COMMANDS = [
     "job status",
     "job logs",
     "job stop",
+    "compile",
     "completion",
 ]
 # Verbs of `python -m` that have another name now.
@@ -149,7 +150,7 @@ def test_help_has_a_heading_for_each_group_and_a_line_for_each_command(
     assert stop.value.code == 0
     text = capsys.readouterr().out
     headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
-    assert headings == ["train and evaluate", "serve", "run on a cluster", "set up a shell", "options"]
+    assert headings == ["train and evaluate", "serve", "run on a cluster", "set up", "options"]
     names = re.findall(r"^  ([a-z][a-z-]*)  +\S", text, re.MULTILINE)
     assert names == list(dict.fromkeys(command.split()[0] for command in COMMANDS))
     assert max(map(len, text.splitlines())) <= 80
@@ -164,7 +165,7 @@ def test_python_m_has_the_same_commands_under_their_old_verbs() -> None:
         for name, module in (("jobs", jobs.__main__), ("serving", serving.__main__), ("cluster", cluster.__main__))
         for verb, parser in list_parsers(module._build_command_line().parser).items()
     }
-    del commands["completion"]  # of the console command only
+    del commands["compile"], commands["completion"]  # of the console command only
     assert old.keys() == commands.keys()
     for name, parser in old.items():
         assert describe_options(parser) == describe_options(commands[name])

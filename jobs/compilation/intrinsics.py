@@ -2,8 +2,6 @@
 
 To pass twenty arrays through numba's dispatcher takes longer than to classify a text. So their addresses and sizes are
 packed into one array, which is passed instead. Whoever packs them keeps the arrays alive.
-
-numba does not notice a change here: kernels that use these, directly or through others, name this module in `calls`.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,7 +17,6 @@ Weights in int16 are summed in int32: LinearWeights limits them so that no text'
 
 import numpy as np
 
-from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import CACHE_LINE, prefetch, sum_rows
 
@@ -93,7 +92,7 @@ def find_pair_row(first: int, second: int, pairs: Array, pair_filter: Array) -> 
     return _find_row(key, pairs) if _may_have_row(_hash(key), pair_filter) else FREE
 
 
-@compiled(calls=[intrinsics])
+@compiled()
 def prefetch_words(
     ids: Array, count: int, num_words: int, stride: int, rows: Array, pairs: Array, pair_filter: Array, offsets: Array,
     keys: Array,
@@ -124,7 +123,7 @@ def prefetch_words(
     return num_keys
 
 
-@compiled(calls=[intrinsics])
+@compiled()
 def find_pairs(keys: Array, num_keys: int, stride: int, rows: Array, pairs: Array, offsets: Array) -> int:
     """Return how many of some pairs have a row, and fetch these rows.
 
@@ -142,7 +141,7 @@ def find_pairs(keys: Array, num_keys: int, stride: int, rows: Array, pairs: Arra
     return number
 
 
-@compiled(fastmath={"reassoc", "contract", "nsz"}, calls=[intrinsics])
+@compiled(fastmath={"reassoc", "contract", "nsz"})
 def add_linear_scores(
     rows: Array, squares: Array, scales: Array, offsets: Array, number: int, sums: Array, scores: Array
 ) -> None:

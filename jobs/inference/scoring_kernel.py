@@ -22,13 +22,10 @@ Entries in int16 are summed and compared in int32. The layout of the vocabulary 
 
 import numpy as np
 
-from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import BLOCK, get_array, update_maxima, view_bytes
-from jobs.datasets.tokenization import code_points, nearest_words, tokenizer_kernel
 from jobs.datasets.tokenization.code_points import normalize_text
 from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
-from jobs.inference import linear_kernel
 from jobs.inference.linear_kernel import add_linear_scores, find_pairs, prefetch_words
 
 Array = np.ndarray
@@ -45,7 +42,7 @@ LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(17, 
 LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(6)
 
 
-@compiled(calls=[intrinsics])
+@compiled()
 def _max_over_time(
     ids: Array, count: int, table: Array, num_columns: int, lowest: Array, scales: Array, first_filters: Array,
     column_offsets: Array, biases: Array, maxima: Array, features: Array,
@@ -93,7 +90,7 @@ def _apply_output_layer(features: Array, output: Array, output_bias: Array, scor
         scores[label] = value + output_bias[label]
 
 
-@compiled(calls=[intrinsics, linear_kernel])
+@compiled()
 def _prefetch_linear_words(
     ids: Array, count: int, addresses: Array, no_rows: Array, offsets: Array, keys: Array
 ) -> int:
@@ -105,7 +102,7 @@ def _prefetch_linear_words(
     )  # fmt: skip
 
 
-@compiled(calls=[intrinsics, linear_kernel])
+@compiled()
 def _find_linear_pairs(keys: Array, num_keys: int, addresses: Array, no_rows: Array, offsets: Array) -> int:
     """Call `find_pairs` with a classifier's arrays."""
     stride = get_array(addresses, NUMBERS, np.int64)[LINEAR_STRIDE]
@@ -113,7 +110,7 @@ def _find_linear_pairs(keys: Array, num_keys: int, addresses: Array, no_rows: Ar
     return find_pairs(keys, num_keys, stride, rows, pairs, offsets)
 
 
-@compiled(calls=[intrinsics, linear_kernel])
+@compiled()
 def _add_linear_scores(
     addresses: Array, no_rows: Array, offsets: Array, number: int, sums: Array, scores: Array
 ) -> None:
@@ -122,7 +119,7 @@ def _add_linear_scores(
     add_linear_scores(rows, rows.view(np.float32), scales, offsets, number, sums, scores)
 
 
-@compiled(calls=[code_points, intrinsics, linear_kernel, nearest_words, tokenizer_kernel])
+@compiled()
 def score_texts(
     content: bytes | Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
     lowest: Array, logits: Array, token_counts: Array | None = None,
@@ -216,7 +213,7 @@ def score_texts(
     return len(offsets) - 1, num_tokens, num_unknown
 
 
-@compiled(calls=[intrinsics, linear_kernel])
+@compiled()
 def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, lowest: Array, logits: Array) -> None:
     """Write the logits of a text, `(classes,)` float32, with a table that has a row for each token.
 

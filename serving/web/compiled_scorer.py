@@ -8,8 +8,6 @@ same.
 """
 
 import ctypes
-import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import exp
@@ -21,20 +19,15 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.compilation import intrinsics
+from jobs.compilation.cache import kernel_cache
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import get_array, pack_addresses
 from jobs.config.text_distribution import EDGES
-from jobs.datasets.tokenization import code_points, nearest_words, tokenizer_kernel
-from jobs.inference import linear_kernel, scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import TableDtype
 from jobs.inference.scoring_kernel import LOWEST, NUM_ARRAYS, TABLE, score_texts
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
-
-# The files of all kernels that the entry calls.
-KERNEL_MODULES = (scoring_kernel, linear_kernel, tokenizer_kernel, nearest_words, code_points, intrinsics)
 
 _SOFTMAX, _SIGMOID = range(2)  # indices of FUNCTIONS
 
@@ -198,24 +191,16 @@ def _to_permille(tokens: int, unknown: int) -> int:
 
 @cache
 def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry]":
-    """Compile the entry, or read it from numba's cache; return it, and as a function for Python.
-
-    numba reuses a cached function unless its own file or a value in its closure has changed. The digest of the kernels'
-    source is in the closure, so that numba recompiles `entry` when that changes.
-    """
-    source = "".join(map(inspect.getsource, KERNEL_MODULES))
-    digest = hashlib.sha256(source.encode()).hexdigest()
+    """Compile the entry, or read it from the cache; return it, and as a function for Python."""
     dtype, sum_dtype = {"int16": (np.int16, np.int32), "float32": (np.float32, np.float32)}[table_dtype]
 
     signature = types.int64(types.voidptr, *5 * [types.int64], types.voidptr)
 
-    @cfunc(signature, cache=True, error_model="numpy")
-    def entry(
+    def score(
         text_address: ctypes.c_void_p, size: int, max_bytes: int, is_ascii: int, texts: int, function: int,
         address: ctypes.c_void_p,
     ) -> int:  # fmt: skip
         """Score and count texts; return the share of unknown words, or -1 if a text is left to Python."""
-        _ = digest
         addresses = carray(address, (2 * _NUM_ARRAYS,), np.int64)
         offsets = get_array(addresses, _OFFSETS, np.int64)
         offsets[texts] = size
@@ -237,6 +222,8 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         )  # fmt: skip
         return _to_permille(tokens, unknown)
 
+    with kernel_cache() as cached:
+        entry = cfunc(signature, cache=cached, error_model="numpy")(score)
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
     assert entry.address is not None
     arguments = (ctypes.c_char_p, *5 * [ctypes.c_int64], ctypes.c_void_p)

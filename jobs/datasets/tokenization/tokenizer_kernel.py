@@ -14,10 +14,8 @@ Layout of the vocabulary. Word i has the id i + 2.
 
 import numpy as np
 
-from jobs.compilation import intrinsics
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import CACHE_LINE, prefetch
-from jobs.datasets.tokenization import nearest_words
 from jobs.datasets.tokenization.nearest_words import find_nearest
 
 Array = np.ndarray
@@ -267,7 +265,7 @@ def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, 
     return token_end, token_end, key
 
 
-@compiled(calls=[intrinsics, nearest_words])
+@compiled()
 def tokenize(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, near_offsets: Array, near_entries: Array, ids: Array, table: Array, num_columns: int,

@@ -27,7 +27,7 @@ MIN_SLOTS = 1 << 8
 BYTES_PER_WORD = 16  # reserved; more are added when they are needed
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled()
 def _find_or_add(
     text: Array, start: int, end: int, key: np.uint64, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, sizes: Array,
@@ -58,7 +58,7 @@ def _find_or_add(
     return number
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled()
 def _index_texts(
     text: Array, classes: Array, offsets: Array, number: int, word_bytes: Array, word_offsets: Array, slots: Array,
     hashes: Array, sizes: Array, ids: Array, starts: Array,
@@ -88,7 +88,7 @@ def _index_texts(
     return -1
 
 
-@compiled(calls=[tokenizer_kernel])
+@compiled()
 def _index_words(
     text: Array, offsets: Array, number: int, word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array,
     sizes: Array, ids: Array,

@@ -1,9 +1,6 @@
 """The compiled path scores and counts every text as the classifier does."""
 
-import hashlib
-import inspect
 import string
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobs.compilation import intrinsics
 from jobs.datasets import tokenizer
 from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
-from serving.web.compiled_scorer import KERNEL_MODULES, CompiledScorer, compile_entry
+from serving.web.compiled_scorer import CompiledScorer
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 from tests.support.checkpoints import checkpoint_of
@@ -134,28 +130,3 @@ def test_compiled_constants_are_those_of_the_tokenizer() -> None:
     """numba would not notice a change of these constants in another file."""
     for name in ("PADDING", "UNKNOWN"):
         assert getattr(scoring_kernel, name) == getattr(tokenizer, name)
-
-
-def test_the_compiled_entry_depends_on_the_source_of_the_kernels_that_it_calls() -> None:
-    """numba's cache considers only the file of a function, and the values that the function encloses."""
-    entry, _ = compile_entry("int16")
-    assert entry.__wrapped__.__closure__ is not None
-    enclosed = [cell.cell_contents for cell in entry.__wrapped__.__closure__]
-    source = "".join(map(inspect.getsource, KERNEL_MODULES))
-    assert set(enclosed) == {hashlib.sha256(source.encode()).hexdigest(), np.int16, np.int32}
-
-
-def test_every_module_of_the_compiled_kernels_is_named() -> None:
-    """Of the intrinsics too; each kernel that uses them, directly or through others, is compiled again with it."""
-    packages = ("jobs.inference.", "jobs.datasets.tokenization.", intrinsics.__name__)
-    imported = {
-        sys.modules[value.__module__]
-        for module in KERNEL_MODULES
-        for value in vars(module).values()
-        if getattr(value, "__module__", "").startswith(packages)
-    }
-    assert imported == set(KERNEL_MODULES)
-    digest = hashlib.sha256(inspect.getsource(intrinsics).encode()).hexdigest()
-    for name, value in vars(scoring_kernel).items():
-        if getattr(value, "__module__", "") == scoring_kernel.__name__ and name != "_apply_output_layer":
-            assert digest in value._cache._cache_file._source_stamp, name
