@@ -1,6 +1,6 @@
 """Calibration of scores: the expected calibration error with the fitted temperature, and without it.
 
-    python benchmarks/calibration.py            # TREC, SST-2, MR, CLINC150, the tickets; three seeds, ten minutes or so
+    python benchmarks/calibration.py            # six sets, three seeds: a quarter of an hour or so
     python benchmarks/calibration.py --quick    # TREC, one seed, two epochs
 
 All settings are at their defaults, with the vectors file. The temperature is fitted to the validation part. The error
@@ -27,7 +27,7 @@ from jobs.config.experiment import Experiment, load_experiment
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.evaluation.calibration import Calibration, compute_curves, measure_calibration
 
-SETS = ("trec", "sst2", "mr", "clinc150", "tickets")
+SETS = ("trec", "sst2", "mr", "clinc150", "agnews20k", "tickets")
 Result = tuple[int, float, float, Calibration]  # test rows, accuracy without temperature, accuracy, calibration
 
 
