@@ -134,7 +134,7 @@ def evaluate(
         sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
         write_report(folder, evaluation, checkpoint, sections)
         page = render_evaluation(
-            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention.curve
+            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention
         )
         (folder / PAGE_NAME).write_text(page, encoding="utf-8")
     _log_report(target)

@@ -19,6 +19,8 @@ from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint, save_checkpoint
 from tests.support.checkpoints import WORDS, checkpoint_of
 
+STORED_THRESHOLD = 0.4321  # of abstention, in the checkpoints with one label per text
+
 
 def render_random_evaluation(
     folder: Path, labels: Sequence[str], num_rows: int = 400, texts: Sequence[str] = ()
@@ -41,8 +43,8 @@ def render_random_evaluation(
     tokens = tokenize_texts(texts)
     evaluation = measure(checkpoint, "test.csv", tokens, true, predicted, None, [])
     reliability = compute_curves(probabilities, true, checkpoint.temperature)
-    curve = measure_abstention(checkpoint, true, probabilities).curve
-    return render_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities, reliability, curve)
+    abstention = measure_abstention(checkpoint, true, probabilities)
+    return render_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities, reliability, abstention)
 
 
 def render_random_label_evaluation(
@@ -77,6 +79,7 @@ def _make_checkpoint(
     output -= output.mean(axis=1, keepdims=True)  # the values of filters are not negative; no class is always the best
     weights = base.weights | {"output.weight": output, "output.bias": np.zeros(len(labels), np.float32)}
     metrics = {"epoch": 1, "rows": 10, "accuracy": 0.5, "versions": {"torch": "2"}}
+    metrics |= {"abstention": {"thresholds": {"retention": STORED_THRESHOLD}}}
     checkpoint = replace(base, labels=[*labels], weights=weights, metrics=metrics)
     save_checkpoint(folder, checkpoint)
     return replace(checkpoint, path=str(folder)), Classifier(checkpoint)

@@ -59,6 +59,7 @@ def render_label_evaluation(
         texts=listed,
         texts_hint=hint,
         charts=[_draw_thresholds(count_scores(probabilities, labels), counts)],
+        stored_thresholds=[],
         thresholds=[],
         slices=[[item.to_row() for item in evaluation.slices if item.by == by] for by in by_column],
         slices_hint=f"Micro F1 of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.",

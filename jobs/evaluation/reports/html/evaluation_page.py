@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.datasets.readers import Split
-from jobs.evaluation.abstention import RiskCoverage
+from jobs.evaluation.abstention import Abstention, RiskCoverage
 from jobs.evaluation.calibration import Curve
 from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
 from jobs.evaluation.metrics import share_interval
@@ -91,13 +91,13 @@ def render_evaluation(
     labels: np.ndarray,
     probabilities: np.ndarray,
     reliability: Sequence[Curve],
-    curve: RiskCoverage,
+    abstention: Abstention,
 ) -> str:
     """Return the page.
 
     Args:
         rows: the measured ones. labels: their class indices, `(rows,)`. probabilities: `(rows, classes)`.
-        reliability: as of `compute_curves`. curve: as of `measure_abstention`.
+        reliability: as of `compute_curves`. abstention: as of `measure_abstention`.
     """
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
     listed = list_rows(classifier, rows, Predictions.of_classes(labels, predicted, scores))
@@ -126,8 +126,9 @@ def render_evaluation(
         matrix=build_matrix(evaluation.confusion),
         texts=listed,
         texts_hint=hint,
-        charts=[_draw_reliability(reliability), _draw_risk(curve)],
-        thresholds=_list_thresholds(curve),
+        charts=[_draw_reliability(reliability), _draw_risk(abstention.curve)],
+        stored_thresholds=[result.to_row() for result in abstention.results],
+        thresholds=_list_thresholds(abstention.curve),
         slices=[
             [dict(item.to_row()) for item in evaluation.slices if item.by == by]
             for by in dict.fromkeys(item.by for item in evaluation.slices)

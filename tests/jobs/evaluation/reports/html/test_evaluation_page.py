@@ -14,7 +14,7 @@ from jobs.evaluation.reports.html.evaluation_page import (
     build_matrix,
     estimate_f1,
 )
-from tests.support.evaluations import render_random_evaluation
+from tests.support.evaluations import STORED_THRESHOLD, render_random_evaluation
 
 CONFUSION = np.array([[2, 1, 0], [0, 2, 0], [1, 0, 0]])
 
@@ -74,3 +74,11 @@ def test_rows_of_few_texts_are_all_listed(tmp_path: Path) -> None:
     page = render_random_evaluation(tmp_path / "c", ["a", "b"], 30)
     assert "All 30 rows." in page
     assert page.count('<td class="text"') == 30
+
+
+def test_the_stored_thresholds_come_before_those_of_the_measured_rows(tmp_path: Path) -> None:
+    """`predict --abstain` uses the stored ones; the others are chosen on the rows that measure them."""
+    page = render_random_evaluation(tmp_path / "c", ["a", "b"], 30)
+    stored, _, others = page.partition("Thresholds of the checkpoint")[2].partition("Answering only confident texts")
+    assert re.findall("<td[^>]*>([^<]*)</td>", stored)[:2] == ["retention", f"{STORED_THRESHOLD:.4f}"]
+    assert "The thresholds are chosen on these rows." in others
