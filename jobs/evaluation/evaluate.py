@@ -37,6 +37,7 @@ from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.multi_label.page import render_label_evaluation
 from jobs.evaluation.multi_label.report import find_wrong_labels
 from jobs.evaluation.multi_label.report import write_report as write_label_report
+from jobs.evaluation.network_alone import predict_network_alone
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
@@ -106,9 +107,17 @@ def evaluate(
     predicted = probabilities.argmax(axis=1)
     labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
     svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
+    alone = predict_network_alone(checkpoint, test.texts)
     slices = [slice_by_column(column, values, labels == predicted) for column, values in columns_by_name.items()]
     evaluation = measure(
-        checkpoint, test.path, tokens, labels, predicted, svc, [item for group in slices for item in group]
+        checkpoint,
+        test.path,
+        tokens,
+        labels,
+        predicted,
+        None if alone is None else alone.argmax(axis=1),
+        svc,
+        [item for group in slices for item in group],
     )
     logger.log(RESULT, evaluation.format_table())
     if svc is not None:

@@ -25,6 +25,7 @@ from jobs.evaluation.metrics import (
     confusion,
     per_class_metrics,
 )
+from jobs.evaluation.network_alone import NETWORK_ALONE
 from jobs.evaluation.reports.report import Evaluation
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.evaluation.slices import Slice, slice_by_properties
@@ -42,7 +43,8 @@ METRIC_NAMES = {
 class MeasuredEvaluation(Evaluation):
     """An evaluation with 95 % confidence intervals and baselines.
 
-    matthews_correlation: None if all rows have the same class. linear_svc: None if it was left out or its training rows
+    matthews_correlation: None if all rows have the same class. network_alone: without the linear classifier of the
+    checkpoint; None if it has none. linear_svc: None if it was left out or its training rows
     are not available. slices: by length, share of unknown words and class, then by the columns of the command.
     seen_texts: number of texts with the same words as a training text, None if the checkpoint does not have what this
     is compared with; unseen_accuracy: accuracy on the other rows, None without such rows.
@@ -55,6 +57,7 @@ class MeasuredEvaluation(Evaluation):
     balanced_accuracy_interval: Interval
     matthews_correlation_interval: Interval | None
     majority: MajorityBaseline
+    network_alone: Metrics | None
     linear_svc: SvcBaseline | None
     slices: list[Slice]
     seen_texts: int | None
@@ -71,6 +74,8 @@ class MeasuredEvaluation(Evaluation):
                 "model": _format(getattr(own, metric)),
                 "95% confidence": "-" if interval is None else "{:.4f} to {:.4f}".format(*interval),
             }
+            if self.network_alone is not None:
+                row[NETWORK_ALONE] = _format(getattr(self.network_alone, metric))
             if self.linear_svc is not None:
                 row[SVC_NAME] = _format(getattr(self.linear_svc.metrics, metric))
             rows.append(row | {f"always '{self.majority.label}'": _format(getattr(self.majority.metrics, metric))})
@@ -91,10 +96,10 @@ class MeasuredEvaluation(Evaluation):
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
-        svc = None if self.linear_svc is None else asdict(self.linear_svc)
         nested = {
             "majority": asdict(self.majority),
-            "linear_svc": svc,
+            "network_alone": self.network_alone and asdict(self.network_alone),
+            "linear_svc": self.linear_svc and asdict(self.linear_svc),
             "slices": [asdict(item) for item in self.slices],
         }
         return super().to_json() | nested
@@ -106,6 +111,7 @@ def measure(
     test_tokens: Sequence[Sequence[str]],
     labels: np.ndarray,
     predicted: np.ndarray,
+    network_alone: np.ndarray | None,
     linear_svc: SvcBaseline | None,
     column_slices: Sequence[Slice],
 ) -> MeasuredEvaluation:
@@ -113,7 +119,8 @@ def measure(
 
     Args:
         source: name of the measured rows; test_tokens: the tokens of their texts.
-        labels, predicted: true and predicted classes, `(rows,)` int64.
+        labels, predicted, network_alone: true classes, those that the checkpoint predicts and those that its network
+            predicts without the linear classifier, `(rows,)` int64; None if there is none.
     """
     tokens = encode(test_tokens, checkpoint.vocabulary, checkpoint.experiment.text.max_tokens)
     digests = load_train_texts(checkpoint.path)
@@ -139,6 +146,7 @@ def measure(
         balanced_accuracy_interval=intervals["balanced_accuracy"],
         matthews_correlation_interval=None if is_single_class else intervals["matthews_correlation"],
         majority=measure_majority(labels, checkpoint.labels),
+        network_alone=None if network_alone is None else compute_metrics(labels, network_alone),
         linear_svc=linear_svc,
         slices=[*slice_by_properties(tokens, labels, checkpoint.labels, labels == predicted), *column_slices],
         seen_texts=None if seen is None else int(seen.sum()),

@@ -41,7 +41,7 @@ def render_random_evaluation(
     true[:number] = (predicted[:number] + 1) % len(labels)
     rows = Split(texts, [labels[index] for index in true], "test.csv", list(range(2, num_rows + 2)))
     tokens = tokenize_texts(texts)
-    evaluation = measure(checkpoint, "test.csv", tokens, true, predicted, None, [])
+    evaluation = measure(checkpoint, "test.csv", tokens, true, predicted, None, None, [])
     reliability = compute_curves(probabilities, true, checkpoint.temperature)
     abstention = measure_abstention(checkpoint, true, probabilities)
     return render_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities, reliability, abstention)

@@ -85,7 +85,7 @@ def test_the_model_is_compared_with_an_svc_that_is_trained_on_the_same_rows(
         low, high = values[f"{metric}_interval"]
         assert low <= values[metric] <= high
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "| metric | model | 95% confidence | TF-IDF, linear SVC | always '" in report
+    assert "| metric | model | 95% confidence | network alone | TF-IDF, linear SVC | always '" in report
     assert svc.describe_difference() in report
     assert svc.describe_difference() in messages
 

@@ -56,7 +56,7 @@ def test_any_labelled_file_is_measured_with_the_checkpoint_alone(
     assert capsys.readouterr().out == first
     assert f"on 40 rows of {other}" in first
     comparison = first.partition("metric ")[2].splitlines()
-    assert comparison[0].split() == ["model", "95%", "confidence", "always", "'bad'"]
+    assert comparison[0].split() == ["model", "95%", "confidence", "network", "alone", "always", "'bad'"]
     assert [line.split()[0] for line in comparison[1:5]] == ["accuracy", "macro", "balanced", "Matthews"]
     assert "no comparison with TF-IDF and a linear SVC, which needs the training rows" in first
     assert main(["evaluate", trained, other]) == 2
