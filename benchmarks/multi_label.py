@@ -29,8 +29,8 @@ from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.prepared.corpus_tokens import tokenize_texts
 from jobs.estimator.training import train_dataset
-from jobs.evaluation.multi_label.evaluation import compute_metrics
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
+from jobs.evaluation.multi_label.metrics import compute_metrics
 from jobs.inference.classifier import Classifier
 from jobs.training.parallel_tasks import run_in_processes
 
@@ -105,8 +105,8 @@ def _measure_network(experiment: Experiment, dataset: Dataset, labels: np.ndarra
 def _measure_svc(dataset: Dataset, labels: np.ndarray) -> Result:
     start = time.perf_counter()
     tokens = tokenize_texts(dataset.test.texts, TextSettings())
-    scores, threshold = score_with_svcs(dataset, dataset.labels, tokens, TextSettings())
-    return _list_metrics(labels, scores >= threshold, scores), time.perf_counter() - start
+    svc = score_with_svcs(dataset, dataset.labels, tokens, TextSettings())
+    return _list_metrics(labels, svc.predicted, svc.scores), time.perf_counter() - start
 
 
 def _list_metrics(labels: np.ndarray, predicted: np.ndarray, scores: np.ndarray) -> dict[str, float]:

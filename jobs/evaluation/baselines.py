@@ -65,14 +65,19 @@ class SvcBaseline:
 
     def describe_difference(self) -> str:
         """Return whether the model is better, in a sentence."""
-        low, high = self.interval
-        verdict = "Cannot tell which of the two is better"
-        if low > 0 or high < 0:
-            verdict = f"The {'model' if low > 0 else 'SVC'} is better"
-        return (
-            f"{verdict}: the accuracy of the model minus that of TF-IDF with a linear SVC is "
-            f"{self.accuracy_difference:+.4f}, 95% confidence {low:+.4f} to {high:+.4f}"
-        )
+        return describe_difference("accuracy", self.accuracy_difference, self.interval)
+
+
+def describe_difference(metric: str, difference: float, interval: Interval) -> str:
+    """Return whether the model is better than the linear SVC, in a sentence; difference: model minus SVC."""
+    low, high = interval
+    verdict = "Cannot tell which of the two is better"
+    if low > 0 or high < 0:
+        verdict = f"The {'model' if low > 0 else 'SVC'} is better"
+    return (
+        f"{verdict}: the {metric} of the model minus that of TF-IDF with a linear SVC is {difference:+.4f}, "
+        f"95% confidence {low:+.4f} to {high:+.4f}"
+    )
 
 
 def compute_metrics(labels: np.ndarray, predicted: np.ndarray) -> Metrics:

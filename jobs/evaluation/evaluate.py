@@ -1,10 +1,8 @@
 """Evaluation of a checkpoint on labelled texts that training did not see, with a report."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
@@ -14,11 +12,10 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
 from jobs.config.experiment import Experiment, apply_overrides
-from jobs.config.settings import DataSettings, Source
-from jobs.datasets.dataset import Dataset, load_dataset
-from jobs.datasets.formats.labels import spell_label
+from jobs.config.settings import Source
+from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_labels
-from jobs.datasets.readers import DataError, Split, choose_encoding, read_rows
+from jobs.datasets.readers import choose_encoding
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
@@ -30,8 +27,10 @@ from jobs.evaluation.baselines import (
 )
 from jobs.evaluation.calibration import compute_curves, write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
+from jobs.evaluation.measured_rows import MeasuredRows, describe_rows, load_measured_rows, read_measured_columns
 from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
 from jobs.evaluation.multi_label import evaluation as multi_label
+from jobs.evaluation.multi_label.baselines import score_network_alone
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.multi_label.page import render_label_evaluation
@@ -43,7 +42,7 @@ from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
-from jobs.evaluation.slices import SMALL_SLICE, read_columns, slice_by_column
+from jobs.evaluation.slices import Slice, format_slices, slice_by_column, tabulate_slices
 from jobs.inference.file_prediction import build_classifier
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
 
@@ -54,20 +53,6 @@ MAX_LOGGED_CHARACTERS = 60
 NO_SVC = "no comparison with TF-IDF and a linear SVC, which needs the training rows"
 # Values of metrics.json that a report shows.
 REQUIRED_METRICS = ("epoch", "rows", "accuracy", "versions")
-
-
-@dataclass(frozen=True)
-class MeasuredRows:
-    """Rows to measure, and where they come from.
-
-    source: files that they are from, None for the docstrings of packages; data: settings that these were read with.
-    dataset: that they are the test part of, if it was read for them.
-    """
-
-    rows: Split
-    source: Source | None
-    data: DataSettings
-    dataset: Dataset | None = None
 
 
 def evaluate(
@@ -99,7 +84,7 @@ def evaluate(
     """
     checkpoint, experiment, part, target = prepare(path, settings, out, file, text_column, label_column)
     test = part.rows
-    columns_by_name = _read_columns(by, part) if by else {}
+    columns_by_name = read_measured_columns(by, part) if by else {}
     if checkpoint.is_multi_label:
         return _evaluate_label_sets(checkpoint, part, columns_by_name, target, baseline=baseline)
     classifier = build_classifier(checkpoint, len(test))
@@ -108,7 +93,11 @@ def evaluate(
     labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
     svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
     alone = predict_network_alone(checkpoint, test.texts)
-    slices = [slice_by_column(column, values, labels == predicted) for column, values in columns_by_name.items()]
+    slices = [
+        item
+        for column, values in columns_by_name.items()
+        for item in slice_by_column(column, values, labels == predicted)
+    ]
     evaluation = measure(
         checkpoint,
         test.path,
@@ -117,21 +106,18 @@ def evaluate(
         predicted,
         None if alone is None else alone.argmax(axis=1),
         svc,
-        [item for group in slices for item in group],
+        slices,
     )
     logger.log(RESULT, evaluation.format_table())
     if svc is not None:
         logger.log(RESULT, svc.describe_difference())
-    for group in slices:
-        logger.log(RESULT, f"\n{format_text_table([item.to_row() for item in group])}")
+    _log_slices(slices)
     if evaluation.seen_texts is None:
         logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
     elif warning := evaluation.describe_seen_texts():
         logger.warning(f"{test.path}: {warning}")
     errors = find_confident_errors(classifier, test, probabilities)
-    if errors:
-        rows = [error.to_row(MAX_LOGGED_CHARACTERS) for error in errors[:NUM_LOGGED_ERRORS]]
-        logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
+    _log_errors(errors)
     with output_folder(target) as folder:
         check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
         drift_section = _write_drift(folder, checkpoint, experiment.name)
@@ -178,8 +164,8 @@ def prepare(
         experiment = experiment.replace({key: value for key, value in guessed.items() if key not in keys})
     elif "data.test" not in keys:
         file = read_published_test_part(path)
-    part = _load_test_part(experiment, checkpoint, file)
-    target = choose_report_folder(out, path, checkpoint, _describe_rows(checkpoint, part.rows))
+    part = load_measured_rows(experiment, checkpoint, file)
+    target = choose_report_folder(out, path, checkpoint, describe_rows(checkpoint, part.rows))
     return checkpoint, experiment, part, target
 
 
@@ -187,33 +173,53 @@ def _evaluate_label_sets(
     checkpoint: Checkpoint, part: MeasuredRows, columns: Mapping[str, list[str]], target: str, *, baseline: bool
 ) -> MultiLabelEvaluation:
     """As `evaluate`, of a checkpoint with several labels per text; target: folder of the report."""
-    test = part.rows
+    test, text = part.rows, checkpoint.experiment.text
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
-    text = checkpoint.experiment.text
-    tokens = tokenize_texts(test.texts, text)
-    svc = None
+    tokens, labels = tokenize_texts(test.texts, text), encode_labels(test, checkpoint.labels)
+    svc = training = None
     if baseline:
         try:
             training = load_training_dataset(checkpoint, part.dataset)
             svc = score_with_svcs(training, checkpoint.labels, tokens, text)
         except RowsUnavailable as error:
             logger.info(f"{NO_SVC}: {error}")
-    labels = encode_labels(test, checkpoint.labels)
-    evaluation = multi_label.measure(checkpoint, test, tokens, labels, probabilities, svc, columns)
+    alone = score_network_alone(checkpoint, test.texts, training)
+    training_rows = 0 if training is None else len(training.train)
+    evaluation = multi_label.measure(
+        checkpoint, test, tokens, labels, probabilities, columns, alone, svc, training_rows
+    )
     logger.log(RESULT, evaluation.format_table())
+    if evaluation.linear_svc is not None:
+        logger.log(RESULT, evaluation.linear_svc.describe_difference())
+    _log_slices([item for item in evaluation.slices if item.by in columns])
     if warning := evaluation.describe_seen_texts():
         logger.warning(f"{test.path}: {warning}")
     errors = find_wrong_labels(classifier, test, labels, probabilities)
+    _log_errors(errors)
     with output_folder(target) as folder:
         check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
         drift_section = _write_drift(folder, checkpoint, checkpoint.experiment.name)
-        write_label_report(folder, evaluation, checkpoint, test, probabilities, drift_section, errors)
-        page = render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities)
+        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
+        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
+        sections = [*calibration_section, *drift_section]
+        write_label_report(folder, evaluation, checkpoint, test, probabilities, sections, errors)
+        page = render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability)
         (folder / PAGE_NAME).write_text(page, encoding="utf-8")
     _log_report(target)
     report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
     return evaluation
+
+
+def _log_slices(slices: Sequence[Slice]) -> None:
+    for rows in tabulate_slices(slices):
+        logger.log(RESULT, f"\n{format_text_table(rows)}")
+
+
+def _log_errors(errors: Sequence[ConfidentError]) -> None:
+    if errors:
+        rows = [error.to_row(MAX_LOGGED_CHARACTERS) for error in errors[:NUM_LOGGED_ERRORS]]
+        logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
 
 
 def _log_report(folder: str) -> None:
@@ -231,40 +237,6 @@ def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:
         return []
 
 
-def _load_test_part(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:
-    """Return the labelled texts of a file, or of the experiment's test part; DataError if they cannot be measured."""
-    data, source, dataset = experiment.data, file or experiment.data.test, None
-    if file is not None:
-        data = data.model_copy(update={"folder": "."})
-    if source is not None:
-        test = _respell(read_rows(source, data), checkpoint.labels)
-    else:
-        dataset, source = load_dataset(experiment), data.train
-        test = _respell(dataset.test, checkpoint.labels)
-        if test.digest() != checkpoint.metrics.get("held_out"):
-            raise DataError(
-                f"{test.path}: the rows drawn from it now are not those that training left out: the file or a setting "
-                "has changed since. Some of them may have been trained on; name a file of unseen texts: "
-                "finetune-cnn evaluate CHECKPOINT FILE"
-            )
-    known = set(checkpoint.labels)
-    sets = test.label_sets or zip(test.labels, strict=True)
-    unknown = [(index, label) for index, own in enumerate(sets) for label in own if label not in known]
-    if unknown:
-        position, label = test.describe_position(unknown[0][0]), unknown[0][1]
-        raise DataError(
-            f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
-        )
-    return MeasuredRows(test, source, data, dataset)
-
-
-def _read_columns(columns: Sequence[str], part: MeasuredRows) -> dict[str, list[str]]:
-    """Return the values of columns by name; DataError if there is none of that name."""
-    if part.source is None:
-        raise DataError(f"--by {columns[0]}: docstrings have no columns")
-    return read_columns(columns, part.source, part.data, part.rows)
-
-
 def _measure_svc(
     checkpoint: Checkpoint, dataset: Dataset | None, tokens: list[list[str]], labels: np.ndarray, predicted: np.ndarray
 ) -> SvcBaseline | None:
@@ -274,22 +246,6 @@ def _measure_svc(
     except RowsUnavailable as error:
         logger.info(f"{NO_SVC}: {error}")
         return None
-
-
-def _respell(rows: Split, labels: list[str]) -> Split:
-    """Return rows with the labels as a checkpoint of an earlier version spells them, such as 1.0 in csv."""
-    # Those versions knew one label per text only.
-    spellings = {spell_label(label): label for label in labels if spell_label(label) not in labels}
-    return replace(rows, labels=[spellings.get(label, label) for label in rows.labels]) if spellings else rows
-
-
-def _describe_rows(checkpoint: Checkpoint, test: Split) -> str:
-    """Return the end of the name of the report's folder, which differs from those of other rows."""
-    digest = test.digest()
-    if digest == checkpoint.metrics.get("held_out", digest):
-        return ""
-    stem = PurePath(test.path.partition("?")[0]).name.partition(".")[0]
-    return f"-{re.sub(r'[^A-Za-z0-9_-]+', '-', stem)}-{digest}"
 
 
 def _format_sections(evaluation: MeasuredEvaluation, errors: list[ConfidentError]) -> list[str]:
@@ -305,8 +261,5 @@ def _format_sections(evaluation: MeasuredEvaluation, errors: list[ConfidentError
         lines += [f"**{note}.**", ""]
     lines += ["## Most confident errors", ""]
     lines += format_markdown_table([error.to_row() for error in errors]) if errors else ["None."]
-    lines += ["", "Every row: [predictions.csv](predictions.csv).", "", "## Slices", ""]
-    lines += [f"Accuracy of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.", ""]
-    for by in dict.fromkeys(item.by for item in evaluation.slices):
-        lines += [*format_markdown_table([item.to_row() for item in evaluation.slices if item.by == by]), ""]
-    return lines
+    lines += ["", "Every row: [predictions.csv](predictions.csv).", ""]
+    return [*lines, *format_slices(evaluation.slices, "Accuracy")]

@@ -28,7 +28,7 @@ from jobs.evaluation.metrics import (
 from jobs.evaluation.network_alone import NETWORK_ALONE
 from jobs.evaluation.reports.report import Evaluation
 from jobs.evaluation.seen_texts import find_seen_texts
-from jobs.evaluation.slices import Slice, slice_by_properties
+from jobs.evaluation.slices import AccuracySlice, slice_by_properties
 from jobs.model.checkpoint import Checkpoint, load_train_texts
 
 METRIC_NAMES = {
@@ -59,7 +59,7 @@ class MeasuredEvaluation(Evaluation):
     majority: MajorityBaseline
     network_alone: Metrics | None
     linear_svc: SvcBaseline | None
-    slices: list[Slice]
+    slices: list[AccuracySlice]
     seen_texts: int | None
     unseen_accuracy: float | None
 
@@ -113,7 +113,7 @@ def measure(
     predicted: np.ndarray,
     network_alone: np.ndarray | None,
     linear_svc: SvcBaseline | None,
-    column_slices: Sequence[Slice],
+    column_slices: Sequence[AccuracySlice],
 ) -> MeasuredEvaluation:
     """Return the evaluation of predictions.
 

@@ -131,11 +131,22 @@ def bootstrap_intervals(labels: np.ndarray, predicted: np.ndarray, seed: int = 0
         ("matthews_correlation", ClassCounts.matthews_correlation),
     ):
         values = np.concatenate([compute(counts) for counts in resampled])
-        bias = max(0.0, float(compute(whole)[0] - values.mean())) if metric == "macro_f1" else 0.0
-        low, high = np.percentile(values, [2.5, 97.5]) + 2 * bias
         estimate = float(compute(_count_classes(labels, predicted)))
-        intervals[metric] = min(float(low), estimate), min(1.0, max(float(high), estimate))
+        expected = float(compute(whole)[0]) if metric == "macro_f1" else None
+        intervals[metric] = percentile_interval(values, estimate, expected)
     return intervals
+
+
+def percentile_interval(values: np.ndarray, estimate: float, expected: float | None = None) -> Interval:
+    """Return the confidence interval of a metric, which contains its estimate.
+
+    Args:
+        values: of resampled rows, `(samples,)`. expected: value of the rows that these are drawn from; where the mean
+            is lower, the interval is moved by twice the difference. None: it is not moved.
+    """
+    bias = 0.0 if expected is None else max(0.0, float(expected - values.mean()))
+    low, high = np.percentile(values, [2.5, 97.5]) + 2 * bias
+    return min(float(low), float(estimate)), min(1.0, max(float(high), float(estimate)))
 
 
 def _count_samples(samples: np.ndarray, true: np.ndarray, other: np.ndarray, size: int) -> ClassCounts:

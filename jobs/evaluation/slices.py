@@ -1,19 +1,21 @@
-"""Slices of an evaluation: accuracy by length of the text, by share of unknown words, by class, and by any column."""
+"""Slices of an evaluation: a metric by length of the text, by share of unknown words, by class, and by any column."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from cluster.console.tables import format_markdown_table
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.formats.rows import describe_names
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.tokenizer import UNKNOWN, Tokens
-from jobs.evaluation.metrics import Interval, accuracy_interval
+from jobs.evaluation.metrics import Interval, share_interval
 
-SMALL_SLICE = 30  # rows; the accuracy of fewer is uncertain by more than 10 points in each direction
+SMALL_SLICE = 30  # rows; a metric of fewer is uncertain by more than 10 points in each direction
 MAX_VALUES = 20  # of a column
 OTHER_VALUES = "other values"
 NUM_RANGES = 4
@@ -25,26 +27,67 @@ NO_SLICE = -1  # index of rows that are in none
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows with the same property. by: name of the property or column; interval: of the accuracy, at 95 %."""
+    """Rows with the same property. by: name of the property or column; interval: of their metric, at 95 %."""
 
     by: str
     value: str
     rows: int
-    accuracy: float
     interval: Interval
 
     def to_row(self) -> Mapping[str, object]:
         """Return a row of a table, in which a small slice is marked."""
+        name, metric = self.name_metric()
         return {
             self.by: self.value,
             "rows": f"{self.rows:,}",
-            "accuracy": f"{self.accuracy:.3f}",
+            name: f"{metric:.3f}",
             "95% confidence": "{:.3f} to {:.3f}".format(*self.interval),
             "note": "few rows" if self.rows < SMALL_SLICE else "",
         }
 
+    def name_metric(self) -> tuple[str, float]:
+        """Return the name of the metric and its value."""
+        raise NotImplementedError
 
-def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str], correct: np.ndarray) -> list[Slice]:
+
+@dataclass(frozen=True)
+class AccuracySlice(Slice):
+    """Rows with the same property, and their accuracy."""
+
+    accuracy: float
+
+    def name_metric(self) -> tuple[str, float]:
+        """Return the name of the metric and its value."""
+        return "accuracy", self.accuracy
+
+
+class Group(NamedTuple):
+    """Rows of a slice, at least one. by: name of the property or column; members: `(all rows,)` bool."""
+
+    by: str
+    value: str
+    members: np.ndarray
+
+
+def tabulate_slices(slices: Sequence[Slice]) -> list[list[Mapping[str, object]]]:
+    """Return a table for each property or column, as its rows."""
+    return [[item.to_row() for item in slices if item.by == by] for by in dict.fromkeys(item.by for item in slices)]
+
+
+def describe_slices(metric: str) -> str:
+    """Return a sentence on slices; metric: its name."""
+    return f"{metric} of parts of the rows. Below {SMALL_SLICE} rows it is uncertain."
+
+
+def format_slices(slices: Sequence[Slice], metric: str) -> list[str]:
+    """Return the section of report.md, as lines of Markdown; metric: its name."""
+    lines = ["## Slices", "", describe_slices(metric), ""]
+    return lines + [line for rows in tabulate_slices(slices) for line in (*format_markdown_table(rows), "")]
+
+
+def slice_by_properties(
+    tokens: Tokens, labels: np.ndarray, names: Sequence[str], correct: np.ndarray
+) -> list[AccuracySlice]:
     """Return the slices by length, by share of unknown words, and by class.
 
     Args:
@@ -52,6 +95,11 @@ def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str]
         labels: true classes, `(rows,)` int64; names: of the classes.
         correct: `(rows,)` bool.
     """
+    return _measure_accuracy([*group_by_properties(tokens), *_group("class", labels, names)], correct)
+
+
+def group_by_properties(tokens: Tokens) -> list[Group]:
+    """Return the groups by length and by share of unknown words; tokens: in the vocabulary of the checkpoint."""
     lengths = tokens.lengths
     unknown = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens.ids == UNKNOWN)])[tokens.offsets]
     percent = 100 * np.diff(unknown) / np.maximum(lengths, 1)
@@ -59,27 +107,25 @@ def slice_by_properties(tokens: Tokens, labels: np.ndarray, names: Sequence[str]
     length_names = ["none", *(f"{low + 1} to {high}" for low, high in pairwise(LENGTH_LIMITS))]
     unknown_names = [f"{UNKNOWN_LIMITS[0]} %", *(f"up to {limit} %" for limit in UNKNOWN_LIMITS[1:])]
     return [
-        *_slice("words", length_bins, [*length_names, f"more than {LENGTH_LIMITS[-1]}"], correct),
-        *_slice(
+        *_group("words", length_bins, [*length_names, f"more than {LENGTH_LIMITS[-1]}"]),
+        *_group(
             "unknown words",
             np.where(lengths > 0, np.searchsorted(UNKNOWN_LIMITS, percent), NO_SLICE),
             [*unknown_names, f"more than {UNKNOWN_LIMITS[-1]} %"],
-            correct,
         ),
-        *_slice("class", labels, names, correct),
     ]
 
 
-def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[Slice]:
-    """Return the slices by the values of a column, as `group_values` groups them."""
-    return _slice(column, *group_values(values), correct)
+def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[AccuracySlice]:
+    """Return the slices by the values of a column, as `group_by_column` groups them."""
+    return _measure_accuracy(group_by_column(column, values), correct)
 
 
-def group_values(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Return the group of each row, `(rows,)` int64, by the value of a column, and the names of the groups.
+def group_by_column(column: str, values: Sequence[str]) -> list[Group]:
+    """Return the groups by the values of a column.
 
     Of many different numbers, the groups are ranges with about the same number of rows, and the rows without a value;
-    of many other values, all but the most frequent are one group. A group may have no rows.
+    of many other values, all but the most frequent are one group.
     """
     counts = Counter(values)
     if len(counts) <= MAX_VALUES:
@@ -91,12 +137,12 @@ def group_values(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         ranges = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in members]
         bins = np.full(len(values), len(ranges))
         bins[np.array(values) != EMPTY_VALUE] = numbered
-        return bins, [*ranges, EMPTY_VALUE]
+        return [*_group(column, bins, [*ranges, EMPTY_VALUE])]
     else:
         names = [value for value, _ in counts.most_common(MAX_VALUES - 1)]
         names.append(f"{OTHER_VALUES} ({len(counts) - len(names):,})")
     indices = {name: index for index, name in enumerate(names)}
-    return np.array([indices.get(value, len(names) - 1) for value in values]), names
+    return [*_group(column, np.array([indices.get(value, len(names) - 1) for value in values]), names)]
 
 
 def read_columns(columns: Sequence[str], source: Source, data: DataSettings, rows: Split) -> dict[str, list[str]]:
@@ -120,14 +166,18 @@ def _name_value(value: object) -> str:
     return EMPTY_VALUE if value is None or value == "" else str(value)
 
 
-def _slice(by: str, bins: np.ndarray, names: Sequence[str], correct: np.ndarray) -> list[Slice]:
-    """Return the slices that have rows; bins: index of each row's name, `(rows,)`."""
-    slices = []
+def _group(by: str, bins: np.ndarray, names: Sequence[str]) -> Iterator[Group]:
+    """Yield the groups that have rows; bins: index of each row's name, `(rows,)`."""
     for number, name in enumerate(names):
-        members = correct[bins == number]
-        if len(members):
-            interval = accuracy_interval(np.ones(len(members)), members.astype(float))
-            slices.append(Slice(by, name, len(members), float(members.mean()), interval))
+        if (members := bins == number).any():
+            yield Group(by, name, members)
+
+
+def _measure_accuracy(groups: Sequence[Group], correct: np.ndarray) -> list[AccuracySlice]:
+    slices = []
+    for by, value, members in groups:
+        rows, num_correct = int(members.sum()), int(correct[members].sum())
+        slices.append(AccuracySlice(by, value, rows, share_interval(num_correct, rows), num_correct / rows))
     return slices
 
 

@@ -67,8 +67,9 @@ def render_random_label_evaluation(
     rows = Split(texts, [", ".join(own) for own in sets], "test.jsonl", list(range(1, num_rows + 1)), label_sets=sets)
     tokens = tokenize_texts(texts, TextSettings())
     columns = {"part": ["first" if number < 300 else "second" for number in range(num_rows)]}
-    evaluation = multi_label.measure(checkpoint, rows, tokens, true, probabilities, None, columns)
-    return render_label_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities)
+    evaluation = multi_label.measure(checkpoint, rows, tokens, true, probabilities, columns)
+    reliability = compute_curves(probabilities, true, checkpoint.temperature)
+    return render_label_evaluation(evaluation, checkpoint, classifier, rows, true, probabilities, reliability)
 
 
 def _make_checkpoint(

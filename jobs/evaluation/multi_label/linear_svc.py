@@ -10,6 +10,7 @@ from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, RowsUnavailable, list_terms
+from jobs.evaluation.multi_label.baselines import LabelScores
 from jobs.evaluation.multi_label.metrics import sigmoid
 from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
 
@@ -21,8 +22,8 @@ SCALE = 3.0
 
 def score_with_svcs(
     dataset: Dataset, labels: Sequence[str], test_tokens: Sequence[Sequence[str]], settings: TextSettings
-) -> tuple[np.ndarray, float]:
-    """Return scores of texts between 0 and 1, `(texts, labels)`, and the threshold that decides on a label.
+) -> LabelScores:
+    """Return scores of texts between 0 and 1, with the threshold that decides on a label.
 
     As scikit-learn's `OneVsRestClassifier(LinearSVC())` over words and pairs of words; the threshold, one for all
     labels, has the highest micro F1 on the validation rows. Without such rows it is the hyperplane.
@@ -55,6 +56,6 @@ def score_with_svcs(
                 part[:, label] = model.decision_function(own) if model else (1 if column.any() else -1)
     test, validation = (sigmoid(SCALE * part) for part in margins)
     if not len(validation):
-        return test, 0.5
+        return LabelScores(test, 0.5)
     counts = count_scores(validation, encode_label_sets(dataset.validation.label_sets or [], labels))
-    return test, float(GRID[choose_global_threshold(counts, "micro_f1")])
+    return LabelScores(test, float(GRID[choose_global_threshold(counts, "micro_f1")]))

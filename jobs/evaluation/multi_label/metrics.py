@@ -8,6 +8,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PRECISION_AT = (1, 3, 5)
+METRIC_NAMES = {
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "micro_precision": "micro precision",
+    "micro_recall": "micro recall",
+    "accuracy": "all labels correct",
+    "mean_average_precision": "mean average precision",
+}
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """Metrics of predicted labels. accuracy: share of rows whose labels are all correct; precision_at: by k."""
+
+    micro_f1: float
+    macro_f1: float
+    micro_precision: float
+    micro_recall: float
+    accuracy: float
+    mean_average_precision: float
+    precision_at: dict[str, float]
+
+    def to_rows(self) -> dict[str, float]:
+        """Return the values by the name that a table shows."""
+        values = {name: float(getattr(self, metric)) for metric, name in METRIC_NAMES.items()}
+        return values | {f"P@{k}": value for k, value in self.precision_at.items()}
+
 
 @dataclass(frozen=True)
 class LabelCounts:
@@ -47,6 +75,20 @@ def count_labels(labels: np.ndarray, predicted: np.ndarray) -> LabelCounts:
     """Return the counts of predictions."""
     true, own = labels.astype(bool), predicted.astype(bool)
     return LabelCounts((true & own).sum(axis=0), true.sum(axis=0), own.sum(axis=0))
+
+
+def compute_metrics(labels: np.ndarray, predicted: np.ndarray, scores: np.ndarray) -> LabelMetrics:
+    """Return the metrics of predictions, `(rows, labels)` each."""
+    counts = count_labels(labels, predicted)
+    return LabelMetrics(
+        counts.micro_f1(),
+        counts.macro_f1(),
+        counts.micro_precision(),
+        counts.micro_recall(),
+        subset_accuracy(labels, predicted),
+        mean_average_precision(labels, scores),
+        {str(k): precision_at(k, labels, scores) for k in PRECISION_AT if k <= labels.shape[1]},
+    )
 
 
 def subset_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

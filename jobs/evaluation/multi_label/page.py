@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jobs.datasets.readers import Split
-from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
+from jobs.evaluation.calibration import Curve
+from jobs.evaluation.multi_label.evaluation import INTERVALS_NOTE, MultiLabelEvaluation
 from jobs.evaluation.multi_label.metrics import LabelCounts, count_labels
 from jobs.evaluation.multi_label.thresholds import GRID, GridCounts, count_scores
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
-from jobs.evaluation.reports.html.evaluation_page import build_class_rows, describe_checkpoint
+from jobs.evaluation.reports.html.evaluation_page import build_class_rows, describe_checkpoint, draw_reliability
 from jobs.evaluation.reports.html.page import render_page
 from jobs.evaluation.reports.html.texts import Predictions, list_rows
-from jobs.evaluation.slices import SMALL_SLICE
+from jobs.evaluation.slices import describe_slices, tabulate_slices
 from jobs.inference.classifier import Classifier, select_labels
 from jobs.model.checkpoint import Checkpoint
 
@@ -24,11 +25,13 @@ def render_label_evaluation(
     rows: Split,
     labels: np.ndarray,
     probabilities: np.ndarray,
+    reliability: Sequence[Curve],
 ) -> str:
     """Return the page.
 
     Args:
         rows: the measured ones. labels: `(rows, labels)` of 0 and 1. probabilities: `(rows, labels)`.
+        reliability: as of `compute_curves`.
     """
     thresholds = checkpoint.label_thresholds
     counts = count_labels(labels, probabilities >= thresholds)
@@ -41,28 +44,30 @@ def render_label_evaluation(
         hint += f"{len(listed):,} of {len(rows):,} rows, some of each wrong or missing label."
     else:
         hint += f"All {len(rows):,} rows."
-    by_column = dict.fromkeys(item.by for item in evaluation.slices)
-    sections = {"metrics": "Metrics", "classes": "Labels", "texts-title": "Texts", "confidence": "Thresholds"}
+    sections = {"metrics": "Metrics", "classes": "Labels", "texts-title": "Texts",
+                "confidence": "Thresholds and calibration", "slices": "Slices", "settings": "Settings"}  # fmt: skip
     return render_page(
         "evaluation.html",
         **describe_checkpoint(checkpoint, evaluation.rows, evaluation.source),
         figures=list(_list_figures(evaluation)),
         notes=[note] if (note := evaluation.describe_seen_texts()) else [],
-        sections=sections | ({"slices": "Slices"} if by_column else {}) | {"settings": "Settings"},
+        sections=sections,
         comparison=evaluation.comparison_rows(),
-        comparison_hint="The interval is a bootstrap of the rows. P@k is the mean share of correct labels among the k "
-        "best ones of a text, whatever its number of labels.",
+        comparison_hint=" ".join([INTERVALS_NOTE, *(f"{text}." for text in evaluation.describe_baselines())]),
         class_name="label",
         classes=build_class_rows(evaluation.labels, counts.correct, counts.true, counts.predicted, thresholds.tolist()),
         labels=evaluation.labels,
         matrix=None,
         texts=listed,
         texts_hint=hint,
-        charts=[_draw_thresholds(count_scores(probabilities, labels), counts)],
+        charts=[
+            _draw_thresholds(count_scores(probabilities, labels), counts),
+            draw_reliability(reliability, is_multi_label=True),
+        ],
         stored_thresholds=[],
         thresholds=[],
-        slices=[[item.to_row() for item in evaluation.slices if item.by == by] for by in by_column],
-        slices_hint=f"Micro F1 of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.",
+        slices=tabulate_slices(evaluation.slices),
+        slices_hint=describe_slices("Micro F1"),
     )
 
 
@@ -96,15 +101,19 @@ def rank_predictions(labels: np.ndarray, probabilities: np.ndarray, thresholds: 
 
 def _list_figures(evaluation: MultiLabelEvaluation) -> Iterator[dict[str, str]]:
     """Yield the most important metrics, and the micro F1 of the baseline."""
-    metrics, interval = evaluation.metrics, "95% confidence {:.3f} to {:.3f}".format(*evaluation.micro_f1_interval)
-    true, predicted = evaluation.labels_per_text
-    yield {"name": "micro F1", "value": f"{metrics.micro_f1:.4f}", "note": interval}
-    yield {"name": "macro F1", "value": f"{metrics.macro_f1:.4f}", "note": f"mean of {len(evaluation.labels):,} labels"}
-    yield {"name": "P@1", "value": f"{metrics.precision_at['1']:.4f}", "note": "the best label is correct"}
+    metrics, (true, predicted) = evaluation.metrics, evaluation.labels_per_text
+    for name, value, interval in (
+        ("micro F1", metrics.micro_f1, evaluation.micro_f1_interval),
+        ("macro F1", metrics.macro_f1, evaluation.macro_f1_interval),
+        ("P@1", metrics.precision_at["1"], evaluation.precision_at_1_interval),
+    ):
+        yield {"name": name, "value": f"{value:.4f}", "note": "95% confidence {:.3f} to {:.3f}".format(*interval)}
     yield {"name": "labels per text", "value": f"{true:.2f}", "note": f"{predicted:.2f} are predicted"}
     if evaluation.linear_svc is not None:
-        value = f"{evaluation.linear_svc.micro_f1:.4f}"
-        yield {"name": "micro F1 of TF-IDF, linear SVC", "value": value, "note": "one for each label, the same rows"}
+        svc = f"{evaluation.linear_svc.metrics.micro_f1:.4f}"
+        yield {"name": "micro F1 of TF-IDF, linear SVC", "value": svc, "note": "one for each label, the same rows"}
+    same = f"{evaluation.frequent_labels.metrics.micro_f1:.4f}"
+    yield {"name": "micro F1 of the same labels", "value": same, "note": evaluation.frequent_labels.describe()}
 
 
 def _draw_thresholds(counts: GridCounts, own: LabelCounts) -> Chart:

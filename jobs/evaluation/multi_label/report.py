@@ -1,8 +1,7 @@
 """Report of an evaluation with several labels per text: report.md, evaluation.json and predictions.csv."""
 
 import csv
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,35 +9,30 @@ import numpy as np
 from cluster.console.tables import format_markdown_table
 from cluster.storage import write_json
 from jobs.datasets.readers import Split
-from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
-from jobs.evaluation.reports.errors import MAX_TEXT_CHARACTERS, NUM_ERRORS, list_phrases
+from jobs.evaluation.multi_label.evaluation import INTERVALS_NOTE, MultiLabelEvaluation
+from jobs.evaluation.reports.errors import NUM_ERRORS, ConfidentError, list_phrases
+from jobs.evaluation.slices import format_slices
 from jobs.inference.classifier import Classifier, select_labels
 from jobs.model.checkpoint import Checkpoint
 
 
 def find_wrong_labels(
     classifier: Classifier, test: Split, labels: np.ndarray, probabilities: np.ndarray, count: int = NUM_ERRORS
-) -> list[Mapping[str, object]]:
-    """Return the labels that texts get with the highest scores and do not have, as rows of a table.
+) -> list[ConfidentError]:
+    """Return the labels that texts get with the highest scores and do not have, the most confident error first.
 
     Args:
         labels: of the rows, `(rows, labels)` of 0 and 1.
     """
     is_wrong = (probabilities >= classifier.label_thresholds) & ~labels.astype(bool)
     wrong = np.where(is_wrong, probabilities, -1.0)
-    rows: list[Mapping[str, object]] = []
+    errors = []
     for position in np.argsort(-wrong, axis=None, kind="stable")[: min(count, int(is_wrong.sum()))]:
         row, label = np.unravel_index(position, wrong.shape)
-        rows.append(
-            {
-                "text": textwrap.shorten(test.texts[row], MAX_TEXT_CHARACTERS, placeholder=" ..."),
-                "true": test.labels[row],
-                "wrong": classifier.labels[label],
-                "score": f"{wrong[row, label]:.3f}",
-                "because of": ", ".join(list_phrases(classifier, test.texts[row], int(label))),
-            }
-        )
-    return rows
+        text, score = test.texts[row], float(wrong[row, label])
+        phrases = list_phrases(classifier, text, int(label))
+        errors.append(ConfidentError(text, test.labels[row], classifier.labels[label], score, phrases))
+    return errors
 
 
 def write_report(
@@ -48,7 +42,7 @@ def write_report(
     test: Split,
     probabilities: np.ndarray,
     sections: Sequence[str],
-    errors: Sequence[Mapping[str, object]],
+    errors: Sequence[ConfidentError],
 ) -> None:
     """Write report.md, evaluation.json and predictions.csv into an existing folder.
 
@@ -79,7 +73,7 @@ def _format_markdown(
     evaluation: MultiLabelEvaluation,
     checkpoint: Checkpoint,
     sections: Sequence[str],
-    errors: Sequence[Mapping[str, object]],
+    errors: Sequence[ConfidentError],
 ) -> list[str]:
     metrics, thresholds = checkpoint.metrics, checkpoint.metrics.get("label_thresholds", {})
     values = sorted(set(checkpoint.label_thresholds.tolist()))
@@ -98,21 +92,28 @@ def _format_markdown(
         "",
         *format_markdown_table(evaluation.comparison_rows()),
         "",
-        "P@k is the mean share of correct labels among the k best ones of a text, whatever its number of labels.",
+        INTERVALS_NOTE,
         "",
+        *(line for text in evaluation.describe_baselines() for line in (f"{text}.", "")),
         "## Labels",
         "",
         *format_markdown_table(evaluation.label_rows()),
         "",
         "## Most confident errors",
         "",
-        *(format_markdown_table(list(errors)) if errors else ["None."]),
+        *(format_markdown_table([error.to_row() for error in errors]) if errors else ["None."]),
         "",
         "Every row: [predictions.csv](predictions.csv).",
         "",
     ]
-    for by in dict.fromkeys(item.by for item in evaluation.slices):
-        rows = [item.to_row() for item in evaluation.slices if item.by == by]
-        lines += [f"## By {by}", "", *format_markdown_table(rows), ""]
-    lines += [*sections, "Settings:", "", "```yaml", checkpoint.experiment.to_yaml().rstrip(), "```", ""]
+    lines += [
+        *format_slices(evaluation.slices, "Micro F1"),
+        *sections,
+        "Settings:",
+        "",
+        "```yaml",
+        checkpoint.experiment.to_yaml().rstrip(),
+        "```",
+        "",
+    ]
     return lines

@@ -118,6 +118,34 @@ def test_the_error_by_chance_is_that_of_labels_drawn_with_the_scores() -> None:
     assert "without" not in measure(probabilities, labels, 1.0).describe()
 
 
+def test_with_several_labels_every_pair_of_a_text_and_a_label_is_measured(tmp_path: Path) -> None:
+    """Bins have equal sums of scores: those with equal numbers of rows would nearly all have scores near 0."""
+    random = np.random.default_rng(0)
+    logits = random.normal(-3, 2, (500, 20))
+    labels = (random.random(logits.shape) < 1 / (1 + np.exp(-logits / 2))).astype(np.uint8)
+    probabilities = (1 / (1 + np.exp(-logits / 2))).astype(np.float32)
+    without, own = compute_curves(probabilities, labels, 2.0)
+    assert len(own.bins.rows) == NUM_BINS
+    assert own.bins.rows.sum() == labels.size
+    sums = own.bins.confidence * own.bins.rows
+    assert sums.max() < 1.1 * sums.min()
+    assert own.bins.confidence[-1] > 0.6
+    expected = np.abs(own.bins.confidence - own.bins.accuracy) @ own.bins.rows / labels.size
+    assert own.bins.error == pytest.approx(expected)
+    checkpoint = replace(checkpoint_of("static", **{"data.multi_label": True}), metrics={"temperature": 2.0})
+    section = "\n".join(write_calibration(tmp_path, checkpoint, [without, own], probabilities))
+    assert "All pairs of a text and a label are sorted by the score of the label" in section
+    assert "15 bins with equal sums of scores" in section
+    values = json.loads((tmp_path / "calibration.json").read_text())
+    assert values["error"] == own.bins.error < 2 * values["chance_error"]
+    assert values["uncalibrated_error"] == without.bins.error > 5 * values["error"]
+    np.testing.assert_allclose(
+        remove_temperature(probabilities, 2.0, is_multi_label=True), 1 / (1 + np.exp(-logits)), atol=1e-5
+    )
+    [axes] = draw_reliability([without, own], "name", is_multi_label=True).axes
+    assert axes.get_ylabel() == "share of texts with the label"
+
+
 def test_scores_of_zero_have_no_logarithm() -> None:
     """Float32 has no smaller number than 1e-45."""
     assert remove_temperature(np.array([[1, 0]], np.float32), 2.0).tolist() == [[1, 0]]

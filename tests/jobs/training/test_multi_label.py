@@ -142,20 +142,65 @@ def test_predictions_list_the_labels_above_the_thresholds(trained: tuple[str, Lo
     assert all(len(row["scores"]) == 3 for row in read_jsonl(Path(outputs[0])))
 
 
-def test_the_evaluation_compares_with_a_linear_svc_for_each_label(trained: tuple[str, Loop], tmp_path: Path) -> None:
+def test_the_evaluation_compares_with_baselines(trained: tuple[str, Loop], tmp_path: Path, messages: list[str]) -> None:
+    """A linear SVC for each label with a verdict, the network alone, and the same labels for every text."""
     evaluation = evaluate(trained[0], [], str(tmp_path / "report"))
     assert isinstance(evaluation, MultiLabelEvaluation)
     assert evaluation.metrics.micro_f1 > 0.8
     assert evaluation.linear_svc is not None
-    assert evaluation.linear_svc.micro_f1 > 0.7
-    low, high = evaluation.micro_f1_interval
-    assert low <= evaluation.metrics.micro_f1 <= high
+    assert evaluation.linear_svc.metrics.micro_f1 > 0.7
     report, page = ((tmp_path / "report" / name).read_text() for name in ("report.md", "report.html"))
     assert "P@1" in report
     assert "| sound" in report
     assert "One threshold for all labels" in page
     assert f"micro F1<b>{evaluation.metrics.micro_f1:.4f}</b>" in page
-    assert json.loads((tmp_path / "report" / "evaluation.json").read_text())["rows"] == evaluation.rows
+    assert evaluation.network_alone is not None
+    assert evaluation.network_alone.micro_f1 > evaluation.frequent_labels.metrics.micro_f1
+    always = evaluation.frequent_labels.describe()
+    assert f"| metric | model | 95% confidence | network alone | TF-IDF, linear SVC | {always} |" in report
+    verdict = evaluation.linear_svc.describe_difference()
+    assert verdict in messages
+    assert f"{verdict}." in report
+    assert f"{verdict}." in page.replace("&#39;", "'")
+    names = ", ".join(f"'{label}'" for label in evaluation.frequent_labels.labels)
+    assert f"every text the same labels, those with the best micro F1: {names}." in report
+    values = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert values["rows"] == evaluation.rows
+    assert values["linear_svc"]["training_rows"] == load_checkpoint(trained[0]).metrics["rows"]
+    for metric in ("micro_f1", "macro_f1", "accuracy", "precision_at_1"):
+        low, high = values[f"{metric}_interval"]
+        value = values["metrics"].get(metric, values["metrics"]["precision_at"]["1"])
+        assert low <= value <= high
+        assert f"{low:.4f} to {high:.4f}" in report
+    assert {item.by for item in evaluation.slices} == {"words", "unknown words"}
+    assert "Reliability: 15 bins with equal sums of scores" in page
+    assert "## Calibration" in report
+    assert any(message.startswith("expected calibration error") for message in messages)
+
+
+def test_slices_and_the_most_confident_errors_are_on_the_console(
+    trained: tuple[str, Loop], tmp_path: Path, messages: list[str]
+) -> None:
+    """A slice has an interval, and a mark if it has few rows."""
+    rows = [({"label": labels} | {"text": text, "part": "first" if number < 35 else "last"})
+            for number, (labels, text) in enumerate(make_label_set_rows(40, seed=3))]  # fmt: skip
+    rows.append({"label": ["price"], "text": "loud loud music", "part": "last"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = evaluate(trained[0], [], str(tmp_path), str(tmp_path / "rows.jsonl"), by=["part"], baseline=False)
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    first, last = [item for item in evaluation.slices if item.by == "part"]
+    assert (first.rows, last.rows, last.to_row()["note"]) == (35, 6, "few rows")
+    assert first.interval[0] <= first.micro_f1 <= first.interval[1]
+    [table] = [message.splitlines() for message in messages if message.startswith("\npart ")]
+    assert table[1].split() == ["part", "rows", "micro", "F1", "95%", "confidence", "note"]
+    assert table[3].endswith("few rows")
+    [errors] = [message for message in messages if message.startswith("\nmost confident errors")]
+    assert "loud loud music" in errors
+    assert "sound" in errors
+    report = (tmp_path / "report.md").read_text()
+    assert "| last | 6 |" in report
+    assert "few rows |" in report
+    assert ">few rows</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_values_of_a_column_are_grouped(trained: tuple[str, Loop], tmp_path: Path) -> None:
@@ -167,10 +212,11 @@ def test_values_of_a_column_are_grouped(trained: tuple[str, Loop], tmp_path: Pat
     ))  # fmt: skip
     evaluation = evaluate(trained[0], [], str(tmp_path / "report"), str(source), by=["size"], baseline=False)
     assert isinstance(evaluation, MultiLabelEvaluation)
-    assert 2 <= len(evaluation.slices) <= 10
-    assert sum(item.rows for item in evaluation.slices) == 60
-    assert evaluation.slices[0].value.startswith("0 to ")
-    assert "## By size" in (tmp_path / "report" / "report.md").read_text()
+    slices = [item for item in evaluation.slices if item.by == "size"]
+    assert 2 <= len(slices) <= 10
+    assert sum(item.rows for item in slices) == 60
+    assert slices[0].value.startswith("0 to ")
+    assert "| size | rows | micro F1 |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_bfloat16_learns_the_labels(experiment: Experiment, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from jobs.datasets.readers import Split
 from jobs.evaluation.abstention import Abstention, RiskCoverage
-from jobs.evaluation.calibration import Curve
+from jobs.evaluation.calibration import Curve, describe_bins, name_axes
 from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
 from jobs.evaluation.metrics import share_interval
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
 from jobs.evaluation.reports.html.texts import Predictions, list_rows
-from jobs.evaluation.slices import SMALL_SLICE
+from jobs.evaluation.slices import describe_slices, tabulate_slices
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 
@@ -126,15 +126,11 @@ def render_evaluation(
         matrix=build_matrix(evaluation.confusion),
         texts=listed,
         texts_hint=hint,
-        charts=[_draw_reliability(reliability), _draw_risk(abstention.curve)],
+        charts=[draw_reliability(reliability), _draw_risk(abstention.curve)],
         stored_thresholds=[result.to_row() for result in abstention.results],
         thresholds=_list_thresholds(abstention.curve),
-        slices=[
-            [dict(item.to_row()) for item in evaluation.slices if item.by == by]
-            for by in dict.fromkeys(item.by for item in evaluation.slices)
-            if by != "class"  # the recall in the table of classes
-        ],
-        slices_hint=f"Accuracy of parts of the rows. Below {SMALL_SLICE} rows it is uncertain.",
+        slices=tabulate_slices([item for item in evaluation.slices if item.by != "class"]),  # that is the recall
+        slices_hint=describe_slices("Accuracy"),
     )
 
 
@@ -236,14 +232,15 @@ def _draw_risk(curve: RiskCoverage) -> Chart:
     return Chart("Risk and coverage", x, y.axis("wrong among the answered", percent=True), series)
 
 
-def _draw_reliability(curves: Sequence[Curve]) -> Chart:
+def draw_reliability(curves: Sequence[Curve], *, is_multi_label: bool = False) -> Chart:
+    """Return the reliability diagram; curves: as of `compute_curves`."""
     series = [Series("perfect calibration", "reference", [(0, 0), (1, 1)])]
     for curve in curves:
         points = list(zip(curve.bins.confidence.tolist(), curve.bins.accuracy.tolist(), strict=True))
         series.append(Series(curve.name, "a" if curve.is_calibrated else "b", points, has_markers=True))
     scale = Scale(0, 1, 0.2)
-    x, y = scale.axis("mean score of the predicted label"), scale.axis("share of correct predictions")
-    return Chart("Reliability: 15 bins with equal numbers of rows", x, y, series)
+    x, y = (scale.axis(name) for name in name_axes(is_multi_label=is_multi_label))
+    return Chart(f"Reliability: {describe_bins(is_multi_label=is_multi_label)}", x, y, series)
 
 
 def _list_thresholds(curve: RiskCoverage) -> list[dict[str, str]]:

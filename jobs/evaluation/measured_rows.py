@@ -1,0 +1,78 @@
+"""Labelled rows that an evaluation measures: the test part of an experiment, or any file."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+from jobs.config.experiment import Experiment
+from jobs.config.settings import DataSettings, Source
+from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.evaluation.slices import read_columns
+from jobs.model.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """Rows to measure, and where they come from.
+
+    source: files that they are from, None for the docstrings of packages; data: settings that these were read with.
+    dataset: that they are the test part of, if it was read for them.
+    """
+
+    rows: Split
+    source: Source | None
+    data: DataSettings
+    dataset: Dataset | None = None
+
+
+def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:
+    """Return the labelled texts of a file, or of the experiment's test part; DataError if they cannot be measured."""
+    data, source, dataset = experiment.data, file or experiment.data.test, None
+    if file is not None:
+        data = data.model_copy(update={"folder": "."})
+    if source is not None:
+        test = _respell(read_rows(source, data), checkpoint.labels)
+    else:
+        dataset, source = load_dataset(experiment), data.train
+        test = _respell(dataset.test, checkpoint.labels)
+        if test.digest() != checkpoint.metrics.get("held_out"):
+            raise DataError(
+                f"{test.path}: the rows drawn from it now are not those that training left out: the file or a setting "
+                "has changed since. Some of them may have been trained on; name a file of unseen texts: "
+                "finetune-cnn evaluate CHECKPOINT FILE"
+            )
+    known = set(checkpoint.labels)
+    sets = test.label_sets or zip(test.labels, strict=True)
+    unknown = [(index, label) for index, own in enumerate(sets) for label in own if label not in known]
+    if unknown:
+        position, label = test.describe_position(unknown[0][0]), unknown[0][1]
+        raise DataError(
+            f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
+        )
+    return MeasuredRows(test, source, data, dataset)
+
+
+def read_measured_columns(columns: Sequence[str], part: MeasuredRows) -> dict[str, list[str]]:
+    """Return the values of columns by name; DataError if there is none of that name."""
+    if part.source is None:
+        raise DataError(f"--by {columns[0]}: docstrings have no columns")
+    return read_columns(columns, part.source, part.data, part.rows)
+
+
+def describe_rows(checkpoint: Checkpoint, test: Split) -> str:
+    """Return the end of the name of the report's folder, which differs from those of other rows."""
+    digest = test.digest()
+    if digest == checkpoint.metrics.get("held_out", digest):
+        return ""
+    stem = PurePath(test.path.partition("?")[0]).name.partition(".")[0]
+    return f"-{re.sub(r'[^A-Za-z0-9_-]+', '-', stem)}-{digest}"
+
+
+def _respell(rows: Split, labels: list[str]) -> Split:
+    """Return rows with the labels as a checkpoint of an earlier version spells them, such as 1.0 in csv."""
+    # Those versions knew one label per text only.
+    spellings = {spell_label(label): label for label in labels if spell_label(label) not in labels}
+    return replace(rows, labels=[spellings.get(label, label) for label in rows.labels]) if spellings else rows

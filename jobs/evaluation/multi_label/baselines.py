@@ -1,0 +1,114 @@
+"""Baselines of an evaluation with several labels per text: constant labels, a linear SVC, the network alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.label_sets import encode_labels
+from jobs.evaluation.baselines import describe_difference
+from jobs.evaluation.metrics import Interval
+from jobs.evaluation.multi_label.bootstrap import bootstrap_difference
+from jobs.evaluation.multi_label.metrics import LabelMetrics, compute_metrics, count_labels
+from jobs.evaluation.multi_label.thresholds import choose_thresholds
+from jobs.evaluation.network_alone import predict_network_alone
+from jobs.model.checkpoint import Checkpoint
+
+MAX_NAMED_LABELS = 2
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of rows, `(rows, labels)`, and thresholds from which a row gets a label, `(labels,)` or one for all."""
+
+    scores: np.ndarray
+    thresholds: np.ndarray | float
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """Whether a row gets a label, `(rows, labels)` bool."""
+        return np.asarray(self.scores >= self.thresholds)
+
+    def measure(self, labels: np.ndarray) -> LabelMetrics:
+        """Return the metrics; labels: of the rows, `(rows, labels)` of 0 and 1."""
+        return compute_metrics(labels, self.predicted, self.scores)
+
+
+@dataclass(frozen=True)
+class FrequentLabels:
+    """Metrics of the same labels for every text: as many of the most frequent ones as have the best micro F1."""
+
+    labels: list[str]
+    metrics: LabelMetrics
+
+    def describe(self) -> str:
+        """Return the name of the baseline."""
+        if len(self.labels) > MAX_NAMED_LABELS:
+            return f"always the {len(self.labels)} most frequent labels"
+        return f"always {', '.join(repr(label) for label in self.labels)}"
+
+
+@dataclass(frozen=True)
+class LabelSvc:
+    """Metrics of the linear SVC. micro_f1_difference: micro F1 of the model minus that of the SVC; interval: at 95 %,
+    paired by rows."""
+
+    metrics: LabelMetrics
+    training_rows: int
+    micro_f1_difference: float
+    interval: Interval
+
+    def describe_difference(self) -> str:
+        """Return whether the model is better, in a sentence."""
+        return describe_difference("micro F1", self.micro_f1_difference, self.interval)
+
+
+def measure_frequent_labels(labels: np.ndarray, names: Sequence[str]) -> FrequentLabels:
+    """Return the metrics of the same labels for every row; names: of the labels.
+
+    Args:
+        labels: `(rows, labels)` of 0 and 1.
+    """
+    support = labels.sum(axis=0, dtype=np.int64)
+    order = np.argsort(-support, kind="stable")
+    numbers = np.arange(1, len(order) + 1)
+    micro_f1 = 2 * support[order].cumsum() / (support.sum() + len(labels) * numbers)
+    selected = order[: micro_f1.argmax() + 1]
+    predicted = np.zeros(labels.shape, bool)
+    predicted[:, selected] = True
+    scores = np.broadcast_to(support / max(len(labels), 1), labels.shape)
+    return FrequentLabels([names[index] for index in selected], compute_metrics(labels, predicted, scores))
+
+
+def measure_svc(svc: LabelScores, training_rows: int, labels: np.ndarray, predicted: np.ndarray) -> LabelSvc:
+    """Return the metrics of the linear SVC.
+
+    Args:
+        labels, predicted: of the rows and as the model predicts them, `(rows, labels)`.
+    """
+    difference = count_labels(labels, predicted).micro_f1() - count_labels(labels, svc.predicted).micro_f1()
+    interval = bootstrap_difference(labels, predicted, svc.predicted)
+    return LabelSvc(svc.measure(labels), training_rows, difference, interval)
+
+
+def score_network_alone(checkpoint: Checkpoint, texts: Sequence[str], training: Dataset | None) -> LabelScores | None:
+    """Return the scores of the network without the linear classifier; None if the checkpoint has none.
+
+    The thresholds are chosen as those of the checkpoint, on the same validation rows. Where these are not available, or
+    the settings name the thresholds, they are those of the checkpoint, which were chosen for the sum.
+
+    Args:
+        training: the dataset that the checkpoint was trained on, if it is available.
+    """
+    objective = checkpoint.metrics.get("label_thresholds", {}).get("objective")
+    validation = training.validation if training is not None and objective is not None else None
+    own = [] if validation is None else validation.texts
+    probabilities = predict_network_alone(checkpoint, [*own, *texts])
+    if probabilities is None:
+        return None
+    thresholds = checkpoint.label_thresholds
+    if validation is not None and len(validation):
+        labels = encode_labels(validation, checkpoint.labels)
+        thresholds = choose_thresholds(probabilities[: len(own)], labels, objective)
+    return LabelScores(probabilities[len(own) :], thresholds)

@@ -1,0 +1,86 @@
+"""Confidence intervals of F1 with several labels per text: percentiles of resampled rows (bootstrap, Efron 1979).
+
+As with one label per text, a correct and a wrong row are added to the rows, which have the labels of an average one:
+rows that are all correct do not make a metric certain, the less so the fewer they are.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jobs.evaluation.metrics import NUM_RESAMPLES, Interval, percentile_interval
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+BLOCK_RESAMPLES = 50  # drawn at once, which limits the memory
+
+
+def bootstrap_f1(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[Interval, Interval]:
+    """Return the 95 % confidence intervals of the micro F1 and of the macro F1.
+
+    Rare labels are missing in some of the resampled rows, so the interval of the macro F1 is moved as with one label
+    per text. A label that no row has or gets counts as 0.
+
+    Args:
+        labels, predicted: `(rows, labels)` of 0 and 1.
+    """
+    counts = _count_rows(labels, predicted)
+    num_labels = labels.shape[1]
+
+    def compute(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the micro and the macro F1 of sums, `(samples, 2 * labels)`."""
+        correct, total = sums[:, :num_labels], sums[:, num_labels:]
+        return _f1(correct.sum(axis=1), total.sum(axis=1)), _f1(correct, total).mean(axis=1)
+
+    blocks = [compute((counts.T @ drawn.T).T) for drawn in _draw_rows(len(labels), seed)]
+    micro, macro = (np.concatenate(values) for values in zip(*blocks, strict=True))
+    [own_micro], [own_macro] = compute(counts[: len(labels)].sum(axis=0)[None])
+    [whole] = compute(counts.sum(axis=0)[None])[1]
+    return percentile_interval(micro, own_micro), percentile_interval(macro, own_macro, whole)
+
+
+def bootstrap_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, seed: int = 0) -> Interval:
+    """Return the 95 % confidence interval of the micro F1 of predictions minus that of others, paired by rows.
+
+    Of the added rows only the first predicts one correctly, and only the second the other, as for proportions (Bonett &
+    Price 2012).
+
+    Args:
+        labels, first, second: `(rows, labels)` of 0 and 1.
+    """
+    num_rows, num_labels = labels.shape
+    sides = []
+    for predicted, added in ((first, [0, 1]), (second, [1, 0])):
+        counts = _count_rows(labels, predicted)[[*range(num_rows), *(num_rows + index for index in added)]]
+        sides.append(np.stack([counts[:, :num_labels].sum(axis=1), counts[:, num_labels:].sum(axis=1)], axis=1))
+    values = [_f1(*(drawn @ sides[0]).T) - _f1(*(drawn @ sides[1]).T) for drawn in _draw_rows(num_rows, seed)]
+    low, high = np.percentile(np.concatenate(values), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _count_rows(labels: np.ndarray, predicted: np.ndarray) -> "csr_array":
+    """Return counts of each row, and of an added correct and wrong one, `(rows + 2, 2 * labels)`.
+
+    They are its correct labels, then those that it has plus those that it gets.
+    """
+    from scipy.sparse import csr_array, vstack
+
+    true, own = labels.astype(bool), predicted.astype(bool)
+    shares = true.mean(axis=0)
+    added = np.stack([np.concatenate([shares, 2 * shares]), np.concatenate([0 * shares, 2 * shares])])
+    rows = np.concatenate([true & own, true.astype(np.int8) + own], axis=1)
+    return csr_array(vstack([csr_array(rows), csr_array(added)]))
+
+
+def _draw_rows(num_rows: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each row and each of the two added ones is drawn, `(BLOCK_RESAMPLES, rows + 2)` int64."""
+    random = np.random.default_rng(seed)
+    shares = np.full(num_rows + 2, 1 / (num_rows + 2))
+    for _ in range(NUM_RESAMPLES // BLOCK_RESAMPLES):
+        yield random.multinomial(num_rows, shares, BLOCK_RESAMPLES)
+
+
+def _f1(correct: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.asarray(2 * correct / np.where(total > 0, total, 1))

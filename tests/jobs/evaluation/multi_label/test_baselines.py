@@ -1,0 +1,72 @@
+"""Baselines with several labels per text: constant labels, the SVC's verdict, the network alone."""
+
+import numpy as np
+import pytest
+
+from jobs.datasets.dataset import Dataset
+from jobs.datasets.readers import Split
+from jobs.evaluation.multi_label.baselines import (
+    FrequentLabels,
+    LabelScores,
+    measure_frequent_labels,
+    measure_svc,
+    score_network_alone,
+)
+from jobs.evaluation.multi_label.metrics import compute_metrics
+from jobs.evaluation.network_alone import predict_network_alone
+from tests.support.checkpoints import WORDS, checkpoint_of
+
+LABELS = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+
+
+def test_the_constant_labels_have_the_best_micro_f1_of_the_most_frequent_ones() -> None:
+    """The third label would cost more precision than it gains recall."""
+    frequent = measure_frequent_labels(LABELS, ["a", "b", "c"])
+    assert frequent.labels == ["a", "b"]
+    assert frequent.metrics.micro_f1 == pytest.approx(2 * 6 / (7 + 8))
+    assert frequent.metrics.precision_at["1"] == 0.75
+    assert frequent.describe() == "always 'a', 'b'"
+    assert FrequentLabels(["a", "b", "c"], frequent.metrics).describe() == "always the 3 most frequent labels"
+    rare = np.zeros((50, 3), np.uint8)
+    rare[:, 0], rare[0, 1:] = 1, 1
+    assert measure_frequent_labels(rare, ["a", "b", "c"]).labels == ["a"]
+
+
+def test_the_svc_has_the_verdict_of_a_paired_difference() -> None:
+    """With many rows it is certain, with few it is not."""
+    wrong = LabelScores(np.tile(1.0 - LABELS, (30, 1)), 0.5)
+    labels = np.tile(LABELS, (30, 1))
+    svc = measure_svc(wrong, 99, labels, labels > 0)
+    assert svc.metrics.micro_f1 == 0
+    assert (svc.training_rows, svc.micro_f1_difference) == (99, 1)
+    assert svc.interval[0] > 0.5
+    assert svc.describe_difference().startswith("The model is better: the micro F1 of the model minus that of TF-IDF")
+    same = measure_svc(LabelScores(LABELS, 0.5), 99, LABELS, LABELS > 0)
+    assert same.describe_difference().startswith("Cannot tell which of the two is better")
+
+
+def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_rows() -> None:
+    """Without these rows, or where the settings name the thresholds, it has those of the checkpoint."""
+    base = {"data.multi_label": True, "model.linear": "words-and-pairs"}
+    checkpoint = checkpoint_of("rand", **base)
+    random = np.random.default_rng(0)
+    texts = [" ".join(words) for words in random.choice(WORDS, (60, 5))]
+    own = predict_network_alone(checkpoint, texts)
+    assert own is not None
+    matrix = own[:40] > np.quantile(own[:40], 0.7)
+    sets = [tuple(checkpoint.labels[index] for index in np.flatnonzero(row)) for row in matrix]
+    validation = Split(texts[:40], [", ".join(labels) for labels in sets], "v.jsonl", label_sets=sets)
+    empty = Split([], [], "t.jsonl", label_sets=[])
+    dataset = Dataset(empty, validation, empty, checkpoint.labels, [])
+    stored = {"objective": "micro_f1", "per_label": False, "values": [0.99] * 3}
+    checkpoint.metrics["label_thresholds"] = stored
+    alone = score_network_alone(checkpoint, texts[40:], dataset)
+    assert alone is not None
+    np.testing.assert_allclose(alone.scores, own[40:], atol=1e-6)
+    assert compute_metrics(matrix, own[:40] >= alone.thresholds, own[:40]).micro_f1 > 0.95
+    for metrics, training in ((stored, None), (stored | {"objective": None}, dataset)):
+        checkpoint.metrics["label_thresholds"] = metrics
+        alone = score_network_alone(checkpoint, texts[40:], training)
+        assert alone is not None
+        assert np.array_equal(alone.thresholds, [0.99] * 3)
+    assert score_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), texts, dataset) is None
