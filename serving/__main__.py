@@ -78,7 +78,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="models",
         metavar="NAME=CHECKPOINT",
-        help="a further checkpoint, at /models/NAME/predict; may be repeated",
+        help="a further checkpoint, at /models/NAME and /models/NAME/predict; may be repeated",
     )
     parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")

@@ -27,9 +27,9 @@ ALLOWED_METHODS = {
     "/openapi.json": ("GET", "HEAD"),
     "/models": ("GET", "HEAD"),
 }
-# Of `/models/NAME/...`.
-MODEL_METHODS = {"predict": ("POST",), "info": ("GET", "HEAD")}
-PATHS = (*ALLOWED_METHODS, *(f"/models/NAME/{resource}" for resource in MODEL_METHODS))
+# Of `/models/NAME` and `/models/NAME/...`.
+MODEL_METHODS = {"": ("POST",), "predict": ("POST",), "info": ("GET", "HEAD")}
+PATHS = (*ALLOWED_METHODS, *(f"/models/NAME/{resource}".rstrip("/") for resource in MODEL_METHODS))
 # They need no key.
 PUBLIC_ROUTES = {(path, method) for path in ("/", "/health", "/openapi.json") for method in ("GET", "HEAD")}
 _JSON = (b"content-type", b"application/json")
@@ -40,7 +40,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ModelRoute(NamedTuple):
-    """A request for one of the further models. resource: predict or info."""
+    """A request for one of the further models. resource: predict, info, or empty for `POST /models/NAME`."""
 
     name: str
     resource: str
@@ -141,22 +141,24 @@ class ClassifierApplication:
             return [_JSON, model.header], json.dumps({**model.info, "limits": self._limits.model_dump()}).encode()
         body = await self._bodies.read(receive, arrival)
         models = await pool.get(route.name)
-        return await self._classify_admitted(scope, body, models, arrival - scope.get(ARRIVAL_KEY, arrival))
+        wait = arrival - scope.get(ARRIVAL_KEY, arrival)
+        return await self._classify_admitted(scope, body, models, wait, flat=route.resource == "predict")
 
     async def _classify_admitted(
-        self, scope: Scope, body: bytes, models: ServedModels | None, wait: float
+        self, scope: Scope, body: bytes, models: ServedModels | None, wait: float, *, flat: bool = True
     ) -> tuple[Headers, bytes]:
-        """Return the response to a body after the admission queue, in the format of `/predict`.
+        """Return the response to a body after the admission queue.
 
         Args:
             models: those of a further model; None for those of `/predict`.
+            flat: in the format of `/predict`; otherwise in that of `POST /`.
         """
         start = perf_counter()
         if not self.admission.try_admit():
             await self.admission.wait()
         now = perf_counter()
         try:
-            return self._classify(scope, body, models or self._replica.models, wait + now - start, flat=True)
+            return self._classify(scope, body, models or self._replica.models, wait + now - start, flat=flat)
         finally:
             self.admission.record_duration(perf_counter() - now)
 
@@ -289,7 +291,7 @@ def _normalize_path(scope: Scope) -> str:
 
 
 def parse_model_path(path: str) -> ModelRoute | None:
-    """Return the model and the resource of a path `/models/NAME/RESOURCE`; None for another path."""
+    """Return the model and the resource of a path `/models/NAME` or `/models/NAME/RESOURCE`; None for another path."""
     prefix, _, rest = path.removeprefix("/").partition("/")
     name, _, resource = rest.partition("/")
     return ModelRoute(name, resource) if prefix == "models" and name and resource in MODEL_METHODS else None

@@ -1,4 +1,4 @@
-"""Further models of a replica, each at `/models/NAME/predict`: opened when they are needed, within a limit of memory.
+"""Further models of a replica, each at `/models/NAME`: opened when they are needed, within a limit of memory.
 
 The model that was used least recently is closed when another one needs its memory, and opened again by its next
 request. A model that cannot be opened, or needs more than the limit by itself, is refused: its requests get a 503 with

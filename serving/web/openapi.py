@@ -167,12 +167,15 @@ def build_openapi(limits: Limits, *, require_key: bool, models: Sequence[str] | 
 
     json_object: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     page = get("page", "Web page to try the service", {"text/html": {"schema": {"type": "string"}}})
-    flat = {"anyOf": [labels, label_lists, decision, decisions]}
+    flat, nested = {"anyOf": [labels, label_lists, decision, decisions]}, {"anyOf": [label_lists, decisions]}
     model_errors = {"404": _describe_error("No such model"), "503": errors["503"]}
     further: dict[str, Any] = {}
     if models is None or models:
         parameter = _NAME if models is None else {**_NAME, "schema": {"type": "string", "enum": list(models)}}
         for_model: dict[str, Any] = {"parameters": [parameter], "responses": model_errors}
+        further["/models/{name}"] = classification(
+            "classify_with_model", "As `POST /`, with a further model", nested, **for_model
+        )
         further["/models/{name}/predict"] = classification(
             "predict_with_model", "As `/predict`, with a further model", flat, **for_model
         )
@@ -186,11 +189,7 @@ def build_openapi(limits: Limits, *, require_key: bool, models: Sequence[str] | 
         "paths": {
             "/": {
                 "get": page,
-                **classification(
-                    "classify",
-                    "Responds like the hosted Hugging Face API: a list per text",
-                    {"anyOf": [label_lists, decisions]},
-                ),
+                **classification("classify", "Responds like the hosted Hugging Face API: a list per text", nested),
             },
             "/predict": classification(
                 "predict",

@@ -48,7 +48,7 @@ class UserConfig(BaseModel):
 
     previous: the checkpoint that was served before. `finetune-cnn service rollback` returns to it, and a new replica
         serves it if it refuses `checkpoint`.
-    models: further checkpoints by name, at `/models/NAME/predict`.
+    models: further checkpoints by name, at `/models/NAME` and `/models/NAME/predict`.
     """
 
     model_config = ConfigDict(extra="forbid")

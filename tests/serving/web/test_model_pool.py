@@ -4,9 +4,11 @@ import asyncio
 import json
 import shutil
 import threading
+from itertools import product
 from pathlib import Path
 
 import pytest
+from huggingface_hub import InferenceClient
 
 from cluster import UsageError
 from jobs.model.checkpoint import save_checkpoint
@@ -16,7 +18,7 @@ from serving.web.metrics import ModelCounters
 from serving.web.model_pool import ModelPool
 from serving.web.protocol import Limits
 from serving.web.served_models import MAX_MODELS, ServedModel, UserConfigError, load_model, parse_user_config
-from tests.support.asgi import configure, make_replica, send_request
+from tests.support.asgi import configure, make_replica, send_request, serve_replica
 from tests.support.checkpoints import checkpoint_of
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -76,13 +78,26 @@ def test_each_model_responds_at_its_own_path(paths: dict[str, str]) -> None:
     assert send_request(replica, "/predict", BODY)[1]["x-checkpoint"] not in names
 
 
+def test_clients_of_hugging_face_use_the_path_of_a_model(paths: dict[str, str]) -> None:
+    """They send to the URL that they have, and read the first list of the response; as `POST /` of the main model."""
+    replica = make_pool_replica(paths)
+    labels = send_request(replica, "/models/y/predict", BODY)[2]
+    for path in ("/models/y", "/models/y/"):
+        assert send_request(replica, path, BODY)[2] == [labels]
+    with serve_replica(replica) as url:
+        rows = InferenceClient(model=f"{url}/models/y").text_classification("word1 word2", top_k=2)
+    assert [(row.label, row.score) for row in rows] == [(row["label"], row["score"]) for row in labels[:2]]
+
+
 def test_an_unknown_model_or_path_is_an_error_that_lists_what_exists(paths: dict[str, str]) -> None:
     replica = make_pool_replica(paths)
     for path, body, status, reason in (
         ("/models/other/predict", BODY, 404, "no such model: other; the models are x, y, z.1"),
         ("/models/other/info", None, 404, "no such model: other; the models are x, y, z.1"),
         ("/models/x/unknown", BODY, 404, "no such path: /models/x/unknown; the paths are /, /predict"),
-        ("/models/x", None, 404, "/models/NAME/predict, /models/NAME/info"),
+        ("/models/x/y/z", None, 404, "/models/NAME, /models/NAME/predict, /models/NAME/info"),
+        ("/models/x", None, 405, "/models/x accepts POST"),
+        ("/models/other", BODY, 404, "no such model: other"),
         ("/models//predict", BODY, 404, "no such path"),
         ("/models/x/predict", None, 405, "/models/x/predict accepts POST"),
         ("/models/x/info", BODY, 405, "accepts GET and HEAD"),
@@ -93,7 +108,7 @@ def test_an_unknown_model_or_path_is_an_error_that_lists_what_exists(paths: dict
         assert actual == status, path
         assert reason in response["error"]
         assert ("x-checkpoint" in headers) == (
-            path in ("/models", "/models/x", "/models/x/unknown", "/models//predict")
+            path in ("/models", "/models/x/y/z", "/models/x/unknown", "/models//predict")
         )
     assert "has no further models" in send_request(make_pool_replica(paths, {}), "/models/x/info")[2]["error"]
 
@@ -275,10 +290,10 @@ def test_the_description_names_the_models(paths: dict[str, str]) -> None:
     """Also after a change of the configuration."""
     replica = make_pool_replica(paths)
     replica.__serve_build_asgi_app__()
-    for names in (list(MODELS), ["y"], []):
+    for path, names in product(("/models/{name}", "/models/{name}/predict"), (list(MODELS), ["y"], [])):
         configure(replica, {"checkpoint": paths["main"], "models": {name: paths[name] for name in names}})
         described = send_request(replica, "/openapi.json")[2]["paths"]
-        operation = described.get("/models/{name}/predict", {}).get("post")
+        operation = described.get(path, {}).get("post")
         assert (operation["parameters"][0]["schema"]["enum"] if operation else []) == names
         assert "/models" in described
 
