@@ -8,7 +8,7 @@ most frequent words, up to a memory budget. Other words are projected when they 
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -192,8 +192,13 @@ class Classifier:
         linear = self.linear.max_rounding_error(self.text_settings.max_tokens)
         return np.asarray(np.abs(self.weights.output) @ features + linear)
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """Return the most likely label of each text."""
+    def predict(self, texts: Sequence[str]) -> list[Any]:
+        """Return the most likely label of each text, as text; with several labels per text, those of `predict_labels`.
+
+        So it returns what the estimator's `predict` returns, whose checkpoint this is.
+        """
+        if self.is_multi_label:
+            return self.predict_labels(texts)
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
     def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import yaml
 
@@ -72,9 +72,18 @@ class Service:
         atexit.register(self.shutdown)
         self.client = Client(self.url, key)
 
-    def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[str]:
-        """Return the most likely label of each text; model: name of a further model."""
-        return [labels[0]["label"] for labels in self.client.classify(list(texts), model=model, top_k=1)]
+    def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[Any]:
+        """Return the most likely label of each text; with several labels per text, a list of those above threshold.
+
+        Args:
+            model: name of a further model.
+        """
+        return [
+            [score["label"] for score in scores if score["above_threshold"]]
+            if "above_threshold" in scores[0]
+            else scores[0]["label"]
+            for scores in self.client.classify(list(texts), model=model)
+        ]
 
     def shutdown(self) -> None:
         """Stop the service, and what was started for it; a second call does nothing."""

@@ -3,13 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import finetune_cnn
 from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import save_checkpoint
+from serving.deployment.server import RunningService
+from tests.support.asgi import make_replica, serve_replica
+from tests.support.checkpoints import checkpoint_of
 
 PROGRAM = """
 import atexit, sys
@@ -57,6 +66,29 @@ def test_the_end_of_the_program_stops_its_service(
     # The tables are shared by the processes of a machine, and stay.
     assert [name for name in os.listdir(tmp_path) if not name.startswith("finetune-cnn-tables-")] == []
     assert sorted(run_folder.rglob("*")) == before
+
+
+def test_labels_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one label per text, the best; with several, a list of those above their thresholds, which may be empty."""
+
+    @contextmanager
+    def start_without_ray(configuration: dict[str, Any], address: None) -> Iterator[RunningService]:
+        user_config = configuration["applications"][0]["deployments"][0]["user_config"]
+        with serve_replica(make_replica(user_config)) as url:
+            yield RunningService(url, embedded=False)
+
+    monkeypatch.setattr("serving.deployment.local_service.start_service", start_without_ray)
+    texts = [f"word{number} word{number + 1}" for number in range(40)]
+    single, several = checkpoint_of("rand"), checkpoint_of("rand", **{"data.multi_label": True})
+    probabilities = Classifier(several).predict_proba(texts)
+    several.metrics["label_thresholds"] = {"values": np.median(probabilities, axis=0).tolist()}
+    save_checkpoint(tmp_path / "single", single)
+    save_checkpoint(tmp_path / "several", several)
+    expected = finetune_cnn.load(str(tmp_path / "several")).predict(texts)
+    assert {len(labels) for labels in expected} >= {0, 1, 2}
+    with finetune_cnn.deploy(str(tmp_path / "several"), models={"single": str(tmp_path / "single")}) as service:
+        assert service.predict(texts) == expected
+        assert service.predict(texts, model="single") == Classifier(single).predict(texts)
 
 
 def test_a_wrong_name_of_a_model_is_an_error_before_ray_starts(run_folder: Path) -> None:
