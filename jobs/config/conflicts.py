@@ -69,12 +69,19 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
         raise ExperimentError("train.start_from: the folds of a cross-validation start from the beginning; remove it")
     if experiment.data.test is not None:
         raise ExperimentError("cross-validation draws a test part for each fold; remove data.test")
-    warnings = []
+    warnings = list_ineffective_trackers(experiment, "in a cross-validation")
     if experiment.data.out_of_scope is not None:
         warnings.append("data.out_of_scope has no effect in a cross-validation, which measures no abstention")
     if experiment.train.max_workers > 1 or experiment.train.use_gpu:
         warnings.append("train.workers and train.use_gpu have no effect in a cross-validation: one CPU worker per fold")
     return warnings
+
+
+def list_ineffective_trackers(experiment: Experiment, place: str) -> list[str]:
+    """Return warnings about trackers that are set where nothing is logged; place: where, such as `in a ...`."""
+    return [
+        f"{key} has no effect {place}: nothing is logged" for key in ("mlflow", "wandb") if getattr(experiment, key)
+    ]
 
 
 def drop_ineffective_settings(experiment: Experiment) -> Experiment:

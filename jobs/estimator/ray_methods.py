@@ -1,10 +1,12 @@
 """Methods of the estimator for Ray: a search on Ray Tune, and parts for a user's own trainer and tuner."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from sklearn.base import clone
 
+from jobs.config.conflicts import list_ineffective_trackers
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.datasets.dataset import Dataset
@@ -13,6 +15,8 @@ from jobs.estimator.inputs import LabelSets, make_dataset
 from jobs.estimator.parameters import apply_chosen_settings, build_search_experiment
 from jobs.estimator.training import TrainedModel, build_memory_corpus
 from jobs.estimator.tuning import build_trainable, search
+
+logger = logging.getLogger(__name__)
 
 
 class RayMethods:
@@ -111,6 +115,7 @@ class RayMethods:
         from cluster.connection import put_if_connected
 
         experiment, dataset, _ = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
+        warn_about_trackers(experiment, "in a trainer of your own")
         experiment, corpus = build_memory_corpus(experiment, dataset)
         return {"experiment": experiment, "corpus": put_if_connected(corpus), "path": path}
 
@@ -131,4 +136,10 @@ class RayMethods:
             X, y, sample_weight, eval_set: as of `fit`.
         """
         experiment, dataset, _ = self._make_dataset(self._to_search_experiment(), X, y, sample_weight, eval_set)
+        warn_about_trackers(experiment, "in a tuner of your own")
         return build_trainable(experiment, dataset)
+
+
+def warn_about_trackers(experiment: Experiment, place: str) -> None:
+    for warning in list_ineffective_trackers(experiment, place):
+        logger.warning(f"{warning}; use the callbacks of Ray")

@@ -20,6 +20,7 @@ from jobs.estimator.ray_methods import RayMethods
 from jobs.estimator.training import (
     EpochCallback,
     TrainedModel,
+    track_fit,
     train_dataset,
     train_on_workers,
 )
@@ -144,8 +145,11 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
-        with show_epochs(experiment.train.last_epoch) if self.verbose else nullcontext() as show:
-            callbacks = [*callbacks, *([show] if show else [])]
+        with (
+            track_fit(experiment, len(dataset.train)) as log,
+            show_epochs(experiment.train.last_epoch) if self.verbose else nullcontext() as show,
+        ):
+            callbacks = [*log, *callbacks, *([show] if show else [])]
             if self.n_workers is None:
                 model = train_dataset(experiment, dataset, callbacks, initial)
             else:

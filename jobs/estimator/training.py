@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.checkpoint_store import checkpoint_name
 from jobs.training.run_files.run_folder import RunFolder
 from jobs.training.run_files.snapshot import capture
+from jobs.training.run_files.trackers import connect_trackers, track_run
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,24 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
     with tempfile.TemporaryDirectory() as scratch:
         corpus = build_corpus(experiment.replace({"storage": scratch}), dataset, use_pretrained=use_pretrained)
     return continue_training(experiment, dataset, corpus)
+
+
+@contextmanager
+def track_fit(experiment: Experiment, num_rows: int) -> Iterator[list[EpochCallback]]:
+    """Context manager: yield callbacks that log epochs to the trackers of the settings, as a run; none without any.
+
+    Variables of the environment name none: every fit of a cross-validation would be logged.
+
+    Args:
+        num_rows: of the training part.
+
+    Raises:
+        UsageError: nothing answers there, or the package of a tracker is not installed.
+    """
+    trackers = connect_trackers(experiment, {})
+    name = f"fit-{uuid.uuid4().hex[:12]}"
+    with track_run(trackers, experiment, name, name, num_rows) if trackers.active else nullcontext() as tracker:
+        yield [tracker.log_epoch] if tracker else []
 
 
 @contextmanager

@@ -256,7 +256,7 @@ def refit(
     logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
     corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
     refit_run = RunFolder(run.path, REFIT_FOLDER)
-    tracked = track_run(trackers, refit_experiment, f"{run.name} {REFIT_FOLDER}", run.name)
+    tracked = track_run(trackers, refit_experiment, f"{run.name} {REFIT_FOLDER}", run.name, len(merged.train))
     with lock_folder(refit_run.path):
         trained = refit_run.read_best() or train_to_completion(
             refit_experiment, corpus, refit_run, use_gpu, time.time(), tracked

@@ -123,7 +123,7 @@ def train(
                     if wait_notice:
                         logger.info(wait_notice)
                     with lock_folder(run.path):
-                        tracked = track_run(trackers, alternative, run.name, run.name)
+                        tracked = track_run(trackers, alternative, run.name, run.name, len(data.train))
                         best = train_to_completion(
                             alternative, data, run, gpu, start_time, tracked, in_process=in_process, callbacks=callbacks
                         )

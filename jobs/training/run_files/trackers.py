@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cluster import UsageError, first_line
+from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS
 from jobs.training.history import Epoch, Progress, replace_epoch
@@ -245,13 +246,13 @@ class RunLogs:
             logger.warning(f"{tracker.name}: {self.name} and later runs are not logged: {first_line(error)}")
 
 
-def connect_trackers(experiment: Experiment) -> Trackers:
+def connect_trackers(experiment: Experiment, environment: Mapping[str, str] = os.environ) -> Trackers:
     """Return the trackers that the settings or variables of the environment name; errors as of their classes."""
     trackers: list[Tracker] = []
-    uri = experiment.mlflow or experiment.tune.mlflow or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = experiment.mlflow or experiment.tune.mlflow or environment.get("MLFLOW_TRACKING_URI")
     if uri:
         trackers.append(MlflowTracker(uri, experiment.name))
-    if project := experiment.wandb or os.environ.get("WANDB_PROJECT"):
+    if project := experiment.wandb or environment.get("WANDB_PROJECT"):
         trackers.append(WandbTracker(project))
     return Trackers(trackers)
 
@@ -290,10 +291,16 @@ class RunTracker:
 
 
 @contextmanager
-def track_run(trackers: Trackers, experiment: Experiment, name: str, group: str) -> Iterator[RunTracker]:
-    """Context manager: yield the tracker of a run; its log ends with the block. name, group: as of `TrackedRun`."""
+def track_run(trackers: Trackers, experiment: Experiment, name: str, group: str, num_rows: int) -> Iterator[RunTracker]:
+    """Context manager: yield the tracker of a run; its log ends with the block.
+
+    Args:
+        name, group: as of `TrackedRun`.
+        num_rows: of the training part; where no batch size is set, it decides the one that is logged.
+    """
     sections = experiment.model_dump(include={"data", "text", "vectors", "model", "train"})
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    settings["train.batch_size"] = experiment.train.batch_size or choose_batch_size(num_rows)
     logs = trackers.start(TrackedRun(name, group, {"seed": experiment.seed, **settings}, time.time()))
     with log_end(logs, experiment.train.metric) as tracker:
         yield tracker

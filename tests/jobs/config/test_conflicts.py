@@ -74,13 +74,15 @@ def test_settings_of_pretraining_are_noted_if_they_are_on_the_command_line(tmp_p
 
 
 def test_settings_without_effect_in_a_cross_validation() -> None:
-    """A test file is an error; workers and GPUs are noted, the shares of parts are not: a file has them for `train`."""
+    """A test file is an error; workers, GPUs and trackers are noted, the shares of parts are not: `train` has them."""
     with pytest.raises(ExperimentError, match=r"draws a test part for each fold; remove data.test"):
         check_fold_settings(Experiment().replace({"data.test": "x.csv"}))
     assert check_fold_settings(Experiment().replace({"data.validation": "x.csv", "data.test_share": 0.3})) == []
     for settings in ({"train.workers": 2}, {"train.workers": [1, 2]}, {"train.use_gpu": True}):
         [note] = check_fold_settings(Experiment().replace(settings))
         assert note.startswith("train.workers and train.use_gpu have no effect")
+    notes = check_fold_settings(Experiment().replace({"mlflow": "http://127.0.0.1:5000", "wandb": "tickets"}))
+    assert notes == [f"{key} has no effect in a cross-validation: nothing is logged" for key in ("mlflow", "wandb")]
 
 
 def test_a_column_of_weights_needs_files_and_is_no_other_column() -> None:

@@ -1,4 +1,4 @@
-"""Further fits that start from the weights of the one before."""
+"""Further fits that start from the weights of the one before; logs of fits in trackers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.config.experiment import ExperimentError
+from jobs.config.experiment import Experiment, ExperimentError
 from jobs.estimator.text_cnn import TextCNNClassifier
+from jobs.training.run_files.trackers import Trackers
 from tests.support.toy_data import make_toy_rows
 
 LABELS, TEXTS = (list(column) for column in zip(*make_toy_rows(120), strict=True))
@@ -62,3 +63,48 @@ def test_every_way_to_train_starts_from_a_checkpoint(tmp_path: Path) -> None:
     assert {"brilliant", "good"} <= set(inputs["corpus"].words)
     with pytest.raises(ExperimentError, match="the trials of a search start from the beginning"):
         continued.trainable(texts, LABELS)
+
+
+class RecordingTracker:
+    """A tracker that records what is logged."""
+
+    name = "recorder"
+    errors = (OSError,)
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def start(self, run: Any) -> "RecordingTracker":
+        self.entries.append((run.settings["seed"], run.settings["train.batch_size"]))
+        return self
+
+    def log(self, epochs: Any) -> None:
+        self.entries += [epoch.epoch for epoch, _ in epochs]
+
+    def end(self, ending: Any) -> None:
+        self.entries.append(ending.status)
+
+
+def test_a_fit_is_logged_to_the_trackers_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run with its epochs; variables of the environment alone name none."""
+    tracker = RecordingTracker()
+
+    def connect(experiment: Experiment, environment: dict[str, str]) -> Trackers:
+        assert environment == {}
+        return Trackers([tracker] if experiment.mlflow else [])
+
+    monkeypatch.setattr("jobs.estimator.training.connect_trackers", connect)
+    small: dict[str, Any] = SMALL | {"embedding": "rand", "batch_size": None, "epochs": 2, "random_state": 5}
+    TextCNNClassifier(**small).fit(TEXTS, LABELS)
+    assert tracker.entries == []
+    TextCNNClassifier(**small, settings={"mlflow": "http://127.0.0.1:5000"}).fit(TEXTS, LABELS)
+    assert tracker.entries == [(5, 1), 1, 2, "finished"]
+
+
+def test_a_trainer_of_a_user_logs_nothing_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """With a warning."""
+    model = TextCNNClassifier(**SMALL | {"embedding": "rand"}, settings={"wandb": "tickets"})
+    model.train_loop_config(TEXTS, LABELS)
+    model.trainable(TEXTS, LABELS)
+    expected = [f"wandb has no effect in a {kind} of your own: nothing is logged" for kind in ("trainer", "tuner")]
+    assert [message.partition(";")[0] for message in caplog.messages if "wandb" in message] == expected

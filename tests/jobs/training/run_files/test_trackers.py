@@ -126,8 +126,16 @@ def test_a_tracker_that_failed_is_not_connected_to_again(
 
 def test_a_run_within_a_search_is_in_the_group_of_its_trials() -> None:
     tracker = RecordingTracker()
-    with track_run(Trackers([tracker]), Experiment(), "tune-0123 refit", "tune-0123"):
+    with track_run(Trackers([tracker]), Experiment(), "tune-0123 refit", "tune-0123", 900):
         assert (tracker.runs[0].name, tracker.runs[0].group) == ("tune-0123 refit", "tune-0123")
+
+
+@pytest.mark.parametrize(("batch_size", "logged"), [(None, 10), (7, 7)])
+def test_the_batch_size_is_logged_that_training_uses(batch_size: int | None, logged: int) -> None:
+    """Also if the settings name none."""
+    tracker = RecordingTracker()
+    with track_run(Trackers([tracker]), Experiment().replace({"train.batch_size": batch_size}), "train-1", "", 900):
+        assert tracker.runs[0].settings["train.batch_size"] == logged
 
 
 class RecordingTracker:
