@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from jobs.estimator.tuning import search_space
     from jobs.inference.batch_classifier import BatchClassifier
     from jobs.inference.classifier import Classifier
+    from jobs.inference.explanation import Explanation
+    from jobs.training.history import Epoch
     from jobs.training.worker import train_loop_per_worker
     from serving.client import Client
     from serving.deployment.local_service import Service
@@ -45,6 +47,8 @@ __all__ = [
     "BatchClassifier",
     "Classifier",
     "Client",
+    "Epoch",
+    "Explanation",
     "Service",
     "TextCNNClassifier",
     "UsageError",
@@ -62,6 +66,8 @@ MODULES = {
     "BatchClassifier": "jobs.inference.batch_classifier",
     "Classifier": "jobs.inference.classifier",
     "Client": "serving.client",
+    "Epoch": "jobs.training.history",
+    "Explanation": "jobs.inference.explanation",
     "Service": "serving.deployment.local_service",
     "TextCNNClassifier": "jobs.estimator.text_cnn",
     "search_space": "jobs.estimator.tuning",
@@ -79,6 +85,7 @@ def load(path: str) -> "Classifier":
         classifier.predict(["where is my parcel", "the invoice is wrong"])  # their labels
         classifier.predict_proba(["where is my parcel"])  # (1, classes) float32
         classifier.labels  # the classes, in this order
+        classifier.explain("where is my parcel").phrases  # an Explanation
 
     Args:
         path: path or URI of a checkpoint, of a best.json, or of a folder with either, or hf://OWNER/NAME[@REVISION], as

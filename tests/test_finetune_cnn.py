@@ -73,8 +73,8 @@ def describe_options(parser: argparse.ArgumentParser) -> list[tuple[object, ...]
 def test_the_public_names() -> None:
     """A new name is a promise to users: it is added here on purpose."""
     names = [
-        "BatchClassifier", "Classifier", "Client", "Service", "TextCNNClassifier", "UsageError", "__version__",
-        "build_parser", "deploy", "load", "main", "search_space", "train_loop_per_worker",
+        "BatchClassifier", "Classifier", "Client", "Epoch", "Explanation", "Service", "TextCNNClassifier", "UsageError",
+        "__version__", "build_parser", "deploy", "load", "main", "search_space", "train_loop_per_worker",
     ]  # fmt: skip
     assert finetune_cnn.__all__ == names
     assert [name for name in names if not hasattr(finetune_cnn, name)] == []

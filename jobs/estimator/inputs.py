@@ -16,6 +16,8 @@ from jobs.datasets.formats.labels import spell_label
 from jobs.datasets.readers import Split
 
 LIST_TYPES = (list, tuple, set, frozenset)
+# Texts and labels of validation rows; or a list with one such pair, as of LightGBM and XGBoost.
+EvalSet = tuple[Iterable[str], Iterable[Any]] | list[tuple[Iterable[str], Iterable[Any]]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def make_dataset(
     X: Iterable[str],
     y: Iterable[Any],
     sample_weight: Iterable[float] | None,
-    eval_set: tuple[Iterable[str], Iterable[Any]] | None,
+    eval_set: EvalSet | None,
     validation_fraction: float,
     seed: int,
 ) -> tuple[Dataset, LabelSets | None]:
@@ -83,7 +85,11 @@ def make_dataset(
     if eval_set is None:
         train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction")
     else:
-        train, validation = rows, make_split(*eval_set, read_label_sets(eval_set[1]), "eval_set")
+        pairs = eval_set if isinstance(eval_set, list) else [eval_set]
+        if len(pairs) != 1 or not isinstance(pairs[0], LIST_TYPES) or len(pairs[0]) != 2:
+            raise ValueError("eval_set must be a pair (texts, labels), or a list with one such pair")
+        [(texts, own_labels)] = pairs
+        train, validation = rows, make_split(texts, own_labels, read_label_sets(own_labels), "eval_set")
         if (validation.label_sets is None) != (rows.label_sets is None):
             raise ValueError("y and the labels of eval_set differ: one has a list of labels for each text")
         unknown = sorted(validation.distinct_labels().difference(labels))

@@ -1,9 +1,10 @@
 """Parameters of the estimator, and the settings of an experiment that they set."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
-from jobs.config.experiment import Experiment
+from jobs.config.experiment import SETTING_KEYS, Experiment
 
 SETTINGS = {
     "vectors": "vectors.path",
@@ -18,6 +19,25 @@ SETTINGS = {
     "patience": "train.patience",
     "class_weight": "train.class_weights",
 }
+
+
+def read_parameters(experiment: Experiment) -> Mapping[str, Any]:
+    """Return the parameters of an estimator with which `to_experiment` returns the settings of an experiment.
+
+    >>> read_parameters(Experiment().replace({"model.dropout": 0.3, "train.weight_decay": 0.1}))["settings"]
+    {'train.weight_decay': 0.1}
+
+    Settings of workers are left out, and those of all other sections than `text`, `vectors`, `model` and `train`.
+    """
+    default, excluded = Experiment(), {*SETTINGS.values(), "train.workers"}
+    paths = [path for path in SETTING_KEYS if path.startswith(("text.", "vectors.", "model.", "train."))]
+    settings = {
+        path: value
+        for path in paths
+        if path not in excluded and (value := attrgetter(path)(experiment)) != attrgetter(path)(default)
+    }
+    parameters = {name: attrgetter(path)(experiment) for name, path in SETTINGS.items()}
+    return {**parameters, "random_state": experiment.seed, "settings": settings or None}
 
 
 def build_search_experiment(experiment: Experiment, space: Mapping[str, Any] | None) -> Experiment:

@@ -11,7 +11,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.row_weights import check_class_weights, check_thresholds
-from jobs.estimator.inputs import LabelSets, make_dataset
+from jobs.estimator.inputs import EvalSet, LabelSets, make_dataset
 from jobs.estimator.parameters import apply_chosen_settings, build_search_experiment
 from jobs.estimator.training import TrainedModel, build_memory_corpus
 from jobs.estimator.tuning import build_trainable, search
@@ -40,7 +40,7 @@ class RayMethods:
         X: Iterable[str],
         y: Iterable[Any],
         sample_weight: Iterable[float] | None,
-        eval_set: tuple[Iterable[str], Iterable[Any]] | None,
+        eval_set: EvalSet | None,
     ) -> tuple[Experiment, Dataset, LabelSets | None]:
         """Return the experiment, with the settings that the labels require, and the values of `make_dataset`.
 
@@ -67,7 +67,7 @@ class RayMethods:
         *,
         trials: int | None = None,
         minutes: float | None = None,
-        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+        eval_set: EvalSet | None = None,
     ) -> Self:
         """Search settings with Ray Tune, and return a new estimator with the best ones, fitted to these rows.
 
@@ -101,7 +101,7 @@ class RayMethods:
         y: Iterable[Any],
         sample_weight: Iterable[float] | None = None,
         *,
-        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+        eval_set: EvalSet | None = None,
         path: str | None = None,
     ) -> Mapping[str, Any]:
         """Return the `train_loop_config` with which `train_loop_per_worker` trains in your own `TorchTrainer`.
@@ -125,7 +125,7 @@ class RayMethods:
         y: Iterable[Any],
         sample_weight: Iterable[float] | None = None,
         *,
-        eval_set: tuple[Iterable[str], Iterable[Any]] | None = None,
+        eval_set: EvalSet | None = None,
     ) -> Any:
         """Return a Trainable for your own `ray.tune.Tuner`, whose trials start from these parameters.
 

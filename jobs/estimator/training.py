@@ -19,7 +19,6 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
 from jobs.model.checkpoint import (
     Checkpoint,
-    InitialVectors,
     RunConstants,
     load_checkpoint,
     load_initial_vectors,
@@ -59,7 +58,7 @@ def train_dataset(
 
     Args:
         dataset: its test part may be empty.
-        callbacks: called after each epoch.
+        callbacks: called after each epoch. StopIteration of one ends the training, when all have been called.
         initial: weights to start from; by default new ones.
 
     Raises:
@@ -83,8 +82,8 @@ def train_dataset(
                 capture(experiment, corpus, loop, resumable=False)(best)
                 if previous is not None:
                     shutil.rmtree(previous)
-            for call in callbacks:
-                call(epoch)
+            if call_callbacks(callbacks, epoch):
+                break
         assert best is not None, "the first epoch is the best one so far"
         return load_trained(str(best), loop.progress.epochs)
 
@@ -100,7 +99,7 @@ def train_on_workers(
         storage: folder or URI that every node can access, for the checkpoints meanwhile; None for a temporary folder
             of this machine.
         callbacks: called in this process after each epoch, as reports of it arrive. An error ends the training late:
-            it is raised after the last epoch.
+            it is raised after the last epoch. StopIteration is a warning: it cannot end the training of the workers.
     """
     from cluster.connection import connect
     from jobs.training.monitor import RunStatus
@@ -110,8 +109,8 @@ def train_on_workers(
 
     def call_all(epoch: Epoch) -> None:
         try:
-            for call in callbacks if not errors else ():
-                call(epoch)
+            if not errors and call_callbacks(callbacks, epoch):
+                logger.warning("a callback raised StopIteration, which workers ignore; set patience or n_workers=None")
         except Exception as error:  # in a thread of the monitor, which would end with it
             errors.append(error)
 
@@ -126,12 +125,22 @@ def train_on_workers(
         return load_trained(join(run.path, checkpoint_name(result.progress.best)), result.progress.epochs)
 
 
+def call_callbacks(callbacks: Sequence[EpochCallback], epoch: Epoch) -> bool:
+    """Call all callbacks with an epoch, and return whether one of them has raised StopIteration."""
+    stopped = False
+    for call in callbacks:
+        try:
+            call(epoch)
+        except StopIteration:
+            stopped = True
+    return stopped
+
+
 def load_trained(path: str, epochs: list[Epoch]) -> TrainedModel:
     """Return the model of a checkpoint, which may be removed afterwards."""
-    initial, texts = load_initial_vectors(path), load_train_texts(path)
-    assert isinstance(initial, InitialVectors), "every new checkpoint has them"
     checkpoint = replace(load_checkpoint(path), path="", manifest_sha256="")
-    return TrainedModel(checkpoint, RunConstants(initial, {}, texts, files=None), epochs)
+    constants = RunConstants(load_initial_vectors(path), {}, load_train_texts(path), files=None)
+    return TrainedModel(checkpoint, constants, epochs)
 
 
 def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Experiment, Corpus]:

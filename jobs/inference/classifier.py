@@ -20,6 +20,7 @@ from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenization.nearest_words import encode_words
 from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
 from jobs.inference import scoring_kernel as kernel
+from jobs.inference.explanation import Explanation, explain_label
 from jobs.inference.linear_weights import LinearWeights
 from jobs.inference.network_validation import validate_network
 from jobs.inference.projection_table import (
@@ -227,6 +228,14 @@ class Classifier:
                 return np.asarray(1 / (1 + np.exp(-logits)))
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+    def explain(self, text: str, label: str | None = None) -> Explanation:
+        """Return the phrases of a text that contribute to the score of a label, by default the most likely one.
+
+        Raises:
+            ValueError: it is not one of the labels.
+        """
+        return explain_label(self, text, label)
 
     def score_texts(self, texts: Sequence[str]) -> ScoringResult:
         """Return the logits of texts, and how many of their tokens are known."""

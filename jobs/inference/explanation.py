@@ -7,12 +7,15 @@ of a linear classifier next to the network (`model.linear`) are of words and pai
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jobs.datasets.tokenizer import tokenize_with_offsets
-from jobs.inference.classifier import Classifier
 from jobs.inference.linear_kernel import FREE, PADDING, find_pair_row
+
+if TYPE_CHECKING:
+    from jobs.inference.classifier import Classifier
 
 # Of a phrase in JSON, in addition to its text.
 PHRASE_OVERHEAD_BYTES = 80
@@ -40,7 +43,7 @@ class Explanation:
 class Explainer:
     """Explainer of the scores of one text."""
 
-    def __init__(self, classifier: Classifier, text: str) -> None:
+    def __init__(self, classifier: "Classifier", text: str) -> None:
         settings, filters = classifier.text_settings, classifier.weights
         tokens = tokenize_with_offsets(text, settings)[: settings.max_tokens]
         ids = classifier.encode_tokens([token for token, _, _ in tokens])
@@ -69,12 +72,23 @@ class Explainer:
         return Explanation(bias + sum(shares), bias, phrases)
 
 
-def explain_texts(classifier: Classifier, texts: Sequence[str], classes: np.ndarray) -> list[Explanation]:
+def explain_label(classifier: "Classifier", text: str, label: str | None) -> Explanation:
+    """Return the explanation of the score of a label, None for the most likely one; ValueError if it is unknown."""
+    if label is None:
+        index = int(classifier.predict_logits([text])[0].argmax())
+    elif label in classifier.labels:
+        index = classifier.labels.index(label)
+    else:
+        raise ValueError(f"{label!r} is not one of the labels: {', '.join(classifier.labels)}")
+    return Explainer(classifier, text).explain(index)
+
+
+def explain_texts(classifier: "Classifier", texts: Sequence[str], classes: np.ndarray) -> list[Explanation]:
     """Return the explanations of the scores of a class of each text; classes: their indices, `(texts,)` int64."""
     return [Explainer(classifier, text).explain(index) for text, index in zip(texts, classes.tolist(), strict=True)]
 
 
-def _find_linear_shares(classifier: Classifier, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_linear_shares(classifier: "Classifier", ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the shares of words and pairs of words in each class's score, `(phrases, classes)` float64, and the first
     and last token of each, `(phrases, 2)` int64."""
     linear, words = classifier.linear, ids.tolist()
@@ -93,7 +107,7 @@ def _find_linear_shares(classifier: Classifier, ids: np.ndarray) -> tuple[np.nda
     return weights / np.sqrt(total) if total > 0 else np.zeros_like(weights), np.stack(tokens, axis=1)
 
 
-def _find_windows(classifier: Classifier, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_windows(classifier: "Classifier", ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each filter's value, `(filters,)` float32, and its window's first and last token, `(filters, 2)` int64."""
     filters = classifier.weights
     projected = classifier.project_tokens(ids)  # (tokens, columns); at least one token

@@ -125,13 +125,14 @@ class TrainingState:
 class RunConstants:
     """Parts of a checkpoint that do not change in a run, apart from settings, labels and words.
 
-    initial_vectors: before training. untrained: tensors that training does not change, by the names of `weights`;
-    `vectors` has only the rows after the trained ones, and is left out if it repeats those of `fixed_vectors`.
+    initial_vectors: before training; None to leave them out. untrained: tensors that training does not change, by the
+    names of `weights`; `vectors` has only the rows after the trained ones, and is left out if it repeats those of
+    `fixed_vectors`.
     train_texts: digests of the training texts, `(texts,)` uint64; None to leave them out. files: those that hold
     these parts, shared between checkpoints; None to write them for each checkpoint.
     """
 
-    initial_vectors: InitialVectors
+    initial_vectors: InitialVectors | None
     untrained: dict[str, np.ndarray]
     train_texts: np.ndarray | None
     files: SharedFiles | None = field(default_factory=SharedFiles)

@@ -14,17 +14,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils.estimator_checks import check_estimator
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-import finetune_cnn
 from cluster import UsageError, resources
 from cluster.machine import GpuState
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.estimator.text_cnn import TextCNNClassifier
-from jobs.inference.classifier import Classifier
-from jobs.model.checkpoint import load_initial_vectors
 from jobs.training.history import Epoch
 from tests.support.loops import train_in_process
 from tests.support.toy_data import make_toy_rows, write_word2vec
@@ -124,29 +119,15 @@ def test_an_explanation_adds_up_to_the_score(model: TextCNNClassifier) -> None:
         model.explain(TEXTS[0], "other")
 
 
-def test_a_saved_model_is_a_checkpoint(model: TextCNNClassifier, tmp_path: Path) -> None:
-    """The classifier of the service reads it; a folder with files is not overwritten."""
-    folder = tmp_path / "model"
-    model.save(str(folder))
-    loaded = finetune_cnn.load(str(folder))
-    assert isinstance(loaded, Classifier)
-    assert loaded.predict(TEXTS) == model.predict(TEXTS).tolist()
-    assert np.allclose(loaded.predict_proba(TEXTS), model.predict_proba(TEXTS), atol=1e-3)  # int16
-    assert load_initial_vectors(str(folder)) is not None
-    with pytest.raises(FileExistsError, match="is not empty"):
-        model.save(str(folder))
-    model.save(str(tmp_path / "copy"))
-    assert (tmp_path / "copy" / "labels.json").stat().st_nlink == 1  # an edited file changes no other model
-
-
-def test_a_model_is_saved_at_a_uri(model: TextCNNClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in a folder with the name of the scheme; files there are not overwritten."""
-    monkeypatch.chdir(tmp_path)
-    model.save(f"file://{tmp_path}/model")
-    assert finetune_cnn.load(str(tmp_path / "model")).predict(TEXTS) == model.predict(TEXTS).tolist()
-    with pytest.raises(FileExistsError, match="is not empty"):
-        model.save(f"file://{tmp_path}/model")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+def test_validation_rows_may_be_a_list_with_one_pair() -> None:
+    """As of LightGBM and XGBoost; several pairs are an error."""
+    small, pair = TextCNNClassifier(**SMALL | {"epochs": 1}), (TEXTS[:20], LABELS[:20])
+    expected = small.fit(TEXTS, LABELS, eval_set=pair).epochs_[0].loss
+    assert small.fit(TEXTS, LABELS, eval_set=[pair]).epochs_[0].loss == expected
+    wrong: Any
+    for wrong in ([pair, pair], [], TEXTS, (TEXTS,), [TEXTS]):
+        with pytest.raises(ValueError, match="eval_set must be a pair"):
+            small.fit(TEXTS, LABELS, eval_set=wrong)
 
 
 def test_weights_of_rows_and_classes_are_those_of_the_loss() -> None:
@@ -256,39 +237,3 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
         small.fit(TEXTS, LABELS, eval_set=(["a"], ["other"]))
     with pytest.raises(UsageError, match="dropout"):
         TextCNNClassifier(dropout=2.0).fit(TEXTS, LABELS)
-
-
-class NumericTextCNN(TextCNNClassifier):
-    """Estimator of rows of numbers, which scikit-learn's checks need: each number becomes a word."""
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "NumericTextCNN":  # type: ignore[override]
-        several = isinstance(y, list | np.ndarray) and np.ndim(y) == 2 and np.shape(y)[1] > 1
-        X, y = validate_data(self, X, y, multi_output=several)
-        super().fit(self._to_texts(X), y, sample_weight)
-        return self
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        return super().predict_proba(self._to_texts(validate_data(self, X, reset=False)))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.one_d_array = tags.input_tags.string = False
-        tags.classifier_tags.poor_score = True  # words have no order
-        return tags
-
-    def _to_texts(self, rows: np.ndarray) -> list[str]:
-        return [" ".join(f"w{column}x{int(abs(value))}" for column, value in enumerate(row)) for row in rows]
-
-
-@pytest.mark.slow
-def test_the_checks_of_scikit_learn_pass() -> None:
-    """It runs checks for estimators of numbers only."""
-    estimator = NumericTextCNN(**SMALL | {"epochs": 1})
-    reason = "a row of weight 0 is in a batch too, and repeated rows are in several"
-    expected = {"check_sample_weight_equivalence_on_dense_data": reason}
-    results = check_estimator(estimator, expected_failed_checks=expected, on_fail=None, on_skip=None)
-    failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
-    assert failed == {}
-    assert sum(result["status"] == "passed" for result in results) > 30

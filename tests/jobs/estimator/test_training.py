@@ -1,13 +1,20 @@
-"""Further fits that start from the weights of the one before; logs of fits in trackers."""
+"""Further fits that start from the weights of the one before; callbacks, and logs of fits in trackers."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import finetune_cnn
 from jobs.config.experiment import Experiment, ExperimentError
+from jobs.estimator.inputs import make_dataset
 from jobs.estimator.text_cnn import TextCNNClassifier
+from jobs.estimator.training import train_on_workers
+from jobs.training.history import Epoch
+from jobs.training.monitor import RunStatus
 from jobs.training.run_files.trackers import Trackers
 from tests.support.toy_data import make_toy_rows
 
@@ -63,6 +70,50 @@ def test_every_way_to_train_starts_from_a_checkpoint(tmp_path: Path) -> None:
     assert {"brilliant", "good"} <= set(inputs["corpus"].words)
     with pytest.raises(ExperimentError, match="the trials of a search start from the beginning"):
         continued.trainable(texts, LABELS)
+
+
+def test_a_callback_ends_the_training() -> None:
+    """The other callbacks are called too, and the best epoch until then is used."""
+    seen: list[Epoch] = []
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise StopIteration
+
+    fitted = TextCNNClassifier(**SMALL, embedding="rand").fit(TEXTS, LABELS, callbacks=[stop, seen.append])
+    assert [epoch.epoch for epoch in seen] == [epoch.epoch for epoch in fitted.epochs_] == [1, 2]
+    assert fitted.best_epoch_ in (1, 2)
+    assert isinstance(seen[0], finetune_cnn.Epoch)
+
+
+def test_workers_ignore_a_callback_that_ends_the_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning: their reports arrive late. Other errors are raised after the last epoch."""
+    monkeypatch.setattr("cluster.connection.connect", nullcontext)
+    monkeypatch.setattr("jobs.training.train.require_resources", lambda _: (False, None))
+    seen: list[Epoch] = []
+    error: type[Exception] = StopIteration
+
+    def stop(epoch: Epoch) -> None:
+        seen.append(epoch)
+        raise error
+
+    def fit(experiment: Experiment, corpus: Any, run: Any, use_gpu: bool, status: RunStatus) -> Any:
+        for number in (1, 2):
+            status.on_epoch(Epoch(number, 0.5, 0.5, 0.5, 0.5, 1.0, 1.0))
+        return SimpleNamespace(progress=SimpleNamespace(best=1, epochs=[]))
+
+    monkeypatch.setattr("jobs.training.train.fit", fit)
+    monkeypatch.setattr("jobs.estimator.training.load_trained", lambda path, epochs: "model")
+    experiment = Experiment().replace({"model.embedding": "rand"})
+    dataset, _ = make_dataset(TEXTS, LABELS, None, None, 0.1, 0)
+    assert train_on_workers(experiment, dataset, None, [stop]) == "model"
+    assert len(seen) == sum("raised StopIteration, which workers ignore" in line for line in caplog.messages) == 2
+    error = KeyError
+    with pytest.raises(KeyError):
+        train_on_workers(experiment, dataset, None, [stop])
+    assert len(seen) == 3
 
 
 class RecordingTracker:
