@@ -303,7 +303,7 @@ class Loop:
 
     def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
         """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
-        validation = Validation(split.labels, self.logits, self.settings.threshold_objective)
+        validation = Validation(split.labels, self.logits, self.settings, self.corpus.labels)
         for rows, scores in iter_validation_scores(self):
             validation.add(rows, scores)
         return validation.measure()

@@ -1,13 +1,14 @@
 """Metrics of the validation part after an epoch, from the scores of its rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.config.label_thresholds import ThresholdObjective
 from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
 from jobs.evaluation.multi_label.metrics import (
     count_labels,
@@ -17,8 +18,11 @@ from jobs.evaluation.multi_label.metrics import (
     sigmoid,
     subset_accuracy,
 )
-from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
+from jobs.evaluation.multi_label.thresholds import GRID, calibrate, choose_global_threshold, count_scores
 from jobs.model.network import compute_row_losses
+
+if TYPE_CHECKING:
+    from jobs.config.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,14 @@ class Validation:
     Args:
         labels: of the rows, `(rows,)` class indices, or `(rows, labels)` of 0 and 1.
         logits: receives the logits, to calibrate the network.
-        objective: with several labels per text, that of the threshold with which the metrics are computed.
+        settings: their thresholds, or the objective of one, decide the labels with several per text.
+        names: of the labels.
     """
 
-    def __init__(self, labels: np.ndarray, logits: LogitSample, objective: ThresholdObjective) -> None:
-        self._labels, self._logits, self._objective = labels, logits, objective
+    def __init__(
+        self, labels: np.ndarray, logits: LogitSample, settings: "TrainSettings", names: Sequence[str]
+    ) -> None:
+        self._labels, self._logits, self._settings, self._names = labels, logits, settings, names
         self._label_tensor = torch.from_numpy(labels)
         self._total_loss = 0.0
         self._predicted = np.empty(len(labels), np.int64)  # classes, with one label per text
@@ -64,11 +71,7 @@ class Validation:
         if labels.ndim == 1:
             return Metrics(loss, accuracy(labels, self._predicted), macro_f1(labels, self._predicted)), self._predicted
         logits = self._logits.logits  # of all rows
-        probabilities = sigmoid(logits)
-        # The same for all labels: thresholds of single labels would fit these rows. At 0.5 rare labels would have none
-        # in the first epochs.
-        threshold = GRID[choose_global_threshold(count_scores(probabilities, labels), self._objective)]
-        predicted = probabilities >= threshold
+        predicted = self._select_labels()
         counts = count_labels(labels, predicted)
         metrics = Metrics(
             loss,
@@ -79,3 +82,15 @@ class Validation:
             mean_average_precision(labels, logits),
         )
         return metrics, encode_row_counts(labels, predicted)
+
+    def _select_labels(self) -> np.ndarray:
+        """Return which labels the rows get, `(rows, labels)` bool."""
+        logits = self._logits.logits
+        if self._settings.thresholds is not None:  # as of the checkpoint: of scores with the temperature
+            calibration = calibrate(self._logits, self._settings, self._names)
+            return np.asarray(sigmoid(logits / calibration.temperature) >= calibration.thresholds)
+        # The same for all labels: thresholds of single labels would fit these rows. At 0.5 rare labels would have none
+        # in the first epochs. It moves with the scores, so they need no temperature.
+        probabilities = sigmoid(logits)
+        counts = count_scores(probabilities, self._labels)
+        return np.asarray(probabilities >= GRID[choose_global_threshold(counts, self._settings.threshold_objective)])

@@ -250,6 +250,15 @@ def test_thresholds_may_be_set_and_balanced_labels_weigh_more(experiment: Experi
     assert loop.progress.epochs[0].train_loss > plain.progress.epochs[0].train_loss
 
 
+def test_fixed_thresholds_decide_the_metrics_of_an_epoch(experiment: Experiment) -> None:
+    """In the first epoch no score reaches 0.95, whatever threshold would suit the scores."""
+    settings = [{"train.thresholds": 0.95, "train.temperature": 1.0}, {}]
+    fixed, chosen = (next(make_loop(experiment.replace(values)).train_epochs())[0] for values in settings)
+    assert fixed.mean_average_precision == chosen.mean_average_precision
+    assert (fixed.micro_f1, fixed.accuracy) == (0, pytest.approx(0.25, abs=0.1))
+    assert (chosen.micro_f1 or 0) > 0
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -1,0 +1,44 @@
+"""Metrics of the validation part with several labels per text."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.config.experiment import Experiment
+from jobs.evaluation.metrics import LogitSample
+from jobs.training.validation import Metrics, Validation
+
+LABELS = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [1, 1]])
+LOGITS = np.array([[3, -4], [1, -4], [0, 2], [-2, -1], [-3, -3], [2, 4]], np.float32)
+
+
+def measure(**settings: Any) -> Metrics:
+    sample = LogitSample(LABELS, 2)
+    train = Experiment.model_validate({"train": settings}).train
+    validation = Validation(LABELS, sample, train, ["price", "sound"])
+    validation.add(np.arange(len(LABELS)), torch.from_numpy(LOGITS))
+    return validation.measure()[0]
+
+
+def measure_selected(is_selected: np.ndarray) -> tuple[float, float]:
+    """Return the micro F1 and the share of texts whose labels are all correct."""
+    correct = (is_selected & (LABELS == 1)).sum()
+    return 2 * correct / (is_selected.sum() + LABELS.sum()), (is_selected == (LABELS == 1)).all(axis=1).mean()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("thresholds", [0.2, 0.9, {"sound": 0.3, "price": 0.8}])
+def test_fixed_thresholds_apply_to_scores_with_the_temperature(temperature: float, thresholds: Any) -> None:
+    values = np.array([0.8, 0.3]) if isinstance(thresholds, dict) else thresholds
+    is_selected = 1 / (1 + np.exp(-LOGITS / temperature)) >= values
+    metrics = measure(thresholds=thresholds, temperature=temperature)
+    assert (metrics.micro_f1, metrics.accuracy) == pytest.approx(measure_selected(is_selected))
+
+
+def test_without_fixed_thresholds_one_is_chosen_for_the_objective() -> None:
+    """Micro F1 is best with one wrong label, which a precision of 0.99 excludes."""
+    assert measure().micro_f1 == pytest.approx(measure_selected(LOGITS >= -1)[0])
+    precise = measure(threshold_objective=0.99)
+    assert precise.micro_f1 == pytest.approx(measure_selected(LOGITS >= 1)[0])
