@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS, SINGLE_LABEL_METRICS
 from jobs.config.settings import VECTOR_FILE_SETTINGS, DataSettings, VectorSettings
 
 TRAINED_EMBEDDINGS = {"rand", "non-static", "multichannel"}
@@ -102,7 +102,16 @@ def _check_linear(experiment: Experiment, search_space: Mapping[str, Sequence[An
 
 def _check_multi_label(experiment: Experiment, rows_in_memory: bool) -> None:
     train, default = experiment.train, Experiment().train
-    if experiment.data.is_multi_label:
+    is_multi_label = experiment.data.is_multi_label
+    for key, metric in (("train.metric", train.metric), ("tune.metric", experiment.tune.metric)):
+        if metric in (SINGLE_LABEL_METRICS if is_multi_label else MULTI_LABEL_METRICS):
+            labels = (
+                "one label per text; set"
+                if is_multi_label
+                else "several labels per text; set data.multi_label=true, or"
+            )
+            raise ExperimentError(f"{key}={metric} is a metric of {labels} another metric")
+    if is_multi_label:
         if experiment.data.train is None and not rows_in_memory:
             raise ExperimentError(
                 "data.multi_label has no effect without data.train: a docstring has one label; remove it, and "
@@ -113,11 +122,6 @@ def _check_multi_label(experiment: Experiment, rows_in_memory: bool) -> None:
                 "train.threshold_objective has no effect with train.thresholds, which names the thresholds; remove one"
             )
         return
-    for key, metric in (("train.metric", train.metric), ("tune.metric", experiment.tune.metric)):
-        if metric in MULTI_LABEL_METRICS:
-            raise ExperimentError(
-                f"{key}={metric} is a metric of several labels per text; set data.multi_label=true, or another metric"
-            )
     for key in ("thresholds", "threshold_objective"):
         if getattr(train, key) != getattr(default, key):
             raise ExperimentError(

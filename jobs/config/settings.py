@@ -10,8 +10,8 @@ from jobs.config.temperature import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMP
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal[
-    "accuracy", "macro_f1", "micro_f1", "precision_at_1", "mean_average_precision", "loss", "train_loss",
-    "examples_per_second", "seconds",
+    "accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "micro_f1", "precision_at_1",
+    "mean_average_precision", "loss", "train_loss", "examples_per_second", "seconds",
 ]  # fmt: skip
 # A path or URI of a file, of a folder or with a glob pattern; or several.
 Source = str | list[str]

@@ -78,22 +78,21 @@ def share_interval(count: int, rows: int) -> Interval:
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean F1 of the classes that occur in the labels or the predictions."""
-    size = 1 + max(labels.max(initial=-1), predicted.max(initial=-1))
-    correct = np.bincount(labels[labels == predicted], minlength=size)
-    return _average_f1(correct, np.bincount(labels, minlength=size) + np.bincount(predicted, minlength=size))
+    return float(count_classes(labels, predicted).macro_f1())
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Return the mean recall of the classes that occur in the labels."""
-    return float(_count_classes(labels, predicted).balanced_accuracy())
+    return float(count_classes(labels, predicted).balanced_accuracy())
 
 
 def matthews_correlation(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Return the Matthews correlation coefficient, 0 if all labels or all predictions are equal."""
-    return float(_count_classes(labels, predicted).matthews_correlation())
+    return float(count_classes(labels, predicted).matthews_correlation())
 
 
-def _count_classes(labels: np.ndarray, predicted: np.ndarray) -> ClassCounts:
+def count_classes(labels: np.ndarray, predicted: np.ndarray) -> ClassCounts:
+    """Return the rows of each class up to the greatest index that occurs, `(classes,)`."""
     size = 1 + max(labels.max(initial=-1), predicted.max(initial=-1))
     selections = (labels[labels == predicted], labels, predicted)
     return ClassCounts(*(np.bincount(selection, minlength=size) for selection in selections))
@@ -131,7 +130,7 @@ def bootstrap_intervals(labels: np.ndarray, predicted: np.ndarray, seed: int = 0
         ("matthews_correlation", ClassCounts.matthews_correlation),
     ):
         values = np.concatenate([compute(counts) for counts in resampled])
-        estimate = float(compute(_count_classes(labels, predicted)))
+        estimate = float(compute(count_classes(labels, predicted)))
         expected = float(compute(whole)[0]) if metric == "macro_f1" else None
         intervals[metric] = percentile_interval(values, estimate, expected)
     return intervals
@@ -174,12 +173,6 @@ def accuracy_difference_interval(labels: np.ndarray, first: np.ndarray, second: 
     mean, deviation = float(differences.mean()), float(differences.std())
     half = NORMAL_QUANTILE * deviation / len(differences) ** 0.5
     return max(-1.0, mean - half), min(1.0, mean + half)
-
-
-def _average_f1(correct: np.ndarray, total: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur; total: rows with the class plus rows with its prediction."""
-    occurs = total > 0
-    return float(np.mean(2 * correct[occurs] / total[occurs]))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

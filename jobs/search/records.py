@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster.storage import exists, join, list_file_sizes, read_text, write_json, write_text
 from jobs.config.experiment import Experiment
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import OPTIONAL_METRICS
 from jobs.training.history import Epoch, Progress, comparison_key, negate_if_minimized
 
 # Folder of the settings of trials that were started.
@@ -60,7 +60,7 @@ class TrialReport:
         if self.error:
             return result
         last, best = self.progress.epochs[-1], self.progress.epochs[self.progress.best - 1]
-        names = (*BEST_METRICS, *MULTI_LABEL_METRICS)
+        names = (*BEST_METRICS, *OPTIONAL_METRICS)
         best_metrics = {f"best/{name}": value for name, value in best.to_json().items() if name in names}
         objective = negate_if_minimized(getattr(last, metric), metric)
         return result | last.to_json() | best_metrics | {"objective": objective}

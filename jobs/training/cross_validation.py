@@ -34,7 +34,7 @@ from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary, encode
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.word_vectors import WordVectors
-from jobs.evaluation.metrics import accuracy, macro_f1
+from jobs.evaluation.metrics import accuracy, balanced_accuracy, macro_f1, matthews_correlation
 from jobs.evaluation.multi_label.metrics import count_labels, sigmoid, subset_accuracy
 from jobs.evaluation.multi_label.thresholds import Calibration, calibrate
 from jobs.inference.predict import predict_logits
@@ -46,8 +46,8 @@ from jobs.training.run_files.run_folder import model_settings_key, text_settings
 
 logger = logging.getLogger(__name__)
 
-FOLD_METRICS = ("accuracy", "macro_f1", "loss")
-MULTI_LABEL_FOLD_METRICS = ("micro_f1", *FOLD_METRICS)
+# Those of one and of several labels per text, in the order of the table.
+FOLD_METRICS = ("micro_f1", "accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "loss")
 
 NameType = TypeVar("NameType")
 
@@ -58,7 +58,8 @@ class FoldResult:
 
     epoch: the best one, from 1. rows: of the test part. validation: the same metrics on the validation part.
     examples_per_second: median of all epochs. seconds: of all epochs. micro_f1: with several labels per text; their
-    thresholds are chosen on the validation part.
+    thresholds are chosen on the validation part. balanced_accuracy, matthews_correlation: with one label per text; None
+    in results of earlier versions.
     """
 
     epoch: int
@@ -70,15 +71,12 @@ class FoldResult:
     examples_per_second: float
     seconds: float
     micro_f1: float | None = None
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        return FOLD_METRICS if self.micro_f1 is None else MULTI_LABEL_FOLD_METRICS
+    balanced_accuracy: float | None = None
+    matthews_correlation: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "micro_f1" or value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def cross_validate(experiment: Experiment, folds: int) -> str:
@@ -147,26 +145,26 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
         epoch=best_epoch.epoch,
         rows=len(test),
         **(_measure(labels, logits) if labels.ndim == 1 else _measure_label_sets(labels, logits, calibration)),
-        validation={
-            name: value for name in MULTI_LABEL_FOLD_METRICS if (value := getattr(best_epoch, name)) is not None
-        },
+        validation={name: value for name in FOLD_METRICS if (value := getattr(best_epoch, name)) is not None},
         examples_per_second=statistics.median(epoch.examples_per_second for epoch in epochs),
         seconds=sum(epoch.seconds for epoch in epochs),
     )
 
 
 def _measure(labels: np.ndarray, logits: torch.Tensor) -> dict[str, float]:
-    """Return the metrics of `FOLD_METRICS`; labels: `(texts,)`, logits: `(texts, classes)`."""
+    """Return the metrics of a `FoldResult` with one label per text; labels: `(texts,)`, logits: `(texts, classes)`."""
     predicted = logits.argmax(dim=1).numpy()
     return {
         "accuracy": accuracy(labels, predicted),
         "macro_f1": macro_f1(labels, predicted),
+        "balanced_accuracy": balanced_accuracy(labels, predicted),
+        "matthews_correlation": matthews_correlation(labels, predicted),
         "loss": float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))),
     }
 
 
 def _measure_label_sets(labels: np.ndarray, logits: torch.Tensor, calibration: Calibration) -> dict[str, float]:
-    """Return the metrics of `MULTI_LABEL_FOLD_METRICS`; labels, logits: `(texts, labels)`."""
+    """Return the metrics of a `FoldResult` with several labels per text; labels, logits: `(texts, labels)`."""
     probabilities = sigmoid(logits.numpy() / calibration.temperature)
     predicted = probabilities >= calibration.thresholds
     counts = count_labels(labels, predicted)
@@ -179,8 +177,8 @@ def _measure_label_sets(labels: np.ndarray, logits: torch.Tensor, calibration: C
 
 
 def summarize(results: Collection[FoldResult]) -> dict[str, dict[str, float]]:
-    """Return the mean and the standard deviation (of a sample) of each metric over the folds."""
-    names = next(iter(results)).metric_names
+    """Return the mean and the standard deviation (of a sample) of each metric that all folds have."""
+    names = [name for name in FOLD_METRICS if all(getattr(result, name) is not None for result in results)]
     values = {name: [getattr(result, name) for result in results] for name in names}
     return {
         "mean": {name: statistics.mean(values[name]) for name in names},
@@ -190,16 +188,18 @@ def summarize(results: Collection[FoldResult]) -> dict[str, dict[str, float]]:
 
 def format_table(results: Collection[FoldResult]) -> str:
     """Return a text table with a row per fold, and a line with mean and standard deviation."""
+    summary = summarize(results)
     rows: list[dict[str, object]] = [
         {
             "fold": number,
             "rows": result.rows,
             "epoch": result.epoch,
-            **{name.replace("_f1", " F1"): f"{getattr(result, name):.4f}" for name in result.metric_names},
+            **{
+                name.replace("_f1", " F1").replace("_", " "): f"{getattr(result, name):.4f}" for name in summary["mean"]
+            },
         }
         for number, result in enumerate(results, start=1)
     ]
-    summary = summarize(results)
     metrics = (f"{name} {summary['mean'][name]:.4f} ({summary['deviation'][name]:.4f})" for name in summary["mean"])
     return f"{format_text_table(rows)}\nmean (standard deviation)   {'   '.join(metrics)}"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import OPTIONAL_METRICS
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class Epoch:
     """Metrics of one epoch. epoch: its number, from 1.
 
     loss, accuracy, macro_f1: of the validation part, None without one. examples_per_second: of training only.
-    seconds: with validation. The others are of the validation part, with several labels per text only.
+    seconds: with validation. The others are of the validation part: three with several labels per text only, the last
+    two with one label only; None in epochs of earlier versions.
     """
 
     epoch: int
@@ -25,11 +26,13 @@ class Epoch:
     micro_f1: float | None = None
     precision_at_1: float | None = None
     mean_average_precision: float | None = None
+    balanced_accuracy: float | None = None
+    matthews_correlation: float | None = None
 
     def to_json(self) -> dict[str, float | None]:
-        """Return the metrics by name, without those that only classifiers of several labels have if it is none."""
+        """Return the metrics by name, without those that do not apply to the number of labels per text."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in MULTI_LABEL_METRICS or value is not None}
+        return {name: value for name, value in values.items() if name not in OPTIONAL_METRICS or value is not None}
 
 
 class EpochReport(dict[str, Any]):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jobs.evaluation.metrics import LogitSample, accuracy, macro_f1
+from jobs.evaluation.metrics import LogitSample, accuracy, count_classes
 from jobs.evaluation.multi_label.metrics import (
     count_labels,
     encode_row_counts,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of the validation part, as of `Epoch`; the last three only with several labels per text."""
+    """Metrics of the validation part, as of `Epoch`."""
 
     loss: float
     accuracy: float
@@ -35,6 +35,8 @@ class Metrics:
     micro_f1: float | None = None
     precision_at_1: float | None = None
     mean_average_precision: float | None = None
+    balanced_accuracy: float | None = None
+    matthews_correlation: float | None = None
 
 
 class Validation:
@@ -69,7 +71,14 @@ class Validation:
         """Return the metrics, and the predictions `(rows,)` int64: classes, or as of `encode_row_counts`."""
         labels, loss = self._labels, self._total_loss / len(self._labels)
         if labels.ndim == 1:
-            return Metrics(loss, accuracy(labels, self._predicted), macro_f1(labels, self._predicted)), self._predicted
+            classes = count_classes(labels, self._predicted)
+            return Metrics(
+                loss,
+                accuracy(labels, self._predicted),
+                float(classes.macro_f1()),
+                balanced_accuracy=float(classes.balanced_accuracy()),
+                matthews_correlation=float(classes.matthews_correlation()),
+            ), self._predicted
         logits = self._logits.logits  # of all rows
         predicted = self._select_labels()
         counts = count_labels(labels, predicted)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.config.experiment import Experiment
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import MULTI_LABEL_METRICS, SINGLE_LABEL_METRICS
 from jobs.search.records import (
     TrialRecord,
     apply_trial_settings,
@@ -265,7 +265,7 @@ def format_trials_csv(experiment: Experiment, space: list[Dimension], records: l
     paths = [dimension.path for dimension in space]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = [*CSV_METRICS, *(MULTI_LABEL_METRICS if experiment.data.is_multi_label else ())]
+    names = [*CSV_METRICS, *(MULTI_LABEL_METRICS if experiment.data.is_multi_label else SINGLE_LABEL_METRICS)]
     writer.writerow(["trial", "status", "reason", *paths, "epochs", "best_epoch", *names, "seconds"])
     for record in sorted(records, key=lambda record: record.number):
         trained = apply_trial_settings(experiment, record.settings)

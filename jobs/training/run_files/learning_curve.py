@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cluster.console.tables import format_text_table
 from cluster.storage import join, write_bytes
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import OPTIONAL_METRICS
 from jobs.evaluation.reports.figures import (
     BLUE,
     GREEN,
@@ -137,7 +137,7 @@ class TensorBoardLog:
             ("loss/validation", epoch.loss),
             ("validation/accuracy", epoch.accuracy),
             ("validation/macro_f1", epoch.macro_f1),
-            *((f"validation/{name}", getattr(epoch, name)) for name in MULTI_LABEL_METRICS),
+            *((f"validation/{name}", getattr(epoch, name)) for name in OPTIONAL_METRICS),
             ("speed/examples_per_second", epoch.examples_per_second),
         ):
             if value is not None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.console.logs import RESULT
 from cluster.storage import absolute_path, exists, join, write_json
 from jobs.config.experiment import Experiment, digest
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import OPTIONAL_METRICS
 from jobs.config.settings import (
     EARLIER_VALUES,
     NEWER_SETTINGS,
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Metrics of the best epoch in best.json.
-BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1", *MULTI_LABEL_METRICS)
+BEST_EPOCH_METRICS = ("epoch", "train_loss", "loss", "accuracy", "macro_f1", *OPTIONAL_METRICS)
 # Metrics that runs are compared by; the loss decides between equals.
-VALIDATION_METRICS = ("accuracy", "macro_f1", "loss", *MULTI_LABEL_METRICS)
+VALIDATION_METRICS = ("accuracy", "macro_f1", "loss", *OPTIONAL_METRICS)
 
 # Settings that change the speed of a run, not its result; and a path, whose content is in the key of the corpus.
 TRAIN_SETTINGS_NOT_IN_RUN_KEY = {"workers", "cpus_per_worker", "use_gpu", "checkpoint_minutes", "start_from"}
@@ -94,8 +94,8 @@ class BestCheckpoint:
         """Return the epoch and its metrics as text."""
         if self.metrics["loss"] is None:
             return f"epoch {self.epoch}, the last; there is no validation part"
-        names = ("micro_f1", "accuracy", "macro_f1", "loss")
-        values = " ".join(f"{name} {self.metrics[name]:.4f}" for name in names if name in self.metrics)
+        names = dict.fromkeys(("micro_f1", "accuracy", "macro_f1", _comparison_metric(self), "loss"))
+        values = " ".join(f"{name} {value:.4f}" for name in names if (value := self.metrics.get(name)) is not None)
         return f"epoch {self.epoch}, validation {values}"
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from cluster import UsageError, first_line
 from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
-from jobs.config.label_thresholds import MULTI_LABEL_METRICS
+from jobs.config.label_thresholds import OPTIONAL_METRICS
 from jobs.training.history import Epoch, Progress, replace_epoch
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["finished", "stopped", "failed"]
 
 MLFLOW_STATUS: Mapping[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", *MULTI_LABEL_METRICS, "examples_per_second")
+LOGGED_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", *OPTIONAL_METRICS, "examples_per_second")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Records of trials are written one by one, read again, and compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,9 @@ def test_a_report_reaches_the_driver_through_a_result_of_tune() -> None:
     assert (result["epoch"], result["objective"], result["finished"]) == (2, -0.25, True)
     assert (result["loss"], result["best/epoch"], result["best/accuracy"]) == (0.25, 2, 0.75)
     assert result[REPORT_KEY] is report
+    report = TrialReport(Progress([replace(make_epoch(1, 0.5), balanced_accuracy=0.4)], best=1))
+    result = report.to_tune_result("balanced_accuracy")
+    assert (result["objective"], result["best/balanced_accuracy"]) == (0.4, 0.4)
     failure = TrialReport(progress, finished=True, error="out of memory", detail="a traceback")
     result = failure.to_tune_result("loss")
     assert not {"epoch", "objective"} & result.keys()

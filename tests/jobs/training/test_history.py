@@ -1,6 +1,7 @@
 """Progress of a run: the best epoch, its JSON form, and when a run is finished."""
 
 import json
+from dataclasses import replace
 
 from jobs.training.history import Epoch, Progress, comparison_key, replace_epoch
 from tests.support.trial_records import make_epoch
@@ -16,6 +17,16 @@ def test_the_best_epoch_is_selected_by_the_configured_metric() -> None:
     assert not progress.add(Epoch(3, 0.5, 0.1, 0.8, 0.8, 100.0, 1.0), "accuracy")
     assert progress.add(Epoch(4, 0.5, 0.3, 0.9, 0.8, 100.0, 1.0), "accuracy")
     assert progress.best == 4
+
+
+def test_epochs_of_earlier_versions_are_read() -> None:
+    """They have no balanced accuracy; a run that selects by another metric continues with epochs that have one."""
+    values = Progress([make_epoch(1, 0.5)], best=1).to_json()
+    assert "balanced_accuracy" not in values["epochs"][0]
+    progress = Progress.from_json(json.loads(json.dumps(values)))
+    assert progress.add(replace(make_epoch(2, 0.6), balanced_accuracy=0.3, matthews_correlation=0.2), "accuracy")
+    assert Progress.from_json(progress.to_json()) == progress
+    assert progress.to_json()["epochs"][1]["balanced_accuracy"] == 0.3
 
 
 def test_without_a_validation_part_the_last_epoch_is_the_best() -> None:

@@ -267,9 +267,11 @@ def test_fixed_thresholds_decide_the_metrics_of_an_epoch(experiment: Experiment)
         ["train.thresholds=0.3"],
         ["train.threshold_objective=0.9"],
         ["data.multi_label=true"],
+        ["data.train=a.jsonl", "data.multi_label=true", "train.metric=balanced_accuracy"],
+        ["data.train=a.jsonl", "data.multi_label=true", "tune.metric=matthews_correlation"],
         ["data.train=a.csv", "data.label_separator=,", "train.thresholds=0.2", "train.threshold_objective=macro_f1"],
     ],
 )
 def test_settings_that_contradict_each_other_are_rejected(settings: list[str]) -> None:
-    with pytest.raises(ExperimentError, match=r"multi_label|several labels|train\.thresholds"):
+    with pytest.raises(ExperimentError, match=r"multi_label|several labels|metric of one label|train\.thresholds"):
         check_settings(load_experiment(None, settings), {"non-static"})

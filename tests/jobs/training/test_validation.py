@@ -1,10 +1,11 @@
-"""Metrics of the validation part with several labels per text."""
+"""Metrics of the validation part, with one and with several labels per text."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from jobs.config.experiment import Experiment
 from jobs.evaluation.metrics import LogitSample
@@ -35,6 +36,17 @@ def test_fixed_thresholds_apply_to_scores_with_the_temperature(temperature: floa
     is_selected = 1 / (1 + np.exp(-LOGITS / temperature)) >= values
     metrics = measure(thresholds=thresholds, temperature=temperature)
     assert (metrics.micro_f1, metrics.accuracy) == pytest.approx(measure_selected(is_selected))
+
+
+def test_with_one_label_per_text_the_metrics_are_those_of_scikit_learn() -> None:
+    labels, predicted = np.array([0, 0, 0, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 0])
+    validation = Validation(labels, LogitSample(labels, 3), Experiment().train, ["a", "b", "c"])
+    validation.add(np.arange(6), torch.from_numpy(np.eye(3, dtype=np.float32)[predicted]))
+    metrics = validation.measure()[0]
+    assert metrics.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert metrics.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert metrics.matthews_correlation == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert metrics.micro_f1 is None
 
 
 def test_without_fixed_thresholds_one_is_chosen_for_the_objective() -> None:

@@ -250,6 +250,13 @@ def test_the_table_has_the_metrics_of_several_labels_per_text() -> None:
     assert [row[name] for name in ("micro_f1", "precision_at_1", "mean_average_precision")] == ["0.7", "0.8", "0.6"]
 
 
+def test_the_table_has_the_metrics_of_one_label_per_text_where_trials_have_them() -> None:
+    epochs = [make_epoch(1, 0.5), replace(make_epoch(1, 0.5), balanced_accuracy=0.4, matthews_correlation=0.1)]
+    records = [TrialRecord(number, {}, "finished", epochs=[epoch], best=1) for number, epoch in enumerate(epochs, 1)]
+    rows = csv.DictReader(io.StringIO(format_trials_csv(EXPERIMENT, parse_space(EXPERIMENT), records)))
+    assert [(row["balanced_accuracy"], row["matthews_correlation"]) for row in rows] == [("", ""), ("0.4", "0.1")]
+
+
 def test_values_are_in_order_on_an_axis() -> None:
     """Listed values are evenly spaced; those drawn by their logarithm are spaced by it."""
     positions, ticks = compute_axis_positions(Dimension("x", "choice", ["a", [1, 2], 3]), [3, "a", None, [1, 2]])

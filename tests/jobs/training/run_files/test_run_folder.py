@@ -117,6 +117,14 @@ def finish_run(folder: Path, name: str, rows: str | None, metric: str = "accurac
     return str(current)
 
 
+def test_the_description_names_the_metric_that_selected_the_epoch() -> None:
+    metrics = {"epoch": 2, "loss": 0.5, "accuracy": 0.9, "macro_f1": 0.8, "balanced_accuracy": 0.7, "micro_f1": None}
+    values = "accuracy 0.9000 macro_f1 0.8000 balanced_accuracy 0.7000 loss 0.5000"
+    assert BestCheckpoint("c", "balanced_accuracy", metrics).describe() == f"epoch 2, validation {values}"
+    values = "accuracy 0.9000 macro_f1 0.8000 loss 0.5000"
+    assert BestCheckpoint("c", "accuracy", metrics).describe() == f"epoch 2, validation {values}"
+
+
 def test_a_worse_run_on_the_same_validation_rows_does_not_become_current(tmp_path: Path, messages: list[str]) -> None:
     """The output names the current run and the option."""
     assert finish_run(tmp_path, "train-1", "rows", accuracy=1.0) == "train-1"
@@ -151,12 +159,21 @@ def test_a_worse_run_becomes_current_on_request(tmp_path: Path, messages: list[s
         ({"accuracy": 0.9, "loss": 0.4}, {"accuracy": 0.8, "loss": 0.3, "metric": "loss"}, "train-2"),
         ({"accuracy": 0.9}, {"accuracy": 0.8, "train_loss": 0.1, "metric": "train_loss"}, "train-1"),
         ({"accuracy": 0.9}, {"accuracy": 0.8, "metric": "seconds"}, "train-1"),
+        (
+            {"accuracy": 0.8, "balanced_accuracy": 0.7},
+            {"accuracy": 0.9, "balanced_accuracy": 0.6, "metric": "balanced_accuracy"},
+            "train-1",
+        ),
+        ({"accuracy": 0.9}, {"accuracy": 0.8, "balanced_accuracy": 0.6, "metric": "balanced_accuracy"}, "train-2"),
     ],
 )
 def test_runs_are_compared_by_the_metric_of_the_new_run(
     tmp_path: Path, first: dict[str, float], second: dict[str, Any], current: str
 ) -> None:
-    """The loss decides between equals; metrics that are not of the validation part are replaced by the accuracy."""
+    """The loss decides between equals; metrics that are not of the validation part are replaced by the accuracy.
+
+    A run of an earlier version, without the metric, is not compared.
+    """
     finish_run(tmp_path, "train-1", "rows", **first)
     assert finish_run(tmp_path, "train-2", "rows", **second) == current
 
