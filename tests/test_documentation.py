@@ -115,6 +115,7 @@ def test_the_code_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.M
         exec(compile(block.text, str(block), "exec"), names)
     assert len(blocks) == 4
     assert names["classifier"].predict(names["texts"]) == names["estimator"].predict(names["texts"]).tolist()
+    assert {*names["classifier"].predict(names["texts"], abstain="retention")} <= {*names["labels"], None}
 
 
 @pytest.mark.ray

@@ -80,7 +80,13 @@ def find_rule(metrics: Mapping[str, Any], objective: Objective) -> AbstentionRul
 
 
 def require_rule(metrics: Mapping[str, Any], objective: Objective) -> AbstentionRule:
-    """Return the rule for an objective in the metrics of a checkpoint; MissingThreshold if they have none."""
+    """Return the rule for an objective in the metrics of a checkpoint.
+
+    Raises:
+        MissingThreshold: they have none for it, or there is no such objective.
+    """
+    if objective not in OBJECTIVES:
+        raise MissingThreshold(f"{objective!r} is no objective of abstention; name one of {', '.join(OBJECTIVES)}")
     rule = find_rule(metrics, objective)
     if rule is None:
         raise MissingThreshold(f"the checkpoint {_describe_missing_threshold(metrics, objective)}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.chunks import ColumnTypes
 from jobs.datasets.formats.encoded_texts import encode_column
 from jobs.datasets.formats.rows import DataError, describe_names
@@ -45,11 +46,14 @@ class BatchClassifier:
         text_column: name of the column of texts; by default the one that training read.
         num_scores: number of the best classes that the column `scores` lists with their probabilities; 0: no column.
         explain: add the column `explanation`: the phrases that the score of the label consists of.
+        abstain: objective of a threshold of the checkpoint, as of `Classifier.predict`; a text whose score is below it
+            has the label null.
         table_dtype: of the table of the words' products with the filters. With float32 scores are those of training to
             1e-5, and those of `predict` into a file; with int16, which is faster, those of `predict` into a folder.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
+        MissingThreshold: it has no threshold for the objective.
     """
 
     def __init__(
@@ -59,11 +63,13 @@ class BatchClassifier:
         text_column: str | None = None,
         num_scores: int = 0,
         explain: bool = False,
+        abstain: Objective | None = None,
         table_dtype: TableDtype = "float32",
     ) -> None:
         loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
         self.text_column = text_column or loaded.experiment.data.text_column
         self.num_scores, self.explain = num_scores, explain
+        self._abstention = require_rule(loaded.metrics, abstain) if abstain is not None else None
         self._checkpoint = replace(loaded, words=[], weights={})  # labels and settings of the columns
         self.classifier = Classifier(loaded, BATCH_TABLE_BYTES, table_dtype=table_dtype)
 
@@ -79,7 +85,7 @@ class BatchClassifier:
             raise DataError(f"there is no column '{self.text_column}' (text_column); the batches have {hint}")
         texts = self._list_texts(batch)
         types: ColumnTypes = {name: set() for name in names}
-        columns = choose_columns(self._checkpoint, types, self.num_scores, explain=self.explain)
+        columns = choose_columns(self._checkpoint, types, self.num_scores, self._abstention, explain=self.explain)
         arrays = build_columns(*score_texts(self.classifier, texts, columns), columns)
         new = dict(zip(columns.new, arrays, strict=True))
         if isinstance(batch, dict):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.compilation.intrinsics import BLOCK, pack_addresses
+from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenization.characters import BUILT_IN
@@ -101,7 +102,7 @@ class Classifier:
         share_table: bool = True,
     ) -> None:
         channels = validate_network(checkpoint)
-        self.labels = checkpoint.labels
+        self.labels, self._metrics = checkpoint.labels, checkpoint.metrics
         self.text_settings = checkpoint.experiment.text
         self.temperature = checkpoint.temperature
         self.is_multi_label, self.label_thresholds = checkpoint.is_multi_label, checkpoint.label_thresholds
@@ -193,11 +194,21 @@ class Classifier:
         linear = self.linear.max_rounding_error(self.text_settings.max_tokens)
         return np.asarray(np.abs(self.weights.output) @ features + linear)
 
-    def predict(self, texts: Sequence[str]) -> list[Any]:
+    def predict(self, texts: Sequence[str], abstain: Objective | None = None) -> list[Any]:
         """Return the most likely label of each text, as text; with several labels per text, those of `predict_labels`.
 
         So it returns what the estimator's `predict` returns, whose checkpoint this is.
+
+        Args:
+            abstain: objective of the checkpoint's threshold: retention, precision or balanced. The result is None for
+                a text whose score is too low, and where the label is `out_of_scope`.
+
+        Raises:
+            MissingThreshold: the checkpoint has no threshold for the objective.
         """
+        if abstain is not None:
+            best, _ = require_rule(self._metrics, abstain).apply(self.predict_proba(texts))
+            return [None if index < 0 else self.labels[index] for index in best.tolist()]
         if self.is_multi_label:
             return self.predict_labels(texts)
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]

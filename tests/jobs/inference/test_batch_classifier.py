@@ -1,5 +1,6 @@
 """Classifier of batches, in a pipeline of Ray Data and without one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,22 @@ def test_arrays_of_numpy_get_the_same_columns(classify: BatchClassifier) -> None
     assert result["score"].dtype == np.float32
     assert result["score"].tolist() == expected["score"].to_pylist()
     assert [list(row) for row in result["scores"]] == expected["scores"].to_pylist()
+
+
+def test_a_text_with_a_low_score_has_the_label_null_on_request(tmp_path: Path) -> None:
+    """As `predict` writes it."""
+    checkpoint = checkpoint_of("non-static")
+    scores = sorted(BatchClassifier(checkpoint)({"text": np.array(TEXTS)})["score"])
+    metrics = {"abstention": {"thresholds": {"retention": float(scores[2]), "precision": None}, "rows": 5}}
+    save_checkpoint(tmp_path / "checkpoint", replace(checkpoint, metrics=metrics))
+    result = BatchClassifier(str(tmp_path / "checkpoint"), abstain="retention")(pa.table({"text": TEXTS}))
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "in.parquet")
+    paths = [str(tmp_path / name) for name in ("checkpoint", "in.parquet", "out.parquet")]
+    predict_file(*paths, None, abstain="retention")
+    assert result.equals(pq.read_table(paths[2]))
+    assert result["label"].null_count == 2
+    with pytest.raises(UsageError, match="its 5 validation rows do not show"):
+        BatchClassifier(str(tmp_path / "checkpoint"), abstain="precision")
 
 
 def test_an_empty_batch_gets_empty_columns(classify: BatchClassifier) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.package import REPOSITORY
+from jobs.config.abstention import MissingThreshold
 from jobs.datasets.formats.encoded_texts import encode_column
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference import classifier as classifier_module
@@ -105,6 +106,40 @@ def test_a_table_in_int16_has_twice_the_words() -> None:
     counts = [Classifier(checkpoint_of("rand"), 20_000, table_dtype=dtype).num_rows for dtype in TABLE_DTYPES]
     assert counts[0] in (2 * counts[1], 2 * counts[1] + 1)
     assert counts[1] > 10
+
+
+def test_a_text_with_a_low_score_has_no_label_on_request() -> None:
+    """The class of out-of-scope texts is never the label; a threshold that a score equals is reached."""
+    checkpoint = checkpoint_of("non-static")
+    some = texts(50)
+    probabilities = Classifier(checkpoint).predict_proba(some)
+    threshold = float(np.sort(probabilities[:, :2].max(axis=1))[20])
+    abstention = {"thresholds": {"retention": threshold, "balanced": None}, "out_of_scope": 2}
+    classifier = Classifier(replace(checkpoint, metrics={"abstention": abstention}))
+    labels = classifier.predict(some, abstain="retention")
+    best = ["ab"[index] for index in probabilities[:, :2].argmax(axis=1)]
+    is_selected = probabilities[:, :2].max(axis=1) >= threshold
+    assert labels == [label if selected else None for label, selected in zip(best, is_selected, strict=True)]
+    assert 20 <= labels.count(None) < len(some)
+    assert None not in classifier.predict(some)
+    assert classifier.predict([], abstain="retention") == []
+    with pytest.raises(MissingThreshold, match=r"no threshold for 'balanced'; train with data.out_of_scope"):
+        classifier.predict(some, abstain="balanced")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "objective", "message"),
+    [
+        ({}, "retention", "trained by an earlier version, or without validation rows"),
+        ({"label_thresholds": {"values": [0.5] * 3}}, "retention", "several labels per text"),
+        ({"abstention": {"thresholds": {"retention": 0.5}}}, "all", "'all' is no objective of abstention; name one of"),
+        ({"abstention": {"thresholds": {"retention": 0.5}}}, True, "True is no objective of abstention"),
+    ],
+)
+def test_abstention_without_a_threshold_is_an_error(metrics: dict[str, Any], objective: Any, message: str) -> None:
+    classifier = Classifier(replace(checkpoint_of("rand"), metrics=metrics))
+    with pytest.raises(MissingThreshold, match=message):
+        classifier.predict(["word1"], abstain=objective)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 2.5])
