@@ -6,6 +6,7 @@ import scipy.stats
 from sklearn.metrics import f1_score
 
 from benchmarks.verdict import Scenario, measure
+from jobs.evaluation.multi_label.metrics import encode_row_counts
 from jobs.search.results.verdict import KindRows, compare_kinds, compute_row_values, estimate_optimism
 
 ONE_TRIAL = np.zeros((1, 98))
@@ -99,9 +100,29 @@ def test_the_mean_of_the_row_values_is_the_metric(classes: int) -> None:
     assert compute_row_values("loss", labels, predicted) is None
 
 
-def test_simulated_searches_without_a_difference_rarely_have_a_verdict() -> None:
+def test_with_several_labels_per_text_the_mean_of_the_row_values_is_the_metric() -> None:
+    """A row more of each kind changes the mean as it does the micro F1."""
+    random = np.random.default_rng(0)
+    labels = (random.random((400, 5)) < 0.3).astype(np.int64)
+    predicted = np.where(random.random(labels.shape) < 0.8, labels, 1 - labels)
+    numbers = encode_row_counts(labels, predicted)
+    micro_f1, accuracy = (compute_row_values(metric, labels, numbers) for metric in ("micro_f1", "accuracy"))
+    assert micro_f1 is not None
+    assert accuracy is not None
+    assert accuracy.mean() == pytest.approx((labels == predicted).all(axis=1).mean())
+    expected = f1_score(labels, predicted, average="micro")
+    assert micro_f1.mean() == pytest.approx(expected)
+    for row in range(20):
+        more = [np.concatenate([values, values[row : row + 1]]) for values in (labels, predicted)]
+        changed = f1_score(*more, average="micro")
+        assert changed - expected == pytest.approx((micro_f1[row] - expected) / 401, abs=2e-5)
+    assert compute_row_values("macro_f1", labels, numbers) is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "micro_f1"])
+def test_simulated_searches_without_a_difference_rarely_have_a_verdict(metric: str) -> None:
     """And most of those with a clear one have it; benchmarks/verdict.py has more sizes."""
-    none = measure(Scenario(rows=300, trials=(4, 12, 12)), 100)
+    none = measure(Scenario(rows=300, trials=(4, 12, 12), metric=metric), 100)
     assert none["pays"] <= 5
     assert none["does not pay"] <= 5
-    assert measure(Scenario(rows=300, trials=(4, 12, 12), difference=0.06), 30)["pays"] >= 80
+    assert measure(Scenario(rows=300, trials=(4, 12, 12), difference=0.06, metric=metric), 30)["pays"] >= 80
