@@ -4,14 +4,21 @@ import gzip
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cluster.machine import find_free_ports
+from jobs.inference.classifier import Classifier
+from jobs.model.checkpoint import save_checkpoint
 from serving import client as client_module
 from serving.client import Client, ServiceError
+from tests.support.asgi import make_replica, serve_replica
+from tests.support.checkpoints import checkpoint_of
 
 LABELS = [{"label": "a", "score": 1.0}]
 
@@ -168,6 +175,27 @@ def test_long_bodies_are_compressed_on_request(server: ThreadingHTTPServer) -> N
         content = gzip.decompress(body) if encoding else body
         assert json.loads(content) == {"inputs": inputs, "parameters": {"top_k": 1}}
     assert len(server.requests) == 4
+
+
+def test_a_client_may_ask_for_abstention(tmp_path: Path) -> None:
+    """A text whose score is below the threshold has no label, but scores; without a threshold it is an error."""
+    checkpoint = checkpoint_of("rand")
+    texts = [f"word{number}" for number in range(9)]
+    scores = Classifier(checkpoint).predict_proba(texts).max(axis=1)
+    threshold = float(np.sort(scores)[3:5].mean())  # four are below
+    abstention = {"thresholds": {"retention": threshold, "precision": None}}
+    save_checkpoint(tmp_path / "c", replace(checkpoint, metrics={"epoch": 1, "abstention": abstention}))
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+        client = Client(url)
+        results = client.classify(texts, abstain=True)
+        assert results == client.classify(texts, abstain="retention")
+        best = [rows[0]["label"] for rows in client.classify(texts)]
+        with pytest.raises(ServiceError, match=r"409: .*no threshold for 'precision'"):
+            client.classify(texts, abstain="precision")
+    expected = [label if score >= threshold else None for label, score in zip(best, scores, strict=True)]
+    assert [result["label"] for result in results] == expected
+    assert expected.count(None) == 4
+    assert [result["scores"][0]["label"] for result in results] == best
 
 
 def test_a_further_model_is_named_in_the_path(server: ThreadingHTTPServer) -> None:

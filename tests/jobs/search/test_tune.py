@@ -4,6 +4,7 @@ Searches of this process share one embedded Ray. Commands that are killed share 
 """
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ from jobs.search.trial_resources import TrialResources
 from jobs.search.tune import SearchFailed, _end_search, build_corpora, tune
 from jobs.training.history import Progress
 from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
+from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.loops import train_in_process
 from tests.support.running_commands import RunningCommand
 from tests.support.tensorboard import read_scalars
@@ -155,6 +157,37 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
     assert saved.temperature == json.loads(of_search.read_text())["temperature"] != 1
     evaluate(str(best), [], str(best.parent / "report"))
     assert "including the validation part" in (best.parent / "report" / "report.md").read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_with_several_labels_per_text_is_by_micro_f1(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """The report has their metrics; the checkpoint trained on all rows has the thresholds of the search's best one."""
+    source = write_label_sets(tmp_path / "rows.jsonl", make_label_set_rows(120))
+    experiment = make_experiment(
+        data__train=str(source), data__multi_label=True, train__metric="micro_f1", tune__refit=True, tune__epochs=3,
+        tune__space={"model.embedding": {"grid": ["static", "non-static"]}}, tune__samples=1, tune__max_concurrent=1,
+        train__learning_rate=0.02,
+    )  # fmt: skip
+    best = Path(tune(experiment))
+    epochs = [record["epochs"][record["best"] - 1] for record in records(best)]
+    assert len(epochs) == 2
+    named = json.loads(best.read_text())
+    assert (named["metric"], named["refit"]) == ("micro_f1", True)
+    assert named["metrics"]["micro_f1"] == max(epoch["micro_f1"] for epoch in epochs) > 0
+    [run] = best.parent.glob("tune-*")
+    table = list(csv.DictReader((run / "report" / "trials.csv").read_text().splitlines()))
+    assert [float(row["micro_f1"]) for row in table] == [epoch["micro_f1"] for epoch in epochs]
+    assert all(row["mean_average_precision"] for row in table)
+    report = (run / "report" / "report.md").read_text()
+    assert "Trials are compared by validation micro_f1" in report
+    assert "Cannot tell whether fine-tuning the vectors pays: non-static micro_f1" in report
+    saved = checkpoint.load_checkpoint(str(best))
+    of_search = run / f"trial-{named['trial']:05d}" / f"epoch-{named['metrics']['epoch']:04d}"
+    thresholds = checkpoint.load_checkpoint(str(of_search)).label_thresholds
+    assert saved.label_thresholds.tolist() == thresholds.tolist()
 
 
 def assert_tune_has_all_trials(run: Path, named: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import save_checkpoint
 from serving.api_keys import KEYS_VARIABLE
 from serving.client import Client
@@ -47,6 +48,21 @@ def wait_for_elements(browser: WebDriver, selector: str, count: int = 1) -> list
         return visible if len(visible) >= count else None
 
     return WebDriverWait(browser, 60).until(find)
+
+
+def label_file(browser: WebDriver, url: str, path: Path) -> str:
+    """Return the content of the labelled file that the page offers."""
+    browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # the page itself fetches no blob
+    try:
+        browser.get(url)
+        browser.find_element(By.ID, "file").send_keys(str(path))
+        wait_for_elements(browser, "#start")[0].click()
+        [link] = wait_for_elements(browser, "#download")
+        script = "const done = arguments[1]; fetch(arguments[0]).then((file) => file.text()).then(done)"
+        content: str = browser.execute_async_script(script, link.get_attribute("href"))
+    finally:
+        browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
+    return content
 
 
 def test_the_keyboard_is_enough_from_text_to_explanation(browser: WebDriver, url: str, tmp_path: Path) -> None:
@@ -175,14 +191,7 @@ def test_a_csv_file_is_labelled(browser: WebDriver, tmp_path: Path) -> None:
         [link] = wait_for_elements(browser, "#download")
         assert link.text == "Download my.texts-labelled.csv (5 rows)"
         assert "5 of 5 rows labelled" in wait_for_elements(browser, "#state")[0].text
-        script = "const done = arguments[1]; fetch(arguments[0]).then((file) => file.text()).then(done)"
-        browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})  # the page itself fetches no blob
-        browser.refresh()
-        browser.find_element(By.ID, "file").send_keys(str(path))
-        wait_for_elements(browser, "#start")[0].click()
-        [link] = wait_for_elements(browser, "#download")
-        content = browser.execute_async_script(script, link.get_attribute("href"))
-        browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
+        content = label_file(browser, url, path)
     lines = list(csv.reader(content.removeprefix("\ufeff").splitlines(keepends=True), delimiter=";"))
     assert lines[0] == ["id", "text", "label", "predicted_label", "score"]
     assert [line[:3] for line in lines[1:]] == [[*row, ""][:3] for row in rows]
@@ -213,6 +222,37 @@ def test_an_unsure_text_has_no_label_if_the_box_is_checked(browser: WebDriver, t
         wait_for_elements(browser, "#start")[0].click()
         assert "(no label) 2 (100.0 %)" in wait_for_elements(browser, "#counts")[0].text
     assert not [entry for entry in browser.get_log("browser") if url in entry["message"]]  # others: of earlier tests
+
+
+def test_with_several_labels_per_text_those_above_their_thresholds_are_marked(
+    browser: WebDriver, tmp_path: Path
+) -> None:
+    """A labelled file has them, the best first, and their scores; a text may have none."""
+    texts = ["word1 word2", "word3", "word4 word5"]
+    checkpoint = checkpoint_of("rand", **{"data.multi_label": True})
+    first = Classifier(checkpoint).predict_proba(texts[:1])[0].clip(0.01, 0.99)
+    thresholds = (first + np.array([-0.005, 0.005, -0.005])).tolist()  # the first text has the first label and the last
+    metrics = {"epoch": 1, "accuracy": 0.5, "validation_rows": 9, "label_thresholds": {"values": thresholds}}
+    save_checkpoint(tmp_path / "c", checkpoint := replace(checkpoint, metrics=metrics))
+    expected = Classifier(checkpoint).predict_labels(texts)
+    assert sorted(expected[0]) == ["a", "c"]
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+        browser.get(url)
+        browser.find_element(By.ID, "text").send_keys(texts[0], Keys.CONTROL, Keys.ENTER)
+        buttons = wait_for_elements(browser, "#labels button", 3)
+        names = [button.find_element(By.CSS_SELECTOR, "span").text for button in buttons]
+        assert [name.removeprefix("\u2713 ") for name in names if name.startswith("\u2713")] == expected[0]
+        assert "b" in names
+        assert not browser.find_element(By.ID, "abstain-option").is_displayed()
+        assert wait_for_elements(browser, "#purpose")[0].text == "Reads a text and assigns any of 3 labels."
+        assert "all labels correct 0.5000 on 9 validation rows" in wait_for_elements(browser, "#facts")[0].text
+        assert browser.find_element(By.ID, "function").get_attribute("textContent") == "the sigmoid function"
+        content = label_file(browser, url, tmp_path / "texts.csv")
+    rows = list(csv.DictReader(content.removeprefix("\ufeff").splitlines()))
+    assert [row["labels"].split("|") if row["labels"] else [] for row in rows] == expected
+    assert [len(row["scores"].split("|")) if row["scores"] else 0 for row in rows] == [*map(len, expected)]
+    assert not [entry for entry in browser.get_log("browser") if url in entry["message"]]
 
 
 def test_a_further_model_can_be_chosen(browser: WebDriver, tmp_path: Path) -> None:
