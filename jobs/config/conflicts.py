@@ -33,10 +33,11 @@ def check_settings(
         rows_in_memory: the rows do not come from `data`.
 
     Raises:
-        ExperimentError: a setting of fine-tuning applies to none of the embeddings, or all epochs are frozen; or there
-            is no column of weights; or the settings of out-of-scope rows contradict others; or a setting of several
-            labels per text, or of a linear classifier, is without effect.
+        ExperimentError: the settings are too long; or a setting of fine-tuning applies to none of the embeddings, or
+            all epochs are frozen; or there is no column of weights; or the settings of out-of-scope rows contradict
+            others; or a setting of several labels per text, or of a linear classifier, is without effect.
     """
+    experiment.to_yaml()
     _check_weight_column(experiment.data)
     _check_out_of_scope(experiment)
     _check_multi_label(experiment, rows_in_memory)

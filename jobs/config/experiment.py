@@ -38,6 +38,8 @@ from jobs.config.tune_settings import TuneSettings
 
 logger = logging.getLogger(__name__)
 
+MAX_YAML_BYTES = 4 << 20  # of all settings: YAML is parsed slowly, and a checkpoint may come from anywhere
+
 YAML_NULLS = ("", "~", "null", "Null", "NULL")
 LIST_OR_TEXT_KEYS = ("data.train", "data.validation", "data.test", "data.out_of_scope")  # a value in brackets is a list
 
@@ -88,8 +90,14 @@ class Experiment(SettingsSection):
         return _validate(tree, "settings")
 
     def to_yaml(self) -> str:
-        """Return all settings as YAML."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        """Return all settings as YAML; ExperimentError if it is longer than a reader of checkpoints accepts."""
+        text: str = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, default_flow_style=None)
+        if (size := len(text.encode())) > MAX_YAML_BYTES:
+            raise ExperimentError(
+                f"the settings have {size:,} bytes as YAML, of which a checkpoint can hold {MAX_YAML_BYTES:,}; shorten "
+                "the mappings of labels in `train`, or name folders or patterns instead of each file in `data`"
+            )
+        return text
 
 
 def add_earlier_values(tree: Mapping[str, object]) -> Mapping[str, object]:

@@ -177,6 +177,8 @@ def _search(
     resources = plan_trial_resources(experiment)
     context = SearchContext(experiment, search, store, run.path, trackers)
     write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
+    if experiment.tune.refit and experiment.data.is_multi_label:  # `refit` adds thresholds; too many are an error now
+        experiment.replace({"train.thresholds": dict.fromkeys(dataset.labels, 1 / 3)}).to_yaml()
     write_text(join(run.path, "README.txt"), SEARCH_README)
     _log_start(search, resources)
     manager.prune_checkpoints(records)

@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from jobs.config import experiment as experiment_module
 from jobs.config.conflicts import check_fold_settings, check_settings, drop_ineffective_settings
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
+
+
+def test_settings_that_no_checkpoint_can_hold_are_an_error_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_settings(Experiment(), {"rand"}) == []
+    monkeypatch.setattr(experiment_module, "MAX_YAML_BYTES", 500)
+    with pytest.raises(ExperimentError, match=r"have \d,\d{3} bytes as YAML, of which a checkpoint can hold 500"):
+        check_settings(Experiment(), {"rand"})
 
 
 @pytest.mark.parametrize(

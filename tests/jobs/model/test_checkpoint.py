@@ -11,6 +11,7 @@ import pytest
 
 from jobs.config.abstention import AbstentionRule, MissingThreshold, require_rule
 from jobs.config.experiment import Experiment
+from jobs.model import checkpoint_files
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -40,6 +41,25 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "checkpoint"
     save_checkpoint(folder, CHECKPOINT, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0}, INITIAL_VECTORS)
     return folder
+
+
+def test_a_checkpoint_with_thousands_of_labels_and_files_is_loaded(tmp_path: Path) -> None:
+    """The refit of a search with several labels per text writes a threshold for each label."""
+    labels = [f"label number {index}" for index in range(3000)]
+    thresholds = {label: 0.1 + index / 30_011 for index, label in enumerate(labels)}
+    files = [f"s3://bucket/folder/part-{index:06d}.parquet" for index in range(2000)]
+    experiment = Experiment().replace({"train.thresholds": thresholds, "data.train": files})
+    metrics = {"label_thresholds": {"values": [0.123456789012345678] * 60_000}}
+    save_checkpoint(tmp_path / "c", replace(CHECKPOINT, experiment=experiment, labels=labels, metrics=metrics))
+    loaded = load_checkpoint(str(tmp_path / "c"))
+    assert (loaded.experiment, loaded.metrics) == (experiment, metrics)
+
+
+def test_a_file_that_no_reader_would_accept_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checkpoint_files.MAX_TEXT_BYTES, "labels.json", 20)
+    with pytest.raises(CheckpointError, match=r"labels\.json: would have 30 bytes; a reader accepts 20"):
+        save_checkpoint(tmp_path / "c", replace(CHECKPOINT, labels=["a label that is longer"]))
+    assert not (tmp_path / "c" / "manifest.json").exists()
 
 
 def replace_file(folder: Path, name: str, content: bytes) -> None:

@@ -67,7 +67,7 @@ ALIASES = b"name: &name x\nstorage: *name\n"
 HARM: dict[str, Callable[[Path], object]] = {
     "aliases": lambda folder: change_file(folder, "experiment.yaml", ALIASES),
     "deep settings": lambda folder: change_file(folder, "experiment.yaml", b"name: " + b"[" * DEEP + b"]" * DEEP),
-    "long settings": lambda folder: change_file(folder, "experiment.yaml", b"#" * (2 << 20)),
+    "long settings": lambda folder: change_file(folder, "experiment.yaml", b"#" * (5 << 20)),
     "settings that run code": lambda folder: change_file(
         folder, "experiment.yaml", f"!!python/object/apply:os.mkdir ['{folder.parent / 'harmed'}']".encode()
     ),
@@ -81,7 +81,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "a number as a word": lambda folder: change_file(folder, "vocabulary.json", json.dumps([1, *WORDS[1:]]).encode()),
     "too few words": lambda folder: change_file(folder, "vocabulary.json", b'["a"]'),
     "deep metrics": lambda folder: change_file(folder, "metrics.json", b'{"rows":' * DEEP),
-    "long metrics": lambda folder: change_file(folder, "metrics.json", b" " * (2 << 20) + b"{}"),
+    "long metrics": lambda folder: change_file(folder, "metrics.json", b" " * (17 << 20) + b"{}"),
     "metrics that are none": lambda folder: change_file(folder, "metrics.json", b"[]"),
     "metrics of another type": lambda folder: change_file(folder, "metrics.json", b'{"rows": "many"}'),
     "a temperature of 0": lambda folder: change_file(
@@ -101,7 +101,7 @@ HARM: dict[str, Callable[[Path], object]] = {
         )
     },
     "deep manifest": lambda folder: (folder / "manifest.json").write_text('{"files":' * DEEP),
-    "long manifest": lambda folder: (folder / "manifest.json").write_text(" " * (2 << 20)),
+    "long manifest": lambda folder: (folder / "manifest.json").write_text(" " * (17 << 20)),
     "a manifest that is a pipe": lambda folder: replace_by_pipe(folder / "manifest.json"),
     "a manifest of numbers": lambda folder: (folder / "manifest.json").write_text('{"format": 2, "files": [1]}'),
     "numbers that numpy lacks": lambda folder: change_file(
@@ -179,7 +179,7 @@ def test_harmful_files_are_not_resumed_from(folder: Path, name: str, content: by
             load_training_state(folder)
 
 
-@pytest.mark.parametrize("content", ["[" * DEEP, " " * (2 << 20), "[1]", "null", '{"checkpoint": ["c"]}', "{"])
+@pytest.mark.parametrize("content", ["[" * DEEP, " " * (17 << 20), "[1]", "null", '{"checkpoint": ["c"]}', "{"])
 def test_a_harmful_best_json_is_refused_by_every_command(
     folder: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
