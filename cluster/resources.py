@@ -4,7 +4,7 @@ A run that can never start fails at once instead of waiting.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,15 +234,24 @@ def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -
     return f"waiting for {request} each until the cluster has grown; there are {available}"
 
 
-def remove_placement_groups() -> None:
+def list_placement_groups() -> set[str]:
+    """Return the ids of the placement groups of this driver, a user's own ones included."""
+    job = ray.get_runtime_context().get_job_id()
+    groups = placement_group_table().items()
+    # A group's id ends in the id of its job.
+    return {group_id for group_id, group in groups if group_id.endswith(job) and group["state"] != "REMOVED"}
+
+
+def remove_placement_groups(earlier: Collection[str]) -> None:
     """Release the resources of this driver's placement groups, after the process that created them has died.
 
     Ray Train's own cleaner does this only on a cluster with a dashboard.
+
+    Args:
+        earlier: ids of the groups that stay: those that existed before the run.
     """
-    job = ray.get_runtime_context().get_job_id()
-    for group_id, group in placement_group_table().items():
-        if group_id.endswith(job) and group["state"] != "REMOVED":  # a group's id ends in the id of its job
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
+    for group_id in list_placement_groups().difference(earlier):
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
 
 
 def is_autoscaling() -> bool:

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from cluster import first_line
 from cluster.connection import preserve_sigint_handler
 from cluster.console.progress import Report, count_bar
-from cluster.resources import remove_placement_groups
+from cluster.resources import list_placement_groups, remove_placement_groups
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
     NUMBER_KEY,
@@ -84,7 +84,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
     os.environ.update(TUNE_ENVIRONMENT)
     # Tune would log the traceback of each failed trial.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    search = context.search
+    search, earlier_groups = context.search, list_placement_groups()
     recorder = TrialRecorder(context)
     loggers: list[LoggerCallback] = [create_logger() for create_logger in LOGGERS]
     tuner = ray.tune.Tuner(
@@ -121,7 +121,7 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
     if search.out_of_time:
         recorder.stop_all(search.stop_reason, loggers)
     # Tune keeps processes for reuse, and their resources.
-    remove_placement_groups()
+    remove_placement_groups(earlier_groups)
 
 
 class TrialRecorder(ray.tune.Callback):

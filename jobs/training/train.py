@@ -249,7 +249,7 @@ def fit(
     Args:
         corpus: a Corpus, or Ray's reference to one.
         status: updated while the workers run.
-        sole_workload: this driver runs nothing else, so its remaining placement groups are those of lost workers.
+        sole_workload: this driver starts nothing else meanwhile, so new placement groups are those of lost workers.
         callbacks: as of `train`.
 
     Raises:
@@ -261,7 +261,7 @@ def fit(
     logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
     set_ray_environment()  # a trial of a search did not connect: reports would wait for seconds
     failures, num_checkpoints = 0, 0
-    cpus_of_others = resources.used_cpus()
+    cpus_of_others, earlier_groups = resources.used_cpus(), resources.list_placement_groups()
     with monitor_workers(settings.last_epoch, run.path, status, callbacks) as callback:
         config = WorkerConfig(experiment, put_if_connected(corpus), run.path, gpu, REPORT_INTERVAL_S)
         while True:
@@ -281,7 +281,7 @@ def fit(
                     raise TrainingFailed(f"{reason}; {HOW_TO_RESUME}") from error
                 callback.send([("lost", loss)])
             if sole_workload:
-                resources.remove_placement_groups()
+                resources.remove_placement_groups(earlier_groups)
         prune_ray_snapshot(run.path)
         return _unwrap(status.result.return_value, callback)
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import ray
 import ray.exceptions
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster import resources
 from cluster.machine import GpuState
@@ -180,20 +180,28 @@ def test_workers_that_can_never_fit_are_an_error_with_request_and_capacity(embed
 
 @pytest.mark.ray
 def test_placement_groups_of_a_dead_controller_are_removed(embedded_ray: None) -> None:
-    """The groups of this driver are removed; afterwards all CPUs are free."""
+    """The group that the driver itself created before stays; afterwards all other CPUs are free."""
+    own = placement_group([{"CPU": 1}])
+    ray.get(own.ready())
+    earlier = resources.list_placement_groups()
 
     @ray.remote(num_cpus=0)
     class Controller:
         def reserve(self) -> None:
-            ray.get(placement_group([{"CPU": 1}] * 4).ready())
+            ray.get(placement_group([{"CPU": 1}] * 3).ready())
 
     controller = Controller.remote()
     ray.get(controller.reserve.remote())
     ray.kill(controller)
     assert ray.available_resources().get("CPU", 0) == 0
-    resources.remove_placement_groups()
+    resources.remove_placement_groups(earlier)
     deadline = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < 4:
+    while ray.available_resources().get("CPU", 0) < 3:
         assert time.monotonic() < deadline, "they are still reserved"
+        time.sleep(0.2)
+    assert resources.list_placement_groups() == earlier
+    remove_placement_group(own)
+    while ray.available_resources().get("CPU", 0) < 4:
+        assert time.monotonic() < deadline, "it is still reserved"
         time.sleep(0.2)
     assert resources.describe_free_resources() == "4 of 4 CPUs free on 1 node"

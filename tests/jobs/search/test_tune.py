@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import ray.tune
 from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
 from cluster import UsageError
 from cluster.storage import StorageError, lock_folder
@@ -352,8 +353,9 @@ def test_random_vectors_are_compared_with_as_many_dimensions_as_those_of_the_fil
 def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
     embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
 ) -> None:
-    """Tune itself reports such a trial as failed."""
+    """Tune itself reports such a trial as failed. The program's own placement group stays."""
     marker = tmp_path / "marker"
+    group = placement_group([{"CPU": 0.01}])
     report = TrialReport(Progress([make_epoch(1, 0.5)], best=1), finished=True).to_tune_result("accuracy")
 
     class FragileTrial(ray.tune.Trainable):  # here, so that its process does not import this module
@@ -371,6 +373,8 @@ def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
     context = SearchContext(make_experiment(), search, RecordStore(str(tmp_path / "trials")), str(tmp_path))
     resources = TrialResources({"cpu": 1.0}, max_concurrent_trials=1, wait_message=None, distributed=False)
     run_trials(context, FragileTrial, resources, asha=False)
+    assert placement_group_table(group)["state"] == "CREATED"
+    remove_placement_group(group)
     assert marker.exists()
     assert {number: record.status for number, record in search.records.items()} == dict.fromkeys((1, 2, 3), "finished")
     assert sum("starting it again" in line for line in messages) == 1
