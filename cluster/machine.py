@@ -1,4 +1,4 @@
-"""Properties of this machine: usable processors and GPUs, free ports, and the process that listens on a port."""
+"""This machine: usable processors and GPUs, free ports, who listens on a port; variables of this process."""
 
 import itertools
 import os
@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,19 @@ MIN_DRIVERS = {"11": 450, "12": 525, "13": 580}
 _PORTS = range(20_000, 30_000)
 _CGROUPS = Path("/sys/fs/cgroup")
 _LISTEN = "0A"  # state of a socket in /proc/net/tcp
+
+
+@contextmanager
+def restore_variables(names: Iterable[str]) -> Iterator[None]:
+    """Context manager: variables of this process's environment have their earlier values again at the end."""
+    earlier = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def count_cpus(cgroups: Path = _CGROUPS) -> int:

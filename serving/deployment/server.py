@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cluster.connection import connect, is_connected, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.output import print_result_now
-from cluster.machine import find_free_ports
+from cluster.machine import find_free_ports, restore_variables
 from serving import api_keys
 from serving.deployment.applications import Application, DeploymentError, ServeCluster
 from serving.deployment.checkpoints import lease_checkpoints, referenced_checkpoints, resolve_checkpoints
@@ -162,16 +162,19 @@ def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
 def haproxy_environment(embedded: bool, limits: ProxyLimits | None = None) -> Iterator[None]:
     """Context manager: set HAProxy's variables for the Ray that starts in it, and remove HAProxy's files at the end.
 
-    Variables that are set already stay as they are.
+    Variables that are set already stay as they are. The others are removed at the end: with them, Ray would create the
+    folder of the next service again, and others could reach HAProxy's admin socket in it.
     """
     if not embedded or not is_haproxy_installed():  # a running cluster has its own settings
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
-    for name, value in build_environment(folder, *find_free_ports(3), limits=limits or ProxyLimits()).items():
-        os.environ.setdefault(name, value)
+    variables = build_environment(folder, *find_free_ports(3), limits=limits or ProxyLimits())
     try:
-        yield
+        with restore_variables(variables):
+            for name, value in variables.items():
+                os.environ.setdefault(name, value)
+            yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from serving.__main__ import main
 from serving.deployment import haproxy, ports, server
 from serving.deployment.applications import DeploymentError
 from serving.deployment.checkpoints import lease_checkpoints
-from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA, active_proxy, active_request_limit, build_environment
+from serving.deployment.haproxy import (
+    MAX_REQUESTS_PER_REPLICA,
+    ProxyLimits,
+    active_proxy,
+    active_request_limit,
+    build_environment,
+)
 
 CONFIGURATION = {
     "http_options": {"host": "127.0.0.1", "port": 0},
@@ -37,7 +44,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
     def connect(address: str | None, **options: bool) -> None:
-        raise RayStarted
+        raise RayStarted(active_proxy(), active_request_limit())
 
     monkeypatch.setattr(server, "connect", connect)
 
@@ -45,18 +52,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def start(messages: list[str], address: str | None = None) -> list[str]:
     """Return the messages that `run` logs before it starts or reaches a Ray."""
     messages.clear()
-    with pytest.raises(RayStarted):
+    with pytest.raises(RayStarted) as started:
         server.run(CONFIGURATION, address)
+    if address is None and haproxy.is_haproxy_installed():
+        assert started.value.args == ("HAProxy", 30)  # of the configuration
     return list(messages)
 
 
 def test_a_start_without_haproxy_logs_that_it_is_slow(monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
     """The message says what to install; with HAProxy, or on a running cluster, nothing is logged."""
     assert start(messages) == []
-    assert active_proxy() == "HAProxy"
-    assert active_request_limit() == 30  # of the configuration
-    for name in build_environment(Path("/tmp")):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(haproxy, "find_spec", lambda name: None)
     [message] = start(messages)
     assert "a twentieth" in message
@@ -117,15 +122,31 @@ def test_a_served_checkpoint_has_a_lease_until_the_service_ends(run_folder: Path
     assert not is_leased(folder)
 
 
-def test_services_on_one_machine_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_on_one_machine_share_no_port() -> None:
     """Serve's fallback proxies would share theirs without an error, and answer each other's requests."""
     names = [name for name in build_environment(Path("/tmp")) if name.endswith("_PORT")]
     assert len(names) == 3
     with ExitStack() as used:
         for _ in range(2):
-            for name in build_environment(Path("/tmp")):
-                monkeypatch.delenv(name, raising=False)
             with server.haproxy_environment(embedded=True):
                 numbers = [int(os.environ[name]) for name in names]
             for number in numbers:
                 used.enter_context(socket.create_server(("", number)))
+
+
+def test_a_second_service_of_a_process_has_its_own_folder_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HAProxy's admin socket is in the folder, which only its owner may enter; variables of the user stay."""
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_MAXCONN", "77")
+    before, folders = dict(os.environ), []
+    for requests, cross_origin in ((5, True), (6, False)):
+        limits = ProxyLimits(requests, cross_origin=cross_origin)
+        with server.haproxy_environment(embedded=True, limits=limits):
+            folder = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"]).parent
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert active_request_limit() == requests
+            assert ("access-control" in os.environ["RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"]) == cross_origin
+            assert os.environ["RAY_SERVE_HAPROXY_MAXCONN"] == "77"
+        folders.append(folder)
+        assert os.environ == before
+    assert folders[0] != folders[1]
+    assert not any(folder.exists() for folder in folders)
