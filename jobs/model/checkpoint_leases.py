@@ -6,13 +6,16 @@ A repository on the Hugging Face Hub has no leases: nothing here removes it.
 """
 
 import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.storage import exists, join, list_file_sizes, remove_file, remove_folder, write_json
+from cluster.storage import StorageError, exists, join, list_file_sizes, remove_file, remove_folder, write_json
 from jobs.model.checkpoint_locations import is_on_hub
+
+logger = logging.getLogger(__name__)
 
 LEASE_NAME = re.compile(r"(.*/)?lease-[0-9a-f]{16}\.json")
 
@@ -60,6 +63,14 @@ def remove_unleased_folder(folder: str) -> bool:
         return False
     remove_folder(folder)
     return True
+
+
+def remove_outdated_folder(folder: str) -> None:
+    """Remove a folder as `remove_unleased_folder` does; log a warning if that fails, which ends no run."""
+    try:
+        remove_unleased_folder(folder)
+    except StorageError as error:
+        logger.warning(f"an outdated checkpoint stays for now: {error}")
 
 
 def _lease_path(folder: str, holder: str) -> str:

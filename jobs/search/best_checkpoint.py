@@ -18,7 +18,7 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import open_checkpoint, read_json, validate_metrics
-from jobs.model.checkpoint_leases import remove_unleased_folder
+from jobs.model.checkpoint_leases import remove_outdated_folder
 from jobs.model.linear.tensors import SCALE
 from jobs.search.records import (
     RankingKey,
@@ -153,11 +153,11 @@ class BestCheckpointManager:
             if prefix != "trial" or not number.isdigit():
                 continue
             if int(number) in outdated and not any(path.startswith(f"{folder}/") for path in saved):
-                remove_unleased_folder(join(self._run.path, folder))
+                remove_outdated_folder(join(self._run.path, folder))
             elif int(number) == self.best.trial:
                 for name in CheckpointStore(join(self._run.path, folder)).names():
                     if f"{folder}/{name}" not in saved and f"{folder}/{name}" < self.best.checkpoint:
-                        remove_unleased_folder(join(self._run.path, folder, name))
+                        remove_outdated_folder(join(self._run.path, folder, name))
 
     def _recently_replaced(self) -> tuple[str, ...]:
         """Return the paths of the previous best checkpoint, and of those replaced less than `REPLACED_KEPT_S` ago."""

@@ -26,7 +26,7 @@ from cluster.storage import (
     local_path,
 )
 from jobs.model.checkpoint import CheckpointError, TrainingState, load_training_state, verify_checksums
-from jobs.model.checkpoint_leases import copy_leases, remove_unleased_folder
+from jobs.model.checkpoint_leases import copy_leases, remove_outdated_folder
 from jobs.model.checkpoint_uploads import upload_checkpoint
 from jobs.training.history import Progress
 
@@ -118,7 +118,7 @@ class CheckpointStore:
         if self._num_to_keep is not None:
             best_name = {checkpoint_name(best)} if best else set()
             for old in set(self.names()[self._num_to_keep :]) - best_name:
-                remove_unleased_folder(join(self.path, old))
+                remove_outdated_folder(join(self.path, old))
 
     def remove_partial(self) -> None:
         """Remove the temporary folders of killed writers; no other process may be writing."""

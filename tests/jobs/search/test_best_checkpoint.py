@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.storage import StorageError
 from jobs.config.experiment import Experiment, load_experiment
+from jobs.model import checkpoint_leases
 from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint, save_checkpoint
 from jobs.model.checkpoint_leases import write_lease
 from jobs.search import best_checkpoint
@@ -127,6 +129,27 @@ def test_checkpoints_replaced_a_moment_ago_are_not_removed(scene: Scene, monkeyp
     manager.prune_checkpoints(records)
     assert "trial-00002/epoch-0001" not in saved_paths(run)
     assert {"trial-00003/epoch-0002", "trial-00001/epoch-0002"} <= saved_paths(run)
+
+
+def test_a_search_continues_if_outdated_checkpoints_cannot_be_removed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Of another trial, and of the best one; they are removed when the next trial has ended."""
+    run, _, manager = scene
+    monkeypatch.setattr(best_checkpoint, "REPLACED_KEPT_S", 0.0)
+    manager.update_if_better(1, saved_epoch(1, 2), {})
+
+    def fail(path: str) -> None:
+        raise StorageError(f"{path}: permission denied")
+
+    before = saved_paths(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_leases, "remove_folder", fail)
+        manager.prune_checkpoints([ended(7, 1)])
+    assert saved_paths(run) == before
+    assert len(messages) == 2
+    manager.prune_checkpoints([ended(7, 1), ended(2, 1)])
+    assert not {"trial-00007/epoch-0001", "trial-00001/epoch-0001"} & saved_paths(run)
 
 
 def test_checkpoints_with_a_lease_are_not_removed(scene: Scene) -> None:

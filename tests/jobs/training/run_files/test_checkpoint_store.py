@@ -8,7 +8,7 @@ import pytest
 
 from cluster import durable_files
 from cluster.storage import StorageError
-from jobs.model import checkpoint_uploads
+from jobs.model import checkpoint_leases, checkpoint_uploads
 from jobs.model.checkpoint_leases import is_leased, write_lease
 from jobs.training.run_files import checkpoint_store
 from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
@@ -89,6 +89,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(StorageError, match=r"epoch-0002: cannot be written: .*No space left on device"):
         checkpoints.write(checkpoint_name(2), fill_disk, 1)
     assert os.listdir(tmp_path) == ["epoch-0001"]
+
+
+def test_a_run_continues_if_an_old_checkpoint_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """The new one is complete; the next write tries again to remove the old one."""
+    checkpoints = make_store(tmp_path, (1, 0, 1), (2, 0, 1), (3, 0, 1))
+
+    def fail(path: str) -> None:
+        raise StorageError(f"{path}: permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_leases, "remove_folder", fail)
+        checkpoints.write(checkpoint_name(4), small_checkpoint(4, 0, 1), 1)
+    assert checkpoints.names() == ["epoch-0004", "epoch-0003", "epoch-0002", "epoch-0001"]
+    [message] = messages
+    assert message.startswith("an outdated checkpoint stays for now: ")
+    checkpoints.write(checkpoint_name(5), small_checkpoint(5, 0, 1), 1)
+    assert checkpoints.names() == ["epoch-0005", "epoch-0004", "epoch-0001"]
 
 
 def test_temporary_folders_of_killed_writers_are_removed(tmp_path: Path) -> None:
