@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from cluster.console.logs import ConsoleHandler, handle_logs
-from cluster.storage import join, parent
+from cluster.storage import exists, join, parent
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
 from jobs.estimator.parameters import build_search_experiment
 from jobs.estimator.training import TrainedModel, load_trained, temporary_storage
-from jobs.search.records import RecordStore
+from jobs.model.checkpoint_files import read_json
+from jobs.search.records import RecordStore, TrialRecord
 from jobs.search.space import parse_space
+from jobs.training.history import Epoch, Progress
 from jobs.training.run_files.run_folder import BestCheckpoint
 
 
@@ -36,10 +38,24 @@ def search(
         best = BestCheckpoint.read(best_path)
         run = join(parent(best_path), best.run or "")
         records = {record.number: record for record in RecordStore(join(run, "trials")).read()}
-        record = records[best.trial or 0]
-        model = load_trained(join(parent(best_path), best.checkpoint), record.epochs)
+        path = join(parent(best_path), best.checkpoint)
+        model = load_trained(path, _read_epochs(path, records.get(best.trial or 0)))
     own = model.checkpoint.experiment.replace({"storage": experiment.storage})
     return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own))
+
+
+def _read_epochs(path: str, record: TrialRecord | None) -> list[Epoch]:
+    """Return the epochs of the best trial up to that of its checkpoint at least.
+
+    A trial that the time limit ended may have saved the checkpoint of an epoch without having reported the epoch. One
+    with several workers has all its epochs in the checkpoint.
+    """
+    epochs, metrics = list(record.epochs) if record else [], read_json(join(path, "metrics.json"))
+    if len(epochs) >= metrics["epoch"]:
+        return epochs
+    if exists(join(path, "progress.json")):
+        return Progress.from_json(read_json(join(path, "progress.json"))).epochs
+    return [*epochs, Epoch(**{item.name: metrics[item.name] for item in fields(Epoch) if item.name in metrics})]
 
 
 def build_trainable(experiment: Experiment, dataset: Dataset) -> Any:
