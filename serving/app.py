@@ -108,7 +108,11 @@ class Replica:
         return labels
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the checkpoints of a `user_config`; on an error keep the loaded ones; `/info` contains the reason."""
+        """Load the checkpoints of a `user_config`; `/info` contains the reason of an error.
+
+        If only the candidate is refused, the others are loaded without it, as in a replica that starts later; after any
+        other error the loaded ones stay.
+        """
         async with self._configuring:
             self._user_config = user_config
             await self._configure()
@@ -122,9 +126,9 @@ class Replica:
             await self.pool.configure(config.models)
             self.load_error = self.refused_checkpoint = None
         except UsageError as refusal:
-            if self.models is None:  # the replica has just started
-                self.models = await self._load_fallback(refusal)
             is_candidate = isinstance(refusal, CandidateError)
+            if self.models is None or is_candidate:
+                self.models = await self._load_fallback(refusal)
             candidate = self._user_config.get("candidate")
             refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
             self.refused_checkpoint = refused.get("checkpoint")
@@ -135,15 +139,21 @@ class Replica:
         self.metrics.set_checkpoint_refused(self.load_error is not None)
 
     async def _load_fallback(self, refusal: UsageError) -> ServedModels:
-        """Return the models of the checkpoint without its candidate, or else the previous one; or raise `refusal`."""
-        for key in ("checkpoint", "previous") if self._user_config.get("candidate") else ("previous",):
+        """Return the models of the checkpoint without its candidate, or else those loaded now, or the previous one.
+
+        Without any of them raise `refusal`.
+        """
+        keys = ["checkpoint"] if self._user_config.get("candidate") else []
+        for key in keys if self.models else [*keys, "previous"]:
             with suppress(UsageError):
                 models = await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))
                 with suppress(UsageError):  # `models` may be the invalid part
                     further = {"checkpoint": "", "models": self._user_config.get("models", {})}
                     await self.pool.configure(parse_user_config(further).models)
                 return models
-        raise refusal
+        if self.models is None:
+            raise refusal
+        return self.models
 
     async def _load(self, config: UserConfig) -> ServedModels:
         table_bytes, table_dtype = self._arguments.table_bytes, self._arguments.table_dtype

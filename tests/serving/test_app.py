@@ -225,6 +225,24 @@ def test_a_replica_that_refuses_its_first_checkpoint_serves_the_previous_one(run
             make_replica(user_config)
 
 
+def test_a_running_replica_serves_a_new_checkpoint_without_its_refused_candidate(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """And the new further models: a replica that starts later does the same."""
+    first, second, refused = str(run_folder / "first"), str(run_folder / "second"), str(tmp_path)
+    models = {"other": first}
+    for candidate in ({"checkpoint": refused, "weight": 0.5}, {"checkpoint": first, "weight": 2}):
+        replica = make_replica({"checkpoint": first, "candidate": {"checkpoint": second, "weight": 0.5}})
+        changed = {"checkpoint": second, "candidate": candidate, "models": models}
+        configure(replica, changed)
+        info = send_request(replica, "/info")[2]
+        assert (info["checkpoint"], info["refused_checkpoint"]) == (second, candidate["checkpoint"])
+        assert "candidate" not in info
+        assert replica.pool.names == ("other",)
+        configure(replica, changed | {"checkpoint": refused, "models": {}})
+        assert send_request(replica, "/info")[2]["checkpoint"] == second
+
+
 def test_a_refused_checkpoint_is_served_once_it_is_repaired(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
