@@ -123,7 +123,7 @@ def deploy(
         path: new folder or URI that every node can access, where the estimator is saved; by default a temporary folder
             of this machine.
         name: of the application on the cluster.
-        host, port: to listen on. If Serve runs already, they are its own.
+        host, port: to listen on. If Serve runs already, it keeps its own, and a warning says so.
         key: one of the API keys, if the service requires one.
         models: paths or URIs of further checkpoints, by name: `service.predict(texts, model=NAME)`.
 

@@ -96,8 +96,8 @@ def read_session_name(client: Any) -> str | None:
     return name
 
 
-def read_serve_port() -> int:
-    """Return the HTTP port of the Serve that runs on the connected cluster.
+def read_serve_address() -> tuple[str, int]:
+    """Return the HTTP host and port of the Serve that runs on the connected cluster.
 
     `serve.status()` does not contain it. The dashboard's REST API does, but not every cluster has a dashboard.
     """
@@ -105,5 +105,4 @@ def read_serve_port() -> int:
 
     client = _get_global_client()
     assert client is not None, "it raises an error where no controller runs"
-    port: int = client.http_config.port
-    return port
+    return client.http_config.host, client.http_config.port

@@ -19,6 +19,11 @@ from serving.deployment.reachability import build_service_url, resolve_reachable
 
 logger = logging.getLogger(__name__)
 
+KEPT_ADDRESS = (
+    "Serve was running already and keeps its address, {host}:{port}; to change it, remove all services first "
+    "(finetune-cnn service undeploy)"
+)
+
 DEFAULT_NAME = "classifier"  # of the application in serving/service.yaml
 DEPLOY_TIMEOUT_S = 120
 
@@ -210,10 +215,7 @@ class ServeCluster:
                 url = build_service_url(http["host"], http["port"], values["route_prefix"])
                 logger.log(RESULT, f"{name} is running at {url}")
                 if any(value not in (None, http[key]) for key, value in (requested or {}).items() if key in http):
-                    logger.warning(
-                        f"Serve was running already and keeps its address, {http['host']}:{http['port']}; to change "
-                        "it, remove all services first (finetune-cnn service undeploy)"
-                    )
+                    logger.warning(KEPT_ADDRESS.format(host=http["host"], port=http["port"]))
                 return url
             time.sleep(0.5)
         raise DeploymentError(f"{name} was not running after {DEPLOY_TIMEOUT_S} s; `serve status` contains the reason")

@@ -1,10 +1,14 @@
 """Ports of a service: free ones, and who holds those that are not."""
 
+import logging
 import socket
+from collections.abc import Mapping
+from typing import Any
 
 from cluster.machine import find_listener
-from cluster.ray_private import read_serve_port
-from serving.deployment.applications import DeploymentError
+from serving.deployment.applications import KEPT_ADDRESS, DeploymentError
+
+logger = logging.getLogger(__name__)
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -33,8 +37,9 @@ def require_no_orphaned_proxy(port: int) -> None:
         )
 
 
-def require_port_of_running_serve(port: int) -> None:
-    """Raise an error if a running Serve listens on another port; it cannot change its port."""
-    running = read_serve_port()
-    if running != port:
-        raise DeploymentError(f"Serve already runs on this cluster, on port {running}; use --port {running}")
+def select_address(http: Mapping[str, Any], running: tuple[str, int]) -> dict[str, Any]:
+    """Return HTTP options with the host and port of a running Serve, and log a warning if they are others."""
+    host, port = running
+    if (host, port) != (http["host"], http["port"]):
+        logger.warning(KEPT_ADDRESS.format(host=host, port=port))
+    return {**http, "host": host, "port": port}

@@ -18,6 +18,7 @@ from cluster.connection import connect, is_connected, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.output import print_result_now
 from cluster.machine import find_free_ports, restore_variables
+from cluster.ray_private import read_serve_address
 from serving import api_keys
 from serving.deployment.applications import Application, DeploymentError, ServeCluster
 from serving.deployment.checkpoints import lease_checkpoints, referenced_checkpoints, resolve_checkpoints
@@ -30,7 +31,7 @@ from serving.deployment.haproxy import (
     build_environment,
     is_haproxy_installed,
 )
-from serving.deployment.ports import require_free_port, require_no_orphaned_proxy, require_port_of_running_serve
+from serving.deployment.ports import require_free_port, require_no_orphaned_proxy, select_address
 from serving.deployment.reachability import (
     build_service_url,
     describe_access,
@@ -120,7 +121,7 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
         if name in before.applications:
             raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
         if before.proxies:
-            require_port_of_running_serve(http["port"])
+            http = select_address(http, read_serve_address())
         try:
             try:
                 serve.start(http_options=http)

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -19,7 +20,7 @@ from jobs.model.checkpoint import load_checkpoint
 from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.api_keys import KEYS_VARIABLE
-from tests.support.services import call, run_service
+from tests.support.services import call, run_service, wait_until_serving
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -138,17 +139,24 @@ def test_serve_deploy_accepts_the_configuration_and_swaps_the_checkpoint(
 def test_run_does_not_replace_what_the_cluster_serves(
     run_folder: Path, head: RayHead, deployed: str, tmp_path: Path
 ) -> None:
-    """The same application is refused, and so is another port than that of the running Serve, which the error names."""
+    """The same application is refused; another one is at the address of the running Serve, as a warning says."""
     other = tmp_path / "other.yaml"
-    other.write_text((REPOSITORY / "serving/service.yaml").read_text().replace("name: classifier", "name: other"))
+    template = (REPOSITORY / "serving/service.yaml").read_text()
+    other.write_text(template.replace("name: classifier", "name: other").replace("route_prefix: /", "route_prefix: /o"))
     [other_port] = find_free_ports(1)
     run = [sys.executable, "-m", "serving", "run", str(run_folder)]
-    commands = [run, [*run, "--template", str(other), "--port", str(other_port)]]
-    with ThreadPoolExecutor() as pool:
-        same_name, other_name = pool.map(lambda command: run_command(command, head.environment), commands)
-    assert (same_name.returncode, other_name.returncode) == (2, 2)
+    same_name = run_command(run, head.environment)
+    assert same_name.returncode == 2
     assert "already serves an application 'classifier'" in same_name.stderr
-    assert f"use --port {deployed.rpartition(':')[2]}" in other_name.stderr
+    options = ["--template", str(other), "--host", "0.0.0.0", "--port", str(other_port)]
+    with subprocess.Popen(
+        [*run, *options], cwd=REPOSITORY, env=head.environment, stdout=PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        output = wait_until_serving(process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert f"serving at {deployed}" in output
+    assert f"keeps its address, {deployed.removeprefix('http://')}; to change it" in output
     assert call(deployed + "/health")[0] == 200
 
 

@@ -95,6 +95,16 @@ def test_a_used_port_is_an_error_before_ray_starts(run_folder: Path, capsys: pyt
     assert f"process {os.getpid()}" in error
 
 
+def test_a_running_serve_keeps_its_address_with_a_warning(messages: list[str]) -> None:
+    """Another port and another host are both ignored, as by `deploy`."""
+    http = {"host": "127.0.0.1", "port": 8000, "request_timeout_s": 5}
+    assert ports.select_address(http, ("127.0.0.1", 8000)) == http
+    assert messages == []
+    for running in (("127.0.0.1", 9000), ("0.0.0.0", 8000)):
+        assert ports.select_address(http, running) == {**http, "host": running[0], "port": running[1]}
+        assert f"keeps its address, {running[0]}:{running[1]}; to change it" in messages.pop()
+
+
 def test_an_orphaned_haproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A HAProxy of a running Ray is none, and neither is another program."""
     for name, parent, expected in (("haproxy", "systemd", True), ("haproxy", "ray::HAProxyMan", False),
