@@ -91,7 +91,7 @@ class OptunaSampler:
     def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the settings of a trial."""
         if started is not None or number <= len(self._initial_points):
-            point = started or self._initial_points[number - 1]
+            point = self._initial_points[number - 1] if started is None else started
             self._study.enqueue_trial(_to_optuna_params(self._space, point))
         trial = self._study.ask()
         settings: dict[str, Any] = {}

@@ -90,6 +90,16 @@ def test_optuna_starts_with_kims_settings_of_each_kind_of_embedding_and_then_lea
     assert sum(distance_to_optimum(record) < 0.1 for record in records[-30:]) > 15
 
 
+def test_optuna_resumes_a_trial_that_varies_nothing() -> None:
+    """No setting of the space applies with the other settings."""
+    space = {"train.batch_size": {"choice": [8], "if": {"model.embedding": "rand"}}}
+    experiment = Experiment().replace({"tune.space": space, "tune.search": "optuna", "model.embedding": "static"})
+    dimensions, started = parse_space(experiment), dict[int, dict[str, Any]]()
+    first = build_search(experiment, dimensions, [], {}, started.__setitem__).next_trial()
+    assert (first, started) == ((1, {}), {1: {}})
+    assert build_search(experiment, dimensions, [], started).next_trial() == first
+
+
 def test_optuna_learns_from_trials_of_an_earlier_command() -> None:
     """Of a failed trial it learns only that it failed."""
     experiment = make_experiment(search="optuna", trials=40)
