@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import ray
 
 from cluster import UsageError, auth, first_line
+from cluster.machine import restore_variables
 from cluster.package import CODE_FOLDER, build_package, is_installed
 from cluster.ray_private import JOB_VARIABLE, call_node_service, set_uv_run_hook
 
@@ -175,10 +176,6 @@ def connect(
         for name, value in START_TIMEOUTS.items():
             os.environ.setdefault(name, value)
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
-        if not is_installed():
-            # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
-            # variable; with a runtime environment Ray could not use the worker processes that it started in advance.
-            os.environ["PYTHONPATH"] = _python_path()
     else:
         _check_address(parsed, token)
         options["address"] = parsed.text
@@ -188,7 +185,11 @@ def connect(
             options["runtime_env"] = {"working_dir": str(package.path)}
     logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
     try:
-        with contextlib.nullcontext() if parsed else _log_slow_start():
+        with contextlib.nullcontext() if parsed else _log_slow_start(), restore_variables(["PYTHONPATH"]):
+            if parsed is None and not is_installed():
+                # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
+                # variable; with a runtime environment Ray could not use worker processes that it started in advance.
+                os.environ["PYTHONPATH"] = _python_path()
             ray.init(**options)
     except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time
         target = f"the Ray cluster at {address}" if address else "an embedded Ray"

@@ -62,6 +62,18 @@ class ForwardingHandler(logging.Handler):
 
 
 @contextmanager
+def limit_logs(name: str, level: int) -> Iterator[None]:
+    """Context manager: a logger of another library logs messages of at least `level` only."""
+    library = logging.getLogger(name)
+    previous = library.level
+    library.setLevel(level)
+    try:
+        yield
+    finally:
+        library.setLevel(previous)
+
+
+@contextmanager
 def handle_logs(handler: logging.Handler, level: int = logging.INFO) -> Iterator[None]:
     """Context manager: the project's loggers pass messages of at least `level` to the handler."""
     loggers = [logging.getLogger(name) for name in LOGGERS]

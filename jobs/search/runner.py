@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,9 @@ from ray.tune.search import Searcher
 
 from cluster import first_line
 from cluster.connection import preserve_sigint_handler
+from cluster.console.logs import limit_logs
 from cluster.console.progress import Report, count_bar
+from cluster.machine import restore_variables
 from cluster.resources import list_placement_groups, remove_placement_groups
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
@@ -75,15 +78,21 @@ class SearchContext:
     name_checkpoints: Callable[[], None] = lambda: None
 
 
+@contextmanager
+def _configure_tune() -> Iterator[None]:
+    """Context manager: Tune has the variables of `TUNE_ENVIRONMENT`, and logs no traceback of each failed trial."""
+    with restore_variables(TUNE_ENVIRONMENT), limit_logs("ray.tune", logging.CRITICAL):
+        os.environ.update(TUNE_ENVIRONMENT)
+        yield
+
+
+@_configure_tune()
 def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialResources, *, asha: bool) -> None:
     """Run all trials of a search.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; Tune has stopped the trials.
     """
-    os.environ.update(TUNE_ENVIRONMENT)
-    # Tune would log the traceback of each failed trial.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     search, earlier_groups = context.search, list_placement_groups()
     recorder = TrialRecorder(context)
     loggers: list[LoggerCallback] = [create_logger() for create_logger in LOGGERS]

@@ -19,6 +19,7 @@ import ray.util.client
 from ray.train import UserCallback
 
 from cluster import first_line, resources, to_single_line
+from cluster.console.logs import limit_logs
 from cluster.console.progress import Report, count_bar
 from cluster.console.tables import GrowingTable
 from cluster.message_queue import MessageFile, MessageFilePoller
@@ -248,24 +249,12 @@ def monitor_workers(
     with TensorBoardLog(join(path, "tensorboard")) as scalars, count_bar("epoch", last_epoch, logger) as show:
         monitor = RunMonitor(last_epoch, status, scalars, receives_messages=not is_client, show=show)
         if in_process:
-            with _quiet_ray_train():
+            with limit_logs("ray.train", logging.WARNING):  # it would log that it runs in local mode
                 yield RunCallback(monitor.handle, callbacks)
             return
         with MessageFilePoller(MessageFile(), monitor.handle, POLL_INTERVAL_S, _warn) as poller:
             status.stop_monitor = poller.close
             yield RunCallback(poller.queue.put, callbacks)
-
-
-@contextmanager
-def _quiet_ray_train() -> Iterator[None]:
-    """Context manager: Ray Train does not log that it runs in local mode."""
-    ray_logger = logging.getLogger("ray.train")
-    level = ray_logger.level
-    ray_logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        ray_logger.setLevel(level)
 
 
 def _warn(error: Exception) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cluster.connection import connect, is_connected, resolve_address
-from cluster.console.logs import RESULT
+from cluster.console.logs import RESULT, limit_logs
 from cluster.console.output import print_result_now
 from cluster.machine import find_free_ports, restore_variables
 from cluster.ray_private import read_serve_address
@@ -103,11 +103,11 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
     with (
         haproxy_environment(embedded, limits),
         lease_checkpoints(checkpoints),
+        limit_logs("ray.serve", logging.WARNING),
         connect(address, prestart_workers=True),
     ):
         from ray import serve
 
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         from serving.app import ClassifierDeployment
 
         application = configuration["applications"][0]

@@ -32,7 +32,7 @@ from cluster.connection import (
     set_ray_environment,
 )
 from cluster.machine import find_free_ports
-from cluster.package import REPOSITORY
+from cluster.package import CODE_FOLDER, REPOSITORY
 from tests.support.commands import run_command
 
 SCRIPT = """
@@ -246,6 +246,8 @@ def test_a_slow_start_is_logged_and_waited_for(
         monkeypatch.delenv(name)
     with connect(prestart_workers=prestart):
         assert re.search(r"^Ray is still starting after 0 s; the machine is busy$", "\n".join(messages), re.MULTILINE)
+        assert "PYTHONPATH" not in os.environ  # another connection would add another copy
+    assert environment.get("PYTHONPATH", str(CODE_FOLDER)) == str(CODE_FOLDER)
     assert environment[PRESTART_VARIABLE] == value
     assert environment.items() >= START_TIMEOUTS.items()
     for thread in set(threading.enumerate()) - threads:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster import UsageError, first_line
+from cluster.console.logs import limit_logs
 from cluster.storage import exists, join
 from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.inference.batch.part_writer import MANIFEST, PartResult, PartWriter
@@ -96,26 +97,26 @@ def write_parts(
         _wait_for_cpu()
         limit = workers or (len(parts) if is_autoscaling() else total_cpus())
         size = max(1, min(limit, len(parts)))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would print a line per option
-        dataset = ray.data.from_items([{"name": name} for name in parts], override_num_blocks=len(parts))
-        dataset.context.enable_progress_bars = False
-        inputs = ray.put((writer, dict(parts), checkpoint))
-        results = dataset.map_batches(
-            PartLabeller,
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=min(size, max(1, total_cpus()))),
-            num_cpus=1,
-            fn_constructor_args=[[inputs], table_dtype],
-        )
-        logger.info(f"writing {len(parts):,} files with up to {size:,} processes of the cluster")
-        try:
-            for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
-                for line in batch["result"].tolist():
-                    yield _parse_result(line)
-        except RayError as error:
-            raise DataError(
-                f"{writer.out}: the pipeline ended: {first_line(error)}; repeat the command to write the missing files"
-            ) from error
+        initial_size = min(size, max(1, total_cpus()))
+        with limit_logs("ray.data", logging.ERROR):  # it would print a line per option
+            dataset = ray.data.from_items([{"name": name} for name in parts], override_num_blocks=len(parts))
+            dataset.context.enable_progress_bars = False
+            inputs = ray.put((writer, dict(parts), checkpoint))
+            results = dataset.map_batches(
+                PartLabeller,
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=initial_size),
+                num_cpus=1,
+                fn_constructor_args=[[inputs], table_dtype],
+            )
+            logger.info(f"writing {len(parts):,} files with up to {size:,} processes of the cluster")
+            try:
+                for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
+                    for line in batch["result"].tolist():
+                        yield _parse_result(line)
+            except RayError as error:
+                advice = "repeat the command to write the missing files"
+                raise DataError(f"{writer.out}: the pipeline ended: {first_line(error)}; {advice}") from error
 
 
 def label_dataset(dataset: Any, checkpoint: Checkpoint) -> Any:

@@ -6,6 +6,7 @@ Searches of this process share one embedded Ray. Commands that are killed share 
 import contextlib
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -353,9 +354,10 @@ def test_random_vectors_are_compared_with_as_many_dimensions_as_those_of_the_fil
 def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
     embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
 ) -> None:
-    """Tune itself reports such a trial as failed. The program's own placement group stays."""
+    """Tune itself reports such a trial as failed. The program's placement group, variables and log levels stay."""
     marker = tmp_path / "marker"
     group = placement_group([{"CPU": 0.01}])
+    before = dict(os.environ), logging.getLogger("ray.tune").level
     report = TrialReport(Progress([make_epoch(1, 0.5)], best=1), finished=True).to_tune_result("accuracy")
 
     class FragileTrial(ray.tune.Trainable):  # here, so that its process does not import this module
@@ -373,6 +375,7 @@ def test_a_trial_whose_process_is_lost_while_it_is_reset_is_started_again(
     context = SearchContext(make_experiment(), search, RecordStore(str(tmp_path / "trials")), str(tmp_path))
     resources = TrialResources({"cpu": 1.0}, max_concurrent_trials=1, wait_message=None, distributed=False)
     run_trials(context, FragileTrial, resources, asha=False)
+    assert (dict(os.environ), logging.getLogger("ray.tune").level) == before
     assert placement_group_table(group)["state"] == "CREATED"
     remove_placement_group(group)
     assert marker.exists()

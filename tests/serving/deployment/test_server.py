@@ -1,5 +1,6 @@
 """Messages and errors of a start, without a cluster."""
 
+import logging
 import os
 import socket
 import stat
@@ -44,6 +45,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
     def connect(address: str | None, **options: bool) -> None:
+        assert logging.getLogger("ray.serve").level == logging.WARNING
         raise RayStarted(active_proxy(), active_request_limit())
 
     monkeypatch.setattr(server, "connect", connect)
@@ -56,6 +58,7 @@ def start(messages: list[str], address: str | None = None) -> list[str]:
         server.run(CONFIGURATION, address)
     if address is None and haproxy.is_haproxy_installed():
         assert started.value.args == ("HAProxy", 30)  # of the configuration
+    assert logging.getLogger("ray.serve").level == logging.NOTSET  # a program's own services log as before
     return list(messages)
 
 

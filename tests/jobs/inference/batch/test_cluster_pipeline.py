@@ -1,5 +1,6 @@
 """Prediction on a cluster: the pipeline of Ray Data, a full cluster, killed processes, faults of the storage."""
 
+import logging
 import os
 import signal
 import sys
@@ -98,6 +99,7 @@ def find_actors(head: RayHead) -> list[int]:
 def test_a_full_cluster_is_waited_for_visibly(saved: str, tmp_path: Path, messages: list[str]) -> None:
     """And an invalid row, or a folder that the actors do not see, is the same error as on one machine."""
     import ray
+    import ray.data
     from ray.util.placement_group import placement_group, remove_placement_group
 
     write_rows(tmp_path / "in.csv")
@@ -111,7 +113,9 @@ def test_a_full_cluster_is_waited_for_visibly(saved: str, tmp_path: Path, messag
         remove_placement_group(group)
 
     reference = free.remote()
+    level = logging.getLogger("ray.data").level
     predict_file(saved, source, out, None, on_cluster=True)
+    assert logging.getLogger("ray.data").level == level  # of the program's own pipelines
     assert any(message.startswith("waiting for a free CPU: 0 of") for message in messages)
     assert read_ids(tmp_path / "out") == [*range(NUM_ROWS)]
     ray.get(reference)
