@@ -226,6 +226,8 @@ class DistributedTrial(ray.tune.Trainable):
         try:
             return self._next_report().to_tune_result(metric)
         except Exception as error:
+            if is_system_failure(error):
+                raise  # Tune restarts the trial
             from jobs.search.trial import build_failure_report
 
             return build_failure_report(error, self._progress).to_tune_result(metric)
