@@ -39,6 +39,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
 from jobs.datasets.dataset import Dataset
 from jobs.training.corpus import Corpus, load_inputs, load_texts
+from jobs.training.exchange.shared_memory import TIMEOUT_S
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
     NoProgressError,
@@ -62,8 +63,6 @@ logger = logging.getLogger(__name__)
 NODE_REPLACEMENT_TIMEOUT_S = 30 * 60
 # Seconds until Ray Train tries again to start workers for which there is no room, 60 by default.
 START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-
-PROCESS_GROUP_TIMEOUT_S = 600  # that a worker waits for the others in a collective operation before it fails
 
 # Least time between the reports of workers. They are sent in the background; more of them would take time of the cores.
 REPORT_INTERVAL_S = 1.0
@@ -305,7 +304,7 @@ def _build_trainer(
     return TorchTrainer(
         _WORKER_FUNCTION,
         train_loop_config=vars(config),
-        torch_config=TorchConfig(timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        torch_config=TorchConfig(timeout_s=round(TIMEOUT_S)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=bool(config.use_gpu), resources_per_worker={"CPU": cpus}
         ),

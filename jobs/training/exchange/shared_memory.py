@@ -28,7 +28,7 @@ MAX_TOTAL_BYTES = 56 << 20  # of the file; containers have 64 MiB of shared memo
 MAX_WORKERS = 64  # on one machine; the messages of more workers would be too short for a row of each
 # x86 makes writes visible in their order; other machines need memory barriers, which Python does not have.
 TOTAL_STORE_ORDER_MACHINES = ("x86_64", "AMD64")
-TIMEOUT_S = 1800.0
+TIMEOUT_S = 600.0  # that a worker waits for the others before it fails; also where messages pass through torch
 
 _CACHE_LINE = 64  # bytes
 _SPINS = 2000  # polls before the worker yields its core

@@ -30,6 +30,7 @@ from jobs.datasets.readers import DataError
 from jobs.early_start import connect_early
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training import monitor
+from jobs.training.exchange.shared_memory import TIMEOUT_S
 from jobs.training.monitor import MAX_FAILURES_WITHOUT_CHECKPOINT, RunStatus
 from jobs.training.run_files.ray_snapshot import RAY_SNAPSHOT
 from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
@@ -223,11 +224,12 @@ def test_losses_of_the_controller_are_limited_if_there_is_no_progress(
     snapshot = Path(run.path, RAY_SNAPSHOT)
     snapshot.write_text("{}")
     status = RunStatus(time.time())
-    attempts = 0
+    attempts, timeouts = 0, list[int]()
 
     def lose_controller(trainer: TorchTrainer) -> None:
         nonlocal attempts
         attempts += 1
+        timeouts.append(trainer.backend_config.timeout_s)
         if attempts in (1, 3):
             status.num_checkpoints += 1
         raise ActorDiedError
@@ -236,6 +238,7 @@ def test_losses_of_the_controller_are_limited_if_there_is_no_progress(
     with pytest.raises(TrainingFailed, match=r"controller was lost 4 times without progress: .* repeat the command"):
         fit(make_experiment(), None, run, False, status)
     assert not snapshot.exists()
+    assert {*timeouts} == {TIMEOUT_S}  # the same wait as in shared memory
     # The third attempt wrote the last checkpoint, and is the first failure.
     assert attempts == 3 + MAX_FAILURES_WITHOUT_CHECKPOINT
     assert sum(line.startswith("workers were lost (") for line in messages) == attempts - 1
