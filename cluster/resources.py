@@ -209,11 +209,12 @@ def select_gpus(workers: int, cpus_per_worker: int) -> tuple[bool, str | None]:
     return False, None
 
 
-def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -> str | None:
+def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float, settings: str) -> str | None:
     """Return None if the workers fit into the cluster, else a message that the run waits until it has grown.
 
     Args:
         gpus_per_worker: a whole number, or a fraction below 1.
+        settings: names of the settings that decide the request, for the error.
 
     Raises:
         ResourceError: they can never fit, because the cluster does not autoscale.
@@ -229,7 +230,7 @@ def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float) -
     available += f" on {_count(len(list_nodes()), 'node')}"
     if not is_autoscaling():
         raise ResourceError(
-            f"train.workers asks for {request} each; there are {available}, and this cluster does not autoscale"
+            f"{settings}: no room for {request}; there are {available}, and this cluster does not autoscale"
         )
     return f"waiting for {request} each until the cluster has grown; there are {available}"
 

@@ -17,7 +17,7 @@ from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, is_uri, join, list_file_sizes
 from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment
-from jobs.config.settings import Source
+from jobs.config.settings import WORKER_SETTINGS, Source
 from jobs.datasets.readers import MIN_PREPARED_BYTES, DataError
 from jobs.datasets.sources import resolve_source
 from jobs.embeddings.input_checks import check_inputs
@@ -249,8 +249,8 @@ def _describe_processes(experiment: Experiment, warnings: list[str], *, in_proce
     if address is not None:
         address = parse_address(address).text
     elif not in_process and train.min_workers * train.cpus_per_worker > count_cpus():
-        request = f"{train.min_workers} workers of {train.cpus_per_worker} CPU"
-        warnings += _log([f"train.workers asks for {request} each; this machine has {count_cpus()}"])
+        request = f"{train.min_workers} * {train.cpus_per_worker} CPUs"
+        warnings += _log([f"{WORKER_SETTINGS} ask for {request}; this machine has {count_cpus()}"])
     return {
         "ray": address or (None if in_process else ON_THIS_MACHINE),
         "workers": train.workers,

@@ -214,6 +214,7 @@ NEWER_SETTINGS = (
     "linear_weight", "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention",
     "abstention_precision", "abstention_thresholds",
 )  # fmt: skip
+WORKER_SETTINGS = "train.workers and train.cpus_per_worker"  # in errors
 
 
 class TrainSettings(SettingsSection):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from cluster.resources import check_capacity, torch_uses_gpus, use_gpus, worker_capacity
 from jobs.config.experiment import Experiment
+from jobs.config.settings import WORKER_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ def plan_trial_resources(experiment: Experiment) -> TrialResources:
 
     if train.min_workers > 1:
         use_gpu = use_gpus(train.use_gpu, train.min_workers, train.cpus_per_worker)
-        wait_message = check_capacity(train.min_workers, train.cpus_per_worker, use_gpu)
+        wait_message = check_capacity(train.min_workers, train.cpus_per_worker, use_gpu, WORKER_SETTINGS)
         capacity = worker_capacity(train.cpus_per_worker, use_gpu) // train.min_workers
         # Tune requires some resource: a megabyte.
         return TrialResources({"cpu": 0.0, "memory": 1e6}, limit(capacity), wait_message, True, use_gpu)
     gpus = _select_gpus_per_trial(experiment)
-    wait_message = check_capacity(1, train.cpus_per_worker, gpus)
+    settings = "train.cpus_per_worker" + (" and tune.gpus_per_trial" if gpus else "")
+    wait_message = check_capacity(1, train.cpus_per_worker, gpus, settings)
     resources = {"cpu": float(train.cpus_per_worker)} | ({"gpu": gpus} if gpus else {})
     capacity = worker_capacity(train.cpus_per_worker, gpus)
     return TrialResources(resources, limit(capacity), wait_message, False, gpus > 0)

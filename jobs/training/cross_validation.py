@@ -94,7 +94,8 @@ def cross_validate(experiment: Experiment, folds: int) -> str:
     on_this_machine = resolve_address() is None and not ray.is_initialized()
     with nullcontext() if on_this_machine else connect():
         folder = join(absolute_path(experiment.storage), experiment.name, name)
-        wait_notice = None if on_this_machine else resources.check_capacity(1, experiment.train.cpus_per_worker, 0)
+        cpus = experiment.train.cpus_per_worker
+        wait_notice = None if on_this_machine else resources.check_capacity(1, cpus, 0, "train.cpus_per_worker")
         if wait_notice:
             logger.info(wait_notice)
         with lock_folder(folder):

@@ -36,7 +36,7 @@ from cluster.console.logs import RESULT
 from cluster.storage import join, lock_folder, write_bytes, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
-from jobs.config.settings import TrainSettings
+from jobs.config.settings import WORKER_SETTINGS, TrainSettings
 from jobs.datasets.dataset import Dataset
 from jobs.training.corpus import Corpus, load_inputs, load_texts
 from jobs.training.exchange.shared_memory import TIMEOUT_S
@@ -151,7 +151,7 @@ def require_resources(experiment: Experiment, *, in_process: bool = False) -> tu
     if in_process:
         return resources.use_own_gpu(settings.use_gpu), None
     gpu = resources.use_gpus(settings.use_gpu, settings.min_workers, settings.cpus_per_worker)
-    return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
+    return gpu, resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu, WORKER_SETTINGS)
 
 
 def train_to_completion(
@@ -323,5 +323,5 @@ def _describe_failure(error: TrainingFailedError, settings: TrainSettings, gpu: 
     """Return the error of a run that Ray Train does not restart; ResourceError if the cluster has no room for it."""
     cause = error.controller_failure if isinstance(error, ControllerError) else error
     if not isinstance(cause, NoProgressError):
-        resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu)
+        resources.check_capacity(settings.min_workers, settings.cpus_per_worker, gpu, WORKER_SETTINGS)
     return TrainingFailed(f"{describe_loss({0: cause})}; {HOW_TO_RESUME}")

@@ -163,19 +163,19 @@ def test_a_run_in_this_process_uses_a_gpu_that_torch_can_use(
 @pytest.mark.ray
 def test_workers_that_can_never_fit_are_an_error_with_request_and_capacity(embedded_ray: None) -> None:
     """Too many workers, too large ones, or missing GPUs; workers that fit do not wait."""
-    assert resources.check_capacity(4, 1, gpus_per_worker=0) is None
-    assert resources.check_capacity(2, 2, gpus_per_worker=0) is None
+    assert resources.check_capacity(4, 1, 0, "workers") is None
+    assert resources.check_capacity(2, 2, 0, "workers") is None
     for request, message in (
         (
             (5, 1, False),
-            "asks for 5 workers of 1 CPU each; there are 4 CPUs on 1 node, and this cluster does not autoscale",
+            "^workers: no room for 5 workers of 1 CPU; there are 4 CPUs on 1 node, .* does not autoscale",
         ),
-        ((1, 5, False), "asks for 1 worker of 5 CPUs each; there are 4 CPUs on 1 node"),
-        ((3, 2, False), "asks for 3 workers of 2 CPUs each; there are 4 CPUs"),
-        ((1, 1, True), "asks for 1 worker of 1 CPU and a GPU each; there are 4 CPUs and 0 GPUs on 1 node"),
+        ((1, 5, False), "no room for 1 worker of 5 CPUs; there are 4 CPUs on 1 node"),
+        ((3, 2, False), "no room for 3 workers of 2 CPUs; there are 4 CPUs"),
+        ((1, 1, True), "no room for 1 worker of 1 CPU and a GPU; there are 4 CPUs and 0 GPUs on 1 node"),
     ):
         with pytest.raises(resources.ResourceError, match=message):
-            resources.check_capacity(*request)
+            resources.check_capacity(*request, "workers")
 
 
 @pytest.mark.ray

@@ -116,7 +116,7 @@ def test_contradictions_are_errors_and_warnings_as_in_the_command(
 ) -> None:
     monkeypatch.setattr("jobs.dry_run.count_cpus", lambda: 2)
     planned = plan("train", "data.train=toy.csv", *SETTINGS, "train.workers=3", "seed=3")
-    assert planned["warnings"] == ["train.workers asks for 3 workers of 1 CPU each; this machine has 2"]
+    assert planned["warnings"] == ["train.workers and train.cpus_per_worker ask for 3 * 1 CPUs; this machine has 2"]
     assert planned["starts"]["ray"] == "on this machine"
     assert planned["starts"]["workers"] == 3
     words = ["train", "data.train=toy.csv", "data.text_column=none"]

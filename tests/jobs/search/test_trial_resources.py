@@ -83,8 +83,13 @@ def test_trials_of_several_workers_hold_no_cpu_while_they_wait(workers: Any, max
 
 
 def test_resources_that_the_cluster_will_never_have_are_an_error() -> None:
-    """The message states the required and the existing resources."""
-    with pytest.raises(resources.ResourceError, match=r"1 worker of 5 CPUs.* 7 CPUs on 2 nodes"):
+    """The message states the settings that decide, and the required and the existing resources."""
+    with pytest.raises(
+        resources.ResourceError, match=r"^train\.cpus_per_worker: no room for 1 worker of 5 CPUs.* 7 CPUs on 2 nodes"
+    ):
         plan_trial_resources(Experiment().replace({"train.cpus_per_worker": 5}))
-    with pytest.raises(resources.ResourceError, match=r"2 workers of 1 CPU and .*GPU.* 7 CPUs and 1 GPU.* on 2"):
+    with pytest.raises(
+        resources.ResourceError,
+        match=r"^train\.workers and .*: no room for 2 workers of 1 CPU and .*GPU.* 7 CPUs and 1 GPU.* on 2",
+    ):
         plan_trial_resources(Experiment().replace({"train.workers": 2, "train.use_gpu": True}))

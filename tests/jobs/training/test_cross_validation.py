@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 
+from cluster.resources import ResourceError
 from cluster.storage import write_json
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import load_dataset, load_folds
@@ -32,6 +34,18 @@ from tests.support.toy_data import make_test_corpus, make_toy_rows, write_word2v
 
 def fold_result(accuracy: float) -> FoldResult:
     return FoldResult(3, 40, accuracy, accuracy / 2, 0.5, {"accuracy": 1.0, "macro_f1": 1.0, "loss": 0.1}, 100.0, 1.0)
+
+
+def test_too_few_cpus_for_a_fold_are_an_error_that_names_the_setting(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fold has one worker, so `train.workers` has no effect."""
+    monkeypatch.setattr(cross_validation, "resolve_address", lambda: "cluster")
+    monkeypatch.setattr(cross_validation, "connect", nullcontext)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}, "Labels": {}}])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(ResourceError, match=r"^train\.cpus_per_worker: no room for 1 worker of 8 CPUs; there are 4"):
+        cross_validate(make_experiment(train__cpus_per_worker=8), 3)
 
 
 def test_each_row_is_tested_once(make_experiment: Callable[..., Experiment]) -> None:
