@@ -116,6 +116,9 @@ class ClassifierApplication:
             headers = [_JSON, *error.headers, *self._name_checkpoint(scope)]
             if status in (408, 413):
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
+        except Exception:
+            self._replica.metrics.count_response(500)  # of the web server, which logs the error
+            raise
         headers.append((b"content-length", b"%d" % len(response)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response})
@@ -248,6 +251,7 @@ class ClassifierApplication:
             scored.scores,
             explainers,
             flat=flat,
+            max_scores=self._limits.max_scores,
             thresholds=model.thresholds,
             abstention=abstention,
         )

@@ -43,9 +43,12 @@ CompiledEntry = Callable[[ctypes.c_void_p, int, int, int, int, int, ctypes.c_voi
 
 
 class ScoredTexts(Struct):
-    """Scores of each text, `(texts, classes)`, and the share of unknown words in all of them, in thousandths."""
+    """Scores of each text, `(texts, classes)`, and the share of unknown words in all of them, in thousandths.
 
-    scores: list[list[float]]
+    The scores are in the scorer's memory: its next request overwrites them.
+    """
+
+    scores: NDArray[np.float64]
     unknown_permille: int
 
 
@@ -100,7 +103,7 @@ class CompiledScorer:
         if permille < 0:
             permille = self._score_slowly(texts, code)
         rows = self._first_row if count == 1 else self._matrix[:count]
-        return ScoredTexts(rows.tolist(), permille)
+        return ScoredTexts(rows, permille)
 
     def _score_slowly(self, texts: Sequence[str], function: int) -> int:
         """Score texts as the classifier does; return the share of unknown words in thousandths."""

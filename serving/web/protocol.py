@@ -16,7 +16,9 @@ from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.config.abstention import DEFAULT_OBJECTIVE, OBJECTIVES, AbstentionRule, Objective
@@ -24,11 +26,12 @@ from jobs.inference.explanation import Explainer, Explanation
 
 # Maximum size of the explanations of one response; without it a small request could ask for gigabytes.
 MAX_EXPLANATION_BYTES = 8_000_000
+FEW_LABELS = 64  # Python sorts so few faster than numpy selects some of them
 FUNCTIONS = ("softmax", "sigmoid", "none")
 
 
 class RequestError(Exception):
-    """A request that is rejected; `status` is the HTTP status of the response (4xx), `headers` belong to it."""
+    """A request that is rejected; `status` is the HTTP status of the response (4xx or 503), `headers` belong to it."""
 
     def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(message)
@@ -44,6 +47,7 @@ class Limits(BaseModel):
     max_texts: int = Field(256, ge=1, description="Number of texts.")
     max_text_length: int = Field(100_000, ge=1, description="Length of a text, in characters (code points).")
     max_explained_texts: int = Field(16, ge=1, description="Number of texts of a request with `explain`.")
+    max_scores: int = Field(100_000, ge=1, description="Number of scores of a response: labels of all texts.")
 
 
 Abstain = Annotated[
@@ -168,11 +172,8 @@ def parse_request(body: bytes, limits: Limits, default_function: str = "softmax"
         _apply_parameters(request, parameters)
     if abstain := parsed.abstain or (parameters.abstain if parameters is not None else None):
         if request.function != "softmax":
-            raise RequestError(
-                422,
-                "abstain: thresholds are of softmax, with one label per text; leave out function_to_apply and "
-                "raw_scores",
-            )
+            hint = "leave out function_to_apply and raw_scores"
+            raise RequestError(422, f"abstain: thresholds are of softmax, with one label per text; {hint}")
         request.abstain = DEFAULT_OBJECTIVE if abstain is True else abstain
     _check_limits(request, limits)
     return request
@@ -193,13 +194,11 @@ def _apply_parameters(request: ClassificationRequest, parameters: Parameters) ->
 
 def _check_limits(request: ClassificationRequest, limits: Limits) -> None:
     """Raise RequestError if a request is over a limit."""
-    texts = request.texts
-    if len(texts) > limits.max_texts:
-        raise RequestError(413, f"inputs: {len(texts)} texts; at most {limits.max_texts} are allowed")
-    if request.explain and len(texts) > limits.max_explained_texts:
-        raise RequestError(
-            413, f"inputs: {len(texts)} texts; at most {limits.max_explained_texts} are allowed with explain"
-        )
+    texts, count = request.texts, len(request.texts)
+    if count > limits.max_texts:
+        raise RequestError(413, f"inputs: {count} texts; at most {limits.max_texts} are allowed")
+    if request.explain and count > limits.max_explained_texts:
+        raise RequestError(413, f"inputs: {count} texts; at most {limits.max_explained_texts} are allowed with explain")
     for text in texts:
         if len(text) > limits.max_text_length:
             raise RequestError(
@@ -256,10 +255,11 @@ def _describe_unknown_field(path: list[str]) -> str:
 def encode_response(
     request: ClassificationRequest,
     labels: Sequence[str],
-    scores: Sequence[Sequence[float]],
+    scores: NDArray[np.float64],
     explainers: Sequence[Explainer],
     *,
     flat: bool,
+    max_scores: int = Limits().max_scores,
     thresholds: Sequence[float] | None = None,
     abstention: AbstentionRule | None = None,
 ) -> bytes:
@@ -270,38 +270,46 @@ def encode_response(
         scores: after the function is applied, `(texts, classes)`.
         explainers: of each text, if the request asks for explanations.
         flat: return a list for a single text, not a list of one list.
+        max_scores: maximum number of scores of the response.
         thresholds: of the labels, with several labels per text.
         abstention: decides which texts have no label, if the request asks for it.
 
     Raises:
-        RequestError: 413 if the explanations would be too long.
+        RequestError: 413 if there would be too many scores, or the explanations would be too long.
     """
-    rows = []
-    if request.function != "sigmoid":
-        thresholds = None
+    rows, count = [], 0
+    minima = dict(zip(labels, thresholds, strict=True)) if thresholds and request.function == "sigmoid" else {}
     for row in scores:
-        best = list(map(Score, labels, row))
-        if thresholds is not None:
-            for score, threshold in zip(best, thresholds, strict=True):
-                score.above_threshold = score.score >= threshold
+        best = list(map(Score, *_select_labels(labels, row, request)))
         best.sort(key=_get_score, reverse=True)
-        if request.top_k is not None:
-            del best[request.top_k :]
-        if request.threshold is not None:
-            best = [score for score in best if score.score >= request.threshold]
+        del best[request.top_k or len(best) :]
+        for score in best if minima else ():
+            score.above_threshold = score.score >= minima[score.label]
         rows.append(best)
+        count += len(best)
+        if count > max_scores:
+            hint = "request fewer labels (parameters.top_k, parameters.threshold), or fewer texts"
+            raise RequestError(413, f"the response would have more than {max_scores} scores; {hint}")
     if request.explain:
         _explain(rows, labels, explainers)
     if abstention is not None:
-        decisions = [Decision(_decide(abstention, labels, row), best) for row, best in zip(scores, rows, strict=True)]
+        classes = abstention.apply(scores)[0].tolist()
+        decisions = list(map(Decision, (labels[index] if index >= 0 else None for index in classes), rows))
         return _encode(decisions[0] if flat and request.single else decisions)
     return _encode(rows[0] if flat and request.single else rows)
 
 
-def _decide(rule: AbstentionRule, labels: Sequence[str], scores: Sequence[float]) -> str | None:
-    """Return the label of a text, None if its score is below the threshold."""
-    best = max((index for index in range(len(scores)) if index != rule.out_of_scope), key=scores.__getitem__)
-    return labels[best] if scores[best] >= rule.threshold else None
+def _select_labels(
+    labels: Sequence[str], scores: NDArray[np.float64], request: ClassificationRequest
+) -> tuple[Sequence[str], list[float]]:
+    """Return the labels that a text's response may have, in the order of the classes, and their scores."""
+    top_k, minimum = request.top_k, request.threshold
+    if top_k is not None and top_k < len(labels) > FEW_LABELS:
+        minimum = max(np.partition(scores, -top_k)[-top_k], -np.inf if minimum is None else minimum)
+    if minimum is None:
+        return labels, scores.tolist()
+    classes = np.flatnonzero(scores >= minimum)
+    return [labels[index] for index in classes.tolist()], scores[classes].tolist()
 
 
 def _explain(rows: list[list[Score]], labels: Sequence[str], explainers: Sequence[Explainer]) -> None:
@@ -311,11 +319,8 @@ def _explain(rows: list[list[Score]], labels: Sequence[str], explainers: Sequenc
     for row, explainer in zip(rows, explainers, strict=True):
         size += len(row) * explainer.estimated_json_bytes
         if size > MAX_EXPLANATION_BYTES:
-            raise RequestError(
-                413,
-                f"the explanations would take more than {MAX_EXPLANATION_BYTES // 1_000_000} MB; request fewer labels "
-                "(parameters.top_k), or fewer or shorter texts",
-            )
+            hint = "request fewer labels (parameters.top_k), or fewer or shorter texts"
+            raise RequestError(413, f"the explanations would take more than {MAX_EXPLANATION_BYTES / 1e6:g} MB; {hint}")
         for score in row:
             score.explanation = explainer.explain(classes[score.label])
 

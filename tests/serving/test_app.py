@@ -24,10 +24,12 @@ from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from serving import app
 from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
+from serving.web import asgi
 from serving.web import body as body_module
 from serving.web.admission import AdmissionQueue
 from serving.web.distribution import Distances
 from serving.web.metrics import MAX_CHECKPOINT_TAGS, MAX_ROLE_TAGS, OTHER, ModelCounters, ModelCounts, ReplicaMetrics
+from serving.web.served_models import ServedModel
 from tests.support.asgi import configure, make_replica, send_request, serve_replica
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -182,6 +184,26 @@ def test_a_request_is_counted_once(run_folder: Path, monkeypatch: pytest.MonkeyP
     assert replica.models is not None
     counters = replica.models.primary.take_counters()
     assert (sum(counters.label_counts), len(counters.latencies_s)) == (1, 1)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/models/other/predict", "/info"])
+def test_an_unexpected_error_is_counted_as_a_500(run_folder: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """The web server responds to it; the alert and the dashboard read the status that the replica counts."""
+    replica = make_replica({"checkpoint": str(run_folder), "models": {"other": str(run_folder / "second")}})
+    monkeypatch.setattr(ServedModel, "score", MagicMock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(asgi.ClassifierApplication, "_describe_models", MagicMock(side_effect=ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        send_request(replica, path, None if path == "/info" else BODY)
+    assert replica.metrics._statuses == {500: 1}
+
+
+def test_the_number_of_scores_of_a_response_is_limited(run_folder: Path) -> None:
+    replica = make_replica({"checkpoint": str(run_folder)}, limits={"max_scores": 5})
+    two = {"inputs": ["word1", "word2"]}
+    status, _, response = send_request(replica, "/predict", json.dumps(two).encode())
+    assert (status, response["error"][:44]) == (413, "the response would have more than 5 scores; ")
+    for request in (two | {"parameters": {"top_k": 2}}, {"inputs": "word1"}):
+        assert send_request(replica, "/predict", json.dumps(request).encode())[0] == 200
 
 
 def test_a_refused_checkpoint_leaves_the_previous_one_served(run_folder: Path, tmp_path: Path) -> None:

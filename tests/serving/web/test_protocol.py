@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from jobs.config.abstention import AbstentionRule
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
+from serving.web import protocol
 from serving.web.protocol import Limits, RequestError, encode_error, encode_response, parse_request
 from tests.support.checkpoints import checkpoint_of
 from tests.support.scores import apply_function
@@ -29,7 +31,7 @@ def respond(content: bytes, logits: list[list[float]] = SCORES, *, flat: bool = 
     request = parse_request(content, LIMITS)
     scores = [apply_function(request.function, row) for row in logits[: len(request.texts)]]
     rule = AbstentionRule(0.7, out_of_scope=0) if request.abstain else None
-    return json.loads(encode_response(request, LABELS, scores, [], flat=flat, abstention=rule))
+    return json.loads(encode_response(request, LABELS, np.array(scores), [], flat=flat, abstention=rule))
 
 
 def test_one_text_is_a_flat_list_on_predict_and_a_list_of_lists_on_the_root() -> None:
@@ -90,8 +92,8 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
     classifier = Classifier(checkpoint_of("rand"))
     text = "word1 word2"
     request = parse_request(body(inputs=text, **fields), LIMITS)
-    [logits] = classifier.predict_logits([text]).tolist()
-    rows = json.loads(encode_response(request, classifier.labels, [logits], [Explainer(classifier, text)], flat=True))
+    logits = classifier.predict_logits([text]).astype(float)
+    rows = json.loads(encode_response(request, classifier.labels, logits, [Explainer(classifier, text)], flat=True))
     for row in rows:
         explanation = row["explanation"]
         shares = [phrase["share"] for phrase in explanation["phrases"]]
@@ -182,7 +184,7 @@ def test_explanations_that_would_fill_the_memory_are_refused() -> None:
     limits = Limits(max_text_length=1_000_000)
     text = " ".join("x" * 60_000 for _ in range(10))
     labels = [f"label {number}" for number in range(150)]
-    scores = [[1 / 150] * 150]
+    scores = np.full((1, 150), 1 / 150)
     explainers = [Explainer(classifier, text)]
 
     def explain(**parameters: object) -> bytes:
@@ -225,15 +227,60 @@ def test_abstention_that_is_no_objective_or_has_another_function_is_an_error(fie
         parse_request(body(inputs="hi", **fields), LIMITS)
 
 
+@pytest.mark.parametrize(
+    "parameters", [{}, {"top_k": 7}, {"top_k": 500}, {"threshold": 3}, {"top_k": 7, "threshold": 9}]
+)
+def test_the_labels_of_a_response_are_the_best_in_the_order_of_the_classes(parameters: dict) -> None:
+    """Of equal scores that of the first class is first, also where `top_k` ends among them."""
+    scores = np.random.default_rng(0).integers(0, 10, (20, 100)).astype(float)
+    labels = [f"label {index}" for index in range(100)]
+    request = parse_request(body(inputs=["x"] * 20, parameters=parameters), Limits())
+    expected = []
+    for row in scores.tolist():
+        pairs = sorted(zip(labels, row, strict=True), key=lambda pair: pair[1], reverse=True)[: parameters.get("top_k")]
+        expected.append(
+            [{"label": label, "score": score} for label, score in pairs if score >= parameters.get("threshold", 0)]
+        )
+    assert json.loads(encode_response(request, labels, scores, [], flat=True)) == expected
+
+
+def test_few_of_many_labels_take_no_object_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 texts with 10,000 labels each would be 2.6 million objects."""
+    scores = np.random.default_rng(0).random((4, 10_000))
+    labels = list(map(str, range(10_000)))
+    created = Mock(side_effect=protocol.Score)
+    monkeypatch.setattr(protocol, "Score", created)
+    for parameters in ({"top_k": 1}, {"threshold": np.partition(scores, -1)[:, -1].min()}):
+        request = parse_request(body(inputs=["x"] * 4, parameters=parameters), Limits())
+        encode_response(request, labels, scores, [], flat=True)
+    assert created.call_count < 30
+
+
+def test_a_response_with_too_many_scores_is_refused() -> None:
+    """The message says how to request fewer."""
+    scores = np.random.default_rng(0).random((4, 100))
+    labels = list(map(str, range(100)))
+
+    def respond_within(max_scores: int, **parameters: object) -> bytes:
+        request = parse_request(body(inputs=["x"] * 4, parameters=parameters), Limits())
+        return encode_response(request, labels, scores, [], flat=True, max_scores=max_scores)
+
+    assert len(json.loads(respond_within(400))) == 4
+    assert respond_within(4, top_k=1)
+    with pytest.raises(RequestError, match=r"more than 399 scores; request fewer labels \(parameters.top_k") as caught:
+        respond_within(399)
+    assert caught.value.status == 413
+
+
 def test_scores_have_all_digits_of_float32() -> None:
     """And a decimal point or an exponent: readers of JSON in some languages would take 1 for an integer."""
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     request = parse_request(body(inputs="a"), LIMITS)
     labels = list(map(str, range(len(values))))
-    response = encode_response(request, labels, [values.astype(np.float64).tolist()], [], flat=True)
+    response = encode_response(request, labels, values.astype(np.float64)[None], [], flat=True)
     assert {np.float32(row["score"]) for row in json.loads(response)} == set(values)
     for number in ([1.0, 0.0], [1e-300, 0.0]):
-        content = encode_response(request, ["a", "b"], [number], [], flat=True)
+        content = encode_response(request, ["a", "b"], np.array([number]), [], flat=True)
         assert all(isinstance(row["score"], float) for row in json.loads(content))
 
 
