@@ -1,6 +1,7 @@
-"""Weights of the classes in the loss, as `train.class_weights` sets them."""
+"""Weights of the classes in the loss, as `train.class_weights` sets them, and other settings with a value by label."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 ClassWeights = Literal["balanced"] | dict[str, float] | None
@@ -13,11 +14,15 @@ def parse_class_weights(value: Any) -> ClassWeights:
         return value  # type: ignore[no-any-return]
     if not isinstance(value, dict) or not value:
         raise ValueError("must be balanced, or a weight for each label, as in {spam: 2, ham: 1}")
-    # YAML reads some labels as numbers or booleans.
-    return {
-        str(label).lower() if isinstance(label, bool) else str(label): _parse_weight(label, weight)
-        for label, weight in value.items()
-    }
+    weights: dict[str, float] = convert_labels({label: _parse_weight(label, item) for label, item in value.items()})
+    return weights
+
+
+def convert_labels(value: Any) -> Any:
+    """Return a setting's value, a mapping with labels as strings: YAML reads some as numbers or booleans."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(label).lower() if isinstance(label, bool) else str(label): item for label, item in value.items()}
 
 
 def _parse_weight(label: object, value: Any) -> float:

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from jobs.config.abstention import Objective
-from jobs.config.class_weights import ClassWeights, parse_class_weights
+from jobs.config.class_weights import ClassWeights, convert_labels, parse_class_weights
 from jobs.config.temperature import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
@@ -257,7 +257,7 @@ class TrainSettings(SettingsSection):
     distance is added to the loss, for the words of a batch."""
     linear_weight: float | None = Field(None, ge=0, le=MAX_LINEAR_WEIGHT)
     """Factor of the scores that `model.linear` adds. null: fitted to the validation part after each epoch."""
-    class_weights: ClassWeights = None
+    class_weights: Annotated[ClassWeights, BeforeValidator(parse_class_weights)] = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
     weight for each label, as in {spam: 2, ham: 1}. null: none. A mapping applies to the linear classifier of
     `model.linear` too; otherwise, with one label per text, its classes are balanced where those of the network are not.
@@ -266,7 +266,7 @@ class TrainSettings(SettingsSection):
     threshold_objective: Literal["micro_f1", "macro_f1"] | Fraction = "micro_f1"
     """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
     of at least a precision, such as 0.9. They are chosen on the validation part."""
-    thresholds: Fraction | dict[str, Fraction] | None = None
+    thresholds: Annotated[Fraction | dict[str, Fraction] | None, BeforeValidator(convert_labels)] = None
     """Score from which a text gets a label, with several per text: one for all labels, or a mapping of label to score.
     null: chosen by `threshold_objective`."""
     temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
@@ -299,11 +299,6 @@ class TrainSettings(SettingsSection):
                 f"`finetune-cnn cross-validate --folds {values['folds']}` instead"
             )
         return {name: value for name, value in values.items() if name != "folds"}
-
-    @field_validator("class_weights", mode="before")
-    @classmethod
-    def _check_class_weights(cls, value: Any) -> ClassWeights:
-        return parse_class_weights(value)
 
     @field_validator("workers", mode="before")
     @classmethod

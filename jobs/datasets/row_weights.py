@@ -40,6 +40,12 @@ def parse_weight(file: SourceFile, number: int, record: Record, column: str) -> 
     return weight
 
 
+def match_labels(values: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """Return a setting's values by label, with its labels spelled as those of rows unless they are `labels`."""
+    known = set(labels)
+    return {label if label in known else spell_label(str(label)): value for label, value in values.items()}
+
+
 def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
     """Check that all weights of classes, also those that a search varies, are of the labels of the training rows.
 
@@ -51,9 +57,9 @@ def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
     for class_weights in (experiment.train.class_weights, *(value for items in values for value in items)):
         if not isinstance(class_weights, dict):
             continue
-        weighted = {spell_label(str(label)) for label in class_weights}
+        weighted = match_labels(class_weights, labels)
         missing = [label for label in labels if label not in weighted]
-        unknown = sorted(weighted.difference(labels))
+        unknown = sorted(weighted.keys() - set(labels))
         if missing or unknown:
             parts = [f"lacks a weight of {_name(missing)}"] * bool(missing)
             parts += [f"has weights of {_name(unknown)}, which no training row has"] * bool(unknown)
@@ -64,8 +70,9 @@ def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Seq
     """Raise an ExperimentError if a mapping of thresholds lacks labels of the training rows, or has others."""
     if not isinstance(thresholds, Mapping):
         return
-    missing = [label for label in labels if label not in thresholds]
-    unknown = sorted(set(thresholds).difference(labels))
+    matched = match_labels(thresholds, labels)
+    missing = [label for label in labels if label not in matched]
+    unknown = sorted(matched.keys() - set(labels))
     if missing or unknown:
         parts = [f"lacks a threshold of {_name(missing)}"] * bool(missing)
         parts += [f"has thresholds of {_name(unknown)}, which no training row has"] * bool(unknown)
@@ -102,7 +109,7 @@ def compute_row_weights(
             )
         weights = weights / sums[labels]
     elif class_weights is not None:
-        by_label = {spell_label(label): weight for label, weight in class_weights.items()}
+        by_label = match_labels(class_weights, names)
         by_class = np.array([by_label.get(name, 0.0) for name in names])  # (classes,); 0 without rows
         weights = weights * (by_class / by_class.max())[labels]
     if not weights.any():
@@ -125,7 +132,7 @@ def compute_label_weights(
     if class_weights is None:
         return None
     if class_weights != "balanced":
-        by_label = {spell_label(label): weight for label, weight in class_weights.items()}
+        by_label = match_labels(class_weights, names)
         return np.array([by_label.get(name, 1.0) for name in names])  # a label of `train.start_from` may have no rows
     weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
     sums = weights @ labels

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD, ThresholdObjective
+from jobs.datasets.row_weights import match_labels
 from jobs.evaluation.metrics import LogitSample
 from jobs.evaluation.multi_label.metrics import LabelCounts, sigmoid
 
@@ -89,7 +90,8 @@ def calibrate(logits: LogitSample, settings: "TrainSettings", names: Sequence[st
     fixed = settings.thresholds
     if fixed is not None:
         # A label that only the checkpoint of `train.start_from` has may have none.
-        values = [fixed.get(name, DEFAULT_THRESHOLD) if isinstance(fixed, dict) else fixed for name in names]
+        own = match_labels(fixed, names) if isinstance(fixed, dict) else dict.fromkeys(names, fixed)
+        values = [own.get(name, DEFAULT_THRESHOLD) for name in names]
         return Calibration(temperature, np.array(values))
     probabilities = sigmoid(logits.logits / temperature)
     chosen = choose_thresholds(probabilities, logits.labels, settings.threshold_objective)

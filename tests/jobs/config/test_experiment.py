@@ -176,6 +176,17 @@ def test_weights_of_classes_are_a_name_or_a_mapping(tmp_path: Path, text: str, v
     assert load_experiment(str(tmp_path / "x.yaml")) == experiment
 
 
+def test_thresholds_may_be_of_labels_that_are_numbers_or_booleans(tmp_path: Path) -> None:
+    """As weights of classes; a single one is of all labels."""
+    experiment = load_experiment(None, ["train.thresholds={2: 0.5, true: 0.25, b: 0.75}"])
+    assert experiment.train.thresholds == {"2": 0.5, "true": 0.25, "b": 0.75}
+    (tmp_path / "x.yaml").write_text(experiment.to_yaml())
+    assert load_experiment(str(tmp_path / "x.yaml")) == experiment
+    assert load_experiment(None, ["train.thresholds=0.5"]).train.thresholds == 0.5
+    with pytest.raises(ExperimentError, match=r"train\.thresholds"):
+        load_experiment(None, ["train.thresholds={1: 2}"])
+
+
 @pytest.mark.parametrize("value", ["null", "5"])
 def test_train_folds_of_earlier_versions(tmp_path: Path, value: str) -> None:
     """null, which `show` and searches of earlier versions wrote, is ignored; a number refers to the command."""

@@ -8,10 +8,12 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import DataSettings
+from jobs.config.settings import DataSettings, TrainSettings
 from jobs.datasets.dataset import load_dataset, load_folds, merge_validation
 from jobs.datasets.readers import DataError, check_file, read_rows
-from jobs.datasets.row_weights import check_thresholds, compute_label_weights, compute_row_weights
+from jobs.datasets.row_weights import check_class_weights, check_thresholds, compute_label_weights, compute_row_weights
+from jobs.evaluation.metrics import LogitSample
+from jobs.evaluation.multi_label.thresholds import calibrate
 from tests.support.text_formats import encode_rows
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
@@ -174,3 +176,24 @@ def test_thresholds_are_those_of_all_labels() -> None:
     check_thresholds(0.2, ["a"])
     with pytest.raises(ExperimentError, match="lacks a threshold of 'b', and has thresholds of 'c', which no training"):
         check_thresholds({"a": 0.2, "c": 0.3}, ["a", "b"])
+
+
+def test_labels_of_settings_are_spelled_as_those_of_rows() -> None:
+    """1.0 is 1, and True is true; a label that the estimator has in this spelling stays."""
+    labels = ["1", "true"]
+    values = {"1.0": 0.2, "True": 0.4}
+    check_thresholds(values, labels)
+    experiment = Experiment().replace({"train.class_weights": values})
+    check_class_weights(experiment, labels)
+    check_thresholds(values, list(values))
+    check_class_weights(experiment, list(values))
+    logits = LogitSample(np.zeros((2, 2), np.uint8), 2)
+    settings = TrainSettings(thresholds=values)
+    for names in (labels, list(values)):
+        thresholds, weights = (
+            calibrate(logits, settings, names).thresholds,
+            compute_label_weights(values, names, np.eye(2)),
+        )
+        assert thresholds is not None
+        assert weights is not None
+        assert thresholds.tolist() == weights.tolist() == [0.2, 0.4]
