@@ -181,6 +181,17 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np
     return counts.reshape(num_classes, num_classes)
 
 
+def list_cells(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the true class, the predicted class and the count of each cell of `confusion` that is not 0.
+
+    The largest counts are first, `(cells,)` int64 each; equal ones are in the order of the classes.
+    """
+    true, predicted = np.nonzero(counts)
+    values = counts[true, predicted]
+    order = np.argsort(-values, kind="stable")
+    return true[order], predicted[order], values[order]
+
+
 def per_class_metrics(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
     """Return precision, recall, f1, `(classes,)` float64, and support (rows), `(classes,)` int64.
 

@@ -164,14 +164,14 @@ def verify_sizes(path: str) -> None:
         raise CheckpointError(f"{path}: is an incomplete checkpoint: {', '.join(damaged)} missing or truncated")
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str, max_bytes: int = DEFAULT_MAX_TEXT_BYTES) -> Any:
     """Return the value of a small JSON file at a path or URI.
 
     Raises:
-        CheckpointError: it cannot be read, is longer than `DEFAULT_MAX_TEXT_BYTES`, or is not JSON.
+        CheckpointError: it cannot be read, is longer than `max_bytes`, or is not JSON.
     """
     try:
-        return parse_json(path, read_text(path, DEFAULT_MAX_TEXT_BYTES))
+        return parse_json(path, read_text(path, max_bytes))
     except (StorageError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {_shorten(error)}") from error
 

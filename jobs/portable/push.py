@@ -36,6 +36,9 @@ from jobs.model.checkpoint_locations import (
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
 from jobs.portable.model_card import CardMetric, hide_folder, hide_folders, read_measured_metrics, render_model_card
 
+# Of an evaluation.json: its confusion matrix has 8 bytes for each cell in files of earlier versions, now 2.
+MAX_REPORT_BYTES = 64 << 20
+
 logger = logging.getLogger(__name__)
 
 
@@ -117,7 +120,7 @@ def _read_report(checkpoint: str) -> list[CardMetric]:
         return []
     path = join(parent(checkpoint), "report", "evaluation.json")
     try:
-        evaluation = read_json(path) if exists(path) else {}
+        evaluation = read_json(path, MAX_REPORT_BYTES) if exists(path) else {}
         return read_measured_metrics(evaluation) if evaluation.get("checkpoint") == checkpoint else []
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
         logger.warning(f"{path}: the model card has no metrics of test texts: {error}")

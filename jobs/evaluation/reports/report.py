@@ -1,6 +1,7 @@
 """Report of an evaluation: report.md, evaluation.json, confusion.png and confusions.csv."""
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster.console.tables import format_markdown_table, format_text_table
-from cluster.storage import write_json
+from cluster.storage import write_text
+from jobs.evaluation.metrics import list_cells
 from jobs.evaluation.reports.figures import BLUE, create_figure, figure_style, save_figure, shorten_label
 from jobs.model.checkpoint import Checkpoint
 
@@ -52,13 +54,8 @@ class Evaluation:
         """Return (true class, predicted class, rows), the most frequent mistakes first; all of them for None."""
         mistakes = self.confusion.copy()
         np.fill_diagonal(mistakes, 0)
-        order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
-        pairs = (np.unravel_index(index, mistakes.shape) for index in order)
-        return [
-            (self.labels[row], self.labels[column], int(mistakes[row, column]))
-            for row, column in pairs
-            if mistakes[row, column]
-        ]
+        cells = zip(*(values[:count].tolist() for values in list_cells(mistakes)), strict=True)
+        return [(self.labels[row], self.labels[column], rows) for row, column, rows in cells]
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
@@ -84,7 +81,9 @@ def write_report(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, s
     Args:
         sections: lines of Markdown that follow the metrics.
     """
-    write_json(str(folder / "evaluation.json"), evaluation.to_json())
+    # With many classes most of the file is the confusion matrix, which has three times the size with a line per number.
+    layout = {"indent": 1} if len(evaluation.labels) <= MAX_ANNOTATED_CLASSES else {"separators": (",", ":")}
+    write_text(str(folder / "evaluation.json"), json.dumps(evaluation.to_json(), ensure_ascii=False, **layout) + "\n")
     plot_confusion_matrix(folder / "confusion.png", evaluation, checkpoint.experiment.name)
     _write_confusions(folder / "confusions.csv", evaluation)
     (folder / "report.md").write_text(_format_markdown(evaluation, checkpoint, sections), encoding="utf-8")

@@ -12,7 +12,7 @@ from jobs.datasets.readers import Split
 from jobs.evaluation.abstention import Abstention, RiskCoverage
 from jobs.evaluation.calibration import Curve, describe_bins, name_axes
 from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
-from jobs.evaluation.metrics import share_interval
+from jobs.evaluation.metrics import list_cells, share_interval
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
 from jobs.evaluation.reports.html.texts import Predictions, list_rows
@@ -205,9 +205,9 @@ def estimate_f1(correct: int, total: int) -> Estimate:
 def build_matrix(confusion: np.ndarray) -> Matrix:
     """Return the confusion matrix of counts `(classes, classes)`, rows are the true class."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    order = np.argsort(-confusion, axis=None, kind="stable")
-    pairs = [divmod(int(index), len(confusion)) for index in order[: np.count_nonzero(confusion)]]
-    cells = [Cell(row, column, int(confusion[row, column]), float(shares[row, column])) for row, column in pairs]
+    true, predicted, counts = list_cells(confusion)
+    listed = zip(*(values.tolist() for values in (true, predicted, counts, shares[true, predicted])), strict=True)
+    cells = [Cell(*values) for values in listed]
     mistakes = [cell for cell in cells if cell.label != cell.predicted]
     if len(confusion) <= MAX_TABLE_CLASSES:
         rows = [

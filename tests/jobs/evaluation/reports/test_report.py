@@ -85,6 +85,25 @@ def test_the_report_says_when_there_was_no_validation_part_or_no_mistake(
     assert "Most frequent mistakes:\n\nNone.\n" in text
 
 
+def test_many_classes_take_no_object_of_each_pair(
+    evaluation: Evaluation, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the pairs that occur are sorted; a number of the matrix in evaluation.json takes two bytes, not eight."""
+    classes = 400
+    labels, zeros = [str(index) for index in range(classes)], np.zeros(classes)
+    confusion = np.eye(classes, dtype=np.int64)
+    confusion[3, 7], confusion[7, 3] = 2, 5
+    per_class = dict.fromkeys(("precision", "recall", "f1", "support"), zeros)
+    many = dataclasses.replace(evaluation, labels=labels, per_class=per_class, confusion=confusion)
+    monkeypatch.setattr(np, "unravel_index", None)
+    monkeypatch.setattr(report, "plot_confusion_matrix", lambda *_: None)
+    assert many.most_confused(None) == many.most_confused() == [("7", "3", 5), ("3", "7", 2)]
+    write_report(tmp_path, many, checkpoint)
+    path = tmp_path / "evaluation.json"
+    assert json.loads(path.read_text())["confusion"] == confusion.tolist()
+    assert path.stat().st_size < 2.2 * classes**2
+
+
 def test_every_confused_pair_is_in_a_csv(evaluation: Evaluation, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """The most frequent first, with the share of the true class's rows; the report links it."""
     many = dataclasses.replace(evaluation, confusion=np.array([[2, 1, 1], [0, 2, 3], [1, 0, 0]]))
