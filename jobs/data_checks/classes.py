@@ -6,25 +6,15 @@ import numpy as np
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
-from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.text_checks import describe_class_sizes, list_labels
 
 FEW_ROWS = 5
 NUM_NAMED_CLASSES = 3
 
 
-def count_classes(rows: Rows) -> np.ndarray:
-    """Return the rows of each class in each part, `(classes, parts)` int64."""
-    counts = np.zeros((len(rows.classes), len(PART_NAMES)), np.int64)
-    matrix = encode_label_sets(rows.label_sets(), rows.classes)
-    for part in range(len(PART_NAMES)):
-        counts[:, part] = matrix[rows.part == part].sum(axis=0, dtype=np.int64)
-    return counts
-
-
 def check_classes(rows: Rows) -> list[Finding]:
     """Return findings on the sizes of the classes in the training part."""
-    sizes = count_classes(rows)[:, TRAINING]
+    sizes = rows.class_sizes[:, TRAINING]
     parts = Counter(rows.part.tolist())
     sums = ", ".join(f"{parts[number]:,} {name}" for number, name in enumerate(PART_NAMES) if parts[number])
     largest, smallest = int(sizes.argmax()), int(sizes.argmin())

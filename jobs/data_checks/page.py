@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.data_checks.classes import count_classes
 from jobs.data_checks.findings import Finding, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
 from jobs.evaluation.reports.html.page import render_page
@@ -50,7 +49,7 @@ def render_data_check(name: str, rows: Rows, findings: Sequence[Finding], csv_na
     """
     number = {severity: sum(finding.severity == severity for finding in findings) for severity in Severity}
     counts = f"{number[Severity.HIGH]} of high and {number[Severity.MEDIUM]} of medium severity"
-    sizes = count_classes(rows)  # (classes, parts)
+    sizes = rows.class_sizes  # (classes, parts)
     parts = [part for part in range(len(PART_NAMES)) if sizes[:, part].any()]
     return render_page(
         "data_check.html",

@@ -1,6 +1,7 @@
 """Rows of all parts of a dataset with their tokens, which is the input of the data checks."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,6 +36,15 @@ class Rows:
     def label_sets(self) -> list[tuple[str, ...]]:
         """Return the labels of each row."""
         return [own for split in self.splits for own in split.label_sets or zip(split.labels, strict=True)]
+
+    @cached_property
+    def class_sizes(self) -> np.ndarray:
+        """Number of rows of each class in each part, `(classes, parts)` int64."""
+        sets = self.label_sets()
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        classes = np.fromiter((numbers[label] for own in sets for label in own), np.int64)
+        cells = classes * len(PART_NAMES) + np.repeat(self.part, [len(own) for own in sets])
+        return np.bincount(cells, minlength=len(numbers) * len(PART_NAMES)).reshape(-1, len(PART_NAMES))
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -150,7 +150,7 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
     check_thresholds(experiment.train.thresholds, labels)
     datasets = []
     if sets is None:
-        fold_of_row = draw_folds(rows.labels, folds, experiment.seed)
+        fold_of_row = draw_folds(_number_labels(rows, labels), folds, experiment.seed)
     else:
         fold_of_row = label_sets.draw_folds(sets, folds, experiment.seed)
     for fold in range(folds):
@@ -177,11 +177,8 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     """
     if part.label_sets is not None:
         return _split_label_sets(part, part.label_sets, share, seed, key)
-    counts = Counter(part.labels)
-    # In sorted order, so that the same rows are drawn as with the labels themselves.
-    classes = {label: index for index, label in enumerate(sorted(counts))}
-    class_of_row = np.fromiter(map(classes.__getitem__, part.labels), np.int32, len(part))
-    is_divisible = np.array([counts[label] > 1 for label in classes])
+    class_of_row = _number_labels(part, sorted(part.distinct_labels()))
+    is_divisible = np.bincount(class_of_row) > 1
     divisible = np.flatnonzero(is_divisible[class_of_row])
     if not len(divisible):
         raise DataError(
@@ -200,6 +197,16 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     is_drawn = np.zeros(len(part), bool)
     is_drawn[divisible[drawn]] = True
     return part.select(np.flatnonzero(~is_drawn)), part.select(np.flatnonzero(is_drawn))
+
+
+def _number_labels(part: Split, labels: Sequence[str]) -> np.ndarray:
+    """Return the index of each row's label in `labels`, `(rows,)` int32.
+
+    `labels` are sorted, so that the same rows are drawn as with the labels themselves; in an array, each of these would
+    take the memory of the longest.
+    """
+    classes = {label: index for index, label in enumerate(labels)}
+    return np.fromiter(map(classes.__getitem__, part.labels), np.int32, len(part))
 
 
 def _split_label_sets(

@@ -34,7 +34,7 @@ def draw_share(labels: Sequence[str] | np.ndarray, share: float, seed: int) -> t
     return random.permutation(np.concatenate(remaining)), random.permutation(np.concatenate(drawn))
 
 
-def draw_folds(labels: Sequence[str], folds: int, seed: int) -> np.ndarray:
+def draw_folds(labels: Sequence[str] | np.ndarray, folds: int, seed: int) -> np.ndarray:
     """Return the fold of each row, `(rows,)` int64 from 0; each fold has the same share of every class.
 
     Args:

@@ -9,7 +9,7 @@ A linear classifier (`model.linear`) is trained again if the run has training ro
 knows. Otherwise it would forget the classes without rows, so that of the checkpoint stays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
@@ -91,7 +91,7 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
     rows, start_rows = match_words(words, checkpoint.words)
     vectors[rows] = start[start_rows]
     labels = sorted({*corpus.labels, *checkpoint.labels})
-    classes = np.array([labels.index(label) for label in corpus.labels], np.int64)
+    classes = number_classes(corpus.labels, labels)
     vocabulary = Vocabulary(words, text.max_edit_distance)
     # These may have words that only the checkpoint knows. Those of training texts are rare (`text.min_count`).
     validation = encode(tokenize_texts(dataset.validation.texts, text), vocabulary, text.max_tokens)
@@ -115,6 +115,12 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
         num_trained=len(vectors) if checkpoint.experiment.model.embedding == "multichannel" else corpus.num_trained,
         started_from={"checkpoint": checkpoint.path, "manifest": checkpoint.manifest_sha256},
     )
+
+
+def number_classes(classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Return the index of each class in `labels`, `(classes,)` int64."""
+    indices = {label: index for index, label in enumerate(labels)}
+    return np.array([indices[label] for label in classes], np.int64)
 
 
 def _renumber(labels: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -145,7 +151,7 @@ def load_start_weights(network: Network, corpus: Corpus, checkpoint: Checkpoint)
     """
     tensors = {name: torch.from_numpy(value) for name, value in checkpoint.weights.items()}
     parameters = network.dense_parameters()
-    classes = torch.tensor([corpus.labels.index(label) for label in checkpoint.labels])
+    classes = torch.from_numpy(number_classes(checkpoint.labels, corpus.labels))
     rows, start_rows = match_words(corpus.words, checkpoint.words)
     for name, value in network.from_checkpoint_tensors(tensors).items():
         target = parameters[name]

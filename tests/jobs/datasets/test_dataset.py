@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
+from jobs.datasets import dataset as dataset_module
 from jobs.datasets.dataset import (
     add_out_of_scope_class,
     load_dataset,
@@ -16,7 +18,8 @@ from jobs.datasets.dataset import (
     merge_validation,
     stratified_split,
 )
-from jobs.datasets.readers import DataError, Split
+from jobs.datasets.readers import DataError, Split, read_rows
+from jobs.datasets.stratification import draw_folds
 from jobs.datasets.tokenizer import tokenize
 from tests.support.toy_data import make_toy_rows
 
@@ -129,6 +132,25 @@ def test_folds_test_each_row_once(make_experiment: Callable[..., Experiment]) ->
         assert sorted(lines) == list(range(2, 122))
     assert [fold.test for fold in load_folds(make_experiment(), 4)] == [fold.test for fold in folds]
     assert load_folds(make_experiment(seed=1), 4)[0].test.line_numbers != folds[0].test.line_numbers
+
+
+def test_folds_are_drawn_from_numbers_of_labels(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are those drawn from the labels, an array of which would take the memory of the longest for each row."""
+    drawn: list[tuple[object, ...]] = []
+
+    def draw(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+        drawn.append((labels.dtype, folds, seed))
+        return draw_folds(labels, folds, seed)
+
+    monkeypatch.setattr(dataset_module, "draw_folds", draw)
+    folds = load_folds(make_experiment(), 4)
+    assert drawn == [(np.int32, 4, 0)]
+    labels = read_rows(make_experiment().data.train, make_experiment().data).labels
+    expected = draw_folds(labels, 4, 0)
+    for number, fold in enumerate(folds):
+        assert [line - 2 for line in fold.test.line_numbers or []] == np.flatnonzero(expected == number).tolist()
 
 
 def test_folds_share_a_validation_file(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Calibration: the fitted temperature, the expected calibration error, the reliability diagram."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from jobs.evaluation import metrics
 from jobs.evaluation.calibration import (
     NUM_BINS,
+    NUM_SIMULATIONS,
     Calibration,
     compute_bins,
     compute_curves,
@@ -144,6 +146,23 @@ def test_with_several_labels_every_pair_of_a_text_and_a_label_is_measured(tmp_pa
     )
     [axes] = draw_reliability([without, own], "name", is_multi_label=True).axes
     assert axes.get_ylabel() == "share of texts with the label"
+
+
+def test_the_error_by_chance_of_many_rows_takes_the_memory_of_one_simulation() -> None:
+    """And it is that of all simulations drawn at once, which would take 36 MB here."""
+    logits, labels = draw(20_000, 1.0)
+    probabilities = softmax(logits)
+    confidence, curves = probabilities.max(axis=1), compute_curves(probabilities, labels, 1.0)
+    tracemalloc.start()
+    try:
+        measured = measure_calibration(probabilities, curves, 1.0)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+    drawn = np.random.default_rng(0).random((NUM_SIMULATIONS, len(confidence))) < confidence
+    predicted = probabilities.argmax(axis=1)
+    errors = [compute_bins(probabilities, np.where(correct, predicted, -1)).error for correct in drawn]
+    assert measured.chance_error == np.mean(errors)
 
 
 def test_scores_of_zero_have_no_logarithm() -> None:

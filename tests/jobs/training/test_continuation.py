@@ -15,7 +15,7 @@ from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
 from jobs.model.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from jobs.search.search import check_search
-from jobs.training.continuation import continue_training, load_start_weights
+from jobs.training.continuation import continue_training, load_start_weights, number_classes
 from jobs.training.corpus import Corpus, build_corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.snapshot import capture, gather_weights, restore
@@ -55,6 +55,16 @@ def start_loop(experiment: Experiment) -> Loop:
     assert experiment.train.start_from is not None
     load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
     return loop
+
+
+def test_classes_are_numbered_without_a_search_for_each() -> None:
+    """With thousands of classes a search in the list for each would take seconds."""
+
+    class Labels(list[str]):
+        def index(self, *_: object) -> int:
+            raise AssertionError
+
+    assert number_classes(["c", "a"], Labels("abc")).tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
