@@ -42,7 +42,11 @@ def publish_file(part: Path, target: Path, *, replace: bool = True) -> None:
 
 
 def publish_folder(part: Path, target: Path) -> None:
-    """Rename a complete folder to `target`, replacing it: after a crash there is the one or the other."""
+    """Rename a complete folder to `target`, replacing it.
+
+    After a crash there is the one or the other, or, if the system or the file system cannot exchange names, possibly
+    only `part`: the earlier folder is removed first there.
+    """
     for folder, _, files in os.walk(part):
         for name in (*files, "."):
             flush(Path(folder, name))
