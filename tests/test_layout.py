@@ -189,6 +189,13 @@ def test_files_are_short(path: Path) -> None:
     assert len((REPOSITORY / path).read_text().splitlines()) <= MAX_LINES
 
 
+def test_the_batch_package_imports_nothing_of_the_prediction_that_uses_it() -> None:
+    users = ("jobs.inference.sharded_prediction", "jobs.inference.file_prediction")
+    files = [path for path in FILES if path.parent.as_posix() == "jobs/inference/batch"]
+    assert files
+    assert [path for path in files if any(is_in(name, user) for name in read_imports(path) for user in users)] == []
+
+
 def test_folders_hold_few_files() -> None:
     counts = Counter(path.parent.as_posix() for path in FILES if path.name not in ("__init__.py", "__main__.py"))
     assert {folder: count for folder, count in counts.items() if count > MAX_FILES_PER_FOLDER} == {}

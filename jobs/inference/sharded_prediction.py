@@ -10,14 +10,12 @@ import hashlib
 import json
 import logging
 import re
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
-from cluster.console.progress import Report, shows_bars, terminal_bar
 from cluster.input_files import file_size, fingerprint, is_same_file
 from cluster.storage import (
     StorageError,
@@ -35,6 +33,7 @@ from jobs.datasets.chunks import divide_files, map_files
 from jobs.datasets.formats.rows import SourceFile
 from jobs.inference.batch.invalid_rows import RowCounts
 from jobs.inference.batch.part_writer import INVALID_FOLDER, MANIFEST, PartResult, PartWriter, parse_counts
+from jobs.inference.batch.progress_log import ProgressLog
 from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint
 
@@ -42,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 2000  # of a large input, whose parts are larger
-LOG_INTERVAL_S = 5
 
 WriteParts = Callable[[PartWriter, Mapping[str, SourceFile]], Generator[PartResult, None, None]]
 """Writes the files of parts, by name, and yields the result of each when it is complete."""
@@ -177,39 +175,3 @@ class ShardedPrediction:
             [[file.path, file.part and asdict(file.part)] for file in parts],
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-class ProgressLog:
-    """Progress of a prediction: a bar on a terminal, elsewhere a log message every few seconds.
-
-    They show the number of rows, their rate, and the remaining time if it is known.
-    """
-
-    def __init__(self) -> None:
-        self.num_rows = 0
-        self._start = self._last = time.monotonic()
-        self._stack = contextlib.ExitStack()
-        self._show: Report | None = None
-
-    def __enter__(self) -> "ProgressLog":
-        if shows_bars(logger):
-            self._show = self._stack.enter_context(terminal_bar("labelling", 1))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def add(self, num_rows: int, share: float | None) -> None:
-        """Count rows; share: the part of the work that is done, None if unknown."""
-        self.num_rows += num_rows
-        now = time.monotonic()
-        if self._show is not None:
-            self._show(
-                share or 0, f"{self.num_rows:,} rows, {self.num_rows / max(now - self._start, 1e-9):,.0f} rows/s"
-            )
-            return
-        if now - self._last >= LOG_INTERVAL_S:
-            self._last = now
-            seconds = now - self._start
-            rest = f", {share:.0%} done, {seconds * (1 - share) / share:,.0f} s remaining" if share else ""
-            logger.info(f"labelled {self.num_rows:,} rows, {self.num_rows / seconds:,.0f} rows a second{rest}")

@@ -16,7 +16,7 @@ from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFil
 from jobs.datasets.readers import choose_encoding, sum_sizes
 from jobs.datasets.sources import has_matches, locate, resolve_source
 from jobs.inference.batch.invalid_rows import ignore_invalid_row
-from jobs.inference.sharded_prediction import ProgressLog
+from jobs.inference.batch.progress_log import ProgressLog
 from jobs.model.checkpoint import Checkpoint
 
 STANDARD_INPUT = "-"

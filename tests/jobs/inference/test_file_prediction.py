@@ -26,8 +26,8 @@ from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from jobs.datasets import chunks, readers
 from jobs.datasets.formats import record_batches, text_lines
-from jobs.inference import file_prediction, sharded_prediction
-from jobs.inference.batch import input_rows
+from jobs.inference import file_prediction
+from jobs.inference.batch import input_rows, progress_log
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
 from jobs.inference.predict import predict_proba
@@ -507,7 +507,7 @@ def test_a_column_of_a_later_row_does_not_collide_with_a_new_one(saved: str, tmp
 def test_progress_is_logged(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]) -> None:
     """Rows, their rate and the remaining time; not where the rows are on standard output."""
     monkeypatch.setattr(chunks, "MAX_ROWS", 10)
-    monkeypatch.setattr(sharded_prediction, "LOG_INTERVAL_S", 0)
+    monkeypatch.setattr(progress_log, "LOG_INTERVAL_S", 0)
     (tmp_path / "in.csv").write_text("text\n" + "word1\n" * 30)
     predict_file(saved, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), None)
     assert len(messages) == 4
