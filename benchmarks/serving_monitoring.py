@@ -61,8 +61,6 @@ async def _measure(folder: Path, rounds: int, seconds: float) -> list[Row]:
         rows.append({"step": name, **await _compare(sides, rounds, seconds)})
     sides = {side: _make_flush(replica) for side, replica in replicas.items()}
     rows.append({"step": "flush", **await _compare(sides, rounds, seconds)})
-    for replica in replicas.values():
-        replica.stop_metrics_export()
     return rows
 
 

@@ -95,7 +95,7 @@ class Replica:
 
         Args:
             model: name of a further model.
-            parameters: top_k, function_to_apply, threshold, explain.
+            parameters: top_k, function_to_apply, threshold, explain, abstain.
 
         Raises:
             ValueError: the request is invalid, or exceeds the limits.
@@ -116,7 +116,7 @@ class Replica:
         async with self._configuring:
             self._user_config = user_config
             await self._configure()
-        if self._metrics_export is None:
+        if self._metrics_export is None or self._metrics_export.done():  # done if its event loop has ended
             self._metrics_export = asyncio.create_task(self._export_metrics())
 
     async def _configure(self) -> None:
@@ -163,12 +163,6 @@ class Replica:
     def _load_further_model(self, path: str) -> ServedModel:
         arguments = self._arguments
         return load_model(path, (), arguments.table_bytes, arguments.table_dtype, arguments.limits)
-
-    def stop_metrics_export(self) -> None:
-        """Stop the export of metrics to Ray."""
-        if self._metrics_export is not None:
-            self._metrics_export.cancel()
-            self._metrics_export = None
 
     async def _export_metrics(self) -> None:
         periods = 0

@@ -162,7 +162,6 @@ def test_a_replica_does_not_import_torch(run_folder: Path) -> None:
         "        print(message.get('status') or len(json.loads(message['body'])))\n"
         "    scope = {'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': []}\n"
         "    await replica.__serve_build_asgi_app__()(scope, receive, send)\n"
-        "    replica.stop_metrics_export()\n"
         "asyncio.run(main())\n"
         "print({'torch', 'gensim', 'sklearn', 'jobs.training.loop'} & set(sys.modules))\n"
     )
@@ -290,7 +289,6 @@ def test_a_refused_checkpoint_is_served_once_it_is_repaired(
         while len(flushes) <= 2 * app.RELOAD_RETRY_PERIODS:
             await asyncio.sleep(0.01)
         assert served() == str(run_folder / "first")
-        replica.stop_metrics_export()
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert "refused" not in send_request(replica, "/info")[2]
@@ -430,7 +428,6 @@ def test_metrics_are_exported_again_after_an_error(run_folder: Path, monkeypatch
         await replica.reconfigure({"checkpoint": str(run_folder)})
         while flushes <= 5:
             await asyncio.sleep(0.01)
-        replica.stop_metrics_export()
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert messages == ["metrics cannot be exported; the next try is in %g s"]

@@ -27,11 +27,7 @@ def make_replica(user_config: dict[str, Any], **arguments: Any) -> Replica:
 def configure(replica: Replica, user_config: dict[str, Any]) -> None:
     """Give a replica a `user_config`, as Serve does."""
 
-    async def run() -> None:
-        await replica.reconfigure(user_config)
-        replica.stop_metrics_export()
-
-    asyncio.run(run())
+    asyncio.run(replica.reconfigure(user_config))  # which also ends the export of metrics
 
 
 def send_request(
