@@ -39,6 +39,7 @@ FINAL_STATE_TIMEOUT_S = 10  # between the end of a job's log and the end of the 
 # Of Ray's clients. OSError: also those of requests. RayError: for example "Timed out while waiting for GCS to become
 # available".
 CLIENT_ERRORS = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
+NOT_FOUND = "Request failed with status code 404:"  # start of the client's message
 
 
 class SubmissionError(UsageError):
@@ -248,7 +249,7 @@ def get_job(client: JobSubmissionClient, job: str) -> JobDetails:
     try:
         return client.get_job_info(job)
     except CLIENT_ERRORS as error:
-        if "does not exist" in str(error) or "404" in str(error):
+        if str(error).startswith(NOT_FOUND):
             raise SubmissionError(f"the cluster has no job {job}; see finetune-cnn job list") from error
         raise SubmissionError(f"{job}: {to_single_line(error)}") from error
 

@@ -169,18 +169,16 @@ def _named_model(text: str) -> tuple[str, str]:
 
 def _port(text: str) -> int:
     """Return the port number of an option; argparse prints the error."""
-    port = int(text)
-    if not 0 < port < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return port
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 1 and 65535")
+    return int(text)
 
 
 def _positive(text: str) -> int:
     """Return the number of an option; argparse prints the error."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(text)
 
 
 def _config(options: argparse.Namespace) -> None:

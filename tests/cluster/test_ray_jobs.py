@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 import requests
 from ray.exceptions import RpcError
-from ray.job_submission import JobDetails, JobStatus, JobType
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
 from ray.runtime_env import RuntimeEnv
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 
@@ -324,6 +324,19 @@ def test_a_head_that_dies_between_two_calls_is_one_line(call: Callable[[Any], An
     """Every call to the client raises a one-line error."""
     with pytest.raises(SubmissionError, match="Timed out while waiting for GCS"):
         call(FailingClient())
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "the cluster has no job raysubmit_404; see"), (500, "raysubmit_404: Request failed with status code 500")],
+)
+def test_only_the_status_404_says_that_there_is_no_job(status: int, message: str) -> None:
+    """The id of a job may contain 404, and the text of another error `does not exist`."""
+    client = JobSubmissionClient.__new__(JobSubmissionClient)
+    response = unittest.mock.Mock(status_code=status, text="raysubmit_404: the log folder does not exist")
+    client._do_request = unittest.mock.Mock(return_value=response)  # type: ignore[method-assign]
+    with pytest.raises(SubmissionError, match=message):
+        get_job(client, "raysubmit_404")
 
 
 @pytest.mark.parametrize(

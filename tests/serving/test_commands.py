@@ -45,6 +45,22 @@ def test_the_plan_of_a_service(run_folder: Path, capsys: pytest.CaptureFixture[s
         assert call(capsys, *words, "--address", "10.0.0.1:6379")["starts"]["ray"] == "10.0.0.1:6379"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "x", "--port", "x"], "argument --port: x is not a number between 1 and 65535"),
+        (["run", "x", "--port", "0"], "argument --port: 0 is not a number between 1 and 65535"),
+        (["switches", "--threads", "few"], "argument --threads: few is not a positive whole number"),
+    ],
+)
+def test_an_option_that_is_no_number_is_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert message in capsys.readouterr().err
+
+
 def test_the_plan_has_every_checkpoint_with_its_size(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

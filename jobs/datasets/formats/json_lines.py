@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,7 +64,9 @@ def _check_text(file: SourceFile, number: int, row: dict[str, Any], columns: dic
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object with its keys in Unicode NFC; ValueError if one occurs twice."""
-    values = {unicodedata.normalize("NFC", key): value for key, value in pairs}
+    keys = [unicodedata.normalize("NFC", key) for key, _ in pairs]
+    values = {key: value for key, (_, value) in zip(keys, pairs, strict=True)}
     if len(values) < len(pairs):
-        raise ValueError(f"an object has a key twice: {', '.join(key for key, _ in pairs)}")
+        repeated = (key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"an object has a key twice: {', '.join(repeated)}")
     return values
