@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from serving.deployment.template import TEMPLATE
 
 if TYPE_CHECKING:
     from cluster.console.plan import Plan
+
+CLUSTER_PROXY = "that of the cluster"
 
 
 class CommandError(UsageError):
@@ -41,6 +43,7 @@ def add_commands(commands: CommandGroup, *, serve: str = "serve") -> None:
     deploy = commands.add_command("deploy", _deploy, "deploy the service to a running Ray cluster and return")
     _add_checkpoint(deploy)
     deploy.add_argument("--address", help="the cluster's dashboard (default: RAY_DASHBOARD_ADDRESS)")
+    add_dry_run(deploy)
     deploy.add_argument(
         "--working-dir", help="URI of a zip of the code (see `finetune-cnn package`), for nodes without it"
     )
@@ -227,44 +230,53 @@ def _run(options: argparse.Namespace) -> None:
 
     configuration = _load_configuration(options)
     if options.dry_run:
-        print_plan(_plan(configuration, options))
+        print_plan(_plan_serve(configuration, options))
     else:
         run(configuration, options.address)
 
 
-def _plan(configuration: dict[str, Any], options: argparse.Namespace) -> "Plan":
+def _plan_serve(configuration: dict[str, Any], options: argparse.Namespace) -> "Plan":
     """Return the plan of serve; DeploymentError if it cannot listen on its port."""
     from cluster.connection import parse_address, resolve_address
-    from cluster.console.plan import Plan, PlannedFile
     from serving.api_keys import read_key_list
-    from serving.deployment.checkpoints import plan_checkpoints, resolve_checkpoints
     from serving.deployment.haproxy import is_haproxy_installed
     from serving.deployment.server import check_start
 
-    http, application = configuration["http_options"], configuration["applications"][0]
-    embedded = check_start(http, options.address)
-    address = None if embedded else parse_address(str(resolve_address(options.address))).text
+    if not check_start(configuration["http_options"], options.address):
+        address = parse_address(str(resolve_address(options.address))).text
+        return _plan("serve", configuration, options, {"ray": address, "proxy": CLUSTER_PROXY})
+    proxy = "HAProxy" if is_haproxy_installed() else "Ray's"
+    starts = {"ray": "on this machine", "proxy": proxy, "api_keys": len(read_key_list())}
+    return _plan("serve", configuration, options, starts)
+
+
+def _plan(
+    command: str, configuration: dict[str, Any], options: argparse.Namespace, starts: Mapping[str, object]
+) -> "Plan":
+    """Return the plan of a command that starts a service; starts: what only this command starts."""
+    from cluster.console.plan import Plan, PlannedFile
+    from serving.deployment.checkpoints import plan_checkpoints, resolve_checkpoints
+
+    application = configuration["applications"][0]
     deployment = application["deployments"][0]
     scaling = deployment.get("autoscaling_config") or {}
     replicas = deployment.get("num_replicas") or [scaling.get(f"{limit}_replicas", 1) for limit in ("min", "max")]
-    starts = {
-        "ray": address or "on this machine",
-        "service": application["name"],
-        "host": http["host"],
-        "port": http["port"],
-        "proxy": ("HAProxy" if is_haproxy_installed() else "Ray's") if embedded else "that of the cluster",
-        "replicas": replicas,
-        "api_keys": len(read_key_list()) if embedded else None,
-    }
+    starts = {**starts, "service": application["name"], **configuration["http_options"], "replicas": replicas}
     checkpoints = plan_checkpoints(resolve_checkpoints(deployment["user_config"]))
     leases = [PlannedFile(file.path, "lease of the service, until it ends") for file in checkpoints]
-    return Plan("serve", [*checkpoints, PlannedFile(options.template, "Serve configuration")], starts, leases)
+    return Plan(command, [*checkpoints, PlannedFile(options.template, "Serve configuration")], starts, leases)
 
 
 def _deploy(options: argparse.Namespace) -> None:
+    from cluster.ray_jobs import resolve_dashboard_url
     from serving.deployment.server import deploy
 
-    deploy(_load_configuration(options), options.address)
+    configuration = _load_configuration(options)
+    if options.dry_run:
+        starts = {"ray": resolve_dashboard_url(options.address), "proxy": CLUSTER_PROXY}
+        print_plan(_plan("deploy", configuration, options, starts))
+    else:
+        deploy(configuration, options.address)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -11,22 +11,26 @@ weights.safetensors    the tensors as in the checkpoint: quantized ones stay qua
 import json
 import logging
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.plan import Plan
 from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from jobs.model.checkpoint_files import open_checkpoint
-from jobs.model.checkpoint_tensors import is_quantized, write_tensors
+from jobs.model.checkpoint_tensors import write_tensors
 from jobs.model.linear.tensors import PAIRS, SQUARES
 from jobs.portable.character_tables import build_tables
 from jobs.portable.metadata import describe_model
+from jobs.portable.plan import plan_files
 
 logger = logging.getLogger(__name__)
 
@@ -49,22 +53,42 @@ def export_browser(path: str, out: str, *, replace: bool = False) -> None:
         CheckpointError: the checkpoint cannot be read, or its tokenizer is that of an installed package.
         StorageError: `out` is not empty, is in a checkpoint, or cannot be written.
     """
-    if not replace and list_file_sizes(out):
-        raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
-    checkpoint = load_checkpoint(path)
-    check_outside_checkpoint(absolute_path(out), checkpoint)
-    model, tensors = build_model(checkpoint), _select_tensors(checkpoint)
+    checkpoint = _load(path, out, replace=replace)
     with output_folder(absolute_path(out)) as folder:
-        (folder / MODEL_FILE).write_bytes(model)
-        write_tensors(folder / WEIGHTS_FILE, tensors)
-        for name in STATIC_FILES:
-            shutil.copyfile(_STATIC_FOLDER / name, folder / name)
-        size = sum((folder / name).stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE, *STATIC_FILES))
-    hint = "" if is_quantized(tensors) else "; that of a checkpoint of `finetune-cnn quantize` is smaller"
+        size = sum(_write(folder, checkpoint).values())
+    is_small = "quantization" in checkpoint.metrics
+    hint = "" if is_small else "; that of a checkpoint of `finetune-cnn quantize` is smaller"
     logger.log(
         RESULT,
         f"wrote {out}: {len(checkpoint.words):,} words, {len(checkpoint.labels):,} labels, {size / 1e6:.2f} MB{hint}",
     )
+    report_result({"path": out, "bytes": size, "words": len(checkpoint.words)})
+
+
+def plan_browser_export(path: str, out: str, *, replace: bool = False) -> Plan:
+    """Return the plan of `export_browser`, which raises the same exceptions; `out` is not written."""
+    checkpoint = _load(path, out, replace=replace)
+    with tempfile.TemporaryDirectory() as folder:
+        return plan_files("export", checkpoint, out, _write(Path(folder), checkpoint))
+
+
+def _load(path: str, out: str, *, replace: bool) -> Checkpoint:
+    """Return the checkpoint to write, after a check of the folder."""
+    if not replace and list_file_sizes(out):
+        raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
+    checkpoint = load_checkpoint(path)
+    check_outside_checkpoint(absolute_path(out), checkpoint)
+    return checkpoint
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> dict[str, int]:
+    """Write the files, and return their sizes in bytes by name."""
+    model, tensors = build_model(checkpoint), _select_tensors(checkpoint)
+    (folder / MODEL_FILE).write_bytes(model)
+    write_tensors(folder / WEIGHTS_FILE, tensors)
+    for name in STATIC_FILES:
+        shutil.copyfile(_STATIC_FOLDER / name, folder / name)
+    return {name: (folder / name).stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE, *STATIC_FILES)}
 
 
 def build_model(checkpoint: Checkpoint) -> bytes:

@@ -7,10 +7,13 @@ import logging
 
 from cluster import UsageError
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.plan import Plan
 from cluster.input_files import check_output_file
-from cluster.storage import absolute_path, join, output_file, parent
+from cluster.storage import absolute_path, join, parent, write_bytes
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
-from jobs.model.checkpoint import load_checkpoint
+from jobs.model.checkpoint import Checkpoint, load_checkpoint
+from jobs.portable.plan import plan_files
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +39,34 @@ def export_onnx(path: str, out: str, *, with_tokenizer: bool = True) -> None:
             its tokenizer; nothing is written.
         StorageError: `out` cannot be written, or is in a checkpoint.
     """
+    checkpoint, contents = _build_files(path, out, with_tokenizer=with_tokenizer)
+    check_output_file(out)
+    for target, content in contents.items():
+        write_bytes(target, content)
+    written = f"wrote {out}: {len(checkpoint.words):,} words, {len(checkpoint.labels):,} labels"
+    logger.log(RESULT, f"{written}; and {tokenizer_path(out)}" if with_tokenizer else written)
+    tokenizer = tokenizer_path(out) if with_tokenizer else None
+    report_result({"path": out, "tokenizer": tokenizer, "bytes": sum(map(len, contents.values()))})
+
+
+def plan_onnx_export(path: str, out: str, *, with_tokenizer: bool = True) -> Plan:
+    """Return the plan of `export_onnx`, which raises the same exceptions; nothing is written."""
+    checkpoint, contents = _build_files(path, out, with_tokenizer=with_tokenizer)
+    sizes = {target.rpartition("/")[2]: len(content) for target, content in contents.items()}
+    return plan_files("export", checkpoint, parent(absolute_path(out)), sizes)
+
+
+def _build_files(path: str, out: str, *, with_tokenizer: bool) -> tuple[Checkpoint, dict[str, bytes]]:
+    """Return the checkpoint, and the contents of the files to write by path."""
     try:
         from jobs.portable.onnx_graph import build_model
         from jobs.portable.tokenizer_json import build_tokenizer
 
         checkpoint = load_checkpoint(path)
-        check_output_file(out)
         check_outside_checkpoint(parent(absolute_path(out)), checkpoint)
-        model = build_model(checkpoint)
-        tokenizer = build_tokenizer(checkpoint) if with_tokenizer else None
+        contents: dict[str, bytes] = {out: build_model(checkpoint).SerializeToString()}
+        if with_tokenizer:
+            contents[tokenizer_path(out)] = build_tokenizer(checkpoint).to_str().encode()
     except ModuleNotFoundError as error:
         raise UsageError(f"export --onnx needs the package {error.name}: pip install 'finetune-cnn[onnx]'") from error
-    with output_file(out) as part:
-        part.write_bytes(model.SerializeToString())
-    written = f"wrote {out}: {len(checkpoint.words):,} words, {len(checkpoint.labels):,} labels"
-    if tokenizer is not None:
-        with output_file(tokenizer_path(out)) as part:
-            part.write_text(tokenizer.to_str(), encoding="utf-8")
-        written += f"; and {tokenizer_path(out)}"
-    logger.log(RESULT, written)
+    return checkpoint, contents

@@ -10,12 +10,14 @@ folders, URIs and logging services in the settings are removed. The manifest lis
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.plan import Plan
 from cluster.storage import StorageError, as_local_folder, exists, join, parent
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 from jobs.model.checkpoint_files import (
@@ -35,6 +37,7 @@ from jobs.model.checkpoint_locations import (
 )
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
 from jobs.portable.model_card import CardMetric, hide_folder, hide_folders, read_measured_metrics, render_model_card
+from jobs.portable.plan import plan_files
 
 # Of an evaluation.json: its confusion matrix has 8 bytes for each cell in files of earlier versions, now 2.
 MAX_REPORT_BYTES = 64 << 20
@@ -43,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def push_checkpoint(path: str, repository: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Upload a checkpoint to a repository of the Hub, which is created if needed, and return the address of the commit.
+    """Upload a checkpoint to a repository of the Hub, which is created if needed, and return its URI.
 
     A README.md that was edited in the checkpoint's folder is uploaded as it is; otherwise the card is written for the
     repository, with the metrics of the report next to the checkpoint.
@@ -57,10 +60,7 @@ def push_checkpoint(path: str, repository: str, *, private: bool = False, revisi
         CheckpointError: the checkpoint cannot be read.
         StorageError: huggingface_hub is not installed, or the Hub refuses the upload.
     """
-    uri = f"{SCHEME}{repository.removeprefix(SCHEME)}"
-    repository, at = parse_hub_uri(uri)
-    if at is not None:
-        raise StorageError(f"{uri}: name the branch with --revision")
+    repository, uri = _parse_repository(repository)
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
     except ImportError as error:
@@ -78,8 +78,35 @@ def push_checkpoint(path: str, repository: str, *, private: bool = False, revisi
             commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
         except Exception as error:  # those of its HTTP library have no base class of their own
             raise StorageError(f"{uri}: cannot be uploaded: {describe_hub_error(error)}") from error
+        size = sum(_measure(contents).values())
     logger.log(RESULT, f"pushed {checkpoint.path} to {commit.commit_url}")
-    return str(commit.commit_url)
+    report_result({"commit_url": str(commit.commit_url), "files": len(operations), "bytes": size})
+    return uri if revision is None else f"{uri}@{revision}"
+
+
+def plan_push(path: str, repository: str, *, private: bool = False, revision: str | None = None) -> Plan:
+    """Return the plan of `push_checkpoint`: the uploaded files with their sizes. No server is contacted."""
+    repository, uri = _parse_repository(repository)
+    checkpoint = load_checkpoint(path)
+    with as_local_folder(locate_snapshot(checkpoint.path)) as folder, open_checkpoint(str(folder)) as files:
+        sizes = _measure(_list_contents(checkpoint, files, uri))
+    access = "private" if private else "public"
+    starts = {"repository": repository, "branch": revision or "main", "access_if_new": access}
+    return plan_files("push", checkpoint, uri, sizes, starts)
+
+
+def _parse_repository(repository: str) -> tuple[str, str]:
+    """Return the name of a repository, and its URI."""
+    uri = f"{SCHEME}{repository.removeprefix(SCHEME)}"
+    name, at = parse_hub_uri(uri)
+    if at is not None:
+        raise StorageError(f"{uri}: name the branch with --revision")
+    return name, uri
+
+
+def _measure(contents: Iterable[tuple[str, Path | bytes]]) -> dict[str, int]:
+    """Return the sizes in bytes by name."""
+    return {name: len(content) if isinstance(content, bytes) else content.stat().st_size for name, content in contents}
 
 
 def _list_contents(checkpoint: Checkpoint, files: VerifiedFiles, uri: str) -> Iterator[tuple[str, Path | bytes]]:

@@ -7,11 +7,15 @@ Word vectors have a few bits for each number instead of 32, filters and output w
 """
 
 import logging
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from cluster.console.logs import RESULT
+from cluster.console.output import report_result
+from cluster.console.plan import Plan
 from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
@@ -19,6 +23,7 @@ from jobs.model.checkpoint_locations import locate_snapshot
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES, MAX_BITS, MIN_BITS, quantize_matrix
 from jobs.model.linear.tensors import select_words
 from jobs.portable.model_card import render_model_card
+from jobs.portable.plan import plan_files
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +45,39 @@ def quantize_checkpoint(path: str, out: str, bits: int = DEFAULT_BITS, max_words
         CheckpointError: the checkpoint cannot be read, or is quantized.
         StorageError: `out` is not empty, or cannot be written.
     """
+    checkpoint, small = _load_quantized(path, out, bits, max_words)
+    with output_folder(absolute_path(out)) as folder:
+        _save(folder, checkpoint, small)
+        size = _measure_size(str(folder))
+    share = size / _measure_size(checkpoint.path)
+    logger.log(
+        RESULT, f"wrote {out}: {len(small.words):,} words, {size / 1e6:.2f} MB, {share:.1%} of {checkpoint.path}"
+    )
+    report_result({"path": out, "words": len(small.words), "bytes": size, "share": share})
+    return share
+
+
+def plan_quantization(path: str, out: str, bits: int = DEFAULT_BITS, max_words: int | None = None) -> Plan:
+    """Return the plan of `quantize_checkpoint`, which raises the same exceptions; `out` is not written."""
+    checkpoint, small = _load_quantized(path, out, bits, max_words)
+    with tempfile.TemporaryDirectory() as folder:
+        _save(Path(folder), checkpoint, small)
+        return plan_files("quantize", checkpoint, out, list_file_sizes(folder))
+
+
+def _load_quantized(path: str, out: str, bits: int, max_words: int | None) -> tuple[Checkpoint, Checkpoint]:
+    """Return a checkpoint, and its quantized copy."""
     if list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder")
     checkpoint = load_checkpoint(path)
     if "quantization" in checkpoint.metrics:
         raise CheckpointError(f"{path}: is quantized; quantize the checkpoint that it was made of")
     validate_network(checkpoint)
-    small = quantize(checkpoint, bits, max_words)
-    with output_folder(absolute_path(out)) as folder:
-        save_checkpoint(folder, small, card=render_model_card(replace(checkpoint, metrics=small.metrics)))
-        size = _measure_size(str(folder))
-    share = size / _measure_size(checkpoint.path)
-    logger.log(
-        RESULT, f"wrote {out}: {len(small.words):,} words, {size / 1e6:.2f} MB, {share:.1%} of {checkpoint.path}"
-    )
-    return share
+    return checkpoint, quantize(checkpoint, bits, max_words)
+
+
+def _save(folder: Path, checkpoint: Checkpoint, small: Checkpoint) -> None:
+    save_checkpoint(folder, small, card=render_model_card(replace(checkpoint, metrics=small.metrics)))
 
 
 def quantize(checkpoint: Checkpoint, bits: int = DEFAULT_BITS, max_words: int | None = None) -> Checkpoint:

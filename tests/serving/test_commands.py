@@ -61,6 +61,20 @@ def test_an_option_that_is_no_number_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_the_plan_of_a_deployment(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No cluster is contacted, and the checkpoint gets no lease; without an address the command fails."""
+    before = sorted(run_folder.rglob("*"))
+    words = ["deploy", str(run_folder), "--dry-run"]
+    plan = call(capsys, *words, "--address", "http://head:8265", "--port", "8123")
+    assert plan["command"] == "deploy"
+    assert {name: plan["starts"][name] for name in ("ray", "service", "port")} == {
+        "ray": "http://head:8265", "service": "classifier", "port": 8123,
+    }  # fmt: skip
+    assert plan["reads"][0]["path"] == plan["writes"][0]["path"] == str(run_folder / "first")
+    assert sorted(run_folder.rglob("*")) == before
+    assert "no cluster address" in call(capsys, *words)["error"]
+
+
 def test_the_plan_has_every_checkpoint_with_its_size(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

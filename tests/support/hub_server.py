@@ -11,10 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
+import pytest
 import yaml
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
 
 TOKEN = "hf_test"
 
@@ -53,6 +57,19 @@ class HubServer:
         """Return the files of a repository's last commit."""
         repository = self.repositories[name]
         return repository.commits[str(repository.resolve("main"))]
+
+
+def connect_to_hub(server: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub use a server of this machine during a test, with a cache of its own."""
+    for name, value in {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": True,  # another protocol, of servers of its own
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    disable_progress_bars()
 
 
 @contextmanager

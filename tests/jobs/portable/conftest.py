@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
-from huggingface_hub.utils import disable_progress_bars
 
-from tests.support.hub_server import TOKEN, HubServer, run_hub_server
+from tests.support.hub_server import HubServer, connect_to_hub, run_hub_server
 from tests.support.static_site import StaticSite, serve_site
 
 
@@ -23,15 +21,7 @@ def hub(hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A Hub without repositories, which huggingface_hub connects to, with a cache and a token of the test."""
     hub_server.repositories.clear()
     hub_server.requests.clear()
-    for name, value in {
-        "ENDPOINT": hub_server.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": hub_server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
-        "HF_HUB_DISABLE_XET": True,  # another protocol, of servers of its own
-    }.items():
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    disable_progress_bars()
+    connect_to_hub(hub_server, tmp_path / "hub-cache", monkeypatch)
     return hub_server
 
 
