@@ -1,6 +1,8 @@
 """The README and the documentation: their commands run, and what they name exists."""
 
+import csv
 import gzip
+import io
 import os
 import re
 import shlex
@@ -11,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pytest
 from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from experiments.demo import build_service_command, build_stages
+from finetune_cnn import load
 from jobs.config.experiment import Experiment
 from tests.support.command_lines import check_command
 from tests.support.documents import (
@@ -116,6 +119,31 @@ def test_the_code_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.M
     assert len(blocks) == 4
     assert names["classifier"].predict(names["texts"]) == names["estimator"].predict(names["texts"]).tolist()
     assert {*names["classifier"].predict(names["texts"], abstain="retention")} <= {*names["labels"], None}
+
+
+@pytest.mark.slow
+def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the tickets, with small vectors. The start page has the same code."""
+    [code] = [block.text for block in read_code_blocks(README) if block.language == "python"]
+    assert code in [block.text for block in read_code_blocks(README.parent / "docs" / "index.md")]
+    write_small_vectors(tmp_path / "vectors.bin.gz")
+    monkeypatch.chdir(tmp_path)
+    with (REPOSITORY / "experiments" / "tickets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names: dict[str, Any] = {"texts": [row["message"] for row in rows], "labels": [row["queue"] for row in rows]}
+    output = io.StringIO()
+    with redirect_stdout(output):
+        exec(compile(code, "README.md", "exec"), names)
+    assert output.getvalue() == "['billing']\n"
+    assert load("model").predict(["Why was my card charged twice?"]) == ["billing"]
+
+
+def test_the_start_page_leads_to_every_page() -> None:
+    """Except the results of the generated reference, whose pages do not exist before the site is built."""
+    index = REPOSITORY / "docs" / "index.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in read_links(index)}
+    pages = {path for path in list_documents()[1:] if path.parent.name != "reference"} - {index}
+    assert pages - linked == set()
 
 
 @pytest.mark.ray
