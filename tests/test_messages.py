@@ -9,6 +9,7 @@ import pytest
 
 from cluster.package import REPOSITORY
 from tests.support.command_lines import check_command
+from tests.support.documents import list_documents
 
 # Anything that does not look like a command or an option ends it.
 COMMAND = re.compile(r"finetune-cnn(?! command)((?: (?:--)?[a-z][\w-]*(?![\w./:=*]))+)")
@@ -33,6 +34,12 @@ def list_texts(path: Path) -> Iterator[tuple[int, str]]:
                 node.lineno,
                 "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values),
             )
+
+
+def test_nothing_installs_the_project_by_its_name() -> None:
+    """At the package index the name may be that of another project; optional packages are installed by their own."""
+    for path in [*FILES, *list_documents(), *REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.ipynb")]:
+        assert not re.search(r"pip install (?:-\S+ )*['\"]?finetune[-_]cnn", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())

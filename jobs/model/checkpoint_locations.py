@@ -18,7 +18,7 @@ FILES = (
     "manifest.json", "README.md", "experiment.yaml", "labels.json", "vocabulary.json", "metrics.json",
     "weights.safetensors", "untrained.safetensors", "initial.safetensors", "train-texts.safetensors",
 )  # fmt: skip
-MISSING_PACKAGE = "needs the package huggingface_hub: pip install 'finetune-cnn[hub]'"
+MISSING_PACKAGE = "needs the package huggingface_hub: pip install huggingface_hub"
 _URI = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@?#\s]+))?")
 
 

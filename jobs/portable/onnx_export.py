@@ -68,5 +68,5 @@ def _build_files(path: str, out: str, *, with_tokenizer: bool) -> tuple[Checkpoi
         if with_tokenizer:
             contents[tokenizer_path(out)] = build_tokenizer(checkpoint).to_str().encode()
     except ModuleNotFoundError as error:
-        raise UsageError(f"export --onnx needs the package {error.name}: pip install 'finetune-cnn[onnx]'") from error
+        raise UsageError(f"export --onnx needs the package {error.name}: pip install onnx tokenizers") from error
     return checkpoint, contents

@@ -42,6 +42,13 @@ def test_the_hub_reads_the_metadata() -> None:
     assert results == {("accuracy", "accuracy"): 0.9, ("f1", "macro F1"): 0.875}
 
 
+def test_the_card_says_how_its_reader_is_installed() -> None:
+    """The name `finetune-cnn` alone may be that of another project at the package index."""
+    assert '\npip install "git+URL-OF-THE-REPOSITORY"\n' in card_of()
+    card = render_model_card(checkpoint_of("rand"), "hf://owner/tickets")
+    assert '\npip install "git+URL-OF-THE-REPOSITORY" huggingface_hub\n' in card
+
+
 def test_the_card_says_what_the_model_is_and_where_it_is_from() -> None:
     card = card_of(**{"data.train": ["/home/someone/a.csv", "s3://key:secret@bucket/b.csv?region=x"], "seed": 7})
     for text in (
@@ -79,7 +86,8 @@ def test_the_code_of_the_card_loads_the_model(tmp_path: Path, monkeypatch: pytes
     checkpoint = checkpoint_of("rand")
     save_checkpoint(tmp_path / "FOLDER", checkpoint, card=render_model_card(checkpoint))
     monkeypatch.chdir(tmp_path)
-    [block] = read_code_blocks(tmp_path / "FOLDER" / "README.md")
+    blocks = read_code_blocks(tmp_path / "FOLDER" / "README.md")
+    [block] = [block for block in blocks if block.language == "python"]
     names: dict[str, object] = {}
     exec(block.text, names)
     assert isinstance(names["classifier"], finetune_cnn.Classifier)
