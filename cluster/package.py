@@ -27,6 +27,7 @@ FACADE = "finetune_cnn.py"
 PACKAGE_DATA = (
     "serving/service.yaml",
     "serving/dashboard.json",
+    "serving/alerts.yaml",
     "serving/web/page.html",
     "jobs/evaluation/reports/html/base.html",
     "jobs/evaluation/reports/html/data_check.html",

@@ -60,6 +60,8 @@ def add_service_commands(commands: CommandGroup, *, environment: str = "environm
         parser.add_argument("--name", help="the service, if there are several (default: classifier)")
     text = "print the Ray Serve configuration of a checkpoint, for `serve deploy` or `finetune-cnn manifest`"
     _add_checkpoint(commands.add_command("config", _config, text))
+    commands.add_command("dashboard", _print_dashboard, "print the dashboard for Grafana, a JSON file to import")
+    commands.add_command("alerts", _print_alerts, "print the alert rules for Prometheus, a file for rule_files")
     parser = commands.add_command(environment, _print_environment, "print the environment of the nodes, for a shell")
     parser.epilog = 'Before Ray starts, on every node: eval "$(%(prog)s)"; ray start ...'
     parser.add_argument("--folder", type=Path, help="folder of HAProxy's files (default: one per user, in /tmp)")
@@ -190,6 +192,22 @@ def _config(options: argparse.Namespace) -> None:
     configuration = _load_configuration(options)
     print(yaml.safe_dump(configuration, sort_keys=False), end="")
     report_result(configuration)
+
+
+def _print_dashboard(_: argparse.Namespace) -> None:
+    _print_file("dashboard.json")
+
+
+def _print_alerts(_: argparse.Namespace) -> None:
+    _print_file("alerts.yaml")
+
+
+def _print_file(name: str) -> None:
+    import yaml
+
+    content = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    print(content, end="")
+    report_result(lambda: yaml.safe_load(content))
 
 
 def _print_environment(options: argparse.Namespace) -> None:

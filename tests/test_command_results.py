@@ -37,6 +37,8 @@ COMMANDS: dict[str, list[str]] = {
     "vectors export": ["runs/toy", "out.bin"],
     "vectors drift": ["runs/toy"],
     "service config": ["runs/toy"],
+    "service dashboard": [],
+    "service alerts": [],
     "manifest": ["--image", "i", "--storage", "s3://b/r", "--", "cluster"],
     "package": ["code.zip"],
     "token": [],
@@ -46,7 +48,7 @@ TESTED_ELSEWHERE = {  # most with Ray
     "service environment", "check", "submit", "job list", "job status", "job logs", "job stop",
 }  # fmt: skip
 # Commands whose results are other documents, of which the guide names some keys.
-OPEN_RESULTS = {"show", "train", "evaluate", "service config"}
+OPEN_RESULTS = {"show", "train", "evaluate", "service config", "service dashboard", "service alerts"}
 
 
 def read_guide() -> dict[str, set[str]]:

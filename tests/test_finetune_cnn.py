@@ -44,6 +44,8 @@ COMMANDS = [
     "service undeploy",
     "service rollback",
     "service config",
+    "service dashboard",
+    "service alerts",
     "service environment",
     "check",
     "submit",
@@ -61,7 +63,10 @@ COMMANDS = [
 # Commands of `python -m MODULE` that `finetune-cnn` has under another name.
 OLD_VERBS = (
     {"serving run": "serve", "serving switches": "service environment"}
-    | {f"serving {verb}": f"service {verb}" for verb in ("status", "undeploy", "rollback", "config")}
+    | {
+        f"serving {verb}": f"service {verb}"
+        for verb in ("status", "undeploy", "rollback", "config", "dashboard", "alerts")
+    }
     | {f"cluster {verb}": f"job {verb}" for verb in ("list", "status", "logs", "stop")}
 )
 

@@ -84,6 +84,8 @@ def test_the_commands_work_without_a_checkout(scripts: Path, tmp_path: Path) -> 
     assert all(Path(path).is_relative_to(scripts.parent) for path in paths)
     manifest = ("manifest", "--image", "i", "--storage", "s3://b/r", "--", "cluster")
     assert "kind: RayCluster" in run(scripts, tmp_path, "finetune-cnn", *manifest)
+    assert run(scripts, tmp_path, "finetune-cnn", "service", "dashboard").startswith("{")
+    assert "alert: ClassifierErrors" in run(scripts, tmp_path, "finetune-cnn", "service", "alerts")
     run(scripts, tmp_path, "finetune-cnn", "package", "code.zip")
     with zipfile.ZipFile(tmp_path / "code.zip") as archive:
         assert {name.split("/")[0] for name in archive.namelist()} == {"cluster", "jobs", "serving", "finetune_cnn.py"}

@@ -206,7 +206,7 @@ def test_the_metrics_of_the_dashboard_and_the_alerts_are_exported(
     wait_for(lambda: service.all_replicas_serve(monitored), "the checkpoint", 60)
     for path in ("/predict", "/models/m/predict"):
         assert call(service.url + path, b'{"inputs": "word1 never-seen"}')[0] == 200
-    files = (REPOSITORY / "serving/dashboard.json", REPOSITORY / "docs/assets/alerts.yaml")
+    files = (REPOSITORY / "serving/dashboard.json", REPOSITORY / "serving/alerts.yaml")
     names = {name for file in files for name in re.findall(r"ray_\w+", file.read_text())}
     targets = Path(service.head.environment["RAY_TMPDIR"], "prom_metrics_service_discovery.json")
 

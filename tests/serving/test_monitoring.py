@@ -16,10 +16,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from ray.serve import metrics as ray_metrics
 
 from cluster.package import REPOSITORY
+from serving.__main__ import main
 from serving.web.metrics import ReplicaMetrics
 
-DASHBOARD = json.loads((REPOSITORY / "serving/dashboard.json").read_text())
-ALERTS = REPOSITORY / "docs/assets/alerts.yaml"
+DASHBOARD_FILE = REPOSITORY / "serving/dashboard.json"
+DASHBOARD = json.loads(DASHBOARD_FILE.read_text())
+ALERTS = REPOSITORY / "serving/alerts.yaml"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
 ]
@@ -79,6 +81,15 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
         assert "$application" in expression or "ray_serve_" in expression
 
 
+def test_commands_print_both_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """As they are, for the programs that read them, and as an object with --json."""
+    for command, path in (("dashboard", DASHBOARD_FILE), ("alerts", ALERTS)):
+        assert main([command]) == 0
+        assert capsys.readouterr().out == path.read_text()
+        assert main([command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == yaml.safe_load(path.read_text())
+
+
 def test_an_alert_says_what_is_wrong_and_what_to_do() -> None:
     assert len({rule["alert"] for rule in RULES}) == len(RULES)
     for rule in RULES:
@@ -123,8 +134,25 @@ def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
     distance = f'ray_classifier_distribution_distance{{{SERIES},role="primary",part="length"}}'
     texts = f'ray_classifier_distribution_texts{{{SERIES},role="primary"}}'
     requests = f"ray_classifier_requests_total{{{SERIES},status="
+    wait = f"ray_classifier_queue_wait_seconds_bucket{{{SERIES},le="
+    tokens, unknown = (
+        f'ray_classifier_{name}_total{{{SERIES},checkpoint="c"}}' for name in ("tokens", "unknown_tokens")
+    )
+    opened = f"ray_classifier_models_opened_total{{{SERIES}}}"
+    fired = set()
     for series, alerts in (
         ({}, set()),
+        (
+            {f'{wait}"{limit}"}}': f"0+{count}x100" for limit, count in ((0.1, 98), (0.5, 100), ("+Inf", 100))},
+            {"ClassifierSlow"},
+        ),
+        ({f'{wait}"{limit}"}}': "0+100x100" for limit in (0.1, 0.5, "+Inf")}, set()),
+        ({tokens: "0+100x100", unknown: "0+40x100"}, {"ClassifierUnknownWords"}),
+        ({tokens: "0+100x100", unknown: "0+20x100"}, set()),
+        ({f"ray_classifier_models_refused{{{SERIES}}}": "1x100"}, {"ClassifierModelRefused"}),
+        ({f"ray_classifier_models_refused{{{SERIES}}}": "0x100"}, set()),
+        ({opened: "0+10x100"}, {"ClassifierModelsOpenedTooOften"}),
+        ({opened: "0+3x100"}, set()),
         ({distance: "0.5x100", texts: "2000x100"}, {"ClassifierTextsChanged"}),
         ({distance: "0.5x100", texts: "200x100"}, set()),
         ({f"ray_classifier_checkpoint_refused{{{SERIES}}}": "1x100"}, {"ClassifierCheckpointRefused"}),
@@ -132,4 +160,6 @@ def test_prometheus_accepts_the_rules(tmp_path: Path) -> None:
         ({f'{requests}"200"}}': "0+100x100", f'{requests}"422"}}': "0+10x100"}, set()),
     ):
         assert find_alerts(tmp_path, healthy | series) == alerts
+        fired |= alerts
     assert find_alerts(tmp_path, {}) == {"ClassifierWithoutReplicas"}
+    assert {rule["alert"] for rule in RULES} == fired | {"ClassifierWithoutReplicas"}
