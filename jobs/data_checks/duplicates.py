@@ -8,6 +8,7 @@ import numpy as np
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TEST, TRAINING, VALIDATION, Rows
+from jobs.datasets.text_checks import choose_verb
 
 
 def find_first_copies(tokens: Sequence[Sequence[str]]) -> np.ndarray:
@@ -52,7 +53,8 @@ def _find_copies(rows: Rows, first: np.ndarray) -> Finding | None:
     members = np.flatnonzero((rows.part == TRAINING) & (first != np.arange(len(rows))))
     if not len(members):
         return None
-    message = f"{len(members):,} of {(rows.part == TRAINING).sum():,} training texts are copies of an earlier one"
+    verb = choose_verb(len(members), "is a copy", "are copies")
+    message = f"{len(members):,} of {(rows.part == TRAINING).sum():,} training texts {verb} of an earlier one"
     return Finding("copies", Severity.MEDIUM, message, [_copy(rows, index, first[index]) for index in members])
 
 
@@ -62,9 +64,11 @@ def _find_overlap(rows: Rows, first: np.ndarray, earlier: int, later: int) -> Fi
     if not members:
         return None
     total = int((rows.part == later).sum())
+    them = choose_verb(len(members), "it", "them")
     message = (
-        f"{len(members):,} of {total:,} {PART_NAMES[later]} texts ({len(members) / total:.1%}) are also in the "
-        f"{PART_NAMES[earlier]} part: results on them are too good; remove them from one part"
+        f"{len(members):,} of {total:,} {PART_NAMES[later]} texts ({len(members) / total:.1%}) "
+        f"{choose_verb(len(members), 'is', 'are')} also in the {PART_NAMES[earlier]} part: results on "
+        f"{them} are too good; remove {them} from one part"
     )
     copies = [_copy(rows, index, originals[first[index]]) for index in members]
     severity = Severity.HIGH if later == TEST else Severity.MEDIUM

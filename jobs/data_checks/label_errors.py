@@ -14,6 +14,7 @@ from jobs.data_checks.confident_learning import LabelErrors, find_label_errors
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TEST, Rows
 from jobs.datasets.label_sets import encode_label_sets
+from jobs.datasets.text_checks import choose_verb
 from jobs.evaluation.baselines import list_terms
 
 LABELS = "suspicious labels"  # name of the finding
@@ -51,6 +52,7 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
         return []
     agreement = float((probabilities.argmax(axis=1) == compact).mean())
     subject = f"{errors.num_suspicious:,} of {len(members):,} labels"
+    subject += choose_verb(errors.num_suspicious, " is", " are")
     listed = _list_rows(rows, errors, members, classes)
     return [_make_finding(subject, agreement, f"It agrees with {agreement:.0%} of all labels", listed)]
 
@@ -58,9 +60,9 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
 def _make_finding(subject: str, agreement: float, quality: str, rows: Sequence[FindingRow]) -> Finding:
     """Return the finding; quality: text on how well the model agrees with all labels, from 0 to 1."""
     is_reliable = agreement >= MIN_AGREEMENT
-    message = (
-        f"{subject} are suspicious: a model that was not trained on these rows finds them unlikely. {quality}; "
-        + ("check the first rows" if is_reliable else "with so few, most of the suspicious ones may be right")
+    them = choose_verb(len(rows), "it", "them")
+    message = f"{subject} suspicious: a model that was not trained on these rows finds {them} unlikely. {quality}; " + (
+        "check the first rows" if is_reliable else "with so few, most of the suspicious ones may be right"
     )
     return Finding(LABELS, Severity.HIGH if is_reliable else Severity.MEDIUM, message, rows)
 
@@ -109,7 +111,7 @@ def _check_label_sets(
         names = [name for name, _ in named]
         suggested = ", ".join(sorted(row_labels.symmetric_difference(names)))
         listed.append(FindingRow(int(members[row]), "; ".join(notes), suggested, 1 - min(pairs)[0], names))
-    subject = f"labels of {len(listed):,} of {len(members):,} rows"
+    subject = f"labels of {len(listed):,} of {len(members):,} rows are"
     return [_make_finding(subject, f1, f"Its micro F1 on all labels is {f1:.0%}", listed)]
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import Rows
+from jobs.datasets.text_checks import choose_verb
 
 LONG_FACTOR = 10  # times the 95th percentile of the lengths
 MIN_LONG_TOKENS = 100
@@ -22,25 +23,28 @@ def check_lengths(rows: Rows, max_tokens: int) -> list[Finding]:
     ]
     empty = np.flatnonzero(lengths == 0)
     if len(empty):
-        message = f"{len(empty):,} of {len(rows):,} texts have no words; remove the rows, or fill in their texts"
+        verb = choose_verb(len(empty), "has", "have")
+        message = f"{len(empty):,} of {len(rows):,} texts {verb} no words; remove such rows, or fill in their texts"
         findings.append(
             Finding("texts without words", Severity.HIGH, message, [FindingRow(int(index)) for index in empty])
         )
     limit = max(LONG_FACTOR * high, MIN_LONG_TOKENS)
     truncated = f"truncated to text.max_tokens={max_tokens}"
-    for name, severity, mask, text in (
-        ("truncated texts", Severity.MEDIUM, lengths > max_tokens, f"are {truncated}"),
+    for name, severity, mask, verbs, text in (
+        ("truncated texts", Severity.MEDIUM, lengths > max_tokens, ("is", "are"), truncated),
         (
             "very long texts",
             Severity.MEDIUM,
             (lengths > limit) & (lengths <= max_tokens),
-            f"have more than {limit:,} tokens, {LONG_FACTOR} times as many as 95% of the texts",
+            ("has", "have"),
+            f"more than {limit:,} tokens, {LONG_FACTOR} times as many as 95% of the texts",
         ),
     ):
         indices = np.flatnonzero(mask)
         if len(indices):
             indices = indices[np.argsort(-lengths[indices], kind="stable")]
-            message = f"{len(indices):,} of {len(rows):,} texts {text}; the longest has {lengths[indices[0]]:,} tokens"
+            subject = f"{len(indices):,} of {len(rows):,} texts {choose_verb(len(indices), *verbs)}"
+            message = f"{subject} {text}; the longest has {lengths[indices[0]]:,} tokens"
             finding_rows = [FindingRow(int(index), note=f"{lengths[index]:,} tokens") for index in indices]
             findings.append(Finding(name, severity, message, finding_rows))
     return findings

@@ -6,7 +6,7 @@ from functools import cache
 
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TRAINING, Rows
-from jobs.datasets.text_checks import describe_undivided_texts
+from jobs.datasets.text_checks import choose_verb, describe_undivided_texts
 
 RARE_SHARE = 0.05  # of the texts with letters; a script with fewer is unusual
 NUM_NAMED_SCRIPTS = 5
@@ -29,7 +29,8 @@ def check_scripts(rows: Rows) -> list[Finding]:
     rare = {script for script, count in counts.items() if count < RARE_SHARE * total}
     unusual = [FindingRow(index, note=script) for index, script in enumerate(scripts) if script in rare]
     if unusual:
-        message = f"{len(unusual):,} of {len(rows):,} texts are in other scripts than most, which is {main}"
+        subject = f"{len(unusual):,} of {len(rows):,} texts {choose_verb(len(unusual), 'is', 'are')}"
+        message = f"{subject} in another script than most, which is {main}"
         findings.append(Finding("unusual scripts", Severity.MEDIUM, message, unusual))
     words = Counter(
         token for tokens, part in zip(rows.tokens, rows.part, strict=True) if part == TRAINING for token in tokens

@@ -41,7 +41,7 @@ def test_small_and_unequal_classes_are_found() -> None:
     _, few, unequal = check_classes(make_rows(train, [("d", "small")]))
     assert few.name == "small classes"
     assert [row.index for row in few.rows] == [41, 42, 43, 44]
-    assert "1 of 3 classes have fewer than 5 training rows, such as 'small'" in few.message
+    assert "1 of 3 classes has fewer than 5 training rows, such as 'small'" in few.message
     assert "'large' has 41 training rows, 'small' 4" in unequal.message
 
 

@@ -23,6 +23,13 @@ def test_copies_name_their_original() -> None:
     ]
 
 
+def test_the_verb_of_a_single_copy_is_singular() -> None:
+    findings = check(make_rows([("one text", "x"), ("one text", "x")], [("one text", "x"), ("other", "x")], []))
+    assert findings["copies"].message == "1 of 2 training texts is a copy of an earlier one"
+    overlap = findings["validation texts in the training part"].message
+    assert overlap.startswith("1 of 2 validation texts (50.0%) is also in the training part: results on it are")
+
+
 def test_different_labels_list_all_rows_of_the_text_in_all_parts() -> None:
     rows = make_rows([("a b", "x"), ("c", "y"), ("a b", "x")], [("c", "y")], [("A b", "y")])
     finding = check(rows)["different labels"]

@@ -36,6 +36,16 @@ def test_copies_in_the_training_part_are_counted() -> None:
     assert not any("copies" in note for note in describe_texts("validation", split, tokenized, 9))
 
 
+def test_the_verb_of_a_single_text_is_singular() -> None:
+    split = Split(["a b", "a  b", "", "c"], ["x"] * 4, "a.csv", [2, 3, 4, 5])
+    notes = describe_texts("training", split, [["a", "b"], ["a", "b"], [], ["c", "d", "e"]], 2)
+    assert [note.partition(",")[0].partition(";")[0] for note in notes] == [
+        "1 of 4 training texts has no words",
+        "1 of 4 training texts is truncated to text.max_tokens=2",
+        "1 of 4 training texts is a copy of an earlier one",
+    ]
+
+
 def test_classes_of_very_different_sizes_are_described() -> None:
     """From more than ten times as many rows."""
     for rows, expected in ((21, 1), (20, 0)):
