@@ -63,8 +63,9 @@ def run_killed(command: list[str], out: Path, victim: str | None, choose: random
         if victim == "command":
             process.kill()  # nothing happens if it has ended
         elif victim and process.poll() is None:
-            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            with contextlib.suppress(IndexError, ProcessLookupError):  # they have ended
+            with contextlib.suppress(IndexError, OSError):  # they have ended
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
                 os.kill(int(choose.choice(workers)), signal.SIGKILL)
                 is_killed = True
         status = process.wait(TIMEOUT_S)

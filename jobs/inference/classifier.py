@@ -80,7 +80,7 @@ class ScoringResult(NamedTuple):
 
 
 class Classifier:
-    """Scores texts; may be used from several threads.
+    """Scores texts; may be used from several threads, and pickled.
 
     Args:
         checkpoint: the trained network.
@@ -152,6 +152,14 @@ class Classifier:
         assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliLil"
         self.addresses = pack_addresses(self._arrays)
         self._compile_kernels()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for another process, where the arrays have other addresses."""
+        return self.__dict__ | {"_unicode_tables": [], "addresses": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.addresses = pack_addresses(self._arrays)
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from numba's cache, so that no text waits for it."""

@@ -1,22 +1,23 @@
 """Processes of this machine that write the parts of a prediction; killed ones are replaced."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.inference.batch.part_writer import PartResult, PartWriter
+from jobs.inference.batch.shared_classifier import SharedClassifier, share_classifier
 from jobs.inference.classifier import Classifier
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # while processes are killed and no part is completed
-PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
 
 def write_parts(
@@ -29,63 +30,88 @@ def write_parts(
 
     Raises:
         DataError: a row is invalid, or processes are killed again and again.
-        StorageError: a file cannot be written.
+        StorageError: a file cannot be written, such as the temporary one of the classifier.
     """
     if workers == 1:
         for name, part in parts.items():
             yield writer.write(name, part, classifier)
         return
-    rest = dict(parts)
-    attempts = 0
-    while rest:
-        num_before = len(rest)
-        try:
-            yield from _run_processes(writer, rest, classifier, workers)
-        except BrokenProcessPool as error:
-            attempts = attempts + 1 if len(rest) == num_before else 1
-            if attempts == MAX_ATTEMPTS:
-                raise DataError(
-                    f"{writer.out}: worker processes were killed {attempts} times, perhaps for lack of memory; "
-                    "repeat the command, with fewer --workers"
-                ) from error
-            logger.warning("a worker process was killed; its part starts again")
+    rest, attempts = dict(parts), 0
+    with share_classifier(classifier) as shared:
+        del classifier  # of which this process needs no copy
+        while rest:
+            num_before = len(rest)
+            try:
+                yield from _run_processes(writer, rest, shared, workers)
+            except BrokenProcessPool as error:
+                attempts = attempts + 1 if len(rest) == num_before else 1
+                if attempts == MAX_ATTEMPTS:
+                    raise DataError(
+                        f"{writer.out}: worker processes were killed {attempts} times, perhaps for lack of memory; "
+                        "repeat the command, with fewer --workers"
+                    ) from error
+                logger.warning("a worker process was killed; its part starts again")
 
 
 def _run_processes(
-    writer: PartWriter, rest: dict[str, SourceFile], classifier: Classifier, workers: int
+    writer: PartWriter, rest: dict[str, SourceFile], classifier: SharedClassifier, workers: int
 ) -> Iterator[PartResult]:
     """Write parts in several processes, remove complete ones from `rest`, and yield their results."""
-    # Forked processes share the memory of the classifier.
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_prepare_process, initargs=(writer, classifier, os.getpid())
-    )
+    # Forked processes would inherit locks of threads, and clients of object stores. Those of a fork server would start
+    # with a core second less, but the system would not count their time as that of the command.
+    context = multiprocessing.get_context("spawn")
+    processes_of_others = {*multiprocessing.active_children()}
+
+    def terminate() -> None:
+        for process in {*multiprocessing.active_children()} - processes_of_others:
+            process.terminate()
+
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_process, initargs=(writer, classifier))
     try:
-        running: dict[Future[PartResult], str] = {
-            pool.submit(_write_part_in_process, name, part): name for name, part in rest.items()
-        }
+        with _block_sigint():
+            running: dict[Future[PartResult], str] = {
+                pool.submit(_write_part_in_process, name, part): name for name, part in rest.items()
+            }
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 result = future.result()
                 del rest[running.pop(future)]
                 yield result
+        terminate()  # they are idle; the shutdown waits forever for processes if it is then that one is killed
+    except KeyboardInterrupt:
+        terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _block_sigint() -> Iterator[None]:
+    """Context manager: Ctrl-C has its effect at the end; new processes block it until `_prepare_process`."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 _process: list[tuple[PartWriter, Classifier]] = []
 """Writer and classifier of a worker process; empty in other processes."""
 
 
-def _prepare_process(writer: PartWriter, classifier: Classifier, parent: int) -> None:
+def _prepare_process(writer: PartWriter, classifier: SharedClassifier) -> None:
     """Set the worker's writer and classifier; let it end with its parent, and at once when Ctrl-C is pressed."""
-    _process[:] = [(writer, classifier)]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
         os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _process[:] = [(writer, classifier.load())]
 
 
 def _write_part_in_process(name: str, part: SourceFile) -> PartResult:

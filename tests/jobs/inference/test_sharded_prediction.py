@@ -1,5 +1,6 @@
 """Prediction into a folder: parts that several processes write, and what is left when they are killed."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 import finetune_cnn
 from cluster import UsageError
+from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
 from jobs.inference.batch import processes
@@ -199,43 +201,56 @@ import sys
 import time
 from jobs.__main__ import main
 from jobs.inference import sharded_prediction
-sharded_prediction.PART_BYTES = 1500
+sharded_prediction.PART_BYTES = 400
 write = sharded_prediction.PartWriter.write
 def slow(self, name, part, classifier):
     time.sleep(0.05)  # so that the test kills a process which works
     return write(self, name, part, classifier)
-sharded_prediction.PartWriter.write = slow
-sys.exit(main(sys.argv[1:]))
+sharded_prediction.PartWriter.write = slow  # in the workers too, which import the script
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
 """
 
 
-def find_children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as stream:
-        return [int(child) for child in stream.read().split()]
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return str(tmp_path / "script.py")
+
+
+def find_workers(pid: int) -> list[int]:
+    """Return the workers of a command; none if it has ended."""
+    workers = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                workers.append(int(child))
+    return workers
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
-def test_rows_are_complete_after_kills(saved: str, tmp_path: Path) -> None:
+def test_rows_are_complete_after_kills(saved: str, tmp_path: Path, script: str) -> None:
     """A killed worker is replaced. The workers of a killed command end, and the same command completes the folder."""
     (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
     out = tmp_path / "out"
-    command = [sys.executable, "-c", SCRIPT, "predict", saved, str(tmp_path / "in.csv"), "--out", f"{out}/"]
+    command = [sys.executable, script, "predict", saved, str(tmp_path / "in.csv"), "--out", f"{out}/"]
     command += ["--format", "jsonl", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
     def wait_for_parts(count: int) -> None:
         wait_for(lambda: len(list(out.glob("part-*"))) >= count, f"{count} parts", interval=0.02)
 
-    with RunningCommand(command, timeout=120) as running:
+    with RunningCommand(command, environment, timeout=120) as running:
         wait_for_parts(3)
-        children = find_children(running.process.pid)
-        assert len(children) == 2
+        workers = find_workers(running.process.pid)
+        assert len(workers) == 2
         running.process.kill()
-    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "the workers to end")
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "the workers to end")
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
-    with RunningCommand(command, timeout=120) as running:
+    with RunningCommand(command, environment, timeout=120) as running:
         wait_for_parts(len(written) + 2)
-        os.kill(find_children(running.process.pid)[0], signal.SIGKILL)
+        os.kill(find_workers(running.process.pid)[0], signal.SIGKILL)
         assert running.wait() == 0, running.output
     assert "a worker process was killed; its part starts again" in running.output
     assert f"{len(written)} of " in running.output
@@ -245,11 +260,30 @@ def test_rows_are_complete_after_kills(saved: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_invalid_row_ends_the_processes(saved: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_working", [False, True])
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_ctrl_c_ends_the_processes(saved: str, tmp_path: Path, script: str, is_working: bool) -> None:
+    """Without a traceback: while they start, and while they work."""
+    (tmp_path / "in.csv").write_bytes(encode_rows(ROWS, ".csv"))
+    out = tmp_path / "out"
+    command = [sys.executable, script, "predict", saved, str(tmp_path / "in.csv"), "--out", f"{out}/", "--workers", "2"]
+    with RunningCommand(command, os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=120) as running:
+        pid = running.process.pid
+        wait_for(lambda: bool(any(out.glob("part-*")) if is_working else find_workers(pid)), "a process", interval=0.01)
+        workers = find_workers(pid)
+        os.killpg(pid, signal.SIGINT)
+        assert running.wait() == 130, running.output
+    assert "Traceback" not in running.output
+    assert len([*out.glob("part-*")]) < 20
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "the workers to end")
+
+
+@pytest.mark.slow
+def test_an_invalid_row_ends_the_processes(saved: str, tmp_path: Path, script: str) -> None:
     """The error names its line."""
     (tmp_path / "in.csv").write_text("text,x\n" + "word1,2\n" * 500 + "word2\n" + "word1,2\n" * 500)
     arguments = ["predict", saved, str(tmp_path / "in.csv"), "--out", f"{tmp_path}/out/", "--workers", "2"]
-    result = run_command("python", "-c", SCRIPT, *arguments)
+    result = run_command("python", script, *arguments, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert result.returncode == 2, result.stderr
     assert "in.csv, line 502: has 1 columns" in result.stderr
     assert "Traceback" not in result.stderr

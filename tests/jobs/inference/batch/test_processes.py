@@ -1,0 +1,103 @@
+"""Processes that write the parts of a prediction: what they share with the command, and inputs in an object store."""
+
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import UsageError
+from cluster.storage import write_text
+from jobs.datasets.formats.rows import DataError, ReadOptions, SourceFile
+from jobs.inference.batch import processes
+from jobs.inference.batch.output_columns import choose_columns
+from jobs.inference.batch.part_writer import PartResult, PartWriter
+from jobs.inference.batch.processes import write_parts
+from jobs.inference.batch.shared_classifier import share_classifier
+from jobs.inference.classifier import Classifier
+from jobs.inference.file_prediction import predict_file
+from jobs.inference.prediction_output import OutputFormat
+from jobs.model.checkpoint import load_checkpoint
+from tests.s3_server import BUCKET, run_s3_server
+from tests.support.checkpoints import checkpoint_of
+from tests.support.commands import run_command
+
+NUM_FILES, FILE_ROWS = 6, 50
+LOCK = threading.Lock()
+
+
+@pytest.mark.slow
+def test_parts_are_read_from_and_written_to_an_object_store(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the processes start, the command has used the client of the store, which has threads."""
+    with run_s3_server() as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        source, out = f"s3://{BUCKET}/texts", f"s3://{BUCKET}/labelled/"
+        for number in range(NUM_FILES):
+            ids = range(number * FILE_ROWS, (number + 1) * FILE_ROWS)
+            write_text(f"{source}/{number}.csv", "text,id\n" + "".join(f"word{id} word2,{id}\n" for id in ids))
+        command = ("python", "-m", "jobs", "predict", saved, source, "--out", out, "--workers", "2")
+        result = run_command(*command, env={**os.environ}, timeout=200)
+        assert result.returncode == 0, result.stderr
+        predict_file(saved, out, str(tmp_path / "copy.parquet"), None)
+    copied = pq.read_table(tmp_path / "copy.parquet")["id"].to_pylist()
+    assert [int(number) for number in copied] == [*range(NUM_FILES * FILE_ROWS)]
+
+
+class LockingWriter(PartWriter):
+    """A writer whose library has a lock, as clients of object stores have."""
+
+    def write(self, name: str, part: SourceFile, classifier: Classifier) -> PartResult:
+        if not LOCK.acquire(timeout=5):
+            raise DataError("the lock is that of a thread which this process does not have")
+        LOCK.release()
+        return PartResult(name, len(classifier.predict([part.path])), 0)
+
+
+class IdlePool(ProcessPoolExecutor):
+    """A pool whose processes end before the shutdown, which waits for all if one is killed meanwhile."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for process in [*(self._processes or {}).values()]:
+            process.join(30)
+            assert process.exitcode is not None
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def test_a_process_inherits_no_lock(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a thread of the command holds would never be released. When all parts are written, processes end."""
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", IdlePool)
+    checkpoint = load_checkpoint(saved)
+    options = ReadOptions(checkpoint.experiment.data)
+    writer = LockingWriter(options, OutputFormat(".csv"), choose_columns(checkpoint, {}, 0), "out/")
+    parts = {name: SourceFile(name, "csv") for name in ("a", "b", "c")}
+    with LOCK:
+        results = [*write_parts(writer, parts, Classifier(checkpoint, share_table=False), 2)]
+    assert sorted(result.name for result in results) == [*parts]
+
+
+@pytest.mark.parametrize("max_edit_distance", [0, 1])
+def test_a_shared_classifier_is_mapped(max_edit_distance: int) -> None:
+    """Its arrays begin with cache lines and cannot be changed; logits are the same, of texts in any script."""
+    checkpoint = checkpoint_of("non-static", **{"text.max_edit_distance": max_edit_distance})
+    classifier = Classifier(checkpoint, share_table=False)
+    with share_classifier(classifier) as shared:
+        mapped = shared.load()
+    texts = ["word1 word2 wrd7", "naïve 東京 word3", "", "word4 " * 500]
+    np.testing.assert_array_equal(mapped.predict_logits(texts), classifier.predict_logits(texts))
+    arrays = [array for array in mapped._arrays if array.size]
+    assert all(array.ctypes.data % 64 == 0 and not array.flags.writeable for array in arrays)
+    assert len(arrays) > 10
+
+
+def test_a_full_disk_is_an_error_with_its_remedy(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(load_checkpoint(saved), share_table=False)
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "wb"))
+    with pytest.raises(UsageError, match="No space left on device; set TMPDIR"), share_classifier(classifier):
+        pass
