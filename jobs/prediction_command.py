@@ -16,7 +16,10 @@ def add_prediction_command(commands: CommandGroup) -> None:
     predict = commands.add_command("predict", _predict, "label the texts of a file")
     predict.add_argument("checkpoint", help=CHECKPOINT_HELP)
     predict.add_argument(
-        "input", help="texts: a file, a folder, a glob pattern or a URI; a quoted text; or - for lines of input"
+        "input",
+        nargs="+",
+        help="texts: files, folders, glob patterns or URIs, in the order of their rows; a quoted text; or - for lines "
+        "of input",
     )
     predict.add_argument(
         "--out",
@@ -69,7 +72,7 @@ def _predict(options: argparse.Namespace) -> None:
     if options.out is None and hasattr(options, "json") and not options.dry_run:
         raise UsageError("--json describes the file that --out names; without one, each line of the output is JSON")
     if options.out is not None and not options.force:
-        check_not_replaced(options.out, options.input)
+        check_not_replaced(options.out, *options.input)
     max_invalid = options.max_invalid
     if max_invalid is None and options.skip_invalid:
         max_invalid = DEFAULT_LIMIT
@@ -81,7 +84,7 @@ def _predict(options: argparse.Namespace) -> None:
     with ray_address(options.address):
         plan = predict_file(
             options.checkpoint,
-            options.input,
+            options.input if len(options.input) > 1 else options.input[0],
             options.out,
             options.text_column,
             options.delimiter,

@@ -54,12 +54,12 @@ def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches
 
     Args:
         options: with records, without labels.
-        as_batches: the rows of files of parquet and Arrow are batches.
+        as_batches: the rows are batches if all files are of parquet and Arrow.
 
     Raises:
         DataError: a file is damaged, or a row has no text.
     """
-    if not (as_batches and files and files[0].format in BINARY_FORMATS):
+    if not (as_batches and all(file.format in BINARY_FORMATS for file in files)):
         rows = (row for file in files for row in iter_rows(file, options))
         yield from group_rows((text, record or {}) for _, text, _, record in rows)
         return

@@ -20,7 +20,7 @@ from cluster.input_files import check_output_file, file_size
 from cluster.machine import count_cpus
 from cluster.storage import join, output_file
 from jobs.config.abstention import Objective, require_rule
-from jobs.config.settings import DataSettings
+from jobs.config.settings import DataSettings, Source, describe_source
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.datasets.sources import resolve_source
@@ -57,7 +57,7 @@ NUM_CHUNKS_TO_SCAN = 8
 
 def predict_file(
     path: str,
-    source: str,
+    source: Source,
     out: str | None,
     text_column: str | None,
     delimiter: str | None = None,
@@ -83,8 +83,8 @@ def predict_file(
 
     Args:
         path: a checkpoint, a best.json, or a folder with one.
-        source: texts at a path or URI, in any format that is read; "-" for standard input, a text on each line; or a
-            text.
+        source: texts at a path or URI, or a list of these, in any format that is read; "-" for standard input, a text
+            on each line; or a text.
         out: path or URI of the output file, whose suffixes decide the format, or of a folder, with a slash at its end,
             for files of parts of the rows; None for jsonl on standard output.
         text_column: column of the texts; by default the one that training read.
@@ -136,7 +136,7 @@ def predict_file(
             raise DataError(f"{out}: is a folder; --uncertain writes a single file")
         writer = PartWriter(texts.options, output, output_columns, out)
         dtype = table_dtype or "int16"
-        sharded = ShardedPrediction(source, texts.files, writer, checkpoint, dtype, max_invalid or 0.0)
+        sharded = ShardedPrediction(describe_source(source), texts.files, writer, checkpoint, dtype, max_invalid or 0.0)
         if dry_run:
             return _plan(checkpoint, texts, out, output_columns, sharded.divide(), workers, on_cluster=on_cluster)
         sharded.run(_choose_processes(checkpoint, workers, dtype, on_cluster=on_cluster), restart=restart)

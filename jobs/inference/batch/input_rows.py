@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cluster.input_files import open_decompressed
 from cluster.storage import is_uri
 from jobs.config.formats import find_format
-from jobs.config.settings import DELIMITERS, DataSettings
+from jobs.config.settings import DELIMITERS, DataSettings, Source, describe_source
 from jobs.datasets.chunks import SCANNED_FORMATS, Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
 from jobs.datasets.readers import choose_encoding, sum_sizes
@@ -24,7 +24,10 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class InputRows:
-    """Rows to label: of files, or else of standard input or a single text."""
+    """Rows to label: of files, or else of standard input or a single text.
+
+    source: its name in messages, or the text.
+    """
 
     source: str
     files: Sequence[SourceFile]
@@ -53,11 +56,19 @@ class InputRows:
                         progress.add(len(chunk.texts), min(1.0, num_read / num_bytes) if num_bytes else None)
 
 
-def is_file_name(source: str) -> bool:
+def is_file_name(source: Source) -> bool:
     """Return whether the argument of a command names a file, which may not exist; else it is a text, or "-".
 
-    A word with a slash or a dot, such as and/or, is a text unless a file has this name.
+    A word with a slash or a dot, such as and/or, is a text unless a file has this name. A list has only names of files.
+
+    Raises:
+        DataError: a name of a list is none of a file.
     """
+    if not isinstance(source, str):
+        for name in source:
+            if not is_file_name(name):
+                raise DataError(f"{name}: there is no such file; a text of several words is put in quotes")
+        return True
     if source == STANDARD_INPUT:
         return False
     if os.path.exists(os.path.expanduser(source)) or find_format(source) is not None or has_matches(source):
@@ -71,14 +82,15 @@ def choose_data_settings(checkpoint: Checkpoint, text_column: str | None, delimi
     return data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
 
 
-def open_input(source: str, data: DataSettings, *, is_file: bool, skip_invalid: bool) -> InputRows:
+def open_input(source: Source, data: DataSettings, *, is_file: bool, skip_invalid: bool) -> InputRows:
     """Return the rows of a source, after its encoding and its columns are known."""
+    name = describe_source(source)
     if not is_file:
-        return InputRows(source, (), ReadOptions(data), {"text": {str}})
+        return InputRows(name, (), ReadOptions(data), {"text": {str}})
     files = resolve_source(source, data)
     # Files that are scanned from the start to the end are not read once more to find out whether they are UTF-8, unless
     # bytes that are not are no error.
-    is_scanned = files[0].format in SCANNED_FORMATS and not skip_invalid
+    is_scanned = all(file.format in SCANNED_FORMATS for file in files) and not skip_invalid
     is_known = is_scanned or data.encoding == "utf-8"
     encoding = "utf-8" if is_known else choose_encoding(source, data)
     strict = ReadOptions(data.model_copy(update={"encoding": encoding}), labelled=False, with_records=True)
@@ -97,8 +109,8 @@ def open_input(source: str, data: DataSettings, *, is_file: bool, skip_invalid: 
             raise
         raise DataError(f"{error}; name it with --text-column") from error
     if not columns:
-        raise DataError(f"{locate(source, data)}: has no rows")
-    return InputRows(source, files, options, columns)
+        raise DataError(f"{locate(name, data)}: has no rows")
+    return InputRows(name, files, options, columns)
 
 
 def _read_standard_input(options: ReadOptions) -> Iterator[tuple[str, Record]]:
