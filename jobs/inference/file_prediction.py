@@ -22,7 +22,9 @@ from cluster.storage import join, output_file
 from jobs.config.abstention import Objective, require_rule
 from jobs.config.settings import DataSettings, Source, describe_source
 from jobs.datasets.chunks import Chunk
+from jobs.datasets.formats.file_parts import is_divisible
 from jobs.datasets.formats.rows import DataError, SourceFile
+from jobs.datasets.readers import sum_sizes
 from jobs.datasets.sources import resolve_source
 from jobs.datasets.tokenization.text_tokens import find_words
 from jobs.inference.batch import processes
@@ -51,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 # With fewer texts, the projection table of the whole vocabulary takes longer than the texts.
 MIN_TEXTS_FOR_TABLE = 1000
+LARGE_INPUT_BYTES = 100_000_000  # of parquet: ten seconds of a core, see docs/design/capacity.md
 # If there are at most as many chunks, the projection table has only the words that occur in them.
 NUM_CHUNKS_TO_SCAN = 8
 
@@ -143,6 +146,8 @@ def predict_file(
         return None
     if dry_run:
         return _plan(checkpoint, texts, out, output_columns)
+    if out is not None and uncertain is None and _is_faster_into_folder(texts):
+        logger.info(f"one process writes a single file; {count_cpus()} write into a folder, as with --out labelled/")
     dtype = table_dtype or "float32"
     counts, report = RowCounts(1.0 if out is None else max_invalid or 0.0), report_path(out or "")
     with InvalidRows() as invalid:
@@ -198,6 +203,14 @@ def _plan(
 
         starts = {"ray": resolve_address(), "processes": workers}
     return Plan("predict", reads, starts, writes)
+
+
+def _is_faster_into_folder(texts: InputRows) -> bool:
+    """Return whether the input is large, and several processes can divide it."""
+    files = texts.files
+    if count_cpus() == 1 or (sum_sizes(files) or 0) < LARGE_INPUT_BYTES:
+        return False
+    return len(files) > 1 or is_divisible(files[0], texts.options)
 
 
 def _count_processes(workers: int | None, parts: Collection[str]) -> int:

@@ -30,14 +30,10 @@ def divide_file(file: SourceFile, options: ReadOptions, part_bytes: int) -> list
         StorageError: the file cannot be opened.
     """
     try:
-        with open_stream(file.path) as stream:
-            is_compressed = stream.peek(4)[:4].startswith((GZIP_MAGIC, ZSTD_MAGIC))
-        if is_compressed or file.format == "arrow":
+        if not is_divisible(file, options):
             return [file]
         if file.format == "parquet":
             parts = _divide_parquet(file, part_bytes)
-        elif is_uri(file.path) or not _is_divisible(options):
-            return [file]
         elif file.format in ("csv", "tsv"):
             parts = divide_delimited(file, options, part_bytes)
         else:
@@ -49,7 +45,20 @@ def divide_file(file: SourceFile, options: ReadOptions, part_bytes: int) -> list
     return [replace(file, part=part) for part in parts]
 
 
-def _is_divisible(options: ReadOptions) -> bool:
+def is_divisible(file: SourceFile, options: ReadOptions) -> bool:
+    """Return whether a file can have several parts.
+
+    Raises:
+        StorageError: the file cannot be opened. Reading its first bytes may raise `READ_ERRORS`.
+    """
+    with open_stream(file.path) as stream:
+        is_compressed = stream.peek(4)[:4].startswith((GZIP_MAGIC, ZSTD_MAGIC))
+    if is_compressed or file.format == "arrow":
+        return False
+    return file.format == "parquet" or (not is_uri(file.path) and _has_divisible_encoding(options))
+
+
+def _has_divisible_encoding(options: ReadOptions) -> bool:
     """Return whether the bytes of line ends, quotes and delimiters are only these; unknown encodings are not."""
     try:
         name = codecs.lookup(options.data.encoding).name

@@ -517,6 +517,33 @@ def test_progress_is_logged(saved: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert messages == []
 
 
+@pytest.mark.parametrize(
+    ("suffix", "limit", "cores", "is_faster"),
+    [(".csv", 1000, 4, True), (".csv", 1000, 1, False), (".csv", 10_000, 4, False), (".csv.gz", 10, 4, False)],
+)
+def test_a_folder_is_suggested_for_a_large_input(
+    saved: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
+    suffix: str,
+    limit: int,
+    cores: int,
+    is_faster: bool,
+) -> None:
+    """Once, where several processes can divide it; a single file is written by one."""
+    monkeypatch.setattr(file_prediction, "LARGE_INPUT_BYTES", limit)
+    monkeypatch.setattr(file_prediction, "count_cpus", lambda: cores)
+    content = b"text\n" + b"word1\n" * 300
+    (tmp_path / f"in{suffix}").write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
+    hint = "one process writes a single file; 4 write into a folder, as with --out labelled/"
+    predict_file(saved, str(tmp_path / f"in{suffix}"), str(tmp_path / "out.csv"), None)
+    assert messages.count(hint) == is_faster
+    messages.clear()
+    predict_file(saved, str(tmp_path / f"in{suffix}"), f"{tmp_path}/out/", None, workers=1)
+    assert hint not in messages
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_abstention_leaves_the_label_out_and_the_scores_in(tmp_path: Path, suffix: str) -> None:
     """The threshold is that of the checkpoint; the class of out-of-scope texts is never the label."""
