@@ -175,7 +175,7 @@ def predict_file(
     added = f"with the columns {', '.join(names)} and {last} added"
     rows = output_columns.describe_rows(num_written, num_rows)
     logger.log(RESULT, f"wrote {out}: {rows}, {added}{counts.describe(report)}")
-    report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid})
+    report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, "table_dtype": dtype})
     return None
 
 

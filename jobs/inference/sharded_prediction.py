@@ -116,10 +116,12 @@ class ShardedPrediction:
         logger.log(
             RESULT,
             f"wrote {out}: {writer.columns.describe_rows(num_written, progress.num_rows)} in {len(rest):,} of "
-            f"{len(parts):,} files, with the columns {', '.join(columns)} and {last} added{counts.describe(report)}",
+            f"{len(parts):,} files, with the columns {', '.join(columns)} and {last} added, scored in "
+            f"{self.table_dtype}{counts.describe(report)}",
         )
         files = {"files": len(parts), "written": len(rest)}
-        report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, **files})
+        scores = {"table_dtype": self.table_dtype}
+        report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, **scores, **files})
 
     def divide(self) -> Mapping[str, SourceFile]:
         """Return the part of the input that each file of the output is made of, by name."""

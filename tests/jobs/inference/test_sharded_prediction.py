@@ -63,9 +63,8 @@ def test_the_parts_have_the_rows_of_the_single_file(
     assert len(paths) > 5
     assert paths[0].name == f"part-00000.{file_format}"
     columns = "predicted_label and score"
-    assert (
-        messages[0] == f"wrote {out}/: 400 rows in {len(paths)} of {len(paths)} files, with the columns {columns} added"
-    )
+    written = f"400 rows in {len(paths)} of {len(paths)} files, with the columns {columns} added, scored in float32"
+    assert messages[0] == f"wrote {out}/: {written}"
     expected = read_jsonl(tmp_path / "single.jsonl")
     for row, other in zip(read_parts(out), expected, strict=True):
         assert float(str(row.pop("score"))) == pytest.approx(other.pop("score"), abs=2e-6)
@@ -303,6 +302,8 @@ def test_the_result_has_the_rows_that_the_command_wrote(
         return result
 
     limit = ("--min-score", "a=0.3")
+    assert predict("all.csv")["table_dtype"] == "float32"
+    assert predict("all/")["table_dtype"] == "int16"
     kept = predict("kept.csv", *limit)["rows"]
     assert 0 < kept == len(Path("kept.csv").read_text().splitlines()) - 1 < NUM_ROWS
     assert predict("uncertain.csv", "--uncertain", "7")["rows"] == 7
