@@ -8,14 +8,26 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from cluster import to_single_line
 from jobs.datasets.formats.encoded_texts import EncodedTexts, encode_column
 from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
-from jobs.datasets.formats.rows import DataError, ReadOptions, Record, Row, SourceFile, check_names_differ, find_column
+from jobs.datasets.formats.rows import (
+    DataError,
+    Label,
+    ReadOptions,
+    Record,
+    Row,
+    SourceFile,
+    check_names_differ,
+    find_column,
+)
+from jobs.datasets.formats.saved_dataset import parse_class_names
 
 SLICE_ROWS = 16_384  # are Python objects at the same time
 
@@ -31,6 +43,16 @@ class BatchFile:
 
     schema: pa.Schema
     iter_batches: Callable[[Sequence[str] | None], Iterator[tuple[pa.RecordBatch, int]]]
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Rows of a slice. first: number of the first one. labels: distinct ones; label_indices: `(rows,)`, of each row."""
+
+    texts: EncodedTexts
+    first: int
+    labels: list[Label]
+    label_indices: np.ndarray
 
 
 OpenBatches = Callable[[str], AbstractContextManager[BatchFile]]
@@ -65,6 +87,19 @@ def stream_batches(
         return encode_column(batch.column(columns.names[0])), columns.name_classes(batch)
 
     return _iter_slices(file, options, open_batches, convert)
+
+
+def encode_batches(
+    file: SourceFile, options: ReadOptions, open_batches: OpenBatches
+) -> Iterator[Callable[[], EncodedRows]]:
+    """Return an iterator of functions that convert slices of the batches, each to be called once, on any thread.
+
+    They raise DataError, `pyarrow.ArrowException` or UnicodeDecodeError if a row is invalid, without its number.
+
+    Raises:
+        DataError, StorageError: as for `read_batches`.
+    """
+    return _iter_slices(file, options, open_batches, lambda *arguments: partial(_Columns.encode_rows, *arguments))
 
 
 def _iter_slices(
@@ -152,12 +187,25 @@ class _Columns:
             for number, (text, value, record) in zip(numbers, rows, strict=True)
         )
 
+    def encode_rows(self, batch: pa.RecordBatch, start: int) -> EncodedRows:
+        """Return the rows of a batch, which has no records; errors as of `encode_batches`."""
+        texts, labels = _decode_dictionary(batch.column(self._text)), batch.column(self._label)
+        labels.validate(full=True)
+        if texts.null_count or labels.null_count:
+            raise DataError(f"{self._file.path}: a text or a label is null")
+        if pa.types.is_dictionary(labels.type):
+            encoded = labels.indices.dictionary_encode()
+            values: list[object] = labels.dictionary.take(encoded.dictionary).to_pylist()
+        else:
+            encoded = labels.dictionary_encode()
+            values = _list_values(encoded.dictionary, self._class_names.get(self._label))
+        names = [self._parser.parse(start + 1, value) for value in values]
+        return EncodedRows(encode_column(texts), start + 1, names, encoded.indices.to_numpy())
+
     def drop_nulls(self, batch: pa.RecordBatch, start: int) -> tuple[pa.RecordBatch, Sequence[int]]:
         """Return the rows of a batch that have a text, and their numbers; start: the number of rows before it."""
-        column = batch.column(self._text)
+        column = _decode_dictionary(batch.column(self._text))
         numbers: Sequence[int] = range(start + 1, start + 1 + len(batch))
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         if not column.null_count:
             return batch, numbers
         is_valid = column.is_valid()
@@ -170,10 +218,7 @@ class _Columns:
 
     def list_texts(self, batch: pa.RecordBatch) -> list[str]:
         """Return the texts of a batch, none of which is null."""
-        column = batch.column(self._text)
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        texts: list[str] = column.to_numpy(zero_copy_only=False).tolist()
+        texts: list[str] = _decode_dictionary(batch.column(self._text)).to_numpy(zero_copy_only=False).tolist()
         return texts
 
     def name_classes(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -201,6 +246,10 @@ class _Columns:
             raise DataError(f"{column} {kind}, neither strings nor numbers nor booleans")
 
 
+def _decode_dictionary(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def _is_list(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
@@ -221,31 +270,6 @@ def _find_class_names(path: str, schema: pa.Schema) -> dict[str, Sequence[str]]:
         return parse_class_names(path, metadata.get("info", {}).get("features", {}))
     except (ValueError, AttributeError):
         return {}
-
-
-def parse_class_names(path: str, features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """Return the names of the classes in the features of a dataset, by column; a class is the index of its name.
-
-    The column may hold lists of classes.
-
-    Raises:
-        DataError: the names of a column are not a list of strings; the message names the path.
-    """
-    class_names = {
-        column: feature["names"]
-        for column, feature in ((column, _get_item_feature(feature)) for column, feature in features.items())
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
-    for column, names in class_names.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            message = f"{path}: the class names of the column '{column}' in the metadata are not a list of strings"
-            raise DataError(f"{message}; write the file again with `datasets`, or without these metadata")
-    return class_names
-
-
-def _get_item_feature(feature: Any) -> Any:
-    """Return the feature of the items of a column of lists; that of another column itself."""
-    return feature.get("feature") or feature if isinstance(feature, dict) else feature
 
 
 def _list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:

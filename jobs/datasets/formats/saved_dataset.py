@@ -4,13 +4,12 @@ The names of their classes (ClassLabel) are in dataset_info.json. The library it
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from cluster.input_files import READ_ERRORS, open_stream
 from cluster.storage import join
-from jobs.datasets.formats.record_batches import parse_class_names
 from jobs.datasets.formats.rows import DataError, SourceFile
 
 DICT_FILE, STATE_FILE, INFO_FILE = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -44,6 +43,31 @@ def find_saved_dataset(folder: str, names: Collection[str]) -> list[SourceFile] 
         if PurePath(file).name != file:
             raise DataError(f"{join(folder, STATE_FILE)}: '{file}' is not a file of this folder")
     return [SourceFile(join(folder, file), "arrow", class_names) for file in files]
+
+
+def parse_class_names(path: str, features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """Return the names of the classes in the features of a dataset, by column; a class is the index of its name.
+
+    The column may hold lists of classes.
+
+    Raises:
+        DataError: the names of a column are not a list of strings; the message names the path.
+    """
+    class_names = {
+        column: feature["names"]
+        for column, feature in ((column, _get_item_feature(feature)) for column, feature in features.items())
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+    for column, names in class_names.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            message = f"{path}: the class names of the column '{column}' in the metadata are not a list of strings"
+            raise DataError(f"{message}; write the file again with `datasets`, or without these metadata")
+    return class_names
+
+
+def _get_item_feature(feature: Any) -> Any:
+    """Return the feature of the items of a column of lists; that of another column itself."""
+    return feature.get("feature") or feature if isinstance(feature, dict) else feature
 
 
 def _read_json(folder: str, name: str) -> dict[str, Any]:

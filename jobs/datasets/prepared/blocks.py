@@ -37,7 +37,7 @@ def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, Deli
         encoding = codecs.lookup(options.data.encoding).name
     except LookupError:
         return None
-    if encoding not in ("utf-8", "utf-8-sig") or options.with_records or not options.labelled or file.part:
+    if encoding not in ("utf-8", "utf-8-sig"):
         return None
     if file.format == "fasttext":
         return RowParser(row_kernel.read_fasttext, (0, 0, 0, 0)), None

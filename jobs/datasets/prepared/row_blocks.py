@@ -1,7 +1,8 @@
 """Blocks of rows of labelled texts, as flat arrays, from files of all formats.
 
-Usual rows of csv, tsv and fastText files with one label per text are parsed in compiled code, on several threads. The
-readers in `jobs.datasets.formats` read all others, and those of other formats, and raise the errors.
+Of rows with one label and no weight, usual rows of csv, tsv and fastText files are parsed in compiled code, and the
+columns of parquet and Arrow files are read as they are, on several threads. The readers in `jobs.datasets.formats` read
+all others, and those of other formats, and raise the errors.
 """
 
 import codecs
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +19,10 @@ import pyarrow as pa
 from cluster.input_files import READ_ERRORS
 from cluster.machine import count_cpus
 from cluster.storage import StorageError
-from jobs.datasets.formats.delimited import DelimitedHeader
+from jobs.datasets.formats.arrow import open_arrow
 from jobs.datasets.formats.labels import LabelParser
+from jobs.datasets.formats.parquet import open_parquet
+from jobs.datasets.formats.record_batches import EncodedRows, encode_batches
 from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
 from jobs.datasets.prepared import row_kernel
 from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, iter_blocks
@@ -63,12 +67,10 @@ def read_blocks(
     """
     num_rows = 0
     try:
-        parser = None if options.data.is_multi_label else find_parser(file, options)
-        if parser is not None:
-            for block in _parse_blocks(file, options, read_file, *parser):
-                yield block
-                num_rows += len(block.lines)
-            return
+        for block in _run_in_order(_plan_blocks(file, options, read_file)):
+            yield block
+            num_rows += len(block.lines)
+        return
     except (NotDivisibleError, StorageError, *READ_ERRORS):
         pass  # the reader of the format continues, or reports what is wrong
     rows = itertools.islice(read_file(file, options), num_rows, None)
@@ -76,25 +78,61 @@ def read_blocks(
         yield _collect(file, chunk, weight_column)
 
 
-def _parse_blocks(
-    file: SourceFile, options: ReadOptions, read_file: ReadFile, parser: RowParser, header: DelimitedHeader | None
-) -> Iterator[RowBlock]:
+def _plan_blocks(file: SourceFile, options: ReadOptions, read_file: ReadFile) -> Iterator[Callable[[], RowBlock]]:
+    """Yield functions that return the blocks of a file, or raise its errors or NotDivisibleError."""
+    if options.with_records or not options.labelled or options.data.is_multi_label or file.part:
+        raise NotDivisibleError
+    if file.format in ("parquet", "arrow"):
+        try:
+            for convert in encode_batches(file, options, open_parquet if file.format == "parquet" else open_arrow):
+                yield partial(_convert_slice, convert)
+        except DataError as error:
+            raise NotDivisibleError from error
+        return
+    parser = find_parser(file, options)
+    if parser is None:
+        raise NotDivisibleError
+    for part in iter_blocks(file, *parser):
+        yield partial(_parse_block, replace(file, part=part), options, read_file, parser[0])
+
+
+def _run_in_order(tasks: Iterator[Callable[[], RowBlock]]) -> Iterator[RowBlock]:
+    """Yield the results of functions, which several threads call; an error follows the results before it."""
     num_threads = count_cpus()
     running: deque[Future[RowBlock]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for part in iter_blocks(file, parser, header):
-                running.append(pool.submit(_parse_block, replace(file, part=part), options, read_file, parser))
+            for task in _defer_error(tasks):
+                running.append(pool.submit(task))
                 if len(running) > num_threads:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
-        except (NotDivisibleError, *READ_ERRORS):
-            while running:  # an error in these rows comes first
-                yield running.popleft().result()
-            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _defer_error(tasks: Iterator[Callable[[], RowBlock]]) -> Iterator[Callable[[], RowBlock]]:
+    """Yield functions, and, instead of an error that ends them, one that raises it."""
+    try:
+        yield from tasks
+    except (DataError, NotDivisibleError, StorageError, *READ_ERRORS) as error:
+        yield partial(_fail, error)
+
+
+def _fail(error: Exception) -> RowBlock:
+    raise error
+
+
+def _convert_slice(convert: Callable[[], EncodedRows]) -> RowBlock:
+    """Return the rows of a slice of a parquet or Arrow file; NotDivisibleError if one is invalid."""
+    try:
+        rows = convert()
+    except (DataError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise NotDivisibleError from error
+    content, offsets = np.frombuffer(rows.texts.content, np.uint8), rows.texts.offsets
+    lines = np.arange(rows.first, rows.first + len(rows.texts))
+    return RowBlock(content, offsets, hash_rows(content, offsets), lines, rows.labels, rows.label_indices)
 
 
 def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, parser: RowParser) -> RowBlock:

@@ -1,7 +1,7 @@
 """Blocks of rows: those of the readers of the formats, or their errors."""
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings
 from jobs.datasets.formats.delimited import MAX_RECORD_LINES
 from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
-from jobs.datasets.formats.rows import DataError, ReadOptions, Row, SourceFile
+from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
 from jobs.datasets.prepared import blocks, row_blocks, row_kernel
 from jobs.datasets.prepared.row_blocks import read_blocks
 from jobs.datasets.readers import iter_rows
+from tests.support.row_blocks import check_blocks, iter_blocks
 
 # Usual rows, what occurs in them, and what is invalid somewhere.
 PIECES = [
@@ -41,40 +42,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows") / "rows"
 
 
-def read(read_rows: Callable[[], Iterator[tuple[int, str, str]]]) -> tuple[list[tuple[int, str, str]], str]:
-    """Return rows, and the message of the error that ends them."""
-    rows = []
-    try:
-        for row in read_rows():
-            rows.append(row)
-    except DataError as error:
-        return rows, str(error)
-    return rows, ""
-
-
-def iter_blocks(file: SourceFile, options: ReadOptions) -> Iterator[tuple[int, str, str]]:
-    for block in read_blocks(file, options, iter_rows, None):
-        content, bounds = block.content.tobytes(), block.offsets.tolist()
-        for row, line in enumerate(block.lines.tolist()):
-            text = content[bounds[row] : bounds[row + 1]].decode()
-            yield line, text, block.labels[block.label_indices[row]]
-
-
-def check(path: Path, kind: FormatName, data: DataSettings) -> str:
-    """Check that blocks have the rows of the reader up to an error, and return the error.
-
-    Where a field of a tsv file starts with a quote, the reader decodes the next lines before it parses the row.
-    """
-    file, options = SourceFile(str(path), kind), ReadOptions(data)
-    expected, error = read(lambda: (row[:3] for row in iter_rows(file, options)))
-    rows, message = read(lambda: iter_blocks(file, options))
-    if not (kind == "tsv" and "byte 0x" in error and "columns" in message):
-        assert message == error
-    num_rows = min(len(rows), len(expected)) if error else len(expected)
-    assert rows[: num_rows if error else None] == expected[:num_rows]
-    return error
-
-
 @pytest.mark.parametrize(("kind", "header"), [("csv", b"label,text\n"), ("tsv", b"label\ttext\n"), ("fasttext", b"")])
 @settings(deadline=None, max_examples=250)  # the first call compiles
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=24), is_bom=st.booleans())
@@ -83,7 +50,7 @@ def test_rows_and_errors_are_those_of_the_reader(
 ) -> None:
     """Whatever a file contains: quotes, line ends, blank lines, invalid UTF-8."""
     path.write_bytes((b"\xef\xbb\xbf" if is_bom else b"") + header + b"".join(pieces))
-    check(path, kind, DataSettings())
+    check_blocks(path, kind, DataSettings())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +61,9 @@ def test_rows_and_errors_are_those_of_the_reader(
 def test_settings_of_the_data_are_followed(path: Path, kind: FormatName, settings: dict[str, str]) -> None:
     delimiter = settings.get("delimiter", ",")
     path.write_bytes("\n\nid,label,text\n1,x,é\n2,y,b c\n3,x,d,\n".replace(",", delimiter).encode())
-    assert "line 6: has 4 columns" in check(path, kind, DataSettings(**settings)) or settings["encoding"] == "ascii"
+    assert (
+        "line 6: has 4 columns" in check_blocks(path, kind, DataSettings(**settings)) or settings["encoding"] == "ascii"
+    )
 
 
 def test_a_quoted_row_of_many_lines_is_not_divided(path: Path) -> None:
@@ -102,9 +71,9 @@ def test_a_quoted_row_of_many_lines_is_not_divided(path: Path) -> None:
     for num_lines in (MAX_RECORD_LINES - 1, MAX_RECORD_LINES, MAX_RECORD_LINES + 1):
         text = "\n".join(["a"] * num_lines)
         path.write_text("label\ttext\n" + f'x\t"{text}"\nx\tb "c" d\n' + "x\te\n" * 300)
-        check(path, "tsv", DataSettings())
+        check_blocks(path, "tsv", DataSettings())
         path.write_text("label,text\n" + f'x,"{text}"\nx,b "c" d\n' + "x,e\n" * 300)
-        assert check(path, "csv", DataSettings()) == ""
+        assert check_blocks(path, "csv", DataSettings()) == ""
 
 
 def test_rows_without_a_block_end_are_read_one_after_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +88,7 @@ def test_rows_without_a_block_end_are_read_one_after_the_other(path: Path, monke
 def test_compressed_files_are_read_and_damage_is_reported(path: Path, cut: int) -> None:
     content = gzip.compress(b"label,text\n" + b"".join(b"x,%d\n" % number for number in range(1000)))
     path.write_bytes(content[: len(content) - cut])
-    assert ("damaged or incomplete" in check(path, "csv", DataSettings())) == (cut > 0)
+    assert ("damaged or incomplete" in check_blocks(path, "csv", DataSettings())) == (cut > 0)
 
 
 def test_rows_are_parsed_in_compiled_code(path: Path) -> None:
