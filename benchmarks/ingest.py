@@ -5,15 +5,17 @@
     python benchmarks/ingest.py --quick
 
 Each side is a new process, imports and exit included, and the sides take turns; the tables show medians. This project
-reads the rows, draws the validation and test parts, tokenizes, looks up vectors of 100 dimensions for 60,000 words,
-whose frequencies follow Zipf's law, and numbers the tokens: everything before training. `in memory` has texts and
-tokens as Python objects, as small files are read. The first run writes the cache, from which the second one reads.
+reads the rows from tsv, parquet, jsonl or fastText lines, draws the validation and test parts, tokenizes, looks up
+vectors of 100 dimensions for 60,000 words, whose frequencies follow Zipf's law, and numbers the tokens: everything
+before training. `in memory` has texts and tokens as Python objects, as small files are read. The first run writes the
+cache, from which the second one reads.
 
 fastText reads lines with `__label__`, on one thread as it always does, and trains one epoch of one dimension: it has no
 command that only reads. Peak memory is the resident memory of the process, pages of mapped files included.
 """
 
 import argparse
+import json
 import shutil
 import statistics
 import sys
@@ -28,6 +30,9 @@ from benchmarks.reporting import Row, print_json, print_table
 
 IN_MEMORY, FIRST, SECOND = "in memory", "first run", "second run"
 FIRST_LINES, FASTTEXT = "first run, fastText lines", "fastText, fastText lines"
+FIRST_PARQUET, FIRST_JSONL = "first run, parquet", "first run, jsonl"
+SIDES = [IN_MEMORY, FIRST, SECOND, FIRST_PARQUET, FIRST_JSONL, FIRST_LINES, FASTTEXT]
+FILES = {FIRST_LINES: "rows.txt", FASTTEXT: "rows.txt", FIRST_PARQUET: "rows.parquet", FIRST_JSONL: "rows.jsonl"}
 NUM_WORDS, WORDS_PER_TEXT, DIMENSIONS = 60_000, 20, 100
 CHUNK_ROWS = 10_000
 LOAD_SCRIPT = """
@@ -65,7 +70,7 @@ def main() -> None:
         write_vectors(folder / "vectors.bin")
         write_rows(folder, 1000)
         run_measured(build_command(folder, FIRST))  # compiles the kernels, if no process has done so
-        tables = {"ingest": measure(folder, num_rows, rounds, [IN_MEMORY, FIRST, SECOND, FIRST_LINES, FASTTEXT])}
+        tables = {"ingest": measure(folder, num_rows, rounds, SIDES)}
         print_table(f"Ingest of {num_rows:,} rows", tables["ingest"])
         if num_large:
             tables["large"] = measure(folder, num_large, 1, [FIRST, SECOND])
@@ -80,7 +85,7 @@ def measure(folder: Path, num_rows: int, rounds: int, sides: list[str]) -> list[
     results: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides:
-            if side != SECOND:
+            if side != SECOND:  # which follows the first run
                 shutil.rmtree(folder / "runs", ignore_errors=True)
             results[side].append(run_measured(build_command(folder, side)))
             print(f"round {number + 1}, {side}: {results[side][-1][0]:.1f} s", flush=True)
@@ -94,32 +99,41 @@ def measure(folder: Path, num_rows: int, rounds: int, sides: list[str]) -> list[
 
 def build_command(folder: Path, side: str) -> list[str]:
     """Return the command of a side."""
+    path = folder / FILES.get(side, "rows.tsv")
     if side == FASTTEXT:
-        return [sys.executable, "-c", FASTTEXT_SCRIPT, str(folder / "rows.txt")]
+        return [sys.executable, "-c", FASTTEXT_SCRIPT, str(path)]
     min_bytes = 1 << 60 if side == IN_MEMORY else 0
-    path = folder / ("rows.txt" if side == FIRST_LINES else "rows.tsv")
     values = [f"data.train={path}", f"vectors.path={folder / 'vectors.bin'}", f"storage={folder / 'runs'}"]
     return [sys.executable, "-c", LOAD_SCRIPT, str(min_bytes), *values]
 
 
 def write_rows(folder: Path, num_rows: int) -> None:
-    """Write the same rows of four labels as tsv and as lines of fastText."""
+    """Write the same rows of four labels in every format."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet
 
     random = np.random.default_rng(0)
     words = [f"wd{number}" for number in range(NUM_WORDS)]
-    with (folder / "rows.tsv").open("w") as tsv, (folder / "rows.txt").open("w") as lines:
+    schema = pa.schema({"label": pa.string(), "text": pa.string()})
+    with (
+        (folder / "rows.tsv").open("w") as tsv,
+        (folder / "rows.txt").open("w") as lines,
+        (folder / "rows.jsonl").open("w") as jsonl,
+        pyarrow.parquet.ParquetWriter(folder / "rows.parquet", schema) as parquet,
+    ):
         tsv.write("label\ttext\n")
         for start in range(0, num_rows, CHUNK_ROWS):
             count = min(CHUNK_ROWS, num_rows - start)
             ranks = random.random((count, WORDS_PER_TEXT))
             numbers = (NUM_WORDS**ranks - 1).astype(int).tolist()  # Zipf's law
-            labels = random.integers(0, 4, count).tolist()
-            rows = [
-                (label, " ".join([words[number] for number in row])) for label, row in zip(labels, numbers, strict=True)
-            ]
-            tsv.writelines(f"c{label}\t{text}\n" for label, text in rows)
-            lines.writelines(f"__label__c{label} {text}\n" for label, text in rows)
+            labels = [f"c{number}" for number in random.integers(0, 4, count)]
+            texts = [" ".join([words[number] for number in row]) for row in numbers]
+            rows = list(zip(labels, texts, strict=True))
+            tsv.writelines(f"{label}\t{text}\n" for label, text in rows)
+            lines.writelines(f"__label__{label} {text}\n" for label, text in rows)
+            jsonl.writelines(json.dumps({"text": text, "label": label}) + "\n" for label, text in rows)
+            parquet.write_table(pa.table([labels, texts], schema=schema))
 
 
 def write_vectors(path: Path) -> None:

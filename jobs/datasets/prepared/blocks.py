@@ -1,15 +1,17 @@
 """Blocks of whole rows of a text file, which are read one after the other and parsed in parallel."""
 
 import codecs
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cluster.input_files import open_decompressed
 from jobs.datasets.formats.delimited import DelimitedHeader, read_header
 from jobs.datasets.formats.rows import FilePart, ReadOptions, SourceFile
-from jobs.datasets.prepared import row_kernel
+from jobs.datasets.prepared import json_kernel, row_kernel
 
 BLOCK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 1 << 28
@@ -21,10 +23,15 @@ class NotDivisibleError(Exception):
 
 @dataclass(frozen=True)
 class RowParser:
-    """Compiled parser of the rows of a file. read: of row_kernel.py; columns: its second argument."""
+    """Compiled parser of the rows of a file.
 
-    read: Callable[[np.ndarray, row_kernel.Columns, row_kernel.Rows], int]
-    columns: row_kernel.Columns
+    read, columns: function of row_kernel.py or json_kernel.py, and its second argument. parse_label: returns the value
+    of a label that the function has written.
+    """
+
+    read: Callable[[np.ndarray, Any, row_kernel.Rows], int]
+    columns: Any
+    parse_label: Callable[[str], object] = str
 
 
 def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
@@ -41,6 +48,9 @@ def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, Deli
         return None
     if file.format == "fasttext":
         return RowParser(row_kernel.read_fasttext, (0, 0, 0, 0)), None
+    if file.format == "jsonl":
+        text_key, label_key = (np.array([*name.encode()], np.uint8) for name in options.columns.values())
+        return RowParser(json_kernel.read_jsonl, (text_key, label_key), json.loads), None
     if file.format not in ("csv", "tsv"):
         return None
     header = read_header(file, options)
@@ -81,7 +91,7 @@ def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | N
 
 def _find_cut(content: bytes, parser: RowParser) -> int:
     """Return the end of the last row after which another one starts, 0 if there is none."""
-    if parser.read is row_kernel.read_fasttext or b'"' not in content:
+    if parser.read in (row_kernel.read_fasttext, json_kernel.read_jsonl) or b'"' not in content:
         return content.rfind(b"\n") + 1
     values = np.frombuffer(content, np.uint8)
     if parser.read is row_kernel.read_tsv:

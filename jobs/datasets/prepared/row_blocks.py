@@ -1,14 +1,14 @@
 """Blocks of rows of labelled texts, as flat arrays, from files of all formats.
 
-Of rows with one label and no weight, usual rows of csv, tsv and fastText files are parsed in compiled code, and the
-columns of parquet and Arrow files are read as they are, on several threads. The readers in `jobs.datasets.formats` read
-all others, and those of other formats, and raise the errors.
+Of rows with one label and no weight, usual rows of csv, tsv, jsonl and fastText files are parsed in compiled code, and
+the columns of parquet and Arrow files are read as they are, on several threads. The readers in `jobs.datasets.formats`
+read all others, and raise the errors.
 """
 
 import codecs
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,7 +154,7 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
         text_offsets, label_offsets = text_offsets[: count + 1], label_offsets[: count + 1]
         index = WordIndex()
         label_indices = index.add_encoded(_freeze(labels[: label_offsets[-1]]), label_offsets)
-        names = _spell_labels(file, options, index.list_words())
+        names = _spell_labels(file, options, map(parser.parse_label, index.list_words()))
     if names is None:
         return _collect(file, list(read_file(file, options)), None)
     texts = _freeze(texts[: text_offsets[-1]])
@@ -177,7 +177,7 @@ def _freeze(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(array.tobytes(), np.uint8)
 
 
-def _spell_labels(file: SourceFile, options: ReadOptions, values: Sequence[str]) -> list[Label] | None:
+def _spell_labels(file: SourceFile, options: ReadOptions, values: Iterable[object]) -> list[Label] | None:
     """Return the labels of values, None if one is invalid."""
     parser = LabelParser(file, options.data.label_column, options.data)
     try:

@@ -14,7 +14,7 @@ from jobs.config.settings import DataSettings
 from jobs.datasets.formats.delimited import MAX_RECORD_LINES
 from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
 from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
-from jobs.datasets.prepared import blocks, row_blocks, row_kernel
+from jobs.datasets.prepared import blocks, json_kernel, row_blocks, row_kernel
 from jobs.datasets.prepared.row_blocks import read_blocks
 from jobs.datasets.readers import iter_rows
 from tests.support.row_blocks import check_blocks, iter_blocks
@@ -117,3 +117,4 @@ def test_constants_are_those_of_the_readers() -> None:
     """numba does not notice changes in other files, so they are copied."""
     assert row_kernel.LABEL_PREFIX.tobytes() == LABEL_PREFIX.encode()
     assert row_kernel.MAX_RECORD_LINES == MAX_RECORD_LINES
+    assert json_kernel.UNUSUAL == row_kernel.UNUSUAL
