@@ -18,10 +18,12 @@ from threading import Lock
 from types import ModuleType
 from typing import Any
 
-import numba
+import numba.core.config
 from numba.core import event
 
 logger = logging.getLogger(__name__)
+
+_config: Any = numba.core.config  # its attributes are set when it is imported
 
 _lock = Lock()
 _files: dict[str, frozenset[Path]] = {}
@@ -68,22 +70,22 @@ def kernel_cache() -> Iterator[bool]:
     Yields whether there is a cache, the value of numba's argument `cache`.
     """
     with _lock:
-        previous = numba.config.CACHE_LOCATOR_CLASSES
-        numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"
+        previous = _config.CACHE_LOCATOR_CLASSES
+        _config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"
         try:
             yield find_folder() is not None
         finally:
-            numba.config.CACHE_LOCATOR_CLASSES = previous
+            _config.CACHE_LOCATOR_CLASSES = previous
 
 
 def _find_files(function: Callable[..., Any]) -> frozenset[Path]:
     """Return the file of a kernel, and those of the kernels and of this package's functions that its module imports."""
     files = frozenset([Path(function.__code__.co_filename)])
     for value in function.__globals__.values():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        name = str(value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", ""))
         if name in _files:
             files |= _files[name]
-        elif str(name).startswith(f"{__package__}."):
+        elif name.startswith(f"{__package__}."):
             files |= {Path(str(sys.modules[name].__file__))}
     _files[function.__module__] = _files.get(function.__module__, frozenset()) | files
     return files
@@ -94,8 +96,8 @@ def find_folder() -> Path | None:
 
     It is NUMBA_CACHE_DIR if that is set, or finetune-cnn/kernels in the user's folder of caches.
     """
-    if numba.config.CACHE_DIR:
-        return _create_folder(Path(numba.config.CACHE_DIR))
+    if _config.CACHE_DIR:
+        return _create_folder(Path(_config.CACHE_DIR))
     try:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home
@@ -118,7 +120,7 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-class _Announcement(event.Listener):  # type: ignore[misc]  # numba has no annotations
+class _Announcement(event.Listener):
     """Message before the first kernel is compiled in this process."""
 
     def __init__(self) -> None:
@@ -136,4 +138,5 @@ class _Announcement(event.Listener):  # type: ignore[misc]  # numba has no annot
         pass
 
 
-event.register("numba:compile", _Announcement())
+# numba does not annotate register.
+event.register("numba:compile", _Announcement())  # type: ignore[no-untyped-call]
