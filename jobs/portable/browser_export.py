@@ -53,9 +53,9 @@ def export_browser(path: str, out: str, *, replace: bool = False) -> None:
         CheckpointError: the checkpoint cannot be read, or its tokenizer is that of an installed package.
         StorageError: `out` is not empty, is in a checkpoint, or cannot be written.
     """
-    checkpoint = _load(path, out, replace=replace)
+    checkpoint, model = _load(path, out, replace=replace)
     with output_folder(absolute_path(out)) as folder:
-        size = sum(_write(folder, checkpoint).values())
+        size = sum(_write(folder, checkpoint, model).values())
     is_small = "quantization" in checkpoint.metrics
     hint = "" if is_small else "; that of a checkpoint of `finetune-cnn quantize` is smaller"
     logger.log(
@@ -67,25 +67,24 @@ def export_browser(path: str, out: str, *, replace: bool = False) -> None:
 
 def plan_browser_export(path: str, out: str, *, replace: bool = False) -> Plan:
     """Return the plan of `export_browser`, which raises the same exceptions; `out` is not written."""
-    checkpoint = _load(path, out, replace=replace)
+    checkpoint, model = _load(path, out, replace=replace)
     with tempfile.TemporaryDirectory() as folder:
-        return plan_files("export", checkpoint, out, _write(Path(folder), checkpoint))
+        return plan_files("export", checkpoint, out, _write(Path(folder), checkpoint, model))
 
 
-def _load(path: str, out: str, *, replace: bool) -> Checkpoint:
-    """Return the checkpoint to write, after a check of the folder."""
+def _load(path: str, out: str, *, replace: bool) -> tuple[Checkpoint, bytes]:
+    """Return the checkpoint to write and the content of classifier.json, after a check of the folder."""
     if not replace and list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
     checkpoint = load_checkpoint(path)
     check_outside_checkpoint(absolute_path(out), checkpoint)
-    return checkpoint
+    return checkpoint, build_model(checkpoint)
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> dict[str, int]:
+def _write(folder: Path, checkpoint: Checkpoint, model: bytes) -> dict[str, int]:
     """Write the files, and return their sizes in bytes by name."""
-    model, tensors = build_model(checkpoint), _select_tensors(checkpoint)
     (folder / MODEL_FILE).write_bytes(model)
-    write_tensors(folder / WEIGHTS_FILE, tensors)
+    write_tensors(folder / WEIGHTS_FILE, _select_tensors(checkpoint))
     for name in STATIC_FILES:
         shutil.copyfile(_STATIC_FOLDER / name, folder / name)
     return {name: (folder / name).stat().st_size for name in (MODEL_FILE, WEIGHTS_FILE, *STATIC_FILES)}
