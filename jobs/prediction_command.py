@@ -71,14 +71,14 @@ def _predict(options: argparse.Namespace) -> None:
 
     if options.out is None and hasattr(options, "json") and not options.dry_run:
         raise UsageError("--json describes the file that --out names; without one, each line of the output is JSON")
-    if options.out is not None and not options.force:
+    is_folder = is_folder_name(options.out or "")
+    if options.out is not None and not options.force and not is_folder:  # a folder may be completed
         check_not_replaced(options.out, *options.input)
     max_invalid = options.max_invalid
     if max_invalid is None and options.skip_invalid:
         max_invalid = DEFAULT_LIMIT
     if options.uncertain and options.min_score:
         raise UsageError("--uncertain selects rows among all; remove --min-score")
-    is_folder = is_folder_name(options.out or "")
     if options.address and not is_folder:
         raise UsageError("a cluster writes into a folder: end --out with a slash, as in --out s3://bucket/labelled/")
     with ray_address(options.address):

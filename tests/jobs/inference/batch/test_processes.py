@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import UsageError
-from cluster.storage import write_text
+from cluster.storage import remove_file, write_text
 from jobs.datasets.formats.rows import DataError, ReadOptions, SourceFile
 from jobs.inference.batch import processes
 from jobs.inference.batch.output_columns import choose_columns
@@ -34,17 +34,23 @@ LOCK = threading.Lock()
 def test_parts_are_read_from_and_written_to_an_object_store(
     saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the processes start, the command has used the client of the store, which has threads."""
+    """Before the processes start, the command has used the client of the store, which has threads.
+
+    The same command completes the folder.
+    """
     with run_s3_server() as server:
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)
-        source, out = f"s3://{BUCKET}/texts", f"s3://{BUCKET}/labelled/"
+        source, out = f"s3://{BUCKET}/processes/texts", f"s3://{BUCKET}/processes/labelled/"
         for number in range(NUM_FILES):
             ids = range(number * FILE_ROWS, (number + 1) * FILE_ROWS)
             write_text(f"{source}/{number}.csv", "text,id\n" + "".join(f"word{id} word2,{id}\n" for id in ids))
         command = ("python", "-m", "jobs", "predict", saved, source, "--out", out, "--workers", "2")
         result = run_command(*command, env={**os.environ}, timeout=200)
         assert result.returncode == 0, result.stderr
+        remove_file(f"{out}part-00001.parquet")
+        result = run_command(*command, env={**os.environ}, timeout=200)
+        assert "50 rows in 1 of 6 files" in result.stdout, result.stderr
         predict_file(saved, out, str(tmp_path / "copy.parquet"), None)
     copied = pq.read_table(tmp_path / "copy.parquet")["id"].to_pylist()
     assert [int(number) for number in copied] == [*range(NUM_FILES * FILE_ROWS)]
