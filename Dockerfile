@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 
 COPY --chown=ray:users . .
 RUN pip install --no-cache-dir --no-deps .
 # For the processor of this machine; nodes with another one compile again, when the code is first used.
-RUN finetune-cnn compile
+RUN finetune-cnn compile || true
 
 # Every shell reads the file in BASH_ENV; the shell that starts Ray gets the environment of Ray Serve from it, which is
 # read when Ray starts.

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import yaml
 
 from jobs.config.experiment import Experiment
@@ -148,7 +149,7 @@ def _respond(path: str, body: dict[str, Any]) -> str:
     """Return the response of the service's own encoder to an example."""
     try:
         request = parse_request(json.dumps(body).encode(), Limits())
-        scores = [list(EXAMPLE_SCORES.values())] * len(request.texts)
+        scores = np.array([list(EXAMPLE_SCORES.values())] * len(request.texts))
         response = encode_response(request, list(EXAMPLE_SCORES), scores, [], flat=path == "/predict")
     except RequestError as error:
         response = encode_error(str(error))

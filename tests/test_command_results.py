@@ -44,7 +44,7 @@ COMMANDS: dict[str, list[str]] = {
     "token": [],
 }
 TESTED_ELSEWHERE = {  # most with Ray
-    "tune", "cross-validate", "serve", "deploy", "service status", "service undeploy", "service rollback",
+    "compile", "tune", "cross-validate", "serve", "deploy", "service status", "service undeploy", "service rollback",
     "service environment", "check", "submit", "job list", "job status", "job logs", "job stop",
 }  # fmt: skip
 # Commands whose results are other documents, of which the guide names some keys.

@@ -37,7 +37,8 @@ class KernelLocator:
         self._py_file = file  # numba names it in a warning
         self._line = function.__code__.co_firstlineno
         digests = sorted(_digest(path) for path in _find_files(function))
-        self._digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+        # numba's version too: another one would replace the index of the folder.
+        self._digest = hashlib.sha256("".join([numba.__version__, *digests]).encode()).hexdigest()
         self._folder = folder / f"{Path(file).stem}-{self._digest[:20]}"
 
     @classmethod
@@ -102,17 +103,24 @@ def find_folder() -> Path | None:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home
         return None
-    return _create_folder(user / "finetune-cnn" / "kernels")
+    folder = _create_folder(user / "finetune-cnn" / "kernels")
+    return folder if folder is not None and _is_private(folder) else None
 
 
 @cache
 def _create_folder(folder: Path) -> Path | None:
-    # Not a folder that others can write: numba's files are pickles.
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return None
     return folder if os.access(folder, os.W_OK) else None
+
+
+@cache
+def _is_private(folder: Path) -> bool:
+    """Return whether only this user can write a folder: numba's files are pickles, which can contain any code."""
+    status = folder.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 @cache
@@ -127,7 +135,7 @@ class _Announcement(event.Listener):
         self._is_announced = False
 
     def on_start(self, event: Any) -> None:
-        module = event.data["dispatcher"].py_func.__module__
+        module = str(event.data["dispatcher"].py_func.__module__)
         if not self._is_announced and module.startswith(("jobs.", "serving.")):
             self._is_announced = True
             folder = find_folder()

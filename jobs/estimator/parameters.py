@@ -27,9 +27,10 @@ def read_parameters(experiment: Experiment) -> Mapping[str, Any]:
     >>> read_parameters(Experiment().replace({"model.dropout": 0.3, "train.weight_decay": 0.1}))["settings"]
     {'train.weight_decay': 0.1}
 
-    Settings of workers are left out, and those of all other sections than `text`, `vectors`, `model` and `train`.
+    Left out are settings of workers, `train.start_from`, and all other sections than `text`, `vectors`, `model` and
+    `train`.
     """
-    default, excluded = Experiment(), {*SETTINGS.values(), "train.workers"}
+    default, excluded = Experiment(), {*SETTINGS.values(), "train.workers", "train.start_from"}
     paths = [path for path in SETTING_KEYS if path.startswith(("text.", "vectors.", "model.", "train."))]
     settings = {
         path: value

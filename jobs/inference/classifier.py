@@ -15,11 +15,11 @@ import numpy as np
 from jobs.compilation.intrinsics import BLOCK, pack_addresses
 from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.formats.encoded_texts import EncodedTexts
-from jobs.datasets.tokenization import code_points, tokenizer_kernel
+from jobs.datasets.tokenization import code_points
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.installed import TokenizerError
-from jobs.datasets.tokenization.nearest_words import encode_words
-from jobs.datasets.tokenizer import PADDING, UNKNOWN, Vocabulary, tokenize
+from jobs.datasets.tokenization.word_index import build_dictionary
+from jobs.datasets.tokenizer import PADDING, UNKNOWN, tokenize
 from jobs.inference import scoring_kernel as kernel
 from jobs.inference.explanation import Explanation, explain_label
 from jobs.inference.linear_weights import LinearWeights
@@ -132,7 +132,7 @@ class Classifier:
                     linear.rows.shape[1],
                 ]
             ),
-            **dict(enumerate(_build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
+            **dict(enumerate(build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.LOWEST: self.lowest,
             kernel.SCALES: self._table.scales,
@@ -159,10 +159,12 @@ class Classifier:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
+        # Those that are arguments of the kernel: for arrays that cannot be written it would be compiled again.
+        self.no_rows, self.lowest = self.no_rows.copy(), self.lowest.copy()
         self.addresses = pack_addresses(self._arrays)
 
     def _compile_kernels(self) -> None:
-        """Compile every kernel, or read it from numba's cache, so that no text waits for it."""
+        """Compile every kernel, or read it from the cache, so that no text waits for it."""
         try:
             self.predict_logits([""])
         except TokenizerError as error:
@@ -321,14 +323,3 @@ def select_labels(probabilities: np.ndarray, thresholds: np.ndarray) -> list[lis
     order = np.argsort(-probabilities, axis=1, kind="stable")
     is_selected = np.take_along_axis(probabilities >= thresholds, order, axis=1)
     return [row[selected].tolist() for row, selected in zip(order, is_selected, strict=True)]
-
-
-def _build_dictionary(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Return the kernel's vocabulary: word_bytes, word_offsets, slots, hashes, near_offsets and near_entries."""
-    nearest = vocabulary.nearest_words if vocabulary.max_edit_distance else None
-    word_bytes, word_offsets = nearest.encoded if nearest else encode_words(vocabulary.words)
-    size = 1 << (2 * len(vocabulary.words) + 1).bit_length()  # at most half full
-    slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
-    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
-    index = (nearest.offsets, nearest.entries) if nearest else (np.empty(0, np.int32), np.empty(0, np.int64))
-    return word_bytes, word_offsets, slots, hashes, *index

@@ -241,7 +241,7 @@ def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dime
         raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
     if path in ("train.temperature", "train.thresholds", "train.threshold_objective") or "train.abstention_" in path:
         raise ExperimentError(
-            f"tune.space: '{path}' changes no network, only which labels its scores become; set it in the experiment"
+            f"tune.space: '{path}' does not change how a network is trained; set it in the experiment"
         )
     if path == "train.start_from":
         raise ExperimentError("tune.space: 'train.start_from' cannot be searched; trials start from the beginning")

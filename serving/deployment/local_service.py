@@ -71,17 +71,24 @@ class Service:
         # Registered after Ray's functions, so called before them: while Ray still runs.
         atexit.register(self.shutdown)
         self.client = Client(self.url, key)
+        self._are_multi_label: dict[str | None, bool] = {}
 
     def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[Any]:
         """Return the most likely label of each text; with several labels per text, a list of those above threshold.
 
         Args:
             model: name of a further model.
+
+        Raises:
+            ServiceError: the service refused the request, such as more texts, or with several labels per text more
+                scores, than its limits.
         """
+        if model not in self._are_multi_label:
+            self._are_multi_label[model] = self.client.info(model)["multi_label"]
+        if not self._are_multi_label[model]:
+            return [scores[0]["label"] for scores in self.client.classify(list(texts), model=model, top_k=1)]
         return [
             [score["label"] for score in scores if score["above_threshold"]]
-            if "above_threshold" in scores[0]
-            else scores[0]["label"]
             for scores in self.client.classify(list(texts), model=model)
         ]
 

@@ -37,7 +37,7 @@ def require_no_orphaned_proxy(port: int) -> None:
         )
 
 
-def select_address(http: Mapping[str, Any], running: tuple[str, int]) -> dict[str, Any]:
+def select_address(http: Mapping[str, Any], running: tuple[str, int]) -> Mapping[str, Any]:
     """Return HTTP options with the host and port of a running Serve, and log a warning if they are others."""
     host, port = running
     if (host, port) != (http["host"], http["port"]):

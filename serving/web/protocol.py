@@ -26,7 +26,9 @@ from jobs.inference.explanation import Explainer, Explanation
 
 # Maximum size of the explanations of one response; without it a small request could ask for gigabytes.
 MAX_EXPLANATION_BYTES = 8_000_000
+TOO_LONG = f"the explanations would take more than {MAX_EXPLANATION_BYTES / 1e6:g} MB; request fewer labels or texts"
 FEW_LABELS = 64  # Python sorts so few faster than numpy selects some of them
+TOO_MANY_SCORES = "the response would have more than {} scores; request fewer labels (parameters.top_k), or fewer texts"
 FUNCTIONS = ("softmax", "sigmoid", "none")
 
 
@@ -199,11 +201,8 @@ def _check_limits(request: ClassificationRequest, limits: Limits) -> None:
         raise RequestError(413, f"inputs: {count} texts; at most {limits.max_texts} are allowed")
     if request.explain and count > limits.max_explained_texts:
         raise RequestError(413, f"inputs: {count} texts; at most {limits.max_explained_texts} are allowed with explain")
-    for text in texts:
-        if len(text) > limits.max_text_length:
-            raise RequestError(
-                413, f"inputs: a text has {len(text)} characters; at most {limits.max_text_length} are allowed"
-            )
+    if (size := max(map(len, texts))) > limits.max_text_length:
+        raise RequestError(413, f"inputs: a text has {size} characters; at most {limits.max_text_length} are allowed")
 
 
 def _flatten(inputs: Sequence[str | list[str]]) -> list[str]:
@@ -277,19 +276,20 @@ def encode_response(
     Raises:
         RequestError: 413 if there would be too many scores, or the explanations would be too long.
     """
-    rows, count = [], 0
+    rows, count, few = [], 0, len(labels) <= FEW_LABELS
     minima = dict(zip(labels, thresholds, strict=True)) if thresholds and request.function == "sigmoid" else {}
-    for row in scores:
-        best = list(map(Score, *_select_labels(labels, row, request)))
+    for row in scores.tolist() if few else scores:
+        best = list(map(Score, labels, row) if few else map(Score, *_select_labels(labels, row, request)))
         best.sort(key=_get_score, reverse=True)
+        if few and request.threshold is not None:
+            best = [score for score in best if score.score >= request.threshold]
         del best[request.top_k or len(best) :]
         for score in best if minima else ():
             score.above_threshold = score.score >= minima[score.label]
         rows.append(best)
         count += len(best)
         if count > max_scores:
-            hint = "request fewer labels (parameters.top_k, parameters.threshold), or fewer texts"
-            raise RequestError(413, f"the response would have more than {max_scores} scores; {hint}")
+            raise RequestError(413, TOO_MANY_SCORES.format(max_scores))
     if request.explain:
         _explain(rows, labels, explainers)
     if abstention is not None:
@@ -304,7 +304,7 @@ def _select_labels(
 ) -> tuple[Sequence[str], list[float]]:
     """Return the labels that a text's response may have, in the order of the classes, and their scores."""
     top_k, minimum = request.top_k, request.threshold
-    if top_k is not None and top_k < len(labels) > FEW_LABELS:
+    if top_k is not None and top_k < len(labels):
         minimum = max(np.partition(scores, -top_k)[-top_k], -np.inf if minimum is None else minimum)
     if minimum is None:
         return labels, scores.tolist()
@@ -319,8 +319,7 @@ def _explain(rows: list[list[Score]], labels: Sequence[str], explainers: Sequenc
     for row, explainer in zip(rows, explainers, strict=True):
         size += len(row) * explainer.estimated_json_bytes
         if size > MAX_EXPLANATION_BYTES:
-            hint = "request fewer labels (parameters.top_k), or fewer or shorter texts"
-            raise RequestError(413, f"the explanations would take more than {MAX_EXPLANATION_BYTES / 1e6:g} MB; {hint}")
+            raise RequestError(413, TOO_LONG)
         for score in row:
             score.explanation = explainer.explain(classes[score.label])
 

@@ -18,8 +18,9 @@ import numpy as np
 from jobs.compilation.decorator import compiled
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenization.characters import BUILT_IN
+from jobs.datasets.tokenization.nearest_words import encode_words
 from jobs.datasets.tokenization.tokenizer_kernel import SPACE, find_token, hash_bytes
-from jobs.datasets.tokenizer import DEFAULT_SETTINGS, TokenizerSettings, tokenize
+from jobs.datasets.tokenizer import DEFAULT_SETTINGS, TokenizerSettings, Vocabulary, tokenize
 
 Array = np.ndarray
 
@@ -206,3 +207,14 @@ class WordIndex:
         self._word_bytes[: len(word_bytes)] = word_bytes
         self._word_offsets = np.zeros(num_slots // 2 + 1, np.int64)
         self._word_offsets[: len(word_offsets)] = word_offsets
+
+
+def build_dictionary(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+    """Return a vocabulary for kernels: word_bytes, word_offsets, slots, hashes, near_offsets and near_entries."""
+    nearest = vocabulary.nearest_words if vocabulary.max_edit_distance else None
+    word_bytes, word_offsets = nearest.encoded if nearest else encode_words(vocabulary.words)
+    size = 1 << (2 * len(vocabulary.words) + 1).bit_length()  # at most half full
+    slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
+    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
+    index = (nearest.offsets, nearest.entries) if nearest else (np.empty(0, np.int32), np.empty(0, np.int64))
+    return word_bytes, word_offsets, slots, hashes, *index

@@ -7,7 +7,7 @@ import mmap
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.reduction import DupFd
 from typing import Any
 
@@ -49,16 +49,15 @@ def share_classifier(classifier: Classifier) -> Iterator[SharedClassifier]:
     """
     buffers: list[pickle.PickleBuffer] = []
     content = pickle.dumps(classifier, protocol=5, buffer_callback=buffers.append)
-    with tempfile.TemporaryFile() as stream:
+    with ExitStack() as stack:
         slices = []
         try:
+            stream = stack.enter_context(tempfile.TemporaryFile())
             for part in (memoryview(content), *(buffer.raw() for buffer in buffers)):
                 start = stream.seek(-(-stream.tell() // CACHE_LINE) * CACHE_LINE)  # as of `make_array`
                 stream.write(part)
                 slices.append(slice(start, stream.tell()))
             stream.flush()
         except OSError as error:
-            raise StorageError(
-                f"{tempfile.gettempdir()}: cannot be written: {error}; set TMPDIR to another folder"
-            ) from error
+            raise StorageError(f"the temporary folder cannot be written: {error}; set TMPDIR to another one") from error
         yield SharedClassifier(stream.fileno(), slices)

@@ -148,7 +148,7 @@ def test_experiments_are_found_from_the_storage_an_experiment_or_a_run(storage: 
 
 def test_a_damaged_best_json_is_an_error(storage: Path, make_run: MakeRun) -> None:
     make_run("train-00000001")
-    for content in ("[", "[]", '{"checkpoint": [1]}', "[" * 100_000, f'{{"checkpoint": "{"x" * (1 << 20)}"}}'):
+    for content in ("[", "[]", '{"checkpoint": [1]}', "[" * 100_000, f'{{"checkpoint": "{"x" * (1 << 24)}"}}'):
         (storage / "toy" / "best.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"toy/best.json: (is not a best.json|cannot be read)"):
             load_runs(str(storage / "toy"))
@@ -157,7 +157,7 @@ def test_a_damaged_best_json_is_an_error(storage: Path, make_run: MakeRun) -> No
 def test_a_malicious_experiment_file_is_not_expanded(storage: Path, make_run: MakeRun) -> None:
     """Aliases, deep nesting and long files count as no settings; values that JSON lacks are shown as text."""
     aliases = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 4))
-    for number, content in enumerate((aliases, "[" * 1000, f"model: {{x: {'y' * (1 << 17)}}}", "day: 2026-99-99")):
+    for number, content in enumerate((aliases, "[" * 1000, f"model: {{x: {'y' * (1 << 22)}}}", "day: 2026-99-99")):
         run = make_run(f"train-0000000{number}")
         Path(run.path, "experiment.yaml").write_text(content)
     make_run("train-00000008")

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import pytest
 from cluster import UsageError
 from cluster.storage import remove_file, write_text
 from jobs.datasets.formats.rows import DataError, ReadOptions, SourceFile
+from jobs.inference import scoring_kernel
 from jobs.inference.batch import processes
 from jobs.inference.batch.output_columns import choose_columns
 from jobs.inference.batch.part_writer import PartResult, PartWriter
@@ -90,13 +92,19 @@ def test_a_process_inherits_no_lock(saved: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("max_edit_distance", [0, 1])
 def test_a_shared_classifier_is_mapped(max_edit_distance: int) -> None:
-    """Its arrays begin with cache lines and cannot be changed; logits are the same, of texts in any script."""
+    """Its arrays begin with cache lines and cannot be changed; logits are the same, of texts in any script.
+
+    No process compiles the kernel again, as it would for arguments that cannot be written.
+    """
     checkpoint = checkpoint_of("non-static", **{"text.max_edit_distance": max_edit_distance})
     classifier = Classifier(checkpoint, share_table=False)
     with share_classifier(classifier) as shared:
         mapped = shared.load()
     texts = ["word1 word2 wrd7", "naïve 東京 word3", "", "word4 " * 500]
-    np.testing.assert_array_equal(mapped.predict_logits(texts), classifier.predict_logits(texts))
+    kernel: Any = scoring_kernel.score_texts
+    logits, signatures = classifier.predict_logits(texts), kernel.signatures
+    np.testing.assert_array_equal(mapped.predict_logits(texts), logits)
+    assert kernel.signatures == signatures
     arrays = [array for array in mapped._arrays if array.size]
     assert all(array.ctypes.data % 64 == 0 and not array.flags.writeable for array in arrays)
     assert len(arrays) > 10
