@@ -27,6 +27,7 @@ from jobs.model.checkpoint import load_checkpoint
 from tests.s3_server import BUCKET, run_s3_server
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
+from tests.support.waiting import wait_for
 
 NUM_FILES, FILE_ROWS = 6, 50
 LOCK = threading.Lock()
@@ -72,9 +73,9 @@ class IdlePool(ProcessPoolExecutor):
     """A pool whose processes end before the shutdown, which waits for all if one is killed meanwhile."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for process in [*(self._processes or {}).values()]:
-            process.join(30)
-            assert process.exitcode is not None
+        # A thread of the pool waits for them too, so either may be the first to know an exit code.
+        ended = [*(self._processes or {}).values()]
+        wait_for(lambda: all(process.exitcode is not None for process in ended), "the end of the processes", 30)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
