@@ -218,7 +218,10 @@ def _compile(options: argparse.Namespace) -> None:
     from serving.web.compiled_scorer import CompiledScorer
 
     if (kernels := find_folder()) is None:
-        raise UsageError("no folder of this user can be written; NUMBA_CACHE_DIR can name one")
+        raise UsageError(
+            "compiled code cannot be cached: ~/.cache/finetune-cnn/kernels cannot be written, or other users can write "
+            "it; name another folder with NUMBA_CACHE_DIR"
+        )
     labels = 10 * ["good", "bad"]
     texts = [f"a {label} film {number}" for number, label in enumerate(labels)]
     with tempfile.TemporaryDirectory() as folder:

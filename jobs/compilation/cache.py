@@ -31,7 +31,7 @@ _files: dict[str, frozenset[Path]] = {}
 
 
 class KernelLocator:
-    """Place of a kernel's compiled code; the methods are those that numba calls."""
+    """Cache location of a kernel's compiled code; the methods are those that numba calls."""
 
     def __init__(self, function: Callable[..., Any], file: str, folder: Path) -> None:
         self._py_file = file  # numba names it in a warning
@@ -43,7 +43,7 @@ class KernelLocator:
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], file: str) -> "KernelLocator | None":
-        """Return the place of a function's compiled code; None if no folder can be written."""
+        """Return the cache location of a function's compiled code; None if there is no folder for it."""
         folder = find_folder()
         return None if folder is None else cls(function, file, folder)
 
@@ -56,7 +56,7 @@ class KernelLocator:
         return str(self._folder)
 
     def get_source_stamp(self) -> str:
-        """Return what changes when a file changes that the compiled code depends on."""
+        """Return a digest of the files that the compiled code depends on."""
         return self._digest
 
     def get_disambiguator(self) -> str:
@@ -93,7 +93,7 @@ def _find_files(function: Callable[..., Any]) -> frozenset[Path]:
 
 
 def find_folder() -> Path | None:
-    """Return the folder of the cache, which exists then; None if no folder can be written.
+    """Return the folder of the cache, which exists then; None if it cannot be written, or others can write the default.
 
     It is NUMBA_CACHE_DIR if that is set, or finetune-cnn/kernels in the user's folder of caches.
     """
@@ -139,7 +139,8 @@ class _Announcement(event.Listener):
         if not self._is_announced and module.startswith(("jobs.", "serving.")):
             self._is_announced = True
             folder = find_folder()
-            kept = "no folder of the user can be written to keep it" if folder is None else f"it is kept in {folder}"
+            no_folder = "it is not kept, for lack of a folder that only this user can write"
+            kept = no_folder if folder is None else f"it is kept in {folder}"
             logger.info(f"compiling code for this processor, which takes up to half a minute; {kept}")
 
     def on_end(self, event: Any) -> None:

@@ -27,8 +27,7 @@ def read_parameters(experiment: Experiment) -> Mapping[str, Any]:
     >>> read_parameters(Experiment().replace({"model.dropout": 0.3, "train.weight_decay": 0.1}))["settings"]
     {'train.weight_decay': 0.1}
 
-    Left out are settings of workers, `train.start_from`, and all other sections than `text`, `vectors`, `model` and
-    `train`.
+    `train.workers`, `train.start_from` and all sections but `text`, `vectors`, `model` and `train` are left out.
     """
     default, excluded = Experiment(), {*SETTINGS.values(), "train.workers", "train.start_from"}
     paths = [path for path in SETTING_KEYS if path.startswith(("text.", "vectors.", "model.", "train."))]

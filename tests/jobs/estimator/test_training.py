@@ -152,7 +152,8 @@ def test_a_fit_is_logged_to_the_trackers_of_the_settings(monkeypatch: pytest.Mon
     assert tracker.entries == [(5, 1), 1, 2, "finished"]
 
 
-def test_a_trainer_of_a_user_logs_nothing_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.ray
+def test_a_trainer_of_a_user_logs_nothing_by_itself(embedded_ray: None, caplog: pytest.LogCaptureFixture) -> None:
     """With a warning."""
     model = TextCNNClassifier(**SMALL | {"embedding": "rand"}, settings={"wandb": "tickets"})
     model.train_loop_config(TEXTS, LABELS)
