@@ -156,7 +156,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_an_error(
     """Ray Train would wait forever. It is raised before vectors are read, or a command's inputs are waited for."""
     experiment = make_experiment(train__workers=99, model__embedding="static", vectors__path="none.bin")
     for inputs in (None, lambda: pytest.fail("the inputs were waited for")):
-        with pytest.raises(ResourceError, match=r"99 workers of 1 CPU each; there are 4 CPUs on 1 node, and this clus"):
+        with pytest.raises(ResourceError, match=r"99 workers of 1 CPU; there are 4 CPUs on 1 node, and this clus"):
             train(experiment, inputs=inputs)
 
 
