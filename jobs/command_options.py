@@ -36,13 +36,6 @@ def ray_address(address: str | None) -> Iterator[None]:
                 os.environ["RAY_ADDRESS"] = previous
 
 
-def parse_count(word: str) -> int:
-    """Return the positive integer of an option; argparse prints the error."""
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {word}")
-    return int(word)
-
-
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the KEY=VALUE words among files and settings, and the files: what exists is a file."""
     settings = [word for word in words if _SETTING.match(word) and not os.path.exists(word)]

@@ -4,9 +4,9 @@ import argparse
 import shlex
 
 from cluster import UsageError
-from cluster.console.cli import CommandGroup
+from cluster.console.cli import CommandGroup, parse_count
 from cluster.console.output import add_dry_run, print_next, print_plan
-from jobs.command_options import CHECKPOINT_HELP, add_force, parse_count
+from jobs.command_options import CHECKPOINT_HELP, add_force
 
 
 def add_portable_commands(commands: CommandGroup) -> None:

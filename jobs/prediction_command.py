@@ -6,9 +6,9 @@ import shlex
 import sys
 
 from cluster import UsageError
-from cluster.console.cli import CommandGroup
+from cluster.console.cli import CommandGroup, parse_count
 from cluster.console.output import add_dry_run, print_next, print_plan
-from jobs.command_options import CHECKPOINT_HELP, add_address, add_force, parse_count, ray_address
+from jobs.command_options import CHECKPOINT_HELP, add_address, add_force, ray_address
 
 
 def add_prediction_command(commands: CommandGroup) -> None:

@@ -4,8 +4,8 @@ import argparse
 import json
 
 from cluster import UsageError
-from cluster.console.cli import CommandGroup
-from jobs.command_options import CHECKPOINT_HELP, add_force, parse_count, split_settings
+from cluster.console.cli import CommandGroup, parse_count
+from jobs.command_options import CHECKPOINT_HELP, add_force, split_settings
 from jobs.experiment_commands import accept_settings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import UsageError
-from cluster.console.cli import CommandGroup, CommandLine
+from cluster.console.cli import CommandGroup, CommandLine, parse_count
 from cluster.console.output import add_dry_run, print_plan, report_result
 from serving.deployment.template import TEMPLATE
 
@@ -106,7 +106,7 @@ def _add_proxy_limits(parser: argparse.ArgumentParser) -> None:
             f"seconds after which a replaced HAProxy closes its idle connections (default: {limits.hard_stop_s})",
         ),
     ):
-        parser.add_argument(option, type=_positive, default=argparse.SUPPRESS, help=text)
+        parser.add_argument(option, type=parse_count, default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--cross-origin",
         action="store_true",
@@ -176,13 +176,6 @@ def _port(text: str) -> int:
     """Return the port number of an option; argparse prints the error."""
     if not text.isdecimal() or not 0 < int(text) < 1 << 16:
         raise argparse.ArgumentTypeError(f"{text} is not a number between 1 and 65535")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    """Return the number of an option; argparse prints the error."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return int(text)
 
 

@@ -80,6 +80,13 @@ class CommandParser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+def parse_count(word: str) -> int:
+    """Return the positive integer of an option; argparse prints the error."""
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {word}")
+    return int(word)
+
+
 def list_parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Return the parsers of all commands by name, in the order of the help text; those of groups as `group command`."""
     parsers: dict[str, argparse.ArgumentParser] = {}

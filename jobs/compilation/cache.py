@@ -42,10 +42,11 @@ class KernelLocator:
         self._folder = folder / f"{Path(file).stem}-{self._digest[:20]}"
 
     @classmethod
-    def from_function(cls, function: Callable[..., Any], file: str) -> "KernelLocator | None":
-        """Return the cache location of a function's compiled code; None if there is no folder for it."""
+    def from_function(cls, function: Callable[..., Any], file: str) -> "KernelLocator":
+        """Return the cache location of a function's compiled code."""
         folder = find_folder()
-        return None if folder is None else cls(function, file, folder)
+        assert folder is not None, "without a folder nothing is cached"
+        return cls(function, file, folder)
 
     def ensure_cache_path(self) -> None:
         """Create the folder."""

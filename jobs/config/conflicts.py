@@ -70,7 +70,7 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
         raise ExperimentError("train.start_from: the folds of a cross-validation start from the beginning; remove it")
     if experiment.data.test is not None:
         raise ExperimentError("cross-validation draws a test part for each fold; remove data.test")
-    warnings = list_ineffective_trackers(experiment, "in a cross-validation")
+    warnings = list_ineffective_trackers(experiment, "cross-validation")
     if experiment.data.out_of_scope is not None:
         warnings.append("data.out_of_scope has no effect in a cross-validation, which measures no abstention")
     if experiment.train.max_workers > 1 or experiment.train.use_gpu:
@@ -78,11 +78,10 @@ def check_fold_settings(experiment: Experiment) -> list[str]:
     return warnings
 
 
-def list_ineffective_trackers(experiment: Experiment, place: str) -> list[str]:
-    """Return warnings about trackers that are set where nothing is logged; place: where, such as `in a ...`."""
-    return [
-        f"{key} has no effect {place}: nothing is logged" for key in ("mlflow", "wandb") if getattr(experiment, key)
-    ]
+def list_ineffective_trackers(experiment: Experiment, kind: str) -> list[str]:
+    """Return a warning for each setting of a tracker; kind: of training that logs nothing, such as cross-validation."""
+    keys = [key for key in ("mlflow", "tune.mlflow", "wandb") if attrgetter(key)(experiment)]
+    return [f"{key} has no effect in a {kind}: nothing is logged" for key in keys]
 
 
 def drop_ineffective_settings(experiment: Experiment) -> Experiment:

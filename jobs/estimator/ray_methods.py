@@ -115,7 +115,7 @@ class RayMethods:
         from cluster.connection import put_if_connected
 
         experiment, dataset, _ = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
-        warn_about_trackers(experiment, "in a trainer of your own")
+        _warn_about_trackers(experiment, "trainer of your own")
         experiment, corpus = build_memory_corpus(experiment, dataset)
         return {"experiment": experiment, "corpus": put_if_connected(corpus), "path": path}
 
@@ -136,10 +136,10 @@ class RayMethods:
             X, y, sample_weight, eval_set: as of `fit`.
         """
         experiment, dataset, _ = self._make_dataset(self._to_search_experiment(), X, y, sample_weight, eval_set)
-        warn_about_trackers(experiment, "in a tuner of your own")
+        _warn_about_trackers(experiment, "tuner of your own")
         return build_trainable(experiment, dataset)
 
 
-def warn_about_trackers(experiment: Experiment, place: str) -> None:
-    for warning in list_ineffective_trackers(experiment, place):
+def _warn_about_trackers(experiment: Experiment, kind: str) -> None:
+    for warning in list_ineffective_trackers(experiment, kind):
         logger.warning(f"{warning}; use the callbacks of Ray")

@@ -39,18 +39,19 @@ def search(
         run = join(parent(best_path), best.run or "")
         records = {record.number: record for record in RecordStore(join(run, "trials")).read()}
         path = join(parent(best_path), best.checkpoint)
-        model = load_trained(path, _read_epochs(path, records.get(best.trial or 0)))
+        model = load_trained(path, [])
+        epochs = _read_epochs(path, model.checkpoint.metrics, records.get(best.trial or 0))
     own = model.checkpoint.experiment.replace({"storage": experiment.storage})
-    return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own))
+    return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own), epochs=epochs)
 
 
-def _read_epochs(path: str, record: TrialRecord | None) -> list[Epoch]:
+def _read_epochs(path: str, metrics: Mapping[str, Any], record: TrialRecord | None) -> list[Epoch]:
     """Return the epochs of the best trial up to that of its checkpoint at least.
 
     A trial that the time limit ended may have saved the checkpoint of an epoch without having reported the epoch. One
     with several workers has all its epochs in the checkpoint.
     """
-    epochs, metrics = list(record.epochs) if record else [], read_json(join(path, "metrics.json"))
+    epochs = list(record.epochs) if record else []
     if len(epochs) >= metrics["epoch"]:
         return epochs
     if exists(join(path, "progress.json")):

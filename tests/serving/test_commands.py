@@ -50,7 +50,7 @@ def test_the_plan_of_a_service(run_folder: Path, capsys: pytest.CaptureFixture[s
     [
         (["run", "x", "--port", "x"], "argument --port: x is not a number between 1 and 65535"),
         (["run", "x", "--port", "0"], "argument --port: 0 is not a number between 1 and 65535"),
-        (["switches", "--threads", "few"], "argument --threads: few is not a positive whole number"),
+        (["switches", "--threads", "few"], "argument --threads: must be 1 or more, not few"),
     ],
 )
 def test_an_option_that_is_no_number_is_named(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,9 +26,9 @@ class LabelScores:
     scores: np.ndarray
     thresholds: np.ndarray | float
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
-        """Whether a row gets a label, `(rows, labels)` bool."""
+        """Labels of each row, `(rows, labels)` bool."""
         return np.asarray(self.scores >= self.thresholds)
 
     def measure(self, labels: np.ndarray) -> LabelMetrics:
@@ -81,34 +82,35 @@ def measure_frequent_labels(labels: np.ndarray, names: Sequence[str]) -> Frequen
     return FrequentLabels([names[index] for index in selected], compute_metrics(labels, predicted, scores))
 
 
-def measure_svc(svc: LabelScores, training_rows: int, labels: np.ndarray, predicted: np.ndarray) -> LabelSvc:
-    """Return the metrics of the linear SVC.
+def measure_svc(svc: LabelScores, training_rows: int, labels: np.ndarray, model: LabelScores) -> LabelSvc:
+    """Return the metrics of the linear SVC, compared with those of the model.
 
     Args:
-        labels, predicted: of the rows and as the model predicts them, `(rows, labels)`.
+        labels: of the rows, `(rows, labels)` of 0 and 1.
     """
-    difference = count_labels(labels, predicted).micro_f1() - count_labels(labels, svc.predicted).micro_f1()
-    interval = bootstrap_difference(labels, predicted, svc.predicted)
-    return LabelSvc(svc.measure(labels), training_rows, difference, interval)
+    metrics = svc.measure(labels)
+    difference = count_labels(labels, model.predicted).micro_f1() - metrics.micro_f1
+    return LabelSvc(metrics, training_rows, difference, bootstrap_difference(labels, model.predicted, svc.predicted))
 
 
 def score_network_alone(checkpoint: Checkpoint, texts: Sequence[str], training: Dataset | None) -> LabelScores | None:
     """Return the scores of the network without the linear classifier; None if the checkpoint has none.
 
-    The thresholds are chosen as those of the checkpoint, on the same validation rows. Where these are not available, or
-    the settings name the thresholds, they are those of the checkpoint, which were chosen for the sum.
+    The thresholds are chosen as those of the checkpoint, on the same validation rows; None also where these are not
+    available. If the settings have thresholds, they are these.
 
     Args:
         training: the dataset that the checkpoint was trained on, if it is available.
     """
     objective = checkpoint.metrics.get("label_thresholds", {}).get("objective")
-    validation = training.validation if training is not None and objective is not None else None
-    own = [] if validation is None else validation.texts
+    if objective is None:
+        probabilities = predict_network_alone(checkpoint, texts)
+        return None if probabilities is None else LabelScores(probabilities, checkpoint.label_thresholds)
+    if training is None or not len(training.validation):
+        return None
+    own = training.validation.texts
     probabilities = predict_network_alone(checkpoint, [*own, *texts])
     if probabilities is None:
         return None
-    thresholds = checkpoint.label_thresholds
-    if validation is not None and len(validation):
-        labels = encode_labels(validation, checkpoint.labels)
-        thresholds = choose_thresholds(probabilities[: len(own)], labels, objective)
-    return LabelScores(probabilities[len(own) :], thresholds)
+    labels = encode_labels(training.validation, checkpoint.labels)
+    return LabelScores(probabilities[len(own) :], choose_thresholds(probabilities[: len(own)], labels, objective))

@@ -18,7 +18,7 @@ from jobs.evaluation.multi_label.baselines import (
     measure_frequent_labels,
     measure_svc,
 )
-from jobs.evaluation.multi_label.bootstrap import bootstrap_f1
+from jobs.evaluation.multi_label.bootstrap import bootstrap_f1, bootstrap_micro_f1
 from jobs.evaluation.multi_label.metrics import METRIC_NAMES, LabelMetrics, count_labels
 from jobs.evaluation.network_alone import NETWORK_ALONE
 from jobs.evaluation.seen_texts import find_seen_texts
@@ -175,7 +175,7 @@ def measure(
         labels_per_text=(float(labels.sum(axis=1).mean()), float(predicted.sum(axis=1).mean())),
         frequent_labels=measure_frequent_labels(labels, checkpoint.labels),
         network_alone=None if network_alone is None else network_alone.measure(labels),
-        linear_svc=None if linear_svc is None else measure_svc(linear_svc, training_rows, labels, predicted),
+        linear_svc=None if linear_svc is None else measure_svc(linear_svc, training_rows, labels, own),
         slices=[_measure_slice(group, labels, predicted) for group in groups],
         seen_texts=None if digests is None else int(find_seen_texts(tokens, digests).sum()),
     )
@@ -183,4 +183,6 @@ def measure(
 
 def _measure_slice(group: Group, labels: np.ndarray, predicted: np.ndarray) -> LabelSlice:
     true, own = labels[group.members], predicted[group.members]
-    return LabelSlice(group.by, group.value, len(true), bootstrap_f1(true, own)[0], count_labels(true, own).micro_f1())
+    return LabelSlice(
+        group.by, group.value, len(true), bootstrap_micro_f1(true, own), count_labels(true, own).micro_f1()
+    )

@@ -60,4 +60,5 @@ def share_classifier(classifier: Classifier) -> Iterator[SharedClassifier]:
             stream.flush()
         except OSError as error:
             raise StorageError(f"the temporary folder cannot be written: {error}; set TMPDIR to another one") from error
+        del classifier, content, buffers, part  # the processes need the file alone
         yield SharedClassifier(stream.fileno(), slices)

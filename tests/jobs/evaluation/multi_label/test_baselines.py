@@ -36,12 +36,12 @@ def test_the_svc_has_the_verdict_of_a_paired_difference() -> None:
     """With many rows it is certain, with few it is not."""
     wrong = LabelScores(np.tile(1.0 - LABELS, (30, 1)), 0.5)
     labels = np.tile(LABELS, (30, 1))
-    svc = measure_svc(wrong, 99, labels, labels > 0)
+    svc = measure_svc(wrong, 99, labels, LabelScores(labels, 0.5))
     assert svc.metrics.micro_f1 == 0
     assert (svc.training_rows, svc.micro_f1_difference) == (99, 1)
     assert svc.interval[0] > 0.5
     assert svc.describe_difference().startswith("The model is better: the micro F1 of the model minus that of TF-IDF")
-    same = measure_svc(LabelScores(LABELS, 0.5), 99, LABELS, LABELS > 0)
+    same = measure_svc(LabelScores(LABELS, 0.5), 99, LABELS, LabelScores(LABELS, 0.5))
     assert same.describe_difference().startswith("Cannot tell which of the two is better")
 
 
@@ -64,9 +64,9 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     assert alone is not None
     np.testing.assert_allclose(alone.scores, own[40:], atol=1e-6)
     assert compute_metrics(matrix, own[:40] >= alone.thresholds, own[:40]).micro_f1 > 0.95
-    for metrics, training in ((stored, None), (stored | {"objective": None}, dataset)):
-        checkpoint.metrics["label_thresholds"] = metrics
-        alone = score_network_alone(checkpoint, texts[40:], training)
-        assert alone is not None
-        assert np.array_equal(alone.thresholds, [0.99] * 3)
+    assert score_network_alone(checkpoint, texts[40:], None) is None  # thresholds of the sum would not be its own
+    checkpoint.metrics["label_thresholds"] = stored | {"objective": None}  # they are settings
+    alone = score_network_alone(checkpoint, texts[40:], None)
+    assert alone is not None
+    assert np.array_equal(alone.thresholds, [0.99] * 3)
     assert score_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), texts, dataset) is None

@@ -1,8 +1,9 @@
 """Confidence intervals of F1 with several labels per text: coverage, few rows, paired differences."""
 
 import numpy as np
+import pytest
 
-from jobs.evaluation.multi_label.bootstrap import bootstrap_difference, bootstrap_f1
+from jobs.evaluation.multi_label.bootstrap import bootstrap_difference, bootstrap_f1, bootstrap_micro_f1
 from jobs.evaluation.multi_label.metrics import count_labels
 
 SHARES = np.geomspace(0.05, 0.4, 8)  # of the rows with each label
@@ -46,6 +47,7 @@ def test_a_difference_is_paired_by_rows() -> None:
     labels, predicted = draw_rows(random, 100)
     low, high = bootstrap_difference(labels, predicted, predicted)
     micro = bootstrap_f1(labels, predicted)[0]
+    assert bootstrap_micro_f1(labels, predicted) == pytest.approx(micro)
     assert low < 0 < high
     assert high - low < 0.6 * (micro[1] - micro[0])
     better = np.where(random.random((100, 1)) < 0.5, labels, predicted)

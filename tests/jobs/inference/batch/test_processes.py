@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -86,8 +87,13 @@ def test_a_process_inherits_no_lock(saved: str, monkeypatch: pytest.MonkeyPatch)
     options = ReadOptions(checkpoint.experiment.data)
     writer = LockingWriter(options, OutputFormat(".csv"), choose_columns(checkpoint, {}, 0), "out/")
     parts = {name: SourceFile(name, "csv") for name in ("a", "b", "c")}
+    classifier = Classifier(checkpoint, share_table=False)
+    reference, written = weakref.ref(classifier), write_parts(writer, parts, classifier, 2)
+    del classifier
     with LOCK:
-        results = [*write_parts(writer, parts, Classifier(checkpoint, share_table=False), 2)]
+        results = [next(written)]
+        assert reference() is None  # the processes map another one
+        results += written
     assert sorted(result.name for result in results) == [*parts]
 
 
