@@ -272,6 +272,16 @@ def test_importing_the_pure_files_imports_no_ray() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_training_loop_imports_only_torch_and_numpy() -> None:
+    """`benchmarks/training.py --device cuda` runs on machines that have nothing else."""
+    absent = "ray gensim pydantic yaml pyarrow scipy sklearn pandas numba safetensors rich"
+    script = f"import sys\nsys.modules |= dict.fromkeys({absent!r}.split())\nimport benchmarks.training\n"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 def test_no_path_of_this_machine_is_committed() -> None:
     """Home folders and scratch folders exist on one machine only."""
     for path in FILES:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.formats.label_names import match_labels
 from jobs.datasets.formats.rows import DataError, Record, SourceFile, describe_names
 
 MAX_NAMED_LABELS = 5
@@ -38,12 +38,6 @@ def parse_weight(file: SourceFile, number: int, record: Record, column: str) -> 
         shown = "empty" if value is None or value == "" else repr(value)
         raise DataError(f"{location}: the weight in '{column}' is {shown}; it must be a number of at least 0")
     return weight
-
-
-def match_labels(values: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
-    """Return a setting's values by label, with its labels spelled as those of rows unless they are `labels`."""
-    known = set(labels)
-    return {label if label in known else spell_label(str(label)): value for label, value in values.items()}
 
 
 def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from jobs.datasets.dataset import Dataset, stratified_split
-from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.readers import Split
 
 LIST_TYPES = (list, tuple, set, frozenset)

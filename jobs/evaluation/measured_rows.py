@@ -8,7 +8,7 @@ from pathlib import PurePath
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
-from jobs.datasets.formats.labels import spell_label
+from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.evaluation.slices import read_columns
 from jobs.model.checkpoint import Checkpoint

@@ -2,26 +2,13 @@
 
 import json
 import math
-import re
-import unicodedata
 from decimal import Decimal
 
 from jobs.config.settings import DataSettings
+from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.formats.rows import DataError, Label, SourceFile
 
 SINGLE_LABEL = "one label per text is expected; with data.multi_label=true a text may have several"
-MAX_EXACT_FLOAT = 1 << 53
-
-_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,15}))\.0+")
-
-
-def spell_label(text: str) -> str:
-    """Return a label without space at its ends and in Unicode NFC; 1.0 is 1, and True and TRUE are true."""
-    label = unicodedata.normalize("NFC", text.strip())
-    if label.lower() in ("true", "false"):
-        return label.lower()
-    match = _WHOLE_NUMBER.fullmatch(label)
-    return str(int(match[1])) if match and abs(int(match[1])) < MAX_EXACT_FLOAT else label
 
 
 class LabelParser:

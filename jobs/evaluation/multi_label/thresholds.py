@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD, ThresholdObjective
-from jobs.datasets.row_weights import match_labels
+from jobs.datasets.formats.label_names import match_labels
 from jobs.evaluation.metrics import LogitSample
 from jobs.evaluation.multi_label.metrics import LabelCounts, sigmoid
 
