@@ -1,7 +1,7 @@
 """Quantized checkpoints: size and accuracy, compared with fastText's compressed models.
 
     pip install fasttext-wheel                 # the extra `bench`; without it fastText is skipped
-    python benchmarks/quantization.py          # TREC, SST-2, MR, CLINC150; two to three minutes each on a busy core
+    python benchmarks/quantization.py          # all sets; two to ten minutes each on a busy core
     python benchmarks/quantization.py --quick  # TREC, two epochs, fastText with words only
 
 Networks have default settings and the vectors file; of its words, those of the training texts and the 60,000 most
@@ -39,7 +39,7 @@ from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
 from jobs.portable.quantization import quantize_checkpoint
 
-SETS = ("trec", "sst2", "mr", "clinc150")
+SETS = ("trec", "sst2", "mr", "clinc150", "agnews20k", "imdb")
 # Bits of each number of a word vector, and number of words; None for all.
 SIDES: tuple[tuple[int, int | None], ...] = ((8, None), (6, None), (5, None), (4, None), (4, 20_000), (4, 5_000))
 FASTTEXT = {"words": {"wordNgrams": 1}, "words and pairs": {"wordNgrams": 2, "bucket": 500_000}}
