@@ -78,7 +78,7 @@ MODULES = {
 GC_THRESHOLDS = (100_000, 20, 20)
 
 
-def load(path: str) -> "Classifier":
+def load(path: "str | os.PathLike[str]") -> "Classifier":
     """Return the classifier of a checkpoint, which scores texts without torch and without Ray.
 
         classifier = finetune_cnn.load("s3://bucket/runs/tickets")
@@ -97,18 +97,18 @@ def load(path: str) -> "Classifier":
     from jobs.inference.classifier import Classifier
     from jobs.model.checkpoint import load_checkpoint
 
-    return Classifier(load_checkpoint(path))
+    return Classifier(load_checkpoint(os.fspath(path)))
 
 
 def deploy(
-    model: "TextCNNClassifier | str",
-    path: str | None = None,
+    model: "TextCNNClassifier | str | os.PathLike[str]",
+    path: "str | os.PathLike[str] | None" = None,
     *,
     name: str = "classifier",
     host: str = "127.0.0.1",
     port: int = 8000,
     key: str | None = None,
-    models: Mapping[str, str] | None = None,
+    models: "Mapping[str, str | os.PathLike[str]] | None" = None,
 ) -> "Service":
     """Serve a model with Ray Serve, and return the service, which runs until its `shutdown` or the end of this process.
 

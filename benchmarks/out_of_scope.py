@@ -155,7 +155,7 @@ def _measure_scores(
         }
 
     scores = {part: score(part) for part in outputs if part != "training"}
-    correct = outputs["test"][1].argmax(axis=1) == labels["test"]
+    correct = {part: outputs[part][1].argmax(axis=1) == labels[part] for part in ("validation", "test")}
     rows = []
     for name in scores["test"]:
         threshold = select_retention_threshold(scores["validation"][name], 0.95)
@@ -164,8 +164,8 @@ def _measure_scores(
             inside, outside = scores[part][name], scores[f"{part}, out of scope"][name]
             row[f"AUROC, {part}"] = 100 * compute_auroc(inside, outside)
             row[f"recall, {part}"] = 100 * float(np.mean(outside < threshold))
+            row[f"risk-coverage area, {part}"] = 100 * compute_risk_coverage(inside, correct[part]).area
         row["kept, test"] = 100 * float(np.mean(scores["test"][name] >= threshold))
-        row["risk-coverage area, test"] = 100 * compute_risk_coverage(scores["test"][name], correct).area
         rows.append(row)
     return rows
 

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import logging
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -83,10 +84,13 @@ class Experiment(SettingsSection):
         return {**values, "train": {**train, "metric": MULTI_LABEL_METRIC}}
 
     def replace(self, settings: dict[str, Any]) -> "Experiment":
-        """Return the experiment with other values at some dotted paths; ExperimentError if one is invalid."""
+        """Return the experiment with other values at some dotted paths; ExperimentError if one is invalid.
+
+        Values may be paths, as of pathlib.
+        """
         tree = self.model_dump()
         for path, value in settings.items():
-            _set_value(tree, path, value)
+            _set_value(tree, path, os.fspath(value) if isinstance(value, os.PathLike) else value)
         return _validate(tree, "settings")
 
     def to_yaml(self) -> str:

@@ -1,5 +1,6 @@
 """Scikit-learn estimator: texts and labels from memory, word vectors fine-tuned in a CNN, no files needed."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -45,8 +46,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
 
     `TextCNNClassifier(vectors="vectors.bin.gz")` starts from the word vectors of a file.
 
-    The same texts, labels, validation rows and settings give the same weights as `finetune-cnn train`, bit for bit. A
-    share of the rows is held out to select the best epoch, so refitting on all rows needs no other code.
+    The same texts, labels, validation rows, settings and vectors file give the same weights as `finetune-cnn train`,
+    bit for bit. A share of the rows is held out to select the best epoch.
 
     Args:
         vectors: path or URI of a file of word vectors, which is never changed. None: gensim trains word2vec on the
@@ -80,7 +81,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
 
     def __init__(
         self,
-        vectors: str | None = None,
+        vectors: str | os.PathLike[str] | None = None,
         *,
         embedding: Embedding = "non-static",
         filter_widths: Sequence[int] = (3, 4, 5),
@@ -217,7 +218,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         check_is_fitted(self)
         return self._get_classifier(1).explain(text, None if label is None else name_label(label))
 
-    def save(self, path: str) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint into a new or empty folder, at a path or URI.
 
         `finetune_cnn.load` reads it, and `finetune-cnn serve`, `evaluate` and `predict`.
@@ -241,7 +242,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
             save_checkpoint(folder, checkpoint, constants=self._model.constants, card=card)
 
     @classmethod
-    def load(cls, path: str) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Return a fitted estimator of a checkpoint, which `save` or a command wrote.
 
         >>> with tempfile.TemporaryDirectory() as folder:

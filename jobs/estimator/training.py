@@ -152,7 +152,9 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
         logger.warning(warning)
     use_pretrained = experiment.model.embedding != "rand"
     with tempfile.TemporaryDirectory() as scratch:
-        corpus = build_corpus(experiment.replace({"storage": scratch}), dataset, use_pretrained=use_pretrained)
+        stored = experiment.replace({"storage": scratch})
+        # Vectors that are trained here are not kept for the next fit, which must have the same weights.
+        corpus = build_corpus(stored, dataset, use_pretrained=use_pretrained, train_with_one_thread=True)
     return continue_training(experiment, dataset, corpus)
 
 

@@ -12,6 +12,7 @@ texts.map_batches(
 ).write_parquet("s3://bucket/labelled")
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -58,7 +59,7 @@ class BatchClassifier:
 
     def __init__(
         self,
-        checkpoint: str | Checkpoint,
+        checkpoint: str | os.PathLike[str] | Checkpoint,
         *,
         text_column: str | None = None,
         num_scores: int = 0,
@@ -66,7 +67,7 @@ class BatchClassifier:
         abstain: Objective | None = None,
         table_dtype: TableDtype = "float32",
     ) -> None:
-        loaded = load_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(os.fspath(checkpoint))
         self.text_column = text_column or loaded.experiment.data.text_column
         self.num_scores, self.explain = num_scores, explain
         self._abstention = require_rule(loaded.metrics, abstain) if abstain is not None else None

@@ -150,6 +150,7 @@ def build_corpus(
     use_pretrained: bool,
     word_vectors: WordVectors | None = None,
     log_notes: bool = True,
+    train_with_one_thread: bool = False,
 ) -> Corpus:
     """Return the corpus of a dataset.
 
@@ -158,6 +159,7 @@ def build_corpus(
         word_vectors: vectors of the file, read before for these and other texts; only those that reading it for these
             texts would return are used.
         log_notes: log what is unusual about the texts and vectors.
+        train_with_one_thread: train vectors with one thread, and so the same ones each time, however many the words.
     """
     text = experiment.text
     if len(dataset.train) > MANY_TEXTS:
@@ -174,7 +176,7 @@ def build_corpus(
     elif experiment.vectors.path is not None:
         word_vectors = _read_vectors(experiment, train_words)
     else:
-        path, trained_from = _train_vectors(experiment, dataset, tokenized)
+        path, trained_from = _train_vectors(experiment, dataset, tokenized, 1 if train_with_one_thread else None)
         trained = experiment.vectors.model_copy(update={"path": path, "format": "auto"})
         word_vectors = read_vectors(trained, train_words, None)
     # A search builds a second corpus of the same texts, with random vectors.
@@ -251,8 +253,12 @@ def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
     return read_vectors(experiment.vectors, words, join(absolute_path(experiment.storage), "cache"))
 
 
-def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: Sequence[list[str]]) -> tuple[str, str]:
+def _train_vectors(
+    experiment: Experiment, dataset: Dataset, tokenized: Sequence[list[str]], threads: int | None
+) -> tuple[str, str]:
     """Return the path of vectors that gensim trained on the texts, and a key of what they depend on.
+
+    threads: their number; None for all cores if there are many words.
 
     They are in the storage under that key, and trained only if they are not: other threads would train others.
     """
@@ -269,7 +275,7 @@ def _train_vectors(experiment: Experiment, dataset: Dataset, tokenized: Sequence
     if not exists(target):
         with tempfile.TemporaryDirectory() as scratch:
             texts = write_tokenized_corpus(Path(scratch), background.iter_tokens() if background else tokenized)
-            threads = 1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus()
+            threads = threads or (1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus())
             logger.info(
                 f"training {settings.dimensions}-dimensional word2vec with {threads} thread{'s' if threads > 1 else ''}"
             )

@@ -1,6 +1,7 @@
 """Service that a Python program starts and stops: on its Ray, on a cluster, or on an embedded Ray."""
 
 import atexit
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -45,22 +46,21 @@ class Service:
 
     def __init__(
         self,
-        model: str | Model,
-        path: str | None = None,
+        model: str | os.PathLike[str] | Model,
+        path: str | os.PathLike[str] | None = None,
         *,
         name: str,
         host: str,
         port: int,
         key: str | None = None,
-        models: Mapping[str, str] | None = None,
+        models: Mapping[str, str | os.PathLike[str]] | None = None,
     ) -> None:
         self._stack = ExitStack()
-        if models:
-            parse_user_config({"checkpoint": "", "models": dict(models)})
+        further = {"models": {other: os.fspath(location) for other, location in models.items()}} if models else {}
+        parse_user_config({"checkpoint": "", **further})
         configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
         application = configuration["applications"][0]
         application["name"] = name
-        further = {"models": dict(models)} if models else {}
         application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path), **further}
         configuration["http_options"] |= {"host": host, "port": port}
         try:
@@ -97,11 +97,11 @@ class Service:
         atexit.unregister(self.shutdown)
         self._stack.close()
 
-    def _save(self, model: str | Model, path: str | None) -> str:
+    def _save(self, model: str | os.PathLike[str] | Model, path: str | os.PathLike[str] | None) -> str:
         """Return the path of a checkpoint of the model."""
-        if isinstance(model, str):
-            return model
-        path = path or str(Path(self._stack.enter_context(tempfile.TemporaryDirectory()), "model"))
+        if isinstance(model, str | os.PathLike):
+            return os.fspath(model)
+        path = os.fspath(path) if path else str(Path(self._stack.enter_context(tempfile.TemporaryDirectory()), "model"))
         model.save(path)
         return path
 

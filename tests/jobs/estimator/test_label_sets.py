@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 import finetune_cnn
@@ -56,6 +57,16 @@ def test_an_indicator_matrix_is_predicted_as_one(model: TextCNNClassifier) -> No
     predicted = fitted.predict(TEXTS)
     assert predicted.shape == matrix.shape
     assert fitted.score(TEXTS, matrix) == np.mean((predicted == matrix).all(axis=1)) > 0.8
+
+
+def test_an_indicator_matrix_is_cross_validated_by_scikit_learn() -> None:
+    """Which rejects lists of labels."""
+    matrix = MultiLabelBinarizer().fit_transform(LABELS)
+    small = TextCNNClassifier(**SMALL)
+    for scoring in ("f1_micro", "roc_auc"):
+        assert cross_val_score(small, TEXTS, matrix, cv=2, scoring=scoring).min() > 0.5
+    search = GridSearchCV(small, {"learning_rate": [1e-5, 0.02]}, cv=2, scoring="f1_micro").fit(TEXTS, matrix)
+    assert search.predict(TEXTS).shape == matrix.shape
 
 
 def test_a_saved_model_predicts_the_same_labels(model: TextCNNClassifier, tmp_path: Any) -> None:

@@ -38,6 +38,21 @@ def test_a_saved_model_is_a_checkpoint(model: TextCNNClassifier, tmp_path: Path)
     assert (tmp_path / "copy" / "labels.json").stat().st_nlink == 1  # an edited file changes no other model
 
 
+def test_paths_may_be_objects_of_pathlib(model: TextCNNClassifier, tmp_path: Path) -> None:
+    folder, vectors = tmp_path / "model", tmp_path / "vectors.txt"
+    model.save(folder)
+    labels = model.predict(TEXTS).tolist()
+    assert finetune_cnn.load(folder).predict(TEXTS) == labels
+    assert TextCNNClassifier.load(folder).predict(TEXTS).tolist() == labels
+    batch = finetune_cnn.BatchClassifier(folder)({"text": np.array(TEXTS, object)})
+    assert batch["label"].tolist() == labels
+    words = sorted({word for text in TEXTS for word in text.split()})
+    vectors.write_text("".join(f"{word} {number} 1\n" for number, word in enumerate(words)))
+    for other in (TextCNNClassifier(vectors), TextCNNClassifier(settings={"vectors.path": vectors})):
+        experiment = other.set_params(feature_maps=2, epochs=1).fit(TEXTS, LABELS).to_experiment()
+        assert experiment.vectors.path == str(vectors)
+
+
 def test_a_model_is_saved_at_a_uri(model: TextCNNClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in a folder with the name of the scheme; files there are not overwritten."""
     monkeypatch.chdir(tmp_path)

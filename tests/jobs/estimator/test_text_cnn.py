@@ -75,6 +75,16 @@ def test_the_seed_decides_the_result() -> None:
     assert generator.to_experiment().seed != generator.to_experiment().seed
 
 
+def test_vectors_of_many_words_are_trained_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads train other vectors each time; each fit must have the same weights."""
+    monkeypatch.setattr("jobs.training.corpus.SINGLE_THREAD_WORDS", 1)
+    monkeypatch.setattr("jobs.training.corpus.count_cpus", lambda: 8)
+    settings = SMALL | {"embedding": "static", "epochs": 1, "settings": {"vectors.dimensions": 8}}
+    first, again = (TextCNNClassifier(**settings).fit(TEXTS, LABELS) for _ in range(2))
+    own, expected = first._model.checkpoint.weights, again._model.checkpoint.weights
+    assert all(np.array_equal(own[name], expected[name]) for name in expected)
+
+
 def test_it_is_a_part_of_pipelines_and_searches() -> None:
     """Parameters are set by name; cross-validation clones the estimator."""
     strip = FunctionTransformer(lambda texts: [text.strip() for text in texts])
