@@ -5,11 +5,12 @@
     python benchmarks/inference.py --quick
 
 The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
-and MR's vocabulary, and a linear classifier that is trained on MR. `this project, float32` has its table in that type
-instead of int16. `this project, network alone` has no linear classifier (`model.linear=none`). `torch, this project` is
-the network that training measures.
-`torch, conv1d` is Kim's network with torch's layers, over texts padded to the longest of a list. All sides tokenize
-with `jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five epochs.
+and MR's vocabulary, and a linear classifier that is trained on MR. `this project` is the classifier that
+`finetune_cnn.load` returns. `this project, service` is what a replica calls, which also computes probabilities and
+counts. `this project, float32` has its table in that type instead of int16. `this project, network alone` has no linear
+classifier (`model.linear=none`). `torch, this project` is the network that training measures. `torch, conv1d` is Kim's
+network with torch's layers, over texts padded to the longest of a list. All sides tokenize with
+`jobs.datasets.tokenizer`, except fastText, which splits at spaces; its model is trained on MR for five epochs.
 The table of scripts has the same texts with other letters: é and ’ instead of e and ', and Cyrillic letters.
 Sides are measured alternately in five rounds; the tables show medians. Times are those of the processor, so that other
 processes on the machine matter less; all sides have one thread. A cold start is measured in a new process, from
@@ -42,6 +43,7 @@ from cluster.package import REPOSITORY
 PROJECT = "this project"
 FLOAT32 = "this project, float32"
 NETWORK = "this project, network alone"
+SERVICE = "this project, service"
 BATCH_SIZES = (1, 32, 256)
 SCRIPTS = {
     "English": ("", ""),
@@ -126,6 +128,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
     from jobs.inference.classifier import Classifier
     from jobs.inference.predict import build_network, predict_logits
+    from serving.web.compiled_scorer import CompiledScorer
 
     torch.set_num_threads(1)
     classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
@@ -137,9 +140,16 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
         tokens = encode((tokenize(text) for text in texts), vocabulary, max_tokens)
         return predict_logits(network, tokens, np.arange(len(texts))).argmax(1).tolist()
 
+    scorer, labels = CompiledScorer(classifier, max(BATCH_SIZES)), [*range(len(classifier.labels))]
+
+    def classify_like_the_service(texts: list[str]) -> Any:
+        scorer.score(texts, "softmax")
+        return [labels[best] for best in scorer.best[: len(texts)].tolist()]
+
     sides: dict[str, Classify] = {
         PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
         FLOAT32: lambda texts: float32.predict_logits(texts).argmax(1).tolist(),
+        SERVICE: classify_like_the_service,
         NETWORK: lambda texts: network_alone.predict_logits(texts).argmax(1).tolist(),
         "torch, this project": classify_with_torch,
         "torch, conv1d": _make_conv1d(checkpoint, vocabulary),

@@ -93,6 +93,14 @@ def find_pair_row(first: int, second: int, pairs: Array, pair_filter: Array) -> 
 
 
 @compiled()
+def _prefetch_row(rows: Array, offset: int, stride: int) -> None:
+    """Fetch a row, given by its first element; rows are not aligned to cache lines, so also the line of its last."""
+    for column in range(0, stride, CACHE_LINE // rows.itemsize):
+        prefetch(rows, offset + column)  # type: ignore[call-arg]
+    prefetch(rows, offset + stride - 1)  # type: ignore[call-arg]
+
+
+@compiled()
 def prefetch_words(
     ids: Array, count: int, num_words: int, stride: int, rows: Array, pairs: Array, pair_filter: Array, offsets: Array,
     keys: Array,
@@ -107,14 +115,12 @@ def prefetch_words(
     Returns:
         The number of such pairs.
     """
-    line = CACHE_LINE // rows.itemsize
     num_keys, previous = 0, PADDING
     for index in range(count):
         word = ids[index]
         offset = word * stride if word < num_words else 0
         offsets[index] = offset
-        for column in range(0, stride, line):
-            prefetch(rows, offset + column)  # type: ignore[call-arg]
+        _prefetch_row(rows, offset, stride)
         keys[num_keys] = previous << 32 | word
         num_keys += _may_have_row(_hash(keys[num_keys]), pair_filter)  # a branch could not be predicted
         previous = word
@@ -130,13 +136,12 @@ def find_pairs(keys: Array, num_keys: int, stride: int, rows: Array, pairs: Arra
     Args:
         keys: of the pairs, the first `num_keys`. offsets: receives those of the rows, `(num_keys,)` int64 at least.
     """
-    number, line = 0, CACHE_LINE // rows.itemsize
+    number = 0
     for index in range(num_keys):
         row = _find_row(keys[index], pairs)
         if row != FREE:
             offsets[number] = row * stride
-            for column in range(0, stride, line):
-                prefetch(rows, offsets[number] + column)  # type: ignore[call-arg]
+            _prefetch_row(rows, offsets[number], stride)
             number += 1
     return number
 

@@ -45,15 +45,16 @@ LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = r
 @compiled()
 def _max_over_time(
     ids: Array, count: int, table: Array, num_columns: int, lowest: Array, scales: Array, first_filters: Array,
-    column_offsets: Array, biases: Array, maxima: Array, features: Array,
+    column_offsets: Array, biases: Array, maxima: Array, offsets: Array, features: Array,
 ) -> None:  # fmt: skip
     """Write each filter's maximum over a text's windows after ReLU; ids: the first `count`, at least one.
+
+    maxima, offsets: scratch, `(scales,)` of the type of the sums and `(max width,)` int64.
 
     The windows of all filters that start at the same word are summed together. Those that start before the text's
     first word are only of the wide filters. A window that reaches beyond the text is shorter.
     """
     num_filters, max_width = len(features), len(first_filters)
-    offsets = np.empty(max_width, np.int64)
     for index in range(len(maxima)):
         maxima[index] = lowest[0]
     for start in range(1 - max_width, count):
@@ -159,7 +160,9 @@ def score_texts(
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
     max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), len(scales), numbers[LINEAR_STRIDE]
     # One array for several purposes: to allocate another one takes a percent of the time of a single text.
-    scratch = np.empty(max_count * (4 if stride else 1), np.int64)
+    max_width = len(first_filters)
+    scratch = np.empty(max_width + max_count * (4 if stride else 1), np.int64)
+    window_offsets, scratch = scratch[:max_width], scratch[max_width:]
     ids, pair_keys, row_offsets = scratch[:max_count], scratch[max_count : 2 * max_count], scratch[2 * max_count :]
     accumulators = np.empty(num_maxima + stride, lowest.dtype)
     maxima, sums = accumulators[:num_maxima], accumulators[num_maxima:]
@@ -204,6 +207,7 @@ def score_texts(
             column_offsets,
             biases,
             maxima,
+            window_offsets,
             features,
         )
         num_pairs = _find_linear_pairs(pair_keys, num_keys, addresses, no_rows, row_offsets[count:])
@@ -224,17 +228,17 @@ def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, l
     num_columns = numbers[NUM_COLUMNS]
     biases = get_array(addresses, BIASES, np.float32)
     scales = np.ones_like(get_array(addresses, SCALES, np.float32))
-    maxima, features = np.empty_like(scales), np.empty_like(biases)
+    first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
+    maxima, offsets, features = np.empty_like(scales), np.empty_like(first_filters), np.empty_like(biases)
     _max_over_time(
-        np.arange(len(ids)), len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales,
-        get_array(addresses, FIRST_FILTERS, np.int64), get_array(addresses, COLUMN_OFFSETS, np.int64), biases,
-        maxima, features,
+        np.arange(len(ids)), len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales, first_filters,
+        get_array(addresses, COLUMN_OFFSETS, np.int64), biases, maxima, offsets, features,
     )  # fmt: skip
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     _apply_output_layer(features, output, output_bias, logits)
     sums = np.empty(numbers[LINEAR_STRIDE], lowest.dtype)
     if len(sums):
-        keys, offsets = np.empty_like(ids), np.empty(2 * len(ids), np.int64)
-        num_keys = _prefetch_linear_words(ids, len(ids), addresses, no_rows, offsets, keys)
-        num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, offsets[len(ids) :])
-        _add_linear_scores(addresses, no_rows, offsets, len(ids) + num_pairs, sums, logits)
+        keys, row_offsets = np.empty_like(ids), np.empty(2 * len(ids), np.int64)
+        num_keys = _prefetch_linear_words(ids, len(ids), addresses, no_rows, row_offsets, keys)
+        num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, row_offsets[len(ids) :])
+        _add_linear_scores(addresses, no_rows, row_offsets, len(ids) + num_pairs, sums, logits)

@@ -38,11 +38,15 @@ _TOKEN_COUNTS, _BINS, _LENGTHS, _UNKNOWN_WORDS, _CONFIDENCES, _NUM_ARRAYS = rang
 _DTYPES = "lfdlddllddd"  # int64 l, float32 f, float64 d
 _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 
-Entry = Callable[[bytes, int, int, int, int, int, int], int]
-CompiledEntry = Callable[[ctypes.c_void_p, int, int, int, int, int, ctypes.c_void_p], int]
+# Each argument of a call takes as long as a few words of a text, so that one has several numbers: bit 0 is set if all
+# texts are ASCII, then come two bits for the index of the function, then the number of texts.
+_FUNCTION_BIT, _COUNT_BIT = 1, 3
+
+Entry = Callable[[bytes, int, int, int], int]
+CompiledEntry = Callable[[ctypes.c_void_p, int, int, ctypes.c_void_p], int]
 
 
-class ScoredTexts(Struct):
+class ScoredTexts(Struct, gc=False):
     """Scores of each text, `(texts, classes)`, and the share of unknown words in all of them, in thousandths.
 
     The scores are in the scorer's memory: its next request overwrites them.
@@ -93,13 +97,12 @@ class CompiledScorer:
         code = FUNCTIONS.index(function)
         if count == 1:
             content = texts[0].encode("utf-8", "surrogatepass")
-            max_bytes = len(content)
         else:
             encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-            content, sizes = b"".join(encoded), [*map(len, encoded)]
-            max_bytes = max(sizes)
-            np.cumsum(sizes, out=self._offsets[1 : count + 1])
-        permille = self._entry(content, len(content), max_bytes, content.isascii(), count, code, self._address)
+            content = b"".join(encoded)
+            np.cumsum([*map(len, encoded)], out=self._offsets[1 : count + 1])
+        options = content.isascii() | code << _FUNCTION_BIT | count << _COUNT_BIT
+        permille = self._entry(content, len(content), options, self._address)
         if permille < 0:
             permille = self._score_slowly(texts, code)
         rows = self._first_row if count == 1 else self._matrix[:count]
@@ -197,16 +200,17 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
     """Compile the entry, or read it from the cache; return it, and as a function for Python."""
     dtype, sum_dtype = {"int16": (np.int16, np.int32), "float32": (np.float32, np.float32)}[table_dtype]
 
-    signature = types.int64(types.voidptr, *5 * [types.int64], types.voidptr)
+    signature = types.int64(types.voidptr, types.int64, types.int64, types.voidptr)
 
-    def score(
-        text_address: ctypes.c_void_p, size: int, max_bytes: int, is_ascii: int, texts: int, function: int,
-        address: ctypes.c_void_p,
-    ) -> int:  # fmt: skip
+    def score(text_address: ctypes.c_void_p, size: int, options: int, address: ctypes.c_void_p) -> int:
         """Score and count texts; return the share of unknown words, or -1 if a text is left to Python."""
+        is_ascii, function, texts = options & 1, options >> _FUNCTION_BIT & 3, options >> _COUNT_BIT
         addresses = carray(address, (2 * _NUM_ARRAYS,), np.int64)
         offsets = get_array(addresses, _OFFSETS, np.int64)
         offsets[texts] = size
+        max_bytes = 0
+        for number in range(texts):
+            max_bytes = max(max_bytes, offsets[number + 1] - offsets[number])
         logits, counts = get_array(addresses, _LOGITS, np.float32), get_array(addresses, _COUNTS, np.float64)
         token_counts = get_array(addresses, _TOKEN_COUNTS, np.int64)
         scored, tokens, unknown = score_texts(
@@ -229,5 +233,5 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         entry = cfunc(signature, cache=cached, error_model="numpy")(score)
     # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
     assert entry.address is not None
-    arguments = (ctypes.c_char_p, *5 * [ctypes.c_int64], ctypes.c_void_p)
+    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     return entry, ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(entry.address)
