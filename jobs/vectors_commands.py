@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import shlex
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, parse_count
+from cluster.console.output import print_next
 from jobs.command_options import CHECKPOINT_HELP, add_force, split_settings
 from jobs.experiment_commands import accept_settings
 
@@ -59,6 +61,7 @@ def _train(options: argparse.Namespace) -> None:
     if not options.force and not is_uri(options.out):
         check_not_replaced(options.out, *files)
     train_word2vec_on_files(files, options.out, load_experiment(None, settings), options.threads)
+    print_next(f"finetune-cnn train EXPERIMENT.yaml {shlex.quote(f'vectors.path={options.out}')}")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -306,6 +306,7 @@ def test_vectors_are_trained_on_files_of_any_kind(tmp_path: Path, capsys: pytest
     output = capsys.readouterr().out
     assert "59 texts, 177 words, 9 of them different" in output
     assert f"wrote {out}: 6 words x 6 dimensions" in output
+    assert f"next: finetune-cnn train EXPERIMENT.yaml vectors.path={out}" in output
     assert "word2vec, 1 threads: 100%, 354 words" in output
     assert "reading texts: 100%" in output
     first = KeyedVectors.load_word2vec_format(str(out), binary=True)
