@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from jobs.datasets.tokenization.characters import BUILT_IN, FORMATS, UNICODE, WORDS
-from jobs.datasets.tokenization.installed import load_tokenizer
+from jobs.datasets.tokenization.installed import list_tokens, locate_tokens
 from jobs.datasets.tokenization.patterns import find_tokens, list_ascii_tokens
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def tokenize(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[
     """Return the tokens of a text, in Unicode NFC; none contains white space.
 
     Raises:
-        TokenizerError: `text.tokenizer` names no tokenizer that is installed.
+        TokenizerError: `text.tokenizer` names no tokenizer that is installed, or one that fails on the text.
     """
     normalized, name = _normalize(text, settings), settings.tokenizer
     if name in BUILT_IN:
         if normalized.isascii():
             return list_ascii_tokens(normalized)
         return [normalized[start:end] for start, end, _ in find_tokens(normalized, name)]
-    return _list_installed_tokens(normalized, name)
+    return list_tokens(name, normalized)
 
 
 def tokenize_with_offsets(text: str, settings: TokenizerSettings = DEFAULT_SETTINGS) -> list[tuple[str, int, int]]:
@@ -91,7 +91,9 @@ def tokenize_with_offsets(text: str, settings: TokenizerSettings = DEFAULT_SETTI
     if name in BUILT_IN:
         bounds = [(normalized[start:end], start, last) for start, end, last in find_tokens(normalized, name)]
     else:
-        bounds = _locate(_list_installed_tokens(normalized, name), normalized)
+        bounds = locate_tokens(list_tokens(name, normalized), normalized)
+        if not normalized:  # a tokenizer may have a token for the end of a text
+            return [(token, 0, 0) for token, _, _ in bounds]
     if text.isascii():
         spans = [(index, index + 1) for index in range(len(text))]
     else:
@@ -148,23 +150,6 @@ def _normalize(text: str, settings: TokenizerSettings) -> str:
     if settings.tokenizer != WORDS and not text.isascii():
         text = FORMATS.sub("", text)
     return normalize(text, settings.lowercase)
-
-
-def _list_installed_tokens(normalized: str, name: str) -> list[str]:
-    return [word for token in load_tokenizer(name)(normalized) for word in token.split()]
-
-
-def _locate(tokens: list[str], normalized: str) -> list[tuple[str, int, int]]:
-    """Return the tokens of an installed tokenizer with their bounds; those of one that it has changed: all the rest."""
-    located, position = [], 0
-    for token in tokens if normalized else ():
-        start = normalized.find(token, position)
-        if start < 0:
-            located.append((token, min(position, len(normalized) - 1), len(normalized)))
-        else:
-            position = start + len(token)
-            located.append((token, start, position))
-    return located
 
 
 class Vocabulary:

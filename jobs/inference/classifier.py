@@ -165,8 +165,10 @@ class Classifier:
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from the cache, so that no text waits for it."""
+        # An installed tokenizer loads its dictionary for the first text that is not empty.
+        text = "" if self.text_settings.tokenizer in BUILT_IN else " ".join(self.vocabulary.words[:20])
         try:
-            self.predict_logits([""])
+            self.predict_logits([text])
         except TokenizerError as error:
             raise CheckpointError(str(error)) from error
         self._score_tokens("", np.empty(len(self.labels), np.float32))

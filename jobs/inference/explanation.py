@@ -130,5 +130,7 @@ def _extract_phrase(text: str, tokens: list[tuple[str, int, int]], first: int, l
     """Return the phrase from the first to the last token, with its start and end; the empty text has an empty one."""
     if not tokens:
         return "", 0, 0
-    start, end = tokens[first][1], tokens[last][2]
+    # Tokens of an installed tokenizer may overlap.
+    start = min(token[1] for token in tokens[first : last + 1])
+    end = max(token[2] for token in tokens[first : last + 1])
     return text[start:end], start, end

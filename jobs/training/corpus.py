@@ -30,6 +30,7 @@ from jobs.datasets.prepared.corpus_tokens import count_words, encode, tokenize_t
 from jobs.datasets.readers import Split
 from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
+from jobs.datasets.tokenization.installed import check_tokenizer
 from jobs.datasets.tokenization.text_tokens import find_words
 from jobs.datasets.tokenizer import Tokens, Vocabulary, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
@@ -209,6 +210,7 @@ def build_corpus(
 
 def load_texts(experiment: Experiment) -> Dataset:
     """Return the dataset of an experiment, and log its size and notes on it."""
+    check_tokenizer(experiment.text.tokenizer)
     logger.info("reading the texts")
     dataset = load_dataset(experiment)
     for note in dataset.notes:

@@ -16,6 +16,7 @@ import pytest
 from cluster.package import REPOSITORY
 from jobs.config.abstention import MissingThreshold
 from jobs.datasets.formats.encoded_texts import encode_column
+from jobs.datasets.tokenization import installed
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference import classifier as classifier_module
 from jobs.inference import scoring_kernel
@@ -203,6 +204,23 @@ def test_tokenizer_of_an_installed_package_is_used(tmp_path: Path, monkeypatch: 
     assert {phrase.text for phrase in phrases} <= {"word1|word2", "word1", "word2"}
     with pytest.raises(CheckpointError, match="'nothing' is neither unicode"):
         Classifier(checkpoint_of("rand", **{"text.tokenizer": "nothing"}))
+
+
+def test_an_installed_tokenizer_divides_a_text_when_a_classifier_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the first request does not wait for a dictionary, which many packages load for the first text."""
+    calls: list[str] = []
+    monkeypatch.setattr(installed, "load_tokenizer", lambda name: lambda text: calls.append(text) or text.split())
+    classifier = Classifier(checkpoint_of("rand", **{"text.tokenizer": "any"}))
+    assert calls[0].startswith("word0 word1 ")
+    classifier.predict(["new"])
+    assert calls[-1] == "new"
+
+
+def test_a_phrase_of_overlapping_tokens_has_all_their_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "load_tokenizer", lambda name: lambda text: ["word1", "0", "word10"])
+    classifier = Classifier(checkpoint_of("rand", **{"text.tokenizer": "any", "model.filter_widths": [2]}))
+    phrases = Explainer(classifier, "word10").explain(0).phrases
+    assert {phrase.text for phrase in phrases} == {"word1", "word10"}
 
 
 def test_lists_may_mix_all_kinds_of_texts() -> None:

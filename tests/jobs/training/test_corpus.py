@@ -12,8 +12,9 @@ import pytest
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenizer import UNKNOWN
-from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key, load_text_vectors
+from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key, load_text_vectors, load_texts
 from tests.support.toy_data import write_word2vec
 
 
@@ -252,3 +253,8 @@ def test_the_cache_builds_one_corpus_for_each_text_setting(make_experiment: Call
     assert stored[1].train.tokens.lengths.max() > 3
     assert corpus_key(short) == corpus_key(wide) != corpus_key(experiment)
     assert corpus_key(experiment) != corpus_key(experiment.replace({"model.embedding": "static"}))
+
+
+def test_a_missing_tokenizer_is_reported_before_texts_are_read(make_experiment: Callable[..., Experiment]) -> None:
+    with pytest.raises(TokenizerError, match="'nothing' is neither unicode"):
+        load_texts(make_experiment(text__tokenizer="nothing", data__train="missing.csv"))
