@@ -26,6 +26,7 @@ from jobs.datasets.formats.file_parts import is_divisible
 from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.datasets.readers import sum_sizes
 from jobs.datasets.sources import resolve_source
+from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.text_tokens import find_words
 from jobs.inference.batch import processes
 from jobs.inference.batch.input_rows import (
@@ -274,7 +275,9 @@ def _write_predictions(
 ) -> tuple[int, int]:
     """Classify and write all chunks; return the numbers of written and of all rows."""
     first = list(itertools.islice(chunks, NUM_CHUNKS_TO_SCAN + 1))
-    if len(first) <= NUM_CHUNKS_TO_SCAN:
+    # Tokenizers of packages take longer than a table of all words.
+    is_fast = checkpoint.experiment.text.tokenizer in BUILT_IN
+    if len(first) <= NUM_CHUNKS_TO_SCAN and (is_fast or sum(len(chunk.texts) for chunk in first) < MIN_TEXTS_FOR_TABLE):
         checkpoint = select_words(checkpoint, [text for chunk in first for text in chunk.texts])
     classifier = build_classifier(checkpoint, table_dtype=table_dtype)
     num_rows = num_written = 0

@@ -26,6 +26,7 @@ from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from jobs.datasets import chunks, readers
 from jobs.datasets.formats import record_batches, text_lines
+from jobs.datasets.tokenization import installed
 from jobs.inference import file_prediction
 from jobs.inference.batch import input_rows, progress_log
 from jobs.inference.classifier import Classifier
@@ -349,6 +350,17 @@ def test_the_table_does_not_change_the_scores(saved: str, tmp_path: Path, monkey
     np.testing.assert_allclose(scores[0], scores[1], atol=2e-6)
     assert num_words == [200, 51]
     assert not (tmp_path / "tmp").exists()
+
+
+def test_an_installed_tokenizer_divides_many_texts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than the projection table of all words, which a second pass would make smaller."""
+    calls: list[str] = []
+    monkeypatch.setattr(installed, "load_tokenizer", lambda name: lambda text: calls.append(text) or text.split())
+    save_checkpoint(tmp_path / "checkpoint", checkpoint_of("non-static", **{"text.tokenizer": "any"}))
+    texts = [f"word1 text{number}" for number in range(file_prediction.MIN_TEXTS_FOR_TABLE)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text", *texts]) + "\n")
+    predict_file(str(tmp_path / "checkpoint"), str(tmp_path / "texts.csv"), str(tmp_path / "out.csv"), None)
+    assert [text for text in calls if "text" in text] == texts
 
 
 def test_a_typing_error_is_read_as_a_word_that_the_file_does_not_have(tmp_path: Path) -> None:
