@@ -1,4 +1,4 @@
-"""Durable files and folders of this machine: on the disk (fsync) before they have their name."""
+"""Durable files and folders of this machine: on the disk (fsync) before they have their name; the user's caches."""
 
 import ctypes
 import errno
@@ -25,6 +25,24 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         flush(folder.parent)
+
+
+def user_cache_path(name: str) -> Path | None:
+    """Return the path of a folder among this user's caches, which need not exist; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-cnn", name)
+    except RuntimeError:
+        return None
+
+
+def make_private_folder(folder: Path) -> bool:
+    """Create a folder for this user alone, and return whether it can be written, and by nobody else."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK) and status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def publish_file(part: Path, target: Path, *, replace: bool = True) -> None:

@@ -175,7 +175,7 @@ def fingerprint(path: str) -> str | None:
     Raises:
         StorageError: the file does not exist.
     """
-    size, versions = _read_metadata(path)
+    size, versions = _read_metadata(path, with_etag=True)
     if not versions:
         return None
     parts: list[Any] = [size, *versions]
@@ -219,7 +219,7 @@ def check_not_replaced(path: str, *inputs: str) -> None:
         raise StorageError(f"{path}: exists and is not replaced; name another file, or add --force")
 
 
-def _read_metadata(path: str) -> tuple[int | None, list[Any]]:
+def _read_metadata(path: str, *, with_etag: bool = False) -> tuple[int | None, list[Any]]:
     """Return a file's size in bytes, and metadata that changes with its content."""
     try:
         if not is_uri(path):
@@ -234,11 +234,15 @@ def _read_metadata(path: str) -> tuple[int | None, list[Any]]:
             return metadata.get("size"), [metadata[key] for key in keys if key in metadata]
         filesystem, inside = resolve_filesystem(path)
         info = filesystem.get_file_info(inside)
+        if not info.is_file:
+            raise StorageError(f"{path}: there is no such file")
+        etags: list[Any] = []
+        if with_etag:  # takes another request, but the times of S3 are whole seconds
+            with filesystem.open_input_file(inside) as file:
+                etags = [value for key, value in (file.metadata() or {}).items() if key.lower() == "etag"]
     except (OSError, ImportError, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}") from error
-    if not info.is_file:
-        raise StorageError(f"{path}: there is no such file")
-    return info.size, [info.mtime_ns]
+    return info.size, [info.mtime_ns, *etags]
 
 
 def _open(path: str) -> Any:

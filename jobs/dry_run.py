@@ -12,12 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.console.plan import Plan, PlannedFile, total_bytes
+from cluster.durable_files import user_cache_path
 from cluster.input_files import file_size
 from cluster.machine import count_cpus
-from cluster.storage import absolute_path, exists, is_uri, join, list_file_sizes
+from cluster.storage import absolute_path, exists, is_uri, join, list_file_sizes, local_path
 from jobs.config.conflicts import check_fold_settings, check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import WORKER_SETTINGS, Source
+from jobs.datasets.prepared.cache import USER_CACHE
 from jobs.datasets.readers import MIN_PREPARED_BYTES, DataError
 from jobs.datasets.sources import resolve_source
 from jobs.embeddings.input_checks import check_inputs
@@ -290,7 +292,11 @@ def _list_caches(experiment: Experiment, files: Sequence[PlannedFile]) -> list[P
     if _is_quick(experiment, files) and (total_bytes(files) or 0) < MIN_PREPARED_BYTES:
         return []
     folder = join(absolute_path(experiment.storage), "cache")
-    return [PlannedFile(folder, "prepared texts and vectors, for later commands")]
+    if local_path(folder) is not None:
+        return [PlannedFile(folder, "prepared texts and vectors, for later commands")]
+    user_folder = user_cache_path(USER_CACHE)
+    texts = [] if user_folder is None else [PlannedFile(str(user_folder), "prepared texts, for later commands")]
+    return [*texts, PlannedFile(folder, "prepared vectors, for later commands")]
 
 
 def _folder_size(folder: str) -> int:

@@ -21,6 +21,8 @@ from typing import Any
 import numba.core.config
 from numba.core import event
 
+from cluster.durable_files import make_private_folder, user_cache_path
+
 logger = logging.getLogger(__name__)
 
 _config: Any = numba.core.config  # its attributes are set when it is imported
@@ -100,12 +102,9 @@ def find_folder() -> Path | None:
     """
     if _config.CACHE_DIR:
         return _create_folder(Path(_config.CACHE_DIR))
-    try:
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home
-        return None
-    folder = _create_folder(user / "finetune-cnn" / "kernels")
-    return folder if folder is not None and _is_private(folder) else None
+    folder = user_cache_path("kernels")
+    # numba's files are pickles, which can contain any code.
+    return folder if folder is not None and _make_private_folder(folder) else None
 
 
 @cache
@@ -118,10 +117,8 @@ def _create_folder(folder: Path) -> Path | None:
 
 
 @cache
-def _is_private(folder: Path) -> bool:
-    """Return whether only this user can write a folder: numba's files are pickles, which can contain any code."""
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+def _make_private_folder(folder: Path) -> bool:
+    return make_private_folder(folder)
 
 
 @cache

@@ -111,9 +111,9 @@ def add_earlier_values(tree: Mapping[str, object]) -> Mapping[str, object]:
     return {**tree, **added}
 
 
-def digest(value: Any) -> str:
-    """Return 8 hex digits that identify a JSON-like value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+def digest(value: Any, num_digits: int = 8) -> str:
+    """Return hex digits that identify a JSON-like value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:num_digits]
 
 
 def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:

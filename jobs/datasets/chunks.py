@@ -1,18 +1,17 @@
 """Chunks of the rows of files, so that the memory of a command that streams them does not grow with the files."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from unicodedata import normalize
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
-from cluster.storage import StorageError, is_uri
+from cluster.storage import StorageError
 from jobs.datasets.formats.arrow import open_arrow
 from jobs.datasets.formats.file_parts import divide_file
 from jobs.datasets.formats.parquet import open_parquet
@@ -20,14 +19,12 @@ from jobs.datasets.formats.record_batches import stream_batches
 from jobs.datasets.formats.rows import DataError, FilePart, ReadOptions, Record, SourceFile
 from jobs.datasets.formats.text_lines import iter_lines
 from jobs.datasets.readers import BINARY_FORMATS, iter_rows
+from jobs.datasets.sources import map_files
 
 MAX_ROWS = 16_384  # of a chunk
 MAX_CHARACTERS = 1 << 22  # of a chunk's texts; the last one may be longer
 SCANNED_FORMATS = ("jsonl", "fasttext")  # any line may have other columns than the first one
-NUM_THREADS = 32  # that wait for an object store
 INT64 = range(-(1 << 63), 1 << 63)
-
-Result = TypeVar("Result")
 
 ColumnTypes = dict[str, set[type]]
 """Types of the values of each column; `object` stands for integers of more than 64 bits."""
@@ -101,14 +98,6 @@ def scan_columns(files: Sequence[SourceFile], options: ReadOptions) -> ColumnTyp
         for name, kinds in file_columns.items():
             columns.setdefault(name, set()).update(kinds)
     return columns
-
-
-def map_files(function: Callable[[SourceFile], Result], files: Sequence[SourceFile]) -> list[Result]:
-    """Return what a function returns for each file; threads call it for URIs, where requests take long."""
-    if len(files) < 2 or not is_uri(files[0].path):
-        return list(map(function, files))
-    with ThreadPoolExecutor(min(NUM_THREADS, len(files))) as pool:
-        return list(pool.map(function, files))
 
 
 def _scan_file(file: SourceFile, options: ReadOptions) -> ColumnTypes:

@@ -24,7 +24,7 @@ from jobs.datasets.json_digest import digest_lists
 from jobs.datasets.prepared.array_file import release
 from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.row_weights import parse_weight
-from jobs.datasets.sources import locate, resolve_source
+from jobs.datasets.sources import locate, map_files, resolve_source
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ def read_rows(
         labelled: False: the label column is not read, and every label is "".
         weighted: read the column of weights, if `data.weight_column` names one.
         records: each row is added to it with the values of all its columns.
-        cache: folder in which the texts of large files are stored, prepared for the next command, instead of in memory.
+        cache: folder in which the texts of large files are stored, prepared for the next command, instead of in memory;
+            with a URI, it is a folder of this user on this machine.
 
     Raises:
         DataError: a file is missing, damaged or of another format, or a row has no text, label or weight, or there are
@@ -246,10 +247,10 @@ def _check_utf8(path: str) -> None:
     decoder.decode(b"", final=True)
 
 
-def sum_sizes(files: Iterable[SourceFile]) -> int | None:
+def sum_sizes(files: Sequence[SourceFile]) -> int | None:
     """Return the size of files in bytes, None if unknown; DataError if one cannot be opened."""
     try:
-        sizes = [input_files.file_size(file.path) for file in files]
+        sizes = map_files(lambda file: input_files.file_size(file.path), files)
     except StorageError as error:
         raise DataError(str(error)) from error
     return None if None in sizes else sum(size or 0 for size in sizes)

@@ -1,8 +1,10 @@
 """Sources of labelled texts: the files that a path, a folder, a glob pattern, a URI or a list of these names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from cluster.input_files import READ_ERRORS, WEB_SCHEMES, find_kind, list_folder, list_matches, open_decompressed
 from cluster.storage import StorageError, absolute_path, is_uri, join
@@ -15,6 +17,9 @@ from jobs.datasets.formats.saved_dataset import find_saved_dataset
 # First bytes of files whose names show no format.
 MAGIC: dict[bytes, FormatName] = {b"PAR1": "parquet", b"ARROW1": "arrow", LABEL_PREFIX.encode(): "fasttext"}
 IGNORED_PREFIXES = ("_", ".")  # of files that are no data, as Spark and Hadoop write them
+NUM_THREADS = 32  # that wait for an object store
+
+Result = TypeVar("Result")
 
 
 def resolve_source(source: Source, data: DataSettings, *, any_lines: bool = False) -> list[SourceFile]:
@@ -48,6 +53,14 @@ def locate(path: str, data: DataSettings) -> str:
         return str(Path(data.folder, path).expanduser())
     except RuntimeError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def map_files(function: Callable[[SourceFile], Result], files: Sequence[SourceFile]) -> list[Result]:
+    """Return what a function returns for each file; threads call it for URIs, where requests take long."""
+    if len(files) < 2 or not is_uri(files[0].path):
+        return list(map(function, files))
+    with ThreadPoolExecutor(min(NUM_THREADS, len(files))) as pool:
+        return list(pool.map(function, files))
 
 
 def _resolve_path(path: str, data: DataSettings, any_lines: bool) -> list[SourceFile]:

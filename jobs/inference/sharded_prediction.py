@@ -29,8 +29,9 @@ from cluster.storage import (
     remove_file,
     write_json,
 )
-from jobs.datasets.chunks import divide_files, map_files
+from jobs.datasets.chunks import divide_files
 from jobs.datasets.formats.rows import SourceFile
+from jobs.datasets.sources import map_files
 from jobs.inference.batch.invalid_rows import RowCounts
 from jobs.inference.batch.part_writer import INVALID_FOLDER, MANIFEST, PartResult, PartWriter, parse_counts
 from jobs.inference.batch.progress_log import ProgressLog

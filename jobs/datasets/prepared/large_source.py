@@ -2,17 +2,19 @@
 
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cluster.input_files import fingerprint
-from cluster.storage import StorageError, join, local_path
+from cluster.storage import StorageError, local_path, parent
 from jobs.config.experiment import digest
 from jobs.datasets.formats.rows import DataError, Label, ReadOptions, SourceFile
 from jobs.datasets.prepared.array_file import ArrayFile, ArrayWriter
-from jobs.datasets.prepared.cache import load_or_create
+from jobs.datasets.prepared.cache import NUM_KEY_DIGITS, ChangedSourceError, find_user_cache, load_or_create
 from jobs.datasets.prepared.row_blocks import ReadFile, read_blocks
+from jobs.datasets.sources import map_files
 
 CACHE_VERSION = 1
 
@@ -24,34 +26,39 @@ def prepare_rows(
 
     Args:
         read_file, weight_column: as of `read_blocks`.
-        cache: folder, or URI, in which case the rows are in a temporary file.
+        cache: folder, or URI, in which case the rows are in a folder of the user, or if there is none in a temporary
+            file.
 
     Raises:
         DataError: as of `read_file`.
     """
-    folder = local_path(cache)
-    try:
-        key = _compute_key(files, options, weight_column) if folder is not None else None
-    except StorageError as error:
-        raise DataError(str(error)) from error
-    path = Path(join(cache, f"texts-{key}.arrays")) if key is not None else None
+    folder = local_path(cache) or find_user_cache()
+    compute_key = partial(_compute_key, files, options, weight_column)
+    key = compute_key() if folder is not None else None
+    path = folder / f"texts-{key}.arrays" if folder is not None and key is not None else None
 
-    def write(writer: ArrayWriter, _: Path) -> None:
+    def write(writer: ArrayWriter, scratch: Path) -> None:
         _write_rows(writer, files, options, read_file, weight_column, key)
+        # Otherwise files that are restored later would have the rows of others.
+        if path is not None and scratch == path.parent and compute_key() != key:
+            raise ChangedSourceError(f"{parent(files[0].path)}: files have changed while they were read")
 
     return load_or_create(path, write), folder
 
 
 def _compute_key(files: Sequence[SourceFile], options: ReadOptions, weight_column: str | None) -> str | None:
     """Return a key of the content of files and of the settings, None if a store does not show changes of a file."""
-    prints = [fingerprint(file.path) for file in files]
+    try:
+        prints = map_files(lambda file: fingerprint(file.path), files)
+    except StorageError as error:
+        raise DataError(str(error)) from error
     if None in prints:
         return None
     data = options.data
     labels = [data.label_column, data.is_multi_label, data.label_separator]
     settings = [data.text_column, *labels, data.delimiter, data.encoding, weight_column]
     formats = [[file.format, {name: list(names) for name, names in file.class_names.items()}] for file in files]
-    return digest([CACHE_VERSION, unicodedata.unidata_version, settings, formats, prints])
+    return digest([CACHE_VERSION, unicodedata.unidata_version, settings, formats, prints], NUM_KEY_DIGITS)
 
 
 def _write_rows(

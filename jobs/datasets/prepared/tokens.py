@@ -28,7 +28,7 @@ from cluster.machine import count_cpus
 from jobs.config.experiment import digest
 from jobs.config.settings import TextSettings
 from jobs.datasets.prepared.array_file import ArrayFile, ArrayWriter, release
-from jobs.datasets.prepared.cache import load_or_create
+from jobs.datasets.prepared.cache import NUM_KEY_DIGITS, load_or_create
 from jobs.datasets.prepared.equal_rows import find_first_rows, hash_rows
 from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.tokenization.characters import BUILT_IN
@@ -138,7 +138,7 @@ def tokenize(texts: Texts, settings: TextSettings) -> TokenizedTexts:
     # The name of an installed tokenizer says nothing of what it does: another version has other tokens.
     if texts.cache is not None and texts.file.path is not None and settings.tokenizer in BUILT_IN:
         versions = [CACHE_VERSION, unicodedata.unidata_version, settings.lowercase, settings.tokenizer]
-        path = texts.cache / f"tokens-{digest([texts.file.metadata['key'], versions])}.arrays"
+        path = texts.cache / f"tokens-{digest([texts.file.metadata['key'], versions], NUM_KEY_DIGITS)}.arrays"
     memo: dict[tuple[str, bool], ArrayFile] = texts.tokens
     key = settings.tokenizer, settings.lowercase
     if key not in memo:

@@ -1,10 +1,6 @@
-"""Columns of jsonl: the fast scan finds what the reader finds, or leaves the file to it. Files of an object store.
-
-Selected rows of a chunk.
-"""
+"""Columns of jsonl: the fast scan finds what the reader finds, or leaves the file to it. Selected rows of a chunk."""
 
 import json
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +51,6 @@ def test_both_scans_find_the_same_columns(
 def test_an_invalid_line_is_an_error_of_the_reader(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError, match=r"in\.jsonl, line 2: "):
         scan(tmp_path / "in.jsonl", f'{{"text": "a"}}\n{line}\n')
-
-
-def test_files_of_an_object_store_are_read_at_the_same_time() -> None:
-    """So that a thousand files do not take a thousand times the delay of a request. The results are in order."""
-    barrier = threading.Barrier(3)
-
-    def read(file: SourceFile) -> str:
-        barrier.wait(timeout=10)
-        return file.path
-
-    paths = [f"s3://bucket/{name}.parquet" for name in "cab"]
-    assert chunks.map_files(read, [SourceFile(path, "parquet") for path in paths]) == paths
-    assert chunks.map_files(lambda file: threading.current_thread(), [SourceFile(path, "csv") for path in "ab"]) == (
-        2 * [threading.main_thread()]
-    )
 
 
 def test_only_selected_texts_are_decoded() -> None:
