@@ -57,6 +57,19 @@ def test_files_and_folders_are_written_and_read(root: str, tmp_path: Path) -> No
     assert storage.read_text(storage.join(root, "report", "report.md")) == "# Report"
 
 
+def test_a_fingerprint_shows_a_change_within_a_second(root: str) -> None:
+    """The times of S3 are whole seconds. An unchanged file has the same fingerprint, of whose content nothing is read."""
+    path = storage.join(root, "a.csv")
+    filesystem, inside = storage.resolve_filesystem(path)
+    time.sleep(1 - time.time() % 1)
+    states = []
+    for content in (b"one", b"two"):
+        storage.write_bytes(path, content)
+        states.append((filesystem.get_file_info(inside).mtime_ns, input_files.fingerprint(path)))
+    assert states[0][0] == states[1][0]
+    assert states[0][1] != states[1][1] == input_files.fingerprint(path)
+
+
 @pytest.mark.slow
 def test_a_store_that_rejects_requests_is_an_error(root: str, server: S3Server, tmp_path: Path) -> None:
     """Every function raises an error; existing files stay unchanged."""

@@ -1,6 +1,7 @@
-"""The quality filter keeps prose, locally and with commands that a cluster accepts."""
+"""The quality filter keeps prose, on this machine and in jobs of a cluster."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.ray_head import start_ray_head
 from cluster.package import REPOSITORY
+from experiments.quality_filter import __main__ as quality_filter
 from experiments.quality_filter import documents
 from experiments.quality_filter.__main__ import build_commands, count_labels
 from experiments.quality_filter.documents import DROP, KEEP
 from finetune_cnn import build_parser
+from jobs.compilation.cache import find_folder
 
 
 @pytest.mark.parametrize("address", [None, "http://head:8265"])
@@ -65,3 +69,35 @@ def test_prose_is_kept(tmp_path: Path) -> None:
     assert min(kept["score"].to_pylist()) >= 0.8
     assert {*kept["label"].to_pylist()} == {"keep"}
     assert float(line[2]) > 80
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_jobs_of_a_cluster_keep_the_same_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the commands on this machine, from several files."""
+    monkeypatch.chdir(REPOSITORY)  # with the experiment file
+    monkeypatch.setattr(documents, "LABELLED_ROWS", 200)
+    monkeypatch.setattr(documents, "FILE_ROWS", 400)
+    monkeypatch.setattr(quality_filter, "find_spec", lambda name: None)  # without fastText
+    (tmp_path / "local").mkdir()
+    documents.write_documents(tmp_path / "local", documents.collect_documents(["gensim"]), 800)
+    shutil.copytree(tmp_path / "local", tmp_path / "cluster")
+    options = ["--min-score", "0.6", "train.epochs=2", "model.feature_maps=20", "vectors.dimensions=20"]
+    # Other home folders have no compiled kernels.
+    kernels = {"NUMBA_CACHE_DIR": str(folder)} if (folder := find_folder()) else {}
+    with start_ray_head(**kernels) as head, monkeypatch.context() as patch:
+        for name in ("HOME", "RAY_AUTH_MODE", *kernels):
+            patch.setenv(name, head.environment[name])
+        quality_filter.main(["--folder", str(tmp_path / "cluster"), "--submit", head.dashboard_url, *options])
+    output, _ = capfd.readouterr()
+    assert len(re.findall("submitted ", output)) == 2, output
+    assert re.search("800 documents.*\nthis project: kept ", output), output
+    assert "core seconds" not in output
+    quality_filter.main(["--folder", str(tmp_path / "local"), *options])
+    tables = [pq.read_table(sorted((tmp_path / name / "kept").glob("*.parquet"))) for name in ("cluster", "local")]
+    kept, expected = (table.sort_by("id") for table in tables)
+    assert 100 < len(kept) < 700
+    assert kept.drop_columns("score").equals(expected.drop_columns("score"))
+    assert kept["score"].to_pylist() == pytest.approx(expected["score"].to_pylist(), abs=1e-4)
