@@ -58,7 +58,7 @@ def test_files_and_folders_are_written_and_read(root: str, tmp_path: Path) -> No
 
 
 def test_a_fingerprint_shows_a_change_within_a_second(root: str) -> None:
-    """The times of S3 are whole seconds. An unchanged file has the same fingerprint, of whose content nothing is read."""
+    """The times of S3 are whole seconds. An unchanged file has the same fingerprint."""
     path = storage.join(root, "a.csv")
     filesystem, inside = storage.resolve_filesystem(path)
     time.sleep(1 - time.time() % 1)
