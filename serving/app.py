@@ -25,6 +25,7 @@ from serving.web.served_models import (
     ServedModel,
     ServedModels,
     UserConfig,
+    UserConfigError,
     load_model,
     load_models,
     parse_user_config,
@@ -120,30 +121,31 @@ class Replica:
             self._metrics_export = asyncio.create_task(self._export_metrics())
 
     async def _configure(self) -> None:
+        refusal: UsageError | None
         try:
-            config = parse_user_config(self._user_config)
-            self.models = await self._load(config)
-            await self.pool.configure(config.models)
-            self.load_error = self.refused_checkpoint = None
-        except UsageError as refusal:
-            is_candidate = isinstance(refusal, CandidateError)
-            if self.models is None or is_candidate:
-                self.models = await self._load_fallback(refusal)
-            candidate = self._user_config.get("candidate")
-            refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
-            self.refused_checkpoint = refused.get("checkpoint")
-            if str(refusal) != self.load_error:
-                self.load_error = str(refusal)
-                role, served = "candidate" if is_candidate else "checkpoint", self.models.primary.info["checkpoint"]
-                logger.error("the %s is refused and %s is served: %s", role, served, refusal)
-        self.metrics.set_checkpoint_refused(self.load_error is not None)
+            self.models = await self._load(parse_user_config(self._user_config))
+            await self.pool.configure(self.models.user_config.models)
+            refusal = self.models.candidate_error
+        except UsageError as error:
+            refusal = error
+            if self.models is None or isinstance(error, CandidateError):
+                self.models = await self._load_fallback(error)
+        is_candidate = isinstance(refusal, CandidateError)
+        candidate = self._user_config.get("candidate")
+        refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
+        self.refused_checkpoint = refused.get("checkpoint") if refusal else None
+        if refusal and str(refusal) != self.load_error:
+            role, served = "candidate" if is_candidate else "checkpoint", self.models.primary.info["checkpoint"]
+            logger.error("the %s is refused and %s is served: %s", role, served, refusal)
+        self.load_error = str(refusal) if refusal else None
+        self.metrics.set_checkpoint_refused(refusal is not None)
 
     async def _load_fallback(self, refusal: UsageError) -> ServedModels:
         """Return the models of the checkpoint without its candidate, or else those loaded now, or the previous one.
 
-        Without any of them raise `refusal`.
+        The checkpoint is loaded only if the refusal is of the `user_config`. Without any of them raise `refusal`.
         """
-        keys = ["checkpoint"] if self._user_config.get("candidate") else []
+        keys = ["checkpoint"] if isinstance(refusal, UserConfigError) and self._user_config.get("candidate") else []
         for key in keys if self.models else [*keys, "previous"]:
             with suppress(UsageError):
                 models = await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))

@@ -131,11 +131,12 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ServedModels:
-    """The primary model, and the candidate if there is one."""
+    """The primary model, and the candidate if there is one. candidate_error: why that cannot be served."""
 
     user_config: UserConfig
     primary: ServedModel
     candidate: ServedModel | None = None
+    candidate_error: CandidateError | None = None
 
     def select(self) -> tuple[ServedModel, ServedModel | None]:
         """Return the model that responds to the next request, and the shadow that also classifies it."""
@@ -170,13 +171,14 @@ def load_models(
 ) -> ServedModels:
     """Return the models of a configuration; models that are loaded already and have not changed are reused.
 
+    A candidate that cannot be read, or whose labels are other ones, is left out, with the reason in `candidate_error`.
+
     Args:
         table_bytes, table_dtype: memory for the projection table of each model, and its type.
         limits: of a request; by default those of service.yaml.
 
     Raises:
-        CheckpointError, StorageError: a checkpoint cannot be read; `previous` stays usable.
-        CandidateError: the candidate cannot be read, or the two checkpoints have different labels.
+        CheckpointError, StorageError: the primary checkpoint cannot be read; `previous` stays usable.
     """
     reusable = previous.loaded() if previous else ()
     options = table_bytes, table_dtype, limits or Limits()
@@ -185,17 +187,19 @@ def load_models(
         return ServedModels(config, primary)
     try:
         candidate = load_model(config.candidate.checkpoint, reusable, *options)
+        _check_candidate(candidate.info, primary.info)
     except UsageError as error:
-        raise CandidateError(str(error)) from error
-    if candidate.classifier.labels != primary.classifier.labels:
-        raise CandidateError(
-            f"{candidate.info['checkpoint']}: its labels differ from those of {primary.info['checkpoint']}"
-        )
-    if candidate.info["multi_label"] != primary.info["multi_label"]:
-        raise CandidateError(
-            f"{candidate.info['checkpoint']}: assigns one label per text, or several, unlike the current checkpoint"
-        )
+        return ServedModels(config, primary, candidate_error=CandidateError(str(error)))
     return ServedModels(config, primary, candidate)
+
+
+def _check_candidate(candidate: ModelInfo, primary: ModelInfo) -> None:
+    """Raise a CandidateError if two checkpoints have different labels."""
+    name = candidate["checkpoint"]
+    if candidate["labels"] != primary["labels"]:
+        raise CandidateError(f"{name}: its labels differ from those of {primary['checkpoint']}")
+    if candidate["multi_label"] != primary["multi_label"]:
+        raise CandidateError(f"{name}: assigns one label per text, or several, unlike the current checkpoint")
 
 
 def load_model(

@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
-from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from serving import app
 from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
-from serving.web import asgi
+from serving.web import asgi, served_models
 from serving.web import body as body_module
 from serving.web.admission import AdmissionQueue
 from serving.web.distribution import Distances
@@ -262,6 +262,29 @@ def test_a_running_replica_serves_a_new_checkpoint_without_its_refused_candidate
         assert replica.pool.names == ("other",)
         configure(replica, changed | {"checkpoint": refused, "models": {}})
         assert send_request(replica, "/info")[2]["checkpoint"] == second
+
+
+def test_a_checkpoint_is_loaded_once_although_its_candidate_is_refused(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when both are tried again: a table is computed for each loaded checkpoint."""
+    first, second, paths = str(run_folder / "first"), str(run_folder / "second"), []
+
+    def record_path(path: str) -> Checkpoint:
+        paths.append(path)
+        return load_checkpoint(path)
+
+    replica = make_replica({"checkpoint": first})
+    monkeypatch.setattr(served_models, "load_checkpoint", record_path)
+    changed = {"checkpoint": second, "candidate": {"checkpoint": str(tmp_path), "weight": 0.5}}
+    for _ in range(2):
+        configure(replica, changed)
+        assert send_request(replica, "/info")[2]["refused_checkpoint"] == str(tmp_path)
+    assert paths == [second]
+    shutil.copytree(run_folder / "first", tmp_path, dirs_exist_ok=True)
+    configure(replica, changed)
+    assert "refused" not in send_request(replica, "/info")[2]
+    assert paths == [second, str(tmp_path)]
 
 
 def test_a_refused_checkpoint_is_served_once_it_is_repaired(
