@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import ray
 
 from cluster import UsageError, auth, first_line
-from cluster.machine import restore_variables
+from cluster.machine import set_variables
 from cluster.package import CODE_FOLDER, build_package, is_installed
 from cluster.ray_private import JOB_VARIABLE, call_node_service, set_uv_run_hook
 
@@ -50,6 +50,8 @@ START_TIMEOUTS = {
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
 }
+# The watcher polls for nodes that a cloud is about to take back.
+EMBEDDED_ENVIRONMENT = START_TIMEOUTS | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 # Ray and Ray Train read these when Ray starts or when a run starts.
 RAY_ENVIRONMENT = {
@@ -161,7 +163,7 @@ def connect(
     if ray.is_initialized():
         yield
         return
-    package = None
+    package, variables = None, {}
     options: dict[str, Any] = {
         "log_to_driver": not quiet,
         "logging_level": logging.ERROR if quiet else logging.INFO,
@@ -170,11 +172,7 @@ def connect(
     if parsed is None:
         if os.environ.get(auth.AUTH_MODE_VARIABLE, "token").lower() == "token":
             auth.ensure_token()  # Ray would write a file that all can read
-        # The watcher polls for nodes that a cloud is about to take back.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ[PRESTART_VARIABLE] = "1" if prestart_workers else "0"
-        for name, value in START_TIMEOUTS.items():
-            os.environ.setdefault(name, value)
+        variables = {PRESTART_VARIABLE: "1" if prestart_workers else "0"}
         options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
     else:
         _check_address(parsed, token)
@@ -184,23 +182,23 @@ def connect(
             package = build_package()
             options["runtime_env"] = {"working_dir": str(package.path)}
     logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
-    try:
-        with contextlib.nullcontext() if parsed else _log_slow_start(), restore_variables(["PYTHONPATH"]):
-            if parsed is None and not is_installed():
-                # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
-                # variable; with a runtime environment Ray could not use worker processes that it started in advance.
-                os.environ["PYTHONPATH"] = _python_path()
-            ray.init(**options)
-    except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time
-        target = f"the Ray cluster at {address}" if address else "an embedded Ray"
-        raise ClusterConnectionError(f"cannot reach {target}: {first_line(error)}") from error
-    finally:
-        if package is not None:
-            shutil.rmtree(package.path.parent, ignore_errors=True)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with set_variables(variables, {} if parsed else EMBEDDED_ENVIRONMENT):
+        try:
+            # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
+            # variable; with a runtime environment Ray could not use worker processes that it started in advance.
+            path = {} if parsed or is_installed() else {"PYTHONPATH": _python_path()}
+            with contextlib.nullcontext() if parsed else _log_slow_start(), set_variables(path):
+                ray.init(**options)
+        except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time
+            target = f"the Ray cluster at {address}" if address else "an embedded Ray"
+            raise ClusterConnectionError(f"cannot reach {target}: {first_line(error)}") from error
+        finally:
+            if package is not None:
+                shutil.rmtree(package.path.parent, ignore_errors=True)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

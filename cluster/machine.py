@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +24,23 @@ _LISTEN = "0A"  # state of a socket in /proc/net/tcp
 
 
 @contextmanager
-def restore_variables(names: Iterable[str]) -> Iterator[None]:
-    """Context manager: variables of this process's environment have their earlier values again at the end."""
-    earlier = {name: os.environ.get(name) for name in names}
+def set_variables(variables: Mapping[str, str], defaults: Mapping[str, str] = {}) -> Iterator[None]:
+    """Context manager: variables of this process's environment have these values, and their earlier ones at the end.
+
+    Args:
+        defaults: values of variables that are not set.
+    """
+    earlier = {name: os.environ.get(name) for name in (*variables, *defaults)}
     try:
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+        os.environ.update(variables)
         yield
     finally:
-        for name, value in earlier.items():
+        for name, before in earlier.items():
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+            if before is not None:
+                os.environ[name] = before
 
 
 def count_cpus(cgroups: Path = _CGROUPS) -> int:

@@ -1,10 +1,10 @@
 """Options that several commands share, and the KEY=VALUE words among their arguments."""
 
 import argparse
-import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 CHECKPOINT_HELP = "a checkpoint, a best.json, a folder with either, or hf://OWNER/NAME"
 
@@ -21,19 +21,11 @@ def add_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="a running Ray cluster (default: RAY_ADDRESS, else Ray starts here)")
 
 
-@contextlib.contextmanager
-def ray_address(address: str | None) -> Iterator[None]:
+def ray_address(address: str | None) -> AbstractContextManager[None]:
     """Context manager: RAY_ADDRESS has this value inside; None changes nothing."""
-    previous = os.environ.get("RAY_ADDRESS")
-    if address:
-        os.environ["RAY_ADDRESS"] = address
-    try:
-        yield
-    finally:
-        if address:
-            os.environ.pop("RAY_ADDRESS", None)
-            if previous is not None:
-                os.environ["RAY_ADDRESS"] = previous
+    from cluster.machine import set_variables
+
+    return set_variables({"RAY_ADDRESS": address} if address else {})
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

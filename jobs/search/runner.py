@@ -1,7 +1,6 @@
 """Trials of a search on Ray Tune: their execution, and the record of each that ends."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from cluster import first_line
 from cluster.connection import preserve_sigint_handler
 from cluster.console.logs import limit_logs
 from cluster.console.progress import Report, count_bar
-from cluster.machine import restore_variables
+from cluster.machine import set_variables
 from cluster.resources import list_placement_groups, remove_placement_groups
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
@@ -81,8 +80,7 @@ class SearchContext:
 @contextmanager
 def _configure_tune() -> Iterator[None]:
     """Context manager: Tune has the variables of `TUNE_ENVIRONMENT`, and logs no traceback of each failed trial."""
-    with restore_variables(TUNE_ENVIRONMENT), limit_logs("ray.tune", logging.CRITICAL):
-        os.environ.update(TUNE_ENVIRONMENT)
+    with set_variables(TUNE_ENVIRONMENT), limit_logs("ray.tune", logging.CRITICAL):
         yield
 
 

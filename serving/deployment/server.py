@@ -1,7 +1,6 @@
 """Start of a service: on this machine until it is stopped, or on a running cluster."""
 
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from cluster.connection import connect, is_connected, resolve_address
 from cluster.console.logs import RESULT, limit_logs
 from cluster.console.output import print_result_now
-from cluster.machine import find_free_ports, restore_variables
+from cluster.machine import find_free_ports, set_variables
 from cluster.ray_private import read_serve_address
 from serving import api_keys
 from serving.deployment.applications import Application, DeploymentError, ServeCluster
@@ -172,9 +171,7 @@ def haproxy_environment(embedded: bool, limits: ProxyLimits | None = None) -> It
     folder = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))  # short: HAProxy creates sockets in it
     variables = build_environment(folder, *find_free_ports(3), limits=limits or ProxyLimits())
     try:
-        with restore_variables(variables):
-            for name, value in variables.items():
-                os.environ.setdefault(name, value)
+        with set_variables({}, defaults=variables):
             yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,7 @@ from ray.exceptions import RuntimeEnvSetupError
 from benchmarks.ray_head import RayHead
 from cluster import UsageError, connection, first_line, to_single_line
 from cluster.connection import (
+    EMBEDDED_ENVIRONMENT,
     PRESTART_VARIABLE,
     START_TIMEOUTS,
     UV_RUN_VARIABLE,
@@ -241,7 +242,7 @@ def test_a_slow_start_is_logged_and_waited_for(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(connection, "START_NOTICE_S", 0.01)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    for name in ("PYTHONPATH", PRESTART_VARIABLE, *START_TIMEOUTS):  # the connection sets them
+    for name in ("PYTHONPATH", PRESTART_VARIABLE, *EMBEDDED_ENVIRONMENT):  # the connection sets them
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     with connect(prestart_workers=prestart):
@@ -249,7 +250,8 @@ def test_a_slow_start_is_logged_and_waited_for(
         assert "PYTHONPATH" not in os.environ  # another connection would add another copy
     assert environment.get("PYTHONPATH", str(CODE_FOLDER)) == str(CODE_FOLDER)
     assert environment[PRESTART_VARIABLE] == value
-    assert environment.items() >= START_TIMEOUTS.items()
+    assert environment.items() >= EMBEDDED_ENVIRONMENT.items()
+    assert not os.environ.keys() & {PRESTART_VARIABLE, *EMBEDDED_ENVIRONMENT}  # a Ray of the program has its own
     for thread in set(threading.enumerate()) - threads:
         thread.join(timeout=10)
         assert not thread.is_alive()  # nothing is logged once Ray has started

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,7 +10,32 @@ import pytest
 import torch
 
 from cluster import machine
-from cluster.machine import GpuState, count_cpus, find_free_ports, find_listener, inspect_gpus, read_gpu_driver
+from cluster.machine import (
+    GpuState,
+    count_cpus,
+    find_free_ports,
+    find_listener,
+    inspect_gpus,
+    read_gpu_driver,
+    set_variables,
+)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_variables_have_their_earlier_values_at_the_end(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults are only of those that are not set; those set inside are restored too."""
+    for name, value in {"A_SET": "1", "A_DEFAULT": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("A_NEW", "A_NEW_DEFAULT"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with suppress(ValueError), set_variables({"A_SET": "3", "A_NEW": "4"}, {"A_DEFAULT": "5", "A_NEW_DEFAULT": "6"}):
+        changed = {"A_SET": "3", "A_NEW": "4", "A_NEW_DEFAULT": "6"}
+        assert dict(os.environ) == before | changed
+        os.environ["A_NEW"] = os.environ["A_DEFAULT"] = "7"
+        if fails:
+            raise ValueError
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
