@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,14 @@ class RowParser:
     """Compiled parser of the rows of a file.
 
     read, columns: function of row_kernel.py or json_kernel.py, and its second argument. parse_label: returns the value
-    of a label that the function has written.
+    of a label that the function has written. find_quoted_cut: returns the end of the last row in content with quotes
+    after which another one starts, 0 if there is none; None: each line is a row.
     """
 
     read: Callable[[np.ndarray, Any, row_kernel.Rows], int]
     columns: Any
     parse_label: Callable[[str], object] = str
+    find_quoted_cut: Callable[[np.ndarray], int] | None = None
 
 
 def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
@@ -56,9 +59,12 @@ def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, Deli
     header = read_header(file, options)
     if not header.delimiter.isascii() or header.delimiter in '"\r\n\0':
         return None
-    read = row_kernel.read_tsv if header.is_raw else row_kernel.read_csv
-    columns = (ord(header.delimiter), header.num_columns, header.text_column, header.label_column)
-    return RowParser(read, columns), header
+    delimiter = ord(header.delimiter)
+    columns = (delimiter, header.num_columns, header.text_column, header.label_column)
+    if header.is_raw:
+        return RowParser(row_kernel.read_tsv, columns, find_quoted_cut=row_kernel.find_tsv_cut), header
+    find_cut = partial(row_kernel.find_csv_cut, delimiter=delimiter)
+    return RowParser(row_kernel.read_csv, columns, find_quoted_cut=find_cut), header
 
 
 def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | None) -> Iterator[FilePart]:
@@ -91,9 +97,6 @@ def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | N
 
 def _find_cut(content: bytes, parser: RowParser) -> int:
     """Return the end of the last row after which another one starts, 0 if there is none."""
-    if parser.read in (row_kernel.read_fasttext, json_kernel.read_jsonl) or b'"' not in content:
+    if parser.find_quoted_cut is None or b'"' not in content:
         return content.rfind(b"\n") + 1
-    values = np.frombuffer(content, np.uint8)
-    if parser.read is row_kernel.read_tsv:
-        return row_kernel.find_tsv_cut(values)
-    return row_kernel.find_csv_cut(values, parser.columns[0])
+    return parser.find_quoted_cut(np.frombuffer(content, np.uint8))

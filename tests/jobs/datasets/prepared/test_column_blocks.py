@@ -1,7 +1,6 @@
 """Blocks of rows of parquet and Arrow files: those of the readers, from the bytes of the columns, or their errors."""
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from hypothesis import strategies as st
 
 from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings
-from jobs.datasets.formats import parquet, record_batches
-from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
-from jobs.datasets.prepared import row_blocks
-from jobs.datasets.prepared.row_blocks import read_blocks
-from tests.support.row_blocks import check_blocks
+from tests.support.row_blocks import check_blocks, count_compiled_rows
 from tests.support.text_formats import encode_table
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 FORMATS: list[tuple[FormatName, str]] = [("parquet", ".parquet"), ("arrow", ".arrow"), ("arrow", ".feather")]
 STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
@@ -37,21 +34,6 @@ LABELS: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
     (pa.null(), st.none()),
 ]
 CLASS_NAMES = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["no", "yes", " 2.0"]}}}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_slices() -> Iterator[None]:
-    """Divide few rows too."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (record_batches, parquet):
-            patch.setattr(module, "SLICE_ROWS", 3)
-        patch.setattr(row_blocks, "MAX_ROWS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rows") / "rows"
 
 
 @settings(deadline=None, max_examples=250)  # the first call compiles
@@ -121,12 +103,7 @@ def test_columns_are_read_without_objects_of_rows(
     path: Path, kind: FormatName, suffix: str, text: pa.DataType, label: pa.DataType
 ) -> None:
     """The reader in Python is not called for usual columns."""
-
-    def fail(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
-        raise AssertionError(file)
-
     values = pa.array([0, 1] * 50).cast(label if not pa.types.is_dictionary(label) else pa.string()).cast(label)
     path.write_bytes(encode_table(pa.table({"label": values, "text": pa.array(["a", "é"] * 50, text)}), suffix))
-    rows = list(read_blocks(SourceFile(str(path), kind), ReadOptions(DataSettings()), fail, None))
-    assert sum(len(block.lines) for block in rows) == 100
+    assert count_compiled_rows(path, kind) == 100
     check_blocks(path, kind, DataSettings())

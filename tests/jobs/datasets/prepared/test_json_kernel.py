@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.config.settings import DataSettings
-from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
-from jobs.datasets.prepared import blocks, json_kernel, row_blocks
-from jobs.datasets.prepared.row_blocks import read_blocks
-from tests.support.row_blocks import check_blocks
+from jobs.datasets.prepared import json_kernel
+from tests.support.row_blocks import check_blocks, count_compiled_rows
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+BLOCK_BYTES = 60
 TEXTS = st.text(st.sampled_from('a \t\n\r\0\x7f"\\/bué\u0301\u20ac\ufeff\U0001f600'), max_size=6)
 LABELS = st.sampled_from(["x", " x", "y", "é", "e\u0301", 1, 0, -0.0, 1.0, "1.0", 0.1, 1e300, True, "true", 10**30])
 VALUES = st.recursive(
@@ -28,20 +28,6 @@ PIECES = ["", " ", "\t", "\r", "\n", ",", ":", "{", "}", "[", "]", '"', "\\", "\
           "\\u0000", "\\x", "0", "-", ".", "e", "1e5", "NaN", "Infinity", "null", "true", "nul", "\0", "\x1f", "é",
           "\ufeff", "\u3000", "\udcff", '"text":"b",', '"label":"z",', '"a":1,"a":2,', '"a":{"b":1,"b":2},'
           '"e\u0301":1,"é":2,', '"te\\u0078t":"c",', '"text":null,', '"label":[1],', "[[[[" * 5]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks() -> Iterator[None]:
-    """Divide short files too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", 60)
-        patch.setattr(row_blocks, "MAX_ROWS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rows") / "rows"
 
 
 @st.composite
@@ -77,11 +63,6 @@ def test_every_change_of_a_line_is_read_as_the_reader_reads_it(path: Path) -> No
             check_blocks(path, "jsonl", DataSettings())
 
 
-def fail(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
-    """Stand for the reader in Python, which must not be called."""
-    raise AssertionError(file)
-
-
 @pytest.mark.parametrize(
     "others",
     [
@@ -95,8 +76,7 @@ def test_rows_are_parsed_in_compiled_code(path: Path, others: dict[str, Any], is
     """The reader in Python is not called for usual rows."""
     rows = [{"label": label, "text": f'a "é" \U0001f600\n{label}', **others} for label in ["x", 1, 1.0, False] * 5]
     path.write_text("\n\n".join(json.dumps(row, ensure_ascii=is_ascii) for row in rows))
-    blocks_of_rows = list(read_blocks(SourceFile(str(path), "jsonl"), ReadOptions(DataSettings()), fail, None))
-    assert sum(len(block.lines) for block in blocks_of_rows) == 20
+    assert count_compiled_rows(path, "jsonl") == 20
     assert check_blocks(path, "jsonl", DataSettings()) == ""
 
 

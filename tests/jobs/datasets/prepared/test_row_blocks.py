@@ -1,7 +1,6 @@
 """Blocks of rows: those of the readers of the formats, or their errors."""
 
 import gzip
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,14 @@ from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings
 from jobs.datasets.formats.delimited import MAX_RECORD_LINES
 from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
-from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
+from jobs.datasets.formats.rows import ReadOptions, SourceFile
 from jobs.datasets.prepared import blocks, json_kernel, row_blocks, row_kernel
-from jobs.datasets.prepared.row_blocks import read_blocks
 from jobs.datasets.readers import iter_rows
-from tests.support.row_blocks import check_blocks, iter_blocks
+from tests.support.row_blocks import check_blocks, count_compiled_rows, iter_blocks
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+BLOCK_BYTES = 12
 # Usual rows, what occurs in them, and what is invalid somewhere.
 PIECES = [
     b"x,a b\n",
@@ -26,20 +27,6 @@ PIECES = [
     b"a", b",", b"\t", b"\n", b"\r\n", b"\r", b'"', b'""', b" ", b"\0", "é".encode(), "\u3000".encode(),
     "\x85".encode(), "\U00020000".encode(), b"\xff", b"\xed\xa0\x80", b"__label__", b"1.0", b"true",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_blocks() -> Iterator[None]:
-    """Divide short files too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", 12)
-        patch.setattr(row_blocks, "MAX_ROWS", 2)
-        yield
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rows") / "rows"
 
 
 @pytest.mark.parametrize(("kind", "header"), [("csv", b"label,text\n"), ("tsv", b"label\ttext\n"), ("fasttext", b"")])
@@ -93,13 +80,8 @@ def test_compressed_files_are_read_and_damage_is_reported(path: Path, cut: int) 
 
 def test_rows_are_parsed_in_compiled_code(path: Path) -> None:
     """The reader in Python is not called for usual rows."""
-
-    def fail(file: SourceFile, options: ReadOptions) -> Iterator[Row]:
-        raise AssertionError(file)
-
     path.write_text("label,text\n" + 'x,"a ""b"""\ny,é\n' * 10)
-    rows = list(read_blocks(SourceFile(str(path), "csv"), ReadOptions(DataSettings()), fail, None))
-    assert sum(len(block.lines) for block in rows) == 20
+    assert count_compiled_rows(path, "csv") == 20
 
 
 @settings(deadline=None, max_examples=500)
