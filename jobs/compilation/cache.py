@@ -71,9 +71,10 @@ class KernelLocator:
 def kernel_cache() -> Iterator[bool]:
     """Let the kernel that is defined in the context have its compiled code in the cache.
 
-    Yields whether there is a cache, the value of numba's argument `cache`.
+    Yields whether there is a cache, the value of numba's argument `cache`. A message will announce the compilation.
     """
     with _lock:
+        _announce_compilation()
         previous = _config.CACHE_LOCATOR_CLASSES
         _config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__}"
         try:
@@ -145,5 +146,8 @@ class _Announcement(event.Listener):
         pass
 
 
-# numba does not annotate register.
-event.register("numba:compile", _Announcement())  # type: ignore[no-untyped-call]
+@cache
+def _announce_compilation() -> None:
+    """Let a message announce the first compilation in this process; another call does nothing."""
+    # numba does not annotate register.
+    event.register("numba:compile", _Announcement())  # type: ignore[no-untyped-call]

@@ -66,6 +66,29 @@ def test_a_kernel_depends_on_the_functions_that_numba_lacks() -> None:
     assert {Path(str(intrinsics.__file__)), Path(str(nearest_words.__file__))} <= _find_files(compile_entry.__wrapped__)
 
 
+ANNOUNCED = """
+import logging
+from jobs.compilation.decorator import compiled
+logging.basicConfig(level="INFO")
+def first():
+    return 1
+def second():
+    return 2
+first.__module__ = second.__module__ = "jobs.example"
+for function in (first, second):
+    compiled()(function)()
+"""
+
+
+def test_compilation_is_announced_once(tmp_path: Path) -> None:
+    """Not for each kernel."""
+    (tmp_path / "script.py").write_text(ANNOUNCED)
+    path = {"PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    result = subprocess.run(command, env=path, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stderr.count("compiling code for this processor") == 1
+
+
 def increment(value: int) -> int:
     return value + 1
 
