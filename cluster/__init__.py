@@ -34,6 +34,16 @@ def summarize_message(message: str) -> str:
     return lines[0]
 
 
+def choose_form(number: int, singular: str, plural: str) -> str:
+    """Return the form of a word for so many of something, as in "1 of 90 texts is a copy"."""
+    return singular if number == 1 else plural
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number of things whose plural ends with s, as in "1 node" and "2,000 nodes"."""
+    return f"{number:,} {choose_form(number, noun, f'{noun}s')}"
+
+
 def to_single_line(error: object, limit: int = 500) -> str:
     """Return an error's message on one line of about `limit` characters: its beginning, and its end with the reason."""
     text = " ".join(str(error).split())

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster import UsageError, auth, first_line
+from cluster import UsageError, auth, first_line, format_count
 from cluster.connection import ClusterConnectionError
 from cluster.machine import inspect_gpus, read_gpu_driver
 from cluster.ray_private import find_runtime_env_folder, is_token_auth_enabled
@@ -244,7 +244,7 @@ def _evaluate_clock(location: str, node: NodeReport, sent: float, received: floa
 
 def _evaluate_cluster(nodes: list[Node], storage: str | None) -> list[Finding]:
     """Return the findings on the cluster as a whole."""
-    location = f"cluster of {len(nodes)} node{'s' if len(nodes) > 1 else ''}"
+    location = f"cluster of {format_count(len(nodes), 'node')}"
     findings = []
     if not is_token_auth_enabled():
         remedy = "start every node with RAY_AUTH_MODE=token and the same ~/.ray/auth_token"

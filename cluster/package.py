@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import UsageError
+from cluster import UsageError, choose_form
 from cluster.storage import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def build_package(code: Path = CODE_FOLDER, files: Iterable[tuple[str, Path]] = 
             raise PackageError(f"{path}: the package has another file at {name}; rename this one")
     if left_out := [name for name in untracked if name not in sources]:
         logger.warning(
-            f"not sent, because git does not track {'it' if len(left_out) == 1 else 'them'}: {', '.join(left_out)}; "
+            f"not sent, because git does not track {choose_form(len(left_out), 'it', 'them')}: {', '.join(left_out)}; "
             "run `git add`, or name a file with --include"
         )
     sizes = sorted(

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import UsageError
+from cluster import UsageError, format_count
 from cluster.machine import GpuState, inspect_gpus
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def describe_free_resources() -> str:
     total = _total_resources()
     kinds = [kind for kind in ("CPU", "GPU") if total.get(kind)]
     amounts = [f"{free.get(kind, 0):g} of {total[kind]:g} {kind}s" for kind in kinds]
-    return f"{' and '.join(amounts) or 'no CPU'} free on {_count(len(list_nodes()), 'node')}"
+    return f"{' and '.join(amounts) or 'no CPU'} free on {format_count(len(list_nodes()), 'node')}"
 
 
 def used_cpus() -> float:
@@ -147,7 +147,7 @@ def torch_uses_gpus(*, required: bool = False) -> bool:
             logger.info(f"GPUs: {'; '.join(sorted({str(state) for _, state in states}))}")
         return True
     node, state = unusable[0]
-    others = f" and of {_count(len(unusable) - 1, 'other node')}" if len(unusable) > 1 else ""
+    others = f" and of {format_count(len(unusable) - 1, 'other node')}" if len(unusable) > 1 else ""
     problem = f"torch cannot use the GPUs of {node.host} ({node.address}){others}: {state.problem}"
     if required:
         raise ResourceError(f"train.use_gpu asks for GPUs: {problem}")
@@ -200,9 +200,9 @@ def select_gpus(workers: int, cpus_per_worker: int) -> tuple[bool, str | None]:
         return True, None
     if total_gpus():
         return False, (
-            f"training on CPUs: the cluster's {_count(total_gpus(), 'GPU')} and their nodes have room for {capacity} "
-            f"of {_count(workers, 'worker')} with {_count(cpus_per_worker, 'CPU')} and a GPU each; change "
-            "train.workers or train.cpus_per_worker, or set train.use_gpu"
+            f"training on CPUs: the cluster's {format_count(total_gpus(), 'GPU')} and their nodes have room for "
+            f"{capacity} of {format_count(workers, 'worker')} with {format_count(cpus_per_worker, 'CPU')} and a GPU "
+            "each; change train.workers or train.cpus_per_worker, or set train.use_gpu"
         )
     if is_autoscaling():
         return False, "training on CPUs: no node has a GPU at the moment; train.use_gpu=true waits for one"
@@ -221,13 +221,13 @@ def check_capacity(workers: int, cpus_per_worker: int, gpus_per_worker: float, s
     """
     if worker_capacity(cpus_per_worker, gpus_per_worker) >= workers:
         return None
-    request = f"{_count(workers, 'worker')} of {_count(cpus_per_worker, 'CPU')}"
+    request = f"{format_count(workers, 'worker')} of {format_count(cpus_per_worker, 'CPU')}"
     if gpus_per_worker:
         request += " and a GPU" if gpus_per_worker == 1 else f" and {gpus_per_worker:g} of a GPU"
     available = f"{total_cpus()} CPUs"
     if gpus_per_worker:
         available += f" and {total_gpus()} GPUs"
-    available += f" on {_count(len(list_nodes()), 'node')}"
+    available += f" on {format_count(len(list_nodes()), 'node')}"
     if not is_autoscaling():
         raise ResourceError(
             f"{settings}: no room for {request}; there are {available}, and this cluster does not autoscale"
@@ -273,7 +273,3 @@ def _node_capacity(resources: dict[str, float], cpus_per_worker: int, gpus_per_w
         return by_cpu
     by_gpu = gpus * int(1 / gpus_per_worker + 1e-9) if gpus_per_worker <= 1 else int(gpus // gpus_per_worker)
     return min(by_cpu, by_gpu)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,9 +4,10 @@ from collections import Counter
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
-from jobs.datasets.text_checks import choose_verb, describe_class_sizes, list_labels
+from jobs.datasets.text_checks import describe_class_sizes, list_labels
 
 FEW_ROWS = 5
 NUM_NAMED_CLASSES = 3
@@ -35,7 +36,7 @@ def check_classes(rows: Rows) -> list[Finding]:
             Finding(
                 "small classes",
                 Severity.MEDIUM,
-                f"{len(few):,} of {len(sizes):,} classes {choose_verb(len(few), 'has', 'have')} fewer than {FEW_ROWS} "
+                f"{len(few):,} of {len(sizes):,} classes {choose_form(len(few), 'has', 'have')} fewer than {FEW_ROWS} "
                 f"training rows, such as {names}; "
                 "add rows, or merge classes",
                 [FindingRow(index) for index in members if rows.part[index] == TRAINING],

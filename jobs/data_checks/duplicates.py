@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TEST, TRAINING, VALIDATION, Rows
-from jobs.datasets.text_checks import choose_verb
 
 
 def find_first_copies(tokens: Sequence[Sequence[str]]) -> np.ndarray:
@@ -42,10 +42,8 @@ def _find_conflicts(rows: Rows, first: np.ndarray) -> Finding | None:
         FindingRow(int(index), note=f"labels of this text: {', '.join(sorted(groups[int(first[index])]))}")
         for index in members
     ]
-    message = (
-        f"{len(conflicting):,} text{'s have' if len(conflicting) > 1 else ' has'} different labels in different rows "
-        f"({len(conflicts):,} rows); correct the labels"
-    )
+    texts = f"{len(conflicting):,} {choose_form(len(conflicting), 'text has', 'texts have')}"
+    message = f"{texts} different labels in different rows ({len(conflicts):,} rows); correct the labels"
     return Finding("different labels", Severity.HIGH, message, conflicts)
 
 
@@ -53,7 +51,7 @@ def _find_copies(rows: Rows, first: np.ndarray) -> Finding | None:
     members = np.flatnonzero((rows.part == TRAINING) & (first != np.arange(len(rows))))
     if not len(members):
         return None
-    verb = choose_verb(len(members), "is a copy", "are copies")
+    verb = choose_form(len(members), "is a copy", "are copies")
     message = f"{len(members):,} of {(rows.part == TRAINING).sum():,} training texts {verb} of an earlier one"
     return Finding("copies", Severity.MEDIUM, message, [_copy(rows, index, first[index]) for index in members])
 
@@ -64,10 +62,10 @@ def _find_overlap(rows: Rows, first: np.ndarray, earlier: int, later: int) -> Fi
     if not members:
         return None
     total = int((rows.part == later).sum())
-    them = choose_verb(len(members), "it", "them")
+    them = choose_form(len(members), "it", "them")
     message = (
         f"{len(members):,} of {total:,} {PART_NAMES[later]} texts ({len(members) / total:.1%}) "
-        f"{choose_verb(len(members), 'is', 'are')} also in the {PART_NAMES[earlier]} part: results on "
+        f"{choose_form(len(members), 'is', 'are')} also in the {PART_NAMES[earlier]} part: results on "
         f"{them} are too good; remove {them} from one part"
     )
     copies = [_copy(rows, index, originals[first[index]]) for index in members]

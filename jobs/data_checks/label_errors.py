@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.data_checks.classes import FEW_ROWS
 from jobs.data_checks.confident_learning import LabelErrors, find_label_errors
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TEST, Rows
 from jobs.datasets.label_sets import encode_label_sets
-from jobs.datasets.text_checks import choose_verb
 from jobs.evaluation.baselines import list_terms
 
 LABELS = "suspicious labels"  # name of the finding
@@ -52,7 +52,7 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
         return []
     agreement = float((probabilities.argmax(axis=1) == compact).mean())
     subject = f"{errors.num_suspicious:,} of {len(members):,} labels"
-    subject += choose_verb(errors.num_suspicious, " is", " are")
+    subject += choose_form(errors.num_suspicious, " is", " are")
     listed = _list_rows(rows, errors, members, classes)
     return [_make_finding(subject, agreement, f"It agrees with {agreement:.0%} of all labels", listed)]
 
@@ -60,7 +60,7 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
 def _make_finding(subject: str, agreement: float, quality: str, rows: Sequence[FindingRow]) -> Finding:
     """Return the finding; quality: text on how well the model agrees with all labels, from 0 to 1."""
     is_reliable = agreement >= MIN_AGREEMENT
-    them = choose_verb(len(rows), "it", "them")
+    them = choose_form(len(rows), "it", "them")
     message = f"{subject} suspicious: a model that was not trained on these rows finds {them} unlikely. {quality}; " + (
         "check the first rows" if is_reliable else "with so few, most of the suspicious ones may be right"
     )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import Rows
-from jobs.datasets.text_checks import choose_verb
 
 LONG_FACTOR = 10  # times the 95th percentile of the lengths
 MIN_LONG_TOKENS = 100
@@ -23,7 +23,7 @@ def check_lengths(rows: Rows, max_tokens: int) -> list[Finding]:
     ]
     empty = np.flatnonzero(lengths == 0)
     if len(empty):
-        verb = choose_verb(len(empty), "has", "have")
+        verb = choose_form(len(empty), "has", "have")
         message = f"{len(empty):,} of {len(rows):,} texts {verb} no words; remove such rows, or fill in their texts"
         findings.append(
             Finding("texts without words", Severity.HIGH, message, [FindingRow(int(index)) for index in empty])
@@ -43,7 +43,7 @@ def check_lengths(rows: Rows, max_tokens: int) -> list[Finding]:
         indices = np.flatnonzero(mask)
         if len(indices):
             indices = indices[np.argsort(-lengths[indices], kind="stable")]
-            subject = f"{len(indices):,} of {len(rows):,} texts {choose_verb(len(indices), *verbs)}"
+            subject = f"{len(indices):,} of {len(rows):,} texts {choose_form(len(indices), *verbs)}"
             message = f"{subject} {text}; the longest has {lengths[indices[0]]:,} tokens"
             finding_rows = [FindingRow(int(index), note=f"{lengths[index]:,} tokens") for index in indices]
             findings.append(Finding(name, severity, message, finding_rows))

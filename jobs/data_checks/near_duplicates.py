@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TRAINING, Rows
-from jobs.datasets.text_checks import choose_verb
 from jobs.datasets.tokenizer import fold_case
 from jobs.evaluation.seen_texts import mix
 
@@ -64,7 +64,7 @@ def check_near_duplicates(rows: Rows, first: np.ndarray) -> list[Finding]:
     for name, severity, mask, relation, advice in groups:
         similar_rows = _describe_pairs(rows, earlier[mask], later[mask], pairs.similarity[mask])
         if similar_rows:
-            noun = choose_verb(len(similar_rows), "near duplicate", "near duplicates")
+            noun = choose_form(len(similar_rows), "near duplicate", "near duplicates")
             message = f"{len(similar_rows):,} {noun} of an earlier text {relation}; {advice}"
             findings.append(Finding(name, severity, message, similar_rows))
     return findings

@@ -4,9 +4,10 @@ import unicodedata
 from collections import Counter
 from functools import cache
 
+from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import TRAINING, Rows
-from jobs.datasets.text_checks import choose_verb, describe_undivided_texts
+from jobs.datasets.text_checks import describe_undivided_texts
 
 RARE_SHARE = 0.05  # of the texts with letters; a script with fewer is unusual
 NUM_NAMED_SCRIPTS = 5
@@ -29,7 +30,7 @@ def check_scripts(rows: Rows) -> list[Finding]:
     rare = {script for script, count in counts.items() if count < RARE_SHARE * total}
     unusual = [FindingRow(index, note=script) for index, script in enumerate(scripts) if script in rare]
     if unusual:
-        subject = f"{len(unusual):,} of {len(rows):,} texts {choose_verb(len(unusual), 'is', 'are')}"
+        subject = f"{len(unusual):,} of {len(rows):,} texts {choose_form(len(unusual), 'is', 'are')}"
         message = f"{subject} in another script than most, which is {main}"
         findings.append(Finding("unusual scripts", Severity.MEDIUM, message, unusual))
     words = Counter(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cluster import choose_form
 from cluster.storage import absolute_path, join
 from jobs.config.abstention import OUT_OF_SCOPE
 from jobs.config.conflicts import check_fold_settings
@@ -253,7 +254,7 @@ def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
     examples = find_ambiguous_texts([part.texts for part in parts], [part.labels for part in parts])
     if not examples:
         return []
-    number = "1 text has" if len(examples) == 1 else f"{len(examples):,} texts have"
+    number = f"{len(examples):,} {choose_form(len(examples), 'text has', 'texts have')}"
     rows = [(parts[number], index) for number, index in examples[0]]
     example = " and ".join(f"'{part.labels[index]}' in {part.describe_position(index)}" for part, index in rows)
     return [f"{number} different labels in different rows, such as {example}"]

@@ -10,6 +10,7 @@ from itertools import chain
 
 import numpy as np
 
+from cluster import choose_form
 from jobs.datasets.prepared.tokens import TokenizedTexts
 from jobs.datasets.readers import Split
 
@@ -38,11 +39,6 @@ _SCRIPTS = (
 )
 
 
-def choose_verb(number: int, singular: str, plural: str) -> str:
-    """Return the form of a verb whose subject is so many of something, as in "1 of 90 texts is a copy"."""
-    return singular if number == 1 else plural
-
-
 def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], max_tokens: int) -> list[str]:
     """Return notes on the texts of a part that have no token, and on those with more tokens than `max_tokens`.
 
@@ -60,11 +56,11 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
         lengths = np.fromiter(map(len, tokenized), np.int64, len(tokenized))
     empty = np.flatnonzero(lengths == 0)
     if len(empty):
-        verb = choose_verb(len(empty), "has", "have")
+        verb = choose_form(len(empty), "has", "have")
         notes.append(f"{len(empty):,} of {total} {verb} no words, such as that in {split.describe_position(empty[0])}")
     num_truncated = int(np.count_nonzero(lengths > max_tokens))
     if num_truncated:
-        verb = choose_verb(num_truncated, "is", "are")
+        verb = choose_form(num_truncated, "is", "are")
         notes.append(
             f"{num_truncated:,} of {total} {verb} truncated to text.max_tokens={max_tokens}; the longest has "
             f"{lengths.max():,} tokens"
@@ -79,7 +75,7 @@ def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[s
     copies = tokenized.find_copies() if isinstance(tokenized, TokenizedTexts) else _find_copies(tokenized)
     if not len(copies):
         return []
-    verb = choose_verb(len(copies), "is a copy", "are copies")
+    verb = choose_form(len(copies), "is a copy", "are copies")
     return [
         f"{len(copies):,} of {len(split):,} training texts {verb} of an earlier one, such as that in "
         f"{split.describe_position(copies[0])}; `finetune-cnn check-data` lists them"

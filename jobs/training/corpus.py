@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster import format_count
 from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.console.progress import progress_bar
 from cluster.machine import count_cpus
@@ -278,9 +279,7 @@ def _train_vectors(
         with tempfile.TemporaryDirectory() as scratch:
             texts = write_tokenized_corpus(Path(scratch), background.iter_tokens() if background else tokenized)
             threads = threads or (1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus())
-            logger.info(
-                f"training {settings.dimensions}-dimensional word2vec with {threads} thread{'s' if threads > 1 else ''}"
-            )
+            logger.info(f"training {settings.dimensions}-dimensional word2vec with {format_count(threads, 'thread')}")
             part = Path(scratch, "vectors.bin")
             with progress_bar("word2vec", "words", settings.epochs * texts.num_words, logger) as report:
                 train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from ray.train import ControllerError, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster import UsageError, resources
+from cluster import UsageError, choose_form, resources
 from cluster.connection import (
     call_in_background,
     connect,
@@ -257,7 +257,7 @@ def fit(
     """
     settings = experiment.train
     number = " to ".join(map(str, settings.workers)) if isinstance(settings.workers, list) else settings.workers
-    logger.info(f"starting {number} worker{'' if settings.max_workers == 1 else 's'}")
+    logger.info(f"starting {number} {choose_form(settings.max_workers, 'worker', 'workers')}")
     set_ray_environment()  # a trial of a search did not connect: reports would wait for seconds
     failures, num_checkpoints = 0, 0
     cpus_of_others, earlier_groups = resources.used_cpus(), resources.list_placement_groups()

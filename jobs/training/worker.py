@@ -21,7 +21,7 @@ import ray.train.collective
 import ray.train.torch
 import torch
 
-from cluster import UsageError, convert_interrupts
+from cluster import UsageError, convert_interrupts, format_count
 from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.storage import StorageError, exists, join, read_text, resolve_filesystem, write_text
 from jobs.config.experiment import Experiment
@@ -126,8 +126,7 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
                 checkpoints.remove_partial()
             resume(loop, checkpoints)
             reporter.add_message("resumed", (list(loop.progress.epochs), loop.progress.best))
-            workers = f"{group.world_size} worker{'s' if group.world_size > 1 else ''}"
-            reporter.add_message("started", f"{workers} on {device.type}")
+            reporter.add_message("started", f"{format_count(group.world_size, 'worker')} on {device.type}")
             reporter.submit(do_nothing, [None])
             _train(experiment, corpus, loop, checkpoints, reporter)
     except UsageError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import UsageError
+from cluster import UsageError, choose_form
 from cluster.console.output import print_next, report_result
 from serving import api_keys
 from serving.client import Client, ServiceError
@@ -32,7 +32,7 @@ def describe_access(host: str) -> str:
     clients = "this machine only" if is_loopback(host) else f"everyone who can reach {host}"
     count = len(api_keys.load_api_keys())
     key = (
-        f"with an API key; {count} {'key is' if count == 1 else 'keys are'} active"
+        f"with an API key; {count} {choose_form(count, 'key is', 'keys are')} active"
         if count
         else f"without an API key (set {api_keys.KEYS_VARIABLE} or {api_keys.KEYS_FILE_VARIABLE} to require one of at "
         f"least {api_keys.MIN_KEY_LENGTH} characters)"

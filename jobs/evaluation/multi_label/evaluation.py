@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster import choose_form
 from cluster.console.tables import format_text_table
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import encode
@@ -121,7 +122,7 @@ class MultiLabelEvaluation:
         if self.linear_svc is not None:
             rows = f"It was trained on the same {self.linear_svc.training_rows:,} rows"
             texts += [self.linear_svc.describe_difference(), rows]
-        labels = "label" if len(self.frequent_labels.labels) == 1 else "labels"
+        labels = choose_form(len(self.frequent_labels.labels), "label", "labels")
         names = ", ".join(f"'{label}'" for label in self.frequent_labels.labels)
         return [*texts, f"The last column gives every text the same {labels}, those with the best micro F1: {names}"]
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster import format_count
 from jobs.config.experiment import Experiment
 from jobs.evaluation.reports.figures import (
     BLUE,
@@ -87,7 +88,7 @@ def _draw_parallel_axes(axes: "Axes", titles: list[str], ticks: list[list[tuple[
 
 
 def _figure_title(experiment: Experiment, records: list[TrialRecord]) -> str:
-    return f"{shorten_label(experiment.name)}: search of {len(records):,} trial{'' if len(records) == 1 else 's'}"
+    return f"{shorten_label(experiment.name)}: search of {format_count(len(records), 'trial')}"
 
 
 @figure_style()

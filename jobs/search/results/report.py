@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster import format_count
 from cluster.console.tables import format_markdown_table
 from jobs.config.experiment import Experiment
 from jobs.evaluation.reports.figures import save_figure
@@ -53,7 +54,7 @@ def write_search_report(
     importances = compute_importances(experiment, space, records)
     correct = format_correct_rows(best.metrics["accuracy"], len(labels))
     summary = SearchSummary(
-        title=f"{experiment.name}: search over {len(space)} setting{'' if len(space) == 1 else 's'}",
+        title=f"{experiment.name}: search over {format_count(len(space), 'setting')}",
         trials=_describe_trials(records),
         comparison=f"Trials are compared by validation {metric} of their best epoch. The value of the best of many "
         "trials is higher than on new texts: measure the best checkpoint on the test rows.",
@@ -95,7 +96,7 @@ def _describe_missing_importances(importances: dict[str, float], num_settings: i
     return (
         f"The importance {missing} is not listed: it requires different results of at least "
         f"{MIN_TRIALS_FOR_IMPORTANCE} trials in which the setting was varied. This search has results of "
-        f"{num_results:,} trial{'' if num_results == 1 else 's'}."
+        f"{format_count(num_results, 'trial')}."
     )
 
 
