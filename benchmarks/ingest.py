@@ -3,6 +3,7 @@
     pip install fasttext-wheel            # the extra `bench`; without it fastText is skipped
     python benchmarks/ingest.py           # 500,000 rows of twenty words, three rounds; 10,000,000 rows, one round
     python benchmarks/ingest.py --quick
+    python benchmarks/ingest.py --only jsonl      # a minute
 
 Each side is a new process, imports and exit included, and the sides take turns; the tables show medians. This project
 reads the rows from tsv, parquet, jsonl or fastText lines, draws the validation and test parts, tokenizes, looks up
@@ -12,6 +13,8 @@ cache, from which the second one reads.
 
 fastText reads lines with `__label__`, on one thread as it always does, and trains one epoch of one dimension: it has no
 command that only reads. Peak memory is the resident memory of the process, pages of mapped files included.
+
+The table `jsonl` compares the compiled parser of jsonl with msgspec and pyarrow, in one process, see json_parsing.py.
 """
 
 import argparse
@@ -20,11 +23,13 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
+from benchmarks.json_parsing import measure_json_parsing
 from benchmarks.prediction import run_measured
 from benchmarks.reporting import Row, print_json, print_table
 
@@ -35,6 +40,7 @@ SIDES = [IN_MEMORY, FIRST, SECOND, FIRST_PARQUET, FIRST_JSONL, FIRST_LINES, FAST
 FILES = {FIRST_LINES: "rows.txt", FASTTEXT: "rows.txt", FIRST_PARQUET: "rows.parquet", FIRST_JSONL: "rows.jsonl"}
 NUM_WORDS, WORDS_PER_TEXT, DIMENSIONS = 60_000, 20, 100
 CHUNK_ROWS = 10_000
+TABLES = ["ingest", "large", "jsonl"]
 LOAD_SCRIPT = """
 import sys
 from jobs.config.experiment import load_experiment
@@ -57,25 +63,39 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="(default: 500,000)")
     parser.add_argument("--large-rows", type=int, help="0: none (default: 10,000,000)")
     parser.add_argument("--rounds", type=int, help="(default: 3)")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, help="some of the tables")
     options = parser.parse_args()
     num_rows = options.rows or (20_000 if options.quick else 500_000)
     rounds = options.rounds or (1 if options.quick else 3)
     num_large = options.large_rows
     if num_large is None:
         num_large = 60_000 if options.quick else 10_000_000
+    tables: dict[str, list[Row]] = {}
+    if {"ingest", "large"} & set(options.only):
+        tables = measure_processes(num_rows, num_large if "large" in options.only else 0, rounds, options.only)
+    if "jsonl" in options.only:
+        tables["jsonl"] = measure_json_parsing(num_rows // 5, rounds + 2)
+        print_table("Parsing of jsonl, one thread", tables["jsonl"])
+    print_json("ingest", {"rows": num_rows, "large_rows": num_large, "rounds": rounds}, tables)
+
+
+def measure_processes(num_rows: int, num_large: int, rounds: int, names: Sequence[str]) -> dict[str, list[Row]]:
+    """Return the tables of complete processes, and print them."""
     if find_spec("fasttext") is None:
         print("fastText is skipped; to include it: pip install fasttext-wheel", file=sys.stderr)
+    tables = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_vectors(folder / "vectors.bin")
         write_rows(folder, 1000)
         run_measured(build_command(folder, FIRST))  # compiles the kernels, if no process has done so
-        tables = {"ingest": measure(folder, num_rows, rounds, SIDES)}
-        print_table(f"Ingest of {num_rows:,} rows", tables["ingest"])
+        if "ingest" in names:
+            tables["ingest"] = measure(folder, num_rows, rounds, SIDES)
+            print_table(f"Ingest of {num_rows:,} rows", tables["ingest"])
         if num_large:
             tables["large"] = measure(folder, num_large, 1, [FIRST, SECOND])
             print_table(f"Ingest of {num_large:,} rows", tables["large"])
-    print_json("ingest", {"rows": num_rows, "large_rows": num_large, "rounds": rounds}, tables)
+    return tables
 
 
 def measure(folder: Path, num_rows: int, rounds: int, sides: list[str]) -> list[Row]:
