@@ -1,4 +1,4 @@
-"""This machine: usable processors and GPUs, free ports, who listens on a port; variables of this process."""
+"""This machine: usable processors and GPUs, free ports, who listens on a port; variables and parent of this process."""
 
 import itertools
 import os
@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import subprocess
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,6 +42,20 @@ def set_variables(variables: Mapping[str, str], defaults: Mapping[str, str] = {}
             os.environ.pop(name, None)
             if before is not None:
                 os.environ[name] = before
+
+
+def end_with_parent() -> None:
+    """Let this process, started with multiprocessing, end at once when its parent has ended."""
+    import multiprocessing  # `--help` does without it
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 def count_cpus(cgroups: Path = _CGROUPS) -> int:

@@ -49,28 +49,25 @@ def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
     varied = experiment.tune.space.get("train.class_weights")
     values = [values for values in varied.values() if isinstance(values, list)] if isinstance(varied, dict) else []
     for class_weights in (experiment.train.class_weights, *(value for items in values for value in items)):
-        if not isinstance(class_weights, dict):
-            continue
-        weighted = match_labels(class_weights, labels)
-        missing = [label for label in labels if label not in weighted]
-        unknown = sorted(weighted.keys() - set(labels))
-        if missing or unknown:
-            parts = [f"lacks a weight of {_name(missing)}"] * bool(missing)
-            parts += [f"has weights of {_name(unknown)}, which no training row has"] * bool(unknown)
-            raise ExperimentError(f"train.class_weights: {', and '.join(parts)}")
+        if isinstance(class_weights, dict):
+            _check_labels("train.class_weights", "weight", class_weights, labels)
 
 
 def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Sequence[str]) -> None:
     """Raise an ExperimentError if a mapping of thresholds lacks labels of the training rows, or has others."""
-    if not isinstance(thresholds, Mapping):
-        return
-    matched = match_labels(thresholds, labels)
+    if isinstance(thresholds, Mapping):
+        _check_labels("train.thresholds", "threshold", thresholds, labels)
+
+
+def _check_labels(setting: str, noun: str, values: Mapping[str, float], labels: Sequence[str]) -> None:
+    """Raise an ExperimentError if a mapping of a setting lacks labels of the training rows, or has others."""
+    matched = match_labels(values, labels)
     missing = [label for label in labels if label not in matched]
     unknown = sorted(matched.keys() - set(labels))
     if missing or unknown:
-        parts = [f"lacks a threshold of {_name(missing)}"] * bool(missing)
-        parts += [f"has thresholds of {_name(unknown)}, which no training row has"] * bool(unknown)
-        raise ExperimentError(f"train.thresholds: {', and '.join(parts)}")
+        parts = [f"lacks a {noun} of {_name(missing)}"] * bool(missing)
+        parts += [f"has {noun}s of {_name(unknown)}, which no training row has"] * bool(unknown)
+        raise ExperimentError(f"{setting}: {', and '.join(parts)}")
 
 
 def compute_row_weights(

@@ -1,7 +1,6 @@
 """Parallel tasks without Ray: a function that is called with many arguments, in processes of this machine."""
 
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cluster import UsageError
-from cluster.machine import count_cpus
+from cluster.machine import count_cpus, end_with_parent
 
 NameType = TypeVar("NameType")
 ReturnType = TypeVar("ReturnType")
@@ -90,11 +89,4 @@ def _call(name: object, function: Callable[[], ReturnType]) -> ReturnType:
 def _prepare_process() -> None:
     """Leave Ctrl-C to the parent process, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()

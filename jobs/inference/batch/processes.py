@@ -2,14 +2,13 @@
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from cluster.machine import end_with_parent
 from jobs.datasets.formats.rows import DataError, SourceFile
 from jobs.inference.batch.part_writer import PartResult, PartWriter
 from jobs.inference.batch.shared_classifier import SharedClassifier, share_classifier
@@ -103,14 +102,7 @@ def _prepare_process(writer: PartWriter, classifier: SharedClassifier) -> None:
     """Set the worker's writer and classifier; let it end with its parent, and at once when Ctrl-C is pressed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     _process[:] = [(writer, classifier.load())]
 
 
