@@ -81,11 +81,12 @@ GC_THRESHOLDS = (100_000, 20, 20)
 def load(path: "str | os.PathLike[str]") -> "Classifier":
     """Return the classifier of a checkpoint, which scores texts without torch and without Ray.
 
-        classifier = finetune_cnn.load("s3://bucket/runs/tickets")
-        classifier.predict(["where is my parcel", "the invoice is wrong"])  # their labels
-        classifier.predict_proba(["where is my parcel"])  # (1, classes) float32
-        classifier.labels  # the classes, in this order
-        classifier.explain("where is my parcel").phrases  # an Explanation
+    >>> import finetune_cnn
+    >>> texts, labels = ["a good film", "a bad film"] * 20, ["good", "bad"] * 20
+    >>> finetune_cnn.TextCNNClassifier(embedding="rand").fit(texts, labels).save("model")
+    >>> classifier = finetune_cnn.load("model")  # or what `finetune-cnn train` wrote: "runs/tickets"
+    >>> classifier.predict(["a good film", "a bad film"])
+    ['good', 'bad']
 
     Args:
         path: path or URI of a checkpoint, of a best.json, or of a folder with either, or hf://OWNER/NAME[@REVISION], as
@@ -112,8 +113,10 @@ def deploy(
 ) -> "Service":
     """Serve a model with Ray Serve, and return the service, which runs until its `shutdown` or the end of this process.
 
-        with finetune_cnn.deploy(model, port=8001) as service:
-            service.predict(["where is my parcel"])
+    >>> import finetune_cnn
+    >>> with finetune_cnn.deploy("model") as service:
+    ...     service.predict(["a good film", "a bad film"])
+    ['good', 'bad']
 
     It runs on the Ray that this process is connected to, on the cluster of RAY_ADDRESS, or on an embedded Ray. A
     service that outlives this process is deployed with `finetune-cnn deploy`.
@@ -138,7 +141,10 @@ def deploy(
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `finetune-cnn` with all its sub-commands.
 
-        print(finetune_cnn.build_parser().format_help())
+    >>> import finetune_cnn
+    >>> options = finetune_cnn.build_parser().parse_args(["evaluate", "runs/tickets", "--by", "channel"])
+    >>> options.checkpoint, options.by
+    ('runs/tickets', ['channel'])
 
     `main` also accepts KEY=VALUE words after the options of a command, which this parser alone rejects.
     """
@@ -148,7 +154,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command of `finetune-cnn`, and return its exit code.
 
-        finetune_cnn.main(["train", "experiments/tickets.yaml", "train.epochs=5"])
+    >>> import finetune_cnn
+    >>> finetune_cnn.main(["predict", "model", "a good film"])
+    {"text": "a good film", "label": "good", "score": 0.999...}
+    0
 
     The code is 0, 2 for a usage error, 130 for Ctrl-C, or that of a submitted job.
 

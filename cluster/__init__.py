@@ -10,7 +10,15 @@ _RUNTIME_ENVIRONMENT_ERRORS = ("Failed to set up runtime environment", "runtime_
 
 
 class UsageError(Exception):
-    """A mistake that the user can correct; commands print it without a traceback and exit with code 2."""
+    """A mistake that the user can correct; commands print it without a traceback and exit with code 2.
+
+    >>> import finetune_cnn
+    >>> try:
+    ...     finetune_cnn.load("missing")
+    ... except finetune_cnn.UsageError as error:
+    ...     print(error)
+    /...missing: contains neither a checkpoint nor a best.json; name the folder of an experiment, ...
+    """
 
 
 def first_line(error: BaseException) -> str:

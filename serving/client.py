@@ -34,6 +34,11 @@ class ServiceError(UsageError):
 class Client:
     """HTTP client of a service; safe to use from several threads.
 
+    >>> import finetune_cnn
+    >>> client = finetune_cnn.Client("http://127.0.0.1:8000")  # of `finetune-cnn serve model`
+    >>> client.classify("a good film", top_k=1)
+    [{'label': 'good', 'score': 0.999...}]
+
     Args:
         url: of the service, without a path.
         key: one of its API keys, if it requires one.
@@ -64,6 +69,9 @@ class Client:
     def classify(self, texts: str | Sequence[str], *, model: str | None = None, **parameters: Any) -> Any:
         """Return the labels of a text with their scores, the best first, or a list of such lists for several texts.
 
+        >>> [scores[0]["label"] for scores in client.classify(["a good film", "a bad film"])]
+        ['good', 'bad']
+
         If a text may have several labels, `above_threshold` is true of those that it gets.
 
         Args:
@@ -78,12 +86,20 @@ class Client:
         return self._request("POST", f"{_model_path(model)}/predict", {"inputs": inputs, "parameters": parameters})
 
     def info(self, model: str | None = None) -> dict[str, Any]:
-        """Return the content of `/info`, or of `/models/NAME/info`."""
+        """Return the content of `/info`, or of `/models/NAME/info`.
+
+        >>> client.info()["labels"]
+        ['bad', 'good']
+        """
         info: dict[str, Any] = self._request("GET", f"{_model_path(model)}/info", None)
         return info
 
     def models(self) -> list[str]:
-        """Return the names of the service's further models."""
+        """Return the names of the service's further models.
+
+        >>> client.models()
+        []
+        """
         return [model["name"] for model in self._request("GET", "/models", None)["models"]]
 
     def _request(self, method: str, path: str, content: Mapping[str, object] | None) -> Any:

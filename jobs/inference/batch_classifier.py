@@ -38,6 +38,13 @@ Batch = TypeVar("Batch", "Table", dict[str, np.ndarray])
 class BatchClassifier:
     """Adds labels and scores to batches of rows.
 
+    >>> import finetune_cnn, numpy, pyarrow
+    >>> classify = finetune_cnn.BatchClassifier("model")
+    >>> classify(pyarrow.table({"text": ["a good film", "a bad film"]})).column_names
+    ['text', 'label', 'score']
+    >>> classify({"text": numpy.array(["a good film"])})["label"]
+    array(['good'], dtype=object)
+
     Each process has its own classifier; those of a machine share the projection table. All columns of a batch stay;
     the new ones are those of `finetune-cnn predict`: `label`, `score` (float32), and `scores` and `explanation` on
     request. If a column has such a name, the new one is called `predicted_label`, and so on.

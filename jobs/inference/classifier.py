@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.compilation.intrinsics import BLOCK, pack_addresses
+from jobs.compilation.intrinsics import pack_addresses
 from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points
@@ -27,6 +27,7 @@ from jobs.inference.network_validation import validate_network
 from jobs.inference.projection_table import (
     DEFAULT_TABLE_BYTES,
     DEFAULT_TABLE_DTYPE,
+    PackedWeights,
     TableDtype,
     compute,
     load_or_compute,
@@ -39,38 +40,6 @@ WORD_OBJECT_BYTES = 160
 _WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
 
 
-class PackedWeights:
-    """The network's weights in the layout of `jobs.inference.scoring_kernel`.
-
-    widths: `(filters,)` int64; first_filters, column_offsets: `(max width,)` int64; filter_indices: `(columns,)` int64,
-    the filter of each column; projection: `(channels * dimensions, columns)`; biases: `(filters,)`; output:
-    `(classes, filters)`; output_bias: `(classes,)`; all float32.
-    """
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        weights, model = checkpoint.weights, checkpoint.experiment.model
-        maps, max_width = model.feature_maps, max(model.filter_widths)
-        order = np.argsort(model.filter_widths, kind="stable")
-        self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
-        self.first_filters = np.searchsorted(self.widths, np.arange(max_width), side="right")
-        num_filters = -(-len(self.widths) // BLOCK) * BLOCK
-        block_starts = self.first_filters // BLOCK * BLOCK
-        ends = np.cumsum(num_filters - block_starts)
-        self.column_offsets = ends - num_filters
-        self.filter_indices = np.concatenate([np.arange(start, num_filters) for start in block_starts])
-        dimensions = weights["filters.0"].shape[1]
-        self.projection = np.zeros((dimensions, ends[-1]), np.float32)
-        for number, index in enumerate(order):
-            for position in range(model.filter_widths[index]):
-                column = self.column_offsets[position] + number * maps
-                rows = weights[f"filters.{index}"][position * maps : (position + 1) * maps]
-                self.projection[:, column : column + maps] = rows.T
-        self.biases = np.concatenate([weights[f"biases.{index}"] for index in order])
-        by_width = weights["output.weight"].reshape(-1, len(order), maps)
-        self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
-        self.output_bias = weights["output.bias"]
-
-
 class ScoringResult(NamedTuple):
     """Logits, `(texts, classes)` float32, and the numbers of tokens and unknown tokens of all texts."""
 
@@ -81,6 +50,11 @@ class ScoringResult(NamedTuple):
 
 class Classifier:
     """Scores texts; may be used from several threads, and pickled.
+
+    >>> import finetune_cnn
+    >>> classifier = finetune_cnn.load("model")  # what `TextCNNClassifier.save` or `finetune-cnn train` wrote
+    >>> classifier.labels
+    ['bad', 'good']
 
     Args:
         checkpoint: the trained network.
@@ -209,6 +183,9 @@ class Classifier:
     def predict(self, texts: Sequence[str], abstain: Objective | None = None) -> list[Any]:
         """Return the most likely label of each text, as text; with several labels per text, those of `predict_labels`.
 
+        >>> classifier.predict(["a good film", "a bad film"])
+        ['good', 'bad']
+
         So it returns what the estimator's `predict` returns, whose checkpoint this is.
 
         Args:
@@ -228,6 +205,9 @@ class Classifier:
     def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:
         """Return the labels of each text, the likeliest first: those with at least the score of their thresholds.
 
+        >>> classifier.predict_labels(["a good film", "a bad film"])
+        [['good'], ['bad']]
+
         A checkpoint with one label per text returns the most likely one.
         """
         probabilities = self.predict_proba(texts)
@@ -236,11 +216,19 @@ class Classifier:
         return [[self.labels[index] for index in row] for row in select_labels(probabilities, self.label_thresholds)]
 
     def predict_logits(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the logits of texts, `(texts, classes)` float32, as the network computes them, without temperature."""
+        """Return the logits of texts, `(texts, classes)` float32, as the network computes them, without temperature.
+
+        >>> classifier.predict_logits(["a good film", "a bad film"]).argmax(axis=1)
+        array([1, 0])
+        """
         return self._score_texts(texts)[0]
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """Return the probability of each class for each text, `(texts, classes)` float32.
+
+        >>> classifier.predict_proba(["a good film", "a bad film"]).round(2)  # in the order of `labels`
+        array([[0., 1.],
+               [1., 0.]], dtype=float32)
 
         It is the softmax of the logits, divided by the checkpoint's temperature; with several labels per text, the
         sigmoid function of these.
@@ -254,6 +242,9 @@ class Classifier:
 
     def explain(self, text: str, label: str | None = None) -> Explanation:
         """Return the phrases of a text that contribute to the score of a label, by default the most likely one.
+
+        >>> classifier.explain("this is a good film").phrases[0].text
+        'a good film'
 
         Raises:
             ValueError: it is not one of the labels.

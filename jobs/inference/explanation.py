@@ -33,7 +33,16 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A class's score (logit), which is the sum of `bias` and the phrases' shares; the largest share is first."""
+    """A class's score (logit), which is the sum of `bias` and the phrases' shares; the largest share is first.
+
+    >>> import finetune_cnn
+    >>> explanation = finetune_cnn.load("model").explain("this is a good film")
+    >>> explanation.phrases[0]
+    Phrase(text='a good film', start=8, end=19, share=...)
+    >>> shares = sum(phrase.share for phrase in explanation.phrases)
+    >>> abs(explanation.bias + shares - explanation.score) < 1e-5
+    True
+    """
 
     score: float
     bias: float

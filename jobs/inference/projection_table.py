@@ -1,6 +1,7 @@
 """Projection table: each word's products with the filters, computed once and shared by a machine's processes.
 
-It is laid out as described in `jobs.inference.scoring_kernel` and shared by `jobs.inference.shared_arrays`.
+It and the network's weights are laid out as described in `jobs.inference.scoring_kernel`. The table is shared by
+`jobs.inference.shared_arrays`.
 """
 
 from functools import partial
@@ -8,8 +9,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jobs.compilation.intrinsics import BLOCK
 from jobs.inference import shared_arrays
 from jobs.inference.shared_arrays import Layout, make_array
+from jobs.model.checkpoint import Checkpoint
 
 TableDtype = Literal["int16", "float32"]
 
@@ -17,6 +20,38 @@ DEFAULT_TABLE_BYTES = 256 << 20
 BATCH_TABLE_BYTES = 512 << 20  # in batch prediction, where a process has a core of its own
 DEFAULT_TABLE_DTYPE: TableDtype = "int16"
 _FILTERS_AT_A_TIME = 32  # so that little memory is needed for the products in float32
+
+
+class PackedWeights:
+    """The network's weights in the layout of `jobs.inference.scoring_kernel`.
+
+    widths: `(filters,)` int64; first_filters, column_offsets: `(max width,)` int64; filter_indices: `(columns,)` int64,
+    the filter of each column; projection: `(channels * dimensions, columns)`; biases: `(filters,)`; output:
+    `(classes, filters)`; output_bias: `(classes,)`; all float32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        weights, model = checkpoint.weights, checkpoint.experiment.model
+        maps, max_width = model.feature_maps, max(model.filter_widths)
+        order = np.argsort(model.filter_widths, kind="stable")
+        self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
+        self.first_filters = np.searchsorted(self.widths, np.arange(max_width), side="right")
+        num_filters = -(-len(self.widths) // BLOCK) * BLOCK
+        block_starts = self.first_filters // BLOCK * BLOCK
+        ends = np.cumsum(num_filters - block_starts)
+        self.column_offsets = ends - num_filters
+        self.filter_indices = np.concatenate([np.arange(start, num_filters) for start in block_starts])
+        dimensions = weights["filters.0"].shape[1]
+        self.projection = np.zeros((dimensions, ends[-1]), np.float32)
+        for number, index in enumerate(order):
+            for position in range(model.filter_widths[index]):
+                column = self.column_offsets[position] + number * maps
+                rows = weights[f"filters.{index}"][position * maps : (position + 1) * maps]
+                self.projection[:, column : column + maps] = rows.T
+        self.biases = np.concatenate([weights[f"biases.{index}"] for index in order])
+        by_width = weights["output.weight"].reshape(-1, len(order), maps)
+        self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
+        self.output_bias = weights["output.bias"]
 
 
 class ProjectionTable(NamedTuple):

@@ -11,6 +11,13 @@ from jobs.config.label_thresholds import OPTIONAL_METRICS
 class Epoch:
     """Metrics of one epoch. epoch: its number, from 1.
 
+    >>> import finetune_cnn
+    >>> texts, labels, epochs = ["a good film", "a bad film"] * 20, ["good", "bad"] * 20, []
+    >>> model = finetune_cnn.TextCNNClassifier(embedding="rand", epochs=2)
+    >>> model = model.fit(texts, labels, callbacks=[epochs.append])
+    >>> [(epoch.epoch, epoch.accuracy) for epoch in epochs]
+    [(1, 1.0), (2, 1.0)]
+
     loss, accuracy, macro_f1: of the validation part, None without one. examples_per_second: of training only.
     seconds: with validation. The others are of the validation part: three with several labels per text only, the last
     two with one label only; None in epochs of earlier versions.

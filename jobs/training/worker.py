@@ -49,6 +49,16 @@ OWN_TRAINER_DEFAULTS = {"use_gpu": None, "report_interval_s": 0.0, "num_to_keep"
 def train_loop_per_worker(train_loop_config: Mapping[str, Any]) -> WorkerResult:
     """Train as one of the workers of a user's own `TorchTrainer`, and return the result.
 
+    >>> import finetune_cnn
+    >>> from ray.train import ScalingConfig
+    >>> from ray.train.torch import TorchTrainer
+    >>> texts, labels = ["a good film", "a bad film"] * 20, ["good", "bad"] * 20
+    >>> estimator = finetune_cnn.TextCNNClassifier(embedding="rand", epochs=2)
+    >>> config, scaling = estimator.train_loop_config(texts, labels, path="run"), ScalingConfig(num_workers=0)
+    >>> result = TorchTrainer(train_loop_per_worker, train_loop_config=config, scaling_config=scaling).fit()
+    >>> result.metrics["epoch"], finetune_cnn.load("run/epoch-0002").labels
+    (2, ['bad', 'good'])
+
     Every epoch is reported, with its metrics and a checkpoint in the trainer's storage that `load` reads and that the
     run resumes from. The checkpoints stay until the trainer's `CheckpointConfig` removes them.
 

@@ -27,6 +27,11 @@ class Model(Protocol):
 class Service:
     """A service on Ray Serve, until `shutdown`, the end of a `with` block, or that of this process.
 
+    >>> import finetune_cnn
+    >>> service = finetune_cnn.deploy("model")
+    >>> service.client.classify("a good film", top_k=1)
+    [{'label': 'good', 'score': 0.999...}]
+
     Args:
         model: path or URI of a checkpoint, or a fitted model.
         path: new folder or URI that every node can access, where the model is saved; by default a temporary folder of
@@ -76,6 +81,9 @@ class Service:
     def predict(self, texts: Sequence[str], *, model: str | None = None) -> list[Any]:
         """Return the most likely label of each text; with several labels per text, a list of those above threshold.
 
+        >>> service.predict(["a good film", "a bad film"])
+        ['good', 'bad']
+
         Args:
             model: name of a further model.
 
@@ -93,7 +101,10 @@ class Service:
         ]
 
     def shutdown(self) -> None:
-        """Stop the service, and what was started for it; a second call does nothing."""
+        """Stop the service, and what was started for it; a second call does nothing.
+
+        >>> service.shutdown()
+        """
         atexit.unregister(self.shutdown)
         self._stack.close()
 

@@ -12,6 +12,7 @@ import uvicorn
 
 from cluster.machine import find_free_ports
 from serving.app import ApplicationArguments, Replica
+from serving.deployment.server import RunningService
 from serving.web.middleware import HeaderFilter
 
 START_TIMEOUT_S = 30
@@ -81,3 +82,11 @@ def serve_replica(replica: Replica) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def start_without_ray(configuration: dict[str, Any], address: None) -> Iterator[RunningService]:
+    """Context manager in place of `start_service`: the application runs behind a web server in this process."""
+    user_config = configuration["applications"][0]["deployments"][0]["user_config"]
+    with serve_replica(make_replica(user_config)) as url:
+        yield RunningService(url, embedded=False)

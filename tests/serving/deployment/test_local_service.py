@@ -3,10 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +13,7 @@ from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import save_checkpoint
-from serving.deployment.server import RunningService
-from tests.support.asgi import make_replica, serve_replica
+from tests.support.asgi import start_without_ray
 from tests.support.checkpoints import checkpoint_of
 
 PROGRAM = """
@@ -70,13 +66,6 @@ def test_the_end_of_the_program_stops_its_service(
 
 def test_labels_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one label per text, the best; with several, a list of those above their thresholds, which may be empty."""
-
-    @contextmanager
-    def start_without_ray(configuration: dict[str, Any], address: None) -> Iterator[RunningService]:
-        user_config = configuration["applications"][0]["deployments"][0]["user_config"]
-        with serve_replica(make_replica(user_config)) as url:
-            yield RunningService(url, embedded=False)
-
     monkeypatch.setattr("serving.deployment.local_service.start_service", start_without_ray)
     texts = [f"word{number} word{number + 1}" for number in range(40)]
     single, several = checkpoint_of("rand"), checkpoint_of("rand", **{"data.multi_label": True})
