@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import yaml
 
 from cluster.console.tables import format_markdown_table
+from jobs.config.abstention import DEFAULT_OBJECTIVE
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Source
+from jobs.config.text_distribution import EDGES, find_distribution
 from jobs.evaluation.metrics import Interval, share_interval
 from jobs.model.checkpoint import Checkpoint
 from jobs.model.checkpoint_locations import is_on_hub
 
 LIBRARY = "finetune-cnn"
 MAX_LABELS = 50
+USUAL_SHARE = 0.95  # of the validation texts, whose lengths a card gives
 # Metrics of a card, with the names that the Hub's own metrics have.
 HUB_METRICS = {"accuracy": "accuracy", "micro_f1": "f1", "macro_f1": "f1"}
 METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "loss": "loss"}
@@ -59,6 +63,10 @@ def render_model_card(checkpoint: Checkpoint, uri: str | None = None, measured: 
         f"# {experiment.name}",
         "",
         _describe_model(checkpoint),
+        "",
+        "## Intended use",
+        "",
+        *_describe_intended_use(checkpoint, experiment),
         "",
         "## Use",
         "",
@@ -130,8 +138,7 @@ def read_measured_metrics(evaluation: Mapping[str, Any]) -> list[CardMetric]:
     metrics = []
     for name in HUB_METRICS:
         if values.get(name) is not None:
-            bounds = evaluation.get(f"{name}_interval")
-            interval = (float(bounds[0]), float(bounds[1])) if bounds else None
+            interval = _read_interval(evaluation, name)
             metrics.append(CardMetric(name, float(values[name]), interval, int(evaluation["rows"]), part))
     return metrics
 
@@ -164,9 +171,18 @@ def _list_validation_metrics(checkpoint: Checkpoint) -> list[CardMetric]:
     for name in HUB_METRICS:
         value = metrics.get(name)
         if isinstance(value, int | float) and rows:
-            interval = share_interval(round(value * rows), rows) if name == "accuracy" else None
+            is_share = name == "accuracy"
+            interval = share_interval(round(value * rows), rows) if is_share else _read_interval(metrics, name)
             listed.append(CardMetric(name, float(value), interval, rows, "validation part"))
     return listed
+
+
+def _read_interval(values: Mapping[str, Any], metric: str) -> Interval | None:
+    """Return the interval of a metric in a metrics.json or evaluation.json; None if there is none."""
+    bounds = values.get(f"{metric}_interval")
+    if not isinstance(bounds, list | tuple) or [type(bound) for bound in bounds] != [float, float]:
+        return None
+    return bounds[0], bounds[1]
 
 
 def _build_metadata(experiment: Experiment, metrics: Sequence[CardMetric]) -> dict[str, Any]:
@@ -211,6 +227,49 @@ def _describe_model(checkpoint: Checkpoint) -> str:
     )
 
 
+def _describe_intended_use(checkpoint: Checkpoint, experiment: Experiment) -> list[str]:
+    """Return what the model is for, and what it is not for.
+
+    Args:
+        experiment: of the checkpoint, without folders.
+    """
+    count, metrics = f"{len(checkpoint.labels):,}", checkpoint.metrics
+    assigned = f"one of {count} labels, the most likely one"
+    if checkpoint.is_multi_label:
+        assigned = f"those of {count} labels whose score reaches the threshold of the label: several, one or none"
+    lines = [
+        f"* Direct use: it assigns to a text {assigned}.",
+        f"* Texts: those of the same source, kind and language as the training texts, {_name_texts(experiment)}."
+        f"{_describe_lengths(metrics)}",
+        "* Out-of-scope use: texts of another kind, subject, language or time; decisions that affect people, unless a "
+        "person checks them. Measure it on labelled texts of your own before you rely on it.",
+    ]
+    if metrics.get("abstention", {}).get("thresholds", {}).get(DEFAULT_OBJECTIVE) is not None:
+        abstain = f'`classifier.predict(texts, abstain="{DEFAULT_OBJECTIVE}")`'
+        lines.append(f"* {abstain} returns None instead of the label of a text whose score is low.")
+    return lines
+
+
+def _name_texts(experiment: Experiment) -> str:
+    """Return the source of the training texts; experiment: without folders."""
+    data = experiment.data
+    if data.train is None:
+        return f"docstrings of the Python packages {', '.join(data.packages)}"
+    return ", ".join(f"`{name}`" for name in ([data.train] if isinstance(data.train, str) else data.train))
+
+
+def _describe_lengths(metrics: Mapping[str, Any]) -> str:
+    """Return a sentence on the lengths of the validation texts; empty if they are not known."""
+    distribution = find_distribution(metrics)
+    if distribution is None:
+        return ""
+    counts, edges = np.cumsum(distribution["length"]), EDGES["length"]
+    number = int(np.searchsorted(counts, USUAL_SHARE * counts[-1]))  # of the bin
+    if number == len(edges):
+        return ""
+    return f" At least {100 * USUAL_SHARE:.0f} % of the validation texts have at most {edges[number]} tokens."
+
+
 def _list_labels(labels: Sequence[str]) -> str:
     names = (" ".join(label.replace("`", "'").split()) for label in labels[:MAX_LABELS])
     shown = ", ".join(f"`{name}`" for name in names)
@@ -229,17 +288,12 @@ def _to_row(metric: CardMetric) -> dict[str, str]:
 
 
 def _describe_data(experiment: Experiment, metrics: Mapping[str, Any]) -> list[str]:
-    data, has_linear = experiment.data, experiment.model.linear != "none"
-    if data.train is None:
-        source = f"docstrings of the Python packages {', '.join(data.packages)}"
-    else:
-        sources = [data.train] if isinstance(data.train, str) else data.train
-        source = ", ".join(f"`{name}`" for name in sources)
+    has_linear = experiment.model.linear != "none"
     pairs = ", the linear classifier pairs of adjacent words that they have twice or more" if has_linear else ""
     rows = f"{metrics['rows']:,} training rows" if "rows" in metrics else "an unknown number of training rows"
     vectors = f"`{experiment.vectors.path}`" if experiment.vectors.path else "trained on these texts"
     return [
-        f"* Texts: {source}; {rows}, {int(metrics.get('validation_rows') or 0):,} validation rows.",
+        f"* Texts: {_name_texts(experiment)}; {rows}, {int(metrics.get('validation_rows') or 0):,} validation rows.",
         f"* Initial word vectors: {'random' if experiment.model.embedding == 'rand' else vectors}.",
         f"* The vocabulary has words of the training texts{pairs}. Texts and their labels are not in the checkpoint.",
     ]

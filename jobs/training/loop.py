@@ -77,15 +77,13 @@ class Loop:
         row_weights: np.ndarray | None = None,
         label_weights: np.ndarray | None = None,
     ) -> None:
-        self.network = network
-        self.corpus = corpus
-        self.settings = settings
-        self.seed = seed
+        self.network, self.corpus, self.settings, self.seed = network, corpus, settings, seed
         self.group = group or ProcessGroup()
         self.device = torch.device(device)
         self.progress = Progress()
         # Classes of the validation rows after the best epoch; with several labels per text as of `encode_row_counts`.
         self.predicted = np.empty(0, np.int64)
+        self.validation: Validation | None = None  # after the last epoch
         self.logits = LogitSample(corpus.validation.labels, len(corpus.labels))  # of these rows after the last epoch
         # Steps of this process, their duration, the bytes sent in them, and the end of the first in seconds since 1970.
         self.steps, self.step_seconds, self.step_bytes, self.first_step_time = 0, 0.0, 0, 0.0
@@ -303,7 +301,7 @@ class Loop:
 
     def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
         """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
-        validation = Validation(split.labels, self.logits, self.settings, self.corpus.labels)
+        self.validation = validation = Validation(split.labels, self.logits, self.settings, self.corpus.labels)
         for rows, scores in iter_validation_scores(self):
             validation.add(rows, scores)
         return validation.measure()

@@ -42,6 +42,8 @@ class Metrics:
 class Validation:
     """Scores of all validation rows after an epoch, added batch by batch.
 
+    labels: of the rows. predicted: after `measure`, their classes, `(rows,)`, or labels, `(rows, labels)` bool.
+
     Args:
         labels: of the rows, `(rows,)` class indices, or `(rows, labels)` of 0 and 1.
         logits: receives the logits, to calibrate the network.
@@ -52,35 +54,35 @@ class Validation:
     def __init__(
         self, labels: np.ndarray, logits: LogitSample, settings: "TrainSettings", names: Sequence[str]
     ) -> None:
-        self._labels, self._logits, self._settings, self._names = labels, logits, settings, names
+        self.labels, self._logits, self._settings, self._names = labels, logits, settings, names
         self._label_tensor = torch.from_numpy(labels)
         self._total_loss = 0.0
-        self._predicted = np.empty(len(labels), np.int64)  # classes, with one label per text
+        self.predicted = np.empty(len(labels), np.int64)
 
     def add(self, rows: np.ndarray, scores: Tensor) -> None:
         """Add the logits `(len(rows), classes)` of some rows, given by their numbers."""
         labels = self._label_tensor[rows]
         self._logits.add(rows, scores.numpy())
-        if self._labels.ndim == 1:
+        if self.labels.ndim == 1:
             self._total_loss += F.cross_entropy(scores, labels, reduction="sum").item()
-            self._predicted[rows] = scores.argmax(dim=1).numpy()
+            self.predicted[rows] = scores.argmax(dim=1).numpy()
         else:
             self._total_loss += compute_row_losses(scores, labels).sum().item()
 
     def measure(self) -> tuple[Metrics, np.ndarray]:
         """Return the metrics, and the predictions `(rows,)` int64: classes, or as of `encode_row_counts`."""
-        labels, loss = self._labels, self._total_loss / len(self._labels)
+        labels, loss = self.labels, self._total_loss / len(self.labels)
         if labels.ndim == 1:
-            classes = count_classes(labels, self._predicted)
+            classes = count_classes(labels, self.predicted)
             return Metrics(
                 loss,
-                accuracy(labels, self._predicted),
+                accuracy(labels, self.predicted),
                 float(classes.macro_f1()),
                 balanced_accuracy=float(classes.balanced_accuracy()),
                 matthews_correlation=float(classes.matthews_correlation()),
-            ), self._predicted
+            ), self.predicted
         logits = self._logits.logits  # of all rows
-        predicted = self._select_labels()
+        predicted = self.predicted = self._select_labels()
         counts = count_labels(labels, predicted)
         metrics = Metrics(
             loss,
@@ -101,5 +103,5 @@ class Validation:
         # The same for all labels: thresholds of single labels would fit these rows. At 0.5 rare labels would have none
         # in the first epochs. It moves with the scores, so they need no temperature.
         probabilities = sigmoid(logits)
-        counts = count_scores(probabilities, self._labels)
+        counts = count_scores(probabilities, self.labels)
         return np.asarray(probabilities >= GRID[choose_global_threshold(counts, self._settings.threshold_objective)])

@@ -23,7 +23,8 @@ from jobs.config.settings import TrainSettings
 from jobs.config.text_distribution import MAX_CLASSES, count_distribution
 from jobs.datasets.tokenizer import UNKNOWN
 from jobs.evaluation.abstention import select_thresholds
-from jobs.evaluation.metrics import softmax
+from jobs.evaluation.metrics import bootstrap_intervals, softmax
+from jobs.evaluation.multi_label.bootstrap import bootstrap_f1
 from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.evaluation.seen_texts import digest_training_texts
 from jobs.model.batches import Collator
@@ -40,6 +41,7 @@ from jobs.portable.model_card import render_model_card
 from jobs.training.corpus import Corpus
 from jobs.training.history import Progress
 from jobs.training.loop import Loop
+from jobs.training.validation import Validation
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -86,12 +88,25 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     if loop not in _constants:
         _constants[loop] = _collect_constants(corpus, loop.network)
     constants = _constants[loop]
+    is_best = not progress.steps and progress.best == len(progress.epochs)
+    validation = loop.validation if is_best else None
 
     def write(folder: Path) -> None:
+        if validation is not None:  # of the checkpoints that remain, and here, while training continues
+            checkpoint.metrics.update(_estimate_intervals(validation))
         card = render_model_card(checkpoint)
         save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants, card=card)
 
     return write
+
+
+def _estimate_intervals(validation: Validation) -> Mapping[str, list[float]]:
+    """Return the confidence intervals of F1 on the validation rows, by their names in metrics.json."""
+    labels, predicted = validation.labels, validation.predicted
+    if labels.ndim == 1:
+        return {"macro_f1_interval": list(bootstrap_intervals(labels, predicted)["macro_f1"])}
+    micro_f1, macro_f1 = bootstrap_f1(labels, predicted)
+    return {"micro_f1_interval": list(micro_f1), "macro_f1_interval": list(macro_f1)}
 
 
 def _refuse_to_write(folder: Path) -> None:

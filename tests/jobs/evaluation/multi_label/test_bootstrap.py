@@ -65,3 +65,10 @@ def test_a_difference_covers_zero_for_equally_good_predictions() -> None:
         low, high = bootstrap_difference(labels, first, second)
         covered.append(low <= 0 <= high)
     assert np.mean(covered) >= 0.92
+
+
+def test_equal_rows_are_drawn_together_so_their_order_changes_nothing() -> None:
+    labels, predicted = draw_rows(np.random.default_rng(3), 300)
+    order = np.random.default_rng(4).permutation(300)
+    expected = np.ravel(bootstrap_f1(labels, predicted))
+    assert np.ravel(bootstrap_f1(labels[order], predicted[order])) == pytest.approx(expected, abs=1e-12)
