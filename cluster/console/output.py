@@ -69,6 +69,11 @@ def collect_result() -> Iterator[None]:
         result.print()
 
 
+def collects_result() -> bool:
+    """Return whether the running command prints its result as JSON."""
+    return _result.get() is not None
+
+
 def report_result(values: Values | Callable[[], Values]) -> None:
     """Add values to the JSON object of the running command; without --json, do nothing.
 

@@ -3,9 +3,11 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cluster.console.output import collects_result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,6 +16,16 @@ LOG_INTERVAL_S = 3
 
 Report = Callable[[float, str], None]
 """Shows the amount that is done, and a text."""
+
+
+ReportShare = Callable[[float], None]
+"""Shows the share of a step that is done, from 0 to 1."""
+
+
+class ReportStep(Protocol):
+    """Function that shows the step that runs, and the share of it that is done, from 0 to 1."""
+
+    def __call__(self, step: str, share: float = 0.0) -> None: ...
 
 
 @contextmanager
@@ -65,14 +77,43 @@ def count_bar(description: str, total: int | None, logger: logging.Logger) -> It
         yield show
 
 
+@contextmanager
+def step_bar(description: str, steps: Sequence[str], logger: logging.Logger) -> Iterator[ReportStep]:
+    """Context manager: a function to call when a step begins, and with the share of it that is done.
+
+    A terminal shows the name of the step in a bar, which vanishes at the end; without one, nothing is shown.
+
+    Args:
+        steps: names of all steps, in their order. Some may be left out.
+    """
+    if not shows_bars(logger):
+        yield ignore_step
+        return
+    with terminal_bar(description, len(steps), counts=True, elapsed=True) as show:
+        yield lambda step, share=0.0: show(steps.index(step) + share, step)
+
+
+def ignore_share(share: float) -> None:
+    """Show nothing."""
+
+
+def ignore_step(step: str, share: float = 0.0) -> None:
+    """Show nothing."""
+
+
 def shows_bars(logger: logging.Logger) -> bool:
-    """Return whether the console shows bars: a terminal does, unless --quiet hides the messages of a logger."""
-    return sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+    """Return whether the console shows bars: a terminal does, without --json, or --quiet, which hides messages."""
+    return sys.stderr.isatty() and logger.isEnabledFor(logging.INFO) and not collects_result()
 
 
 @contextmanager
 def terminal_bar(
-    description: str, total: int | None, console: "Console | None" = None, *, counts: bool = False
+    description: str,
+    total: int | None,
+    console: "Console | None" = None,
+    *,
+    counts: bool = False,
+    elapsed: bool = False,
 ) -> Iterator[Report]:
     """Context manager: a function that moves a bar.
 
@@ -81,18 +122,26 @@ def terminal_bar(
         total: amount that fills the bar; None if unknown.
         console: by default standard error.
         counts: show the amount and the total instead of a percentage, and remove the bar at the end.
+        elapsed: show the time since the start, not that until the end, which parts of unequal length do not tell.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
+    clock: ProgressColumn = TimeElapsedColumn() if elapsed else TimeRemainingColumn()
     amount: ProgressColumn = TextColumn("{task.fields[count]}") if counts else TaskProgressColumn()
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), amount, TextColumn("{task.fields[text]}")]
     # Lines on standard output appear above the bar if that is the terminal too; what is piped elsewhere stays there.
     redirect, transient = sys.stdout.isatty(), counts and console is None
     console = console or Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, redirect_stdout=redirect, transient=transient
-    ) as progress:
+    with Progress(*columns, clock, console=console, redirect_stdout=redirect, transient=transient) as progress:
         suffix = "" if total is None else f"/{total}"
         task = progress.add_task(description, total=total, text="", count=f"0{suffix}")
 

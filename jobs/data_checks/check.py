@@ -6,9 +6,11 @@ The texts are read as for training: the same parts, tokens and vectors.
 """
 
 import logging
+from functools import partial
 
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
+from cluster.console.progress import ReportStep, ignore_step, step_bar
 from cluster.console.tables import format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import absolute_path, join, output_file
@@ -30,6 +32,12 @@ from jobs.training.corpus import build_corpus
 
 logger = logging.getLogger(__name__)
 
+STEPS = READING, COUNTING, COMPARING, PREDICTING = (
+    "reading the texts",
+    "counting words",
+    "comparing the texts",
+    "predicting the labels",
+)
 FOLDER = "data-check"  # in the experiment's folder
 PAGE_NAME, CSV_NAME = "data-check.html", "data-check-rows.csv"
 
@@ -50,10 +58,12 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
     inputs = _list_input_paths(experiment.data)
     for path in (page_path, csv_path):
         check_output_file(path, *inputs)
-    logger.info("reading the texts")
-    dataset = load_dataset(experiment)
-    rows = collect_rows(dataset, experiment.text)
-    findings = find_all(rows, experiment.text.max_tokens, experiment.seed)
+    with step_bar("data checks", STEPS, logger) as report_step:
+        logger.info("reading the texts")
+        report_step(READING)
+        dataset = load_dataset(experiment)
+        rows = collect_rows(dataset, experiment.text)
+        findings = find_all(rows, experiment.text.max_tokens, experiment.seed, report_step)
     findings = sort_findings([*findings, *_check_coverage(experiment, dataset)])
     table = [
         {"severity": finding.severity.name.lower(), "finding": finding.name, "message": finding.message}
@@ -68,15 +78,18 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
     return page_path
 
 
-def find_all(rows: Rows, max_tokens: int, seed: int) -> list[Finding]:
+def find_all(rows: Rows, max_tokens: int, seed: int, report_step: ReportStep = ignore_step) -> list[Finding]:
     """Return the findings of all checks that need the rows only."""
+    report_step(COUNTING)
     first = find_first_copies(rows.tokens)
     findings = [*check_classes(rows), *check_lengths(rows, max_tokens), *check_scripts(rows)]
     findings += check_duplicates(rows, first)
     logger.info("comparing the texts")
+    report_step(COMPARING)
     findings += check_near_duplicates(rows, first)
     logger.info("predicting each label with a model that was not trained on it")
-    return findings + check_labels(rows, first, seed)
+    report_step(PREDICTING)
+    return findings + check_labels(rows, first, seed, partial(report_step, PREDICTING))
 
 
 def _list_input_paths(data: DataSettings) -> list[str]:

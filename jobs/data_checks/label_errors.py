@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster import choose_form
+from cluster.console.progress import ReportShare, ignore_share
 from jobs.data_checks.classes import FEW_ROWS
 from jobs.data_checks.confident_learning import LabelErrors, find_label_errors
 from jobs.data_checks.findings import Finding, FindingRow, Severity
@@ -24,7 +25,7 @@ EPOCHS = 10
 MANY_ROWS = 1000  # of so many, words and pairs that occur in one row only are left out, to save memory
 
 
-def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
+def check_labels(rows: Rows, first: np.ndarray, seed: int, report: ReportShare = ignore_share) -> list[Finding]:
     """Return a finding with the rows whose label is likely wrong, the worst first; none without such rows.
 
     Rows of the test part are neither checked nor used. Classes with few rows, or with copies of one text only,
@@ -32,11 +33,12 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
 
     Args:
         first: as of `find_first_copies`.
+        report: called with the share of the models that are trained, from 0 to 1.
     """
     labels = rows.label_indices()
     is_used = (rows.part != TEST) & np.array([bool(tokens) for tokens in rows.tokens])
     if rows.is_multi_label:
-        return _check_label_sets(rows, np.flatnonzero(is_used), labels, first, seed)
+        return _check_label_sets(rows, np.flatnonzero(is_used), labels, first, seed, report)
     sizes = np.bincount(labels[is_used], minlength=len(rows.classes))
     members = np.flatnonzero(is_used & (sizes[labels] >= FEW_ROWS))
     folds = assign_folds(labels[members], first[members], seed)
@@ -46,7 +48,7 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int) -> list[Finding]:
     classes, compact = np.unique(labels[members], return_inverse=True)
     if len(classes) < 2:
         return []
-    probabilities = _predict(_vectorize([rows.tokens[index] for index in members]), compact, folds, seed)
+    probabilities = _predict(_vectorize([rows.tokens[index] for index in members]), compact, folds, seed, report)
     errors = find_label_errors(probabilities, compact)
     if not errors.num_suspicious:
         return []
@@ -68,7 +70,7 @@ def _make_finding(subject: str, agreement: float, quality: str, rows: Sequence[F
 
 
 def _check_label_sets(
-    rows: Rows, members: np.ndarray, groups: np.ndarray, first: np.ndarray, seed: int
+    rows: Rows, members: np.ndarray, groups: np.ndarray, first: np.ndarray, seed: int, report: ReportShare
 ) -> list[Finding]:
     """As `check_labels`, of rows that may have several labels.
 
@@ -85,7 +87,8 @@ def _check_label_sets(
     folds = assign_folds(groups[members], first[members], seed)
     correct = predicted = 0
     suspicious: dict[int, list[tuple[float, int]]] = {}  # probability and number of the labels, by row
-    for label in checked.tolist():
+    for number, label in enumerate(checked.tolist()):
+        report(number / len(checked))
         own = targets[:, label].astype(np.int64)
         if any(len(np.unique(folds[own == value])) < 2 for value in (0, 1)):  # a model would know only one of both
             continue
@@ -162,12 +165,15 @@ def _vectorize(tokens: Sequence[Sequence[str]]) -> Any:
     return vectorizer.fit_transform(tokens)
 
 
-def _predict(features: Any, labels: np.ndarray, folds: np.ndarray, seed: int) -> np.ndarray:
+def _predict(
+    features: Any, labels: np.ndarray, folds: np.ndarray, seed: int, report: ReportShare = ignore_share
+) -> np.ndarray:
     """Return the probabilities of the classes, `(rows, classes)`, each fold's of a model of the other folds."""
     from sklearn.linear_model import SGDClassifier
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     for fold in range(NUM_FOLDS):
+        report(fold / NUM_FOLDS)
         rows, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         if len(held_out) and len(np.unique(labels[rows])) > 1:
             model = SGDClassifier(loss="log_loss", max_iter=EPOCHS, tol=None, random_state=seed)

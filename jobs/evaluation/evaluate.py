@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
+from cluster.console.progress import ReportStep, step_bar
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
@@ -19,6 +21,7 @@ from jobs.datasets.readers import choose_encoding
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
+    SVC_NAME,
     RowsUnavailable,
     SvcBaseline,
     load_training_dataset,
@@ -48,6 +51,10 @@ from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, 
 
 logger = logging.getLogger(__name__)
 
+STEPS = READING, SCORING, TRAINING_SVC, SCORING_ALONE, MEASURING, REPORTING = (
+    "reading the rows", "scoring the texts", f"training {SVC_NAME}", "scoring with the network alone",
+    "measuring intervals", "writing the report",
+)  # fmt: skip
 NUM_LOGGED_ERRORS = 5
 MAX_LOGGED_CHARACTERS = 60
 NO_SVC = "no comparison with TF-IDF and a linear SVC, which needs the training rows"
@@ -82,59 +89,13 @@ def evaluate(
             held out.
         StorageError: `out` is in a checkpoint.
     """
-    checkpoint, experiment, part, target = prepare(path, settings, out, file, text_column, label_column)
-    test = part.rows
-    columns_by_name = read_measured_columns(by, part) if by else {}
-    if checkpoint.is_multi_label:
-        return _evaluate_label_sets(checkpoint, part, columns_by_name, target, baseline=baseline)
-    classifier = build_classifier(checkpoint, len(test))
-    probabilities = classifier.predict_proba(test.texts)
-    predicted = probabilities.argmax(axis=1)
-    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
-    svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
-    alone = predict_network_alone(checkpoint, test.texts)
-    slices = [
-        item
-        for column, values in columns_by_name.items()
-        for item in slice_by_column(column, values, labels == predicted)
-    ]
-    evaluation = measure(
-        checkpoint,
-        test.path,
-        tokens,
-        labels,
-        predicted,
-        None if alone is None else alone.argmax(axis=1),
-        svc,
-        slices,
-    )
-    logger.log(RESULT, evaluation.format_table())
-    if svc is not None:
-        logger.log(RESULT, svc.describe_difference())
-    _log_slices(slices)
-    if evaluation.seen_texts is None:
-        logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
-    elif warning := evaluation.describe_seen_texts():
-        logger.warning(f"{test.path}: {warning}")
-    errors = find_confident_errors(classifier, test, probabilities)
-    _log_errors(errors)
-    with output_folder(target) as folder:
-        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
-        drift_section = _write_drift(folder, checkpoint, experiment.name)
-        write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
-        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
-        abstention = measure_abstention(checkpoint, labels, probabilities)
-        abstention_section = write_abstention(folder, abstention, experiment.name)
-        sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
-        write_report(folder, evaluation, checkpoint, sections)
-        page = render_evaluation(
-            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention
-        )
-        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
-    _log_report(target)
-    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
-    return evaluation
+    with step_bar("evaluating", STEPS, logger) as report_step:
+        report_step(READING)
+        checkpoint, experiment, part, target = prepare(path, settings, out, file, text_column, label_column)
+        columns = read_measured_columns(by, part) if by else {}
+        if checkpoint.is_multi_label:
+            return _evaluate_label_sets(checkpoint, part, columns, target, report_step, baseline=baseline)
+        return _evaluate_classes(checkpoint, experiment.name, part, columns, target, report_step, baseline=baseline)
 
 
 def prepare(
@@ -169,23 +130,98 @@ def prepare(
     return checkpoint, experiment, part, target
 
 
+def _evaluate_classes(
+    checkpoint: Checkpoint,
+    name: str,
+    part: MeasuredRows,
+    columns: Mapping[str, list[str]],
+    target: str,
+    report_step: ReportStep,
+    *,
+    baseline: bool,
+) -> MeasuredEvaluation:
+    """As `evaluate`, of a checkpoint with one label per text; name: of the experiment, target: folder of the report."""
+    report_step(SCORING)
+    test = part.rows
+    classifier = build_classifier(checkpoint, len(test))
+    probabilities = classifier.predict_proba(test.texts)
+    predicted = probabilities.argmax(axis=1)
+    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
+    report_step(TRAINING_SVC)
+    svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
+    report_step(SCORING_ALONE)
+    alone = predict_network_alone(checkpoint, test.texts)
+    report_step(MEASURING)
+    slices = [
+        item for column, values in columns.items() for item in slice_by_column(column, values, labels == predicted)
+    ]
+    evaluation = measure(
+        checkpoint,
+        test.path,
+        tokens,
+        labels,
+        predicted,
+        None if alone is None else alone.argmax(axis=1),
+        svc,
+        slices,
+    )
+    logger.log(RESULT, evaluation.format_table())
+    if svc is not None:
+        logger.log(RESULT, svc.describe_difference())
+    _log_slices(slices)
+    if evaluation.seen_texts is None:
+        logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
+    elif warning := evaluation.describe_seen_texts():
+        logger.warning(f"{test.path}: {warning}")
+    report_step(REPORTING)
+    errors = find_confident_errors(classifier, test, probabilities)
+    _log_errors(errors)
+    with output_folder(target) as folder:
+        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
+        drift_section = _write_drift(folder, checkpoint, name)
+        write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
+        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
+        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
+        abstention = measure_abstention(checkpoint, labels, probabilities)
+        abstention_section = write_abstention(folder, abstention, name)
+        sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
+        write_report(folder, evaluation, checkpoint, sections)
+        page = render_evaluation(
+            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention
+        )
+        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+    _log_report(target)
+    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
+    return evaluation
+
+
 def _evaluate_label_sets(
-    checkpoint: Checkpoint, part: MeasuredRows, columns: Mapping[str, list[str]], target: str, *, baseline: bool
+    checkpoint: Checkpoint,
+    part: MeasuredRows,
+    columns: Mapping[str, list[str]],
+    target: str,
+    report_step: ReportStep,
+    *,
+    baseline: bool,
 ) -> MultiLabelEvaluation:
     """As `evaluate`, of a checkpoint with several labels per text; target: folder of the report."""
+    report_step(SCORING)
     test, text = part.rows, checkpoint.experiment.text
     classifier = build_classifier(checkpoint, len(test))
     probabilities = classifier.predict_proba(test.texts)
     tokens, labels = tokenize_texts(test.texts, text), encode_labels(test, checkpoint.labels)
     svc = training = None
+    report_step(TRAINING_SVC)
     if baseline:
         try:
             training = load_training_dataset(checkpoint, part.dataset)
-            svc = score_with_svcs(training, checkpoint.labels, tokens, text)
+            svc = score_with_svcs(training, checkpoint.labels, tokens, text, partial(report_step, TRAINING_SVC))
         except RowsUnavailable as error:
             logger.info(f"{NO_SVC}: {error}")
+    report_step(SCORING_ALONE)
     alone = score_network_alone(checkpoint, test.texts, training)
     training_rows = 0 if training is None else len(training.train)
+    report_step(MEASURING)
     evaluation = multi_label.measure(
         checkpoint, test, tokens, labels, probabilities, columns, alone, svc, training_rows
     )
@@ -195,6 +231,7 @@ def _evaluate_label_sets(
     _log_slices([item for item in evaluation.slices if item.by in columns])
     if warning := evaluation.describe_seen_texts():
         logger.warning(f"{test.path}: {warning}")
+    report_step(REPORTING)
     errors = find_wrong_labels(classifier, test, labels, probabilities)
     _log_errors(errors)
     with output_folder(target) as folder:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cluster.console.progress import ReportShare, ignore_share
 from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
@@ -21,7 +22,11 @@ SCALE = 3.0
 
 
 def score_with_svcs(
-    dataset: Dataset, labels: Sequence[str], test_tokens: Sequence[Sequence[str]], settings: TextSettings
+    dataset: Dataset,
+    labels: Sequence[str],
+    test_tokens: Sequence[Sequence[str]],
+    settings: TextSettings,
+    report: ReportShare = ignore_share,
 ) -> LabelScores:
     """Return scores of texts between 0 and 1, with the threshold that decides on a label.
 
@@ -30,6 +35,7 @@ def score_with_svcs(
 
     Args:
         dataset: its training part is trained on. labels: of the scores. settings: of the tokenizer.
+        report: called with the share of the labels that are trained, from 0 to 1.
 
     Raises:
         RowsUnavailable: no training row has a word.
@@ -49,6 +55,7 @@ def score_with_svcs(
     held_out = [vectorizer.transform(part) if part else None for part in parts]
     margins = [np.zeros((len(part), len(labels))) for part in parts]
     for label in range(len(labels)):
+        report(label / len(labels))
         column = targets[:, label]
         model = LinearSVC(random_state=0).fit(features, column) if 0 < column.sum() < len(column) else None
         for part, own in zip(margins, held_out, strict=True):

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from cluster.console import progress
-from cluster.console.progress import count_bar, make_progress_logger, progress_bar, terminal_bar
+from cluster.console.output import collect_result
+from cluster.console.progress import count_bar, make_progress_logger, progress_bar, step_bar, terminal_bar
 from cluster.console.tables import GrowingTable
 
 logger = logging.getLogger("jobs.example")
@@ -80,3 +81,44 @@ def test_a_growing_table_prints_its_header_once() -> None:
     table = GrowingTable()
     assert table.format_row({"epoch": 1, "loss": "0.5000"}) == "epoch    loss\n    1  0.5000"
     assert table.format_row({"epoch": 2, "loss": "0.25"}, "best") == "    2    0.25  best"
+
+
+STEPS = ("reading", "comparing", "writing")
+
+
+def test_a_terminal_shows_the_step_and_its_number(messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time since the start: that until the end is not known."""
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with step_bar("checking", STEPS, logger) as report_step:
+        report_step("reading")
+        report_step("comparing", 0.5)
+    output = stderr.getvalue()
+    assert "checking" in output
+    assert "1/3 comparing" in output
+    assert "0:00:0" in output
+    assert "-:--:--" not in output
+    assert messages == []
+
+
+def test_steps_are_shown_neither_in_a_pipe_nor_with_json(
+    messages: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report_all() -> None:
+        with step_bar("checking", STEPS, logger) as report_step:
+            for step in STEPS:
+                report_step(step, 0.5)
+
+    report_all()
+    assert capsys.readouterr() == ("", "")
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with collect_result():
+        report_all()
+        with count_bar("epoch", 3, logger) as show:
+            assert show is None
+    assert stderr.getvalue() == ""
+    assert messages == []

@@ -13,11 +13,14 @@ from cluster.storage import StorageError
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TextSettings
+from jobs.data_checks import check
 from jobs.data_checks.check import CSV_NAME, PAGE_NAME, check_data
 from jobs.data_checks.findings import CSV_COLUMNS
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.tokenizer import tokenize
 from jobs.training.corpus import build_corpus
+from tests.support.label_sets import make_label_set_rows, write_label_sets
+from tests.support.step_bars import record_steps
 from tests.support.toy_data import make_toy_rows, write_word2vec
 
 
@@ -57,6 +60,20 @@ def test_rows_are_written_with_their_lines_worst_first(
     table = next(message for message in messages if message.startswith("severity"))
     assert all(name in table for name in by_finding)
     assert "rows and classes" in table
+
+
+def test_the_steps_are_reported(
+    make_experiment: Callable[..., Experiment], texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the share of the models that are trained."""
+    steps = record_steps(check, monkeypatch)
+    check_data(make_experiment(data__train=str(texts)))
+    assert list(dict.fromkeys(step for step, _ in steps)) == list(check.STEPS)
+    assert [share for step, share in steps if step == check.PREDICTING] == [0, 0, 0.2, 0.4, 0.6, 0.8]
+    rows = write_label_sets(texts.with_name("several.jsonl"), make_label_set_rows(120))
+    steps.clear()
+    check_data(make_experiment(data__train=str(rows), data__multi_label=True))
+    assert [share for step, share in steps if step == check.PREDICTING] == [0, 0, 1 / 3, 2 / 3]
 
 
 def test_the_result_is_the_same_each_time(make_experiment: Callable[..., Experiment], texts: Path) -> None:

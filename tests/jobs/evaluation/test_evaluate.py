@@ -16,11 +16,14 @@ from jobs.__main__ import main
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.readers import DataError
+from jobs.evaluation import evaluate as evaluate_module
 from jobs.evaluation.evaluate import evaluate
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from jobs.training.run_files.run_folder import BestCheckpoint, resolve_run_folder
 from tests.support.commands import run_command
+from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.loops import train_checkpoint
+from tests.support.step_bars import record_steps
 from tests.support.text_formats import encode_rows
 from tests.support.toy_data import make_test_corpus, make_toy_rows
 
@@ -65,6 +68,22 @@ def test_any_labelled_file_is_measured_with_the_checkpoint_alone(
     assert "2 files to evaluate" in capsys.readouterr().err
     evaluation = evaluate(trained, ["data.text_column=body", "data.label_column=class", f"data.test={other}"], None)
     assert evaluation.rows == 40
+
+
+def test_the_steps_are_reported(
+    trained: str, make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several labels per text also the share of the labels that have an SVC."""
+    steps = record_steps(evaluate_module, monkeypatch)
+    evaluate(trained, [], None)
+    assert steps == [(step, 0) for step in evaluate_module.STEPS]
+    rows = write_label_sets(tmp_path / "several.jsonl", make_label_set_rows(120))
+    several = make_experiment(data__train=str(rows), data__multi_label=True, train__metric="micro_f1")
+    train_checkpoint(several, tmp_path / "several" / "checkpoint", epochs=1)
+    steps.clear()
+    evaluate(str(tmp_path / "several" / "checkpoint"), [], None)
+    assert list(dict.fromkeys(step for step, _ in steps)) == list(evaluate_module.STEPS)
+    assert [share for step, share in steps if step == evaluate_module.TRAINING_SVC] == [0, 0, 1 / 3, 2 / 3]
 
 
 def test_no_correct_prediction_is_a_report(trained: str, tmp_path: Path) -> None:
