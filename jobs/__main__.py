@@ -74,6 +74,8 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate.add_argument("--by", action="append", default=[], metavar="COLUMN", help=text)
     text = "leave out the comparison with TF-IDF and a linear SVC, trained on the same rows"
     evaluate.add_argument("--no-baseline", dest="baseline", action="store_false", help=text)
+    text = "texts that belong to no class: how well the scores and the threshold of abstention recognize them"
+    evaluate.add_argument("--out-of-scope", metavar="FILE", help=text)
     add_prediction_command(commands)
     add_portable_commands(commands)
     add_run_commands(commands)
@@ -192,15 +194,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     settings, files = split_settings(options.settings)
     if len(files) > 1:
         raise UsageError(f"{len(files)} files to evaluate: {', '.join(files)}; name one")
-    columns = options.text_column, options.label_column
     file = files[0] if files else None
+    names = {name: getattr(options, name) for name in ("text_column", "label_column", "out_of_scope", "baseline")}
     if options.dry_run:
         from jobs.dry_run import plan_evaluation
 
-        plan = plan_evaluation(options.checkpoint, settings, options.out, file, *columns, baseline=options.baseline)
-        print_plan(plan)
+        print_plan(plan_evaluation(options.checkpoint, settings, options.out, file, **names))
         return
-    evaluate(options.checkpoint, settings, options.out, file, *columns, options.by, options.baseline)
+    evaluate(options.checkpoint, settings, options.out, file, by=options.by, **names)
     print_next(f"finetune-cnn serve {shlex.quote(options.checkpoint)}")
 
 

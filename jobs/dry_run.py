@@ -148,6 +148,7 @@ def plan_evaluation(
     file: Source | None,
     text_column: str | None,
     label_column: str | None,
+    out_of_scope: Source | None,
     *,
     baseline: bool,
 ) -> Plan:
@@ -156,10 +157,12 @@ def plan_evaluation(
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint, _, part, folder = prepare(
-            path, [*settings, f"storage={scratch}"], out, file, text_column, label_column
+            path, [*settings, f"storage={scratch}"], out, file, text_column, label_column, out_of_scope
         )
     test = part.rows
     sizes = [PlannedFile(source.path, "test part", file_size(source.path)) for source in test.files]
+    others = part.out_of_scope.files if part.out_of_scope else ()
+    sizes += [PlannedFile(source.path, "out-of-scope texts", file_size(source.path)) for source in others]
     reads = [PlannedFile(checkpoint.path, "checkpoint", _folder_size(checkpoint.path)), *sizes]
     with suppress(DataError):  # the linear SVC is left out without its training rows
         own = list_inputs(checkpoint.experiment) if baseline else []

@@ -1,9 +1,10 @@
-"""Baselines of an evaluation: the most frequent class, and a linear SVC over TF-IDF trained on the same rows."""
+"""Baselines of an evaluation: the most frequent class, the network alone, and a linear SVC trained on the same rows."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,37 @@ from jobs.evaluation.metrics import (
     matthews_correlation,
 )
 from jobs.evaluation.seen_texts import digest_training_texts
+from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint, load_train_texts
 
 logger = logging.getLogger(__name__)
 
+NETWORK_ALONE = "network alone"
 SVC_NAME = "TF-IDF, linear SVC"
 MANY_ROWS = 10_000  # take seconds
+
+
+class Verdicts(NamedTuple):
+    """Words for a comparison of the model with a baseline, and the name of the baseline in a sentence."""
+
+    better: str
+    worse: str
+    unclear: str
+    baseline: str
+
+
+SVC_VERDICTS = Verdicts(
+    "The model is better",
+    "The SVC is better",
+    "Cannot tell which of the two is better",
+    "TF-IDF with a linear SVC",
+)
+NETWORK_VERDICTS = Verdicts(
+    "The linear classifier improves the network",
+    "The linear classifier makes the network worse",
+    "Cannot tell whether the linear classifier improves the network",
+    "the network alone",
+)
 
 
 class RowsUnavailable(UsageError):
@@ -65,17 +91,28 @@ class SvcBaseline:
 
     def describe_difference(self) -> str:
         """Return whether the model is better, in a sentence."""
-        return describe_difference("accuracy", self.accuracy_difference, self.interval)
+        return describe_difference("accuracy", self.accuracy_difference, self.interval, SVC_VERDICTS)
 
 
-def describe_difference(metric: str, difference: float, interval: Interval) -> str:
-    """Return whether the model is better than the linear SVC, in a sentence; difference: model minus SVC."""
+@dataclass(frozen=True)
+class NetworkDifference:
+    """Metric of the model minus that of the network alone; interval: at 95 %, paired by rows."""
+
+    metric: str
+    value: float
+    interval: Interval
+
+    def describe_difference(self) -> str:
+        """Return whether the linear classifier improves the network, in a sentence."""
+        return describe_difference(self.metric, self.value, self.interval, NETWORK_VERDICTS)
+
+
+def describe_difference(metric: str, difference: float, interval: Interval, verdicts: Verdicts) -> str:
+    """Return whether the model is better than a baseline, in a sentence; difference: model minus baseline."""
     low, high = interval
-    verdict = "Cannot tell which of the two is better"
-    if low > 0 or high < 0:
-        verdict = f"The {'model' if low > 0 else 'SVC'} is better"
+    verdict = verdicts.better if low > 0 else verdicts.worse if high < 0 else verdicts.unclear
     return (
-        f"{verdict}: the {metric} of the model minus that of TF-IDF with a linear SVC is {difference:+.4f}, "
+        f"{verdict}: the {metric} of the model minus that of {verdicts.baseline} is {difference:+.4f}, "
         f"95% confidence {low:+.4f} to {high:+.4f}"
     )
 
@@ -94,6 +131,20 @@ def measure_majority(labels: np.ndarray, names: Sequence[str]) -> MajorityBaseli
     """Return the metrics of the most frequent class; names: of the classes."""
     index = int(np.bincount(labels).argmax())
     return MajorityBaseline(names[index], compute_metrics(labels, np.full_like(labels, index)))
+
+
+def predict_network_alone(classifier: Classifier, texts: Sequence[str]) -> np.ndarray | None:
+    """Return the probabilities of the network alone, `(texts, classes)`; None if there is no linear classifier.
+
+    The temperature is that of the checkpoint, which was fitted to the sum.
+    """
+    return classifier.without_linear().predict_proba(texts) if len(classifier.linear.rows) else None
+
+
+def compare_network(labels: np.ndarray, predicted: np.ndarray, network_alone: np.ndarray) -> NetworkDifference:
+    """Return the accuracy of the model minus that of the network alone; class indices, `(rows,)` int64 each."""
+    difference = accuracy(labels, predicted) - accuracy(labels, network_alone)
+    return NetworkDifference("accuracy", difference, accuracy_difference_interval(labels, predicted, network_alone))
 
 
 def measure_svc(
@@ -133,11 +184,6 @@ def measure_svc(
 def list_terms(tokens: Sequence[str]) -> list[str]:
     """Return the words and the pairs of adjacent words of a text."""
     return [*tokens, *map(" ".join, pairwise(tokens))]
-
-
-def load_training_rows(checkpoint: Checkpoint, dataset: Dataset | None = None) -> Split:
-    """Return the training part of `load_training_dataset`; arguments and errors as there."""
-    return load_training_dataset(checkpoint, dataset).train
 
 
 def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None) -> Dataset:

@@ -1,7 +1,9 @@
 """Evaluation of a checkpoint on labelled texts that training did not see, with a report."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from cluster.console.progress import ReportStep, step_bar
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
+from jobs.config.abstention import DEFAULT_OBJECTIVE, require_rule
 from jobs.config.experiment import Experiment, apply_overrides
 from jobs.config.settings import Source
-from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import choose_encoding
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
@@ -23,15 +25,20 @@ from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
     SVC_NAME,
     RowsUnavailable,
-    SvcBaseline,
     load_training_dataset,
-    load_training_rows,
     measure_svc,
+    predict_network_alone,
 )
 from jobs.evaluation.calibration import compute_curves, write_calibration
 from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
-from jobs.evaluation.measured_rows import MeasuredRows, describe_rows, load_measured_rows, read_measured_columns
-from jobs.evaluation.measurement import MeasuredEvaluation, index_labels, measure
+from jobs.evaluation.measured_rows import (
+    MeasuredRows,
+    describe_rows,
+    load_measured_rows,
+    read_measured_columns,
+    read_out_of_scope,
+)
+from jobs.evaluation.measurement import INTERVALS_NOTE, MeasuredEvaluation, measure
 from jobs.evaluation.multi_label import evaluation as multi_label
 from jobs.evaluation.multi_label.baselines import score_network_alone
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
@@ -39,13 +46,14 @@ from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.multi_label.page import render_label_evaluation
 from jobs.evaluation.multi_label.report import find_wrong_labels
 from jobs.evaluation.multi_label.report import write_report as write_label_report
-from jobs.evaluation.network_alone import predict_network_alone
+from jobs.evaluation.out_of_scope import measure_out_of_scope
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
-from jobs.evaluation.slices import Slice, format_slices, slice_by_column, tabulate_slices
+from jobs.evaluation.slices import format_slices, slice_by_column, tabulate_slices
+from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import build_classifier
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
 
@@ -57,9 +65,24 @@ STEPS = READING, SCORING, TRAINING_SVC, SCORING_ALONE, MEASURING, REPORTING = (
 )  # fmt: skip
 NUM_LOGGED_ERRORS = 5
 MAX_LOGGED_CHARACTERS = 60
-NO_SVC = "no comparison with TF-IDF and a linear SVC, which needs the training rows"
 # Values of metrics.json that a report shows.
 REQUIRED_METRICS = ("epoch", "rows", "accuracy", "versions")
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Measured rows with what a checkpoint predicts for them.
+
+    tokens: of the texts. labels: class indices, `(rows,)` int64, or with several labels per text `(rows, labels)` of 0
+    and 1. probabilities: `(rows, classes)` float32.
+    """
+
+    checkpoint: Checkpoint
+    part: MeasuredRows
+    classifier: Classifier
+    tokens: list[list[str]]
+    labels: np.ndarray
+    probabilities: np.ndarray
 
 
 def evaluate(
@@ -71,6 +94,7 @@ def evaluate(
     label_column: str | None = None,
     by: Sequence[str] = (),
     baseline: bool = True,
+    out_of_scope: Source | None = None,
 ) -> MeasuredEvaluation | MultiLabelEvaluation:
     """Evaluate a checkpoint, log the metrics and the most confident errors, and write a report.
 
@@ -83,19 +107,36 @@ def evaluate(
         text_column, label_column: of that file; by default as in training.
         by: columns of the measured rows by whose values the accuracy is listed.
         baseline: also train a linear SVC on the training rows, if they are still available.
+        out_of_scope: texts that belong to no class, in the same column; their labels are ignored. Measured with the
+            checkpoint's threshold of abstention.
 
     Raises:
-        DataError: the test part cannot be read, has other labels or no such column, or is not the one that training
-            held out.
+        DataError: the test part or the out-of-scope texts cannot be read; the test part has other labels or no such
+            column, or is not the one that training held out.
+        MissingThreshold: there are out-of-scope texts, and the checkpoint has no threshold for retention.
         StorageError: `out` is in a checkpoint.
     """
     with step_bar("evaluating", STEPS, logger) as report_step:
         report_step(READING)
-        checkpoint, experiment, part, target = prepare(path, settings, out, file, text_column, label_column)
+        prepared = prepare(path, settings, out, file, text_column, label_column, out_of_scope)
+        checkpoint, experiment, part, target = prepared
         columns = read_measured_columns(by, part) if by else {}
-        if checkpoint.is_multi_label:
-            return _evaluate_label_sets(checkpoint, part, columns, target, report_step, baseline=baseline)
-        return _evaluate_classes(checkpoint, experiment.name, part, columns, target, report_step, baseline=baseline)
+        report_step(SCORING)
+        scored = _score_rows(checkpoint, part)
+        measure_rows = _measure_label_sets if checkpoint.is_multi_label else _measure_classes
+        evaluation = measure_rows(scored, columns, report_step, baseline=baseline)
+        _log_evaluation(evaluation, columns)
+        report_step(REPORTING)
+        find_errors = find_wrong_labels if checkpoint.is_multi_label else find_confident_errors
+        errors = find_errors(scored.classifier, part.rows, scored.labels, scored.probabilities)
+        _log_errors(errors)
+        with output_folder(target) as folder:
+            check_output_file(join(target, "predictions.csv"), *(file.path for file in part.files))
+            page = _write_report(folder, scored, evaluation, errors, experiment.name)
+            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+    logger.log(RESULT, f"report: {join(target, PAGE_NAME)}; report.md has it as Markdown")
+    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
+    return evaluation
 
 
 def prepare(
@@ -105,6 +146,7 @@ def prepare(
     file: Source | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    out_of_scope: Source | None = None,
 ) -> tuple[Checkpoint, Experiment, MeasuredRows, str]:
     """Return the checkpoint, the experiment with changes, the rows to measure, and the folder of the report.
 
@@ -114,143 +156,116 @@ def prepare(
     missing = [name for name in REQUIRED_METRICS if name not in checkpoint.metrics]
     if missing:
         raise CheckpointError(f"{checkpoint.path}: metrics.json: lacks {', '.join(missing)}")
+    if out_of_scope is not None:
+        require_rule(checkpoint.metrics, DEFAULT_OBJECTIVE)
     columns = {"data.text_column": text_column, "data.label_column": label_column}
     experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
     experiment = experiment.replace({key: name for key, name in columns.items() if name is not None})
     keys = {setting.partition("=")[0] for setting in settings}
+    own = experiment
     if file is not None:
-        # Other files may have another delimiter and encoding than the training file.
-        here = experiment.data.model_copy(update={"folder": "."})
-        guessed = {"data.delimiter": None, "data.encoding": choose_encoding(file, here)}
-        experiment = experiment.replace({key: value for key, value in guessed.items() if key not in keys})
+        experiment = _guess_format(own, file, keys)
     elif "data.test" not in keys:
         file = read_published_test_part(path)
     part = load_measured_rows(experiment, checkpoint, file)
+    if out_of_scope is not None:
+        others = read_out_of_scope(out_of_scope, _guess_format(own, out_of_scope, keys).data)
+        part = replace(part, out_of_scope=others)
     target = choose_report_folder(out, path, checkpoint, describe_rows(checkpoint, part.rows))
     return checkpoint, experiment, part, target
 
 
-def _evaluate_classes(
-    checkpoint: Checkpoint,
-    name: str,
-    part: MeasuredRows,
-    columns: Mapping[str, list[str]],
-    target: str,
-    report_step: ReportStep,
-    *,
-    baseline: bool,
-) -> MeasuredEvaluation:
-    """As `evaluate`, of a checkpoint with one label per text; name: of the experiment, target: folder of the report."""
-    report_step(SCORING)
-    test = part.rows
-    classifier = build_classifier(checkpoint, len(test))
-    probabilities = classifier.predict_proba(test.texts)
-    predicted = probabilities.argmax(axis=1)
-    labels, tokens = index_labels(checkpoint, test), tokenize_texts(test.texts, checkpoint.experiment.text)
-    report_step(TRAINING_SVC)
-    svc = _measure_svc(checkpoint, part.dataset, tokens, labels, predicted) if baseline else None
-    report_step(SCORING_ALONE)
-    alone = predict_network_alone(checkpoint, test.texts)
-    report_step(MEASURING)
-    slices = [
-        item for column, values in columns.items() for item in slice_by_column(column, values, labels == predicted)
-    ]
-    evaluation = measure(
+def _guess_format(experiment: Experiment, file: Source, keys: Set[str]) -> Experiment:
+    """Return the experiment with the delimiter and encoding of a file that may differ from the training file in these,
+    except those that settings name; keys: of the settings."""
+    here = experiment.data.model_copy(update={"folder": "."})
+    guessed = {"data.delimiter": None, "data.encoding": choose_encoding(file, here)}
+    return experiment.replace({key: value for key, value in guessed.items() if key not in keys})
+
+
+def _score_rows(checkpoint: Checkpoint, part: MeasuredRows) -> ScoredRows:
+    texts = part.rows.texts
+    classifier = build_classifier(checkpoint, len(texts))
+    return ScoredRows(
         checkpoint,
-        test.path,
-        tokens,
+        part,
+        classifier,
+        tokenize_texts(texts, checkpoint.experiment.text),
+        encode_labels(part.rows, checkpoint.labels),
+        classifier.predict_proba(texts),
+    )
+
+
+def _measure_classes(
+    scored: ScoredRows, columns: Mapping[str, Sequence[str]], report_step: ReportStep, *, baseline: bool
+) -> MeasuredEvaluation:
+    """Return the evaluation with one label per text; columns: values by name, for slices."""
+    checkpoint, part, labels = scored.checkpoint, scored.part, scored.labels
+    predicted, svc, out_of_scope = scored.probabilities.argmax(axis=1), None, None
+    report_step(TRAINING_SVC)
+    with _log_unavailable_rows():
+        if baseline:
+            training = load_training_dataset(checkpoint, part.dataset)
+            svc = measure_svc(training.train, checkpoint, scored.tokens, labels, predicted)
+    report_step(SCORING_ALONE)
+    alone = predict_network_alone(scored.classifier, part.rows.texts)
+    if (others := part.out_of_scope) is not None:
+        probabilities = scored.classifier.predict_proba(others.texts)
+        out_of_scope = measure_out_of_scope(checkpoint, labels, scored.probabilities, others, probabilities)
+    report_step(MEASURING)
+    return measure(
+        checkpoint,
+        part.rows.path,
+        scored.tokens,
         labels,
         predicted,
         None if alone is None else alone.argmax(axis=1),
         svc,
-        slices,
+        [item for column in columns.items() for item in slice_by_column(*column, labels == predicted)],
+        out_of_scope,
     )
+
+
+def _measure_label_sets(
+    scored: ScoredRows, columns: Mapping[str, Sequence[str]], report_step: ReportStep, *, baseline: bool
+) -> MultiLabelEvaluation:
+    """Return the evaluation with several labels per text; columns: values by name, for slices."""
+    checkpoint, test, svc, training = scored.checkpoint, scored.part.rows, None, None
+    text, report_share = checkpoint.experiment.text, partial(report_step, TRAINING_SVC)
+    report_step(TRAINING_SVC)
+    with _log_unavailable_rows():
+        if baseline:
+            training = load_training_dataset(checkpoint, scored.part.dataset)
+            svc = score_with_svcs(training, checkpoint.labels, scored.tokens, text, report_share)
+    report_step(SCORING_ALONE)
+    alone = score_network_alone(checkpoint, scored.classifier, test.texts, training)
+    training_rows = 0 if training is None else len(training.train)
+    report_step(MEASURING)
+    return multi_label.measure(
+        checkpoint, test, scored.tokens, scored.labels, scored.probabilities, columns, alone, svc, training_rows
+    )
+
+
+@contextmanager
+def _log_unavailable_rows() -> Iterator[None]:
+    """Log instead of an error that there is no linear SVC without the training rows."""
+    try:
+        yield
+    except RowsUnavailable as error:
+        logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
+
+
+def _log_evaluation(evaluation: MeasuredEvaluation | MultiLabelEvaluation, columns: Container[str]) -> None:
+    """Log the metrics, the comparisons, slices by columns, and how many texts were trained on."""
     logger.log(RESULT, evaluation.format_table())
-    if svc is not None:
-        logger.log(RESULT, svc.describe_difference())
-    _log_slices(slices)
+    for text in evaluation.describe_differences():
+        logger.log(RESULT, text)
+    for rows in tabulate_slices([item for item in evaluation.slices if item.by in columns]):
+        logger.log(RESULT, f"\n{format_text_table(rows)}")
     if evaluation.seen_texts is None:
         logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
     elif warning := evaluation.describe_seen_texts():
-        logger.warning(f"{test.path}: {warning}")
-    report_step(REPORTING)
-    errors = find_confident_errors(classifier, test, probabilities)
-    _log_errors(errors)
-    with output_folder(target) as folder:
-        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
-        drift_section = _write_drift(folder, checkpoint, name)
-        write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
-        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
-        abstention = measure_abstention(checkpoint, labels, probabilities)
-        abstention_section = write_abstention(folder, abstention, name)
-        sections = [*_format_sections(evaluation, errors), *calibration_section, *abstention_section, *drift_section]
-        write_report(folder, evaluation, checkpoint, sections)
-        page = render_evaluation(
-            evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention
-        )
-        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
-    _log_report(target)
-    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
-    return evaluation
-
-
-def _evaluate_label_sets(
-    checkpoint: Checkpoint,
-    part: MeasuredRows,
-    columns: Mapping[str, list[str]],
-    target: str,
-    report_step: ReportStep,
-    *,
-    baseline: bool,
-) -> MultiLabelEvaluation:
-    """As `evaluate`, of a checkpoint with several labels per text; target: folder of the report."""
-    report_step(SCORING)
-    test, text = part.rows, checkpoint.experiment.text
-    classifier = build_classifier(checkpoint, len(test))
-    probabilities = classifier.predict_proba(test.texts)
-    tokens, labels = tokenize_texts(test.texts, text), encode_labels(test, checkpoint.labels)
-    svc = training = None
-    report_step(TRAINING_SVC)
-    if baseline:
-        try:
-            training = load_training_dataset(checkpoint, part.dataset)
-            svc = score_with_svcs(training, checkpoint.labels, tokens, text, partial(report_step, TRAINING_SVC))
-        except RowsUnavailable as error:
-            logger.info(f"{NO_SVC}: {error}")
-    report_step(SCORING_ALONE)
-    alone = score_network_alone(checkpoint, test.texts, training)
-    training_rows = 0 if training is None else len(training.train)
-    report_step(MEASURING)
-    evaluation = multi_label.measure(
-        checkpoint, test, tokens, labels, probabilities, columns, alone, svc, training_rows
-    )
-    logger.log(RESULT, evaluation.format_table())
-    if evaluation.linear_svc is not None:
-        logger.log(RESULT, evaluation.linear_svc.describe_difference())
-    _log_slices([item for item in evaluation.slices if item.by in columns])
-    if warning := evaluation.describe_seen_texts():
-        logger.warning(f"{test.path}: {warning}")
-    report_step(REPORTING)
-    errors = find_wrong_labels(classifier, test, labels, probabilities)
-    _log_errors(errors)
-    with output_folder(target) as folder:
-        check_output_file(join(target, "predictions.csv"), *(file.path for file in test.files))
-        drift_section = _write_drift(folder, checkpoint, checkpoint.experiment.name)
-        reliability = compute_curves(probabilities, labels, checkpoint.temperature)
-        calibration_section = write_calibration(folder, checkpoint, reliability, probabilities)
-        sections = [*calibration_section, *drift_section]
-        write_label_report(folder, evaluation, checkpoint, test, probabilities, sections, errors)
-        page = render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability)
-        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
-    _log_report(target)
-    report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
-    return evaluation
-
-
-def _log_slices(slices: Sequence[Slice]) -> None:
-    for rows in tabulate_slices(slices):
-        logger.log(RESULT, f"\n{format_text_table(rows)}")
+        logger.warning(f"{evaluation.source}: {warning}")
 
 
 def _log_errors(errors: Sequence[ConfidentError]) -> None:
@@ -259,8 +274,28 @@ def _log_errors(errors: Sequence[ConfidentError]) -> None:
         logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
 
 
-def _log_report(folder: str) -> None:
-    logger.log(RESULT, f"report: {join(folder, PAGE_NAME)}; report.md has it as Markdown")
+def _write_report(
+    folder: Path,
+    scored: ScoredRows,
+    evaluation: MeasuredEvaluation | MultiLabelEvaluation,
+    errors: list[ConfidentError],
+    name: str,
+) -> str:
+    """Write the files of the report except the page, and return that; name: of the experiment."""
+    checkpoint, test, classifier = scored.checkpoint, scored.part.rows, scored.classifier
+    labels, probabilities = scored.labels, scored.probabilities
+    drift_section = _write_drift(folder, checkpoint, name)
+    reliability = compute_curves(probabilities, labels, checkpoint.temperature)
+    sections = write_calibration(folder, checkpoint, reliability, probabilities)
+    if isinstance(evaluation, MultiLabelEvaluation):
+        sections += drift_section
+        write_label_report(folder, evaluation, checkpoint, test, probabilities, sections, errors)
+        return render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability)
+    write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
+    abstention = measure_abstention(checkpoint, labels, probabilities)
+    sections += [*write_abstention(folder, abstention, name), *drift_section]
+    write_report(folder, evaluation, checkpoint, [*_format_sections(evaluation, errors), *sections])
+    return render_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention)
 
 
 def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:
@@ -274,28 +309,21 @@ def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:
         return []
 
 
-def _measure_svc(
-    checkpoint: Checkpoint, dataset: Dataset | None, tokens: list[list[str]], labels: np.ndarray, predicted: np.ndarray
-) -> SvcBaseline | None:
-    """Return the linear SVC that is trained on the checkpoint's training rows; None if they are not available."""
-    try:
-        return measure_svc(load_training_rows(checkpoint, dataset), checkpoint, tokens, labels, predicted)
-    except RowsUnavailable as error:
-        logger.info(f"{NO_SVC}: {error}")
-        return None
-
-
 def _format_sections(evaluation: MeasuredEvaluation, errors: list[ConfidentError]) -> list[str]:
     """Return the sections of report.md that follow the metrics, as lines of Markdown."""
     lines = ["## Metrics", "", *format_markdown_table(evaluation.comparison_rows()), ""]
-    lines += ["The interval of the accuracy is Wilson's, the others are a bootstrap of the rows.", ""]
+    lines += [INTERVALS_NOTE, ""]
+    for text in evaluation.describe_differences():
+        lines += [f"{text}.", ""]
     if evaluation.linear_svc is not None:
-        lines += [f"{evaluation.linear_svc.describe_difference()}. It was trained on the same "
-                  f"{evaluation.linear_svc.training_rows:,} rows.", ""]  # fmt: skip
+        lines += [f"The SVC was trained on the same {evaluation.linear_svc.training_rows:,} rows.", ""]
     if evaluation.seen_texts == 0:
         lines += ["No text has the same words as a training text.", ""]
     elif note := evaluation.describe_seen_texts():
         lines += [f"**{note}.**", ""]
+    if evaluation.out_of_scope is not None:
+        lines += ["## Out-of-scope texts", "", evaluation.out_of_scope.describe(), ""]
+        lines += [*format_markdown_table(evaluation.out_of_scope.to_rows()), ""]
     lines += ["## Most confident errors", ""]
     lines += format_markdown_table([error.to_row() for error in errors]) if errors else ["None."]
     lines += ["", "Every row: [predictions.csv](predictions.csv).", ""]

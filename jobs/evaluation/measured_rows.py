@@ -9,6 +9,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.label_names import spell_label
+from jobs.datasets.formats.rows import SourceFile
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.evaluation.slices import read_columns
 from jobs.model.checkpoint import Checkpoint
@@ -19,13 +20,20 @@ class MeasuredRows:
     """Rows to measure, and where they come from.
 
     source: files that they are from, None for the docstrings of packages; data: settings that these were read with.
-    dataset: that they are the test part of, if it was read for them.
+    dataset: that they are the test part of, if it was read for them. out_of_scope: texts that belong to no class, to
+    compare them with.
     """
 
     rows: Split
     source: Source | None
     data: DataSettings
     dataset: Dataset | None = None
+    out_of_scope: Split | None = None
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """Files of the rows and of the out-of-scope texts."""
+        return [*self.rows.files, *(self.out_of_scope.files if self.out_of_scope else ())]
 
 
 def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:
@@ -53,6 +61,11 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
             f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
         )
     return MeasuredRows(test, source, data, dataset)
+
+
+def read_out_of_scope(source: Source, data: DataSettings) -> Split:
+    """Return texts that belong to no class; DataError if they cannot be read, or there are none."""
+    return read_rows(source, data.model_copy(update={"folder": "."}), labelled=False)
 
 
 def read_measured_columns(columns: Sequence[str], part: MeasuredRows) -> dict[str, list[str]]:

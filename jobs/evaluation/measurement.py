@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from cluster.console.tables import format_text_table
-from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import encode
 from jobs.evaluation.baselines import (
+    NETWORK_ALONE,
     SVC_NAME,
     MajorityBaseline,
     Metrics,
+    NetworkDifference,
     SvcBaseline,
+    compare_network,
     compute_metrics,
     measure_majority,
 )
@@ -25,7 +27,7 @@ from jobs.evaluation.metrics import (
     confusion,
     per_class_metrics,
 )
-from jobs.evaluation.network_alone import NETWORK_ALONE
+from jobs.evaluation.out_of_scope import OutOfScope
 from jobs.evaluation.reports.report import Evaluation
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.evaluation.slices import AccuracySlice, slice_by_properties
@@ -37,6 +39,7 @@ METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "matthews_correlation": "Matthews correlation",
 }
+INTERVALS_NOTE = "The interval of the accuracy is Wilson's, the others are a bootstrap of the rows."
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class MeasuredEvaluation(Evaluation):
     """An evaluation with 95 % confidence intervals and baselines.
 
     matthews_correlation: None if all rows have the same class. network_alone: without the linear classifier of the
-    checkpoint; None if it has none. linear_svc: None if it was left out or its training rows
-    are not available. slices: by length, share of unknown words and class, then by the columns of the command.
-    seen_texts: number of texts with the same words as a training text, None if the checkpoint does not have what this
-    is compared with; unseen_accuracy: accuracy on the other rows, None without such rows.
+    checkpoint; None if it has none. linear_svc: None if it was left out or its training rows are not available.
+    out_of_scope: None without such texts. slices: by length, share of unknown words and class, then by the columns of
+    the command. seen_texts: number of texts with the same words as a training text, None if the checkpoint does not
+    have what this is compared with; unseen_accuracy: accuracy on the other rows, None without such rows.
     """
 
     balanced_accuracy: float
@@ -58,7 +61,9 @@ class MeasuredEvaluation(Evaluation):
     matthews_correlation_interval: Interval | None
     majority: MajorityBaseline
     network_alone: Metrics | None
+    network_alone_difference: NetworkDifference | None
     linear_svc: SvcBaseline | None
+    out_of_scope: OutOfScope | None
     slices: list[AccuracySlice]
     seen_texts: int | None
     unseen_accuracy: float | None
@@ -83,7 +88,14 @@ class MeasuredEvaluation(Evaluation):
 
     def format_table(self) -> str:
         """Return the metrics as text."""
-        return f"{super().format_table()}\n\n{format_text_table(self.comparison_rows())}"
+        parts = [super().format_table(), format_text_table(self.comparison_rows())]
+        if self.out_of_scope is not None:
+            parts.append(f"{format_text_table(self.out_of_scope.to_rows())}\n{self.out_of_scope.describe()}")
+        return "\n\n".join(parts)
+
+    def describe_differences(self) -> list[str]:
+        """Return whether the model is better than the baselines, as sentences without full stops."""
+        return [item.describe_difference() for item in (self.linear_svc, self.network_alone_difference) if item]
 
     def describe_seen_texts(self) -> str | None:
         """Return how many texts were trained on as text; None if there are none, or if it is not known."""
@@ -99,7 +111,9 @@ class MeasuredEvaluation(Evaluation):
         nested = {
             "majority": asdict(self.majority),
             "network_alone": self.network_alone and asdict(self.network_alone),
+            "network_alone_difference": self.network_alone_difference and asdict(self.network_alone_difference),
             "linear_svc": self.linear_svc and asdict(self.linear_svc),
+            "out_of_scope": self.out_of_scope and asdict(self.out_of_scope),
             "slices": [asdict(item) for item in self.slices],
         }
         return super().to_json() | nested
@@ -114,6 +128,7 @@ def measure(
     network_alone: np.ndarray | None,
     linear_svc: SvcBaseline | None,
     column_slices: Sequence[AccuracySlice],
+    out_of_scope: OutOfScope | None = None,
 ) -> MeasuredEvaluation:
     """Return the evaluation of predictions.
 
@@ -147,17 +162,13 @@ def measure(
         matthews_correlation_interval=None if is_single_class else intervals["matthews_correlation"],
         majority=measure_majority(labels, checkpoint.labels),
         network_alone=None if network_alone is None else compute_metrics(labels, network_alone),
+        network_alone_difference=None if network_alone is None else compare_network(labels, predicted, network_alone),
         linear_svc=linear_svc,
+        out_of_scope=out_of_scope,
         slices=[*slice_by_properties(tokens, labels, checkpoint.labels, labels == predicted), *column_slices],
         seen_texts=None if seen is None else int(seen.sum()),
         unseen_accuracy=accuracy(labels[~seen], predicted[~seen]) if has_unseen and seen is not None else None,
     )
-
-
-def index_labels(checkpoint: Checkpoint, rows: Split) -> np.ndarray:
-    """Return the index of each row's label among those of the checkpoint, `(rows,)` int64."""
-    indices = {label: index for index, label in enumerate(checkpoint.labels)}
-    return np.array([indices[label] for label in rows.labels], np.int64)
 
 
 def _format(value: float | None) -> str:

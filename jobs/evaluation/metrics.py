@@ -225,6 +225,7 @@ class LogitSample:
         self._labels = labels[:: self._stride]
         self._logits = np.zeros((len(self._labels), num_classes), np.float32 if labels.ndim == 2 else np.float64)
         self._is_empty = True
+        self._temperature: float | None = None  # of these logits, once it is fitted
 
     @property
     def is_multi_label(self) -> bool:
@@ -247,13 +248,16 @@ class LogitSample:
 
     def add(self, rows: np.ndarray, logits: np.ndarray) -> None:
         """Add, or replace, the logits `(len(rows), classes)` of some rows, given by their numbers."""
-        self._is_empty = False
+        self._is_empty, self._temperature = False, None
         is_sampled = rows % self._stride == 0
         self.logits[rows[is_sampled] // self._stride] = logits[is_sampled]
 
     def fit_temperature(self) -> float:
         """Return the temperature; 1 without logits."""
-        return fit_temperature(self.logits[:: self._fitted_stride], self.labels[:: self._fitted_stride])
+        if self._temperature is None:
+            stride = self._fitted_stride
+            self._temperature = fit_temperature(self.logits[::stride], self.labels[::stride])
+        return self._temperature
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -7,6 +7,7 @@ most frequent words, up to a memory budget. Other words are projected when they 
 """
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ class Classifier:
         self.is_multi_label, self.label_thresholds = checkpoint.is_multi_label, checkpoint.label_thresholds
         self.vocabulary = checkpoint.vocabulary
         self.weights = packed = PackedWeights(checkpoint)
-        self.linear = linear = LinearWeights(checkpoint, table_dtype, share=share_table)
+        linear = LinearWeights(checkpoint, table_dtype, share=share_table)
         # (words, channels * dimensions)
         self._vectors = np.concatenate([checkpoint.weights[name] for name in channels], axis=1)
         self.num_columns = packed.projection.shape[1]
@@ -96,16 +97,7 @@ class Classifier:
         self.lowest = np.full(1, -np.inf, np.float32) if table_dtype == "float32" else np.full(1, -(1 << 31), np.int32)
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         arrays = {
-            kernel.NUMBERS: np.array(
-                [
-                    settings.lowercase,
-                    settings.max_tokens,
-                    self.num_columns,
-                    is_compiled,
-                    linear.num_words,
-                    linear.rows.shape[1],
-                ]
-            ),
+            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns, is_compiled, 0, 0]),
             **dict(enumerate(build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.LOWEST: self.lowest,
@@ -114,18 +106,29 @@ class Classifier:
             kernel.COLUMN_OFFSETS: packed.column_offsets,
             kernel.BIASES: packed.biases,
             kernel.OUTPUT: packed.output,
-            kernel.OUTPUT_BIAS: packed.output_bias + linear.bias,
-            kernel.LINEAR_ROWS: linear.rows,
-            kernel.LINEAR_PAIRS: linear.pairs,
-            kernel.LINEAR_FILTER: linear.filter,
-            kernel.LINEAR_SCALES: linear.scales,
         }
         # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
         self._unicode_tables: list[np.ndarray] = []
         self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
         assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliLil"
-        self.addresses = pack_addresses(self._arrays)
+        self._add_linear(linear)
         self._compile_kernels()
+
+    def _add_linear(self, linear: LinearWeights) -> None:
+        """Set the arrays that depend on the linear classifier, and the addresses of all arrays."""
+        self.linear, numbers = linear, self._arrays[kernel.NUMBERS].copy()
+        numbers[kernel.LINEAR_WORDS :] = linear.num_words, linear.rows.shape[1]
+        self._arrays[kernel.NUMBERS] = numbers
+        self._arrays[kernel.OUTPUT_BIAS] = self.weights.output_bias + linear.bias
+        self._arrays[kernel.LINEAR_ROWS : kernel.NUM_ARRAYS] = linear.rows, linear.pairs, linear.filter, linear.scales
+        self.addresses = pack_addresses(self._arrays)
+
+    def without_linear(self) -> "Classifier":
+        """Return the classifier without the scores of the linear classifier; all other arrays are shared."""
+        network = copy(self)
+        network._arrays = [*self._arrays]
+        network._add_linear(self.linear.without_rows())
+        return network
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for another process, where the arrays have other addresses."""

@@ -1,6 +1,7 @@
 """Weights of the linear classifier next to the network (`model.linear`), shared by a machine's processes."""
 
 from collections.abc import Mapping
+from copy import copy
 from functools import partial
 
 import numpy as np
@@ -27,10 +28,7 @@ class LinearWeights:
 
     def __init__(self, checkpoint: Checkpoint, dtype: TableDtype, *, share: bool) -> None:
         weights, classes = checkpoint.weights, len(checkpoint.labels)
-        self.num_words, self.rows = 0, np.empty((0, 0), dtype)
-        self.pairs, self.filter = np.empty(0, np.int64), np.empty(0, np.uint8)
-        self.scales, self.bias = np.zeros(classes, np.float32), np.zeros(classes, np.float32)
-        self._min_square = 1.0
+        self._clear(classes, np.dtype(dtype))
         if WEIGHT not in weights:
             return
         num_rows, num_pairs = len(weights[SQUARES]), len(weights[PAIRS])
@@ -47,6 +45,18 @@ class LinearWeights:
         arrays = shared_arrays.load_or_compute("linear", inputs, layouts, build) if share else build()
         self.rows, scales, self.pairs, self.filter = arrays
         self.scales = weights[SCALE] * scales
+
+    def without_rows(self) -> "LinearWeights":
+        """Return the weights as without a linear classifier."""
+        weights = copy(self)
+        weights._clear(len(self.scales), self.rows.dtype)
+        return weights
+
+    def _clear(self, classes: int, dtype: np.dtype) -> None:
+        self.num_words, self.rows = 0, np.empty((0, 0), dtype)
+        self.pairs, self.filter = np.empty(0, np.int64), np.empty(0, np.uint8)
+        self.scales, self.bias = np.zeros(classes, np.float32), np.zeros(classes, np.float32)
+        self._min_square = 1.0
 
     def read_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the squares and the scaled weights of rows, `(rows,)` and `(rows, classes)` float64."""

@@ -8,12 +8,12 @@ import numpy as np
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_labels
-from jobs.evaluation.baselines import describe_difference
+from jobs.evaluation.baselines import SVC_VERDICTS, NetworkDifference, describe_difference, predict_network_alone
 from jobs.evaluation.metrics import Interval
 from jobs.evaluation.multi_label.bootstrap import bootstrap_difference
 from jobs.evaluation.multi_label.metrics import LabelMetrics, compute_metrics, count_labels
 from jobs.evaluation.multi_label.thresholds import choose_thresholds
-from jobs.evaluation.network_alone import predict_network_alone
+from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 
 MAX_NAMED_LABELS = 2
@@ -62,7 +62,7 @@ class LabelSvc:
 
     def describe_difference(self) -> str:
         """Return whether the model is better, in a sentence."""
-        return describe_difference("micro F1", self.micro_f1_difference, self.interval)
+        return describe_difference("micro F1", self.micro_f1_difference, self.interval, SVC_VERDICTS)
 
 
 def measure_frequent_labels(labels: np.ndarray, names: Sequence[str]) -> FrequentLabels:
@@ -88,28 +88,39 @@ def measure_svc(svc: LabelScores, training_rows: int, labels: np.ndarray, model:
     Args:
         labels: of the rows, `(rows, labels)` of 0 and 1.
     """
-    metrics = svc.measure(labels)
-    difference = count_labels(labels, model.predicted).micro_f1() - metrics.micro_f1
-    return LabelSvc(metrics, training_rows, difference, bootstrap_difference(labels, model.predicted, svc.predicted))
+    return LabelSvc(svc.measure(labels), training_rows, *_compare(labels, model, svc))
 
 
-def score_network_alone(checkpoint: Checkpoint, texts: Sequence[str], training: Dataset | None) -> LabelScores | None:
+def compare_network(labels: np.ndarray, model: LabelScores, network_alone: LabelScores) -> NetworkDifference:
+    """Return the micro F1 of the model minus that of the network alone; labels: `(rows, labels)` of 0 and 1."""
+    return NetworkDifference("micro F1", *_compare(labels, model, network_alone))
+
+
+def _compare(labels: np.ndarray, model: LabelScores, baseline: LabelScores) -> tuple[float, Interval]:
+    """Return the micro F1 of the model minus that of a baseline, and its interval."""
+    first, second = (count_labels(labels, item.predicted).micro_f1() for item in (model, baseline))
+    return first - second, bootstrap_difference(labels, model.predicted, baseline.predicted)
+
+
+def score_network_alone(
+    checkpoint: Checkpoint, classifier: Classifier, texts: Sequence[str], training: Dataset | None
+) -> LabelScores | None:
     """Return the scores of the network without the linear classifier; None if the checkpoint has none.
 
     The thresholds are chosen as those of the checkpoint, on the same validation rows; None also where these are not
     available. If the settings have thresholds, they are these.
 
     Args:
-        training: the dataset that the checkpoint was trained on, if it is available.
+        classifier: of the checkpoint. training: the dataset that the checkpoint was trained on, if it is available.
     """
     objective = checkpoint.metrics.get("label_thresholds", {}).get("objective")
     if objective is None:
-        probabilities = predict_network_alone(checkpoint, texts)
+        probabilities = predict_network_alone(classifier, texts)
         return None if probabilities is None else LabelScores(probabilities, checkpoint.label_thresholds)
     if training is None or not len(training.validation):
         return None
     own = training.validation.texts
-    probabilities = predict_network_alone(checkpoint, [*own, *texts])
+    probabilities = predict_network_alone(classifier, [*own, *texts])
     if probabilities is None:
         return None
     labels = encode_labels(training.validation, checkpoint.labels)

@@ -10,18 +10,18 @@ from cluster import choose_form
 from cluster.console.tables import format_text_table
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenizer import encode
-from jobs.evaluation.baselines import SVC_NAME
+from jobs.evaluation.baselines import NETWORK_ALONE, SVC_NAME, NetworkDifference
 from jobs.evaluation.metrics import Interval, share_interval
 from jobs.evaluation.multi_label.baselines import (
     FrequentLabels,
     LabelScores,
     LabelSvc,
+    compare_network,
     measure_frequent_labels,
     measure_svc,
 )
 from jobs.evaluation.multi_label.bootstrap import bootstrap_f1, bootstrap_micro_f1
 from jobs.evaluation.multi_label.metrics import METRIC_NAMES, LabelMetrics, count_labels
-from jobs.evaluation.network_alone import NETWORK_ALONE
 from jobs.evaluation.seen_texts import find_seen_texts
 from jobs.evaluation.slices import Group, Slice, group_by_column, group_by_properties
 from jobs.model.checkpoint import Checkpoint, load_train_texts
@@ -67,6 +67,7 @@ class MultiLabelEvaluation:
     labels_per_text: tuple[float, float]
     frequent_labels: FrequentLabels
     network_alone: LabelMetrics | None
+    network_alone_difference: NetworkDifference | None
     linear_svc: LabelSvc | None
     slices: list[LabelSlice]
     seen_texts: int | None
@@ -116,12 +117,15 @@ class MultiLabelEvaluation:
             f"{self.source}, with {true:.2f} labels per text; {predicted:.2f} were predicted"
         )
 
+    def describe_differences(self) -> list[str]:
+        """Return whether the model is better than the baselines, as sentences without full stops."""
+        return [item.describe_difference() for item in (self.linear_svc, self.network_alone_difference) if item]
+
     def describe_baselines(self) -> list[str]:
         """Return sentences on the baselines, without full stops."""
-        texts = []
+        texts = self.describe_differences()
         if self.linear_svc is not None:
-            rows = f"It was trained on the same {self.linear_svc.training_rows:,} rows"
-            texts += [self.linear_svc.describe_difference(), rows]
+            texts.append(f"The SVC was trained on the same {self.linear_svc.training_rows:,} rows")
         labels = choose_form(len(self.frequent_labels.labels), "label", "labels")
         names = ", ".join(f"'{label}'" for label in self.frequent_labels.labels)
         return [*texts, f"The last column gives every text the same {labels}, those with the best micro F1: {names}"]
@@ -176,6 +180,7 @@ def measure(
         labels_per_text=(float(labels.sum(axis=1).mean()), float(predicted.sum(axis=1).mean())),
         frequent_labels=measure_frequent_labels(labels, checkpoint.labels),
         network_alone=None if network_alone is None else network_alone.measure(labels),
+        network_alone_difference=None if network_alone is None else compare_network(labels, own, network_alone),
         linear_svc=None if linear_svc is None else measure_svc(linear_svc, training_rows, labels, own),
         slices=[_measure_slice(group, labels, predicted) for group in groups],
         seen_texts=None if digests is None else int(find_seen_texts(tokens, digests).sum()),

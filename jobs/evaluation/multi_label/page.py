@@ -66,6 +66,7 @@ def render_label_evaluation(
         ],
         stored_thresholds=[],
         thresholds=[],
+        out_of_scope=None,
         slices=tabulate_slices(evaluation.slices),
         slices_hint=describe_slices("Micro F1"),
     )

@@ -39,16 +39,16 @@ class ConfidentError:
         }
 
 
-def find_confident_errors(classifier: Classifier, part: Split, probabilities: np.ndarray) -> list[ConfidentError]:
+def find_confident_errors(
+    classifier: Classifier, part: Split, labels: np.ndarray, probabilities: np.ndarray
+) -> list[ConfidentError]:
     """Return the wrong predictions with the highest probabilities, the most confident first.
 
     Args:
-        part: rows whose labels the classifier has.
-        probabilities: `(rows, classes)`.
+        labels: class indices of the rows, `(rows,)`. probabilities: `(rows, classes)`.
     """
     best, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = [index for index, label in enumerate(part.labels) if classifier.labels[best[index]] != label]
-    wrong.sort(key=lambda index: -scores[index])
+    wrong = np.flatnonzero(best != labels)
     return [
         ConfidentError(
             part.texts[index],
@@ -57,7 +57,7 @@ def find_confident_errors(classifier: Classifier, part: Split, probabilities: np
             float(scores[index]),
             list_phrases(classifier, part.texts[index], int(best[index])),
         )
-        for index in wrong[:NUM_ERRORS]
+        for index in wrong[np.argsort(-scores[wrong], kind="stable")][:NUM_ERRORS].tolist()
     ]
 
 

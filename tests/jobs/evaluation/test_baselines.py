@@ -1,4 +1,4 @@
-"""Baselines of an evaluation, and the columns by whose values it is divided."""
+"""Baselines of an evaluation, the network alone among them, and the columns by whose values it is divided."""
 
 import csv
 import json
@@ -16,22 +16,29 @@ from sklearn.svm import LinearSVC
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset, merge_validation
+from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import DataError, Split, read_rows
-from jobs.datasets.tokenizer import tokenize
+from jobs.datasets.tokenization.text_tokens import tokenize_texts
+from jobs.datasets.tokenizer import encode, tokenize
 from jobs.evaluation.baselines import (
+    NetworkDifference,
     RowsUnavailable,
     SvcBaseline,
     compute_metrics,
-    load_training_rows,
+    load_training_dataset,
     measure_majority,
     measure_svc,
+    predict_network_alone,
 )
 from jobs.evaluation.evaluate import evaluate
-from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from jobs.evaluation.metrics import accuracy_difference_interval
+from jobs.inference.classifier import Classifier
+from jobs.inference.predict import build_network, predict_logits, predict_proba
+from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from jobs.training.corpus import build_corpus
 from jobs.training.loop import create_loop
 from jobs.training.run_files.snapshot import capture
-from tests.support.checkpoints import checkpoint_of
+from tests.support.checkpoints import WORDS, checkpoint_of
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows
 from tests.support.toy_data import make_toy_rows
@@ -90,7 +97,7 @@ def test_the_model_is_compared_with_an_svc_that_is_trained_on_the_same_rows(
     assert svc.describe_difference() in messages
 
 
-def test_the_comparison_with_the_svc_is_a_verdict_only_if_the_interval_excludes_zero() -> None:
+def test_a_comparison_is_a_verdict_only_if_the_interval_excludes_zero() -> None:
     metrics = compute_metrics(np.array([0, 1]), np.array([0, 1]))
     texts = [
         SvcBaseline(metrics, 9, mean, interval).describe_difference()
@@ -100,6 +107,15 @@ def test_the_comparison_with_the_svc_is_a_verdict_only_if_the_interval_excludes_
         "The model is better", "The SVC is better", "Cannot tell which of the two is better"
     ]  # fmt: skip
     assert texts[0].endswith("is +0.1000, 95% confidence +0.0500 to +0.1500")
+    texts = [
+        NetworkDifference("accuracy", mean, interval).describe_difference()
+        for mean, interval in ((0.1, (0.05, 0.15)), (-0.1, (-0.2, -0.01)), (0.1, (-0.01, 0.21)))
+    ]
+    assert [text.partition(":")[0] for text in texts] == [
+        "The linear classifier improves the network",
+        "The linear classifier makes the network worse",
+        "Cannot tell whether the linear classifier improves the network",
+    ]
 
 
 def test_changed_or_missing_training_rows_are_a_message(
@@ -117,7 +133,7 @@ def test_changed_or_missing_training_rows_are_a_message(
     assert "no comparison" not in capsys.readouterr().out
     (tmp_path / "rows.csv").unlink()
     with pytest.raises(RowsUnavailable, match=r"rows\.csv: no such file"):
-        load_training_rows(load_checkpoint(trained))
+        load_training_dataset(load_checkpoint(trained))
 
 
 def test_training_rows_without_a_word_have_no_svc() -> None:
@@ -134,10 +150,10 @@ def test_the_rows_of_a_refit_include_the_validation_part(experiment: Experiment,
     loop = create_loop(experiment, build_corpus(experiment, dataset, use_pretrained=False))
     capture(experiment, loop.corpus, loop, resumable=False)(tmp_path / "refit")
     checkpoint = load_checkpoint(str(tmp_path / "refit"))
-    assert load_training_rows(checkpoint).texts == dataset.train.texts
+    assert load_training_dataset(checkpoint).train.texts == dataset.train.texts
     save_checkpoint(tmp_path / "old", replace(checkpoint, path=""))
     with pytest.raises(RowsUnavailable, match="no digests"):
-        load_training_rows(load_checkpoint(str(tmp_path / "old")))
+        load_training_dataset(load_checkpoint(str(tmp_path / "old")))
 
 
 def test_the_accuracy_is_listed_by_the_values_of_any_column(
@@ -168,3 +184,62 @@ def test_the_accuracy_is_listed_by_the_values_of_any_column(
     assert [line.split()[:2] for line in table[1:3]] == [["2020", "35"], ["2021", "35"]]
     with pytest.raises(DataError, match=r"has no column 'sorce' \(--by\); it has label, text, source; did you mean"):
         evaluate(trained, [], None, by=["sorce"])
+
+
+def score_without_linear(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
+    """Return the logits of the torch network without the linear classifier, divided by the temperature."""
+    network = build_network(checkpoint)
+    network.linear = None
+    tokens = encode(tokenize_texts(texts), checkpoint.vocabulary, 1000)
+    return predict_logits(network, tokens, np.arange(len(texts))).numpy() / checkpoint.temperature
+
+
+@pytest.mark.parametrize("embedding", ["multichannel", "rand"])
+def test_the_scores_are_those_of_the_network_without_the_linear_classifier(embedding: str) -> None:
+    checkpoint = checkpoint_of(embedding, **{"model.linear": "words-and-pairs"})
+    checkpoint.metrics["temperature"] = 1.7
+    texts = [" ".join(words) for words in np.random.default_rng(0).choice([*WORDS, "unheard"], (50, 6))]
+    classifier = Classifier(checkpoint, table_dtype="float32")
+    own = predict_network_alone(classifier, [*texts, ""])
+    assert own is not None
+    logits = score_without_linear(checkpoint, [*texts, ""])
+    np.testing.assert_allclose(own, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_a_checkpoint_without_a_linear_classifier_has_no_network_alone() -> None:
+    assert predict_network_alone(Classifier(checkpoint_of("rand")), ["word1"]) is None
+
+
+def test_the_evaluation_compares_the_sum_with_the_network_alone(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """Its metrics are a column, and a sentence has the interval of the difference of the accuracy, paired by rows."""
+    experiment = make_experiment(train__epochs=1, train__linear_weight=2.0)
+    train_checkpoint(experiment, tmp_path / "checkpoint")
+    checkpoint, test = load_checkpoint(str(tmp_path / "checkpoint")), load_dataset(experiment).test
+    labels = encode_labels(test, checkpoint.labels)
+    predicted = score_without_linear(checkpoint, test.texts).argmax(axis=1)
+    expected = np.mean(predicted == labels)
+    evaluation = evaluate(str(tmp_path / "checkpoint"), [], str(tmp_path / "out"), baseline=False)
+    assert evaluation.network_alone is not None
+    assert evaluation.network_alone.accuracy == expected
+    assert evaluation.accuracy > expected  # the network had one epoch
+    difference = evaluation.network_alone_difference
+    assert difference is not None
+    assert difference.value == pytest.approx(evaluation.accuracy - expected)
+    own = predict_proba(checkpoint, test.texts).argmax(axis=1)
+    assert difference.interval == accuracy_difference_interval(labels, own, predicted)
+    values = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert values["network_alone"]["accuracy"] == expected
+    assert values["network_alone_difference"]["interval"] == [*difference.interval]
+    report, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+    assert "| metric | model | 95% confidence | network alone | always '" in report
+    assert ">network alone</th>" in page
+    sentence = difference.describe_difference()
+    assert f"accuracy of the model minus that of the network alone is {difference.value:+.4f}" in sentence
+    assert sentence in messages
+    assert f"{sentence}." in report
+    assert f"{sentence}." in page
+    train_checkpoint(make_experiment(train__epochs=1, model__linear="none"), tmp_path / "none")
+    assert evaluate(str(tmp_path / "none"), [], str(tmp_path / "out"), baseline=False).network_alone is None
+    assert "network alone" not in (tmp_path / "out" / "report.md").read_text()

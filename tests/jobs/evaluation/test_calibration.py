@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ def test_with_several_labels_only_the_temperature_is_fitted_to_a_part(monkeypatc
     assert np.array_equal(sample.logits, logits)
     assert np.array_equal(sample.labels, labels)
     assert sample.fit_temperature() == fit_temperature(logits[::5], labels[::5])
+
+
+def test_a_temperature_is_fitted_once_to_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds of the settings need it for the metrics of an epoch, and the checkpoint stores it."""
+    fit = Mock(wraps=fit_temperature)
+    monkeypatch.setattr(metrics, "fit_temperature", fit)
+    logits, labels = draw(50, 2)
+    sample = LogitSample(labels, logits.shape[1])
+    sample.add(np.arange(50), logits)
+    assert sample.fit_temperature() == sample.fit_temperature()
+    assert fit.call_count == 1
+    sample.add(np.arange(50), 2 * logits)
+    assert sample.fit_temperature() == fit_temperature(2 * logits, labels)
+    assert fit.call_count == 2
 
 
 def test_the_error_is_the_mean_difference_of_score_and_accuracy() -> None:

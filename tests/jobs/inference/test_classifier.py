@@ -25,6 +25,7 @@ from jobs.inference.explanation import Explainer
 from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from jobs.model.linear.tensors import PREFIX
 from serving.web.compiled_scorer import CompiledScorer
 from tests.support.checkpoints import WORDS, checkpoint_of
 from tests.support.installed_tokenizer import NAME, install_tokenizer
@@ -354,3 +355,24 @@ def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pyt
     classifier.predict_logits(["wörd"])
     assert not threads[0].is_alive()
     assert num_entries == [131072, 131072]
+
+
+@pytest.mark.parametrize("table_dtype", TABLE_DTYPES)
+@pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
+def test_the_network_alone_shares_the_tables(table_bytes: int, table_dtype: TableDtype) -> None:
+    """Its scores and explanations are those of a checkpoint without the linear classifier; the original's stay."""
+    checkpoint = checkpoint_of("multichannel", **{"model.linear": "words-and-pairs"})
+    classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
+    some, before = texts(50), classifier.predict_logits(texts(50))
+    weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith(PREFIX)}
+    experiment = checkpoint.experiment.replace({"model.linear": "none"})
+    expected = Classifier(
+        replace(checkpoint, weights=weights, experiment=experiment), table_bytes, table_dtype=table_dtype
+    )
+    network = classifier.without_linear()
+    assert network._table is classifier._table
+    np.testing.assert_array_equal(network.predict_logits(some), expected.predict_logits(some))
+    assert network.explain(some[3]) == expected.explain(some[3])
+    np.testing.assert_array_equal(network.max_rounding_error, expected.max_rounding_error)
+    np.testing.assert_array_equal(classifier.predict_logits(some), before)
+    assert np.abs(network.predict_logits(some) - before).max() > 0.1

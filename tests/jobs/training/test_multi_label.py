@@ -162,10 +162,17 @@ def test_the_evaluation_compares_with_baselines(trained: tuple[str, Loop], tmp_p
     assert verdict in messages
     assert f"{verdict}." in report
     assert f"{verdict}." in page.replace("&#39;", "'")
+    difference = evaluation.network_alone_difference
+    assert difference is not None
+    assert difference.value == pytest.approx(evaluation.metrics.micro_f1 - evaluation.network_alone.micro_f1)
+    assert difference.describe_difference() in messages
+    assert f"{difference.describe_difference()}." in report
+    assert f"{difference.describe_difference()}." in page
     names = ", ".join(f"'{label}'" for label in evaluation.frequent_labels.labels)
     assert f"every text the same labels, those with the best micro F1: {names}." in report
     values = json.loads((tmp_path / "report" / "evaluation.json").read_text())
     assert values["rows"] == evaluation.rows
+    assert values["network_alone_difference"]["interval"] == [*difference.interval]
     assert values["linear_svc"]["training_rows"] == load_checkpoint(trained[0]).metrics["rows"]
     for metric in ("micro_f1", "macro_f1", "accuracy", "precision_at_1"):
         low, high = values[f"{metric}_interval"]

@@ -11,7 +11,7 @@ import numpy as np
 from jobs.datasets.readers import Split
 from jobs.evaluation.abstention import Abstention, RiskCoverage
 from jobs.evaluation.calibration import Curve, describe_bins, name_axes
-from jobs.evaluation.measurement import METRIC_NAMES, MeasuredEvaluation
+from jobs.evaluation.measurement import INTERVALS_NOTE, METRIC_NAMES, MeasuredEvaluation
 from jobs.evaluation.metrics import list_cells, share_interval
 from jobs.evaluation.reports.html.charts import Chart, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
@@ -116,8 +116,7 @@ def render_evaluation(
         notes=[note] if (note := evaluation.describe_seen_texts()) else [],
         sections=sections,
         comparison=evaluation.comparison_rows(),
-        comparison_hint="The interval of the accuracy is Wilson's, the others are a bootstrap of the rows."
-        + (f" {svc.describe_difference()}." if (svc := evaluation.linear_svc) else ""),
+        comparison_hint=" ".join([INTERVALS_NOTE, *(f"{text}." for text in evaluation.describe_differences())]),
         class_name="class",
         classes=build_class_rows(
             names, evaluation.confusion.diagonal(), evaluation.confusion.sum(axis=1), evaluation.confusion.sum(axis=0)
@@ -129,6 +128,7 @@ def render_evaluation(
         charts=[draw_reliability(reliability), _draw_risk(abstention.curve)],
         stored_thresholds=[result.to_row() for result in abstention.results],
         thresholds=_list_thresholds(abstention.curve),
+        out_of_scope=evaluation.out_of_scope,
         slices=tabulate_slices([item for item in evaluation.slices if item.by != "class"]),  # that is the recall
         slices_hint=describe_slices("Accuracy"),
     )

@@ -5,15 +5,18 @@ import pytest
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
+from jobs.evaluation.baselines import predict_network_alone
 from jobs.evaluation.multi_label.baselines import (
     FrequentLabels,
     LabelScores,
+    compare_network,
     measure_frequent_labels,
     measure_svc,
     score_network_alone,
 )
+from jobs.evaluation.multi_label.bootstrap import bootstrap_difference
 from jobs.evaluation.multi_label.metrics import compute_metrics
-from jobs.evaluation.network_alone import predict_network_alone
+from jobs.inference.classifier import Classifier
 from tests.support.checkpoints import WORDS, checkpoint_of
 
 LABELS = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
@@ -45,13 +48,24 @@ def test_the_svc_has_the_verdict_of_a_paired_difference() -> None:
     assert same.describe_difference().startswith("Cannot tell which of the two is better")
 
 
+def test_the_network_alone_is_compared_by_the_micro_f1_paired_by_rows() -> None:
+    """With many rows the verdict is certain."""
+    labels = np.tile(LABELS, (30, 1))
+    alone = LabelScores(np.where(np.arange(3) < 1, labels, 0), 0.5)  # only the first label
+    difference = compare_network(labels, LabelScores(labels, 0.5), alone)
+    assert (difference.metric, difference.value) == ("micro F1", pytest.approx(1 - 2 * 3 / (7 + 3)))
+    assert difference.interval == bootstrap_difference(labels, labels, alone.predicted)
+    assert difference.describe_difference().startswith("The linear classifier improves the network: the micro F1 of")
+
+
 def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_rows() -> None:
     """Without these rows, or where the settings name the thresholds, it has those of the checkpoint."""
     base = {"data.multi_label": True, "model.linear": "words-and-pairs"}
     checkpoint = checkpoint_of("rand", **base)
     random = np.random.default_rng(0)
     texts = [" ".join(words) for words in random.choice(WORDS, (60, 5))]
-    own = predict_network_alone(checkpoint, texts)
+    classifier = Classifier(checkpoint)
+    own = predict_network_alone(classifier, texts)
     assert own is not None
     matrix = own[:40] > np.quantile(own[:40], 0.7)
     sets = [tuple(checkpoint.labels[index] for index in np.flatnonzero(row)) for row in matrix]
@@ -60,13 +74,15 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     dataset = Dataset(empty, validation, empty, checkpoint.labels, [])
     stored = {"objective": "micro_f1", "per_label": False, "values": [0.99] * 3}
     checkpoint.metrics["label_thresholds"] = stored
-    alone = score_network_alone(checkpoint, texts[40:], dataset)
+    alone = score_network_alone(checkpoint, classifier, texts[40:], dataset)
     assert alone is not None
     np.testing.assert_allclose(alone.scores, own[40:], atol=1e-6)
     assert compute_metrics(matrix, own[:40] >= alone.thresholds, own[:40]).micro_f1 > 0.95
-    assert score_network_alone(checkpoint, texts[40:], None) is None  # thresholds of the sum would not be its own
+    # Thresholds of the sum would not be its own.
+    assert score_network_alone(checkpoint, classifier, texts[40:], None) is None
     checkpoint.metrics["label_thresholds"] = stored | {"objective": None}  # they are settings
-    alone = score_network_alone(checkpoint, texts[40:], None)
+    alone = score_network_alone(checkpoint, classifier, texts[40:], None)
     assert alone is not None
     assert np.array_equal(alone.thresholds, [0.99] * 3)
-    assert score_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), texts, dataset) is None
+    without = checkpoint_of("rand", **base | {"model.linear": "none"})
+    assert score_network_alone(without, Classifier(without), texts, dataset) is None
