@@ -4,7 +4,7 @@
     python benchmarks/quantization.py          # all sets; two to ten minutes each on a busy core
     python benchmarks/quantization.py --quick  # TREC, two epochs, fastText with words only
 
-Networks have default settings and the vectors file; of its words, those of the training texts and the 60,000 most
+Checkpoints have default settings and the vectors file; of its words, those of the training texts and the 60,000 most
 frequent others are in the vocabulary, or the number of the table. fastText's models have words, or words and pairs of
 words, 25 epochs and a learning rate of 0.5; they are compressed as its documentation says, with normalized vectors, the
 100,000 most important features and another training of these. Both read the tokens of the same training rows. Sizes are
@@ -63,7 +63,7 @@ def main() -> None:
             if options.quick:
                 experiment = experiment.replace({"train.epochs": QUICK_EPOCHS})
             dataset = load_dataset(experiment)
-            rows += _measure_networks(name, experiment, dataset, Path(folder))
+            rows += _measure_checkpoints(name, experiment, dataset, Path(folder))
             if find_spec("fasttext"):
                 sides = ["words"] if options.quick else list(FASTTEXT)
                 rows += _measure_fasttext(name, dataset, sides, Path(folder))
@@ -71,16 +71,16 @@ def main() -> None:
     print_json("quantization", {"seconds": time.perf_counter() - start}, {"models": rows})
 
 
-def _measure_networks(name: str, experiment: Experiment, dataset: Dataset, folder: Path) -> Iterator[Row]:
+def _measure_checkpoints(name: str, experiment: Experiment, dataset: Dataset, folder: Path) -> Iterator[Row]:
     checkpoint = train_dataset(experiment, dataset).checkpoint
     original = folder / "original"
     save_checkpoint(original, checkpoint)
     before = _Measurement.of_checkpoint(original, dataset)
-    yield before.to_row(name, "network", before)
+    yield before.to_row(name, "checkpoint", before)
     for bits, max_words in SIDES:
         out = folder / f"{bits}-{max_words}"
         quantize_checkpoint(str(original), str(out), bits, max_words)
-        side = f"network, {bits} bits" + (f", {max_words:,} words" if max_words else "")
+        side = f"{bits} bits" + (f", {max_words:,} words" if max_words else "")
         yield _Measurement.of_checkpoint(out, dataset).to_row(name, side, before)
 
 
