@@ -5,6 +5,7 @@ starts here and ends with the command. Ray's default of attaching to any cluster
 """
 
 import contextlib
+import contextvars
 import logging
 import os
 import shutil
@@ -225,10 +226,11 @@ def call_in_background(function: Callable[[], ReturnType]) -> "Future[ReturnType
     thread: Ray's processes end with the thread that started them. Ctrl-C does not wait for this thread.
     """
     future: Future[ReturnType] = Future()
+    context = contextvars.copy_context()  # what the command reports, and whether it shows bars
 
     def run() -> None:
         try:
-            future.set_result(function())
+            future.set_result(context.run(function))
         except BaseException as error:
             future.set_exception(error)
 

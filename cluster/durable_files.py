@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 from typing import TextIO
 
@@ -28,9 +29,13 @@ def make_folder(path: Path) -> None:
 
 
 def user_cache_path(name: str) -> Path | None:
-    """Return the path of a folder among this user's caches, which need not exist; None for a user without a home."""
+    """Return the path of a folder among this user's caches, which need not exist; None for a user without a home.
+
+    As its specification says, XDG_CACHE_HOME is ignored if it is no absolute path.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-cnn", name)
+        return Path(folder if folder.is_absolute() else Path.home() / ".cache", "finetune-cnn", name)
     except RuntimeError:
         return None
 
@@ -39,10 +44,15 @@ def make_private_folder(folder: Path) -> bool:
     """Create a folder for this user alone, and return whether it can be written, and by nobody else."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        status = folder.lstat()  # a link could lead to another folder of this user
     except OSError:
         return False
-    return os.access(folder, os.W_OK) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and os.access(folder, os.W_OK)
+        and status.st_uid == os.getuid()
+        and not status.st_mode & 0o022
+    )
 
 
 def publish_file(part: Path, target: Path, *, replace: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.package import REPOSITORY
-from jobs.datasets.tokenization.installed import TokenizerError
+from jobs.datasets.tokenization.installed import TokenizerError, load_tokenizer
 from jobs.model.checkpoint import CheckpointError, load_checkpoint
 from jobs.portable.browser_export import export_browser
 from jobs.portable.onnx_export import export_onnx
@@ -110,6 +110,8 @@ def test_a_model_is_quantized_and_exported_without_its_package(trained: Path) ->
 def test_a_service_needs_the_package(trained: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text on which the tokenizer fails is an error of its request only."""
     monkeypatch.setattr(tempfile, "tempdir", str(trained))  # jieba has a cache there
+    load_tokenizer.cache_clear()
+    monkeypatch.delitem(sys.modules, "chinese_tokens", raising=False)
     config = {"checkpoint": str(trained / "runs/zh")}
     with pytest.raises(CheckpointError, match=r"epoch-000.: text.tokenizer: 'chinese' is neither unicode"):
         make_replica(config)

@@ -54,7 +54,9 @@ def train_dataset(
     callbacks: Sequence[EpochCallback] = (),
     initial: Checkpoint | None = None,
 ) -> TrainedModel:
-    """Train in this process, and return the best epoch: the same as that of `jobs.training.train`, bit for bit.
+    """Train in this process, and return the best epoch.
+
+    With a vectors file, or random vectors, it is the same as that of `jobs.training.train`, bit for bit.
 
     Args:
         dataset: its test part may be empty.
@@ -153,7 +155,7 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
     use_pretrained = experiment.model.embedding != "rand"
     with tempfile.TemporaryDirectory() as scratch:
         stored = experiment.replace({"storage": scratch})
-        # Vectors that are trained here are not kept for the next fit, which must have the same weights.
+        # Vectors that are trained here are not cached, so that the next fit must train the same ones.
         corpus = build_corpus(stored, dataset, use_pretrained=use_pretrained, train_with_one_thread=True)
     return continue_training(experiment, dataset, corpus)
 

@@ -15,7 +15,6 @@ from cluster.console.progress import ReportStep, step_bar
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
-from jobs.config.abstention import DEFAULT_OBJECTIVE, require_rule
 from jobs.config.experiment import Experiment, apply_overrides
 from jobs.config.settings import Source
 from jobs.datasets.label_sets import encode_labels
@@ -46,7 +45,7 @@ from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.multi_label.page import render_label_evaluation
 from jobs.evaluation.multi_label.report import find_wrong_labels
 from jobs.evaluation.multi_label.report import write_report as write_label_report
-from jobs.evaluation.out_of_scope import measure_out_of_scope
+from jobs.evaluation.out_of_scope import check_threshold, measure_out_of_scope
 from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
 from jobs.evaluation.reports.html.evaluation_page import render_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
@@ -157,7 +156,7 @@ def prepare(
     if missing:
         raise CheckpointError(f"{checkpoint.path}: metrics.json: lacks {', '.join(missing)}")
     if out_of_scope is not None:
-        require_rule(checkpoint.metrics, DEFAULT_OBJECTIVE)
+        check_threshold(checkpoint)
     columns = {"data.text_column": text_column, "data.label_column": label_column}
     experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
     experiment = experiment.replace({key: name for key, name in columns.items() if name is not None})
@@ -184,8 +183,8 @@ def _guess_format(experiment: Experiment, file: Source, keys: Set[str]) -> Exper
 
 
 def _score_rows(checkpoint: Checkpoint, part: MeasuredRows) -> ScoredRows:
-    texts = part.rows.texts
-    classifier = build_classifier(checkpoint, len(texts))
+    texts, others = part.rows.texts, part.out_of_scope
+    classifier = build_classifier(checkpoint, len(texts) + (0 if others is None else len(others)))
     return ScoredRows(
         checkpoint,
         part,

@@ -4,6 +4,7 @@ Labels are class indices, `(rows,)` int64. The values are those of scikit-learn,
 its first epochs.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,14 @@ class ClassCounts:
         return np.asarray(np.where(product > 0, covariance / np.sqrt(np.where(product > 0, product, 1)), 0.0))
 
 
+# Metrics whose intervals are a bootstrap.
+RESAMPLED_METRICS = {
+    "macro_f1": ClassCounts.macro_f1,
+    "balanced_accuracy": ClassCounts.balanced_accuracy,
+    "matthews_correlation": ClassCounts.matthews_correlation,
+}
+
+
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Return the share of correct predictions."""
     return float(np.mean(labels == predicted))
@@ -98,8 +107,10 @@ def count_classes(labels: np.ndarray, predicted: np.ndarray) -> ClassCounts:
     return ClassCounts(*(np.bincount(selection, minlength=size) for selection in selections))
 
 
-def bootstrap_intervals(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> dict[str, Interval]:
-    """Return the confidence intervals of macro_f1, balanced_accuracy and matthews_correlation, by metric.
+def bootstrap_intervals(
+    labels: np.ndarray, predicted: np.ndarray, seed: int = 0, names: Container[str] = RESAMPLED_METRICS
+) -> dict[str, Interval]:
+    """Return the confidence intervals of the metrics with these names, of those of RESAMPLED_METRICS.
 
     They are percentiles of resampled rows (bootstrap, Efron 1979). To these rows a correct and a wrong one are added,
     divided between the classes by their sizes, as for proportions (Agresti & Caffo 2000): rows that are all correct do
@@ -124,11 +135,9 @@ def bootstrap_intervals(labels: np.ndarray, predicted: np.ndarray, seed: int = 0
     ]
     whole = _count_samples(np.rint(shares[None] * WHOLE_ROWS), true, other, size)
     intervals = {}
-    for metric, compute in (
-        ("macro_f1", ClassCounts.macro_f1),
-        ("balanced_accuracy", ClassCounts.balanced_accuracy),
-        ("matthews_correlation", ClassCounts.matthews_correlation),
-    ):
+    for metric, compute in RESAMPLED_METRICS.items():
+        if metric not in names:
+            continue
         values = np.concatenate([compute(counts) for counts in resampled])
         estimate = float(compute(count_classes(labels, predicted)))
         expected = float(compute(whole)[0]) if metric == "macro_f1" else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.config.abstention import DEFAULT_OBJECTIVE, require_rule
+from jobs.config.abstention import DEFAULT_OBJECTIVE, MissingThreshold, require_rule
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import encode
@@ -71,6 +71,14 @@ class OutOfScope:
         )
 
 
+def check_threshold(checkpoint: Checkpoint) -> None:
+    """Raise a MissingThreshold if a checkpoint has no threshold for retention, with which the texts are measured."""
+    try:
+        require_rule(checkpoint.metrics, DEFAULT_OBJECTIVE)
+    except MissingThreshold as error:
+        raise MissingThreshold(f"{checkpoint.path}: --out-of-scope: {error}") from error
+
+
 def measure_out_of_scope(
     checkpoint: Checkpoint, labels: np.ndarray, probabilities: np.ndarray, texts: Split, other_probabilities: np.ndarray
 ) -> OutOfScope:
@@ -115,8 +123,8 @@ def bootstrap_auroc(scores: np.ndarray, out_of_scope: np.ndarray, seed: int = 0)
     """Return the 95 % confidence interval of the AUROC: percentiles of resampled rows (bootstrap, Efron 1979).
 
     To the rows of each kind one with a score above all and one with a score below all are added, so that rows that are
-    all in the right order do not make the value certain, the less so the fewer they are. These lower the AUROC, so the
-    interval is moved by the difference of the mean to that of the rows.
+    all in the right order do not make the value certain, the less so the fewer they are. These move the AUROC towards
+    0.5, so the interval is moved back by the difference of the mean to that of the rows.
 
     Args:
         scores, out_of_scope: of the rows in scope and of out-of-scope texts, `(rows,)` and `(texts,)`.
@@ -130,4 +138,5 @@ def bootstrap_auroc(scores: np.ndarray, out_of_scope: np.ndarray, seed: int = 0)
         shares = 1 - (lower[left] + lower[right]) / (2 * len(scores))  # of the drawn rows, above each text
         values[index] = shares[random.integers(len(outside), size=len(out_of_scope))].mean()
     estimate = compute_auroc(scores, out_of_scope)
-    return percentile_interval(values - values.mean() + estimate, estimate)
+    low, high = percentile_interval(values - values.mean() + estimate, estimate)
+    return max(0.0, low), high

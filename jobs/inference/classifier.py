@@ -111,11 +111,12 @@ class Classifier:
         self._unicode_tables: list[np.ndarray] = []
         self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
         assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliLil"
-        self._add_linear(linear)
+        self.set_linear(linear)
         self._compile_kernels()
 
-    def _add_linear(self, linear: LinearWeights) -> None:
-        """Set the arrays that depend on the linear classifier, and the addresses of all arrays."""
+    def set_linear(self, linear: LinearWeights) -> None:
+        """Set the linear classifier, the arrays that depend on it, and the addresses of all arrays."""
+        self._arrays = [*self._arrays]  # a copy of this classifier has the former ones
         self.linear, numbers = linear, self._arrays[kernel.NUMBERS].copy()
         numbers[kernel.LINEAR_WORDS :] = linear.num_words, linear.rows.shape[1]
         self._arrays[kernel.NUMBERS] = numbers
@@ -126,8 +127,7 @@ class Classifier:
     def without_linear(self) -> "Classifier":
         """Return the classifier without the scores of the linear classifier; all other arrays are shared."""
         network = copy(self)
-        network._arrays = [*self._arrays]
-        network._add_linear(self.linear.without_rows())
+        network.set_linear(self.linear.without_rows())
         return network
 
     def __getstate__(self) -> dict[str, Any]:

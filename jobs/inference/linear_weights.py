@@ -28,7 +28,7 @@ class LinearWeights:
 
     def __init__(self, checkpoint: Checkpoint, dtype: TableDtype, *, share: bool) -> None:
         weights, classes = checkpoint.weights, len(checkpoint.labels)
-        self._clear(classes, np.dtype(dtype))
+        self.clear(classes, np.dtype(dtype))
         if WEIGHT not in weights:
             return
         num_rows, num_pairs = len(weights[SQUARES]), len(weights[PAIRS])
@@ -49,10 +49,11 @@ class LinearWeights:
     def without_rows(self) -> "LinearWeights":
         """Return the weights as without a linear classifier."""
         weights = copy(self)
-        weights._clear(len(self.scales), self.rows.dtype)
+        weights.clear(len(self.scales), self.rows.dtype)
         return weights
 
-    def _clear(self, classes: int, dtype: np.dtype) -> None:
+    def clear(self, classes: int, dtype: np.dtype) -> None:
+        """Have no rows, and the bias 0."""
         self.num_words, self.rows = 0, np.empty((0, 0), dtype)
         self.pairs, self.filter = np.empty(0, np.int64), np.empty(0, np.uint8)
         self.scales, self.bias = np.zeros(classes, np.float32), np.zeros(classes, np.float32)

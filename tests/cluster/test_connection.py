@@ -32,6 +32,7 @@ from cluster.connection import (
     resolve_address,
     set_ray_environment,
 )
+from cluster.console.output import collect_result, collects_result
 from cluster.machine import find_free_ports
 from cluster.package import CODE_FOLDER, REPOSITORY
 from tests.support.commands import run_command
@@ -275,6 +276,8 @@ def test_a_call_in_the_background_returns_or_raises() -> None:
         raise UsageError("no such file")
 
     assert call_in_background(lambda: 3).result(timeout=10) == 3
+    with collect_result():
+        assert call_in_background(collects_result).result(timeout=10)
     with pytest.raises(UsageError, match="no such file"):
         call_in_background(fail).result(timeout=10)
     assert threads[0].daemon

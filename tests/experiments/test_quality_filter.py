@@ -97,7 +97,12 @@ def test_jobs_of_a_cluster_keep_the_same_documents(
     assert "core seconds" not in output
     quality_filter.main(["--folder", str(tmp_path / "local"), *options])
     tables = [pq.read_table(sorted((tmp_path / name / "kept").glob("*.parquet"))) for name in ("cluster", "local")]
-    kept, expected = (table.sort_by("id") for table in tables)
+    kept, expected = ({row["id"]: row for row in table.to_pylist()} for table in tables)
     assert 100 < len(kept) < 700
-    assert kept.drop_columns("score").equals(expected.drop_columns("score"))
-    assert kept["score"].to_pylist() == pytest.approx(expected["score"].to_pylist(), abs=1e-4)
+    for rows, others in ((kept, expected), (expected, kept)):
+        for number, row in rows.items():
+            # Two trainings may differ in the last bits, so that only one of them keeps a document at the limit.
+            if number in others or row["score"] > 0.601:
+                other = others[number]
+                assert row | {"score": None} == other | {"score": None}
+                assert row["score"] == pytest.approx(other["score"], abs=1e-4)

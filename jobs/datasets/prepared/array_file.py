@@ -32,16 +32,18 @@ _END = struct.Struct("<QQQ8s")
 class ArrayFile:
     """Arrays by name, read-only, and metadata that JSON can represent.
 
-    path: None: the file has no name, and is deleted when its arrays are.
+    path: None: the file has no name, and is deleted when its arrays are. is_shared: other processes that use the
+    arrays can open the path, now and later.
     """
 
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
     path: Path | None = None
+    is_shared: bool = True
 
     def __reduce__(self) -> tuple[Callable[..., "ArrayFile"], tuple[Any, ...]]:
-        """Pickle the path, so that another process of this machine maps the same memory."""
-        if self.path is not None:
+        """Pickle the path of a shared file, so that another process of this machine maps the same memory."""
+        if self.path is not None and self.is_shared:
             return _open_again, (self.path,)
         return ArrayFile, ({name: np.array(array) for name, array in self.arrays.items()}, self.metadata)
 

@@ -1,16 +1,20 @@
 """Cache of array files in a folder: written completely or not at all, and never read if they are damaged.
 
 It is in the storage. If that is at a URI, which cannot be mapped into memory, the cache is in a folder of the user on
-this machine, where the size and the age of the files are limited.
+this machine, where the size and the age of the files are limited. Processes on other nodes have no such folder, and
+another command may remove a file that is in use: its arrays stay, but no process can open it again. So these files are
+not shared.
 """
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.durable_files import make_private_folder, user_cache_path
@@ -25,15 +29,23 @@ MAX_UNUSED_S = 30 * 24 * 3600.0
 IN_USE_S = 3600.0  # another command may have found a file, and open it again in one of its processes
 MAX_WRITING_S = 24 * 3600.0  # without a change; then the writer was killed
 
+_OWN_NAMES = re.compile(r"(texts|tokens)-\w+\.arrays|\..+\.part")
+
 
 class ChangedSourceError(Exception):
     """The files that an array file is made of have changed meanwhile."""
 
 
 def find_user_cache() -> Path | None:
-    """Return the user's folder, which exists then; None if it cannot be written, or if others can write it."""
+    """Return the user's folder, which exists then and which only the user can read.
+
+    None if it cannot be written, or if others can write it.
+    """
     folder = user_cache_path(USER_CACHE)
-    return folder if folder is not None and make_private_folder(folder) else None
+    if folder is None or not make_private_folder(folder):
+        return None
+    folder.chmod(0o700)  # it may have existed
+    return folder
 
 
 def load_or_create(path: Path | None, write: Callable[[ArrayWriter, Path], None]) -> ArrayFile:
@@ -46,14 +58,15 @@ def load_or_create(path: Path | None, write: Callable[[ArrayWriter, Path], None]
     """
     if path is None:
         return _create(None, write)
+    is_shared = path.parent != user_cache_path(USER_CACHE)
     try:
-        return _load_or_create_named(path, write)
+        return replace(_load_or_create_named(path, write), is_shared=is_shared)
     except OSError as error:
         logger.warning(f"{path}: cannot be written, so the next command reads the texts again: {error}")
     except ChangedSourceError as error:
         logger.warning(f"{error}; they are read again, and by the next command too")
     finally:
-        if path.parent == user_cache_path(USER_CACHE):
+        if not is_shared:
             with suppress(OSError):
                 _remove_old_files(path.parent)
     return _create(None, write)
@@ -78,9 +91,13 @@ def _create(path: Path | None, write: Callable[[ArrayWriter, Path], None]) -> Ar
 def _remove_old_files(folder: Path) -> None:
     """Remove files that were not used for long, and those used the longest time ago beyond the limit of the size.
 
-    So the disk never fills: the limit is also half of the space that nothing else uses.
+    The limit is also half of the space that nothing else uses, so that the cache does not fill the disk.
     """
-    files = [(entry.stat(follow_symlinks=False), Path(entry.path)) for entry in os.scandir(folder) if entry.is_file()]
+    files = []
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # another command has renamed or removed it
+            if _OWN_NAMES.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                files.append((entry.stat(follow_symlinks=False), Path(entry.path)))
     total = sum(status.st_size for status, _ in files)
     limit = min(MAX_USER_CACHE_BYTES, (shutil.disk_usage(folder).free + total) // 2)
     now, size = time.time(), 0

@@ -29,9 +29,9 @@ MAX_GAP, MAX_TOTAL_GAP = 50, 5000
 Split = Callable[[str], Iterable[object]]
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_SPACES = re.compile(r"\s*")
-# Many tokenizers fail if several threads call them at a time.
-_lock = threading.Lock()
+# By tokenizer: many fail if several threads call them at a time.
+_locks: dict[str, threading.RLock] = {}
+_SPACES, _PUNCTUATION = re.compile(r"\s*"), re.compile(r"[\W_]*")
 
 
 class TokenizerError(UsageError):
@@ -89,16 +89,17 @@ def list_tokens(name: str, text: str) -> list[str]:
     split = load_tokenizer(name)
     valid = _SURROGATES.sub("\ufffd", text)  # packages in C or Rust reject what is not Unicode
     try:
-        with _lock:
+        with _locks.setdefault(name, threading.RLock()):
             returned = split(valid)
-            tokens = [] if isinstance(returned, str) else [*returned]
+            is_list = isinstance(returned, Iterable) and not isinstance(returned, str)
+            tokens = [*returned] if is_list else []
     except Exception as error:
         raise TokenizerError(
             f"text.tokenizer: the tokenizer '{name}' fails on a text of {len(text):,} characters, "
             f"'{to_single_line(valid, 60)}', with {_describe(error)}"
         ) from error
     words: list[str] = []
-    for token in [returned] if isinstance(returned, str) else tokens:
+    for token in tokens if is_list else [returned]:
         if token is returned or not isinstance(token, str):
             raise TokenizerError(
                 f"text.tokenizer: the tokenizer '{name}' must return a list of str, but returns "
@@ -117,8 +118,14 @@ def locate_tokens(tokens: Sequence[str], text: str) -> list[tuple[str, int, int]
     position = num_missing = 0
     previous = None
     for token, following in itertools.zip_longest(tokens, tokens[1:], fillvalue=""):
-        next_start = _skip_spaces(text, position)
-        start = text.rfind(token, max(position - len(token), 0), next_start + len(token))
+        next_start = _skip(_SPACES, text, position)
+        after_punctuation = _skip(_PUNCTUATION, text, position)
+        if text.startswith(token, next_start):
+            start = next_start
+        elif text.startswith(token, after_punctuation):  # which many tokenizers leave out
+            start = after_punctuation
+        else:
+            start = text.rfind(token, max(position - len(token), 0), next_start + len(token))
         if start < 0 or (start, start + len(token)) == previous:
             gap = min(MAX_GAP * (num_missing + 1), MAX_TOTAL_GAP)
             start = text.find(token, next_start, next_start + gap + len(token))
@@ -144,14 +151,15 @@ def _fill_gaps(tokens: Sequence[str], found: Sequence[tuple[int, int] | None], t
         if bounds:
             position = max(position, bounds[1])
         else:
-            start = min(_skip_spaces(text, position), max(len(text) - 1, 0))
+            start = min(_skip(_SPACES, text, position), max(len(text) - 1, 0))
             bounds = start, max(start + len(text[start:end].rstrip()), min(start + 1, len(text)))
         located.append((token, *bounds))
     return located
 
 
-def _skip_spaces(text: str, position: int) -> int:
-    match = _SPACES.match(text, position)
+def _skip(characters: re.Pattern[str], text: str, position: int) -> int:
+    """Return the position after some characters."""
+    match = characters.match(text, position)
     return match.end() if match else position
 
 

@@ -92,7 +92,7 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
     validation = loop.validation if is_best else None
 
     def write(folder: Path) -> None:
-        if validation is not None:  # of the checkpoints that remain, and here, while training continues
+        if validation is not None:  # here, since `train` writes while it trains the next epoch
             checkpoint.metrics.update(_estimate_intervals(validation))
         card = render_model_card(checkpoint)
         save_checkpoint(folder, checkpoint, optimizer_state=state, progress=position, constants=constants, card=card)
@@ -104,7 +104,8 @@ def _estimate_intervals(validation: Validation) -> Mapping[str, list[float]]:
     """Return the confidence intervals of F1 on the validation rows, by their names in metrics.json."""
     labels, predicted = validation.labels, validation.predicted
     if labels.ndim == 1:
-        return {"macro_f1_interval": list(bootstrap_intervals(labels, predicted)["macro_f1"])}
+        intervals = bootstrap_intervals(labels, predicted, names=["macro_f1"])
+        return {"macro_f1_interval": list(intervals["macro_f1"])}
     micro_f1, macro_f1 = bootstrap_f1(labels, predicted)
     return {"micro_f1_interval": list(micro_f1), "macro_f1_interval": list(macro_f1)}
 

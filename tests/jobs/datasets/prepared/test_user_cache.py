@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
+from cluster.durable_files import user_cache_path
 from cluster.package import REPOSITORY
 from jobs.compilation.cache import find_folder
 from jobs.config.experiment import Experiment, load_experiment
@@ -114,6 +116,10 @@ def test_a_second_command_reads_no_rows(
 def test_only_the_user_reads_the_folder(experiment: Experiment, folder: Path) -> None:
     """A plan names it and does not create it. Where others can write, nothing is cached."""
     assert str(folder) in [file.path for file in plan_training(experiment).writes]
+    assert not folder.exists()
+    load_inputs(experiment)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # as one that existed
     load_inputs(experiment)
     assert folder.stat().st_mode & 0o777 == 0o700
     for path in folder.iterdir():
@@ -121,6 +127,29 @@ def test_only_the_user_reads_the_folder(experiment: Experiment, folder: Path) ->
     folder.chmod(0o777)
     load_inputs(experiment)
     assert list_names(folder) == []
+
+
+def test_a_link_to_another_folder_is_not_used(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(other)
+    load_inputs(experiment)
+    assert list_names(other) == []
+
+
+def test_texts_are_pickled_without_the_file(experiment: Experiment, folder: Path) -> None:
+    """Another node has no such file, and another command may have removed it."""
+    dataset, _ = load_inputs(experiment)
+    content = pickle.dumps(dataset)
+    for path in folder.iterdir():
+        path.unlink()
+    assert list(pickle.loads(content).train.texts) == list(dataset.train.texts)
+
+
+def test_a_relative_folder_of_caches_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert user_cache_path("corpora") == Path.home() / ".cache" / "finetune-cnn" / "corpora"
 
 
 @pytest.mark.parametrize("change", ["content", "new file", "settings"])
@@ -147,13 +176,15 @@ def test_files_that_change_while_they_are_read_are_not_cached(
     experiment: Experiment, server: S3Server, folder: Path, messages: list[str]
 ) -> None:
     """The key of the cache is that of the earlier files, which may return."""
-    is_changed = False
+    is_changed, lock = False, threading.Lock()
 
     def change(method: str, path: str) -> None:
         nonlocal is_changed
-        if method == "GET" and path.endswith("b.csv") and not is_changed:
-            is_changed = True
-            write_rows("b", [line.replace("text", "test") for line in LINES])
+        if method == "GET" and path.endswith("b.csv"):
+            with lock:  # other requests for the content wait for the change
+                if not is_changed:
+                    is_changed = True
+                    write_rows("b", [line.replace("text", "test") for line in LINES])
 
     server.fault = change
     assert "test" in read_words(experiment, server)[0]
@@ -254,12 +285,14 @@ def test_files_of_last_month_and_of_killed_commands_are_removed(experiment: Expe
     """A command that found its file has used it now."""
     load_inputs(experiment)
     own = list_names(folder)
+    (folder / "notes.txt").touch()
+    make_old(folder / "notes.txt", 24 * 3600 * 400)
     days = {"texts-x.arrays": 31, "texts-y.arrays": 29, ".texts-x.arrays.00.part": 2, ".texts-y.arrays.00.part": 0.9}
     for name in (*days, *own):
         (folder / name).touch()
         make_old(folder / name, 24 * 3600 * days.get(name, 40))
     load_inputs(experiment)
-    assert list_names(folder) == sorted([*own, "texts-y.arrays", ".texts-y.arrays.00.part"])
+    assert list_names(folder) == sorted([*own, "notes.txt", "texts-y.arrays", ".texts-y.arrays.00.part"])
 
 
 def test_a_user_without_a_home_has_no_cache(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
