@@ -8,12 +8,13 @@ import pytest
 
 import finetune_cnn
 from tests.support.asgi import make_replica, serve_replica, start_without_ray
+from tests.support.docstrings import run_examples
 
 URL = "http://127.0.0.1:8000"  # of the service in the examples
 NAMES = sorted(set(finetune_cnn.__all__) - {"__version__", "TextCNNClassifier", "search_space", "load"})
 
 
-def run_examples(name: str, url: str = URL) -> None:
+def run_examples_of(name: str, url: str = URL) -> None:
     """Run the examples of a public name and of its methods, in their order: later ones use objects of the first.
 
     Args:
@@ -23,14 +24,9 @@ def run_examples(name: str, url: str = URL) -> None:
     names = dict(vars(inspect.getmodule(value)))
     tests = [test for test in doctest.DocTestFinder().find(value, name) if test.examples]
     assert name in {test.name for test in tests}, "the docstring has no example"
-    for test in sorted(tests, key=lambda test: test.lineno or 0):
-        for example in test.examples:
-            example.source = example.source.replace(URL, url)
-        test.globs = names
-        output: list[str] = []
-        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-        failed, _ = runner.run(test, out=output.append, clear_globs=False)
-        assert failed == 0, "".join(output)
+    for example in (example for test in tests for example in test.examples):
+        example.source = example.source.replace(URL, url)
+    run_examples(tests, names)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run_examples("load")
+        run_examples_of("load")
     return folder
 
 
@@ -50,6 +46,6 @@ def test_the_examples_of_public_names_are_right(name: str, folder: Path, monkeyp
     monkeypatch.setattr("serving.deployment.local_service.start_service", start_without_ray)
     if name == "Client":
         with serve_replica(make_replica({"checkpoint": "model"})) as url:
-            run_examples(name, url)
+            run_examples_of(name, url)
     else:
-        run_examples(name)
+        run_examples_of(name)

@@ -105,7 +105,7 @@ def find_folder() -> Path | None:
         return _create_folder(Path(_config.CACHE_DIR))
     folder = user_cache_path("kernels")
     # numba's files are pickles, which can contain any code.
-    return folder if folder is not None and _make_private_folder(folder) else None
+    return folder if folder is not None and _make_private(folder) else None
 
 
 @cache
@@ -117,9 +117,7 @@ def _create_folder(folder: Path) -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-@cache
-def _make_private_folder(folder: Path) -> bool:
-    return make_private_folder(folder)
+_make_private = cache(make_private_folder)
 
 
 @cache

@@ -1,18 +1,15 @@
 """Evaluation of a checkpoint on labelled texts that training did not see, with a report."""
 
 import logging
-from collections.abc import Container, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-
-import numpy as np
 
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.progress import ReportStep, step_bar
-from cluster.console.tables import format_markdown_table, format_text_table
+from cluster.console.tables import format_text_table
 from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
 from jobs.config.experiment import Experiment, apply_overrides
@@ -20,7 +17,6 @@ from jobs.config.settings import Source
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import choose_encoding
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
-from jobs.evaluation.abstention import measure_abstention, write_abstention
 from jobs.evaluation.baselines import (
     SVC_NAME,
     RowsUnavailable,
@@ -28,31 +24,26 @@ from jobs.evaluation.baselines import (
     measure_svc,
     predict_network_alone,
 )
-from jobs.evaluation.calibration import compute_curves, write_calibration
-from jobs.evaluation.drift import NoTrainedVectors, format_markdown_section, load_drift, write_drift
 from jobs.evaluation.measured_rows import (
     MeasuredRows,
+    ScoredRows,
     describe_rows,
     load_measured_rows,
     read_measured_columns,
     read_out_of_scope,
 )
-from jobs.evaluation.measurement import INTERVALS_NOTE, MeasuredEvaluation, measure
+from jobs.evaluation.measurement import MeasuredEvaluation, measure
 from jobs.evaluation.multi_label import evaluation as multi_label
 from jobs.evaluation.multi_label.baselines import score_network_alone
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.evaluation.multi_label.linear_svc import score_with_svcs
-from jobs.evaluation.multi_label.page import render_label_evaluation
 from jobs.evaluation.multi_label.report import find_wrong_labels
-from jobs.evaluation.multi_label.report import write_report as write_label_report
 from jobs.evaluation.out_of_scope import check_threshold, measure_out_of_scope
-from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors, write_predictions
-from jobs.evaluation.reports.html.evaluation_page import render_evaluation
+from jobs.evaluation.reports.errors import ConfidentError, find_confident_errors
+from jobs.evaluation.reports.evaluation_files import write_evaluation
 from jobs.evaluation.reports.html.page import PAGE_NAME
-from jobs.evaluation.reports.report import write_report
 from jobs.evaluation.reports.report_folder import choose_report_folder
-from jobs.evaluation.slices import format_slices, slice_by_column, tabulate_slices
-from jobs.inference.classifier import Classifier
+from jobs.evaluation.slices import name_column, slice_by_column, tabulate_slices
 from jobs.inference.file_prediction import build_classifier
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
 
@@ -66,22 +57,6 @@ NUM_LOGGED_ERRORS = 5
 MAX_LOGGED_CHARACTERS = 60
 # Values of metrics.json that a report shows.
 REQUIRED_METRICS = ("epoch", "rows", "accuracy", "versions")
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """Measured rows with what a checkpoint predicts for them.
-
-    tokens: of the texts. labels: class indices, `(rows,)` int64, or with several labels per text `(rows, labels)` of 0
-    and 1. probabilities: `(rows, classes)` float32.
-    """
-
-    checkpoint: Checkpoint
-    part: MeasuredRows
-    classifier: Classifier
-    tokens: list[list[str]]
-    labels: np.ndarray
-    probabilities: np.ndarray
 
 
 def evaluate(
@@ -131,8 +106,7 @@ def evaluate(
         _log_errors(errors)
         with output_folder(target) as folder:
             check_output_file(join(target, "predictions.csv"), *(file.path for file in part.files))
-            page = _write_report(folder, scored, evaluation, errors, experiment.name)
-            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+            write_evaluation(folder, scored, evaluation, errors, experiment.name)
     logger.log(RESULT, f"report: {join(target, PAGE_NAME)}; report.md has it as Markdown")
     report_result(lambda: {"path": join(target, "evaluation.json"), **evaluation.to_json()})
     return evaluation
@@ -254,12 +228,12 @@ def _log_unavailable_rows() -> Iterator[None]:
         logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
 
 
-def _log_evaluation(evaluation: MeasuredEvaluation | MultiLabelEvaluation, columns: Container[str]) -> None:
+def _log_evaluation(evaluation: MeasuredEvaluation | MultiLabelEvaluation, columns: Iterable[str]) -> None:
     """Log the metrics, the comparisons, slices by columns, and how many texts were trained on."""
     logger.log(RESULT, evaluation.format_table())
     for text in evaluation.describe_differences():
         logger.log(RESULT, text)
-    for rows in tabulate_slices([item for item in evaluation.slices if item.by in columns]):
+    for rows in tabulate_slices([item for item in evaluation.slices if item.by in set(map(name_column, columns))]):
         logger.log(RESULT, f"\n{format_text_table(rows)}")
     if evaluation.seen_texts is None:
         logger.info("whether these texts were trained on is not known: the checkpoint lacks their digests")
@@ -271,59 +245,3 @@ def _log_errors(errors: Sequence[ConfidentError]) -> None:
     if errors:
         rows = [error.to_row(MAX_LOGGED_CHARACTERS) for error in errors[:NUM_LOGGED_ERRORS]]
         logger.log(RESULT, f"\nmost confident errors\n\n{format_text_table(rows)}\n")
-
-
-def _write_report(
-    folder: Path,
-    scored: ScoredRows,
-    evaluation: MeasuredEvaluation | MultiLabelEvaluation,
-    errors: list[ConfidentError],
-    name: str,
-) -> str:
-    """Write the files of the report except the page, and return that; name: of the experiment."""
-    checkpoint, test, classifier = scored.checkpoint, scored.part.rows, scored.classifier
-    labels, probabilities = scored.labels, scored.probabilities
-    drift_section = _write_drift(folder, checkpoint, name)
-    reliability = compute_curves(probabilities, labels, checkpoint.temperature)
-    sections = write_calibration(folder, checkpoint, reliability, probabilities)
-    if isinstance(evaluation, MultiLabelEvaluation):
-        sections += drift_section
-        write_label_report(folder, evaluation, checkpoint, test, probabilities, sections, errors)
-        return render_label_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability)
-    write_predictions(folder / "predictions.csv", checkpoint.labels, test, probabilities)
-    abstention = measure_abstention(checkpoint, labels, probabilities)
-    sections += [*write_abstention(folder, abstention, name), *drift_section]
-    write_report(folder, evaluation, checkpoint, [*_format_sections(evaluation, errors), *sections])
-    return render_evaluation(evaluation, checkpoint, classifier, test, labels, probabilities, reliability, abstention)
-
-
-def _write_drift(folder: Path, checkpoint: Checkpoint, name: str) -> list[str]:
-    """Write the files on the drift of the vectors, and return their section of report.md, empty without drift."""
-    try:
-        drift = load_drift(checkpoint)
-        write_drift(folder, drift, name)
-        return format_markdown_section(drift)
-    except NoTrainedVectors as error:
-        logger.info(f"the report has no section on vector drift: {error}")
-        return []
-
-
-def _format_sections(evaluation: MeasuredEvaluation, errors: list[ConfidentError]) -> list[str]:
-    """Return the sections of report.md that follow the metrics, as lines of Markdown."""
-    lines = ["## Metrics", "", *format_markdown_table(evaluation.comparison_rows()), ""]
-    lines += [INTERVALS_NOTE, ""]
-    for text in evaluation.describe_differences():
-        lines += [f"{text}.", ""]
-    if evaluation.linear_svc is not None:
-        lines += [f"The SVC was trained on the same {evaluation.linear_svc.training_rows:,} rows.", ""]
-    if evaluation.seen_texts == 0:
-        lines += ["No text has the same words as a training text.", ""]
-    elif note := evaluation.describe_seen_texts():
-        lines += [f"**{note}.**", ""]
-    if evaluation.out_of_scope is not None:
-        lines += ["## Out-of-scope texts", "", evaluation.out_of_scope.describe(), ""]
-        lines += [*format_markdown_table(evaluation.out_of_scope.to_rows()), ""]
-    lines += ["## Most confident errors", ""]
-    lines += format_markdown_table([error.to_row() for error in errors]) if errors else ["None."]
-    lines += ["", "Every row: [predictions.csv](predictions.csv).", ""]
-    return [*lines, *format_slices(evaluation.slices, "Accuracy")]

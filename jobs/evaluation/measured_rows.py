@@ -1,9 +1,11 @@
-"""Labelled rows that an evaluation measures: the test part of an experiment, or any file."""
+"""Labelled rows that an evaluation measures, the test part of an experiment or any file, and their scores."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
+
+import numpy as np
 
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
@@ -12,6 +14,7 @@ from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.formats.rows import SourceFile
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.evaluation.slices import read_columns
+from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
 
 
@@ -34,6 +37,22 @@ class MeasuredRows:
     def files(self) -> list[SourceFile]:
         """Files of the rows and of the out-of-scope texts."""
         return [*self.rows.files, *(self.out_of_scope.files if self.out_of_scope else ())]
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Measured rows with what a checkpoint predicts for them.
+
+    tokens: of the texts. labels: class indices, `(rows,)` int64, or with several labels per text `(rows, labels)` of 0
+    and 1. probabilities: `(rows, classes)` float32.
+    """
+
+    checkpoint: Checkpoint
+    part: MeasuredRows
+    classifier: Classifier
+    tokens: list[list[str]]
+    labels: np.ndarray
+    probabilities: np.ndarray
 
 
 def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Source | None) -> MeasuredRows:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.config.abstention import DEFAULT_OBJECTIVE, MissingThreshold, require_rule
-from jobs.datasets.readers import Split
+from jobs.config.abstention import DEFAULT_OBJECTIVE, OUT_OF_SCOPE, MissingThreshold, require_rule
+from jobs.datasets.readers import DataError, Split
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import encode
 from jobs.evaluation.abstention import compute_auroc
@@ -85,13 +85,20 @@ def measure_out_of_scope(
     """Return the abstention on rows in scope and on out-of-scope texts.
 
     Args:
-        labels, probabilities: of the rows in scope, class indices `(rows,)` and `(rows, classes)`.
+        labels, probabilities: of the measured rows, class indices `(rows,)` and `(rows, classes)`. Rows of the class of
+            out-of-scope texts are left out.
         texts, other_probabilities: out-of-scope texts, and their probabilities `(texts, classes)`.
 
     Raises:
         MissingThreshold: the checkpoint has no threshold for retention.
+        DataError: no measured row is in scope.
     """
     rule = require_rule(checkpoint.metrics, DEFAULT_OBJECTIVE)
+    if rule.out_of_scope is not None:
+        in_scope = labels != rule.out_of_scope
+        labels, probabilities = labels[in_scope], probabilities[in_scope]
+        if not len(labels):
+            raise DataError(f"all rows to compare {texts.path} with have the label '{OUT_OF_SCOPE}' themselves")
     (classes, scores), (other_classes, others) = rule.apply(probabilities), rule.apply(other_probabilities)
     num_answered, num_correct = int((classes >= 0).sum()), int((classes == labels).sum())
     num_rejected = int((other_classes < 0).sum())

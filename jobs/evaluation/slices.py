@@ -23,6 +23,7 @@ LENGTH_LIMITS = (0, 5, 10, 20, 50, 100, 200, 500)  # tokens
 UNKNOWN_LIMITS = (0, 10, 25, 50)  # %
 EMPTY_VALUE = "(empty)"
 NO_SLICE = -1  # index of rows that are in none
+PROPERTIES = WORDS, UNKNOWN_WORDS, CLASS = "words", "unknown words", "class"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def slice_by_properties(
         labels: true classes, `(rows,)` int64; names: of the classes.
         correct: `(rows,)` bool.
     """
-    return _measure_accuracy([*group_by_properties(tokens), *_group("class", labels, names)], correct)
+    return _measure_accuracy([*group_by_properties(tokens), *_group(CLASS, labels, names)], correct)
 
 
 def group_by_properties(tokens: Tokens) -> list[Group]:
@@ -107,13 +108,18 @@ def group_by_properties(tokens: Tokens) -> list[Group]:
     length_names = ["none", *(f"{low + 1} to {high}" for low, high in pairwise(LENGTH_LIMITS))]
     unknown_names = [f"{UNKNOWN_LIMITS[0]} %", *(f"up to {limit} %" for limit in UNKNOWN_LIMITS[1:])]
     return [
-        *_group("words", length_bins, [*length_names, f"more than {LENGTH_LIMITS[-1]}"]),
+        *_group(WORDS, length_bins, [*length_names, f"more than {LENGTH_LIMITS[-1]}"]),
         *_group(
-            "unknown words",
+            UNKNOWN_WORDS,
             np.where(lengths > 0, np.searchsorted(UNKNOWN_LIMITS, percent), NO_SLICE),
             [*unknown_names, f"more than {UNKNOWN_LIMITS[-1]} %"],
         ),
     ]
+
+
+def name_column(column: str) -> str:
+    """Return the name of slices by a column, which differs from those by properties of the texts."""
+    return f"column '{column}'" if column in PROPERTIES else column
 
 
 def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[AccuracySlice]:
@@ -127,7 +133,7 @@ def group_by_column(column: str, values: Sequence[str]) -> list[Group]:
     Of many different numbers, the groups are ranges with about the same number of rows, and the rows without a value;
     of many other values, all but the most frequent are one group.
     """
-    counts = Counter(values)
+    counts, by = Counter(values), name_column(column)
     if len(counts) <= MAX_VALUES:
         names = sorted(counts, key=_sort_key)
     elif (numbers := _parse_numbers([value for value in values if value != EMPTY_VALUE])) is not None:
@@ -137,12 +143,12 @@ def group_by_column(column: str, values: Sequence[str]) -> list[Group]:
         ranges = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in members]
         bins = np.full(len(values), len(ranges))
         bins[np.array(values) != EMPTY_VALUE] = numbered
-        return [*_group(column, bins, [*ranges, EMPTY_VALUE])]
+        return [*_group(by, bins, [*ranges, EMPTY_VALUE])]
     else:
         names = [value for value, _ in counts.most_common(MAX_VALUES - 1)]
         names.append(f"{OTHER_VALUES} ({len(counts) - len(names):,})")
     indices = {name: index for index, name in enumerate(names)}
-    return [*_group(column, np.array([indices.get(value, len(names) - 1) for value in values]), names)]
+    return [*_group(by, np.array([indices.get(value, len(names) - 1) for value in values]), names)]
 
 
 def read_columns(columns: Sequence[str], source: Source, data: DataSettings, rows: Split) -> dict[str, list[str]]:

@@ -46,7 +46,7 @@ Entry = Callable[[bytes, int, int, int], int]
 CompiledEntry = Callable[[ctypes.c_void_p, int, int, ctypes.c_void_p], int]
 
 
-class ScoredTexts(Struct, gc=False):
+class ScoredTexts(Struct):
     """Scores of each text, `(texts, classes)`, and the share of unknown words in all of them, in thousandths.
 
     The scores are in the scorer's memory: its next request overwrites them.

@@ -52,7 +52,6 @@ class Limits(BaseModel):
     max_scores: int = Field(100_000, ge=1, description="Number of scores of a response: labels of all texts.")
 
 
-# The objects of a request form no cycles, so that the garbage collector need not follow them (gc=False).
 Abstain = Annotated[
     bool | Objective | None,
     Meta(
@@ -64,7 +63,7 @@ Abstain = Annotated[
 Ignored = Annotated[Any, Meta(description="Accepted and ignored.")]
 
 
-class Parameters(Struct, forbid_unknown_fields=True, gc=False):
+class Parameters(Struct, forbid_unknown_fields=True):
     """Options of a response; null means the default."""
 
     # JSON does not distinguish 3.0 from 3.
@@ -87,7 +86,7 @@ class Parameters(Struct, forbid_unknown_fields=True, gc=False):
 SingleTextList = Annotated[list[str], Meta(min_length=1, max_length=1)]
 
 
-class Body(Struct, forbid_unknown_fields=True, gc=False):
+class Body(Struct, forbid_unknown_fields=True):
     """The body of a request."""
 
     # msgspec allows one type of lists, so `parse_request` refuses a list of both.
@@ -106,7 +105,7 @@ class Body(Struct, forbid_unknown_fields=True, gc=False):
     options: Ignored = None
 
 
-class Score(Struct, omit_defaults=True, gc=False):
+class Score(Struct, omit_defaults=True):
     """A label of a response. explanation: None if the request asks for none.
 
     above_threshold: with several labels per text, whether the text gets the label; None for other scores than sigmoid.
@@ -118,14 +117,14 @@ class Score(Struct, omit_defaults=True, gc=False):
     above_threshold: bool | None = None
 
 
-class Decision(Struct, gc=False):
+class Decision(Struct):
     """The labels of a text in a response to a request with `abstain`. label: None if the classifier abstains."""
 
     label: str | None
     scores: list[Score]
 
 
-class ClassificationRequest(Struct, gc=False):
+class ClassificationRequest(Struct):
     """A parsed request. single: `inputs` is a text, not a list. top_k: None for all labels. abstain: None for no."""
 
     texts: list[str]

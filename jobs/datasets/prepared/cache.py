@@ -26,7 +26,7 @@ NUM_KEY_DIGITS = 32  # in the names of files; so many that different texts never
 USER_CACHE = "corpora"
 MAX_USER_CACHE_BYTES = 50 * 10**9
 MAX_UNUSED_S = 30 * 24 * 3600.0
-IN_USE_S = 3600.0  # another command may have found a file, and open it again in one of its processes
+IN_USE_S = 3600.0  # so that commands at the same time do not remove each other's files
 MAX_WRITING_S = 24 * 3600.0  # without a change; then the writer was killed
 
 _OWN_NAMES = re.compile(r"(texts|tokens)-\w+\.arrays|\..+\.part")
@@ -48,19 +48,23 @@ def find_user_cache() -> Path | None:
     return folder
 
 
-def load_or_create(path: Path | None, write: Callable[[ArrayWriter, Path], None]) -> ArrayFile:
+def load_or_create(
+    path: Path | None, write: Callable[[ArrayWriter, Path], None], check: Callable[[], None] | None = None
+) -> ArrayFile:
     """Return the arrays of a file, which is written if there is none, or if it is damaged.
 
     Args:
         path: None, or where no file can be written: the file gets no name, and is deleted with its arrays.
         write: writes the arrays and the metadata; the folder is for temporary files. It is called again, for a file
-            without a name, if it raises a ChangedSourceError or an OSError.
+            without a name, if it raises an OSError.
+        check: called before a written file gets its name. If it raises a ChangedSourceError, `write` is called again,
+            for a file without a name.
     """
     if path is None:
         return _create(None, write)
     is_shared = path.parent != user_cache_path(USER_CACHE)
     try:
-        return replace(_load_or_create_named(path, write), is_shared=is_shared)
+        return replace(_load_or_create_named(path, write, check), is_shared=is_shared)
     except OSError as error:
         logger.warning(f"{path}: cannot be written, so the next command reads the texts again: {error}")
     except ChangedSourceError as error:
@@ -72,19 +76,25 @@ def load_or_create(path: Path | None, write: Callable[[ArrayWriter, Path], None]
     return _create(None, write)
 
 
-def _load_or_create_named(path: Path, write: Callable[[ArrayWriter, Path], None]) -> ArrayFile:
+def _load_or_create_named(
+    path: Path, write: Callable[[ArrayWriter, Path], None], check: Callable[[], None] | None
+) -> ArrayFile:
     file = open_array_file(path)
     if file is None:
-        return _create(path, write)
+        return _create(path, write, check)
     logger.info(f"from the cache: {path}")
     with suppress(OSError):
         os.utime(path)  # it was used now
     return file
 
 
-def _create(path: Path | None, write: Callable[[ArrayWriter, Path], None]) -> ArrayFile:
+def _create(
+    path: Path | None, write: Callable[[ArrayWriter, Path], None], check: Callable[[], None] | None = None
+) -> ArrayFile:
     with create_array_file(path) as (writer, finished):
         write(writer, Path(tempfile.gettempdir()) if path is None else path.parent)
+        if check is not None:
+            check()
     return finished[0]
 
 

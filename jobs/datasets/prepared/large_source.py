@@ -37,13 +37,15 @@ def prepare_rows(
     key = compute_key() if folder is not None else None
     path = folder / f"texts-{key}.arrays" if folder is not None and key is not None else None
 
-    def write(writer: ArrayWriter, scratch: Path) -> None:
+    def write(writer: ArrayWriter, _: Path) -> None:
         _write_rows(writer, files, options, read_file, weight_column, key)
+
+    def check() -> None:
         # Otherwise files that are restored later would have the rows of others.
-        if path is not None and scratch == path.parent and compute_key() != key:
+        if compute_key() != key:
             raise ChangedSourceError(f"{parent(files[0].path)}: files have changed while they were read")
 
-    return load_or_create(path, write), folder
+    return load_or_create(path, write, check), folder
 
 
 def _compute_key(files: Sequence[SourceFile], options: ReadOptions, weight_column: str | None) -> str | None:

@@ -114,7 +114,7 @@ def locate_tokens(tokens: Sequence[str], text: str) -> list[tuple[str, int, int]
 
     A token that is not in the text, since the tokenizer has changed it, has what is between the tokens next to it.
     """
-    found: list[tuple[int, int] | None] = []
+    spans: list[tuple[int, int] | None] = []
     position = num_missing = 0
     previous = None
     for token, following in itertools.zip_longest(tokens, tokens[1:], fillvalue=""):
@@ -132,22 +132,29 @@ def locate_tokens(tokens: Sequence[str], text: str) -> list[tuple[str, int, int]
             if following and text.find(following, next_start, start) >= 0:
                 start = -1  # this one is of another token
         if start < 0:
-            found.append(None)
+            spans.append(None)
             num_missing += 1
         else:
             previous = start, start + len(token)
-            found.append(previous)
+            spans.append(previous)
             position, num_missing = max(position, previous[1]), 0
-    return _fill_gaps(tokens, found, text)
+    return _locate_changed_tokens(tokens, spans, text)
 
 
-def _fill_gaps(tokens: Sequence[str], found: Sequence[tuple[int, int] | None], text: str) -> list[tuple[str, int, int]]:
-    ends = [len(text)]  # for each token, from the last one on, where the next one that was found starts
-    for bounds in reversed(found):
+def _locate_changed_tokens(
+    tokens: Sequence[str], spans: Sequence[tuple[int, int] | None], text: str
+) -> list[tuple[str, int, int]]:
+    """Return tokens with their bounds; those without a span have what is between the spans of the tokens around them.
+
+    Args:
+        spans: start and end of each token in the text; None if it is not there.
+    """
+    ends = [len(text)]  # for each token, from the last one on, the start of the next one that is in the text
+    for bounds in reversed(spans):
         ends.append(bounds[0] if bounds else ends[-1])
     ends.reverse()
     located, position = [], 0
-    for token, bounds, end in zip(tokens, found, ends[1:], strict=True):
+    for token, bounds, end in zip(tokens, spans, ends[1:], strict=True):
         if bounds:
             position = max(position, bounds[1])
         else:

@@ -5,6 +5,8 @@ import importlib
 
 import pytest
 
+from tests.support.docstrings import run_examples
+
 
 @pytest.mark.parametrize(("name", "number"), [("text_cnn", 5), ("parameters", 3), ("tuning", 1)])
 def test_the_examples_of_docstrings_are_right(name: str, number: int) -> None:
@@ -12,9 +14,4 @@ def test_the_examples_of_docstrings_are_right(name: str, number: int) -> None:
     module = importlib.import_module(f"jobs.estimator.{name}")
     tests = [test for test in doctest.DocTestFinder().find(module) if test.examples]
     assert len(tests) == number
-    names = dict(vars(module))
-    for test in sorted(tests, key=lambda test: test.lineno or 0):
-        test.globs = names
-        output: list[str] = []
-        failed, _ = doctest.DocTestRunner().run(test, out=output.append, clear_globs=False)
-        assert failed == 0, "".join(output)
+    run_examples(tests, dict(vars(module)))

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.__main__ import main
 from jobs.config.experiment import Experiment
-from jobs.datasets.readers import Split
+from jobs.datasets.readers import DataError, Split
 from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.out_of_scope import bootstrap_auroc, measure_out_of_scope
 from jobs.inference.predict import predict_proba
@@ -56,6 +56,12 @@ def test_the_shares_are_those_of_the_stored_threshold(tmp_path: Path) -> None:
     assert result.auroc == (4 + 3 + 2.5 + 1) / 16
     assert result.recall_interval[0] < 0.75 < result.recall_interval[1]
     assert result.seen_texts is None
+    more = measure_out_of_scope(
+        checkpoint, np.append(labels, 2), np.append(own, [[0.1, 0.1, 0.8]], axis=0), TEXTS, other
+    )
+    assert more == result  # a row of that class is not in scope
+    with pytest.raises(DataError, match=r"all rows to compare others\.csv with have the label 'out_of_scope'"):
+        measure_out_of_scope(checkpoint, np.full(4, 2), own, TEXTS, other)
     checkpoint.metrics["abstention"]["thresholds"]["retention"] = 0.95
     nothing = measure_out_of_scope(checkpoint, labels, own, TEXTS, other)
     assert (nothing.recall, nothing.answered, nothing.answered_accuracy) == (1, 0, None)

@@ -52,6 +52,12 @@ def test_the_values_of_a_column_are_in_order() -> None:
     ]  # fmt: skip
 
 
+def test_a_column_with_the_name_of_a_property_has_slices_of_its_own() -> None:
+    """In a table the two would be mixed."""
+    for column in ("words", "unknown words", "class"):
+        assert {item.by for item in slice_by_column(column, ["a", "b"], np.ones(2, bool))} == {f"column '{column}'"}
+
+
 def test_many_numbers_are_divided_into_ranges_and_many_values_into_the_most_frequent_ones() -> None:
     numbers = [str(number) for number in range(100)]
     slices = slice_by_column("price", numbers, np.arange(100) < 30)

@@ -272,7 +272,7 @@ def fill_disk(patch: pytest.MonkeyPatch) -> None:
 def test_the_files_used_the_longest_time_ago_are_removed_beyond_the_limit(
     experiment: Experiment, server: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: Callable[..., None]
 ) -> None:
-    """Those of the last hour stay: other processes of the command that found them may open them again."""
+    """Those of the last hour stay: another command may use them."""
     words, _ = read_words(experiment, server)
     own = list_names(folder)
     for number, name in enumerate(("used", "old", "older")):
