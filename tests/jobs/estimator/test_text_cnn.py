@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from cluster import UsageError, resources
 from cluster.machine import GpuState
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
+from jobs.embeddings.pretraining import train_word2vec
 from jobs.estimator.text_cnn import TextCNNClassifier
 from jobs.training.history import Epoch
 from tests.support.loops import train_in_process
@@ -76,13 +78,16 @@ def test_the_seed_decides_the_result() -> None:
 
 
 def test_vectors_of_many_words_are_trained_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several threads train other vectors each time; each fit must have the same weights."""
+    """Several threads train other vectors each time, though not always with few texts."""
+    train = Mock(wraps=train_word2vec)
     monkeypatch.setattr("jobs.training.corpus.SINGLE_THREAD_WORDS", 1)
     monkeypatch.setattr("jobs.training.corpus.count_cpus", lambda: 8)
+    monkeypatch.setattr("jobs.training.corpus.train_word2vec", train)
     settings = SMALL | {"embedding": "static", "epochs": 1, "settings": {"vectors.dimensions": 8}}
     first, again = (TextCNNClassifier(**settings).fit(TEXTS, LABELS) for _ in range(2))
     own, expected = first._model.checkpoint.weights, again._model.checkpoint.weights
     assert all(np.array_equal(own[name], expected[name]) for name in expected)
+    assert [call.args[4] for call in train.call_args_list] == [1, 1]
 
 
 def test_it_is_a_part_of_pipelines_and_searches() -> None:
