@@ -93,17 +93,15 @@ class Classifier:
         if self.num_rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
         self.no_rows = np.empty(0, table_dtype)
-        # Less than any sum of a window.
-        self.lowest = np.full(1, -np.inf, np.float32) if table_dtype == "float32" else np.full(1, -(1 << 31), np.int32)
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         arrays = {
-            kernel.NUMBERS: np.array([settings.lowercase, settings.max_tokens, self.num_columns, is_compiled, 0, 0]),
+            kernel.NUMBERS: np.array(
+                [settings.lowercase, settings.max_tokens, self.num_columns, packed.padded_maps, is_compiled, 0, 0]
+            ),
             **dict(enumerate(build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
-            kernel.LOWEST: self.lowest,
             kernel.SCALES: self._table.scales,
-            kernel.FIRST_FILTERS: packed.first_filters,
-            kernel.COLUMN_OFFSETS: packed.column_offsets,
+            kernel.WIDTHS: packed.widths,
             kernel.BIASES: packed.biases,
             kernel.OUTPUT: packed.output,
         }
@@ -136,8 +134,8 @@ class Classifier:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        # Those that are arguments of the kernel: for arrays that cannot be written it would be compiled again.
-        self.no_rows, self.lowest = self.no_rows.copy(), self.lowest.copy()
+        # It is an argument of the kernel: for an array that cannot be written it would be compiled again.
+        self.no_rows = self.no_rows.copy()
         self.addresses = pack_addresses(self._arrays)
 
     def _compile_kernels(self) -> None:
@@ -177,9 +175,9 @@ class Classifier:
     @property
     def max_rounding_error(self) -> np.ndarray:
         """Upper bound of the differences of each class's logits that are due to int16, `(classes,)`."""
-        if self.lowest.dtype == np.float32:
+        if self.no_rows.dtype == np.float32:
             return np.zeros(len(self.labels))
-        features = self._table.scales[: len(self.weights.widths)] * self.weights.widths / 2.0
+        features = self._table.scales * np.repeat(self.weights.widths, self.weights.maps) / 2.0
         linear = self.linear.max_rounding_error(self.text_settings.max_tokens)
         return np.asarray(np.abs(self.weights.output) @ features + linear)
 
@@ -275,13 +273,13 @@ class Classifier:
         if not is_ascii:
             self.load_unicode_tables()
         start, num_tokens, num_unknown = kernel.score_texts(
-            content, offsets, is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits
+            content, offsets, is_ascii, max_bytes, self.addresses, self.no_rows, logits
         )
         while start < len(texts):
             tokens, unknown = self._score_tokens(texts[start], logits[start])
             start, num_tokens, num_unknown = start + 1, num_tokens + tokens, num_unknown + unknown
             scored, tokens, unknown = kernel.score_texts(
-                content, offsets[start:], is_ascii, max_bytes, self.addresses, self.no_rows, self.lowest, logits[start:]
+                content, offsets[start:], is_ascii, max_bytes, self.addresses, self.no_rows, logits[start:]
             )
             start, num_tokens, num_unknown = start + scored, num_tokens + tokens, num_unknown + unknown
         return logits, num_tokens, num_unknown
@@ -304,9 +302,7 @@ class Classifier:
         """Write the logits of any text; return its numbers of tokens and unknown tokens."""
         tokens = tokenize(text, self.text_settings)[: self.text_settings.max_tokens]
         ids = self.encode_tokens(tokens)
-        kernel.score_token_ids(
-            ids, self.project_tokens(ids).reshape(-1), self.addresses, self.no_rows, self.lowest, logits
-        )
+        kernel.score_token_ids(ids, self.project_tokens(ids).reshape(-1), self.addresses, self.no_rows, logits)
         return len(tokens), int((ids == UNKNOWN).sum())
 
 

@@ -119,20 +119,20 @@ def _find_linear_shares(classifier: "Classifier", ids: np.ndarray) -> tuple[np.n
 def _find_windows(classifier: "Classifier", ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each filter's value, `(filters,)` float32, and its window's first and last token, `(filters, 2)` int64."""
     filters = classifier.weights
-    projected = classifier.project_tokens(ids)  # (tokens, columns); at least one token
-    count, max_width, num_filters = len(projected), len(filters.first_filters), len(filters.widths)
-    # A row for each window, the first of which starts at token 1 - max_width.
-    sums = np.zeros((count + max_width - 1, num_filters), np.float32)
-    for position, (begin, column) in enumerate(zip(filters.first_filters, filters.column_offsets, strict=True)):
-        first = max_width - 1 - position
-        sums[first : first + count, begin:] += projected[:, column + begin : column + num_filters]
-    starts = np.arange(1 - max_width, count)[:, None]
-    sums[starts + filters.widths <= 0] = -np.inf  # windows that end before the text
-    argmax = sums.argmax(axis=0)  # (filters,)
-    values = np.maximum(sums[argmax, np.arange(num_filters)] + filters.biases, 0)
-    start = argmax + 1 - max_width
-    windows = np.stack([np.maximum(start, 0), np.minimum(start + filters.widths, count) - 1], axis=1)
-    return values, windows
+    count = len(ids)  # at least one
+    values, windows = [], []
+    for width, products in zip(
+        filters.widths.tolist(), filters.split_columns(classifier.project_tokens(ids)), strict=True
+    ):
+        # A row for each window, the first of which starts at token 1 - width; products: (tokens, width, maps).
+        sums = np.zeros((count + width - 1, filters.maps), np.float32)
+        for position in range(width):
+            first = width - 1 - position
+            sums[first : first + count] += products[:, position]
+        starts = sums.argmax(axis=0) + 1 - width
+        values.append(sums.max(axis=0))
+        windows.append(np.stack([np.maximum(starts, 0), np.minimum(starts + width, count) - 1], axis=1))
+    return np.maximum(np.concatenate(values) + filters.biases, 0), np.concatenate(windows)
 
 
 def _extract_phrase(text: str, tokens: list[tuple[str, int, int]], first: int, last: int) -> tuple[str, int, int]:

@@ -3,7 +3,7 @@
 `jobs.model.linear.tensors` has the formula. Layout, without a linear classifier all empty:
 
     rows    (rows * stride,) int16 or float32, row after row, those of words, then those of pairs: the squared inverse
-            document frequency, in float32, then the weights of the classes; zeros fill the stride, a multiple of LANES
+            document frequency, in float32, then the weights of the classes; zeros fill the stride, a multiple of BLOCK
     squares (rows * stride / 2 or rows * stride,) float32: the memory of the rows
     pairs   (2 * size,) int64, hash table with linear probing: for each slot the key of a pair, -1 if it is free, and
             its row; size is a power of two, at least twice the number of pairs
@@ -18,7 +18,8 @@ Weights in int16 are summed in int32: LinearWeights limits them so that no text'
 import numpy as np
 
 from jobs.compilation.decorator import compiled
-from jobs.compilation.intrinsics import CACHE_LINE, prefetch, sum_rows
+from jobs.compilation.intrinsics import CACHE_LINE, prefetch
+from jobs.compilation.vectors import sum_rows
 
 Array = np.ndarray
 
@@ -153,7 +154,7 @@ def add_linear_scores(
     """Add the linear classifier's scores, without the bias, to those of a text.
 
     Args:
-        offsets: of the text's rows, the first `number`. sums: scratch, `(stride,)` int32 or float32.
+        offsets: of the text's rows, the first `number`. sums: scratch, `(stride,)` float32.
     """
     per_square, total = 4 // rows.itemsize, np.float32(0)
     for index in range(number):
@@ -162,4 +163,4 @@ def add_linear_scores(
         sum_rows(sums, rows, offsets, number)
         factor = np.float32(1 / np.sqrt(total))
         for label in range(len(scores)):
-            scores[label] += factor * scales[label] * np.float32(sums[per_square + label])
+            scores[label] += factor * scales[label] * sums[per_square + label]

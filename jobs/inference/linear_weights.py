@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from jobs.compilation.intrinsics import LANES
+from jobs.compilation.vectors import BLOCK
 from jobs.inference import shared_arrays
 from jobs.inference.linear_kernel import build_pair_table, count_filter_bytes, count_slots
 from jobs.inference.projection_table import TableDtype
@@ -77,8 +77,8 @@ class LinearWeights:
 
 
 def count_columns(classes: int, dtype: TableDtype) -> int:
-    """Return the elements of a row: a square in float32, the classes, and zeros up to a multiple of LANES."""
-    return -(-(4 // np.dtype(dtype).itemsize + classes) // LANES) * LANES
+    """Return the elements of a row: a square in float32, the classes, and zeros up to a multiple of BLOCK."""
+    return -(-(4 // np.dtype(dtype).itemsize + classes) // BLOCK) * BLOCK
 
 
 def build_arrays(weights: Mapping[str, np.ndarray], dtype: TableDtype, limit: int) -> list[np.ndarray]:

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jobs.compilation.intrinsics import BLOCK
+from jobs.compilation.intrinsics import CACHE_LINE
+from jobs.compilation.vectors import BLOCK
 from jobs.inference import shared_arrays
 from jobs.inference.shared_arrays import Layout, make_array
 from jobs.model.checkpoint import Checkpoint
@@ -19,39 +20,38 @@ TableDtype = Literal["int16", "float32"]
 DEFAULT_TABLE_BYTES = 256 << 20
 BATCH_TABLE_BYTES = 512 << 20  # in batch prediction, where a process has a core of its own
 DEFAULT_TABLE_DTYPE: TableDtype = "int16"
+_COLUMNS_OF_A_LINE = CACHE_LINE // np.dtype(np.int16).itemsize
 _FILTERS_AT_A_TIME = 32  # so that little memory is needed for the products in float32
 
 
 class PackedWeights:
     """The network's weights in the layout of `jobs.inference.scoring_kernel`.
 
-    widths: `(filters,)` int64; first_filters, column_offsets: `(max width,)` int64; filter_indices: `(columns,)` int64,
-    the filter of each column; projection: `(channels * dimensions, columns)`; biases: `(filters,)`; output:
-    `(classes, filters)`; output_bias: `(classes,)`; all float32.
+    widths: `(number of widths,)` int64; maps: of each width; padded_maps: with the zeros of the last block. projection:
+    `(channels * dimensions, columns)`; filter_indices: `(columns,)` int64, the filter of each column; biases:
+    `(filters,)`; output: `(classes, filters)`; output_bias: `(classes,)`; all but the indices float32.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         weights, model = checkpoint.weights, checkpoint.experiment.model
-        maps, max_width = model.feature_maps, max(model.filter_widths)
-        order = np.argsort(model.filter_widths, kind="stable")
-        self.widths = np.repeat(np.array(model.filter_widths)[order], maps)
-        self.first_filters = np.searchsorted(self.widths, np.arange(max_width), side="right")
-        num_filters = -(-len(self.widths) // BLOCK) * BLOCK
-        block_starts = self.first_filters // BLOCK * BLOCK
-        ends = np.cumsum(num_filters - block_starts)
-        self.column_offsets = ends - num_filters
-        self.filter_indices = np.concatenate([np.arange(start, num_filters) for start in block_starts])
-        dimensions = weights["filters.0"].shape[1]
-        self.projection = np.zeros((dimensions, ends[-1]), np.float32)
-        for number, index in enumerate(order):
-            for position in range(model.filter_widths[index]):
-                column = self.column_offsets[position] + number * maps
-                rows = weights[f"filters.{index}"][position * maps : (position + 1) * maps]
-                self.projection[:, column : column + maps] = rows.T
-        self.biases = np.concatenate([weights[f"biases.{index}"] for index in order])
-        by_width = weights["output.weight"].reshape(-1, len(order), maps)
-        self.output = by_width[:, order].reshape(len(checkpoint.labels), -1)
-        self.output_bias = weights["output.bias"]
+        self.widths, self.maps = np.array(model.filter_widths), model.feature_maps
+        self.padded_maps = -(-self.maps // BLOCK) * BLOCK
+        dimensions, num_columns = weights["filters.0"].shape[1], self.widths.sum() * self.padded_maps
+        num_columns = -(-num_columns // _COLUMNS_OF_A_LINE) * _COLUMNS_OF_A_LINE
+        self.projection = np.zeros((dimensions, num_columns), np.float32)
+        self.filter_indices = np.zeros(num_columns, np.int64)
+        views = zip(self.split_columns(self.projection), self.split_columns(self.filter_indices), strict=True)
+        for index, (projection, indices) in enumerate(views):
+            projection[:] = weights[f"filters.{index}"].reshape(-1, self.maps, dimensions).transpose(2, 0, 1)
+            indices[:] = np.arange(index * self.maps, (index + 1) * self.maps)
+        self.biases = np.concatenate([weights[f"biases.{index}"] for index in range(len(self.widths))])
+        self.output, self.output_bias = weights["output.weight"], weights["output.bias"]
+
+    def split_columns(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return of each width a view of the columns, `(..., columns)`, as `(..., width, maps)`."""
+        ends = np.cumsum(self.widths) * self.padded_maps
+        parts = np.split(values[..., : ends[-1]], ends[:-1], axis=-1)
+        return [part.reshape(*part.shape[:-1], -1, self.padded_maps)[..., : self.maps] for part in parts]
 
 
 class ProjectionTable(NamedTuple):

@@ -2,15 +2,14 @@
 
 A text arrives in UTF-8, or as word ids. `jobs.model.convolution` trains, with its kernels in `jobs.model.kernels`.
 
-Layout of the filters. They are sorted by width, narrow first, so those that have window position p are the last ones,
-from first_filters[p] on. A row of the projection table belongs to a word: for each window position, its products with
-the filters that have that position; that of filter f is in column column_offsets[p] + f. Filters are processed in
-blocks of 16. So the table also has columns, filled with zeros, for the other filters of the first such block and for
-those that the last block lacks. Drawn without them in docs/assets/filter-layout.svg.
+Layout of the filters. They are ordered as in training: width after width, map after map. A row of the projection table
+belongs to a word, with its products with the filters: width after width, position in the window after position, map
+after map; zeros fill the maps of a position up to a multiple of BLOCK, and the row up to a cache line. Drawn without
+them in docs/assets/filter-layout.svg.
 
     table        (words * num_columns,) int16 or float32, row after row; may hold only the first words of the vocabulary
     scales       (filters,) float32: a filter's products are its entries of the table times its scale
-    first_filters, column_offsets  (max width,) int64
+    widths       (number of widths,) int64
     biases       (filters,) float32
     output       (classes * filters,) float32, class after class
     output_bias  (classes,) float32
@@ -23,7 +22,8 @@ Entries in int16 are summed and compared in int32. The layout of the vocabulary 
 import numpy as np
 
 from jobs.compilation.decorator import compiled
-from jobs.compilation.intrinsics import BLOCK, get_array, update_maxima, view_bytes
+from jobs.compilation.intrinsics import get_array, view_bytes
+from jobs.compilation.vectors import BLOCK, MAX_BLOCKS, max_windows
 from jobs.datasets.tokenization.code_points import normalize_text
 from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.inference.linear_kernel import add_linear_scores, find_pairs, prefetch_words
@@ -35,49 +35,40 @@ PADDING, UNKNOWN = 0, 1
 
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
 NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, COMPOSITIONS = range(9)
-TABLE, LOWEST, SCALES, FIRST_FILTERS, COLUMN_OFFSETS, BIASES, OUTPUT, OUTPUT_BIAS = range(9, 17)
-LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(17, 22)
-# int64: 1 to lower the case, most tokens of a text, columns of the table, 1 if compiled code has the tokenizer, rows of
-# words of the linear classifier, elements of each.
-LOWERCASE, MAX_TOKENS, NUM_COLUMNS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(6)
+TABLE, SCALES, WIDTHS, BIASES, OUTPUT, OUTPUT_BIAS = range(9, 15)
+LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(15, 20)
+# int64: 1 to lower the case, most tokens of a text, columns of the table, maps with those that fill the last block, 1 if
+# compiled code has the tokenizer, rows of words of the linear classifier, elements of each.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS, NUM_MAXIMA, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(7)
 
 
 @compiled()
 def _max_over_time(
-    ids: Array, count: int, table: Array, num_columns: int, lowest: Array, scales: Array, first_filters: Array,
-    column_offsets: Array, biases: Array, maxima: Array, offsets: Array, features: Array,
+    ids: Array, count: int, table: Array, num_columns: int, scales: Array, widths: Array, biases: Array, maxima: Array,
+    features: Array,
 ) -> None:  # fmt: skip
-    """Write each filter's maximum over a text's windows after ReLU; ids: the first `count`, at least one.
+    """Write each filter's maximum over a text's windows after ReLU.
 
-    maxima, offsets: scratch, `(scales,)` of the type of the sums and `(max width,)` int64.
+    ids: the first `count`, at least one. maxima: scratch, `(maps,)` float32, maps up to a multiple of BLOCK.
 
-    The windows of all filters that start at the same word are summed together. Those that start before the text's
-    first word are only of the wide filters. A window that reaches beyond the text is shorter.
+    A window that reaches beyond the text is shorter.
     """
-    num_filters, max_width = len(features), len(first_filters)
-    for index in range(len(maxima)):
-        maxima[index] = lowest[0]
-    for start in range(1 - max_width, count):
-        first, last = max(0, -start), min(max_width, count - start)  # the window positions that are inside the text
-        for position in range(first, last):
-            offsets[position] = ids[start + position] * num_columns + column_offsets[position]
-        # The filters of this block that have no such position have no such window either.
-        begin = (first_filters[first] + BLOCK - 1) // BLOCK * BLOCK
-        for index in range(first_filters[first], min(begin, num_filters)):
-            total = table[offsets[first] + index]
-            for position in range(first + 1, last):
-                if index >= first_filters[position] // BLOCK * BLOCK:
-                    total += table[offsets[position] + index]
-            maxima[index] = max(maxima[index], total)
-        for position in range(first + 1, max_width + 1):
-            # The blocks that have the positions before this one, but not this one.
-            end = first_filters[position] // BLOCK * BLOCK if position < max_width else len(maxima)
-            if begin < end:
-                block, begin = begin, end
-                update_maxima(maxima, block, end, table, offsets, first, min(position, last))  # type: ignore[call-arg]
-    for index in range(num_filters):
-        value = np.float32(maxima[index]) * scales[index] + biases[index]
-        features[index] = value if value > 0 else np.float32(0)
+    maps = len(features) // len(widths)
+    num_blocks = len(maxima) // BLOCK
+    num_parts = (num_blocks + MAX_BLOCKS - 1) // MAX_BLOCKS
+    blocks = (num_blocks + num_parts - 1) // num_parts  # of a part; the last two may have some in common
+    column = 0
+    for number in range(len(widths)):
+        for part in range(num_parts):
+            first = BLOCK * min(part * blocks, num_blocks - blocks)
+            max_windows(
+                maxima[first:], table, ids, count, num_columns, column + first, len(maxima), widths[number], blocks
+            )
+        column += widths[number] * len(maxima)
+        for index in range(maps):
+            feature = number * maps + index
+            value = maxima[index] * scales[feature] + biases[feature]
+            features[feature] = value if value > 0 else np.float32(0)
 
 
 @compiled(fastmath={"reassoc", "contract", "nsz"})
@@ -123,7 +114,7 @@ def _add_linear_scores(
 @compiled()
 def score_texts(
     content: bytes | Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
-    lowest: Array, logits: Array, token_counts: Array | None = None,
+    logits: Array, token_counts: Array | None = None,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write the logits of texts, `(texts, classes)` float32; stop at one that is left to Python.
 
@@ -136,7 +127,7 @@ def score_texts(
         is_ascii: whether all texts are; otherwise the tables of `code_points` must be among the arrays.
         max_bytes: at least the size of the longest text.
         addresses: of the classifier's arrays.
-        no_rows: an empty table, for its type; lowest: `(1,)`, less than any sum, int32 or float32.
+        no_rows: an empty table, for its type.
         token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, or is empty or None.
 
     Returns:
@@ -153,20 +144,17 @@ def score_texts(
     )  # fmt: skip
     entries, compositions = get_array(addresses, ENTRIES, np.uint32), get_array(addresses, COMPOSITIONS, np.int64)
     table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
-    first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
-    column_offsets = get_array(addresses, COLUMN_OFFSETS, np.int64)
-    biases, output = get_array(addresses, BIASES, np.float32), get_array(addresses, OUTPUT, np.float32)
-    output_bias = get_array(addresses, OUTPUT_BIAS, np.float32)
+    widths, biases = get_array(addresses, WIDTHS, np.int64), get_array(addresses, BIASES, np.float32)
+    output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
-    max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), len(scales), numbers[LINEAR_STRIDE]
+    max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), numbers[NUM_MAXIMA], numbers[LINEAR_STRIDE]
     # One array for several purposes: to allocate another one takes a percent of the time of a single text.
-    max_width = len(first_filters)
-    scratch = np.empty(max_width + max_count * (4 if stride else 1), np.int64)
-    window_offsets, scratch = scratch[:max_width], scratch[max_width:]
+    scratch = np.empty(max_count * (4 if stride else 1), np.int64)
     ids, pair_keys, row_offsets = scratch[:max_count], scratch[max_count : 2 * max_count], scratch[2 * max_count :]
-    accumulators = np.empty(num_maxima + stride, lowest.dtype)
-    maxima, sums = accumulators[:num_maxima], accumulators[num_maxima:]
-    features = np.empty(len(biases), np.float32)
+    values = np.empty(num_maxima + stride + len(biases), np.float32)
+    maxima, sums, features = (
+        values[:num_maxima], values[num_maxima : num_maxima + stride], values[num_maxima + stride :]
+    )  # fmt: skip
     num_tokens = num_unknown = 0
     for number in range(len(offsets) - 1):
         start, end = offsets[number], min(offsets[number + 1], len(text))
@@ -196,20 +184,7 @@ def score_texts(
         num_keys = 0
         if len(sums):
             num_keys = _prefetch_linear_words(ids, count, addresses, no_rows, row_offsets, pair_keys)
-        _max_over_time(
-            ids,
-            count,
-            table,
-            num_columns,
-            lowest,
-            scales,
-            first_filters,
-            column_offsets,
-            biases,
-            maxima,
-            window_offsets,
-            features,
-        )
+        _max_over_time(ids, count, table, num_columns, scales, widths, biases, maxima, features)
         num_pairs = _find_linear_pairs(pair_keys, num_keys, addresses, no_rows, row_offsets[count:])
         _apply_output_layer(features, output, output_bias, logits[number])
         if len(sums):
@@ -218,27 +193,22 @@ def score_texts(
 
 
 @compiled()
-def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, lowest: Array, logits: Array) -> None:
+def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, logits: Array) -> None:
     """Write the logits of a text, `(classes,)` float32, with a table that has a row for each token.
 
-    ids: of the words, `(tokens,)` int64, at least one; rows: the table, `(tokens * num_columns,)` float32; no_rows,
-    lowest: as of `score_texts`.
+    ids: of the words, `(tokens,)` int64, at least one; rows: the table, `(tokens * num_columns,)` float32; no_rows: as
+    of `score_texts`.
     """
     numbers = get_array(addresses, NUMBERS, np.int64)
-    num_columns = numbers[NUM_COLUMNS]
-    biases = get_array(addresses, BIASES, np.float32)
-    scales = np.ones_like(get_array(addresses, SCALES, np.float32))
-    first_filters = get_array(addresses, FIRST_FILTERS, np.int64)
-    maxima, offsets, features = np.empty_like(scales), np.empty_like(first_filters), np.empty_like(biases)
-    _max_over_time(
-        np.arange(len(ids)), len(ids), rows, num_columns, np.full(1, -np.inf, np.float32), scales, first_filters,
-        get_array(addresses, COLUMN_OFFSETS, np.int64), biases, maxima, offsets, features,
-    )  # fmt: skip
+    biases, widths = get_array(addresses, BIASES, np.float32), get_array(addresses, WIDTHS, np.int64)
+    maxima, features = np.empty(numbers[NUM_MAXIMA], np.float32), np.empty_like(biases)
+    count, num_columns, scales = len(ids), numbers[NUM_COLUMNS], np.ones_like(biases)
+    _max_over_time(np.arange(count), count, rows, num_columns, scales, widths, biases, maxima, features)
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     _apply_output_layer(features, output, output_bias, logits)
-    sums = np.empty(numbers[LINEAR_STRIDE], lowest.dtype)
+    sums = np.empty(numbers[LINEAR_STRIDE], np.float32)
     if len(sums):
-        keys, row_offsets = np.empty_like(ids), np.empty(2 * len(ids), np.int64)
-        num_keys = _prefetch_linear_words(ids, len(ids), addresses, no_rows, row_offsets, keys)
-        num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, row_offsets[len(ids) :])
-        _add_linear_scores(addresses, no_rows, row_offsets, len(ids) + num_pairs, sums, logits)
+        keys, row_offsets = np.empty_like(ids), np.empty(2 * count, np.int64)
+        num_keys = _prefetch_linear_words(ids, count, addresses, no_rows, row_offsets, keys)
+        num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, row_offsets[count:])
+        _add_linear_scores(addresses, no_rows, row_offsets, count + num_pairs, sums, logits)

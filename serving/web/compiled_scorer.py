@@ -25,7 +25,7 @@ from jobs.compilation.intrinsics import get_array, pack_addresses
 from jobs.config.text_distribution import EDGES
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import TableDtype
-from jobs.inference.scoring_kernel import LOWEST, NUM_ARRAYS, TABLE, score_texts
+from jobs.inference.scoring_kernel import NUM_ARRAYS, TABLE, score_texts
 from serving.web.metrics import ModelCounters
 from serving.web.protocol import FUNCTIONS
 
@@ -198,8 +198,7 @@ def _to_permille(tokens: int, unknown: int) -> int:
 @cache
 def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry]":
     """Compile the entry, or read it from the cache; return it, and as a function for Python."""
-    dtype, sum_dtype = {"int16": (np.int16, np.int32), "float32": (np.float32, np.float32)}[table_dtype]
-
+    dtype = np.dtype(table_dtype)
     signature = types.int64(types.voidptr, types.int64, types.int64, types.voidptr)
 
     def score(text_address: ctypes.c_void_p, size: int, options: int, address: ctypes.c_void_p) -> int:
@@ -215,7 +214,7 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         token_counts = get_array(addresses, _TOKEN_COUNTS, np.int64)
         scored, tokens, unknown = score_texts(
             carray(text_address, (size,), np.uint8), offsets[: texts + 1], is_ascii != 0, max_bytes, addresses,
-            get_array(addresses, TABLE, dtype), get_array(addresses, LOWEST, sum_dtype),
+            get_array(addresses, TABLE, dtype),
             logits.reshape(-1, len(counts) - _FIRST_LABEL), token_counts,
         )  # fmt: skip
         if scored < texts:
