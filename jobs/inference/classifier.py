@@ -108,7 +108,7 @@ class Classifier:
         # Those of `code_points` are made when the first text needs them: they take a tenth of a second.
         self._unicode_tables: list[np.ndarray] = []
         self._arrays = [arrays.get(index, np.empty(0)) for index in range(kernel.NUM_ARRAYS)]
-        assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBliLil"
+        assert "".join(array.dtype.char for array in self._arrays[: kernel.ENTRIES]) == "lBllil"
         self.set_linear(linear)
         self._compile_kernels()
 
@@ -265,10 +265,8 @@ class Classifier:
             content, offsets = texts[0].encode("utf-8", "surrogatepass"), _WHOLE
             max_bytes = len(content)
         else:
-            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-            sizes = [*map(len, encoded)]
-            content, offsets = b"".join(encoded), np.array([0, *accumulate(sizes)])
-            max_bytes = max(sizes, default=0)
+            content, sizes = code_points.join_texts(texts)
+            offsets, max_bytes = np.array([0, *accumulate(sizes)]), max(sizes, default=0)
         is_ascii = content.isascii()
         if not is_ascii:
             self.load_unicode_tables()

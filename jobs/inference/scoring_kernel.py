@@ -34,11 +34,11 @@ Array = np.ndarray
 PADDING, UNKNOWN = 0, 1
 
 # The arrays of a classifier in the order of `intrinsics.pack_addresses`.
-NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, HASHES, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, COMPOSITIONS = range(9)
-TABLE, SCALES, WIDTHS, BIASES, OUTPUT, OUTPUT_BIAS = range(9, 15)
-LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(15, 20)
-# int64: 1 to lower the case, most tokens of a text, columns of the table, maps with those that fill the last block, 1 if
-# compiled code has the tokenizer, rows of words of the linear classifier, elements of each.
+NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, COMPOSITIONS = range(8)
+TABLE, SCALES, WIDTHS, BIASES, OUTPUT, OUTPUT_BIAS = range(8, 14)
+LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(14, 19)
+# int64: 1 to lower the case, most tokens of a text, columns of the table, maps of a position with the zeros that fill
+# its last block, 1 if compiled code has the tokenizer, rows of words of the linear classifier, elements of each.
 LOWERCASE, MAX_TOKENS, NUM_COLUMNS, NUM_MAXIMA, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(7)
 
 
@@ -138,10 +138,8 @@ def score_texts(
         return 0, 0, 0
     num_columns = numbers[NUM_COLUMNS]
     word_bytes, word_offsets = get_array(addresses, WORD_BYTES, np.uint8), get_array(addresses, WORD_OFFSETS, np.int64)
-    slots, hashes = get_array(addresses, SLOTS, np.int32), get_array(addresses, HASHES, np.uint64)
-    near_offsets, near_entries = (
-        get_array(addresses, NEAR_OFFSETS, np.int32), get_array(addresses, NEAR_ENTRIES, np.int64)
-    )  # fmt: skip
+    slots, near_offsets = get_array(addresses, SLOTS, np.int64), get_array(addresses, NEAR_OFFSETS, np.int32)
+    near_entries = get_array(addresses, NEAR_ENTRIES, np.int64)
     entries, compositions = get_array(addresses, ENTRIES, np.uint32), get_array(addresses, COMPOSITIONS, np.int64)
     table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
     widths, biases = get_array(addresses, WIDTHS, np.int64), get_array(addresses, BIASES, np.float32)
@@ -165,8 +163,8 @@ def score_texts(
             if length < 0:
                 return number, num_tokens, num_unknown
         tokens = count = tokenize(
-            normalized, classes, 0, length, word_bytes, word_offsets, slots, hashes, near_offsets, near_entries, ids,
-            table, num_columns,
+            normalized, classes, 0, length, word_bytes, word_offsets, slots, near_offsets, near_entries, ids, table,
+            num_columns,
         )  # fmt: skip
         if count == 0:  # the empty text is one word of padding
             ids[0] = PADDING

@@ -23,6 +23,7 @@ from jobs.compilation.cache import kernel_cache
 from jobs.compilation.decorator import compiled
 from jobs.compilation.intrinsics import get_array, pack_addresses
 from jobs.config.text_distribution import EDGES
+from jobs.datasets.tokenization.code_points import join_texts
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import TableDtype
 from jobs.inference.scoring_kernel import NUM_ARRAYS, TABLE, score_texts
@@ -98,9 +99,8 @@ class CompiledScorer:
         if count == 1:
             content = texts[0].encode("utf-8", "surrogatepass")
         else:
-            encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-            content = b"".join(encoded)
-            np.cumsum([*map(len, encoded)], out=self._offsets[1 : count + 1])
+            content, sizes = join_texts(texts)
+            np.cumsum(sizes, out=self._offsets[1 : count + 1])
         options = content.isascii() | code << _FUNCTION_BIT | count << _COUNT_BIT
         permille = self._entry(content, len(content), options, self._address)
         if permille < 0:

@@ -210,9 +210,18 @@ def normalize_texts(
         ends[index + 1] = max(end, ends[index])
 
 
+def join_texts(texts: Sequence[str]) -> tuple[bytes, list[int]]:
+    """Return texts in UTF-8, one after the other, and the size of each."""
+    joined = "".join(texts)
+    if joined.isascii():
+        return joined.encode(), [*map(len, texts)]
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join(encoded), [*map(len, encoded)]
+
+
 def encode_texts(texts: Sequence[str]) -> tuple[Array, Array]:
     """Return texts in UTF-8, one after the other, uint8, and their offsets, `(texts + 1,)` int64."""
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    content, sizes = join_texts(texts)
     offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    np.cumsum(sizes, out=offsets[1:])
+    return np.frombuffer(content, np.uint8), offsets

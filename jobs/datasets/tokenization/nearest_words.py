@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jobs.compilation.decorator import compiled
+from jobs.datasets.tokenization.code_points import encode_texts
 
 Array = np.ndarray
 
@@ -33,28 +34,20 @@ _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 class NearestWords:
     """Search in a vocabulary, for Python.
 
-    encoded: the words, as of `encode_words`. offsets, entries: its index; see the layout above.
+    encoded: the words, as of `encode_texts`. offsets, entries: its index; see the layout above.
 
     Args:
         words: of the vocabulary; the first one has id 2.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        self.encoded = encode_words(words)
+        self.encoded = encode_texts(words)
         self.offsets, self.entries = build_index(*self.encoded)
 
     def find(self, word: str) -> int:
         """Return the id of the first word that differs by one error from a word, or of the unknown word."""
         text = np.frombuffer(word.encode("utf-8", "surrogatepass"), np.uint8)
         return find_nearest(text, 0, len(text), *self.encoded, self.offsets, self.entries)
-
-
-def encode_words(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return words as `word_bytes` and `word_offsets` of `tokenizer_kernel`."""
-    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
-    word_offsets = np.zeros(len(words) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=word_offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), word_offsets
 
 
 def build_index(word_bytes: np.ndarray, word_offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

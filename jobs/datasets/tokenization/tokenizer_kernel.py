@@ -6,9 +6,8 @@ Layout of the vocabulary. Word i has the id i + 2.
 
     word_bytes    (bytes,) uint8, all words, one after the other
     word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
-    slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
-                  power of two
-    hashes        (size,) uint64, FNV-1a hash of the word in each slot
+    slots         (size,) int64, hash table with linear probing: for each slot the highest 31 bits of a word's FNV-1a
+                  hash, then the word in 32 bits, or -1 if it is free; size is a power of two
     near_offsets, near_entries  the index of `nearest_words`; empty without `text.max_edit_distance`
 """
 
@@ -21,7 +20,7 @@ from jobs.datasets.tokenization.nearest_words import find_nearest
 Array = np.ndarray
 
 # Those of `jobs.datasets.tokenizer`, patterns.py and characters.py; numba would not notice a change in another file.
-UNKNOWN, MAX_PUNCTUATION_RUN = 1, 3
+FIRST_WORD, MAX_PUNCTUATION_RUN = 2, 3
 PUNCTUATION, SPACE, JOINER, MIDDLE, SINGLE, PAIRED, WORD, MARK, LINKER = range(9)
 _ASCII_CLASS = np.zeros(256, np.uint8)
 for _byte in range(128):
@@ -32,6 +31,7 @@ for _byte in range(128):
 _LOWERCASED = np.array([byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)], np.uint8)
 _QUOTE, _DOUBLE_QUOTE, _N, _T, _L = (ord(letter) for letter in "'\"ntl")
 _MIDDLE_DOT, _HEBREW = 0xC2, 0xD7  # first bytes in UTF-8
+_TAG_SHIFT, _WORD_MASK = np.uint64(33), (1 << 32) - 1
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 
 
@@ -200,37 +200,47 @@ def hash_bytes(text: Array, start: int, end: int) -> np.uint64:
 
 
 @compiled()
-def _look_up_word(
-    text: Array, start: int, end: int, key: np.uint64, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array,
-) -> int:  # fmt: skip
-    """Return the id of the word at an index of a text, whose hash is `key`."""
+def find_slot(
+    text: Array, start: int, end: int, key: np.uint64, word_bytes: Array, word_offsets: Array, slots: Array
+) -> np.uint64:
+    """Return the slot of the word at an index of a text, whose hash is `key`, or the free one where it would be."""
     mask = np.uint64(len(slots) - 1)
-    slot = key & mask
-    while slots[slot] >= 0:
-        word: int = slots[slot]
-        first = word_offsets[word]
-        if hashes[slot] == key and word_offsets[word + 1] - first == end - start:
-            index = 0
-            while index < end - start and word_bytes[first + index] == text[start + index]:
-                index += 1
-            if index == end - start:
-                return word + 2
+    slot, tag = key & mask, np.int64(key >> _TAG_SHIFT)
+    entry: int = slots[slot]
+    while entry >= 0:
+        if entry >> 32 == tag:
+            word = np.uint64(entry & _WORD_MASK)
+            first = word_offsets[word]
+            if word_offsets[word + np.uint64(1)] - first == end - start:
+                index = 0
+                while index < end - start and word_bytes[first + index] == text[start + index]:
+                    index += 1
+                if index == end - start:
+                    return slot
         slot = (slot + np.uint64(1)) & mask
-    return UNKNOWN
+        entry = slots[slot]
+    return slot
 
 
 @compiled()
-def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array) -> None:
+def make_entry(word: int, key: np.uint64) -> int:
+    """Return what is in the slot of a word."""
+    return np.int64(key >> _TAG_SHIFT) << 32 | word  # type: ignore[return-value]
+
+
+@compiled()
+def get_word(entry: int) -> int:
+    """Return the word of a slot that is not free."""
+    return entry & _WORD_MASK
+
+
+@compiled()
+def build_hash_table(word_bytes: Array, word_offsets: Array, slots: Array) -> None:
     """Fill the hash table of a vocabulary; see the layout above. slots: all -1, at least twice as many as words."""
-    mask = np.uint64(len(slots) - 1)
     for word in range(len(word_offsets) - 1):
-        key = hash_bytes(word_bytes, word_offsets[word], word_offsets[word + 1])
-        slot = key & mask
-        while slots[slot] >= 0:
-            slot = (slot + np.uint64(1)) & mask
-        slots[slot] = word
-        hashes[slot] = key
+        start, end = word_offsets[word], word_offsets[word + 1]
+        key = hash_bytes(word_bytes, start, end)
+        slots[find_slot(word_bytes, start, end, key, word_bytes, word_offsets, slots)] = make_entry(word, key)
 
 
 @compiled()
@@ -268,7 +278,7 @@ def find_token(text: Array, classes: Array, index: int, end: int) -> tuple[int, 
 @compiled()
 def tokenize(
     text: Array, classes: Array, start: int, end: int, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, near_offsets: Array, near_entries: Array, ids: Array, table: Array, num_columns: int,
+    near_offsets: Array, near_entries: Array, ids: Array, table: Array, num_columns: int,
 ) -> int:  # fmt: skip
     """Write the word ids of a normalized text's tokens into `ids`, as many as fit; return their number.
 
@@ -282,8 +292,9 @@ def tokenize(
             index += 1
             continue
         token_end, key_end, key = find_token(text, classes, index, end)
-        word = _look_up_word(text, index, key_end, key, word_bytes, word_offsets, slots, hashes)
-        if word == UNKNOWN:
+        entry = slots[find_slot(text, index, key_end, key, word_bytes, word_offsets, slots)]
+        word = get_word(entry) + FIRST_WORD
+        if entry < 0:
             word = find_nearest(text, index, key_end, word_bytes, word_offsets, near_offsets, near_entries)
         for column in range(word * num_columns, (word + 1) * num_columns, CACHE_LINE // table.itemsize):
             prefetch(table, column)  # type: ignore[call-arg]  # numba adds the typing context

@@ -4,9 +4,7 @@ Layout, as of the vocabulary in tokenizer_kernel.py, but the numbers start with 
 
     word_bytes    (bytes,) uint8, the words, one after the other
     word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
-    slots         (size,) int32, hash table with linear probing: the word in each slot, -1 if it is free; size is a
-                  power of two
-    hashes        (size,) uint64, FNV-1a hash of the word in each slot
+    slots         (size,) int64, hash table with linear probing
     sizes         (2,) int64, number of words, and number of tokens written by the last call
 """
 
@@ -18,8 +16,7 @@ import numpy as np
 from jobs.compilation.decorator import compiled
 from jobs.datasets.tokenization import code_points, tokenizer_kernel
 from jobs.datasets.tokenization.characters import BUILT_IN
-from jobs.datasets.tokenization.nearest_words import encode_words
-from jobs.datasets.tokenization.tokenizer_kernel import SPACE, find_token, hash_bytes
+from jobs.datasets.tokenization.tokenizer_kernel import SPACE, find_slot, find_token, get_word, hash_bytes, make_entry
 from jobs.datasets.tokenizer import DEFAULT_SETTINGS, TokenizerSettings, Vocabulary, tokenize
 
 Array = np.ndarray
@@ -31,30 +28,20 @@ BYTES_PER_WORD = 16  # reserved; more are added when they are needed
 @compiled()
 def _find_or_add(
     text: Array, start: int, end: int, key: np.uint64, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, sizes: Array,
+    sizes: Array,
 ) -> int:  # fmt: skip
     """Return the number of the word at an index of a text, whose hash is `key`; -1 if there is no room for it."""
-    mask = np.uint64(len(slots) - 1)
-    slot = key & mask
-    size = end - start
-    while slots[slot] >= 0:
-        word: int = slots[slot]
-        first = word_offsets[word]
-        if hashes[slot] == key and word_offsets[word + 1] - first == size:
-            same = 0
-            while same < size and word_bytes[first + same] == text[start + same]:
-                same += 1
-            if same == size:
-                return word
-        slot = (slot + np.uint64(1)) & mask
+    slot = find_slot(text, start, end, key, word_bytes, word_offsets, slots)
+    if slots[slot] >= 0:
+        return get_word(slots[slot])
     number: int = sizes[0]
-    first = word_offsets[number]
+    first, size = word_offsets[number], end - start
     if 2 * number == len(slots) or first + size > len(word_bytes):
         return -1
     for index in range(size):
         word_bytes[first + index] = text[start + index]
     word_offsets[number + 1] = first + size
-    slots[slot], hashes[slot] = number, key
+    slots[slot] = make_entry(number, key)
     sizes[0] = number + 1
     return number
 
@@ -62,7 +49,7 @@ def _find_or_add(
 @compiled()
 def _index_texts(
     text: Array, classes: Array, offsets: Array, number: int, word_bytes: Array, word_offsets: Array, slots: Array,
-    hashes: Array, sizes: Array, ids: Array, starts: Array,
+    sizes: Array, ids: Array, starts: Array,
 ) -> int:  # fmt: skip
     """Write the word numbers of the tokens of normalized texts, from one text on, and where each text starts.
 
@@ -78,7 +65,7 @@ def _index_texts(
                 index += 1
                 continue
             token_end, key_end, key = find_token(text, classes, index, end)
-            word = _find_or_add(text, index, key_end, key, word_bytes, word_offsets, slots, hashes, sizes)
+            word = _find_or_add(text, index, key_end, key, word_bytes, word_offsets, slots, sizes)
             if word < 0:
                 return number
             ids[count] = word
@@ -91,14 +78,14 @@ def _index_texts(
 
 @compiled()
 def _index_words(
-    text: Array, offsets: Array, number: int, word_bytes: Array, word_offsets: Array, slots: Array, hashes: Array,
-    sizes: Array, ids: Array,
+    text: Array, offsets: Array, number: int, word_bytes: Array, word_offsets: Array, slots: Array, sizes: Array,
+    ids: Array,
 ) -> int:  # fmt: skip
     """Write the numbers of words; return as `_index_texts`."""
     while number < len(offsets) - 1:
         start, end = offsets[number], offsets[number + 1]
         key = hash_bytes(text, start, end)
-        word = _find_or_add(text, start, end, key, word_bytes, word_offsets, slots, hashes, sizes)
+        word = _find_or_add(text, start, end, key, word_bytes, word_offsets, slots, sizes)
         if word < 0:
             return number
         ids[number] = word
@@ -186,22 +173,20 @@ class WordIndex:
             self._grow()
         return ids[: self._sizes[1]].copy()
 
-    def _arrays(self) -> tuple[Array, Array, Array, Array, Array]:
-        return self._word_bytes, self._word_offsets, self._slots, self._hashes, self._sizes
+    def _arrays(self) -> tuple[Array, Array, Array, Array]:
+        return self._word_bytes, self._word_offsets, self._slots, self._sizes
 
     def _grow(self) -> None:
         """Double the number of words, or of their bytes, whatever is used up."""
         num_words = self.num_words
         if num_words == len(self._slots) // 2:
             self._allocate(2 * len(self._slots))
-            tokenizer_kernel.build_hash_table(
-                self._word_bytes, self._word_offsets[: num_words + 1], self._slots, self._hashes
-            )
+            tokenizer_kernel.build_hash_table(self._word_bytes, self._word_offsets[: num_words + 1], self._slots)
         else:
             self._word_bytes = np.concatenate([self._word_bytes, np.empty_like(self._word_bytes)])
 
     def _allocate(self, num_slots: int) -> None:
-        self._slots, self._hashes = np.full(num_slots, -1, np.int32), np.empty(num_slots, np.uint64)
+        self._slots = np.full(num_slots, -1, np.int64)
         word_bytes, word_offsets = self._word_bytes, self._word_offsets
         self._word_bytes = np.empty(max(len(word_bytes), BYTES_PER_WORD * num_slots // 2), np.uint8)
         self._word_bytes[: len(word_bytes)] = word_bytes
@@ -210,11 +195,11 @@ class WordIndex:
 
 
 def build_dictionary(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Return a vocabulary for kernels: word_bytes, word_offsets, slots, hashes, near_offsets and near_entries."""
+    """Return a vocabulary for kernels: word_bytes, word_offsets, slots, near_offsets and near_entries."""
     nearest = vocabulary.nearest_words if vocabulary.max_edit_distance else None
-    word_bytes, word_offsets = nearest.encoded if nearest else encode_words(vocabulary.words)
+    word_bytes, word_offsets = nearest.encoded if nearest else code_points.encode_texts(vocabulary.words)
     size = 1 << (2 * len(vocabulary.words) + 1).bit_length()  # at most half full
-    slots, hashes = np.full(size, -1, np.int32), np.zeros(size, np.uint64)
-    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
+    slots = np.full(size, -1, np.int64)
+    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots)
     index = (nearest.offsets, nearest.entries) if nearest else (np.empty(0, np.int32), np.empty(0, np.int64))
-    return word_bytes, word_offsets, slots, hashes, *index
+    return word_bytes, word_offsets, slots, *index

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.datasets.tokenization.nearest_words import MAX_BYTES, NearestWords, build_index, encode_words
+from jobs.datasets.tokenization.code_points import encode_texts
+from jobs.datasets.tokenization.nearest_words import MAX_BYTES, NearestWords, build_index
 from jobs.datasets.tokenizer import UNKNOWN, Vocabulary
 
 WORDS = st.text("abé日😀_1\ud800", min_size=1, max_size=7)
@@ -45,6 +46,6 @@ def test_long_words_are_not_searched() -> None:
 
 def test_an_index_has_an_entry_for_each_form_of_a_word() -> None:
     """The word, and the word without each of its characters."""
-    offsets, entries = build_index(*encode_words(["ab", "naïve", "x" * 9]))
+    offsets, entries = build_index(*encode_texts(["ab", "naïve", "x" * 9]))
     assert np.bincount(entries & 0xFFFFFFFF).tolist() == [0, 6, 10]
     assert offsets[-1] == len(entries) == 16

@@ -34,10 +34,10 @@ def index(words: list[str]) -> tuple[np.ndarray, ...]:
     """Return the kernel's vocabulary of a few words."""
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     word_offsets = np.cumsum([0, *map(len, encoded)])
-    slots, hashes = np.full(64, -1, np.int32), np.zeros(64, np.uint64)
+    slots = np.full(64, -1, np.int64)
     word_bytes = np.frombuffer(b"".join(encoded), np.uint8)
-    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots, hashes)
-    return word_bytes, word_offsets, slots, hashes, np.empty(0, np.int32), np.empty(0, np.int64)
+    tokenizer_kernel.build_hash_table(word_bytes, word_offsets, slots)
+    return word_bytes, word_offsets, slots, np.empty(0, np.int32), np.empty(0, np.int64)
 
 
 def normalize(text: str, lowercase: bool, name: str = DEFAULT) -> tuple[np.ndarray, np.ndarray] | None:
@@ -132,7 +132,7 @@ def test_compiled_constants_are_those_of_other_files() -> None:
     """numba would not notice a change of these constants in another file."""
     for name in ("PUNCTUATION", "SPACE", "JOINER", "MIDDLE", "SINGLE", "PAIRED", "WORD", "MARK", "LINKER"):
         assert getattr(tokenizer_kernel, name) == getattr(characters, name)
-    assert (tokenizer_kernel.UNKNOWN, tokenizer_kernel.MAX_PUNCTUATION_RUN) == (
+    assert (tokenizer_kernel.FIRST_WORD - 1, tokenizer_kernel.MAX_PUNCTUATION_RUN) == (
         tokenizer.UNKNOWN, patterns.MAX_PUNCTUATION_RUN,
     )  # fmt: skip
     assert nearest_words.UNKNOWN == tokenizer.UNKNOWN
