@@ -81,21 +81,24 @@ get_array = cast(
 )
 
 
-def _view_bytes(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]] | None:
-    """Return a bytes object, or an array of bytes, as an array of the same type as that of `get_array`.
+def _view_bytes(array: types.Array) -> Any:
+    """Return an intrinsic that views an array of bytes as one of another type, which only tells whether it can be
+    written: a kernel is compiled once for each type."""
 
-    It must not be changed, and is valid as long as the content.
-    """
-    if content.layout != "C" or content.dtype != types.uint8:
-        return None
-    array = types.Array(types.uint8, 1, "C")
+    def view(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]] | None:
+        if content.layout != "C" or content.dtype != types.uint8:
+            return None
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        [size] = cgutils.unpack_tuple(builder, source.shape, 1)  # type: ignore[no-untyped-call]
-        return _make_view(context, builder, array, source.data, size)
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            source = context.make_array(signature.args[0])(context, builder, arguments[0])
+            [size] = cgutils.unpack_tuple(builder, source.shape, 1)  # type: ignore[no-untyped-call]
+            return _make_view(context, builder, array, source.data, size)
 
-    return array(content), generate
+        return array(content), generate
+
+    return intrinsic(view)
 
 
-view_bytes = cast("Callable[[bytes | NDArray[np.uint8]], NDArray[np.uint8]]", intrinsic(_view_bytes))
+# Valid as long as their argument.
+view_read_only = _view_bytes(types.Array(types.uint8, 1, "C", readonly=True))
+view_writable = _view_bytes(types.Array(types.uint8, 1, "C"))

@@ -4,6 +4,7 @@ numba's own loops over so few values take twice as long. Rows are of int16, whic
 results are float32. Nothing is checked.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,9 +16,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 BLOCK = 8  # values of a vector
-MAX_BLOCKS = (
-    7  # of `max_windows`: with AVX2 there are 16 registers, and a block needs one for the sum and one for the maximum
-)
+# Blocks of a call of `max_windows`: with AVX2 there are 16 registers, and a block needs one for the sum and one for the
+# maximum.
+BLOCK_COUNTS = (7, 4, 2, 1)
 _BLOCKS_OF_SUMS = 4  # at a time
 
 
@@ -89,7 +90,8 @@ def _max_windows(
     A window is a sum of table[ids[start + position] * num_columns + column + position * stride + i] over the positions
     below width that are in the text. It may start before the text or end after it, but has a word of it.
 
-    ids: int64. The numbers are int64: count of the text's words, at least one; blocks of filters, from 1 to MAX_BLOCKS.
+    ids: int64. The numbers are int64: count of the text's words, at least one; blocks of filters, one of
+    BLOCK_COUNTS.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -117,7 +119,7 @@ def _max_windows(
 
         end = builder.append_basic_block("max_windows")
         switch = builder.switch(blocks, end)
-        for size in range(1, MAX_BLOCKS + 1):
+        for size in BLOCK_COUNTS:
             case = builder.append_basic_block("max_windows")
             switch.add_case(number(size), case)
             builder.position_at_end(case)
@@ -128,6 +130,12 @@ def _max_windows(
 
     int64 = types.int64
     return types.void(maxima, table, ids, *[int64] * 6), generate
+
+
+def choose_blocks(num_blocks: int) -> int:
+    """Return the blocks of a call of `max_windows`, of which there are as many as are necessary for all blocks."""
+    counts = [count for count in BLOCK_COUNTS if count <= num_blocks]
+    return min(counts, key=lambda count: math.ceil(num_blocks / count) * (count + 1))  # a call costs as much as a block
 
 
 def _sum_rows(typing_context: Any, sums: Any, rows: Any, offsets: Any, count: Any) -> tuple[Any, Callable[..., Any]]:

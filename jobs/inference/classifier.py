@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jobs.compilation.intrinsics import pack_addresses
+from jobs.compilation.vectors import BLOCK, choose_blocks
 from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points
@@ -38,7 +39,7 @@ from jobs.model.checkpoint import Checkpoint, CheckpointError
 # A word in Python: its text, its id, and its entries of a list and a dict (`sys.getsizeof`, words of 8 letters).
 WORD_OBJECT_BYTES = 160
 
-_WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
+_NO_COUNTS = np.empty(0, np.int64)
 
 
 class ScoringResult(NamedTuple):
@@ -94,10 +95,10 @@ class Classifier:
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
         self.no_rows = np.empty(0, table_dtype)
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
+        maps = packed.padded_maps, choose_blocks(packed.padded_maps // BLOCK)
+        numbers = [settings.lowercase, settings.max_tokens, self.num_columns, *maps, is_compiled, 0, 0]
         arrays = {
-            kernel.NUMBERS: np.array(
-                [settings.lowercase, settings.max_tokens, self.num_columns, packed.padded_maps, is_compiled, 0, 0]
-            ),
+            kernel.NUMBERS: np.array(numbers),
             **dict(enumerate(build_dictionary(self.vocabulary), kernel.WORD_BYTES)),
             kernel.TABLE: self._table.values,
             kernel.SCALES: self._table.scales,
@@ -120,7 +121,11 @@ class Classifier:
         self._arrays[kernel.NUMBERS] = numbers
         self._arrays[kernel.OUTPUT_BIAS] = self.weights.output_bias + linear.bias
         self._arrays[kernel.LINEAR_ROWS : kernel.NUM_ARRAYS] = linear.rows, linear.pairs, linear.filter, linear.scales
-        self.addresses = pack_addresses(self._arrays)
+        self._set_addresses(self._arrays)
+
+    def _set_addresses(self, arrays: list[np.ndarray]) -> None:
+        self.addresses = pack_addresses(arrays)
+        self._entry = kernel.BestClassEntry(self.addresses, self.no_rows.dtype)
 
     def without_linear(self) -> "Classifier":
         """Return the classifier without the scores of the linear classifier; all other arrays are shared."""
@@ -130,13 +135,13 @@ class Classifier:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for another process, where the arrays have other addresses."""
-        return self.__dict__ | {"_unicode_tables": [], "addresses": None}
+        return self.__dict__ | {"_unicode_tables": [], "addresses": None, "_entry": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         # It is an argument of the kernel: for an array that cannot be written it would be compiled again.
         self.no_rows = self.no_rows.copy()
-        self.addresses = pack_addresses(self._arrays)
+        self._set_addresses(self._arrays)
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from the cache, so that no text waits for it."""
@@ -156,7 +161,7 @@ class Classifier:
             settings = self.text_settings
             tables = code_points.make_tables(settings.lowercase, settings.tokenizer)
             arrays[kernel.ENTRIES], arrays[kernel.COMPOSITIONS] = tables
-            self.addresses = pack_addresses(arrays)
+            self._set_addresses(arrays)
             # Last, since another thread takes this to mean that the addresses are there. Threads that make tables at
             # the same time may have different ones and use the addresses of any, so all stay alive.
             self._unicode_tables.extend(tables)
@@ -201,6 +206,8 @@ class Classifier:
             return [None if index < 0 else self.labels[index] for index in best.tolist()]
         if self.is_multi_label:
             return self.predict_labels(texts)
+        if len(texts) == 1 and not isinstance(texts, EncodedTexts):
+            return [self.labels[self._find_best_class(texts[0])]]
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
     def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:
@@ -259,28 +266,35 @@ class Classifier:
     def _score_texts(self, texts: Sequence[str]) -> tuple[np.ndarray, int, int]:
         logits = np.empty((len(texts), len(self.labels)), np.float32)
         if isinstance(texts, EncodedTexts):
-            content, offsets = texts.content, texts.offsets
-            max_bytes = int(np.diff(offsets).max(initial=0))
-        elif len(texts) == 1:
-            content, offsets = texts[0].encode("utf-8", "surrogatepass"), _WHOLE
-            max_bytes = len(content)
+            encoded, offsets = texts.content, texts.offsets
         else:
-            content, sizes = code_points.join_texts(texts)
-            offsets, max_bytes = np.array([0, *accumulate(sizes)]), max(sizes, default=0)
-        is_ascii = content.isascii()
-        if not is_ascii:
-            self.load_unicode_tables()
+            encoded, sizes = code_points.join_texts(texts)
+            offsets = np.array([0, *accumulate(sizes)])
+        is_ascii, content = self._prepare(encoded), np.frombuffer(encoded, np.uint8)
         start, num_tokens, num_unknown = kernel.score_texts(
-            content, offsets, is_ascii, max_bytes, self.addresses, self.no_rows, logits
+            content, offsets, is_ascii, self.addresses, self.no_rows, logits, _NO_COUNTS
         )
         while start < len(texts):
             tokens, unknown = self._score_tokens(texts[start], logits[start])
             start, num_tokens, num_unknown = start + 1, num_tokens + tokens, num_unknown + unknown
             scored, tokens, unknown = kernel.score_texts(
-                content, offsets[start:], is_ascii, max_bytes, self.addresses, self.no_rows, logits[start:]
+                content, offsets[start:], is_ascii, self.addresses, self.no_rows, logits[start:], _NO_COUNTS
             )
             start, num_tokens, num_unknown = start + scored, num_tokens + tokens, num_unknown + unknown
         return logits, num_tokens, num_unknown
+
+    def _find_best_class(self, text: str) -> int:
+        """Return the most likely class of a text."""
+        content = text.encode("utf-8", "surrogatepass")
+        is_ascii = self._prepare(content)
+        best = self._entry.find(content, is_ascii)
+        return best if best >= 0 else int(self.predict_logits([text]).argmax())
+
+    def _prepare(self, content: bytes) -> bool:
+        """Return whether texts are ASCII; others need the tables of `code_points`."""
+        if not (is_ascii := content.isascii()):
+            self.load_unicode_tables()
+        return is_ascii
 
     def encode_tokens(self, tokens: Sequence[str]) -> np.ndarray:
         """Return the word ids of a text, `(tokens,)` int64; the empty text is one word of padding."""

@@ -19,11 +19,16 @@ Entries in int16 are summed and compared in int32. The layout of the vocabulary 
 `jobs.datasets.tokenization.tokenizer_kernel`.
 """
 
+import ctypes
+from functools import cache
+
 import numpy as np
+from numba.np.numpy_support import carray
 
 from jobs.compilation.decorator import compiled
-from jobs.compilation.intrinsics import get_array, view_bytes
-from jobs.compilation.vectors import BLOCK, MAX_BLOCKS, max_windows
+from jobs.compilation.entry import Entry, compile_entry
+from jobs.compilation.intrinsics import get_array, view_read_only, view_writable
+from jobs.compilation.vectors import BLOCK, max_windows
 from jobs.datasets.tokenization.code_points import normalize_text
 from jobs.datasets.tokenization.tokenizer_kernel import normalize_ascii, tokenize
 from jobs.inference.linear_kernel import add_linear_scores, find_pairs, prefetch_words
@@ -38,29 +43,29 @@ NUMBERS, WORD_BYTES, WORD_OFFSETS, SLOTS, NEAR_OFFSETS, NEAR_ENTRIES, ENTRIES, C
 TABLE, SCALES, WIDTHS, BIASES, OUTPUT, OUTPUT_BIAS = range(8, 14)
 LINEAR_ROWS, LINEAR_PAIRS, LINEAR_FILTER, LINEAR_SCALES, NUM_ARRAYS = range(14, 19)
 # int64: 1 to lower the case, most tokens of a text, columns of the table, maps of a position with the zeros that fill
-# its last block, 1 if compiled code has the tokenizer, rows of words of the linear classifier, elements of each.
-LOWERCASE, MAX_TOKENS, NUM_COLUMNS, NUM_MAXIMA, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(7)
+# its last block, blocks of a call of `max_windows`, 1 if compiled code has the tokenizer, rows of words of the linear
+# classifier, elements of each.
+LOWERCASE, MAX_TOKENS, NUM_COLUMNS, NUM_MAXIMA, BLOCKS, IS_COMPILED, LINEAR_WORDS, LINEAR_STRIDE = range(8)
 
 
 @compiled()
 def _max_over_time(
-    ids: Array, count: int, table: Array, num_columns: int, scales: Array, widths: Array, biases: Array, maxima: Array,
-    features: Array,
+    ids: Array, count: int, table: Array, num_columns: int, scales: Array, widths: Array, biases: Array, blocks: int,
+    maxima: Array, features: Array,
 ) -> None:  # fmt: skip
     """Write each filter's maximum over a text's windows after ReLU.
 
-    ids: the first `count`, at least one. maxima: scratch, `(maps,)` float32, maps up to a multiple of BLOCK.
+    ids: the first `count`, at least one. blocks: of a call of `max_windows`. maxima: scratch, `(maps,)` float32, with
+    the maps that fill the last block.
 
     A window that reaches beyond the text is shorter.
     """
     maps = len(features) // len(widths)
-    num_blocks = len(maxima) // BLOCK
-    num_parts = (num_blocks + MAX_BLOCKS - 1) // MAX_BLOCKS
-    blocks = (num_blocks + num_parts - 1) // num_parts  # of a part; the last two may have some in common
+    part = BLOCK * blocks
     column = 0
     for number in range(len(widths)):
-        for part in range(num_parts):
-            first = BLOCK * min(part * blocks, num_blocks - blocks)
+        for begin in range(0, len(maxima), part):
+            first = min(begin, len(maxima) - part)  # the last two parts may have some maps in common
             max_windows(
                 maxima[first:], table, ids, count, num_columns, column + first, len(maxima), widths[number], blocks
             )
@@ -113,8 +118,7 @@ def _add_linear_scores(
 
 @compiled()
 def score_texts(
-    content: bytes | Array, offsets: Array, is_ascii: bool, max_bytes: int, addresses: Array, no_rows: Array,
-    logits: Array, token_counts: Array | None = None,
+    content: Array, offsets: Array, is_ascii: bool, addresses: Array, no_rows: Array, logits: Array, token_counts: Array
 ) -> tuple[int, int, int]:  # fmt: skip
     """Write the logits of texts, `(texts, classes)` float32; stop at one that is left to Python.
 
@@ -122,18 +126,17 @@ def score_texts(
     tokenizer is that of an installed package.
 
     Args:
-        content: all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to offsets[i + 1], or to
-            the end. A bytes object, which is faster than to make it an array before, or a uint8 array.
+        content: uint8, read-only, all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to
+            offsets[i + 1].
         is_ascii: whether all texts are; otherwise the tables of `code_points` must be among the arrays.
-        max_bytes: at least the size of the longest text.
         addresses: of the classifier's arrays.
-        no_rows: an empty table, for its type.
-        token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, or is empty or None.
+        no_rows: a table, for its type.
+        token_counts: receives the tokens and unknown tokens of each text, `(2 * texts,)` int64, or is empty.
 
     Returns:
         The number of texts that were scored, and their numbers of tokens and unknown tokens.
     """
-    text, numbers = view_bytes(content), get_array(addresses, NUMBERS, np.int64)
+    numbers, content = get_array(addresses, NUMBERS, np.int64), view_writable(content)  # as other kernels have it
     if numbers[IS_COMPILED] == 0:
         return 0, 0, 0
     num_columns = numbers[NUM_COLUMNS]
@@ -144,6 +147,9 @@ def score_texts(
     table, scales = get_array(addresses, TABLE, no_rows.dtype), get_array(addresses, SCALES, np.float32)
     widths, biases = get_array(addresses, WIDTHS, np.int64), get_array(addresses, BIASES, np.float32)
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
+    max_bytes = 0
+    for number in range(len(offsets) - 1):
+        max_bytes = max(max_bytes, offsets[number + 1] - offsets[number])
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
     max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), numbers[NUM_MAXIMA], numbers[LINEAR_STRIDE]
     # One array for several purposes: to allocate another one takes a percent of the time of a single text.
@@ -155,11 +161,11 @@ def score_texts(
     )  # fmt: skip
     num_tokens = num_unknown = 0
     for number in range(len(offsets) - 1):
-        start, end = offsets[number], min(offsets[number + 1], len(text))
+        start, end = offsets[number], offsets[number + 1]
         if is_ascii:
-            length = normalize_ascii(text, start, end, numbers[LOWERCASE] != 0, normalized, classes)
+            length = normalize_ascii(content, start, end, numbers[LOWERCASE] != 0, normalized, classes)
         else:
-            length = normalize_text(text, start, end, entries, compositions, normalized, classes, 0)
+            length = normalize_text(content, start, end, entries, compositions, normalized, classes, 0)
             if length < 0:
                 return number, num_tokens, num_unknown
         tokens = count = tokenize(
@@ -177,12 +183,12 @@ def score_texts(
                 unknown += 1
         num_tokens += tokens
         num_unknown += unknown
-        if token_counts is not None and len(token_counts):
+        if len(token_counts):
             token_counts[2 * number], token_counts[2 * number + 1] = tokens, unknown
         num_keys = 0
         if len(sums):
             num_keys = _prefetch_linear_words(ids, count, addresses, no_rows, row_offsets, pair_keys)
-        _max_over_time(ids, count, table, num_columns, scales, widths, biases, maxima, features)
+        _max_over_time(ids, count, table, num_columns, scales, widths, biases, numbers[BLOCKS], maxima, features)
         num_pairs = _find_linear_pairs(pair_keys, num_keys, addresses, no_rows, row_offsets[count:])
         _apply_output_layer(features, output, output_bias, logits[number])
         if len(sums):
@@ -201,7 +207,9 @@ def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, l
     biases, widths = get_array(addresses, BIASES, np.float32), get_array(addresses, WIDTHS, np.int64)
     maxima, features = np.empty(numbers[NUM_MAXIMA], np.float32), np.empty_like(biases)
     count, num_columns, scales = len(ids), numbers[NUM_COLUMNS], np.ones_like(biases)
-    _max_over_time(np.arange(count), count, rows, num_columns, scales, widths, biases, maxima, features)
+    _max_over_time(
+        np.arange(count), count, rows, num_columns, scales, widths, biases, numbers[BLOCKS], maxima, features
+    )
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     _apply_output_layer(features, output, output_bias, logits)
     sums = np.empty(numbers[LINEAR_STRIDE], np.float32)
@@ -210,3 +218,36 @@ def score_token_ids(ids: Array, rows: Array, addresses: Array, no_rows: Array, l
         num_keys = _prefetch_linear_words(ids, count, addresses, no_rows, row_offsets, keys)
         num_pairs = _find_linear_pairs(keys, num_keys, addresses, no_rows, row_offsets[count:])
         _add_linear_scores(addresses, no_rows, row_offsets, count + num_pairs, sums, logits)
+
+
+class BestClassEntry:
+    """Finds the class of a single text in one call, which numba's dispatcher would delay by a fifth.
+
+    Args:
+        addresses: of its arrays, which stay alive as long as the classifier.
+    """
+
+    def __init__(self, addresses: np.ndarray, table_dtype: np.dtype) -> None:
+        self._addresses, self._address = addresses, addresses.ctypes.data
+        self._call = _compile(table_dtype).call
+
+    def find(self, content: bytes, is_ascii: bool) -> int:
+        """Return the most likely class of a text in UTF-8, or -1 if it is left to Python."""
+        return self._call(content, len(content), is_ascii, self._address)
+
+
+@cache
+def _compile(table_dtype: np.dtype) -> Entry:
+    """Return the entry; its number is 1 if the text is ASCII, and its address that of a classifier's addresses."""
+
+    def find_best_class(text: ctypes.c_void_p, size: int, is_ascii: int, address: ctypes.c_void_p) -> int:
+        """Return the class with the highest logit, or -1 if the text is left to Python."""
+        addresses = carray(address, (2 * NUM_ARRAYS,), np.int64)
+        logits = np.empty((1, len(get_array(addresses, OUTPUT_BIAS, np.float32))), np.float32)
+        scored, _, _ = score_texts(
+            view_read_only(carray(text, (size,), np.uint8)), np.array([0, size]), is_ascii != 0, addresses,
+            get_array(addresses, TABLE, table_dtype), logits, np.empty(0, np.int64),
+        )  # fmt: skip
+        return np.int64(logits[0].argmax()) if scored else -1  # type: ignore[return-value]
+
+    return compile_entry(find_best_class)

@@ -8,20 +8,18 @@ same.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import exp
 
 import numpy as np
 from msgspec import Struct
-from numba import cfunc, types
-from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from jobs.compilation.cache import kernel_cache
 from jobs.compilation.decorator import compiled
-from jobs.compilation.intrinsics import get_array, pack_addresses
+from jobs.compilation.entry import Entry, compile_entry
+from jobs.compilation.intrinsics import get_array, pack_addresses, view_read_only
 from jobs.config.text_distribution import EDGES
 from jobs.datasets.tokenization.code_points import join_texts
 from jobs.inference.classifier import Classifier
@@ -42,9 +40,6 @@ _CONFIDENCE, _TOKENS, _UNKNOWN, _FIRST_LABEL = range(4)  # of _COUNTS
 # Each argument of a call takes as long as a few words of a text, so that one has several numbers: bit 0 is set if all
 # texts are ASCII, then come two bits for the index of the function, then the number of texts.
 _FUNCTION_BIT, _COUNT_BIT = 1, 3
-
-Entry = Callable[[bytes, int, int, int], int]
-CompiledEntry = Callable[[ctypes.c_void_p, int, int, ctypes.c_void_p], int]
 
 
 class ScoredTexts(Struct):
@@ -88,7 +83,7 @@ class CompiledScorer:
         self.memory_bytes = sum(array.nbytes for array in arrays)
         classifier.load_unicode_tables()
         self._addresses = np.concatenate([classifier.addresses, pack_addresses(arrays)])
-        self._entry, self._address = compile_entry(classifier.no_rows.dtype.name)[1], self._addresses.ctypes.data
+        self._entry, self._address = compile_request(classifier.no_rows.dtype.name), self._addresses.ctypes.data
         self._matrix = self._scores.reshape(max_texts, classes)
         self._first_row = self._matrix[:1]
 
@@ -102,7 +97,7 @@ class CompiledScorer:
             content, sizes = join_texts(texts)
             np.cumsum(sizes, out=self._offsets[1 : count + 1])
         options = content.isascii() | code << _FUNCTION_BIT | count << _COUNT_BIT
-        permille = self._entry(content, len(content), options, self._address)
+        permille = self._entry.call(content, len(content), options, self._address)
         if permille < 0:
             permille = self._score_slowly(texts, code)
         rows = self._first_row if count == 1 else self._matrix[:count]
@@ -196,10 +191,9 @@ def _to_permille(tokens: int, unknown: int) -> int:
 
 
 @cache
-def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry]":
-    """Compile the entry, or read it from the cache; return it, and as a function for Python."""
+def compile_request(table_dtype: TableDtype) -> Entry:
+    """Return the entry for the texts of a request; its number has several, as explained above."""
     dtype = np.dtype(table_dtype)
-    signature = types.int64(types.voidptr, types.int64, types.int64, types.voidptr)
 
     def score(text_address: ctypes.c_void_p, size: int, options: int, address: ctypes.c_void_p) -> int:
         """Score and count texts; return the share of unknown words, or -1 if a text is left to Python."""
@@ -207,15 +201,11 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         addresses = carray(address, (2 * _NUM_ARRAYS,), np.int64)
         offsets = get_array(addresses, _OFFSETS, np.int64)
         offsets[texts] = size
-        max_bytes = 0
-        for number in range(texts):
-            max_bytes = max(max_bytes, offsets[number + 1] - offsets[number])
         logits, counts = get_array(addresses, _LOGITS, np.float32), get_array(addresses, _COUNTS, np.float64)
         token_counts = get_array(addresses, _TOKEN_COUNTS, np.int64)
         scored, tokens, unknown = score_texts(
-            carray(text_address, (size,), np.uint8), offsets[: texts + 1], is_ascii != 0, max_bytes, addresses,
-            get_array(addresses, TABLE, dtype),
-            logits.reshape(-1, len(counts) - _FIRST_LABEL), token_counts,
+            view_read_only(carray(text_address, (size,), np.uint8)), offsets[: texts + 1], is_ascii != 0, addresses,
+            get_array(addresses, TABLE, dtype), logits.reshape(-1, len(counts) - _FIRST_LABEL), token_counts,
         )  # fmt: skip
         if scored < texts:
             return -1
@@ -228,9 +218,4 @@ def compile_entry(table_dtype: TableDtype) -> "tuple[CFunc[CompiledEntry], Entry
         )  # fmt: skip
         return _to_permille(tokens, unknown)
 
-    with kernel_cache() as cached:
-        entry = cfunc(signature, cache=cached, error_model="numpy")(score)
-    # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
-    assert entry.address is not None
-    arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-    return entry, ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(entry.address)
+    return compile_entry(score)

@@ -13,7 +13,7 @@ from jobs.compilation.cache import _find_files
 from jobs.compilation.decorator import compiled
 from jobs.datasets.tokenization import nearest_words
 from jobs.inference.scoring_kernel import score_texts
-from serving.web.compiled_scorer import compile_entry
+from serving.web.compiled_scorer import compile_request
 
 KERNEL = "from jobs.compilation.decorator import compiled\n{imports}\n@compiled()\ndef {name}():\n    return {value}\n"
 MODULES = {
@@ -63,7 +63,9 @@ def test_without_a_folder_that_can_be_written_kernels_are_compiled(tmp_path: Pat
 
 def test_a_kernel_depends_on_the_functions_that_numba_lacks() -> None:
     assert Path(str(intrinsics.__file__)) in _find_files(score_texts.py_func)  # type: ignore[attr-defined]
-    assert {Path(str(intrinsics.__file__)), Path(str(nearest_words.__file__))} <= _find_files(compile_entry.__wrapped__)
+    assert {Path(str(intrinsics.__file__)), Path(str(nearest_words.__file__))} <= _find_files(
+        compile_request.__wrapped__
+    )
 
 
 ANNOUNCED = """

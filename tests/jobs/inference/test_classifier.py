@@ -1,6 +1,7 @@
 """Classifier: the scores of the torch network, without torch."""
 
 import itertools
+import pickle
 import subprocess
 import sys
 import threading
@@ -332,6 +333,35 @@ def test_scratch_memory_depends_on_the_text_not_on_max_tokens() -> None:
         np.testing.assert_array_equal(classifier.predict_logits(some), usual.predict_logits(some))
 
 
+@pytest.mark.parametrize("maps", [1, 8, 9, 17, 28, 41, 57, 68, 100])
+def test_any_number_of_feature_maps(maps: int) -> None:
+    """Maps are processed in blocks of several sizes, of which the last may be filled up and may overlap another one."""
+    checkpoint = checkpoint_of("rand", **{"model.feature_maps": maps, "model.filter_widths": [4, 1, 3]})
+    some = ["", "word1", "word1 word2", " ".join(f"word{number}" for number in range(1, 20))]
+    encoded = encode(map(tokenize, some), checkpoint.vocabulary, 50)
+    expected = predict_logits(build_network(checkpoint), encoded, np.arange(len(some))).numpy()
+    classifier = Classifier(checkpoint, table_dtype="float32")
+    np.testing.assert_allclose(classifier.predict_logits(some), expected, rtol=0, atol=1e-5)
+    difference = np.abs(Classifier(checkpoint).predict_logits(some) - expected).max(axis=0)
+    assert (difference <= Classifier(checkpoint).max_rounding_error + 1e-5).all()
+
+
+@pytest.mark.parametrize("table_dtype", TABLE_DTYPES)
+@pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
+def test_a_single_text_has_the_label_that_it_has_in_a_list(table_bytes: int, table_dtype: TableDtype) -> None:
+    """The most likely class of one text is found in one call: of any script, without words, and with words that are
+    not in the table. A pickled classifier has addresses of its own."""
+    checkpoint = checkpoint_of("multichannel", **{"model.linear": "words-and-pairs"})
+    classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
+    some = [f"word{number} word{number * 3} é word{number * 7}" for number in range(1, 20)]
+    some += ["", "word1 word2", "слово word5", "lone \ud83d word3", "word4 " * 600]
+    labels = classifier.predict(some)
+    assert len(set(labels)) > 1
+    pickled = pickle.loads(pickle.dumps(classifier))
+    for text, label in zip(some, labels, strict=True):
+        assert classifier.predict([text]) == pickled.predict([text]) == [label]
+
+
 def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second thread scores while the first one packs the addresses of the tables; both threads' tables stay alive."""
     classifier = Classifier(checkpoint_of("rand"))
@@ -347,8 +377,8 @@ def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pyt
         return pack(arrays)
 
     def record_entries(*arguments: Any) -> Any:
-        num_entries.append(int(arguments[4][2 * scoring_kernel.ENTRIES + 1]))
-        return score(*arguments) if num_entries[-1] else (len(arguments[-1]), 0, 0)
+        num_entries.append(int(arguments[3][2 * scoring_kernel.ENTRIES + 1]))
+        return score(*arguments) if num_entries[-1] else (len(arguments[-2]), 0, 0)
 
     monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
     monkeypatch.setattr(scoring_kernel, "score_texts", record_entries)
