@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
-from cluster.storage import StorageError, exists, is_uri, local_path, prepare_local_file, resolve_filesystem
+from cluster.storage import StorageError, check_local_file, exists, is_uri, local_path, resolve_filesystem
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -206,7 +206,7 @@ def check_output_file(path: str, *inputs: str) -> None:
         if is_same_file(name, path):
             raise StorageError(f"{path}: is the input file, which is never changed; name another file to write")
     if local_path(path) is not None:
-        prepare_local_file(path)
+        check_local_file(path)
     else:
         resolve_filesystem(path)
 

@@ -6,6 +6,7 @@ because a put is atomic. A `file://` URI is a local path.
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -212,21 +213,20 @@ def atomic_write(target: Path, *, replace: bool = True) -> Iterator[Path]:
         raise StorageError(f"{target}: cannot be written: {error}") from error
 
 
-def prepare_local_file(path: str) -> Path:
-    """Return the absolute path of a local file to write, after its folder was created.
+def check_local_file(path: str) -> Path:
+    """Return the absolute path of a local file to write, whose folder need not exist. Nothing is written.
 
     Raises:
-        StorageError: the path is a URI or a folder, or its folder cannot be created.
+        StorageError: the path is a URI or a folder, or its folder cannot be created or written.
     """
     target = local_path(path)
     if target is None:
         raise StorageError(f"{path}: is written to a path of this machine, not to a URI")
-    try:
-        make_folder(target.parent)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error}") from error
     if target.is_dir():
         raise StorageError(f"{path}: is a folder; name a file")
+    folder = next(parent for parent in target.parents if os.path.lexists(parent))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: cannot be written: {folder} is no folder that this user can write")
     return target
 
 

@@ -44,6 +44,7 @@ def add_commands(commands: CommandGroup) -> None:
     text = "find wrong labels, copies and other faults in data"
     check_data = commands.add_command("check-data", _check_data, text)
     add_experiment(check_data)
+    add_dry_run(check_data)
     check_data.add_argument("--out", help="folder of the page and the csv (default: data-check, next to the runs)")
     for parser in (
         _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)"),
@@ -116,6 +117,11 @@ def _load_run_experiment(words: list[str]) -> "Experiment":
 
 def _check_data(options: argparse.Namespace) -> None:
     experiment = _load_run_experiment(options.experiment)
+    if options.dry_run:
+        from jobs.dry_run import plan_data_check
+
+        print_plan(plan_data_check(experiment, options.out))
+        return
     from jobs.data_checks.check import check_data
 
     path = check_data(experiment, options.out)

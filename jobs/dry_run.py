@@ -1,4 +1,4 @@
-"""Plans of train, tune, cross-validate, evaluate and predict: what they would read, start and write.
+"""Plans of check-data, train, tune, cross-validate and evaluate: what they would read, start and write.
 
 The functions that the commands call make the decisions. Texts and vectors are loaded if that takes a few seconds at
 most. Otherwise the run is not known: the name of its folder is a digest of them too.
@@ -24,9 +24,11 @@ from jobs.datasets.readers import MIN_PREPARED_BYTES, DataError
 from jobs.datasets.sources import resolve_source
 from jobs.embeddings.input_checks import check_inputs
 from jobs.embeddings.vector_files import GENSIM_PREFIX
+from jobs.model.checkpoint_locations import locate_snapshot
 
 if TYPE_CHECKING:
     from jobs.datasets.dataset import Dataset
+    from jobs.model.checkpoint import Checkpoint
     from jobs.training.corpus import Corpus
     from jobs.training.run_files.run_folder import RunFolder
 
@@ -141,6 +143,25 @@ def plan_cross_validation(experiment: Experiment, folds: int) -> Plan:
     return Plan("cross-validate", reads, starts, [*writes, *_list_caches(experiment, reads)], warnings)
 
 
+def plan_data_check(experiment: Experiment, out: str | None) -> Plan:
+    """Return the plan of `check-data`; errors as of the command before it checks the texts."""
+    from jobs.data_checks.check import choose_paths
+    from jobs.datasets.dataset import load_dataset
+
+    if experiment.vectors.path is None:
+        experiment = experiment.replace({"model.embedding": "rand"})  # no vectors are trained for it
+    check_inputs(experiment)
+    writes = [PlannedFile(path, use) for path, use in zip(choose_paths(experiment, out), ("page", "rows"), strict=True)]
+    reads = list_inputs(experiment.replace({"train.start_from": None}))
+    starts: dict[str, object] = {}
+    texts = [file for file in reads if file.use != "vectors.path"]
+    if experiment.data.train is not None and is_small(texts, MAX_TEXT_BYTES):
+        with _without_caches(experiment) as scratch:
+            dataset = load_dataset(scratch)
+        reads, starts = _add_rows(reads, experiment, dataset), _count_rows(dataset)
+    return Plan("check-data", reads, starts, [*writes, *_list_caches(experiment, reads)])
+
+
 def plan_evaluation(
     path: str,
     settings: list[str],
@@ -163,7 +184,7 @@ def plan_evaluation(
     sizes = [PlannedFile(source.path, "test part", file_size(source.path)) for source in test.files]
     others = part.out_of_scope.files if part.out_of_scope else ()
     sizes += [PlannedFile(source.path, "out-of-scope texts", file_size(source.path)) for source in others]
-    reads = [PlannedFile(checkpoint.path, "checkpoint", _folder_size(checkpoint.path)), *sizes]
+    reads = [describe_checkpoint(checkpoint), *sizes]
     with suppress(DataError):  # the linear SVC is left out without its training rows
         own = list_inputs(checkpoint.experiment) if baseline else []
         reads += [item for item in own if item.use == "data.train" and item.path not in {size.path for size in sizes}]
@@ -217,6 +238,12 @@ def estimate_run_bytes(experiment: Experiment, corpus: "Corpus") -> int:
     return FLOAT_BYTES * num_values + TEXT_BYTES * num_checkpoints
 
 
+def describe_checkpoint(checkpoint: "Checkpoint") -> PlannedFile:
+    """Return a checkpoint that is read, and the size of all its files on this machine."""
+    size = sum(list_file_sizes(locate_snapshot(checkpoint.path)).values())
+    return PlannedFile(checkpoint.path, "checkpoint", size)
+
+
 def _log(warnings: list[str]) -> list[str]:
     """Log the warnings about contradictory settings, as the command does, and return them."""
     for warning in warnings:
@@ -229,14 +256,15 @@ def _is_quick(experiment: Experiment, files: Sequence[PlannedFile], embeddings: 
     kinds = set(embeddings or {experiment.model.embedding})
     if experiment.data.train is None or (experiment.vectors.path is None and kinds != {"rand"}):
         return False
-    texts, vectors = (
-        total_bytes(file for file in files if (file.use == "vectors.path") == is_vectors)
-        for is_vectors in (False, True)
-    )
+    texts, vectors = ([file for file in files if (file.use == "vectors.path") == choice] for choice in (False, True))
+    return is_small(texts, MAX_TEXT_BYTES) and is_small(vectors, MAX_VECTOR_BYTES)
+
+
+def is_small(files: Sequence[PlannedFile], max_bytes: int) -> bool:
+    """Return whether files are on this machine, and not larger than this together."""
+    size = total_bytes(files)
     is_remote = any(is_uri(file.path) or file.path.startswith(GENSIM_PREFIX) for file in files)
-    if is_remote or texts is None or vectors is None:
-        return False
-    return texts <= MAX_TEXT_BYTES and vectors <= MAX_VECTOR_BYTES
+    return not is_remote and size is not None and size <= max_bytes
 
 
 @contextmanager
@@ -300,7 +328,3 @@ def _list_caches(experiment: Experiment, files: Sequence[PlannedFile]) -> list[P
     user_folder = user_cache_path(USER_CACHE)
     texts = [] if user_folder is None else [PlannedFile(str(user_folder), "prepared texts, for later commands")]
     return [*texts, PlannedFile(folder, "prepared vectors, for later commands")]
-
-
-def _folder_size(folder: str) -> int:
-    return sum(list_file_sizes(folder).values())

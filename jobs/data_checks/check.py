@@ -53,11 +53,7 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
         StorageError: the folder cannot be written, or a file of the data has the path of the page or the csv.
     """
     check_inputs(experiment)
-    folder = absolute_path(out or join(experiment.storage, experiment.name, FOLDER))
-    page_path, csv_path = join(folder, PAGE_NAME), join(folder, CSV_NAME)
-    inputs = _list_input_paths(experiment.data)
-    for path in (page_path, csv_path):
-        check_output_file(path, *inputs)
+    page_path, csv_path = choose_paths(experiment, out)
     with step_bar("data checks", STEPS, logger) as report_step:
         logger.info("reading the texts")
         report_step(READING)
@@ -76,6 +72,16 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
     with output_file(page_path) as part:
         part.write_text(render_data_check(experiment.name, rows, findings, CSV_NAME), encoding="utf-8")
     return page_path
+
+
+def choose_paths(experiment: Experiment, out: str | None) -> tuple[str, str]:
+    """Return the paths of the page and the csv; arguments and errors as of `check_data`."""
+    folder = absolute_path(out or join(experiment.storage, experiment.name, FOLDER))
+    inputs = _list_input_paths(experiment.data)
+    paths = join(folder, PAGE_NAME), join(folder, CSV_NAME)
+    for path in paths:
+        check_output_file(path, *inputs)
+    return paths
 
 
 def find_all(rows: Rows, max_tokens: int, seed: int, report_step: ReportStep = ignore_step) -> list[Finding]:

@@ -9,7 +9,7 @@ several files (shards), which are trained on one after the other. The learning r
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cluster.console.output import report_result
 from cluster.console.progress import progress_bar
 from cluster.input_files import is_same_file
 from cluster.machine import count_cpus
-from cluster.storage import atomic_write, prepare_local_file
+from cluster.storage import atomic_write, check_local_file, output_folder
 from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.datasets.readers import file_size, stream_texts
@@ -103,11 +103,7 @@ def train_word2vec(
     """
     from gensim.models import Word2Vec
 
-    if not any(count >= settings.min_count for count in texts.word_counts.values()):
-        raise VectorsError(
-            f"word2vec cannot be trained on these texts: no word occurs {settings.min_count} times; lower "
-            "vectors.min_count"
-        )
+    select_words(texts.word_counts, settings.min_count)
     model = Word2Vec(
         vector_size=settings.dimensions,
         sg=int(settings.algorithm == "skip-gram"),
@@ -155,21 +151,14 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
         VectorsError: there is nothing to train on, or `out` is one of the files.
         DataError: a file is missing or broken.
     """
-    settings = experiment.vectors
-    if settings.path is not None:
-        raise VectorsError(f"vectors.path={settings.path} is a file to read; set the file to write with --out")
-    target = prepare_local_file(out)
-    if target.suffix.lower() in (".gz", ".txt", ".vec"):
-        raise VectorsError(f"{out}: is written as word2vec binary, neither text nor gzipped; name a .bin file")
-    for file in files:
-        if target.exists() and is_same_file(file, str(target)):
-            raise VectorsError(f"{out}: is one of the files to train on")
+    settings, target = experiment.vectors, choose_target(files, out, experiment.vectors)
     threads = threads or count_cpus()
     # The tokenized texts may be larger than the temporary folder; the folder of the vectors is meant for large files.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=target.parent) as scratch:
-        texts = write_tokenized_corpus(Path(scratch), _iter_tokenized(files, experiment))
-        if not texts.num_words:
-            raise VectorsError(f"{', '.join(files)}: no word to train on")
+    with (
+        output_folder(str(target.parent)) as folder,
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".part", dir=folder) as scratch,
+    ):
+        texts = write_tokenized_corpus(Path(scratch), iter_tokenized(files, experiment))
         logger.info(
             f"{texts.num_texts:,} texts, {texts.num_words:,} words, {len(texts.word_counts):,} of them different"
         )
@@ -179,17 +168,43 @@ def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experime
             progress_bar(f"word2vec, {threads} threads", "words", total, logger) as report,
         ):
             train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
-    num_vectors = sum(count >= settings.min_count for count in texts.word_counts.values())
+    num_vectors = len(select_words(texts.word_counts, settings.min_count))
     logger.log(RESULT, f"wrote {target}: {num_vectors:,} words x {settings.dimensions} dimensions")
     report_result({"path": str(target), "words": num_vectors, "dimensions": settings.dimensions})
 
 
-def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
-    """Yield the tokens of each text of the files; the progress bar counts bytes."""
+def choose_target(files: Sequence[str], out: str, settings: VectorSettings) -> Path:
+    """Return the path of the file to write; errors as of `train_word2vec_on_files` before it reads the texts."""
+    if settings.path is not None:
+        raise VectorsError(f"vectors.path={settings.path} is a file to read; set the file to write with --out")
+    target = check_local_file(out)
+    if target.suffix.lower() in (".gz", ".txt", ".vec"):
+        raise VectorsError(f"{out}: is written as word2vec binary, neither text nor gzipped; name a .bin file")
+    for file in files:
+        if target.exists() and is_same_file(file, str(target)):
+            raise VectorsError(f"{out}: is one of the files to train on")
+    return target
+
+
+def select_words(counts: Mapping[str, int], min_count: int) -> list[str]:
+    """Return the words that get a vector; VectorsError if there are none."""
+    words = [word for word, count in counts.items() if count >= min_count]
+    if not words:
+        raise VectorsError(
+            f"word2vec cannot be trained on these texts: no word occurs {min_count} times; lower vectors.min_count"
+        )
+    return words
+
+
+def iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[list[str]]:
+    """Yield the tokens of each text of the files, and show a progress bar; VectorsError at the end if there are none.
+
+    Texts without tokens are skipped.
+    """
     data = experiment.data
     sizes = [file_size(file, data) for file in files]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    done = 0
+    done, has_words = 0, False
     with progress_bar("reading texts", "bytes", total, logger) as report:
 
         def count_bytes(length: int) -> None:
@@ -199,4 +214,8 @@ def _iter_tokenized(files: Sequence[str], experiment: Experiment) -> Iterator[li
 
         for file in files:
             for text in stream_texts(file, data, count_bytes):
-                yield tokenize(text, experiment.text)
+                if tokens := tokenize(text, experiment.text):
+                    has_words = True
+                    yield tokens
+    if not has_words:
+        raise VectorsError(f"{', '.join(files)}: no word to train on")

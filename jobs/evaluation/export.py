@@ -21,7 +21,7 @@ from jobs.config.settings import VectorSettings
 from jobs.embeddings.vector_files import is_same_file, iter_vectors
 from jobs.embeddings.word2vec import Row, VectorsError, is_single_token, write_binary
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
-from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_initial_vectors
+from jobs.model.checkpoint import Checkpoint, CheckpointError, InitialVectors, load_checkpoint, load_initial_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,37 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
     Raises:
         VectorsError: `out` is the original, or the original cannot be merged.
         StorageError: `out` cannot be written, or is in a checkpoint.
+    """
+    checkpoint, initial, settings = prepare_export(path, out, original, merge)
+    if "vectors" not in checkpoint.weights:
+        logger.info("model.embedding=static: the vectors were not trained; the initial ones are exported")
+    matrix = select_word_vectors(checkpoint)
+    num_train_words, dimensions = len(initial.vectors), matrix.shape[1]
+    changed = (matrix[2:num_train_words] != initial.vectors[2:]).any(axis=1)
+    own = dict(zip(checkpoint.words, (matrix / initial.scale[:, None])[2:], strict=True))
+    count, rows = len(own), iter(own.items())
+    if merge:
+        trained = {word for word, has_changed in zip(checkpoint.words, changed, strict=False) if has_changed}
+        count, rows = _merge(settings, own, trained, dimensions)
+    write_rows = _write_text if is_text(out) else write_binary
+    with (
+        output_file(out) as part,
+        create_file(part, compress=is_compressed(out)) as stream,
+        progress_bar("writing", "words", count, logger) as report,
+    ):
+        write_rows(stream, count, dimensions, _report_progress(rows, report))
+    target, num_changed = str(local_path(out) or out), int(changed.sum())
+    logger.log(RESULT, f"wrote {target}: {count:,} words x {dimensions} dimensions, {num_changed:,} of them fine-tuned")
+    words = {"words": count, "dimensions": dimensions, "fine_tuned": num_changed}
+    report_result({"path": target, **words})
+
+
+def prepare_export(
+    path: str, out: str, original: str | None, merge: bool
+) -> tuple[Checkpoint, InitialVectors, VectorSettings]:
+    """Return the checkpoint, its initial vectors, and the settings with which the original is read.
+
+    Arguments and errors are those of `export_vectors`. Nothing is written.
     """
     checkpoint = load_checkpoint(path)
     experiment = checkpoint.experiment
@@ -64,30 +95,17 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
             f"{path}: an earlier version made it, without the vectors' original norms, or `quantize` or `push` left "
             "them out; export those of the checkpoint that training wrote, or train again"
         )
-    if "vectors" not in checkpoint.weights:
-        logger.info("model.embedding=static: the vectors were not trained; the initial ones are exported")
-    matrix = select_word_vectors(checkpoint)
-    num_train_words, dimensions = len(initial.vectors), matrix.shape[1]
-    changed = (matrix[2:num_train_words] != initial.vectors[2:]).any(axis=1)
-    own = dict(zip(checkpoint.words, (matrix / initial.scale[:, None])[2:], strict=True))
-    count, rows = len(own), iter(own.items())
-    if merge:
-        trained = {word for word, has_changed in zip(checkpoint.words, changed, strict=False) if has_changed}
-        count, rows = _merge(settings, own, trained, dimensions)
-    name = out.partition("?")[0].lower()
-    write_rows = _write_text if name.removesuffix(".gz").endswith(TEXT_SUFFIXES) else write_binary
-    with (
-        output_file(out) as part,
-        create_file(part, compress=name.endswith(".gz")) as stream,
-        progress_bar("writing", "words", count, logger) as report,
-    ):
-        write_rows(stream, count, dimensions, _report_progress(rows, report))
-    logger.log(
-        RESULT,
-        f"wrote {target or out}: {count:,} words x {dimensions} dimensions, {changed.sum():,} of them fine-tuned",
-    )
-    words = {"words": count, "dimensions": dimensions, "fine_tuned": int(changed.sum())}
-    report_result({"path": str(target or out), **words})
+    return checkpoint, initial, settings
+
+
+def is_compressed(out: str) -> bool:
+    """Return whether a file of this name is gzipped."""
+    return out.partition("?")[0].lower().endswith(".gz")
+
+
+def is_text(out: str) -> bool:
+    """Return whether a file of this name is text."""
+    return out.partition("?")[0].lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
 
 
 def select_word_vectors(checkpoint: Checkpoint) -> np.ndarray:
@@ -114,21 +132,25 @@ def _merge(
     settings: VectorSettings, own: dict[str, np.ndarray], trained: set[str], dimensions: int
 ) -> tuple[int, Iterator[Row]]:
     """Return the number of words after merging with the original, and their rows, in the original's order."""
-    path = str(settings.path)
-
-    def original_rows() -> Iterator[Row]:
-        return (row for row in iter_vectors(path, settings) if is_single_token(row[0]))
-
     count = 0
     missing = dict.fromkeys(own)
-    with progress_bar(f"reading {path}", "words", None, logger) as report:
-        for word, vector in _report_progress(original_rows(), report):
+    with progress_bar(f"reading {settings.path}", "words", None, logger) as report:
+        for word, _ in _report_progress(iter_original(settings, dimensions), report):
             count += 1
-            if len(vector) != dimensions:
-                raise VectorsError(f"{path}: has {len(vector)} dimensions, the checkpoint {dimensions}")
             missing.pop(word, None)
-    merged = ((word, own[word] if word in trained else vector) for word, vector in original_rows())
+    rows = iter_original(settings, dimensions)
+    merged = ((word, own[word] if word in trained else vector) for word, vector in rows)
     return count + len(missing), itertools.chain(merged, ((word, own[word]) for word in missing))
+
+
+def iter_original(settings: VectorSettings, dimensions: int) -> Iterator[Row]:
+    """Yield the rows of the original; VectorsError if it cannot be merged."""
+    path = str(settings.path)
+    for word, vector in iter_vectors(path, settings):
+        if len(vector) != dimensions:
+            raise VectorsError(f"{path}: has {len(vector)} dimensions, the checkpoint {dimensions}")
+        if is_single_token(word):
+            yield word, vector
 
 
 def _report_progress(rows: Iterable[Row], report: Callable[[int], None]) -> Iterator[Row]:

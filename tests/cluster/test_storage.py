@@ -154,9 +154,10 @@ def test_an_output_file_is_never_an_input(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(StorageError, match="is the input file"):
             check_output_file(path, str(source))
     check_output_file("~/out/x.csv", str(source))
-    assert (tmp_path / "out").is_dir()
+    assert not (tmp_path / "out").exists()  # a dry run makes this check too
     for path, message in (
         ("~", "is a folder"),
+        ("~/in.csv/x.csv", "cannot be written"),
         ("~nobody-of-this-name/x.csv", "nobody-of-this-name"),
         ("nosuch://x.csv", "cannot be opened"),
         ("s3://bucket/x.csv", "is the input file"),

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_cnn import main
-from tests.support.toy_data import make_toy_rows
+from tests.support.toy_data import make_toy_rows, write_word2vec
 
 SETTINGS = [
     "model.embedding=rand", "model.filter_widths=[1,2]", "model.feature_maps=8", "vectors.dimensions=12",
@@ -35,7 +36,7 @@ def list_files(folder: Path) -> dict[str, float]:
 def plan(*words: str) -> Any:
     """Return the plan of a command that runs in the current folder, which stays as it is."""
     before = list_files(Path.cwd())
-    result = call(words[0], "--dry-run", *words[1:])
+    result = call(*words, "--dry-run")
     assert list_files(Path.cwd()) == before
     assert result["dry_run"] is True
     return result
@@ -156,7 +157,7 @@ def test_an_evaluation_does_what_its_plan_says(training: tuple[Any, Any], folder
 
 
 @pytest.mark.usefixtures("training")
-@pytest.mark.parametrize("out", ["labelled.csv", "labelled/"])
+@pytest.mark.parametrize("out", ["labelled.csv", "new/labelled.csv", "labelled/"])
 def test_a_prediction_does_what_its_plan_says(out: str, folder: Path) -> None:
     words = ["predict", "runs/toy", "toy.csv", "--out", out]
     planned = plan(*words)
@@ -231,6 +232,94 @@ def test_the_other_commands_print_objects_too(training: tuple[Any, Any], folder:
     assert {"severity", "finding", "message"} == set(checked["findings"][0])
     assert Path(checked["path"]).is_file()
     assert checked["next"] == ["finetune-cnn train data.train=toy.csv name=toy"]
+
+
+def test_a_data_check_does_what_its_plan_says(folder: Path) -> None:
+    """Its texts are counted even if vectors would be trained for a training; the folder is not created."""
+    words = ["check-data", "data.train=toy.csv", "--out", "new/check"]
+    planned = plan(*words)
+    size = (folder / "toy.csv").stat().st_size
+    assert planned["reads"] == [{"path": "toy.csv", "use": "data.train", "bytes": size, "rows": 120}]
+    assert planned["starts"] == {"training_rows": 97, "validation_rows": 11, "test_rows": 12, "classes": 2}
+    assert call(*words)["path"] == planned["writes"][0]["path"]
+    assert {file["path"] for file in planned["writes"]} == {str(path) for path in folder.glob("new/check/*")}
+    vectors = write_word2vec(folder / "own.bin", ["film"], np.ones((1, 3), np.float32))
+    reads = plan(*words, "vectors.path=own.bin")["reads"]
+    assert [(file["path"], file["bytes"]) for file in reads[1:]] == [("own.bin", vectors.stat().st_size)]
+    error = call(*words, "vectors.path=none.bin")["error"]
+    assert "no such vectors file" in error
+    assert call(*words, "vectors.path=none.bin", "--dry-run")["error"] == error
+
+
+def test_a_training_of_vectors_does_what_its_plan_says(folder: Path) -> None:
+    """The words are not counted of large texts, which take long."""
+    words = ["vectors", "train", "toy.csv", "--out", "other/toy.bin", "--threads", "1", "vectors.dimensions=6"]
+    planned = plan(*words, "vectors.epochs=1")
+    result = call(*words, "vectors.epochs=1")
+    [read], [written] = planned["reads"], planned["writes"]
+    assert (read["path"], read["bytes"]) == ("toy.csv", (folder / "toy.csv").stat().st_size)
+    assert (written["path"], written["bytes"]) == (result["path"], Path(result["path"]).stat().st_size)
+    starts = planned["starts"]
+    assert {name: starts[name] for name in ("threads", "epochs", "dimensions", "vectors")} == {
+        "threads": 1, "epochs": 1, "dimensions": 6, "vectors": result["words"],
+    }  # fmt: skip
+    assert "exists and is not replaced" in call(*words, "--dry-run")["error"]
+    (folder / "few.txt").write_text("a b c")
+    for change in (["few.txt"], ["vectors.min_count=999"], ["vectors.path=v"]):
+        few = [*words[:2], *(change if change[0] == "few.txt" else ["toy.csv", *change]), "--out", "few.bin"]
+        assert call(*few, "--dry-run") == {"error": call(*few)["error"]}
+
+
+def test_the_words_of_large_texts_are_not_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.vectors_dry_run.MAX_TEXT_BYTES", 10)
+    planned = plan("vectors", "train", "toy.csv", "--out", "large.bin", "--threads", "2")
+    assert planned["starts"] == {"threads": 2, "epochs": 5, "dimensions": 100}
+    assert planned["writes"][0]["bytes"] is None
+
+
+@pytest.mark.usefixtures("training")
+@pytest.mark.parametrize("name", ["planned.bin", "planned.txt", "planned.bin.gz"])
+def test_an_export_of_vectors_does_what_its_plan_says(name: str, folder: Path) -> None:
+    words = ["vectors", "export", "runs/toy", f"new-{name}/{name}"]
+    planned = plan(*words)
+    written = Path(call(*words)["path"])
+    [file], size = planned["writes"], written.stat().st_size
+    assert file["path"] == str(written)
+    assert file["bytes"] == {".bin": size, ".gz": None}.get(written.suffix, pytest.approx(size, rel=0.3))
+    [read] = planned["reads"]
+    assert read["bytes"] == sum(path.stat().st_size for path in Path(read["path"]).iterdir())
+    assert "exists and is not replaced" in call(*words, "--dry-run")["error"]
+
+
+def test_a_merge_with_other_vectors_is_planned(folder: Path) -> None:
+    """The original is a file that is read, and its mistakes are those of the command."""
+    rows = "".join(f'{label},"{text}"\n' for label, text in make_toy_rows(60))
+    Path("merged.csv").write_text(f"label,text\n{rows}")
+    vectors = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+    original = write_word2vec(folder / "original.bin", ["film", "unseen"], vectors)
+    write_word2vec(folder / "short.bin", ["film"], vectors[:1, :3])
+    Path("broken.bin").write_text("nothing")
+    call("train", "data.train=merged.csv", *SETTINGS, "vectors.path=original.bin", "model.embedding=non-static")
+    words = ["vectors", "export", "runs/merged", "merged.bin", "--merge"]
+    planned = plan(*words)
+    assert planned["reads"][1] == {
+        "path": original.name, "use": "original", "bytes": original.stat().st_size, "rows": None,
+    }  # fmt: skip
+    for name in ("short.bin", "broken.bin", "none.bin"):
+        other = [*words, "--original", name]
+        assert call(*other, "--dry-run") == {"error": call(*other)["error"]}
+
+
+@pytest.mark.usefixtures("training")
+def test_a_report_of_drift_does_what_its_plan_says(folder: Path) -> None:
+    words = ["vectors", "drift", "runs/toy", "--out", "drift"]
+    planned = plan(*words)
+    call(*words)
+    assert {file["path"]: file["bytes"] for file in planned["writes"]} == {
+        str(path): path.stat().st_size for path in (folder / "drift").iterdir()
+    }
+    unknown = [*words, "--words", "nosuchword"]
+    assert call(*unknown, "--dry-run") == {"error": call(*unknown)["error"]}
 
 
 def test_vectors_commands_print_objects(training: tuple[Any, Any]) -> None:
