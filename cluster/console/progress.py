@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 LOG_INTERVAL_S = 3
 
-Report = Callable[[float, str], None]
-"""Shows the amount that is done, and a text."""
+
+class Report(Protocol):
+    """Function that shows the amount that is done, a text, and the total if it has changed."""
+
+    def __call__(self, done: float, text: str, new_total: int | None = None) -> None: ...
 
 
 ReportShare = Callable[[float], None]
@@ -84,13 +87,13 @@ def step_bar(description: str, steps: Sequence[str], logger: logging.Logger) -> 
     A terminal shows the name of the step in a bar, which vanishes at the end; without one, nothing is shown.
 
     Args:
-        steps: names of all steps, in their order. Some may be left out.
+        steps: names of the steps in their order. More may be added to a list once it is clear that they will run.
     """
     if not shows_bars(logger):
         yield ignore_step
         return
     with terminal_bar(description, len(steps), counts=True, elapsed=True) as show:
-        yield lambda step, share=0.0: show(steps.index(step) + share, step)
+        yield lambda step, share=0.0: show(steps.index(step) + share, step, len(steps))
 
 
 def ignore_share(share: float) -> None:
@@ -142,10 +145,12 @@ def terminal_bar(
     redirect, transient = sys.stdout.isatty(), counts and console is None
     console = console or Console(stderr=True)
     with Progress(*columns, clock, console=console, redirect_stdout=redirect, transient=transient) as progress:
-        suffix = "" if total is None else f"/{total}"
-        task = progress.add_task(description, total=total, text="", count=f"0{suffix}")
+        task = progress.add_task(description, total=total, text="", count="")
 
-        def show(done: float, text: str) -> None:
-            progress.update(task, completed=done, text=text, count=f"{int(done)}{suffix}")
+        def show(done: float, text: str, new_total: int | None = None) -> None:
+            current = new_total or total
+            count = f"{int(done)}{'' if current is None else f'/{current}'}"
+            progress.update(task, completed=done, total=current, text=text, count=count)
 
+        show(0, "")
         yield show

@@ -24,6 +24,7 @@ from jobs.evaluation.metrics import (
 from jobs.evaluation.seen_texts import digest_training_texts
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint, load_train_texts
+from jobs.model.linear.tensors import WEIGHT
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +134,22 @@ def measure_majority(labels: np.ndarray, names: Sequence[str]) -> MajorityBaseli
     return MajorityBaseline(names[index], compute_metrics(labels, np.full_like(labels, index)))
 
 
-def predict_network_alone(classifier: Classifier, texts: Sequence[str]) -> np.ndarray | None:
-    """Return the probabilities of the network alone, `(texts, classes)`; None if there is no linear classifier.
+def has_network_alone(checkpoint: Checkpoint, training: Dataset | None) -> bool:
+    """Return whether the network can be measured alone: there is a linear classifier, and thresholds can be chosen.
+
+    Args:
+        training: the dataset that the checkpoint was trained on, if it is available.
+    """
+    needs_rows = checkpoint.metrics.get("label_thresholds", {}).get("objective") is not None
+    return WEIGHT in checkpoint.weights and (not needs_rows or (training is not None and len(training.validation) > 0))
+
+
+def predict_network_alone(classifier: Classifier, texts: Sequence[str]) -> np.ndarray:
+    """Return the probabilities of the network without the linear classifier, `(texts, classes)`.
 
     The temperature is that of the checkpoint, which was fitted to the sum.
     """
-    return classifier.without_linear().predict_proba(texts) if len(classifier.linear.rows) else None
+    return classifier.without_linear().predict_proba(texts)
 
 
 def compare_network(labels: np.ndarray, predicted: np.ndarray, network_alone: np.ndarray) -> NetworkDifference:
@@ -156,9 +167,6 @@ def measure_svc(
         rows: training rows.
         test_tokens: tokens of the measured texts.
         labels, predicted: true classes of these texts and the model's predictions, `(texts,)` int64.
-
-    Raises:
-        RowsUnavailable: no training row has a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
@@ -168,8 +176,6 @@ def measure_svc(
         logger.info(f"training {SVC_NAME} on {len(rows):,} rows; --no-baseline leaves it out")
     indices = {label: index for index, label in enumerate(checkpoint.labels)}
     tokens = tokenize_texts(rows.texts, checkpoint.experiment.text)
-    if not any(tokens):
-        raise RowsUnavailable(f"{rows.path}: no training row has a word")
     model = make_pipeline(TfidfVectorizer(analyzer=list_terms), LinearSVC(random_state=0))
     model.fit(tokens, np.array([indices[label] for label in rows.labels]))
     own = model.predict(test_tokens)
@@ -195,7 +201,7 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
         dataset: of the checkpoint's experiment; by default it is read.
 
     Raises:
-        RowsUnavailable: they cannot be read, or have changed since.
+        RowsUnavailable: they cannot be read, have changed since, or have no word.
     """
     digests = load_train_texts(checkpoint.path)
     if digests is None:
@@ -207,7 +213,10 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
         dataset = merge_validation(dataset)  # the refit of a search
     text = checkpoint.experiment.text
-    tokens = encode(tokenize_texts(dataset.train.texts, text), checkpoint.vocabulary, text.max_tokens)
+    tokenized = tokenize_texts(dataset.train.texts, text)
+    if not any(tokenized):
+        raise RowsUnavailable(f"{dataset.train.path}: no training row has a word")
+    tokens = encode(tokenized, checkpoint.vocabulary, text.max_tokens)
     is_same = len(dataset.train) == checkpoint.metrics.get("rows")
     is_same = is_same and dataset.train.distinct_labels() == set(checkpoint.labels)
     own = digest_training_texts(tokens)

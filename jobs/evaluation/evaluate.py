@@ -1,8 +1,7 @@
 """Evaluation of a checkpoint on labelled texts that training did not see, with a report."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -14,12 +13,14 @@ from cluster.input_files import check_output_file
 from cluster.storage import join, output_folder
 from jobs.config.experiment import Experiment, apply_overrides
 from jobs.config.settings import Source
+from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.readers import choose_encoding
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.baselines import (
     SVC_NAME,
     RowsUnavailable,
+    has_network_alone,
     load_training_dataset,
     measure_svc,
     predict_network_alone,
@@ -90,15 +91,18 @@ def evaluate(
         MissingThreshold: there are out-of-scope texts, and the checkpoint has no threshold for retention.
         StorageError: `out` is in a checkpoint.
     """
-    with step_bar("evaluating", STEPS, logger) as report_step:
+    steps = [READING]
+    with step_bar("evaluating", steps, logger) as report_step:
         report_step(READING)
         prepared = prepare(path, settings, out, file, text_column, label_column, out_of_scope)
         checkpoint, experiment, part, target = prepared
         columns = read_measured_columns(by, part) if by else {}
+        training = _load_training_dataset(checkpoint, part) if baseline else None
+        steps += _list_steps(checkpoint, training)
         report_step(SCORING)
         scored = _score_rows(checkpoint, part)
         measure_rows = _measure_label_sets if checkpoint.is_multi_label else _measure_classes
-        evaluation = measure_rows(scored, columns, report_step, baseline=baseline)
+        evaluation = measure_rows(scored, columns, training, report_step)
         _log_evaluation(evaluation, columns)
         report_step(REPORTING)
         find_errors = find_wrong_labels if checkpoint.is_multi_label else find_confident_errors
@@ -156,6 +160,23 @@ def _guess_format(experiment: Experiment, file: Source, keys: Set[str]) -> Exper
     return experiment.replace({key: value for key, value in guessed.items() if key not in keys})
 
 
+def _load_training_dataset(checkpoint: Checkpoint, part: MeasuredRows) -> Dataset | None:
+    """Return the dataset that a checkpoint was trained on; if it is not available, log the reason and return None."""
+    try:
+        return load_training_dataset(checkpoint, part.dataset)
+    except RowsUnavailable as error:
+        logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
+        return None
+
+
+def _list_steps(checkpoint: Checkpoint, training: Dataset | None) -> list[str]:
+    """Return the steps that run after the rows were read."""
+    skipped = set() if training is not None else {TRAINING_SVC}
+    if not has_network_alone(checkpoint, training):
+        skipped.add(SCORING_ALONE)
+    return [step for step in STEPS[1:] if step not in skipped]
+
+
 def _score_rows(checkpoint: Checkpoint, part: MeasuredRows) -> ScoredRows:
     texts, others = part.rows.texts, part.out_of_scope
     classifier = build_classifier(checkpoint, len(texts) + (0 if others is None else len(others)))
@@ -170,22 +191,21 @@ def _score_rows(checkpoint: Checkpoint, part: MeasuredRows) -> ScoredRows:
 
 
 def _measure_classes(
-    scored: ScoredRows, columns: Mapping[str, Sequence[str]], report_step: ReportStep, *, baseline: bool
+    scored: ScoredRows, columns: Mapping[str, Sequence[str]], training: Dataset | None, report_step: ReportStep
 ) -> MeasuredEvaluation:
     """Return the evaluation with one label per text; columns: values by name, for slices."""
     checkpoint, part, labels = scored.checkpoint, scored.part, scored.labels
-    predicted, svc, out_of_scope = scored.probabilities.argmax(axis=1), None, None
-    report_step(TRAINING_SVC)
-    with _log_unavailable_rows():
-        if baseline:
-            training = load_training_dataset(checkpoint, part.dataset)
-            svc = measure_svc(training.train, checkpoint, scored.tokens, labels, predicted)
-    report_step(SCORING_ALONE)
-    alone = predict_network_alone(scored.classifier, part.rows.texts)
+    predicted, svc, alone, out_of_scope = scored.probabilities.argmax(axis=1), None, None, None
+    if training is not None:
+        report_step(TRAINING_SVC)
+        svc = measure_svc(training.train, checkpoint, scored.tokens, labels, predicted)
+    if has_network_alone(checkpoint, training):
+        report_step(SCORING_ALONE)
+        alone = predict_network_alone(scored.classifier, part.rows.texts)
+    report_step(MEASURING)
     if (others := part.out_of_scope) is not None:
         probabilities = scored.classifier.predict_proba(others.texts)
         out_of_scope = measure_out_of_scope(checkpoint, labels, scored.probabilities, others, probabilities)
-    report_step(MEASURING)
     return measure(
         checkpoint,
         part.rows.path,
@@ -200,32 +220,22 @@ def _measure_classes(
 
 
 def _measure_label_sets(
-    scored: ScoredRows, columns: Mapping[str, Sequence[str]], report_step: ReportStep, *, baseline: bool
+    scored: ScoredRows, columns: Mapping[str, Sequence[str]], training: Dataset | None, report_step: ReportStep
 ) -> MultiLabelEvaluation:
     """Return the evaluation with several labels per text; columns: values by name, for slices."""
-    checkpoint, test, svc, training = scored.checkpoint, scored.part.rows, None, None
+    checkpoint, test, svc, alone = scored.checkpoint, scored.part.rows, None, None
     text, report_share = checkpoint.experiment.text, partial(report_step, TRAINING_SVC)
-    report_step(TRAINING_SVC)
-    with _log_unavailable_rows():
-        if baseline:
-            training = load_training_dataset(checkpoint, scored.part.dataset)
-            svc = score_with_svcs(training, checkpoint.labels, scored.tokens, text, report_share)
-    report_step(SCORING_ALONE)
-    alone = score_network_alone(checkpoint, scored.classifier, test.texts, training)
+    if training is not None:
+        report_step(TRAINING_SVC)
+        svc = score_with_svcs(training, checkpoint.labels, scored.tokens, text, report_share)
+    if has_network_alone(checkpoint, training):
+        report_step(SCORING_ALONE)
+        alone = score_network_alone(checkpoint, scored.classifier, test.texts, training)
     training_rows = 0 if training is None else len(training.train)
     report_step(MEASURING)
     return multi_label.measure(
         checkpoint, test, scored.tokens, scored.labels, scored.probabilities, columns, alone, svc, training_rows
     )
-
-
-@contextmanager
-def _log_unavailable_rows() -> Iterator[None]:
-    """Log instead of an error that there is no linear SVC without the training rows."""
-    try:
-        yield
-    except RowsUnavailable as error:
-        logger.info(f"no comparison with TF-IDF and a linear SVC, which needs the training rows: {error}")
 
 
 def _log_evaluation(evaluation: MeasuredEvaluation | MultiLabelEvaluation, columns: Iterable[str]) -> None:

@@ -104,24 +104,20 @@ def _compare(labels: np.ndarray, model: LabelScores, baseline: LabelScores) -> t
 
 def score_network_alone(
     checkpoint: Checkpoint, classifier: Classifier, texts: Sequence[str], training: Dataset | None
-) -> LabelScores | None:
-    """Return the scores of the network without the linear classifier; None if the checkpoint has none.
+) -> LabelScores:
+    """Return the scores of the network without the linear classifier, if `has_network_alone`.
 
-    The thresholds are chosen as those of the checkpoint, on the same validation rows; None also where these are not
-    available. If the settings have thresholds, they are these.
+    The thresholds are chosen as those of the checkpoint, on the same validation rows. If the settings have thresholds,
+    they are these.
 
     Args:
-        classifier: of the checkpoint. training: the dataset that the checkpoint was trained on, if it is available.
+        classifier: of the checkpoint. training: as of `has_network_alone`.
     """
     objective = checkpoint.metrics.get("label_thresholds", {}).get("objective")
     if objective is None:
-        probabilities = predict_network_alone(classifier, texts)
-        return None if probabilities is None else LabelScores(probabilities, checkpoint.label_thresholds)
-    if training is None or not len(training.validation):
-        return None
+        return LabelScores(predict_network_alone(classifier, texts), checkpoint.label_thresholds)
+    assert training is not None, "there are validation rows"
     own = training.validation.texts
     probabilities = predict_network_alone(classifier, [*own, *texts])
-    if probabilities is None:
-        return None
     labels = encode_labels(training.validation, checkpoint.labels)
     return LabelScores(probabilities[len(own) :], choose_thresholds(probabilities[: len(own)], labels, objective))

@@ -10,7 +10,7 @@ from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
-from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, RowsUnavailable, list_terms
+from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, list_terms
 from jobs.evaluation.multi_label.baselines import LabelScores
 from jobs.evaluation.multi_label.metrics import sigmoid
 from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
@@ -36,9 +36,6 @@ def score_with_svcs(
     Args:
         dataset: its training part is trained on. labels: of the scores. settings: of the tokenizer.
         report: called with the share of the labels that are trained, from 0 to 1.
-
-    Raises:
-        RowsUnavailable: no training row has a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
@@ -46,8 +43,6 @@ def score_with_svcs(
     if len(dataset.train) > MANY_ROWS:
         logger.info(f"training {SVC_NAME} for each label on {len(dataset.train):,} rows; --no-baseline leaves it out")
     tokens = tokenize_texts(dataset.train.texts, settings)
-    if not any(tokens):
-        raise RowsUnavailable(f"{dataset.train.path}: no training row has a word")
     vectorizer = TfidfVectorizer(analyzer=list_terms)
     features = vectorizer.fit_transform(tokens)
     targets = encode_label_sets(dataset.train.label_sets or [], labels)

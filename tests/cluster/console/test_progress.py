@@ -103,6 +103,20 @@ def test_a_terminal_shows_the_step_and_its_number(messages: list[str], monkeypat
     assert messages == []
 
 
+def test_steps_are_counted_when_they_are_known(messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    steps = ["reading"]
+    with step_bar("checking", steps, logger) as report_step:
+        report_step("reading", 0.1)
+        steps += ["comparing", "writing"]
+        report_step("writing")
+    output = stderr.getvalue()
+    assert "2/3 writing" in output
+
+
 def test_steps_are_shown_neither_in_a_pipe_nor_with_json(
     messages: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,9 +25,9 @@ from jobs.evaluation.baselines import (
     RowsUnavailable,
     SvcBaseline,
     compute_metrics,
+    has_network_alone,
     load_training_dataset,
     measure_majority,
-    measure_svc,
     predict_network_alone,
 )
 from jobs.evaluation.evaluate import evaluate
@@ -136,12 +136,11 @@ def test_changed_or_missing_training_rows_are_a_message(
         load_training_dataset(load_checkpoint(trained))
 
 
-def test_training_rows_without_a_word_have_no_svc() -> None:
-    """Scikit-learn raises an error of its own."""
-    rows, labels = Split(["", " "], ["bad", "good"], "rows.csv"), np.array([0, 1])
-    checkpoint = replace(checkpoint_of("static"), labels=["bad", "good"])
+def test_training_rows_without_a_word_are_not_available(trained: str, experiment: Experiment) -> None:
+    """Scikit-learn would raise an error of its own."""
+    rows = Split(["", " "], ["bad", "good"], "rows.csv")
     with pytest.raises(RowsUnavailable, match=r"rows\.csv: no training row has a word"):
-        measure_svc(rows, checkpoint, [["a"], ["b"]], labels, labels)
+        load_training_dataset(load_checkpoint(trained), replace(load_dataset(experiment), train=rows))
 
 
 def test_the_rows_of_a_refit_include_the_validation_part(experiment: Experiment, tmp_path: Path) -> None:
@@ -201,13 +200,13 @@ def test_the_scores_are_those_of_the_network_without_the_linear_classifier(embed
     texts = [" ".join(words) for words in np.random.default_rng(0).choice([*WORDS, "unheard"], (50, 6))]
     classifier = Classifier(checkpoint, table_dtype="float32")
     own = predict_network_alone(classifier, [*texts, ""])
-    assert own is not None
     logits = score_without_linear(checkpoint, [*texts, ""])
     np.testing.assert_allclose(own, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), atol=1e-5)
 
 
 def test_a_checkpoint_without_a_linear_classifier_has_no_network_alone() -> None:
-    assert predict_network_alone(Classifier(checkpoint_of("rand")), ["word1"]) is None
+    assert has_network_alone(checkpoint_of("rand", **{"model.linear": "words-and-pairs"}), None)
+    assert not has_network_alone(checkpoint_of("rand"), None)
 
 
 def test_the_evaluation_compares_the_sum_with_the_network_alone(

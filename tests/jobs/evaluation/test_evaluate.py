@@ -70,17 +70,35 @@ def test_any_labelled_file_is_measured_with_the_checkpoint_alone(
     assert evaluation.rows == 40
 
 
-def test_the_steps_are_reported(
-    trained: str, make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With several labels per text also the share of the labels that have an SVC."""
+def test_the_steps_that_run_are_reported(
+    trained: str, toy_csv: Path, make_experiment: Callable[..., Experiment], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Neither an SVC without training rows nor a network alone without a linear classifier is counted."""
     steps = record_steps(evaluate_module, monkeypatch)
     evaluate(trained, [], None)
     assert steps == [(step, 0) for step in evaluate_module.STEPS]
+    plain = make_experiment(train__epochs=1, model__linear="none")
+    train_checkpoint(plain, tmp_path / "plain" / "checkpoint")
+    other = write_rows(tmp_path / "other.csv", make_toy_rows(10, seed=7))
+    toy_csv.write_text("text,label\n")
+    for path, skipped in (
+        (trained, {evaluate_module.TRAINING_SVC}),
+        (str(tmp_path / "plain" / "checkpoint"), {evaluate_module.TRAINING_SVC, evaluate_module.SCORING_ALONE}),
+    ):
+        for baseline in (True, False):
+            steps.clear()
+            evaluate(path, [], None, other, baseline=baseline)
+            assert steps == [(step, 0) for step in evaluate_module.STEPS if step not in skipped]
+
+
+def test_the_share_of_the_labels_that_have_an_svc_is_reported(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = record_steps(evaluate_module, monkeypatch)
     rows = write_label_sets(tmp_path / "several.jsonl", make_label_set_rows(120))
     several = make_experiment(data__train=str(rows), data__multi_label=True, train__metric="micro_f1")
     train_checkpoint(several, tmp_path / "several" / "checkpoint", epochs=1)
-    steps.clear()
     evaluate(str(tmp_path / "several" / "checkpoint"), [], None)
     assert list(dict.fromkeys(step for step, _ in steps)) == list(evaluate_module.STEPS)
     assert [share for step, share in steps if step == evaluate_module.TRAINING_SVC] == [0, 0, 1 / 3, 2 / 3]

@@ -1,11 +1,13 @@
 """Baselines with several labels per text: constant labels, the SVC's verdict, the network alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
-from jobs.evaluation.baselines import predict_network_alone
+from jobs.evaluation.baselines import has_network_alone, predict_network_alone
 from jobs.evaluation.multi_label.baselines import (
     FrequentLabels,
     LabelScores,
@@ -66,7 +68,6 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     texts = [" ".join(words) for words in random.choice(WORDS, (60, 5))]
     classifier = Classifier(checkpoint)
     own = predict_network_alone(classifier, texts)
-    assert own is not None
     matrix = own[:40] > np.quantile(own[:40], 0.7)
     sets = [tuple(checkpoint.labels[index] for index in np.flatnonzero(row)) for row in matrix]
     validation = Split(texts[:40], [", ".join(labels) for labels in sets], "v.jsonl", label_sets=sets)
@@ -74,15 +75,15 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     dataset = Dataset(empty, validation, empty, checkpoint.labels, [])
     stored = {"objective": "micro_f1", "per_label": False, "values": [0.99] * 3}
     checkpoint.metrics["label_thresholds"] = stored
+    assert has_network_alone(checkpoint, dataset)
     alone = score_network_alone(checkpoint, classifier, texts[40:], dataset)
-    assert alone is not None
     np.testing.assert_allclose(alone.scores, own[40:], atol=1e-6)
     assert compute_metrics(matrix, own[:40] >= alone.thresholds, own[:40]).micro_f1 > 0.95
     # Thresholds of the sum would not be its own.
-    assert score_network_alone(checkpoint, classifier, texts[40:], None) is None
+    assert not has_network_alone(checkpoint, None)
+    assert not has_network_alone(checkpoint, replace(dataset, validation=empty))
     checkpoint.metrics["label_thresholds"] = stored | {"objective": None}  # they are settings
+    assert has_network_alone(checkpoint, None)
     alone = score_network_alone(checkpoint, classifier, texts[40:], None)
-    assert alone is not None
     assert np.array_equal(alone.thresholds, [0.99] * 3)
-    without = checkpoint_of("rand", **base | {"model.linear": "none"})
-    assert score_network_alone(without, Classifier(without), texts, dataset) is None
+    assert not has_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), dataset)
