@@ -37,7 +37,6 @@ from jobs.datasets.tokenizer import Vocabulary, count_separate_marks
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     SharedFiles,
-    open_checkpoint,
     parse_yaml,
     read_json,
     validate_metrics,
@@ -47,12 +46,11 @@ from jobs.model.checkpoint_files import (
 )
 from jobs.model.checkpoint_files import CheckpointError as CheckpointError
 from jobs.model.checkpoint_files import verify_sizes as verify_sizes
-from jobs.model.checkpoint_locations import is_on_hub, pin_revision, suggest_folder
+from jobs.model.checkpoint_locations import MODEL_FILES, is_on_hub, open_checkpoint, pin_revision, suggest_folder
 from jobs.model.checkpoint_tensors import UNTRAINED_VECTORS_FILE, is_quantized, read_weights, write_tensors
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 INITIAL_VECTORS_FILE = "initial.safetensors"
 TRAIN_TEXTS_FILE = "train-texts.safetensors"
 

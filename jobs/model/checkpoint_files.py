@@ -9,29 +9,20 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from cluster import UsageError
-from cluster.storage import (
-    StorageError,
-    as_local_folder,
-    join,
-    list_file_sizes,
-    read_text,
-)
+from cluster.storage import StorageError, join, list_file_sizes, read_text
 from jobs.config.abstention import validate_abstention
 from jobs.config.experiment import MAX_YAML_BYTES
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from jobs.config.text_distribution import validate_distribution
-from jobs.model.checkpoint_locations import locate_snapshot
 
 READABLE_FORMATS = (1, 2, 3)
 MODEL_CARD_FILE = "README.md"  # people may edit it
@@ -82,8 +73,9 @@ class VerifiedFiles:
             if version in READABLE_FORMATS:
                 self.format: int = version
                 self._checksums: dict[str, str] = {name: entry["sha256"] for name, entry in files.items()}
+                self._sizes: dict[str, int | None] = {name: entry.get("bytes") for name, entry in files.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{location}: has no readable manifest.json: {_shorten(error)}") from error
+            raise CheckpointError(f"{location}: has no readable manifest.json: {shorten_error(error)}") from error
         if version not in READABLE_FORMATS:
             formats = ", ".join(map(str, READABLE_FORMATS))
             raise CheckpointError(f"{location}: is of format {version}; this version reads formats {formats}")
@@ -96,6 +88,10 @@ class VerifiedFiles:
         path = self._path(name)
         self._compare(name, sha256(path))
         return path
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file in the manifest; None if it is not in it."""
+        return self._sizes.get(name)
 
     def checksum(self, name: str) -> str:
         """Return the SHA-256 of a file in the manifest."""
@@ -133,19 +129,6 @@ class VerifiedFiles:
             raise CheckpointError(f"{self._location}: {name} does not match the manifest; it was altered or truncated")
 
 
-@contextmanager
-def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
-    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
-    try:
-        with as_local_folder(locate_snapshot(location)) as folder:
-            yield VerifiedFiles(location, folder)
-    except CheckpointError:
-        raise
-    # safetensors raises TypeError and AttributeError for types of numbers that numpy does not have.
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, SafetensorError, UsageError) as error:
-        raise CheckpointError(f"{location}: cannot be read: {_shorten(error)}") from error
-
-
 def verify_sizes(path: str) -> None:
     """Compare the sizes of all files but the model card with the manifest.
 
@@ -173,7 +156,7 @@ def read_json(path: str, max_bytes: int = DEFAULT_MAX_TEXT_BYTES) -> Any:
     try:
         return parse_json(path, read_text(path, max_bytes))
     except (StorageError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {_shorten(error)}") from error
+        raise CheckpointError(f"{path}: cannot be read: {shorten_error(error)}") from error
 
 
 def parse_json(name: str, text: str) -> Any:
@@ -238,7 +221,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text of a checkpoint; CheckpointError if no reader would accept its length."""
-    content, limit = text.encode("utf-8"), MAX_TEXT_BYTES.get(path.name, DEFAULT_MAX_TEXT_BYTES)
+    content, limit = text.encode("utf-8"), text_limit(path.name)
     if len(content) > limit:
         raise CheckpointError(f"{path.name}: would have {len(content):,} bytes; a reader accepts {limit:,}")
     path.write_bytes(content)
@@ -314,8 +297,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def text_limit(name: str) -> int:
+    """Return the most bytes of a file of text that a reader accepts."""
+    return MAX_TEXT_BYTES.get(name, DEFAULT_MAX_TEXT_BYTES)
+
+
 def _read_limited(path: Path) -> bytes:
-    limit = MAX_TEXT_BYTES.get(path.name, DEFAULT_MAX_TEXT_BYTES)
+    limit = text_limit(path.name)
     if not path.is_file():  # a pipe would be read forever
         raise ValueError(f"{path.name}: is not a file")
     with path.open("rb") as stream:
@@ -325,6 +313,7 @@ def _read_limited(path: Path) -> bytes:
     return content
 
 
-def _shorten(error: Exception) -> str:
+def shorten_error(error: Exception) -> str:
+    """Return the message of an error, or its start."""
     message = str(error) if isinstance(error, UsageError | ValueError | OSError) else repr(error)
     return message if len(message) <= MAX_MESSAGE_CHARACTERS else f"{message[:MAX_MESSAGE_CHARACTERS]}..."

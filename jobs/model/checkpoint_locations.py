@@ -1,23 +1,36 @@
-"""Locations of checkpoints on the Hugging Face Hub, and what may be meant by a path without a checkpoint.
+"""Locations of checkpoints: folders, URIs and the Hugging Face Hub, and what may be meant by a path without one.
 
 A repository of the Hub is `hf://OWNER/NAME[@REVISION]`. It is downloaded into the Hub's cache of this machine. The
+manifest and the settings come first; the other files only if these are a checkpoint's, and fit the repository. The
 address and the token are those of huggingface_hub: `HF_ENDPOINT`, `HF_TOKEN`, `hf auth login`. The download is only
 read, never written to; what reads it does the same checks as for any other checkpoint.
 """
 
 import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from cluster.storage import StorageError, exists, is_uri, join, list_folders
+from safetensors import SafetensorError
+
+from cluster import UsageError
+from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders
+from jobs.model.checkpoint_files import (
+    MODEL_CARD_FILE,
+    CheckpointError,
+    VerifiedFiles,
+    parse_yaml,
+    shorten_error,
+    text_limit,
+)
 
 SCHEME = "hf://"
 MAX_SUGGESTIONS = 3
-# Files that readers use. Without the names, the weights of another library's model would be downloaded before it is
-# clear that it is no checkpoint.
-FILES = (
-    "manifest.json", "README.md", "experiment.yaml", "labels.json", "vocabulary.json", "metrics.json",
-    "weights.safetensors", "untrained.safetensors", "initial.safetensors", "train-texts.safetensors",
-)  # fmt: skip
+# Files that every checkpoint has, and all that readers use. The first ones are downloaded before the others.
+MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
+FIRST_FILES = ("manifest.json", "experiment.yaml")
+OPTIONAL_FILES = ("untrained.safetensors", "initial.safetensors", "train-texts.safetensors")
 MISSING_PACKAGE = "needs the package huggingface_hub: pip install huggingface_hub"
 _URI = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@?#\s]+))?")
 
@@ -39,6 +52,7 @@ def pin_revision(uri: str) -> str:
     """Download a repository, and return its URI with the commit as revision, which never changes.
 
     Raises:
+        CheckpointError: it is no checkpoint; its tensors were not downloaded.
         StorageError: it cannot be downloaded and is not in the cache.
     """
     return f"{SCHEME}{parse_hub_uri(uri)[0]}@{_download(uri).name}"
@@ -48,27 +62,90 @@ def locate_snapshot(path: str) -> str:
     """Return the folder of a repository in the cache, downloaded if needed; any other path unchanged.
 
     Raises:
-        StorageError: as for `pin_revision`.
+        CheckpointError, StorageError: as for `pin_revision`.
     """
     return str(_download(path)) if is_on_hub(path) else path
 
 
+@contextmanager
+def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
+    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
+    with _raise_checkpoint_errors(location), as_local_folder(locate_snapshot(location)) as folder:
+        yield VerifiedFiles(location, folder)
+
+
+@contextmanager
+def _raise_checkpoint_errors(location: str) -> Iterator[None]:
+    """Raise a CheckpointError instead of any error of files that may come from anywhere."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    # safetensors raises TypeError and AttributeError for types of numbers that numpy does not have.
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, SafetensorError, UsageError) as error:
+        raise CheckpointError(f"{location}: cannot be read: {shorten_error(error)}") from error
+
+
 def _download(uri: str) -> Path:
-    """Return the folder of a repository in the cache, which is named after the commit."""
+    """Return the folder of a repository in the cache, which is named after the commit; errors of `pin_revision`."""
+    names = {*FIRST_FILES, *MODEL_FILES, *OPTIONAL_FILES, MODEL_CARD_FILE}
+    try:
+        files = _fetch(uri, names, dry_run=True)
+    except StorageError:
+        with suppress(StorageError):
+            return Path(_fetch(uri, {*FIRST_FILES, *MODEL_FILES}, local_files_only=True))
+        raise
+    sizes = {file.filename: file.file_size for file in files}
+    if "manifest.json" not in sizes:
+        raise CheckpointError(f"{uri}: is no checkpoint: it has no manifest.json")
+    location = f"{SCHEME}{parse_hub_uri(uri)[0]}@{files[0].commit_hash}"
+    if any(file.will_download for file in files):
+        for name, size in sizes.items():
+            if not name.endswith(".safetensors") and (size is None or size > text_limit(name)):
+                raise CheckpointError(f"{location}: {name}: is longer than {text_limit(name):,} bytes")
+        folder = Path(_fetch(location, FIRST_FILES))
+        with _raise_checkpoint_errors(location):
+            names = _select_files(location, VerifiedFiles(location, folder), sizes)
+    return Path(_fetch(location, names))
+
+
+def _select_files(location: str, files: VerifiedFiles, sizes: Mapping[str, int | None]) -> set[str]:
+    """Return the names of the files to download.
+
+    Args:
+        files: of which the first ones were downloaded. sizes: bytes of the files in the repository, by name.
+
+    Raises:
+        CheckpointError, ValueError: the settings are malformed, or a file is missing or has another size than in the
+            manifest.
+    """
+    parse_yaml("experiment.yaml", files.read_text("experiment.yaml"))
+    names = {*MODEL_FILES, *(name for name in OPTIONAL_FILES if name in files and name in sizes)}
+    wrong = [name for name in sorted(names) if name not in files or sizes.get(name) != files.size(name)]
+    if wrong:
+        raise CheckpointError(f"{location}: {', '.join(wrong)} missing, or of another size than in the manifest")
+    return {*FIRST_FILES, *names, MODEL_CARD_FILE}
+
+
+def _fetch(uri: str, names: Collection[str], **options: Any) -> Any:
+    """Return what huggingface_hub's `snapshot_download` returns for files of a repository; StorageError if it fails."""
     repository, revision = parse_hub_uri(uri)
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import DryRunError, RepositoryNotFoundError, RevisionNotFoundError
     except ImportError as error:
         raise StorageError(f"{uri}: {MISSING_PACKAGE}") from error
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
-    except RepositoryNotFoundError as error:
-        raise StorageError(f"{uri}: the Hub has no such repository, or it is private: `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise StorageError(f"{uri}: the repository has no revision '{revision}'") from error
+        return snapshot_download(repository, revision=revision, allow_patterns=sorted(names), **options)
     except Exception as error:  # those of its HTTP library have no base class of their own
-        raise StorageError(f"{uri}: cannot be downloaded: {describe_hub_error(error)}") from error
+        cause = error.__cause__ if isinstance(error, DryRunError) and isinstance(error.__cause__, Exception) else error
+        if isinstance(cause, RepositoryNotFoundError):
+            message = "the Hub has no such repository, or it is private: `hf auth login`"
+        elif isinstance(cause, RevisionNotFoundError):
+            message = f"the repository has no revision '{revision}'"
+        else:
+            message = f"cannot be downloaded: {describe_hub_error(cause)}"
+        raise StorageError(f"{uri}: {message}") from error
 
 
 def describe_hub_error(error: Exception) -> str:

@@ -25,7 +25,7 @@ from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from jobs.model.checkpoint_files import open_checkpoint
+from jobs.model.checkpoint_locations import open_checkpoint
 from jobs.model.checkpoint_tensors import write_tensors
 from jobs.model.linear.tensors import PAIRS, SQUARES
 from jobs.portable.character_tables import build_tables

@@ -24,7 +24,6 @@ from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     CheckpointError,
     VerifiedFiles,
-    open_checkpoint,
     read_json,
 )
 from jobs.model.checkpoint_locations import (
@@ -33,6 +32,7 @@ from jobs.model.checkpoint_locations import (
     describe_hub_error,
     is_on_hub,
     locate_snapshot,
+    open_checkpoint,
     parse_hub_uri,
 )
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES

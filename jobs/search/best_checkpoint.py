@@ -17,8 +17,9 @@ from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
-from jobs.model.checkpoint_files import open_checkpoint, read_json, validate_metrics
+from jobs.model.checkpoint_files import read_json, validate_metrics
 from jobs.model.checkpoint_leases import remove_outdated_folder
+from jobs.model.checkpoint_locations import open_checkpoint
 from jobs.model.linear.tensors import SCALE
 from jobs.search.records import (
     RankingKey,

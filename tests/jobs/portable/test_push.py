@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from jobs.portable.push import push_checkpoint
 from serving.web.served_models import load_models, parse_user_config
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
-from tests.support.hub_server import TOKEN, HubServer
+from tests.support.hub_server import TOKEN, HubServer, Repository
 
 # huggingface_hub calls its HTTP library in a way that is deprecated there.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -167,6 +168,69 @@ def test_the_weights_of_other_libraries_are_not_downloaded(hub: HubServer, folde
     assert not [path for path in cached.rglob("*") if path.name in ("model.safetensors", "code.py")]
 
 
+def change_manifest(name: str, **values: object) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+    """Return a function that returns files with other values of one file in the manifest."""
+
+    def change(files: dict[str, bytes]) -> dict[str, bytes]:
+        manifest = json.loads(files["manifest.json"])
+        manifest["files"][name] |= values
+        return {"manifest.json": json.dumps(manifest).encode()}
+
+    return change
+
+
+NO_CHECKPOINTS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
+    "no JSON": (lambda files: {"manifest.json": b"{"}, "has no readable manifest"),
+    "another format": (lambda files: {"manifest.json": b'{"format": 9, "files": {}}'}, "is of format 9"),
+    "another manifest": (lambda files: {"manifest.json": b'{"format": 1, "files": {}}'}, "lacks experiment.yaml"),
+    "a long manifest": (lambda files: {"manifest.json": b" " * (17 << 20)}, "manifest.json: is longer than 16,777,216"),
+    "long settings": (lambda files: {"experiment.yaml": b"#" * (5 << 20)}, "experiment.yaml: is longer than"),
+    "other settings": (lambda files: {"experiment.yaml": b"name: other"}, "experiment.yaml does not match"),
+    "tensors of another size": (
+        change_manifest("weights.safetensors", bytes=9),
+        "weights.safetensors missing, or of another size than in the manifest",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_no_large_file_is_downloaded_of_what_is_no_checkpoint(hub: HubServer, folder: Path, kind: str) -> None:
+    """Neither the manifest nor the settings if they are too long, and in no case the tensors; also at the next try."""
+    push_checkpoint(str(folder), NAME)
+    change, message = NO_CHECKPOINTS[kind]
+    hub.repositories[NAME].commit(change(hub.files(NAME)))
+    for _ in range(2):
+        hub.requests.clear()
+        with pytest.raises(CheckpointError, match=f"{URI}@.*{message}"):
+            finetune_cnn.load(URI)
+        assert f"GET /api/models/{NAME}/revision/main" in hub.requests
+        requested = {path.rpartition("/")[2] for path in hub.requests if path.startswith("GET /owner")}
+        assert requested <= {"manifest.json", "experiment.yaml"}
+        assert not ("long" in kind and requested)
+
+
+def test_a_model_of_another_library_is_not_downloaded(hub: HubServer, folder: Path) -> None:
+    hub.repositories[NAME] = Repository(private=False)
+    hub.repositories[NAME].commit({"README.md": b"a model", "model.safetensors": b"many gigabytes"})
+    with pytest.raises(CheckpointError, match=f"{URI}: is no checkpoint: it has no manifest.json"):
+        finetune_cnn.load(URI)
+    assert not [path for path in hub.requests if path.startswith("GET /owner")]
+
+
+def test_a_checkpoint_in_the_cache_is_used_without_the_hub(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the name of a branch too; files that an earlier push left in the repository are not needed."""
+    push_checkpoint(str(folder), NAME)
+    hub.repositories[NAME].commit({"initial.safetensors": b"of an earlier push"})
+    expected = load_checkpoint(URI)
+    assert "GET" not in {path.split()[0] for path in hub.requests if path.endswith("initial.safetensors")}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_checkpoint(URI).path == load_checkpoint(expected.path).path == expected.path
+    with pytest.raises(StorageError, match=r"hf://owner/other: cannot be downloaded: .*offline"):
+        load_checkpoint("hf://owner/other")
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
@@ -216,6 +280,7 @@ def test_commands_read_a_quantized_checkpoint_of_the_hub(
     Path("texts.csv").write_text("text,label\nword1,a\nword2,b\nword3,c\n")
     assert main(["predict", URI, "texts.csv", "--out", "labelled.csv"]) == 0
     assert len(Path("labelled.csv").read_text().splitlines()) == 4
+    assert main(["evaluate", URI, "texts.csv", "--no-baseline", "--dry-run"]) == 0
     assert main(["evaluate", URI, "texts.csv", "--no-baseline"]) == 0
     assert [path.parent.name for path in Path.cwd().glob("report*/evaluation.json")] == ["report-tickets"]
 
