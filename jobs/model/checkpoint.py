@@ -231,11 +231,12 @@ def read_published_test_part(path: str) -> Source | None:
     return test if is_list or isinstance(test, str) else None
 
 
-def load_checkpoint(path: str) -> Checkpoint:
+def load_checkpoint(path: str, check: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint:
     """Return the checkpoint of a folder, URI or best.json.
 
     Raises:
-        CheckpointError: it is missing, incomplete, altered, malformed, or of a newer format.
+        CheckpointError: it is missing, incomplete, altered, malformed, or of a newer format; or `check` raises it,
+            which is called before the tensors are read, with the checkpoint without them.
     """
     location = resolve_checkpoint(path)
     with open_checkpoint(location) as files:
@@ -243,12 +244,14 @@ def load_checkpoint(path: str) -> Checkpoint:
             experiment=_parse_settings(files.read_text("experiment.yaml")),
             labels=_parse_names("labels.json", files.read_json("labels.json")),
             words=_parse_names("vocabulary.json", files.read_json("vocabulary.json")),
-            weights=read_weights(files),
+            weights={},
             metrics=files.read_json("metrics.json"),
             path=location,
             manifest_sha256=files.manifest_sha256,
         )
         validate_metrics(checkpoint.metrics, len(checkpoint.labels))
+        check(checkpoint)
+        checkpoint.weights.update(read_weights(files))
     if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
         logger.warning(
             f"{location}: {separate_marks} words begin with a combining mark: an earlier version, which divided words "

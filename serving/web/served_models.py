@@ -2,8 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Annotated, Any, TypedDict
 
@@ -14,7 +15,7 @@ from cluster.storage import join, read_text
 from jobs.config.text_distribution import find_distribution
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
-from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
+from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, resolve_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
 from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
 from serving.web.distribution import DistributionWindow
@@ -186,26 +187,32 @@ def load_models(
     if config.candidate is None:
         return ServedModels(config, primary)
     try:
-        candidate = load_model(config.candidate.checkpoint, reusable, *options)
-        _check_candidate(candidate.info, primary.info)
+        candidate = load_model(config.candidate.checkpoint, reusable, *options, partial(_check_labels, primary))
     except UsageError as error:
         return ServedModels(config, primary, candidate_error=CandidateError(str(error)))
     return ServedModels(config, primary, candidate)
 
 
-def _check_candidate(candidate: ModelInfo, primary: ModelInfo) -> None:
-    """Raise a CandidateError if two checkpoints have different labels."""
-    name = candidate["checkpoint"]
-    if candidate["labels"] != primary["labels"]:
-        raise CandidateError(f"{name}: its labels differ from those of {primary['checkpoint']}")
-    if candidate["multi_label"] != primary["multi_label"]:
-        raise CandidateError(f"{name}: assigns one label per text, or several, unlike the current checkpoint")
+def _check_labels(primary: ServedModel, candidate: Checkpoint | Classifier) -> None:
+    """Raise a CheckpointError if a candidate has other labels than the primary model."""
+    if candidate.labels != primary.classifier.labels:
+        raise CheckpointError(f"its labels differ from those of {primary.info['checkpoint']}")
+    if candidate.is_multi_label != primary.classifier.is_multi_label:
+        raise CheckpointError("assigns one label per text, or several, unlike the current checkpoint")
 
 
 def load_model(
-    path: str, reusable: Sequence[ServedModel], table_bytes: int, table_dtype: TableDtype, limits: Limits
+    path: str,
+    reusable: Sequence[ServedModel],
+    table_bytes: int,
+    table_dtype: TableDtype,
+    limits: Limits,
+    check: Callable[[Checkpoint | Classifier], None] = lambda candidate: None,
 ) -> ServedModel:
     """Return the model of a checkpoint; one of `reusable` if that is loaded from the path and has not changed.
+
+    Args:
+        check: raises a CheckpointError if the checkpoint cannot be served; called before its tensors are read.
 
     Raises:
         CheckpointError, StorageError: the checkpoint cannot be read.
@@ -213,8 +220,9 @@ def load_model(
     location = path
     try:
         if reusable and (unchanged := _find_unchanged(path, reusable)):
+            check(unchanged.classifier)
             return unchanged
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, check)
         location = checkpoint.path
         classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
         stored = find_distribution(checkpoint.metrics)

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -270,9 +271,9 @@ def test_a_checkpoint_is_loaded_once_although_its_candidate_is_refused(
     """Also when both are tried again: a table is computed for each loaded checkpoint."""
     first, second, paths = str(run_folder / "first"), str(run_folder / "second"), []
 
-    def record_path(path: str) -> Checkpoint:
+    def record_path(path: str, *arguments: Any) -> Checkpoint:
         paths.append(path)
-        return load_checkpoint(path)
+        return load_checkpoint(path, *arguments)
 
     replica = make_replica({"checkpoint": first})
     monkeypatch.setattr(served_models, "load_checkpoint", record_path)

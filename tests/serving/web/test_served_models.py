@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,9 +102,9 @@ def test_a_loaded_checkpoint_is_not_read_again(folder: Path, tmp_path: Path, mon
     """A new candidate leaves the primary model as it is, unless its files have changed."""
     loaded_paths = []
 
-    def load_checkpoint(path: str) -> Checkpoint:
+    def load_checkpoint(path: str, *arguments: Any) -> Checkpoint:
         loaded_paths.append(path)
-        return checkpoint_module.load_checkpoint(path)
+        return checkpoint_module.load_checkpoint(path, *arguments)
 
     monkeypatch.setattr(served_models, "load_checkpoint", load_checkpoint)
     before = load_models(parse_user_config({"checkpoint": str(folder)}))
@@ -118,14 +119,39 @@ def test_a_loaded_checkpoint_is_not_read_again(folder: Path, tmp_path: Path, mon
     assert load_models(parse_user_config(both), after).primary is not before.primary
 
 
-def test_a_candidate_with_other_labels_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda other: other.labels.__setitem__(0, "z"), "/d: its labels differ from those of "),
+        (lambda other: None, "/d: assigns one label per text, or several, unlike the current checkpoint"),
+    ],
+)
+def test_a_candidate_with_other_labels_is_refused_before_its_tensors_are_read(
+    folder: Path, tmp_path: Path, change: Callable[[Checkpoint], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service tries it again and again."""
+    other = checkpoint_of("static", **{"data.multi_label": "assigns" in message})
+    change(other)
+    save_checkpoint(tmp_path / "d", other)
+    before = load_models(parse_user_config({"checkpoint": str(folder)}))
+    monkeypatch.setattr(checkpoint_module, "read_weights", None)
+    config = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
+    models = load_models(parse_user_config(config), before)
+    assert models.loaded() == (before.primary,)
+    assert message in str(models.candidate_error)
+
+
+def test_a_loaded_candidate_with_other_labels_than_a_new_checkpoint_is_refused(folder: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "d", checkpoint_of("static"))
+    config = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
+    before = load_models(parse_user_config(config))
+    assert before.candidate is not None
     other = checkpoint_of("static")
     other.labels[0] = "z"
-    save_checkpoint(tmp_path / "d", other)
-    config = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
-    models = load_models(parse_user_config(config))
+    save_checkpoint(tmp_path / "e", other)
+    models = load_models(parse_user_config(config | {"checkpoint": str(tmp_path / "e")}), before)
     assert models.loaded() == (models.primary,)
-    assert "labels differ" in str(models.candidate_error)
+    assert "/d: its labels differ from those of " in str(models.candidate_error)
 
 
 def test_each_checkpoint_has_a_table_of_its_own(folder: Path, tmp_path: Path) -> None:
