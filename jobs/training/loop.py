@@ -38,7 +38,7 @@ from jobs.training.validation import Metrics, Validation
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
-    from jobs.training.corpus import Corpus, EncodedSplit
+    from jobs.training.corpus import Corpus
 
 # Learning rate of random word vectors, relative to that of the other parameters, without train.vectors_learning_rate.
 # Accuracy on rows held out of the training part with factor 3 and factor 1: TREC 86.8 and 85.0 % (mean of 4 seeds),
@@ -203,10 +203,10 @@ class Loop:
     def _end_epoch(self, rows: int, seconds: float) -> Epoch:
         """Validate, record the epoch and return it; this process trained `rows` rows of it in `seconds`."""
         start = time.perf_counter()
-        progress, split = self.progress, self.corpus.validation
+        progress = self.progress
         mean = progress.train_loss / len(self.corpus.train)
         number = len(progress.epochs) + 1
-        metrics, predicted = self._validate(split) if len(split) and math.isfinite(mean) else (None, None)
+        metrics, predicted = self.validate() if len(self.corpus.validation) and math.isfinite(mean) else (None, None)
         for name, value in (("training", mean), ("validation", metrics.loss if metrics else None)):
             if value is not None and not math.isfinite(value):
                 raise TrainingDiverged(
@@ -299,9 +299,10 @@ class Loop:
             scores[rank::size] = self.network(collator.collate(rows[rank::size]))
             yield rows, self.group.all_reduce(scores).cpu()
 
-    def _validate(self, split: "EncodedSplit") -> tuple[Metrics, np.ndarray]:
+    def validate(self) -> tuple[Metrics, np.ndarray]:
         """Return the metrics and the predictions, as of `Validation.measure`, and store logits to calibrate."""
-        self.validation = validation = Validation(split.labels, self.logits, self.settings, self.corpus.labels)
+        labels = self.corpus.validation.labels
+        self.validation = validation = Validation(labels, self.logits, self.settings, self.corpus.labels)
         for rows, scores in iter_validation_scores(self):
             validation.add(rows, scores)
         return validation.measure()

@@ -61,6 +61,8 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
         resumable: include what resuming needs, the optimizers' state and the progress.
     """
     progress = loop.progress
+    if progress.epochs and not progress.steps and loop.validation is None and len(loop.corpus.validation):
+        loop.validate()  # the state was restored: the scores of the rows are not part of it
     # Within an epoch the weights have changed since the validation.
     calibration: Mapping[str, object] = {} if progress.steps else _calibrate(experiment.train, loop)
     if loop.group.rank:
@@ -236,7 +238,7 @@ def restore(loop: Loop, state: TrainingState) -> None:
             "step": torch.tensor(float(steps), device=loop.device),
             **{moment: moments[moment][name].to(loop.device) for moment in ADAM_MOMENTS},
         }
-    loop.progress = Progress.from_json(state.progress)
+    loop.progress, loop.validation = Progress.from_json(state.progress), None
     # An earlier version did not record them.
     loop.predicted = state.optimizer_state.get(PREDICTED, loop.predicted).astype(np.int64)
 

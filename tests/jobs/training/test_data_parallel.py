@@ -49,7 +49,7 @@ def train(loop: Loop) -> Trained:
     loop.step = recorded_step  # type: ignore[method-assign]
     for number in range(1, loop.settings.epochs + 1):
         list(loop._train_epoch())
-        validation_losses.append(loop._validate(loop.corpus.validation)[0].loss)
+        validation_losses.append(loop.validate()[0].loss)
         loop.progress.add(Epoch(number, 0.5, None, None, None, 1.0, 1.0), "accuracy")
     tensors = gather_weights(loop) | gather_optimizer_state(loop)
     return Trained(losses, validation_losses, tensors, loop.step_bytes / loop.steps)

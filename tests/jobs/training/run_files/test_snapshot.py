@@ -283,6 +283,28 @@ def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
     assert load_checkpoint(str(tmp_path / "fixed")).temperature == 1.5
 
 
+@pytest.mark.parametrize("is_multi_label", [False, True])
+def test_a_restored_state_that_is_saved_again_has_the_same_metrics(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, is_multi_label: bool
+) -> None:
+    """Intervals of F1, temperature, thresholds, distribution: a trial may be paused twice without an epoch between."""
+    own = {"data.multi_label": True, "data.label_separator": ";", "train.metric": "micro_f1"} if is_multi_label else {}
+    experiment = make_experiment(**own)
+    first, second = make_loop(experiment), make_loop(experiment)
+    next(first.train_epochs())
+    capture(experiment, first.corpus, first, resumable=True)(tmp_path / "first")
+    restore(second, load_training_state(tmp_path / "first"))
+    capture(experiment, second.corpus, second, resumable=True)(tmp_path / "second")
+    metrics = load_checkpoint(str(tmp_path / "first")).metrics
+    assert load_checkpoint(str(tmp_path / "second")).metrics == metrics
+    assert {"macro_f1_interval", "temperature", "label_thresholds" if is_multi_label else "abstention"} <= set(metrics)
+    for _ in first.train_epochs():
+        pass
+    restore(first, load_training_state(tmp_path / "first"))  # the scores of the last epoch are not those of this state
+    capture(experiment, first.corpus, first, resumable=True)(tmp_path / "third")
+    assert load_checkpoint(str(tmp_path / "third")).metrics == metrics
+
+
 def test_a_checkpoint_of_an_epoch_has_the_thresholds_of_its_validation_part(
     make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
