@@ -40,7 +40,7 @@ from tests.support.toy_data import write_word2vec
 
 README = REPOSITORY / "README.md"
 QUICKSTART = REPOSITORY / "docs" / "quickstart.md"
-PYTHON_GUIDE = REPOSITORY / "docs" / "guides" / "python.md"
+GUIDES = REPOSITORY / "docs" / "guides"
 START_TIMEOUT_S = 240
 COMMAND_TIMEOUT_S = 240  # of the commands of a block
 
@@ -113,9 +113,9 @@ def test_the_code_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.M
     write_small_vectors(tmp_path / "vectors.bin.gz")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    blocks = [block for block in read_code_blocks(PYTHON_GUIDE) if block.language == "python"]
+    blocks = [block for block in read_code_blocks(GUIDES / "python.md") if block.language == "python"]
     for block in blocks:
-        exec(compile(block.text, str(block), "exec"), names)
+        block.run(names)
     assert len(blocks) == 4
     assert names["classifier"].predict(names["texts"]) == names["estimator"].predict(names["texts"]).tolist()
     assert {*names["classifier"].predict(names["texts"], abstain="retention")} <= {*names["labels"], None}
@@ -124,8 +124,8 @@ def test_the_code_of_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tickets, with small vectors. The start page has the same code."""
-    [code] = [block.text for block in read_code_blocks(README) if block.language == "python"]
-    assert code in [block.text for block in read_code_blocks(README.parent / "docs" / "index.md")]
+    [code] = [block for block in read_code_blocks(README) if block.language == "python"]
+    assert code.text in [block.text for block in read_code_blocks(README.parent / "docs" / "index.md")]
     write_small_vectors(tmp_path / "vectors.bin.gz")
     monkeypatch.chdir(tmp_path)
     with (REPOSITORY / "experiments" / "tickets.csv").open() as file:
@@ -133,9 +133,32 @@ def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {"texts": [row["message"] for row in rows], "labels": [row["queue"] for row in rows]}
     output = io.StringIO()
     with redirect_stdout(output):
-        exec(compile(code, "README.md", "exec"), names)
+        code.run(names)
     assert output.getvalue() == "['billing']\n"
     assert load("model").predict(["Why was my card charged twice?"]) == ["billing"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload``:DeprecationWarning")  # of MLflow's use of SQLAlchemy
+def test_the_code_of_other_guides_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training with a callback that logs to MLflow, abstention of its checkpoint, and several labels per text."""
+    shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    mlflow = pytest.importorskip("mlflow")
+    training, abstention, several = (
+        next(block for block in read_code_blocks(GUIDES / f"{name}.md") if block.language == "python")
+        for name in ("training", "abstention", "multi-label")
+    )
+    names: dict[str, Any] = {}
+    training.run(names)
+    [run] = mlflow.search_runs(output_format="list")
+    mlflow.end_run()
+    assert run.data.metrics["epoch"] > 1
+    abstention.run(names)
+    assert names["classifier"].labels == ["billing", "delivery", "technical"]
+    several.run(names)
+    assert names["estimator"].predict(["cheap and loud music"]) == [["sound", "price"]]
+    assert names["estimator"].predict_proba(["cheap and loud music"]).shape == (1, 2)
 
 
 def test_the_start_page_leads_to_every_page() -> None:

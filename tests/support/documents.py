@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.package import REPOSITORY
 
@@ -27,6 +28,10 @@ class CodeBlock:
     def is_service(self) -> bool:
         """Whether the block only starts a service, which runs during the next block."""
         return self.text.startswith("finetune-cnn serve ") and self.text.count("\n") == 1
+
+    def run(self, names: dict[str, Any], replacement: tuple[str, str] = ("", "")) -> None:
+        """Run a block of Python in a namespace; replacement: of a text in it, such as a port, by another one."""
+        exec(compile(self.text.replace(*replacement), str(self), "exec"), names)
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(REPOSITORY)}, line {self.line}"

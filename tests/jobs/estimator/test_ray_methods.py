@@ -57,7 +57,7 @@ def program(
 
 def run(block: CodeBlock, names: dict[str, Any]) -> None:
     """Run a block, with another port."""
-    exec(compile(block.text.replace("port=8000", f"port={names['port']}"), str(block), "exec"), names)
+    block.run(names, ("port=8000", f"port={names['port']}"))
 
 
 def test_the_estimator_trains_searches_and_serves(

@@ -32,7 +32,7 @@ def test_the_guide_runs(hub: HubServer, tmp_path: Path, monkeypatch: pytest.Monk
     commands = []
     for block in read_code_blocks(GUIDE):
         if block.language == "python":
-            exec(compile(block.text, str(block), "exec"), names)
+            block.run(names)
         for line in block.text.splitlines() if block.language == "console" else ():
             program, command, *arguments = shlex.split(line)
             if program == "finetune-cnn" and command != "evaluate":

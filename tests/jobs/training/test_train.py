@@ -23,6 +23,7 @@ from ray.exceptions import ActorDiedError
 from ray.train.torch import TorchTrainer
 
 import finetune_cnn
+from cluster.package import REPOSITORY
 from cluster.resources import ResourceError
 from cluster.storage import StorageError, lock_folder
 from jobs.config.experiment import Experiment
@@ -36,12 +37,16 @@ from jobs.training.run_files.ray_snapshot import RAY_SNAPSHOT
 from jobs.training.run_files.run_folder import RunFolder, resolve_run_folder
 from jobs.training.train import TrainingFailed, fit, train
 from tests.support.commands import run_command
+from tests.support.documents import read_code_blocks
 from tests.support.loops import train_in_process
 from tests.support.tensorboard import read_scalars
 from tests.support.toy_data import make_test_corpus
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+GUIDE = REPOSITORY / "docs" / "guides" / "training.md"
+[RESULT_BLOCK] = [block for block in read_code_blocks(GUIDE) if "Result.from_path" in block.text]
 
 
 class WorkerKiller(ray.train.UserCallback):
@@ -113,7 +118,9 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
     assert epochs_seen[-1] == 4
     assert all(report["exists"] for report in reports)
     [run] = Path(best).parent.glob("train-*")
-    result = ray.train.Result.from_path(run)
+    names: dict[str, Any] = {}
+    RESULT_BLOCK.run(names, ("/data/runs/tickets/train-1a2b3c4d", str(run)))
+    result = names["result"]
     assert result.metrics == {key: value for key, value in reports[-1].items() if key != "exists"}
     assert finetune_cnn.load(result.checkpoint.path).labels == ["bad", "good"]
     # The checkpoints of the other epochs were removed; a report may have been lost with its worker.
