@@ -110,6 +110,7 @@ def deploy(
     port: int = 8000,
     key: str | None = None,
     models: "Mapping[str, str | os.PathLike[str]] | None" = None,
+    allowed_origins: Sequence[str] = (),
 ) -> "Service":
     """Serve a model with Ray Serve, and return the service, which runs until its `shutdown` or the end of this process.
 
@@ -129,13 +130,17 @@ def deploy(
         host, port: to listen on. If Serve runs already, it keeps its own, and a warning says so.
         key: one of the API keys, if the service requires one.
         models: paths or URIs of further checkpoints, by name: `service.predict(texts, model=NAME)`.
+        allowed_origins: origins of web pages that may read responses (CORS), such as `["https://example.com"]`, or
+            `["*"]` for all.
 
     Raises:
-        UsageError: there is no checkpoint, or the service does not start.
+        UsageError: there is no checkpoint, an origin is invalid, or the service does not start.
     """
     from serving.deployment.local_service import Service
 
-    return Service(model, path, name=name, host=host, port=port, key=key, models=models)
+    return Service(
+        model, path, name=name, host=host, port=port, key=key, models=models, allowed_origins=allowed_origins
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -85,6 +85,14 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=CHECKPOINT",
         help="a further checkpoint, at /models/NAME and /models/NAME/predict; may be repeated",
     )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        dest="allowed_origins",
+        metavar="ORIGIN",
+        help="let web pages of this origin, such as https://example.com, or of all (*) read responses; may be repeated",
+    )
     parser.add_argument("--host", help="address to listen on (default: as in the configuration)")
     parser.add_argument("--port", type=_port, help="port to listen on (default: as in the configuration)")
 
@@ -120,11 +128,13 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         UserConfigError: the name of a further model is invalid, or another part of the template's `user_config`.
+        UsageError: an origin is invalid.
     """
     import yaml
 
     from cluster.package import validate_working_dir
     from jobs.model.checkpoint import load_checkpoint
+    from serving.web.cors import parse_origins
     from serving.web.served_models import parse_user_config
 
     try:
@@ -133,6 +143,9 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
         deployment = application["deployments"][0]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
         raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
+    arguments = application.get("args") or {}
+    if origins := parse_origins([*(arguments.get("allowed_origins") or ()), *options.allowed_origins]):
+        application["args"] = arguments | {"allowed_origins": origins}
     user_config = (deployment.get("user_config") or {}) | {"checkpoint": options.checkpoint}
     if models := parse_user_config(user_config).models | dict(options.models):
         parse_user_config(user_config | {"models": models})

@@ -14,6 +14,7 @@ import yaml
 from serving.client import Client
 from serving.deployment.server import start_service
 from serving.deployment.template import TEMPLATE
+from serving.web.cors import parse_origins
 from serving.web.served_models import parse_user_config
 
 
@@ -39,13 +40,14 @@ class Service:
         name, host, port: of the service.
         key: one of the API keys, if the service requires one.
         models: paths or URIs of further checkpoints, by name.
+        allowed_origins: as of `finetune_cnn.deploy`.
 
     Attributes:
         url: where it responds, without a path.
         client: HTTP client of it.
 
     Raises:
-        UserConfigError: the name of a further model is invalid.
+        UsageError: the name of a further model, or an origin, is invalid.
         DeploymentError: it does not start.
     """
 
@@ -59,6 +61,7 @@ class Service:
         port: int,
         key: str | None = None,
         models: Mapping[str, str | os.PathLike[str]] | None = None,
+        allowed_origins: Sequence[str] = (),
     ) -> None:
         self._stack = ExitStack()
         further = {"models": {other: os.fspath(location) for other, location in models.items()}} if models else {}
@@ -66,6 +69,7 @@ class Service:
         configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
         application = configuration["applications"][0]
         application["name"] = name
+        application["args"]["allowed_origins"] = parse_origins(allowed_origins)
         application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path), **further}
         configuration["http_options"] |= {"host": host, "port": port}
         try:

@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cluster import UsageError
 from serving.web.asgi import find_allowed_methods
 
 # As a browser sends it: scheme, host in lower case, and port; or * for every origin.
@@ -16,6 +17,15 @@ METHODS = ("GET", "HEAD", "POST")
 REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "X-Request-ID")
 RESPONSE_HEADERS = ("Retry-After", "X-Checkpoint", "X-Request-ID", "X-Unknown-Words")
 MAX_AGE_S = 600  # how long a browser may remember the response to its preflight request
+
+
+def parse_origins(origins: Collection[str]) -> list[str]:
+    """Return origins as a list; UsageError names a value that is none."""
+    try:
+        return TypeAdapter(list[Origin]).validate_python([*origins])
+    except ValidationError as error:
+        value = error.errors(include_url=False)[0]["input"]
+        raise UsageError(f"allowed_origins: {value!r} is no origin, such as https://example.com, or *") from error
 
 
 class CrossOriginApplication(CORSMiddleware):

@@ -109,6 +109,20 @@ def test_a_wrong_name_of_a_model_is_an_error_of_the_command(
     assert "pattern" in error
 
 
+def test_origins_of_options_are_added_to_those_of_the_configuration(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = yaml.safe_load(TEMPLATE.read_text())
+    template["applications"][0]["args"]["allowed_origins"] = ["https://a.org"]
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(template))
+    words = ["config", str(run_folder), "--template", str(path), "--allow-origin", "https://b.org"]
+    arguments = call(capsys, *words)["applications"][0]["args"]
+    assert arguments == template["applications"][0]["args"] | {"allowed_origins": ["https://a.org", "https://b.org"]}
+    error = call(capsys, *words, "--allow-origin", "b.org/")["error"]
+    assert error.startswith("allowed_origins: 'b.org/' is no origin")
+
+
 def test_the_environment_of_the_nodes_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="p-", dir="/tmp") as folder:  # short: HAProxy creates sockets in it
         words = ["switches", "--folder", folder]

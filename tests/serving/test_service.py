@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+import urllib3
 
 from benchmarks.ray_head import RayHead, start_ray_head
 from cluster.machine import find_free_ports
@@ -72,7 +73,11 @@ def test_run_responds_as_specified_and_ends_on_ctrl_c(head_without_serve: RayHea
 
     Until then other commands refuse to change the service.
     """
-    with run_service(run_folder, head_without_serve.environment) as url:
+    origin = "https://example.com"
+    with run_service(run_folder, head_without_serve.environment, "--allow-origin", origin) as url:
+        preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        allowed = urllib3.request("OPTIONS", url + "/predict", headers=preflight, timeout=30)
+        assert (allowed.status, allowed.headers["access-control-allow-origin"]) == (200, origin)
         expected = Classifier(load_checkpoint(str(run_folder))).predict_logits(["word1 word2", ""])
         body = json.dumps({"inputs": ["word1 word2", ""], "parameters": {"function_to_apply": "none"}}).encode()
         for path in ("/predict", "/"):

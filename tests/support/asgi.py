@@ -87,6 +87,6 @@ def serve_replica(replica: Replica) -> Iterator[str]:
 @contextmanager
 def start_without_ray(configuration: dict[str, Any], address: None) -> Iterator[RunningService]:
     """Context manager in place of `start_service`: the application runs behind a web server in this process."""
-    user_config = configuration["applications"][0]["deployments"][0]["user_config"]
-    with serve_replica(make_replica(user_config)) as url:
+    application = configuration["applications"][0]
+    with serve_replica(make_replica(application["deployments"][0]["user_config"], **application["args"])) as url:
         yield RunningService(url, embedded=False)

@@ -43,10 +43,10 @@ def wait_until_serving(process: subprocess.Popen[str], timeout_s: float = START_
 
 
 @contextmanager
-def run_service(checkpoint: Path, environment: Mapping[str, str]) -> Iterator[str]:
+def run_service(checkpoint: Path, environment: Mapping[str, str], *options: str) -> Iterator[str]:
     """Context manager: the URL of `python -m serving run`; Ctrl-C must end it without an error."""
     [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "serving", "run", str(checkpoint), "--port", str(port)]
+    command = [sys.executable, "-m", "serving", "run", str(checkpoint), "--port", str(port), *options]
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import urllib3
 
 import finetune_cnn
 from cluster.machine import find_free_ports
@@ -78,6 +79,20 @@ def test_labels_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     with finetune_cnn.deploy(str(tmp_path / "several"), models={"single": str(tmp_path / "single")}) as service:
         assert service.predict(texts) == expected
         assert service.predict(texts, model="single") == Classifier(single).predict(texts)
+
+
+def test_pages_of_allowed_origins_may_read_responses(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preflight request of another origin is refused."""
+    monkeypatch.setattr("serving.deployment.local_service.start_service", start_without_ray)
+    origins = ["https://example.com", "http://localhost:3000"]
+    with finetune_cnn.deploy(str(run_folder), allowed_origins=origins) as service:
+        for origin, status in ((origins[0], 200), (origins[1], 200), ("https://other.org", 400)):
+            headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            response = urllib3.request("OPTIONS", f"{service.url}/predict", headers=headers, timeout=30)
+            assert response.status == status
+            assert response.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+    with pytest.raises(finetune_cnn.UsageError, match=r"'example\.com' is no origin, such as"):
+        finetune_cnn.deploy(str(run_folder), allowed_origins=["example.com"])
 
 
 def test_a_wrong_name_of_a_model_is_an_error_before_ray_starts(run_folder: Path) -> None:
