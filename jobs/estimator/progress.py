@@ -3,6 +3,8 @@
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import current_thread, main_thread
 
 from rich.console import Console
 
@@ -21,7 +23,9 @@ def show_epochs(num_epochs: int, console: Console | None = None) -> Iterator[Cal
     console = console or Console(stderr=True)
     # In a notebook rich needs ipywidgets.
     has_bar = importlib.util.find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
-    if not has_bar:
+    # Bars of several processes or threads, such as those of GridSearchCV(n_jobs=2), would overwrite each other.
+    is_worker = parent_process() is not None or current_thread() is not main_thread()
+    if is_worker or not has_bar:
         yield lambda epoch: print(f"epoch {epoch.epoch}: {_format_metrics(epoch)}", flush=True)
         return
     with terminal_bar("epoch", num_epochs, console, counts=True) as show:

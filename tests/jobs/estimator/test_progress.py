@@ -1,6 +1,8 @@
 """Display of an estimator's epochs."""
 
 import io
+from threading import Thread
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -27,4 +29,23 @@ def test_without_a_terminal_each_epoch_is_a_line(is_notebook: bool, capsys: pyte
     with show_epochs(4, Console(file=output, force_jupyter=is_notebook)) as show:
         show(EPOCH)
     assert capsys.readouterr().out == "epoch 2: training loss 0.2500, validation loss 0.5000, accuracy 0.7500\n"
+    assert output.getvalue() == ""
+
+
+def test_fits_of_several_threads_or_processes_show_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal too, where their bars would overwrite each other."""
+    output = io.StringIO()
+
+    def fit() -> None:
+        with show_epochs(4, Console(file=output, force_terminal=True)) as show:
+            show(EPOCH)
+
+    thread = Thread(target=fit)
+    thread.start()
+    thread.join()
+    monkeypatch.setattr("jobs.estimator.progress.parent_process", Mock())
+    fit()
+    assert capsys.readouterr().out.count("epoch 2: training loss 0.2500") == 2
     assert output.getvalue() == ""

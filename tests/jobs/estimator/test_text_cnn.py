@@ -10,9 +10,10 @@ from unittest.mock import Mock
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -99,6 +100,41 @@ def test_it_is_a_part_of_pipelines_and_searches() -> None:
     assert len(search.cv_results_["mean_test_score"]) == 2
     assert len(cross_val_score(TextCNNClassifier(**SMALL | {"epochs": 1}), TEXTS, LABELS, cv=2)) == 2
     assert clone(TextCNNClassifier(dropout=0.3)).dropout == 0.3
+
+
+@pytest.mark.slow
+def test_a_search_in_several_processes_has_the_same_result() -> None:
+    """Processes that import everything anew, as joblib starts them."""
+    own, several = (
+        GridSearchCV(TextCNNClassifier(**SMALL, verbose=True), {"feature_maps": [2, 4]}, cv=2, n_jobs=n_jobs)
+        for n_jobs in (1, 2)
+    )
+    expected = own.fit(TEXTS, LABELS).cv_results_["mean_test_score"].tolist()
+    assert several.fit(TEXTS, LABELS).cv_results_["mean_test_score"].tolist() == expected
+    assert np.array_equal(several.predict_proba(TEXTS), own.predict_proba(TEXTS))
+
+
+@pytest.mark.slow
+def test_weights_of_rows_are_those_of_each_fold() -> None:
+    """Of cross-validations and searches. Scores are weighted by a search, and with metadata routing."""
+    texts, labels, weights = np.array(TEXTS), np.array(LABELS), np.random.default_rng(0).exponential(size=len(TEXTS))
+    estimator = TextCNNClassifier(**SMALL | {"epochs": 1})
+    folds = list(StratifiedKFold(2).split(texts, labels))
+    plain, weighted = [], []
+    for train, test in folds:
+        model = clone(estimator).fit(texts[train], labels[train], weights[train])
+        plain.append(model.score(texts[test], labels[test]))
+        weighted.append(model.score(texts[test], labels[test], weights[test]))
+    parameters = {"sample_weight": weights}
+    assert cross_val_score(estimator, texts, labels, cv=folds, params=parameters).tolist() == plain
+    assert cross_val_score(estimator, texts, labels, cv=folds).tolist() != plain != weighted
+    with config_context(enable_metadata_routing=True):
+        routed = clone(estimator).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        assert cross_val_score(routed, texts, labels, cv=folds, params=parameters).tolist() == weighted
+    for model, routing in ((estimator, False), (routed, True)):
+        with config_context(enable_metadata_routing=routing):
+            search = GridSearchCV(model, {"feature_maps": [8]}, cv=folds, refit=False).fit(texts, labels, **parameters)
+        assert search.cv_results_["mean_test_score"].tolist() == [np.mean(weighted)]
 
 
 @pytest.mark.parametrize(
