@@ -40,7 +40,7 @@ def test_the_page_of_a_notebook_has_all_cells(path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a Jupyter kernel; the answer of the quickstart is right."""
+    """In a Jupyter kernel, which shows epochs as lines: it has no ipywidgets. The answer of the quickstart is right."""
     shutil.copytree(REPOSITORY / "experiments", tmp_path / "experiments", ignore=shutil.ignore_patterns("__pycache__"))
     folder = tmp_path / "docs" / "notebooks"
     folder.mkdir(parents=True)
@@ -51,4 +51,6 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     errors = [output.text for output in outputs if output.get("name") == "stderr"]
     assert [text for text in errors if "ipywidgets" not in text] == []  # of tqdm and Ray, which show progress with it
+    lines = "".join(output.text for output in outputs if output.get("name") == "stdout").splitlines()
+    assert lines[0].startswith("epoch 1: training loss ")
     assert outputs[-1].data["text/plain"] == "['delivery', 'billing']"

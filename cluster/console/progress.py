@@ -150,7 +150,9 @@ def terminal_bar(
         def show(done: float, text: str, new_total: int | None = None) -> None:
             current = new_total or total
             count = f"{int(done)}{'' if current is None else f'/{current}'}"
-            progress.update(task, completed=done, total=current, text=text, count=count)
+            # At the end rich refreshes the bar of a terminal, but not that of a notebook.
+            refresh = console.is_jupyter
+            progress.update(task, completed=done, total=current, text=text, count=count, refresh=refresh)
 
         show(0, "")
         yield show

@@ -1,8 +1,10 @@
 """Display of an estimator's epochs."""
 
 import io
+import sys
+from importlib.machinery import ModuleSpec
 from threading import Thread
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from rich.console import Console
@@ -22,9 +24,28 @@ def test_a_terminal_shows_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_a_notebook_with_ipywidgets_shows_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a widget; both ipywidgets and the notebook are replaced here."""
+    module, displayed = MagicMock(__spec__=ModuleSpec("ipywidgets", None)), []
+    monkeypatch.setitem(sys.modules, "ipywidgets", module)
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    with show_epochs(4, Console(force_jupyter=True, width=120)) as show:
+        show(EPOCH)
+    widget = module.Output()
+    assert displayed[0] is widget
+    assert widget.__enter__.called
+    assert "2/4 training loss 0.2500" in "".join(bar.text for bar in displayed[1:])
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("is_notebook", [True, False])
-def test_without_a_terminal_each_epoch_is_a_line(is_notebook: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_epoch_is_a_line(
+    is_notebook: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also in a notebook without ipywidgets, where a bar is impossible."""
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     output = io.StringIO()
     with show_epochs(4, Console(file=output, force_jupyter=is_notebook)) as show:
         show(EPOCH)
