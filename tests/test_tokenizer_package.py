@@ -72,6 +72,8 @@ def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_words_of_jieba_are_trained_and_explained(trained: Path, site: Path) -> None:
     """In a new process, and in two that write a folder; 云原生 is one of the words that the package adds."""
     [vocabulary, *_] = trained.glob("runs/zh/*/epoch-0001/vocabulary.json")
+    assert json.loads((vocabulary.parent / "metrics.json").read_text())["versions"]["tokens"] == "1"
+    assert ", tokens 1." in (vocabulary.parent / "README.md").read_text()
     assert {"足球比赛", "运动员", "面条"} <= {*json.loads(vocabulary.read_text(encoding="utf-8"))}
     (trained / "new").mkdir()
     content = "\n".join(["text", *(start + ENDS[0] for start in (*FOOD, *SPORT)), "云原生  的足球比赛", ""])

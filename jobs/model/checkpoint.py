@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from cluster.storage import absolute_path, exists, is_uri, join, parent
 from jobs.config.experiment import Experiment, add_earlier_values
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
+from jobs.datasets.tokenization.installed import describe_other_version
 from jobs.datasets.tokenizer import Vocabulary, count_separate_marks
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
@@ -242,8 +243,8 @@ def load_checkpoint(path: str, check: Callable[[Checkpoint], None] = lambda chec
     with open_checkpoint(location) as files:
         checkpoint = Checkpoint(
             experiment=_parse_settings(files.read_text("experiment.yaml")),
-            labels=_parse_names("labels.json", files.read_json("labels.json")),
-            words=_parse_names("vocabulary.json", files.read_json("vocabulary.json")),
+            labels=validate_names("labels.json", files.read_json("labels.json")),
+            words=validate_names("vocabulary.json", files.read_json("vocabulary.json")),
             weights={},
             metrics=files.read_json("metrics.json"),
             path=location,
@@ -252,6 +253,8 @@ def load_checkpoint(path: str, check: Callable[[Checkpoint], None] = lambda chec
         validate_metrics(checkpoint.metrics, len(checkpoint.labels))
         check(checkpoint)
         checkpoint.weights.update(read_weights(files))
+    if warning := describe_other_version(checkpoint.experiment.text.tokenizer, checkpoint.metrics.get("versions", {})):
+        logger.warning(f"{location}: {warning}")
     if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
         logger.warning(
             f"{location}: {separate_marks} words begin with a combining mark: an earlier version, which divided words "
@@ -308,8 +311,8 @@ def verify_checksums(path: str) -> None:
             files.verify(name)
 
 
-def validate_names(file: str, names: object) -> None:
-    """Raise a CheckpointError unless a value is a list of different strings.
+def validate_names(file: str, names: object) -> list[str]:
+    """Return a value; CheckpointError unless it is a list of different strings.
 
     Args:
         file: name of the file that it comes from.
@@ -318,13 +321,9 @@ def validate_names(file: str, names: object) -> None:
         raise CheckpointError(f"{file}: is not a list of strings")
     if len(set(names)) != len(names):
         raise CheckpointError(f"{file}: contains duplicates")
+    return names
 
 
 def _parse_settings(text: str) -> Experiment:
     tree = parse_yaml("experiment.yaml", text)
     return Experiment.model_validate(add_earlier_values(tree) if isinstance(tree, dict) else tree)
-
-
-def _parse_names(file: str, names: object) -> list[str]:
-    validate_names(file, names)
-    return cast(list[str], names)

@@ -5,16 +5,17 @@ A package registers one in its pyproject.toml:
     [project.entry-points."finetune_cnn.tokenizers"]
     nouns = "my_package:split_nouns"
 
-An experiment or a checkpoint only names it. What the name stands for is what is installed on this machine.
+An experiment only names it, and a checkpoint also has the version of its package. What the name stands for is what is
+installed on this machine.
 """
 
 import itertools
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 
 from cluster import UsageError, to_single_line
 from jobs.datasets.tokenization.characters import BUILT_IN, ZERO_WIDTH_SPACE
@@ -44,6 +45,33 @@ def check_tokenizer(name: str) -> None:
         load_tokenizer(name)
 
 
+def find_package(name: str) -> dict[str, str]:
+    """Return the version of the installed package that has a tokenizer, by its name; the package is not imported.
+
+    Empty for a built-in tokenizer, and for a package that is not installed, or without metadata.
+    """
+    try:
+        if name in BUILT_IN:
+            return {}
+        package = _find_entry_point(name).dist or distribution(name)
+        return {package.name: package.version}
+    except (TokenizerError, PackageNotFoundError):
+        return {}
+
+
+def describe_other_version(name: str, versions: Mapping[str, object]) -> str | None:
+    """Return a sentence if another version of a tokenizer's package is installed than a checkpoint was trained with.
+
+    Args:
+        versions: of the checkpoint, by package.
+    """
+    for package, version in find_package(name).items():
+        trained = to_single_line(versions.get(package, version), 60)
+        if trained != version:
+            return f"its texts were divided by {package} {trained}, and {version} is installed, which may differ"
+    return None
+
+
 @cache
 def load_tokenizer(name: str) -> Split:
     """Return the function of an installed package that a name stands for.
@@ -51,6 +79,24 @@ def load_tokenizer(name: str) -> Split:
     Raises:
         TokenizerError: no installed package has a tokenizer of this name, several have, or it cannot be imported.
     """
+    point = _find_entry_point(name)
+    try:
+        split: Split = point.load()
+    except (ImportError, AttributeError) as error:
+        raise TokenizerError(
+            f"text.tokenizer: the tokenizer '{name}' cannot be imported ({error}); install its package"
+        ) from error
+    except Exception as error:  # of the package's code, such as a missing dictionary
+        raise TokenizerError(
+            f"text.tokenizer: the import of the tokenizer '{name}' fails with {_describe(error)}"
+        ) from error
+    if not callable(split):
+        raise TokenizerError(f"text.tokenizer: the tokenizer '{name}', {point.value}, is not a function")
+    return split
+
+
+def _find_entry_point(name: str) -> EntryPoint:
+    """Return the entry point of a tokenizer; TokenizerError if no installed package has one, or several have."""
     points = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not points and name in KNOWN_PACKAGES:
         points[name] = EntryPoint(name, KNOWN_PACKAGES[name], GROUP)
@@ -65,19 +111,7 @@ def load_tokenizer(name: str) -> Split:
             "uninstall all but one"
         )
     [point] = points.values()
-    try:
-        split: Split = point.load()
-    except (ImportError, AttributeError) as error:
-        raise TokenizerError(
-            f"text.tokenizer: the tokenizer '{name}' cannot be imported ({error}); install its package"
-        ) from error
-    except Exception as error:  # of the package's code, such as a missing dictionary
-        raise TokenizerError(
-            f"text.tokenizer: the import of the tokenizer '{name}' fails with {_describe(error)}"
-        ) from error
-    if not callable(split):
-        raise TokenizerError(f"text.tokenizer: the tokenizer '{name}', {point.value}, is not a function")
-    return split
+    return point
 
 
 def list_tokens(name: str, text: str) -> list[str]:

@@ -21,6 +21,7 @@ from jobs.config.abstention import select_classes
 from jobs.config.experiment import Experiment
 from jobs.config.settings import TrainSettings
 from jobs.config.text_distribution import MAX_CLASSES, count_distribution
+from jobs.datasets.tokenization.installed import find_package
 from jobs.datasets.tokenizer import UNKNOWN
 from jobs.evaluation.abstention import select_thresholds
 from jobs.evaluation.metrics import bootstrap_intervals, softmax
@@ -79,7 +80,7 @@ def capture(experiment: Experiment, corpus: Corpus, loop: Loop, *, resumable: bo
             "validation_rows": len(corpus.validation),
             "held_out": corpus.held_out,
             **({"started_from": corpus.started_from} if corpus.started_from else {}),
-            "versions": collect_versions(),
+            "versions": collect_versions(experiment.text.tokenizer),
         },
     )
     state = None
@@ -156,10 +157,11 @@ def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
 
 
 @cache
-def collect_versions() -> dict[str, str]:
-    """Return the versions of this project, Python and libraries, for the provenance of a checkpoint."""
+def collect_versions(tokenizer: str) -> dict[str, str]:
+    """Return the versions of this project, Python, libraries, and the package of an installed tokenizer, for the
+    provenance of a checkpoint."""
     libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
-    return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries}
+    return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries, **find_package(tokenizer)}
 
 
 def _collect_constants(corpus: Corpus, network: Network) -> RunConstants:

@@ -23,6 +23,7 @@ from jobs.model.checkpoint import (
     save_checkpoint,
     verify_checksums,
 )
+from tests.support.installed_tokenizer import NAME, install_tokenizer
 
 CHECKPOINT = Checkpoint(
     Experiment(name="x"),
@@ -260,6 +261,25 @@ def test_settings_with_yaml_aliases_are_refused(folder: Path) -> None:
     replace_file(folder, "experiment.yaml", b"name: &name x\nstorage: *name\n")
     with pytest.raises(CheckpointError, match=r"experiment\.yaml: contains a YAML alias"):
         load_checkpoint(str(folder))
+
+
+def test_another_version_of_a_tokenizers_package_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """Not where the package, its version, or that of the training is unknown; the package is not imported."""
+    site = install_tokenizer(tmp_path)
+    Path(site, "sample_tokens.py").write_text("raise AssertionError\n")
+    experiment = CHECKPOINT.experiment.replace({"text.tokenizer": NAME})
+    for name, versions in (("same", {"sample-tokens": "1"}), ("other", {"sample-tokens": "0.9"}), ("unknown", {})):
+        metrics = CHECKPOINT.metrics | {"versions": versions}
+        save_checkpoint(tmp_path / name, replace(CHECKPOINT, experiment=experiment, metrics=metrics))
+    load_checkpoint(str(tmp_path / "other"))
+    monkeypatch.syspath_prepend(site)
+    for name in ("same", "other", "unknown"):
+        load_checkpoint(str(tmp_path / name))
+    assert messages == [
+        f"{tmp_path}/other: its texts were divided by sample-tokens 0.9, and 1 is installed, which may differ"
+    ]
 
 
 def test_a_vocabulary_of_an_earlier_tokenizer_is_a_warning(tmp_path: Path, messages: list[str]) -> None:

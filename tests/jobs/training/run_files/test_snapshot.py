@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -233,9 +234,11 @@ def test_a_checkpoint_whose_vectors_are_all_trained_has_the_earlier_format(
 
 
 def test_the_versions_are_those_of_this_project_and_its_libraries() -> None:
-    versions = collect_versions()
+    """And of the package of an installed tokenizer."""
+    versions = collect_versions("unicode")
     assert versions["finetune-cnn"] == __version__
     assert {"python", "torch", "ray", "gensim", "numpy"} < versions.keys()
+    assert collect_versions("jieba") == versions | {"jieba": metadata.version("jieba")}
 
 
 def test_folders_that_vanish_while_files_are_shared_do_not_matter(
