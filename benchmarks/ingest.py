@@ -3,7 +3,7 @@
     pip install fasttext-wheel            # the extra `bench`; without it fastText is skipped
     python benchmarks/ingest.py           # 500,000 rows of twenty words, three rounds; 10,000,000 rows, one round
     python benchmarks/ingest.py --quick
-    python benchmarks/ingest.py --only jsonl      # a minute
+    python benchmarks/ingest.py --only ingest      # without the large file
 
 Each side is a new process, imports and exit included, and the sides take turns; the tables show medians. This project
 reads the rows from tsv, parquet, jsonl or fastText lines, draws the validation and test parts, tokenizes, looks up
@@ -13,8 +13,6 @@ cache, from which the second one reads.
 
 fastText reads lines with `__label__`, on one thread as it always does, and trains one epoch of one dimension: it has no
 command that only reads. Peak memory is the resident memory of the process, pages of mapped files included.
-
-The table `jsonl` compares the compiled parser of jsonl with msgspec and pyarrow, in one process, see json_parsing.py.
 """
 
 import argparse
@@ -29,7 +27,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.json_parsing import measure_json_parsing
 from benchmarks.prediction import run_measured
 from benchmarks.reporting import Row, print_json, print_table
 
@@ -40,7 +37,7 @@ SIDES = [IN_MEMORY, FIRST, SECOND, FIRST_PARQUET, FIRST_JSONL, FIRST_LINES, FAST
 FILES = {FIRST_LINES: "rows.txt", FASTTEXT: "rows.txt", FIRST_PARQUET: "rows.parquet", FIRST_JSONL: "rows.jsonl"}
 NUM_WORDS, WORDS_PER_TEXT, DIMENSIONS = 60_000, 20, 100
 CHUNK_ROWS = 10_000
-TABLES = ["ingest", "large", "jsonl"]
+TABLES = ["ingest", "large"]
 LOAD_SCRIPT = """
 import sys
 from jobs.config.experiment import load_experiment
@@ -70,12 +67,7 @@ def main() -> None:
     num_large = options.large_rows
     if num_large is None:
         num_large = 60_000 if options.quick else 10_000_000
-    tables: dict[str, list[Row]] = {}
-    if {"ingest", "large"} & set(options.only):
-        tables = measure_processes(num_rows, num_large if "large" in options.only else 0, rounds, options.only)
-    if "jsonl" in options.only:
-        tables["jsonl"] = measure_json_parsing(num_rows // 5, rounds + 2)
-        print_table("Parsing of jsonl, one thread", tables["jsonl"])
+    tables = measure_processes(num_rows, num_large if "large" in options.only else 0, rounds, options.only)
     print_json("ingest", {"rows": num_rows, "large_rows": num_large, "rounds": rounds}, tables)
 
 

@@ -47,7 +47,7 @@ def check_blocks(path: Path, kind: FormatName, data: DataSettings) -> str:
     return error
 
 
-def count_compiled_rows(path: Path, kind: FormatName) -> int:
+def count_fast_rows(path: Path, kind: FormatName) -> int:
     """Return the number of rows of a file, whose reader in Python is not called."""
     file, read_file = SourceFile(str(path), kind), Mock(side_effect=AssertionError)
     return sum(len(block.lines) for block in read_blocks(file, ReadOptions(DataSettings()), read_file, None))

@@ -1,18 +1,16 @@
 """Blocks of whole rows of a text file, which are read one after the other and parsed in parallel."""
 
 import codecs
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from cluster.input_files import open_decompressed
 from jobs.datasets.formats.delimited import DelimitedHeader, read_header
 from jobs.datasets.formats.rows import FilePart, ReadOptions, SourceFile
-from jobs.datasets.prepared import json_kernel, row_kernel
+from jobs.datasets.prepared import row_kernel
 
 BLOCK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 1 << 28
@@ -24,21 +22,20 @@ class NotDivisibleError(Exception):
 
 @dataclass(frozen=True)
 class RowParser:
-    """Compiled parser of the rows of a file.
+    """Parser of the rows of a file.
 
-    read, columns: function of row_kernel.py or json_kernel.py, and its second argument. parse_label: returns the value
-    of a label that the function has written. find_quoted_cut: returns the end of the last row in content with quotes
-    after which another one starts, 0 if there is none; None: each line is a row.
+    read, columns: compiled function of row_kernel.py, and its second argument; None: json_rows.py parses the rows.
+    find_quoted_cut: returns the end of the last row in content with quotes after which another one starts, 0 if there
+    is none; None: each line is a row.
     """
 
-    read: Callable[[np.ndarray, Any, row_kernel.Rows], int]
-    columns: Any
-    parse_label: Callable[[str], object] = str
+    read: Callable[[np.ndarray, row_kernel.Columns, row_kernel.Rows], int] | None
+    columns: row_kernel.Columns = (0, 0, 0, 0)
     find_quoted_cut: Callable[[np.ndarray], int] | None = None
 
 
 def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
-    """Return the compiled parser of a file, and the header of csv and tsv; None if there is none for such files.
+    """Return the parser of a file, and the header of csv and tsv; None if there is none for such files.
 
     Raises:
         DataError, StorageError: as of `read_delimited`.
@@ -50,10 +47,9 @@ def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, Deli
     if encoding not in ("utf-8", "utf-8-sig"):
         return None
     if file.format == "fasttext":
-        return RowParser(row_kernel.read_fasttext, (0, 0, 0, 0)), None
+        return RowParser(row_kernel.read_fasttext), None
     if file.format == "jsonl":
-        text_key, label_key = (np.array([*name.encode()], np.uint8) for name in options.columns.values())
-        return RowParser(json_kernel.read_jsonl, (text_key, label_key), json.loads), None
+        return RowParser(None), None
     if file.format not in ("csv", "tsv"):
         return None
     header = read_header(file, options)

@@ -1,8 +1,8 @@
 """Blocks of rows of labelled texts, as flat arrays, from files of all formats.
 
-Of rows with one label and no weight, usual rows of csv, tsv, jsonl and fastText files are parsed in compiled code, and
-the columns of parquet and Arrow files are read as they are, on several threads. The readers in `jobs.datasets.formats`
-read all others, and raise the errors.
+Of rows with one label and no weight, usual rows of csv, tsv and fastText files are parsed in compiled code, those of
+jsonl with jiter, and the columns of parquet and Arrow files are read as they are, on several threads. The readers in
+`jobs.datasets.formats` read all others, and raise the errors.
 """
 
 import codecs
@@ -27,6 +27,7 @@ from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, Sourc
 from jobs.datasets.prepared import row_kernel
 from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, iter_blocks
 from jobs.datasets.prepared.equal_rows import hash_rows
+from jobs.datasets.prepared.json_rows import parse_rows
 from jobs.datasets.row_weights import parse_weight
 from jobs.datasets.tokenization.code_points import encode_texts
 from jobs.datasets.tokenization.word_index import WordIndex
@@ -139,6 +140,9 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     """Return the rows of a block, which is the part of `file`."""
     assert file.part is not None
     assert file.part.content is not None
+    if parser.read is None:
+        rows = parse_rows(file, file.part.content, options)
+        return _collect(file, list(read_file(file, options)) if rows is None else rows, None)
     content = np.frombuffer(file.part.content, np.uint8)
     if file.part.num_before == 0 and file.part.content.startswith(codecs.BOM_UTF8):
         content = content[len(codecs.BOM_UTF8) :]
@@ -154,7 +158,7 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
         text_offsets, label_offsets = text_offsets[: count + 1], label_offsets[: count + 1]
         index = WordIndex()
         label_indices = index.add_encoded(_freeze(labels[: label_offsets[-1]]), label_offsets)
-        names = _spell_labels(file, options, map(parser.parse_label, index.list_words()))
+        names = _spell_labels(file, options, index.list_words())
     if names is None:
         return _collect(file, list(read_file(file, options)), None)
     texts = _freeze(texts[: text_offsets[-1]])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings
-from tests.support.row_blocks import check_blocks, count_compiled_rows
+from tests.support.row_blocks import check_blocks, count_fast_rows
 from tests.support.text_formats import encode_table
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -105,5 +105,5 @@ def test_columns_are_read_without_objects_of_rows(
     """The reader in Python is not called for usual columns."""
     values = pa.array([0, 1] * 50).cast(label if not pa.types.is_dictionary(label) else pa.string()).cast(label)
     path.write_bytes(encode_table(pa.table({"label": values, "text": pa.array(["a", "é"] * 50, text)}), suffix))
-    assert count_compiled_rows(path, kind) == 100
+    assert count_fast_rows(path, kind) == 100
     check_blocks(path, kind, DataSettings())

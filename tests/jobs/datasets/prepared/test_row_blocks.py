@@ -13,9 +13,9 @@ from jobs.config.settings import DataSettings
 from jobs.datasets.formats.delimited import MAX_RECORD_LINES
 from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
 from jobs.datasets.formats.rows import ReadOptions, SourceFile
-from jobs.datasets.prepared import blocks, json_kernel, row_blocks, row_kernel
+from jobs.datasets.prepared import blocks, row_blocks, row_kernel
 from jobs.datasets.readers import iter_rows
-from tests.support.row_blocks import check_blocks, count_compiled_rows, iter_blocks
+from tests.support.row_blocks import check_blocks, count_fast_rows, iter_blocks
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -81,7 +81,7 @@ def test_compressed_files_are_read_and_damage_is_reported(path: Path, cut: int) 
 def test_rows_are_parsed_in_compiled_code(path: Path) -> None:
     """The reader in Python is not called for usual rows."""
     path.write_text("label,text\n" + 'x,"a ""b"""\ny,é\n' * 10)
-    assert count_compiled_rows(path, "csv") == 20
+    assert count_fast_rows(path, "csv") == 20
 
 
 @settings(deadline=None, max_examples=500)
@@ -99,4 +99,3 @@ def test_constants_are_those_of_the_readers() -> None:
     """numba does not notice changes in other files, so they are copied."""
     assert row_kernel.LABEL_PREFIX.tobytes() == LABEL_PREFIX.encode()
     assert row_kernel.MAX_RECORD_LINES == MAX_RECORD_LINES
-    assert json_kernel.UNUSUAL == row_kernel.UNUSUAL
