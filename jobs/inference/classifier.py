@@ -39,6 +39,7 @@ from jobs.model.checkpoint import Checkpoint, CheckpointError
 # A word in Python: its text, its id, and its entries of a list and a dict (`sys.getsizeof`, words of 8 letters).
 WORD_OBJECT_BYTES = 160
 
+_WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
 _NO_COUNTS = np.empty(0, np.int64)
 
 
@@ -269,7 +270,7 @@ class Classifier:
             encoded, offsets = texts.content, texts.offsets
         else:
             encoded, sizes = code_points.join_texts(texts)
-            offsets = np.array([0, *accumulate(sizes)])
+            offsets = np.array([0, *accumulate(sizes)]) if len(sizes) > 1 else _WHOLE
         is_ascii, content = self._prepare(encoded), np.frombuffer(encoded, np.uint8)
         start, num_tokens, num_unknown = kernel.score_texts(
             content, offsets, is_ascii, self.addresses, self.no_rows, logits, _NO_COUNTS

@@ -127,7 +127,7 @@ def score_texts(
 
     Args:
         content: uint8, read-only, all texts in UTF-8, one after the other; text i has the bytes from offsets[i] to
-            offsets[i + 1].
+            offsets[i + 1], or to the end.
         is_ascii: whether all texts are; otherwise the tables of `code_points` must be among the arrays.
         addresses: of the classifier's arrays.
         no_rows: a table, for its type.
@@ -149,7 +149,7 @@ def score_texts(
     output, output_bias = get_array(addresses, OUTPUT, np.float32), get_array(addresses, OUTPUT_BIAS, np.float32)
     max_bytes = 0
     for number in range(len(offsets) - 1):
-        max_bytes = max(max_bytes, offsets[number + 1] - offsets[number])
+        max_bytes = max(max_bytes, min(offsets[number + 1], len(content)) - offsets[number])
     normalized, classes = np.empty(2 * max_bytes, np.uint8), np.empty(2 * max_bytes, np.uint8)
     max_count, num_maxima, stride = min(numbers[MAX_TOKENS], max_bytes + 1), numbers[NUM_MAXIMA], numbers[LINEAR_STRIDE]
     # One array for several purposes: to allocate another one takes a percent of the time of a single text.
@@ -161,7 +161,7 @@ def score_texts(
     )  # fmt: skip
     num_tokens = num_unknown = 0
     for number in range(len(offsets) - 1):
-        start, end = offsets[number], offsets[number + 1]
+        start, end = offsets[number], min(offsets[number + 1], len(content))
         if is_ascii:
             length = normalize_ascii(content, start, end, numbers[LOWERCASE] != 0, normalized, classes)
         else:
