@@ -1,6 +1,7 @@
 """Compiled functions that Python calls by address: that takes a third of the time of numba's dispatcher.
 
-They score a text, or a request's texts, whose compiled work takes not much longer than the call.
+They score a text, or a request's texts, whose compiled work takes not much longer than the call. After an error, such
+as too little memory, they return 0: so 0 means that Python must do the work.
 """
 
 import ctypes
@@ -23,11 +24,11 @@ class Entry(NamedTuple):
 
 
 def compile_entry(function: CompiledFunction) -> Entry:
-    """Compile a function, or read it from the cache. Each argument of a call takes as long as a few words of a text."""
+    """Compile a function, or read it from the cache."""
     with kernel_cache() as cached:
         signature = types.int64(types.voidptr, types.int64, types.int64, types.voidptr)
         compiled = cfunc(signature, cache=cached, error_model="numpy")(function)
-    # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than what another thread could do meanwhile.
+    # PYFUNCTYPE keeps the interpreter lock: to release it takes longer than to score a short text.
     assert compiled.address is not None
     arguments = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     return Entry(compiled, ctypes.PYFUNCTYPE(ctypes.c_int64, *arguments)(compiled.address))

@@ -1,4 +1,4 @@
-"""Functions for compiled kernels that numba lacks: prefetch, and arrays that are passed by address.
+"""Functions for compiled kernels that numba lacks: prefetch, arrays that are passed by address, and views of bytes.
 
 To pass twenty arrays through numba's dispatcher takes longer than to classify a text. So their addresses and sizes are
 packed into one array, which is passed instead. Whoever packs them keeps the arrays alive.
@@ -82,7 +82,7 @@ get_array = cast(
 
 
 def _view_bytes(array: types.Array) -> Any:
-    """Return an intrinsic that views an array of bytes as one of another type, which only tells whether it can be
+    """Return an intrinsic that views an array of bytes as one of another type, which differs only in whether it can be
     written: a kernel is compiled once for each type."""
 
     def view(typing_context: Any, content: Any) -> tuple[Any, Callable[..., Any]] | None:

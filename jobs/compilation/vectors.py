@@ -133,9 +133,12 @@ def _max_windows(
 
 
 def choose_blocks(num_blocks: int) -> int:
-    """Return the blocks of a call of `max_windows`, of which there are as many as are necessary for all blocks."""
+    """Return the blocks of each call of `max_windows` for a number of blocks.
+
+    Every call is assumed to take as long as one more block.
+    """
     counts = [count for count in BLOCK_COUNTS if count <= num_blocks]
-    return min(counts, key=lambda count: math.ceil(num_blocks / count) * (count + 1))  # a call costs as much as a block
+    return min(counts, key=lambda count: math.ceil(num_blocks / count) * (count + 1))
 
 
 def _sum_rows(typing_context: Any, sums: Any, rows: Any, offsets: Any, count: Any) -> tuple[Any, Callable[..., Any]]:

@@ -41,6 +41,7 @@ WORD_OBJECT_BYTES = 160
 
 _WHOLE = np.array([0, np.iinfo(np.int64).max])  # offsets of a single text, of any size
 _NO_COUNTS = np.empty(0, np.int64)
+_MAX_LOCKED_BYTES = 1 << 16  # of a text that is scored while other threads wait
 
 
 class ScoringResult(NamedTuple):
@@ -95,6 +96,7 @@ class Classifier:
         if self.num_rows == len(self._vectors):
             self._vectors = self._vectors[:0].copy()  # no longer needed; a view would keep them in memory
         self.no_rows = np.empty(0, table_dtype)
+        self._entry: kernel.BestClassEntry | None = None  # made for the first single text: to load it takes time
         settings, is_compiled = self.text_settings, self.text_settings.tokenizer in BUILT_IN
         maps = packed.padded_maps, choose_blocks(packed.padded_maps // BLOCK)
         numbers = [settings.lowercase, settings.max_tokens, self.num_columns, *maps, is_compiled, 0, 0]
@@ -122,11 +124,7 @@ class Classifier:
         self._arrays[kernel.NUMBERS] = numbers
         self._arrays[kernel.OUTPUT_BIAS] = self.weights.output_bias + linear.bias
         self._arrays[kernel.LINEAR_ROWS : kernel.NUM_ARRAYS] = linear.rows, linear.pairs, linear.filter, linear.scales
-        self._set_addresses(self._arrays)
-
-    def _set_addresses(self, arrays: list[np.ndarray]) -> None:
-        self.addresses = pack_addresses(arrays)
-        self._entry = kernel.BestClassEntry(self.addresses, self.no_rows.dtype)
+        self.addresses = pack_addresses(self._arrays)
 
     def without_linear(self) -> "Classifier":
         """Return the classifier without the scores of the linear classifier; all other arrays are shared."""
@@ -142,7 +140,7 @@ class Classifier:
         self.__dict__ |= state
         # It is an argument of the kernel: for an array that cannot be written it would be compiled again.
         self.no_rows = self.no_rows.copy()
-        self._set_addresses(self._arrays)
+        self.addresses = pack_addresses(self._arrays)
 
     def _compile_kernels(self) -> None:
         """Compile every kernel, or read it from the cache, so that no text waits for it."""
@@ -162,7 +160,7 @@ class Classifier:
             settings = self.text_settings
             tables = code_points.make_tables(settings.lowercase, settings.tokenizer)
             arrays[kernel.ENTRIES], arrays[kernel.COMPOSITIONS] = tables
-            self._set_addresses(arrays)
+            self.addresses = pack_addresses(arrays)
             # Last, since another thread takes this to mean that the addresses are there. Threads that make tables at
             # the same time may have different ones and use the addresses of any, so all stay alive.
             self._unicode_tables.extend(tables)
@@ -193,8 +191,6 @@ class Classifier:
         >>> classifier.predict(["a good film", "a bad film"])
         ['good', 'bad']
 
-        So it returns what the estimator's `predict` returns, whose checkpoint this is.
-
         Args:
             abstain: objective of the checkpoint's threshold: retention, precision or balanced. The result is None for
                 a text whose score is too low, and where the label is `out_of_scope`.
@@ -208,7 +204,7 @@ class Classifier:
         if self.is_multi_label:
             return self.predict_labels(texts)
         if len(texts) == 1 and not isinstance(texts, EncodedTexts):
-            return [self.labels[self._find_best_class(texts[0])]]
+            return [self.labels[self._find_best_class(*texts)]]
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
     def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:
@@ -269,8 +265,8 @@ class Classifier:
         if isinstance(texts, EncodedTexts):
             encoded, offsets = texts.content, texts.offsets
         else:
-            encoded, sizes = code_points.join_texts(texts)
-            offsets = np.array([0, *accumulate(sizes)]) if len(sizes) > 1 else _WHOLE
+            encoded, sizes = code_points.join_texts(texts := [*texts])
+            offsets = _WHOLE if len(sizes) == 1 else np.array([0, *accumulate(sizes)])
         is_ascii, content = self._prepare(encoded), np.frombuffer(encoded, np.uint8)
         start, num_tokens, num_unknown = kernel.score_texts(
             content, offsets, is_ascii, self.addresses, self.no_rows, logits, _NO_COUNTS
@@ -286,9 +282,13 @@ class Classifier:
 
     def _find_best_class(self, text: str) -> int:
         """Return the most likely class of a text."""
-        content = text.encode("utf-8", "surrogatepass")
-        is_ascii = self._prepare(content)
-        best = self._entry.find(content, is_ascii)
+        content, best = text.encode("utf-8", "surrogatepass"), -1
+        if len(content) <= _MAX_LOCKED_BYTES:
+            is_ascii, addresses = self._prepare(content), self.addresses  # another thread may replace the addresses
+            entry = self._entry
+            if entry is None or entry.addresses is not addresses:
+                entry = self._entry = kernel.BestClassEntry(addresses, self.no_rows.dtype)
+            best = entry.find(content, is_ascii)
         return best if best >= 0 else int(self.predict_logits([text]).argmax())
 
     def _prepare(self, content: bytes) -> bool:

@@ -39,7 +39,7 @@ class PackedWeights:
         dimensions, num_columns = weights["filters.0"].shape[1], self.widths.sum() * self.padded_maps
         num_columns = -(-num_columns // _COLUMNS_OF_A_LINE) * _COLUMNS_OF_A_LINE
         self.projection = np.zeros((dimensions, num_columns), np.float32)
-        self.filter_indices = np.zeros(num_columns, np.int64)
+        self.filter_indices = np.zeros(num_columns, np.int64)  # filled columns have the first one, and products of 0
         views = zip(self.split_columns(self.projection), self.split_columns(self.filter_indices), strict=True)
         for index, (projection, indices) in enumerate(views):
             projection[:] = weights[f"filters.{index}"].reshape(-1, self.maps, dimensions).transpose(2, 0, 1)

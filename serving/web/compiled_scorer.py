@@ -97,7 +97,7 @@ class CompiledScorer:
             content, sizes = join_texts(texts)
             np.cumsum(sizes, out=self._offsets[1 : count + 1])
         options = content.isascii() | code << _FUNCTION_BIT | count << _COUNT_BIT
-        permille = self._entry.call(content, len(content), options, self._address)
+        permille = self._entry.call(content, len(content), options, self._address) - 1
         if permille < 0:
             permille = self._score_slowly(texts, code)
         rows = self._first_row if count == 1 else self._matrix[:count]
@@ -196,7 +196,7 @@ def compile_request(table_dtype: TableDtype) -> Entry:
     dtype = np.dtype(table_dtype)
 
     def score(text_address: ctypes.c_void_p, size: int, options: int, address: ctypes.c_void_p) -> int:
-        """Score and count texts; return the share of unknown words, or -1 if a text is left to Python."""
+        """Score and count texts; return the share of unknown words plus 1, or 0 if a text is left to Python."""
         is_ascii, function, texts = options & 1, options >> _FUNCTION_BIT & 3, options >> _COUNT_BIT
         addresses = carray(address, (2 * _NUM_ARRAYS,), np.int64)
         offsets = get_array(addresses, _OFFSETS, np.int64)
@@ -208,7 +208,7 @@ def compile_request(table_dtype: TableDtype) -> Entry:
             get_array(addresses, TABLE, dtype), logits.reshape(-1, len(counts) - _FIRST_LABEL), token_counts,
         )  # fmt: skip
         if scored < texts:
-            return -1
+            return 0
         scores, best = get_array(addresses, _SCORES, np.float64), get_array(addresses, _BEST, np.int64)
         temperatures = get_array(addresses, _TEMPERATURES, np.float64)
         _apply_function(
@@ -216,6 +216,6 @@ def compile_request(table_dtype: TableDtype) -> Entry:
             token_counts, get_array(addresses, _BINS, np.int64), get_array(addresses, _LENGTHS, np.float64),
             get_array(addresses, _UNKNOWN_WORDS, np.float64), get_array(addresses, _CONFIDENCES, np.float64),
         )  # fmt: skip
-        return _to_permille(tokens, unknown)
+        return _to_permille(tokens, unknown) + 1
 
     return compile_entry(score)

@@ -212,9 +212,8 @@ def normalize_texts(
 
 def join_texts(texts: Sequence[str]) -> tuple[bytes, list[int]]:
     """Return texts in UTF-8, one after the other, and the size of each."""
-    joined = "".join(texts)
-    if joined.isascii():
-        return joined.encode(), [*map(len, texts)]
+    if all(map(str.isascii, texts)):
+        return "".join(texts).encode(), [*map(len, texts)]
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(encoded), [*map(len, encoded)]
 

@@ -4,7 +4,7 @@ Layout, as of the vocabulary in tokenizer_kernel.py, but the numbers start with 
 
     word_bytes    (bytes,) uint8, the words, one after the other
     word_offsets  (words + 1,) int64, word i has the bytes from word_offsets[i] to word_offsets[i + 1]
-    slots         (size,) int64, hash table with linear probing
+    slots         (size,) int64, hash table with linear probing: entries as there
     sizes         (2,) int64, number of words, and number of tokens written by the last call
 """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -25,6 +26,7 @@ from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
 from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.inference.projection_table import TableDtype
+from jobs.inference.scoring_kernel import compile_best_class
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from jobs.model.linear.tensors import PREFIX
 from serving.web.compiled_scorer import CompiledScorer
@@ -354,12 +356,75 @@ def test_a_single_text_has_the_label_that_it_has_in_a_list(table_bytes: int, tab
     checkpoint = checkpoint_of("multichannel", **{"model.linear": "words-and-pairs"})
     classifier = Classifier(checkpoint, table_bytes, table_dtype=table_dtype)
     some = [f"word{number} word{number * 3} é word{number * 7}" for number in range(1, 20)]
-    some += ["", "word1 word2", "слово word5", "lone \ud83d word3", "word4 " * 600]
+    some += ["", "word1 word2", "слово word5", "lone \ud83d word3", "word4 " * 600, "word6 " * 20000]
     labels = classifier.predict(some)
     assert len(set(labels)) > 1
     pickled = pickle.loads(pickle.dumps(classifier))
     for text, label in zip(some, labels, strict=True):
         assert classifier.predict([text]) == pickled.predict([text]) == [label]
+
+
+@pytest.mark.parametrize("table_bytes", [0, 1 << 20])
+def test_texts_may_be_a_series(table_bytes: int) -> None:
+    """Its index is not that of a list; with an empty table all texts are left to Python."""
+    classifier = Classifier(checkpoint_of("rand"), table_bytes)
+    some = pd.Series(["word1", "word2 word3"], index=[5, 7])
+    assert classifier.predict(some) == classifier.predict(some.to_list())
+    assert classifier.predict(some[:1]) == classifier.predict(["word1"])
+
+
+def test_nothing_is_written_for_no_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel receives as many texts as there are logits, also none."""
+    classifier = Classifier(checkpoint_of("rand"))
+    score = scoring_kernel.score_texts
+
+    def check_sizes(*arguments: Any) -> Any:
+        assert len(arguments[1]) - 1 == len(arguments[-2])
+        return score(*arguments)
+
+    monkeypatch.setattr(scoring_kernel, "score_texts", check_sizes)
+    for some in ([], ["word1"], ["word1", "word2"]):
+        assert len(classifier.predict_logits(some)) == len(some)
+
+
+@pytest.mark.parametrize("table_dtype", TABLE_DTYPES)
+def test_an_error_in_compiled_code_is_no_label(table_dtype: TableDtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled function that Python calls by address returns 0 after an error, here too little memory."""
+    classifier = Classifier(checkpoint_of("rand"), table_dtype=table_dtype)
+    entry, scorer = compile_best_class(classifier.no_rows.dtype), CompiledScorer(classifier, 1)
+    errors: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: errors.append(error.exc_type))
+    assert entry.call(b"word1", 1 << 60, 1, classifier.addresses.ctypes.data) == 0
+    assert scorer._entry.call(b"word1", 1 << 60, 1 | 1 << 3, scorer._address) == 0
+    assert errors == [MemoryError, MemoryError]
+
+
+def test_threads_never_find_a_class_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the next test, with a single text, whose entry has the addresses of one moment."""
+    classifier = Classifier(checkpoint_of("rand"))
+    expected = classifier.predict(["word1"])
+    pack, find = classifier_module.pack_addresses, scoring_kernel.BestClassEntry.find
+    threads: list[threading.Thread] = []
+    num_entries: list[int] = []
+
+    def pack_slowly(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        if not threads:
+            threads.append(threading.Thread(target=classifier.predict, args=(["wörd"],)))
+            threads[0].start()
+            threads[0].join(60)
+            assert classifier.predict(["word1"]) == expected
+        return pack(arrays)
+
+    def record_entries(entry: scoring_kernel.BestClassEntry, content: bytes, is_ascii: bool) -> int:
+        if not is_ascii:
+            num_entries.append(int(entry.addresses[2 * scoring_kernel.ENTRIES + 1]))
+        return find(entry, content, is_ascii) if is_ascii or num_entries[-1] else 0
+
+    monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
+    monkeypatch.setattr(scoring_kernel.BestClassEntry, "find", record_entries)
+    classifier.predict(["wörd"])
+    assert not threads[0].is_alive()
+    assert num_entries == [131072, 131072]
 
 
 def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,21 @@ def test_words_whose_hashes_collide_are_distinguished() -> None:
     assert [split(word, words=words) for word in words] == [[number + 2] for number in range(31)]
 
 
+def test_words_with_equal_parts_of_their_hashes_are_distinguished() -> None:
+    """The first slot of a word has another one with the same part of the hash, and the same length or another one."""
+    for other in ("ab", "abc"):
+        content = np.frombuffer(f"{other}cd".encode(), np.uint8)
+        offsets = np.array([0, len(other), len(content)])
+        key = tokenizer_kernel.hash_bytes(content, len(other), len(content))
+        slots = np.full(4, -1, np.int64)
+        first = int(key & np.uint64(3))
+        slots[first] = tokenizer_kernel.make_entry(0, key)
+        arguments = content, len(other), len(content), key, content, offsets, slots
+        assert tokenizer_kernel.find_slot(*arguments) == (first + 1) % 4, "free"
+        slots[(first + 1) % 4] = tokenizer_kernel.make_entry(1, key)
+        assert tokenizer_kernel.get_word(slots[tokenizer_kernel.find_slot(*arguments)]) == 1
+
+
 def test_compiled_constants_are_those_of_other_files() -> None:
     """numba would not notice a change of these constants in another file."""
     for name in ("PUNCTUATION", "SPACE", "JOINER", "MIDDLE", "SINGLE", "PAIRED", "WORD", "MARK", "LINKER"):
