@@ -15,6 +15,8 @@ from jobs.datasets.prepared import row_kernel
 BLOCK_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 1 << 28
 
+FindCut = Callable[[np.ndarray], int]
+
 
 class NotDivisibleError(Exception):
     """The rows of a file can only be read one after the other."""
@@ -22,34 +24,32 @@ class NotDivisibleError(Exception):
 
 @dataclass(frozen=True)
 class RowParser:
-    """Parser of the rows of a file.
+    """Compiled parser of the rows of a file.
 
-    read, columns: compiled function of row_kernel.py, and its second argument; None: json_rows.py parses the rows.
-    find_quoted_cut: returns the end of the last row in content with quotes after which another one starts, 0 if there
-    is none; None: each line is a row.
+    read, columns: function of row_kernel.py, and its second argument. find_quoted_cut: as of `iter_blocks`.
     """
 
-    read: Callable[[np.ndarray, row_kernel.Columns, row_kernel.Rows], int] | None
+    read: Callable[[np.ndarray, row_kernel.Columns, row_kernel.Rows], int]
     columns: row_kernel.Columns = (0, 0, 0, 0)
-    find_quoted_cut: Callable[[np.ndarray], int] | None = None
+    find_quoted_cut: FindCut | None = None
+
+
+def is_encoded_in_utf8(options: ReadOptions) -> bool:
+    """Return whether files of text are in UTF-8."""
+    try:
+        return codecs.lookup(options.data.encoding).name in ("utf-8", "utf-8-sig")
+    except LookupError:
+        return False
 
 
 def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, DelimitedHeader | None] | None:
-    """Return the parser of a file, and the header of csv and tsv; None if there is none for such files.
+    """Return the compiled parser of a file in UTF-8, and the header of csv and tsv; None if there is none.
 
     Raises:
         DataError, StorageError: as of `read_delimited`.
     """
-    try:
-        encoding = codecs.lookup(options.data.encoding).name
-    except LookupError:
-        return None
-    if encoding not in ("utf-8", "utf-8-sig"):
-        return None
     if file.format == "fasttext":
         return RowParser(row_kernel.read_fasttext), None
-    if file.format == "jsonl":
-        return RowParser(None), None
     if file.format not in ("csv", "tsv"):
         return None
     header = read_header(file, options)
@@ -63,8 +63,14 @@ def find_parser(file: SourceFile, options: ReadOptions) -> tuple[RowParser, Deli
     return RowParser(row_kernel.read_csv, columns, find_quoted_cut=find_cut), header
 
 
-def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | None) -> Iterator[FilePart]:
+def iter_blocks(
+    file: SourceFile, header: DelimitedHeader | None = None, find_quoted_cut: FindCut | None = None
+) -> Iterator[FilePart]:
     """Yield the blocks of a file, with their content.
+
+    Args:
+        find_quoted_cut: returns the end of the last row in content with quotes after which another one starts, 0 if
+            there is none; None: each line is a row.
 
     Raises:
         NotDivisibleError: the end of a row cannot be found.
@@ -78,7 +84,7 @@ def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | N
         rest = b""
         while block := stream.read(BLOCK_BYTES):
             content = rest + block
-            cut = _find_cut(content, parser)
+            cut = _find_cut(content, find_quoted_cut)
             if cut:
                 part, rest = content[:cut], content[cut:]
                 yield FilePart(0, len(part), num_before, header_lines, part)
@@ -91,8 +97,8 @@ def iter_blocks(file: SourceFile, parser: RowParser, header: DelimitedHeader | N
             yield FilePart(0, len(rest), num_before, header_lines, rest)
 
 
-def _find_cut(content: bytes, parser: RowParser) -> int:
+def _find_cut(content: bytes, find_quoted_cut: FindCut | None) -> int:
     """Return the end of the last row after which another one starts, 0 if there is none."""
-    if parser.find_quoted_cut is None or b'"' not in content:
+    if find_quoted_cut is None or b'"' not in content:
         return content.rfind(b"\n") + 1
-    return parser.find_quoted_cut(np.frombuffer(content, np.uint8))
+    return find_quoted_cut(np.frombuffer(content, np.uint8))

@@ -1,8 +1,8 @@
 """Blocks of rows of labelled texts, as flat arrays, from files of all formats.
 
-Of rows with one label and no weight, usual rows of csv, tsv and fastText files are parsed in compiled code, those of
-jsonl with jiter, and the columns of parquet and Arrow files are read as they are, on several threads. The readers in
-`jobs.datasets.formats` read all others, and raise the errors.
+Of rows with one label and no weight, usual rows of csv, tsv and fastText files are parsed in compiled code, and the
+columns of parquet and Arrow files are read as they are, on several threads. Those of jsonl are parsed with jiter, which
+holds Python's lock: one block at a time. The readers in `jobs.datasets.formats` read all others, and raise the errors.
 """
 
 import codecs
@@ -25,14 +25,14 @@ from jobs.datasets.formats.parquet import open_parquet
 from jobs.datasets.formats.record_batches import EncodedRows, encode_batches
 from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
 from jobs.datasets.prepared import row_kernel
-from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, iter_blocks
+from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, is_encoded_in_utf8, iter_blocks
 from jobs.datasets.prepared.equal_rows import hash_rows
 from jobs.datasets.prepared.json_rows import parse_rows
 from jobs.datasets.row_weights import parse_weight
 from jobs.datasets.tokenization.code_points import encode_texts
 from jobs.datasets.tokenization.word_index import WordIndex
 
-MAX_ROWS = 1 << 14  # are Python objects at the same time
+MAX_ROWS = 1 << 14  # of a block, where a file is not divided into blocks of BLOCK_BYTES
 
 ReadFile = Callable[[SourceFile, ReadOptions], Iterator[Row]]
 
@@ -90,11 +90,17 @@ def _plan_blocks(file: SourceFile, options: ReadOptions, read_file: ReadFile) ->
         except DataError as error:
             raise NotDivisibleError from error
         return
-    parser = find_parser(file, options)
+    if not is_encoded_in_utf8(options):
+        raise NotDivisibleError
+    if file.format == "jsonl":
+        for part in iter_blocks(file):
+            yield partial(_parse_json_block, replace(file, part=part), options, read_file)
+        return
+    parser, header = find_parser(file, options) or (None, None)
     if parser is None:
         raise NotDivisibleError
-    for part in iter_blocks(file, *parser):
-        yield partial(_parse_block, replace(file, part=part), options, read_file, parser[0])
+    for part in iter_blocks(file, header, parser.find_quoted_cut):
+        yield partial(_parse_block, replace(file, part=part), options, read_file, parser)
 
 
 def _run_in_order(tasks: Iterator[Callable[[], RowBlock]]) -> Iterator[RowBlock]:
@@ -140,9 +146,6 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     """Return the rows of a block, which is the part of `file`."""
     assert file.part is not None
     assert file.part.content is not None
-    if parser.read is None:
-        rows = parse_rows(file, file.part.content, options)
-        return _collect(file, list(read_file(file, options)) if rows is None else rows, None)
     content = np.frombuffer(file.part.content, np.uint8)
     if file.part.num_before == 0 and file.part.content.startswith(codecs.BOM_UTF8):
         content = content[len(codecs.BOM_UTF8) :]
@@ -164,6 +167,19 @@ def _parse_block(file: SourceFile, options: ReadOptions, read_file: ReadFile, pa
     texts = _freeze(texts[: text_offsets[-1]])
     lines = lines[:count] + file.part.num_before
     return RowBlock(texts, text_offsets, hash_rows(texts, text_offsets), lines, names, label_indices)
+
+
+def _parse_json_block(file: SourceFile, options: ReadOptions, read_file: ReadFile) -> RowBlock:
+    """Return the rows of a block of jsonl, which is the part of `file`."""
+    assert file.part is not None
+    assert file.part.content is not None
+    rows = parse_rows(file, file.part.content, options)
+    names = _spell_labels(file, options, rows.labels) if rows else None
+    if rows is None or names is None:
+        return _collect(file, list(read_file(file, options)), None)
+    content, offsets = encode_texts(rows.texts)
+    lines = np.array(rows.lines, np.int64)
+    return RowBlock(content, offsets, hash_rows(content, offsets), lines, names, rows.label_indices)
 
 
 def is_utf8(content: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """Blocks of rows of jsonl files: those of the reader of the format, or its errors."""
 
+import itertools
 import json
 import random
 import re
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.config.settings import DataSettings
-from tests.support.row_blocks import check_blocks, count_fast_rows
+from jobs.datasets.formats.rows import InvalidRow, ReadOptions, SourceFile
+from tests.support.row_blocks import check_blocks, count_fast_rows, iter_blocks
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -102,6 +104,24 @@ def test_invalid_rows_are_errors_of_their_line(path: Path, line: str, message: s
     row = json.dumps({"label": "x", "text": "a" * (BLOCK_BYTES - 30)})
     path.write_text(f"{row}\n{line}\n{row}\n")
     assert re.search(f"line 2: .*{re.escape(message)}", check_blocks(path, "jsonl", DataSettings()))
+
+
+@pytest.mark.parametrize("value", ["null", "[1]", "{}", '" "', "1e999"])
+def test_invalid_labels_are_left_to_the_reader(path: Path, value: str) -> None:
+    """It passes them on to `on_invalid_row`, and its rows before and after are those of the block."""
+    path.write_text(f'{{"label":1,"text":"a"}}\n{{"label":{value},"text":"b"}}\n{{"label":1,"text":"c"}}\n')
+    invalid: list[InvalidRow] = []
+    options = ReadOptions(DataSettings(), on_invalid_row=invalid.append)
+    assert list(iter_blocks(SourceFile(str(path), "jsonl"), options)) == [(1, "a", "1"), (3, "c", "1")]
+    assert [row.number for row in invalid] == [2]
+
+
+@pytest.mark.parametrize("values", [*itertools.permutations(["1", "1.0", "true", '"1"', '" 1"'], 2)])
+def test_labels_of_a_block_that_python_compares_as_equal_differ(path: Path, values: tuple[str, str]) -> None:
+    path.write_text("".join(f'{{"label":{value},"text":""}}\n' for value in values))
+    assert path.stat().st_size <= BLOCK_BYTES
+    assert count_fast_rows(path, "jsonl") == 2
+    check_blocks(path, "jsonl", DataSettings())
 
 
 @pytest.mark.parametrize(
