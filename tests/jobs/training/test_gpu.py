@@ -172,7 +172,7 @@ def test_no_step_waits_for_the_gpu(make_experiment: Callable[..., Experiment], p
 @pytest.mark.slow
 def test_the_tests_marked_gpu_need_no_ray() -> None:
     """They run on a machine with a GPU and without the packages that only other parts of the project need."""
-    absent = ["ray", "gensim", "optuna", "tensorboardX", "msgspec", "fastapi", "starlette", "uvicorn"]
+    absent = ["ray", "gensim", "optuna", "tensorboardX", "msgspec", "jiter", "fastapi", "starlette", "uvicorn"]
     script = (
         f"import sys; sys.modules |= dict.fromkeys({absent}); "
         "import tests.conftest, tests.jobs.conftest, tests.jobs.training.test_gpu"
