@@ -214,7 +214,7 @@ def check_output_file(path: str, *inputs: str) -> None:
 def check_not_replaced(path: str, *inputs: str) -> None:
     """Raise a StorageError if there is a file at a path or URI to write. That it is an input is another error."""
     local = local_path(path)
-    is_existing = exists(path) if local is None else local.is_file()
+    is_existing = exists(path) if local is None else os.path.isfile(local)
     if is_existing and not any(is_same_file(name, path) for name in inputs):
         raise StorageError(f"{path}: exists and is not replaced; name another file, or add --force")
 

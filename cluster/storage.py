@@ -27,6 +27,15 @@ class StorageError(UsageError):
     """A path or URI cannot be read or written."""
 
 
+@contextmanager
+def _raise_storage_errors(message: str) -> Iterator[None]:
+    """Raise a StorageError that begins with a message instead of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{message}: {error}") from error
+
+
 def is_uri(path: str) -> bool:
     """Return whether a path names an object store or another remote file system."""
     return "://" in path
@@ -69,10 +78,8 @@ def exists(path: str) -> bool:
     from pyarrow.fs import FileType
 
     filesystem, inside = resolve_filesystem(path)
-    try:
+    with _raise_storage_errors(f"{path}: the storage does not respond"):
         return bool(filesystem.get_file_info(inside).type != FileType.NotFound)
-    except OSError as error:
-        raise StorageError(f"{path}: the storage does not respond: {error}") from error
 
 
 def list_folders(path: str) -> list[str]:
@@ -80,21 +87,17 @@ def list_folders(path: str) -> list[str]:
     from pyarrow.fs import FileSelector, FileType
 
     filesystem, inside = resolve_filesystem(path)
-    try:
+    with _raise_storage_errors(f"{path}: cannot be read"):
         entries = filesystem.get_file_info(FileSelector(inside, allow_not_found=True))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
     return [entry.base_name for entry in entries if entry.type == FileType.Directory]
 
 
 def remove_folder(path: str) -> None:
     """Remove a folder with its content, if it exists."""
     filesystem, inside = resolve_filesystem(path)
-    try:
+    with _raise_storage_errors(f"{path}: cannot be removed"):
         if exists(path):
             filesystem.delete_dir(inside)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be removed: {error}") from error
 
 
 def read_text(path: str, max_bytes: int | None = None) -> str:
@@ -139,10 +142,8 @@ def write_bytes(path: str, content: bytes, *, replace: bool = True) -> None:
 def remove_file(path: str) -> None:
     """Delete a file; StorageError if it cannot be deleted."""
     filesystem, inside = resolve_filesystem(path)
-    try:
+    with _raise_storage_errors(f"{path}: cannot be deleted"):
         filesystem.delete_file(inside)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be deleted: {error}") from error
 
 
 @contextmanager
@@ -222,11 +223,12 @@ def check_local_file(path: str) -> Path:
     target = local_path(path)
     if target is None:
         raise StorageError(f"{path}: is written to a path of this machine, not to a URI")
-    if target.is_dir():
-        raise StorageError(f"{path}: is a folder; name a file")
-    folder = next(parent for parent in target.parents if os.path.lexists(parent))
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise StorageError(f"{path}: cannot be written: {folder} is no folder that this user can write")
+    with _raise_storage_errors(f"{path}: cannot be written"):  # a name may be too long
+        folder = next(parent for parent in target.parents if os.path.lexists(parent))
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"{path}: cannot be written: {folder} is no folder that this user can write")
+        if target.is_dir():
+            raise StorageError(f"{path}: is a folder; name a file")
     return target
 
 
@@ -256,10 +258,8 @@ def _copy_files(source: str, target: str) -> None:
 
     filesystem, inside = resolve_filesystem(source)
     target_filesystem, target_inside = resolve_filesystem(target)
-    try:
+    with _raise_storage_errors(f"{source} cannot be copied to {target}"):
         copy_files(inside, target_inside, filesystem, target_filesystem)
-    except OSError as error:
-        raise StorageError(f"{source} cannot be copied to {target}: {error}") from error
     # pyarrow is silent when a part of an upload fails.
     sizes = list_file_sizes(target)
     incomplete = sorted(name for name, size in list_file_sizes(source).items() if sizes.get(name) != size)
@@ -278,10 +278,8 @@ def list_file_sizes(folder: str) -> dict[str, int]:
     from pyarrow.fs import FileSelector
 
     filesystem, inside = resolve_filesystem(folder)
-    try:
+    with _raise_storage_errors(f"{folder}: cannot be listed"):
         entries = filesystem.get_file_info(FileSelector(inside, recursive=True, allow_not_found=True))
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be listed: {error}") from error
     return {entry.path.removeprefix(inside).lstrip("/"): entry.size for entry in entries if entry.is_file}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import logging
 import os
 import re
@@ -30,6 +31,9 @@ PROGRAM = "finetune-cnn"  # the console command
 EXIT_BROKEN_PIPE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+# Errors of a file that the user can remedy, and that a command may not have caught.
+_USER_ERRORS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 RunCommand = Callable[[argparse.Namespace], int | None]
 SuggestKeys = Callable[[str], list[str]]
@@ -176,6 +180,11 @@ class CommandLine(CommandGroup):
             # The reader of the output has closed it. The interpreter flushes standard output when it exits.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 stays open until then
             return EXIT_BROKEN_PIPE
+        except OSError as error:
+            if options.log_level == logging.DEBUG or error.filename is None or error.errno not in _USER_ERRORS:
+                raise
+            print_error(f"{error.filename}: {error.strerror}")
+            return EXIT_USAGE
         except KeyboardInterrupt as error:
             hint = f" {error}" if error.args else "; the same command resumes from here" if options.resumable else ""
             print(f"interrupted{hint}", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import durable_files, storage
-from cluster.input_files import check_output_file
+from cluster.input_files import check_not_replaced, check_output_file
 from cluster.storage import StorageError, lock_folder
 
 
@@ -158,12 +158,23 @@ def test_an_output_file_is_never_an_input(tmp_path: Path, monkeypatch: pytest.Mo
     for path, message in (
         ("~", "is a folder"),
         ("~/in.csv/x.csv", "cannot be written"),
+        (f"~/{'x' * 256}", "cannot be written: .*File name too long"),
         ("~nobody-of-this-name/x.csv", "nobody-of-this-name"),
         ("nosuch://x.csv", "cannot be opened"),
         ("s3://bucket/x.csv", "is the input file"),
     ):
         with pytest.raises(StorageError, match=message):
             check_output_file(path, "s3://bucket/x.csv")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may enter every folder")
+def test_an_output_file_in_a_folder_that_may_not_be_entered_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    for path in (folder / "x.csv", folder / "inner" / "x.csv"):
+        check_not_replaced(str(path))  # before the other check
+        with pytest.raises(StorageError, match=f"{path}: cannot be written: {folder} is no folder"):
+            check_output_file(str(path))
 
 
 def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,18 @@ def test_a_usage_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
     assert capsys.readouterr() == ("", "error: a.csv: is empty\n")
     with pytest.raises(ZeroDivisionError):
         make_command_line(raise_error(ZeroDivisionError())).main(["work"])
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As is a name that is too long; with --verbose, and for a file that should be there, there is a traceback."""
+    path = str(tmp_path / ("x" * 256))
+    cli = make_command_line(lambda _: print(Path(path).read_text()))
+    assert cli.main(["work"]) == 2
+    assert capsys.readouterr() == ("", f"error: {path}: File name too long\n")
+    with pytest.raises(OSError, match="too long"):
+        cli.main(["work", "--verbose"])
+    with pytest.raises(FileNotFoundError):
+        make_command_line(lambda _: print(Path("missing").read_text())).main(["work"])
 
 
 def test_a_missing_package_is_one_line_with_the_python_that_lacks_it(
