@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from cluster.storage import absolute_path, exists, is_uri, join, parent
-from jobs.config.experiment import Experiment, add_earlier_values
+from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
 from jobs.datasets.tokenization.installed import describe_other_version
@@ -38,7 +38,7 @@ from jobs.datasets.tokenizer import Vocabulary, count_separate_marks
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     SharedFiles,
-    parse_yaml,
+    parse_settings,
     read_json,
     validate_metrics,
     write_file,
@@ -232,27 +232,27 @@ def read_published_test_part(path: str) -> Source | None:
     return test if is_list or isinstance(test, str) else None
 
 
-def load_checkpoint(path: str, check: Callable[[Checkpoint], None] = lambda checkpoint: None) -> Checkpoint:
+def load_checkpoint(
+    path: str, check: Callable[[list[str], bool], None] = lambda labels, is_multi_label: None
+) -> Checkpoint:
     """Return the checkpoint of a folder, URI or best.json.
 
+    Args:
+        check: called with the labels, and whether a text may have several, before the larger files are read.
+
     Raises:
-        CheckpointError: it is missing, incomplete, altered, malformed, or of a newer format; or `check` raises it,
-            which is called before the tensors are read, with the checkpoint without them.
+        CheckpointError: it is missing, incomplete, altered, malformed, or of a newer format; or `check` raises it.
     """
     location = resolve_checkpoint(path)
     with open_checkpoint(location) as files:
-        checkpoint = Checkpoint(
-            experiment=_parse_settings(files.read_text("experiment.yaml")),
-            labels=validate_names("labels.json", files.read_json("labels.json")),
-            words=validate_names("vocabulary.json", files.read_json("vocabulary.json")),
-            weights={},
-            metrics=files.read_json("metrics.json"),
-            path=location,
-            manifest_sha256=files.manifest_sha256,
-        )
-        validate_metrics(checkpoint.metrics, len(checkpoint.labels))
-        check(checkpoint)
-        checkpoint.weights.update(read_weights(files))
+        experiment = parse_settings(files.read_text("experiment.yaml"))
+        labels = validate_names("labels.json", files.read_json("labels.json"))
+        check(labels, experiment.data.is_multi_label)
+        metrics = files.read_json("metrics.json")
+        validate_metrics(metrics, len(labels))
+        words = validate_names("vocabulary.json", files.read_json("vocabulary.json"))
+        weights = read_weights(files)
+        checkpoint = Checkpoint(experiment, labels, words, weights, metrics, location, files.manifest_sha256)
     if warning := describe_other_version(checkpoint.experiment.text.tokenizer, checkpoint.metrics.get("versions", {})):
         logger.warning(f"{location}: {warning}")
     if (separate_marks := count_separate_marks(checkpoint.words)) > 2:  # one or two may be tokens of the texts
@@ -322,8 +322,3 @@ def validate_names(file: str, names: object) -> list[str]:
     if len(set(names)) != len(names):
         raise CheckpointError(f"{file}: contains duplicates")
     return names
-
-
-def _parse_settings(text: str) -> Experiment:
-    tree = parse_yaml("experiment.yaml", text)
-    return Experiment.model_validate(add_earlier_values(tree) if isinstance(tree, dict) else tree)

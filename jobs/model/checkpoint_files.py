@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from cluster import UsageError
 from cluster.storage import StorageError, join, list_file_sizes, read_text
 from jobs.config.abstention import validate_abstention
-from jobs.config.experiment import MAX_YAML_BYTES
+from jobs.config.experiment import MAX_YAML_BYTES, Experiment, add_earlier_values
 from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
 from jobs.config.text_distribution import validate_distribution
 
@@ -184,6 +184,12 @@ def parse_yaml(name: str, text: str) -> Any:
         return yaml.load(text, YAML_LOADER)
     except yaml.YAMLError as error:
         raise ValueError(f"{name}: is not YAML: {error}") from error
+
+
+def parse_settings(text: str) -> Experiment:
+    """Return the settings of an experiment.yaml; ValueError as for `parse_yaml`, or if they are invalid."""
+    tree = parse_yaml("experiment.yaml", text)
+    return Experiment.model_validate(add_earlier_values(tree) if isinstance(tree, dict) else tree)
 
 
 def validate_metrics(metrics: object, num_classes: int | None = None) -> None:

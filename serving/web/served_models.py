@@ -15,7 +15,7 @@ from cluster.storage import join, read_text
 from jobs.config.text_distribution import find_distribution
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
-from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, resolve_checkpoint
+from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
 from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
 from serving.web.distribution import DistributionWindow
@@ -193,11 +193,11 @@ def load_models(
     return ServedModels(config, primary, candidate)
 
 
-def _check_labels(primary: ServedModel, candidate: Checkpoint | Classifier) -> None:
-    """Raise a CheckpointError if a candidate has other labels than the primary model."""
-    if candidate.labels != primary.classifier.labels:
+def _check_labels(primary: ServedModel, labels: list[str], is_multi_label: bool) -> None:
+    """Raise a CheckpointError if a candidate's labels are other ones than those of the primary model."""
+    if labels != primary.classifier.labels:
         raise CheckpointError(f"its labels differ from those of {primary.info['checkpoint']}")
-    if candidate.is_multi_label != primary.classifier.is_multi_label:
+    if is_multi_label != primary.classifier.is_multi_label:
         raise CheckpointError("assigns one label per text, or several, unlike the current checkpoint")
 
 
@@ -207,12 +207,12 @@ def load_model(
     table_bytes: int,
     table_dtype: TableDtype,
     limits: Limits,
-    check: Callable[[Checkpoint | Classifier], None] = lambda candidate: None,
+    check: Callable[[list[str], bool], None] = lambda labels, is_multi_label: None,
 ) -> ServedModel:
     """Return the model of a checkpoint; one of `reusable` if that is loaded from the path and has not changed.
 
     Args:
-        check: raises a CheckpointError if the checkpoint cannot be served; called before its tensors are read.
+        check: as of `load_checkpoint`.
 
     Raises:
         CheckpointError, StorageError: the checkpoint cannot be read.
@@ -220,7 +220,7 @@ def load_model(
     location = path
     try:
         if reusable and (unchanged := _find_unchanged(path, reusable)):
-            check(unchanged.classifier)
+            check(unchanged.classifier.labels, unchanged.classifier.is_multi_label)
             return unchanged
         checkpoint = load_checkpoint(path, check)
         location = checkpoint.path
@@ -229,7 +229,7 @@ def load_model(
         scorer = CompiledScorer(classifier, limits.max_texts, count_bins=stored is not None)
     except UsageError as error:
         message = str(error)
-        raise CheckpointError(message if location in message else f"{location}: {message}") from error
+        raise CheckpointError(message if message.startswith(location) else f"{location}: {message}") from error
     except Exception as error:  # no file of an untrusted checkpoint may stop the service
         raise CheckpointError(f"{location}: cannot be read: {repr(error)[:300]}") from error
     manifest, experiment, labels = checkpoint.manifest_sha256, checkpoint.experiment, checkpoint.labels

@@ -154,6 +154,28 @@ def test_a_loaded_candidate_with_other_labels_than_a_new_checkpoint_is_refused(f
     assert "/d: its labels differ from those of " in str(models.candidate_error)
 
 
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_the_error_names_a_candidate_whose_path_begins_that_of_the_checkpoint(tmp_path: Path, is_loaded: bool) -> None:
+    candidate, primary = str(tmp_path / "tickets"), str(tmp_path / "tickets-2" / "epoch-0001")
+    save_checkpoint(Path(candidate), checkpoint_of("static"))
+    other = checkpoint_of("static")
+    other.labels[0] = "z"
+    save_checkpoint(Path(primary), other)
+    before = load_models(parse_user_config({"checkpoint": candidate})) if is_loaded else None
+    config = {"checkpoint": primary, "candidate": {"checkpoint": candidate, "weight": 0.2}}
+    error = load_models(parse_user_config(config), before).candidate_error
+    assert str(error) == f"{candidate}: its labels differ from those of {primary}"
+
+
+def test_a_candidate_is_refused_before_its_vocabulary_is_read(folder: Path, tmp_path: Path) -> None:
+    other = checkpoint_of("static")
+    other.labels[0] = "z"
+    save_checkpoint(tmp_path / "d", other)
+    (tmp_path / "d" / "vocabulary.json").unlink()
+    config = {"checkpoint": str(folder), "candidate": {"checkpoint": str(tmp_path / "d"), "weight": 0.2}}
+    assert "/d: its labels differ" in str(load_models(parse_user_config(config)).candidate_error)
+
+
 def test_each_checkpoint_has_a_table_of_its_own(folder: Path, tmp_path: Path) -> None:
     """The memory limit is that of one checkpoint, not of a checkpoint and its candidate together."""
     save_checkpoint(tmp_path / "d", checkpoint_of("static"))
