@@ -6,21 +6,23 @@ address and the token are those of huggingface_hub: `HF_ENDPOINT`, `HF_TOKEN`, `
 read, never written to; what reads it does the same checks as for any other checkpoint.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from cluster import UsageError
+from cluster.console.progress import shows_bars
 from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     CheckpointError,
     VerifiedFiles,
-    parse_yaml,
+    parse_settings,
     shorten_error,
     text_limit,
 )
@@ -30,9 +32,17 @@ MAX_SUGGESTIONS = 3
 # Files that every checkpoint has, and all that readers use. The first ones are downloaded before the others.
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 FIRST_FILES = ("manifest.json", "experiment.yaml")
-OPTIONAL_FILES = ("untrained.safetensors", "initial.safetensors", "train-texts.safetensors")
+UNTRAINED_FILE = "untrained.safetensors"  # needed if the manifest has it
+OPTIONAL_FILES = ("initial.safetensors", "train-texts.safetensors")  # classification does not need them
 MISSING_PACKAGE = "needs the package huggingface_hub: pip install huggingface_hub"
 _URI = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@?#\s]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+logger = logging.getLogger(__name__)
+
+
+class _UnreachableError(StorageError):
+    """The Hub cannot be reached, or refuses access, so a download in the cache may be used."""
 
 
 def is_on_hub(path: str) -> bool:
@@ -76,11 +86,13 @@ def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
 
 @contextmanager
 def _raise_checkpoint_errors(location: str) -> Iterator[None]:
-    """Raise a CheckpointError instead of any error of files that may come from anywhere."""
+    """Raise a CheckpointError that names the location instead of any error of files that may come from anywhere."""
     try:
         yield
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        if str(error).startswith(location):
+            raise
+        raise CheckpointError(f"{location}: {error}") from error
     # safetensors raises TypeError and AttributeError for types of numbers that numpy does not have.
     except (OSError, LookupError, ValueError, TypeError, AttributeError, SafetensorError, UsageError) as error:
         raise CheckpointError(f"{location}: cannot be read: {shorten_error(error)}") from error
@@ -88,28 +100,60 @@ def _raise_checkpoint_errors(location: str) -> Iterator[None]:
 
 def _download(uri: str) -> Path:
     """Return the folder of a repository in the cache, which is named after the commit; errors of `pin_revision`."""
-    names = {*FIRST_FILES, *MODEL_FILES, *OPTIONAL_FILES, MODEL_CARD_FILE}
+    repository, revision = parse_hub_uri(uri)
+    if revision is not None and _COMMIT.fullmatch(revision) and (folder := _find_cached(uri, OPTIONAL_FILES)):
+        return folder
     try:
-        files = _fetch(uri, names, dry_run=True)
-    except StorageError:
-        with suppress(StorageError):
-            return Path(_fetch(uri, {*FIRST_FILES, *MODEL_FILES}, local_files_only=True))
-        raise
-    sizes = {file.filename: file.file_size for file in files}
+        names = {*FIRST_FILES, *MODEL_FILES, UNTRAINED_FILE, *OPTIONAL_FILES, MODEL_CARD_FILE}
+        listed = _fetch(uri, names, dry_run=True)
+    except _UnreachableError as error:
+        folder = _find_cached(uri)
+        if folder is None:
+            raise
+        if folder.name != revision:
+            logger.warning(f"{error}; using commit {folder.name} of the cache")
+        return folder
+    sizes = {file.filename: file.file_size for file in listed}
     if "manifest.json" not in sizes:
         raise CheckpointError(f"{uri}: is no checkpoint: it has no manifest.json")
-    location = f"{SCHEME}{parse_hub_uri(uri)[0]}@{files[0].commit_hash}"
-    if any(file.will_download for file in files):
-        for name, size in sizes.items():
-            if not name.endswith(".safetensors") and (size is None or size > text_limit(name)):
-                raise CheckpointError(f"{location}: {name}: is longer than {text_limit(name):,} bytes")
-        folder = Path(_fetch(location, FIRST_FILES))
-        with _raise_checkpoint_errors(location):
-            names = _select_files(location, VerifiedFiles(location, folder), sizes)
-    return Path(_fetch(location, names))
+    location = f"{SCHEME}{repository}@{listed[0].commit_hash}"
+    if folder := _find_cached(location, OPTIONAL_FILES):
+        return folder
+    for name, size in sizes.items():
+        if size is None:
+            raise CheckpointError(f"{location}: {name}: the Hub does not know its size")
+        if not name.endswith(".safetensors") and size > text_limit(name):
+            raise CheckpointError(f"{location}: {name}: is longer than {text_limit(name):,} bytes")
+    folder = Path(_fetch(location, FIRST_FILES))
+    with _raise_checkpoint_errors(location):
+        names = _select_files(location, VerifiedFiles(location, folder), sizes)
+    return Path(_fetch(location, names, shows_progress=shows_bars(logger)))
 
 
-def _select_files(location: str, files: VerifiedFiles, sizes: Mapping[str, int | None]) -> set[str]:
+def _find_cached(uri: str, optional: Collection[str] = ()) -> Path | None:
+    """Return the folder of a revision in the cache; None if it lacks the manifest, or a file that this lists.
+
+    Args:
+        optional: names of files that it must have too if the manifest lists them.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    repository, revision = parse_hub_uri(uri)
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(repository, "manifest.json", revision=revision)
+    except (ImportError, ValueError, OSError):  # as `_fetch` reports
+        return None
+    if not isinstance(path, str):
+        return None
+    files = VerifiedFiles(uri, Path(path).parent)
+    names = {*MODEL_FILES, *(name for name in (UNTRAINED_FILE, *optional) if name in files)}
+    return Path(path).parent if all(Path(path).with_name(name).is_file() for name in names) else None
+
+
+def _select_files(location: str, files: VerifiedFiles, sizes: Mapping[str, int]) -> set[str]:
     """Return the names of the files to download.
 
     Args:
@@ -119,33 +163,48 @@ def _select_files(location: str, files: VerifiedFiles, sizes: Mapping[str, int |
         CheckpointError, ValueError: the settings are malformed, or a file is missing or has another size than in the
             manifest.
     """
-    parse_yaml("experiment.yaml", files.read_text("experiment.yaml"))
+    parse_settings(files.read_text("experiment.yaml"))
     names = {*MODEL_FILES, *(name for name in OPTIONAL_FILES if name in files and name in sizes)}
-    wrong = [name for name in sorted(names) if name not in files or sizes.get(name) != files.size(name)]
+    if UNTRAINED_FILE in files:
+        names.add(UNTRAINED_FILE)
+    wrong = [name for name in sorted(names) if name not in sizes or sizes[name] != files.size(name)]
     if wrong:
         raise CheckpointError(f"{location}: {', '.join(wrong)} missing, or of another size than in the manifest")
     return {*FIRST_FILES, *names, MODEL_CARD_FILE}
 
 
-def _fetch(uri: str, names: Collection[str], **options: Any) -> Any:
-    """Return what huggingface_hub's `snapshot_download` returns for files of a repository; StorageError if it fails."""
+def _fetch(uri: str, names: Collection[str], *, dry_run: bool = False, shows_progress: bool = False) -> Any:
+    """Return what huggingface_hub's `snapshot_download` returns for files of a repository.
+
+    Raises:
+        StorageError: it fails; `_UnreachableError` if the cache may be used instead, in a dry run.
+    """
     repository, revision = parse_hub_uri(uri)
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import DryRunError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.utils.tqdm import tqdm
     except ImportError as error:
         raise StorageError(f"{uri}: {MISSING_PACKAGE}") from error
+
+    class ProgressBar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            hidden = {} if shows_progress else {"disable": True}
+            super().__init__(*arguments, **options | hidden)  # type: ignore[no-untyped-call]
+
+    options: dict[str, Any] = {"dry_run": dry_run, "tqdm_class": ProgressBar}
     try:
         return snapshot_download(repository, revision=revision, allow_patterns=sorted(names), **options)
     except Exception as error:  # those of its HTTP library have no base class of their own
-        cause = error.__cause__ if isinstance(error, DryRunError) and isinstance(error.__cause__, Exception) else error
+        is_unreachable = isinstance(error, DryRunError)  # not for a missing revision, nor for a proxy that fails
+        cause = error.__cause__ if is_unreachable and isinstance(error.__cause__, Exception) else error
         if isinstance(cause, RepositoryNotFoundError):
             message = "the Hub has no such repository, or it is private: `hf auth login`"
         elif isinstance(cause, RevisionNotFoundError):
             message = f"the repository has no revision '{revision}'"
         else:
             message = f"cannot be downloaded: {describe_hub_error(cause)}"
-        raise StorageError(f"{uri}: {message}") from error
+        raise (_UnreachableError if is_unreachable else StorageError)(f"{uri}: {message}") from error
 
 
 def describe_hub_error(error: Exception) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,15 +24,17 @@ TOKEN = "hf_test"
 
 
 class Repository:
-    """Commits of a repository, each with all its files; `main` is the last one."""
+    """Commits of a repository, each with all its files; `main` is the last one. tags: commits by name."""
 
     def __init__(self, *, private: bool) -> None:
         self.private = private
         self.commits: dict[str, dict[str, bytes]] = {}
+        self.tags: dict[str, str] = {}
 
-    def commit(self, changes: dict[str, bytes]) -> str:
-        """Add a commit, and return its name, 40 hex digits."""
-        files = {**(list(self.commits.values()) or [{}])[-1], **changes}
+    def commit(self, changes: Mapping[str, bytes | None]) -> str:
+        """Add a commit, and return its name, 40 hex digits; None removes a file."""
+        changed = {**(list(self.commits.values()) or [{}])[-1], **changes}
+        files = {name: content for name, content in changed.items() if content is not None}
         name = hashlib.sha1(repr((len(self.commits), sorted(files))).encode()).hexdigest()
         self.commits[name] = files
         return name
@@ -41,7 +43,8 @@ class Repository:
         """Return the commit of a revision; None if there is none."""
         if revision == "main":
             return next(reversed(self.commits), None)
-        return revision if revision in self.commits else None
+        commit = self.tags.get(revision, revision)
+        return commit if commit in self.commits else None
 
 
 class HubServer:

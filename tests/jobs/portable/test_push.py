@@ -1,8 +1,9 @@
 """Checkpoints on the Hugging Face Hub: pushed with a model card, and loaded as any untrusted checkpoint."""
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,10 +169,13 @@ def test_the_weights_of_other_libraries_are_not_downloaded(hub: HubServer, folde
     assert not [path for path in cached.rglob("*") if path.name in ("model.safetensors", "code.py")]
 
 
-def change_manifest(name: str, **values: object) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+Change = Callable[[dict[str, bytes]], Mapping[str, bytes | None]]
+
+
+def change_manifest(name: str, **values: object) -> Change:
     """Return a function that returns files with other values of one file in the manifest."""
 
-    def change(files: dict[str, bytes]) -> dict[str, bytes]:
+    def change(files: dict[str, bytes]) -> dict[str, bytes | None]:
         manifest = json.loads(files["manifest.json"])
         manifest["files"][name] |= values
         return {"manifest.json": json.dumps(manifest).encode()}
@@ -179,7 +183,13 @@ def change_manifest(name: str, **values: object) -> Callable[[dict[str, bytes]],
     return change
 
 
-NO_CHECKPOINTS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
+def change_settings(content: bytes) -> Change:
+    """Return a function that returns files with another experiment.yaml, which the manifest lists."""
+    change = change_manifest("experiment.yaml", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    return lambda files: {**change(files), "experiment.yaml": content}
+
+
+NO_CHECKPOINTS: dict[str, tuple[Change, str]] = {
     "no JSON": (lambda files: {"manifest.json": b"{"}, "has no readable manifest"),
     "another format": (lambda files: {"manifest.json": b'{"format": 9, "files": {}}'}, "is of format 9"),
     "another manifest": (lambda files: {"manifest.json": b'{"format": 1, "files": {}}'}, "lacks experiment.yaml"),
@@ -189,6 +199,16 @@ NO_CHECKPOINTS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], 
     "tensors of another size": (
         change_manifest("weights.safetensors", bytes=9),
         "weights.safetensors missing, or of another size than in the manifest",
+    ),
+    "settings that are none": (change_settings(b"- 1"), "1 validation error for Experiment"),
+    "an unknown setting": (change_settings(b"model: {colour: red}"), "1 validation error for Experiment"),
+    "a file that is missing, and has no size in the manifest": (
+        lambda files: {**change_manifest("labels.json", bytes=None)(files), "labels.json": None},
+        "labels.json missing",
+    ),
+    "a second part of the vectors that is missing": (
+        lambda files: {"untrained.safetensors": None},
+        "untrained.safetensors missing",
     ),
 }
 
@@ -269,7 +289,11 @@ def test_nothing_is_written_to_the_hub_by_a_service(hub: HubServer, folder: Path
 
 
 def test_commands_read_a_quantized_checkpoint_of_the_hub(
-    hub: HubServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Reports are written to the working directory: next to the checkpoint is the cache."""
     save_checkpoint(tmp_path / "c", replace(load_checkpoint(str(folder)), metrics=METRICS | {"versions": {}}))
@@ -280,7 +304,11 @@ def test_commands_read_a_quantized_checkpoint_of_the_hub(
     Path("texts.csv").write_text("text,label\nword1,a\nword2,b\nword3,c\n")
     assert main(["predict", URI, "texts.csv", "--out", "labelled.csv"]) == 0
     assert len(Path("labelled.csv").read_text().splitlines()) == 4
-    assert main(["evaluate", URI, "texts.csv", "--no-baseline", "--dry-run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", URI, "texts.csv", "--no-baseline", "--dry-run", "--json"]) == 0
+    snapshot = Path(locate_snapshot(URI))
+    checkpoint_bytes = sum(path.stat().st_size for path in snapshot.iterdir())
+    assert json.loads(capsys.readouterr().out)["reads"][0]["bytes"] == checkpoint_bytes
     assert main(["evaluate", URI, "texts.csv", "--no-baseline"]) == 0
     assert [path.parent.name for path in Path.cwd().glob("report*/evaluation.json")] == ["report-tickets"]
 
