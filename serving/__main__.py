@@ -127,8 +127,7 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
     """Return the Serve configuration with the paths of the checkpoints, which are loaded to verify them.
 
     Raises:
-        UserConfigError: the name of a further model is invalid, or another part of the template's `user_config`.
-        UsageError: an origin is invalid.
+        UsageError: an origin, the name of a further model, or another part of the template is invalid.
     """
     import yaml
 
@@ -141,24 +140,30 @@ def _load_configuration(options: argparse.Namespace) -> dict[str, Any]:
         configuration = yaml.safe_load(Path(options.template).read_text(encoding="utf-8"))
         application = configuration["applications"][0]
         deployment = application["deployments"][0]
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
+        arguments, runtime_env = (_find_section(application, name) for name in ("args", "runtime_env"))
+        user_config = _find_section(deployment, "user_config") | {"checkpoint": options.checkpoint}
+        http = _find_section(configuration, "http_options")
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise CommandError(f"{options.template}: is not a Serve configuration with a deployment: {error!r}") from error
-    arguments = application.get("args") or {}
-    if origins := parse_origins([*(arguments.get("allowed_origins") or ()), *options.allowed_origins]):
+    if origins := parse_origins(arguments.get("allowed_origins") or ()) + parse_origins(options.allowed_origins):
         application["args"] = arguments | {"allowed_origins": origins}
-    user_config = (deployment.get("user_config") or {}) | {"checkpoint": options.checkpoint}
     if models := parse_user_config(user_config).models | dict(options.models):
         parse_user_config(user_config | {"models": models})
         user_config["models"] = {name: load_checkpoint(path).path for name, path in models.items()}
     deployment["user_config"] = user_config | {"checkpoint": load_checkpoint(options.checkpoint).path}
-    http = configuration["http_options"] = configuration.get("http_options") or {}
-    http["host"] = options.host or http.get("host", "127.0.0.1")
-    http["port"] = options.port or http.get("port", 8000)
-    if getattr(options, "working_dir", None):
-        application["runtime_env"] = (application.get("runtime_env") or {}) | {"working_dir": options.working_dir}
-    if (application.get("runtime_env") or {}).get("working_dir"):
-        validate_working_dir(application["runtime_env"]["working_dir"])
+    address = {"host": options.host or http.get("host", "127.0.0.1"), "port": options.port or http.get("port", 8000)}
+    configuration["http_options"] = http | address
+    if working_dir := getattr(options, "working_dir", None) or runtime_env.get("working_dir"):
+        application["runtime_env"] = runtime_env | {"working_dir": working_dir}
+        validate_working_dir(working_dir)
     return _validate_configuration(options.template, configuration)
+
+
+def _find_section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a configuration, empty if there is none; TypeError if it is no mapping."""
+    if not isinstance(section := settings.get(name) or {}, dict):
+        raise TypeError(f"{name} is no mapping")
+    return section
 
 
 def _validate_configuration(template: str, configuration: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,39 @@
 """Requests of web pages of other origins (CORS), and OPTIONS; only in services that allow origins."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster import UsageError
 from serving.web.asgi import find_allowed_methods
 
-# As a browser sends it: scheme, host in lower case, and port; or * for every origin.
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+)$")]
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def _validate_origin(origin: str) -> str:
+    """Return an origin as a browser sends it, or *; ValueError says what is wrong with another text."""
+    if origin == "*":
+        return origin
+    match = _ORIGIN.fullmatch(origin)
+    if match and match["port"] and _DEFAULT_PORTS.get(match["scheme"]) == match["port"]:
+        raise ValueError(f"{origin!r}: browsers leave out this port; write {match['scheme']}://{match['host']}")
+    if match and int(match["port"] or 0) < 1 << 16:
+        return origin
+    if "*" in origin:
+        raise ValueError(f"{origin!r}: no host can have a *; write each origin, or * for all")
+    if not origin.isascii():
+        raise ValueError(f"{origin!r}: browsers send the host in ASCII; write it as xn--...")
+    raise ValueError(f"{origin!r} is no origin, such as https://example.com, or *")
+
+
+Origin = Annotated[str, AfterValidator(_validate_origin)]
 
 METHODS = ("GET", "HEAD", "POST")
 REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "X-Request-ID")
@@ -19,13 +41,16 @@ RESPONSE_HEADERS = ("Retry-After", "X-Checkpoint", "X-Request-ID", "X-Unknown-Wo
 MAX_AGE_S = 600  # how long a browser may remember the response to its preflight request
 
 
-def parse_origins(origins: Collection[str]) -> list[str]:
-    """Return origins as a list; UsageError names a value that is none."""
+def parse_origins(origins: object) -> list[str]:
+    """Return origins as a list; UsageError if they are no list, or names a value that is no origin."""
+    if isinstance(origins, str | Mapping) or not isinstance(origins, Iterable):
+        raise UsageError('allowed_origins: a list of origins is required, such as ["https://example.com"]')
     try:
         return TypeAdapter(list[Origin]).validate_python([*origins])
     except ValidationError as error:
-        value = error.errors(include_url=False)[0]["input"]
-        raise UsageError(f"allowed_origins: {value!r} is no origin, such as https://example.com, or *") from error
+        problem = error.errors(include_url=False)[0]
+        reason = problem.get("ctx", {}).get("error", f"{problem['input']!r} is no text")
+        raise UsageError(f"allowed_origins: {reason}") from error
 
 
 class CrossOriginApplication(CORSMiddleware):

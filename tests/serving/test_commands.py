@@ -123,6 +123,30 @@ def test_origins_of_options_are_added_to_those_of_the_configuration(
     assert error.startswith("allowed_origins: 'b.org/' is no origin")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"args": {"allowed_origins": "https://a.org"}}, "allowed_origins: a list of origins is required"),
+        ({"args": {"allowed_origins": 5}}, "allowed_origins: a list of origins is required"),
+        ({"args": ["a"]}, "is not a Serve configuration with a deployment: TypeError('args is no mapping')"),
+        (
+            {"runtime_env": "a"},
+            "is not a Serve configuration with a deployment: TypeError('runtime_env is no mapping')",
+        ),
+        ({"deployments": ["a"]}, "is not a Serve configuration with a deployment"),
+        ({"deployments": [{"user_config": ["a"]}]}, "TypeError('user_config is no mapping')"),
+    ],
+)
+def test_a_malformed_template_is_an_error(
+    run_folder: Path, tmp_path: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = yaml.safe_load(TEMPLATE.read_text())
+    template["applications"][0] |= change
+    path = tmp_path / "service.yaml"
+    path.write_text(yaml.safe_dump(template))
+    assert message in call(capsys, "config", str(run_folder), "--template", str(path))["error"]
+
+
 def test_the_environment_of_the_nodes_is_an_object(capsys: pytest.CaptureFixture[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="p-", dir="/tmp") as folder:  # short: HAProxy creates sockets in it
         words = ["switches", "--folder", folder]

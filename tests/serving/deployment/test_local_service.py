@@ -93,6 +93,8 @@ def test_pages_of_allowed_origins_may_read_responses(run_folder: Path, monkeypat
             assert response.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
     with pytest.raises(finetune_cnn.UsageError, match=r"'example\.com' is no origin, such as"):
         finetune_cnn.deploy(str(run_folder), allowed_origins=["example.com"])
+    with pytest.raises(finetune_cnn.UsageError, match="a list of origins is required"):
+        finetune_cnn.deploy(str(run_folder), allowed_origins="https://example.com")
 
 
 def test_a_wrong_name_of_a_model_is_an_error_before_ray_starts(run_folder: Path) -> None:

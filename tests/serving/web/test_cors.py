@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cluster import UsageError
 from serving.api_keys import KEYS_VARIABLE
 from serving.app import Replica
+from serving.web.cors import parse_origins
 from tests.support.asgi import make_replica, send_request
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -73,8 +75,40 @@ def test_options_lists_the_methods_of_a_path(run_folder: Path) -> None:
     assert send_request(replica, "/none", None, "OPTIONS")[0] == 404
 
 
-def test_an_origin_is_a_scheme_and_a_host(run_folder: Path) -> None:
-    for origin in ("example.com", "https://example.com/", "https://Example.com", "https://a@b", ""):
-        with pytest.raises(ValidationError, match="allowed_origins"):
-            make_cors_replica(run_folder, origin)
-    make_cors_replica(run_folder, "http://localhost:3000", "http://[::1]:80", "chrome-extension://abc")
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        ("example.com", "'example.com' is no origin, such as https://example.com, or *"),
+        ("https://example.com/", "'https://example.com/' is no origin"),
+        ("https://Example.com", "'https://Example.com' is no origin"),
+        ("https://a@b", "'https://a@b' is no origin"),
+        ("", "'' is no origin"),
+        ("https://a.b:x:y", "'https://a.b:x:y' is no origin"),
+        ("https://a.b:99999", "'https://a.b:99999' is no origin"),
+        ("https://example.com:443", "browsers leave out this port; write https://example.com"),
+        ("http://[::1]:80", "browsers leave out this port; write http://[::1]"),
+        ("https://*.example.com", "no host can have a *; write each origin, or * for all"),
+        ("https://m\u00fcnchen.de", "browsers send the host in ASCII; write it as xn--..."),
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(run_folder: Path, origin: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_origins([origin])
+    assert message in str(caught.value)
+    with pytest.raises(ValidationError, match="allowed_origins"):
+        make_cors_replica(run_folder, origin)
+
+
+def test_an_origin_is_a_scheme_a_host_and_another_port_than_the_default(run_folder: Path) -> None:
+    origins = (
+        "http://localhost:3000", "http://[::1]:8080", "http://a.b:443", "https://xn--mnchen-3ya.de",
+        "chrome-extension://abc", "*",
+    )  # fmt: skip
+    assert parse_origins(origins) == [*origins]
+    make_cors_replica(run_folder, *origins)
+
+
+@pytest.mark.parametrize("origins", ["https://example.com", "*", 5, {"https://example.com": None}])
+def test_origins_are_a_list(origins: object) -> None:
+    with pytest.raises(UsageError, match="allowed_origins: a list of origins is required"):
+        parse_origins(origins)
