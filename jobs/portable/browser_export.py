@@ -20,7 +20,8 @@ import numpy as np
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.plan import Plan
-from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
+from cluster.input_files import check_output_file
+from cluster.storage import StorageError, absolute_path, join, list_file_sizes, output_folder
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
 from jobs.inference.network_validation import validate_network
@@ -76,6 +77,7 @@ def _load(path: str, out: str, *, replace: bool) -> tuple[Checkpoint, bytes]:
     """Return the checkpoint to write and the content of classifier.json, after a check of the folder."""
     if not replace and list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
+    check_output_file(join(out, MODEL_FILE))
     checkpoint = load_checkpoint(path)
     check_outside_checkpoint(absolute_path(out), checkpoint)
     return checkpoint, build_model(checkpoint)

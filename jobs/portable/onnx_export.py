@@ -40,7 +40,6 @@ def export_onnx(path: str, out: str, *, with_tokenizer: bool = True) -> None:
         StorageError: `out` cannot be written, or is in a checkpoint.
     """
     checkpoint, contents = _build_files(path, out, with_tokenizer=with_tokenizer)
-    check_output_file(out)
     for target, content in contents.items():
         write_bytes(target, content)
     written = f"wrote {out}: {len(checkpoint.words):,} words, {len(checkpoint.labels):,} labels"
@@ -57,7 +56,9 @@ def plan_onnx_export(path: str, out: str, *, with_tokenizer: bool = True) -> Pla
 
 
 def _build_files(path: str, out: str, *, with_tokenizer: bool) -> tuple[Checkpoint, dict[str, bytes]]:
-    """Return the checkpoint, and the contents of the files to write by path."""
+    """Return the checkpoint, and the contents of the files to write by path; StorageError if one cannot be written."""
+    for target in (out, tokenizer_path(out)) if with_tokenizer else (out,):
+        check_output_file(target)
     try:
         from jobs.portable.onnx_graph import build_model
         from jobs.portable.tokenizer_json import build_tokenizer

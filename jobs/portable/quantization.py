@@ -16,7 +16,8 @@ import numpy as np
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.plan import Plan
-from cluster.storage import StorageError, absolute_path, list_file_sizes, output_folder
+from cluster.input_files import check_output_file
+from cluster.storage import StorageError, absolute_path, join, list_file_sizes, output_folder
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
@@ -69,6 +70,7 @@ def _load_quantized(path: str, out: str, bits: int, max_words: int | None) -> tu
     """Return a checkpoint, and its quantized copy."""
     if list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder")
+    check_output_file(join(out, "manifest.json"))
     checkpoint = load_checkpoint(path)
     if "quantization" in checkpoint.metrics:
         raise CheckpointError(f"{path}: is quantized; quantize the checkpoint that it was made of")

@@ -56,6 +56,15 @@ def test_a_command_writes_what_its_plan_says(
     assert call(capsys, *words, "--dry-run")["error"] == error
 
 
+@pytest.mark.parametrize("words", [["quantize", "c"], ["export", "c", "--browser"], ["export", "c", "--onnx"]])
+def test_a_path_that_cannot_be_written_is_an_error_of_the_plan(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").write_text("")
+    for command in ([*words, "file/new"], [*words, "file/new", "--dry-run"]):
+        assert f"{folder / 'file'} is no folder that this user can write" in call(capsys, *command)["error"]
+
+
 def test_a_quantized_copy_is_a_share_of_the_original(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = call(capsys, "quantize", "c", "new copy")
     names = ("labels.json", "vocabulary.json", "weights.safetensors")
