@@ -63,13 +63,19 @@ def describe_other_version(name: str, versions: Mapping[str, object]) -> str | N
     """Return a sentence if another version of a tokenizer's package is installed than a checkpoint was trained with.
 
     Args:
-        versions: of the checkpoint, by package.
+        versions: of the checkpoint, by package, whose name may be spelled otherwise: Sample.Tokens is sample-tokens.
     """
+    known = {_normalize_name(package): version for package, version in versions.items()}
     for package, version in find_package(name).items():
-        trained = to_single_line(versions.get(package, version), 60)
+        trained = to_single_line(known.get(_normalize_name(package), version), 60)
         if trained != version:
             return f"its texts were divided by {package} {trained}, and {version} is installed, which may differ"
     return None
+
+
+def _normalize_name(package: str) -> str:
+    """Return the name of a package as pip compares it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 @cache

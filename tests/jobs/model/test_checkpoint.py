@@ -266,11 +266,12 @@ def test_settings_with_yaml_aliases_are_refused(folder: Path) -> None:
 def test_another_version_of_a_tokenizers_package_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    """Not where the package, its version, or that of the training is unknown; the package is not imported."""
+    """By any spelling of its name. Not where the package, its version, or that of the training is unknown; the package
+    is not imported."""
     site = install_tokenizer(tmp_path)
     Path(site, "sample_tokens.py").write_text("raise AssertionError\n")
     experiment = CHECKPOINT.experiment.replace({"text.tokenizer": NAME})
-    for name, versions in (("same", {"sample-tokens": "1"}), ("other", {"sample-tokens": "0.9"}), ("unknown", {})):
+    for name, versions in (("same", {"sample-tokens": "1"}), ("other", {"Sample_Tokens": "0.9"}), ("unknown", {})):
         metrics = CHECKPOINT.metrics | {"versions": versions}
         save_checkpoint(tmp_path / name, replace(CHECKPOINT, experiment=experiment, metrics=metrics))
     load_checkpoint(str(tmp_path / "other"))
