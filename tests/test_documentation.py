@@ -26,6 +26,7 @@ from experiments.demo import build_service_command, build_stages
 from finetune_cnn import load
 from jobs.config.experiment import Experiment
 from tests.support.command_lines import check_command
+from tests.support.commands import COMMAND_TIMEOUT_S
 from tests.support.documents import (
     CodeBlock,
     find_commands,
@@ -42,7 +43,14 @@ README = REPOSITORY / "README.md"
 QUICKSTART = REPOSITORY / "docs" / "quickstart.md"
 GUIDES = REPOSITORY / "docs" / "guides"
 START_TIMEOUT_S = 240
-COMMAND_TIMEOUT_S = 240  # of the commands of a block
+# Pages with code in Python, by the test that runs it; the code of index.md is that of the README.
+PAGES_WITH_CODE = {
+    "test_documentation.py": ("README", "index", "abstention", "multi-label", "python", "training"),
+    "test_tokenizer_package.py": ("languages",),
+    "jobs/portable/test_guide.py": ("portable-models",),
+    "jobs/estimator/test_ray_methods.py": ("ray",),
+    "jobs/search/test_trackers.py": ("search",),
+}
 
 
 def test_the_readme_has_at_most_150_lines() -> None:
@@ -150,15 +158,25 @@ def test_the_code_of_other_guides_runs(tmp_path: Path, monkeypatch: pytest.Monke
         for name in ("training", "abstention", "multi-label")
     )
     names: dict[str, Any] = {}
-    training.run(names)
-    [run] = mlflow.search_runs(output_format="list")
-    mlflow.end_run()
+    try:
+        training.run(names)
+        [run] = mlflow.search_runs(output_format="list")
+    finally:
+        mlflow.end_run()
     assert run.data.metrics["epoch"] > 1
     abstention.run(names)
     assert names["classifier"].labels == ["billing", "delivery", "technical"]
     several.run(names)
     assert names["estimator"].predict(["cheap and loud music"]) == [["sound", "price"]]
     assert names["estimator"].predict_proba(["cheap and loud music"]).shape == (1, 2)
+
+
+def test_the_code_of_every_page_is_run_by_a_test() -> None:
+    pages = [page for tested in PAGES_WITH_CODE.values() for page in tested]
+    with_code = [path for path in list_documents() if "python" in {block.language for block in read_code_blocks(path)}]
+    assert sorted(path.stem for path in with_code) == sorted(pages)
+    for test, tested in PAGES_WITH_CODE.items():
+        assert all(page in (REPOSITORY / "tests" / test).read_text() for page in tested)
 
 
 def test_the_start_page_leads_to_every_page() -> None:

@@ -38,7 +38,7 @@ def run(folder: Path, *arguments: str, site: Path | None = None, code: int = 0) 
     """Return the standard output of a command, which may import from `site`; of a failing one, the error output."""
     path = os.pathsep.join(map(str, filter(None, (REPOSITORY, site))))
     environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    result = run_command("python", "-m", "jobs", *arguments, cwd=folder, env=environment, timeout=200)
+    result = run_command("python", "-m", "jobs", *arguments, cwd=folder, env=environment)
     assert result.returncode == code, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stderr if code else result.stdout

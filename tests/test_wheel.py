@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, folder / "source" / name)
     (folder / "source/jobs/keys.txt").write_text("secret")
     command = ("pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", ".")
-    result = run_command("python", "-m", *command, "./source", cwd=folder, timeout=200)
+    result = run_command("python", "-m", *command, "./source", cwd=folder)
     assert result.returncode == 0, result.stderr
     [path] = folder.glob("*.whl")
     return path

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from cluster.package import REPOSITORY
 
+COMMAND_TIMEOUT_S = 240
+
 
 def run_command(
     *command: str,
     env: Mapping[str, str] | None = None,
     cwd: Path = REPOSITORY,
     input: str | None = None,
-    timeout: float = 120,
+    timeout: float = COMMAND_TIMEOUT_S,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return its exit code and its output as text.
 

@@ -38,10 +38,7 @@ def test_all_trackers_have_the_trials_of_a_search(
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(tmp_path),
     }
-    result = run_command(
-        "python", "-m", "jobs", "tune", "search.yaml",
-        cwd=tmp_path, env=ray_environment | environment, timeout=200,
-    )  # fmt: skip
+    result = run_command("python", "-m", "jobs", "tune", "search.yaml", cwd=tmp_path, env=ray_environment | environment)
     assert result.returncode == 0, result.stderr
     [search] = tmp_path.glob("runs/toy/tune-*")
     records = [json.loads(path.read_text()) for path in sorted(search.glob("trials/*.json"))]

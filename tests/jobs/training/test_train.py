@@ -46,7 +46,6 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 GUIDE = REPOSITORY / "docs" / "guides" / "training.md"
-[RESULT_BLOCK] = [block for block in read_code_blocks(GUIDE) if "Result.from_path" in block.text]
 
 
 class WorkerKiller(ray.train.UserCallback):
@@ -119,7 +118,8 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
     assert all(report["exists"] for report in reports)
     [run] = Path(best).parent.glob("train-*")
     names: dict[str, Any] = {}
-    RESULT_BLOCK.run(names, ("/data/runs/tickets/train-1a2b3c4d", str(run)))
+    [block] = [block for block in read_code_blocks(GUIDE) if "Result.from_path" in block.text]
+    block.run(names, ("/data/runs/tickets/train-1a2b3c4d", str(run)))
     result = names["result"]
     assert result.metrics == {key: value for key, value in reports[-1].items() if key != "exists"}
     assert finetune_cnn.load(result.checkpoint.path).labels == ["bad", "good"]
