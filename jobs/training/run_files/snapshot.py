@@ -158,8 +158,7 @@ def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
 
 @cache
 def collect_versions(tokenizer: str) -> dict[str, str]:
-    """Return the versions of this project, Python, libraries, and the package of an installed tokenizer, for the
-    provenance of a checkpoint."""
+    """Return the versions of this project, Python, libraries, and the package of an installed tokenizer, by name."""
     libraries = {package: metadata.version(package) for package in ("torch", "ray", "gensim", "numpy")}
     return {"finetune-cnn": __version__, "python": platform.python_version(), **libraries, **find_package(tokenizer)}
 
