@@ -16,13 +16,19 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from typing import Any
 
 from cluster import UsageError, to_single_line
+from jobs.datasets.tokenization import sudachi
 from jobs.datasets.tokenization.characters import BUILT_IN, ZERO_WIDTH_SPACE
 
 GROUP = "finetune_cnn.tokenizers"
 # Known packages, which register no entry point of this project.
-KNOWN_PACKAGES = {"jieba": "jieba:lcut", "pythainlp": "pythainlp:word_tokenize"}
+KNOWN_PACKAGES = {
+    "jieba": "jieba:lcut",
+    "pythainlp": "pythainlp:word_tokenize",
+    "sudachipy": "jobs.datasets.tokenization.sudachi:load_split",
+}
 
 # Most characters between two tokens; for each token in between that the tokenizer has changed, as many more.
 MAX_GAP, MAX_TOTAL_GAP = 50, 5000
@@ -87,7 +93,8 @@ def load_tokenizer(name: str) -> Split:
     """
     point = _find_entry_point(name)
     try:
-        split: Split = point.load()
+        loaded: Any = point.load()
+        split: Split = loaded() if loaded is sudachi.load_split else loaded
     except (ImportError, AttributeError) as error:
         raise TokenizerError(
             f"text.tokenizer: the tokenizer '{name}' cannot be imported ({error}); install its package"
