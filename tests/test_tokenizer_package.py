@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from tests.support.documents import read_code_blocks
 
 BLOCKS = read_code_blocks(REPOSITORY / "docs/guides/languages.md")
 [PROJECT] = [block.text for block in BLOCKS if block.language == "toml"]
-CHINESE, THAI = (block.text for block in BLOCKS if block.language == "python")
+CHINESE, JAPANESE, THAI = (block.text for block in BLOCKS if block.language == "python")
 
 FOOD = ("餐厅的面条", "今天的午餐", "妈妈做的鱼汤", "新鲜的水果", "早上的鸡蛋")
 SPORT = ("昨天的足球比赛", "北京的篮球队", "每天早上跑步", "游泳运动员", "教练的训练")
@@ -129,6 +129,21 @@ def test_a_service_needs_the_package(trained: Path, site: Path, monkeypatch: pyt
         with pytest.raises(TokenizerError, match="'昨天的足球比赛', with AttributeError: 'NoneType'"):
             send_request(replica, "/predict", body)
     assert send_request(replica, "/predict", body)[2] == prediction
+
+
+@pytest.mark.parametrize("length", [0, 30, 100_000])
+def test_the_example_with_sudachipy_divides_long_texts(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SudachiPy is replaced: it fails on texts of more than 49,149 bytes."""
+
+    def tokenize(text: str) -> list[SimpleNamespace]:
+        assert 0 < len(text.encode()) <= 49_149
+        return [
+            SimpleNamespace(surface=lambda start=start: text[start : start + 2]) for start in range(0, len(text), 2)
+        ]
+
+    dictionary = SimpleNamespace(tokenizer=lambda: SimpleNamespace(tokenize=tokenize))
+    split = import_example(JAPANESE, monkeypatch, sudachipy={"Dictionary": lambda: dictionary})
+    assert split("東京" * length) == ["東京"] * length
 
 
 def test_the_example_with_pythainlp_adds_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,19 +16,13 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
-from typing import Any
 
 from cluster import UsageError, to_single_line
-from jobs.datasets.tokenization import sudachi
 from jobs.datasets.tokenization.characters import BUILT_IN, ZERO_WIDTH_SPACE
 
 GROUP = "finetune_cnn.tokenizers"
 # Known packages, which register no entry point of this project.
-KNOWN_PACKAGES = {
-    "jieba": "jieba:lcut",
-    "pythainlp": "pythainlp:word_tokenize",
-    "sudachipy": "jobs.datasets.tokenization.sudachi:load_split",
-}
+KNOWN_PACKAGES = {"jieba": "jieba:lcut", "pythainlp": "pythainlp:word_tokenize"}
 
 # Most characters between two tokens; for each token in between that the tokenizer has changed, as many more.
 MAX_GAP, MAX_TOTAL_GAP = 50, 5000
@@ -93,8 +87,7 @@ def load_tokenizer(name: str) -> Split:
     """
     point = _find_entry_point(name)
     try:
-        loaded: Any = point.load()
-        split: Split = loaded() if loaded is sudachi.load_split else loaded
+        split: Split = point.load()
     except (ImportError, AttributeError) as error:
         raise TokenizerError(
             f"text.tokenizer: the tokenizer '{name}' cannot be imported ({error}); install its package"
