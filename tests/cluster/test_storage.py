@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -167,14 +169,25 @@ def test_an_output_file_is_never_an_input(tmp_path: Path, monkeypatch: pytest.Mo
             check_output_file(path, "s3://bucket/x.csv")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may enter every folder")
-def test_an_output_file_in_a_folder_that_may_not_be_entered_is_an_error(tmp_path: Path) -> None:
-    folder = tmp_path / "closed"
-    folder.mkdir(mode=0)
-    for path in (folder / "x.csv", folder / "inner" / "x.csv"):
-        check_not_replaced(str(path))  # before the other check
-        with pytest.raises(StorageError, match=f"{path}: cannot be written: {folder} is no folder"):
-            check_output_file(str(path))
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """The test is run as a user who may not enter every folder, unlike root."""
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(uid)
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_an_output_file_in_a_folder_that_may_not_be_entered_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as parent:  # this user may not enter pytest's folders
+        folder = Path(parent, "closed")
+        folder.mkdir(mode=0)
+        for path in (folder / "x.csv", folder / "inner" / "x.csv"):
+            check_not_replaced(str(path))  # before the other check
+            with pytest.raises(StorageError, match=f"{path}: cannot be written: "):
+                check_output_file(str(path))
 
 
 def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
