@@ -255,10 +255,10 @@ def measure_prefetch(texts: list[str], rounds: int) -> list[Row]:
 def _load_kernel_without_prefetch(folder: Path) -> Any:
     """Return a copy of the kernel's module that prefetches rows of no columns."""
     source = Path(scoring_kernel.__file__).read_text(encoding="utf-8")
-    arguments = " table, num_columns,\n"
+    arguments = " near_entries, ids, table,\n            num_columns,\n"  # of the tokenizer
     assert source.count(arguments) == 1
     path = folder / "kernel_without_prefetch.py"
-    path.write_text(source.replace(arguments, " table, 0,\n"), encoding="utf-8")
+    path.write_text(source.replace(arguments, " near_entries, ids, table, 0,\n"), encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
