@@ -5,7 +5,7 @@
     python benchmarks/inference.py --quick
 
 The texts are MR's, one at a time or in lists. Only speed is measured: the network has random weights, default settings
-and MR's vocabulary, and a linear classifier that is trained on MR. `this project` is the classifier that
+and MR's vocabulary, and a linear classifier that is trained on MR. `this project` is `predict` of the classifier that
 `finetune_cnn.load` returns. `this project, service` is what a replica calls, which also computes probabilities and
 counts. `this project, float32` has its table in that type instead of int16. `this project, network alone` has no linear
 classifier (`model.linear=none`). `torch, this project` is the network that training measures. `torch, conv1d` is Kim's
@@ -147,10 +147,10 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
         return [labels[best] for best in scorer.best[: len(texts)].tolist()]
 
     sides: dict[str, Classify] = {
-        PROJECT: lambda texts: classifier.predict_logits(texts).argmax(1).tolist(),
-        FLOAT32: lambda texts: float32.predict_logits(texts).argmax(1).tolist(),
+        PROJECT: classifier.predict,
+        FLOAT32: float32.predict,
         SERVICE: classify_like_the_service,
-        NETWORK: lambda texts: network_alone.predict_logits(texts).argmax(1).tolist(),
+        NETWORK: network_alone.predict,
         "torch, this project": classify_with_torch,
         "torch, conv1d": _make_conv1d(checkpoint, vocabulary),
     }
@@ -227,10 +227,7 @@ def _measure_twenty_words(checkpoint: Any, texts: list[str], rounds: int) -> lis
 
     sample = [" ".join(tokens[:20]) for tokens in map(tokenize, texts) if len(tokens) >= 20][:4096]
     classifier = Classifier(checkpoint)
-    speeds = [
-        len(sample) / _measure_seconds(lambda batch: classifier.predict_logits(batch).argmax(1).tolist(), sample, 256)
-        for _ in range(rounds)
-    ]
+    speeds = [len(sample) / _measure_seconds(classifier.predict, sample, 256) for _ in range(rounds)]
     return [{"side": PROJECT, "texts per second": round(statistics.median(speeds))}]
 
 
