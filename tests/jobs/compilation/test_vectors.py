@@ -10,7 +10,7 @@ from jobs.compilation import vectors
 from jobs.compilation.vectors import BLOCK, BLOCK_COUNTS, choose_blocks
 
 GUARD = 12345.0
-# (module, name): numba compiles a call of an intrinsic only inside of a compiled function.
+# Intrinsics can be called by compiled functions only; to mypy their arguments are those of the generated code.
 max_windows: Any = vectors.max_windows
 sum_rows: Any = vectors.sum_rows
 
