@@ -263,7 +263,8 @@ class Loop:
         network.output.grad = gradient.T @ hidden.detach()
         network.output_bias.grad = gradient.sum(dim=0)
         network.filters.grad = network.biases.grad = None
-        torch.autograd.backward(hidden, gradient @ output)
+        # Of a scalar, since torch imports sympy for a gradient that it is given, which takes half a second.
+        torch.autograd.backward((hidden * (gradient @ output)).sum())
         loss, word_ids, vectors_gradient = self._exchange.sum_gradients(
             list(network.dense_parameters().values()), loss.detach(), vectors.grad if vectors is not None else None
         )

@@ -1,8 +1,5 @@
 """AdamW without torch's optimizer classes."""
 
-import subprocess
-import sys
-
 import torch
 
 from jobs.model.dense_adamw import DenseAdamW
@@ -36,16 +33,3 @@ def test_steps_are_those_of_torch() -> None:
         assert torch.equal(parameter, other)
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(optimizer.state[parameter][name], torch_optimizer.state[other][name])
-
-
-def test_training_does_not_import_the_compiler_of_torch() -> None:
-    """The import takes longer than the training of a small data set."""
-    code = """
-import sys, numpy as np, torch
-from jobs.model.dense_adamw import DenseAdamW
-parameter = torch.nn.Parameter(torch.ones(3))
-parameter.grad = torch.ones(3)
-DenseAdamW([{"params": [parameter], "weight_decay": 0.0}], 0.1).step()
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,6 +1,8 @@
 """Training loop: its steps, epochs and rates, and exact resuming. Several workers: test_data_parallel.py."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.package import REPOSITORY
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_training_state
@@ -318,3 +321,18 @@ def test_random_vectors_learn_faster_by_default(make_experiment: Callable[..., E
         assert np.abs(loop.network.vectors.detach().numpy() - loop.corpus.vectors).max() == pytest.approx(
             expected, rel=1e-3
         )
+
+
+def test_training_imports_neither_the_compiler_of_torch_nor_sympy() -> None:
+    """torch imports them for some calls, and that takes longer than the training of a small data set."""
+    script = """
+import sys
+from jobs.config.experiment import Experiment
+from tests.support.loops import make_loop
+list(make_loop(Experiment().replace({"train.epochs": 1})).train_epochs())
+print({"torch._dynamo", "sympy"} & sys.modules.keys())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout == "set()\n"
