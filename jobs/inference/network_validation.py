@@ -51,7 +51,9 @@ def _validate_linear(weights: dict[str, np.ndarray], classes: int, vocabulary: i
     _validate_tensor(PAIRS, pairs, (len(pairs) if pairs is not None and pairs.ndim else 0, 2), np.int32)
     assert pairs is not None
     num_words = rows - len(pairs)
-    shapes: dict[str, tuple[int, ...]] = {SQUARES: (rows,), WEIGHT: (rows, classes), BIAS: (classes,), SCALE: (1,)}
+    shapes: dict[str, tuple[int, ...]] = {SQUARES: (rows,), WEIGHT: (rows, classes), BIAS: (classes,)}
+    is_shared = SCALE in weights and weights[SCALE].shape == (1,)  # an earlier version wrote one for all classes
+    shapes[SCALE] = (1,) if is_shared else (classes,)
     for name, shape in shapes.items():
         _validate_tensor(name, weights.get(name), shape)
     if not FIRST_WORD <= num_words <= vocabulary:
@@ -59,7 +61,7 @@ def _validate_linear(weights: dict[str, np.ndarray], classes: int, vocabulary: i
     is_ascending = (np.diff(compute_keys(pairs)) > 0).all()
     if len(pairs) and (pairs.min() < FIRST_WORD or pairs.max() >= num_words or not is_ascending):
         raise CheckpointError(f"{PAIRS}: is not an ascending list of pairs of words")
-    if weights[SQUARES].min() < 0 or weights[SCALE][0] < 0:
+    if weights[SQUARES].min() < 0 or weights[SCALE].min() < 0:
         raise CheckpointError(f"{SQUARES}, {SCALE}: hold negative values")
     if weights[SQUARES][0] or weights[WEIGHT][0].any():
         raise CheckpointError(f"{SQUARES}, {WEIGHT}: hold values for padding, which has none")
@@ -99,7 +101,7 @@ def _bound_abs_logit(weights: dict[str, np.ndarray], channels: list[str], widths
 def _bound_abs_linear_logit(weights: dict[str, np.ndarray], max_tokens: int) -> float:
     """Return an upper bound of the absolute scores that the linear classifier adds to any text's logits."""
     squares = weights[SQUARES].astype(np.float64)
-    scale = float(weights[SCALE][0])
+    scale = float(weights[SCALE].max())
     factor = scale / np.sqrt(squares[squares > 0].min(initial=np.inf))
     rows = 2.0 * max_tokens  # a word and a pair for each token
     largest = max(1.0, float(np.abs(weights[WEIGHT]).max(initial=0.0)))

@@ -230,7 +230,7 @@ def refit(
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
     search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
-    the time only. The metrics, temperature, thresholds and weight of a linear classifier stay those of the search's
+    the time only. The metrics, temperature, thresholds and weights of a linear classifier stay those of the search's
     checkpoint.
     """
     from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
@@ -244,7 +244,7 @@ def refit(
         best,
         metrics.get("temperature", 1.0),
         metrics.get("abstention", {}).get("thresholds"),
-        None if linear_scale is None else linear_scale.item(),
+        None if linear_scale is None else dict(zip(dataset.labels, linear_scale.tolist(), strict=True)),
     )
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
@@ -272,17 +272,17 @@ def build_refit_experiment(
     best: BestCheckpoint,
     temperature: float,
     thresholds: Mapping[str, float | None] | None = None,
-    linear_weight: float | None = None,
+    linear_weights: Mapping[str, float] | None = None,
 ) -> Experiment:
     """Return the experiment that trains the best settings up to their best epoch, with the temperature, thresholds and
-    weight of a linear classifier found then."""
+    weights of a linear classifier found then."""
     settings: dict[str, Any] = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
     if thresholds is not None:
         settings["train.abstention_thresholds"] = {
             objective: threshold for objective, threshold in thresholds.items() if threshold is not None
         }
-    if linear_weight is not None:
-        settings["train.linear_weight"] = linear_weight
+    if linear_weights is not None:
+        settings["train.linear_weight"] = linear_weights
     return apply_trial_settings(experiment, best.settings or {}).replace(settings)
 
 

@@ -23,7 +23,7 @@ from jobs.datasets.prepared.corpus_tokens import encode, tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary
 from jobs.model.checkpoint import Checkpoint, load_checkpoint
 from jobs.model.linear.classifier import LinearClassifier
-from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, WEIGHT, renumber_words
+from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, SCALE, WEIGHT, renumber_words
 from jobs.model.network import Network
 from jobs.training.corpus import Corpus, EncodedSplit
 
@@ -185,8 +185,9 @@ def _keep_linear_classifier(
     tensors = renumber_words(weights, ids, len(corpus.words) + FIRST_WORD)
     weight = np.zeros((len(tensors[WEIGHT]), len(corpus.labels)), np.float32)
     bias = np.full(len(corpus.labels), NO_ROWS_SCORE, np.float32)
-    weight[:, classes], bias[classes] = tensors[WEIGHT], tensors[BIAS]
-    tensors |= {WEIGHT: weight, BIAS: bias}
+    scale = np.full(len(corpus.labels), tensors[SCALE].mean(), np.float32)
+    weight[:, classes], bias[classes], scale[classes] = tensors[WEIGHT], tensors[BIAS], tensors[SCALE]
+    tensors |= {WEIGHT: weight, BIAS: bias, SCALE: scale}
     network.linear = LinearClassifier({name: torch.from_numpy(value) for name, value in tensors.items()}).to(
         network.output.device
     )

@@ -42,5 +42,6 @@ def make_linear_tensors(generator: np.random.Generator, classes: int) -> dict[st
     squares = generator.uniform(1, 9, len(weight)).astype(np.float32)
     weight[:2], squares[:2] = 0, 0
     bias = generator.normal(size=classes).astype(np.float32)
-    values = {PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: bias, SCALE: np.array([1.5], np.float32)}
+    scale = np.linspace(1.5, 0.5, classes, dtype=np.float32)
+    values = {PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: bias, SCALE: scale}
     return {name: torch.from_numpy(value) for name, value in values.items()}

@@ -22,7 +22,7 @@ class LinearClassifier(nn.Module):
     weight: Tensor
     squares: Tensor
     bias: Tensor
-    scale: Tensor
+    scale: Tensor  # (classes,)
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -30,7 +30,8 @@ class LinearClassifier(nn.Module):
             self.register_buffer(name.removeprefix(PREFIX), tensors[name], persistent=False)
         pairs = tensors[PAIRS].long()
         self.register_buffer("keys", pairs[:, 0] << 32 | pairs[:, 1], persistent=False)
-        self.register_buffer("scale", tensors[SCALE].clone())
+        # An earlier version wrote one number for all classes.
+        self.register_buffer("scale", tensors[SCALE].expand(len(tensors[BIAS])).clone())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the scores of a batch's texts without the scale, `(texts, classes)`."""

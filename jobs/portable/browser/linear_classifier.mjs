@@ -2,7 +2,7 @@
  * Linear classifier next to the network (`model.linear`), over words and pairs of adjacent words.
  *
  * The scores of a text are `bias + sum(weights) / sqrt(sum(squares))`, of the rows of its words and pairs, multiplied by
- * the scale; `jobs.model.linear.tensors` describes the tensors.
+ * the scale of the label; `jobs.model.linear.tensors` describes the tensors.
  */
 
 import { Matrix } from "./tensors.mjs";
@@ -14,9 +14,9 @@ export class LinearClassifier {
   #pairs; // the ids of the two words of each pair, ascending
   #weight;
   #squares;
-  #scale;
+  #scales; // of each label
 
-  /** Bias of each label, multiplied by the scale. */
+  /** Bias of each label, multiplied by its scale. */
   bias;
 
   /**
@@ -30,8 +30,9 @@ export class LinearClassifier {
     this.#pairs = new Matrix(tensors, "linear.pairs", pairs, 2).values;
     this.#weight = new Matrix(tensors, "linear.weight", words + pairs, labels);
     this.#squares = read("linear.squares", words + pairs);
-    [this.#scale] = read("linear.scale", 1);
-    this.bias = read("linear.bias", labels).map((bias) => bias * this.#scale);
+    const scales = read("linear.scale"); // earlier versions wrote one for all labels
+    this.#scales = scales.length === 1 ? new Float32Array(labels).fill(scales[0]) : scales;
+    this.bias = read("linear.bias", labels).map((bias, label) => bias * this.#scales[label]);
   }
 
   /**
@@ -46,7 +47,7 @@ export class LinearClassifier {
       this.#weight.readRow(term.row, row, 0);
       for (let label = 0; label < row.length; label++) sums[label] += row[label];
     }
-    for (let label = 0; label < row.length; label++) scores[label] += factor * sums[label];
+    for (let label = 0; label < row.length; label++) scores[label] += factor * this.#scales[label] * sums[label];
   }
 
   /**
@@ -60,7 +61,7 @@ export class LinearClassifier {
     const row = new Float32Array(this.#weight.columns);
     return terms.map((term) => {
       this.#weight.readRow(term.row, row, 0);
-      return { start: term.start, end: term.end, share: factor * row[label] };
+      return { start: term.start, end: term.end, share: factor * this.#scales[label] * row[label] };
     });
   }
 
@@ -92,6 +93,6 @@ export class LinearClassifier {
   /** Return the factor of a text's weights. */
   #normalize(terms) {
     const total = terms.reduce((sum, term) => sum + this.#squares[term.row], 0);
-    return total > 0 ? this.#scale / Math.sqrt(total) : 0;
+    return total > 0 ? 1 / Math.sqrt(total) : 0;
   }
 }

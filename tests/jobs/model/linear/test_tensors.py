@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import select_words
+from jobs.inference.predict import build_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError
 from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT
 from tests.support.checkpoints import WORDS, checkpoint_of
@@ -60,6 +62,7 @@ def damaged_tensors() -> dict[str, tuple[dict[str, np.ndarray], str]]:
         "a weight without a square": ({"squares": np.where(squares == squares[9], 0, squares)}, "whose linear.squares"),
         "not finite": ({"weight": not_finite}, "linear.weight holds values that are not finite"),
         "a negative scale": ({"scale": -np.ones(1, np.float32)}, "negative values"),
+        "scales of other classes": ({"scale": np.ones(2, np.float32)}, "linear.scale is float32 of"),
         "a huge scale": ({"scale": huge}, "scores would not be finite"),
         "squares near 0": ({"squares": tiny, "weight": weight * 1e20}, "scores would not be finite"),
         "other biases": ({"bias": np.zeros(2, np.float32)}, "linear.bias is float32 of"),
@@ -95,3 +98,12 @@ def test_words_are_selected_of_valid_tensors_only() -> None:
     del checkpoint.weights[SQUARES]
     with pytest.raises(CheckpointError, match=SQUARES):
         select_words(checkpoint, ["a text"])
+
+
+def test_a_scale_of_an_earlier_version_is_that_of_all_classes() -> None:
+    texts = [" ".join(WORDS[start : start + 9]) for start in range(0, 90, 9)]
+    shared, own = (checkpoint_with(scale=np.full(size, 0.7, np.float32)) for size in (1, 3))
+    expected = Classifier(own, share_table=False).predict_logits(texts)
+    np.testing.assert_array_equal(Classifier(shared, share_table=False).predict_logits(texts), expected)
+    for name, value in build_network(own).weights().items():
+        assert torch.equal(build_network(shared).weights()[name], value), name
