@@ -53,7 +53,7 @@ def make_random_checkpoint(words: Sequence[str], seed: int = 0) -> "Checkpoint":
     squares = generator.uniform(1, 9, len(weight)).astype(np.float32)
     weight[:FIRST_WORD], squares[:FIRST_WORD] = 0, 0
     linear = {
-        PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: np.zeros(2, np.float32), SCALE: np.ones(1, np.float32),
+        PAIRS: pairs, WEIGHT: weight, SQUARES: squares, BIAS: np.zeros(2, np.float32), SCALE: np.ones(2, np.float32),
     }  # fmt: skip
     weights = {name: value.numpy() for name, value in network.weights().items()} | linear
     return Checkpoint(experiment, ["neg", "pos"], list(words), weights, {"epoch": 1})

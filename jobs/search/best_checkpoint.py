@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
+
 from cluster.message_queue import MessagePoller
 from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
@@ -238,13 +240,17 @@ def refit(
     metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
     validate_metrics(metrics)
     with open_checkpoint(join(run.path, best.checkpoint)) as files:
-        linear_scale = files.read_tensors("weights.safetensors").get(SCALE)
+        weights = files.read_tensors("weights.safetensors")
+    linear_weights = None
+    if SCALE in weights:  # one for all classes if an earlier version wrote the checkpoint
+        scale = np.broadcast_to(weights[SCALE], len(dataset.labels))
+        linear_weights = dict(zip(dataset.labels, scale.tolist(), strict=True))
     refit_experiment = build_refit_experiment(
         experiment,
         best,
         metrics.get("temperature", 1.0),
         metrics.get("abstention", {}).get("thresholds"),
-        None if linear_scale is None else dict(zip(dataset.labels, linear_scale.tolist(), strict=True)),
+        linear_weights,
     )
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))

@@ -166,12 +166,13 @@ def test_a_search_ends_with_a_report_over_seeds_and_the_best_trained_on_all_rows
 def test_a_search_with_several_labels_per_text_is_by_micro_f1(
     embedded_ray: None, make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    """The report has their metrics; the checkpoint trained on all rows has the thresholds of the search's best one."""
+    """The report has their metrics; the checkpoint trained on all rows has the thresholds, and the weights of the
+    linear classifier, of the search's best one."""
     source = write_label_sets(tmp_path / "rows.jsonl", make_label_set_rows(120))
     experiment = make_experiment(
         data__train=str(source), data__multi_label=True, train__metric="micro_f1", tune__refit=True, tune__epochs=3,
         tune__space={"model.embedding": {"grid": ["static", "non-static"]}}, tune__samples=1, tune__max_concurrent=1,
-        train__learning_rate=0.02,
+        train__learning_rate=0.02, model__linear="words-and-pairs",
     )  # fmt: skip
     best = Path(tune(experiment))
     epochs = [record["epochs"][record["best"] - 1] for record in records(best)]
@@ -188,8 +189,9 @@ def test_a_search_with_several_labels_per_text_is_by_micro_f1(
     assert "Cannot tell whether fine-tuning the vectors pays: non-static micro_f1" in report
     saved = checkpoint.load_checkpoint(str(best))
     of_search = run / f"trial-{named['trial']:05d}" / f"epoch-{named['metrics']['epoch']:04d}"
-    thresholds = checkpoint.load_checkpoint(str(of_search)).label_thresholds
-    assert saved.label_thresholds.tolist() == thresholds.tolist()
+    chosen = checkpoint.load_checkpoint(str(of_search))
+    assert saved.label_thresholds.tolist() == chosen.label_thresholds.tolist()
+    assert saved.weights["linear.scale"].tolist() == chosen.weights["linear.scale"].tolist()
 
 
 def assert_tune_has_all_trials(run: Path, named: dict[str, Any]) -> None:
