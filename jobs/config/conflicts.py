@@ -16,6 +16,8 @@ FINE_TUNING_SETTINGS = {
     "train.vectors_pull": TRAINED_EMBEDDINGS,
     "train.frozen_epochs": TRAINED_EMBEDDINGS,
 }
+# Settings that set the weights of the linear classifier's scores.
+LINEAR_WEIGHTS = ("train.linear_weight", "train.linear_weight_growth")
 
 
 def check_settings(
@@ -90,14 +92,21 @@ def drop_ineffective_settings(experiment: Experiment) -> Experiment:
     default = Experiment()
     paths = [path for path, kinds in FINE_TUNING_SETTINGS.items() if experiment.model.embedding not in kinds]
     if experiment.model.linear == "none":
-        paths.append("train.linear_weight")
+        paths += LINEAR_WEIGHTS
     return experiment.replace({path: attrgetter(path)(default) for path in paths})
 
 
 def _check_linear(experiment: Experiment, search_space: Mapping[str, Sequence[Any]]) -> None:
-    is_set = "train.linear_weight" in search_space or experiment.train.linear_weight is not None
-    if is_set and set(search_space.get("model.linear", [experiment.model.linear])) == {"none"}:
-        raise ExperimentError("train.linear_weight has no effect with model.linear=none; remove it")
+    default = Experiment()
+    names = [
+        path
+        for path in LINEAR_WEIGHTS
+        if path in search_space or attrgetter(path)(experiment) != attrgetter(path)(default)
+    ]
+    if names and set(search_space.get("model.linear", [experiment.model.linear])) == {"none"}:
+        raise ExperimentError(f"{names[0]} has no effect with model.linear=none; remove it")
+    if names == ["train.linear_weight_growth"]:
+        raise ExperimentError("train.linear_weight_growth has no effect without train.linear_weight; set both, or none")
 
 
 def _check_multi_label(experiment: Experiment, rows_in_memory: bool) -> None:

@@ -16,7 +16,6 @@ Metric = Literal[
 # A path or URI of a file, of a folder or with a glob pattern; or several.
 Source = str | list[str]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-LinearWeight = Annotated[float, Field(ge=0, le=MAX_LINEAR_WEIGHT)]
 # Delimiters that are detected, in the order of preference.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -212,8 +211,8 @@ EARLIER_VALUES: dict[str, dict[str, Any]] = {
 }
 # Settings of `train` without an effect at their defaults, which earlier versions did not have.
 NEWER_SETTINGS = (
-    "linear_weight", "class_weights", "temperature", "threshold_objective", "thresholds", "abstention_retention",
-    "abstention_precision", "abstention_thresholds",
+    "linear_weight", "linear_weight_growth", "class_weights", "temperature", "threshold_objective", "thresholds",
+    "abstention_retention", "abstention_precision", "abstention_thresholds",
 )  # fmt: skip
 WORKER_SETTINGS = "train.workers and train.cpus_per_worker"  # in errors
 
@@ -256,9 +255,11 @@ class TrainSettings(SettingsSection):
     vectors_pull: float = Field(0.0, ge=0)
     """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
     distance is added to the loss, for the words of a batch."""
-    linear_weight: Annotated[LinearWeight | dict[str, LinearWeight] | None, BeforeValidator(convert_labels)] = None
-    """Factor of the scores that `model.linear` adds: one for all labels, or a mapping of label to factor. null: fitted
-    to the validation part after each epoch, higher for rarer labels."""
+    linear_weight: float | None = Field(None, ge=0, le=MAX_LINEAR_WEIGHT)
+    """Weight of the scores that `model.linear` adds, of the class with the most training rows. null: fitted to the
+    validation part after each epoch, with its growth."""
+    linear_weight_growth: float = Field(0.0, ge=0, le=MAX_LINEAR_WEIGHT)
+    """Growth of `linear_weight` for rarer classes, per factor of e between their rows and the most."""
     class_weights: Annotated[ClassWeights, BeforeValidator(parse_class_weights)] = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
     weight for each label, as in {spam: 2, ham: 1}. null: none. A mapping applies to the linear classifier of

@@ -20,7 +20,7 @@ from jobs.datasets import label_sets
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
 from jobs.datasets.prepared.equal_texts import concatenate_texts, count_repeated_texts, find_ambiguous_texts
 from jobs.datasets.readers import DataError, Split, read_rows
-from jobs.datasets.row_weights import check_class_weights, check_label_mappings
+from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.datasets.stratification import draw_folds, draw_share
 
 MAX_FOLDS = 100
@@ -69,7 +69,7 @@ def load_dataset(experiment: Experiment) -> Dataset:
         notes.append(_describe_drawn("validation", validation, train))
     labels = _collect_labels(train, validation, test)
     check_class_weights(experiment, labels)
-    check_label_mappings(experiment.train, labels)
+    check_thresholds(experiment.train.thresholds, labels)
     parts = {"validation": validation, "test": test}
     counts = count_repeated_texts([part.texts for part in parts.values()], train.texts)
     for (name, part), repeated in zip(parts.items(), counts, strict=True):
@@ -148,7 +148,7 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
         )
     labels = sorted(rows.distinct_labels())
     check_class_weights(experiment, labels)
-    check_label_mappings(experiment.train, labels)
+    check_thresholds(experiment.train.thresholds, labels)
     datasets = []
     if sets is None:
         fold_of_row = draw_folds(_number_labels(rows, labels), folds, experiment.seed)

@@ -8,7 +8,6 @@ import numpy as np
 
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import TrainSettings
 from jobs.datasets.formats.label_names import match_labels
 from jobs.datasets.formats.rows import DataError, Record, SourceFile, describe_names
 
@@ -54,13 +53,10 @@ def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
             _check_labels("train.class_weights", "weight", class_weights, labels)
 
 
-def check_label_mappings(train: TrainSettings, labels: Sequence[str]) -> None:
-    """Raise an ExperimentError if a setting's mapping lacks labels of the training rows, or has others."""
-    for name, noun, values in (
-        ("thresholds", "threshold", train.thresholds), ("linear_weight", "weight", train.linear_weight),
-    ):  # fmt: skip
-        if isinstance(values, dict):
-            _check_labels(f"train.{name}", noun, values, labels)
+def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Sequence[str]) -> None:
+    """Raise an ExperimentError if a mapping of thresholds lacks labels of the training rows, or has others."""
+    if isinstance(thresholds, Mapping):
+        _check_labels("train.thresholds", "threshold", thresholds, labels)
 
 
 def _check_labels(setting: str, noun: str, values: Mapping[str, float], labels: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ def initialize_vectors(
     is_exact = np.zeros(len(words), bool)
     if pretrained is not None:
         dimensions = pretrained.matrix.shape[1]
-        bound = float(np.sqrt(3 * _compute_variance(pretrained.matrix)))
+        bound = float(np.sqrt(3 * compute_variance(pretrained.matrix)))
         sources, is_exact = _find_vectors(words, pretrained.words)
     table = np.zeros((len(words) + 2, dimensions), np.float32)
     is_pretrained = np.array([False, False, *(source is not None for source in sources)])
@@ -37,11 +37,12 @@ def initialize_vectors(
     return table, is_pretrained, is_pretrained & ~np.concatenate([[False, False], is_exact])
 
 
-def _compute_variance(matrix: np.ndarray) -> float:
+def compute_variance(matrix: np.ndarray) -> float:
     """Return the variance of all numbers, in blocks: numpy would copy the whole matrix in float64."""
     mean = matrix.mean(dtype=np.float64)
     blocks = (matrix[start : start + BLOCK_ROWS] - mean for start in range(0, len(matrix), BLOCK_ROWS))
-    return sum(float(np.vdot(block, block)) for block in blocks) / max(1, matrix.size)
+    # A product by BLAS would depend on its threads and the processor.
+    return sum(float(np.square(block).sum()) for block in blocks) / max(1, matrix.size)
 
 
 def _find_vectors(words: Sequence[str], pretrained_words: Sequence[str]) -> tuple[list[int | None], np.ndarray]:

@@ -10,7 +10,7 @@ from jobs.config.conflicts import list_ineffective_trackers
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRIC
 from jobs.datasets.dataset import Dataset
-from jobs.datasets.row_weights import check_class_weights, check_label_mappings
+from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.estimator.inputs import EvalSet, LabelSets, make_dataset
 from jobs.estimator.parameters import apply_chosen_settings, build_search_experiment
 from jobs.estimator.training import TrainedModel, build_memory_corpus
@@ -52,7 +52,7 @@ class RayMethods:
             metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
             experiment = experiment.replace({"data.multi_label": True, "train.metric": metric})
         check_class_weights(experiment, dataset.labels)
-        check_label_mappings(experiment.train, dataset.labels)
+        check_thresholds(experiment.train.thresholds, dataset.labels)
         return experiment, dataset, sets
 
     def _set_model(self, model: TrainedModel, y: Iterable[Any], sets: LabelSets | None) -> Self:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-import numpy as np
-
 from cluster.message_queue import MessagePoller
 from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
@@ -35,6 +33,7 @@ from jobs.search.records import (
 from jobs.search.search import Search
 from jobs.training.corpus import build_corpus
 from jobs.training.history import Epoch
+from jobs.training.linear.rarity import compute_rarity, find_weight_and_growth
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.run_files.run_folder import BEST_EPOCH_METRICS, BestCheckpoint, RunFolder
 from jobs.training.run_files.trackers import Trackers, track_run
@@ -240,17 +239,9 @@ def refit(
     metrics = read_json(join(run.path, best.checkpoint, "metrics.json"))
     validate_metrics(metrics)
     with open_checkpoint(join(run.path, best.checkpoint)) as files:
-        weights = files.read_tensors("weights.safetensors")
-    linear_weights = None
-    if SCALE in weights:  # one for all classes if an earlier version wrote the checkpoint
-        scale = np.broadcast_to(weights[SCALE], len(dataset.labels))
-        linear_weights = dict(zip(dataset.labels, scale.tolist(), strict=True))
+        linear_weights = files.read_tensors("weights.safetensors").get(SCALE)
     refit_experiment = build_refit_experiment(
-        experiment,
-        best,
-        metrics.get("temperature", 1.0),
-        metrics.get("abstention", {}).get("thresholds"),
-        linear_weights,
+        experiment, best, metrics.get("temperature", 1.0), metrics.get("abstention", {}).get("thresholds")
     )
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
@@ -262,6 +253,11 @@ def refit(
     merged = merge_validation(dataset)
     logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
     corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
+    if linear_weights is not None:
+        weight, growth = find_weight_and_growth(linear_weights, compute_rarity(corpus))
+        refit_experiment = refit_experiment.replace(
+            {"train.linear_weight": weight, "train.linear_weight_growth": growth}
+        )
     refit_run = RunFolder(run.path, REFIT_FOLDER)
     tracked = track_run(trackers, refit_experiment, f"{run.name} {REFIT_FOLDER}", run.name, len(merged.train))
     with lock_folder(refit_run.path):
@@ -278,17 +274,14 @@ def build_refit_experiment(
     best: BestCheckpoint,
     temperature: float,
     thresholds: Mapping[str, float | None] | None = None,
-    linear_weights: Mapping[str, float] | None = None,
 ) -> Experiment:
-    """Return the experiment that trains the best settings up to their best epoch, with the temperature, thresholds and
-    weights of a linear classifier found then."""
+    """Return the experiment that trains the best settings up to their best epoch, with the temperature and thresholds
+    found then."""
     settings: dict[str, Any] = {"train.stop_epoch": best.epoch, "train.temperature": temperature}
     if thresholds is not None:
         settings["train.abstention_thresholds"] = {
             objective: threshold for objective, threshold in thresholds.items() if threshold is not None
         }
-    if linear_weights is not None:
-        settings["train.linear_weight"] = linear_weights
     return apply_trial_settings(experiment, best.settings or {}).replace(settings)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from jobs.config.conflicts import FINE_TUNING_SETTINGS
+from jobs.config.conflicts import FINE_TUNING_SETTINGS, LINEAR_WEIGHTS
 from jobs.config.experiment import SETTING_KEYS, Experiment, ExperimentError
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dic
     if path in FINE_TUNING_SETTINGS and "model.embedding" in experiment.tune.space:
         kinds = parsed.get("model.embedding", FINE_TUNING_SETTINGS[path])
         parsed["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
-    if path == "train.linear_weight" and "model.linear" in experiment.tune.space:
+    if path in LINEAR_WEIGHTS and "model.linear" in experiment.tune.space:
         parsed.setdefault("model.linear", ["words-and-pairs"])
     return parsed
 

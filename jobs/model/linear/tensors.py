@@ -4,7 +4,7 @@
     linear.weight   (words + pairs, classes) float32: row i belongs to the word with id i, row words + i to pair i
     linear.squares  (words + pairs,) float32: squared inverse document frequency of the word or pair
     linear.bias     (classes,) float32
-    linear.scale    (classes,) float32: factors of the scores that are added to the network's logits; earlier versions
+    linear.scale    (classes,) float32: weights of the scores that are added to the network's logits; earlier versions
                     wrote one for all classes, (1,)
 
 A text has the words and pairs of adjacent words that have a row, repeated ones as often as it repeats them. Its scores

@@ -30,8 +30,9 @@ export class LinearClassifier {
     this.#pairs = new Matrix(tensors, "linear.pairs", pairs, 2).values;
     this.#weight = new Matrix(tensors, "linear.weight", words + pairs, labels);
     this.#squares = read("linear.squares", words + pairs);
-    const scales = read("linear.scale"); // earlier versions wrote one for all labels
-    this.#scales = scales.length === 1 ? new Float32Array(labels).fill(scales[0]) : scales;
+    const isShared = tensors.get("linear.scale")?.shape[0] === 1; // earlier versions wrote one for all labels
+    const scales = read("linear.scale", isShared ? 1 : labels);
+    this.#scales = isShared ? new Float32Array(labels).fill(scales[0]) : scales;
     this.bias = read("linear.bias", labels).map((bias, label) => bias * this.#scales[label]);
   }
 

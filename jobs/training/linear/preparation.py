@@ -1,6 +1,6 @@
 """Linear classifier of a run: trained once, by the first worker, which sends it to the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.datasets.formats.label_names import match_labels
 from jobs.model.linear.classifier import LinearClassifier
 from jobs.model.linear.tensors import SCALE
 from jobs.model.network import from_read_only_numpy
+from jobs.training.linear.rarity import compute_rarity
 from jobs.training.linear.svc import choose_class_weights, train_linear_classifier
 from jobs.training.linear.weight import INITIAL_WEIGHT
 from jobs.training.process_group import call_with_error_sync
@@ -30,20 +30,13 @@ def prepare_linear_classifier(loop: "Loop") -> None:
     network, weight = loop.network, loop.settings.linear_weight
     if network.settings.linear == "none":
         return
-    scale = torch.tensor(_spell_weights(weight, loop.corpus.labels))
+    base = INITIAL_WEIGHT if weight is None else weight
+    weights = base + loop.settings.linear_weight_growth * compute_rarity(loop.corpus)
+    scale = torch.from_numpy(weights.astype(np.float32))
     if network.linear is None:
         network.linear = LinearClassifier(_train_once(loop) | {SCALE: scale}).to(loop.device)
     elif weight is not None:  # those of the checkpoint that the run starts from may be others
         network.linear.scale.copy_(scale)
-
-
-def _spell_weights(weight: float | Mapping[str, float] | None, names: Sequence[str]) -> list[float]:
-    """Return the weight of each class; weight: `train.linear_weight`."""
-    if not isinstance(weight, Mapping):
-        return [INITIAL_WEIGHT if weight is None else weight] * len(names)
-    own = match_labels(weight, names)
-    # A class that only the checkpoint of `train.start_from` has may have none.
-    return [own.get(name, INITIAL_WEIGHT) for name in names]
 
 
 def _train_once(loop: "Loop") -> dict[str, Tensor]:

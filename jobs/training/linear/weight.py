@@ -1,13 +1,5 @@
 """Weights of the linear classifier next to the network, one for each class, fitted to the validation rows after each
-epoch.
-
-A network learns little about a class with few rows, so rarer classes have higher weights: they grow linearly with the
-logarithm of how many times as many rows the most frequent class has. Two numbers describe the weights of all classes,
-since a rare class has too few validation rows for a number of its own. Compared with one weight for all, in a
-cross-validation of the weights over validation rows: with the 131 labels of `benchmarks/multi_label.py` 0.4 points more
-micro F1 and 1.3 more mean average precision; with the 57 classes of `benchmarks/imbalance.py` 1.2 and -0.1 points of
-macro F1 (two seeds).
-"""
+epoch. `jobs.training.linear.rarity` says why rarer classes have higher ones."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,9 +11,9 @@ from torch import Tensor
 from jobs.config.temperature import MAX_LINEAR_WEIGHT
 from jobs.evaluation.metrics import MAX_FITTED_VALUES, PRIOR_DEVIATION, softmax
 from jobs.evaluation.multi_label.metrics import sigmoid
+from jobs.training.linear.rarity import compute_rarity
 
 if TYPE_CHECKING:
-    from jobs.training.corpus import Corpus
     from jobs.training.loop import Loop
 
 INITIAL_WEIGHT = 1.0  # of all classes, before the first epoch, and without validation rows
@@ -48,8 +40,8 @@ def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
         linear_scores = [linear(loop.validation_collator.collate(rows)).cpu() for rows, _ in parts]
     labels = loop.corpus.validation.labels[np.concatenate([rows for rows, _ in parts])]
     network_logits = torch.cat([scores for _, scores in parts]).numpy()
-    class_rows = _count_class_rows(loop.corpus)
-    weights = fit_linear_weights(network_logits, torch.cat(linear_scores).numpy(), labels, class_rows)
+    rarity = compute_rarity(loop.corpus)
+    weights = fit_linear_weights(network_logits, torch.cat(linear_scores).numpy(), labels, rarity)
     linear.scale.copy_(torch.from_numpy(weights))
     loop.group.broadcast_tensor(linear.scale)  # processors may differ in the last bit
     scale = linear.scale.cpu()
@@ -57,16 +49,8 @@ def iter_validation_scores(loop: "Loop") -> Iterator[tuple[np.ndarray, Tensor]]:
         yield rows, scores + scale * own
 
 
-def _count_class_rows(corpus: "Corpus") -> np.ndarray:
-    """Return the number of training rows of each class, `(classes,)` int64."""
-    labels = corpus.train.labels
-    if labels.ndim == 2:
-        return np.asarray(labels.sum(axis=0, dtype=np.int64))
-    return np.bincount(labels, minlength=len(corpus.labels))
-
-
 def fit_linear_weights(
-    network_logits: np.ndarray, linear_scores: np.ndarray, labels: np.ndarray, class_rows: np.ndarray
+    network_logits: np.ndarray, linear_scores: np.ndarray, labels: np.ndarray, rarity: np.ndarray
 ) -> np.ndarray:
     """Return the weights of the linear scores with which the probabilities have the least cross-entropy, `(classes,)`.
 
@@ -79,7 +63,7 @@ def fit_linear_weights(
     Args:
         network_logits, linear_scores: `(rows, classes)`, finite. labels: class indices, `(rows,)`; or `(rows, labels)`
             of 0 and 1.
-        class_rows: number of training rows of each class, `(classes,)`.
+        rarity: of the classes, as of `compute_rarity`.
 
     Returns:
         float32, at least 0.
@@ -89,7 +73,6 @@ def fit_linear_weights(
     stride = max(1, -(-network_logits.size // MAX_FITTED_VALUES))
     network_logits, linear_scores = (part[::stride].astype(np.float64) for part in (network_logits, linear_scores))
     labels = labels[::stride]
-    rarity = np.log((class_rows.max() + 1) / (class_rows + 1))
     if labels.ndim == 1:
         targets = np.zeros(network_logits.shape)
         targets[np.arange(len(labels)), labels] = 1

@@ -110,7 +110,7 @@ def test_settings_that_a_search_chose_can_be_trained() -> None:
     trained = static.replace({"model.embedding": "non-static"})
     assert drop_ineffective_settings(trained) == trained
     none = Experiment().replace({"model.linear": "none"})
-    alone = none.replace({"train.linear_weight": 2.0})
+    alone = none.replace({"train.linear_weight": 2.0, "train.linear_weight_growth": 0.5})
     assert drop_ineffective_settings(alone) == none
     linear = alone.replace({"model.linear": "words-and-pairs"})
     assert drop_ineffective_settings(linear) == linear
@@ -140,6 +140,10 @@ def test_settings_of_a_linear_classifier_need_one() -> None:
         check_settings(experiment, {"rand"})
     with pytest.raises(ExperimentError, match=r"train.linear_weight has no effect"):
         check_settings(none, {"rand"}, {"train.linear_weight": [0.1, 1.0]})
+    growth = Experiment().replace({"train.linear_weight_growth": 0.5})
+    with pytest.raises(ExperimentError, match=r"train.linear_weight_growth has no effect without train.linear_weight"):
+        check_settings(growth, {"rand"})
+    assert check_settings(growth, {"rand"}, {"train.linear_weight": [0.1, 1.0]}) == []
     linear = {"model.linear": "words-and-pairs"}
     assert check_settings(experiment.replace(linear), {"rand"}) == []
     assert check_settings(experiment, {"rand"}, {"model.linear": ["none", "words-and-pairs"]}) == []

@@ -11,12 +11,7 @@ from jobs.config.experiment import Experiment, ExperimentError
 from jobs.config.settings import DataSettings, TrainSettings
 from jobs.datasets.dataset import load_dataset, load_folds, merge_validation
 from jobs.datasets.readers import DataError, check_file, read_rows
-from jobs.datasets.row_weights import (
-    check_class_weights,
-    check_label_mappings,
-    compute_label_weights,
-    compute_row_weights,
-)
+from jobs.datasets.row_weights import check_class_weights, check_thresholds, compute_label_weights, compute_row_weights
 from jobs.evaluation.metrics import LogitSample
 from jobs.evaluation.multi_label.thresholds import calibrate
 from tests.support.text_formats import encode_rows
@@ -176,24 +171,21 @@ def test_a_class_without_rows_changes_no_weight(class_weights: ClassWeights) -> 
     assert np.array_equal(extended, [*expected, 1])
 
 
-@pytest.mark.parametrize(("setting", "noun"), [("thresholds", "threshold"), ("linear_weight", "weight")])
-def test_mappings_have_all_labels(setting: str, noun: str) -> None:
-    check_label_mappings(TrainSettings.model_validate({setting: {"a": 0.2, "b": 0.3}}), ["a", "b"])
-    check_label_mappings(TrainSettings.model_validate({setting: 0.2}), ["a"])
-    message = f"train.{setting}: lacks a {noun} of 'b', and has {noun}s of 'c', which no training"
-    with pytest.raises(ExperimentError, match=message):
-        check_label_mappings(TrainSettings.model_validate({setting: {"a": 0.2, "c": 0.3}}), ["a", "b"])
+def test_thresholds_are_those_of_all_labels() -> None:
+    check_thresholds({"a": 0.2, "b": 0.3}, ["a", "b"])
+    check_thresholds(0.2, ["a"])
+    with pytest.raises(ExperimentError, match="lacks a threshold of 'b', and has thresholds of 'c', which no training"):
+        check_thresholds({"a": 0.2, "c": 0.3}, ["a", "b"])
 
 
 def test_labels_of_settings_are_spelled_as_those_of_rows() -> None:
     """1.0 is 1, and True is true; a label that the estimator has in this spelling stays."""
     labels = ["1", "true"]
     values = {"1.0": 0.2, "True": 0.4}
-    thresholds = TrainSettings.model_validate({"thresholds": values})
-    check_label_mappings(thresholds, labels)
+    check_thresholds(values, labels)
     experiment = Experiment().replace({"train.class_weights": values})
     check_class_weights(experiment, labels)
-    check_label_mappings(thresholds, list(values))
+    check_thresholds(values, list(values))
     check_class_weights(experiment, list(values))
     logits = LogitSample(np.zeros((2, 2), np.uint8), 2)
     settings = TrainSettings(thresholds=values)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
+from jobs.embeddings.initialization import compute_variance, initialize_vectors, scale_to_norm
 from jobs.embeddings.word_vectors import WordVectors
 
 MATRIX = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -52,3 +52,8 @@ def test_all_nonzero_rows_are_scaled_to_the_norm() -> None:
     same, ones = scale_to_norm(MATRIX, None)
     assert same is MATRIX
     assert (ones == 1).all()
+
+
+def test_the_variance_in_blocks_is_that_of_all_numbers() -> None:
+    matrix = np.random.default_rng(0).normal(0.3, 0.2, (600, 7)).astype(np.float32)
+    assert compute_variance(matrix) == pytest.approx(matrix.var(dtype=np.float64), rel=1e-12)

@@ -229,6 +229,3 @@ def test_a_refit_trains_the_best_settings_up_to_their_best_epoch(make_experiment
     assert refit.train.abstention_thresholds == {"retention": 0.25}
     assert (refit.model.dropout, refit.train.epochs, refit.train.last_epoch) == (0.3, 5, 2)
     assert refit.train.temperature == 1.5
-    best = replace(best, settings={"model.linear": "words-and-pairs"})
-    refit = build_refit_experiment(make_experiment(), best, 1.5, linear_weights={"a": 0.7})
-    assert refit.train.linear_weight == {"a": 0.7}

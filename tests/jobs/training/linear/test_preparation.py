@@ -17,6 +17,7 @@ from jobs.model.linear.tensors import CONSTANT_TENSORS
 from jobs.training.exchange.shared_memory import SharedMemory
 from jobs.training.linear import preparation
 from jobs.training.linear.preparation import prepare_linear_classifier
+from jobs.training.linear.rarity import compute_rarity
 from jobs.training.linear.svc import train_linear_classifier
 from jobs.training.loop import create_loop
 from jobs.training.process_group import ProcessGroup
@@ -47,7 +48,9 @@ def test_the_first_worker_trains_it_for_all(
     make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Processors may round differently. The others get messages meanwhile, since they would give up after minutes."""
-    experiment = make_experiment(model__linear="words-and-pairs", train__linear_weight=0.5)
+    experiment = make_experiment(
+        model__linear="words-and-pairs", train__linear_weight=0.5, train__linear_weight_growth=2.0
+    )
     corpus = make_test_corpus(experiment)
     expected = train_linear_classifier(corpus, "balanced")
     threads: list[str] = []
@@ -77,7 +80,7 @@ def test_the_first_worker_trains_it_for_all(
     if path is None:
         pytest.skip("this machine has no usable shared memory")
     for weights in run_workers(path, size, work):
-        assert weights["linear.scale"].tolist() == [0.5] * len(corpus.labels)
+        assert weights["linear.scale"].tolist() == pytest.approx(0.5 + 2 * compute_rarity(corpus))
         for name, value in expected.items():
             assert torch.equal(weights[name], torch.from_numpy(value)), name
     Path(path).unlink()
