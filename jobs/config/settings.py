@@ -256,10 +256,10 @@ class TrainSettings(SettingsSection):
     """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
     distance is added to the loss, for the words of a batch."""
     linear_weight: float | None = Field(None, ge=0, le=MAX_LINEAR_WEIGHT)
-    """Weight of the scores that `model.linear` adds, of the class with the most training rows. null: fitted to the
-    validation part after each epoch, with its growth."""
+    """Weight of the scores that `model.linear` adds, for the class with the most training rows. null: fitted to the
+    validation part after each epoch, with `linear_weight_growth`."""
     linear_weight_growth: float = Field(0.0, ge=0, le=MAX_LINEAR_WEIGHT)
-    """Growth of `linear_weight` for rarer classes, per factor of e between their rows and the most."""
+    """Increase of `linear_weight` for a class with fewer training rows, times the logarithm of how many times fewer."""
     class_weights: Annotated[ClassWeights, BeforeValidator(parse_class_weights)] = None
     """Weights of the classes in the loss. balanced: rows / (classes * rows of the class), as in scikit-learn; or a
     weight for each label, as in {spam: 2, ham: 1}. null: none. A mapping applies to the linear classifier of
