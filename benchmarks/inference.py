@@ -114,7 +114,7 @@ def _make_checkpoint(rows: list[list[str]], folder: Path) -> Any:
     part = EncodedSplit(encode(tokens, checkpoint.vocabulary, Experiment().text.max_tokens), labels)
     none = np.empty(0, np.float32)
     corpus = Corpus(part, part, names.tolist(), words, none, none, none, None, "", "")
-    tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(1, np.float32)}
+    tensors = train_linear_classifier(corpus, None) | {SCALE: np.ones(2, np.float32)}
     checkpoint = replace(checkpoint, weights=checkpoint.weights | tensors)
     save_checkpoint(folder, checkpoint)
     return checkpoint

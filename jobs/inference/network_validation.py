@@ -51,9 +51,8 @@ def _validate_linear(weights: dict[str, np.ndarray], classes: int, vocabulary: i
     _validate_tensor(PAIRS, pairs, (len(pairs) if pairs is not None and pairs.ndim else 0, 2), np.int32)
     assert pairs is not None
     num_words = rows - len(pairs)
-    shapes: dict[str, tuple[int, ...]] = {SQUARES: (rows,), WEIGHT: (rows, classes), BIAS: (classes,)}
-    is_shared = SCALE in weights and weights[SCALE].shape == (1,)  # an earlier version wrote one for all classes
-    shapes[SCALE] = (1,) if is_shared else (classes,)
+    shapes: dict[str, tuple[int, ...]] = {SQUARES: (rows,), WEIGHT: (rows, classes)}
+    shapes |= dict.fromkeys((BIAS, SCALE), (classes,))
     for name, shape in shapes.items():
         _validate_tensor(name, weights.get(name), shape)
     if not FIRST_WORD <= num_words <= vocabulary:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jobs.model.checkpoint_files import VerifiedFiles
+from jobs.model.linear.tensors import BIAS, SCALE
 
 UNTRAINED_VECTORS_FILE = "untrained.safetensors"
 # Files that classification needs, except the small ones of settings and metrics.
@@ -48,16 +49,17 @@ def read_weights(files: VerifiedFiles) -> dict[str, np.ndarray]:
         CheckpointError, ValueError, KeyError: a file is altered, or the files do not fit together.
     """
     weights = dequantize_tensors(files.read_tensors("weights.safetensors"))
-    if UNTRAINED_VECTORS_FILE not in files:
-        return weights
-    untrained = files.read_tensors(UNTRAINED_VECTORS_FILE)
+    untrained = files.read_tensors(UNTRAINED_VECTORS_FILE) if UNTRAINED_VECTORS_FILE in files else {}
     if "vectors" in weights:
         rest = untrained.pop("vectors", None)
         if rest is None and "fixed_vectors" in untrained:
             rest = untrained["fixed_vectors"][len(weights["vectors"]) :]
         if rest is not None:
             weights["vectors"] = np.concatenate([weights["vectors"], rest])
-    return weights | untrained
+    weights |= untrained
+    if {SCALE, BIAS} <= weights.keys() and weights[SCALE].shape == (1,):  # that of all classes, of an earlier version
+        weights[SCALE] = np.repeat(weights[SCALE], weights[BIAS].size)
+    return weights
 
 
 def is_quantized(tensors: dict[str, np.ndarray]) -> bool:

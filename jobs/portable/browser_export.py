@@ -28,7 +28,7 @@ from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from jobs.model.checkpoint_locations import open_checkpoint
 from jobs.model.checkpoint_tensors import write_tensors
-from jobs.model.linear.tensors import PAIRS, SQUARES
+from jobs.model.linear.tensors import PAIRS, SCALE, SQUARES
 from jobs.portable.character_tables import build_tables
 from jobs.portable.metadata import describe_model
 from jobs.portable.plan import plan_files
@@ -138,4 +138,5 @@ def _select_tensors(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     if "quantization" not in checkpoint.metrics:
         return checkpoint.weights
     with open_checkpoint(checkpoint.path) as files:
-        return files.read_tensors(WEIGHTS_FILE)
+        tensors = files.read_tensors(WEIGHTS_FILE)
+    return {name: checkpoint.weights[name] if name == SCALE else value for name, value in tensors.items()}

@@ -30,8 +30,7 @@ class LinearClassifier(nn.Module):
             self.register_buffer(name.removeprefix(PREFIX), tensors[name], persistent=False)
         pairs = tensors[PAIRS].long()
         self.register_buffer("keys", pairs[:, 0] << 32 | pairs[:, 1], persistent=False)
-        # An earlier version wrote one number for all classes.
-        self.register_buffer("scale", tensors[SCALE].expand(len(tensors[BIAS])).clone())
+        self.register_buffer("scale", tensors[SCALE].clone())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the scores of a batch's texts without the scale, `(texts, classes)`."""

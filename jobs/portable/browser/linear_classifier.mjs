@@ -30,9 +30,7 @@ export class LinearClassifier {
     this.#pairs = new Matrix(tensors, "linear.pairs", pairs, 2).values;
     this.#weight = new Matrix(tensors, "linear.weight", words + pairs, labels);
     this.#squares = read("linear.squares", words + pairs);
-    const isShared = tensors.get("linear.scale")?.shape[0] === 1; // earlier versions wrote one for all labels
-    const scales = read("linear.scale", isShared ? 1 : labels);
-    this.#scales = isShared ? new Float32Array(labels).fill(scales[0]) : scales;
+    this.#scales = read("linear.scale", labels);
     this.bias = read("linear.bias", labels).map((bias, label) => bias * this.#scales[label]);
   }
 

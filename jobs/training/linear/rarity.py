@@ -28,7 +28,7 @@ def compute_rarity(corpus: "Corpus") -> np.ndarray:
 
 def find_weight_and_growth(weights: np.ndarray, rarity: np.ndarray) -> tuple[float, float]:
     """Return the weight of the most frequent class and the growth that describe weights, `(classes,)` each."""
-    weights = np.broadcast_to(weights, rarity.shape)  # one for all classes if an earlier version wrote them
+    weights = np.broadcast_to(weights, rarity.shape)  # (1,) if an earlier version wrote them
     first, last = int(rarity.argmin()), int(rarity.argmax())
     if rarity[last] == rarity[first]:
         return float(weights[first]), 0.0

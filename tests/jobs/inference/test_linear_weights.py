@@ -26,7 +26,7 @@ def test_processes_share_all_that_grows_with_the_vocabulary(folder: Path, monkey
     assert list(folder.iterdir()) == []
     first = Classifier(CHECKPOINT)
     monkeypatch.setattr(linear_weights, "build_arrays", pytest.fail)
-    second = Classifier(replace(CHECKPOINT, weights=CHECKPOINT.weights | {SCALE: np.array([2.0], np.float32)}))
+    second = Classifier(replace(CHECKPOINT, weights=CHECKPOINT.weights | {SCALE: np.full(3, 2, np.float32)}))
     for classifier in (first, second):
         for name in ARRAYS:
             array = getattr(classifier.linear, name)
