@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jobs.config.temperature import MAX_LINEAR_WEIGHT
+
 if TYPE_CHECKING:
     from jobs.training.corpus import Corpus
 
@@ -27,10 +29,13 @@ def compute_rarity(corpus: "Corpus") -> np.ndarray:
 
 
 def find_weight_and_growth(weights: np.ndarray, rarity: np.ndarray) -> tuple[float, float]:
-    """Return the weight of the most frequent class and the growth that describe weights, `(classes,)` each."""
+    """Return the weight of the most frequent class and the growth that describe weights, `(classes,)` each.
+
+    They are within the limits of the settings that a refit has them in.
+    """
     weights = np.broadcast_to(weights, rarity.shape)  # (1,) if an earlier version wrote them
     first, last = int(rarity.argmin()), int(rarity.argmax())
     if rarity[last] == rarity[first]:
         return float(weights[first]), 0.0
     growth = float(weights[last] - weights[first]) / float(rarity[last] - rarity[first])
-    return float(weights[first]), max(0.0, growth)
+    return float(weights[first]), min(max(0.0, growth), MAX_LINEAR_WEIGHT)

@@ -31,5 +31,6 @@ def test_weights_are_described_by_that_of_the_most_frequent_class_and_the_growth
     rarity = np.array([2.0, 0.0, 5.5])
     assert find_weight_and_growth(0.3 + 0.4 * rarity, rarity) == pytest.approx((0.3, 0.4))
     assert find_weight_and_growth(np.full(3, 0.7), np.zeros(3)) == (0.7, 0.0)
+    assert find_weight_and_growth(np.array([0.0, 900.0]), np.array([0, 0.01])) == (0.0, 1000.0)
     earlier = np.array([1.5], np.float32)  # one weight for all classes
     assert find_weight_and_growth(earlier, rarity) == (1.5, 0.0)
