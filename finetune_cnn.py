@@ -219,7 +219,7 @@ def _build_command_line() -> "CommandLine":
 
 
 def _compile(options: argparse.Namespace) -> None:
-    """Train a small classifier, and score a text with it as predictions and the service do.
+    """Train a small classifier, and score and explain a text with it as predictions and the service do.
 
     Files of more than 8 MB and some settings have kernels of their own, which are compiled when they are first used.
     """
@@ -227,6 +227,7 @@ def _compile(options: argparse.Namespace) -> None:
     from jobs.compilation.cache import find_folder
     from jobs.estimator.text_cnn import TextCNNClassifier
     from jobs.inference.classifier import Classifier
+    from jobs.inference.explanation import explain_label
     from jobs.inference.projection_table import TableDtype
     from jobs.model.checkpoint import load_checkpoint
     from serving.web.compiled_scorer import CompiledScorer
@@ -244,6 +245,7 @@ def _compile(options: argparse.Namespace) -> None:
     for dtype in get_args(TableDtype):
         classifier = Classifier(checkpoint, table_dtype=dtype, share_table=False)
         CompiledScorer(classifier, max_texts=1).score(texts[:1], "softmax")
+    explain_label(classifier, texts[0], None)
     report_result({"path": str(kernels)})
     print(f"compiled for this processor, in {kernels}")
 

@@ -16,6 +16,7 @@ logging.basicConfig(level="INFO", format="%(message)s")
 model = finetune_cnn.TextCNNClassifier(embedding="rand", epochs=1).fit(10 * ["good film", "bad film"], 10 * ["g", "b"])
 model.save("model")
 print(finetune_cnn.load("model").predict(["good film"]))
+print(finetune_cnn.load("model").explain("good film"))
 """
 
 
