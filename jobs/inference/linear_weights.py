@@ -43,6 +43,8 @@ class LinearWeights:
         build = partial(build_arrays, weights, dtype, limit)
         inputs = [*(weights[name] for name in (PAIRS, WEIGHT, SQUARES)), np.full(1, limit, dtype)]
         arrays = shared_arrays.load_or_compute("linear", inputs, layouts, build) if share else build()
+        for array in arrays:  # as shared ones are: numba compiles for each kind
+            array.flags.writeable = False
         self.rows, scales, self.pairs, self.filter = arrays
         self.scales = weights[SCALE] * scales
 
