@@ -1,6 +1,6 @@
 """Initial word vectors of a vocabulary: pretrained or random, scaled to the same length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -32,7 +32,10 @@ def initialize_vectors(
     table = np.zeros((len(words) + 2, dimensions), np.float32)
     is_pretrained = np.array([False, False, *(source is not None for source in sources)])
     if pretrained is not None:
-        table[is_pretrained] = pretrained.matrix[[source for source in sources if source is not None]]
+        rows = is_pretrained.nonzero()[0]
+        source_rows = np.array([source for source in sources if source is not None], np.int64)
+        for block in _iter_blocks(len(rows)):
+            table[rows[block]] = pretrained.matrix[source_rows[block]]
     _draw_rows(table, (~is_pretrained[2:]).nonzero()[0] + 2, bound, seed)
     return table, is_pretrained, is_pretrained & ~np.concatenate([[False, False], is_exact])
 
@@ -40,9 +43,9 @@ def initialize_vectors(
 def compute_variance(matrix: np.ndarray) -> float:
     """Return the variance of all numbers, in blocks: numpy would copy the whole matrix in float64."""
     mean = matrix.mean(dtype=np.float64)
-    blocks = (matrix[start : start + BLOCK_ROWS] - mean for start in range(0, len(matrix), BLOCK_ROWS))
     # A product by BLAS would depend on its threads and the processor.
-    return sum(float(np.square(block).sum()) for block in blocks) / max(1, matrix.size)
+    squares = (float(np.square(matrix[block] - mean).sum()) for block in _iter_blocks(len(matrix)))
+    return sum(squares) / max(1, matrix.size)
 
 
 def _find_vectors(words: Sequence[str], pretrained_words: Sequence[str]) -> tuple[list[int | None], np.ndarray]:
@@ -80,13 +83,19 @@ def _draw_rows(table: np.ndarray, rows: np.ndarray, bound: float, seed: int) -> 
         position = run[-1] + 1
 
 
-def scale_to_norm(table: np.ndarray, norm: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return a table whose nonzero rows have an L2 norm of `norm`, and the factor of each row, `(words,)` float32.
+def scale_to_norm(table: np.ndarray, norm: float | None) -> np.ndarray:
+    """Scale the nonzero rows of a table to an L2 norm of `norm`, and return the factor of each, `(words,)` float32.
 
-    With `norm=None` the table is returned unchanged.
+    With `norm=None` the table does not change.
     """
-    if norm is None:
-        return table, np.ones(len(table), np.float32)
-    lengths = np.linalg.norm(table, axis=1)
-    factors = np.where(lengths > 0, norm / np.where(lengths > 0, lengths, 1), 1).astype(np.float32)
-    return table * factors[:, None], factors
+    factors = np.ones(len(table), np.float32)
+    for block in _iter_blocks(len(table)) if norm is not None else ():
+        lengths = np.linalg.norm(table[block], axis=1)
+        factors[block] = np.where(lengths > 0, norm / np.where(lengths > 0, lengths, 1), 1)
+        table[block] *= factors[block, None]
+    return factors
+
+
+def _iter_blocks(num_rows: int) -> Iterator[slice]:
+    """Yield slices of rows: numpy would copy a whole table, which may be most of the memory."""
+    return (slice(start, start + BLOCK_ROWS) for start in range(0, num_rows, BLOCK_ROWS))

@@ -235,7 +235,11 @@ def _select_rows(
     """
     selector = WordSelector(target_words, extra_words)
     vectors = {word: vector for word, vector in parse(selector.may_select) if selector.select(word)}
-    return WordVectors(list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32))
+    words = list(vectors)
+    matrix = np.empty((len(words), len(vectors[words[0]]) if words else 0), np.float32)
+    for row, word in enumerate(words):
+        matrix[row] = vectors.pop(word)  # whose memory is free then, so there are never two copies of all
+    return WordVectors(words, matrix)
 
 
 def _check_pickle(name: str, path: str, settings: VectorSettings) -> None:

@@ -32,7 +32,7 @@ class WordVectors:
     def digest(self) -> str:
         """Return hex digits that identify words and vectors."""
         content = hashlib.sha256("\n".join(self.words).encode())
-        content.update(np.ascontiguousarray(self.matrix).tobytes())
+        content.update(np.ascontiguousarray(self.matrix).data)
         return content.hexdigest()
 
     def select(self, mask: np.ndarray) -> "WordVectors":

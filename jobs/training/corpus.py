@@ -188,10 +188,9 @@ def build_corpus(
     table, pretrained, case_insensitive = initialize_vectors(
         words, word_vectors, experiment.vectors.dimensions, experiment.seed
     )
-    scale = np.ones(len(table), np.float32)
+    scale = scale_to_norm(table, None if word_vectors is None else experiment.vectors.norm)
     coverage = None
     if word_vectors is not None:
-        table, scale = scale_to_norm(table, experiment.vectors.norm)
         coverage = compute_coverage(counts, words, word_vectors, pretrained, case_insensitive)
         warning = coverage.describe_low_share(experiment.vectors)
         if warning and log_notes:
@@ -323,5 +322,5 @@ def _content_key(
             content.update(np.ascontiguousarray(array).data)
     if train.weights is not None:
         content.update(train.weights.tobytes())
-    content.update(vectors.encode() if isinstance(vectors, str) else np.ascontiguousarray(vectors).tobytes())
+    content.update(vectors.encode() if isinstance(vectors, str) else np.ascontiguousarray(vectors).data)
     return content.hexdigest()[:8]

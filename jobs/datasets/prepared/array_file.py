@@ -24,7 +24,7 @@ from cluster.durable_files import make_folder, publish_file, temporary_path
 
 MAGIC = b"ARRAYS01"
 ALIGNMENT = 64
-CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 20
 _END = struct.Struct("<QQQ8s")
 
 

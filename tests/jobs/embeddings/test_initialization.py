@@ -1,5 +1,7 @@
 """Initial word vectors: Kim's rule for words without a pretrained vector, and scaling to one length."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -46,14 +48,29 @@ def test_without_pretrained_vectors_all_are_random() -> None:
 
 def test_all_nonzero_rows_are_scaled_to_the_norm() -> None:
     """Without a norm nothing changes."""
-    table, factors = scale_to_norm(np.array([[0, 0], [3, 4], [0, 0.5]], np.float32), 2.0)
-    np.testing.assert_allclose(table, [[0, 0], [1.2, 1.6], [0, 2]], rtol=1e-6)
-    np.testing.assert_allclose(factors, [1, 0.4, 4], rtol=1e-6)
-    same, ones = scale_to_norm(MATRIX, None)
-    assert same is MATRIX
-    assert (ones == 1).all()
+    table = np.tile(np.array([[0, 0], [3, 4], [0, 0.5]], np.float32), (200, 1))
+    factors = scale_to_norm(table, 2.0)
+    np.testing.assert_allclose(table, np.tile([[0, 0], [1.2, 1.6], [0, 2]], (200, 1)), rtol=1e-6)
+    np.testing.assert_allclose(factors, np.tile([1, 0.4, 4], 200), rtol=1e-6)
+    same = MATRIX.copy()
+    assert (scale_to_norm(same, None) == 1).all()
+    assert (same == MATRIX).all()
 
 
 def test_the_variance_in_blocks_is_that_of_all_numbers() -> None:
     matrix = np.random.default_rng(0).normal(0.3, 0.2, (600, 7)).astype(np.float32)
     assert compute_variance(matrix) == pytest.approx(matrix.var(dtype=np.float64), rel=1e-12)
+
+
+def test_a_large_table_is_never_copied() -> None:
+    """It may be most of the memory: 400,000 words of 300 dimensions are 480 MB."""
+    matrix = np.random.default_rng(0).normal(size=(20_000, 50)).astype(np.float32)
+    pretrained = WordVectors([f"w{number}" for number in range(len(matrix))], matrix)
+    tracemalloc.start()
+    try:
+        table, _, _ = initialize_vectors(pretrained.words, pretrained, 50, seed=0)
+        scale_to_norm(table, 3.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.7 * table.nbytes  # and the words in dictionaries
