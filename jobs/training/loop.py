@@ -23,7 +23,7 @@ from jobs.evaluation.metrics import LogitSample
 from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.dropout import MaskNumber, draw_mask
-from jobs.model.gpu.rates import schedule_rates
+from jobs.model.gpu.rates import choose_vectors_learning_rate, schedule_rates
 from jobs.model.gpu.static_steps import StaticSteps
 from jobs.model.gpu.step import StepOptions
 from jobs.model.lazy_adam import LazyAdam
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
     from jobs.training.corpus import Corpus
-
-# Learning rate of random word vectors, relative to that of the other parameters, without train.vectors_learning_rate.
-# Accuracy on rows held out of the training part with factor 3 and factor 1: TREC 86.8 and 85.0 % (mean of 4 seeds),
-# SST-2 78.3 and 78.9 % (2 seeds).
-RAND_LEARNING_RATE_FACTOR = 3
 
 STEPS_PER_TIME_CHECK = 16  # a check costs an all-reduce: the first worker's clock decides for all of them
 VALIDATION_BATCH_SIZE = 256  # rows of each worker
@@ -96,10 +91,10 @@ class Loop:
         groups = [{"params": dense.values(), "weight_decay": decay}, {"params": biases, "weight_decay": 0.0}]
         self.dense_optimizer = DenseAdamW(groups if decay else groups[:1], settings.learning_rate)
         self.vectors_optimizer: LazyAdam | None = None
-        factor = RAND_LEARNING_RATE_FACTOR if network.settings.embedding == "rand" else 1
-        self.vectors_learning_rate = settings.vectors_learning_rate or settings.learning_rate * factor
+        is_random = network.settings.embedding == "rand"
+        self.vectors_learning_rate = choose_vectors_learning_rate(settings, is_random=is_random)
         if network.vectors is not None:
-            some_words = network.settings.trained_words == "out-of-vocabulary" and network.settings.embedding != "rand"
+            some_words = network.settings.trained_words == "out-of-vocabulary" and not is_random
             self.vectors_optimizer = LazyAdam(
                 network.vectors.detach(), self.vectors_learning_rate, network.initial_vectors, settings.vectors_pull,
                 torch.from_numpy(~corpus.pretrained).to(self.device) if some_words else None,
