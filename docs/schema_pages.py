@@ -24,7 +24,7 @@ BOUNDS = {
 }
 
 EXAMPLE_TEXT = "Why was my card charged twice?"
-EXAMPLE_SCORES = {"billing": 0.9152330756, "delivery": 0.0694714934, "technical": 0.0152954729}
+EXAMPLE_SCORES = {"billing": 0.9463573903, "delivery": 0.0473969180, "technical": 0.0062456917}
 EXAMPLES: list[tuple[str, str, dict[str, Any]]] = [
     ("One text", "/predict", {"inputs": EXAMPLE_TEXT}),
     ("The best label of each text", "/predict", {"inputs": [EXAMPLE_TEXT], "parameters": {"top_k": 1}}),
