@@ -133,7 +133,7 @@ def make_loop(corpus: Any, embedding: str, batch_size: int, device: str, precisi
         max_norm=3.0,
     )
     settings: Any = SimpleNamespace(
-        batch_size=batch_size, learning_rate=1e-3, decay="none", weight_decay=0.0, vectors_learning_rate=None,
+        batch_size=batch_size, learning_rate=1e-3, decay="none", weight_decay=0.0, vectors_learning_rate=1e-3,
         vectors_pull=0.0, frozen_epochs=0, metric="accuracy", epochs=1, patience=1, precision=precision,
     )  # fmt: skip
     network = Network(model, corpus.vectors, 2).to(device)

@@ -5,7 +5,8 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,56 +400,64 @@ def test_an_error_in_compiled_code_is_no_label(table_dtype: TableDtype, monkeypa
     assert errors == [MemoryError, MemoryError]
 
 
-def test_threads_never_find_a_class_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the next test, with a single text, whose entry has the addresses of one moment."""
-    classifier = Classifier(checkpoint_of("rand"))
-    expected = classifier.predict(["word1"])
-    pack, find = classifier_module.pack_addresses, scoring_kernel.BestClassEntry.find
+@contextmanager
+def call_while_addresses_are_packed(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> Iterator[None]:
+    """Context manager: another thread makes a call, to its end, while the body's one packs the addresses of the
+    tables of Unicode for the first time."""
+    pack = classifier_module.pack_addresses
     threads: list[threading.Thread] = []
-    num_entries: list[int] = []
 
     def pack_slowly(arrays: Sequence[np.ndarray]) -> np.ndarray:
         if not threads:
-            threads.append(threading.Thread(target=classifier.predict, args=(["wörd"],)))
+            threads.append(threading.Thread(target=call))
             threads[0].start()
             threads[0].join(60)
-            assert classifier.predict(["word1"]) == expected
         return pack(arrays)
+
+    monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
+    yield
+    assert not threads[0].is_alive()
+
+
+def count_entries(addresses: np.ndarray) -> int:
+    """Return the number of entries of the table of Unicode at the addresses that a kernel gets."""
+    return int(addresses[2 * scoring_kernel.ENTRIES + 1])
+
+
+def test_threads_never_find_a_class_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the next test, with a single text, whose entry has the addresses of one moment."""
+    classifier = Classifier(checkpoint_of("rand"))
+    expected, find = classifier.predict(["word1"]), scoring_kernel.BestClassEntry.find
+    num_entries: list[int] = []
+    labels: list[list[str]] = []
 
     def record_entries(entry: scoring_kernel.BestClassEntry, content: bytes, is_ascii: bool) -> int:
         if not is_ascii:
-            num_entries.append(int(entry.addresses[2 * scoring_kernel.ENTRIES + 1]))
+            num_entries.append(count_entries(entry.addresses))
         return find(entry, content, is_ascii) if is_ascii or num_entries[-1] else 0
 
-    monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
     monkeypatch.setattr(scoring_kernel.BestClassEntry, "find", record_entries)
-    classifier.predict(["wörd"])
-    assert not threads[0].is_alive()
+    with call_while_addresses_are_packed(
+        monkeypatch, lambda: [classifier.predict(["wörd"]), labels.append(classifier.predict(["word1"]))]
+    ):
+        classifier.predict(["wörd"])
+    assert labels == [expected]
     assert num_entries == [131072, 131072]
 
 
 def test_threads_never_use_addresses_without_the_unicode_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second thread scores while the first one packs the addresses of the tables; both threads' tables stay alive."""
     classifier = Classifier(checkpoint_of("rand"))
-    pack, score = classifier_module.pack_addresses, scoring_kernel.score_texts
-    threads: list[threading.Thread] = []
+    score = scoring_kernel.score_texts
     num_entries: list[int] = []
 
-    def pack_slowly(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        if not threads:
-            threads.append(threading.Thread(target=classifier.predict_logits, args=(["wörd"],)))
-            threads[0].start()
-            threads[0].join(60)
-        return pack(arrays)
-
     def record_entries(*arguments: Any) -> Any:
-        num_entries.append(int(arguments[3][2 * scoring_kernel.ENTRIES + 1]))
+        num_entries.append(count_entries(arguments[3]))
         return score(*arguments) if num_entries[-1] else (len(arguments[-2]), 0, 0)
 
-    monkeypatch.setattr(classifier_module, "pack_addresses", pack_slowly)
     monkeypatch.setattr(scoring_kernel, "score_texts", record_entries)
-    classifier.predict_logits(["wörd"])
-    assert not threads[0].is_alive()
+    with call_while_addresses_are_packed(monkeypatch, lambda: classifier.predict_logits(["wörd"])):
+        classifier.predict_logits(["wörd"])
     assert num_entries == [131072, 131072]
 
 
