@@ -243,15 +243,15 @@ class TrainSettings(SettingsSection):
     """Number of rows of a step, over all workers. null: 50, and with fewer than 4,500 training rows as many as make an
     epoch of 90 steps, or a step for each row; see `python benchmarks/learning_curves.py`."""
     learning_rate: float = Field(2e-3, gt=0, le=1e30)
-    """Learning rate at the start."""
+    """Learning rate of filters and output weights at the start."""
     decay: Literal["linear", "none"] = "linear"
     """Schedule of the learning rates. linear: they decrease to 0 over all `epochs`, even if `patience` ends the run
     earlier."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay (AdamW) of filters and output weights; biases and word vectors have none."""
     vectors_learning_rate: float | None = Field(None, gt=0, le=1e30)
-    """Learning rate of the word vectors; null: half of `learning_rate`, or one and a half times that with `rand`, whose
-    vectors start farthest from their final values."""
+    """Learning rate of the word vectors at the start; null: 0.5 times `learning_rate`, or 1.5 times `learning_rate`
+    with `rand`, whose vectors start farthest from their final values."""
     vectors_pull: float = Field(0.0, ge=0)
     """L2 penalty on the distance of the word vectors from their initial values: half this factor times the squared
     distance is added to the loss, for the words of a batch."""

@@ -28,7 +28,6 @@ KEYS = (
     "vectors.path",
     "model.embedding",
     "train.epochs",
-    "train.learning_rate",
 )
 
 

@@ -237,8 +237,8 @@ def _select_rows(
     vectors = {word: vector for word, vector in parse(selector.may_select) if selector.select(word)}
     words = list(vectors)
     matrix = np.empty((len(words), len(vectors[words[0]]) if words else 0), np.float32)
-    for row, word in enumerate(words):
-        matrix[row] = vectors.pop(word)  # whose memory is free then, so there are never two copies of all
+    for row in reversed(range(len(words))):  # from the end of the heap, which the system takes back: no second copy
+        matrix[row] = vectors.pop(words[row])
     return WordVectors(words, matrix)
 
 

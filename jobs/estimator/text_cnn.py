@@ -59,8 +59,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         linear: linear classifier whose scores are added to those of the network: `words-and-pairs`, or `none`.
         epochs: maximum number of passes over the training rows.
         batch_size: number of rows of a step; None for 50, and for less where there are fewer than 4,500 rows.
-        learning_rate: learning rate at the start, which decreases to 0; the word vectors have half of it, or one and a
-            half times that with `rand`.
+        learning_rate: learning rate of filters and output weights at the start; it decreases to 0. Word vectors have
+            0.5 times this rate, or 1.5 times this rate with `rand`.
         patience: epochs without a better one after which training ends.
         class_weight: weights of the classes in the loss: `balanced`, or a weight for each label; None: equal ones.
         validation_fraction: share of the rows that is held out if `fit` gets no `eval_set`.

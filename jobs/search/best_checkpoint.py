@@ -13,8 +13,8 @@ from cluster.message_queue import MessagePoller
 from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
-from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
+from jobs.config.training_defaults import choose_batch_size
 from jobs.datasets.dataset import Dataset, merge_validation
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json, validate_metrics

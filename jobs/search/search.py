@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from jobs.config.batch_size import DEFAULT_BATCH_SIZE
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.config.settings import ModelSettings
+from jobs.config.training_defaults import DEFAULT_BATCH_SIZE
 from jobs.embeddings.input_checks import check_inputs
 from jobs.search.records import TrialRecord, objective_metric, select_best_record
 from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space

@@ -21,9 +21,9 @@ from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.console.progress import progress_bar
 from cluster.machine import count_cpus
 from cluster.storage import absolute_path, exists, join, write_bytes
-from jobs.config.batch_size import DEFAULT_BATCH_SIZE, choose_batch_size
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, digest
+from jobs.config.training_defaults import DEFAULT_BATCH_SIZE, choose_batch_size
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.json_digest import digest_list
 from jobs.datasets.label_sets import encode_labels

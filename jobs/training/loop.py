@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from cluster import UsageError
-from jobs.config.batch_size import choose_batch_size
+from jobs.config.training_defaults import choose_batch_size, choose_vectors_learning_rate
 from jobs.datasets.label_sets import compute_log_odds
 from jobs.evaluation.metrics import LogitSample
 from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.dropout import MaskNumber, draw_mask
-from jobs.model.gpu.rates import choose_vectors_learning_rate, schedule_rates
+from jobs.model.gpu.rates import schedule_rates
 from jobs.model.gpu.static_steps import StaticSteps
 from jobs.model.gpu.step import StepOptions
 from jobs.model.lazy_adam import LazyAdam

@@ -17,13 +17,6 @@ if TYPE_CHECKING:  # a GPU machine that only trains needs no pydantic
 
 NUM_RATES = 5
 
-# Learning rate of the word vectors, relative to that of the other parameters, without train.vectors_learning_rate.
-# Accuracy on rows held out of the training part with the rates 0.001 for the vectors and 0.002 for the others, minus
-# that with 0.001 for all (8 seeds; AG News 4): TREC -0.1, SST-2 +0.5, MR +0.7, CLINC150 +0.2, AG News -0.1 points.
-VECTORS_LEARNING_RATE_FACTOR = 0.5
-# With 0.003 for random vectors and 0.001: TREC 86.8 and 85.0 % (mean of 4 seeds), SST-2 78.3 and 78.9 % (2 seeds).
-RAND_LEARNING_RATE_FACTOR = 1.5
-
 
 @dataclass(frozen=True)
 class LearningRates:
@@ -51,12 +44,6 @@ class LearningRates:
         columns = [*_correct(self.dense, dense_steps + numbers), 1 - self.dense * self.weight_decay]
         columns += _correct(self.words, word_steps + numbers)
         return np.stack(columns, axis=1).astype(np.float32)
-
-
-def choose_vectors_learning_rate(settings: "TrainSettings", *, is_random: bool) -> float:
-    """Return the learning rate of the word vectors at the start; is_random: their initial values are random."""
-    factor = RAND_LEARNING_RATE_FACTOR if is_random else VECTORS_LEARNING_RATE_FACTOR
-    return settings.vectors_learning_rate or settings.learning_rate * factor
 
 
 def schedule_rates(settings: "TrainSettings", words: float, epoch: int, steps: int) -> LearningRates:

@@ -27,6 +27,7 @@ from jobs.config.settings import (
     TextSettings,
     TrainSettings,
 )
+from jobs.config.training_defaults import RAND_LEARNING_RATE_FACTOR, VECTORS_LEARNING_RATE_FACTOR
 from jobs.datasets.sources import locate_source
 from jobs.model.checkpoint import CheckpointError, verify_sizes
 from jobs.model.checkpoint_files import read_json
@@ -310,7 +311,10 @@ def train_settings_key(settings: TrainSettings, folds: int | None = None) -> Map
     """Return the training settings that decide the result of a run, for its key."""
     # With `folds`, a former setting, and without newer ones at their defaults: runs of earlier versions are found.
     unset = {name for name in NEWER_SETTINGS if getattr(settings, name) == TrainSettings.model_fields[name].default}
-    return settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY | unset) | {"folds": folds}
+    key = settings.model_dump(exclude=TRAIN_SETTINGS_NOT_IN_RUN_KEY | unset) | {"folds": folds}
+    if settings.vectors_learning_rate is None:  # earlier versions had other factors
+        key["vectors_learning_rate"] = [VECTORS_LEARNING_RATE_FACTOR, RAND_LEARNING_RATE_FACTOR]
+    return key
 
 
 def select_best(progress: Progress, path: str, metric: str) -> BestCheckpoint | None:

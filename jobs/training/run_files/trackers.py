@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cluster import UsageError, first_line
-from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import OPTIONAL_METRICS
+from jobs.config.training_defaults import choose_batch_size
 from jobs.training.history import Epoch, Progress, replace_epoch
 
 logger = logging.getLogger(__name__)

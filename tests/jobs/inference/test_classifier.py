@@ -402,7 +402,7 @@ def test_an_error_in_compiled_code_is_no_label(table_dtype: TableDtype, monkeypa
 
 @contextmanager
 def call_while_addresses_are_packed(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> Iterator[None]:
-    """Context manager: another thread makes a call, to its end, while the body's one packs the addresses of the
+    """Context manager: another thread makes a call, to its end, while the thread of the body packs the addresses of the
     tables of Unicode for the first time."""
     pack = classifier_module.pack_addresses
     threads: list[threading.Thread] = []

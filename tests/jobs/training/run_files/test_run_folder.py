@@ -12,6 +12,7 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.model.checkpoint import CheckpointError, read_published_test_part
 from jobs.training.corpus import Corpus
+from jobs.training.run_files import run_folder
 from jobs.training.run_files.run_folder import (
     BestCheckpoint,
     RunFolder,
@@ -55,6 +56,17 @@ def test_keys_have_the_former_setting_for_folds(make_experiment: Callable[..., E
     """With the former setting in the keys, runs of earlier versions are found again."""
     assert train_settings_key(make_experiment().train)["folds"] is None
     assert train_settings_key(make_experiment().train, 5)["folds"] == 5
+
+
+def test_the_key_has_the_learning_rate_of_the_vectors(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a version that derives another rate for them is another run; with a set rate it is the same."""
+    derived, chosen = make_experiment().train, make_experiment(train__vectors_learning_rate=0.001).train
+    before = train_settings_key(derived), train_settings_key(chosen)
+    monkeypatch.setattr(run_folder, "VECTORS_LEARNING_RATE_FACTOR", 1)
+    assert train_settings_key(derived) != before[0]
+    assert train_settings_key(chosen) == before[1]
 
 
 def test_a_setting_of_a_later_version_is_in_the_key_if_it_is_set(make_experiment: Callable[..., Experiment]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.config.batch_size import choose_batch_size
 from jobs.config.experiment import Experiment
+from jobs.config.training_defaults import choose_batch_size
 from jobs.training.corpus import load_texts
 from tests.support.loops import make_loop
 
