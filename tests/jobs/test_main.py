@@ -125,7 +125,7 @@ def test_init_writes_an_experiment_that_show_reads(
     output = capsys.readouterr().out
     assert yaml.safe_load(output)["data"]["train"] == "toy.csv"
     assert yaml.safe_load(output)["train"]["epochs"] == 3
-    assert "# Learning rate at the start." in output
+    assert "# Maximum number of passes over the training rows; see patience." in output
     assert main(["init", "toy.csv"]) == 2
     assert "toy.yaml: exists and is not overwritten" in capsys.readouterr().err
 
