@@ -33,7 +33,7 @@ from jobs.datasets.prepared.equal_rows import find_first_rows, hash_rows
 from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.word_index import WordIndex
-from jobs.datasets.tokenizer import Tokens, Vocabulary
+from jobs.datasets.tokenizer import UNKNOWN, Tokens, Vocabulary
 
 CACHE_VERSION = 1
 BLOCK_ROWS = 1 << 14
@@ -65,7 +65,7 @@ class TokenizedTexts(Sequence[list[str]]):
 
     def __iter__(self) -> Iterator[list[str]]:
         """Yield the tokens of each text."""
-        words = np.array(list(self._iter_words(np.arange(self._num_words))), object)
+        words = np.array(self._list_words(None), object)
         for ids, lengths in self._iter_blocks():
             tokens, bounds = words[ids].tolist(), [0, *lengths.cumsum().tolist()]
             yield from (tokens[start:end] for start, end in itertools.pairwise(bounds))
@@ -82,11 +82,15 @@ class TokenizedTexts(Sequence[list[str]]):
         for ids, _ in self._iter_blocks():
             counts += np.bincount(ids, minlength=len(counts))
         order = np.argsort(-counts, kind="stable")[: min(max_words, np.count_nonzero(counts))]
-        return list(zip(self._iter_words(order), counts[order].tolist(), strict=True))
+        return list(zip(self._list_words(order), counts[order].tolist(), strict=True))
 
     def encode(self, vocabulary: Vocabulary, max_tokens: int) -> Tokens:
         """Return the ids of a vocabulary's words, as `jobs.datasets.tokenizer.encode`."""
-        table = np.array(vocabulary.encode(self._iter_words(np.arange(self._num_words))), np.int32)
+        numbers = pyarrow.compute.index_in(self._words, pa.array(map(_encode, vocabulary.words), pa.large_binary()))
+        table = (numbers.fill_null(UNKNOWN - 2).to_numpy() + 2).astype(np.int32)
+        if vocabulary.max_edit_distance:
+            unknown = np.flatnonzero(table == UNKNOWN)
+            table[unknown] = vocabulary.encode(self._list_words(unknown))
         offsets = np.zeros(len(self) + 1, np.int64)
         np.minimum(self.lengths, max_tokens).cumsum(out=offsets[1:])
         ids = np.empty(offsets[-1], np.int32)
@@ -110,11 +114,13 @@ class TokenizedTexts(Sequence[list[str]]):
     def _num_words(self) -> int:
         return len(self._file.arrays["word_offsets"]) - 1
 
-    def _iter_words(self, numbers: np.ndarray) -> Iterator[str]:
-        """Yield words by their numbers, `(numbers,)` int64."""
-        content, offsets = self._file.arrays["word_bytes"].tobytes(), self._file.arrays["word_offsets"]
-        for start, end in zip(offsets[numbers].tolist(), offsets[numbers + 1].tolist(), strict=True):
-            yield content[start:end].decode("utf-8", "surrogatepass")
+    @property
+    def _words(self) -> pa.LargeBinaryArray:
+        return _to_arrow(self._file.arrays["word_bytes"], self._file.arrays["word_offsets"])
+
+    def _list_words(self, numbers: np.ndarray | None) -> list[str]:
+        words = self._words if numbers is None else self._words.take(pa.array(numbers))
+        return [word.decode("utf-8", "surrogatepass") for word in words.to_pylist()]
 
     def _iter_blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the token ids of blocks of texts, one text after the other, and the lengths of the texts."""
@@ -171,7 +177,7 @@ def _write_tokens(writer: ArrayWriter, folder: Path, texts: Texts, settings: Tex
         words = [_to_arrow(*index.get_words()) for index in indices]
         distinct = pyarrow.compute.unique(pa.chunked_array(words))
         distinct = distinct.take(pyarrow.compute.sort_indices(distinct))
-        tables = [_to_numpy(pyarrow.compute.index_in(of_thread, distinct)) for of_thread in words]
+        tables = [pyarrow.compute.index_in(of_thread, distinct).to_numpy().astype(np.int32) for of_thread in words]
         _, offsets, content = distinct.buffers()
         writer.append("word_bytes", np.frombuffer(content, np.uint8, int(np.frombuffer(offsets, np.int64)[-1])))
         writer.append("word_offsets", np.frombuffer(offsets, np.int64, len(distinct) + 1))
@@ -193,11 +199,10 @@ def _read_block(texts: Texts, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return copied, offsets - offsets[0]
 
 
+def _encode(word: str) -> bytes:
+    return word.encode("utf-8", "surrogatepass")
+
+
 def _to_arrow(content: np.ndarray, offsets: np.ndarray) -> pa.LargeBinaryArray:
     buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(content)]
     return pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
-
-
-def _to_numpy(numbers: pa.Int32Array) -> np.ndarray:
-    """Return an array without nulls; pyarrow's own `to_numpy` imports pandas."""
-    return np.frombuffer(numbers.buffers()[1], np.int32, len(numbers), 4 * numbers.offset)
