@@ -235,11 +235,7 @@ def _select_rows(
     """
     selector = WordSelector(target_words, extra_words)
     vectors = {word: vector for word, vector in parse(selector.may_select) if selector.select(word)}
-    words = list(vectors)
-    matrix = np.empty((len(words), len(vectors[words[0]]) if words else 0), np.float32)
-    for row in reversed(range(len(words))):  # from the end of the heap, which the system takes back: no second copy
-        matrix[row] = vectors.pop(words[row])
-    return WordVectors(words, matrix)
+    return WordVectors(list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32))
 
 
 def _check_pickle(name: str, path: str, settings: VectorSettings) -> None:
