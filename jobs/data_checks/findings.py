@@ -1,11 +1,11 @@
 """Findings of the data checks: what is wrong, how serious it is, and the rows concerned."""
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from cluster.console.csv_output import create_csv_writer
 from jobs.data_checks.rows import PART_NAMES, Rows
 
 CSV_COLUMNS = ("severity", "finding", "part", "file", "line", "label", "suggested", "score", "note", "text")
@@ -49,7 +49,7 @@ def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
 def write_csv(path: Path, findings: Sequence[Finding], rows: Rows) -> None:
     """Write every row of the findings, in their order, with its file, line, label and text."""
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = create_csv_writer(stream)
         writer.writerow(CSV_COLUMNS)
         writer.writerows(_iter_csv_rows(findings, rows))
 

@@ -3,7 +3,6 @@
 finetune-cnn vectors drift runs/tickets --words invoice parcel
 """
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_markdown_table, format_text_table
@@ -236,7 +236,7 @@ def format_markdown_section(drift: Drift) -> list[str]:
 def write_drift(folder: Path, drift: Drift, name: str) -> None:
     """Write drift.csv and drift.png into a folder; `name` is the experiment's."""
     with (folder / "drift.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = create_csv_writer(stream)
         writer.writerow(CSV_COLUMNS)
         columns = (drift.words, drift.counts, drift.pretrained, drift.distance, drift.cosine, drift.expected)
         for word, count, pretrained, *numbers in zip(*columns, strict=True):

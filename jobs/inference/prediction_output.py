@@ -1,6 +1,5 @@
 """Output of batch prediction: the rows of the input with labels and scores, as csv, tsv, jsonl or parquet."""
 
-import csv
 import io
 import json
 import re
@@ -12,6 +11,7 @@ from typing import TextIO
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from cluster.input_files import create_file
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.formats.rows import DataError, Record
@@ -76,7 +76,7 @@ def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumn
         return write_json
     names = [*columns.types, *columns.new]
     separator = columns.separator if columns.thresholds is not None else None
-    writer = csv.writer(stream, delimiter=output.delimiter, lineterminator="\n")
+    writer = create_csv_writer(stream, output.delimiter)
 
     def write_values(rows: Iterator[list[str]]) -> None:
         if output.suffix == ".csv":

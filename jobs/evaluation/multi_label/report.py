@@ -1,11 +1,11 @@
 """Report of an evaluation with several labels per text: report.md, evaluation.json and predictions.csv."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from cluster.console.tables import format_markdown_table
 from cluster.storage import write_json
 from jobs.datasets.readers import Split
@@ -61,7 +61,7 @@ def _write_predictions(path: Path, checkpoint: Checkpoint, test: Split, probabil
     files = [[test.files[index].path] for index in test.file_indices] if test.file_indices else [[]] * len(test)
     selected = select_labels(probabilities, checkpoint.label_thresholds)
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = create_csv_writer(stream)
         writer.writerow([*(["file"] if test.file_indices else []), "line", "text", "labels", "predicted", "scores"])
         columns = zip(files, lines, test.texts, test.labels, selected, probabilities, strict=True)
         for file, line, text, labels, own, row in columns:

@@ -1,6 +1,5 @@
 """Predictions of an evaluation row by row: the most confident errors with the phrases that explain them, and a csv."""
 
-import csv
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from jobs.datasets.readers import Split
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer, Phrase
@@ -69,7 +69,7 @@ def write_predictions(path: Path, labels: Sequence[str], part: Split, probabilit
     lines: Sequence[int | str] = part.line_numbers or [""] * len(part)
     files = [[part.files[index].path] for index in part.file_indices] if part.file_indices else [[]] * len(part)
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = create_csv_writer(stream)
         writer.writerow([*(["file"] if part.file_indices else []), *CSV_COLUMNS])
         for file, line, text, label, row in zip(files, lines, part.texts, part.labels, probabilities, strict=True):
             writer.writerow([*file, line, text, label, labels[row.argmax()], f"{row.max():.6f}"])

@@ -1,6 +1,5 @@
 """Report of an evaluation: report.md, evaluation.json, confusion.png and confusions.csv."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import write_text
 from jobs.evaluation.metrics import list_cells
@@ -93,7 +93,7 @@ def _write_confusions(path: Path, evaluation: Evaluation) -> None:
     """Write every confused pair of classes, the most frequent first, with the share of the true class's rows."""
     support = dict(zip(evaluation.labels, evaluation.confusion.sum(axis=1), strict=True))
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = create_csv_writer(stream)
         writer.writerow(["true", "predicted", "rows", "share"])
         for true, predicted, rows in evaluation.most_confused(None):
             writer.writerow([true, predicted, rows, f"{rows / support[true]:.4f}"])

@@ -1,6 +1,5 @@
 """Analysis of a search's trials: kinds of embedding compared, importance of settings, table of all trials."""
 
-import csv
 import io
 import json
 import math
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.console.csv_output import create_csv_writer
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS, SINGLE_LABEL_METRICS
 from jobs.search.records import (
@@ -264,7 +264,7 @@ def format_trials_csv(experiment: Experiment, space: list[Dimension], records: l
     """Return all trials as csv, by number, with the values of the best epoch."""
     paths = [dimension.path for dimension in space]
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = create_csv_writer(stream)
     names = [*CSV_METRICS, *(MULTI_LABEL_METRICS if experiment.data.is_multi_label else SINGLE_LABEL_METRICS)]
     writer.writerow(["trial", "status", "reason", *paths, "epochs", "best_epoch", *names, "seconds"])
     for record in sorted(records, key=lambda record: record.number):

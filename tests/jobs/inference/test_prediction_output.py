@@ -117,3 +117,12 @@ def test_several_labels_per_text_have_explanations_and_selected_columns_too(tmp_
     else:
         rows = pq.read_table("out.parquet").to_pylist() if suffix == "parquet" else read_jsonl(Path("out.jsonl"))
     assert [list(row) for row in rows] == [["id", "labels", "scores", "explanation"]] * 3
+
+
+def test_a_text_with_a_carriage_return_stays_one_row_of_csv(saved: str) -> None:
+    """It can be read, and be labelled, again."""
+    Path("lines.jsonl").write_text('{"text": "word1\\rword2"}\n{"text": "word3"}\n')
+    for source, out in (("lines.jsonl", "once.csv"), ("once.csv", "twice.csv")):
+        assert main(["predict", saved, source, "--out", out, "--columns", "text"]) == 0
+        with open(out, newline="", encoding="utf-8") as stream:
+            assert [row["text"] for row in csv.DictReader(stream)] == ["word1\rword2", "word3"]
