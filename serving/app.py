@@ -6,6 +6,7 @@ The path of the checkpoint is in `user_config`, which Serve changes without repl
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +18,7 @@ from cluster.storage import absolute_path
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
 from serving.web.asgi import ClassifierApplication
 from serving.web.cors import CrossOriginApplication, Origin
-from serving.web.metrics import FLUSH_PERIOD_S, ReplicaMetrics
+from serving.web.metrics import FLUSH_PERIOD_S, ModelCounts, ReplicaMetrics
 from serving.web.model_pool import ModelPool
 from serving.web.protocol import Limits, RequestError
 from serving.web.served_models import (
@@ -76,6 +77,7 @@ class Replica:
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = ApplicationArguments.model_validate(arguments)
         self.models: ServedModels | None = None
+        self._replaced_counts: list[ModelCounts] = []  # of models that were replaced since the last flush
         self.pool = ModelPool(self._load_further_model, self._arguments.models_bytes)
         self._configuring = asyncio.Lock()
         self._user_config: dict[str, Any] = {}
@@ -123,22 +125,31 @@ class Replica:
     async def _configure(self) -> None:
         refusal: UsageError | None
         try:
-            self.models = await self._load(parse_user_config(self._user_config))
-            await self.pool.configure(self.models.user_config.models)
-            refusal = self.models.candidate_error
+            models = self._use(await self._load(parse_user_config(self._user_config)))
+            await self.pool.configure(models.user_config.models)
+            refusal = models.candidate_error
         except UsageError as error:
             refusal = error
             if self.models is None or isinstance(error, CandidateError):
-                self.models = await self._load_fallback(error)
+                self._use(await self._load_fallback(error))
         is_candidate = isinstance(refusal, CandidateError)
         candidate = self._user_config.get("candidate")
         refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
         self.refused_checkpoint = refused.get("checkpoint") if refusal else None
-        if refusal and str(refusal) != self.load_error:
+        if refusal and str(refusal) != self.load_error and self.models is not None:
             role, served = "candidate" if is_candidate else "checkpoint", self.models.primary.info["checkpoint"]
             logger.error("the %s is refused and %s is served: %s", role, served, refusal)
         self.load_error = str(refusal) if refusal else None
         self.metrics.set_checkpoint_refused(refusal is not None)
+
+    def _use(self, models: ServedModels) -> ServedModels:
+        """Respond with these models from now on; return them."""
+        previous, self.models = self.models, models
+        kept = {id(model) for model in models.loaded()}
+        self._replaced_counts += [
+            model.take_counts(role) for role, model in _name_roles(previous) if id(model) not in kept
+        ]
+        return models
 
     async def _load_fallback(self, refusal: UsageError) -> ServedModels:
         """Return the models of the checkpoint without its candidate, or else those loaded now, or the previous one.
@@ -181,14 +192,19 @@ class Replica:
 
     async def _export_once(self, *, retry: bool) -> None:
         """Export the metrics; if retry, try to load a refused checkpoint again."""
-        models = zip(("primary", "candidate"), self.models.loaded() if self.models else (), strict=False)
-        counts = [model.take_counts(role) for role, model in models]
+        counts, self._replaced_counts = self._replaced_counts, []
+        counts += [model.take_counts(role) for role, model in _name_roles(self.models)]
         further, pool = self.pool.take_counts()
         self.metrics.flush([*counts, *further], pool)
         # Serve does not send the same user_config again after the checkpoint has been repaired.
         if self.load_error is not None and retry:
             async with self._configuring:
                 await self._configure()
+
+
+def _name_roles(models: ServedModels | None) -> Iterator[tuple[str, ServedModel]]:
+    """Yield the models with their roles."""
+    yield from zip(("primary", "candidate"), models.loaded() if models else (), strict=False)
 
 
 ClassifierDeployment = serve.deployment(name="Classifier")(serve.ingress()(Replica))

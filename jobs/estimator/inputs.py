@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from jobs.datasets.dataset import Dataset, stratified_split
 from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.readers import Split
+from jobs.datasets.tokenization.code_points import list_texts
 
 LIST_TYPES = (list, tuple, set, frozenset)
 # Texts and labels of validation rows; or a list with one such pair, as of LightGBM and XGBoost.
@@ -83,6 +84,8 @@ def make_dataset(
         number = f"one class, '{weighted[0]}'," if weighted else "no class"
         raise ValueError(f"y has {number} with a weight above zero; a classifier needs two or more")
     if eval_set is None:
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, not {validation_fraction!r}")
         train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction")
     else:
         pairs = eval_set if isinstance(eval_set, list) else [eval_set]
@@ -90,6 +93,8 @@ def make_dataset(
             raise ValueError("eval_set must be a pair (texts, labels), or a list with one such pair")
         [(texts, own_labels)] = pairs
         train, validation = rows, make_split(texts, own_labels, read_label_sets(own_labels), "eval_set")
+        if not len(validation):
+            raise ValueError("eval_set has no rows")
         if (validation.label_sets is None) != (rows.label_sets is None):
             raise ValueError("y and the labels of eval_set differ: one has a list of labels for each text")
         unknown = sorted(validation.distinct_labels().difference(labels))
@@ -132,11 +137,10 @@ def make_split(
 
 def check_texts(texts: Iterable[str]) -> list[str]:
     """Return texts as a list; ValueError if they are not a sequence of texts."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"expected a sequence of texts, got a single one: {texts[:50]!r}; put it in a list")
     if getattr(texts, "ndim", 1) != 1:
         raise ValueError(f"expected texts, (rows,), got an array of shape {texts.shape}; select its column of texts")  # type: ignore[attr-defined]
-    values = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)  # pyarrow: numpy would make objects
+    # Of pyarrow, whose arrays numpy would make of objects.
+    values = texts.to_pylist() if hasattr(texts, "to_pylist") else list_texts(texts)
     for index, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"texts[{index}] is {value!r}, not a text")

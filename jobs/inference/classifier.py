@@ -203,8 +203,8 @@ class Classifier:
             return [None if index < 0 else self.labels[index] for index in best.tolist()]
         if self.is_multi_label:
             return self.predict_labels(texts)
-        if len(texts) == 1 and not isinstance(texts, EncodedTexts):
-            return [self.labels[self._find_best_class(*texts)]]
+        if isinstance(texts, list) and len(texts) == 1 and isinstance(texts[0], str):
+            return [self.labels[self._find_best_class(texts[0])]]
         return [self.labels[best] for best in self.predict_logits(texts).argmax(axis=1).tolist()]
 
     def predict_labels(self, texts: Sequence[str]) -> list[list[str]]:
@@ -265,7 +265,7 @@ class Classifier:
         if isinstance(texts, EncodedTexts):
             encoded, offsets = texts.content, texts.offsets
         else:
-            encoded, sizes = code_points.join_texts(texts := [*texts])
+            encoded, sizes = code_points.join_texts(texts := code_points.list_texts(texts))
             offsets = _WHOLE if len(sizes) == 1 else np.array([0, *accumulate(sizes)])
         is_ascii, content = self._prepare(encoded), np.frombuffer(encoded, np.uint8)
         start, num_tokens, num_unknown = kernel.score_texts(

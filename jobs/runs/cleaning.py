@@ -207,6 +207,8 @@ def _find_caches(storage: str, runs: Sequence[Run]) -> list[Removal]:
 
 def _can_use(run: Run, kind: str) -> bool:
     """Return whether a run could read a cache of this kind; a run with unreadable settings could."""
+    if not run.settings:
+        return True
     if kind == "docstrings":
         return run.settings.get("data.train") is None
     if kind in ("texts", "tokens"):

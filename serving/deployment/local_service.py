@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 
 import yaml
 
+from jobs.datasets.tokenization.code_points import list_texts
 from serving.client import Client
 from serving.deployment.server import start_service
 from serving.deployment.template import TEMPLATE
@@ -92,16 +93,17 @@ class Service:
             model: name of a further model.
 
         Raises:
+            ValueError: it is a single text.
             ServiceError: the service refused the request, such as more texts, or with several labels per text more
                 scores, than its limits.
         """
         if model not in self._are_multi_label:
             self._are_multi_label[model] = self.client.info(model)["multi_label"]
         if not self._are_multi_label[model]:
-            return [scores[0]["label"] for scores in self.client.classify(list(texts), model=model, top_k=1)]
+            return [scores[0]["label"] for scores in self.client.classify(list_texts(texts), model=model, top_k=1)]
         return [
             [score["label"] for score in scores if score["above_threshold"]]
-            for scores in self.client.classify(list(texts), model=model)
+            for scores in self.client.classify(list_texts(texts), model=model)
         ]
 
     def shutdown(self) -> None:

@@ -243,10 +243,14 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
         )
         report_service(configuration, url)
     finally:
-        served = fetch_info(reachable) if reachable and before is not None else None
-        if served is not None and before is not None:
-            used = referenced_checkpoints(user_config) | {served.get("checkpoint", "")}
-            cluster.remove_leases(name, referenced_checkpoints(before.user_config) - used)
+        if before is not None:
+            replaced = referenced_checkpoints(before.user_config) - referenced_checkpoints(user_config)
+            served = fetch_info(reachable) if reachable else None
+            if served is not None:
+                cluster.remove_leases(name, replaced - {served.get("checkpoint", "")})
+            elif replaced:
+                kept = ", ".join(sorted(replaced))
+                logger.info(f"cannot see from here whether these are still served, so their leases stay: {kept}")
 
 
 def _select_previous(before: Application, checkpoint: str) -> dict[str, str]:

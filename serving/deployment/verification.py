@@ -33,16 +33,16 @@ def verify_checkpoint(url: str | None, user_config: Mapping[str, Any], *, report
     deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
     while url:
         infos = [fetch_info(url) for _ in range(INFO_REQUESTS)]
-        others = [info for info in infos if info is None or info.get("checkpoint") != checkpoint or "refused" in info]
-        if not others:
+        known = [info for info in infos if info is not None]
+        others = [info for info in known if info.get("checkpoint") != checkpoint or "refused" in info]
+        if len(known) == len(infos) and not others:
             return
-        if others[0] is None:
-            break
-        known = [info for info in others if info is not None]
-        refusals = [info for info in known if info.get("refused_checkpoint") in (checkpoint, candidate)]
+        refusals = [info for info in others if info.get("refused_checkpoint") in (checkpoint, candidate)]
         late = time.monotonic() >= deadline
+        if not known or (late and not others):
+            break
         if late or (refusals and report_at_once):
-            served = (refusals or known)[0].get("checkpoint")
+            served = (refusals or others)[0].get("checkpoint")
             if not refusals:
                 waited = f"{checkpoint}: is not served after {CHECKPOINT_SWAP_TIMEOUT_S} s"
                 raise DeploymentError(f"{waited}, and {served} still is; see GET /info and Ray's logs")

@@ -225,7 +225,7 @@ class ClassifierApplication:
             wait: seconds that the request has waited.
         """
         self._replica.metrics.observe_queue_wait(wait)
-        assert models is not None, "Serve calls reconfigure before the first request"
+        models = _require_checkpoint(models)
         default_function = models.primary.default_function
         try:
             request = parse_request(body, self._limits, default_function)
@@ -258,8 +258,7 @@ class ClassifierApplication:
         return [_JSON, model.header, _UNKNOWN_WORDS[scored.unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:
-        models = self._replica.models
-        assert models is not None
+        models = _require_checkpoint(self._replica.models)
         info: dict[str, Any] = {**models.primary.info, "limits": self._limits.model_dump()}
         if models.candidate is not None and models.user_config.candidate is not None:
             info["candidate"] = models.user_config.candidate.model_dump(include={"weight", "shadow"})
@@ -268,6 +267,13 @@ class ClassifierApplication:
             info["refused"] = self._replica.load_error
             info["refused_checkpoint"] = self._replica.refused_checkpoint
         return info
+
+
+def _require_checkpoint(models: ServedModels | None) -> ServedModels:
+    """Return the models; RequestError if the configuration names no checkpoint."""
+    if models is None:
+        raise RequestError(503, "no checkpoint is configured: set args.checkpoint or user_config.checkpoint")
+    return models
 
 
 def _require_rule(model: ServedModel, objective: Objective) -> AbstentionRule:

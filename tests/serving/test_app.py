@@ -492,3 +492,32 @@ def test_the_type_of_the_table_is_a_setting(run_folder: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
     with pytest.raises(ValidationError, match="table_dtype"):
         make_replica({"checkpoint": str(run_folder)}, table_dtype="int8")
+
+
+def test_without_a_checkpoint_requests_are_answered_with_the_reason() -> None:
+    """Serve does not configure a replica without a `user_config`."""
+    replica = Replica(app.ApplicationArguments().model_dump())
+    for path, body in (("/predict", BODY), ("/info", None)):
+        status, _, response = send_request(replica, path, body)
+        assert (status, response["error"]) == (
+            503, "no checkpoint is configured: set args.checkpoint or user_config.checkpoint"
+        )  # fmt: skip
+    assert send_request(replica, "/health")[0] == 200
+
+
+def test_texts_that_a_replaced_checkpoint_classified_are_counted(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those since the last flush."""
+    first, second = (str(run_folder / name) for name in ("first", "second"))
+    replica = make_replica({"checkpoint": first})
+    counted: list[int] = []
+    monkeypatch.setattr(
+        replica.metrics, "flush",
+        lambda models, pool: counted.extend(sum(counts.counters.label_counts) for counts in models),
+    )  # fmt: skip
+    for path in (second, second, first):
+        send_request(replica, "/predict", BODY)
+        configure(replica, {"checkpoint": path})
+    asyncio.run(replica._export_once(retry=False))
+    assert counted == [1, 2, 0]

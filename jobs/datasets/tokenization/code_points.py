@@ -16,7 +16,7 @@ are not UTF-8, or if a code point is beyond the table. The classes decide what b
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -210,9 +210,21 @@ def normalize_texts(
         ends[index + 1] = max(end, ends[index])
 
 
+def list_texts(texts: Iterable[str]) -> list[str]:
+    """Return texts as a list; ValueError if it is a single text."""
+    if isinstance(texts, str | bytes):
+        raise ValueError(f"expected a sequence of texts, got a single one: {texts[:50]!r}; put it in a list")
+    return [*texts]
+
+
 def join_texts(texts: Sequence[str]) -> tuple[bytes, list[int]]:
-    """Return texts in UTF-8, one after the other, and the size of each."""
-    if all(map(str.isascii, texts)):
+    """Return texts in UTF-8, one after the other, and the size of each; ValueError if one is not a text."""
+    try:
+        is_ascii = all(map(str.isascii, texts))
+    except TypeError:
+        index = next(index for index, text in enumerate(texts) if not isinstance(text, str))
+        raise ValueError(f"texts[{index}] is {texts[index]!r}, not a text") from None
+    if is_ascii:
         return "".join(texts).encode(), [*map(len, texts)]
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(encoded), [*map(len, encoded)]

@@ -284,6 +284,11 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
         small.fit(TEXTS, LABELS[1:])
     with pytest.raises(ValueError, match="y has one class, 'one'"):
         small.fit(TEXTS, ["one"] * 120)
+    with pytest.raises(ValueError, match="eval_set has no rows"):
+        small.fit(TEXTS, LABELS, eval_set=([], []))
+    for share in (-0.1, 0, 1, 10):
+        with pytest.raises(ValueError, match=f"validation_fraction must be between 0 and 1, not {share}"):
+            clone(small).set_params(validation_fraction=share).fit(TEXTS, LABELS)
     with pytest.raises(ValueError, match="eval_set has the label 'other'"):
         small.fit(TEXTS, LABELS, eval_set=(["a"], ["other"]))
     with pytest.raises(UsageError, match="dropout"):

@@ -480,3 +480,15 @@ def test_the_network_alone_shares_the_tables(table_bytes: int, table_dtype: Tabl
     np.testing.assert_array_equal(network.max_rounding_error, expected.max_rounding_error)
     np.testing.assert_array_equal(classifier.predict_logits(some), before)
     assert np.abs(network.predict_logits(some) - before).max() > 0.1
+
+
+def test_texts_are_a_sequence_of_texts() -> None:
+    """A single text is not taken for a list of its letters."""
+    classifier = Classifier(checkpoint_of("rand"), share_table=False)
+    for method in (classifier.predict, classifier.predict_proba, classifier.predict_labels):
+        for text in ("word1 word2", "a"):
+            with pytest.raises(ValueError, match=f"got a single one: '{text}'; put it in a list"):
+                method(text)
+        for texts in ([None], ["word1", None]):
+            with pytest.raises(ValueError, match=rf"texts\[{len(texts) - 1}\] is None, not a text"):
+                method(texts)  # type: ignore[arg-type]

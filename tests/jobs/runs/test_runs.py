@@ -378,6 +378,9 @@ def test_unused_caches(storage: Path, make_run: MakeRun) -> None:
     assert "not written for 40 days" in reasons[1]  # an object store has no times of use
     make_run("train-00000003", finished=False)  # of docstrings
     assert planned() == {left, tokens}
+    unknown = make_run("train-00000004", finished=False)
+    Path(unknown.path, "experiment.yaml").write_text("{")  # it could use any
+    assert planned() == {left}
     assert new.exists()
     assert texts.exists()
     assert other.exists()

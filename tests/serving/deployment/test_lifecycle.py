@@ -131,7 +131,11 @@ def test_further_models_are_deployed_and_have_leases(
 
 
 def test_a_checkpoint_that_is_no_longer_the_previous_one_is_released(
-    serve: SimulatedServe, paths: tuple[str, str], run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    serve: SimulatedServe,
+    paths: tuple[str, str],
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
 ) -> None:
     """As soon as the service is seen to use the new one. One that is served while another is configured stays."""
     first, second = paths
@@ -146,6 +150,11 @@ def test_a_checkpoint_that_is_no_longer_the_previous_one_is_released(
     for path in Path(first).iterdir():
         if not path.name.startswith("lease"):
             (third / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(server, "fetch_info", lambda url: None)
+    assert run_command("deploy", str(third)) == 0
+    assert is_leased(second)
+    assert f"cannot see from here whether these are still served, so their leases stay: {second}" in messages
+    serve.configurations["classifier"]["deployments"][0]["user_config"] = {"checkpoint": first, "previous": second}
     monkeypatch.setattr(server, "fetch_info", lambda url: {"checkpoint": first})
     assert run_command("deploy", str(third)) == 0
     assert serve.user_config() == {"checkpoint": str(third), "previous": first}
@@ -302,3 +311,19 @@ def test_a_refused_candidate_is_reported_as_such(run_folder: Path) -> None:
         message = f"none: .*the candidate is refused and {first} is still served"
         with serve_replica(replica) as url, pytest.raises(DeploymentError, match=message):
             verify_checkpoint(url, user_config)
+
+
+def test_one_response_that_is_missing_does_not_end_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again; a service that never responds cannot be verified."""
+    responses: list[dict[str, str] | None] = [None, *[{"checkpoint": "new"}] * 5]
+    requests: list[str] = []
+
+    def fetch_info(url: str) -> dict[str, str] | None:
+        requests.append(url)
+        return responses.pop(0) if responses else {"checkpoint": "new"}
+
+    monkeypatch.setattr(verification, "fetch_info", fetch_info)
+    verify_checkpoint("http://service", {"checkpoint": "new"})
+    assert len(requests) == 2 * verification.INFO_REQUESTS
+    monkeypatch.setattr(verification, "fetch_info", lambda url: None)
+    verify_checkpoint("http://service", {"checkpoint": "new"})

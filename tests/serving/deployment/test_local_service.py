@@ -79,6 +79,9 @@ def test_labels_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     with finetune_cnn.deploy(str(tmp_path / "several"), models={"single": str(tmp_path / "single")}) as service:
         assert service.predict(texts) == expected
         assert service.predict(texts, model="single") == Classifier(single).predict(texts)
+        for model in (None, "single"):
+            with pytest.raises(ValueError, match="got a single one: 'word1 word2'; put it in a list"):
+                service.predict("word1 word2", model=model)
 
 
 def test_pages_of_allowed_origins_may_read_responses(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
