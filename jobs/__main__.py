@@ -47,7 +47,7 @@ def add_commands(commands: CommandGroup) -> None:
     add_dry_run(check_data)
     check_data.add_argument("--out", help="folder of the page and the csv (default: data-check, next to the runs)")
     for parser in (
-        _add_ray_command(commands, "train", _train, "fine-tune on the workers of the cluster (Ray Train)"),
+        _add_ray_command(commands, "train", _train, "train a classifier, on one worker or several (Ray Train)"),
         _add_ray_command(commands, "tune", _tune, "search settings (Ray Tune)"),
     ):
         text = "make the run current in the experiment's best.json even if the current run is better"

@@ -105,7 +105,7 @@ def plan_search(experiment: Experiment) -> Plan:
     writes = [PlannedFile(join(folder, "tune-*"), f"search: {_UNKNOWN}")]
     if _is_quick(experiment, reads, kinds):
         with _without_caches(experiment) as scratch:
-            dataset = load_dataset(scratch)
+            dataset = load_dataset(scratch, for_refit=experiment.tune.refit)
             built, corpora = build_corpora(scratch, dataset, kinds)
             reads, starts = _add_rows(reads, experiment, dataset), starts | _count_rows(dataset)
         corpus = next(iter(corpora.values()))

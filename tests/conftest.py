@@ -105,6 +105,7 @@ def make_experiment(toy_csv: Path) -> Callable[..., Experiment]:
             "train.epochs": 3,
             "train.learning_rate": 0.01,
             "train.batch_size": 16,
+            "tune.refit": False,
         }
         return Experiment().replace(defaults | {key.replace("__", "."): value for key, value in settings.items()})
 

@@ -64,7 +64,7 @@ class DataSettings(SettingsSection):
     """Text between the labels of a string, such as '|' in a|b; a text may then have several (`multi_label`)."""
     weight_column: str | None = None
     """Column, or key in jsonl, of the weights of the training rows in the loss: numbers of at least 0. A file of the
-    validation part needs it only with `tune.refit`. null: all rows have the same weight."""
+    validation part needs it only in a search with `tune.refit`. null: all rows have the same weight."""
     delimiter: str | None = None
     """Character between the columns of a csv or tsv file. null: in tsv a tab; in csv the first of comma, semicolon,
     tab and vertical bar that divides a header with the columns above."""

@@ -12,9 +12,11 @@ class TuneSettings(SettingsSection):
 
     space: dict[str, Any] = {  # noqa: RUF012  # pydantic copies it
         "model.embedding": {"grid": list(get_args(Embedding))},
-        "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4]]},
-        "model.feature_maps": {"choice": [50, 100]},
-        "model.dropout": {"uniform": [0.2, 0.6]},
+        "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4, 5]]},
+        "model.feature_maps": {"choice": [100, 200]},
+        "model.dropout": {"uniform": [0.3, 0.6]},
+        "train.learning_rate": {"loguniform": [0.001, 0.004]},
+        "train.vectors_pull": {"choice": [0.0, 0.01]},
     }
     """Search space: dotted path of a setting -> {grid|choice: [...]}, {uniform|loguniform: [low, high]} or
     {randint|lograndint: [low, high]} (high excluded); [low, high, step] for uniform and randint. An additional
@@ -50,8 +52,8 @@ class TuneSettings(SettingsSection):
     seeds: int = Field(0, ge=0)
     """Number of other seeds with which the best settings of each kind of embedding are trained after the search, to
     separate the effect of fine-tuning the vectors from chance; a verdict needs at least 3."""
-    refit: bool = False
+    refit: bool = True
     """After the search, train the best settings on the training and validation parts together, for the best number
-    of epochs, with as many workers as fit in the cluster; best.json then names this checkpoint."""
+    of epochs; best.json then names this checkpoint."""
     mlflow: str | None = None
     """As the setting `mlflow` outside of this section, which is used if both are set."""

@@ -45,8 +45,11 @@ class Dataset:
     out_of_scope_training: Split | None = None
 
 
-def load_dataset(experiment: Experiment) -> Dataset:
+def load_dataset(experiment: Experiment, *, for_refit: bool = False) -> Dataset:
     """Return the dataset of an experiment.
+
+    Args:
+        for_refit: the validation rows are trained on later, so they need weights too if the training rows have them.
 
     Raises:
         DataError: the data are missing or invalid; names the file, the line and the setting.
@@ -54,11 +57,8 @@ def load_dataset(experiment: Experiment) -> Dataset:
     """
     data = experiment.data
     train, notes, pretraining_texts = _load_rows(experiment)
-    # The validation rows have weights if they are trained on later.
     cache = _cache_folder(experiment)
-    validation = (
-        read_rows(data.validation, data, weighted=experiment.tune.refit, cache=cache) if data.validation else None
-    )
+    validation = read_rows(data.validation, data, weighted=for_refit, cache=cache) if data.validation else None
     test = read_rows(data.test, data, cache=cache) if data.test else None
     notes += _describe_ambiguous_texts([part for part in (train, validation, test) if part is not None])
     if test is None:
@@ -112,9 +112,9 @@ def add_out_of_scope_class(dataset: Dataset) -> Dataset:
 
 
 def merge_validation(dataset: Dataset) -> Dataset:
-    """Return a dataset with the validation part moved into the training part."""
+    """Return a dataset with the validation part moved into the training part; its rows without weights have 1."""
     train, validation = dataset.train, dataset.validation
-    weights = None if train.weights is None else train.weights + (validation.weights or [])
+    weights = None if train.weights is None else train.weights + (validation.weights or [1.0] * len(validation))
     sets = None if train.label_sets is None else train.label_sets + (validation.label_sets or [])
     texts, labels = concatenate_texts(train.texts, validation.texts), train.labels + validation.labels
     merged = Split(texts, labels, train.path, weights=weights, label_sets=sets)

@@ -7,17 +7,18 @@ from jobs.datasets.readers import check_file
 from jobs.embeddings.vector_files import check_vectors_file
 
 
-def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = None) -> None:
+def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = None, *, for_refit: bool = False) -> None:
     """Check the columns and the first row of each file of labelled texts, and the start of the vectors file.
 
     Args:
         embeddings: kinds of embedding that are trained; by default that of the experiment.
+        for_refit: as of `load_dataset`.
 
     Raises:
         DataError, VectorsError: a file is missing or invalid.
     """
     data = experiment.data
-    for path, weighted in ((data.train, True), (data.validation, experiment.tune.refit), (data.test, False)):
+    for path, weighted in ((data.train, True), (data.validation, for_refit), (data.test, False)):
         if path is not None:
             check_file(path, data, weighted=weighted)
     if data.out_of_scope is not None:

@@ -75,10 +75,13 @@ class RayMethods:
             best.get_params()
 
         It runs on the Ray that this process is connected to, on the cluster of RAY_ADDRESS, or on an embedded Ray. All
-        trials have the same validation rows. The model is that of the best trial's best epoch.
+        trials have the same validation rows. The best settings are trained again on these and the training rows
+        together, for as many epochs as were best. With `settings={"tune.refit": False}` the model is that of the best
+        trial's best epoch.
 
         Args:
-            X, y, sample_weight, eval_set: as of `fit`.
+            X, y, sample_weight, eval_set: as of `fit`; rows of `eval_set` have the weight 1 when the best settings are
+                trained again.
             space: values to search, by the names of parameters or the dotted paths of settings: lists, or as in
                 `tune.space` of an experiment, such as `{"dropout": {"uniform": [0.2, 0.6]}}`; by default its default.
             trials: maximum number of trials; by default 3 for each combination of the lists.

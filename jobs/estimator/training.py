@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ def train_dataset(
     from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need
 
     use_gpu = use_own_gpu(experiment.train.use_gpu)
-    with tempfile.TemporaryDirectory() as scratch, _limit_threads(experiment.train.cpus_per_worker):
+    with tempfile.TemporaryDirectory() as scratch, _THREAD_LIMIT.limit(experiment.train.cpus_per_worker):
         loop = create_loop(experiment, corpus, device="cuda" if use_gpu else "cpu")
         if experiment.train.start_from is not None:
             load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
@@ -220,12 +221,27 @@ def _list_shapes(weights: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ..
     return {name: tuple(value.shape[name.endswith("vectors") :]) for name, value in weights.items()}
 
 
-@contextmanager
-def _limit_threads(number: int) -> Iterator[None]:
-    """Context manager: torch uses so many threads, as a worker of `train` does; their number changes rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class _ThreadLimit:
+    """Number of torch's threads, a global of the process, which several threads may limit at the same time."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, 0
+
+    @contextmanager
+    def limit(self, number: int) -> Iterator[None]:
+        """Context manager: torch uses so many threads, as a worker of `train` does; their number changes rounding."""
+        with self._lock:
+            if not self._users:
+                self._before = torch.get_num_threads()
+            self._users += 1
+            torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    torch.set_num_threads(self._before)
+
+
+_THREAD_LIMIT = _ThreadLimit()

@@ -12,8 +12,8 @@ from jobs.datasets.dataset import Dataset
 from jobs.estimator.parameters import build_search_experiment
 from jobs.estimator.training import TrainedModel, load_trained, temporary_storage
 from jobs.model.checkpoint_files import read_json
-from jobs.search.records import RecordStore, TrialRecord
-from jobs.search.space import parse_space
+from jobs.search.records import RecordStore, TrialRecord, apply_trial_settings
+from jobs.search.space import get_setting, parse_space
 from jobs.training.history import Epoch, Progress
 from jobs.training.run_files.run_folder import BestCheckpoint
 
@@ -21,7 +21,9 @@ from jobs.training.run_files.run_folder import BestCheckpoint
 def search(
     experiment: Experiment, dataset: Dataset, storage: str | None, *, with_logs: bool
 ) -> tuple[Mapping[str, Any], TrainedModel]:
-    """Return the best settings by dotted path, and the model of the best trial.
+    """Return the best settings by dotted path, and the model that was trained with them.
+
+    Its experiment has what a user set and what the search chose, not what a refit takes over from the best trial.
 
     Args:
         storage: folder or URI that every node can access; None for a temporary folder of this machine.
@@ -30,6 +32,7 @@ def search(
     Raises:
         SearchFailed: every trial failed. Also the errors of settings and of reading vectors.
     """
+    from jobs.search.best_checkpoint import REFIT_SETTINGS
     from jobs.search.tune import tune
 
     logs = handle_logs(ConsoleHandler()) if with_logs else nullcontext()
@@ -41,7 +44,9 @@ def search(
         path = join(parent(best_path), best.checkpoint)
         model = load_trained(path, [])
         epochs = _read_epochs(path, model.checkpoint.metrics, records.get(best.trial or 0))
-    own = model.checkpoint.experiment.replace({"storage": experiment.storage})
+    trial_experiment = apply_trial_settings(experiment, best.settings or {})
+    found = {path: get_setting(trial_experiment, path) for path in REFIT_SETTINGS}
+    own = model.checkpoint.experiment.replace({**found, "storage": experiment.storage})
     return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own), epochs=epochs)
 
 

@@ -207,7 +207,8 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     if digests is None:
         raise RowsUnavailable("the checkpoint has no digests to recognize them by")
     try:
-        dataset = dataset or load_dataset(checkpoint.experiment)
+        is_refit = checkpoint.metrics.get("loss") is None  # without a validation part
+        dataset = dataset or load_dataset(checkpoint.experiment, for_refit=is_refit)
     except UsageError as error:
         raise RowsUnavailable(str(error)) from error
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):

@@ -149,7 +149,21 @@ def predict_file(
         return _plan(checkpoint, texts, out, output_columns)
     if out is not None and uncertain is None and _is_faster_into_folder(texts):
         logger.info(f"one process writes a single file; {count_cpus()} write into a folder, as with --out labelled/")
-    dtype = table_dtype or "float32"
+    _write_rows(checkpoint, texts, out, output, output_columns, table_dtype or "float32", max_invalid, uncertain)
+    return None
+
+
+def _write_rows(
+    checkpoint: Checkpoint,
+    texts: InputRows,
+    out: str | None,
+    output: OutputFormat,
+    columns: OutputColumns,
+    table_dtype: TableDtype,
+    max_invalid: float | None,
+    uncertain: int | None,
+) -> None:
+    """Write a single file, or standard output; arguments as of `predict_file`."""
     counts, report = RowCounts(1.0 if out is None else max_invalid or 0.0), report_path(out or "")
     with InvalidRows() as invalid:
         if max_invalid is not None:
@@ -158,26 +172,24 @@ def predict_file(
         chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
         chunks = _count_rows(chunks, invalid, counts)
         if uncertain is not None:
-            classifier = build_classifier(checkpoint, table_dtype=dtype)
+            classifier = build_classifier(checkpoint, table_dtype=table_dtype)
             chunks = iter([select_uncertain_rows(checkpoint, classifier, chunks, uncertain)])
         if out is None:
             encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
             output = replace(output, ascii_only=not encoding.startswith("utf"))
-            write = make_text_writer(sys.stdout, output, output_columns)
-            _write_predictions(checkpoint, dtype, chunks, output_columns, write)
-            return None
+            write = make_text_writer(sys.stdout, output, columns)
+            _write_predictions(checkpoint, table_dtype, chunks, columns, write)
+            return
         with output_file(out) as part:
-            with open_output(part, output, output_columns) as write:
-                num_written, num_rows = _write_predictions(checkpoint, dtype, chunks, output_columns, write)
+            with open_output(part, output, columns) as write:
+                num_written, num_rows = _write_predictions(checkpoint, table_dtype, chunks, columns, write)
             if max_invalid is not None:
                 invalid.write_or_remove(report)
             counts.check(report)
-    *names, last = output_columns.new
+    *names, last = columns.new
     added = f"with the columns {', '.join(names)} and {last} added"
-    rows = output_columns.describe_rows(num_written, num_rows)
-    logger.log(RESULT, f"wrote {out}: {rows}, {added}{counts.describe(report)}")
-    report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, "table_dtype": dtype})
-    return None
+    logger.log(RESULT, f"wrote {out}: {columns.describe_rows(num_written, num_rows)}, {added}{counts.describe(report)}")
+    report_result({"path": out, "rows": num_written, "invalid": counts.num_invalid, "table_dtype": table_dtype})
 
 
 def _plan(

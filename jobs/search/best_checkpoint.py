@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
+from cluster.connection import resolve_address
 from cluster.message_queue import MessagePoller
-from cluster.resources import worker_capacity
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
 from jobs.config.experiment import Experiment
@@ -41,6 +41,11 @@ from jobs.training.run_files.trackers import Trackers, track_run
 logger = logging.getLogger(__name__)
 
 REFIT_FOLDER = "refit"
+# Settings that a refit takes over from the best trial.
+REFIT_SETTINGS = (
+    "train.stop_epoch", "train.temperature", "train.thresholds", "train.abstention_thresholds", "train.linear_weight",
+    "train.linear_weight_growth", "train.batch_size",
+)  # fmt: skip
 
 # Interval in which the driver handles messages of trials.
 MESSAGE_POLL_S = 0.1
@@ -230,9 +235,8 @@ def refit(
     """Train the best settings on the training and validation rows together, and return the contents of best.json.
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
-    search, with the learning rates of the search. As many workers train as the cluster has room for, which changes
-    the time only. The metrics, temperature, thresholds and weights of a linear classifier stay those of the search's
-    checkpoint.
+    search, with the learning rates of the search. The metrics, temperature, thresholds and weights of a linear
+    classifier stay those of the search's checkpoint.
     """
     from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
 
@@ -246,10 +250,10 @@ def refit(
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
         refit_experiment = refit_experiment.replace({"train.thresholds": thresholds})
-    use_gpu, _ = require_resources(refit_experiment)
+    in_process = refit_experiment.train.max_workers == 1 and resolve_address() is None
+    use_gpu, _ = require_resources(refit_experiment, in_process=in_process)
     batch_size = refit_experiment.train.batch_size or choose_batch_size(len(dataset.train))
-    num_workers = min(max(1, worker_capacity(refit_experiment.train.cpus_per_worker, use_gpu)), batch_size)
-    refit_experiment = refit_experiment.replace({"train.workers": num_workers, "train.batch_size": batch_size})
+    refit_experiment = refit_experiment.replace({"train.batch_size": batch_size})
     merged = merge_validation(dataset)
     logger.info(f"refit: training the best settings on all {len(merged.train):,} training and validation rows")
     corpus = build_corpus(refit_experiment, merged, use_pretrained=refit_experiment.model.embedding != "rand")
@@ -262,7 +266,7 @@ def refit(
     tracked = track_run(trackers, refit_experiment, f"{run.name} {REFIT_FOLDER}", run.name, len(merged.train))
     with lock_folder(refit_run.path):
         trained = refit_run.read_best() or train_to_completion(
-            refit_experiment, corpus, refit_run, use_gpu, time.time(), tracked
+            refit_experiment, corpus, refit_run, use_gpu, time.time(), tracked, in_process=in_process
         )
         refit_run.finish_without_publishing(trained)
     checkpoint = join(REFIT_FOLDER, trained.checkpoint)

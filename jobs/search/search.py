@@ -13,14 +13,19 @@ from typing import Any, Protocol
 
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.config.settings import ModelSettings
-from jobs.config.training_defaults import DEFAULT_BATCH_SIZE
 from jobs.embeddings.input_checks import check_inputs
+from jobs.search.points import generate_points, list_own_settings
 from jobs.search.records import TrialRecord, objective_metric, select_best_record
-from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
+from jobs.search.space import (
+    Dimension,
+    describe_unused_dimensions,
+    is_active,
+    list_embeddings,
+    parse_space,
+)
 from jobs.training.history import MINIMIZED_METRICS
 
-# Trials that Optuna draws at random before its model starts, those with Kim's settings included.
+# Trials that Optuna draws at random before its model starts, those with the experiment's own settings included.
 STARTUP_TRIALS = 10
 
 # Trials of a search that only its minutes or its patience end.
@@ -61,7 +66,7 @@ class FixedSampler:
 
 
 class OptunaSampler:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011), starting with the settings of Kim (2014).
+    """Tree-structured Parzen estimators (Bergstra et al. 2011), starting with the experiment's own settings.
 
     Args:
         num_known: ended trials of earlier commands.
@@ -86,7 +91,7 @@ class OptunaSampler:
         is_minimized = self._metric in MINIMIZED_METRICS
         self._study = optuna.create_study(sampler=sampler, direction="minimize" if is_minimized else "maximize")
         self._running: dict[int, optuna.trial.Trial] = {}
-        self._initial_points = build_initial_points(space)
+        self._initial_points = list_own_settings(experiment, space)
 
     def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the settings of a trial."""
@@ -124,18 +129,6 @@ class OptunaSampler:
 
 def _to_optuna_params(space: list[Dimension], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {item.path: item.to_optuna_value(settings[item.path]) for item in space if item.path in settings}
-
-
-def build_initial_points(space: list[Dimension]) -> list[dict[str, Any]]:
-    """Return the settings of Kim (2014) as far as they are in the space, for each kind of embedding in it."""
-    kim = {f"model.{key}": value for key, value in ModelSettings().model_dump().items()} | {
-        "train.batch_size": DEFAULT_BATCH_SIZE
-    }
-    point = {item.path: kim[item.path] for item in space if item.path in kim and item.contains(kim[item.path])}
-    for dimension in space:
-        if dimension.path == "model.embedding":
-            return [point | {dimension.path: kind} for kind in dimension.values]
-    return [point] if point else []
 
 
 class Search:
@@ -289,14 +282,17 @@ def check_search(
         DataError, VectorsError: a file is missing or invalid.
     """
     check_trials_start_new(experiment)
+    if experiment.train.use_gpu is False and experiment.tune.gpus_per_trial:
+        raise ExperimentError("tune.gpus_per_trial has no effect with train.use_gpu=false; remove one of them")
     space = parse_space(experiment)
     kinds = list_embeddings(experiment, space)
     values = {item.path: item.values for item in space}
     notes = check_settings(experiment, kinds, values, rows_in_memory=rows_in_memory)
+    notes += describe_unused_dimensions(experiment, space)
     if experiment.data.out_of_scope is not None and experiment.data.out_of_scope_use == "auto":
         notes.append("the texts of data.out_of_scope only select thresholds in a search; `train` compares both ways")
     build_search(experiment, space, [])
-    check_inputs(experiment, kinds)
+    check_inputs(experiment, kinds, for_refit=experiment.tune.refit)
     return space, kinds, notes
 
 

@@ -13,7 +13,6 @@ the experiment's own value. Settings of fine-tuning the vectors are varied only 
 without an `if`.
 """
 
-import itertools
 import json
 import math
 import random
@@ -32,9 +31,6 @@ SEARCHABLE_SECTIONS = ("model", "train", "text")
 DimensionKind = Literal["grid", "choice", "uniform", "loguniform", "randint", "lograndint"]
 DIMENSION_KINDS: tuple[DimensionKind, ...] = get_args(DimensionKind)
 SPEED_SETTINGS = ("train.workers", "train.cpus_per_worker", "train.use_gpu", "train.checkpoint_minutes")
-
-# Draws of one point until it is given up, because each repeats an earlier point.
-MAX_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -143,6 +139,20 @@ def list_embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
     return {experiment.model.embedding}
 
 
+def describe_unused_dimensions(experiment: Experiment, space: list[Dimension]) -> list[str]:
+    """Return a warning for each setting that no trial varies, because a condition never holds."""
+    by_path = {item.path: item for item in space}
+    warnings = []
+    for dimension in space:
+        for path, values in dimension.conditions.items():
+            other = by_path.get(path)
+            own = [] if other and not other.conditions else [get_setting(experiment, path)]
+            if not any(value in own or (other and other.contains(value)) for value in values):
+                reason = f"its condition on {path} never holds"
+                warnings.append(f"tune.space.{dimension.path} is varied in no trial: {reason}")
+    return warnings
+
+
 def is_active(
     dimension: Dimension, settings: Mapping[str, Any], space: list[Dimension], experiment: Experiment
 ) -> bool:
@@ -154,45 +164,6 @@ def is_active(
         if settings.get(path, get_setting(experiment, path)) not in values:
             return False
     return True
-
-
-def generate_points(experiment: Experiment, space: list[Dimension], limit: int | None = None) -> list[dict[str, Any]]:
-    """Return the settings of each trial of a grid or random search: the same for every call, without repetitions.
-
-    Each point of the grid is repeated, with its other settings drawn with the seed.
-
-    Args:
-        limit: number of points; None for `tune.samples` times each point of the grid.
-    """
-    grids = [item for item in space if item.kind == "grid"]
-    points: dict[str, dict[str, Any]] = {}
-    for sample in itertools.count():
-        count = len(points)
-        if sample == experiment.tune.samples and limit is None:
-            break
-        for number, values in enumerate(itertools.product(*(item.values for item in grids))):
-            generator = random.Random(f"{experiment.seed}/{sample}/{number}")
-            fixed = {grid.path: value for grid, value in zip(grids, values, strict=True)}
-            for _ in range(1 if len(grids) == len(space) else MAX_DRAWS):
-                settings = _draw_settings(experiment, space, fixed, generator)
-                key = json.dumps(settings)
-                if key not in points:
-                    points[key] = settings
-                    break
-        if len(points) == count or (limit is not None and len(points) >= limit):
-            break
-    return list(points.values())[:limit]
-
-
-def _draw_settings(
-    experiment: Experiment, space: list[Dimension], fixed: Mapping[str, Any], generator: random.Random
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for dimension in space:
-        value = fixed[dimension.path] if dimension.kind == "grid" else dimension.sample(generator)
-        if is_active(dimension, settings, space, experiment):
-            settings[dimension.path] = value
-    return settings
 
 
 def get_setting(experiment: Experiment, path: str) -> Any:
@@ -294,7 +265,7 @@ def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dic
     parsed = {other: values if isinstance(values, list) else [values] for other, values in conditions.items()}
     if path in FINE_TUNING_SETTINGS and "model.embedding" in experiment.tune.space:
         kinds = parsed.get("model.embedding", FINE_TUNING_SETTINGS[path])
-        parsed["model.embedding"] = sorted(FINE_TUNING_SETTINGS[path].intersection(kinds))
+        parsed["model.embedding"] = [kind for kind in sorted(FINE_TUNING_SETTINGS[path]) if kind in kinds]
     if path in LINEAR_WEIGHTS and "model.linear" in experiment.tune.space:
         parsed.setdefault("model.linear", ["words-and-pairs"])
     return parsed

@@ -21,7 +21,7 @@ from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.message_queue import pin_to_driver_node, send_message
-from cluster.storage import exists, join, lock_folder, output_folder, write_text
+from cluster.storage import exists, join, list_folders, lock_folder, output_folder, remove_folder, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -129,7 +129,7 @@ def _load_inputs(
     experiment: Experiment, dataset: Dataset | None, kinds: set[str]
 ) -> tuple[Experiment, Dataset, dict[str, Corpus]]:
     """Return the experiment and the corpora as of `build_corpora`, and the rows."""
-    dataset = dataset or load_dataset(experiment)
+    dataset = dataset or load_dataset(experiment, for_refit=experiment.tune.refit)
     for note in dataset.notes:
         logger.info(note)
     experiment, corpora = build_corpora(experiment, dataset, kinds)
@@ -256,7 +256,8 @@ def _end_search(search: Search, manager: BestCheckpointManager, run: RunFolder) 
             raise SearchFailed(f"no trial has ended: {search.stop_reason or 'none was started'}{hint}")
         first = min(search.records.values(), key=lambda record: record.ended)
         raise SearchFailed(f"every trial failed ({len(search.records)}); the first: {first.reason}")
-    write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
+    if not exists(join(run.path, SEARCH_OVER_FILE)):  # a resumed search has no reason of its own
+        write_text(join(run.path, SEARCH_OVER_FILE), (search.stop_reason or "all trials have ended") + "\n")
     if search.stop_reason:
         logger.info(f"the search is over: {search.stop_reason}")
     return ended
@@ -282,10 +283,13 @@ def _compare_over_seeds(
         f"{len(all_settings)} trials"
     )
     context = SearchContext(unlimited, search, store, folder)
-    # Without the shared state no checkpoint is saved.
+    # Without the shared state trials in one process save no checkpoint.
     seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, None, inputs.use_gpu)
     trainable = build_trainable(seed_inputs, distributed=resources.distributed)
     run_trials(context, trainable, resources, asha=False)
+    for name in list_folders(folder):
+        if name.startswith("trial-"):  # checkpoints of a trial with several workers
+            remove_folder(join(folder, name))
     return list(search.records.values())
 
 

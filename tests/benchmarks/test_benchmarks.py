@@ -112,6 +112,15 @@ def test_accuracy(shared_data: Path, ray_environment: dict[str, str]) -> None:
     assert all(60 < row[classifier] < 100 for classifier in ("this project", "TF-IDF, linear SVC"))
 
 
+def test_default_search(shared_data: Path, ray_environment: dict[str, str]) -> None:
+    """The default settings, the best trial and the refit on TREC."""
+    metrics = run("default_search", "--quick", RAY_TMPDIR=ray_environment["RAY_TMPDIR"])
+    [row] = metrics["sets"]
+    assert row["set"] == "trec"
+    assert all(60 < row[side] < 100 for side in ("default", "best trial", "refit"))
+    assert metrics["searches"][0]["trials"] >= 1
+
+
 def test_imbalance(shared_data: Path) -> None:
     """Default and chosen settings with and without weights of the classes, and the SVC, on a part of the sections."""
     rows = run("imbalance", "--quick")["sides"]

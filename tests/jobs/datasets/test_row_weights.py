@@ -118,6 +118,8 @@ def test_weights_stay_with_their_rows(tmp_path: Path) -> None:
     parts = [dataset.train, merge_validation(dataset).train, *(fold.train for fold in load_folds(experiment, 2))]
     for part in parts:
         assert part.weights == [int(text.removeprefix("text ")) for text in part.texts]
+    dataset.validation.weights = None
+    assert merge_validation(dataset).train.weights == dataset.train.weights + [1.0] * len(dataset.validation)
 
 
 def test_a_file_of_the_validation_part_needs_weights_only_with_a_refit(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_file_of_the_validation_part_needs_weights_only_with_a_refit(tmp_path:
     experiment = weighted_experiment(tmp_path, data__validation=str(tmp_path / "validation.csv"))
     assert load_dataset(experiment).validation.weights is None
     with pytest.raises(DataError, match=r"validation\.csv, line 2: has no 'weight'"):
-        load_dataset(experiment.replace({"tune.refit": True}))
+        load_dataset(experiment, for_refit=True)
 
 
 @pytest.mark.parametrize(

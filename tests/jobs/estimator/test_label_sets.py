@@ -113,7 +113,7 @@ def test_workers_and_a_search_on_ray_learn_the_same(model: TextCNNClassifier, em
         fitted = TextCNNClassifier(**SMALL, n_workers=2, settings={"train.precision": precision}).fit(TEXTS, LABELS)
         assert np.abs(fitted.predict_proba(TEXTS) - model.predict_proba(TEXTS)).max() < tolerance
         assert fitted.score(TEXTS, LABELS) > 0.8
-    network_alone = TextCNNClassifier(**SMALL | {"linear": "none"})
+    network_alone = TextCNNClassifier(**SMALL | {"linear": "none", "epochs": 12})
     best = network_alone.tune(TEXTS, LABELS, {"learning_rate": [1e-6, 0.02]}, trials=2)
     assert best.learning_rate == 0.02
     assert best.score(TEXTS, LABELS) > 0.8

@@ -68,7 +68,10 @@ def test_the_estimator_trains_searches_and_serves(
     assert program["model"].to_experiment().train.workers == 2
     assert program["best"].feature_maps in (50, 100)
     assert program["best"].best_epoch_ in [epoch.epoch for epoch in program["best"].epochs_]
-    assert program["best"].to_experiment().storage == program["best"]._model.checkpoint.experiment.storage
+    checkpoint = program["best"]._model.checkpoint
+    assert checkpoint.metrics["rows"] == len(program["texts"])  # with the validation rows
+    own = program["best"].to_experiment()
+    assert (checkpoint.experiment.storage, checkpoint.experiment.train) == (own.storage, own.train)
     texts, labels = program["texts"], program["labels"]
     own = TextCNNClassifier("vectors.bin.gz", epochs=5).fit(texts, labels)
     assert np.allclose(program["model"].predict_proba(texts), own.predict_proba(texts), atol=1e-4)

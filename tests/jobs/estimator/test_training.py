@@ -1,18 +1,19 @@
 """Further fits that start from the weights of the one before; callbacks, and logs of fits in trackers."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import finetune_cnn
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.estimator.inputs import make_dataset
 from jobs.estimator.text_cnn import TextCNNClassifier
-from jobs.estimator.training import train_on_workers
+from jobs.estimator.training import _THREAD_LIMIT, train_on_workers
 from jobs.training.history import Epoch
 from jobs.training.monitor import RunStatus
 from jobs.training.run_files.trackers import Trackers
@@ -160,3 +161,14 @@ def test_a_trainer_of_a_user_logs_nothing_by_itself(embedded_ray: None, caplog: 
     model.trainable(TEXTS, LABELS)
     expected = [f"wandb has no effect in a {kind} of your own: nothing is logged" for kind in ("trainer", "tuner")]
     assert [message.partition(";")[0] for message in caplog.messages if "wandb" in message] == expected
+
+
+def test_overlapping_trainings_leave_the_number_of_threads_as_it_was() -> None:
+    """Of several threads of a program."""
+    before = torch.get_num_threads()
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(_THREAD_LIMIT.limit(before + 1))
+        second.enter_context(_THREAD_LIMIT.limit(before + 1))
+        first.close()
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

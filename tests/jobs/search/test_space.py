@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from jobs.config.experiment import Experiment, ExperimentError
-from jobs.search.space import Dimension, generate_points, is_active, list_embeddings, parse_space
+from jobs.search.points import generate_points
+from jobs.search.space import Dimension, describe_unused_dimensions, is_active, list_embeddings, parse_space
 
 
 def make_experiment(space: dict, **settings: object) -> Experiment:
@@ -115,6 +116,27 @@ def test_a_setting_is_varied_only_where_it_has_an_effect() -> None:
     }
 
 
+def test_the_first_points_have_the_own_settings_of_the_experiment() -> None:
+    """Of every value of the grids; settings that are not in the space are drawn, and a null one is its default."""
+    space = {
+        "model.embedding": {"grid": ["rand", "static", "non-static"]},
+        "model.dropout": {"uniform": [0.1, 0.4]},
+        "train.vectors_learning_rate": {"loguniform": [1e-4, 1e-2]},
+        "train.batch_size": {"choice": [25, 50]},
+        "model.feature_maps": {"choice": [10, 20]},
+    }
+    own = {"model.dropout": 0.3, "train.learning_rate": 0.004}
+    experiment = make_experiment(space, samples=2).replace(own)
+    points = generate_points(experiment, parse_space(experiment))
+    assert [point["model.dropout"] for point in points[:3]] == [0.3] * 3
+    assert [point.get("train.vectors_learning_rate") for point in points[:3]] == [0.006, None, 0.002]
+    assert all(point["train.batch_size"] == 50 and point["model.feature_maps"] in (10, 20) for point in points[:3])
+    assert all(point["model.dropout"] != 0.3 for point in points[3:])
+    chosen = make_experiment(space | {"model.embedding": {"choice": ["static", "non-static"]}}, samples=1).replace(own)
+    [point] = generate_points(chosen, parse_space(chosen))
+    assert (point["model.embedding"], point["model.dropout"]) == ("non-static", 0.3)
+
+
 def test_points_are_unique_and_the_same_for_each_call() -> None:
     """Also if they would differ only in settings that are not active, or if the same values are drawn again."""
     space = {"model.embedding": {"grid": ["static", "rand"]}, "train.frozen_epochs": {"grid": [0, 1, 2]}}
@@ -188,3 +210,26 @@ def test_the_weight_of_a_linear_classifier_is_drawn_only_with_one() -> None:
     }  # fmt: skip
     [linear, weight] = parse_space(Experiment().replace({"tune.space": space}))
     assert (linear.path, weight.conditions) == ("model.linear", {"model.linear": ["words-and-pairs"]})
+
+
+@pytest.mark.parametrize(
+    ("dimension", "condition"),
+    [
+        ("train.vectors_pull", {"model.embedding": ["static"]}),
+        ("train.vectors_pull", {"model.embedding": [["static"]]}),
+        ("model.dropout", {"model.embedding": ["non-static"]}),
+        ("model.dropout", {"train.decay": "none"}),
+    ],
+)
+def test_a_setting_that_no_trial_varies_is_reported(dimension: str, condition: dict) -> None:
+    """Its condition never holds; it may hold with other settings of the same file."""
+    space = {
+        "model.embedding": {"grid": ["static", "rand"]},
+        dimension: {"choice": [0.0, 0.1], "if": condition},
+        "train.weight_decay": {"choice": [0.0, 0.1], "if": {"model.embedding": "rand", "train.decay": "linear"}},
+    }
+    experiment = make_experiment(space)
+    [path] = condition
+    assert describe_unused_dimensions(experiment, parse_space(experiment)) == [
+        f"tune.space.{dimension} is varied in no trial: its condition on {path} never holds"
+    ]

@@ -192,6 +192,12 @@ def test_a_search_with_several_labels_per_text_is_by_micro_f1(
     chosen = checkpoint.load_checkpoint(str(of_search))
     assert saved.label_thresholds.tolist() == chosen.label_thresholds.tolist()
     assert saved.weights["linear.scale"] == pytest.approx(chosen.weights["linear.scale"], rel=1e-5)
+    # An interruption after the trials: the reason why the search ended stays.
+    over, run_best = run / "search-over.txt", run / "best.json"
+    over.write_text("the time limit is reached\n")
+    run_best.write_text(json.dumps({**json.loads(run_best.read_text()), "finished": False}))
+    tune(experiment)
+    assert over.read_text() == "the time limit is reached\n"
 
 
 def assert_tune_has_all_trials(run: Path, named: dict[str, Any]) -> None:
@@ -243,11 +249,15 @@ def test_trials_of_several_workers_share_a_cluster_that_they_fill(
     experiment = make_experiment(
         name="distributed", tune__space={"model.embedding": {"grid": ["rand", "static"]}}, tune__samples=1,
         tune__epochs=2, tune__scheduler="none", train__workers=2, train__cpus_per_worker=2, train__metric="loss",
+        tune__seeds=1,
     )  # fmt: skip
     best = Path(tune(experiment))
     assert "2 trials, up to 1 at once" in messages
     assert [record["status"] for record in records(best)] == ["finished"] * 2
     assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
+    [run] = best.parent.glob("tune-*")
+    assert {path.name for path in (run / "seeds").iterdir()} >= {"trials", "ray"}
+    assert not [*run.glob("seeds/trial-*")]  # their checkpoints are not needed
 
 
 def test_a_search_of_which_every_trial_failed_is_an_error(
@@ -484,7 +494,7 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
     The first command requests half of a GPU for each trial, which torch cannot use; the others use no GPU.
     """
     settings = (f"tune.space={{model.feature_maps: {{grid: {FEATURE_MAPS}}}}}", "tune.epochs=50", "train.patience=50",
-                "train.use_gpu=false", "tune.minutes=60")  # fmt: skip
+                "tune.refit=false", "tune.minutes=60")  # fmt: skip
     best = tmp_path / "runs" / "c" / "best.json"
 
     with start_tune(tmp_path, command_cluster.environment, *settings, "tune.gpus_per_trial=0.5") as command:
@@ -496,7 +506,7 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
     ended = {path: path.stat().st_mtime_ns for path in best.parent.glob("tune-*/trials/*.json")}
     assert 1 <= len(ended) < 9
 
-    with start_tune(tmp_path, command_cluster.environment, *settings) as command:
+    with start_tune(tmp_path, command_cluster.environment, *settings, "train.use_gpu=false") as command:
         command.wait_for_line(f"resuming the search: {len(ended)} of 9 trials have ended")
         elapsed = read_elapsed(best)
         command.wait_for_line("trial ")
@@ -513,7 +523,7 @@ def test_a_search_resumes_after_kills_of_the_command_of_a_trial_and_of_a_node_an
     stale = command_cluster.trial_processes()
     with (
         command_cluster.extra_node() as node,
-        start_tune(tmp_path, command_cluster.environment, *settings) as command,
+        start_tune(tmp_path, command_cluster.environment, *settings, "train.use_gpu=false") as command,
     ):
         command.wait_for_line("9 trials, up to 3 at once")
         command_cluster.wait_for_trial(node)
