@@ -85,6 +85,7 @@ def plan_search(experiment: Experiment) -> Plan:
     """Return the plan of `tune`; errors as of the command before it searches."""
     from jobs.datasets.dataset import load_dataset
     from jobs.search.search import MAX_TRIALS, build_search, check_search
+    from jobs.search.space import find_max_epochs
     from jobs.search.tune import build_corpora
     from jobs.training.run_files.run_folder import resolve_run_folder
 
@@ -98,7 +99,7 @@ def plan_search(experiment: Experiment) -> Plan:
         "trials": trials if trials < MAX_TRIALS else None,
         "minutes": tune.minutes,
         "max_concurrent": tune.max_concurrent,
-        "epochs": tune.epochs or experiment.train.epochs,
+        "epochs": find_max_epochs(experiment),
         "space": [dimension.path for dimension in space],
     }
     folder = join(absolute_path(experiment.storage), experiment.name)

@@ -13,8 +13,8 @@ class TuneSettings(SettingsSection):
     space: dict[str, Any] = {  # noqa: RUF012  # pydantic copies it
         "model.embedding": {"grid": list(get_args(Embedding))},
         "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4, 5]]},
-        "model.feature_maps": {"choice": [100, 200]},
         "model.dropout": {"uniform": [0.3, 0.6]},
+        "train.epochs": {"choice": [4, 10]},
         "train.learning_rate": {"loguniform": [0.001, 0.004]},
         "train.vectors_pull": {"choice": [0.0, 0.01]},
     }
@@ -43,7 +43,8 @@ class TuneSettings(SettingsSection):
     grace_epochs: int = Field(2, ge=1)
     """Minimum number of epochs before ASHA stops a trial."""
     epochs: int | None = Field(8, ge=1)
-    """Maximum number of epochs of a trial, instead of train.epochs; null: train.epochs."""
+    """Maximum number of epochs of a trial, instead of train.epochs, if `space` does not have that; null:
+    train.epochs."""
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of concurrent trials; null: as many as fit in the cluster."""
     gpus_per_trial: float | None = Field(None, ge=0)

@@ -31,6 +31,7 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.search import MAX_TRIALS, Search
+from jobs.search.space import find_max_epochs
 from jobs.search.trackers import log_trial
 from jobs.search.trial_resources import TrialResources
 from jobs.training.history import Progress
@@ -248,10 +249,7 @@ class SearchStopper(ray.tune.Stopper):
 
 
 def _build_scheduler(experiment: Experiment) -> ASHAScheduler:
-    epochs = experiment.tune.epochs or experiment.train.epochs
-    for values in (experiment.tune.space.get("train.epochs") or {}).values():
-        epochs = max([epochs, *(value for value in values if isinstance(value, int))])
-    grace = experiment.tune.grace_epochs
+    epochs, grace = find_max_epochs(experiment), experiment.tune.grace_epochs
     return ASHAScheduler(
         time_attr="epoch", max_t=max(epochs, grace) + 1, grace_period=grace, reduction_factor=REDUCTION_FACTOR
     )

@@ -139,6 +139,14 @@ def list_embeddings(experiment: Experiment, space: list[Dimension]) -> set[str]:
     return {experiment.model.embedding}
 
 
+def find_max_epochs(experiment: Experiment) -> int:
+    """Return the maximum number of epochs of a trial: of those in the space, else of the experiment."""
+    definition = experiment.tune.space.get("train.epochs") or {}
+    searched = [value for values in definition.values() for value in values if isinstance(value, int)]
+    own = [experiment.tune.epochs or experiment.train.epochs] if not searched or "if" in definition else []
+    return max([*searched, *own])
+
+
 def describe_unused_dimensions(experiment: Experiment, space: list[Dimension]) -> list[str]:
     """Return a warning for each setting that no trial varies, because a condition never holds."""
     by_path = {item.path: item for item in space}

@@ -7,7 +7,14 @@ import pytest
 
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.search.points import generate_points
-from jobs.search.space import Dimension, describe_unused_dimensions, is_active, list_embeddings, parse_space
+from jobs.search.space import (
+    Dimension,
+    describe_unused_dimensions,
+    find_max_epochs,
+    is_active,
+    list_embeddings,
+    parse_space,
+)
 
 
 def make_experiment(space: dict, **settings: object) -> Experiment:
@@ -233,3 +240,18 @@ def test_a_setting_that_no_trial_varies_is_reported(dimension: str, condition: d
     assert describe_unused_dimensions(experiment, parse_space(experiment)) == [
         f"tune.space.{dimension} is varied in no trial: its condition on {path} never holds"
     ]
+
+
+@pytest.mark.parametrize(
+    ("definition", "epochs"),
+    [
+        (None, 8),
+        ({"choice": [2, 3]}, 3),
+        ({"choice": [4, 20]}, 20),
+        ({"choice": [2, 3], "if": {"model.embedding": "static"}}, 8),
+    ],
+)
+def test_the_epochs_of_trials_are_those_of_the_space_or_of_the_search(definition: dict | None, epochs: int) -> None:
+    space = {"model.embedding": {"grid": ["static", "rand"]}} | ({"train.epochs": definition} if definition else {})
+    assert find_max_epochs(make_experiment(space)) == epochs
+    assert find_max_epochs(Experiment()) == 10
