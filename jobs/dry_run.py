@@ -94,11 +94,10 @@ def plan_search(experiment: Experiment) -> Plan:
     reads = list_inputs(experiment, kinds)
     starts = _describe_processes(experiment, warnings, in_process=False)
     trials = build_search(experiment, space, []).max_trials
-    tune = experiment.tune
     starts |= {
         "trials": trials if trials < MAX_TRIALS else None,
-        "minutes": tune.minutes,
-        "max_concurrent": tune.max_concurrent,
+        "minutes": experiment.tune.minutes,
+        "max_concurrent": experiment.tune.max_concurrent,
         "epochs": find_max_epochs(experiment),
         "space": [dimension.path for dimension in space],
     }

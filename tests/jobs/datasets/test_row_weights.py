@@ -1,5 +1,6 @@
 """Weights of the training rows: from a column, and from the sizes of the classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,8 @@ def test_weights_stay_with_their_rows(tmp_path: Path) -> None:
     parts = [dataset.train, merge_validation(dataset).train, *(fold.train for fold in load_folds(experiment, 2))]
     for part in parts:
         assert part.weights == [int(text.removeprefix("text ")) for text in part.texts]
-    dataset.validation.weights = None
-    assert merge_validation(dataset).train.weights == dataset.train.weights + [1.0] * len(dataset.validation)
+    unweighted = replace(dataset, validation=replace(dataset.validation, weights=None))
+    assert merge_validation(unweighted).train.weights == [*dataset.train.weights, *[1.0] * len(dataset.validation)]
 
 
 def test_a_file_of_the_validation_part_needs_weights_only_with_a_refit(tmp_path: Path) -> None:

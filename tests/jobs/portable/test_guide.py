@@ -44,13 +44,13 @@ def test_the_guide_runs(hub: HubServer, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_the_module_of_the_guide_runs_in_a_browser(site: StaticSite) -> None:
-    """With a model in the folder that the guide names."""
+    """As a page of the folder that was exported."""
     [block] = [block for block in read_code_blocks(GUIDE) if block.language == "js"]
     save_checkpoint(site.folder / "guide-checkpoint", checkpoint_of("rand"))
     out = site.folder / "guide" / "site"
     assert main(["export", str(site.folder / "guide-checkpoint"), "--browser", str(out)]) == 0
-    (site.folder / "guide" / "example.mjs").write_text(block.text)
-    (site.folder / "guide" / "index.html").write_text("<!doctype html><title></title>")
-    title = site.run("guide", 'await load("example.mjs"); return document.title')
+    (out / "example.mjs").write_text(block.text)
+    (out / "index.html").write_text("<!doctype html><title></title>")
+    title = site.run("guide/site", 'await load("example.mjs"); return document.title')
     [label] = Classifier(load_checkpoint(str(site.folder / "guide-checkpoint"))).predict(["Where is my parcel?"])
     assert title.startswith(f"{label}: 0.")
