@@ -51,14 +51,14 @@ def check_settings(
             reason = "no word has a pretrained vector" if "rand" in embeddings else "the vectors are not trained"
             kinds = " or ".join(sorted(embeddings))
             raise ExperimentError(f"{path} has no effect with model.embedding={kinds}: {reason}")
-    if "train.epochs" not in search_space:
-        epochs = (search_space and experiment.tune.epochs) or experiment.train.epochs
-        frozen_epochs = max(search_space.get("train.frozen_epochs", [experiment.train.frozen_epochs]))
-        if frozen_epochs >= epochs:
-            raise ExperimentError(
-                f"train.frozen_epochs={frozen_epochs} of {epochs} epochs leaves no epoch to train the vectors; "
-                "lower it, or set model.embedding=static"
-            )
+    own_epochs = (search_space and experiment.tune.epochs) or experiment.train.epochs
+    epochs = max(search_space.get("train.epochs", [own_epochs]))
+    frozen_epochs = max(search_space.get("train.frozen_epochs", [experiment.train.frozen_epochs]))
+    if frozen_epochs >= epochs:
+        raise ExperimentError(
+            f"train.frozen_epochs={frozen_epochs} of {epochs} epochs leaves no epoch to train the vectors; "
+            "lower it, or set model.embedding=static"
+        )
     return _ineffective_vector_settings(experiment.vectors, set(embeddings))
 
 

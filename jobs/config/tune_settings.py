@@ -14,7 +14,6 @@ class TuneSettings(SettingsSection):
         "model.embedding": {"grid": list(get_args(Embedding))},
         "model.filter_widths": {"choice": [[2, 3, 4], [3, 4, 5], [1, 2, 3, 4, 5]]},
         "model.dropout": {"uniform": [0.3, 0.6]},
-        "train.epochs": {"choice": [4, 10]},
         "train.learning_rate": {"loguniform": [0.001, 0.004]},
         "train.vectors_pull": {"choice": [0.0, 0.01]},
     }

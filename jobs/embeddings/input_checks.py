@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from jobs.config.experiment import Experiment
-from jobs.datasets.readers import check_file
+from jobs.datasets.readers import DataError, check_file
 from jobs.embeddings.vector_files import check_vectors_file
 
 
@@ -20,7 +20,15 @@ def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = No
     data = experiment.data
     for path, weighted in ((data.train, True), (data.validation, for_refit), (data.test, False)):
         if path is not None:
-            check_file(path, data, weighted=weighted)
+            try:
+                check_file(path, data, weighted=weighted)
+            except DataError as error:
+                if path != data.validation or not weighted:
+                    raise
+                check_file(path, data)  # raises what is wrong without weights too
+                raise DataError(
+                    f"{error}; a search trains on these rows at its end, unless tune.refit=false"
+                ) from error
     if data.out_of_scope is not None:
         check_file(data.out_of_scope, data, labelled=False)
     if set(embeddings or {experiment.model.embedding}) != {"rand"}:

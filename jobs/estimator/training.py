@@ -240,8 +240,7 @@ class _ThreadLimit:
         finally:
             with self._lock:
                 self._users -= 1
-                if not self._users:
-                    torch.set_num_threads(self._before)
+                torch.set_num_threads(self._before)  # of this thread, and of later ones
 
 
 _THREAD_LIMIT = _ThreadLimit()

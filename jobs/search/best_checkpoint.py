@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
-from cluster.connection import resolve_address
 from cluster.message_queue import MessagePoller
 from cluster.storage import StorageError, exists, join, list_folders, lock_folder, read_text, write_text
 from jobs.config import conflicts
@@ -230,13 +229,22 @@ def write_best_yaml(run: RunFolder, experiment: Experiment, best: BestCheckpoint
 
 
 def refit(
-    experiment: Experiment, dataset: Dataset, best: BestCheckpoint, run: RunFolder, trackers: Trackers
+    experiment: Experiment,
+    dataset: Dataset,
+    best: BestCheckpoint,
+    run: RunFolder,
+    trackers: Trackers,
+    *,
+    on_own_ray: bool,
 ) -> BestCheckpoint:
     """Train the best settings on the training and validation rows together, and return the contents of best.json.
 
     No validation rows are left to choose the epoch by: training ends after the epoch that was the best in the
     search, with the learning rates of the search. The metrics, temperature, thresholds and weights of a linear
     classifier stay those of the search's checkpoint.
+
+    Args:
+        on_own_ray: the search has started Ray on this machine, so one worker can be this process.
     """
     from jobs.training.train import require_resources, train_to_completion  # torch: a search starts without it
 
@@ -250,7 +258,7 @@ def refit(
     if "label_thresholds" in metrics:
         thresholds = dict(zip(dataset.labels, metrics["label_thresholds"]["values"], strict=True))
         refit_experiment = refit_experiment.replace({"train.thresholds": thresholds})
-    in_process = refit_experiment.train.max_workers == 1 and resolve_address() is None
+    in_process = refit_experiment.train.max_workers == 1 and on_own_ray
     use_gpu, _ = require_resources(refit_experiment, in_process=in_process)
     batch_size = refit_experiment.train.batch_size or choose_batch_size(len(dataset.train))
     refit_experiment = refit_experiment.replace({"train.batch_size": batch_size})

@@ -33,10 +33,10 @@ def generate_points(experiment: Experiment, space: list[Dimension], limit: int |
         for number, values in enumerate(itertools.product(*(item.values for item in grids))):
             generator = random.Random(f"{experiment.seed}/{sample}/{number}")
             fixed = {grid.path: value for grid, value in zip(grids, values, strict=True)}
-            if sample == 0:
-                fixed = own.get(fixed.get("model.embedding", own_kind), {}) | fixed
-            for _ in range(1 if len(grids) == len(space) else MAX_DRAWS):
-                settings = _draw_settings(experiment, space, fixed, generator)
+            own_point = own.get(fixed.get("model.embedding", own_kind), {}) if sample == 0 else {}
+            for draw in range(1 if len(grids) == len(space) else MAX_DRAWS):
+                given = own_point | fixed if draw == 0 else fixed
+                settings = _draw_settings(experiment, space, given, generator)
                 key = json.dumps(settings)
                 if key not in points:
                     points[key] = settings
@@ -64,7 +64,7 @@ def list_own_settings(experiment: Experiment, space: list[Dimension]) -> list[di
     for kind in kinds:
         own = experiment.replace({"model.embedding": kind})
         values = {item.path: _choose_own_value(own, item.path) for item in space}
-        points.append({item.path: values[item.path] for item in space if item.contains(values[item.path])})
+        points.append({item.path: item.spell(values[item.path]) for item in space if item.contains(values[item.path])})
     return [point for point in points if point]
 
 

@@ -59,7 +59,7 @@ class FixedSampler:
 
     def ask(self, number: int, started: dict[str, Any] | None) -> dict[str, Any] | None:
         """Return the settings of a trial; None if there are no more."""
-        return self._all[number - 1] if number <= len(self._all) else None
+        return started or (self._all[number - 1] if number <= len(self._all) else None)
 
     def tell(self, record: TrialRecord) -> None:
         """Do nothing: later settings do not depend on earlier results."""

@@ -78,6 +78,10 @@ class Dimension:
         inside = low <= value <= (high if "int" not in self.kind else high - 1)
         return inside and (not self.step or abs((value - low) / self.step - round((value - low) / self.step)) < 1e-9)
 
+    def spell(self, value: Any) -> Any:
+        """Return a value that a trial may have as the list of values spells it: 0.0 as 0."""
+        return next(listed for listed in self.values if listed == value) if self.is_categorical else value
+
     def distribution(self) -> "CategoricalDistribution | IntDistribution | FloatDistribution":
         """Return Optuna's distribution of the values; of listed values as JSON, since they may be lists."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -86,6 +86,7 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
     space, kinds, warnings = check_search(experiment, rows_in_memory=dataset is not None)
     for warning in warnings:
         logger.warning(warning)
+    on_own_ray = resolve_address() is None and not ray.is_initialized()
     trackers = connect_trackers(experiment)  # a wrong URI is an error before data and vectors are loaded
     with ExitStack() as stack:
         load: Callable[[], tuple[Experiment, Dataset, dict[str, Corpus]]]
@@ -103,7 +104,7 @@ def tune(experiment: Experiment, *, promote: bool = False, dataset: Dataset | No
         else:
             stack.enter_context(lock_folder(run.path))
             stack.enter_context(connect())
-            best = _search(experiment, space, dataset, corpora, run, trackers)
+            best = _search(experiment, space, dataset, corpora, run, trackers, on_own_ray=on_own_ray)
         path = run.publish(best)
         write_best_yaml(run, experiment, best, is_finished=True)
         return path
@@ -164,8 +165,14 @@ def _search(
     corpora: dict[str, Corpus],
     run: RunFolder,
     trackers: Trackers,
+    *,
+    on_own_ray: bool,
 ) -> BestCheckpoint:
-    """Run all trials and the steps after them, and return the contents of best.json."""
+    """Run all trials and the steps after them, and return the contents of best.json.
+
+    Args:
+        on_own_ray: this command has started Ray, on this machine.
+    """
     manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
     started = store.read_started()
     manager.recover(started)
@@ -205,7 +212,7 @@ def _search(
     best = manager.best
     assert best is not None
     if experiment.tune.refit:
-        best = refit(experiment, dataset, best, run, trackers)
+        best = refit(experiment, dataset, best, run, trackers, on_own_ray=on_own_ray)
     labels = next(iter(corpora.values())).validation.labels
     _write_report(experiment, space, ended, repeated, best, run, labels)
     run.finish_without_publishing(best)

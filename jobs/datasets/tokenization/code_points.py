@@ -220,13 +220,12 @@ def list_texts(texts: Iterable[str]) -> list[str]:
 def join_texts(texts: Sequence[str]) -> tuple[bytes, list[int]]:
     """Return texts in UTF-8, one after the other, and the size of each; ValueError if one is not a text."""
     try:
-        is_ascii = all(map(str.isascii, texts))
+        if all(map(str.isascii, texts)):
+            return "".join(texts).encode(), [*map(len, texts)]
+        encoded = [str.encode(text, "utf-8", "surrogatepass") for text in texts]
     except TypeError:
         index = next(index for index, text in enumerate(texts) if not isinstance(text, str))
         raise ValueError(f"texts[{index}] is {texts[index]!r}, not a text") from None
-    if is_ascii:
-        return "".join(texts).encode(), [*map(len, texts)]
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(encoded), [*map(len, encoded)]
 
 

@@ -1,6 +1,7 @@
 """Further fits that start from the weights of the one before; callbacks, and logs of fits in trackers."""
 
-from contextlib import ExitStack, nullcontext
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,11 +165,25 @@ def test_a_trainer_of_a_user_logs_nothing_by_itself(embedded_ray: None, caplog: 
 
 
 def test_overlapping_trainings_leave_the_number_of_threads_as_it_was() -> None:
-    """Of several threads of a program."""
-    before = torch.get_num_threads()
-    with ExitStack() as first, ExitStack() as second:
-        first.enter_context(_THREAD_LIMIT.limit(before + 1))
-        second.enter_context(_THREAD_LIMIT.limit(before + 1))
-        first.close()
+    """In each thread of the program, in whatever order they end, and in later ones."""
+    before, is_limited, may_end = torch.get_num_threads(), threading.Event(), threading.Event()
+    after: list[int] = []
+
+    def train() -> None:
+        with _THREAD_LIMIT.limit(before + 1):
+            is_limited.set()
+            may_end.wait(30)
+        after.append(torch.get_num_threads())
+
+    other = threading.Thread(target=train)
+    with _THREAD_LIMIT.limit(before + 1):
+        other.start()
+        assert is_limited.wait(30)
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+    may_end.set()
+    other.join()
+    later = threading.Thread(target=lambda: after.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert after == [before, before]

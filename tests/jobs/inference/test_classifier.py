@@ -489,6 +489,6 @@ def test_texts_are_a_sequence_of_texts() -> None:
         for text in ("word1 word2", "a"):
             with pytest.raises(ValueError, match=f"got a single one: '{text}'; put it in a list"):
                 method(text)
-        for texts in ([None], ["word1", None]):
+        for texts in ([None], ["word1", None], ["\u00fcber", None]):
             with pytest.raises(ValueError, match=rf"texts\[{len(texts) - 1}\] is None, not a text"):
                 method(texts)  # type: ignore[arg-type]

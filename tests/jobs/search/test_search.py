@@ -233,3 +233,30 @@ def test_gpus_of_trials_that_use_none_are_an_error() -> None:
     experiment = make_experiment(gpus_per_trial=0.25).replace({"train.use_gpu": False})
     with pytest.raises(ExperimentError, match=r"tune\.gpus_per_trial has no effect with train\.use_gpu=false"):
         check_search(experiment)
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_own_settings_are_spelled_as_in_the_space(kind: str) -> None:
+    """0 is the own value 0.0, and no other point."""
+    space = {"train.vectors_pull": {"choice": [0, 0.1]}, "model.max_norm": {"choice": [3, None]}}
+    experiment = make_experiment(search=kind, trials=4, samples=4).replace({"tune.space": space})
+    search = start_search(experiment)
+    trial = search.next_trial()
+    assert trial == (1, {"train.vectors_pull": 0, "model.max_norm": 3})
+    if kind == "random":
+        assert search.max_trials == 4
+
+
+def test_a_trial_resumes_with_the_settings_that_it_started_with() -> None:
+    """An earlier version may have drawn others."""
+    experiment = make_experiment(trials=3, samples=3)
+    started = {1: {"model.embedding": "static", "model.dropout": 0.123}}
+    search = build_search(experiment, parse_space(experiment), [], started)
+    assert search.next_trial() == (1, started[1])
+
+
+def test_some_trial_trains_its_vectors() -> None:
+    space = {"model.embedding": {"grid": ["static", "non-static"]}, "train.epochs": {"choice": [4, 10]}}
+    experiment = Experiment().replace({"tune.space": space, "train.frozen_epochs": 10, "vectors.path": "x.bin"})
+    with pytest.raises(ExperimentError, match=r"train\.frozen_epochs=10 of 10 epochs leaves no epoch"):
+        check_search(experiment)

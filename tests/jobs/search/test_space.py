@@ -254,4 +254,3 @@ def test_a_setting_that_no_trial_varies_is_reported(dimension: str, condition: d
 def test_the_epochs_of_trials_are_those_of_the_space_or_of_the_search(definition: dict | None, epochs: int) -> None:
     space = {"model.embedding": {"grid": ["static", "rand"]}} | ({"train.epochs": definition} if definition else {})
     assert find_max_epochs(make_experiment(space)) == epochs
-    assert find_max_epochs(Experiment()) == 10

@@ -249,12 +249,15 @@ def test_trials_of_several_workers_share_a_cluster_that_they_fill(
     experiment = make_experiment(
         name="distributed", tune__space={"model.embedding": {"grid": ["rand", "static"]}}, tune__samples=1,
         tune__epochs=2, tune__scheduler="none", train__workers=2, train__cpus_per_worker=2, train__metric="loss",
-        tune__seeds=1,
+        tune__seeds=1, tune__refit=True,
     )  # fmt: skip
     best = Path(tune(experiment))
     assert "2 trials, up to 1 at once" in messages
     assert [record["status"] for record in records(best)] == ["finished"] * 2
-    assert checkpoint.load_checkpoint(str(best)).metrics["epoch"] == json.loads(best.read_text())["metrics"]["epoch"]
+    saved, named = checkpoint.load_checkpoint(str(best)), json.loads(best.read_text())
+    assert (saved.metrics["epoch"], saved.metrics["rows"]) == (named["metrics"]["epoch"], named["rows"])
+    assert named["refit"]
+    assert saved.experiment.train.workers == 2
     [run] = best.parent.glob("tune-*")
     assert {path.name for path in (run / "seeds").iterdir()} >= {"trials", "ray"}
     assert not [*run.glob("seeds/trial-*")]  # their checkpoints are not needed
