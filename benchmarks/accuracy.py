@@ -26,7 +26,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import DATASET_FILES, add_data_options, make_experiment, require_vectors
+from benchmarks.labelled_datasets import (
+    DATASET_FILES,
+    WITHOUT_VECTORS,
+    add_data_options,
+    make_experiment,
+    require_vectors,
+)
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
@@ -37,7 +43,6 @@ SVC = "TF-IDF, linear SVC"
 FASTTEXT_VECTORS = "fastText, vectors"
 FASTTEXT = {"fastText": {"wordNgrams": 1}, "fastText, bigrams": {"wordNgrams": 2}, FASTTEXT_VECTORS: {"dim": 300}}
 CLASSIFIERS = (PROJECT, SVC, *FASTTEXT)
-WITHOUT_VECTORS = ("imdb",)
 ResultKey = tuple[str, str, int]  # data set, classifier, seed
 LabelledTexts = tuple[list[str], list[str]]  # tokens joined by spaces, labels
 

@@ -19,9 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a file
 
-from benchmarks.labelled_datasets import DATASET_FILES, make_experiment, parse_options, require_vectors
+from benchmarks.labelled_datasets import DATASET_FILES, WITHOUT_VECTORS, make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
-from cluster.connection import connect
 from cluster.storage import join, parent
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
@@ -34,8 +33,6 @@ from jobs.training.corpus import build_corpus
 from jobs.training.cross_validation import train_and_evaluate
 from jobs.training.run_files.checkpoint_store import checkpoint_name
 from jobs.training.run_files.run_folder import BestCheckpoint
-
-WITHOUT_VECTORS = ("imdb",)  # the vectors file was trained on its test texts
 
 
 def main() -> None:
@@ -51,7 +48,7 @@ def main() -> None:
     if options.results and options.results.exists():
         rows = [json.loads(line) for line in options.results.read_text().splitlines()]
     known = {(row["set"], row["seed"]) for row in rows}
-    with tempfile.TemporaryDirectory() as storage, connect():
+    with tempfile.TemporaryDirectory() as storage:
         for seed in range(options.seeds):
             for name in options.sets:
                 if (name, seed) in known:

@@ -20,6 +20,8 @@ DATASET_FILES = {
     "imdb": {"data.train": "train.tsv.gz", "data.test": "test.tsv.gz"},
 }
 
+WITHOUT_VECTORS = ("imdb",)  # the vectors file was trained on its test texts
+
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options --data and --vectors."""

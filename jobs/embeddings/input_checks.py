@@ -18,17 +18,14 @@ def check_inputs(experiment: Experiment, embeddings: Collection[str] | None = No
         DataError, VectorsError: a file is missing or invalid.
     """
     data = experiment.data
-    for path, weighted in ((data.train, True), (data.validation, for_refit), (data.test, False)):
+    for path, weighted in ((data.train, True), (data.validation, False), (data.test, False)):
         if path is not None:
-            try:
-                check_file(path, data, weighted=weighted)
-            except DataError as error:
-                if path != data.validation or not weighted:
-                    raise
-                check_file(path, data)  # raises what is wrong without weights too
-                raise DataError(
-                    f"{error}; a search trains on these rows at its end, unless tune.refit=false"
-                ) from error
+            check_file(path, data, weighted=weighted)
+    if data.validation is not None and for_refit:
+        try:
+            check_file(data.validation, data, weighted=True)
+        except DataError as error:
+            raise DataError(f"{error}; a search trains on these rows at its end, unless tune.refit=false") from error
     if data.out_of_scope is not None:
         check_file(data.out_of_scope, data, labelled=False)
     if set(embeddings or {experiment.model.embedding}) != {"rand"}:

@@ -13,7 +13,7 @@ from jobs.estimator.parameters import build_search_experiment
 from jobs.estimator.training import TrainedModel, load_trained, temporary_storage
 from jobs.model.checkpoint_files import read_json
 from jobs.search.records import RecordStore, TrialRecord, apply_trial_settings
-from jobs.search.space import get_setting, parse_space
+from jobs.search.space import parse_space
 from jobs.training.history import Epoch, Progress
 from jobs.training.run_files.run_folder import BestCheckpoint
 
@@ -32,7 +32,6 @@ def search(
     Raises:
         SearchFailed: every trial failed. Also the errors of settings and of reading vectors.
     """
-    from jobs.search.best_checkpoint import REFIT_SETTINGS
     from jobs.search.tune import tune
 
     logs = handle_logs(ConsoleHandler()) if with_logs else nullcontext()
@@ -44,10 +43,9 @@ def search(
         path = join(parent(best_path), best.checkpoint)
         model = load_trained(path, [])
         epochs = _read_epochs(path, model.checkpoint.metrics, records.get(best.trial or 0))
-    trial_experiment = apply_trial_settings(experiment, best.settings or {})
-    found = {path: get_setting(trial_experiment, path) for path in REFIT_SETTINGS}
-    own = model.checkpoint.experiment.replace({**found, "storage": experiment.storage})
-    return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=own), epochs=epochs)
+    train_settings = apply_trial_settings(experiment, best.settings or {}).train
+    trained = model.checkpoint.experiment.model_copy(update={"train": train_settings, "storage": experiment.storage})
+    return best.settings or {}, replace(model, checkpoint=replace(model.checkpoint, experiment=trained), epochs=epochs)
 
 
 def _read_epochs(path: str, metrics: Mapping[str, Any], record: TrialRecord | None) -> list[Epoch]:

@@ -40,11 +40,6 @@ from jobs.training.run_files.trackers import Trackers, track_run
 logger = logging.getLogger(__name__)
 
 REFIT_FOLDER = "refit"
-# Settings that a refit takes over from the best trial.
-REFIT_SETTINGS = (
-    "train.stop_epoch", "train.temperature", "train.thresholds", "train.abstention_thresholds", "train.linear_weight",
-    "train.linear_weight_growth", "train.batch_size",
-)  # fmt: skip
 
 # Interval in which the driver handles messages of trials.
 MESSAGE_POLL_S = 0.1
