@@ -36,13 +36,12 @@ from tests.support.documents import (
     read_links,
     remove_code_blocks,
 )
-from tests.support.services import wait_until_serving
+from tests.support.running_commands import RunningCommand
 from tests.support.toy_data import write_word2vec
 
 README = REPOSITORY / "README.md"
 QUICKSTART = REPOSITORY / "docs" / "quickstart.md"
 GUIDES = REPOSITORY / "docs" / "guides"
-START_TIMEOUT_S = 240
 # Pages with code in Python, by the test that runs it; the code of index.md is that of the README.
 PAGES_WITH_CODE = {
     "test_documentation.py": ("README", "index", "abstention", "multi-label", "python", "training"),
@@ -283,21 +282,14 @@ class Workspace:
         """Context manager: the service of a block, from its ready line until Ctrl-C, which must end it cleanly."""
         start = time.monotonic()
         command = self._adapt(block).replace("\nfinetune-cnn", "\nexec finetune-cnn")  # which then receives the signal
-        with subprocess.Popen(
-            ["bash", "-c", command], env=self._environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
-            output = wait_until_serving(process, START_TIMEOUT_S)
-            print(f"{time.monotonic() - start:5.1f} s  {block}\n{block.text}{output}", flush=True)
+        with RunningCommand(["bash", "-c", command], self._environment) as running:
+            running.wait_for_line("serving at")
+            print(f"{time.monotonic() - start:5.1f} s  {block}\n{block.text}{running.output}", flush=True)
             try:
                 yield
             finally:
-                process.send_signal(signal.SIGINT)
-                try:
-                    output, _ = process.communicate(timeout=60)
-                finally:
-                    process.kill()
-            assert process.returncode == 0, output
+                code = running.interrupt()
+        assert code == 0, running.output
 
     def kill_ray(self) -> None:
         """Kill the processes of the Ray that the documents started; the documents stop it with `ray stop`."""

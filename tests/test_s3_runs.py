@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,12 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from cluster import auth
-from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from serving.client import Client
 from tests.s3_server import BUCKET, S3Server, run_s3_server
-from tests.support.services import wait_until_serving
+from tests.support.services import run_service
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -108,18 +106,9 @@ def test_a_run_survives_faults_and_is_published_only_when_complete(
 
 def _check_service() -> None:
     """The service reads the checkpoint from the store."""
-    [port] = find_free_ports(1)
-    command = [sys.executable, "-m", "serving", "run", f"{ROOT}/run", "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            wait_until_serving(process)
-            client = Client(f"http://127.0.0.1:{port}")
-            labels, info = client.classify("my invoice"), client.info()
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=90)
+    with run_service(f"{ROOT}/run", os.environ) as url:
+        client = Client(url)
+        labels, info = client.classify("my invoice"), client.info()
     assert {label["label"] for label in labels} == {"billing", "delivery", "technical"}
     assert info["checkpoint"].startswith(f"{ROOT}/run/")
 

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE
 
 import pytest
 import urllib3
@@ -21,7 +19,8 @@ from jobs.model.checkpoint import load_checkpoint
 from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.api_keys import KEYS_VARIABLE
-from tests.support.services import call, run_service, wait_until_serving
+from tests.support.running_commands import RunningCommand
+from tests.support.services import call, run_service
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -154,14 +153,11 @@ def test_run_does_not_replace_what_the_cluster_serves(
     assert same_name.returncode == 2
     assert "already serves an application 'classifier'" in same_name.stderr
     options = ["--template", str(other), "--host", "0.0.0.0", "--port", str(other_port)]
-    with subprocess.Popen(
-        [*run, *options], cwd=REPOSITORY, env=head.environment, stdout=PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        output = wait_until_serving(process)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    assert f"serving at {deployed}" in output
-    assert f"keeps its address, {deployed.removeprefix('http://')}; to change it" in output
+    with RunningCommand([*run, *options], head.environment) as command:
+        command.wait_for_line("serving at")
+        command.interrupt()
+    assert f"serving at {deployed}" in command.output
+    assert f"keeps its address, {deployed.removeprefix('http://')}; to change it" in command.output
     assert call(deployed + "/health")[0] == 200
 
 

@@ -1,5 +1,6 @@
 """Commands whose output is read while they run."""
 
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ class RunningCommand:
             words,
             cwd=REPOSITORY,
             env=env,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -49,8 +51,16 @@ class RunningCommand:
                 return
         raise AssertionError(f"the command ended without {text!r}:\n{self.output}")
 
+    def interrupt(self) -> int:
+        """Send Ctrl-C, read the rest of the output and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
     def wait(self) -> int:
-        """Read the rest of the output and return the exit code."""
+        """Read the rest of the output and return the exit code.
+
+        `Popen.communicate` would lose the lines that came together with the one that was waited for.
+        """
         assert self.process.stdout is not None
         self.lines += self.process.stdout
         return self.process.wait()

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training.train import TrainingFailed, train
 from tests.host_network import HostNetwork, kill_on_exit
+from tests.support.running_commands import RunningCommand
 from tests.support.toy_data import make_toy_rows
 from tests.support.waiting import wait_for
 
@@ -76,23 +76,20 @@ def test_on_an_autoscaling_cluster_a_run_waits_for_nodes(toy_csv: Path) -> None:
     """The launcher and KubeRay set the node type of each node; without node types it is an error, see test_train.py."""
     command = [sys.executable, "-m", "jobs", "train", f"data.train={toy_csv}", f"storage={toy_csv.parent / 'runs'}"]
     command += setting_arguments(name="waits", train__workers=2, train__epochs=2)
-    with start_ray_head(1, RAY_NODE_TYPE_NAME="head") as head:
-        run = subprocess.Popen(
-            command, cwd=REPOSITORY, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        with kill_on_exit(run):
-            assert run.stdout is not None
-            before = list(takewhile(lambda line: not line.startswith("waiting for the workers"), run.stdout))
-            join_command = ["ray", "start", f"--address={head.address}", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
-            subprocess.run(
-                [str(Path(sys.executable).parent / join_command[0]), *join_command[1:]],
-                env=head.environment | {"RAY_NODE_TYPE_NAME": "worker"}, check=True, capture_output=True, timeout=120,
-            )  # fmt: skip
-            after, _ = run.communicate(timeout=280)
-    output = "".join(before)
-    assert run.returncode == 0, output + after
-    assert re.search("^waiting for 2 workers of 1 CPU each.* 1 CPUs? on 1 node$", output, re.MULTILINE)
-    assert "training with 2 workers" in after
+    with (
+        start_ray_head(1, RAY_NODE_TYPE_NAME="head") as head,
+        RunningCommand(command, head.environment, timeout=400) as run,
+    ):
+        run.wait_for_line("waiting for the workers")
+        before = run.output
+        join_command = ["ray", "start", f"--address={head.address}", "--num-cpus=1", "--node-ip-address=127.0.0.1"]
+        subprocess.run(
+            [str(Path(sys.executable).parent / join_command[0]), *join_command[1:]],
+            env=head.environment | {"RAY_NODE_TYPE_NAME": "worker"}, check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert run.wait() == 0, run.output
+    assert re.search("^waiting for 2 workers of 1 CPU each.* 1 CPUs? on 1 node$", before, re.MULTILINE)
+    assert "training with 2 workers" in run.output.removeprefix(before)
 
 
 @pytest.fixture
