@@ -1,6 +1,8 @@
 """A headless Chromium."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,9 +21,12 @@ def start_browser() -> Iterator[WebDriver]:
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.set_page_load_timeout(60)
-    try:
-        yield driver
-    finally:
-        driver.quit()
+    # The browser leaves its temporary files.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        service = webdriver.ChromeService(shutil.which("chromedriver"), env=os.environ | {"TMPDIR": folder})
+        driver = webdriver.Chrome(options, service)
+        driver.set_page_load_timeout(60)
+        try:
+            yield driver
+        finally:
+            driver.quit()
