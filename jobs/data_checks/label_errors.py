@@ -85,7 +85,7 @@ def _check_label_sets(
         return []
     features = _vectorize([rows.tokens[index] for index in members])
     folds = assign_folds(groups[members], first[members], seed)
-    correct = predicted = 0
+    correct = predicted = actual = 0
     suspicious: dict[int, list[tuple[float, int]]] = {}  # probability and number of the labels, by row
     for number, label in enumerate(checked.tolist()):
         report(number / len(checked))
@@ -95,12 +95,13 @@ def _check_label_sets(
         probabilities = _predict(features, own, folds, seed)
         is_predicted = probabilities[:, 1] > 0.5
         correct, predicted = correct + int(own[is_predicted].sum()), predicted + int(is_predicted.sum())
+        actual += int(own.sum())
         errors = find_label_errors(probabilities, own)
         for row in errors.order[: errors.num_suspicious].tolist():
             suspicious.setdefault(row, []).append((float(errors.confidence[row]), label))
     if not suspicious:
         return []
-    f1 = 2 * correct / (predicted + int(sizes[checked].sum()))
+    f1 = 2 * correct / (predicted + actual)
     listed = []
     for row, pairs in sorted(suspicious.items(), key=lambda item: min(item[1])):
         row_labels = set(sets[members[row]])

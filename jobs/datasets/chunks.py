@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cluster.storage import StorageError
 from jobs.datasets.formats.arrow import open_arrow
+from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.formats.file_parts import divide_file
 from jobs.datasets.formats.parquet import open_parquet
 from jobs.datasets.formats.record_batches import stream_batches
@@ -61,12 +62,16 @@ def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches
         yield from group_rows((text, record or {}) for _, text, _, record in rows)
         return
     for file in files:
-        open_batches = open_arrow if file.format == "arrow" else partial(open_parquet, part=file.part)
         try:
-            for texts, batch in stream_batches(file, options, open_batches):
+            for texts, batch in _stream_arrow(file, options):
                 yield Chunk(texts, (), batch)
         except StorageError as error:
             raise DataError(str(error)) from error
+
+
+def _stream_arrow(file: SourceFile, options: ReadOptions) -> Iterator[tuple[EncodedTexts, pa.RecordBatch]]:
+    open_batches = open_arrow if file.format == "arrow" else partial(open_parquet, part=file.part)
+    return stream_batches(file, options, open_batches)
 
 
 def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
@@ -88,7 +93,7 @@ def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
 def scan_columns(files: Sequence[SourceFile], options: ReadOptions) -> ColumnTypes:
     """Return the columns of files in the order of their occurrence; empty if there are no rows.
 
-    All rows of SCANNED_FORMATS are read, of other formats the first row of each file.
+    All rows of SCANNED_FORMATS are read, of other formats the first row of each file. Parquet and Arrow name the types.
 
     Raises:
         DataError: a file is missing or damaged, or a row that is read is invalid.
@@ -106,7 +111,22 @@ def _scan_file(file: SourceFile, options: ReadOptions) -> ColumnTypes:
         columns = _scan_regular_lines(file, options)
     elif file.format == "parquet" and file.part is None:  # all rows of a batch would become objects of Python
         columns = _scan_rows(replace(file, part=FilePart(0, 1, 0)), options) or None
-    return _scan_rows(file, options) if columns is None else columns
+    columns = _scan_rows(file, options) if columns is None else columns
+    return columns | _find_types(file, options) if columns and file.format in BINARY_FORMATS else columns
+
+
+def _find_types(file: SourceFile, options: ReadOptions) -> ColumnTypes:
+    """Return the columns of numbers and booleans of a parquet or Arrow file that has rows."""
+    _, batch = next(_stream_arrow(file, options))
+    types: ColumnTypes = {}
+    for field in batch.schema:
+        if pa.types.is_boolean(field.type):
+            types[field.name] = {bool}
+        elif pa.types.is_floating(field.type):
+            types[field.name] = {float}
+        elif pa.types.is_integer(field.type):
+            types[field.name] = {object if pa.types.is_uint64(field.type) else int}
+    return types
 
 
 def _scan_rows(file: SourceFile, options: ReadOptions) -> ColumnTypes:

@@ -263,10 +263,7 @@ def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
 def _collect_labels(train: Split, validation: Split, test: Split) -> list[str]:
     """Return the classes, sorted; DataError if there is only one or if one is not in the training part."""
     labels = sorted(train.distinct_labels())
-    if train.label_sets is not None:
-        if not labels:
-            raise DataError(f"{train.path}: no row has a label")
-    elif len(labels) < 2:
+    if train.label_sets is None and len(labels) < 2:
         raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
     known = set(labels)
     for part in (validation, test):
@@ -282,7 +279,10 @@ def _load_rows(experiment: Experiment) -> tuple[Split, list[str], PretrainingTex
     """Return the rows of the training file or of the docstrings, notes, and the pretraining texts."""
     data = experiment.data
     if data.train is not None:
-        return read_rows(data.train, data, weighted=True, cache=_cache_folder(experiment)), [], None
+        rows = read_rows(data.train, data, weighted=True, cache=_cache_folder(experiment))
+        if rows.label_sets is not None and not any(rows.label_sets):
+            raise DataError(f"{rows.path}: no row has a label")
+        return rows, [], None
     return load_docstring_corpus(data, experiment.text.lowercase, experiment.storage, experiment.seed)
 
 

@@ -59,7 +59,7 @@ def draw_share(label_sets: LabelSets, share: float, seed: int) -> np.ndarray:
     """Return the indices of the drawn rows, sorted int64; of each label at least one row remains.
 
     Args:
-        share: of the rows; at least one is drawn and one remains.
+        share: of the rows; none is drawn if each is the last one of a label.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit  # imports scikit-learn, which takes 1.5 s
 

@@ -22,7 +22,7 @@ class WordVectors:
     """Vectors of some words, in the order of the file they come from, most frequent first.
 
     matrix: `(words, dimensions)` float32. from_ngrams: words that the file does not contain; their vectors are
-    sums of its n-grams (fastText).
+    means of its n-grams (fastText).
     """
 
     words: list[str]
@@ -94,7 +94,7 @@ class Coverage:
     case_insensitive_matches: int
     """Words with the vector of the same word in another letter case (New for new)."""
     from_ngrams: int = 0
-    """Words whose vectors are sums of n-grams (fastText)."""
+    """Words whose vectors are means of n-grams (fastText)."""
     frequent_missing_words: Sequence[str] = ()
     """The most frequent words with a letter and without a vector, up to `NUM_MISSING_WORDS`."""
 

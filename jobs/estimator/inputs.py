@@ -3,6 +3,7 @@
 Several labels per text are a list for each text, or an indicator matrix as of scikit-learn's MultiLabelBinarizer.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from jobs.datasets.formats.label_names import spell_label
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.code_points import list_texts
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 LIST_TYPES = (list, tuple, set, frozenset)
 # Texts and labels of validation rows; or a list with one such pair, as of LightGBM and XGBoost.
 EvalSet = tuple[Iterable[str], Iterable[Any]] | list[tuple[Iterable[str], Iterable[Any]]]
@@ -116,6 +118,9 @@ def make_split(
         sets: of `read_label_sets` for the labels.
     """
     checked = check_texts(texts)
+    for index, text in enumerate(checked):
+        if not text.isascii() and SURROGATE.search(text):  # it could not be written into the checkpoint
+            raise ValueError(f"{name}: texts[{index}] has half of a surrogate pair, which is not a character")
     if sets is None:
         values = column_or_1d(to_array(labels))
         check_classification_targets(values)

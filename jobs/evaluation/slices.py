@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -159,9 +159,10 @@ def read_columns(columns: Sequence[str], source: Source, data: DataSettings, row
     """
     records: list[Mapping[str, object]] = []
     everything = read_rows(source, data, records=records)
+    known = dict.fromkeys(chain.from_iterable(records))  # a row of jsonl may lack some
     for column in columns:
-        if column not in records[0]:
-            names = describe_names([*records[0]], column)
+        if column not in known:
+            names = describe_names([*known], column)
             raise DataError(f"{rows.path}: has no column '{column}' (--by); it has {names}")
     by_position = {everything.describe_position(index): record for index, record in enumerate(records)}
     own = [by_position.get(rows.describe_position(index), {}) for index in range(len(rows))]

@@ -47,7 +47,7 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
         pending.clear()
 
     def write(chunk: Chunk, probabilities: np.ndarray, explanations: Sequence[Explanation]) -> None:
-        batch = chunk.batch or _build_batch(chunk.records, columns.types)
+        batch = _build_batch(chunk.records, columns.types) if chunk.batch is None else chunk.batch
         if columns.is_selection:
             batch = batch.select([*columns.types])
         batch = _add_columns(batch, build_columns(probabilities, explanations, columns), columns)

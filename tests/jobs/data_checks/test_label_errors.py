@@ -124,6 +124,25 @@ def test_labels_that_are_wrong_or_missing_are_found_among_several() -> None:
     assert re.search(rf"<bdi>sound</bdi></td>.*?<td class=\"number\">{suspicious}</td><td class=\"bar", page)
 
 
+def test_the_micro_f1_is_that_of_the_labels_with_a_model() -> None:
+    """A label that only copies of one text have does not lower it."""
+    rows = make_label_set_rows(400)
+    changed = [(tuple(sorted({*own} ^ {"sound"})) if index % 20 == 3 else own, text)
+               for index, (own, text) in enumerate(rows)]  # fmt: skip
+
+    def measure(part: list[tuple[tuple[str, ...], str]]) -> str:
+        sets = [own for own, _ in part]
+        train = Split([text for _, text in part], list(map(", ".join, sets)), "x", label_sets=sets)
+        none = Split([], [], "x", label_sets=[])
+        labels = sorted(train.distinct_labels())
+        checked = collect_rows(Dataset(train, none, none, labels, []), TextSettings())
+        [finding] = check_labels(checked, find_first_copies(checked.tokens), seed=0)
+        return re.search(r"micro F1 on all labels is (\d+)%", finding.message)[1]  # type: ignore[index]
+
+    alone = int(measure(changed))
+    assert abs(int(measure(changed + [(("copied",), "always the same")] * 300)) - alone) <= 3
+
+
 @pytest.mark.parametrize("others", [0, 30])
 def test_a_class_of_copies_of_one_text_is_left_out(others: int) -> None:
     """A model that was not trained on the copies would not know it."""

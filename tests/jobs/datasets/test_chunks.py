@@ -13,6 +13,7 @@ from jobs.datasets import chunks
 from jobs.datasets.chunks import Chunk, scan_columns
 from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.formats.rows import ReadOptions, SourceFile
+from tests.support.text_formats import encode_table
 
 OPTIONS = ReadOptions(DataSettings(text_column="text"), labelled=False, with_records=True)
 
@@ -62,3 +63,15 @@ def test_only_selected_texts_are_decoded() -> None:
     assert (chunk.texts, chunk.records, chunk.batch.to_pydict()) == (["one", "two"], (), {"id": [1, 3]})
     records = [{"id": 1}, {"id": 2}]
     assert Chunk(["one", "two"], records).select(np.array([False, True])) == Chunk(["two"], records[1:])
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_types_of_parquet_and_arrow_do_not_depend_on_the_first_row(tmp_path: Path, form: str) -> None:
+    """It may be null, or a smaller number than others."""
+    table = pa.table({
+        "text": ["a", "b"], "n": pa.array([None, 2], pa.int32()), "f": pa.array([None, 0.5], pa.float32()),
+        "big": pa.array([1, 2**64 - 1], pa.uint64()), "yes": pa.array([None, True]), "cafe\u0301": [1, 2],
+    })  # fmt: skip
+    (tmp_path / f"in.{form}").write_bytes(encode_table(table, f".{form}"))
+    types = scan_columns([SourceFile(str(tmp_path / f"in.{form}"), form)], OPTIONS)
+    assert types == {"text": {str}, "n": {int}, "f": {float}, "big": {object}, "yes": {bool}, "caf\u00e9": {int}}

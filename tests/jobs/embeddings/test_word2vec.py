@@ -45,3 +45,9 @@ def test_a_single_token_is_not_empty_and_has_no_white_space() -> None:
         "</s>",
         "naïve",
     ]
+
+
+def test_white_space_before_a_word_of_text_is_not_part_of_it() -> None:
+    stream = io.BytesIO(b"hello 1 2 3\n world 4 5 6\n\tfilm 1 1 1\n")
+    words = [word for word, _ in parse_vectors("x", stream, "auto", "strict", lambda word: True)]
+    assert words == ["hello", "world", "film"]

@@ -284,6 +284,8 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
         small.fit(TEXTS, LABELS[1:])
     with pytest.raises(ValueError, match="y has one class, 'one'"):
         small.fit(TEXTS, ["one"] * 120)
+    with pytest.raises(ValueError, match=r"the training rows: texts\[1\] has half of a surrogate pair"):
+        small.fit(["a", "\ud800", *TEXTS[2:]], LABELS)
     with pytest.raises(ValueError, match="eval_set has no rows"):
         small.fit(TEXTS, LABELS, eval_set=([], []))
     for share in (-0.1, 0, 1, 10):

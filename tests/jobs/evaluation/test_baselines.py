@@ -175,12 +175,13 @@ def test_the_accuracy_is_listed_by_the_values_of_any_column(
     assert {item["by"] for item in values["slices"]} == {"words", "unknown words", "class", "source", "label"}
     report = (tmp_path / "out" / "report.md").read_text()
     assert f"| mail | {expected['mail']} | " in report.split("## Slices")[1]
-    rows = [{"label": label, "text": text, "year": 2020 + index % 2} for index, (label, text) in
-            enumerate(make_toy_rows(70, seed=9))]  # fmt: skip
+    rows: list[dict[str, object]] = [{"label": label, "text": text} for label, text in make_toy_rows(70, seed=9)]
+    for index, row in enumerate(rows[1:]):
+        row["ann\u00e9e"] = 2020 + index % 2
     (tmp_path / "other.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert main(["evaluate", trained, str(tmp_path / "other.jsonl"), "--by", "year"]) == 0
-    table = capsys.readouterr().out.partition("year ")[2].splitlines()
-    assert [line.split()[:2] for line in table[1:3]] == [["2020", "35"], ["2021", "35"]]
+    assert main(["evaluate", trained, str(tmp_path / "other.jsonl"), "--by", "anne\u0301e"]) == 0
+    table = capsys.readouterr().out.partition("ann\u00e9e ")[2].splitlines()
+    assert {tuple(line.split()[:2]) for line in table[1:4]} == {("2020", "35"), ("2021", "34"), ("(empty)", "1")}
     with pytest.raises(DataError, match=r"has no column 'sorce' \(--by\); it has label, text, source; did you mean"):
         evaluate(trained, [], None, by=["sorce"])
 

@@ -467,6 +467,31 @@ def test_parquet_has_the_types_of_the_input(saved: str, tmp_path: Path) -> None:
     assert list(second.values())[:8] == ["word2", None, 0.5, None, None, "\\ud800", None, None]
 
 
+@pytest.mark.parametrize("texts", [["word1"] * 120, ["word1"] * 40 + ["word2"] * 50 + ["word1"] * 30])
+def test_batches_without_selected_rows_have_the_types_of_the_others(
+    saved: str, tmp_path: Path, texts: list[str]
+) -> None:
+    """They are of 50 rows each; here none or the second one has selected rows."""
+    days = [datetime.date(2020, 1, 2)] * 120
+    table = pyarrow.table({"text": texts, "n": pyarrow.array(range(120), pyarrow.int32()), "day": days})
+    (tmp_path / "in.arrow").write_bytes(encode_table(table, ".arrow"))
+    scores = predict_proba(load_checkpoint(saved), ["word1", "word2"])
+    label = int((scores[1] - scores[0]).argmax())
+    limit = float(scores[:, label].mean())
+    out = tmp_path / "out.parquet"
+    predict_file(saved, str(tmp_path / "in.arrow"), str(out), None, min_scores={"abc"[label]: limit})
+    written = pyarrow.parquet.read_table(out)
+    assert written.column("text").to_pylist() == [text for text in texts if text == "word2"]
+    assert [str(kind) for kind in written.schema.types][:3] == ["string", "int32", "date32[day]"]
+
+
+def test_the_name_of_a_column_may_be_decomposed(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text,caf\u00e9,n\nword1,x,1\n", encoding="utf-8")
+    options = ["--columns", "cafe\u0301", "--out", str(tmp_path / "out.csv")]
+    assert main(["predict", saved, str(tmp_path / "in.csv"), *options]) == 0
+    assert [*read_csv(tmp_path / "out.csv")[0]] == ["caf\u00e9", "label", "score"]
+
+
 def test_files_with_different_columns_are_not_one_parquet_file(saved: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

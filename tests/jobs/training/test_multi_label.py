@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_a_label_of_the_other_kind_is_an_error_that_names_the_setting(
     path.write_text(content + "\n")
     with pytest.raises(DataError, match=message):
         read_rows(str(path), Experiment.model_validate({"data": settings}).data)
+
+
+@pytest.mark.parametrize("load", [load_dataset, lambda experiment: load_folds(experiment, 3)])
+def test_rows_without_any_label_are_an_error(tmp_path: Path, load: Callable[[Experiment], object]) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "a word", "label": []}\n' * 60)
+    experiment = Experiment.model_validate(
+        {"data": {"train": str(path), "multi_label": True}, "storage": str(tmp_path)}
+    )
+    with pytest.raises(DataError, match=r"in\.jsonl: no row has a label"):
+        load(experiment)
 
 
 def test_each_part_and_fold_has_the_same_share_of_each_label(experiment: Experiment) -> None:
