@@ -109,13 +109,14 @@ class Drift:
         """Return the rows of each table by its title.
 
         Args:
-            words: their neighbours are listed; if empty, those of the words of the file that moved farthest for their
-                frequency.
+            words: their neighbours are listed; if empty, those that moved farthest for their frequency, among
+                those of the file if it has any.
             count: words of each list.
         """
         order = self.top_by_relative_distance(len(self.words))
-        usual = [self.words[index] for index in order if self.pretrained[index] or not self.from_file.any()]
-        selected = words or usual[:count]
+        # A file may have none of the trained words.
+        usual = [index for index in order if self.pretrained[index]] or order
+        selected = words or [self.words[index] for index in usual[:count]]
         neighbours = {word: self.nearest_neighbours(word) for word in selected}
         return {
             "words that moved farthest": [self._row(index) for index in self.top_by_distance(count)],

@@ -15,6 +15,7 @@ from jobs.evaluation.drift import (
     compute_drift,
     draw_drift,
     estimate_expected_distance,
+    format_markdown_section,
     load_drift,
     report_drift,
 )
@@ -73,6 +74,14 @@ def test_words_with_random_vectors_are_no_neighbours(drift: Drift) -> None:
     assert str(rows["fine"]["after"]).startswith("good")
     listed = [row["word"] for row in drift.tables(())["nearest neighbours before and after training"]]
     assert sorted(map(str, listed)) == ["bad", "film", "good"]
+
+
+def test_a_file_may_have_no_trained_word(drift: Drift) -> None:
+    """Then other words are listed, which have no neighbours before training."""
+    own = replace(drift, pretrained=np.zeros(4, bool))
+    rows = own.tables(())["nearest neighbours before and after training"]
+    assert {row["word"] for row in rows} == {"good", "bad", "fine", "film"}
+    assert len(format_markdown_section(own)) > 10
 
 
 def test_without_a_vectors_file_the_neighbours_are_those_after_training(drift: Drift) -> None:
