@@ -21,7 +21,7 @@ from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.prepared.corpus_tokens import encode, tokenize_texts
 from jobs.datasets.tokenizer import Vocabulary
-from jobs.model.checkpoint import Checkpoint, load_checkpoint
+from jobs.model.checkpoint import Checkpoint, load_checkpoint, load_initial_vectors
 from jobs.model.linear.classifier import LinearClassifier
 from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, SCALE, WEIGHT, renumber_words
 from jobs.model.network import Network
@@ -90,6 +90,9 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
     vectors = np.concatenate([corpus.vectors, np.zeros((added, start.shape[1]), np.float32)])
     rows, start_rows = match_words(words, checkpoint.words)
     vectors[rows] = start[start_rows]
+    scale = np.concatenate([corpus.scale, np.ones(added, np.float32)])
+    if (initial := load_initial_vectors(checkpoint.path)) is not None:
+        scale[rows] = initial.scale[start_rows]
     labels = sorted({*corpus.labels, *checkpoint.labels})
     classes = number_classes(corpus.labels, labels)
     vocabulary = Vocabulary(words, text.max_edit_distance)
@@ -108,7 +111,7 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
         words=words,
         vectors=vectors,
         pretrained=np.concatenate([corpus.pretrained, np.zeros(added, bool)]),
-        scale=np.concatenate([corpus.scale, np.ones(added, np.float32)]),
+        scale=scale,
         key=digest([corpus.key, checkpoint.manifest_sha256]),
         out_of_scope=out_of_scope,
         # Without a trained vector of its own, a word would have the fixed one in both channels.

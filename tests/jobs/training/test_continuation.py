@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from gensim.models import KeyedVectors
 
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.evaluation.export import export_vectors
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
 from jobs.model.checkpoint import load_checkpoint, load_training_state, save_checkpoint
@@ -21,7 +23,7 @@ from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.snapshot import capture, gather_weights, restore
 from jobs.training.train import train
 from tests.support.loops import train_checkpoint
-from tests.support.toy_data import make_toy_rows
+from tests.support.toy_data import make_toy_rows, write_word2vec
 
 NEW_ROWS = [("weather", f"rain and sun in {word}") for word in ("may", "june", "july", "winter", "spring")] * 4
 KNOWN_TEXTS = ["the film was great", "a dull story", "", "people and music"]
@@ -90,6 +92,27 @@ def test_known_classes_keep_their_logits_until_they_are_trained(
     assert Classifier(trained, share_table=False).predict(["rain and sun in june"]) == ["weather"]
     manifest = load_checkpoint(str(tmp_path / "base")).manifest_sha256
     assert trained.metrics["started_from"] == {"checkpoint": str(tmp_path / "base"), "manifest": manifest}
+
+
+def test_vectors_of_the_checkpoint_keep_their_scale(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, more_csv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export divides by it: the lengths are those of the first run's file, also of words that the new one lacks."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    words = ["dull", "awful", "film", "great"]
+    vectors = 40 * np.random.default_rng(0).normal(size=(len(words), 12)).astype(np.float32)
+    path = str(write_word2vec(tmp_path / "v.bin", words, vectors))
+    other = str(write_word2vec(tmp_path / "other.bin", words[2:], vectors[2:]))
+    first = train(make_experiment(model__embedding="static", vectors__path=path, train__epochs=1))
+    experiment = make_experiment(
+        name="more", model__embedding="static", vectors__path=other, data__train=more_csv, train__start_from=first,
+        train__epochs=1,
+    )  # fmt: skip
+    out = tmp_path / "out.bin"
+    export_vectors(train(experiment), str(out), None, merge=False)
+    exported = KeyedVectors.load_word2vec_format(str(out), binary=True)
+    for word, vector in zip(words, vectors, strict=True):
+        np.testing.assert_allclose(exported[word], vector, rtol=1e-4)
 
 
 def test_validation_texts_have_the_words_that_only_the_checkpoint_knows(
