@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,19 +181,20 @@ def output_file(path: str, *, replace: bool = True) -> Iterator[Path]:
         replace: as of `write_bytes`.
     """
     filesystem, inside = resolve_filesystem(path)
-    local = local_path(path)
-    if local is not None:
+    if (local := local_path(path)) is not None:
         with atomic_write(local, replace=replace) as part:
             yield part
         return
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder, "part")
         yield part
-        try:
+
+        def upload() -> None:
             with part.open("rb") as source, filesystem.open_output_stream(inside) as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written: {error}") from error
+
+        with _raise_storage_errors(f"{path}: cannot be written"), ThreadPoolExecutor(1) as pool:
+            pool.submit(upload).result()  # in a thread: an interrupt would close the stream, which publishes a part
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Storage in an S3-compatible store: files are whole or absent if the server is slow, rejects or aborts requests."""
 
+import os
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +110,22 @@ def test_an_aborted_write_leaves_the_previous_file(root: str, server: S3Server, 
     storage.write_bytes(path, content)
     with input_files.open_stream(path) as stream:
         assert stream.read() == content
+
+
+def test_an_interrupted_write_is_whole(root: str, server: S3Server) -> None:
+    """Ctrl-C comes during the upload of the first part."""
+    path = storage.join(root, "weights")
+    interrupts = iter([signal.SIGINT])
+
+    def interrupt(method: str, path: str) -> None:
+        if method == "PUT" and (number := next(interrupts, None)):
+            os.kill(os.getpid(), number)
+
+    server.fault = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(path, LARGE * 4)
+    with input_files.open_stream(path) as stream:
+        assert len(stream.read()) == 4 * len(LARGE)
 
 
 def test_a_short_fault_is_retried(root: str, server: S3Server) -> None:
