@@ -47,7 +47,8 @@ def load_token() -> str | None:
         if not path.is_file():
             return None
         if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+            with suppress(OSError):  # of another user, such as a mounted secret
+                path.chmod(0o600)
         return path.read_text(encoding="utf-8").strip() or None
     except OSError as error:
         raise TokenError(f"{path}: the token cannot be read: {error.strerror}") from error

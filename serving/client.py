@@ -61,6 +61,8 @@ class Client:
         connections: int = 8,
         compress: bool = False,
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ServiceError(f"{url}: is not the URL of a service, such as http://127.0.0.1:8000")
         self._url = url.rstrip("/")
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         self._retry_timeout_s, self._timeout_s, self._compress = retry_timeout_s, timeout_s, compress

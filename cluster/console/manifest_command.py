@@ -108,18 +108,14 @@ def _manifest(options: argparse.Namespace) -> None:
 
     from cluster import manifest
     from cluster.package import is_experiment_file
+    from cluster.storage import read_text
 
     verb, *words = options.arguments
     is_job, is_service = verb in JOB_VERBS, verb == "serve" and len(words) == 1
     if not is_job and not is_service and options.arguments != ["cluster"]:
         jobs = ", ".join(f"{name} ..." for name in JOB_VERBS)
         raise UsageError(f"'{' '.join(options.arguments)}': write cluster, {jobs}, or serve CONFIG")
-    try:
-        contents = {
-            word: Path(word).read_text(encoding="utf-8") for word in words if is_service or is_experiment_file(word)
-        }
-    except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    contents = {word: read_text(word) for word in words if is_service or is_experiment_file(word)}
     _check_manifest_options(options, is_job)
     if is_job:
         options.command_line.validate(options.arguments)

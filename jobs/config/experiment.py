@@ -154,6 +154,17 @@ def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> E
     return _validate(tree, location)
 
 
+class _SettingsLoader(yaml.SafeLoader):
+    """Loader whose keys are the text that is written: names of settings, and labels such as no, off and 010."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = self.DEFAULT_SCALAR_TAG
+        return super().construct_mapping(node, deep)
+
+
 def _parse_value(key: str, text: str) -> Any:
     """Return a value of the command line: YAML, but texts need no quotes, such as the name 1 of a column."""
     stripped = text.strip()
@@ -162,7 +173,7 @@ def _parse_value(key: str, text: str) -> Any:
     if key in SETTING_KEYS and _accepts_text(key) and not is_quoted and not is_list and stripped not in YAML_NULLS:
         return stripped or text
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _SettingsLoader)
     except yaml.YAMLError as error:
         if is_list:  # YAML wants quotes around paths with * or ?
             return [path.strip() for path in stripped[1:-1].split(",")]
@@ -195,7 +206,7 @@ def _check_is_experiment(path: str) -> None:
 def _read_yaml(path: str) -> dict[str, Any]:
     _check_is_experiment(path)
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _SettingsLoader)
     except FileNotFoundError as error:
         raise ExperimentError(f"{path}: no such experiment file") from error
     except (OSError, UnicodeDecodeError) as error:

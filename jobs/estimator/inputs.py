@@ -118,16 +118,18 @@ def make_split(
         sets: of `read_label_sets` for the labels.
     """
     checked = check_texts(texts)
-    for index, text in enumerate(checked):
-        if not text.isascii() and SURROGATE.search(text):  # it could not be written into the checkpoint
-            raise ValueError(f"{name}: texts[{index}] has half of a surrogate pair, which is not a character")
+    _require_characters(checked, f"{name}: texts")
     if sets is None:
         values = column_or_1d(to_array(labels))
+        for index, value in enumerate(values.tolist()):
+            if value is None or value != value:
+                raise ValueError(f"{name}: labels[{index}] is {value!r}, not a label")
         check_classification_targets(values)
         names, label_sets = [name_label(value) for value in values.tolist()], None
     else:
         values, label_sets = sets.rows, [tuple(sorted(map(name_label, set(row)))) for row in sets.rows]
         names = [", ".join(row) for row in label_sets]
+    _require_characters(names, f"{name}: labels")
     if len(checked) != len(values):
         raise ValueError(f"{name}: {len(checked):,} texts and {len(values):,} labels")
     own_weights = None if sample_weight is None else column_or_1d(to_array(sample_weight), dtype=np.float64)
@@ -138,6 +140,12 @@ def make_split(
             raise ValueError("sample_weight: a weight is not a number of at least 0")
     weights = None if own_weights is None else own_weights.tolist()
     return Split(checked, names, name, weights=weights, label_sets=label_sets)
+
+
+def _require_characters(texts: list[str], name: str) -> None:
+    for index, text in enumerate(texts):
+        if not text.isascii() and SURROGATE.search(text):  # it could not be written into the checkpoint
+            raise ValueError(f"{name}[{index}] has half of a surrogate pair, which is not a character")
 
 
 def check_texts(texts: Iterable[str]) -> list[str]:

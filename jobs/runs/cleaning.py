@@ -218,10 +218,10 @@ def _can_use(run: Run, kind: str) -> bool:
 
 def _remove(removal: Removal) -> bool:
     """Delete something, and return whether it is deleted: it stays if it is in use."""
-    if not removal.folder:
-        remove_file(removal.path)
-        return True
     try:
+        if not removal.folder:
+            remove_file(removal.path)
+            return True
         with lock_folder(str(removal.lock)) as is_locked:
             if removal.path == removal.lock:
                 if _has_changed(removal):

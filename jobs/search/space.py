@@ -262,6 +262,9 @@ def _parse_range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], An
         raise ExperimentError(f"{key}: must be whole numbers, not {values!r}")
     if len(values) == 3 and values[2] <= 0:
         raise ExperimentError(f"{key}: the step must be above 0, not {values[2]!r}")
+    if kind == "uniform" and len(values) == 3:  # the high end is a value too
+        low, high, step = values
+        return [low, round(low + math.floor((high - low) / step + 1e-9) * step, 12)], step
     return values[:2], values[2] if len(values) == 3 else None
 
 

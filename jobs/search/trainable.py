@@ -288,7 +288,8 @@ def to_tune_space(space: list[Dimension]) -> Mapping[str, Any]:
             result[item.path] = ray.tune.choice(list(range(low, high, item.step)))
         else:
             low, high = item.values
-            result[item.path] = ray.tune.quniform(low, high, item.step)
+            count = round((high - low) / item.step) + 1
+            result[item.path] = ray.tune.choice([round(low + index * item.step, 12) for index in range(count)])
     return result
 
 

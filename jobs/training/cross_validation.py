@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from cluster import UsageError, resources
 from cluster.connection import connect, resolve_address
@@ -247,6 +247,8 @@ def _train_on_ray(jobs: Iterator[Job[NameType]], cpus_per_task: int) -> Iterator
             if isinstance(error.cause, UsageError):
                 raise TaskFailed(f"{name}: {error.cause}") from error
             raise
+        except RayError as error:
+            raise TaskFailed(f"{name}: its process was lost: {error}; repeat the command") from error
 
 
 def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -102,13 +102,20 @@ class ServeCluster:
         # A cluster that is started again has another session, and none of the services of the earlier one.
         self._session = read_session_name(client) or self.dashboard_url
 
+    def _call(self, request: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the response of the dashboard; DeploymentError if it is an error."""
+        try:
+            return request(*arguments)
+        except (OSError, RuntimeError) as error:
+            raise DeploymentError(f"{self.dashboard_url}: {error}") from error
+
     def is_serving(self) -> bool:
         """Return whether Serve runs, with or without applications."""
-        return bool(self._client.get_serve_details().get("proxies"))
+        return bool(self._call(self._client.get_serve_details).get("proxies"))
 
     def list_applications(self) -> list[Application]:
         """Return the services of this project; other applications have no checkpoint in their `user_config`."""
-        details = self._client.get_serve_details()
+        details = self._call(self._client.get_serve_details)
         applications = []
         for name, values in details["applications"].items():
             deployments = list(values["deployments"].values())
@@ -160,7 +167,7 @@ class ServeCluster:
         Raises:
             DeploymentError: another application has the same route prefix.
         """
-        details = self._client.get_serve_details()
+        details = self._call(self._client.get_serve_details)
         applications = configuration["applications"]
         names = {application["name"] for application in applications}
         others = {name: values for name, values in details["applications"].items() if name not in names}
@@ -172,9 +179,9 @@ class ServeCluster:
 
     def remove(self, name: str) -> None:
         """Remove an application that was deployed; the others stay as they are."""
-        details = self._client.get_serve_details()
+        details = self._call(self._client.get_serve_details)
         if set(details["applications"]) <= {name}:
-            self._client.delete_applications()  # Serve stops too, and its port is free
+            self._call(self._client.delete_applications)  # Serve stops too, and its port is free
             return
         others = {other: values for other, values in details["applications"].items() if other != name}
         self.send(_fill_http_options({"applications": _list_configurations(others)}, details))
@@ -190,7 +197,7 @@ class ServeCluster:
                 return
             except OSError:
                 time.sleep(2)
-        self._client.deploy_applications(configuration)
+        self._call(self._client.deploy_applications, configuration)
 
     def wait_until_running(self, name: str, requested: Mapping[str, Any] | None = None) -> str:
         """Wait until an application runs, and return and log its URL.

@@ -15,7 +15,7 @@ def require_free_port(host: str, port: int) -> None:
     """Raise DeploymentError, with the process that holds it, if a port cannot be listened on."""
     require_no_orphaned_proxy(port)
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
         listener = find_listener(port)
         holder = f" ({listener.name}, process {listener.pid})" if listener else ""

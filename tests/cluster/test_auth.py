@@ -74,6 +74,20 @@ def test_a_file_that_others_can_read_is_restricted_to_its_owner(home: Path, monk
     assert auth.load_token() == "first"
 
 
+def test_the_file_of_another_user_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a mounted secret: its permissions stay."""
+    path = home / "secret"
+    path.write_text("abc\n")
+    path.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert auth.load_token() == "abc"
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(home: Path) -> None:
     """The error names the path of the file."""
     (home / ".ray").write_text("")

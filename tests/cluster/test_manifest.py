@@ -192,6 +192,14 @@ def test_a_mistake_is_one_line(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("verb", ["train", "serve"])
+def test_a_file_that_is_not_utf_8_is_an_error(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "latin1.yaml"
+    path.write_bytes("name: \u00e9\n".encode("latin-1"))
+    assert main([*COMMAND, "--storage", "s3://b/r", "--", verb, str(path)]) == 2
+    assert "latin1.yaml" in capsys.readouterr().err
+
+
 def test_a_job_needs_no_pod_to_submit_it_and_ends_at_a_deadline(capsys: pytest.CaptureFixture[str]) -> None:
     """The eviction of such a pod would fail the job, and without a deadline KubeRay waits forever."""
     [job] = print_manifests(capsys, *STORAGES[0], "--deadline-hours", "1.5", "--", "train")

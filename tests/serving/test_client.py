@@ -148,6 +148,12 @@ def test_a_service_that_cannot_be_reached_is_reported(clock: Clock) -> None:
     assert clock.now == pytest.approx(1)
 
 
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", ""])
+def test_a_url_without_a_scheme_is_an_error_at_once(url: str) -> None:
+    with pytest.raises(ServiceError, match="is not the URL of a service"):
+        Client(url)
+
+
 def test_the_response_of_another_service_is_reported(server: ThreadingHTTPServer) -> None:
     """The response is a 200 that is not JSON."""
     server.content = b"<html>"

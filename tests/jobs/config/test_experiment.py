@@ -6,7 +6,13 @@ import pytest
 import yaml
 
 from cluster.package import REPOSITORY
-from jobs.config.experiment import SETTING_KEYS, Experiment, ExperimentError, apply_overrides, load_experiment
+from jobs.config.experiment import (
+    SETTING_KEYS,
+    Experiment,
+    ExperimentError,
+    apply_overrides,
+    load_experiment,
+)
 
 
 def test_yaml_contains_all_settings_and_is_read_back(tmp_path: Path) -> None:
@@ -210,3 +216,16 @@ def test_train_folds_of_earlier_versions(tmp_path: Path, value: str) -> None:
 def test_the_experiment_files_are_valid(path: Path) -> None:
     """The name of each experiment is that of its file."""
     assert load_experiment(str(path)).name == path.stem
+
+
+def test_labels_of_a_setting_are_the_text_that_is_written(tmp_path: Path) -> None:
+    """YAML 1.1 would read them as booleans, null, and other numbers."""
+    weights = {"no": 1.0, "off": 2.0, "null": 3.0, "010": 4.0, "12:30": 5.0, "1": 6.0}
+    text = "{no: 1, off: 2, null: 3, 010: 4, 12:30: 5, 1: 6}"
+    assert load_experiment(None, [f"train.class_weights={text}"]).train.class_weights == weights
+    path = tmp_path / "x.yaml"
+    path.write_text(f"train:\n  class_weights: {text}\n")
+    loaded = load_experiment(str(path), [])
+    assert loaded.train.class_weights == weights
+    path.write_text(loaded.to_yaml())
+    assert load_experiment(str(path), []).train.class_weights == weights

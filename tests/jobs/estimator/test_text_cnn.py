@@ -286,6 +286,11 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
         small.fit(TEXTS, ["one"] * 120)
     with pytest.raises(ValueError, match=r"the training rows: texts\[1\] has half of a surrogate pair"):
         small.fit(["a", "\ud800", *TEXTS[2:]], LABELS)
+    with pytest.raises(ValueError, match=r"labels\[0\] has half of a surrogate pair"):
+        small.fit(TEXTS, ["\ud800", *LABELS[1:]])
+    for missing in (None, float("nan")):
+        with pytest.raises(ValueError, match=r"the training rows: labels\[1\] is (None|nan), not a label"):
+            small.fit(TEXTS, np.array([LABELS[0], missing, *LABELS[2:]], object))
     with pytest.raises(ValueError, match="eval_set has no rows"):
         small.fit(TEXTS, LABELS, eval_set=([], []))
     for share in (-0.1, 0, 1, 10):

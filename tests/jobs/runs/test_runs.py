@@ -415,3 +415,15 @@ def test_runs_of_an_object_store_are_listed_and_cleaned(storage: Path, make_run:
 )
 def test_sizes_have_a_unit(size: int, text: str) -> None:
     assert format_size(size) == text
+
+
+def test_a_cache_that_another_command_has_deleted_does_not_end_the_cleaning(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    gone, path = write_cache(storage, "vectors-0123abcd.bin", 2), write_cache(storage, "vectors-0123abce.bin", 2)
+    planned = plan_removals(str(storage))
+    monkeypatch.setattr("jobs.runs.cleaning.plan_removals", lambda *_, **__: planned)
+    gone.unlink()
+    clean(str(storage), delete=True)
+    assert not path.exists()
+    assert any(f"{gone} stays" in message for message in messages)

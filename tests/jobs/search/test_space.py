@@ -15,6 +15,7 @@ from jobs.search.space import (
     list_embeddings,
     parse_space,
 )
+from jobs.search.trainable import to_tune_space
 
 
 def make_experiment(space: dict, **settings: object) -> Experiment:
@@ -254,3 +255,13 @@ def test_a_setting_that_no_trial_varies_is_reported(dimension: str, condition: d
 def test_the_epochs_of_trials_are_those_of_the_space_or_of_the_search(definition: dict | None, epochs: int) -> None:
     space = {"model.embedding": {"grid": ["static", "rand"]}} | ({"train.epochs": definition} if definition else {})
     assert find_max_epochs(make_experiment(space)) == epochs
+
+
+@pytest.mark.parametrize(("low", "high", "last"), [(0.25, 0.65, 0.65), (0.2, 0.65, 0.6), (0.1, 0.3, 0.3), (0, 0.05, 0)])
+def test_a_step_need_not_divide_the_ends_of_a_range(low: float, high: float, last: float) -> None:
+    """Values are the low end and those that are whole steps above it."""
+    experiment = Experiment().replace({"tune.space": {"model.dropout": {"uniform": [low, high, 0.1]}}})
+    [item] = parse_space(experiment)
+    assert item.values == [low, last]
+    drawn = {to_tune_space([item])["model.dropout"].sample() for _ in range(200)}
+    assert drawn == {round(low + index * 0.1, 12) for index in range(round((last - low) / 0.1) + 1)}

@@ -198,6 +198,14 @@ def test_folds_on_ray_have_the_same_results(
         cross_validate(experiment, 2)
 
 
+@pytest.mark.ray
+def test_a_fold_whose_process_is_lost_is_an_error(embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray repeats the task, whose process ends each time."""
+    monkeypatch.setattr(cross_validation, "train_and_evaluate", lambda *_: os._exit(1))
+    with pytest.raises(TaskFailed, match=r"^fold 1: its process was lost: .*repeat the command"):
+        list(cross_validation.train_in_parallel([("fold 1", None, None, None)], 1))  # type: ignore[list-item]
+
+
 def read_folds(path: str) -> list[dict[str, object]]:
     """Return the results of a folds.json without times."""
     folds = json.loads(Path(path).read_text())["folds"]

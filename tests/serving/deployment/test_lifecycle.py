@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -85,6 +86,18 @@ def paths(run_folder: Path) -> Iterator[tuple[str, str]]:
 
 def run_command(*arguments: str) -> int:
     return main([*arguments, "--address", ADDRESS])
+
+
+@pytest.mark.parametrize("command", ["status", "undeploy", "rollback"])
+@pytest.mark.parametrize("error", [RuntimeError("status code 503"), ConnectionError("status code 503")])
+def test_the_error_of_a_dashboard_is_reported(
+    serve: SimulatedServe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str,
+    error: Exception,
+) -> None:  # fmt: skip
+    """It names the dashboard, without a traceback."""
+    monkeypatch.setattr(serve, "get_serve_details", Mock(side_effect=error))
+    assert run_command(command) == 2
+    assert f"error: {ADDRESS}: status code 503" in capsys.readouterr().err
 
 
 def test_the_checkpoints_of_a_service_have_leases_until_it_no_longer_names_them(

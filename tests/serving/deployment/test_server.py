@@ -22,6 +22,7 @@ from serving.deployment.haproxy import (
     active_request_limit,
     build_environment,
 )
+from serving.deployment.ports import require_free_port
 
 CONFIGURATION = {
     "http_options": {"host": "127.0.0.1", "port": 0},
@@ -88,6 +89,16 @@ def test_limits_above_those_of_haproxy_are_logged(messages: list[str]) -> None:
     [message] = messages
     assert f"allow {MAX_REQUESTS_PER_REPLICA + 64} requests per replica" in message
     assert f"at most {MAX_REQUESTS_PER_REPLICA}" in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+def test_a_port_of_either_protocol_may_be_free_or_used(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as used:
+        port = used.getsockname()[1]
+        with pytest.raises(DeploymentError, match=f"cannot listen on {host}:{port}"):
+            require_free_port(host, port)
+    require_free_port(host, port)
 
 
 def test_a_used_port_is_an_error_before_ray_starts(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
