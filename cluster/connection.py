@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import ray
 
 from cluster import UsageError, auth, first_line
-from cluster.machine import set_variables
+from cluster.machine import listen, set_variables
 from cluster.package import CODE_FOLDER, build_package, is_installed
 from cluster.ray_private import JOB_VARIABLE, call_node_service, set_uv_run_hook
 
@@ -302,9 +302,8 @@ def _is_outside(address: str, token: str | None) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host, 0), family=family).close()
+        listen(host, 0).close()
     except OSError:
         return False
     return True

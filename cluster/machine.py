@@ -166,6 +166,11 @@ def inspect_gpus(driver_and_count: tuple[str, int] | None = None) -> GpuState:
     return GpuState(count, driver, version, torch.version.cuda or torch.version.hip or "", message)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an IPv4 or IPv6 address; OSError if it is used, or not of this machine."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
 def find_free_ports(count: int) -> list[int]:
     """Return ports that are free on every interface at the moment.
 

@@ -6,9 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
-from unicodedata import normalize
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, CommandLine, RunCommand
@@ -74,9 +72,7 @@ def add_commands(commands: CommandGroup) -> None:
     evaluate.add_argument("--label-column", help="of FILE (default: as in training)")
     evaluate.add_argument("--out", help="folder of the report (default: next to the checkpoint, named after the file)")
     text = "also the accuracy by value of a column of the rows; repeat it for several columns"
-    evaluate.add_argument(
-        "--by", action="append", type=partial(normalize, "NFC"), default=[], metavar="COLUMN", help=text
-    )
+    evaluate.add_argument("--by", action="append", default=[], metavar="COLUMN", help=text)
     text = "leave out the comparison with TF-IDF and a linear SVC, trained on the same rows"
     evaluate.add_argument("--no-baseline", dest="baseline", action="store_false", help=text)
     text = "texts that belong to no class: how well the scores and the threshold of abstention recognize them"

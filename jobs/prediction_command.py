@@ -4,7 +4,6 @@ import argparse
 import os
 import shlex
 import sys
-from unicodedata import normalize
 
 from cluster import UsageError
 from cluster.console.cli import CommandGroup, parse_count
@@ -111,7 +110,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _column_names(word: str) -> list[str]:
     """Return the names of an option, which commas separate; argparse prints the error."""
-    names = [normalize("NFC", name.strip()) for name in word.split(",")]
+    names = [name.strip() for name in word.split(",")]
     if "" in names or len({*names}) < len(names):
         raise argparse.ArgumentTypeError(f"must be different names with commas between them, not {word!r}")
     return names

@@ -19,7 +19,7 @@ def parse_class_weights(value: Any) -> ClassWeights:
 
 
 def convert_labels(value: Any) -> Any:
-    """Return a setting's value, a mapping with labels as strings: YAML reads some as numbers or booleans."""
+    """Return a setting's value, a mapping with labels as strings: in Python some are numbers or booleans."""
     if not isinstance(value, Mapping):
         return value
     return {str(label).lower() if isinstance(label, bool) else str(label): item for label, item in value.items()}

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unicodedata import normalize
@@ -17,7 +17,7 @@ from jobs.datasets.formats.encoded_texts import EncodedTexts
 from jobs.datasets.formats.file_parts import divide_file
 from jobs.datasets.formats.parquet import open_parquet
 from jobs.datasets.formats.record_batches import stream_batches
-from jobs.datasets.formats.rows import DataError, FilePart, ReadOptions, Record, SourceFile
+from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
 from jobs.datasets.formats.text_lines import iter_lines
 from jobs.datasets.readers import BINARY_FORMATS, iter_rows
 from jobs.datasets.sources import map_files
@@ -62,16 +62,16 @@ def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches
         yield from group_rows((text, record or {}) for _, text, _, record in rows)
         return
     for file in files:
-        try:
-            for texts, batch in _stream_arrow(file, options):
-                yield Chunk(texts, (), batch)
-        except StorageError as error:
-            raise DataError(str(error)) from error
+        for texts, batch in _stream_batches(file, options):
+            yield Chunk(texts, (), batch)
 
 
-def _stream_arrow(file: SourceFile, options: ReadOptions) -> Iterator[tuple[EncodedTexts, pa.RecordBatch]]:
+def _stream_batches(file: SourceFile, options: ReadOptions) -> Iterator[tuple[EncodedTexts, pa.RecordBatch]]:
     open_batches = open_arrow if file.format == "arrow" else partial(open_parquet, part=file.part)
-    return stream_batches(file, options, open_batches)
+    try:
+        yield from stream_batches(file, options, open_batches)
+    except StorageError as error:
+        raise DataError(str(error)) from error
 
 
 def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
@@ -93,7 +93,8 @@ def group_rows(rows: Iterable[tuple[str, Record]]) -> Iterator[Chunk]:
 def scan_columns(files: Sequence[SourceFile], options: ReadOptions) -> ColumnTypes:
     """Return the columns of files in the order of their occurrence; empty if there are no rows.
 
-    All rows of SCANNED_FORMATS are read, of other formats the first row of each file. Parquet and Arrow name the types.
+    All rows of SCANNED_FORMATS are read, of other formats the first row of each file; parquet and Arrow name
+    the types.
 
     Raises:
         DataError: a file is missing or damaged, or a row that is read is invalid.
@@ -106,27 +107,28 @@ def scan_columns(files: Sequence[SourceFile], options: ReadOptions) -> ColumnTyp
 
 
 def _scan_file(file: SourceFile, options: ReadOptions) -> ColumnTypes:
-    columns: ColumnTypes | None = None
-    if file.format == "jsonl":
-        columns = _scan_regular_lines(file, options)
-    elif file.format == "parquet" and file.part is None:  # all rows of a batch would become objects of Python
-        columns = _scan_rows(replace(file, part=FilePart(0, 1, 0)), options) or None
-    columns = _scan_rows(file, options) if columns is None else columns
-    return columns | _find_types(file, options) if columns and file.format in BINARY_FORMATS else columns
+    if file.format in BINARY_FORMATS:
+        return _scan_batches(file, options)
+    columns = _scan_regular_lines(file, options) if file.format == "jsonl" else None
+    return _scan_rows(file, options) if columns is None else columns
 
 
-def _find_types(file: SourceFile, options: ReadOptions) -> ColumnTypes:
-    """Return the columns of numbers and booleans of a parquet or Arrow file that has rows."""
-    _, batch = next(_stream_arrow(file, options))
-    types: ColumnTypes = {}
-    for field in batch.schema:
-        if pa.types.is_boolean(field.type):
-            types[field.name] = {bool}
-        elif pa.types.is_floating(field.type):
-            types[field.name] = {float}
-        elif pa.types.is_integer(field.type):
-            types[field.name] = {object if pa.types.is_uint64(field.type) else int}
-    return types
+def _scan_batches(file: SourceFile, options: ReadOptions) -> ColumnTypes:
+    """Return the columns of a parquet or Arrow file, also of those whose first rows are null."""
+    for _, batch in _stream_batches(file, options):
+        if len(batch):
+            return {field.name: {_find_type(field.type)} for field in batch.schema}
+    return {}
+
+
+def _find_type(kind: pa.DataType) -> type:
+    if pa.types.is_boolean(kind):
+        return bool
+    if pa.types.is_floating(kind):
+        return float
+    if pa.types.is_integer(kind):
+        return object if pa.types.is_uint64(kind) else int
+    return str
 
 
 def _scan_rows(file: SourceFile, options: ReadOptions) -> ColumnTypes:

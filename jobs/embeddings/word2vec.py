@@ -106,7 +106,7 @@ def _parse_header(line: bytes) -> tuple[int, int] | None:
 
 
 def _parse_text_row(line: bytes, dimensions: int) -> tuple[bytes, np.ndarray] | None:
-    fields = line.strip().rsplit(None, dimensions)
+    fields = line.lstrip().rsplit(None, dimensions)
     # Words of GloVe may contain spaces. A number after the last space is not part of a word: the row is too long.
     if len(fields) != dimensions + 1 or (b" " in fields[0] and _is_number(fields[0].rsplit(b" ", 1)[1])):
         return None

@@ -39,7 +39,8 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
     """Return the labels of rows that may have several each; None if each has one.
 
     Raises:
-        ValueError: some rows have lists and others do not, or a matrix has other values than 0 and 1.
+        ValueError: some rows have lists and others do not, a label is None or NaN, or a matrix has other values than 0
+            and 1.
     """
     if getattr(labels, "ndim", 1) == 2 and labels.shape[1] > 1:  # type: ignore[attr-defined]
         matrix = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
@@ -58,6 +59,9 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
         index = is_list.index(False)
         raise ValueError(f"labels[{index}] is {rows[index]!r}, and others are lists; a text without a label has []")
     lists = [list(row) for row in rows]
+    for index, row in enumerate(lists):
+        if any(map(_is_missing, row)):
+            raise ValueError(f"labels[{index}] is {row!r}; remove None and NaN")
     return LabelSets(lists, np.unique(np.array([label for row in lists for label in row])), False)
 
 
@@ -122,7 +126,7 @@ def make_split(
     if sets is None:
         values = column_or_1d(to_array(labels))
         for index, value in enumerate(values.tolist()):
-            if value is None or value != value:
+            if _is_missing(value):
                 raise ValueError(f"{name}: labels[{index}] is {value!r}, not a label")
         check_classification_targets(values)
         names, label_sets = [name_label(value) for value in values.tolist()], None
@@ -140,6 +144,10 @@ def make_split(
             raise ValueError("sample_weight: a weight is not a number of at least 0")
     weights = None if own_weights is None else own_weights.tolist()
     return Split(checked, names, name, weights=weights, label_sets=label_sets)
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label != label
 
 
 def _require_characters(texts: list[str], name: str) -> None:

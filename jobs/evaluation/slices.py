@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def group_by_column(column: str, values: Sequence[str]) -> list[Group]:
 
 
 def read_columns(columns: Sequence[str], source: Source, data: DataSettings, rows: Split) -> dict[str, list[str]]:
-    """Return the values of columns of some rows by name, from the files that they were read from.
+    """Return the values of columns of some rows by name in Unicode NFC, from the files that they were read from.
 
     Raises:
         DataError: the files lack a column, or cannot be read.
@@ -160,6 +161,7 @@ def read_columns(columns: Sequence[str], source: Source, data: DataSettings, row
     records: list[Mapping[str, object]] = []
     everything = read_rows(source, data, records=records)
     known = dict.fromkeys(chain.from_iterable(records))  # a row of jsonl may lack some
+    columns = [normalize("NFC", column) for column in columns]
     for column in columns:
         if column not in known:
             names = describe_names([*known], column)

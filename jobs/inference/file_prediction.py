@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from unicodedata import normalize
 
 import numpy as np
 
@@ -128,6 +129,7 @@ def predict_file(
     data = choose_data_settings(checkpoint, text_column, delimiter)
     texts = open_input(source, data, is_file=is_file, skip_invalid=max_invalid is not None)
     if columns is not None:
+        columns = [normalize("NFC", name) for name in columns]
         texts = replace(texts, options=replace(texts.options, selected=tuple(columns)))
     if output.suffix == ".csv":
         output = replace(output, delimiter=choose_delimiter(texts))

@@ -64,9 +64,24 @@ class Dimension:
         if self.kind == "loguniform":
             return math.exp(generator.uniform(math.log(low), math.log(high)))
         if self.step:
-            steps = math.floor((high - low) / self.step + 1e-9)
-            return round(low + self.step * generator.randint(0, steps), 12)
+            return self._value_after(generator.randint(0, self._num_steps))
         return generator.uniform(low, high)
+
+    def list_steps(self) -> list[Any]:
+        """Return the values of a range with a step."""
+        if self.kind == "randint":
+            low, high = self.values
+            return list(range(low, high, self.step))
+        return [self._value_after(index) for index in range(self._num_steps + 1)]
+
+    @property
+    def _num_steps(self) -> int:
+        """Number of whole steps between the ends of a range of real numbers, which may be no multiples of the step."""
+        low, high = self.values
+        return int((high - low) / self.step + 1e-9)
+
+    def _value_after(self, steps: int) -> float:
+        return float(round(self.values[0] + self.step * steps, 12))
 
     def contains(self, value: Any) -> bool:
         """Return whether a trial may have a value."""
@@ -84,13 +99,19 @@ class Dimension:
 
     def distribution(self) -> "CategoricalDistribution | IntDistribution | FloatDistribution":
         """Return Optuna's distribution of the values; of listed values as JSON, since they may be lists."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.distributions import CategoricalDistribution
 
         if self.is_categorical:
             return CategoricalDistribution([json.dumps(value) for value in self.values])
         if self.kind in ("randint", "lograndint"):
             return self._int_distribution()
+        return self._float_distribution()
+
+    def _float_distribution(self) -> "FloatDistribution":
+        from optuna.distributions import FloatDistribution
+
         low, high = self.values
+        high = self._value_after(self._num_steps) if self.step else high
         return FloatDistribution(low, high, self.kind == "loguniform", self.step)
 
     def _int_distribution(self) -> "IntDistribution":
@@ -110,8 +131,8 @@ class Dimension:
         if self.kind in ("randint", "lograndint"):
             whole = self._int_distribution()
             return trial.suggest_int(self.path, whole.low, whole.high, step=whole.step, log=whole.log)
-        low, high = self.values
-        return trial.suggest_float(self.path, low, high, step=self.step, log=self.kind == "loguniform")
+        real = self._float_distribution()
+        return trial.suggest_float(self.path, real.low, real.high, step=real.step, log=real.log)
 
 
 def parse_space(experiment: Experiment) -> list[Dimension]:
@@ -262,9 +283,6 @@ def _parse_range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], An
         raise ExperimentError(f"{key}: must be whole numbers, not {values!r}")
     if len(values) == 3 and values[2] <= 0:
         raise ExperimentError(f"{key}: the step must be above 0, not {values[2]!r}")
-    if kind == "uniform" and len(values) == 3:  # the high end is a value too
-        low, high, step = values
-        return [low, round(low + math.floor((high - low) / step + 1e-9) * step, 12)], step
     return values[:2], values[2] if len(values) == 3 else None
 
 

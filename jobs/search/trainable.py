@@ -283,13 +283,8 @@ def to_tune_space(space: list[Dimension]) -> Mapping[str, Any]:
         elif item.step is None:
             low, high = item.values
             result[item.path] = getattr(ray.tune, item.kind)(low, high)  # Ray's names are the same
-        elif item.kind == "randint":
-            low, high = item.values
-            result[item.path] = ray.tune.choice(list(range(low, high, item.step)))
         else:
-            low, high = item.values
-            count = round((high - low) / item.step) + 1
-            result[item.path] = ray.tune.choice([round(low + index * item.step, 12) for index in range(count)])
+            result[item.path] = ray.tune.choice(item.list_steps())
     return result
 
 

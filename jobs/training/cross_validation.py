@@ -231,24 +231,28 @@ def _train_on_ray(jobs: Iterator[Job[NameType]], cpus_per_task: int) -> Iterator
     task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
     capacity = max(1, resources.total_cpus() // cpus_per_task)
     running: dict[Any, NameType] = {}
-    while True:
-        # One more than the cluster has room for, so that the next is ready when one ends.
-        while len(running) <= capacity and (job := next(jobs, None)) is not None:
-            name, (experiment, corpus, test) = job
-            reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
-            running[task.remote(experiment, reference, test)] = name
-        if not running:
-            return
-        [ended], _ = ray.wait(list(running))
-        name = running.pop(ended)
-        try:
-            yield name, ray.get(ended)
-        except RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise TaskFailed(f"{name}: {error.cause}") from error
-            raise
-        except RayError as error:
-            raise TaskFailed(f"{name}: its process was lost: {error}; repeat the command") from error
+    try:
+        while True:
+            # One more than the cluster has room for, so that the next is ready when one ends.
+            while len(running) <= capacity and (job := next(jobs, None)) is not None:
+                name, (experiment, corpus, test) = job
+                reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+                running[task.remote(experiment, reference, test)] = name
+            if not running:
+                return
+            [ended], _ = ray.wait(list(running))
+            name = running.pop(ended)
+            try:
+                yield name, ray.get(ended)
+            except RayTaskError as error:
+                if isinstance(error.cause, UsageError):
+                    raise TaskFailed(f"{name}: {error.cause}") from error
+                raise
+            except RayError as error:
+                raise TaskFailed(f"{name}: its process was lost: {error}; repeat the command") from error
+    finally:  # an error, Ctrl-C, or the caller wants no more
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -100,22 +101,28 @@ class ServeCluster:
         client = create_client(self.dashboard_url, "serve")
         self._client: ServeApi = client
         # A cluster that is started again has another session, and none of the services of the earlier one.
-        self._session = read_session_name(client) or self.dashboard_url
+        with self._convert_errors():
+            self._session = read_session_name(client) or self.dashboard_url
 
-    def _call(self, request: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the response of the dashboard; DeploymentError if it is an error."""
+    @contextmanager
+    def _convert_errors(self) -> Iterator[None]:
+        """Context manager: an error of the dashboard becomes a DeploymentError."""
         try:
-            return request(*arguments)
+            yield
         except (OSError, RuntimeError) as error:
             raise DeploymentError(f"{self.dashboard_url}: {error}") from error
 
+    def _read_details(self) -> Mapping[str, Any]:
+        with self._convert_errors():
+            return self._client.get_serve_details()
+
     def is_serving(self) -> bool:
         """Return whether Serve runs, with or without applications."""
-        return bool(self._call(self._client.get_serve_details).get("proxies"))
+        return bool(self._read_details().get("proxies"))
 
     def list_applications(self) -> list[Application]:
         """Return the services of this project; other applications have no checkpoint in their `user_config`."""
-        details = self._call(self._client.get_serve_details)
+        details = self._read_details()
         applications = []
         for name, values in details["applications"].items():
             deployments = list(values["deployments"].values())
@@ -167,7 +174,7 @@ class ServeCluster:
         Raises:
             DeploymentError: another application has the same route prefix.
         """
-        details = self._call(self._client.get_serve_details)
+        details = self._read_details()
         applications = configuration["applications"]
         names = {application["name"] for application in applications}
         others = {name: values for name, values in details["applications"].items() if name not in names}
@@ -179,9 +186,10 @@ class ServeCluster:
 
     def remove(self, name: str) -> None:
         """Remove an application that was deployed; the others stay as they are."""
-        details = self._call(self._client.get_serve_details)
+        details = self._read_details()
         if set(details["applications"]) <= {name}:
-            self._call(self._client.delete_applications)  # Serve stops too, and its port is free
+            with self._convert_errors():
+                self._client.delete_applications()  # Serve stops too, and its port is free
             return
         others = {other: values for other, values in details["applications"].items() if other != name}
         self.send(_fill_http_options({"applications": _list_configurations(others)}, details))
@@ -191,13 +199,14 @@ class ServeCluster:
 
         Serve removes the applications that it does not contain, except those that a process started.
         """
-        for _ in range(3):
-            try:
-                self._client.deploy_applications(configuration)
-                return
-            except OSError:
-                time.sleep(2)
-        self._call(self._client.deploy_applications, configuration)
+        with self._convert_errors():
+            for _ in range(3):
+                try:
+                    self._client.deploy_applications(configuration)
+                    return
+                except OSError:
+                    time.sleep(2)
+            self._client.deploy_applications(configuration)
 
     def wait_until_running(self, name: str, requested: Mapping[str, Any] | None = None) -> str:
         """Wait until an application runs, and return and log its URL.

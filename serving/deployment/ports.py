@@ -1,11 +1,10 @@
 """Ports of a service: free ones, and who holds those that are not."""
 
 import logging
-import socket
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.machine import find_listener
+from cluster.machine import find_listener, listen
 from serving.deployment.applications import KEPT_ADDRESS, DeploymentError
 
 logger = logging.getLogger(__name__)
@@ -15,7 +14,7 @@ def require_free_port(host: str, port: int) -> None:
     """Raise DeploymentError, with the process that holds it, if a port cannot be listened on."""
     require_no_orphaned_proxy(port)
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        listen(host, port).close()
     except OSError as error:
         listener = find_listener(port)
         holder = f" ({listener.name}, process {listener.pid})" if listener else ""

@@ -215,21 +215,18 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
     application = configuration["applications"][0]
     name, user_config = application["name"], application["deployments"][0]["user_config"]
     http = configuration["http_options"]
-    try:
-        cluster = ServeCluster(address)
-        if is_loopback(cluster.machine) and not cluster.is_serving():
-            require_no_orphaned_proxy(http.get("port", 8000))
-        before = next((other for other in cluster.list_applications() if other.name == name), None)
-        if before is not None:
-            before.require_declarative()
-            user_config |= _select_previous(before, user_config["checkpoint"])
-        user_config.update(resolve_checkpoints(user_config))
-        merged = cluster.merge(configuration)
-        cluster.write_leases(name, referenced_checkpoints(user_config))
-        cluster.send(merged)
-        url = cluster.wait_until_running(name, {key: http.get(key) for key in ("host", "port")})
-    except (OSError, RuntimeError) as error:
-        raise DeploymentError(f"the cluster at {address} does not accept the service: {error}") from error
+    cluster = ServeCluster(address)
+    if is_loopback(cluster.machine) and not cluster.is_serving():
+        require_no_orphaned_proxy(http.get("port", 8000))
+    before = next((other for other in cluster.list_applications() if other.name == name), None)
+    if before is not None:
+        before.require_declarative()
+        user_config |= _select_previous(before, user_config["checkpoint"])
+    user_config.update(resolve_checkpoints(user_config))
+    merged = cluster.merge(configuration)
+    cluster.write_leases(name, referenced_checkpoints(user_config))
+    cluster.send(merged)
+    url = cluster.wait_until_running(name, {key: http.get(key) for key in ("host", "port")})
     _report_excess_limits(configuration, MAX_REQUESTS_PER_REPLICA)
     instruction = f"To stop everything that Serve runs there: serve shutdown --address {cluster.dashboard_url}"
     require_key_protection(url, cluster.machine, instruction)

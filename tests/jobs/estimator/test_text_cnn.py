@@ -291,6 +291,8 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
     for missing in (None, float("nan")):
         with pytest.raises(ValueError, match=r"the training rows: labels\[1\] is (None|nan), not a label"):
             small.fit(TEXTS, np.array([LABELS[0], missing, *LABELS[2:]], object))
+        with pytest.raises(ValueError, match=r"labels\[1\] is \['a', (None|nan)\]; remove None and NaN"):
+            small.fit(TEXTS, [["a"], ["a", missing], *[["a"]] * 118])
     with pytest.raises(ValueError, match="eval_set has no rows"):
         small.fit(TEXTS, LABELS, eval_set=([], []))
     for share in (-0.1, 0, 1, 10):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -204,6 +205,25 @@ def test_a_fold_whose_process_is_lost_is_an_error(embedded_ray: None, monkeypatc
     monkeypatch.setattr(cross_validation, "train_and_evaluate", lambda *_: os._exit(1))
     with pytest.raises(TaskFailed, match=r"^fold 1: its process was lost: .*repeat the command"):
         list(cross_validation.train_in_parallel([("fold 1", None, None, None)], 1))  # type: ignore[list-item]
+
+
+@pytest.mark.ray
+def test_other_folds_end_with_the_one_that_fails(embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their CPUs are free again."""
+
+    def fail_or_wait(name: str, *_: object) -> None:
+        if name == "fails":
+            raise ExperimentError("a setting is wrong")
+        time.sleep(600)
+
+    monkeypatch.setattr(cross_validation, "train_and_evaluate", fail_or_wait)
+    jobs = [(f"fold {number}", name, None, None) for number, name in enumerate(("fails", "waits", "waits"))]
+    with pytest.raises(TaskFailed, match=r"^fold 0: a setting is wrong"):
+        list(cross_validation.train_in_parallel(jobs, 1))  # type: ignore[arg-type]
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def read_folds(path: str) -> list[dict[str, object]]:

@@ -88,15 +88,25 @@ def run_command(*arguments: str) -> int:
     return main([*arguments, "--address", ADDRESS])
 
 
-@pytest.mark.parametrize("command", ["status", "undeploy", "rollback"])
 @pytest.mark.parametrize("error", [RuntimeError("status code 503"), ConnectionError("status code 503")])
+@pytest.mark.parametrize(
+    ("command", "request_name"),
+    [
+        ("status", "_do_request"), ("status", "get_serve_details"), ("undeploy", "get_serve_details"),
+        ("undeploy", "delete_applications"), ("rollback", "get_serve_details"), ("rollback", "deploy_applications"),
+        ("deploy", "get_serve_details"), ("deploy", "deploy_applications"),
+    ],
+)  # fmt: skip
 def test_the_error_of_a_dashboard_is_reported(
-    serve: SimulatedServe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str,
-    error: Exception,
+    serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str, request_name: str, error: Exception,
 ) -> None:  # fmt: skip
     """It names the dashboard, without a traceback."""
-    monkeypatch.setattr(serve, "get_serve_details", Mock(side_effect=error))
-    assert run_command(command) == 2
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    for path in paths:
+        assert run_command("deploy", path) == 0
+    monkeypatch.setattr(serve, request_name, Mock(side_effect=error))
+    assert run_command(command, *(paths[:1] if command == "deploy" else ())) == 2
     assert f"error: {ADDRESS}: status code 503" in capsys.readouterr().err
 
 
