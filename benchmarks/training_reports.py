@@ -18,8 +18,8 @@ from cluster.message_queue import MessageFile, MessageFilePoller
 from jobs.training.history import Epoch, EpochReport
 from jobs.training.monitor import POLL_INTERVAL_S, RunCallback
 from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files.reporter import Reporter, do_nothing
 from jobs.training.train import REPORT_INTERVAL_S
-from jobs.training.worker import Reporter, do_nothing
 
 STEPS_PER_EPOCH = 4  # of 256 rows: fractions of a second
 NUM_WORKERS = 2

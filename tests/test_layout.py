@@ -28,6 +28,7 @@ RAY_AT_TOP = {
     "jobs/search/tune.py",
     "jobs/training/cross_validation.py",
     "jobs/training/monitor.py",
+    "jobs/training/run_files/reporter.py",
     "jobs/training/train.py",
     "jobs/training/worker.py",
     "serving/app.py",

@@ -8,10 +8,8 @@ are notified and stop, so that none waits for it.
 import logging
 import math
 import platform
-import queue
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,17 +21,17 @@ import torch
 
 from cluster import UsageError, convert_interrupts, format_count
 from cluster.console.logs import ForwardingHandler, handle_logs
-from cluster.storage import StorageError, exists, join, read_text, resolve_filesystem, write_text
+from cluster.storage import StorageError, exists, join, read_text, write_text
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState, load_checkpoint
 from jobs.training.continuation import load_start_weights
 from jobs.training.corpus import Corpus
-from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.loop import Loop, create_loop
-from jobs.training.monitor import RunCallback, WorkerTimes
+from jobs.training.monitor import WorkerTimes
 from jobs.training.process_group import ProcessGroup, call_with_error_sync
 from jobs.training.run_files import snapshot
-from jobs.training.run_files.checkpoint_store import BackgroundExecutor, CheckpointStore, checkpoint_name
+from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_files.reporter import Reporter, do_nothing
 from jobs.training.worker_messages import WorkerConfig, WorkerFailure, WorkerResult
 
 logger = logging.getLogger(__name__)
@@ -137,7 +135,7 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
             resume(loop, checkpoints)
             reporter.add_message("resumed", (list(loop.progress.epochs), loop.progress.best))
             reporter.add_message("started", f"{format_count(group.world_size, 'worker')} on {device.type}")
-            reporter.submit(do_nothing, [None])
+            reporter.submit_begin(loop.progress)
             _train(experiment, corpus, loop, checkpoints, reporter)
     except UsageError as error:
         return WorkerFailure(str(error), reporter.take_messages())
@@ -145,95 +143,6 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
         reporter.wait_after_interrupt()
         raise
     return WorkerResult(loop.progress, group.world_size, loop.steps, loop.step_bytes, _measure_times(loop))
-
-
-class Reporter:
-    """Background thread of a worker that reports to Ray Train; all workers of a run must submit the same reports.
-
-    A report refers to the checkpoint in the run's folder, which is not uploaded again. It also carries the messages of
-    the first worker that the driver logs.
-
-    Args:
-        path: of the run's folder.
-        interval_s: least time between two reports.
-        callback: in local mode, where Ray Train calls none.
-    """
-
-    def __init__(self, path: str, group: ProcessGroup, interval_s: float, callback: RunCallback | None) -> None:
-        self._group, self._interval_s, self._callback = group, interval_s, callback
-        self._filesystem, self._folder = resolve_filesystem(path)
-        self._background = BackgroundExecutor()
-        self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()  # two threads use it
-        self._submitted_at = float("-inf")  # time.monotonic()
-        self._submitted: set[Epoch | None] = set()
-
-    def add_message(self, kind: str, value: Any) -> None:
-        """Add a message of the first worker to the next report."""
-        if self._group.rank == 0:
-            self._messages.put((kind, value))
-
-    def take_messages(self) -> list[tuple[str, Any]]:
-        """Return the messages that are not reported, and remove them."""
-        messages = []
-        with suppress(queue.Empty):
-            while True:
-                messages.append(self._messages.get_nowait())
-        return messages
-
-    def is_due(self) -> bool:
-        """Return whether the interval has passed since the last report, by the first worker's clock."""
-        return self._group.broadcast_bool(time.monotonic() - self._submitted_at >= self._interval_s)
-
-    def submit(self, work: Callable[[], None], epochs: Sequence[Epoch | None]) -> None:
-        """Wait for the work and reports submitted before, whose error is raised; then do this work and report.
-
-        Args:
-            epochs: reported with their checkpoints, which must be complete after the work; None for a report that has
-                only messages.
-        """
-
-        def work_and_report() -> None:
-            failed = True
-            try:
-                work()
-                failed = False
-            finally:  # the other workers wait in their reports
-                for epoch in epochs:
-                    self._report(None if failed else epoch)
-
-        if epochs:
-            self._submitted_at = time.monotonic()
-            self._submitted.update(epochs)
-        self._background.submit(work_and_report)
-
-    def submit_end(self, progress: Progress) -> None:
-        """Report the end of a run: its last epoch, after the best one, so that Ray Train's result has both."""
-        ends = [progress.epochs[number - 1] for number in sorted({progress.best, len(progress.epochs)})]
-        self.submit(do_nothing, [epoch for epoch in ends if epoch not in self._submitted])
-
-    def wait(self) -> None:
-        """Wait until everything that was submitted is done; raises its error."""
-        self._background.wait()
-
-    def wait_after_interrupt(self) -> None:
-        """Wait as `wait`, also for work whose end `submit` was waiting for when it was interrupted."""
-        self._background.submit(do_nothing)
-        self.wait()
-
-    def _report(self, epoch: Epoch | None) -> None:
-        is_first = self._group.rank == 0
-        metrics = EpochReport(epoch if is_first else None, self.take_messages())
-        checkpoint = None
-        if epoch is not None and is_first:
-            path = f"{self._folder}/{checkpoint_name(epoch.epoch)}"
-            checkpoint = ray.train.Checkpoint(path, self._filesystem)
-        ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
-        if self._callback is not None:
-            self._callback.after_report(self._callback.run_context, [metrics], checkpoint)
-
-
-def do_nothing() -> None:
-    """Do nothing."""
 
 
 def validate_storage_visible(path: str, group: ProcessGroup) -> None:

@@ -46,7 +46,8 @@ class CheckpointStore:
 
     Args:
         path: of the folder, a path or URI.
-        num_to_keep: number of newest checkpoints that remain when another is written; None for all.
+        num_to_keep: number of newest checkpoints that remain when another is written, with that of the best epoch;
+            None for all, which others may remove.
     """
 
     def __init__(self, path: str, num_to_keep: int | None = NUM_TO_KEEP) -> None:
@@ -73,13 +74,14 @@ class CheckpointStore:
         """Return the name and training state of the newest complete checkpoint, or None.
 
         Args:
-            require_best: ignore checkpoints whose best epoch's checkpoint is missing or damaged.
+            require_best: ignore checkpoints whose best epoch's checkpoint is missing or damaged, unless others may
+                remove it.
         """
         for name in self.names():
             try:
                 state = self.read(name)
                 best = Progress.from_json(state.progress).best
-                if best and require_best:
+                if best and require_best and self._num_to_keep is not None:
                     verify_checksums(join(self.path, checkpoint_name(best)))
                 return name, state
             except (CheckpointError, StorageError) as error:

@@ -1,8 +1,10 @@
 """The estimator on Ray, and the parts for a user's own Ray programs, by the examples of the guide."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ import urllib3
 import yaml
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from cluster import UsageError
 from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
-from finetune_cnn import TextCNNClassifier
+from finetune_cnn import TextCNNClassifier, load, train_loop_per_worker
+from jobs.training.run_files.checkpoint_store import CheckpointStore
+from jobs.training.worker_messages import WorkerResult
 from serving.app import ApplicationArguments, build
 from tests.support.documents import CodeBlock, read_code_blocks
 from tests.support.toy_data import make_toy_rows, write_word2vec
@@ -87,6 +93,60 @@ def test_the_trainer_of_a_user(program: dict[str, Any], blocks: dict[str, list[C
     assert len(result.best_checkpoints) == 5
     assert Path(program["checkpoint"].path).parent == program["folder"] / "ray-runs" / "tickets"
     assert result.metrics["epoch"] == 5
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_reported", "written"), [(None, True, [1, 2, 3, 4, 4, 5]), ("accuracy", False, [1, 2, 3, 4, 5])]
+)
+def test_the_trainer_of_a_user_removes_checkpoints(
+    embedded_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str | None, is_reported: bool,
+    written: list[int],
+) -> None:  # fmt: skip
+    """The first epoch is the best, and its checkpoint is removed too.
+
+    The run resumes from the newest after a lost worker, reported or not, and if it is fitted again.
+    """
+    labels, texts = (list(column) for column in zip(*make_toy_rows(120), strict=True))
+    estimator = TextCNNClassifier(embedding="rand", feature_maps=4, epochs=5, learning_rate=0.1)
+    log, state = tmp_path / "written", tmp_path / "run" / "checkpoint_manager_snapshot.json"
+
+    def train_and_lose_a_worker(config: Mapping[str, Any]) -> WorkerResult:
+        write = CheckpointStore.write
+
+        def write_or_exit(self: CheckpointStore, name: str, *arguments: Any) -> None:
+            with log.open("a") as file:
+                file.write(f"{name}\n")
+            is_lost = log.read_text().split()[3:] == ["epoch-0004"]
+            if is_lost and is_reported:
+                while "epoch-0003" not in state.read_text():
+                    time.sleep(0.05)
+                os._exit(1)
+            write(self, name, *arguments)
+            if is_lost:
+                os._exit(1)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CheckpointStore, "write", write_or_exit)
+            return train_loop_per_worker(config)
+
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    for attempt in ("first", "again"):
+        result = TorchTrainer(
+            train_and_lose_a_worker,
+            train_loop_config=estimator.train_loop_config(texts, labels),
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(
+                name="run",
+                storage_path=str(tmp_path),
+                failure_config=FailureConfig(max_failures=1),
+                checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=metric),
+            ),
+        ).fit()
+        assert [int(name[-4:]) for name in log.read_text().split()] == written, attempt
+        assert result.metrics["epoch"] == 5
+        checkpoints = [checkpoint.path for checkpoint, _ in result.best_checkpoints]
+        assert {Path(path) for path in checkpoints} == {*(tmp_path / "run").glob("epoch-*")}, attempt
+        assert load(checkpoints[-1]).labels == ["bad", "good"]
 
 
 def test_the_tuner_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:

@@ -1,0 +1,117 @@
+"""Reports of a worker to Ray Train, by a background thread."""
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from os.path import basename
+from typing import Any
+
+import ray.train
+
+from cluster.storage import resolve_filesystem
+from jobs.training.history import Epoch, EpochReport, Progress
+from jobs.training.monitor import RunCallback
+from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files.checkpoint_store import BackgroundExecutor, checkpoint_name
+
+
+class Reporter:
+    """Background thread of a worker that reports to Ray Train; all workers of a run must submit the same reports.
+
+    A report refers to the checkpoint in the run's folder, which is not uploaded again. It also carries the messages of
+    the first worker that the driver logs.
+
+    Args:
+        path: of the run's folder.
+        interval_s: least time between two reports.
+        callback: in local mode, where Ray Train calls none.
+    """
+
+    def __init__(self, path: str, group: ProcessGroup, interval_s: float, callback: RunCallback | None) -> None:
+        self._group, self._interval_s, self._callback = group, interval_s, callback
+        self._filesystem, self._folder = resolve_filesystem(path)
+        self._background = BackgroundExecutor()
+        self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()  # two threads use it
+        self._submitted_at = float("-inf")  # time.monotonic()
+        self._submitted: set[Epoch | None] = set()
+
+    def add_message(self, kind: str, value: Any) -> None:
+        """Add a message of the first worker to the next report."""
+        if self._group.rank == 0:
+            self._messages.put((kind, value))
+
+    def take_messages(self) -> list[tuple[str, Any]]:
+        """Return the messages that are not reported, and remove them."""
+        messages = []
+        with suppress(queue.Empty):
+            while True:
+                messages.append(self._messages.get_nowait())
+        return messages
+
+    def is_due(self) -> bool:
+        """Return whether the interval has passed since the last report, by the first worker's clock."""
+        return self._group.broadcast_bool(time.monotonic() - self._submitted_at >= self._interval_s)
+
+    def submit(self, work: Callable[[], None], epochs: Sequence[Epoch | None]) -> None:
+        """Wait for the work and reports submitted before, whose error is raised; then do this work and report.
+
+        Args:
+            epochs: reported with their checkpoints, which must be complete after the work; None for a report that has
+                only messages.
+        """
+
+        def work_and_report() -> None:
+            failed = True
+            try:
+                work()
+                failed = False
+            finally:  # the other workers wait in their reports
+                for epoch in epochs:
+                    self._report(None if failed else epoch)
+
+        if epochs:
+            self._submitted_at = time.monotonic()
+            self._submitted.update(epochs)
+        self._background.submit(work_and_report)
+
+    def submit_begin(self, progress: Progress) -> None:
+        """Report the messages, and the last epoch of a resumed run if its report was lost.
+
+        If each epoch is reported, the earlier ones were: Ray Train may remove a checkpoint that is reported twice.
+        """
+        epochs: Sequence[Epoch | None] = [None]
+        if self._interval_s == 0 and (latest := ray.train.get_checkpoint()):
+            self._submitted.update(progress.epochs)
+            if checkpoint_name(len(progress.epochs)) > basename(latest.path):
+                epochs = progress.epochs[-1:]
+        self.submit(do_nothing, epochs)
+
+    def submit_end(self, progress: Progress) -> None:
+        """Report the end of a run: its last epoch, after the best one, so that Ray Train's result has both."""
+        ends = [progress.epochs[number - 1] for number in sorted({progress.best, len(progress.epochs)})]
+        self.submit(do_nothing, [epoch for epoch in ends if epoch not in self._submitted])
+
+    def wait(self) -> None:
+        """Wait until everything that was submitted is done; raises its error."""
+        self._background.wait()
+
+    def wait_after_interrupt(self) -> None:
+        """Wait as `wait`, also for work whose end `submit` was waiting for when it was interrupted."""
+        self._background.submit(do_nothing)
+        self.wait()
+
+    def _report(self, epoch: Epoch | None) -> None:
+        is_first = self._group.rank == 0
+        metrics = EpochReport(epoch if is_first else None, self.take_messages())
+        checkpoint = None
+        if epoch is not None and is_first:
+            path = f"{self._folder}/{checkpoint_name(epoch.epoch)}"
+            checkpoint = ray.train.Checkpoint(path, self._filesystem)
+        ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
+        if self._callback is not None:
+            self._callback.after_report(self._callback.run_context, [metrics], checkpoint)
+
+
+def do_nothing() -> None:
+    """Do nothing."""

@@ -1,0 +1,74 @@
+"""Reports of a worker to Ray Train."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from cluster.storage import StorageError
+from jobs.training.history import Epoch, Progress
+from jobs.training.monitor import RunCallback
+from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files.reporter import Reporter, do_nothing
+
+
+class Recorder(ray.train.UserCallback):
+    """Callback with the epochs and the names of the checkpoints it was called with."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[int, str]] = []
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.reports.append((metrics[0]["epoch"], Path(checkpoint.path).name))
+
+
+def fail() -> None:
+    raise StorageError("the storage does not respond")
+
+
+def run_in_local_mode(function: Any) -> None:
+    """Run a function as Ray Train's only worker, in this process."""
+    TorchTrainer(function, scaling_config=ray.train.ScalingConfig(num_workers=0)).fit()
+
+
+EPOCHS = [Epoch(number, 0.5, 0.4, 0.9, 0.8, 1234.5, 3.0) for number in (1, 2, 3)]
+
+
+def test_reports_are_limited_in_time_but_not_the_best_and_the_last_epoch(tmp_path: Path) -> None:
+    """The messages of epochs in between are in the next report."""
+    recorder, messages = Recorder(), []
+    callback = RunCallback(messages.extend, [recorder])
+
+    def train() -> None:
+        reporter = Reporter(str(tmp_path), ProcessGroup(), 3600.0, callback)
+        assert reporter.is_due()
+        reporter.submit(do_nothing, [None])
+        assert not reporter.is_due()
+        reporter.submit(lambda: reporter.add_message("epoch", 1), [])
+        reporter.wait()
+        assert messages == []
+        reporter.submit_end(Progress(EPOCHS, best=2))
+        reporter.wait()
+
+    run_in_local_mode(train)
+    assert recorder.reports == [(2, "epoch-0002"), (3, "epoch-0003")]
+    assert messages == [("epoch", 1)]
+
+
+def test_an_epoch_without_its_checkpoint_is_not_reported(tmp_path: Path) -> None:
+    """The report is sent without it: the other workers wait in theirs."""
+    recorder, messages = Recorder(), []
+    callback = RunCallback(messages.extend, [recorder])
+
+    def train() -> None:
+        reporter = Reporter(str(tmp_path), ProcessGroup(), 0.0, callback)
+        reporter.add_message("log", "before")
+        reporter.submit(fail, [EPOCHS[0]])
+        with pytest.raises(StorageError, match="does not respond"):
+            reporter.wait()
+
+    run_in_local_mode(train)
+    assert recorder.reports == []
+    assert messages == [("log", "before")]
