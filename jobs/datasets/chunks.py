@@ -8,15 +8,14 @@ from typing import Any
 from unicodedata import normalize
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from cluster.storage import StorageError
-from jobs.datasets.formats.arrow import open_arrow
-from jobs.datasets.formats.encoded_texts import EncodedTexts
+from jobs.datasets.formats.columnar.arrow import open_arrow
+from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts
+from jobs.datasets.formats.columnar.parquet import open_parquet
+from jobs.datasets.formats.columnar.record_batches import stream_batches
 from jobs.datasets.formats.file_parts import divide_file
-from jobs.datasets.formats.parquet import open_parquet
-from jobs.datasets.formats.record_batches import stream_batches
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
 from jobs.datasets.formats.text_lines import iter_lines
 from jobs.datasets.readers import BINARY_FORMATS, iter_rows
@@ -39,12 +38,26 @@ class Chunk:
     records: Sequence[Record]
     batch: pa.RecordBatch | None = None
 
-    def select(self, is_selected: np.ndarray) -> "Chunk":
-        """Return some of the rows; is_selected: `(rows,)` bool."""
-        indices = np.flatnonzero(is_selected).tolist()
-        batch = None if self.batch is None else self.batch.filter(pa.array(is_selected))
+    def select(self, indices: Sequence[int]) -> "Chunk":
+        """Return some of the rows."""
+        batch = None if self.batch is None else self.batch.take(pa.array(indices, pa.int64()))
         records = [self.records[index] for index in indices] if self.records else ()
         return Chunk([self.texts[index] for index in indices], records, batch)
+
+
+def join_chunks(chunks: Sequence[Chunk]) -> Chunk:
+    """Return the rows of all chunks; DataError if they are batches that differ in their columns or types."""
+    texts = [text for chunk in chunks for text in chunk.texts]
+    records = [record for chunk in chunks for record in chunk.records]
+    batches = [chunk.batch for chunk in chunks if chunk.batch is not None]
+    if not batches:
+        return Chunk(texts, records)
+    try:
+        [batch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    except pa.ArrowInvalid as error:
+        names = " and ".join(sorted({", ".join(batch.schema.names) for batch in batches}))
+        raise DataError(f"the files of the input have different columns ({names}) or types; write jsonl") from error
+    return Chunk(texts, records, batch)
 
 
 def iter_chunks(files: Sequence[SourceFile], options: ReadOptions, *, as_batches: bool = False) -> Iterator[Chunk]:

@@ -5,6 +5,7 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 import numpy as np
 
@@ -12,11 +13,11 @@ from cluster import input_files
 from cluster.storage import StorageError
 from jobs.config.formats import FormatName
 from jobs.config.settings import DataSettings, Source, describe_source
-from jobs.datasets.formats.arrow import read_arrow
+from jobs.datasets.formats.columnar.arrow import read_arrow
+from jobs.datasets.formats.columnar.parquet import read_parquet
 from jobs.datasets.formats.delimited import read_delimited
 from jobs.datasets.formats.fasttext_lines import read_fasttext
 from jobs.datasets.formats.json_lines import read_jsonl
-from jobs.datasets.formats.parquet import read_parquet
 from jobs.datasets.formats.rows import DataError as DataError
 from jobs.datasets.formats.rows import Label, Reader, ReadOptions, Row, SourceFile
 from jobs.datasets.formats.text_lines import read_plain
@@ -124,7 +125,7 @@ def read_rows(
     if len(files) > 1 or num_bytes > LARGE_FILE_BYTES:
         logger.info(f"reading {name}" + (f": {len(files):,} files" if len(files) > 1 else ""))
     weight_column = data.weight_column if weighted else None
-    options = ReadOptions(data, labelled, with_records=records is not None or weight_column is not None)
+    options = _choose_options(data, labelled, weight_column, with_records=records is not None)
     if cache is not None and labelled and records is None and num_bytes >= MIN_PREPARED_BYTES:
         return _read_large(files, options, weight_column, name, cache)
     texts, labels, lines, file_indices = [], [], [], []
@@ -185,6 +186,15 @@ def _select(values: Sequence[int], indices: Iterable[int]) -> Sequence[int]:
     return array(values.typecode, selected) if isinstance(values, array) else list(selected)
 
 
+def _choose_options(
+    data: DataSettings, labelled: bool, weight_column: str | None, *, with_records: bool = False
+) -> ReadOptions:
+    """Return options that read the column of weights, if there is one, in records of all columns or of no other."""
+    if with_records or weight_column is None:
+        return ReadOptions(data, labelled, with_records=with_records)
+    return ReadOptions(data, labelled, with_records=True, selected=(normalize("NFC", weight_column),))
+
+
 def check_file(source: Source, data: DataSettings, *, labelled: bool = True, weighted: bool = False) -> None:
     """Check that the files of a source exist, and the columns and the first row of the first file of each path.
 
@@ -195,7 +205,7 @@ def check_file(source: Source, data: DataSettings, *, labelled: bool = True, wei
         DataError: as for `read_rows`.
     """
     weight_column = data.weight_column if weighted else None
-    options = ReadOptions(data, labelled, with_records=weight_column is not None)
+    options = _choose_options(data, labelled, weight_column)
     for path in [source] if isinstance(source, str) else source:
         rows = ((file, row) for file in resolve_source(path, data) for row in iter_rows(file, options))
         first = next(rows, None)

@@ -10,10 +10,10 @@ from typing import Any
 
 from cluster.input_files import READ_ERRORS, open_decompressed
 from jobs.config.settings import DELIMITERS, DataSettings
-from jobs.datasets.formats.arrow import open_arrow
+from jobs.datasets.formats.columnar.arrow import open_arrow
+from jobs.datasets.formats.columnar.parquet import open_parquet
+from jobs.datasets.formats.columnar.record_batches import read_start as read_first_batches
 from jobs.datasets.formats.fasttext_lines import read_fasttext
-from jobs.datasets.formats.parquet import open_parquet
-from jobs.datasets.formats.record_batches import read_start as read_first_batches
 from jobs.datasets.formats.rows import DataError, ReadOptions, SourceFile
 from jobs.datasets.sources import resolve_source
 

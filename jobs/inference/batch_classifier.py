@@ -21,7 +21,7 @@ import numpy as np
 
 from jobs.config.abstention import Objective, require_rule
 from jobs.datasets.chunks import ColumnTypes
-from jobs.datasets.formats.encoded_texts import encode_column
+from jobs.datasets.formats.columnar.encoded_texts import encode_column
 from jobs.datasets.formats.rows import DataError, describe_names
 from jobs.inference.batch.arrow_output import build_columns
 from jobs.inference.batch.output_columns import choose_columns, score_texts

@@ -16,7 +16,7 @@ import numpy as np
 from jobs.compilation.intrinsics import pack_addresses
 from jobs.compilation.vectors import BLOCK, choose_blocks
 from jobs.config.abstention import Objective, require_rule
-from jobs.datasets.formats.encoded_texts import EncodedTexts
+from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts
 from jobs.datasets.tokenization import code_points
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.installed import TokenizerError

@@ -170,8 +170,7 @@ def _write_rows(
     with InvalidRows() as invalid:
         if max_invalid is not None:
             texts = replace(texts, options=replace(texts.options, on_invalid_row=invalid.add))
-        as_batches = output.suffix == ".parquet" and uncertain is None
-        chunks = texts.iter_chunks(as_batches=as_batches, log_progress=out is not None)
+        chunks = texts.iter_chunks(as_batches=output.suffix == ".parquet", log_progress=out is not None)
         chunks = _count_rows(chunks, invalid, counts)
         if uncertain is not None:
             classifier = build_classifier(checkpoint, table_dtype=table_dtype)

@@ -19,10 +19,10 @@ import pyarrow as pa
 from cluster.input_files import READ_ERRORS
 from cluster.machine import count_cpus
 from cluster.storage import StorageError
-from jobs.datasets.formats.arrow import open_arrow
+from jobs.datasets.formats.columnar.arrow import open_arrow
+from jobs.datasets.formats.columnar.parquet import open_parquet
+from jobs.datasets.formats.columnar.record_batches import EncodedRows, encode_batches
 from jobs.datasets.formats.labels import LabelParser
-from jobs.datasets.formats.parquet import open_parquet
-from jobs.datasets.formats.record_batches import EncodedRows, encode_batches
 from jobs.datasets.formats.rows import DataError, Label, ReadOptions, Row, SourceFile
 from jobs.datasets.prepared import row_kernel
 from jobs.datasets.prepared.blocks import NotDivisibleError, RowParser, find_parser, is_encoded_in_utf8, iter_blocks

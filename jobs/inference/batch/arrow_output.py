@@ -39,19 +39,21 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
     writers: list[Any] = []
 
     def flush() -> None:
-        if not pending:
-            return
-        if not writers:
-            writers.append(pyarrow.parquet.ParquetWriter(path, pending[0].schema, compression="zstd"))
-        writers[0].write_table(pa.Table.from_batches(pending), row_group_size=GROUP_ROWS)
-        pending.clear()
+        if pending:
+            writers[0].write_table(pa.Table.from_batches(pending), row_group_size=GROUP_ROWS)
+            pending.clear()
 
     def write(chunk: Chunk, probabilities: np.ndarray, explanations: Sequence[Explanation]) -> None:
         batch = _build_batch(chunk.records, columns.types) if chunk.batch is None else chunk.batch
         if columns.is_selection:
             batch = batch.select([*columns.types])
         batch = _add_columns(batch, build_columns(probabilities, explanations, columns), columns)
-        first = writers[0].schema if writers else pending[0].schema if pending else batch.schema
+        if not writers:
+            try:
+                writers.append(pyarrow.parquet.ParquetWriter(path, batch.schema, compression="zstd"))
+            except pa.ArrowNotImplementedError as error:
+                raise DataError(f"{error}; leave the column out with --columns, or write jsonl") from error
+        first = writers[0].schema
         if not batch.schema.equals(first):
             raise DataError(
                 f"the files of the input have different columns ({', '.join(first.names)}; "
@@ -63,7 +65,7 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
 
     try:
         yield write
-        if not writers and not pending:  # without rows
+        if not writers:  # without rows
             write(Chunk([], []), np.empty((0, len(columns.labels)), np.float32), ())
         flush()
     finally:

@@ -132,7 +132,7 @@ def score_chunk(
         return chunk, *score_texts(classifier, chunk.texts, columns)
     probabilities = classifier.predict_proba(chunk.texts)
     is_selected = np.all(probabilities >= columns.min_scores, axis=1)
-    chunk, probabilities = chunk.select(is_selected), probabilities[is_selected]
+    chunk, probabilities = chunk.select(np.flatnonzero(is_selected).tolist()), probabilities[is_selected]
     return chunk, probabilities, _explain(classifier, chunk.texts, probabilities, columns)
 
 

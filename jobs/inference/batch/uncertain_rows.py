@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jobs.datasets.chunks import Chunk
-from jobs.datasets.formats.rows import DataError, Record
+from jobs.datasets.chunks import Chunk, join_chunks
+from jobs.datasets.formats.rows import DataError
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
@@ -21,27 +21,27 @@ CANDIDATES_PER_ROW = 5
 def select_uncertain_rows(checkpoint: Checkpoint, classifier: Classifier, chunks: Iterable[Chunk], count: int) -> Chunk:
     """Return up to `count` rows with different texts, the least certain first; memory does not grow with the chunks.
 
-    Args:
-        chunks: with records.
-
     Raises:
-        DataError: the checkpoint has a single label.
+        DataError: the checkpoint has a single label, or the rows are batches that differ in their columns or types.
     """
     if len(checkpoint.labels) < 2 and not checkpoint.is_multi_label:
         raise DataError("--uncertain: the checkpoint has a single label, of which it is always certain")
-    candidates: dict[str, tuple[float, Record]] = {}  # by text
+    candidates: dict[str, tuple[float, Chunk, int]] = {}  # by text: its margin, and the number of its row in a chunk
     for chunk in chunks:
         margins = _compute_margins(checkpoint, classifier.predict_proba(chunk.texts))
-        for text, record, margin in zip(chunk.texts, chunk.records, margins.tolist(), strict=True):
-            candidates.setdefault(text, (margin, record))
-        ordered = sorted(candidates.items(), key=lambda item: item[1][0])
-        candidates = dict(ordered[: CANDIDATES_PER_ROW * count])
-    texts, margins = list(candidates), np.array([margin for margin, _ in candidates.values()])
+        for index, (text, margin) in enumerate(zip(chunk.texts, margins.tolist(), strict=True)):
+            candidates.setdefault(text, (margin, chunk, index))
+        ordered = sorted(candidates.items(), key=lambda item: item[1][0])[: CANDIDATES_PER_ROW * count]
+        candidates = {
+            text: (margin, own.select([index]), 0) if own is chunk else (margin, own, index)
+            for text, (margin, own, index) in ordered
+        }
+    texts, margins = list(candidates), np.array([margin for margin, _, _ in candidates.values()])
     selected: Sequence[int] = range(len(texts))
     if len(texts) > count:
         selected = _select_diverse(_embed(checkpoint, texts), margins, count)
-    records = [record for _, record in candidates.values()]
-    return Chunk([texts[index] for index in selected], [records[index] for index in selected])
+    rows = [row for _, row, _ in candidates.values()]
+    return join_chunks([rows[index] for index in selected])
 
 
 def _compute_margins(checkpoint: Checkpoint, probabilities: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from cluster import UsageError
 from jobs.config.settings import DataSettings
 from jobs.datasets import chunks
 from jobs.datasets.chunks import Chunk, scan_columns
-from jobs.datasets.formats.encoded_texts import EncodedTexts
+from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts
 from jobs.datasets.formats.rows import ReadOptions, SourceFile
 from tests.support.text_formats import encode_table
 
@@ -58,11 +58,11 @@ def test_only_selected_texts_are_decoded() -> None:
     """The text that is left out is not UTF-8, so that decoding it would fail."""
     texts = EncodedTexts(b"one\xfftwo", np.array([0, 3, 4, 7]))
     batch = pa.RecordBatch.from_pydict({"id": [1, 2, 3]})
-    chunk = Chunk(texts, (), batch).select(np.array([True, False, True]))
+    chunk = Chunk(texts, (), batch).select([0, 2])
     assert chunk.batch is not None
     assert (chunk.texts, chunk.records, chunk.batch.to_pydict()) == (["one", "two"], (), {"id": [1, 3]})
     records = [{"id": 1}, {"id": 2}]
-    assert Chunk(["one", "two"], records).select(np.array([False, True])) == Chunk(["two"], records[1:])
+    assert Chunk(["one", "two"], records).select([1]) == Chunk(["two"], records[1:])
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])

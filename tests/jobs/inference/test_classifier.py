@@ -18,7 +18,7 @@ import pytest
 
 from cluster.package import REPOSITORY
 from jobs.config.abstention import MissingThreshold
-from jobs.datasets.formats.encoded_texts import encode_column
+from jobs.datasets.formats.columnar.encoded_texts import encode_column
 from jobs.datasets.tokenization import installed
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 from jobs.inference import classifier as classifier_module

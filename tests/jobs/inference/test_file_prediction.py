@@ -25,7 +25,8 @@ from cluster import UsageError
 from cluster.package import REPOSITORY
 from jobs.__main__ import main
 from jobs.datasets import chunks, readers
-from jobs.datasets.formats import record_batches, text_lines
+from jobs.datasets.formats import text_lines
+from jobs.datasets.formats.columnar import record_batches
 from jobs.datasets.tokenization import installed
 from jobs.inference import file_prediction
 from jobs.inference.batch import input_rows, progress_log
@@ -502,6 +503,19 @@ def test_files_with_different_columns_are_not_one_parquet_file(saved: str, tmp_p
     assert not (tmp_path / "out.parquet").exists()
     predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.jsonl"), None)
     assert [row.get("b") for row in read_jsonl(tmp_path / "out.jsonl")] == [None, 1]
+
+
+def test_a_type_that_parquet_lacks_is_an_error_before_all_rows_are_scored(saved: str, tmp_path: Path) -> None:
+    """Without the column, the rows are written."""
+    column = pyarrow.array([(1, 2, 3)] * 9, pyarrow.month_day_nano_interval())
+    table = pyarrow.table({"text": ["word1"] * 9, "interval": column})
+    (tmp_path / "in.arrow").write_bytes(encode_table(table, ".arrow"))
+    command = str(tmp_path / "in.arrow"), str(tmp_path / "out.parquet"), None
+    with pytest.raises(UsageError, match=r"nano_interval; leave the column out with --columns, or write jsonl"):
+        predict_file(saved, *command)
+    assert not (tmp_path / "out.parquet").exists()
+    predict_file(saved, *command, columns=["text"])
+    assert len(pyarrow.parquet.read_table(tmp_path / "out.parquet")) == 9
 
 
 @pytest.mark.parametrize(("option", "count"), [(["--top-k", "2"], 2), (["--scores"], 3), (["--top-k", "9"], 3)])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.datasets.formats import parquet, record_batches
+from jobs.datasets.formats.columnar import parquet, record_batches
 from jobs.datasets.prepared import blocks, row_blocks
 
 

@@ -1,6 +1,7 @@
 """Rows to label next: uncertain ones that differ from each other."""
 
 import csv
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from jobs.__main__ import main
 from jobs.datasets.chunks import Chunk
+from jobs.datasets.formats.rows import DataError
 from jobs.inference.batch.uncertain_rows import CANDIDATES_PER_ROW, select_uncertain_rows
 from jobs.inference.classifier import Classifier
+from jobs.inference.file_prediction import predict_file
 from jobs.model.checkpoint import Checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 
@@ -64,6 +67,27 @@ def test_all_rows_are_selected_if_there_are_no_more(checkpoint: Checkpoint, clas
         yield Chunk(["word1", "word2", ""], [{}, {}, {}])
 
     assert len(select_uncertain_rows(checkpoint, classifier, make_chunks(), 5).texts) == 3
+
+
+def test_columns_keep_their_types_in_parquet(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Those of several files; files with different types are an error."""
+    save_checkpoint(tmp_path / "c", checkpoint)
+    (tmp_path / "pool").mkdir()
+    days = [datetime.date(2026, 1, number) for number in range(1, 25)]
+    for part, numbers in enumerate((range(12), range(12, 24))):
+        columns = {"text": [f"word{number} word{2 * number}" for number in numbers], "day": [days[n] for n in numbers]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "pool" / f"{part}.parquet")
+    command = ["predict", str(tmp_path / "c"), str(tmp_path / "pool"), "--uncertain", "20"]
+    assert main([*command, "--out", str(tmp_path / "out.parquet")]) == 0
+    written = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert [str(kind) for kind in written.schema.types[:2]] == ["string", "date32[day]"]
+    rows = {f"word{number} word{2 * number}": day for number, day in enumerate(days)}
+    assert len(written) == 20
+    assert all(rows[row["text"]] == row["day"] for row in written.to_pylist())
+    other = pyarrow.table({"text": ["word50"], "day": ["today"]})
+    pyarrow.parquet.write_table(other, tmp_path / "pool" / "2.parquet")
+    with pytest.raises(DataError, match=r"different columns \(text, day\) or types; write jsonl"):
+        predict_file(str(tmp_path / "c"), str(tmp_path / "pool"), str(tmp_path / "2.parquet"), None, uncertain=25)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from cluster.input_files import open_random_access
-from jobs.datasets.formats.record_batches import BatchFile, read_batches
+from jobs.datasets.formats.columnar.record_batches import BatchFile, read_batches
 from jobs.datasets.formats.rows import ReadOptions, Row, SourceFile
 
 FILE_MAGIC = b"ARROW1"

@@ -1,11 +1,8 @@
 """Rows of Arrow record batches, which files of parquet and Arrow consist of: columns, class names, errors."""
 
-import base64
 import itertools
 import json
-import math
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +12,19 @@ import numpy as np
 import pyarrow as pa
 
 from cluster import to_single_line
-from jobs.datasets.formats.encoded_texts import EncodedTexts, encode_column
+from jobs.datasets.formats.columnar.column_values import (
+    build_records,
+    decode_dictionary,
+    find_invalid_texts,
+    has_class_numbers,
+    is_list,
+    is_text,
+    list_values,
+    name_classes,
+    normalize_name,
+    replace_views,
+)
+from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts, encode_column
 from jobs.datasets.formats.labels import SINGLE_LABEL, LabelParser
 from jobs.datasets.formats.rows import (
     DataError,
@@ -83,7 +92,7 @@ def stream_batches(
     """
 
     def convert(columns: _Columns, batch: pa.RecordBatch, start: int) -> tuple[EncodedTexts, pa.RecordBatch]:
-        batch = columns.drop_nulls(batch, start)[0]
+        batch = columns.drop_invalid(batch, start)[0]
         return encode_column(batch.column(columns.names[0])), columns.name_classes(batch)
 
     return _iter_slices(file, options, open_batches, convert)
@@ -111,7 +120,8 @@ def _iter_slices(
     """Yield what `convert` makes of each slice of the batches and the number of rows before it.
 
     Raises:
-        DataError, StorageError: as for `read_batches`; also if `convert` raises that a value is not UTF-8.
+        DataError, StorageError: as for `read_batches`; also if `convert` raises that a value is not UTF-8, or that
+            Arrow lacks an operation on its type.
     """
     first = number = file.first_number - 1
     try:
@@ -119,7 +129,7 @@ def _iter_slices(
             columns = _Columns(file, options, batch_file.schema)
             for batch, num_bytes in batch_file.iter_batches(columns.to_read):
                 for start in range(0, len(batch), SLICE_ROWS):
-                    part = batch.slice(start, SLICE_ROWS)
+                    part = columns.select(batch.slice(start, SLICE_ROWS))
                     yield convert(columns, part, number)
                     number += len(part)
                 if options.on_bytes_read:
@@ -127,7 +137,8 @@ def _iter_slices(
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         position = f"{file.path}, after row {number}" if number > first else file.path
         message = f"{position}: cannot be read as {file.format}: {to_single_line(error)}"
-        raise DataError(f"{message}; the file may be damaged or incomplete") from error
+        is_supported = not isinstance(error, pa.ArrowNotImplementedError)
+        raise DataError(message + "; the file may be damaged or incomplete" * is_supported) from error
 
 
 def read_start(file: SourceFile, open_batches: OpenBatches, num_rows: int) -> tuple[list[str], list[list[object]]]:
@@ -137,11 +148,12 @@ def read_start(file: SourceFile, open_batches: OpenBatches, num_rows: int) -> tu
             class_names = _find_class_names(file.path, batch_file.schema) | dict(file.class_names)
             rows: list[list[object]] = []
             for batch, _ in batch_file.iter_batches(None):
-                values = [_list_values(column, class_names.get(name)) for name, column in _items(batch, num_rows)]
+                columns = zip(batch.schema.names, batch.slice(0, num_rows).columns, strict=True)
+                values = [list_values(column, class_names.get(name)) for name, column in columns]
                 rows += [list(row) for row in zip(*values, strict=True)]
                 if len(rows) >= num_rows:
                     break
-            return [_normalize(name) for name in batch_file.schema.names], rows[:num_rows]
+            return [normalize_name(name) for name in batch_file.schema.names], rows[:num_rows]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file.path}: cannot be read as {file.format}: {to_single_line(error)}") from error
 
@@ -150,37 +162,46 @@ class _Columns:
     """The columns of a file that hold its texts and labels; errors as of `read_batches`."""
 
     def __init__(self, file: SourceFile, options: ReadOptions, schema: pa.Schema) -> None:
-        names = [_normalize(name) for name in schema.names]
+        names = [normalize_name(name) for name in schema.names]
         indices = [find_column(file.path, names, key, name) for key, name in options.columns.items()]
         self.names = list(dict.fromkeys(schema.names[index] for index in indices))
         selected = options.selected
         self.to_read: list[str] | None = self.names
         if options.with_records:
             self.to_read = None
-            if selected is not None:
-                self.to_read = [name for name in schema.names if name in self.names or _normalize(name) in selected]
+            if selected is not None and {*selected} <= {*names}:
+                self.to_read = [name for name in schema.names if name in self.names or normalize_name(name) in selected]
         self._file, self._options = file, options
         self._text, self._label = self.names[0], self.names[-1]
         self._class_names = _find_class_names(file.path, schema) | dict(file.class_names)
         self._parser = LabelParser(file, options.data.label_column, options.data)
         if options.with_records:
             check_names_differ(file.path, names)
-        if not _is_text(schema.field(self._text).type):
+        if not is_text(schema.field(self._text).type):
             kind = schema.field(self._text).type
             raise DataError(f"{file.path}: the column '{self._text}' (data.text_column) holds {kind}, not strings")
         if options.labelled:
             self._check_label_type(schema.field(self._label).type)
 
+    def select(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns that are read, with types that Arrow can filter."""
+        batch = batch if self.to_read is None else batch.select(self.to_read)
+        for index, field in enumerate(batch.schema):
+            kind = replace_views(field.type)
+            if kind != field.type:
+                batch = batch.set_column(index, field.with_type(kind), batch.column(index).cast(kind))
+        return batch
+
     def iter_rows(self, batch: pa.RecordBatch, start: int) -> Iterator[Row]:
         """Return the rows of a batch, whose values are already converted; start: the number of rows before it."""
-        batch, numbers = self.drop_nulls(batch, start)
+        batch, numbers = self.drop_invalid(batch, start)
         texts = self.list_texts(batch)
         labels: Sequence[object] = [""] * len(texts)
         if self._options.labelled:
-            labels = _list_values(batch.column(self._label), self._class_names.get(self._label))
+            labels = list_values(batch.column(self._label), self._class_names.get(self._label))
         records: Sequence[Record | None] = [None] * len(texts)
         if self._options.with_records:
-            records = _build_records(batch, self._class_names)
+            records = build_records(batch, self._class_names)
         rows = zip(texts, labels, records, strict=True)
         return (
             (number, text, self._parser.parse(number, value) if self._options.labelled else "", record)
@@ -189,7 +210,7 @@ class _Columns:
 
     def encode_rows(self, batch: pa.RecordBatch, start: int) -> EncodedRows:
         """Return the rows of a batch, which has no records; errors as of `encode_batches`."""
-        texts, labels = _decode_dictionary(batch.column(self._text)), batch.column(self._label)
+        texts, labels = decode_dictionary(batch.column(self._text)), batch.column(self._label)
         labels.validate(full=True)
         if texts.null_count or labels.null_count:
             raise DataError(f"{self._file.path}: a text or a label is null")
@@ -198,27 +219,25 @@ class _Columns:
             values: list[object] = labels.dictionary.take(encoded.dictionary).to_pylist()
         else:
             encoded = labels.dictionary_encode()
-            values = _list_values(encoded.dictionary, self._class_names.get(self._label))
+            values = list_values(encoded.dictionary, self._class_names.get(self._label))
         names = [self._parser.parse(start + 1, value) for value in values]
         return EncodedRows(encode_column(texts), start + 1, names, encoded.indices.to_numpy())
 
-    def drop_nulls(self, batch: pa.RecordBatch, start: int) -> tuple[pa.RecordBatch, Sequence[int]]:
+    def drop_invalid(self, batch: pa.RecordBatch, start: int) -> tuple[pa.RecordBatch, Sequence[int]]:
         """Return the rows of a batch that have a text, and their numbers; start: the number of rows before it."""
-        column = _decode_dictionary(batch.column(self._text))
         numbers: Sequence[int] = range(start + 1, start + 1 + len(batch))
-        if not column.null_count:
+        reasons = find_invalid_texts(decode_dictionary(batch.column(self._text)))
+        if not reasons:
             return batch, numbers
-        is_valid = column.is_valid()
-        for number, valid in zip(numbers, is_valid.to_pylist(), strict=True):
-            if not valid:
-                message = f"the text in '{self._text}' is null; fill it in or remove the row"
-                error = DataError(f"{self._file.describe_position(number)}: {message}")
-                self._options.reject(self._file, number, error)
-        return batch.filter(is_valid), list(itertools.compress(numbers, is_valid.to_pylist()))
+        for index, reason in sorted(reasons.items()):
+            message = f"{self._file.describe_position(numbers[index])}: the text in '{self._text}' is {reason}"
+            self._options.reject(self._file, numbers[index], DataError(message))
+        is_valid = [index not in reasons for index in range(len(batch))]
+        return batch.filter(pa.array(is_valid)), list(itertools.compress(numbers, is_valid))
 
     def list_texts(self, batch: pa.RecordBatch) -> list[str]:
         """Return the texts of a batch, none of which is null."""
-        texts: list[str] = _decode_dictionary(batch.column(self._text)).to_numpy(zero_copy_only=False).tolist()
+        texts: list[str] = decode_dictionary(batch.column(self._text)).to_numpy(zero_copy_only=False).tolist()
         return texts
 
     def name_classes(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -226,41 +245,24 @@ class _Columns:
         columns, fields = list(batch.columns), []
         for index, field in enumerate(batch.schema):
             names = self._class_names.get(field.name)
-            if names is not None and _has_class_numbers(field.type):
-                kind = pa.list_(pa.string()) if _is_list(field.type) else pa.string()
-                columns[index] = pa.array(map(_name_classes, _list_values(columns[index], names)), kind)
+            if names is not None and has_class_numbers(field.type):
+                kind = pa.list_(pa.string()) if is_list(field.type) else pa.string()
+                columns[index] = pa.array(map(name_classes, list_values(columns[index], names)), kind)
                 field = pa.field(field.name, kind)
-            fields.append(field.with_name(_normalize(field.name)))
+            fields.append(field.with_name(normalize_name(field.name)))
         metadata = {key: value for key, value in (batch.schema.metadata or {}).items() if key != b"huggingface"}
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata))
 
     def _check_label_type(self, kind: pa.DataType) -> None:
         column = f"{self._file.path}: the column '{self._label}' (data.label_column) holds"
-        if _is_list(kind):
+        if is_list(kind):
             if not self._options.data.is_multi_label:
                 raise DataError(f"{column} {kind}; {SINGLE_LABEL}")
             kind = kind.value_type
         value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
         checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
-        if not _is_text(value_type) and not any(check(value_type) for check in checks):
+        if not is_text(value_type) and not any(check(value_type) for check in checks):
             raise DataError(f"{column} {kind}, neither strings nor numbers nor booleans")
-
-
-def _decode_dictionary(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
-
-
-def _has_class_numbers(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind.value_type if _is_list(kind) else kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _find_class_names(path: str, schema: pa.Schema) -> dict[str, Sequence[str]]:
@@ -270,56 +272,3 @@ def _find_class_names(path: str, schema: pa.Schema) -> dict[str, Sequence[str]]:
         return parse_class_names(path, metadata.get("info", {}).get("features", {}))
     except (ValueError, AttributeError):
         return {}
-
-
-def _list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
-    """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
-    values: list[object] = column.to_pylist()
-    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
-        convert = column.type.to_pandas_dtype()
-        return [value if value is None else float(str(convert(value))) for value in values]
-    if class_names is None or not _has_class_numbers(column.type):
-        return values
-    names: dict[object, str | None] = dict(enumerate(class_names)) | {None: None, -1: None}
-    return [
-        [names.get(item, item) for item in value] if isinstance(value, list) else names.get(value, value)
-        for value in values
-    ]
-
-
-def _name_classes(value: object) -> object:
-    """Return a value, or the items of a list, as strings; null stays."""
-    if isinstance(value, list):
-        return [_name_classes(item) for item in value]
-    return value if value is None else str(value)
-
-
-def _items(batch: pa.RecordBatch, num_rows: int) -> Iterator[tuple[str, pa.Array]]:
-    return zip(batch.schema.names, batch.slice(0, num_rows).columns, strict=True)
-
-
-def _build_records(batch: pa.RecordBatch, class_names: Mapping[str, Sequence[str]]) -> list[Record]:
-    """Return the rows of a batch with the values of all columns; NaN and infinity, which JSON lacks, are None."""
-    columns = []
-    for name, column in _items(batch, len(batch)):
-        values = _list_values(column, class_names.get(name))
-        kind = column.type
-        is_json = _is_text(kind) or any(
-            check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
-        )
-        if pa.types.is_floating(kind):
-            values = [value if isinstance(value, float) and math.isfinite(value) else None for value in values]
-        elif not is_json:
-            values = json.loads(json.dumps(values, default=_encode_value), parse_constant=lambda name: None)
-        columns.append(values)
-    names = [_normalize(name) for name in batch.schema.names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _encode_value(value: object) -> str:
-    """Return a value that JSON lacks as a string: bytes in base64, others as Python prints them, such as dates."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
-
-
-def _normalize(name: str) -> str:
-    return unicodedata.normalize("NFC", name)

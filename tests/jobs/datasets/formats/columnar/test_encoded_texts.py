@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.datasets.formats.encoded_texts import encode_column
+from jobs.datasets.formats.columnar.encoded_texts import encode_column
 
 TEXTS = ["a", "b\u00e9", "", "\U0001f642", "a"]
 WORDS = pa.array(TEXTS[:4])

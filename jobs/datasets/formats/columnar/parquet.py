@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cluster.input_files import open_random_access
-from jobs.datasets.formats.record_batches import SLICE_ROWS, BatchFile, read_batches
+from jobs.datasets.formats.columnar.record_batches import SLICE_ROWS, BatchFile, read_batches
 from jobs.datasets.formats.rows import FilePart, ReadOptions, Row, SourceFile
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import datetime
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from jobs.config.settings import DataSettings
 from jobs.datasets.chunks import iter_chunks
-from jobs.datasets.formats.rows import ReadOptions, SourceFile
+from jobs.datasets.formats.rows import InvalidRow, ReadOptions, SourceFile
 from jobs.datasets.readers import DataError, Split, iter_rows, read_rows, stream_texts
 from tests.support.text_formats import encode_table
 
@@ -130,8 +131,61 @@ def test_texts_that_are_not_utf_8_are_an_error(tmp_path: Path, suffix: str) -> N
         lambda: list(iter_chunks([file], options, as_batches=True)),
     ]
     for read in readers:
-        with pytest.raises(DataError, match=rf"a\{suffix}: cannot be read as {file.format}: "):
+        with pytest.raises(DataError, match=rf"a\{suffix}, row 2: the text in 'text' is not UTF-8: invalid start byte"):
             read()
+    invalid: list[InvalidRow] = []
+    options = replace(options, on_invalid_row=invalid.append)
+    assert [text for _, text, _, _ in iter_rows(file, options)] == ["a"]
+    assert [[*chunk.texts] for chunk in iter_chunks([file], options, as_batches=True)] == [["a"]]
+    assert [row.number for row in invalid] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (pa.string_view(), "x"),
+        (pa.binary_view(), "x"),
+        (pa.list_(pa.string_view()), ["x"]),
+        (pa.large_list(pa.binary_view()), ["x"]),
+        (pa.struct({"a": pa.string_view()}), {"a": "x"}),
+    ],
+)
+def test_columns_of_views_are_read(tmp_path: Path, kind: pa.DataType, value: object) -> None:
+    """Arrow cannot filter them: rows without a text, and those that are not selected."""
+    texts = pa.array(["a", None, "b"], pa.string_view())
+    table = pa.table({"text": texts, "other": pa.array([value] * 3, kind), "label": texts})
+    (tmp_path / "a.arrow").write_bytes(encode_table(table, ".arrow"))
+    options = ReadOptions(DataSettings(), labelled=False, with_records=True, on_invalid_row=lambda row: None)
+    [chunk] = iter_chunks([SourceFile(str(tmp_path / "a.arrow"), "arrow")], options, as_batches=True)
+    selected = chunk.select([1])
+    assert (selected.texts, selected.batch["text"].to_pylist()) == (["b"], ["b"])
+    assert pa.array(selected.batch["other"].to_pylist(), kind).to_pylist() == pa.array([value], kind).to_pylist()
+
+
+def test_a_type_that_arrow_cannot_filter_is_an_error(tmp_path: Path) -> None:
+    """It is not said that the file is damaged."""
+    kind = pa.run_end_encoded(pa.int32(), pa.string())
+    table = pa.table({"text": ["a", None], "other": pa.array(["x", "y"], kind)})
+    (tmp_path / "a.arrow").write_bytes(encode_table(table, ".arrow"))
+    options = ReadOptions(DataSettings(), labelled=False, with_records=True, on_invalid_row=lambda row: None)
+    with pytest.raises(DataError, match=r"a\.arrow: cannot be read as arrow: .*run_end_encoded(?!.*damaged)"):
+        list(iter_chunks([SourceFile(str(tmp_path / "a.arrow"), "arrow")], options, as_batches=True))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_dates_after_the_year_9999(tmp_path: Path, suffix: str) -> None:
+    """Python has none; records have them as Arrow spells them, and a column of weights does without other columns."""
+    day = pa.array([10**7], pa.int32()).cast(pa.date32())
+    table = pa.table({"text": ["a"], "label": ["x"], "weight": [2.5], "day": day})
+    records: list[Mapping[str, object]] = []
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encode_table(table, suffix))
+    read_rows(str(path), DataSettings(), records=records)
+    assert records == [{"text": "a", "label": "x", "weight": 2.5, "day": "29349-01-26"}]
+    union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [day])
+    if suffix == ".arrow":
+        path.write_bytes(encode_table(table.append_column("union", union), suffix))
+    assert read_rows(str(path), DataSettings(weight_column="weight"), weighted=True).weights == [2.5]
 
 
 def test_a_class_number_without_a_name_stays_a_number(tmp_path: Path) -> None:

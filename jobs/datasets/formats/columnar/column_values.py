@@ -1,0 +1,119 @@
+"""Values of columns of Arrow: types, invalid texts, and conversion to objects of Python."""
+
+import base64
+import json
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.datasets.formats.rows import Record
+
+
+def decode_dictionary(column: pa.Array) -> pa.Array:
+    """Return a column without a dictionary."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def replace_views(kind: pa.DataType) -> pa.DataType:
+    """Return a type with other strings and bytes instead of views, for which Arrow lacks operations."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        create = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return create(kind.value_field.with_type(replace_views(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(replace_views(field.type)) for field in kind])
+    return kind
+
+
+def find_invalid_texts(column: pa.Array) -> dict[int, str]:
+    """Return what is wrong with the texts of a column, by index; `pyarrow.ArrowInvalid` if the column is damaged."""
+    reasons = {}
+    if column.null_count:
+        indices = np.flatnonzero(column.is_null()).tolist()
+        reasons = dict.fromkeys(indices, "null; fill it in or remove the row")
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        for index, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+            try:
+                (value or b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                reasons[index] = f"not UTF-8: {error.reason}"
+        if not reasons:
+            raise
+    return reasons
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether values of a type are lists."""
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def has_class_numbers(kind: pa.DataType) -> bool:
+    """Return whether values of a type, or their items, may be numbers of classes."""
+    return bool(pa.types.is_integer(kind.value_type if is_list(kind) else kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether values of a type are strings, with or without a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
+    """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
+    try:
+        values: list[object] = column.to_pylist()
+    except OverflowError:  # Python's dates end with the year 9999
+        values = column.cast(pa.string()).to_pylist()
+    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
+        convert = column.type.to_pandas_dtype()
+        return [value if value is None else float(str(convert(value))) for value in values]
+    if class_names is None or not has_class_numbers(column.type):
+        return values
+    names: dict[object, str | None] = dict(enumerate(class_names)) | {None: None, -1: None}
+    return [
+        [names.get(item, item) for item in value] if isinstance(value, list) else names.get(value, value)
+        for value in values
+    ]
+
+
+def name_classes(value: object) -> object:
+    """Return a value, or the items of a list, as strings; null stays."""
+    if isinstance(value, list):
+        return [name_classes(item) for item in value]
+    return value if value is None else str(value)
+
+
+def build_records(batch: pa.RecordBatch, class_names: Mapping[str, Sequence[str]]) -> list[Record]:
+    """Return the rows of a batch with the values of all columns; NaN and infinity, which JSON lacks, are None."""
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = list_values(column, class_names.get(name))
+        kind = column.type
+        is_json = is_text(kind) or any(
+            check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+        )
+        if pa.types.is_floating(kind):
+            values = [value if isinstance(value, float) and math.isfinite(value) else None for value in values]
+        elif not is_json:
+            values = json.loads(json.dumps(values, default=_encode_value), parse_constant=lambda name: None)
+        columns.append(values)
+    names = [normalize_name(name) for name in batch.schema.names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _encode_value(value: object) -> str:
+    """Return a value that JSON lacks as a string: bytes in base64, others as Python prints them, such as dates."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def normalize_name(name: str) -> str:
+    """Return the name of a column in Unicode NFC."""
+    return unicodedata.normalize("NFC", name)
