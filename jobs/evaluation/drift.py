@@ -159,13 +159,11 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
     before = np.concatenate([initial.vectors, after[len(initial.vectors) :]])
     trained = initial.counts > 0
     if checkpoint.experiment.model.trained_words == "out-of-vocabulary":
-        trained &= ~initial.pretrained
+        trained &= ~initial.pretrained[: len(trained)]
     indices = np.flatnonzero(trained[2:])
     if not len(indices):
         raise NoTrainedVectors("no word's vector was trained: the training texts have no word that may be trained")
     ids = indices + 2
-    from_file = np.ones(len(checkpoint.words), bool)  # words that only the file has come after those of the texts
-    from_file[: len(initial.pretrained) - 2] = initial.pretrained[2:]
     old, new = before[ids], after[ids]
     distance = np.linalg.norm(new - old, axis=1)
     norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
@@ -179,7 +177,7 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
         vocabulary=checkpoint.words,
         before=before[2:],
         after=after[2:],
-        from_file=from_file,
+        from_file=initial.pretrained[2:],
     )
 
 

@@ -101,8 +101,9 @@ class InitialVectors:
     """Word vectors before training. The train words are those up to the last one of the training texts.
 
     vectors: `(train words, dimensions)` float32, empty if static; counts: `(train words,)` int64, of each word in the
-    training texts; pretrained: `(train words,)` bool. Other words are unchanged in the checkpoint.
-    scale: `(vocabulary,)` float32, factor by which each word's vector was multiplied when it was read.
+    training texts. Other words are unchanged in the checkpoint.
+    pretrained: `(vocabulary,)` bool, whether each word's vector came from a file. scale: `(vocabulary,)` float32,
+    factor by which it was multiplied when it was read.
     """
 
     vectors: np.ndarray
@@ -272,7 +273,10 @@ def load_initial_vectors(path: str) -> InitialVectors | None:
     with open_checkpoint(resolve_checkpoint(path)) as files:
         if INITIAL_VECTORS_FILE not in files:
             return None
-        return InitialVectors(**files.read_tensors(INITIAL_VECTORS_FILE))
+        tensors = files.read_tensors(INITIAL_VECTORS_FILE)
+    # Earlier versions wrote those of the train words only; all others came from the file.
+    others = np.ones(len(tensors["scale"]) - len(tensors["pretrained"]), bool)
+    return InitialVectors(**tensors | {"pretrained": np.concatenate([tensors["pretrained"], others])})
 
 
 def load_train_texts(path: str) -> np.ndarray | None:

@@ -91,8 +91,11 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
     rows, start_rows = match_words(words, checkpoint.words)
     vectors[rows] = start[start_rows]
     scale = np.concatenate([corpus.scale, np.ones(added, np.float32)])
+    pretrained = np.concatenate([corpus.pretrained, np.zeros(added, bool)])
     if (initial := load_initial_vectors(checkpoint.path)) is not None:
         scale[rows] = initial.scale[start_rows]
+        is_added = rows >= len(corpus.pretrained)
+        pretrained[rows[is_added]] = initial.pretrained[start_rows[is_added]]
     labels = sorted({*corpus.labels, *checkpoint.labels})
     classes = number_classes(corpus.labels, labels)
     vocabulary = Vocabulary(words, text.max_edit_distance)
@@ -110,7 +113,7 @@ def extend_corpus(corpus: Corpus, dataset: Dataset, checkpoint: Checkpoint, text
         labels=labels,
         words=words,
         vectors=vectors,
-        pretrained=np.concatenate([corpus.pretrained, np.zeros(added, bool)]),
+        pretrained=pretrained,
         scale=scale,
         key=digest([corpus.key, checkpoint.manifest_sha256]),
         out_of_scope=out_of_scope,

@@ -166,8 +166,7 @@ def collect_versions(tokenizer: str) -> dict[str, str]:
 def _collect_constants(corpus: Corpus, network: Network) -> RunConstants:
     embedding = network.settings.embedding
     counts = corpus.word_counts()[: 0 if embedding == "static" else None]
-    train_words = slice(len(counts))
-    initial = InitialVectors(corpus.vectors[train_words], counts, corpus.pretrained[train_words], corpus.scale)
+    initial = InitialVectors(corpus.vectors[: len(counts)], counts, corpus.pretrained, corpus.scale)
     untrained = {}
     if embedding in ("static", "multichannel"):
         untrained["fixed_vectors"] = corpus.vectors

@@ -26,6 +26,7 @@ from jobs.model.checkpoint import (
     InitialVectors,
     load_checkpoint,
     load_initial_vectors,
+    save_checkpoint,
 )
 from tests.support.loops import train_checkpoint
 
@@ -39,7 +40,7 @@ def drift() -> Drift:
     after = before.copy()
     after[2] = [0.1, 1]
     after[5] = [1.1, 1]
-    counts, pretrained = np.array([0, 3, 5, 4, 6, 7]), np.array([0, 0, 1, 1, 0, 1], bool)
+    counts, pretrained = np.array([0, 3, 5, 4, 6, 7]), np.array([0, 0, 1, 1, 0, 1, 1, 1], bool)
     checkpoint = Checkpoint(Experiment(), ["a", "b"], WORDS, {"vectors": after}, {})
     return compute_drift(checkpoint, InitialVectors(before[:6], counts, pretrained, np.ones(8)))
 
@@ -188,6 +189,16 @@ def test_altered_initial_vectors_are_refused(make_experiment: Callable[..., Expe
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"initial.safetensors does not match the manifest"):
         load_drift(load_checkpoint(str(tmp_path / "checkpoint")))
+
+
+def test_in_checkpoints_of_earlier_versions_all_other_words_are_of_the_file(tmp_path: Path) -> None:
+    """They say only of the words of the training texts where their vectors came from."""
+    initial = InitialVectors(np.ones((4, 2), np.float32), np.ones(4, int), np.array([0, 0, 0, 1], bool), np.ones(6))
+    checkpoint = Checkpoint(Experiment(), ["a"], ["one", "two", "three", "four"], {"vectors": np.ones((6, 2))}, {})
+    save_checkpoint(tmp_path / "c", checkpoint, initial_vectors=initial)
+    loaded = load_initial_vectors(str(tmp_path / "c"))
+    assert loaded is not None
+    assert loaded.pretrained.tolist() == [False, False, False, True, True, True]
 
 
 def test_only_words_that_may_be_trained_count() -> None:

@@ -33,7 +33,7 @@ CHECKPOINT = Checkpoint(
     {"epoch": 3, "accuracy": 0.5},
 )
 INITIAL_VECTORS = InitialVectors(
-    np.ones((4, 2), np.float32), np.arange(4), np.array([False, False, True, False]), np.ones(5, np.float32)
+    np.ones((4, 2), np.float32), np.arange(4), np.array([False, False, True, False, True]), np.ones(5, np.float32)
 )
 
 

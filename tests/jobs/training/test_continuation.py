@@ -12,6 +12,7 @@ from gensim.models import KeyedVectors
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.evaluation.drift import load_drift
 from jobs.evaluation.export import export_vectors
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
@@ -23,7 +24,7 @@ from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.snapshot import capture, gather_weights, restore
 from jobs.training.train import train
 from tests.support.loops import train_checkpoint
-from tests.support.toy_data import make_toy_rows, write_word2vec
+from tests.support.toy_data import NEGATIVE_WORDS, make_toy_rows, write_word2vec
 
 NEW_ROWS = [("weather", f"rain and sun in {word}") for word in ("may", "june", "july", "winter", "spring")] * 4
 KNOWN_TEXTS = ["the film was great", "a dull story", "", "people and music"]
@@ -113,6 +114,23 @@ def test_vectors_of_the_checkpoint_keep_their_scale(
     exported = KeyedVectors.load_word2vec_format(str(out), binary=True)
     for word, vector in zip(words, vectors, strict=True):
         np.testing.assert_allclose(exported[word], vector, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("embedding", "from_file"), [("rand", set()), ("non-static", {"dull", "awful", "film"})])
+def test_words_that_only_the_checkpoint_has_are_of_its_file(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, more_csv: str, monkeypatch: pytest.MonkeyPatch,
+    embedding: str, from_file: set[str],
+) -> None:  # fmt: skip
+    """Or have random vectors, which are no neighbours."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    vectors = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
+    path = str(write_word2vec(tmp_path / "v.bin", ["dull", "awful", "film"], vectors))
+    settings = {"model__embedding": embedding, "vectors__path": path, "train__epochs": 1}
+    first = train(make_experiment(**settings))
+    path = train(make_experiment(name="more", data__train=more_csv, train__start_from=first, **settings))
+    drift = load_drift(load_checkpoint(path))
+    assert {word for word, pretrained in zip(drift.vocabulary, drift.from_file, strict=True) if pretrained} == from_file
+    assert {*drift.vocabulary[len(drift.words) :]} == {*NEGATIVE_WORDS}
 
 
 def test_validation_texts_have_the_words_that_only_the_checkpoint_knows(
