@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
-from cluster.storage import StorageError, check_local_file, exists, is_uri, local_path, resolve_filesystem
+from cluster.storage import StorageError, check_local_file, exists, is_uri, local_path, resolve_filesystem, split_query
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -156,15 +156,15 @@ def list_matches(pattern: str) -> list[str]:
     """
     if not is_uri(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    path, mark, query = pattern.partition("?")
+    path, query = split_query(pattern)
     base = path[: re.search(r"[*\[]|$", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
     try:
-        remote, inside = _browse(f"{base}{mark}{query}")
+        remote, inside = _browse(base + query)
         inside = inside.rstrip("/")
         matches = [match[len(inside) :].lstrip("/") for match in remote.glob(f"{inside}{path[len(base) :]}")]
     except (OSError, ImportError, ValueError) as error:
         raise StorageError(f"{pattern}: cannot be listed: {error}") from error
-    return [f"{base}/{_quote(pattern, match)}{mark}{query}" for match in sorted(matches)]
+    return [f"{base}/{_quote(pattern, match)}{query}" for match in sorted(matches)]
 
 
 def fingerprint(path: str) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import UsageError, choose_form
-from cluster.storage import write_bytes
+from cluster.storage import split_query, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def publish_package(target: str, code: Path = CODE_FOLDER, files: Iterable[tuple
         PackageError: the target does not end in .zip, which Ray requires.
         StorageError: it cannot be written.
     """
-    if not target.partition("?")[0].endswith(".zip"):
+    if not split_query(target)[0].endswith(".zip"):
         raise PackageError(f"{target}: the name of a package must end in .zip")
     package = build_package(code, files)
     try:

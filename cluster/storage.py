@@ -42,6 +42,12 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
+def split_query(path: str) -> tuple[str, str]:
+    """Return a URI without its query, and the query with its "?"; a path has none."""
+    before, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
+    return before, mark + query
+
+
 def absolute_path(path: str | Path) -> str:
     """Return a path that is valid in every process of this machine; a URI unchanged.
 
@@ -64,13 +70,13 @@ def local_path(path: str) -> Path | None:
 
 def join(folder: str, *names: str) -> str:
     """Return the path of something inside a folder; the query of a URI stays at the end."""
-    path, query = _split(folder)
+    path, query = split_query(folder)
     return "/".join([path.rstrip("/"), *names]) + query
 
 
 def parent(path: str) -> str:
     """Return the folder of a path."""
-    path, query = _split(path)
+    path, query = split_query(path)
     return path.rstrip("/").rpartition("/")[0] + query
 
 
@@ -205,15 +211,13 @@ def atomic_write(target: Path, *, replace: bool = True) -> Iterator[Path]:
         StorageError: the target cannot be written.
     """
     part = temporary_path(target)
-    try:
+    with _raise_storage_errors(f"{target}: cannot be written"):
         make_folder(target.parent)
         try:
             yield part
             publish_file(part, target, replace=replace)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written: {error}") from error
 
 
 def check_local_file(path: str) -> Path:
@@ -245,14 +249,13 @@ def copy_folder(source: str, target: str) -> None:
         _copy_files(source, target)
         return
     part = temporary_path(local)
-    try:
-        make_folder(part)
-        _copy_files(source, str(part))
-        publish_folder(part, local)
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with _raise_storage_errors(f"{target}: cannot be written"):
+        try:
+            make_folder(part)
+            _copy_files(source, str(part))
+            publish_folder(part, local)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _copy_files(source: str, target: str) -> None:
@@ -269,12 +272,6 @@ def _copy_files(source: str, target: str) -> None:
         raise StorageError(f"{target}: {', '.join(incomplete)} was not copied completely")
 
 
-def _split(path: str) -> tuple[str, str]:
-    """Return a URI without its query, and the query with its "?"; a path has none."""
-    before, mark, query = path.partition("?") if is_uri(path) else (path, "", "")
-    return before, mark + query
-
-
 def list_file_sizes(folder: str) -> dict[str, int]:
     """Return the bytes of all files in a folder, by path inside it, {} without a folder; StorageError on failure."""
     from pyarrow.fs import FileSelector
@@ -289,20 +286,22 @@ def list_file_sizes(folder: str) -> dict[str, int]:
 def output_folder(path: str) -> Iterator[Path]:
     """Yield a local folder to write into: `path`, or for a URI a temporary folder that is copied there on success.
 
+    After an error, a folder without files has none again.
+
     Raises:
         StorageError: the path cannot be written.
     """
-    local = local_path(path)
-    try:
-        if local is not None:
-            make_folder(local)
-            yield local
+    with _raise_storage_errors(f"{path}: cannot be written"), ExitStack() as stack:
+        if (local := local_path(path)) is None:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+                copy_folder(folder, path)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-            copy_folder(folder, path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error}") from error
+        if not list_file_sizes(path):
+            stack.callback(shutil.rmtree, local, ignore_errors=True)
+        make_folder(local)
+        yield local
+        stack.pop_all()
 
 
 @contextmanager

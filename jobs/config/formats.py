@@ -3,6 +3,8 @@
 import re
 from typing import Literal
 
+from cluster.storage import split_query
+
 FormatName = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "fasttext"]
 
 SUFFIXES: dict[str, FormatName] = {
@@ -38,8 +40,7 @@ def remove_suffixes(path: str) -> str:
 
 def base_name(path: str) -> str:
     """Return the last part of a path, or of a URI without its query."""
-    path = path.partition("?")[0] if "://" in path else path
-    return path.rstrip("/").rpartition("/")[2]
+    return split_query(path)[0].rstrip("/").rpartition("/")[2]
 
 
 def derive_name(path: str) -> str:

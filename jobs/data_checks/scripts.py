@@ -11,10 +11,12 @@ from jobs.datasets.text_checks import describe_undivided_texts
 
 RARE_SHARE = 0.05  # of the texts with letters; a script with fewer is unusual
 NUM_NAMED_SCRIPTS = 5
-# First words of Unicode names that name a form of a letter, not its script.
-_FORMS = {"FULLWIDTH", "HALFWIDTH", "MODIFIER", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER", "SMALL"}
-# What no sign of the script itself begins with, or what belongs to one script.
-_SCRIPTS = {"CJK": "Han", "KANGXI": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
+ORDINAL_INDICATORS = "ªº"
+# By the first word of Unicode names, of which some name no script.
+_SCRIPTS = {
+    "CJK": "Han", "KANGXI": "Han", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean", "MODIFIER": "",
+    "COMBINING": "", "SPACE": "",
+}  # fmt: skip
 
 
 def check_scripts(rows: Rows) -> list[Finding]:
@@ -63,10 +65,8 @@ def _script_of(character: str) -> str:
     """Return the script of a letter; empty for other characters, and for letters without a script."""
     if character.isascii():
         return "Latin" if character.isalpha() else ""
-    if unicodedata.category(character)[0] != "L":
+    if unicodedata.category(character)[0] != "L" or character in ORDINAL_INDICATORS:
         return ""
-    words = [word for word in unicodedata.name(character, "").split() if word not in _FORMS]
-    if not words or words[0] in ("FEMININE", "MASCULINE"):  # ordinal indicators
-        return ""
-    name = {"LETTER": "LATIN", "BOLD": "LATIN", "ITALIC": "LATIN", "CAPITAL": "LATIN"}.get(words[0], words[0])
+    letter = unicodedata.normalize("NFKC", character)[0]  # of a mathematical letter or another form
+    name = unicodedata.name(letter, "").partition(" ")[0]
     return _SCRIPTS.get(name, name.capitalize())

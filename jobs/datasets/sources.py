@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.input_files import READ_ERRORS, WEB_SCHEMES, find_kind, list_folder, list_matches, open_decompressed
-from cluster.storage import StorageError, absolute_path, is_uri, join
+from cluster.storage import StorageError, absolute_path, is_uri, join, split_query
 from jobs.config.formats import SUFFIX_HINT, FormatName, base_name, find_format
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.formats.fasttext_lines import LABEL_PREFIX
@@ -92,7 +92,7 @@ def has_pattern(path: str) -> bool:
     """Return whether a path contains characters of a glob pattern; ? starts the query of a URI. The web has none."""
     if path.startswith(WEB_SCHEMES):
         return False
-    return any(mark in path.partition("?")[0] for mark in "*[") or (not is_uri(path) and "?" in path)
+    return any(mark in split_query(path)[0] for mark in "*[?")
 
 
 def has_matches(path: str) -> bool:

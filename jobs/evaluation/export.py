@@ -16,7 +16,7 @@ from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.progress import progress_bar
 from cluster.input_files import check_output_file, create_file
-from cluster.storage import absolute_path, local_path, output_file, parent
+from cluster.storage import absolute_path, local_path, output_file, parent, split_query
 from jobs.config.settings import VectorSettings
 from jobs.embeddings.vector_files import is_same_file, iter_vectors
 from jobs.embeddings.word2vec import Row, VectorsError, is_single_token, write_binary
@@ -100,12 +100,12 @@ def prepare_export(
 
 def is_compressed(out: str) -> bool:
     """Return whether a file of this name is gzipped."""
-    return out.partition("?")[0].lower().endswith(".gz")
+    return split_query(out)[0].lower().endswith(".gz")
 
 
 def is_text(out: str) -> bool:
     """Return whether a file of this name is text."""
-    return out.partition("?")[0].lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
+    return split_query(out)[0].lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
 
 
 def select_word_vectors(checkpoint: Checkpoint) -> np.ndarray:

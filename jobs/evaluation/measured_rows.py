@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from cluster.storage import split_query
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -99,7 +100,7 @@ def describe_rows(checkpoint: Checkpoint, test: Split) -> str:
     digest = test.digest()
     if digest == checkpoint.metrics.get("held_out", digest):
         return ""
-    stem = PurePath(test.path.partition("?")[0]).name.partition(".")[0]
+    stem = PurePath(split_query(test.path)[0]).name.partition(".")[0]
     return f"-{re.sub(r'[^A-Za-z0-9_-]+', '-', stem)}-{digest}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cluster.console.csv_output import create_csv_writer
 from cluster.input_files import create_file
+from cluster.storage import split_query
 from jobs.datasets.chunks import Chunk
 from jobs.datasets.formats.rows import DataError, Record
 from jobs.inference.batch.arrow_output import format_value, open_parquet
@@ -42,7 +43,7 @@ class OutputFormat:
 
 def parse_output_format(out: str) -> OutputFormat:
     """Return the format that the name of an output file shows; DataError if it shows none."""
-    name = out.partition("?")[0].lower()
+    name = split_query(out)[0].lower()
     output = OutputFormat(PurePath(name.removesuffix(".gz")).suffix, name.endswith(".gz"))
     if output.suffix not in (COMPRESSED_SUFFIXES if output.is_gzipped else OUTPUT_SUFFIXES):
         compressed = ", ".join(COMPRESSED_SUFFIXES)
@@ -76,6 +77,8 @@ def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumn
         return write_json
     names = [*columns.types, *columns.new]
     separator = columns.separator if columns.thresholds is not None else None
+    if separator is not None and any(separator in label for label in columns.labels):
+        separator = None  # the labels are a list in JSON
     writer = create_csv_writer(stream, output.delimiter)
 
     def write_values(rows: Iterator[list[str]]) -> None:

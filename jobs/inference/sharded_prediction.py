@@ -27,6 +27,7 @@ from cluster.storage import (
     parent,
     read_text,
     remove_file,
+    split_query,
     write_json,
 )
 from jobs.datasets.chunks import divide_files
@@ -51,7 +52,7 @@ _PART = re.compile(rf"part-\d+\.\w+|{INVALID_FOLDER}/.*")
 
 def is_folder_name(out: str) -> bool:
     """Return whether the name of an output is that of a folder: it ends with a slash."""
-    return out.partition("?")[0].endswith("/")
+    return split_query(out)[0].endswith("/")
 
 
 def check_output_folder(out: str, files: Iterable[SourceFile]) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.storage import absolute_path, exists, is_uri, join, parent
+from cluster.storage import absolute_path, exists, is_uri, join, parent, split_query
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
 from jobs.config.settings import Source
@@ -203,7 +203,7 @@ def resolve_checkpoint(path: str) -> str:
     if is_on_hub(path):
         return pin_revision(path)
     original = path = absolute_path(path)
-    if not path.partition("?")[0].endswith(".json"):
+    if not split_query(path)[0].endswith(".json"):
         if exists(join(path, "manifest.json")):
             return path
         path = join(path, "best.json")
@@ -225,7 +225,7 @@ def read_published_test_part(path: str) -> Source | None:
     if is_on_hub(path):
         return None
     path = absolute_path(path)
-    if not path.partition("?")[0].endswith(".json"):
+    if not split_query(path)[0].endswith(".json"):
         path = join(path, "best.json")
     best = read_json(path) if exists(path) else None
     test = best.get("test") if isinstance(best, dict) else None

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from cluster.console.tables import format_markdown_table
+from cluster.storage import split_query
 from jobs.config.abstention import DEFAULT_OBJECTIVE
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Source
@@ -126,7 +127,7 @@ def hide_folder(path: str) -> str:
     """Return the name of a file or folder at a path or URI; what the Hub or gensim's downloader has stays."""
     if is_on_hub(path) or path.startswith("gensim:"):
         return path
-    name = PurePosixPath(path.partition("?")[0].rstrip("/")).name
+    name = PurePosixPath(split_query(path)[0].rstrip("/")).name
     is_server = "://" in path and path.partition("://")[2].startswith(name)  # it may follow a name and a password
     return name.rpartition("@")[2] if is_server else name
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import PurePath
 
-from cluster.storage import StorageError, absolute_path, exists, join, local_path, parent
+from cluster.storage import StorageError, absolute_path, exists, join, local_path, parent, split_query
 from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint
 from jobs.model.checkpoint_locations import is_on_hub, parse_hub_uri
 
@@ -28,7 +28,7 @@ def choose_report_folder(out: str | None, path: str, checkpoint: Checkpoint, row
         return target
     if is_on_hub(checkpoint.path):
         return absolute_path(f"report-{PurePath(parse_hub_uri(checkpoint.path)[0]).name}{rows}")
-    folder, name = parent(checkpoint.path), PurePath(checkpoint.path.partition("?")[0]).name
+    folder, name = parent(checkpoint.path), PurePath(split_query(checkpoint.path)[0]).name
     # Searches and unfinished runs have checkpoints side by side, whose reports must differ.
     is_best = absolute_path(path) != checkpoint.path or _names(folder, checkpoint.path)
     return join(folder, f"report{'' if is_best or not _RUN_CHECKPOINT.fullmatch(name) else f'-{name}'}{rows}")

@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from cluster.storage import exists, output_file, remove_file
+from cluster.storage import exists, output_file, remove_file, split_query
 from jobs.datasets.formats.rows import DataError, InvalidRow
 
 DEFAULT_LIMIT = 0.01  # of the share of invalid rows
@@ -103,5 +103,5 @@ def ignore_invalid_row(row: InvalidRow) -> None:
 
 def report_path(out: str) -> str:
     """Return the path or URI of the invalid rows of an output file."""
-    path, mark, query = out.partition("?") if "://" in out else (out, "", "")
-    return f"{path}.invalid.jsonl{mark}{query}"
+    path, query = split_query(out)
+    return f"{path}.invalid.jsonl{query}"

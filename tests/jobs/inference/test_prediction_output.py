@@ -119,6 +119,29 @@ def test_several_labels_per_text_have_explanations_and_selected_columns_too(tmp_
     assert [list(row) for row in rows] == [["id", "labels", "scores", "explanation"]] * 3
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_labels_that_contain_the_separator_are_a_list_in_json(tmp_path: Path, suffix: str) -> None:
+    """Rows of jsonl may have such labels. With another separator they are a string."""
+    several = checkpoint_of("non-static", **{"data.label_separator": ";", "data.multi_label": True})
+    several.metrics["label_thresholds"] = {"values": [0.0] * len(several.labels)}
+    for name, is_list in (("a;b", True), ("a,b", False)):
+        folder = tmp_path / name
+        save_checkpoint(folder, replace(several, labels=[name, *several.labels[1:]]))
+        assert main(["predict", str(folder), "in.parquet", "--out", f"out.{suffix}", "--force"]) == 0
+        lines = Path(f"out.{suffix}").read_text(encoding="utf-8").splitlines()
+        is_tsv = suffix == "tsv"
+        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.DictReader(lines)
+        for row in reader:
+            written = json.loads(row["labels"]) if is_list else row["labels"].split(";")
+            assert sorted(written) == sorted([name, *several.labels[1:]])
+
+
+def test_a_name_with_a_question_mark_is_a_local_file(saved: str) -> None:
+    """Only a URI has a query."""
+    assert main(["predict", saved, "in.parquet", "--out", "what?.jsonl"]) == 0
+    assert len(read_jsonl(Path("what?.jsonl"))) == 3
+
+
 def test_a_text_with_a_carriage_return_stays_one_row_of_csv(saved: str) -> None:
     """It can be read, and be labelled, again."""
     Path("lines.jsonl").write_text('{"text": "word1\\rword2"}\n{"text": "word3"}\n')
