@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import UsageError
-from cluster.durable_files import flush, make_folder, publish_file, temporary_path
+from cluster.durable_files import make_folder, publish_file, temporary_path
 from cluster.ray_private import call_node_service, reload_token
 
 AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
@@ -71,12 +71,8 @@ def ensure_token() -> str:
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
                 stream.write(token)
-            flush(part)
-            # A link, unlike a rename, does not replace the token of a command that was faster.
-            with suppress(OSError):
-                os.link(part, path)
-                flush(path.parent)
-            if load_token() is None:  # the file is empty, or the file system has no links
+            publish_file(part, path, replace=False)  # the token of a command that was faster stays
+            if load_token() is None:  # the file was empty
                 publish_file(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from jobs.config.abstention import Objective
 from jobs.config.class_weights import ClassWeights, convert_labels, parse_class_weights
-from jobs.config.temperature import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.limits import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
 Metric = Literal[

@@ -17,7 +17,7 @@ from cluster.storage import absolute_path, join, output_file
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings
 from jobs.data_checks.classes import check_classes
-from jobs.data_checks.duplicates import check_duplicates, find_first_copies
+from jobs.data_checks.duplicates import check_duplicates
 from jobs.data_checks.findings import Finding, Severity, sort_findings, write_csv
 from jobs.data_checks.label_errors import check_labels
 from jobs.data_checks.lengths import check_lengths
@@ -27,6 +27,7 @@ from jobs.data_checks.rows import Rows, collect_rows
 from jobs.data_checks.scripts import check_scripts
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.sources import resolve_source
+from jobs.datasets.text_checks import find_first_copies
 from jobs.embeddings.input_checks import check_inputs
 from jobs.training.corpus import build_corpus
 

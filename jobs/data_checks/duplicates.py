@@ -1,7 +1,6 @@
 """Check of texts with the same tokens, which the network cannot tell apart: copies, different labels, overlap of
 parts."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,6 @@ import numpy as np
 from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TEST, TRAINING, VALIDATION, Rows
-
-
-def find_first_copies(tokens: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return for each text the index of the first text with the same tokens, `(texts,)` int64.
-
-    A text without tokens is the copy of no other.
-    """
-    seen: dict[str, int] = {}
-    return np.array([seen.setdefault(" ".join(text), index) if text else index for index, text in enumerate(tokens)])
 
 
 def check_duplicates(rows: Rows, first: np.ndarray) -> list[Finding]:

@@ -91,13 +91,7 @@ def compute_row_weights(
     if class_weights == "balanced":
         sums = np.bincount(labels, weights, len(names))
         # A class of `train.start_from` may have no rows.
-        is_empty = (sums == 0) & (np.bincount(labels, minlength=len(names)) > 0)
-        if is_empty.any():
-            empty = [name for name, empty in zip(names, is_empty, strict=True) if empty]
-            raise ExperimentError(
-                f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the "
-                "classes cannot be balanced"
-            )
+        _require_weights(names, (sums == 0) & (np.bincount(labels, minlength=len(names)) > 0), "classes")
         weights = weights / sums[labels]
     elif class_weights is not None:
         by_label = match_labels(class_weights, names)
@@ -127,16 +121,19 @@ def compute_label_weights(
         return np.array([by_label.get(name, 1.0) for name in names])  # a label of `train.start_from` may have no rows
     weights = np.ones(len(labels)) if row_weights is None else row_weights / max(row_weights.max(), 1e-300)
     sums = weights @ labels
-    is_empty = (sums == 0) & labels.any(axis=0)
-    if is_empty.any():
-        empty = [name for name, empty in zip(names, is_empty, strict=True) if empty]
-        raise ExperimentError(
-            f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the labels "
-            "cannot be balanced"
-        )
+    _require_weights(names, (sums == 0) & labels.any(axis=0), "labels")
     others = weights.sum() - sums
     # A label of all rows, or of none, needs no weight.
     return np.asarray(np.divide(others, sums, out=np.ones(len(names)), where=(others > 0) & (sums > 0)))
+
+
+def _require_weights(names: Sequence[str], is_empty: np.ndarray, plural: str) -> None:
+    if is_empty.any():
+        empty = [name for name, empty in zip(names, is_empty, strict=True) if empty]
+        raise ExperimentError(
+            f"train.class_weights: all rows of {_name(empty)} have the weight 0 (data.weight_column), so the {plural} "
+            "cannot be balanced"
+        )
 
 
 def _name(labels: Sequence[str]) -> str:

@@ -72,7 +72,10 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
 
 def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[str]:
     """Return a note on texts with the same tokens as an earlier one, none without copies."""
-    copies = tokenized.find_copies() if isinstance(tokenized, TokenizedTexts) else _find_copies(tokenized)
+    if isinstance(tokenized, TokenizedTexts):
+        copies = tokenized.find_copies()
+    else:
+        copies = np.flatnonzero(find_first_copies(tokenized) != np.arange(len(tokenized)))
     if not len(copies):
         return []
     verb = choose_form(len(copies), "is a copy", "are copies")
@@ -82,15 +85,15 @@ def _describe_copies(split: Split, tokenized: Sequence[Sequence[str]]) -> list[s
     ]
 
 
-def _find_copies(tokenized: Sequence[Sequence[str]]) -> list[int]:
-    texts: set[str] = set()
-    copies = []
-    for index, tokens in enumerate(tokenized):
-        number = len(texts)
-        texts.add(" ".join(tokens))
-        if len(texts) == number and tokens:
-            copies.append(index)
-    return copies
+def find_first_copies(tokenized: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return for each text the index of the first text with the same tokens, `(texts,)` int64.
+
+    A text without tokens is the copy of no other.
+    """
+    seen: dict[str, int] = {}
+    return np.array(
+        [seen.setdefault(" ".join(tokens), index) if tokens else index for index, tokens in enumerate(tokenized)]
+    )
 
 
 def list_labels(split: Split) -> Iterable[str]:

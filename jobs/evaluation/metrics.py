@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 NORMAL_QUANTILE = 1.959964  # of 97.5 %, for intervals of 95 %
 NUM_RESAMPLES = 1000

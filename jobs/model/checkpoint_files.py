@@ -21,7 +21,7 @@ from cluster import UsageError
 from cluster.storage import StorageError, join, list_file_sizes, read_text
 from jobs.config.abstention import validate_abstention
 from jobs.config.experiment import MAX_YAML_BYTES, Experiment, add_earlier_values
-from jobs.config.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE
+from jobs.config.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 from jobs.config.text_distribution import validate_distribution
 
 READABLE_FORMATS = (1, 2, 3)

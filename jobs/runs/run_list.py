@@ -11,7 +11,7 @@ from cluster import UsageError
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_size, format_text_table
-from cluster.storage import StorageError, absolute_path, exists, join, list_folders, parent, read_text
+from cluster.storage import StorageError, absolute_path, join, list_folders, parent, read_text
 from jobs.config.experiment import Experiment, add_earlier_values
 from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
@@ -20,6 +20,7 @@ from jobs.training.run_files.run_folder import (
     TRAIN_SETTINGS_NOT_IN_RUN_KEY,
     TUNE_SETTINGS_NOT_IN_RUN_KEY,
     BestCheckpoint,
+    read_best,
 )
 
 logger = logging.getLogger(__name__)
@@ -194,12 +195,6 @@ def find_differences(run: Run, runs: Iterable[Run]) -> list[str]:
     if any(other.settings == run.settings for other in same_kind):
         differences.append("other texts or vectors")
     return differences
-
-
-def read_best(folder: str) -> BestCheckpoint | None:
-    """Return the contents of the best.json in a folder, None if there is none; CheckpointError if it is not one."""
-    path = join(folder, "best.json")
-    return BestCheckpoint.read(path) if exists(path) else None
 
 
 def _load_run(folder: str, name: str, files: Mapping[str, StoredFile], current: BestCheckpoint | None) -> Run:

@@ -4,11 +4,12 @@ import itertools
 import json
 import random
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from jobs.config.experiment import Experiment
 from jobs.config.training_defaults import DEFAULT_BATCH_SIZE, choose_vectors_learning_rate
-from jobs.search.space import Dimension, get_setting, is_active
+from jobs.search.space import Dimension, is_active
 
 # Draws of one point until it is given up, because each repeats an earlier point.
 MAX_DRAWS = 100
@@ -70,7 +71,7 @@ def list_own_settings(experiment: Experiment, space: list[Dimension]) -> list[di
 
 def _choose_own_value(experiment: Experiment, path: str) -> Any:
     """Return the value of a setting, or what training uses if it is null."""
-    value = get_setting(experiment, path)
+    value = attrgetter(path)(experiment)
     if value is None and path == "train.batch_size":
         return DEFAULT_BATCH_SIZE
     if value is None and path == "train.vectors_learning_rate":

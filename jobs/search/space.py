@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jobs.config.conflicts import FINE_TUNING_SETTINGS, LINEAR_WEIGHTS
@@ -179,7 +180,7 @@ def describe_unused_dimensions(experiment: Experiment, space: list[Dimension]) -
     for dimension in space:
         for path, values in dimension.conditions.items():
             other = by_path.get(path)
-            own = [] if other and not other.conditions else [get_setting(experiment, path)]
+            own = [] if other and not other.conditions else [attrgetter(path)(experiment)]
             if not any(value in own or (other and other.contains(value)) for value in values):
                 reason = f"its condition on {path} never holds"
                 warnings.append(f"tune.space.{dimension.path} is varied in no trial: {reason}")
@@ -194,17 +195,9 @@ def is_active(
     for path, values in dimension.conditions.items():
         if path in paths and path not in settings:
             return False
-        if settings.get(path, get_setting(experiment, path)) not in values:
+        if settings.get(path, attrgetter(path)(experiment)) not in values:
             return False
     return True
-
-
-def get_setting(experiment: Experiment, path: str) -> Any:
-    """Return the value of a setting by its dotted path."""
-    value: Any = experiment
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
 
 
 def _sort_by_dependency(space: list[Dimension]) -> list[Dimension]:

@@ -41,7 +41,7 @@ from jobs.inference.predict import predict_logits
 from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
-from jobs.training.parallel_tasks import Job, TaskFailed, run_in_processes
+from jobs.training.parallel_tasks import Task, TaskFailed, run_in_processes
 from jobs.training.run_files.run_folder import model_settings_key, text_settings_key, train_settings_key
 
 logger = logging.getLogger(__name__)
@@ -206,38 +206,38 @@ def format_table(results: Collection[FoldResult]) -> str:
 
 
 def train_in_parallel(
-    jobs: Iterable[tuple[NameType, Experiment, Any, Split]], cpus_per_task: int
+    tasks: Iterable[tuple[NameType, Experiment, Any, Split]], cpus_per_task: int
 ) -> Iterator[tuple[NameType, FoldResult]]:
-    """Run `train_and_evaluate` for each job, and yield each job's name and result as it ends.
+    """Run `train_and_evaluate` for each task, and yield each task's name and result as it ends.
 
-    If this process is connected to Ray, each job is a task of the cluster, else of a process of this machine. Jobs are
+    If this process is connected to Ray, each is a task of the cluster, else of a process of this machine. Tasks are
     taken from the iterable only when there is room for them, so that few corpora are in memory at a time.
 
     Args:
-        jobs: name, experiment, corpus (on Ray, or a reference to one) and test part.
+        tasks: name, experiment, corpus (on Ray, or a reference to one) and test part.
         cpus_per_task: CPUs that a task takes.
 
     Raises:
-        TaskFailed: a job failed with an error that the user can correct.
+        TaskFailed: a task failed with an error that the user can correct.
     """
-    waiting: Iterator[Job[NameType]] = ((name, arguments) for name, *arguments in jobs)
+    waiting: Iterator[Task[NameType]] = ((name, arguments) for name, *arguments in tasks)
     if ray.is_initialized():
         return _train_on_ray(waiting, cpus_per_task)
     return run_in_processes(train_and_evaluate, waiting, cpus_per_task)
 
 
-def _train_on_ray(jobs: Iterator[Job[NameType]], cpus_per_task: int) -> Iterator[tuple[NameType, FoldResult]]:
-    """Run `train_and_evaluate` for each job in a Ray task, as `run_in_processes` does in processes."""
-    task = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
+def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> Iterator[tuple[NameType, FoldResult]]:
+    """Run `train_and_evaluate` for each task of Ray, as `run_in_processes` does in processes."""
+    train = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
     capacity = max(1, resources.total_cpus() // cpus_per_task)
     running: dict[Any, NameType] = {}
     try:
         while True:
             # One more than the cluster has room for, so that the next is ready when one ends.
-            while len(running) <= capacity and (job := next(jobs, None)) is not None:
-                name, (experiment, corpus, test) = job
+            while len(running) <= capacity and (task := next(tasks, None)) is not None:
+                name, (experiment, corpus, test) = task
                 reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
-                running[task.remote(experiment, reference, test)] = name
+                running[train.remote(experiment, reference, test)] = name
             if not running:
                 return
             [ended], _ = ray.wait(list(running))
@@ -275,12 +275,12 @@ def _train_missing_folds(
         logger.info(
             f"starting {len(missing)} of {len(datasets)} folds; each of {rows:,} rows is in the test part of one fold"
         )
-    jobs = (
+    tasks = (
         (f"fold {number}", experiment, corpus, datasets[number - 1].test)
         for number, corpus in _build_corpora(experiment, datasets, word_vectors, missing)
     )
     with count_bar("folds", len(datasets), logger) as show:
-        for name, result in train_in_parallel(jobs, experiment.train.cpus_per_worker):
+        for name, result in train_in_parallel(tasks, experiment.train.cpus_per_worker):
             number = int(name.removeprefix("fold "))
             write_json(join(folder, f"fold-{number}.json"), result.to_json())
             results[number] = result

@@ -15,7 +15,7 @@ from cluster.machine import count_cpus, end_with_parent
 NameType = TypeVar("NameType")
 ReturnType = TypeVar("ReturnType")
 
-Job = tuple[NameType, Sequence[Any]]
+Task = tuple[NameType, Sequence[Any]]
 """Name and arguments of a task."""
 
 
@@ -24,18 +24,18 @@ class TaskFailed(UsageError):
 
 
 def run_in_processes(
-    function: Callable[..., ReturnType], jobs: Iterable[Job[NameType]], cpus_per_task: int
+    function: Callable[..., ReturnType], tasks: Iterable[Task[NameType]], cpus_per_task: int
 ) -> Iterator[tuple[NameType, ReturnType]]:
-    """Call a function for each job in a process of this machine, and yield each job's name and result as it ends.
+    """Call a function for each task in a process of this machine, and yield each task's name and result as it ends.
 
-    Jobs are taken from the iterable only when there is room for them. Without room for two tasks, they run in this
+    Tasks are taken from the iterable only when there is room for them. Without room for two tasks, they run in this
     process. All processes end with this one.
 
     Raises:
-        TaskFailed: a job failed.
+        TaskFailed: a task failed.
     """
     capacity = count_cpus() // cpus_per_task
-    waiting = iter(jobs)
+    waiting = iter(tasks)
     if capacity < 2:
         for name, arguments in waiting:
             yield name, _call(name, lambda arguments=arguments: function(*arguments))  # type: ignore[misc]
@@ -48,9 +48,9 @@ def run_in_processes(
         try:
             while True:
                 # One more than there is room for, so that the next is ready when one ends.
-                while len(running) <= capacity and (job := next(waiting, None)) is not None:
+                while len(running) <= capacity and (task := next(waiting, None)) is not None:
                     with _ignore_sigint():
-                        running[pool.submit(function, *job[1])] = job[0]
+                        running[pool.submit(function, *task[1])] = task[0]
                 if not running:
                     return
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:

@@ -7,6 +7,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from jobs.search.records import (
     select_best_record,
 )
 from jobs.search.results.verdict import Gain, KindRows, compare_kinds, compute_row_values
-from jobs.search.space import Dimension, get_setting
+from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS, comparison_key, negate_if_minimized
 
 # With fewer trials, importances are noise: of 6 trials whose results do not depend on four settings, the largest share
@@ -269,7 +270,7 @@ def format_trials_csv(experiment: Experiment, space: list[Dimension], records: l
     writer.writerow(["trial", "status", "reason", *paths, "epochs", "best_epoch", *names, "seconds"])
     for record in sorted(records, key=lambda record: record.number):
         trained = apply_trial_settings(experiment, record.settings)
-        settings = [_to_cell(record.settings.get(path, get_setting(trained, path))) for path in paths]
+        settings = [_to_cell(record.settings.get(path, attrgetter(path)(trained))) for path in paths]
         metrics = [getattr(record.best_epoch, key) if record.best_epoch else "" for key in names]
         writer.writerow(
             [record.number, record.status, record.reason, *settings, len(record.epochs), record.best, *metrics,

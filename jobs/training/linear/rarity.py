@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.config.temperature import MAX_LINEAR_WEIGHT
+from jobs.config.limits import MAX_LINEAR_WEIGHT
 
 if TYPE_CHECKING:
     from jobs.training.corpus import Corpus

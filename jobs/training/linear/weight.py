@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.config.temperature import MAX_LINEAR_WEIGHT
+from jobs.config.limits import MAX_LINEAR_WEIGHT
 from jobs.evaluation.metrics import MAX_FITTED_VALUES, PRIOR_DEVIATION, softmax
 from jobs.evaluation.multi_label.metrics import sigmoid
 from jobs.training.linear.rarity import compute_rarity

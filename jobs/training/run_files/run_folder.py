@@ -144,7 +144,7 @@ class RunFolder:
 
     def read_best(self) -> BestCheckpoint | None:
         """Return the run's best.json, also that of an unfinished search; None if there is none."""
-        return _read(join(self.path, "best.json"))
+        return read_best(self.path)
 
     def read_finished_best(self) -> BestCheckpoint | None:
         """Return the run's best.json if the run is finished, else None."""
@@ -160,13 +160,13 @@ class RunFolder:
             CheckpointError: a file of the checkpoint is missing or truncated.
         """
         self._write_best(best := replace(best, finished=False))
-        published = _read(join(self.experiment_folder, "best.json"))
+        published = read_best(self.experiment_folder)
         if published is None or published.run == self.name:
             self.publish(best)
 
     def is_published(self) -> bool:
         """Return whether the experiment's best.json names a checkpoint of this run."""
-        published = _read(join(self.experiment_folder, "best.json"))
+        published = read_best(self.experiment_folder)
         return published is not None and published.run == self.name
 
     def finish(self, best: BestCheckpoint) -> str:
@@ -196,7 +196,7 @@ class RunFolder:
             self._write_best(own)
         checkpoint = f"{self.name}/{best.checkpoint}"
         best = replace(best, checkpoint=checkpoint, validation=self.validation, run=self.name, test=self.test)
-        current = self._read_other_run(path)
+        current = self._read_other_run()
         if current is not None:
             order = _compare(best, current)
             if order is None:
@@ -221,9 +221,9 @@ class RunFolder:
         verify_sizes(join(self.path, best.checkpoint))
         write_json(join(self.path, "best.json"), replace(best, validation=self.validation, test=self.test).to_json())
 
-    def _read_other_run(self, path: str) -> BestCheckpoint | None:
+    def _read_other_run(self) -> BestCheckpoint | None:
         """Return the current run of the experiment's best.json if it is another one and its checkpoint exists."""
-        current = _read(path)
+        current = read_best(self.experiment_folder)
         if current is None or current.run in (None, self.name):
             return None
         try:
@@ -261,7 +261,9 @@ def _format_metrics(run: BestCheckpoint, best: BestCheckpoint, other: BestCheckp
     return f"{name} {run.metrics[name]:.4f}"
 
 
-def _read(path: str) -> BestCheckpoint | None:
+def read_best(folder: str) -> BestCheckpoint | None:
+    """Return the contents of the best.json in a folder, None if there is none; CheckpointError if it is not one."""
+    path = join(folder, "best.json")
     return BestCheckpoint.read(path) if exists(path) else None
 
 

@@ -1,8 +1,9 @@
 """Identical texts: copies, different labels, overlap of the parts."""
 
-from jobs.data_checks.duplicates import check_duplicates, find_first_copies
+from jobs.data_checks.duplicates import check_duplicates
 from jobs.data_checks.findings import Finding, Severity
 from jobs.data_checks.rows import Rows
+from jobs.datasets.text_checks import find_first_copies
 from tests.support.data_checks import make_rows
 
 

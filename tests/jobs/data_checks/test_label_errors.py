@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from jobs.config.settings import TextSettings
-from jobs.data_checks.duplicates import find_first_copies
 from jobs.data_checks.findings import Severity
 from jobs.data_checks.label_errors import LABELS, NUM_FOLDS, assign_folds, check_labels, predict_out_of_fold
 from jobs.data_checks.page import render_data_check
 from jobs.data_checks.rows import collect_rows
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.readers import Split
+from jobs.datasets.text_checks import find_first_copies
 from tests.support.data_checks import make_rows
 from tests.support.label_sets import make_label_set_rows
 from tests.support.toy_data import make_toy_rows

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from jobs.data_checks.duplicates import find_first_copies
 from jobs.data_checks.near_duplicates import (
     check_near_duplicates,
     compute_signatures,
     find_similar_pairs,
     hash_shingles,
 )
+from jobs.datasets.text_checks import find_first_copies
 from tests.support.data_checks import make_rows
 
 
