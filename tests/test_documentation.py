@@ -63,6 +63,12 @@ def document(request: pytest.FixtureRequest) -> Path:
     return path
 
 
+def test_lines_of_prose_have_at_most_120_characters(document: Path) -> None:
+    """Tables, pictures and code may have longer ones."""
+    lines = remove_code_blocks(document).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "!["))] == []
+
+
 def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
     """The pages of docs/reference are generated when the site is built, so they are not checked here."""
     for link in read_links(document):

@@ -29,6 +29,7 @@ class BodyReader:
         self._max_bytes = max_bytes
         self._start_times: dict[asyncio.Task[object], float] = {}  # of the tasks that read a body
         self._late: set[asyncio.Task[object]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, receive: Receive, now: float) -> bytes:
@@ -41,10 +42,11 @@ class BodyReader:
             RequestError: 413 if the body is too long, raised after it is read because the client could lose an
                 earlier response; 408 if it does not arrive in time.
         """
-        task = asyncio.current_task()
-        assert task is not None
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TIMEOUT_S / 10, self._cancel_late)
+            self._loop = asyncio.get_running_loop()  # to look it up for each request takes a system call
+            self._timer = self._loop.call_later(TIMEOUT_S / 10, self._cancel_late)
+        task = asyncio.current_task(self._loop)
+        assert task is not None
         self._start_times[task] = now
         try:
             message = await receive()
