@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cluster.storage import StorageError
 from jobs.datasets.formats.columnar.arrow import open_arrow
+from jobs.datasets.formats.columnar.column_values import describe_difference
 from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts
 from jobs.datasets.formats.columnar.parquet import open_parquet
 from jobs.datasets.formats.columnar.record_batches import stream_batches
@@ -55,8 +56,9 @@ def join_chunks(chunks: Sequence[Chunk]) -> Chunk:
     try:
         [batch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
     except pa.ArrowInvalid as error:
-        names = " and ".join(sorted({", ".join(batch.schema.names) for batch in batches}))
-        raise DataError(f"the files of the input have different columns ({names}) or types; write jsonl") from error
+        other = next(batch.schema for batch in batches if not batch.schema.equals(batches[0].schema))
+        difference = describe_difference(batches[0].schema, other)
+        raise DataError(f"the files of the input have different {difference}; write jsonl") from error
     return Chunk(texts, records, batch)
 
 

@@ -75,9 +75,9 @@ def plan_browser_export(path: str, out: str, *, replace: bool = False) -> Plan:
 
 def _load(path: str, out: str, *, replace: bool) -> tuple[Checkpoint, bytes]:
     """Return the checkpoint to write and the content of classifier.json, after a check of the folder."""
+    check_output_file(join(out, MODEL_FILE))
     if not replace and list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder, or add --force")
-    check_output_file(join(out, MODEL_FILE))
     checkpoint = load_checkpoint(path)
     check_outside_checkpoint(absolute_path(out), checkpoint)
     return checkpoint, build_model(checkpoint)

@@ -68,9 +68,9 @@ def plan_quantization(path: str, out: str, bits: int = DEFAULT_BITS, max_words: 
 
 def _load_quantized(path: str, out: str, bits: int, max_words: int | None) -> tuple[Checkpoint, Checkpoint]:
     """Return a checkpoint, and its quantized copy."""
+    check_output_file(join(out, "manifest.json"))
     if list_file_sizes(out):
         raise StorageError(f"{out}: is not empty; name a new folder")
-    check_output_file(join(out, "manifest.json"))
     checkpoint = load_checkpoint(path)
     if "quantization" in checkpoint.metrics:
         raise CheckpointError(f"{path}: is quantized; quantize the checkpoint that it was made of")

@@ -55,7 +55,7 @@ def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) 
 def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None:
     """Raise an ExperimentError that names the settings that are not those of a checkpoint."""
     differences = [
-        f"{path}={attrgetter(path)(experiment)} ({attrgetter(path)(checkpoint.experiment)} there)"
+        f"{path.replace('.is_', '.')}={attrgetter(path)(experiment)} ({attrgetter(path)(checkpoint.experiment)} there)"
         for path in FIXED_SETTINGS
         if attrgetter(path)(experiment) != attrgetter(path)(checkpoint.experiment)
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.datasets.chunks import Chunk, ColumnTypes
+from jobs.datasets.formats.columnar.column_values import describe_difference
 from jobs.datasets.formats.rows import DataError, Record
 from jobs.inference.batch.output_columns import OutputColumns, Write, label_texts, order_classes
 from jobs.inference.classifier import select_labels
@@ -55,9 +56,9 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
                 raise DataError(f"{error}; leave the column out with --columns, or write jsonl") from error
         first = writers[0].schema
         if not batch.schema.equals(first):
+            difference = describe_difference(first, batch.schema)
             raise DataError(
-                f"the files of the input have different columns ({', '.join(first.names)}; "
-                f"{', '.join(batch.schema.names)}) or types; write parquet into a folder, or jsonl"
+                f"the files of the input have different {difference}; write parquet into a folder, or jsonl"
             )
         pending.append(batch)
         if sum(map(len, pending)) >= GROUP_ROWS or sum(batch.nbytes for batch in pending) >= GROUP_BYTES:

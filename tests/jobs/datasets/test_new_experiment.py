@@ -23,6 +23,19 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def test_columns_of_dates_are_no_labels() -> None:
+    """`train` would refuse them, whatever their names."""
+    table = pyarrow.table(
+        {
+            "message": ["one two three", "four five six"] * 9,
+            "queue": pyarrow.array([1, 2] * 9, pyarrow.timestamp("ms")),
+            "kind": ["x", "y"] * 9,
+        }
+    )
+    Path("rows.parquet").write_bytes(encode_table(table, ".parquet"))
+    assert write_experiment("rows.parquet", None, [])[1].data.label_column == "kind"
+
+
 def write_rows(name: str, delimiter: str, header: list[str], rows: list[list[str]], encoding: str = "utf-8") -> None:
     lines = [delimiter.join(f'"{value}"' if delimiter in value else value for value in row) for row in [header, *rows]]
     content = "\n".join(lines).encode(encoding)

@@ -498,7 +498,9 @@ def test_files_with_different_columns_are_not_one_parquet_file(saved: str, tmp_p
     for name in ("a", "b"):
         table = pyarrow.table({"text": ["word1"], name: [1]})
         (tmp_path / "in" / f"{name}.parquet").write_bytes(encode_table(table, ".parquet"))
-    with pytest.raises(UsageError, match=r"different columns .* write parquet into a folder"):
+    with pytest.raises(
+        UsageError, match=r"different columns: text, a, label, score; text, b,.* write parquet into a folder"
+    ):
         predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.parquet"), None)
     assert not (tmp_path / "out.parquet").exists()
     predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.jsonl"), None)

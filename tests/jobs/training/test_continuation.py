@@ -257,5 +257,5 @@ def test_several_labels_per_text_are_continued(make_experiment: Callable[..., Ex
     np.testing.assert_allclose(started.predict_logits(KNOWN_TEXTS)[:, :3], expected, atol=1e-5)
     list(loop.train_epochs())
     experiment = make_experiment(train__start_from=str(tmp_path / "base"))
-    with pytest.raises(ExperimentError, match=r"data.is_multi_label=False \(True there\)"):
+    with pytest.raises(ExperimentError, match=r"data\.multi_label=False \(True there\)"):
         continue_training(experiment, *make_inputs(experiment))

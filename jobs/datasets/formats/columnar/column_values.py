@@ -31,28 +31,38 @@ def replace_views(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def find_nulls(column: pa.Array) -> list[int]:
+    """Return the indices of the values that are null."""
+    return np.flatnonzero(column.is_null()).tolist() if column.null_count else []
+
+
 def find_invalid_texts(column: pa.Array) -> dict[int, str]:
-    """Return what is wrong with the texts of a column, by index; `pyarrow.ArrowInvalid` if the column is damaged."""
-    reasons = {}
-    if column.null_count:
-        indices = np.flatnonzero(column.is_null()).tolist()
-        reasons = dict.fromkeys(indices, "null; fill it in or remove the row")
+    """Return why values of a column of strings are not UTF-8, by index; ArrowInvalid if the column is damaged."""
     try:
         column.validate(full=True)
+        return {}
     except pa.ArrowInvalid:
+        reasons = {}
         for index, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
             try:
                 (value or b"").decode("utf-8")
             except UnicodeDecodeError as error:
-                reasons[index] = f"not UTF-8: {error.reason}"
+                reasons[index] = error.reason
         if not reasons:
             raise
-    return reasons
+        return reasons
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Return whether values of a type are lists."""
     return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def is_label(kind: pa.DataType) -> bool:
+    """Return whether a value of a type may be a label: a string, number or boolean, with or without a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
+    return is_text(kind) or any(check(kind) for check in checks)
 
 
 def has_class_numbers(kind: pa.DataType) -> bool:
@@ -70,8 +80,8 @@ def list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[obj
     """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
     try:
         values: list[object] = column.to_pylist()
-    except OverflowError:  # Python's dates end with the year 9999
-        values = column.cast(pa.string()).to_pylist()
+    except OverflowError:
+        values = [_to_python(value) for value in column]
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
         convert = column.type.to_pandas_dtype()
         return [value if value is None else float(str(convert(value))) for value in values]
@@ -82,6 +92,34 @@ def list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[obj
         [names.get(item, item) for item in value] if isinstance(value, list) else names.get(value, value)
         for value in values
     ]
+
+
+def _to_python(scalar: pa.Scalar) -> object:
+    """Return a value; as text if Python has no such one: its dates end with the year 9999."""
+    try:
+        return scalar.as_py()
+    except OverflowError:
+        if is_list(scalar.type):
+            return [_to_python(item) for item in scalar.values]
+        if pa.types.is_struct(scalar.type):
+            return {name: _to_python(item) for name, item in scalar.items()}
+        if pa.types.is_duration(scalar.type):
+            return f"{scalar.value} {scalar.type.unit}"
+        return scalar.cast(pa.string()).as_py()
+
+
+def describe_difference(schema: pa.Schema, other: pa.Schema) -> str:
+    """Return how two schemas differ that are not equal, as a part of a message."""
+    if schema.names != other.names:
+        return f"columns: {', '.join(schema.names)}; {', '.join(other.names)}"
+    pairs = [(first, second) for first, second in zip(schema, other, strict=True) if not first.equals(second)]
+    return "types: " + ", ".join(
+        f"'{first.name}' is {_name_type(first)} and {_name_type(second)}" for first, second in pairs
+    )
+
+
+def _name_type(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' without null'}"
 
 
 def name_classes(value: object) -> object:

@@ -16,7 +16,9 @@ from jobs.datasets.formats.columnar.column_values import (
     build_records,
     decode_dictionary,
     find_invalid_texts,
+    find_nulls,
     has_class_numbers,
+    is_label,
     is_list,
     is_text,
     list_values,
@@ -142,18 +144,24 @@ def _iter_slices(
 
 
 def read_start(file: SourceFile, open_batches: OpenBatches, num_rows: int) -> tuple[list[str], list[list[object]]]:
-    """Return the names of all columns, and their values in the first rows; DataError if they cannot be read."""
+    """Return the names of the columns that may hold texts or labels, and their values in the first rows.
+
+    If there are fewer than two such columns, all of them. DataError if they cannot be read.
+    """
     try:
         with open_batches(file.path) as batch_file:
             class_names = _find_class_names(file.path, batch_file.schema) | dict(file.class_names)
+            usable = [field.name for field in batch_file.schema if is_label(field.type) or is_list(field.type)]
+            names = usable if len(usable) > 1 else batch_file.schema.names
             rows: list[list[object]] = []
-            for batch, _ in batch_file.iter_batches(None):
+            for batch, _ in batch_file.iter_batches(names):
+                batch = batch.select(names)
                 columns = zip(batch.schema.names, batch.slice(0, num_rows).columns, strict=True)
                 values = [list_values(column, class_names.get(name)) for name, column in columns]
                 rows += [list(row) for row in zip(*values, strict=True)]
                 if len(rows) >= num_rows:
                     break
-            return [normalize_name(name) for name in batch_file.schema.names], rows[:num_rows]
+            return [normalize_name(name) for name in names], rows[:num_rows]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file.path}: cannot be read as {file.format}: {to_single_line(error)}") from error
 
@@ -226,14 +234,26 @@ class _Columns:
     def drop_invalid(self, batch: pa.RecordBatch, start: int) -> tuple[pa.RecordBatch, Sequence[int]]:
         """Return the rows of a batch that have a text, and their numbers; start: the number of rows before it."""
         numbers: Sequence[int] = range(start + 1, start + 1 + len(batch))
-        reasons = find_invalid_texts(decode_dictionary(batch.column(self._text)))
+        reasons = self._find_invalid_rows(batch)
         if not reasons:
             return batch, numbers
         for index, reason in sorted(reasons.items()):
-            message = f"{self._file.describe_position(numbers[index])}: the text in '{self._text}' is {reason}"
-            self._options.reject(self._file, numbers[index], DataError(message))
+            error = DataError(f"{self._file.describe_position(numbers[index])}: {reason}")
+            self._options.reject(self._file, numbers[index], error)
         is_valid = [index not in reasons for index in range(len(batch))]
         return batch.filter(pa.array(is_valid)), list(itertools.compress(numbers, is_valid))
+
+    def _find_invalid_rows(self, batch: pa.RecordBatch) -> dict[int, str]:
+        """Return what is wrong with rows, by index: a text that is null, and values that are not UTF-8."""
+        reasons = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if is_text(column.type):
+                noun = "text" if name == self._text else "value"
+                for index, reason in find_invalid_texts(decode_dictionary(column)).items():
+                    reasons[index] = f"the {noun} in '{name}' is not UTF-8: {reason}"
+        for index in find_nulls(decode_dictionary(batch.column(self._text))):
+            reasons[index] = f"the text in '{self._text}' is null; fill it in or remove the row"
+        return reasons
 
     def list_texts(self, batch: pa.RecordBatch) -> list[str]:
         """Return the texts of a batch, none of which is null."""
@@ -259,9 +279,7 @@ class _Columns:
             if not self._options.data.is_multi_label:
                 raise DataError(f"{column} {kind}; {SINGLE_LABEL}")
             kind = kind.value_type
-        value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
-        checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_null)
-        if not is_text(value_type) and not any(check(value_type) for check in checks):
+        if not is_label(kind):
             raise DataError(f"{column} {kind}, neither strings nor numbers nor booleans")
 
 

@@ -85,8 +85,8 @@ def test_invalid_utf8_is_reported(path: Path, kind: FormatName, suffix: str, col
     columns = {"label": pa.array(["x"] * 9), "text": pa.array(["a"] * 9)}
     columns[column] = pa.Array.from_buffers(pa.string(), 9, [None, offsets, content])
     path.write_bytes(encode_table(pa.table(columns), suffix))
-    expected = {"text": ", row 9: the text in 'text' is not UTF-8", "label": "after row 6: cannot be read as"}
-    assert expected[column] in check_blocks(path, kind, DataSettings())
+    noun = "text" if column == "text" else "value"
+    assert f", row 9: the {noun} in '{column}' is not UTF-8" in check_blocks(path, kind, DataSettings())
 
 
 @pytest.mark.parametrize(("kind", "suffix"), FORMATS)

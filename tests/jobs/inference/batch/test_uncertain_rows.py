@@ -86,7 +86,7 @@ def test_columns_keep_their_types_in_parquet(checkpoint: Checkpoint, tmp_path: P
     assert all(rows[row["text"]] == row["day"] for row in written.to_pylist())
     other = pyarrow.table({"text": ["word50"], "day": ["today"]})
     pyarrow.parquet.write_table(other, tmp_path / "pool" / "2.parquet")
-    with pytest.raises(DataError, match=r"different columns \(text, day\) or types; write jsonl"):
+    with pytest.raises(DataError, match=r"different types: 'day' is date32\[day\] and string; write jsonl"):
         predict_file(str(tmp_path / "c"), str(tmp_path / "pool"), str(tmp_path / "2.parquet"), None, uncertain=25)
 
 

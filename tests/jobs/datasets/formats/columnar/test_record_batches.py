@@ -140,6 +140,19 @@ def test_texts_that_are_not_utf_8_are_an_error(tmp_path: Path, suffix: str) -> N
     assert [row.number for row in invalid] == [2, 2]
 
 
+@pytest.mark.parametrize("as_batches", [False, True])
+def test_other_columns_that_are_not_utf_8_are_invalid_rows_too(tmp_path: Path, as_batches: bool) -> None:
+    offsets, content = pa.py_buffer(np.array([0, 1, 3], np.int32)), pa.py_buffer(b"ab\xff")
+    other = pa.StringArray.from_buffers(2, offsets, content)
+    (tmp_path / "a.parquet").write_bytes(encode_table(pa.table({"text": ["one", "two"], "other": other}), ".parquet"))
+    file, invalid = SourceFile(str(tmp_path / "a.parquet"), "parquet"), list[InvalidRow]()
+    options = ReadOptions(DataSettings(), labelled=False, with_records=True, on_invalid_row=invalid.append)
+    assert [[*chunk.texts] for chunk in iter_chunks([file], options, as_batches=as_batches)] == [["one"]]
+    assert [(row.number, row.reason) for row in invalid] == [
+        (2, "the value in 'other' is not UTF-8: invalid start byte")
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -177,11 +190,15 @@ def test_dates_after_the_year_9999(tmp_path: Path, suffix: str) -> None:
     """Python has none; records have them as Arrow spells them, and a column of weights does without other columns."""
     day = pa.array([10**7], pa.int32()).cast(pa.date32())
     table = pa.table({"text": ["a"], "label": ["x"], "weight": [2.5], "day": day})
+    length = pa.array([1 << 60], pa.duration("s"))
+    table = table.append_column("days", pa.array([[10**7, 1]], pa.list_(pa.int32())).cast(pa.list_(pa.date32())))
+    table = table.append_column("nested", pa.StructArray.from_arrays([day, length], ["day", "length"]))
     records: list[Mapping[str, object]] = []
     path = tmp_path / f"a{suffix}"
     path.write_bytes(encode_table(table, suffix))
     read_rows(str(path), DataSettings(), records=records)
-    assert records == [{"text": "a", "label": "x", "weight": 2.5, "day": "29349-01-26"}]
+    expected = {"text": "a", "label": "x", "weight": 2.5, "day": "29349-01-26", "days": ["29349-01-26", "1970-01-02"]}
+    assert records == [{**expected, "nested": {"day": "29349-01-26", "length": f"{1 << 60} s"}}]
     union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [day])
     if suffix == ".arrow":
         path.write_bytes(encode_table(table.append_column("union", union), suffix))
