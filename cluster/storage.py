@@ -286,22 +286,18 @@ def list_file_sizes(folder: str) -> dict[str, int]:
 def output_folder(path: str) -> Iterator[Path]:
     """Yield a local folder to write into: `path`, or for a URI a temporary folder that is copied there on success.
 
-    After an error, a folder without files has none again.
-
     Raises:
         StorageError: the path cannot be written.
     """
-    with _raise_storage_errors(f"{path}: cannot be written"), ExitStack() as stack:
-        if (local := local_path(path)) is None:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder)
-                copy_folder(folder, path)
+    local = local_path(path)
+    with _raise_storage_errors(f"{path}: cannot be written"):
+        if local is not None:
+            make_folder(local)
+            yield local
             return
-        if not list_file_sizes(path):
-            stack.callback(shutil.rmtree, local, ignore_errors=True)
-        make_folder(local)
-        yield local
-        stack.pop_all()
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            copy_folder(folder, path)
 
 
 @contextmanager

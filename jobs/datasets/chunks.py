@@ -40,8 +40,11 @@ class Chunk:
     batch: pa.RecordBatch | None = None
 
     def select(self, indices: Sequence[int]) -> "Chunk":
-        """Return some of the rows."""
-        batch = None if self.batch is None else self.batch.take(pa.array(indices, pa.int64()))
+        """Return some of the rows; DataError if Arrow lacks the operation for the type of a column."""
+        try:
+            batch = None if self.batch is None else self.batch.take(pa.array(indices, pa.int64()))
+        except pa.ArrowNotImplementedError as error:
+            raise DataError(f"{error}; leave the column out with --columns, or write jsonl") from error
         records = [self.records[index] for index in indices] if self.records else ()
         return Chunk([self.texts[index] for index in indices], records, batch)
 
@@ -137,6 +140,8 @@ def _scan_batches(file: SourceFile, options: ReadOptions) -> ColumnTypes:
 
 
 def _find_type(kind: pa.DataType) -> type:
+    if pa.types.is_dictionary(kind):
+        return _find_type(kind.value_type)
     if pa.types.is_boolean(kind):
         return bool
     if pa.types.is_floating(kind):

@@ -147,7 +147,10 @@ def make_split(
 
 
 def _is_missing(label: Any) -> bool:
-    return label is None or label != label
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):  # pandas.NA; an array
+        return True
 
 
 def _require_characters(texts: list[str], name: str) -> None:

@@ -129,7 +129,7 @@ def predict_file(
     data = choose_data_settings(checkpoint, text_column, delimiter)
     texts = open_input(source, data, is_file=is_file, skip_invalid=max_invalid is not None)
     if columns is not None:
-        columns = [normalize("NFC", name) for name in columns]
+        columns = list(dict.fromkeys(normalize("NFC", name) for name in columns))
         texts = replace(texts, options=replace(texts.options, selected=tuple(columns)))
     if output.suffix == ".csv":
         output = replace(output, delimiter=choose_delimiter(texts))

@@ -65,24 +65,15 @@ class Dimension:
         if self.kind == "loguniform":
             return math.exp(generator.uniform(math.log(low), math.log(high)))
         if self.step:
-            return self._value_after(generator.randint(0, self._num_steps))
+            return _step_value(low, self.step, generator.randint(0, _count_steps(low, high, self.step)))
         return generator.uniform(low, high)
 
     def list_steps(self) -> list[Any]:
         """Return the values of a range with a step."""
-        if self.kind == "randint":
-            low, high = self.values
-            return list(range(low, high, self.step))
-        return [self._value_after(index) for index in range(self._num_steps + 1)]
-
-    @property
-    def _num_steps(self) -> int:
-        """Number of whole steps between the ends of a range of real numbers, which may be no multiples of the step."""
         low, high = self.values
-        return int((high - low) / self.step + 1e-9)
-
-    def _value_after(self, steps: int) -> float:
-        return float(round(self.values[0] + self.step * steps, 12))
+        if self.kind == "randint":
+            return list(range(low, high, self.step))
+        return [_step_value(low, self.step, index) for index in range(_count_steps(low, high, self.step) + 1)]
 
     def contains(self, value: Any) -> bool:
         """Return whether a trial may have a value."""
@@ -112,7 +103,6 @@ class Dimension:
         from optuna.distributions import FloatDistribution
 
         low, high = self.values
-        high = self._value_after(self._num_steps) if self.step else high
         return FloatDistribution(low, high, self.kind == "loguniform", self.step)
 
     def _int_distribution(self) -> "IntDistribution":
@@ -276,7 +266,21 @@ def _parse_range(path: str, kind: str, values: list[Any]) -> tuple[list[Any], An
         raise ExperimentError(f"{key}: must be whole numbers, not {values!r}")
     if len(values) == 3 and values[2] <= 0:
         raise ExperimentError(f"{key}: the step must be above 0, not {values[2]!r}")
-    return values[:2], values[2] if len(values) == 3 else None
+    if len(values) == 2:
+        return values, None
+    low, high, step = values
+    if kind == "uniform":
+        high = _step_value(low, step, _count_steps(low, high, step))  # it may be no multiple of the step
+    return [low, high], step
+
+
+def _count_steps(low: float, high: float, step: float) -> int:
+    """Return the number of whole steps between two numbers."""
+    return int((high - low) / step + 1e-9)
+
+
+def _step_value(low: float, step: float, index: int) -> float:
+    return float(round(low + step * index, 12))
 
 
 def _parse_conditions(path: str, conditions: Any, experiment: Experiment) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ import json
 import logging
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ from jobs.inference.predict import predict_logits
 from jobs.model.network import compute_row_losses
 from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
 from jobs.training.loop import create_loop
-from jobs.training.parallel_tasks import Task, TaskFailed, run_in_processes
+from jobs.training.parallel_tasks import Task, TaskFailed, TaskResults, run_in_processes
 from jobs.training.run_files.run_folder import model_settings_key, text_settings_key, train_settings_key
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def format_table(results: Collection[FoldResult]) -> str:
 
 def train_in_parallel(
     tasks: Iterable[tuple[NameType, Experiment, Any, Split]], cpus_per_task: int
-) -> Iterator[tuple[NameType, FoldResult]]:
+) -> TaskResults[NameType, FoldResult]:
     """Run `train_and_evaluate` for each task, and yield each task's name and result as it ends.
 
     If this process is connected to Ray, each is a task of the cluster, else of a process of this machine. Tasks are
@@ -226,7 +226,7 @@ def train_in_parallel(
     return run_in_processes(train_and_evaluate, waiting, cpus_per_task)
 
 
-def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> Iterator[tuple[NameType, FoldResult]]:
+def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> TaskResults[NameType, FoldResult]:
     """Run `train_and_evaluate` for each task of Ray, as `run_in_processes` does in processes."""
     train = ray.remote(num_cpus=cpus_per_task)(train_and_evaluate)
     capacity = max(1, resources.total_cpus() // cpus_per_task)
@@ -251,7 +251,7 @@ def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> Iterat
             except RayError as error:
                 raise TaskFailed(f"{name}: its process was lost: {error}; repeat the command") from error
     finally:  # an error, Ctrl-C, or the caller wants no more
-        for reference in running:
+        for reference in running if ray.is_initialized() else ():
             ray.cancel(reference, force=True)
 
 
@@ -279,8 +279,9 @@ def _train_missing_folds(
         (f"fold {number}", experiment, corpus, datasets[number - 1].test)
         for number, corpus in _build_corpora(experiment, datasets, word_vectors, missing)
     )
-    with count_bar("folds", len(datasets), logger) as show:
-        for name, result in train_in_parallel(tasks, experiment.train.cpus_per_worker):
+    ended = train_in_parallel(tasks, experiment.train.cpus_per_worker)
+    with count_bar("folds", len(datasets), logger) as show, closing(ended):
+        for name, result in ended:
             number = int(name.removeprefix("fold "))
             write_json(join(folder, f"fold-{number}.json"), result.to_json())
             results[number] = result

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,6 +18,9 @@ ReturnType = TypeVar("ReturnType")
 Task = tuple[NameType, Sequence[Any]]
 """Name and arguments of a task."""
 
+TaskResults = Generator[tuple[NameType, ReturnType], None, None]
+"""Yields name and result of each task as it ends; closing it ends the tasks that still run."""
+
 
 class TaskFailed(UsageError):
     """A task failed with an error that the user can correct, or its process was killed."""
@@ -25,7 +28,7 @@ class TaskFailed(UsageError):
 
 def run_in_processes(
     function: Callable[..., ReturnType], tasks: Iterable[Task[NameType]], cpus_per_task: int
-) -> Iterator[tuple[NameType, ReturnType]]:
+) -> TaskResults[NameType, ReturnType]:
     """Call a function for each task in a process of this machine, and yield each task's name and result as it ends.
 
     Tasks are taken from the iterable only when there is room for them. Without room for two tasks, they run in this

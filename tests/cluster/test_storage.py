@@ -69,23 +69,6 @@ def test_a_folder_is_copied(root: str, tmp_path: Path) -> None:
         assert (folder / "inner" / "x").read_text() == "1"
 
 
-def test_a_folder_that_cannot_be_written_has_no_files(root: str, tmp_path: Path) -> None:
-    """Unless it had some before."""
-
-    def fail(name: str) -> None:
-        with storage.output_folder(storage.join(root, name)) as folder:
-            (folder / "new").write_text("half")
-            raise OSError("No space left on device")
-
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "old").write_text("old")
-    for name in ("empty", "used"):
-        with pytest.raises(storage.StorageError, match=f"{name}: cannot be written: No space left on device"):
-            fail(name)
-    assert storage.list_file_sizes(storage.join(root, "empty")) == {}
-    assert (tmp_path / "used" / "old").read_text() == "old"
-
-
 def test_a_failed_write_leaves_the_previous_file(root: str, tmp_path: Path) -> None:
     """A failed write leaves no temporary file next to the previous file."""
     (tmp_path / "a.txt").write_text("old")

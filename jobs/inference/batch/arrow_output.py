@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster import to_single_line
 from jobs.datasets.chunks import Chunk, ColumnTypes
 from jobs.datasets.formats.columnar.column_values import describe_difference
 from jobs.datasets.formats.rows import DataError, Record
@@ -41,19 +42,20 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
 
     def flush() -> None:
         if pending:
-            writers[0].write_table(pa.Table.from_batches(pending), row_group_size=GROUP_ROWS)
+            with _convert_errors():
+                writers[0].write_table(pa.Table.from_batches(pending), row_group_size=GROUP_ROWS)
             pending.clear()
 
     def write(chunk: Chunk, probabilities: np.ndarray, explanations: Sequence[Explanation]) -> None:
         batch = _build_batch(chunk.records, columns.types) if chunk.batch is None else chunk.batch
         if columns.is_selection:
+            if missing := {*columns.types}.difference(batch.schema.names):
+                raise DataError(f"a file of the input has no column '{min(missing)}', which --columns names")
             batch = batch.select([*columns.types])
         batch = _add_columns(batch, build_columns(probabilities, explanations, columns), columns)
         if not writers:
-            try:
+            with _convert_errors():
                 writers.append(pyarrow.parquet.ParquetWriter(path, batch.schema, compression="zstd"))
-            except pa.ArrowNotImplementedError as error:
-                raise DataError(f"{error}; leave the column out with --columns, or write jsonl") from error
         first = writers[0].schema
         if not batch.schema.equals(first):
             difference = describe_difference(first, batch.schema)
@@ -72,6 +74,17 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
     finally:
         for writer in writers:
             writer.close()
+
+
+@contextmanager
+def _convert_errors() -> Iterator[None]:
+    """Context manager: a type or value that parquet cannot hold becomes a DataError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise DataError(f"{to_single_line(error)}; leave the column out with --columns, or write jsonl") from error
 
 
 def _build_batch(records: Sequence[Record], types: ColumnTypes) -> "RecordBatch":

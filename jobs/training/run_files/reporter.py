@@ -8,6 +8,7 @@ from os.path import basename
 from typing import Any
 
 import ray.train
+from pyarrow.fs import FileType
 
 from cluster.storage import resolve_filesystem
 from jobs.training.history import Epoch, EpochReport, Progress
@@ -35,6 +36,7 @@ class Reporter:
         self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()  # two threads use it
         self._submitted_at = float("-inf")  # time.monotonic()
         self._submitted: set[Epoch | None] = set()
+        self._latest = ""  # name of the latest checkpoint that was reported before the run was resumed
 
     def add_message(self, kind: str, value: Any) -> None:
         """Add a message of the first worker to the next report."""
@@ -76,16 +78,17 @@ class Reporter:
         self._background.submit(work_and_report)
 
     def submit_begin(self, progress: Progress) -> None:
-        """Report the messages, and the last epoch of a resumed run if its report was lost.
+        """Report the messages, and if each epoch is reported, those of a resumed run whose reports were lost.
 
-        If each epoch is reported, the earlier ones were: Ray Train may remove a checkpoint that is reported twice.
+        No checkpoint is reported twice: Ray Train may remove it with the earlier report.
         """
-        epochs: Sequence[Epoch | None] = [None]
-        if self._interval_s == 0 and (latest := ray.train.get_checkpoint()):
+        epochs: Sequence[Epoch | None] = []
+        if self._interval_s == 0 and self._callback is None:
+            if (latest := ray.train.get_checkpoint()) is not None:
+                self._latest = basename(latest.path)
+            epochs = [epoch for epoch in progress.epochs if checkpoint_name(epoch.epoch) > self._latest]
             self._submitted.update(progress.epochs)
-            if checkpoint_name(len(progress.epochs)) > basename(latest.path):
-                epochs = progress.epochs[-1:]
-        self.submit(do_nothing, epochs)
+        self.submit(do_nothing, epochs or [None])
 
     def submit_end(self, progress: Progress) -> None:
         """Report the end of a run: its last epoch, after the best one, so that Ray Train's result has both."""
@@ -105,9 +108,11 @@ class Reporter:
         is_first = self._group.rank == 0
         metrics = EpochReport(epoch if is_first else None, self.take_messages())
         checkpoint = None
-        if epoch is not None and is_first:
+        if epoch is not None and is_first and checkpoint_name(epoch.epoch) > self._latest:
             path = f"{self._folder}/{checkpoint_name(epoch.epoch)}"
-            checkpoint = ray.train.Checkpoint(path, self._filesystem)
+            # Ray Train, or a user, may have removed the best epoch's.
+            if self._filesystem.get_file_info(path).type == FileType.Directory:
+                checkpoint = ray.train.Checkpoint(path, self._filesystem)
         ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
         if self._callback is not None:
             self._callback.after_report(self._callback.run_context, [metrics], checkpoint)

@@ -263,6 +263,7 @@ def test_a_step_need_not_divide_the_ends_of_a_range(low: float, high: float, las
     """Values are the low end and those that are whole steps above it."""
     experiment = Experiment().replace({"tune.space": {"model.dropout": {"uniform": [low, high, 0.1]}}})
     [item] = parse_space(experiment)
+    assert item.values == [low, last]  # the ends are checked as values of the setting
     expected = {round(low + index * 0.1, 12) for index in range(round((last - low) / 0.1) + 1)}
     generator = random.Random(0)
     assert {item.sample(generator) for _ in range(200)} == expected

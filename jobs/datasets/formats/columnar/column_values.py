@@ -26,6 +26,8 @@ def replace_views(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         create = pa.list_ if pa.types.is_list(kind) else pa.large_list
         return create(kind.value_field.with_type(replace_views(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(replace_views(kind.value_type)), kind.list_size)
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(replace_views(field.type)) for field in kind])
     return kind

@@ -11,6 +11,7 @@ from cluster.storage import StorageError
 from jobs.training.history import Epoch, Progress
 from jobs.training.monitor import RunCallback
 from jobs.training.process_group import ProcessGroup
+from jobs.training.run_files.checkpoint_store import checkpoint_name
 from jobs.training.run_files.reporter import Reporter, do_nothing
 
 
@@ -40,6 +41,8 @@ def test_reports_are_limited_in_time_but_not_the_best_and_the_last_epoch(tmp_pat
     """The messages of epochs in between are in the next report."""
     recorder, messages = Recorder(), []
     callback = RunCallback(messages.extend, [recorder])
+    for epoch in EPOCHS:
+        (tmp_path / checkpoint_name(epoch.epoch)).mkdir()
 
     def train() -> None:
         reporter = Reporter(str(tmp_path), ProcessGroup(), 3600.0, callback)

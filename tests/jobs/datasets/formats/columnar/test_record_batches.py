@@ -160,6 +160,7 @@ def test_other_columns_that_are_not_utf_8_are_invalid_rows_too(tmp_path: Path, a
         (pa.binary_view(), "x"),
         (pa.list_(pa.string_view()), ["x"]),
         (pa.large_list(pa.binary_view()), ["x"]),
+        (pa.list_(pa.string_view(), 1), ["x"]),
         (pa.struct({"a": pa.string_view()}), {"a": "x"}),
     ],
 )
