@@ -71,7 +71,16 @@ def test_types_of_parquet_and_arrow_do_not_depend_on_the_first_row(tmp_path: Pat
     table = pa.table({
         "text": ["a", "b"], "n": pa.array([None, 2], pa.int32()), "f": pa.array([None, 0.5], pa.float32()),
         "big": pa.array([1, 2**64 - 1], pa.uint64()), "yes": pa.array([None, True]), "cafe\u0301": [1, 2],
+        "coded": pa.array([1, 2]).dictionary_encode(),
     })  # fmt: skip
     (tmp_path / f"in.{form}").write_bytes(encode_table(table, f".{form}"))
     types = scan_columns([SourceFile(str(tmp_path / f"in.{form}"), form)], OPTIONS)
-    assert types == {"text": {str}, "n": {int}, "f": {float}, "big": {object}, "yes": {bool}, "caf\u00e9": {int}}
+    assert types == {
+        "text": {str},
+        "n": {int},
+        "f": {float},
+        "big": {object},
+        "yes": {bool},
+        "caf\u00e9": {int},
+        "coded": {int},
+    }

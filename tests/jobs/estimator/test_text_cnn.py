@@ -293,6 +293,8 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
             small.fit(TEXTS, np.array([LABELS[0], missing, *LABELS[2:]], object))
         with pytest.raises(ValueError, match=r"labels\[1\] is \['a', (None|nan)\]; remove None and NaN"):
             small.fit(TEXTS, [["a"], ["a", missing], *[["a"]] * 118])
+    with pytest.raises(ValueError, match=r"labels\[0\] is \[array"):
+        small.fit(["a", "b"], [[np.array([1, 2])], ["b"]])
     with pytest.raises(ValueError, match="eval_set has no rows"):
         small.fit(TEXTS, LABELS, eval_set=([], []))
     for share in (-0.1, 0, 1, 10):

@@ -488,7 +488,7 @@ def test_batches_without_selected_rows_have_the_types_of_the_others(
 
 def test_the_name_of_a_column_may_be_decomposed(saved: str, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("text,caf\u00e9,n\nword1,x,1\n", encoding="utf-8")
-    options = ["--columns", "cafe\u0301", "--out", str(tmp_path / "out.csv")]
+    options = ["--columns", "cafe\u0301,caf\u00e9", "--out", str(tmp_path / "out.csv")]
     assert main(["predict", saved, str(tmp_path / "in.csv"), *options]) == 0
     assert [*read_csv(tmp_path / "out.csv")[0]] == ["caf\u00e9", "label", "score"]
 
@@ -505,6 +505,29 @@ def test_files_with_different_columns_are_not_one_parquet_file(saved: str, tmp_p
     assert not (tmp_path / "out.parquet").exists()
     predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.jsonl"), None)
     assert [row.get("b") for row in read_jsonl(tmp_path / "out.jsonl")] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "columns", "message"),
+    [
+        (pyarrow.array([0], pyarrow.timestamp("s")), ["text", "other"], "a file of the input has no column 'other'"),
+        (
+            pyarrow.DictionaryArray.from_arrays([0], pyarrow.array([{"a": 1}])),
+            None,
+            "Writing DictionaryArray with nested dictionary type not yet supported; leave the column out",
+        ),
+    ],
+)
+def test_what_cannot_be_written_as_parquet_is_an_error(
+    saved: str, tmp_path: Path, column: pyarrow.Array, columns: list[str] | None, message: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    tables = [pyarrow.table({"text": ["word1"], "other": ["x"]}), pyarrow.table({"text": ["word1"], "odd": column})]
+    for number, table in enumerate(tables if columns else tables[1:]):
+        (tmp_path / "in" / f"{number}.arrow").write_bytes(encode_table(table, ".arrow"))
+    with pytest.raises(UsageError, match=message):
+        predict_file(saved, str(tmp_path / "in"), str(tmp_path / "out.parquet"), None, columns=columns)
+    assert os.listdir(tmp_path) == ["in"]
 
 
 def test_a_type_that_parquet_lacks_is_an_error_before_all_rows_are_scored(saved: str, tmp_path: Path) -> None:

@@ -258,7 +258,9 @@ def test_the_epochs_of_trials_are_those_of_the_space_or_of_the_search(definition
     assert find_max_epochs(make_experiment(space)) == epochs
 
 
-@pytest.mark.parametrize(("low", "high", "last"), [(0.25, 0.65, 0.65), (0.2, 0.65, 0.6), (0.1, 0.3, 0.3), (0, 0.05, 0)])
+@pytest.mark.parametrize(
+    ("low", "high", "last"), [(0.25, 0.65, 0.65), (0.2, 0.65, 0.6), (0.1, 0.3, 0.3), (0, 0.05, 0), (0.85, 1, 0.95)]
+)
 def test_a_step_need_not_divide_the_ends_of_a_range(low: float, high: float, last: float) -> None:
     """Values are the low end and those that are whole steps above it."""
     experiment = Experiment().replace({"tune.space": {"model.dropout": {"uniform": [low, high, 0.1]}}})

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from cluster.resources import ResourceError
-from cluster.storage import write_json
+from cluster.storage import StorageError, write_json
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import DataError
@@ -205,6 +205,28 @@ def test_a_fold_whose_process_is_lost_is_an_error(embedded_ray: None, monkeypatc
     monkeypatch.setattr(cross_validation, "train_and_evaluate", lambda *_: os._exit(1))
     with pytest.raises(TaskFailed, match=r"^fold 1: its process was lost: .*repeat the command"):
         list(cross_validation.train_in_parallel([("fold 1", None, None, None)], 1))  # type: ignore[list-item]
+
+
+def test_folds_end_if_a_result_cannot_be_saved(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not when the generator is freed: Ray may have stopped by then."""
+    ended = []
+
+    def train_in_parallel(*_: object) -> Iterator[tuple[str, FoldResult]]:
+        try:
+            yield "fold 1", fold_result(0.5)
+        finally:
+            ended.append(True)
+
+    def fail(path: str, *_: object) -> None:
+        raise StorageError(f"{path}: no space left")
+
+    monkeypatch.setattr(cross_validation, "train_in_parallel", train_in_parallel)
+    monkeypatch.setattr(cross_validation, "write_json", fail)
+    with pytest.raises(StorageError, match="no space left"):
+        cross_validate(make_experiment(), 3)
+    assert ended
 
 
 @pytest.mark.ray

@@ -22,7 +22,7 @@ class Recorder(ray.train.UserCallback):
         self.reports: list[tuple[int, str]] = []
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self.reports.append((metrics[0]["epoch"], Path(checkpoint.path).name))
+        self.reports.append((metrics[0]["epoch"], Path(checkpoint.path).name if checkpoint else ""))
 
 
 def fail() -> None:
@@ -58,6 +58,20 @@ def test_reports_are_limited_in_time_but_not_the_best_and_the_last_epoch(tmp_pat
     run_in_local_mode(train)
     assert recorder.reports == [(2, "epoch-0002"), (3, "epoch-0003")]
     assert messages == [("epoch", 1)]
+
+
+def test_a_checkpoint_that_was_removed_is_not_reported(tmp_path: Path) -> None:
+    """Of the best epoch, for which Ray Train's result would name a folder that is missing."""
+    recorder = Recorder()
+    (tmp_path / "epoch-0003").mkdir()
+
+    def train() -> None:
+        reporter = Reporter(str(tmp_path), ProcessGroup(), 3600.0, RunCallback(lambda messages: None, [recorder]))
+        reporter.submit_end(Progress(EPOCHS, best=2))
+        reporter.wait()
+
+    run_in_local_mode(train)
+    assert recorder.reports == [(2, ""), (3, "epoch-0003")]
 
 
 def test_an_epoch_without_its_checkpoint_is_not_reported(tmp_path: Path) -> None:
