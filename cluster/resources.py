@@ -4,7 +4,7 @@ A run that can never start fails at once instead of waiting.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ _gpu_states: dict[str, GpuState] = {}  # by id of the node, which no other node 
 
 # A node may install the packages of a job first, which takes minutes.
 GPU_RESPONSE_TIMEOUT_S = 600
+
+CANCEL_ATTEMPTS, CANCEL_TIMEOUT_S = 5, 2
 
 
 class ResourceError(UsageError):
@@ -71,6 +73,20 @@ def describe_task_error(error: RayError) -> str:
     """Return why a task failed: the last line of a remote traceback names the error."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
+
+
+def cancel_tasks(references: Sequence[ray.ObjectRef[Any]]) -> None:
+    """End tasks, so that others can use their resources; without a connection to Ray they have ended.
+
+    Ray may ignore the cancellation of a task that is about to start, so it is repeated.
+    """
+    waiting = list(references) if ray.is_initialized() else []
+    for _ in range(CANCEL_ATTEMPTS):
+        if not waiting:
+            return
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+        _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=CANCEL_TIMEOUT_S)
 
 
 def total_cpus() -> int:

@@ -251,8 +251,7 @@ def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> TaskRe
             except RayError as error:
                 raise TaskFailed(f"{name}: its process was lost: {error}; repeat the command") from error
     finally:  # an error, Ctrl-C, or the caller wants no more
-        for reference in running if ray.is_initialized() else ():
-            ray.cancel(reference, force=True)
+        resources.cancel_tasks([*running])
 
 
 def _read_vectors(experiment: Experiment, dataset: Dataset) -> WordVectors | None:
