@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.data_checks.confident_learning import find_label_errors
-from jobs.data_checks.duplicates import find_first_copies
 from jobs.data_checks.label_errors import NUM_FOLDS, assign_folds, predict_out_of_fold
 from jobs.data_checks.near_duplicates import find_similar_pairs
 from jobs.datasets.readers import Split, read_rows
+from jobs.datasets.text_checks import find_first_copies
 from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
 
 SETS = ("trec", "sst2", "clinc150")
