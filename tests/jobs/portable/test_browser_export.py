@@ -153,6 +153,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, capfd: pytest.Captur
     assert "the page looks up words as they are, without text.max_edit_distance=1" in run("near", "n")
     assert run("c", "site") == ""
     assert "is not empty; name a new folder, or add --force" in run("c", "site")
+    (tmp_path / "file").touch()
+    assert "file is no folder that this user can write" in run("c", "file")
     (tmp_path / "site" / "page.css").write_text("changed")
     (tmp_path / "site" / "own.html").touch()
     assert run("c", "site", "--force") == ""

@@ -115,6 +115,9 @@ def test_what_cannot_be_quantized_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save(checkpoint_of("rand"), tmp_path / "c")
+    Path("file").touch()
+    with pytest.raises(StorageError, match="file is no folder that this user can write"):
+        quantize_checkpoint("c", "file")
     with pytest.raises(StorageError, match="c: is not empty; name a new folder"):
         quantize_checkpoint("c", "c")
     quantize_checkpoint("c", "small")
