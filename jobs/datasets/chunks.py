@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cluster.storage import StorageError
 from jobs.datasets.formats.columnar.arrow import open_arrow
-from jobs.datasets.formats.columnar.column_values import describe_difference
+from jobs.datasets.formats.columnar.column_values import require_equal_schemas
 from jobs.datasets.formats.columnar.encoded_texts import EncodedTexts
 from jobs.datasets.formats.columnar.parquet import open_parquet
 from jobs.datasets.formats.columnar.record_batches import stream_batches
@@ -56,12 +56,9 @@ def join_chunks(chunks: Sequence[Chunk]) -> Chunk:
     batches = [chunk.batch for chunk in chunks if chunk.batch is not None]
     if not batches:
         return Chunk(texts, records)
-    try:
-        [batch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    except pa.ArrowInvalid as error:
-        other = next(batch.schema for batch in batches if not batch.schema.equals(batches[0].schema))
-        difference = describe_difference(batches[0].schema, other)
-        raise DataError(f"the files of the input have different {difference}; write jsonl") from error
+    for batch in batches:
+        require_equal_schemas(batches[0].schema, batch.schema, "write jsonl")
+    [batch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
     return Chunk(texts, records, batch)
 
 

@@ -61,7 +61,7 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
     lists = [list(row) for row in rows]
     for index, row in enumerate(lists):
         if any(map(_is_missing, row)):
-            raise ValueError(f"labels[{index}] is {row!r}; remove None and NaN")
+            raise ValueError(f"labels[{index}] is {row!r}; None, NaN and arrays are no labels")
     return LabelSets(lists, np.unique(np.array([label for row in lists for label in row])), False)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cluster import to_single_line
 from jobs.datasets.chunks import Chunk, ColumnTypes
-from jobs.datasets.formats.columnar.column_values import describe_difference
+from jobs.datasets.formats.columnar.column_values import require_equal_schemas
 from jobs.datasets.formats.rows import DataError, Record
 from jobs.inference.batch.output_columns import OutputColumns, Write, label_texts, order_classes
 from jobs.inference.classifier import select_labels
@@ -56,12 +56,7 @@ def open_parquet(path: Path, columns: OutputColumns) -> Iterator[Write]:
         if not writers:
             with _convert_errors():
                 writers.append(pyarrow.parquet.ParquetWriter(path, batch.schema, compression="zstd"))
-        first = writers[0].schema
-        if not batch.schema.equals(first):
-            difference = describe_difference(first, batch.schema)
-            raise DataError(
-                f"the files of the input have different {difference}; write parquet into a folder, or jsonl"
-            )
+        require_equal_schemas(writers[0].schema, batch.schema, "write parquet into a folder, or jsonl")
         pending.append(batch)
         if sum(map(len, pending)) >= GROUP_ROWS or sum(batch.nbytes for batch in pending) >= GROUP_BYTES:
             flush()

@@ -8,9 +8,8 @@ from os.path import basename
 from typing import Any
 
 import ray.train
-from pyarrow.fs import FileType
 
-from cluster.storage import resolve_filesystem
+from cluster.storage import exists, join, resolve_filesystem
 from jobs.training.history import Epoch, EpochReport, Progress
 from jobs.training.monitor import RunCallback
 from jobs.training.process_group import ProcessGroup
@@ -31,12 +30,14 @@ class Reporter:
 
     def __init__(self, path: str, group: ProcessGroup, interval_s: float, callback: RunCallback | None) -> None:
         self._group, self._interval_s, self._callback = group, interval_s, callback
+        self._path = path
         self._filesystem, self._folder = resolve_filesystem(path)
         self._background = BackgroundExecutor()
         self._messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()  # two threads use it
         self._submitted_at = float("-inf")  # time.monotonic()
         self._submitted: set[Epoch | None] = set()
         self._latest = ""  # name of the latest checkpoint that was reported before the run was resumed
+        self._removed: set[str] = set()  # names of checkpoints that Ray Train, or a user, has removed
 
     def add_message(self, kind: str, value: Any) -> None:
         """Add a message of the first worker to the next report."""
@@ -93,7 +94,14 @@ class Reporter:
     def submit_end(self, progress: Progress) -> None:
         """Report the end of a run: its last epoch, after the best one, so that Ray Train's result has both."""
         ends = [progress.epochs[number - 1] for number in sorted({progress.best, len(progress.epochs)})]
-        self.submit(do_nothing, [epoch for epoch in ends if epoch not in self._submitted])
+        epochs = [epoch for epoch in ends if epoch not in self._submitted]
+
+        def find_removed() -> None:
+            if self._group.rank == 0:
+                names = {checkpoint_name(epoch.epoch) for epoch in epochs}
+                self._removed = {name for name in names if not exists(join(self._path, name))}
+
+        self.submit(find_removed, epochs)
 
     def wait(self) -> None:
         """Wait until everything that was submitted is done; raises its error."""
@@ -108,11 +116,9 @@ class Reporter:
         is_first = self._group.rank == 0
         metrics = EpochReport(epoch if is_first else None, self.take_messages())
         checkpoint = None
-        if epoch is not None and is_first and checkpoint_name(epoch.epoch) > self._latest:
-            path = f"{self._folder}/{checkpoint_name(epoch.epoch)}"
-            # Ray Train, or a user, may have removed the best epoch's.
-            if self._filesystem.get_file_info(path).type == FileType.Directory:
-                checkpoint = ray.train.Checkpoint(path, self._filesystem)
+        name = checkpoint_name(epoch.epoch) if epoch is not None and is_first else ""
+        if name > self._latest and name not in self._removed:
+            checkpoint = ray.train.Checkpoint(f"{self._folder}/{name}", self._filesystem)
         ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)
         if self._callback is not None:
             self._callback.after_report(self._callback.run_context, [metrics], checkpoint)

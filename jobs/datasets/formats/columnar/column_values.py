@@ -6,10 +6,9 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
-from jobs.datasets.formats.rows import Record
+from jobs.datasets.formats.rows import DataError, Record
 
 
 def decode_dictionary(column: pa.Array) -> pa.Array:
@@ -31,11 +30,6 @@ def replace_views(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(replace_views(field.type)) for field in kind])
     return kind
-
-
-def find_nulls(column: pa.Array) -> list[int]:
-    """Return the indices of the values that are null."""
-    return np.flatnonzero(column.is_null()).tolist() if column.null_count else []
 
 
 def find_invalid_texts(column: pa.Array) -> dict[int, str]:
@@ -110,14 +104,17 @@ def _to_python(scalar: pa.Scalar) -> object:
         return scalar.cast(pa.string()).as_py()
 
 
-def describe_difference(schema: pa.Schema, other: pa.Schema) -> str:
-    """Return how two schemas differ that are not equal, as a part of a message."""
-    if schema.names != other.names:
-        return f"columns: {', '.join(schema.names)}; {', '.join(other.names)}"
-    pairs = [(first, second) for first, second in zip(schema, other, strict=True) if not first.equals(second)]
-    return "types: " + ", ".join(
-        f"'{first.name}' is {_name_type(first)} and {_name_type(second)}" for first, second in pairs
-    )
+def require_equal_schemas(schema: pa.Schema, other: pa.Schema, advice: str) -> None:
+    """Raise a DataError that says how two files of the input differ, and the advice, unless their schemas are equal."""
+    if schema.equals(other):
+        return
+    if schema.names == other.names:
+        pairs = [(first, second) for first, second in zip(schema, other, strict=True) if not first.equals(second)]
+        types = (f"'{first.name}' is {_name_type(first)} and {_name_type(second)}" for first, second in pairs)
+        difference = f"types: {', '.join(types)}"
+    else:
+        difference = f"columns: {', '.join(schema.names)}; {', '.join(other.names)}"
+    raise DataError(f"the files of the input have different {difference}; {advice}")
 
 
 def _name_type(field: pa.Field) -> str:

@@ -16,7 +16,6 @@ from jobs.datasets.formats.columnar.column_values import (
     build_records,
     decode_dictionary,
     find_invalid_texts,
-    find_nulls,
     has_class_numbers,
     is_label,
     is_list,
@@ -246,13 +245,15 @@ class _Columns:
     def _find_invalid_rows(self, batch: pa.RecordBatch) -> dict[int, str]:
         """Return what is wrong with rows, by index: a text that is null, and values that are not UTF-8."""
         reasons = {}
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        for name, column in zip(batch.schema.names, map(decode_dictionary, batch.columns), strict=True):
+            is_column_of_texts = name == self._text
             if is_text(column.type):
-                noun = "text" if name == self._text else "value"
-                for index, reason in find_invalid_texts(decode_dictionary(column)).items():
+                noun = "text" if is_column_of_texts else "value"
+                for index, reason in find_invalid_texts(column).items():
                     reasons[index] = f"the {noun} in '{name}' is not UTF-8: {reason}"
-        for index in find_nulls(decode_dictionary(batch.column(self._text))):
-            reasons[index] = f"the text in '{self._text}' is null; fill it in or remove the row"
+            if is_column_of_texts and column.null_count:
+                for index in np.flatnonzero(column.is_null()).tolist():
+                    reasons[index] = f"the text in '{name}' is null; fill it in or remove the row"
         return reasons
 
     def list_texts(self, batch: pa.RecordBatch) -> list[str]:
