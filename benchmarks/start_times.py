@@ -72,10 +72,13 @@ time.sleep(60)
 
 @dataclass(frozen=True)
 class Start:
-    """A command and the function that returns whether it has begun its work, given its output so far."""
+    """A command and the function that returns whether it has begun its work.
+
+    has_begun: its arguments are the output so far and the folder of the command's Ray.
+    """
 
     command: list[str]
-    has_begun: Callable[[str], bool]
+    has_begun: Callable[[str, Path], bool]
 
 
 def measure_start_times(folder: Path, vectors: str, checkpoint: Path, rounds: int, sides: tuple[str, ...]) -> list[Row]:
@@ -99,19 +102,19 @@ def measure_start_times(folder: Path, vectors: str, checkpoint: Path, rounds: in
 
 def _build_workers(side: str, target: Path, vectors: str) -> Start:
     if side == PLAIN:
-        return Start([sys.executable, "-c", PLAIN_WORKERS, str(target)], lambda output: target.exists())
+        return Start([sys.executable, "-c", PLAIN_WORKERS, str(target)], lambda *_: target.exists())
     settings = [f"vectors.path={vectors}", f"storage={target}", "train.workers=2"]
     command = [sys.executable, "-m", "finetune_cnn", "train", "experiments/tickets.yaml", *settings]
-    return Start(command, lambda output: "training with 2 workers" in output)
+    return Start(command, lambda output, _: "training with 2 workers" in output)
 
 
 def _build_search(side: str, target: Path, vectors: str) -> Start:
     if side == PLAIN:
-        return Start([sys.executable, "-c", PLAIN_SEARCH, str(target)], lambda output: target.exists())
+        return Start([sys.executable, "-c", PLAIN_SEARCH, str(target)], lambda *_: target.exists())
     settings = [f"vectors.path={vectors}", f"storage={target}", "tune.samples=1"]
     command = [sys.executable, "-m", "finetune_cnn", "tune", "experiments/tickets.yaml", *settings]
-    # Tune writes the file when a trial starts, after the `setup` of its trainable.
-    return Start(command, lambda output: any(target.glob("*/tune-*/ray/*/params.json")))
+    # Tune writes the file when a trial starts, after the `setup` of its trainable, and copies it to the storage later.
+    return Start(command, lambda _, folder: any(folder.glob("ray/session_*/artifacts/*/ray/*/*/params.json")))
 
 
 def _build_service(checkpoint: Path, side: str, target: Path, vectors: str) -> Start:
@@ -120,7 +123,7 @@ def _build_service(checkpoint: Path, side: str, target: Path, vectors: str) -> S
     command = [sys.executable, "-m", "finetune_cnn", "serve", str(checkpoint), "--port", str(port)]
     if side == PLAIN:
         command = [sys.executable, "-c", PLAIN_SERVICE, str(port)]
-    return Start(command, lambda output: _responds(url))
+    return Start(command, lambda *_: _responds(url))
 
 
 def _responds(url: str) -> bool:
@@ -134,13 +137,14 @@ def _responds(url: str) -> bool:
 
 def time_start(start: Start) -> float:
     """Return the seconds until a command begins its work, then end it; exit with its output if it ends before."""
-    with _private_ray() as environment, tempfile.TemporaryFile("w+") as log:
+    with _ray_folder() as folder, tempfile.TemporaryFile("w+") as log:
+        environment = os.environ | {"RAY_TMPDIR": str(folder), "RAY_ADDRESS": "", "PYTHONPATH": str(REPOSITORY)}
         began = time.perf_counter()
         process = subprocess.Popen(
             start.command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            while not start.has_begun(_read(log)):
+            while not start.has_begun(_read(log), folder):
                 if process.poll() is not None or time.perf_counter() - began > TIMEOUT_S:
                     sys.exit(f"{' '.join(start.command)} did not start:\n{_read(log)}")
                 time.sleep(POLL_S)
@@ -150,11 +154,11 @@ def time_start(start: Start) -> float:
 
 
 @contextmanager
-def _private_ray() -> Iterator[dict[str, str]]:
-    """Context manager: the environment of a command whose embedded Ray has a folder of its own."""
-    folder = tempfile.mkdtemp(prefix="rb-", dir="/tmp")  # short: Ray creates sockets in it
+def _ray_folder() -> Iterator[Path]:
+    """Context manager: a folder for the embedded Ray of a command, with a short path: Ray creates sockets in it."""
+    folder = tempfile.mkdtemp(prefix="rb-", dir="/tmp")
     try:
-        yield os.environ | {"RAY_TMPDIR": folder, "RAY_ADDRESS": "", "PYTHONPATH": str(REPOSITORY)}
+        yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
