@@ -28,7 +28,7 @@ def add_vectors_commands(group: CommandGroup) -> None:
     add_dry_run(train)
     export = group.add_command("export", _export, "write a checkpoint's word vectors as a word2vec file")
     export.add_argument("checkpoint", help=CHECKPOINT_HELP)
-    export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, else binary; .gz compresses")
+    export.add_argument("out", help="path or URI; text if it ends in .txt or .vec, binary in .bin; .gz compresses")
     add_force(export)
     export.add_argument("--merge", action="store_true", help="add the other words of the original file, unchanged")
     export.add_argument("--original", help="the file that the vectors were initialized from (default: as in training)")

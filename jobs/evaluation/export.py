@@ -1,6 +1,7 @@
 """Export of fine-tuned word vectors to a word2vec file that gensim opens, scaled back to their original norms.
 
-The name of the file decides its form: `.txt` and `.vec` are text, other names binary, both gzipped if `.gz` follows.
+The name of the file decides its form: `.txt` and `.vec` are text, `.bin` and names without a suffix binary, all gzipped
+if `.gz` follows.
 
     finetune-cnn vectors export runs/tickets vectors-tuned.bin --merge
 """
@@ -8,6 +9,7 @@ The name of the file decides its form: `.txt` and `.vec` are text, other names b
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 10_000  # words
 TEXT_SUFFIXES = (".txt", ".vec")
+SUFFIXES = (*TEXT_SUFFIXES, ".bin", "")
 
 
 def export_vectors(path: str, out: str, original: str | None, merge: bool) -> None:
@@ -40,7 +43,7 @@ def export_vectors(path: str, out: str, original: str | None, merge: bool) -> No
             whose vectors training did not change are copied from the original too.
 
     Raises:
-        VectorsError: `out` is the original, or the original cannot be merged.
+        VectorsError: `out` is the original or has another suffix, or the original cannot be merged.
         StorageError: `out` cannot be written, or is in a checkpoint.
     """
     checkpoint, initial, settings = prepare_export(path, out, original, merge)
@@ -85,6 +88,8 @@ def prepare_export(
             raise VectorsError(f"{out}: is the file of the initial vectors, which is never changed; name another file")
     check_output_file(out)
     check_outside_checkpoint(parent(absolute_path(out)), checkpoint)
+    if PurePath(_plain_name(out)).suffix not in SUFFIXES:
+        raise VectorsError(f"{out}: is written as word2vec; the name must end in .bin, .txt or .vec, or these and .gz")
     if merge and experiment.model.embedding == "rand":
         raise VectorsError("with model.embedding=rand no vector came from a file, so there is nothing to merge with")
     if merge and settings.path is None:
@@ -105,7 +110,12 @@ def is_compressed(out: str) -> bool:
 
 def is_text(out: str) -> bool:
     """Return whether a file of this name is text."""
-    return split_query(out)[0].lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
+    return PurePath(_plain_name(out)).suffix in TEXT_SUFFIXES
+
+
+def _plain_name(out: str) -> str:
+    """Return the name of a file in lower case, without query and .gz."""
+    return split_query(out)[0].lower().removesuffix(".gz")
 
 
 def select_word_vectors(checkpoint: Checkpoint) -> np.ndarray:

@@ -15,6 +15,7 @@ from cluster.console.csv_output import create_csv_writer
 from cluster.input_files import create_file
 from cluster.storage import split_query
 from jobs.datasets.chunks import Chunk
+from jobs.datasets.formats.label_names import choose_separator
 from jobs.datasets.formats.rows import DataError, Record
 from jobs.inference.batch.arrow_output import format_value, open_parquet
 from jobs.inference.batch.output_columns import OutputColumns, Write, label_texts, order_classes
@@ -76,9 +77,7 @@ def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumn
 
         return write_json
     names = [*columns.types, *columns.new]
-    separator = columns.separator if columns.thresholds is not None else None
-    if separator is not None and any(separator in label for label in columns.labels):
-        separator = None  # the labels are a list in JSON
+    separator = choose_separator(columns.separator, columns.labels) if columns.thresholds is not None else None
     writer = create_csv_writer(stream, output.delimiter)
 
     def write_values(rows: Iterator[list[str]]) -> None:

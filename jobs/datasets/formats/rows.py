@@ -58,16 +58,22 @@ class SourceFile:
         """Number of the first line, or row, that is read."""
         return self.part.num_before + 1 if self.part else 1
 
+    @property
+    def unit(self) -> str:
+        """What is counted to name a row."""
+        return "row" if self.format in ("parquet", "arrow") else "line"
+
     def describe_position(self, number: int) -> str:
         """Return the file and the number of a row, for a message."""
-        return f"{self.path}, {'row' if self.format in ('parquet', 'arrow') else 'line'} {number}"
+        return f"{self.path}, {self.unit} {number}"
 
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """A row that cannot be read. number: of its line, or of the row in formats without lines."""
+    """A row that cannot be read. unit: what its number counts, line or row."""
 
     path: str
+    unit: str
     number: int
     reason: str
 
@@ -102,7 +108,7 @@ class ReadOptions:
         if self.on_invalid_row is None:
             raise error
         reason = str(error).removeprefix(f"{file.describe_position(number)}: ")
-        self.on_invalid_row(InvalidRow(file.path, number, reason))
+        self.on_invalid_row(InvalidRow(file.path, file.unit, number, reason))
 
 
 Reader = Callable[[SourceFile, ReadOptions], Iterator[Row]]

@@ -1,5 +1,6 @@
 """Report of an evaluation with several labels per text: report.md, evaluation.json and predictions.csv."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from cluster.console.csv_output import create_csv_writer
 from cluster.console.tables import format_markdown_table
 from cluster.storage import write_json
+from jobs.datasets.formats.label_names import choose_separator, join_labels
 from jobs.datasets.readers import Split
 from jobs.evaluation.multi_label.evaluation import INTERVALS_NOTE, MultiLabelEvaluation
 from jobs.evaluation.reports.errors import NUM_ERRORS, ConfidentError, list_phrases
@@ -56,17 +58,24 @@ def write_report(
 
 
 def _write_predictions(path: Path, checkpoint: Checkpoint, test: Split, probabilities: np.ndarray) -> None:
-    """Write a csv with every row, its labels, those that it gets, and their probabilities."""
+    """Write a csv with every row, its labels, those that it gets, and their probabilities.
+
+    Labels have the separator of the data between them, or are a list in JSON.
+    """
     lines: Sequence[int | str] = test.line_numbers or [""] * len(test)
     files = [[test.files[index].path] for index in test.file_indices] if test.file_indices else [[]] * len(test)
+    label_sets: Sequence[Sequence[str]] = test.label_sets or [()] * len(test)
+    known = {*checkpoint.labels, *itertools.chain.from_iterable(label_sets)}
+    separator = choose_separator(checkpoint.experiment.data.label_separator, sorted(known))
     selected = select_labels(probabilities, checkpoint.label_thresholds)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = create_csv_writer(stream)
         writer.writerow([*(["file"] if test.file_indices else []), "line", "text", "labels", "predicted", "scores"])
-        columns = zip(files, lines, test.texts, test.labels, selected, probabilities, strict=True)
+        columns = zip(files, lines, test.texts, label_sets, selected, probabilities, strict=True)
         for file, line, text, labels, own, row in columns:
-            names, scores = ([checkpoint.labels[index] for index in own], [f"{row[index]:.6f}" for index in own])
-            writer.writerow([*file, line, text, labels, ", ".join(names), ", ".join(scores)])
+            predicted = join_labels([checkpoint.labels[index] for index in own], separator)
+            scores = ", ".join(f"{row[index]:.6f}" for index in own)
+            writer.writerow([*file, line, text, join_labels(labels, separator), predicted, scores])
 
 
 def _format_markdown(

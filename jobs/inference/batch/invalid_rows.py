@@ -36,10 +36,10 @@ class InvalidRows:
         """Add a row."""
         if self._stream is None:
             self._stream = tempfile.TemporaryFile()  # noqa: SIM115  # __exit__ closes it
-            self.first = f"{row.path}, row {row.number}: {row.reason}"
+            self.first = f"{row.path}, {row.unit} {row.number}: {row.reason}"
         self.num_rows += 1
         # In ASCII: a reason may hold a half of a surrogate pair.
-        line = json.dumps({"file": row.path, "row": row.number, "reason": row.reason})
+        line = json.dumps({"file": row.path, row.unit: row.number, "reason": row.reason})
         self._stream.write(line.encode() + b"\n")
 
     def write(self, path: str) -> None:

@@ -122,6 +122,8 @@ def test_targets_and_originals_that_cannot_be_used_are_errors(saved: Callable[..
         export_vectors(saved(), str(tmp_path), None, False)
     with pytest.raises(StorageError, match=r"nosuch://bucket/x\.bin: the storage cannot be opened"):
         export_vectors(saved(), "nosuch://bucket/x.bin", None, False)
+    with pytest.raises(VectorsError, match=r"x\.parquet: is written as word2vec; the name must end in \.bin"):
+        export_vectors(saved(), str(tmp_path / "x.parquet"), None, False)
     weights = Path(saved(), "weights.safetensors")
     content = weights.read_bytes()
     with pytest.raises(StorageError, match="is in a checkpoint"):

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
 from jobs.inference.predict import predict_proba
-from jobs.model.checkpoint import load_checkpoint
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.training.history import Progress
 from jobs.training.loop import Loop
 from serving.web.protocol import Limits
@@ -152,6 +153,28 @@ def test_predictions_list_the_labels_above_the_thresholds(trained: tuple[str, Lo
     assert [row["labels"] for row in table] == [row["labels"] for row in rows]
     predict_file(trained[0], str(source), outputs[0], None, num_scores=3)
     assert all(len(row["scores"]) == 3 for row in read_jsonl(Path(outputs[0])))
+
+
+@pytest.mark.parametrize(("separator", "is_list"), [(None, True), ("; ", False), ("o", True)])
+def test_the_predictions_of_an_evaluation_list_the_labels_as_predict_does(
+    trained: tuple[str, Loop], tmp_path: Path, separator: str | None, is_list: bool
+) -> None:
+    """With the separator of the data between them; as a list in JSON if there is none, or a label contains it."""
+    checkpoint = load_checkpoint(trained[0])
+    assert any("o" in label for label in checkpoint.labels)
+    changed = checkpoint.experiment.replace({"data.label_separator": separator})
+    save_checkpoint(tmp_path / "c", replace(checkpoint, experiment=changed))
+    rows = make_label_set_rows(20, seed=2)
+    source = write_label_sets(tmp_path / "new.jsonl", rows)
+    evaluate(str(tmp_path / "c"), [], str(tmp_path / "report"), str(source), baseline=False)
+    predict_file(str(tmp_path / "c"), str(source), str(tmp_path / "out.csv"), None)
+    evaluated, predicted = (
+        [*csv.DictReader(path.read_text().splitlines())]
+        for path in (tmp_path / "report" / "predictions.csv", tmp_path / "out.csv")
+    )
+    assert [row["predicted"] for row in evaluated] == [row["labels"] for row in predicted]
+    written = [json.loads(row["labels"]) if is_list else row["labels"].split("; ") for row in evaluated]
+    assert [[*filter(None, labels)] for labels in written] == [[*own] for own, _ in rows]
 
 
 def test_the_evaluation_compares_with_baselines(trained: tuple[str, Loop], tmp_path: Path, messages: list[str]) -> None:

@@ -74,10 +74,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[object]:
     """Return the values of a column; those of class numbers are names, or None for -1, which stands for no class."""
-    try:
-        values: list[object] = column.to_pylist()
-    except OverflowError:
-        values = [_to_python(value) for value in column]
+    values = _to_objects(column)
     if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):  # 0.1, not 0.10000000149
         convert = column.type.to_pandas_dtype()
         return [value if value is None else float(str(convert(value))) for value in values]
@@ -88,6 +85,21 @@ def list_values(column: pa.Array, class_names: Sequence[str] | None) -> list[obj
         [names.get(item, item) for item in value] if isinstance(value, list) else names.get(value, value)
         for value in values
     ]
+
+
+def _to_objects(column: pa.Array) -> list[object]:
+    """Return the values of a column; as text if Python has no such ones, and in UTC if their time zone is unknown."""
+    kind = column.type
+    if kind == pa.time64("ns"):  # Python's times have microseconds
+        column = column.cast(pa.string())
+    try:
+        return list(column.to_pylist())
+    except OverflowError:
+        return [_to_python(value) for value in column]
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(kind) or kind.tz in (None, "UTC"):
+            raise
+        return _to_objects(column.cast(pa.timestamp(kind.unit, "UTC")))
 
 
 def _to_python(scalar: pa.Scalar) -> object:

@@ -57,7 +57,7 @@ def test_an_invalid_row_is_skipped_and_listed(saved: str, name: str, compress: b
     predict_file(saved, name, "out.jsonl", None, max_invalid=0.2)
     assert [row["text"] for row in read_jsonl(Path("out.jsonl"))] == GOOD
     [row] = read_jsonl(Path("out.jsonl.invalid.jsonl"))
-    assert (row["file"], row["row"]) == (name, number)
+    assert (row["file"], row["line"]) == (name, number)
     assert str(row["reason"]).startswith(reason)
     assert "5 rows, with the columns" in messages[-1]
     assert messages[-1].endswith("; 1 invalid rows are in out.jsonl.invalid.jsonl")
@@ -110,7 +110,7 @@ def test_above_the_limit_there_is_no_output_but_the_list(
     error = capsys.readouterr().err
     assert (
         "1 of 6 rows are invalid, 16.67%, which is above the limit of 1.00% (--max-invalid): out.csv.invalid.jsonl "
-        "lists them, the first is in.csv, row 4: has 3 columns"
+        "lists them, the first is in.csv, line 4: has 3 columns"
     ) in error
     assert not Path("out.csv").exists()
     assert len(read_jsonl(Path("out.csv.invalid.jsonl"))) == 1
@@ -163,4 +163,4 @@ def test_an_invalid_line_of_standard_input_is_listed(saved: str, monkeypatch: py
     predict_file(saved, "-", "out.jsonl", None, max_invalid=0.5)
     assert [row["text"] for row in read_jsonl(Path("out.jsonl"))] == ["word1", "word2"]
     [row] = map(json.loads, Path("out.jsonl.invalid.jsonl").read_text().splitlines())
-    assert (row["file"], row["row"]) == ("standard input", 2)
+    assert (row["file"], row["line"]) == ("standard input", 2)

@@ -206,6 +206,20 @@ def test_dates_after_the_year_9999(tmp_path: Path, suffix: str) -> None:
     assert read_rows(str(path), DataSettings(weight_column="weight"), weighted=True).weights == [2.5]
 
 
+def test_times_that_python_lacks(tmp_path: Path) -> None:
+    """Nanoseconds stay; a time in a zone that the machine does not know is in UTC."""
+    table = pa.table({"text": ["a", "b"], "label": ["x", "y"]})
+    table = table.append_column("time", pa.array([3_600_000_000_001, None], pa.time64("ns")))
+    table = table.append_column("mars", pa.array([1_000_000, None], pa.timestamp("us", tz="Mars/Phobos")))
+    records: list[Mapping[str, object]] = []
+    (tmp_path / "a.parquet").write_bytes(encode_table(table, ".parquet"))
+    read_rows(str(tmp_path / "a.parquet"), DataSettings(), records=records)
+    assert [(row["time"], row["mars"]) for row in records] == [
+        ("01:00:00.000000001", "1970-01-01 00:00:01+00:00"),
+        (None, None),
+    ]
+
+
 def test_a_class_number_without_a_name_stays_a_number(tmp_path: Path) -> None:
     """As a string in a batch, whose column holds names."""
     schema = pa.schema([("text", pa.string()), ("label", pa.int64())], {"huggingface": json.dumps(HUGGING_FACE)})
