@@ -164,42 +164,48 @@ def connect(
     if ray.is_initialized():
         yield
         return
-    package, variables = None, {}
-    options: dict[str, Any] = {
-        "log_to_driver": not quiet,
-        "logging_level": logging.ERROR if quiet else logging.INFO,
-        "configure_logging": True,
-    }
-    if parsed is None:
-        if os.environ.get(auth.AUTH_MODE_VARIABLE, "token").lower() == "token":
-            auth.ensure_token()  # Ray would write a file that all can read
-        variables = {PRESTART_VARIABLE: "1" if prestart_workers else "0"}
-        options |= {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
-    else:
+    if parsed is not None:
         _check_address(parsed, token)
-        options["address"] = parsed.text
-        # A job's working directory has the code; any other driver sends it.
-        if JOB_VARIABLE not in os.environ:
-            package = build_package()
-            options["runtime_env"] = {"working_dir": str(package.path)}
+    elif os.environ.get(auth.AUTH_MODE_VARIABLE, "token").lower() == "token":
+        auth.ensure_token()  # Ray would write a file that all can read
     logger.info(f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine")
-    with set_variables(variables, {} if parsed else EMBEDDED_ENVIRONMENT):
-        try:
-            # Workers of an embedded Ray import a checkout's code wherever the command was started. They inherit the
-            # variable; with a runtime environment Ray could not use worker processes that it started in advance.
-            path = {} if parsed or is_installed() else {"PYTHONPATH": _python_path()}
-            with contextlib.nullcontext() if parsed else _log_slow_start(), set_variables(path):
-                ray.init(**options)
-        except Exception as error:  # Ray raises bare ones too, for example if a busy machine does not start it in time
-            target = f"the Ray cluster at {address}" if address else "an embedded Ray"
-            raise ClusterConnectionError(f"cannot reach {target}: {first_line(error)}") from error
-        finally:
-            if package is not None:
-                shutil.rmtree(package.path.parent, ignore_errors=True)
+    logs: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR if quiet else logging.INFO}
+    prestart = {} if parsed else {PRESTART_VARIABLE: "1" if prestart_workers else "0"}
+    with set_variables(prestart, {} if parsed else EMBEDDED_ENVIRONMENT):
+        with _prepare_driver(parsed) if parsed else _prepare_embedded(dashboard, num_cpus) as options:
+            try:
+                ray.init(configure_logging=True, **logs, **options)
+            except Exception as error:  # also bare ones, for example if a busy machine does not start it in time
+                target = f"the Ray cluster at {address}" if address else "an embedded Ray"
+                raise ClusterConnectionError(f"cannot reach {target}: {first_line(error)}") from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _prepare_driver(address: ClusterAddress) -> Iterator[dict[str, Any]]:
+    """Context manager: yield the arguments of `ray.init` that connect to a cluster."""
+    options: dict[str, Any] = {"address": address.text}
+    if JOB_VARIABLE in os.environ:  # a job's working directory has the code; any other driver sends it
+        yield options
+        return
+    package = build_package()
+    try:
+        yield options | {"runtime_env": {"working_dir": str(package.path)}}
+    finally:
+        shutil.rmtree(package.path.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _prepare_embedded(dashboard: bool, num_cpus: int | None) -> Iterator[dict[str, Any]]:
+    """Context manager: yield the arguments of `ray.init` that start an embedded Ray; arguments as of `connect`."""
+    # Workers import a checkout's code wherever the command was started. They inherit the variable; with a runtime
+    # environment Ray could not use worker processes that it started in advance.
+    path = {} if is_installed() else {"PYTHONPATH": _python_path()}
+    with _log_slow_start(), set_variables(path):
+        yield {"address": "local", "include_dashboard": dashboard, "num_cpus": num_cpus}
 
 
 @contextlib.contextmanager

@@ -117,20 +117,15 @@ def predict_file(
     """
     is_file = is_file_name(source)
     output = _choose_output(out, file_format, workers, is_file=is_file)
-    if max_invalid is not None and out is None:
-        raise DataError("the file of invalid rows is written next to the output; name one with --out")
     if out is not None:
-        inputs = resolve_source(source, DataSettings()) if is_file else []
-        if is_folder_name(out):
-            check_output_folder(out, inputs)
-        else:
-            check_output_file(out, *(file.path for file in inputs))
-    checkpoint = load_checkpoint(path)
-    data = choose_data_settings(checkpoint, text_column, delimiter)
-    texts = open_input(source, data, is_file=is_file, skip_invalid=max_invalid is not None)
+        _check_target(out, source, is_file=is_file)
+    elif max_invalid is not None:
+        raise DataError("the file of invalid rows is written next to the output; name one with --out")
     if columns is not None:
         columns = list(dict.fromkeys(normalize("NFC", name) for name in columns))
-        texts = replace(texts, options=replace(texts.options, selected=tuple(columns)))
+    checkpoint = load_checkpoint(path)
+    data = choose_data_settings(checkpoint, text_column, delimiter)
+    texts = open_input(source, data, is_file=is_file, skip_invalid=max_invalid is not None, selected=columns)
     if output.suffix == ".csv":
         output = replace(output, delimiter=choose_delimiter(texts))
     rule = require_rule(checkpoint.metrics, abstain) if abstain else None
@@ -153,6 +148,15 @@ def predict_file(
         logger.info(f"one process writes a single file; {count_cpus()} write into a folder, as with --out labelled/")
     _write_rows(checkpoint, texts, out, output, output_columns, table_dtype or "float32", max_invalid, uncertain)
     return None
+
+
+def _check_target(out: str, source: Source, *, is_file: bool) -> None:
+    """Raise a StorageError if the output cannot be written, or is the input."""
+    inputs = resolve_source(source, DataSettings()) if is_file else []
+    if is_folder_name(out):
+        check_output_folder(out, inputs)
+    else:
+        check_output_file(out, *(file.path for file in inputs))
 
 
 def _write_rows(

@@ -271,7 +271,7 @@ def refit(
         trained = refit_run.read_best() or train_to_completion(
             refit_experiment, corpus, refit_run, use_gpu, time.time(), tracked, in_process=in_process
         )
-        refit_run.finish_without_publishing(trained)
+        refit_run.write_best(trained)
     checkpoint = join(REFIT_FOLDER, trained.checkpoint)
     return replace(best, checkpoint=checkpoint, rows=len(merged.train), refit=True)
 

@@ -18,6 +18,7 @@ from cluster.console.logs import limit_logs
 from cluster.console.progress import Report, count_bar
 from cluster.machine import set_variables
 from cluster.resources import list_placement_groups, remove_placement_groups
+from cluster.storage import join, list_folders, remove_folder
 from jobs.config.experiment import Experiment
 from jobs.search.records import (
     NUMBER_KEY,
@@ -30,9 +31,11 @@ from jobs.search.records import (
     split_config,
     trial_folder_name,
 )
-from jobs.search.search import MAX_TRIALS, Search
+from jobs.search.results.analysis import compare_embeddings
+from jobs.search.search import MAX_TRIALS, FixedSampler, Search
 from jobs.search.space import find_max_epochs
 from jobs.search.trackers import log_trial
+from jobs.search.trainable import TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources
 from jobs.training.history import Progress
 from jobs.training.run_files.trackers import Trackers
@@ -41,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 # Folder of Tune's own results, in that of the search.
 TUNE_FOLDER = "ray"
+
+# Folder of the trials that compare the kinds of embedding over several seeds.
+SEEDS_FOLDER = "seeds"
 
 REDUCTION_FACTOR = 3  # ASHA continues the best third at each rung
 
@@ -130,6 +136,36 @@ def run_trials(context: SearchContext, trainable: Any, trial_resources: TrialRes
         recorder.stop_all(search.stop_reason, loggers)
     # Tune keeps processes for reuse, and their resources.
     remove_placement_groups(earlier_groups)
+
+
+def compare_over_seeds(
+    experiment: Experiment, ended: list[TrialRecord], search_folder: str, inputs: TrialInputs, resources: TrialResources
+) -> list[TrialRecord]:
+    """Train each kind of embedding's best settings with several seeds, and return the records."""
+    num_seeds = experiment.tune.seeds
+    all_settings = [
+        # Not the seed of the search: the settings were chosen because they look good with it.
+        {**kind.best_record.settings, "model.embedding": kind.embedding, "seed": (experiment.seed + number) % (1 << 32)}
+        for number in range(1, num_seeds + 1)
+        for kind in compare_embeddings(experiment, ended, [])
+    ]
+    folder = join(search_folder, SEEDS_FOLDER)
+    store = RecordStore(join(folder, "trials"))
+    unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
+    search = Search(unlimited, FixedSampler(all_settings), len(all_settings), store.read())
+    logger.info(
+        f"repeating the best settings of each kind of embedding with {num_seeds} other seeds, "
+        f"{len(all_settings)} trials"
+    )
+    context = SearchContext(unlimited, search, store, folder)
+    # Without the shared state trials in one process save no checkpoint.
+    seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, None, inputs.use_gpu)
+    trainable = build_trainable(seed_inputs, distributed=resources.distributed)
+    run_trials(context, trainable, resources, asha=False)
+    for name in list_folders(folder):
+        if name.startswith("trial-"):  # checkpoints of a trial with several workers
+            remove_folder(join(folder, name))
+    return list(search.records.values())
 
 
 class TrialRecorder(ray.tune.Callback):

@@ -21,7 +21,7 @@ from cluster.connection import connect, resolve_address
 from cluster.console.logs import RESULT
 from cluster.console.tables import format_text_table
 from cluster.message_queue import pin_to_driver_node, send_message
-from cluster.storage import exists, join, list_folders, lock_folder, output_folder, remove_folder, write_text
+from cluster.storage import exists, join, lock_folder, output_folder, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -31,8 +31,8 @@ from jobs.search.best_checkpoint import BestCheckpointManager, handle_trial_mess
 from jobs.search.records import RecordStore, TrialRecord, format_settings
 from jobs.search.results.analysis import compare_embeddings
 from jobs.search.results.report import format_correct_rows, write_search_report
-from jobs.search.runner import SearchContext, run_trials
-from jobs.search.search import FixedSampler, Search, build_search, check_search, check_trials_start_new
+from jobs.search.runner import SearchContext, compare_over_seeds, run_trials
+from jobs.search.search import Search, build_search, check_search, check_trials_start_new
 from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
 from jobs.search.trainable import OwnTunerTrial, TrialInputs, build_trainable
@@ -42,9 +42,6 @@ from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolv
 from jobs.training.run_files.trackers import Trackers, connect_trackers
 
 logger = logging.getLogger(__name__)
-
-# Folder of the trials that compare the kinds of embedding over several seeds.
-SEEDS_FOLDER = "seeds"
 
 # File that exists when no further trial starts; the steps after the trials may still be to do.
 SEARCH_OVER_FILE = "search-over.txt"
@@ -174,21 +171,12 @@ def _search(
         on_own_ray: this command has started Ray, on this machine.
     """
     manager, store = BestCheckpointManager(run, experiment), RecordStore(join(run.path, "trials"))
-    started = store.read_started()
-    manager.recover(started)
-    read = store.read()
-    usable = _select_usable(read)
-    records = manager.reconcile(usable)
-    elapsed_s = store.read_elapsed() if usable or not read else 0.0  # a search that starts again has all its time
-    search = build_search(experiment, space, records, started, store.write_started, elapsed_s)
+    search = _resume_search(experiment, space, manager, store)
     resources = plan_trial_resources(experiment)
     context = SearchContext(experiment, search, store, run.path, trackers)
-    write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
-    if experiment.tune.refit and experiment.data.is_multi_label:  # `refit` adds thresholds; too many are an error now
-        experiment.replace({"train.thresholds": dict.fromkeys(dataset.labels, 1 / 3)}).to_yaml()
-    write_text(join(run.path, "README.txt"), SEARCH_README)
+    _write_settings(experiment, dataset, run)
     _log_start(search, resources)
-    manager.prune_checkpoints(records)
+    manager.prune_checkpoints(list(search.records.values()))
     inputs = _share_inputs(experiment, space, dataset, corpora, run, manager, resources.use_gpu)
     repeated: list[TrialRecord] = []
     try:
@@ -200,7 +188,7 @@ def _search(
                 poller.raise_error()
             ended = _end_search(search, manager, run)
             if experiment.tune.seeds:
-                repeated = _compare_over_seeds(experiment, ended, run, inputs, resources)
+                repeated = compare_over_seeds(experiment, ended, run.path, inputs, resources)
     except KeyboardInterrupt:
         if manager.best:
             logger.info(f"{len(search.records)}{search.total_suffix} trials have ended; {_format_best(manager.best)}")
@@ -215,15 +203,30 @@ def _search(
         best = refit(experiment, dataset, best, run, trackers, on_own_ray=on_own_ray)
     labels = next(iter(corpora.values())).validation.labels
     _write_report(experiment, space, ended, repeated, best, run, labels)
-    run.finish_without_publishing(best)
+    run.write_best(best)
     correct = format_correct_rows(best.metrics["accuracy"], len(labels))
     logger.log(RESULT, f"{_format_best(best)}; {correct} validation rows correct")
     return best
 
 
-def _select_usable(records: list[TrialRecord]) -> list[TrialRecord]:
-    """Return the records of earlier commands; none if every trial failed: they may not fail now."""
-    return records if any(record.best for record in records) else []
+def _resume_search(
+    experiment: Experiment, space: list[Dimension], manager: BestCheckpointManager, store: RecordStore
+) -> Search:
+    """Return the search with the trials of earlier commands; one that starts again if all of these failed."""
+    started = store.read_started()
+    manager.recover(started)
+    read = store.read()
+    usable = read if any(record.best for record in read) else []  # trials that failed may not fail now
+    elapsed_s = store.read_elapsed() if usable or not read else 0.0  # a search that starts again has all its time
+    return build_search(experiment, space, manager.reconcile(usable), started, store.write_started, elapsed_s)
+
+
+def _write_settings(experiment: Experiment, dataset: Dataset, run: RunFolder) -> None:
+    """Write the files that describe a search into its folder."""
+    write_text(join(run.path, "experiment.yaml"), experiment.to_yaml())
+    if experiment.tune.refit and experiment.data.is_multi_label:  # `refit` adds thresholds; too many are an error now
+        experiment.replace({"train.thresholds": dict.fromkeys(dataset.labels, 1 / 3)}).to_yaml()
+    write_text(join(run.path, "README.txt"), SEARCH_README)
 
 
 def _log_start(search: Search, resources: TrialResources) -> None:
@@ -268,36 +271,6 @@ def _end_search(search: Search, manager: BestCheckpointManager, run: RunFolder) 
     if search.stop_reason:
         logger.info(f"the search is over: {search.stop_reason}")
     return ended
-
-
-def _compare_over_seeds(
-    experiment: Experiment, ended: list[TrialRecord], run: RunFolder, inputs: TrialInputs, resources: TrialResources
-) -> list[TrialRecord]:
-    """Train each kind of embedding's best settings with several seeds, and return the records."""
-    num_seeds = experiment.tune.seeds
-    all_settings = [
-        # Not the seed of the search: the settings were chosen because they look good with it.
-        {**kind.best_record.settings, "model.embedding": kind.embedding, "seed": (experiment.seed + number) % (1 << 32)}
-        for number in range(1, num_seeds + 1)
-        for kind in compare_embeddings(experiment, ended, [])
-    ]
-    folder = join(run.path, SEEDS_FOLDER)
-    store = RecordStore(join(folder, "trials"))
-    unlimited = experiment.replace({"tune.minutes": None, "tune.patience": None})
-    search = Search(unlimited, FixedSampler(all_settings), len(all_settings), store.read())
-    logger.info(
-        f"repeating the best settings of each kind of embedding with {num_seeds} other seeds, "
-        f"{len(all_settings)} trials"
-    )
-    context = SearchContext(unlimited, search, store, folder)
-    # Without the shared state trials in one process save no checkpoint.
-    seed_inputs = TrialInputs(experiment, folder, inputs.corpora, inputs.corpus_cache, None, inputs.use_gpu)
-    trainable = build_trainable(seed_inputs, distributed=resources.distributed)
-    run_trials(context, trainable, resources, asha=False)
-    for name in list_folders(folder):
-        if name.startswith("trial-"):  # checkpoints of a trial with several workers
-            remove_folder(join(folder, name))
-    return list(search.records.values())
 
 
 def _write_report(

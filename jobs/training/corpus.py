@@ -170,7 +170,7 @@ def build_corpus(
     validation_tokens = tokenize_texts(dataset.validation.texts, text)
     counts = count_words(tokenized, text.max_words)
     train_words = {word for word, _ in counts}
-    trained_from = None  # of vectors that are trained here: what they are trained from
+    trained_from = None
     if not use_pretrained:
         word_vectors = None
     elif word_vectors is not None:
@@ -178,9 +178,8 @@ def build_corpus(
     elif experiment.vectors.path is not None:
         word_vectors = _read_vectors(experiment, train_words)
     else:
-        path, trained_from = _train_vectors(experiment, dataset, tokenized, 1 if train_with_one_thread else None)
-        trained = experiment.vectors.model_copy(update={"path": path, "format": "auto"})
-        word_vectors = read_vectors(trained, train_words, None)
+        threads = 1 if train_with_one_thread else None
+        word_vectors, trained_from = _train_vectors(experiment, dataset, tokenized, train_words, threads)
     # A search builds a second corpus of the same texts, with random vectors.
     if log_notes and (use_pretrained or experiment.model.embedding == "rand"):
         _log_text_notes(dataset, tokenized, validation_tokens, counts, text.max_tokens)
@@ -256,13 +255,14 @@ def _read_vectors(experiment: Experiment, words: set[str]) -> WordVectors:
 
 
 def _train_vectors(
-    experiment: Experiment, dataset: Dataset, tokenized: Sequence[list[str]], threads: int | None
-) -> tuple[str, str]:
-    """Return the path of vectors that gensim trained on the texts, and a key of what they depend on.
-
-    threads: their number; None for all cores if there are many words.
+    experiment: Experiment, dataset: Dataset, tokenized: Sequence[list[str]], words: set[str], threads: int | None
+) -> tuple[WordVectors, str]:
+    """Return the vectors of words that gensim trained on the texts, and a key of what they depend on.
 
     They are in the storage under that key, and trained only if they are not: other threads would train others.
+
+    Args:
+        threads: their number; None for all cores if there are many words.
     """
     settings, background = experiment.vectors, dataset.pretraining_texts
     key = digest(
@@ -284,7 +284,8 @@ def _train_vectors(
                 train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
             # Another command may have trained others meanwhile, and have read them: those stay.
             write_bytes(target, part.read_bytes(), replace=False)
-    return target, digest([key, settings.model_dump()])
+    vectors = read_vectors(settings.model_copy(update={"path": target, "format": "auto"}), words, None)
+    return vectors, digest([key, settings.model_dump()])
 
 
 def _log_text_notes(

@@ -126,7 +126,7 @@ def train(
                         best = train_to_completion(
                             alternative, data, run, gpu, start_time, tracked, in_process=in_process, callbacks=callbacks
                         )
-                    run.finish_without_publishing(best)
+                    run.write_best(best)
                 runs.append((alternative, run, best))
             run, best = select_alternative(runs)
             return run.publish(best)

@@ -92,12 +92,11 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
     embedded = check_start(http, address)
     if embedded and not is_haproxy_installed() and active_proxy() != "HAProxy":
         logger.info(SLOW_PROXY_WARNING)
-    deployment = configuration["applications"][0]["deployments"][0]
+    application = configuration["applications"][0]
+    deployment = application["deployments"][0]
     deployment["user_config"] = resolve_checkpoints(deployment["user_config"])
     checkpoints = referenced_checkpoints(deployment["user_config"])
-    requests = _count_requests_per_replica(deployment)
-    allowed_origins = (configuration["applications"][0].get("args") or {}).get("allowed_origins")
-    limits = ProxyLimits(requests or MAX_REQUESTS_PER_REPLICA, cross_origin=bool(allowed_origins))
+    limits = _choose_proxy_limits(application)
     # Ray Serve reads its environment when it is imported, so its imports come after `haproxy_environment`.
     with (
         haproxy_environment(embedded, limits),
@@ -109,11 +108,10 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
 
         from serving.app import ClassifierDeployment
 
-        application = configuration["applications"][0]
         name = application["name"]
-        options = {key: value for key, value in application["deployments"][0].items() if key != "name"}
+        options = {key: value for key, value in deployment.items() if key != "name"}
         arguments = _parse_arguments(application)
-        logger.info(f"starting the service for {options['user_config']['checkpoint']}")
+        logger.info(f"starting the service for {deployment['user_config']['checkpoint']}")
         if active_proxy() == "HAProxy":
             _report_excess_limits(configuration, active_request_limit())
         before = serve.status()  # of a Serve that runs on the cluster already, and must stay afterwards
@@ -126,10 +124,10 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
                 serve.start(http_options=http)
                 deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
                 serve.run(deployed, name=name, route_prefix=application["route_prefix"])
-                url = build_service_url(http["host"], http["port"])
-                require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
             except RuntimeError as error:
                 raise DeploymentError(f"the service did not start: {_last_line(error)}") from error
+            url = build_service_url(http["host"], http["port"])
+            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
             yield RunningService(url, embedded)
             if embedded:
                 serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
@@ -138,6 +136,12 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
                 serve.delete(name)
             elif not embedded:
                 serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
+
+
+def _choose_proxy_limits(application: Mapping[str, Any]) -> ProxyLimits:
+    requests = _count_requests_per_replica(application["deployments"][0])
+    allowed_origins = (application.get("args") or {}).get("allowed_origins")
+    return ProxyLimits(requests or MAX_REQUESTS_PER_REPLICA, cross_origin=bool(allowed_origins))
 
 
 def check_start(http: Mapping[str, Any], address: str | None) -> bool:

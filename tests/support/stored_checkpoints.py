@@ -9,6 +9,7 @@ from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import Checkpoint, save_checkpoint
 from jobs.training.history import Epoch, Progress
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
+from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
 
 
 def small_checkpoint(epochs: int, steps: int = 0, best: int = 0) -> Callable[[Path], None]:
@@ -16,6 +17,12 @@ def small_checkpoint(epochs: int, steps: int = 0, best: int = 0) -> Callable[[Pa
     progress = Progress([Epoch(n + 1, 1, 1, 1, 1, 1, 1) for n in range(epochs)], best, steps)
     checkpoint = Checkpoint(Experiment(), ["a"], ["w"], {"vectors": np.full((3, 2), epochs, np.float32)}, {})
     return lambda folder: save_checkpoint(folder, checkpoint, {"steps": np.array([steps])}, progress.to_json())
+
+
+def publish(run: RunFolder, best: BestCheckpoint) -> str:
+    """Write the best.json of a finished run, publish it, and return the path as `RunFolder.publish` does."""
+    run.write_best(best)
+    return run.publish(best)
 
 
 def make_store(path: Path, *positions: tuple[int, int, int]) -> CheckpointStore:

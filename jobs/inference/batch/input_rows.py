@@ -82,8 +82,10 @@ def choose_data_settings(checkpoint: Checkpoint, text_column: str | None, delimi
     return data.model_copy(update={"folder": "."} | ({"text_column": text_column} if text_column else {}))
 
 
-def open_input(source: Source, data: DataSettings, *, is_file: bool, skip_invalid: bool) -> InputRows:
-    """Return the rows of a source, after its encoding and its columns are known."""
+def open_input(
+    source: Source, data: DataSettings, *, is_file: bool, skip_invalid: bool, selected: Sequence[str] | None
+) -> InputRows:
+    """Return the rows of a source, after its encoding and its columns are known; selected: columns of its records."""
     name = describe_source(source)
     if not is_file:
         return InputRows(name, (), ReadOptions(data), {"text": {str}})
@@ -110,6 +112,7 @@ def open_input(source: Source, data: DataSettings, *, is_file: bool, skip_invali
         raise DataError(f"{error}; name it with --text-column") from error
     if not columns:
         raise DataError(f"{locate(name, data)}: has no rows")
+    options = replace(options, selected=None if selected is None else tuple(selected))
     return InputRows(name, files, options, columns)
 
 

@@ -159,7 +159,7 @@ class RunFolder:
         Raises:
             CheckpointError: a file of the checkpoint is missing or truncated.
         """
-        self._write_best(best := replace(best, finished=False))
+        self.write_best(best := replace(best, finished=False))
         published = read_best(self.experiment_folder)
         if published is None or published.run == self.name:
             self.publish(best)
@@ -168,19 +168,6 @@ class RunFolder:
         """Return whether the experiment's best.json names a checkpoint of this run."""
         published = read_best(self.experiment_folder)
         return published is not None and published.run == self.name
-
-    def finish(self, best: BestCheckpoint) -> str:
-        """Write the best.json of a finished run, publish it, and return the path as `publish` does.
-
-        Raises:
-            CheckpointError: a file of the checkpoint is missing or truncated.
-        """
-        self.finish_without_publishing(best)
-        return self.publish(best)
-
-    def finish_without_publishing(self, best: BestCheckpoint) -> None:
-        """Write the best.json of a finished run, and leave the experiment's best.json unchanged."""
-        self._write_best(best)
 
     def publish(self, best: BestCheckpoint) -> str:
         """Make this run current in the experiment's best.json, unless it is worse than the current run.
@@ -193,7 +180,7 @@ class RunFolder:
         """
         path = join(self.experiment_folder, "best.json")
         if (own := self.read_best()) is not None and own.test != self.test:
-            self._write_best(own)
+            self.write_best(own)
         checkpoint = f"{self.name}/{best.checkpoint}"
         best = replace(best, checkpoint=checkpoint, validation=self.validation, run=self.name, test=self.test)
         current = self._read_other_run()
@@ -216,7 +203,7 @@ class RunFolder:
         write_json(path, best.to_json())
         return path
 
-    def _write_best(self, best: BestCheckpoint) -> None:
+    def write_best(self, best: BestCheckpoint) -> None:
         """Write the run's own best.json; CheckpointError if a file of the checkpoint is missing or truncated."""
         verify_sizes(join(self.path, best.checkpoint))
         write_json(join(self.path, "best.json"), replace(best, validation=self.validation, test=self.test).to_json())

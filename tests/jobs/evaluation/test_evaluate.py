@@ -24,6 +24,7 @@ from tests.support.commands import run_command
 from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.loops import train_checkpoint
 from tests.support.step_bars import record_steps
+from tests.support.stored_checkpoints import publish
 from tests.support.text_formats import encode_rows
 from tests.support.toy_data import make_test_corpus, make_toy_rows
 
@@ -222,7 +223,7 @@ def test_the_test_part_that_was_named_last_is_measured(
     run = resolve_run_folder("train", first, make_test_corpus(first))
     train_checkpoint(first, Path(run.path, "epoch-0001"), epochs=1)
     best = BestCheckpoint("epoch-0001", "accuracy", {"epoch": 1})
-    experiment_folder = os.path.dirname(run.finish(best))
+    experiment_folder = os.path.dirname(publish(run, best))
     assert evaluate(experiment_folder, [], None).rows == 4
     again = resolve_run_folder("train", second, make_test_corpus(second))
     assert again.path == run.path
@@ -245,7 +246,7 @@ def test_a_test_part_of_several_files_is_measured(
     experiment = make_experiment(data__folder=str(tmp_path), data__test=sources)
     run = resolve_run_folder("train", experiment, make_test_corpus(experiment))
     train_checkpoint(experiment, Path(run.path, "epoch-0001"), epochs=1)
-    folder = os.path.dirname(run.finish(BestCheckpoint("epoch-0001", "accuracy", {"epoch": 1})))
+    folder = os.path.dirname(publish(run, BestCheckpoint("epoch-0001", "accuracy", {"epoch": 1})))
     assert json.loads(Path(folder, "best.json").read_text())["test"] == [f"{tmp_path}/{source}" for source in sources]
     assert evaluate(folder, [], None).rows == 12
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from jobs.runs.cleaning import clean, find_abandoned_runs, plan_removals
 from jobs.runs.run_list import RunsError, build_rows, find_experiments, load_runs, log_runs
 from jobs.training.run_files.ray_snapshot import RAY_SNAPSHOT
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
+from tests.support.stored_checkpoints import publish
 
 MakeRun = Callable[..., RunFolder]
 
@@ -47,7 +48,7 @@ def make_run(storage: Path) -> MakeRun:
         values = {key.replace("__", "."): value for key, value in settings.items()}
         (folder / "experiment.yaml").write_text(Experiment().replace(values).to_yaml())
         if finished:
-            run.finish(BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2, "accuracy": accuracy, "loss": 0.5}))
+            publish(run, BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2, "accuracy": accuracy, "loss": 0.5}))
         return run
 
     return make
@@ -215,7 +216,7 @@ def test_the_trials_of_a_search_are_cleaned(storage: Path) -> None:
         "refit/.epoch-0004.x.part",
     ):
         write_checkpoint(Path(run.path, name))
-    run.finish(BestCheckpoint("trial-00002/epoch-0002", "accuracy", {"epoch": 2, "accuracy": 1.0, "loss": 0.1}))
+    publish(run, BestCheckpoint("trial-00002/epoch-0002", "accuracy", {"epoch": 2, "accuracy": 1.0, "loss": 0.1}))
     names = {"trial-00001", "trial-00002/epoch-0001", "refit/.epoch-0004.x.part"}
     assert relative_removals(storage) == {f"toy/tune-00000001/{name}" for name in names}
 
@@ -252,7 +253,7 @@ def test_abandoned_runs_are_listed_and_deleted_on_request_only(
     """As a whole, with their best.json, once nothing has changed for the given time."""
     make_run("train-00000001")
     old, new = make_run("train-00000002", finished=False), make_run("tune-00000003", finished=False)
-    new.finish_without_publishing(BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2}, finished=False))
+    new.write_best(BestCheckpoint("epoch-0002", "accuracy", {"epoch": 2}, finished=False))
     age_run(old, 40)
     age_run(new, 3)
     Path(old.path, ".lock").touch()  # as each check whether it is locked does

@@ -20,6 +20,7 @@ from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_exper
 from jobs.search.records import TrialRecord
 from jobs.training.history import Epoch
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
+from tests.support.stored_checkpoints import publish
 from tests.support.trial_records import make_epoch
 
 # Accuracy of each saved checkpoint, by trial and epoch.
@@ -173,7 +174,7 @@ def test_another_finished_run_stays_the_experiments_best_until_the_search_is_fin
     assert json.loads(published.read_text())["run"] == "train-4567"
     again = BestCheckpointManager(run, experiment)
     assert again.best is not None
-    run.finish(again.best)
+    publish(run, again.best)
     assert json.loads(published.read_text())["run"] == "tune-0123"
     assert run.read_finished_best() == again.best
 

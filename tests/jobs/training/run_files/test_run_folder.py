@@ -21,6 +21,7 @@ from jobs.training.run_files.run_folder import (
     text_settings_key,
     train_settings_key,
 )
+from tests.support.stored_checkpoints import publish
 from tests.support.toy_data import make_test_corpus
 
 
@@ -94,14 +95,14 @@ def test_an_incomplete_checkpoint_is_never_named_as_best(tmp_path: Path, content
     """Neither the run's best.json nor the experiment's names an incomplete checkpoint."""
     run = RunFolder(str(tmp_path), "train-1")
     with pytest.raises(CheckpointError, match="c1: is an incomplete checkpoint"):
-        run.finish(best("c1"))
+        publish(run, best("c1"))
     write_manifest(Path(run.path, "c1"))
     weights = Path(run.path, "c1", "weights.safetensors")
     weights.unlink()
     if content is not None:
         weights.write_text(content)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors missing or truncated"):
-        run.finish(best("c1"))
+        publish(run, best("c1"))
     assert not list(tmp_path.rglob("best.json"))
 
 
@@ -111,8 +112,8 @@ def test_best_json_marks_a_finished_run_and_the_experiments_names_the_current_on
     for folder, name in ((run, "c1"), (other, "c2")):
         write_manifest(Path(folder.path, name))
         assert folder.read_finished_best() is None
-    run.finish(best("c1"))
-    top = other.finish(best("c2"))
+    publish(run, best("c1"))
+    top = publish(other, best("c2"))
     assert run.read_finished_best() == best("c1")
     assert json.loads(Path(top).read_text()) == best("train-2/c2").to_json() | {"run": "train-2"}
     run.publish(best("c1"))
@@ -123,7 +124,7 @@ def finish_run(folder: Path, name: str, rows: str | None, metric: str = "accurac
     """Finish a run with these metrics of its best epoch, and return the name of the run that best.json names."""
     run = RunFolder(str(folder), name, validation=rows)
     write_manifest(Path(run.path, "c1"))
-    path = run.finish(BestCheckpoint("c1", metric, {"epoch": 1, "loss": 0.5, **metrics}))
+    path = publish(run, BestCheckpoint("c1", metric, {"epoch": 1, "loss": 0.5, **metrics}))
     current = json.loads((folder / "best.json").read_text())["run"]
     assert path == str(folder / "best.json" if current == name else folder / name / "best.json")
     return str(current)
@@ -240,6 +241,6 @@ def test_an_unfinished_search_is_published_as_unfinished(tmp_path: Path) -> None
     run.update_best(best("c1"))
     for path in (tmp_path, Path(run.path)):
         assert json.loads((path / "best.json").read_text())["finished"] is False
-    run.finish(best("c1"))
+    publish(run, best("c1"))
     for path in (tmp_path, Path(run.path)):
         assert "finished" not in json.loads((path / "best.json").read_text())
