@@ -260,7 +260,7 @@ def build_search(
     is_grid = all(dimension.kind == "grid" for dimension in space)
     endless = MAX_TRIALS if (tune.minutes or tune.patience) and not is_grid else None
     points = generate_points(experiment, space, tune.trials or endless)
-    if tune.search == "optuna":
+    if tune.search == "optuna" and not is_grid:
         max_trials = tune.trials or endless or len(points)
         sampler = OptunaSampler(experiment, space, len(records))
         return Search(experiment, sampler, max_trials, records, started, on_start, elapsed_s)

@@ -16,6 +16,7 @@ from cluster.console.csv_output import create_csv_writer
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import MULTI_LABEL_METRICS, SINGLE_LABEL_METRICS
 from jobs.search.records import (
+    MAX_RECORDED_ROWS,
     TrialRecord,
     apply_trial_settings,
     decode_predictions,
@@ -34,6 +35,7 @@ MIN_SEEDS_FOR_VERDICT = 3
 MIN_KNOWN_SHARE = 0.5  # of the trials of a kind, whose predictions are known
 CANNOT_TELL = "Cannot tell whether fine-tuning the vectors pays"
 NORMAL_QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # of a 95 % confidence interval
+NOT_VARIED = object()
 CSV_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
 
 
@@ -118,7 +120,9 @@ def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], 
             "or multichannel."
         )
     static = by_name["static"]
-    best = max(tuned, key=lambda kind: negate_if_minimized(kind.mean, metric))
+    # A kind whose trials with other seeds failed has only the value of its best trial, which is too optimistic.
+    comparable = [kind for kind in tuned if kind.values_by_seed.keys() & static.values_by_seed.keys()]
+    best = max(comparable or tuned, key=lambda kind: negate_if_minimized(kind.mean, metric))
     seeds = sorted(static.values_by_seed.keys() & best.values_by_seed.keys())
     if not seeds:
         return f"{CANNOT_TELL}: no seed was trained with both kinds of embedding."
@@ -139,15 +143,25 @@ def summarize_fine_tuning(experiment: Experiment, kinds: list[EmbeddingResult], 
         return _describe_gain(result, values, best.num_trials + static.num_trials, len(tuned))
     row_margin = compute_row_margin(metric, means[0], means[1], class_sizes) if labels.ndim == 1 else None
     if row_margin is None:
-        known = "accuracy and " + ("macro_f1" if labels.ndim == 1 else "micro_f1")
-        return (
-            f"{CANNOT_TELL}: {values}. What the choice of the validation rows changes is known for {known} only; set "
-            "tune.metric to one of them."
-        )
+        return f"{CANNOT_TELL}: {values}. {_explain_unknown_margin(metric, is_multi_label=labels.ndim == 2)}"
     margin = math.hypot(compute_seed_margin(gains), row_margin)
     return (
         f"{_format_verdict(gain - margin, gain + margin)}: {values}. The 95 % confidence interval of the gain is "
         f"±{margin:.4f}; the number of validation rows alone makes it ±{row_margin:.4f}."
+    )
+
+
+def _explain_unknown_margin(metric: str, *, is_multi_label: bool) -> str:
+    """Return why it is not known what the choice of the validation rows changes."""
+    paired = ("accuracy", "micro_f1") if is_multi_label else ("accuracy", "macro_f1")
+    if metric in paired:
+        return (
+            "What the choice of the validation rows changes is not known, since the predictions of trials are missing: "
+            f"those of several workers, or of more than {MAX_RECORDED_ROWS:,} validation rows, are not recorded."
+        )
+    return (
+        f"What the choice of the validation rows changes is known for {' and '.join(paired)} only; set tune.metric to "
+        "one of them."
     )
 
 
@@ -283,23 +297,28 @@ def _to_cell(value: Any) -> str | int | float:
     return value if isinstance(value, str | int | float) else json.dumps(value)
 
 
+def list_values(dimension: Dimension, records: Sequence[TrialRecord]) -> list[Any]:
+    """Return the value of a setting in each trial, NOT_VARIED in those without it: null is a value."""
+    return [record.settings.get(dimension.path, NOT_VARIED) for record in records]
+
+
 def compute_axis_positions(dimension: Dimension, values: list[Any]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Return the positions of a setting's values on an axis from 0 to 1, NaN for None, and the axis' ticks.
+    """Return the positions of a setting's values on an axis from 0 to 1, and the axis' ticks.
 
     Args:
-        values: None where the setting was not varied.
+        values: as of `list_values`; the position of NOT_VARIED is NaN.
     """
     if dimension.is_categorical:
         names = [_format_value(value) for value in dimension.values]
         step = 1 / max(1, len(names) - 1)
         ticks = {name: (index * step if len(names) > 1 else 0.5) for index, name in enumerate(names)}
-        positions = [np.nan if value is None else ticks[_format_value(value)] for value in values]
+        positions = [np.nan if value is NOT_VARIED else ticks[_format_value(value)] for value in values]
         return np.array(positions), [(position, name) for name, position in ticks.items()]
     low, high = (float(value) for value in dimension.values)
     is_log = dimension.kind.startswith("log")
     scale = np.log if is_log else float
     start, end = float(scale(low)), float(scale(high))
-    positions = [np.nan if value is None else (float(scale(value)) - start) / (end - start) for value in values]
+    positions = [np.nan if value is NOT_VARIED else (float(scale(value)) - start) / (end - start) for value in values]
     middle = float(np.exp((start + end) / 2)) if is_log else (low + high) / 2
     labels = zip((0, 0.5, 1), (low, middle, high), strict=True)
     return np.array(positions), [(position, f"{value:.3g}") for position, value in labels]

@@ -10,7 +10,7 @@ from jobs.config.experiment import Experiment
 from jobs.evaluation.reports.html.charts import Axis, Chart, ParallelChart, Points, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
 from jobs.search.records import TrialRecord, objective_label, objective_metric
-from jobs.search.results.analysis import compute_axis_positions, trial_embedding
+from jobs.search.results.analysis import compute_axis_positions, list_values, trial_embedding
 from jobs.search.space import Dimension
 
 MAX_CHARTED_TRIALS = 200
@@ -138,7 +138,7 @@ class SearchCharts:
         )
 
     def _position(self, dimension: Dimension) -> tuple[np.ndarray, list[tuple[float, str]]]:
-        return compute_axis_positions(dimension, [record.settings.get(dimension.path) for record in self._records])
+        return compute_axis_positions(dimension, list_values(dimension, self._records))
 
     def _goodness(self, trial: int) -> float:
         """Return the rank of a trial among those of the charts, from 0 to 1 for the best one."""

@@ -17,7 +17,7 @@ from jobs.evaluation.reports.figures import (
     shorten_label,
 )
 from jobs.search.records import TrialRecord, objective_label, objective_metric
-from jobs.search.results.analysis import EmbeddingResult, compute_axis_positions, trial_embedding
+from jobs.search.results.analysis import EmbeddingResult, compute_axis_positions, list_values, trial_embedding
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
 
@@ -47,7 +47,7 @@ def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], re
     random = np.random.default_rng(0)
     coordinates, ticks = [], []
     for dimension in space:
-        positions, labels = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
+        positions, labels = compute_axis_positions(dimension, list_values(dimension, records))
         # Lines through the same value are drawn next to each other.
         shift = random.uniform(-0.015, 0.015, len(positions)) if dimension.is_categorical else 0
         coordinates.append(positions + shift)
@@ -105,7 +105,7 @@ def plot_slices(experiment: Experiment, space: list[Dimension], records: list[Tr
         axes.set_visible(False)
     random = np.random.default_rng(0)
     for dimension, axes in zip(space, grid.flat, strict=False):
-        positions, ticks = compute_axis_positions(dimension, [item.settings.get(dimension.path) for item in records])
+        positions, ticks = compute_axis_positions(dimension, list_values(dimension, records))
         shift = random.uniform(-0.03, 0.03, len(positions)) if dimension.is_categorical else 0
         _scatter_trials(axes, experiment, records, positions + shift)
         axes.set_xticks([position for position, _ in ticks], [shorten_label(label) for _, label in ticks])

@@ -13,9 +13,11 @@ from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.records import TrialRecord, objective_metric
 from jobs.search.results.analysis import (
     MIN_TRIALS_FOR_IMPORTANCE,
+    NOT_VARIED,
     EmbeddingResult,
     compute_importances,
     format_trials_csv,
+    list_values,
     summarize_fine_tuning,
 )
 from jobs.search.results.page import IMPORTANCE_HINT, SearchSummary, render_search
@@ -60,7 +62,7 @@ def write_search_report(
         "trials is higher than on new texts: measure the best checkpoint on the test rows.",
         best=f"{metric} {best.metrics[metric]:.4f}",
         best_detail=f"{correct} validation rows correct, trial {best.trial}, epoch {best.epoch}",
-        best_settings={path: str(value) for path, value in (best.settings or {}).items()},
+        best_settings={path: "null" if value is None else str(value) for path, value in (best.settings or {}).items()},
         refit=f"Refit: trained again on all {best.rows:,} training and validation rows." if best.refit else "",
         commands=commands,
         verdict=summarize_fine_tuning(experiment, kinds, labels),
@@ -108,12 +110,14 @@ def _list_trial(metric: str, space: list[Dimension], record: TrialRecord, num_ro
         "correct": format_correct_rows(record.best_value("accuracy"), num_rows),
         "epoch": f"{record.best} of {len(record.epochs)}",
         "status": record.status,
-        **{dimension.path: _format_value(record.settings.get(dimension.path)) for dimension in space},
+        **{dimension.path: _format_value(value) for dimension in space for value in list_values(dimension, [record])},
     }
 
 
 def _format_value(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "null"
+    return "-" if value is NOT_VARIED else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def build_embedding_rows(experiment: Experiment, kinds: list[EmbeddingResult]) -> list[dict[str, Any]]:

@@ -229,6 +229,15 @@ def test_the_number_of_trials_follows_from_the_limits() -> None:
     assert start_search(make_experiment(minutes=1)).total_suffix == ""
 
 
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_a_space_of_grids_is_searched_completely(kind: str) -> None:
+    space = {"model.feature_maps": {"grid": [8, 16, 32]}, "train.class_weights": {"grid": [None, "balanced"]}}
+    search = start_search(make_experiment(search=kind).replace({"tune.space": space}))
+    trials = [trial for _ in range(7) if (trial := search.next_trial())]
+    points = {(settings["model.feature_maps"], settings["train.class_weights"]) for _, settings in trials}
+    assert len(trials) == len(points) == 6
+
+
 def test_gpus_of_trials_that_use_none_are_an_error() -> None:
     experiment = make_experiment(gpus_per_trial=0.25).replace({"train.use_gpu": False})
     with pytest.raises(ExperimentError, match=r"tune\.gpus_per_trial has no effect with train\.use_gpu=false"):

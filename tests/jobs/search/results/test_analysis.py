@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from jobs.search.results.analysis import (
     CANNOT_TELL,
     MIN_SEEDS_FOR_VERDICT,
     MIN_TRIALS_FOR_IMPORTANCE,
+    NOT_VARIED,
     EmbeddingResult,
     compare_embeddings,
     compute_axis_positions,
     compute_importances,
     compute_row_margin,
     format_trials_csv,
+    list_values,
     summarize_fine_tuning,
 )
 from jobs.search.space import Dimension, parse_space
@@ -214,6 +217,33 @@ def test_only_seeds_of_both_kinds_are_compared() -> None:
     assert "non-static accuracy 0.8000, static 0.6000: +0.2000" in summary
 
 
+def test_null_is_a_value_of_a_setting() -> None:
+    """Such as no weights of the classes; a trial without the setting has none."""
+    balancing = Dimension("train.class_weights", "grid", [None, "balanced"])
+    all_settings: list[dict[str, Any]] = [{balancing.path: None}, {}, {balancing.path: "balanced"}]
+    values = list_values(balancing, [make_record(1, settings, 0.5) for settings in all_settings])
+    assert values == [None, NOT_VARIED, "balanced"]
+    positions, ticks = compute_axis_positions(balancing, values)
+    np.testing.assert_allclose(positions, [0, np.nan, 1])
+    assert [label for _, label in ticks] == ["null", "balanced"]
+
+
+def test_a_kind_of_which_all_seeds_failed_hides_no_verdict_on_the_other() -> None:
+    """Its only value is that of its best trial, which is too high."""
+    kinds = make_search({"static": range(60), "non-static": range(10, 60)})
+    alone = replace(make_result("multichannel", 0.99), values_by_seed={99: 0.99})
+    summary = summarize_fine_tuning(EXPERIMENT, [alone, *kinds], LABELS)
+    assert summary.startswith("Fine-tuning the vectors pays: non-static")
+
+
+def test_several_labels_without_predictions_have_the_reason_for_no_verdict() -> None:
+    kinds = [make_result("non-static", 0, 0.7, 0.8, 0.9), make_result("static", 0, 0.5, 0.6, 0.7)]
+    labels = np.zeros((1000, 3), int)
+    for metric, reason in (("micro_f1", "predictions of trials are missing"), ("macro_f1", "set tune.metric to one")):
+        experiment = EXPERIMENT.replace({"data.label_separator": ",", "tune.metric": metric, "train.metric": metric})
+        assert reason in summarize_fine_tuning(experiment, kinds, labels)
+
+
 def test_kinds_of_embedding_are_compared_by_their_best_settings_over_the_seeds() -> None:
     """A kind of which all trials failed is left out."""
     ended = [
@@ -259,7 +289,8 @@ def test_the_table_has_the_metrics_of_one_label_per_text_where_trials_have_them(
 
 def test_values_are_in_order_on_an_axis() -> None:
     """Listed values are evenly spaced; those drawn by their logarithm are spaced by it."""
-    positions, ticks = compute_axis_positions(Dimension("x", "choice", ["a", [1, 2], 3]), [3, "a", None, [1, 2]])
+    values = [3, "a", NOT_VARIED, [1, 2]]
+    positions, ticks = compute_axis_positions(Dimension("x", "choice", ["a", [1, 2], 3]), values)
     np.testing.assert_allclose(positions, [1, 0, np.nan, 0.5])
     assert [label for _, label in ticks] == ["a", "[1, 2]", "3"]
     positions, ticks = compute_axis_positions(Dimension("x", "loguniform", [1e-4, 1e-2]), [1e-3, 1e-4])

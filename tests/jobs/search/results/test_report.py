@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_the_best_trials_are_listed_first(tmp_path: Path) -> None:
     ranked = sorted(records, key=lambda record: record.ranking_key("accuracy"), reverse=True)
     assert listed == [record.number for record in ranked[:20]]
     assert f"| {round(10 * ranked[0].best_value('accuracy'))} of 10 |" in table
+
+
+def test_null_is_listed_as_a_value(tmp_path: Path) -> None:
+    """A setting that was not varied in a trial has a dash."""
+    experiment = EXPERIMENT.replace({"tune.space": {"train.class_weights": {"grid": [None, "balanced"]}}})
+    settings: list[dict[str, Any]] = [{"train.class_weights": None}, {"train.class_weights": "balanced"}, {}]
+    records = [make_record(number, own, 0.5 + number / 100) for number, own in enumerate(settings, 1)]
+    best = replace(BEST, settings={"train.class_weights": None})
+    space = parse_space(experiment)
+    kinds = compare_embeddings(experiment, records, [])
+    write_search_report(tmp_path, experiment, space, records, kinds, best, COMMANDS, np.array([0, 1]))
+    text = (tmp_path / "report.md").read_text()
+    assert "* `train.class_weights`: null" in text
+    table = [
+        line.split("|")[6].strip() for line in text.split("## The best 3 trials")[1].splitlines() if "finished" in line
+    ]
+    assert table == ["-", "balanced", "null"]
 
 
 def test_a_report_of_a_single_trial_can_be_written(tmp_path: Path) -> None:
