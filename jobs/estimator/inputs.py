@@ -4,7 +4,7 @@ Several labels per text are a list for each text, or an indicator matrix as of s
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,12 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
     """Return the labels of rows that may have several each; None if each has one.
 
     Raises:
-        ValueError: some rows have lists and others do not, a label is None or NaN, or a matrix has other values than 0
-            and 1.
+        ValueError: some rows have lists and others do not, a label is None or NaN or twice in a list, or a matrix has
+            other values than 0 and 1.
     """
-    if getattr(labels, "ndim", 1) == 2 and labels.shape[1] > 1:  # type: ignore[attr-defined]
+    if getattr(labels, "ndim", 1) == 2:
+        if labels.shape[1] == 1:  # type: ignore[attr-defined]
+            return None  # a column of labels
         matrix = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
         if not np.isin(matrix, (0, 1)).all():
             raise ValueError("y has two dimensions and other values than 0 and 1; an indicator matrix has a column of "
@@ -62,7 +64,49 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
     for index, row in enumerate(lists):
         if any(map(_is_missing, row)):
             raise ValueError(f"labels[{index}] is {row!r}; None, NaN and arrays are no labels")
+        if len(set(row)) < len(row):
+            raise ValueError(
+                f"labels[{index}] is {row!r}, which has a label twice; pass an indicator matrix as an array"
+            )
     return LabelSets(lists, np.unique(np.array([label for row in lists for label in row])), False)
+
+
+def read_same_form(labels: Iterable[Any], fitted: LabelSets | None) -> LabelSets | None:
+    """Return what `read_label_sets` does; ValueError if the labels have another form than those of `fit`, `fitted`."""
+    sets = read_label_sets(labels)
+    own, earlier = (
+        "a label" if item is None else "a row of 0 and 1" if item.is_indicator else "a list of labels"
+        for item in (sets, fitted)
+    )
+    if own != earlier:
+        raise ValueError(f"y has {own} for each text; the model was fitted to {earlier}")
+    return sets
+
+
+def list_classes(y: Iterable[Any], sets: LabelSets | None, labels: Sequence[str] = ()) -> np.ndarray:
+    """Return the classes of the training rows, of the type of their labels, and those of a checkpoint, sorted.
+
+    Args:
+        y, sets: labels of the rows, and those of `read_label_sets`.
+        labels: of the checkpoint that the training starts from, some of which the rows may lack.
+
+    Raises:
+        ValueError: one of these is no number, and those of the rows are numbers.
+    """
+    classes = np.unique(column_or_1d(to_array(y))) if sets is None else sets.classes
+    known = set(map(name_label, classes.tolist()))
+    others = [label for label in labels if label not in known]
+    if not others:
+        return classes
+    if classes.dtype.kind in "OUT":
+        return np.unique(np.concatenate([classes, others]))
+    try:
+        return np.unique(np.concatenate([classes, [int(label) for label in others]]))
+    except ValueError:
+        raise ValueError(
+            f"y has numbers; the checkpoint of train.start_from has the labels {', '.join(map(repr, others[:5]))} too, "
+            "so pass the labels of all rows as texts"
+        ) from None
 
 
 def make_dataset(

@@ -8,13 +8,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
-from jobs.estimator.inputs import EvalSet, LabelSets, check_texts, name_label, read_label_sets, to_array
+from jobs.estimator.inputs import EvalSet, LabelSets, check_texts, list_classes, name_label, read_same_form, to_array
 from jobs.estimator.parameters import SETTINGS, read_parameters
 from jobs.estimator.progress import show_epochs
 from jobs.estimator.ray_methods import RayMethods
@@ -30,7 +30,7 @@ from jobs.inference.batch.cluster_pipeline import label_dataset
 from jobs.inference.classifier import Classifier, select_labels
 from jobs.inference.explanation import Explanation
 from jobs.inference.file_prediction import MIN_TEXTS_FOR_TABLE, build_classifier
-from jobs.model.checkpoint import save_checkpoint
+from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.portable.model_card import render_model_card
 
 
@@ -147,6 +147,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
         experiment, dataset, sets = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
+        if experiment.train.start_from is not None:
+            list_classes(y, sets, load_checkpoint(experiment.train.start_from).labels)
         initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
@@ -185,7 +187,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
 
     def score(self, X: Iterable[str], y: Iterable[Any], sample_weight: Iterable[float] | None = None) -> float:
         """Return the accuracy; with several labels per text, the share of the texts whose labels are all correct."""
-        sets = read_label_sets(y)
+        check_is_fitted(self)
+        sets = read_same_form(y, self._label_sets)
         if sets is None or sets.is_indicator:
             return float(super().score(X, y, sample_weight))
         is_correct = [set(own) == set(true) for own, true in zip(self.predict(X), sets.rows, strict=True)]
@@ -304,7 +307,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         self._model = model
         self._classifiers: dict[bool, Classifier] = {}
         self._label_sets = sets and replace(sets, rows=[])
-        self.classes_ = np.unique(column_or_1d(to_array(y))) if sets is None else sets.classes
+        self.classes_ = list_classes(y, sets, model.checkpoint.labels)
         self.epochs_ = model.epochs
         self.best_epoch_ = int(model.checkpoint.metrics["epoch"])
         return self

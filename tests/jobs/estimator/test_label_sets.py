@@ -85,16 +85,37 @@ def test_labels_of_other_types_are_equal_to_lists(convert: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "labels", [["a", "b"], np.array(["a", "b"]), pd.Series(["a", "b"]), np.array([[1], [0]]), [1, 2]]
+    "labels",
+    [
+        ["a", "b"],
+        np.array(["a", "b"]),
+        pd.Series(["a", "b"]),
+        np.array([[1], [0]]),
+        [1, 2],
+        pd.DataFrame({"label": ["a", "b"]}).to_numpy(),
+    ],
 )
 def test_a_label_of_each_row_is_not_several(labels: Any) -> None:
     assert read_label_sets(labels) is None
+
+
+def test_labels_of_another_form_than_in_fit_have_no_score(model: TextCNNClassifier) -> None:
+    """It would be 0."""
+    matrix = MultiLabelBinarizer().fit_transform(LABELS)
+    with pytest.raises(
+        ValueError, match="y has a row of 0 and 1 for each text; the model was fitted to a list of labels"
+    ):
+        model.score(TEXTS, matrix)
+    with pytest.raises(ValueError, match="y has a label for each text"):
+        model.score(TEXTS, ["price"] * len(TEXTS))
 
 
 def test_inputs_that_contradict_each_other_are_errors() -> None:
     estimator = TextCNNClassifier(**SMALL)
     with pytest.raises(ValueError, match=r"labels\[1\] is 'b', and others are lists"):
         estimator.fit(["x", "y"], [["a"], "b"])
+    with pytest.raises(ValueError, match=r"labels\[0\] is \[0, 0, 1\], which has a label twice; pass an indicator"):
+        estimator.fit(["x", "y"], [[0, 0, 1], [1, 0, 0]])
     with pytest.raises(ValueError, match="other values than 0 and 1"):
         estimator.fit(["x", "y"], np.array([[0, 2], [1, 0]]))
     with pytest.raises(ValueError, match="y has no label"):

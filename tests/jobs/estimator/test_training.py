@@ -74,6 +74,21 @@ def test_every_way_to_train_starts_from_a_checkpoint(tmp_path: Path) -> None:
         continued.trainable(texts, LABELS)
 
 
+def test_classes_of_the_checkpoint_without_rows_stay(tmp_path: Path) -> None:
+    """A loaded model predicts the same; labels that are numbers cannot name them."""
+    small: dict[str, Any] = SMALL | {"embedding": "rand", "epochs": 1}
+    songs = ["a song to sing"] * 12
+    TextCNNClassifier(**small).fit([*TEXTS, *songs], [*LABELS, *["song"] * 12]).save(tmp_path / "base")
+    continued = TextCNNClassifier(**small, settings={"train.start_from": str(tmp_path / "base")})
+    continued.fit(TEXTS, LABELS).save(tmp_path / "continued")
+    loaded = finetune_cnn.load(tmp_path / "continued")
+    assert continued.classes_.tolist() == sorted({*LABELS, "song"}) == loaded.labels
+    np.testing.assert_allclose(continued.predict_proba(songs), loaded.predict_proba(songs), atol=1e-6)
+    assert continued.predict([*TEXTS, *songs]).tolist() == loaded.predict([*TEXTS, *songs])
+    with pytest.raises(ValueError, match=r"y has numbers; the checkpoint of train\.start_from has the labels .*'song'"):
+        continued.fit(TEXTS, [len(label) for label in LABELS])
+
+
 def test_a_callback_ends_the_training() -> None:
     """The other callbacks are called too, and the best epoch until then is used."""
     seen: list[Epoch] = []
