@@ -24,6 +24,7 @@ LENGTH_LIMITS = (0, 5, 10, 20, 50, 100, 200, 500)  # tokens
 UNKNOWN_LIMITS = (0, 10, 25, 50)  # %
 EMPTY_VALUE = "(empty)"
 NO_SLICE = -1  # index of rows that are in none
+TABLE_COLUMNS = ("rows", "accuracy", "micro F1", "95% confidence", "note")
 PROPERTIES = WORDS, UNKNOWN_WORDS, CLASS = "words", "unknown words", "class"
 
 
@@ -119,8 +120,8 @@ def group_by_properties(tokens: Tokens) -> list[Group]:
 
 
 def name_column(column: str) -> str:
-    """Return the name of slices by a column, which differs from those by properties of the texts."""
-    return f"column '{column}'" if column in PROPERTIES else column
+    """Return the name of slices by a column, which is none of a property of the texts, nor of a column of the table."""
+    return f"column '{column}'" if column in (*PROPERTIES, *TABLE_COLUMNS) else column
 
 
 def slice_by_column(column: str, values: Sequence[str], correct: np.ndarray) -> list[AccuracySlice]:

@@ -16,7 +16,7 @@ from cluster.console.output import report_result
 from cluster.console.tables import format_size, format_text_table
 from cluster.storage import StorageError, absolute_path, is_uri, join, lock_folder, parent, remove_file
 from jobs.model.checkpoint_leases import remove_unleased_folder
-from jobs.runs.run_list import LOCK_FILE, Run, RunsError, find_experiments, load_runs
+from jobs.runs.run_list import LOCK_FILE, RUN_NAME, Run, RunsError, find_experiments, load_runs
 from jobs.runs.stored_files import StoredFile, freed_size, list_files, unique_size
 from jobs.training.run_files.ray_snapshot import remove_ray_snapshot
 
@@ -50,9 +50,11 @@ def clean(folder: str, *, delete: bool, unfinished_days: float | None = None) ->
         unfinished_days: also delete abandoned runs that have not changed for as many days; by default they are listed.
 
     Raises:
-        RunsError: there are no runs, or runs of an object store, which have no locks, changed less than a day ago.
+        RunsError: there are no runs, or the folder is one, or runs of an object store, which have no locks, changed less than a day ago.
         StorageError: something cannot be listed or deleted.
     """
+    if RUN_NAME.fullmatch(absolute_path(folder).rstrip("/").rpartition("/")[2]):
+        raise RunsError(f"{folder}: is a run; name the folder of its experiment, of which all runs are cleaned")
     if unfinished_days is not None and unfinished_days < 1 and is_uri(folder):
         raise RunsError(f"{folder}: its runs have no locks, so one that changed within a day may be running")
     removals = plan_removals(folder)

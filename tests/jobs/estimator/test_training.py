@@ -83,7 +83,7 @@ def test_classes_of_the_checkpoint_without_rows_stay(tmp_path: Path) -> None:
     continued.fit(TEXTS, LABELS).save(tmp_path / "continued")
     loaded = finetune_cnn.load(tmp_path / "continued")
     assert continued.classes_.tolist() == sorted({*LABELS, "song"}) == loaded.labels
-    np.testing.assert_allclose(continued.predict_proba(songs), loaded.predict_proba(songs), atol=1e-6)
+    np.testing.assert_allclose(continued.predict_proba(songs), loaded.predict_proba(songs), atol=0.001)
     assert continued.predict([*TEXTS, *songs]).tolist() == loaded.predict([*TEXTS, *songs])
     with pytest.raises(ValueError, match=r"y has numbers; the checkpoint of train\.start_from has the labels .*'song'"):
         continued.fit(TEXTS, [len(label) for label in LABELS])

@@ -54,7 +54,7 @@ def test_the_values_of_a_column_are_in_order() -> None:
 
 def test_a_column_with_the_name_of_a_property_has_slices_of_its_own() -> None:
     """In a table the two would be mixed."""
-    for column in ("words", "unknown words", "class"):
+    for column in ("words", "unknown words", "class", "note", "rows", "accuracy", "micro F1", "95% confidence"):
         assert {item.by for item in slice_by_column(column, ["a", "b"], np.ones(2, bool))} == {f"column '{column}'"}
 
 

@@ -206,6 +206,16 @@ def test_what_the_experiments_best_json_names_stays(storage: Path, make_run: Mak
     assert relative_removals(storage) == {"toy/train-00000001/epoch-0001"}
 
 
+def test_a_single_run_is_not_cleaned(storage: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others of its experiment would be too."""
+    run = Path(make_run("train-00000001").path)
+    monkeypatch.chdir(run)
+    for folder in (str(run), f"{run}/", "."):
+        with pytest.raises(RunsError, match="is a run; name the folder of its experiment"):
+            clean(folder, delete=True)
+    assert sorted(run.iterdir())
+
+
 def test_the_trials_of_a_search_are_cleaned(storage: Path) -> None:
     """Folders of trials without a referenced checkpoint are deleted as a whole, and partial checkpoints too."""
     run = RunFolder(str(storage / "toy"), "tune-00000001", validation="rows")
