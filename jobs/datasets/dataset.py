@@ -184,7 +184,7 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     if not len(divisible):
         raise DataError(
             f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: each label has a single row, which "
-            f"is needed for training; add rows, or name a file with {key.removesuffix('_share')}"
+            f"is needed for training; add rows, or {_suggest_own_rows(key)}"
         )
     labels = class_of_row[divisible]
     num_drawn, num_labels = math.ceil(share * len(labels)), np.count_nonzero(is_divisible)
@@ -198,6 +198,11 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     is_drawn = np.zeros(len(part), bool)
     is_drawn[divisible[drawn]] = True
     return part.select(np.flatnonzero(~is_drawn)), part.select(np.flatnonzero(is_drawn))
+
+
+def _suggest_own_rows(key: str) -> str:
+    """Return the advice to name the rows of a part that a setting, or a parameter of the estimator, draws."""
+    return f"name a file with {key.removesuffix('_share')}" if key.startswith("data.") else "pass eval_set"
 
 
 def _number_labels(part: Split, labels: Sequence[str]) -> np.ndarray:
@@ -217,8 +222,8 @@ def _split_label_sets(
     drawn = label_sets.draw_share(sets, share, seed) if len(part) > 1 else np.empty(0, np.int64)
     if not len(drawn):
         raise DataError(
-            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from; add rows, or name a file with "
-            f"{key.removesuffix('_share')}"
+            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from; add rows, or "
+            f"{_suggest_own_rows(key)}"
         )
     return part.select(np.setdiff1d(np.arange(len(part)), drawn).tolist()), part.select(drawn.tolist())
 

@@ -137,10 +137,15 @@ def measure_majority(labels: np.ndarray, names: Sequence[str]) -> MajorityBaseli
 def has_network_alone(checkpoint: Checkpoint, training: Dataset | None) -> bool:
     """Return whether the network can be measured alone: there is a linear classifier, and thresholds can be chosen.
 
+    Those of a refit with several labels per text were chosen for the sum of both, on rows that it is trained on.
+
     Args:
         training: the dataset that the checkpoint was trained on, if it is available.
     """
     needs_rows = checkpoint.metrics.get("label_thresholds", {}).get("objective") is not None
+    is_refit = checkpoint.metrics.get("loss") is None  # it has no validation rows
+    if is_refit and checkpoint.is_multi_label and not needs_rows:
+        return False
     return WEIGHT in checkpoint.weights and (not needs_rows or (training is not None and len(training.validation) > 0))
 
 

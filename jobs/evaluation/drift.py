@@ -63,8 +63,9 @@ class Drift:
     words: in the order of the vocabulary, most frequent first. counts: `(n,)` int64, occurrences in the training
     texts. pretrained: `(n,)` bool, whether the initial vector came from the vectors file. distance: `(n,)` float32,
     L2 distance between the vectors before and after training; cosine: `(n,)`, their cosine. expected: `(n,)`, median
-    distance of words of similar frequency. vocabulary: all words of the checkpoint; before, after: their vectors,
-    `(vocabulary, dimensions)`; from_file: `(vocabulary,)` bool, as `pretrained`.
+    distance of words of similar frequency. initial_norms: `(n,)`, lengths of the vectors before training. vocabulary:
+    all words of the checkpoint; before, after: their vectors, `(vocabulary, dimensions)`; from_file: `(vocabulary,)`
+    bool, as `pretrained`.
     """
 
     words: list[str]
@@ -73,6 +74,7 @@ class Drift:
     distance: np.ndarray
     cosine: np.ndarray
     expected: np.ndarray
+    initial_norms: np.ndarray
     vocabulary: list[str]
     before: np.ndarray
     after: np.ndarray
@@ -131,11 +133,10 @@ class Drift:
 
     def summary(self) -> str:
         """Return the drift of all words as a sentence."""
-        norms = np.linalg.norm(self.before[: len(self.words)], axis=1)
         return (
             f"{len(self.words):,} words were trained; half of them moved by more than {np.median(self.distance):.3f}. "
-            f"The median length of a vector before training is {np.median(norms):.3f}; the median cosine of a vector "
-            f"before and after training is {np.median(self.cosine):.4f}"
+            f"The median length of a vector before training is {np.median(self.initial_norms):.3f}; the median cosine "
+            f"of a vector before and after training is {np.median(self.cosine):.4f}"
         )
 
     def _row(self, index: int) -> dict[str, object]:
@@ -166,7 +167,8 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
     ids = indices + 2
     old, new = before[ids], after[ids]
     distance = np.linalg.norm(new - old, axis=1)
-    norms = np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
+    initial_norms = np.linalg.norm(old, axis=1)
+    norms = initial_norms * np.linalg.norm(new, axis=1)
     return Drift(
         words=[checkpoint.words[index] for index in indices],
         counts=initial.counts[ids],
@@ -174,6 +176,7 @@ def compute_drift(checkpoint: Checkpoint, initial: InitialVectors) -> Drift:
         distance=distance,
         cosine=(old * new).sum(axis=1) / np.maximum(norms, 1e-12),
         expected=estimate_expected_distance(initial.counts[ids], distance),
+        initial_norms=initial_norms,
         vocabulary=checkpoint.words,
         before=before[2:],
         after=after[2:],
@@ -246,9 +249,9 @@ def write_drift(folder: Path, drift: Drift, name: str) -> None:
 @figure_style()
 def draw_drift(drift: Drift, name: str) -> "Figure":
     """Return a figure: the distance of each word by its frequency, with the names of the words that moved farthest."""
-    norms = np.linalg.norm(drift.before[: len(drift.words)], axis=1)
     title = f"{shorten_label(name)}: how far fine-tuning moved the vectors of {len(drift.words):,} words"
-    figure = create_figure(9, 6.5, f"{title}\nmedian length of a vector before training: {np.median(norms):.2f}")
+    length = np.median(drift.initial_norms)
+    figure = create_figure(9, 6.5, f"{title}\nmedian length of a vector before training: {length:.2f}")
     axes = figure.add_subplot()
     groups = (
         (drift.pretrained, "initial vector from the vectors file", BLUE, "o"),

@@ -50,7 +50,8 @@ def clean(folder: str, *, delete: bool, unfinished_days: float | None = None) ->
         unfinished_days: also delete abandoned runs that have not changed for as many days; by default they are listed.
 
     Raises:
-        RunsError: there are no runs, or the folder is one, or runs of an object store, which have no locks, changed less than a day ago.
+        RunsError: there are no runs, the folder is one, or runs of an object store, which have no locks, changed less
+            than a day ago.
         StorageError: something cannot be listed or deleted.
     """
     if RUN_NAME.fullmatch(absolute_path(folder).rstrip("/").rpartition("/")[2]):

@@ -1,7 +1,8 @@
 """State of a search: which trial is next, and when the search ends. No Ray here.
 
 Everything follows from the seed and the records of the ended trials, so that an interrupted search resumes as the
-same search: points of a grid and random points are known beforehand, and Optuna is given the known results.
+same search: points of a grid and random points are known beforehand, and Optuna is given the known results. ASHA
+compares only the trials of one command, so that the first ones of a resumed search are not stopped early.
 """
 
 import logging

@@ -300,6 +300,10 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
     for share in (-0.1, 0, 1, 10):
         with pytest.raises(ValueError, match=f"validation_fraction must be between 0 and 1, not {share}"):
             clone(small).set_params(validation_fraction=share).fit(TEXTS, LABELS)
+    with pytest.raises(
+        UsageError, match=r"too few to draw validation_fraction=0\.1 from: .*add rows, or pass eval_set$"
+    ):
+        small.fit(["a b", "c d"], ["x", "y"])
     with pytest.raises(ValueError, match="eval_set has the label 'other'"):
         small.fit(TEXTS, LABELS, eval_set=(["a"], ["other"]))
     with pytest.raises(UsageError, match="dropout"):

@@ -133,7 +133,9 @@ def test_names_in_the_plot_overlap_neither_each_other_nor_the_legend() -> None:
     counts = generator.integers(1, 4, count)
     vectors = np.ones((count, 2), np.float32)
     expected = estimate_expected_distance(counts, distance)
-    drift = Drift(words, counts, counts > 1, distance, distance, expected, words, vectors, vectors, counts > 1)
+    drift = Drift(
+        words, counts, counts > 1, distance, distance, expected, distance, words, vectors, vectors, counts > 1
+    )
     with figure_style():
         figure = draw_drift(drift, "crowded")
         figure.draw_without_rendering()
@@ -208,7 +210,10 @@ def test_only_words_that_may_be_trained_count() -> None:
     after = before + np.array([[0], [0], [0], [1], [0]], np.float32)
     checkpoint = Checkpoint(experiment, ["a", "b"], ["known", "unknown", "other"], {"vectors": after}, {})
     initial = InitialVectors(before, np.array([0, 0, 9, 2, 1]), np.array([0, 0, 1, 0, 0], bool), np.ones(5))
-    assert compute_drift(checkpoint, initial).words == ["unknown", "other"]
+    before[2:] = [[1, 0], [3, 4], [6, 8]]
+    drift = compute_drift(checkpoint, initial)
+    assert drift.words == ["unknown", "other"]
+    assert "The median length of a vector before training is 7.500" in drift.summary()
     unseen = InitialVectors(before, np.zeros(5, int), initial.pretrained, np.ones(5))
     with pytest.raises(VectorsError, match="no word's vector was trained"):
         compute_drift(checkpoint, unseen)

@@ -31,6 +31,7 @@ from jobs.config import conflicts
 from jobs.config.experiment import Experiment, ExperimentError, load_experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.dry_run import plan_search
+from jobs.evaluation.baselines import has_network_alone
 from jobs.evaluation.evaluate import evaluate
 from jobs.model import checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager
@@ -191,6 +192,7 @@ def test_a_search_with_several_labels_per_text_is_by_micro_f1(
     of_search = run / f"trial-{named['trial']:05d}" / f"epoch-{named['metrics']['epoch']:04d}"
     chosen = checkpoint.load_checkpoint(str(of_search))
     assert saved.label_thresholds.tolist() == chosen.label_thresholds.tolist()
+    assert not has_network_alone(saved, None)  # they were chosen for the sum of both
     assert saved.weights["linear.scale"] == pytest.approx(chosen.weights["linear.scale"], rel=1e-5)
     # An interruption after the trials: the reason why the search ended stays.
     over, run_best = run / "search-over.txt", run / "best.json"

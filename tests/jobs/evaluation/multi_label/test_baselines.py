@@ -82,8 +82,10 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     # Thresholds of the sum would not be its own.
     assert not has_network_alone(checkpoint, None)
     assert not has_network_alone(checkpoint, replace(dataset, validation=empty))
-    checkpoint.metrics["label_thresholds"] = stored | {"objective": None}  # they are settings
+    checkpoint.metrics.update(label_thresholds=stored | {"objective": None}, loss=0.5)  # they are settings
     assert has_network_alone(checkpoint, None)
     alone = score_network_alone(checkpoint, classifier, texts[40:], None)
     assert np.array_equal(alone.thresholds, [0.99] * 3)
+    checkpoint.metrics["loss"] = None  # a refit, whose thresholds were chosen for the sum
+    assert not has_network_alone(checkpoint, dataset)
     assert not has_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), dataset)
