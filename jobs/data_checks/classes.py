@@ -7,7 +7,7 @@ import numpy as np
 from cluster import choose_form
 from jobs.data_checks.findings import Finding, FindingRow, Severity
 from jobs.data_checks.rows import PART_NAMES, TRAINING, Rows
-from jobs.datasets.text_checks import describe_class_sizes, list_labels
+from jobs.datasets.text_checks import describe_class_sizes
 
 FEW_ROWS = 5
 NUM_NAMED_CLASSES = 3
@@ -42,6 +42,6 @@ def check_classes(rows: Rows) -> list[Finding]:
                 [FindingRow(index) for index in members if rows.part[index] == TRAINING],
             )
         )
-    advice = describe_class_sizes(list_labels(rows.splits[TRAINING]))
+    advice = describe_class_sizes(rows.splits[TRAINING])
     findings += [Finding("unequal classes", Severity.MEDIUM, text) for text in advice]
     return findings

@@ -5,7 +5,7 @@ The texts come from the user's files, or from the docstrings of installed packag
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.datasets.stratification import draw_folds, draw_share
 
+LIKELY_SEPARATORS = (";", "|", ",")  # between labels
 MAX_FOLDS = 100
 
 
@@ -45,10 +46,11 @@ class Dataset:
     out_of_scope_training: Split | None = None
 
 
-def load_dataset(experiment: Experiment, *, for_refit: bool = False) -> Dataset:
+def load_dataset(experiment: Experiment, *, for_refit: bool = False, known_labels: Collection[str] = ()) -> Dataset:
     """Return the dataset of an experiment.
 
     Args:
+        known_labels: of the checkpoint that the run starts from, which need no training rows.
         for_refit: the validation rows are trained on later, so they need weights too if the training rows have them.
 
     Raises:
@@ -67,7 +69,7 @@ def load_dataset(experiment: Experiment, *, for_refit: bool = False) -> Dataset:
     if validation is None:
         train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
         notes.append(_describe_drawn("validation", validation, train))
-    labels = _collect_labels(train, validation, test)
+    labels = _collect_labels(train, validation, test, known_labels)
     check_class_weights(experiment, labels)
     check_thresholds(experiment.train.thresholds, labels)
     parts = {"validation": validation, "test": test}
@@ -265,9 +267,9 @@ def _describe_ambiguous_texts(parts: Sequence[Split]) -> list[str]:
     return [f"{number} different labels in different rows, such as {example}"]
 
 
-def _collect_labels(train: Split, validation: Split, test: Split) -> list[str]:
-    """Return the classes, sorted; DataError if there is only one or if one is not in the training part."""
-    labels = sorted(train.distinct_labels())
+def _collect_labels(train: Split, validation: Split, test: Split, known_labels: Collection[str] = ()) -> list[str]:
+    """Return the classes, sorted; DataError if there is only one, or one is neither in the training part nor known."""
+    labels = sorted(train.distinct_labels().union(known_labels))
     if train.label_sets is None and len(labels) < 2:
         raise DataError(f"{train.path}: all rows have the label '{labels[0]}'; a classifier needs two or more")
     known = set(labels)
@@ -287,8 +289,24 @@ def _load_rows(experiment: Experiment) -> tuple[Split, list[str], PretrainingTex
         rows = read_rows(data.train, data, weighted=True, cache=_cache_folder(experiment))
         if rows.label_sets is not None and not any(rows.label_sets):
             raise DataError(f"{rows.path}: no row has a label")
-        return rows, [], None
+        return rows, _describe_separators(rows, data.label_separator), None
     return load_docstring_corpus(data, experiment.text.lowercase, experiment.storage, experiment.seed)
+
+
+def _describe_separators(rows: Split, separator: str | None) -> list[str]:
+    """Return a note if the labels seem to be several with another separator than `data.label_separator`, or without."""
+    if rows.label_sets is not None:
+        has_several = separator is None or any(len(own) > 1 for own in rows.label_sets)
+        return [] if has_several else [f"no row has several labels: none contains '{separator}' (data.label_separator)"]
+    labels = sorted(rows.distinct_labels())
+    for mark in LIKELY_SEPARATORS:
+        joined = [label for label in labels if mark in label]
+        if len(joined) > max(2, len(labels) / 2):
+            return [
+                f"{len(joined):,} of {len(labels):,} classes contain '{mark}', such as '{joined[0]}'; if these are "
+                f"several labels, set data.label_separator='{mark}'"
+            ]
+    return []
 
 
 def _cache_folder(experiment: Experiment) -> str:

@@ -66,7 +66,7 @@ def describe_texts(name: str, split: Split, tokenized: Sequence[Sequence[str]], 
             f"{lengths.max():,} tokens"
         )
     if name == TRAINING:
-        notes += [*_describe_copies(split, tokenized), *describe_class_sizes(list_labels(split))]
+        notes += [*_describe_copies(split, tokenized), *describe_class_sizes(split)]
     return notes
 
 
@@ -101,12 +101,17 @@ def list_labels(split: Split) -> Iterable[str]:
     return split.labels if split.label_sets is None else chain.from_iterable(split.label_sets)
 
 
-def describe_class_sizes(labels: Iterable[str]) -> list[str]:
+def describe_class_sizes(split: Split) -> list[str]:
     """Return advice if the largest class has more than ten times the training rows of the smallest, else none."""
-    counts = Counter(labels).most_common()
+    counts = Counter(list_labels(split)).most_common()
     if not counts or counts[0][1] <= LARGE_RATIO * counts[-1][1]:
         return []
     (largest, most), (smallest, least) = counts[0], counts[-1]
+    if split.label_sets is not None:
+        return [
+            f"the frequencies of the labels differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; "
+            "compare models by macro F1 too, which counts all labels equally"
+        ]
     return [
         f"the sizes of the classes differ: '{largest}' has {most:,} training rows, '{smallest}' {least:,}; accuracy "
         "says little about small classes, so compare models by macro F1, which counts all classes equally "

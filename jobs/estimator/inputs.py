@@ -64,6 +64,8 @@ def read_label_sets(labels: Iterable[Any]) -> LabelSets | None:
     for index, row in enumerate(lists):
         if any(map(_is_missing, row)):
             raise ValueError(f"labels[{index}] is {row!r}; None, NaN and arrays are no labels")
+        if any(isinstance(label, str) and not label.strip() for label in row):
+            raise ValueError(f"labels[{index}] is {row!r}; an empty text is no label")
         if len(set(row)) < len(row):
             raise ValueError(
                 f"labels[{index}] is {row!r}, which has a label twice; pass an indicator matrix as an array"
@@ -168,10 +170,9 @@ def make_split(
     checked = check_texts(texts)
     _require_characters(checked, f"{name}: texts")
     if sets is None:
+        _require_labels(labels.to_pylist() if hasattr(labels, "to_pylist") else labels, name)
         values = column_or_1d(to_array(labels))
-        for index, value in enumerate(values.tolist()):
-            if _is_missing(value):
-                raise ValueError(f"{name}: labels[{index}] is {value!r}, not a label")
+        _require_labels(values.tolist(), name)
         check_classification_targets(values)
         names, label_sets = [name_label(value) for value in values.tolist()], None
     else:
@@ -188,6 +189,15 @@ def make_split(
             raise ValueError("sample_weight: a weight is not a number of at least 0")
     weights = None if own_weights is None else own_weights.tolist()
     return Split(checked, names, name, weights=weights, label_sets=label_sets)
+
+
+def _require_labels(labels: Iterable[Any], name: str) -> None:
+    """Raise a ValueError if a label is missing; name: of the rows. NaN among texts would become a text in an array."""
+    for index, value in enumerate(labels):
+        if not isinstance(value, str) and _is_missing(value):
+            raise ValueError(f"{name}: labels[{index}] is {value!r}, not a label")
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"{name}: labels[{index}] is empty, not a label")
 
 
 def _is_missing(label: Any) -> bool:

@@ -137,16 +137,17 @@ def measure_majority(labels: np.ndarray, names: Sequence[str]) -> MajorityBaseli
 def has_network_alone(checkpoint: Checkpoint, training: Dataset | None) -> bool:
     """Return whether the network can be measured alone: there is a linear classifier, and thresholds can be chosen.
 
-    Those of a refit with several labels per text were chosen for the sum of both, on rows that it is trained on.
+    Given thresholds of several labels per text, such as those of a refit, hold for the calibrated scores of the sum.
 
     Args:
         training: the dataset that the checkpoint was trained on, if it is available.
     """
-    needs_rows = checkpoint.metrics.get("label_thresholds", {}).get("objective") is not None
-    is_refit = checkpoint.metrics.get("loss") is None  # it has no validation rows
-    if is_refit and checkpoint.is_multi_label and not needs_rows:
+    if WEIGHT not in checkpoint.weights:
         return False
-    return WEIGHT in checkpoint.weights and (not needs_rows or (training is not None and len(training.validation) > 0))
+    if not checkpoint.is_multi_label:
+        return True
+    are_chosen = checkpoint.metrics.get("label_thresholds", {}).get("objective") is not None
+    return are_chosen and training is not None and len(training.validation) > 0
 
 
 def predict_network_alone(classifier: Classifier, texts: Sequence[str]) -> np.ndarray:
@@ -206,14 +207,15 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
         dataset: of the checkpoint's experiment; by default it is read.
 
     Raises:
-        RowsUnavailable: they cannot be read, have changed since, or have no word.
+        RowsUnavailable: they cannot be read, have changed since, have no word, or a single class.
     """
     digests = load_train_texts(checkpoint.path)
     if digests is None:
         raise RowsUnavailable("the checkpoint has no digests to recognize them by")
+    known = checkpoint.labels if checkpoint.experiment.train.start_from else ()
     try:
         is_refit = checkpoint.metrics.get("loss") is None  # without a validation part
-        dataset = dataset or load_dataset(checkpoint.experiment, for_refit=is_refit)
+        dataset = dataset or load_dataset(checkpoint.experiment, for_refit=is_refit, known_labels=known)
     except UsageError as error:
         raise RowsUnavailable(str(error)) from error
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
@@ -222,9 +224,11 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     tokenized = tokenize_texts(dataset.train.texts, text)
     if not any(tokenized):
         raise RowsUnavailable(f"{dataset.train.path}: no training row has a word")
+    if dataset.train.label_sets is None and len(dataset.train.distinct_labels()) < 2:  # it continues a checkpoint
+        raise RowsUnavailable(f"{dataset.train.path}: all training rows have the same label")
     tokens = encode(tokenized, checkpoint.vocabulary, text.max_tokens)
     is_same = len(dataset.train) == checkpoint.metrics.get("rows")
-    is_same = is_same and dataset.train.distinct_labels() == set(checkpoint.labels)
+    is_same = is_same and dataset.train.distinct_labels().union(known) == set(checkpoint.labels)
     own = digest_training_texts(tokens)
     if not is_same or own is None or not np.array_equal(own, digests):
         raise RowsUnavailable(f"{dataset.train.path}: its rows or labels are not those of training")

@@ -227,9 +227,11 @@ def _measure_label_sets(
     text, report_share = checkpoint.experiment.text, partial(report_step, TRAINING_SVC)
     if training is not None:
         report_step(TRAINING_SVC)
-        svc = score_with_svcs(training, checkpoint.labels, scored.tokens, text, report_share)
+        objective = checkpoint.experiment.train.threshold_objective
+        svc = score_with_svcs(training, checkpoint.labels, scored.tokens, text, report_share, objective=objective)
     if has_network_alone(checkpoint, training):
         report_step(SCORING_ALONE)
+        assert training is not None, "there are validation rows"
         alone = score_network_alone(checkpoint, scored.classifier, test.texts, training)
     training_rows = 0 if training is None else len(training.train)
     report_step(MEASURING)

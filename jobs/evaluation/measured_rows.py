@@ -64,7 +64,9 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
     if source is not None:
         test = _respell(read_rows(source, data), checkpoint.labels)
     else:
-        dataset, source = load_dataset(experiment), data.train
+        # A run that starts from a checkpoint need not have rows of all its classes.
+        started = checkpoint.labels if experiment.train.start_from else ()
+        dataset, source = load_dataset(experiment, known_labels=started), data.train
         test = _respell(dataset.test, checkpoint.labels)
         if test.digest() != checkpoint.metrics.get("held_out"):
             raise DataError(

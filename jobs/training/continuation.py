@@ -9,6 +9,7 @@ A linear classifier (`model.linear`) is trained again if the run has training ro
 knows. Otherwise it would forget the classes without rows, so that of the checkpoint stays.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -26,6 +27,8 @@ from jobs.model.linear.classifier import LinearClassifier
 from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, SCALE, WEIGHT, renumber_words
 from jobs.model.network import Network
 from jobs.training.corpus import Corpus, EncodedSplit
+
+logger = logging.getLogger(__name__)
 
 # Settings that must be those of the checkpoint.
 FIXED_SETTINGS = (
@@ -48,8 +51,19 @@ def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) 
         return experiment, corpus
     checkpoint = load_checkpoint(path)
     check_fixed_settings(experiment, checkpoint)
+    _log_start(checkpoint, corpus)
     corpus = extend_corpus(corpus, dataset, checkpoint, experiment.text)
     return experiment.replace({"train.start_from": checkpoint.path}), corpus
+
+
+def _log_start(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    """Log what the run takes from the checkpoint, and what is new; corpus: of the rows alone."""
+    new_words = len(set(corpus.words).difference(checkpoint.words))
+    new_classes = len(set(corpus.labels).difference(checkpoint.labels))
+    logger.info(
+        f"continuing from {checkpoint.path}: {len(corpus.words) - new_words:,} known and {new_words:,} new words in "
+        f"the training texts, {len(checkpoint.labels):,} known and {new_classes:,} new classes"
+    )
 
 
 def check_fixed_settings(experiment: Experiment, checkpoint: Checkpoint) -> None:

@@ -43,6 +43,7 @@ from jobs.embeddings.pretraining import (
 )
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
 from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
+from jobs.model.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +212,8 @@ def load_texts(experiment: Experiment) -> Dataset:
     """Return the dataset of an experiment, and log its size and notes on it."""
     check_tokenizer(experiment.text.tokenizer)
     logger.info("reading the texts")
-    dataset = load_dataset(experiment)
+    start = experiment.train.start_from
+    dataset = load_dataset(experiment, known_labels=load_checkpoint(start).labels if start else ())
     for note in dataset.notes:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"

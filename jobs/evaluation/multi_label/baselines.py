@@ -103,20 +103,16 @@ def _compare(labels: np.ndarray, model: LabelScores, baseline: LabelScores) -> t
 
 
 def score_network_alone(
-    checkpoint: Checkpoint, classifier: Classifier, texts: Sequence[str], training: Dataset | None
+    checkpoint: Checkpoint, classifier: Classifier, texts: Sequence[str], training: Dataset
 ) -> LabelScores:
     """Return the scores of the network without the linear classifier, if `has_network_alone`.
 
-    The thresholds are chosen as those of the checkpoint, on the same validation rows. If the settings have thresholds,
-    they are these.
+    The thresholds are chosen as those of the checkpoint, on the same validation rows.
 
     Args:
-        classifier: of the checkpoint. training: as of `has_network_alone`.
+        classifier: of the checkpoint. training: the dataset that it was trained on.
     """
-    objective = checkpoint.metrics.get("label_thresholds", {}).get("objective")
-    if objective is None:
-        return LabelScores(predict_network_alone(classifier, texts), checkpoint.label_thresholds)
-    assert training is not None, "there are validation rows"
+    objective = checkpoint.metrics["label_thresholds"]["objective"]
     own = training.validation.texts
     probabilities = predict_network_alone(classifier, [*own, *texts])
     labels = encode_labels(training.validation, checkpoint.labels)

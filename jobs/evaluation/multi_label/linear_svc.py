@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cluster.console.progress import ReportShare, ignore_share
+from jobs.config.label_thresholds import ThresholdObjective
 from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.label_sets import encode_label_sets
@@ -13,7 +14,7 @@ from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.evaluation.baselines import MANY_ROWS, SVC_NAME, list_terms
 from jobs.evaluation.multi_label.baselines import LabelScores
 from jobs.evaluation.multi_label.metrics import sigmoid
-from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, count_scores
+from jobs.evaluation.multi_label.thresholds import GRID, choose_global_threshold, choose_thresholds, count_scores
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +28,19 @@ def score_with_svcs(
     test_tokens: Sequence[Sequence[str]],
     settings: TextSettings,
     report: ReportShare = ignore_share,
+    *,
+    objective: ThresholdObjective = "micro_f1",
 ) -> LabelScores:
     """Return scores of texts between 0 and 1, with the threshold that decides on a label.
 
-    As scikit-learn's `OneVsRestClassifier(LinearSVC())` over words and pairs of words; the threshold, one for all
-    labels, has the highest micro F1 on the validation rows. Without such rows it is the hyperplane.
+    As scikit-learn's `OneVsRestClassifier(LinearSVC())` over words and pairs of words. The threshold, one for all
+    labels, has the highest micro F1 on the validation rows; for a precision there are thresholds of each label that
+    reach it, as those of a checkpoint. Without such rows the threshold is the hyperplane.
 
     Args:
         dataset: its training part is trained on. labels: of the scores. settings: of the tokenizer.
         report: called with the share of the labels that are trained, from 0 to 1.
+        objective: of the checkpoint's thresholds.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.svm import LinearSVC
@@ -59,5 +64,7 @@ def score_with_svcs(
     test, validation = (sigmoid(SCALE * part) for part in margins)
     if not len(validation):
         return LabelScores(test, 0.5)
-    counts = count_scores(validation, encode_label_sets(dataset.validation.label_sets or [], labels))
-    return LabelScores(test, float(GRID[choose_global_threshold(counts, "micro_f1")]))
+    targets = encode_label_sets(dataset.validation.label_sets or [], labels)
+    if isinstance(objective, float):
+        return LabelScores(test, choose_thresholds(validation, targets, objective))
+    return LabelScores(test, float(GRID[choose_global_threshold(count_scores(validation, targets), "micro_f1")]))

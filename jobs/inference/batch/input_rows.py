@@ -1,15 +1,17 @@
 """Rows to label: of files, of standard input, or a single text."""
 
 import csv
+import difflib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from cluster.input_files import open_decompressed
 from cluster.storage import is_uri
-from jobs.config.formats import find_format
+from jobs.config.formats import SUFFIXES, find_format
 from jobs.config.settings import DELIMITERS, DataSettings, Source, describe_source
 from jobs.datasets.chunks import SCANNED_FORMATS, Chunk, ColumnTypes, group_rows, iter_chunks, scan_columns
 from jobs.datasets.formats.rows import DataError, ReadOptions, Record, SourceFile
@@ -19,6 +21,7 @@ from jobs.inference.batch.invalid_rows import ignore_invalid_row
 from jobs.inference.batch.progress_log import ProgressLog
 from jobs.model.checkpoint import Checkpoint
 
+MIN_SIMILARITY = 0.85  # of a mistyped suffix of a file; .csvv and .csv have 0.89
 STANDARD_INPUT = "-"
 
 
@@ -62,18 +65,32 @@ def is_file_name(source: Source) -> bool:
     A word with a slash or a dot, such as and/or, is a text unless a file has this name. A list has only names of files.
 
     Raises:
-        DataError: a name of a list is none of a file.
+        DataError: a name of a list is none of a file, or a word can only be the name of a file that does not exist.
     """
     if not isinstance(source, str):
         for name in source:
             if not is_file_name(name):
-                raise DataError(f"{name}: there is no such file; a text of several words is put in quotes")
+                raise DataError(f"{name}: there is no such file; several texts are read from a file")
         return True
     if source == STANDARD_INPUT:
         return False
     if os.path.exists(os.path.expanduser(source)) or find_format(source) is not None or has_matches(source):
         return True
-    return is_uri(source) and len(source.split()) == 1
+    if len(source.split()) != 1:
+        return False
+    if is_uri(source):
+        return True
+    if _resembles_path(source):
+        raise DataError(f"{source}: there is no such file")
+    return False
+
+
+def _resembles_path(word: str) -> bool:
+    """Return whether a word can only be meant as a path: its first or last characters, or nearly a known suffix."""
+    suffix = PurePath(word).suffix.lower()
+    is_mistyped = any(sorted(suffix) == sorted(known) for known in SUFFIXES)
+    is_mistyped = is_mistyped or bool(difflib.get_close_matches(suffix, SUFFIXES, 1, MIN_SIMILARITY))
+    return word.startswith(("/", "./", "../", "~/")) or word.endswith("/") or is_mistyped
 
 
 def choose_data_settings(checkpoint: Checkpoint, text_column: str | None, delimiter: str | None) -> DataSettings:

@@ -21,21 +21,28 @@ CANDIDATES_PER_ROW = 5
 def select_uncertain_rows(checkpoint: Checkpoint, classifier: Classifier, chunks: Iterable[Chunk], count: int) -> Chunk:
     """Return up to `count` rows with different texts, the least certain first; memory does not grow with the chunks.
 
+    A text without words is left out: there is nothing to label.
+
     Raises:
-        DataError: the checkpoint has a single label, or the rows are batches that differ in their columns or types.
+        DataError: the checkpoint has a single label, no text has a word, or the rows are batches that differ in their
+            columns or types.
     """
     if len(checkpoint.labels) < 2 and not checkpoint.is_multi_label:
         raise DataError("--uncertain: the checkpoint has a single label, of which it is always certain")
     candidates: dict[str, tuple[float, Chunk, int]] = {}  # by text: its margin, and the number of its row in a chunk
     for chunk in chunks:
         margins = _compute_margins(checkpoint, classifier.predict_proba(chunk.texts))
-        for index, (text, margin) in enumerate(zip(chunk.texts, margins.tolist(), strict=True)):
-            candidates.setdefault(text, (margin, chunk, index))
+        tokenized = tokenize_texts(chunk.texts, checkpoint.experiment.text)
+        for index, (text, margin, tokens) in enumerate(zip(chunk.texts, margins.tolist(), tokenized, strict=True)):
+            if tokens:
+                candidates.setdefault(text, (margin, chunk, index))
         ordered = sorted(candidates.items(), key=lambda item: item[1][0])[: CANDIDATES_PER_ROW * count]
         candidates = {
             text: (margin, own.select([index]), 0) if own is chunk else (margin, own, index)
             for text, (margin, own, index) in ordered
         }
+    if not candidates:
+        raise DataError("--uncertain: no text has a word")
     texts, margins = list(candidates), np.array([margin for margin, _, _ in candidates.values()])
     selected: Sequence[int] = range(len(texts))
     if len(texts) > count:

@@ -41,6 +41,23 @@ def test_a_label_that_is_not_in_the_training_part_is_an_error(tmp_path: Path) ->
         load_dataset(load_experiment(None, settings))
 
 
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ((), "4 of 4 classes contain ';', such as 'a; b'; if these are several labels, set data.label_separator=';'"),
+        (("data.label_separator=|",), "no row has several labels: none contains '|' (data.label_separator)"),
+        (("data.label_separator=;",), None),
+    ],
+)
+def test_a_separator_that_does_not_fit_the_labels_is_noted(
+    tmp_path: Path, settings: tuple[str, ...], note: str | None
+) -> None:
+    labels = ("a; b", "a; c", "b; c", "a; b; c")
+    (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"{label},word\n" for label in labels) * 10)
+    notes = load_dataset(load_experiment(None, [f"data.train={tmp_path}/a.csv", *settings])).notes
+    assert [text for text in notes if "label_separator" in text] == ([note] if note else [])
+
+
 def test_too_few_rows_to_draw_from_are_an_error(tmp_path: Path) -> None:
     """The message names the setting of the share."""
     (tmp_path / "a.csv").write_text(GOOD)

@@ -291,8 +291,14 @@ def test_wrong_arguments_are_errors(model: TextCNNClassifier) -> None:
     for missing in (None, float("nan")):
         with pytest.raises(ValueError, match=r"the training rows: labels\[1\] is (None|nan), not a label"):
             small.fit(TEXTS, np.array([LABELS[0], missing, *LABELS[2:]], object))
+        with pytest.raises(ValueError, match=r"the training rows: labels\[1\] is (None|nan), not a label"):
+            small.fit(TEXTS, [LABELS[0], missing, *LABELS[2:]])
         with pytest.raises(ValueError, match=r"labels\[1\] is \['a', (None|nan)\]; None, NaN and arrays are no labels"):
             small.fit(TEXTS, [["a"], ["a", missing], *[["a"]] * 118])
+    with pytest.raises(ValueError, match=r"labels\[1\] is empty, not a label"):
+        small.fit(TEXTS, [LABELS[0], " ", *LABELS[2:]])
+    with pytest.raises(ValueError, match=r"labels\[1\] is \['a', ''\]; an empty text"):
+        small.fit(TEXTS, [["a"], ["a", ""], *[["a"]] * 118])
     with pytest.raises(ValueError, match=r"labels\[0\] is \[array"):
         small.fit(["a", "b"], [[np.array([1, 2])], ["b"]])
     with pytest.raises(ValueError, match="eval_set has no rows"):

@@ -159,6 +159,15 @@ def test_an_output_that_cannot_be_written_is_an_error_before_the_work(
     assert Path("in.csv").read_text() == "text\nword1\n"
 
 
+@pytest.mark.parametrize(
+    "word", ["new.cvs", "rows.csvv", "rows.json", "./missing", "/nowhere/rows", "../x", "~/nowhere", "missing/"]
+)
+def test_a_mistyped_path_is_no_text(saved: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", saved, word, "--out", "o.csv"]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert not Path("o.csv").exists()
+
+
 def test_a_text_and_lines_of_standard_input_are_classified(
     saved: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +176,15 @@ def test_a_text_and_lines_of_standard_input_are_classified(
     [row] = map(json.loads, capsys.readouterr().out.splitlines())
     assert row["text"] == "word1 word2"
     assert row["label"] in "abc"
-    for text in ("这部电影很好", "wow!", "and/or", "Great.Product", "see https://a.org for word1", "word1 " * 2000):
+    for text in (
+        "这部电影很好",
+        "wow!",
+        "and/or",
+        "Great.Product",
+        "ok.thx",
+        "see https://a.org for word1",
+        "word1 " * 2000,
+    ):
         assert main(["predict", saved, text]) == 0
         assert json.loads(capsys.readouterr().out)["text"] == text
     lines = "\ufeffword1\r\n\nnaïve\x0bword2"

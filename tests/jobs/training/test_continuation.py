@@ -12,7 +12,10 @@ from gensim.models import KeyedVectors
 from jobs.config.conflicts import check_fold_settings
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.datasets.dataset import Dataset, load_dataset
+from jobs.datasets.readers import DataError
+from jobs.evaluation.baselines import RowsUnavailable, load_training_dataset
 from jobs.evaluation.drift import load_drift
+from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.export import export_vectors
 from jobs.inference.classifier import Classifier
 from jobs.inference.predict import predict_logits
@@ -234,11 +237,42 @@ def test_train_continues_a_run_and_names_the_checkpoint_itself(
     assert checkpoint.labels == ["bad", "good", "weather"]
     assert train(experiment) == best
     assert any("this run is finished" in message for message in messages)
+    assert any(message.endswith("2 known and 1 new classes") for message in messages)
     beginning = experiment.replace({"train.start_from": None})
     assert load_checkpoint(train(beginning, promote=True)).labels == ["good", "weather"]
     corpus = make_inputs(beginning)[1]
     assert continue_training(experiment, load_dataset(experiment), corpus)[1].key != corpus.key
     assert continue_training(beginning, load_dataset(experiment), corpus) == (beginning, replace(corpus))
+
+
+def test_known_classes_need_no_training_rows(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation and test rows may have them; the test part is that of training, and the rows are found again."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    first = train(make_experiment(train__epochs=1))
+    (tmp_path / "new.csv").write_text("label,text\n" + "".join(f"{label},{text}\n" for label, text in NEW_ROWS))
+    known = tmp_path / "known.csv"
+    known.write_text("label,text\n" + "good,the film was great\nbad,a dull story\nweather,rain in may\n" * 4)
+    experiment = make_experiment(
+        name="more", data__train=str(tmp_path / "new.csv"), data__validation=str(known), data__test=str(known),
+        train__start_from=first, train__epochs=1,
+    )  # fmt: skip
+    best = train(experiment)
+    assert load_checkpoint(best).labels == ["bad", "good", "weather"]
+    evaluation = evaluate(best, [], str(tmp_path / "report"))
+    assert evaluation.rows == 12
+    with pytest.raises(RowsUnavailable, match="all training rows have the same label"):
+        load_training_dataset(load_checkpoint(best))
+    with (tmp_path / "new.csv").open("a") as stream:
+        stream.write("good,a great day\n" * 20)
+    two = train(experiment.replace({"data.train": str(tmp_path / "new.csv"), "name": "two"}))
+    assert load_training_dataset(load_checkpoint(two)).train.distinct_labels() == {"good", "weather"}
+    assert evaluate(two, [], str(tmp_path / "report")).rows == 12
+    drawn = train(experiment.replace({"data.validation": None, "data.test": None}), promote=True)
+    assert evaluate(drawn, [], str(tmp_path / "drawn")).rows == 4
+    with pytest.raises(DataError, match="the label 'bad' does not occur in"):
+        train(experiment.replace({"train.start_from": None}))
 
 
 def test_several_labels_per_text_are_continued(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
+from jobs.datasets.label_sets import encode_label_sets
 from jobs.datasets.readers import Split
 from jobs.evaluation.baselines import has_network_alone, predict_network_alone
 from jobs.evaluation.multi_label.baselines import (
@@ -17,9 +19,12 @@ from jobs.evaluation.multi_label.baselines import (
     score_network_alone,
 )
 from jobs.evaluation.multi_label.bootstrap import bootstrap_difference
+from jobs.evaluation.multi_label.linear_svc import score_with_svcs
 from jobs.evaluation.multi_label.metrics import compute_metrics
 from jobs.inference.classifier import Classifier
 from tests.support.checkpoints import WORDS, checkpoint_of
+from tests.support.label_sets import WORDS as WORDS_OF_LABELS
+from tests.support.label_sets import make_label_set_rows
 
 LABELS = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -50,6 +55,23 @@ def test_the_svc_has_the_verdict_of_a_paired_difference() -> None:
     assert same.describe_difference().startswith("Cannot tell which of the two is better")
 
 
+def test_the_svc_reaches_the_precision_that_the_model_has_to_reach() -> None:
+    """Otherwise two objectives would be compared."""
+    rows = [make_label_set_rows(count, seed) for seed, count in enumerate((60, 60, 0))]
+    parts = [
+        Split([text for _, text in own], ["" for _ in own], "x", label_sets=[labels for labels, _ in own])
+        for own in rows
+    ]
+    dataset = Dataset(*parts, sorted(WORDS_OF_LABELS), [])
+    tokens = [text.split() for text in parts[1].texts]
+    arguments = dataset, dataset.labels, tokens, TextSettings()
+    assert isinstance(score_with_svcs(*arguments).thresholds, float)
+    precise = score_with_svcs(*arguments, objective=0.95)
+    labels = encode_label_sets(parts[1].label_sets or [], dataset.labels)
+    assert np.shape(precise.thresholds) == (3,)
+    assert precise.measure(labels).micro_precision >= 0.95
+
+
 def test_the_network_alone_is_compared_by_the_micro_f1_paired_by_rows() -> None:
     """With many rows the verdict is certain."""
     labels = np.tile(LABELS, (30, 1))
@@ -61,7 +83,7 @@ def test_the_network_alone_is_compared_by_the_micro_f1_paired_by_rows() -> None:
 
 
 def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_rows() -> None:
-    """Without these rows, or where the settings name the thresholds, it has those of the checkpoint."""
+    """Without these rows, or where the settings name the thresholds, it is not measured."""
     base = {"data.multi_label": True, "model.linear": "words-and-pairs"}
     checkpoint = checkpoint_of("rand", **base)
     random = np.random.default_rng(0)
@@ -82,10 +104,6 @@ def test_the_network_alone_has_thresholds_of_its_own_from_the_same_validation_ro
     # Thresholds of the sum would not be its own.
     assert not has_network_alone(checkpoint, None)
     assert not has_network_alone(checkpoint, replace(dataset, validation=empty))
-    checkpoint.metrics.update(label_thresholds=stored | {"objective": None}, loss=0.5)  # they are settings
-    assert has_network_alone(checkpoint, None)
-    alone = score_network_alone(checkpoint, classifier, texts[40:], None)
-    assert np.array_equal(alone.thresholds, [0.99] * 3)
-    checkpoint.metrics["loss"] = None  # a refit, whose thresholds were chosen for the sum
+    checkpoint.metrics["label_thresholds"] = stored | {"objective": None}  # they are settings
     assert not has_network_alone(checkpoint, dataset)
     assert not has_network_alone(checkpoint_of("rand", **base | {"model.linear": "none"}), dataset)

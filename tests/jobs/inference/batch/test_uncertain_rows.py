@@ -63,10 +63,14 @@ def test_similar_rows_are_not_selected_together(checkpoint: Checkpoint, classifi
 
 
 def test_all_rows_are_selected_if_there_are_no_more(checkpoint: Checkpoint, classifier: Classifier) -> None:
-    def make_chunks() -> Iterator[Chunk]:
-        yield Chunk(["word1", "word2", ""], [{}, {}, {}])
+    """Those without words are left out: there is nothing to label."""
 
-    assert len(select_uncertain_rows(checkpoint, classifier, make_chunks(), 5).texts) == 3
+    def make_chunks() -> Iterator[Chunk]:
+        yield Chunk(["word1", "word2", "", " \n"], [{}, {}, {}, {}])
+
+    assert select_uncertain_rows(checkpoint, classifier, make_chunks(), 5).texts == ["word1", "word2"]
+    with pytest.raises(DataError, match="no text has a word"):
+        select_uncertain_rows(checkpoint, classifier, [Chunk(["", " "], [{}, {}])], 5)
 
 
 def test_columns_keep_their_types_in_parquet(checkpoint: Checkpoint, tmp_path: Path) -> None:
