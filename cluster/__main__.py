@@ -41,7 +41,8 @@ def add_commands(commands: CommandGroup) -> None:
     add_manifest(commands)
     token = commands.add_command("token", _token, "create the token that a cluster will require")
     token.description = (
-        "Create the token that a cluster will require, if there is none, and print the path of its file."
+        "Create the token that a cluster will require, if there is none, and print the path of its file. A token in "
+        "RAY_AUTH_TOKEN is used instead of a file."
     )
 
 
@@ -52,20 +53,22 @@ def _check(options: argparse.Namespace) -> int:
     from cluster.check import check_cluster, installed_versions
     from cluster.connection import connect, resolve_address
     from cluster.ray_jobs import JobRequest, submit_job
+    from cluster.storage import absolute_path
 
     caller_versions = json.loads(options.caller) if options.caller else installed_versions()
     address = resolve_address(options.address)
     if address and address.startswith(("http://", "https://")):
         # A job inspects the nodes from inside, so neither Ray's ports nor equal versions are needed.
-        storage = ["--storage", options.storage] if options.storage else []
+        storage_option = ["--storage", options.storage] if options.storage else []
         wants_json = ["--json"] if hasattr(options, "json") else []
-        arguments = ["check", *wants_json, "--caller", json.dumps(caller_versions), *storage]
+        arguments = ["check", *wants_json, "--caller", json.dumps(caller_versions), *storage_option]
         code = submit_job(JobRequest(arguments, address), write=_write_check, confirm=confirm)
         if code == 0:
             print_next(f"finetune-cnn submit --address {address} -- train EXPERIMENT")
         return code
+    storage = absolute_path(options.storage) if options.storage else None
     with connect(address):
-        findings = check_cluster(options.storage, caller_versions)
+        findings = check_cluster(storage, caller_versions)
     for finding in findings:
         write_line(str(finding))
     report_result({"findings": [asdict(finding) for finding in findings]})
@@ -105,6 +108,10 @@ def _package(options: argparse.Namespace) -> None:
 def _token(options: argparse.Namespace) -> None:
     from cluster import auth
 
+    if auth.read_variable() is not None:
+        write_line(f"the token is that of {auth.TOKEN_VARIABLE}; no file is written (every node needs the same token)")
+        report_result({"path": None})
+        return
     auth.ensure_token()
     write_line(f"{auth.token_path()} (only you can read it; every node needs the same token)")
     report_result({"path": str(auth.token_path())})

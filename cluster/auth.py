@@ -16,6 +16,7 @@ from cluster.durable_files import make_folder, publish_file, temporary_path
 from cluster.ray_private import call_node_service, reload_token
 
 AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"
+TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 TIMEOUT_S = 4
 TOKEN_HELP = (
     "put the cluster's token into ~/.ray/auth_token (chmod 600) or RAY_AUTH_TOKEN; "
@@ -33,15 +34,20 @@ def token_path() -> Path:
     return Path(path) if path else Path.home() / ".ray" / "auth_token"
 
 
+def read_variable() -> str | None:
+    """Return the token of RAY_AUTH_TOKEN; None if the variable is not set, or blank."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+
+
 def load_token() -> str | None:
     """Return the token, or None if there is none. Only the owner can read its file afterwards.
 
     Raises:
         TokenError: the file cannot be read.
     """
-    token = os.environ.get("RAY_AUTH_TOKEN")
+    token = read_variable()
     if token:
-        return token.strip()
+        return token
     path = token_path()
     try:
         if not path.is_file():
@@ -52,6 +58,8 @@ def load_token() -> str | None:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError as error:
         raise TokenError(f"{path}: the token cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TokenError(f"{path}: the token is not UTF-8 text; {TOKEN_HELP}") from error
 
 
 def ensure_token() -> str:
@@ -92,6 +100,8 @@ def enable_token_auth() -> str | None:
     if token is None:
         return None
     os.environ[AUTH_MODE_VARIABLE] = "token"
+    if read_variable() is None:
+        os.environ.pop(TOKEN_VARIABLE, None)  # Ray takes a blank one for a token
     if "ray" in sys.modules:  # Ray read the environment when it was imported
         reload_token()
     return token

@@ -45,7 +45,7 @@ class Finding:
 class NodeReport:
     """State of a node.
 
-    versions: by package; free_bytes: in Ray's temporary folder; gpus: number that the driver lists; clock: seconds
+    versions: by package; free_bytes: in Ray's session folder; gpus: number that the driver lists; clock: seconds
     since 1970; token_file_mode: permission bits, None without a file; storage_error: None if the node can read and
     write the storage; job_folder: identity of the folder in which it unpacks the code of jobs, empty without Ray;
     gpu_problem: why torch uses no GPU, and what to do; empty if it uses them, or if there is none.
@@ -98,7 +98,7 @@ def inspect_node(storage: str | None, marker: str, ray_gpus: int = 0) -> NodeRep
     return NodeReport(
         host=host,
         versions=installed_versions(),
-        free_bytes=shutil.disk_usage(os.environ.get("RAY_TMPDIR", "/tmp")).free,
+        free_bytes=shutil.disk_usage(find_runtime_env_folder() or os.environ.get("RAY_TMPDIR", "/tmp")).free,
         gpus=gpus,
         clock=clock,
         token_file_mode=token_file_mode,

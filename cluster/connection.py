@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import ray
 
 from cluster import UsageError, auth, first_line
-from cluster.machine import listen, set_variables
+from cluster.machine import is_own_address, set_variables
 from cluster.package import CODE_FOLDER, build_package, is_installed
 from cluster.ray_private import JOB_VARIABLE, call_node_service, set_uv_run_hook
 
@@ -304,15 +304,7 @@ def _is_outside(address: str, token: str | None) -> bool:
         return False  # Ray's own error is more precise
     hosts = [node.node_manager_address for node in response.node_info_list]
     # A head that has just started lists no node yet; Ray waits for it.
-    return bool(hosts) and not any(map(_is_local, hosts))
-
-
-def _is_local(host: str) -> bool:
-    try:
-        listen(host, 0).close()
-    except OSError:
-        return False
-    return True
+    return bool(hosts) and not any(map(is_own_address, hosts))
 
 
 def _python_path() -> str:

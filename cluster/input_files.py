@@ -12,11 +12,20 @@ import re
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
-from cluster.storage import StorageError, check_local_file, exists, is_uri, local_path, resolve_filesystem, split_query
+from cluster.storage import (
+    StorageError,
+    check_local_file,
+    exists,
+    is_uri,
+    local_path,
+    raise_storage_errors,
+    resolve_filesystem,
+    split_query,
+)
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -26,7 +35,6 @@ GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 WEB_SCHEMES = ("http://", "https://")  # list no folders
 PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
-
 READ_ERRORS = (OSError, EOFError, zlib.error)  # raised while a stream is read
 
 
@@ -40,11 +48,9 @@ def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iter
     Raises:
         StorageError: the file does not exist, or its scheme is unknown. Reading may raise `READ_ERRORS`.
     """
-    try:
-        raw: Any = _open(path)
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
-    with io.BufferedReader(_CountingStream(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
+    with raise_storage_errors(f"{path}: cannot be read", Exception):
+        raw = _open(path)
+    with io.BufferedReader(_RawStream(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
         yield stream
 
 
@@ -79,10 +85,8 @@ def open_random_access(path: str) -> "Iterator[NativeFile]":
     """
     import pyarrow
 
-    try:
+    with raise_storage_errors(f"{path}: cannot be read", Exception):
         source = _open_native(path)
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
     with source:
         magic = source.read(4)
         source.seek(0)
@@ -118,17 +122,14 @@ def find_kind(path: str) -> Literal["file", "folder"] | None:
     """
     if path.startswith(WEB_SCHEMES):
         return "file"
-    try:
+    with raise_storage_errors(f"{path}: cannot be read", Exception):
         if not is_uri(path):
-            local = Path(path)
-            return "folder" if local.is_dir() else "file" if local.is_file() else None
-        remote, inside = _browse(path)
-        kind = remote.info(inside)["type"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
-    return "file" if kind == "file" else "folder" if kind == "directory" else None
+            return "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
+        with suppress(FileNotFoundError):
+            remote, inside = _browse(path)
+            kind = remote.info(inside)["type"]
+            return "file" if kind == "file" else "folder" if kind == "directory" else None
+    return None
 
 
 def list_folder(folder: str) -> dict[str, bool]:
@@ -137,13 +138,11 @@ def list_folder(folder: str) -> dict[str, bool]:
     Raises:
         StorageError: the folder cannot be listed.
     """
-    try:
+    with raise_storage_errors(f"{folder}: cannot be listed", Exception):
         if not is_uri(folder):
             return dict(sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder)))
         remote, inside = _browse(folder)
         entries = remote.ls(inside, detail=True)
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{folder}: cannot be listed: {error}") from error
     names = {_quote(folder, entry["name"].rstrip("/").rpartition("/")[2]): entry["type"] for entry in entries}
     return {name: names[name] == "directory" for name in sorted(names)}
 
@@ -158,12 +157,10 @@ def list_matches(pattern: str) -> list[str]:
         return sorted(glob.glob(pattern, recursive=True))
     path, query = split_query(pattern)
     base = path[: re.search(r"[*\[]|$", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    try:
+    with raise_storage_errors(f"{pattern}: cannot be listed", Exception):
         remote, inside = _browse(base + query)
         inside = inside.rstrip("/")
         matches = [match[len(inside) :].lstrip("/") for match in remote.glob(f"{inside}{path[len(base) :]}")]
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{pattern}: cannot be listed: {error}") from error
     return [f"{base}/{_quote(pattern, match)}{query}" for match in sorted(matches)]
 
 
@@ -178,10 +175,8 @@ def fingerprint(path: str) -> str | None:
     size, versions = _read_metadata(path, with_etag=True)
     if not versions:
         return None
-    parts: list[Any] = [size, *versions]
-    if is_uri(path):
-        parts.append(path)
-    else:
+    parts: list[Any] = [size, *versions, *([path] if is_uri(path) else [])]
+    if not is_uri(path):
         with open_stream(path) as stream:
             parts.append(stream.read(CHUNK_BYTES))
             stream.seek(max(0, (size or 0) - CHUNK_BYTES))
@@ -205,10 +200,8 @@ def check_output_file(path: str, *inputs: str) -> None:
     for name in inputs:
         if is_same_file(name, path):
             raise StorageError(f"{path}: is the input file, which is never changed; name another file to write")
-    if local_path(path) is not None:
-        check_local_file(path)
-    else:
-        resolve_filesystem(path)
+    check = resolve_filesystem if local_path(path) is None else check_local_file
+    check(path)
 
 
 def check_not_replaced(path: str, *inputs: str) -> None:
@@ -221,14 +214,12 @@ def check_not_replaced(path: str, *inputs: str) -> None:
 
 def _read_metadata(path: str, *, with_etag: bool = False) -> tuple[int | None, list[Any]]:
     """Return a file's size in bytes, and metadata that changes with its content."""
-    try:
+    with raise_storage_errors(f"{path}: cannot be read", Exception):
         if not is_uri(path):
             stat = Path(path).stat()
             return stat.st_size, [stat.st_mtime_ns]
         if _is_fsspec_only(path):
-            import fsspec
-
-            remote, inside = fsspec.core.url_to_fs(path)
+            remote, inside = _browse(path)
             metadata = remote.info(inside)
             keys = ("ETag", "Last-Modified", "mtime", "created")
             return metadata.get("size"), [metadata[key] for key in keys if key in metadata]
@@ -240,8 +231,6 @@ def _read_metadata(path: str, *, with_etag: bool = False) -> tuple[int | None, l
         if with_etag:  # takes another request, but the times of S3 are whole seconds
             with filesystem.open_input_file(inside) as file:
                 etags = [value for key, value in (file.metadata() or {}).items() if key.lower() == "etag"]
-    except (OSError, ImportError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
     return info.size, [info.mtime_ns, *etags]
 
 
@@ -249,9 +238,7 @@ def _open(path: str) -> Any:
     if not is_uri(path):
         return Path(path).open("rb", buffering=0)
     if _is_fsspec_only(path):
-        import fsspec
-
-        return fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
+        return _open_remote(path)[0]
     filesystem, inside = resolve_filesystem(path)
     return filesystem.open_input_stream(inside, compression=None)
 
@@ -264,17 +251,25 @@ def _open_native(path: str) -> "NativeFile":
     if not _is_fsspec_only(path):
         filesystem, inside = resolve_filesystem(path)
         return filesystem.open_input_file(inside)
-    import fsspec
+    stream, is_seekable = _open_remote(path)
+    if is_seekable:
+        return pyarrow.PythonFile(stream, mode="r")
+    with stream:
+        return pyarrow.BufferReader(stream.raw.read())
 
-    file = fsspec.open(path, "rb", block_size=CHUNK_BYTES).open()
+
+def _open_remote(path: str) -> "tuple[_RawStream, bool]":
+    """Return a stream of fsspec, and whether it reads at any position: some web servers send only whole files."""
+    remote, inside = _browse(path)
+    file = remote.open(inside, "rb", block_size=CHUNK_BYTES)
     try:
         file.seek(-1, os.SEEK_END)
         file.read(1)
         file.seek(0)
-    except ValueError:  # the web server sends only whole files
-        with fsspec.open(path, "rb", block_size=0) as stream:
-            return pyarrow.BufferReader(stream.read())
-    return pyarrow.PythonFile(file, mode="r")
+    except ValueError:
+        file.close()
+        return _RawStream(remote.open(inside, "rb", block_size=0)), False
+    return _RawStream(file), True
 
 
 def _browse(path: str) -> tuple[Any, str]:
@@ -307,18 +302,25 @@ def _is_fsspec_only(path: str) -> bool:
     return True
 
 
-class _CountingStream(io.RawIOBase):
-    """A raw stream that calls a function after every read."""
+class _RawStream(io.RawIOBase):
+    """A raw stream around another. Reading raises OSErrors only, and calls `on_read` with the number of bytes."""
 
-    def __init__(self, raw: Any, on_read: Callable[[int], None]) -> None:
-        self.raw = raw
-        self.on_read = on_read
+    def __init__(self, raw: Any, on_read: Callable[[int], None] = lambda length: None) -> None:
+        self.raw, self.on_read = raw, on_read
 
     def readable(self) -> bool:
         return True
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self.raw.seek(offset, whence))
+
     def readinto(self, buffer: Any) -> int:
-        length: int = self.raw.readinto(buffer)
+        try:
+            length: int = self.raw.readinto(buffer)
+        except OSError:
+            raise
+        except Exception as error:  # of fsspec's HTTP client, for instance aiohttp
+            raise OSError(str(error) or repr(error)) from error
         if length:
             self.on_read(length)
         return length

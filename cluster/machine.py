@@ -171,6 +171,15 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
+def is_own_address(host: str) -> bool:
+    """Return whether an IP address is one of this machine, so that a socket can listen on it."""
+    try:
+        listen(host, 0).close()
+    except OSError:
+        return False
+    return True
+
+
 def find_free_ports(count: int) -> list[int]:
     """Return ports that are free on every interface at the moment.
 

@@ -24,6 +24,17 @@ def find_runtime_env_folder() -> str | None:
     return None if module._global_node is None else str(module._global_node.get_runtime_env_dir_path())
 
 
+def read_free_resources() -> dict[str, dict[str, float]]:
+    """Return the unused resources of each living node by its id; a kind of which nothing is unused may be missing.
+
+    The public `ray.available_resources()` returns only their sum, and the state API only the totals of each node.
+    """
+    from ray._private.state import available_resources_per_node
+
+    resources: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return resources
+
+
 def is_token_auth_enabled() -> bool:
     """Return whether the cluster that this process is connected to requires a token.
 

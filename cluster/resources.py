@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import UsageError, format_count
 from cluster.machine import GpuState, inspect_gpus
+from cluster.ray_private import read_free_resources
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +118,17 @@ def used_cpus() -> float:
 def limit_workers(minimum: int, maximum: int, cpus_per_worker: int, cpus_of_others: float) -> int:
     """Return the largest number of workers that leaves other jobs and services their CPUs, or `minimum`.
 
-    Ray Train counts all CPUs of the cluster, and would wait forever for workers that do not fit next to the others.
+    Ray Train counts all CPUs of the cluster, and would wait forever for workers that do not fit next to the others. The
+    CPUs of a worker are those of one node. Workers of this run that were lost may still hold CPUs, which become free.
+
+    Args:
+        cpus_of_others: `used_cpus()` before the run started.
     """
-    if is_autoscaling():
+    if minimum == maximum or is_autoscaling():
         return maximum
-    room = int((total_cpus() - cpus_of_others) // cpus_per_worker)
+    free = [resources.get("CPU", 0.0) for resources in read_free_resources().values()]
+    of_lost_workers = max(0.0, _total_resources().get("CPU", 0) - sum(free) - cpus_of_others)
+    room = sum(int(cpus // cpus_per_worker) for cpus in (*free, of_lost_workers))
     return max(minimum, min(maximum, room))
 
 

@@ -29,12 +29,14 @@ class StorageError(UsageError):
 
 
 @contextmanager
-def _raise_storage_errors(message: str) -> Iterator[None]:
-    """Raise a StorageError that begins with a message instead of an OSError."""
+def raise_storage_errors(message: str, errors: type[Exception] = OSError) -> Iterator[None]:
+    """Raise a StorageError that begins with a message instead of `errors`; those of HTTP clients may be any."""
     try:
         yield
-    except OSError as error:
-        raise StorageError(f"{message}: {error}") from error
+    except StorageError:
+        raise
+    except errors as error:
+        raise StorageError(f"{message}: {str(error) or repr(error)}") from error
 
 
 def is_uri(path: str) -> bool:
@@ -85,7 +87,7 @@ def exists(path: str) -> bool:
     from pyarrow.fs import FileType
 
     filesystem, inside = resolve_filesystem(path)
-    with _raise_storage_errors(f"{path}: the storage does not respond"):
+    with raise_storage_errors(f"{path}: the storage does not respond"):
         return bool(filesystem.get_file_info(inside).type != FileType.NotFound)
 
 
@@ -94,7 +96,7 @@ def list_folders(path: str) -> list[str]:
     from pyarrow.fs import FileSelector, FileType
 
     filesystem, inside = resolve_filesystem(path)
-    with _raise_storage_errors(f"{path}: cannot be read"):
+    with raise_storage_errors(f"{path}: cannot be read"):
         entries = filesystem.get_file_info(FileSelector(inside, allow_not_found=True))
     return [entry.base_name for entry in entries if entry.type == FileType.Directory]
 
@@ -102,7 +104,7 @@ def list_folders(path: str) -> list[str]:
 def remove_folder(path: str) -> None:
     """Remove a folder with its content, if it exists."""
     filesystem, inside = resolve_filesystem(path)
-    with _raise_storage_errors(f"{path}: cannot be removed"):
+    with raise_storage_errors(f"{path}: cannot be removed"):
         if exists(path):
             filesystem.delete_dir(inside)
 
@@ -149,7 +151,7 @@ def write_bytes(path: str, content: bytes, *, replace: bool = True) -> None:
 def remove_file(path: str) -> None:
     """Delete a file; StorageError if it cannot be deleted."""
     filesystem, inside = resolve_filesystem(path)
-    with _raise_storage_errors(f"{path}: cannot be deleted"):
+    with raise_storage_errors(f"{path}: cannot be deleted"):
         filesystem.delete_file(inside)
 
 
@@ -199,7 +201,7 @@ def output_file(path: str, *, replace: bool = True) -> Iterator[Path]:
             with part.open("rb") as source, filesystem.open_output_stream(inside) as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
 
-        with _raise_storage_errors(f"{path}: cannot be written"), ThreadPoolExecutor(1) as pool:
+        with raise_storage_errors(f"{path}: cannot be written"), ThreadPoolExecutor(1) as pool:
             pool.submit(upload).result()  # in a thread: an interrupt would close the stream, which publishes a part
 
 
@@ -211,7 +213,7 @@ def atomic_write(target: Path, *, replace: bool = True) -> Iterator[Path]:
         StorageError: the target cannot be written.
     """
     part = temporary_path(target)
-    with _raise_storage_errors(f"{target}: cannot be written"):
+    with raise_storage_errors(f"{target}: cannot be written"):
         make_folder(target.parent)
         try:
             yield part
@@ -229,7 +231,7 @@ def check_local_file(path: str) -> Path:
     target = local_path(path)
     if target is None:
         raise StorageError(f"{path}: is written to a path of this machine, not to a URI")
-    with _raise_storage_errors(f"{path}: cannot be written"):  # a name may be too long
+    with raise_storage_errors(f"{path}: cannot be written"):  # a name may be too long
         folder = next(parent for parent in target.parents if os.path.lexists(parent))
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise StorageError(f"{path}: cannot be written: {folder} is no folder that this user can write")
@@ -249,7 +251,7 @@ def copy_folder(source: str, target: str) -> None:
         _copy_files(source, target)
         return
     part = temporary_path(local)
-    with _raise_storage_errors(f"{target}: cannot be written"):
+    with raise_storage_errors(f"{target}: cannot be written"):
         try:
             make_folder(part)
             _copy_files(source, str(part))
@@ -263,11 +265,12 @@ def _copy_files(source: str, target: str) -> None:
 
     filesystem, inside = resolve_filesystem(source)
     target_filesystem, target_inside = resolve_filesystem(target)
-    with _raise_storage_errors(f"{source} cannot be copied to {target}"):
+    source_sizes = list_file_sizes(source)  # first: a file may be added meanwhile, such as a lease
+    with raise_storage_errors(f"{source} cannot be copied to {target}"):
         copy_files(inside, target_inside, filesystem, target_filesystem)
     # pyarrow is silent when a part of an upload fails.
     sizes = list_file_sizes(target)
-    incomplete = sorted(name for name, size in list_file_sizes(source).items() if sizes.get(name) != size)
+    incomplete = sorted(name for name, size in source_sizes.items() if sizes.get(name) != size)
     if incomplete:
         raise StorageError(f"{target}: {', '.join(incomplete)} was not copied completely")
 
@@ -277,7 +280,7 @@ def list_file_sizes(folder: str) -> dict[str, int]:
     from pyarrow.fs import FileSelector
 
     filesystem, inside = resolve_filesystem(folder)
-    with _raise_storage_errors(f"{folder}: cannot be listed"):
+    with raise_storage_errors(f"{folder}: cannot be listed"):
         entries = filesystem.get_file_info(FileSelector(inside, recursive=True, allow_not_found=True))
     return {entry.path.removeprefix(inside).lstrip("/"): entry.size for entry in entries if entry.is_file}
 
@@ -290,7 +293,7 @@ def output_folder(path: str) -> Iterator[Path]:
         StorageError: the path cannot be written.
     """
     local = local_path(path)
-    with _raise_storage_errors(f"{path}: cannot be written"):
+    with raise_storage_errors(f"{path}: cannot be written"):
         if local is not None:
             make_folder(local)
             yield local

@@ -37,8 +37,10 @@ DEFAULT_MODELS_BYTES = 1 << 30
 # Young objects at which Python looks for unreachable ones. At its default, 700, a service with 16 connections answers a
 # tenth fewer requests (`python benchmarks/serving.py --only speed`).
 GC_THRESHOLD = 10_000
-# A refused checkpoint is tried again after this many flushes of the metrics.
+# A refused checkpoint is tried again after this many flushes of the metrics, then after twice as many each time, up to
+# five minutes: it may have to be downloaded.
 RELOAD_RETRY_PERIODS = 5
+MAX_RELOAD_RETRY_PERIODS = round(300 / FLUSH_PERIOD_S)
 
 logger = logging.getLogger("ray.serve")
 
@@ -88,6 +90,7 @@ class Replica:
         self._user_config: dict[str, Any] = {}
         self.load_error: str | None = None
         self.refused_checkpoint: str | None = None
+        self._retry_periods = self._periods_to_retry = RELOAD_RETRY_PERIODS
         self._export_error = ""
         self.metrics = ReplicaMetrics()
         self._metrics_export: asyncio.Task[None] | None = None
@@ -123,20 +126,22 @@ class Replica:
         """
         async with self._configuring:
             self._user_config = user_config
-            await self._configure()
+            await self._configure(again=False)
+            self._retry_periods = self._periods_to_retry = RELOAD_RETRY_PERIODS
         if self._metrics_export is None or self._metrics_export.done():  # done if its event loop has ended
             self._metrics_export = asyncio.create_task(self._export_metrics())
 
-    async def _configure(self) -> None:
+    async def _configure(self, *, again: bool) -> None:
+        """Load the checkpoints of the `user_config`. again: they were refused, and may have been repaired."""
         refusal: UsageError | None
         try:
             models = self._use(await self._load(parse_user_config(self._user_config)))
-            await self.pool.configure(models.user_config.models)
+            await self.pool.configure(models.user_config.models, again=again)
             refusal = models.candidate_error
         except UsageError as error:
             refusal = error
             if self.models is None or isinstance(error, CandidateError):
-                self._use(await self._load_fallback(error))
+                self._use(await self._load_fallback(error, again=again))
         is_candidate = isinstance(refusal, CandidateError)
         candidate = self._user_config.get("candidate")
         refused = candidate if is_candidate and isinstance(candidate, dict) else self._user_config
@@ -156,7 +161,7 @@ class Replica:
         ]
         return models
 
-    async def _load_fallback(self, refusal: UsageError) -> ServedModels:
+    async def _load_fallback(self, refusal: UsageError, *, again: bool) -> ServedModels:
         """Return the models of the checkpoint without its candidate, or else those loaded now, or the previous one.
 
         The checkpoint is loaded only if the refusal is of the `user_config`. Without any of them raise `refusal`.
@@ -167,7 +172,7 @@ class Replica:
                 models = await self._load(parse_user_config({"checkpoint": self._user_config.get(key)}))
                 with suppress(UsageError):  # `models` may be the invalid part
                     further = {"checkpoint": "", "models": self._user_config.get("models", {})}
-                    await self.pool.configure(parse_user_config(further).models)
+                    await self.pool.configure(parse_user_config(further).models, again=again)
                 return models
         if self.models is None:
             raise refusal
@@ -183,17 +188,26 @@ class Replica:
         return load_model(path, (), arguments.table_bytes, arguments.table_dtype, arguments.limits)
 
     async def _export_metrics(self) -> None:
-        periods = 0
         while True:
             await asyncio.sleep(FLUSH_PERIOD_S)
-            periods += 1
             try:
-                await self._export_once(retry=periods % RELOAD_RETRY_PERIODS == 0)
+                await self._export_once(retry=self._is_retry_due())
                 self._export_error = ""
             except Exception as error:  # a failure must not end the reports that follow
                 if repr(error) != self._export_error:
                     self._export_error = repr(error)
                     logger.exception("metrics cannot be exported; the next try is in %g s", FLUSH_PERIOD_S)
+
+    def _is_retry_due(self) -> bool:
+        """Return whether a refused checkpoint is to be tried again in this period; called once in each."""
+        if self.load_error is None:
+            self._retry_periods = self._periods_to_retry = RELOAD_RETRY_PERIODS
+            return False
+        self._periods_to_retry -= 1
+        if self._periods_to_retry > 0:
+            return False
+        self._retry_periods = self._periods_to_retry = min(2 * self._retry_periods, MAX_RELOAD_RETRY_PERIODS)
+        return True
 
     async def _export_once(self, *, retry: bool) -> None:
         """Export the metrics; if retry, try to load a refused checkpoint again."""
@@ -202,9 +216,9 @@ class Replica:
         further, pool = self.pool.take_counts()
         self.metrics.flush([*counts, *further], pool)
         # Serve does not send the same user_config again after the checkpoint has been repaired.
-        if self.load_error is not None and retry:
+        if retry and self.load_error is not None and not self._configuring.locked():
             async with self._configuring:
-                await self._configure()
+                await self._configure(again=True)
 
 
 def _name_roles(models: ServedModels | None) -> Iterator[tuple[str, ServedModel]]:

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster import UsageError, __version__, convert_interrupts
@@ -247,6 +248,8 @@ def _expand_home(value: Any) -> Any:
     """Return a value of an option, with the home folder instead of `~` if it is such a path."""
     if isinstance(value, list):
         return [_expand_home(item) for item in value]
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
     return os.path.expanduser(value) if isinstance(value, str) and _HOME_PATH.fullmatch(value) else value
 
 

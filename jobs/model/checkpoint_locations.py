@@ -8,8 +8,10 @@ read, never written to; what reads it does the same checks as for any other chec
 
 import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 
 from cluster import UsageError
 from cluster.console.progress import shows_bars
-from cluster.storage import StorageError, as_local_folder, exists, is_uri, join, list_folders
+from cluster.storage import StorageError, exists, is_uri, join, list_folders, local_path, resolve_filesystem
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     CheckpointError,
@@ -29,6 +31,7 @@ from jobs.model.checkpoint_files import (
 
 SCHEME = "hf://"
 MAX_SUGGESTIONS = 3
+COPIED_BYTES = 8 << 20  # of a URI, each with a request
 # Files that every checkpoint has, and all that readers use. The first ones are downloaded before the others.
 MODEL_FILES = ("experiment.yaml", "labels.json", "vocabulary.json", "weights.safetensors", "metrics.json")
 FIRST_FILES = ("manifest.json", "experiment.yaml")
@@ -79,9 +82,41 @@ def locate_snapshot(path: str) -> str:
 
 @contextmanager
 def open_checkpoint(location: str) -> Iterator[VerifiedFiles]:
-    """Yield the files of a folder or URI, copied to this machine if needed; CheckpointError if one cannot be read."""
-    with _raise_checkpoint_errors(location), as_local_folder(locate_snapshot(location)) as folder:
-        yield VerifiedFiles(location, folder)
+    """Yield the files of a folder or URI; CheckpointError if one cannot be read.
+
+    Those of a URI are copied to this machine when they are read: a reader that needs few of them waits for these only.
+    """
+    with _raise_checkpoint_errors(location):
+        folder = local_path(locate_snapshot(location))
+        if folder is not None:
+            yield VerifiedFiles(location, folder)
+            return
+        with tempfile.TemporaryDirectory() as copies:
+            yield _RemoteFiles(location, Path(copies))
+
+
+class _RemoteFiles(VerifiedFiles):
+    """Files of a checkpoint at a URI; each is copied into a local folder when it is first read."""
+
+    def __init__(self, location: str, folder: Path) -> None:
+        _copy_file(join(location, "manifest.json"), folder / "manifest.json")
+        super().__init__(location, folder)
+
+    def _path(self, name: str) -> Path:
+        if name in self and not (self._folder / name).exists():
+            _copy_file(join(self._location, name), self._folder / name)
+        return super()._path(name)
+
+
+def _copy_file(uri: str, target: Path) -> None:
+    """Copy a file to this machine, if it exists; OSError if it cannot be read."""
+    filesystem, inside = resolve_filesystem(uri)
+    with (
+        suppress(FileNotFoundError),
+        filesystem.open_input_stream(inside, compression=None) as source,
+        target.open("wb") as copy,
+    ):
+        shutil.copyfileobj(source, copy, COPIED_BYTES)
 
 
 @contextmanager

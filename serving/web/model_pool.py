@@ -7,6 +7,7 @@ the reason, and `GET /models` shows it.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from serving.web.metrics import ModelCounts, PoolState
 from serving.web.protocol import RequestError
 from serving.web.served_models import ServedModel, ServedModels, UserConfig
 
-RETRY_S = 10
-"""Seconds until a refused model is opened again, if a request needs it."""
+RETRY_S, MAX_RETRY_S = 10, 300
+"""Seconds until a refused model is opened again if a request needs it: twice as many each time, up to a limit."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -46,6 +47,11 @@ class PoolDescription(TypedDict):
 class _Refusal:
     reason: str
     time_s: float
+    attempts: int
+
+    def wait_s(self) -> float:
+        """Return the seconds until the model may be opened again; not positive if it may be now."""
+        return self.time_s + min(RETRY_S << (self.attempts - 1), MAX_RETRY_S) - monotonic()
 
 
 class ModelPool:
@@ -72,11 +78,16 @@ class ModelPool:
         """Names of the models."""
         return tuple(self._paths)
 
-    async def configure(self, paths: Mapping[str, str]) -> None:
+    async def configure(self, paths: Mapping[str, str], *, again: bool = False) -> None:
         """Set the checkpoints of the models.
 
         An open model whose checkpoint is another one now responds until that is open, and longer if it is refused.
+
+        Args:
+            again: the configuration is not a new one: without a change of the checkpoints, refusals stay.
         """
+        if again and paths == self._paths:
+            return
         async with self._lock:
             self._paths, self._refusals = dict(paths), {}
             self._has_state = self._has_state or bool(paths)
@@ -119,7 +130,7 @@ class ModelPool:
     def _is_refused(self, name: str) -> bool:
         """Return whether a model was refused, and is not to be tried again yet."""
         refusal = self._refusals.get(name)
-        return refusal is not None and monotonic() - refusal.time_s < RETRY_S
+        return refusal is not None and refusal.wait_s() > 0
 
     def _start_opening(self, name: str) -> "asyncio.Task[ServedModels]":
         """Return the task that opens a model. It is shared by requests, and goes on when one of them is cancelled."""
@@ -150,9 +161,11 @@ class ModelPool:
                 self._add(name, ServedModels(UserConfig(checkpoint=path), model))
                 return
             except UsageError as error:
-                self._refusals[name] = _Refusal(str(error), monotonic())
-        header = (b"retry-after", b"%d" % RETRY_S)
-        raise RequestError(503, f"the model {name} is refused: {self._refusals[name].reason}", header)
+                earlier = self._refusals.get(name)
+                self._refusals[name] = _Refusal(str(error), monotonic(), earlier.attempts + 1 if earlier else 1)
+        refusal = self._refusals[name]
+        header = (b"retry-after", b"%d" % max(1, math.ceil(refusal.wait_s())))
+        raise RequestError(503, f"the model {name} is refused: {refusal.reason}", header)
 
     def _add(self, name: str, models: ServedModels) -> None:
         """Add an open model, instead of one with its name and of those that were used least recently."""

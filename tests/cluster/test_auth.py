@@ -1,5 +1,6 @@
 """Token of a cluster: its file is readable by the owner only, and a wrong or missing token is an error at once."""
 
+import json
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from threading import Barrier
 import pytest
 
 from cluster import auth
+from cluster.__main__ import main
 from cluster.auth import TokenError
 from tests.support.commands import run_command
 
@@ -86,6 +88,38 @@ def test_the_file_of_another_user_is_read(home: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "chmod", refuse)
     assert auth.load_token() == "abc"
+
+
+def test_a_blank_variable_is_no_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token of the file is used, also by Ray, which would send the blank one."""
+    token = auth.ensure_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", " \n")
+    assert auth.load_token() == token
+    assert auth.enable_token_auth() == token
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_the_command_names_the_source_of_the_token(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file only if there is one."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc")
+    assert main(["token", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"path": None}
+    assert "the token is that of RAY_AUTH_TOKEN" in output.err
+    assert not (home / ".ray").exists()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", " ")
+    assert main(["token", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(home / ".ray/auth_token")}
+    assert (home / ".ray/auth_token").is_file()
+
+
+def test_a_file_that_is_no_text_is_an_error(home: Path) -> None:
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_bytes(b"\xff\xfe")
+    with pytest.raises(TokenError, match=r"\.ray/auth_token: the token is not UTF-8 text"):
+        auth.load_token()
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(home: Path) -> None:

@@ -1,17 +1,20 @@
 """`finetune-cnn check`: findings on a node's report, on this machine, and on a cluster of one node."""
 
+import contextlib
 import dataclasses
 import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.exceptions import RpcError
 
 from benchmarks.ray_head import RayHead
-from cluster import check
+from cluster import check, connection
+from cluster.__main__ import main
 from cluster.check import (
     MIN_FREE_BYTES,
     NodeReport,
@@ -88,6 +91,33 @@ def test_inspecting_this_machine_leaves_no_files(tmp_path: Path) -> None:
     assert abs(node.clock - time.time()) < 60
     assert [path.name for path in tmp_path.iterdir()] == ["marker"]
     assert "marker" in (inspect_node(str(tmp_path / "other"), "marker").storage_error or "")
+
+
+def test_the_free_space_is_that_of_the_session_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray start --temp-dir` puts it on another disk than RAY_TMPDIR, which counts without a running Ray."""
+    folders: list[str] = []
+
+    def record_usage(folder: str) -> Any:
+        folders.append(folder)
+        return SimpleNamespace(free=1)
+
+    monkeypatch.setattr(check.shutil, "disk_usage", record_usage)
+    monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
+    for session in (str(tmp_path), None):
+        monkeypatch.setattr(check, "find_runtime_env_folder", lambda session=session: session)
+        assert inspect_node(None, "marker").free_bytes == 1
+    assert folders == [str(tmp_path), "/elsewhere"]
+
+
+def test_the_nodes_check_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `train` writes to; a relative one would be relative to the folder of each node's processes."""
+    storages: list[str | None] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connection, "connect", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(check, "check_cluster", lambda storage, versions: storages.append(storage) or [])
+    for arguments in (["--storage", "runs"], ["--storage", "s3://bucket/runs"], []):
+        assert main(["check", "--address", "127.0.0.1:6379", *arguments]) == 0
+    assert storages == [str(tmp_path / "runs"), "s3://bucket/runs", None]
 
 
 def test_a_head_that_does_not_respond_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ from cluster.connection import (
     UV_RUN_VARIABLE,
     AddressError,
     ClusterConnectionError,
-    _is_local,
     call_in_background,
     connect,
     parse_address,
@@ -33,7 +32,7 @@ from cluster.connection import (
     set_ray_environment,
 )
 from cluster.console.output import collect_result, collects_result
-from cluster.machine import find_free_ports
+from cluster.machine import find_free_ports, is_own_address
 from cluster.package import CODE_FOLDER, REPOSITORY
 from tests.support.commands import run_command
 
@@ -144,7 +143,7 @@ def test_an_ipv6_address_without_a_listener_is_an_error() -> None:
     with pytest.raises(ClusterConnectionError, match=message), connect("[::1]:9"):
         pass
     if socket.has_ipv6:
-        assert not _is_local("2001:db8::1")
+        assert not is_own_address("2001:db8::1")
 
 
 @pytest.mark.parametrize(("value", "expected"), [("", None), ("local", None), (" ", None), ("head:1 ", "head:1")])

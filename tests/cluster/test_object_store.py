@@ -4,6 +4,7 @@ import os
 import secrets
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,6 +153,24 @@ def test_an_upload_that_loses_a_file_is_an_error(root: str, server: S3Server, tm
     with pytest.raises(StorageError, match="weights was not copied completely"):
         storage.copy_folder(str(tmp_path), storage.join(root, "checkpoint"))
     assert storage.list_file_sizes(storage.join(root, "checkpoint")) == {"a": 1}
+
+
+def test_a_file_that_is_added_meanwhile_does_not_matter(root: str, server: S3Server, tmp_path: Path) -> None:
+    """For instance a lease on a checkpoint, while a service starts."""
+    for name in ("a", "b"):
+        storage.write_text(storage.join(root, "checkpoint", name), name)
+
+    def add_file(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("/a"):
+            server.fault = None
+            url = f"{server.endpoint}/{storage.join(root, 'checkpoint', 'lease.json').removeprefix('s3://')}"
+            urllib.request.urlopen(urllib.request.Request(url, b"{}", method="PUT"), timeout=30).close()
+
+    server.fault = add_file
+    with storage.as_local_folder(storage.join(root, "checkpoint")) as folder:
+        assert (folder / "a").read_text() == "a"
+    assert server.fault is None
+    assert storage.exists(storage.join(root, "checkpoint", "lease.json"))
 
 
 @pytest.mark.slow

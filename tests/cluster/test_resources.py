@@ -7,7 +7,7 @@ import ray
 import ray.exceptions
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from cluster import resources
+from cluster import ray_private, resources
 from cluster.machine import GpuState
 
 USABLE = GpuState(1, "580.95.05", "2.13.0", "13.0")
@@ -23,7 +23,8 @@ def make_nodes(monkeypatch: pytest.MonkeyPatch, *nodes: tuple[int, int], autosca
         "list_nodes",
         lambda: [resources.Node(str(i), "h", "a", item, labels) for i, item in enumerate(amounts)],
     )
-    monkeypatch.setattr(resources, "_total_resources", lambda: {"GPU": sum(item["GPU"] for item in amounts)})
+    total = {kind: sum(item[kind] for item in amounts) for kind in ("CPU", "GPU")}
+    monkeypatch.setattr(resources, "_total_resources", lambda: total)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,36 @@ def test_a_cluster_that_could_add_gpus_says_how_to_request_them(monkeypatch: pyt
     assert resources.select_gpus(1, 1) == (
         False, "training on CPUs: no node has a GPU at the moment; train.use_gpu=true waits for one"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("free", "cpus_of_others", "expected"),
+    [
+        ([3, 3], 2, 2),
+        ([4, 2], 2, 3),
+        ([4, None], 4, 2),
+        ([0, 0], 8, 1),
+        ([1, 3], 2, 2),
+        ([4, 4], 0, 4),
+        ([4, 4], 3, 4),
+    ],
+    ids=[
+        "others on each node", "others on one node", "a full node", "no room", "a lost worker", "no others",
+        "others that have ended",
+    ],
+)  # fmt: skip
+def test_workers_fit_into_the_free_cpus_of_each_node(
+    free: list[int | None], cpus_of_others: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two nodes of 4 CPUs, with 2 per worker: Ray Train would wait for a worker whose CPUs are on two nodes."""
+    make_nodes(monkeypatch, (4, 0), (4, 0))
+    nodes = {str(i): {} if cpus is None else {"CPU": float(cpus)} for i, cpus in enumerate(free)}
+    monkeypatch.setattr(resources, "read_free_resources", lambda: nodes)
+    assert resources.limit_workers(1, 4, 2, cpus_of_others) == expected
+    assert resources.limit_workers(1, 2, 2, cpus_of_others) == min(expected, 2)
+    assert resources.limit_workers(4, 4, 2, cpus_of_others) == 4
+    make_nodes(monkeypatch, (4, 0), (4, 0), autoscaling=True)
+    assert resources.limit_workers(1, 4, 2, cpus_of_others) == 4
 
 
 def set_gpu_states(monkeypatch: pytest.MonkeyPatch, *states: GpuState) -> list[str]:
@@ -183,6 +214,8 @@ def test_placement_groups_of_a_dead_controller_are_removed(embedded_ray: None) -
     """The group that the driver itself created before stays; afterwards all other CPUs are free."""
     own = placement_group([{"CPU": 1}])
     ray.get(own.ready())
+    assert [node["CPU"] for node in ray_private.read_free_resources().values()] == [3]
+    assert resources.limit_workers(1, 4, 2, resources.used_cpus()) == 1
     earlier = resources.list_placement_groups()
 
     @ray.remote(num_cpus=0)

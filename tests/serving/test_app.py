@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -30,7 +31,8 @@ from serving.web import body as body_module
 from serving.web.admission import AdmissionQueue
 from serving.web.distribution import Distances
 from serving.web.metrics import MAX_CHECKPOINT_TAGS, MAX_ROLE_TAGS, OTHER, ModelCounters, ModelCounts, ReplicaMetrics
-from serving.web.served_models import ServedModel
+from serving.web.served_models import ServedModel, ServedModels, load_models
+from tests.serving.mounted_replica import MountedReplica
 from tests.support.asgi import configure, make_replica, send_request, serve_replica
 
 BODY = b'{"inputs": "word1 word2"}'
@@ -56,6 +58,20 @@ def test_scores_are_those_of_the_checkpoint(replica: Replica, run_folder: Path) 
             )
     assert send_request(replica, "/", BODY)[2] == [send_request(replica, "/predict", BODY)[2]]
     assert send_request(replica, "/predict/", BODY)[2] == send_request(replica, "/predict", BODY)[2]
+
+
+def test_the_page_of_a_route_prefix_is_in_its_folder(replica: Replica) -> None:
+    """Its requests are relative: without a slash at the end of its path they would go to another service."""
+    mounted = MountedReplica(replica, "/api/tickets")
+    for method in ("GET", "HEAD"):
+        status, headers, content = send_request(mounted, "/api/tickets", method=method)
+        assert (status, headers["location"], content) == (307, "tickets/", "")
+    assert send_request(mounted, "/api/tickets/")[0] == 200
+    assert send_request(mounted, "/api/tickets", BODY)[2] == [send_request(mounted, "/api/tickets/predict", BODY)[2]]
+    for root_path in ("/api/tickets", "", "/other"):
+        description = send_request(MountedReplica(replica, root_path), f"{root_path}/openapi.json")[2]
+        assert description.get("servers") == ([{"url": root_path}] if root_path else None)
+        assert send_request(MountedReplica(replica, ""), "/")[0] == 200
 
 
 def test_info_describes_the_checkpoint_and_the_limits(replica: Replica, run_folder: Path) -> None:
@@ -316,6 +332,48 @@ def test_a_refused_checkpoint_is_served_once_it_is_repaired(
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert "refused" not in send_request(replica, "/info")[2]
+
+
+def test_a_refused_checkpoint_is_tried_again_after_growing_times(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In flushes of the metrics, since each try may be a download; a new user_config is tried as the first one."""
+    monkeypatch.setattr(app, "FLUSH_PERIOD_S", 0.001)
+    monkeypatch.setattr(app, "MAX_RELOAD_RETRY_PERIODS", 20)
+    replica = make_replica({"checkpoint": str(run_folder)})
+    flushes: list[object] = []
+    tries: list[int] = []
+    monkeypatch.setattr(replica.metrics, "flush", lambda models, pool: flushes.append(models))
+
+    def record_try(*arguments: Any) -> ServedModels:
+        tries.append(len(flushes))
+        return load_models(*arguments)
+
+    monkeypatch.setattr(app, "load_models", record_try)
+
+    async def run() -> None:
+        for _ in range(2):
+            tries.clear()
+            flushes.clear()
+            await replica.reconfigure({"checkpoint": str(tmp_path)})
+            while len(tries) < 5:
+                await asyncio.sleep(0.001)
+            gaps = [later - earlier for earlier, later in pairwise(tries)]
+            assert (gaps[0] >= 5, gaps[1:]) == (True, [10, 20, 20])
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_retry_leaves_the_refusals_of_further_models(run_folder: Path, tmp_path: Path) -> None:
+    """They have growing times of their own; a new user_config is tried at once."""
+    config = {"checkpoint": str(run_folder), "candidate": {"checkpoint": str(tmp_path), "weight": 0.5}}
+    replica = make_replica(config | {"models": {"late": str(tmp_path / "late")}})
+    assert send_request(replica, "/models/late/predict", BODY)[0] == 503
+    shutil.copytree(run_folder / "first", tmp_path / "late")
+    asyncio.run(replica._export_once(retry=True))
+    assert send_request(replica, "/models/late/predict", BODY)[0] == 503
+    configure(replica, replica._user_config)
+    assert send_request(replica, "/models/late/predict", BODY)[0] == 200
 
 
 def test_a_candidate_responds_to_its_share(run_folder: Path) -> None:

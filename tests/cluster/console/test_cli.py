@@ -200,6 +200,7 @@ def make_settings_command_line() -> tuple[CommandLine, list[argparse.Namespace]]
     parser = cli.add_command("work", record, "works")
     parser.add_argument("settings", nargs="*")
     parser.add_argument("--out")
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--address")
     keys = {"epochs": ["train.epochs", "tune.epochs"], "batch_size": ["train.batch_size"]}
     parser.set_defaults(settings_argument="settings", suggest_keys=lambda name: keys.get(name, []))
@@ -237,10 +238,11 @@ def test_a_home_folder_in_an_option_is_expanded(monkeypatch: pytest.MonkeyPatch)
     """Shells expand it at the start of a word only."""
     monkeypatch.setenv("HOME", "/home/me")
     cli, calls = make_settings_command_line()
-    assert cli.main(["work", "~/a.yaml", "--out=~/report", "--address=~", "data.train=~/x"]) == 0
+    assert cli.main(["work", "~/a.yaml", "--out=~/report", "--folder=~/x", "--address=~", "data.train=~/x"]) == 0
     [options] = calls
-    assert (options.out, options.address, options.settings) == (
+    assert (options.out, options.folder, options.address, options.settings) == (
         "/home/me/report",
+        Path("/home/me/x"),
         "~",
         ["/home/me/a.yaml", "data.train=~/x"],
     )

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from serving.app import Replica
 from serving.web import model_pool
 from serving.web.metrics import ModelCounters
 from serving.web.model_pool import ModelPool
-from serving.web.protocol import Limits
+from serving.web.protocol import Limits, RequestError
 from serving.web.served_models import MAX_MODELS, ServedModel, UserConfigError, load_model, parse_user_config
 from tests.support.asgi import configure, make_replica, send_request, serve_replica
 from tests.support.checkpoints import checkpoint_of
@@ -212,6 +212,40 @@ def test_a_refused_replacement_is_tried_again(
         assert [pool.describe()["models"][0][key] for key in ("state", "refused")] == ["open", None]
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_refused_model_is_tried_again_after_growing_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a limit; the response says when, and a new configuration is tried at once."""
+    now_s, tries = [1000.0], []
+    monkeypatch.setattr(model_pool, "monotonic", lambda: now_s[0])
+
+    def refuse(path: str) -> ServedModel:
+        tries.append(now_s[0])
+        raise UsageError(f"{path}: is no checkpoint")
+
+    async def request(pool: ModelPool, seconds: int) -> int:
+        """Request the model each second; return the Retry-After of the last response."""
+        for _ in range(seconds):
+            with pytest.raises(RequestError) as refusal:
+                await pool.get("x")
+            now_s[0] += 1
+        return int(dict(refusal.value.headers)[b"retry-after"])
+
+    async def run() -> None:
+        pool = ModelPool(refuse, 1 << 30)
+        await pool.configure({"x": "late"})
+        assert await request(pool, 10) == 1
+        assert await request(pool, 1) == 20
+        await request(pool, 1000)
+        assert [later - earlier for earlier, later in pairwise(tries)] == [10, 20, 40, 80, 160, 300, 300]
+        await pool.configure({"x": "late"}, again=True)
+        await request(pool, 1)
+        assert len(tries) == 8
+        await pool.configure({"x": "late"})
+        assert await request(pool, 1) == 10
+        assert len(tries) == 9
+
+    asyncio.run(run())
 
 
 def test_a_cancelled_request_does_not_stop_a_model_from_being_opened(paths: dict[str, str]) -> None:
