@@ -108,6 +108,7 @@ def deploy(
     name: str = "classifier",
     host: str = "127.0.0.1",
     port: int = 8000,
+    route_prefix: str = "/",
     key: str | None = None,
     models: "Mapping[str, str | os.PathLike[str]] | None" = None,
     allowed_origins: Sequence[str] = (),
@@ -128,18 +129,28 @@ def deploy(
             of this machine.
         name: of the application on the cluster.
         host, port: to listen on. If Serve runs already, it keeps its own, and a warning says so.
+        route_prefix: path of the service. A program that runs several services gives each a name and a path of its own,
+            such as "/tickets"; an embedded Ray ends with the first one.
         key: one of the API keys, if the service requires one.
         models: paths or URIs of further checkpoints, by name: `service.predict(texts, model=NAME)`.
         allowed_origins: origins of web pages that may read responses (CORS), such as `["https://example.com"]`, or
             `["*"]` for all.
 
     Raises:
-        UsageError: there is no checkpoint, an origin is invalid, or the service does not start.
+        UsageError: there is no checkpoint, the route prefix or an origin is invalid, or the service does not start.
     """
     from serving.deployment.local_service import Service
 
     return Service(
-        model, path, name=name, host=host, port=port, key=key, models=models, allowed_origins=allowed_origins
+        model,
+        path,
+        name=name,
+        host=host,
+        port=port,
+        route_prefix=route_prefix,
+        key=key,
+        models=models,
+        allowed_origins=allowed_origins,
     )
 
 

@@ -7,6 +7,8 @@ Client("http://127.0.0.1:8000").classify("a fine film")
 import gzip
 import json
 import random
+import re
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -40,8 +42,8 @@ class Client:
     [{'label': 'good', 'score': 0.999...}]
 
     Args:
-        url: of the service, without a path.
-        key: one of its API keys, if it requires one.
+        url: of the service, with its route prefix if that is not "/"; white space around it is removed.
+        key: one of its API keys, if it requires one. White space around it is removed.
         retry_timeout_s: how long a request is retried, in seconds. The wait between attempts grows from 0.1 s to 5 s,
             plus or minus half of it, plus the service's Retry-After. The last attempt starts when this time is over.
             Classifying twice changes nothing, so every request may be repeated.
@@ -49,6 +51,9 @@ class Client:
         connections: maximum number of open connections.
         compress: send bodies of at least MIN_COMPRESSED_BYTES with gzip, for slow networks; it takes the service more
             time.
+
+    Raises:
+        ServiceError: the URL or the key is invalid.
     """
 
     def __init__(
@@ -61,10 +66,9 @@ class Client:
         connections: int = 8,
         compress: bool = False,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ServiceError(f"{url}: is not the URL of a service, such as http://127.0.0.1:8000")
-        self._url = url.rstrip("/")
-        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        self._url = _validate_url(url.strip()).rstrip("/")
+        authorization = {"authorization": f"Bearer {_validate_key(key.strip())}"} if key and key.strip() else {}
+        self._headers = {"content-type": "application/json"} | authorization
         self._retry_timeout_s, self._timeout_s, self._compress = retry_timeout_s, timeout_s, compress
         self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_s)
 
@@ -134,6 +138,8 @@ class Client:
                     return response
                 retry_after = _retry_after(response)
             except urllib3.exceptions.HTTPError as error:
+                if _is_permanent(error):
+                    raise ServiceError(f"{self._url} cannot be called: {error}") from error
                 if time.monotonic() >= deadline:
                     raise ServiceError(f"{self._url} does not respond: {error}") from error
             remaining = deadline - time.monotonic()
@@ -143,6 +149,39 @@ class Client:
             backoff = min(MAX_BACKOFF_S, 0.1 * 2 ** min(attempt, 9)) * random.uniform(0.5, 1.5)
             time.sleep(max(0, min(remaining, retry_after + backoff)))
         raise AssertionError("unreachable")
+
+
+def _validate_url(url: str) -> str:
+    """Return the URL of a service; ServiceError if it has no host, an invalid port or another scheme."""
+    try:
+        parts = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError as error:
+        raise ServiceError(f"{url}: is not the URL of a service: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ServiceError(f"{url}: is not the URL of a service, such as http://127.0.0.1:8000")
+    return url
+
+
+def _validate_key(key: str) -> str:
+    """Return an API key; ServiceError, which does not contain it, if no service can have it."""
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ServiceError("the API key contains white space or characters that are not ASCII, so no service has it")
+    return key
+
+
+def _is_permanent(error: BaseException | None) -> bool:
+    """Return whether a request fails again: the certificate is rejected, the server has no TLS, or the host is no name.
+
+    A connection that ends while TLS starts is temporary: the server restarts.
+    """
+    while error is not None:
+        if isinstance(error, urllib3.exceptions.LocationValueError):
+            return True
+        if isinstance(error, urllib3.exceptions.SSLError):
+            cause = error.args[0] if error.args else None
+            return not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        error = getattr(error, "reason", None) or error.__cause__  # reason: of MaxRetryError
+    return False
 
 
 def _model_path(name: str | None) -> str:

@@ -3,20 +3,22 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from cluster import UsageError
 from cluster.console.logs import RESULT
+from cluster.machine import is_own_address
 from cluster.ray_jobs import create_client, resolve_dashboard_url
 from cluster.ray_private import read_session_name
 from cluster.storage import StorageError
 from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
 from jobs.model.checkpoint_leases import remove_lease, write_lease
-from serving.deployment.reachability import build_service_url, resolve_reachable_url
+from serving.deployment.checkpoints import referenced_checkpoints
+from serving.deployment.configurations import DeploymentError, RoutePrefixError, exclude, is_imperative, merge
+from serving.deployment.reachability import build_service_url, is_loopback, resolve_reachable_url
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,7 @@ KEPT_ADDRESS = (
 
 DEFAULT_NAME = "classifier"  # of the application in serving/service.yaml
 DEPLOY_TIMEOUT_S = 120
-
-
-class DeploymentError(UsageError):
-    """A service did not start."""
+SEND_ATTEMPTS = 4
 
 
 class ServeApi(Protocol):
@@ -97,7 +96,6 @@ class ServeCluster:
 
     def __init__(self, address: str | None) -> None:
         self.dashboard_url = resolve_dashboard_url(address)
-        self.machine = urlsplit(self.dashboard_url).hostname or ""
         client = create_client(self.dashboard_url, "serve")
         self._client: ServeApi = client
         # A cluster that is started again has another session, and none of the services of the earlier one.
@@ -120,9 +118,23 @@ class ServeCluster:
         """Return whether Serve runs, with or without applications."""
         return bool(self._read_details().get("proxies"))
 
+    def find_machine(self) -> str | None:
+        """Return the host of a machine of the cluster as reachable from here, or None if that is unknown.
+
+        A dashboard on the loopback interface may be forwarded from another machine, whose services are not here. Serve
+        knows where it runs; before it has started, the dashboard counts as one of this machine.
+        """
+        return self._find_machine(self._read_details())
+
+    def _find_machine(self, details: Mapping[str, Any]) -> str | None:
+        host = urlsplit(self.dashboard_url).hostname or ""
+        node = (details.get("controller_info") or {}).get("node_ip")
+        return None if is_loopback(host) and node and not is_own_address(node) else host
+
     def list_applications(self) -> list[Application]:
         """Return the services of this project; other applications have no checkpoint in their `user_config`."""
         details = self._read_details()
+        machine = self._find_machine(details)
         applications = []
         for name, values in details["applications"].items():
             deployments = list(values["deployments"].values())
@@ -141,10 +153,10 @@ class ServeCluster:
                     values["status"],
                     values["message"],
                     url,
-                    resolve_reachable_url(url, self.machine),
+                    resolve_reachable_url(url, machine),
                     values["last_deployed_time_s"],
                     configuration,
-                    _is_imperative(values),
+                    is_imperative(values),
                     user_config,
                     replicas,
                 )
@@ -165,48 +177,54 @@ class ServeCluster:
             raise DeploymentError(f"{self.dashboard_url}: no service is called '{name}'; {running}")
         return applications[name]
 
-    def merge(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a Serve configuration with the other applications of the cluster, which `send` would remove.
+    def deploy(self, configuration: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+        """Protect the checkpoints of the first application of a Serve configuration, and send the configuration.
+
+        The other applications of the cluster stay as they are.
 
         Args:
             configuration: without `http_options`, those of the running Serve apply.
+            earlier: `user_config` that the application has had until now, or empty.
 
         Raises:
-            DeploymentError: another application has the same route prefix.
+            RoutePrefixError: another application has the same route prefix.
         """
-        details = self._read_details()
-        applications = configuration["applications"]
-        names = {application["name"] for application in applications}
-        others = {name: values for name, values in details["applications"].items() if name not in names}
-        for application in applications:
-            _require_free_prefix(application, others)
-        return _fill_http_options(
-            {**configuration, "applications": [*_list_configurations(others), *applications]}, details
-        )
+        application = configuration["applications"][0]
+        checkpoints = referenced_checkpoints(application["deployments"][0]["user_config"])
+        self.write_leases(application["name"], checkpoints)
+        try:
+            self._update(lambda details: self._client.deploy_applications(merge(configuration, details)))
+        except RoutePrefixError:
+            self.remove_leases(application["name"], checkpoints - referenced_checkpoints(earlier))
+            raise
 
     def remove(self, name: str) -> None:
         """Remove an application that was deployed; the others stay as they are."""
-        details = self._read_details()
-        if set(details["applications"]) <= {name}:
-            with self._convert_errors():
+
+        def remove(details: Mapping[str, Any]) -> None:
+            configuration = exclude(name, details)
+            if configuration is not None:
+                self._client.deploy_applications(configuration)
+            else:
                 self._client.delete_applications()  # Serve stops too, and its port is free
-            return
-        others = {other: values for other, values in details["applications"].items() if other != name}
-        self.send(_fill_http_options({"applications": _list_configurations(others)}, details))
 
-    def send(self, configuration: Mapping[str, Any]) -> None:
-        """Send a Serve configuration, again where a busy dashboard closes the connection.
+        self._update(remove)
 
-        Serve removes the applications that it does not contain, except those that a process started.
+    def _update(self, send: Callable[[Mapping[str, Any]], None]) -> None:
+        """Read the state of Serve and call a function that sends a change of it.
+
+        Where a busy dashboard closes the connection, both are repeated: Serve removes the applications that a
+        configuration does not contain, except those that a process started, so it must not contain an old state.
         """
         with self._convert_errors():
-            for _ in range(3):
+            for attempt in range(1, SEND_ATTEMPTS + 1):
                 try:
-                    self._client.deploy_applications(configuration)
+                    send(self._client.get_serve_details())
                     return
                 except OSError:
+                    if attempt == SEND_ATTEMPTS:
+                        raise
                     time.sleep(2)
-            self._client.deploy_applications(configuration)
 
     def wait_until_running(self, name: str, requested: Mapping[str, Any] | None = None) -> str:
         """Wait until an application runs, and return and log its URL.
@@ -228,7 +246,7 @@ class ServeCluster:
                 raise DeploymentError(f"{name}: {values['status']}: {values.get('message')}")
             if values.get("status") == "RUNNING":
                 http = details["http_options"]
-                url = build_service_url(http["host"], http["port"], values["route_prefix"])
+                url = build_service_url(http["host"], http["port"], values["route_prefix"] or "")
                 logger.log(RESULT, f"{name} is running at {url}")
                 if any(value not in (None, http[key]) for key, value in (requested or {}).items() if key in http):
                     logger.warning(KEPT_ADDRESS.format(host=http["host"], port=http["port"]))
@@ -260,36 +278,3 @@ class ServeCluster:
 
     def _holder(self, name: str) -> str:
         return f"{name} on {self._session}"
-
-
-def _is_imperative(values: Mapping[str, Any]) -> bool:
-    """Return whether a process such as `finetune-cnn serve` started an application, given as Serve's details."""
-    return bool(values.get("source") == "imperative")
-
-
-def _list_configurations(applications: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the configurations of those applications, given as Serve's details, that were deployed with one."""
-    return [
-        values["deployed_app_config"]
-        for values in applications.values()
-        if values.get("deployed_app_config") and not _is_imperative(values)
-    ]
-
-
-def _fill_http_options(configuration: dict[str, Any], details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a Serve configuration with the `http_options` of the running Serve, unless it has its own."""
-    if "http_options" in configuration:
-        return configuration
-    return {"http_options": {key: details["http_options"][key] for key in ("host", "port")}, **configuration}
-
-
-def _require_free_prefix(application: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise DeploymentError if another application, given as Serve's details, has the route prefix."""
-    prefix = application.get("route_prefix", "/")
-    for name, values in others.items():
-        used = values["route_prefix"] or (values.get("deployed_app_config") or {}).get("route_prefix")
-        if prefix and used == prefix and values["status"] != "DELETING":
-            raise DeploymentError(
-                f"{application['name']}: the application '{name}' of this cluster has the route prefix '{prefix}' "
-                "too; set another route_prefix in a file for --template, or remove that application first"
-            )

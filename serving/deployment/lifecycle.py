@@ -7,8 +7,9 @@ from typing import Any
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_text_table
-from serving.deployment.applications import Application, DeploymentError, ServeCluster
+from serving.deployment.applications import Application, ServeCluster
 from serving.deployment.checkpoints import referenced_checkpoints, resolve_checkpoints
+from serving.deployment.configurations import DeploymentError
 from serving.deployment.verification import fetch_info, verify_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,7 @@ def rollback(address: str | None, name: str | None) -> None:
     swapped = {"checkpoint": application.previous, "previous": application.checkpoint}
     user_config = resolve_checkpoints({**application.user_config, **swapped})
     configuration["deployments"] = [{**first, "user_config": user_config}, *others]
-    merged = cluster.merge({"applications": [configuration]})
-    cluster.write_leases(application.name, referenced_checkpoints(user_config))
-    cluster.send(merged)
+    cluster.deploy({"applications": [configuration]}, application.user_config)
     cluster.wait_until_running(application.name)
     verify_checkpoint(application.reachable_url, user_config)
     logger.log(RESULT, f"{application.name} serves {application.previous} again, instead of {application.checkpoint}")

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import yaml
 
+from cluster import UsageError
 from jobs.datasets.tokenization.code_points import list_texts
 from serving.client import Client
 from serving.deployment.server import start_service
@@ -40,15 +42,16 @@ class Service:
             this machine.
         name, host, port: of the service.
         key: one of the API keys, if the service requires one.
+        route_prefix: path of the service, such as "/tickets": services on one Ray need different ones, and names.
         models: paths or URIs of further checkpoints, by name.
         allowed_origins: as of `finetune_cnn.deploy`.
 
     Attributes:
-        url: where it responds, without a path.
+        url: where it responds, with the route prefix and without a slash at its end.
         client: HTTP client of it.
 
     Raises:
-        UsageError: the name of a further model, or an origin, is invalid.
+        UsageError: the route prefix, the name of a further model, or an origin is invalid.
         DeploymentError: it does not start.
     """
 
@@ -60,6 +63,7 @@ class Service:
         name: str,
         host: str,
         port: int,
+        route_prefix: str = "/",
         key: str | None = None,
         models: Mapping[str, str | os.PathLike[str]] | None = None,
         allowed_origins: Sequence[str] = (),
@@ -69,7 +73,7 @@ class Service:
         parse_user_config({"checkpoint": "", **further})
         configuration = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
         application = configuration["applications"][0]
-        application["name"] = name
+        application |= {"name": name, "route_prefix": _validate_route_prefix(route_prefix)}
         application["args"]["allowed_origins"] = parse_origins(allowed_origins)
         application["deployments"][0]["user_config"] = {"checkpoint": self._save(model, path), **further}
         configuration["http_options"] |= {"host": host, "port": port}
@@ -129,3 +133,10 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+def _validate_route_prefix(prefix: str) -> str:
+    """Return a route prefix; UsageError if it is no path that Ray Serve accepts."""
+    if not re.fullmatch(r"/|(?:/[^/\s{}?#%]+)+", prefix):
+        raise UsageError(f"route_prefix: '{prefix}' is not '/', or a path such as '/tickets' without '/' at its end")
+    return prefix

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster.machine import find_listener, listen
-from serving.deployment.applications import KEPT_ADDRESS, DeploymentError
+from serving.deployment.applications import KEPT_ADDRESS
+from serving.deployment.configurations import DeploymentError
 
 logger = logging.getLogger(__name__)
 

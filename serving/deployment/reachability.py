@@ -56,11 +56,9 @@ def report_service(configuration: Mapping[str, Any], url: str) -> None:
     """Print how to send a request to the first application of a Serve configuration, and report it as a result.
 
     Args:
-        url: of the service, without the prefix of the application or with it.
+        url: of the service, with its route prefix.
     """
-    application = configuration["applications"][0]
-    prefix = application["route_prefix"].rstrip("/")
-    url = url.rstrip("/").removesuffix(prefix) + prefix
+    application, url = configuration["applications"][0], url.rstrip("/")
     checkpoint = application["deployments"][0]["user_config"]["checkpoint"]
     report_result({"service": application["name"], "url": url, "checkpoint": checkpoint})
     print_next(format_request(url))
@@ -71,12 +69,12 @@ def describe_addresses(url: str, metrics_urls: Iterable[str]) -> str:
     return f"API description: {url}/openapi.json; metrics for Prometheus: {', '.join(metrics_urls)}"
 
 
-def require_key_protection(url: str, machine: str, instruction: str) -> None:
+def require_key_protection(url: str, machine: str | None, instruction: str) -> None:
     """Raise an error if keys are configured here but not in the environment of the replicas, which reads its node's.
 
     Args:
         url: of the service, with the host that it listens on.
-        machine: host name or address of a machine that it runs on, as reachable from here.
+        machine: host name or address of a machine that it runs on, as reachable from here; None if it is unknown.
         instruction: last sentence of the error: what happens to the service, or what to do with it.
 
     Raises:
@@ -113,13 +111,19 @@ def _requires_key(url: str) -> bool | None:
     return None
 
 
-def resolve_reachable_url(url: str, machine: str) -> str | None:
-    """Return a service's URL as reachable from here; None for the loopback address of another machine."""
+def resolve_reachable_url(url: str, machine: str | None) -> str | None:
+    """Return a service's URL as reachable from here; None for the loopback address of another machine.
+
+    Args:
+        machine: as of `require_key_protection`; without one, only a service on an address of its own is reachable.
+    """
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host in ("0.0.0.0", "::"):
+        if machine is None:
+            return None
         host = machine
-    elif is_loopback(host) and not is_loopback(machine):
+    elif is_loopback(host) and not (machine and is_loopback(machine)):
         return None
     return build_service_url(host, parts.port or 80, parts.path)
 

@@ -1,12 +1,13 @@
 """Start of a service: on this machine until it is stopped, or on a running cluster."""
 
 import logging
+import re
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,9 @@ from cluster.console.output import print_result_now
 from cluster.machine import find_free_ports, set_variables
 from cluster.ray_private import read_serve_address
 from serving import api_keys
-from serving.deployment.applications import Application, DeploymentError, ServeCluster
+from serving.deployment.applications import Application, ServeCluster
 from serving.deployment.checkpoints import lease_checkpoints, referenced_checkpoints, resolve_checkpoints
+from serving.deployment.configurations import DeploymentError, RoutePrefixError
 from serving.deployment.haproxy import (
     MAX_REQUESTS_PER_REPLICA,
     ProxyLimits,
@@ -73,7 +75,10 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
 
 @dataclass(frozen=True)
 class RunningService:
-    """A service that this process has started. url: without a path; embedded: on a Ray that ends with it."""
+    """A service that this process has started.
+
+    url: with the route prefix, without a slash at its end; embedded: on a Ray that ends with the service.
+    """
 
     url: str
     embedded: bool
@@ -103,39 +108,76 @@ def start_service(configuration: Mapping[str, Any], address: str | None) -> Iter
         lease_checkpoints(checkpoints),
         limit_logs("ray.serve", logging.WARNING),
         connect(address, prestart_workers=True),
+        _run_application(configuration, embedded) as service,
     ):
-        from ray import serve
+        yield service
 
-        from serving.app import ClassifierDeployment
 
-        name = application["name"]
-        options = {key: value for key, value in deployment.items() if key != "name"}
-        arguments = _parse_arguments(application)
-        logger.info(f"starting the service for {deployment['user_config']['checkpoint']}")
-        if active_proxy() == "HAProxy":
-            _report_excess_limits(configuration, active_request_limit())
-        before = serve.status()  # of a Serve that runs on the cluster already, and must stay afterwards
-        if name in before.applications:
-            raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
-        if before.proxies:
-            http = select_address(http, read_serve_address())
-        try:
-            try:
-                serve.start(http_options=http)
-                deployed = ClassifierDeployment.options(**options).bind(arguments.model_dump())
-                serve.run(deployed, name=name, route_prefix=application["route_prefix"])
-            except RuntimeError as error:
-                raise DeploymentError(f"the service did not start: {_last_line(error)}") from error
-            url = build_service_url(http["host"], http["port"])
-            require_key_protection(url + application["route_prefix"], "127.0.0.1", "It is stopped now.")
-            yield RunningService(url, embedded)
-            if embedded:
-                serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
-        finally:
-            if before.proxies:
-                serve.delete(name)
-            elif not embedded:
-                serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
+@contextmanager
+def _run_application(configuration: Mapping[str, Any], embedded: bool) -> Iterator[RunningService]:
+    """Context manager: the first application of a Serve configuration runs on the connected Ray."""
+    from ray import serve
+
+    http, application = configuration["http_options"], configuration["applications"][0]
+    name = application["name"]
+    if active_proxy() == "HAProxy":
+        _report_excess_limits(configuration, active_request_limit())
+    before = serve.status()  # of a Serve that runs on the cluster already, and must stay afterwards
+    if name in before.applications:
+        raise DeploymentError(f"the cluster already serves an application '{name}'; `deploy` updates it")
+    if before.proxies:
+        http = select_address(http, read_serve_address())
+    try:
+        _start_application(application, http)
+        url = build_service_url(http["host"], http["port"], application["route_prefix"])
+        require_key_protection(url, "127.0.0.1", "It is stopped now.")
+        yield RunningService(url.rstrip("/"), embedded)
+        if embedded:
+            serve.delete(name)  # otherwise replicas would be cut off when their Ray ends
+    finally:
+        if not embedded:
+            _remove_application(name, stop_serve=not before.proxies)
+
+
+def _start_application(application: Mapping[str, Any], http: Mapping[str, Any]) -> None:
+    """Start an application of a Serve configuration on the connected Ray, and Serve with HTTP options."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    from serving.app import ClassifierDeployment
+
+    deployment = application["deployments"][0]
+    options = {key: value for key, value in deployment.items() if key != "name"}
+    arguments = _parse_arguments(application)
+    logger.info(f"starting the service for {deployment['user_config']['checkpoint']}")
+    name, prefix = application["name"], application["route_prefix"]
+    try:
+        serve.start(http_options=dict(http))
+        serve.run(ClassifierDeployment.options(**options).bind(arguments.model_dump()), name=name, route_prefix=prefix)
+    except (RuntimeError, RayError, RayServeException) as error:
+        reason = _last_line(error)
+        if other := re.search(r'Prefix .* is being used by application "([^"]+)"', reason):
+            raise RoutePrefixError(name, prefix, other[1]) from error
+        raise DeploymentError(f"the service did not start: {reason}") from error
+
+
+def _remove_application(name: str, *, stop_serve: bool) -> None:
+    """Remove an application of the connected Ray, and end Serve unless applications are left, which others started.
+
+    Args:
+        stop_serve: Serve did not run before the application.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+
+    if not is_connected():  # an earlier service of this process, whose embedded Ray it used, has ended
+        return
+    with suppress(RayError):  # Serve has ended
+        if name in serve.status().applications:
+            serve.delete(name)
+        if stop_serve and not serve.status().applications:
+            serve.shutdown()  # type: ignore[no-untyped-call]  # Ray does not annotate it
 
 
 def _choose_proxy_limits(application: Mapping[str, Any]) -> ProxyLimits:
@@ -152,7 +194,7 @@ def check_start(http: Mapping[str, Any], address: str | None) -> bool:
     return embedded
 
 
-def _parse_arguments(application: dict[str, Any]) -> "ApplicationArguments":
+def _parse_arguments(application: Mapping[str, Any]) -> "ApplicationArguments":
     """Return the `args` of an application; DeploymentError if they are invalid."""
     from serving.app import ApplicationArguments
 
@@ -220,21 +262,20 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
     name, user_config = application["name"], application["deployments"][0]["user_config"]
     http = configuration["http_options"]
     cluster = ServeCluster(address)
-    if is_loopback(cluster.machine) and not cluster.is_serving():
+    if is_loopback(cluster.find_machine() or "") and not cluster.is_serving():
         require_no_orphaned_proxy(http.get("port", 8000))
     before = next((other for other in cluster.list_applications() if other.name == name), None)
     if before is not None:
         before.require_declarative()
         user_config |= _select_previous(before, user_config["checkpoint"])
     user_config.update(resolve_checkpoints(user_config))
-    merged = cluster.merge(configuration)
-    cluster.write_leases(name, referenced_checkpoints(user_config))
-    cluster.send(merged)
+    cluster.deploy(configuration, before.user_config if before else {})
     url = cluster.wait_until_running(name, {key: http.get(key) for key in ("host", "port")})
     _report_excess_limits(configuration, MAX_REQUESTS_PER_REPLICA)
     instruction = f"To stop everything that Serve runs there: serve shutdown --address {cluster.dashboard_url}"
-    require_key_protection(url, cluster.machine, instruction)
-    reachable = resolve_reachable_url(url, cluster.machine)
+    machine = cluster.find_machine()
+    require_key_protection(url, machine, instruction)
+    reachable = resolve_reachable_url(url, machine)
     unchanged = before is not None and before.user_config == user_config
     try:
         verify_checkpoint(reachable, user_config, report_at_once=not unchanged)

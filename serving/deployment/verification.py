@@ -9,12 +9,13 @@ from typing import Any
 from cluster import UsageError
 from serving import api_keys
 from serving.client import Client, ServiceError
-from serving.deployment.applications import DeploymentError
+from serving.deployment.configurations import DeploymentError
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SWAP_TIMEOUT_S = 20  # replicas load a new checkpoint shortly after Serve has received it
 INFO_REQUESTS = 6  # consecutive requests go to different replicas
+INFO_TIMEOUT_S = 3
 
 
 def verify_checkpoint(url: str | None, user_config: Mapping[str, Any], *, report_at_once: bool = True) -> None:
@@ -31,15 +32,16 @@ def verify_checkpoint(url: str | None, user_config: Mapping[str, Any], *, report
     checkpoint = user_config["checkpoint"]
     candidate = (user_config.get("candidate") or user_config)["checkpoint"]
     deadline = time.monotonic() + CHECKPOINT_SWAP_TIMEOUT_S
+    responds = False
     while url:
-        infos = [fetch_info(url) for _ in range(INFO_REQUESTS)]
-        known = [info for info in infos if info is not None]
-        others = [info for info in known if info.get("checkpoint") != checkpoint or "refused" in info]
-        if len(known) == len(infos) and not others:
+        infos = _fetch_infos(url)
+        others = [info for info in infos if info.get("checkpoint") != checkpoint or "refused" in info]
+        if len(infos) == INFO_REQUESTS and not others:
             return
+        responds = responds or bool(infos)
         refusals = [info for info in others if info.get("refused_checkpoint") in (checkpoint, candidate)]
         late = time.monotonic() >= deadline
-        if not known or (late and not others):
+        if not responds or (late and not others):
             break
         if late or (refusals and report_at_once):
             served = (refusals or others)[0].get("checkpoint")
@@ -52,6 +54,14 @@ def verify_checkpoint(url: str | None, user_config: Mapping[str, Any], *, report
     logger.info("cannot check from here whether the checkpoint is served; see GET /info")
 
 
+def _fetch_infos(url: str) -> list[Mapping[str, Any]]:
+    """Return the `/info` of INFO_REQUESTS requests; fewer if one gets no response, after which none is sent."""
+    infos: list[Mapping[str, Any]] = []
+    while len(infos) < INFO_REQUESTS and (info := fetch_info(url)) is not None:
+        infos.append(info)
+    return infos
+
+
 def fetch_info(url: str) -> Mapping[str, Any] | None:
     """Return the `/info` of a service, or None if it cannot be read."""
     keys: list[str | None] = [None]  # a key is sent only to a service that requires one
@@ -59,7 +69,7 @@ def fetch_info(url: str) -> Mapping[str, Any] | None:
         keys += api_keys.read_key_list()[:1]
     for key in keys:
         try:
-            info = Client(url, key, retry_timeout_s=3, timeout_s=3).info()
+            info = Client(url, key, retry_timeout_s=INFO_TIMEOUT_S, timeout_s=INFO_TIMEOUT_S).info()
             return info if isinstance(info, dict) else None
         except ServiceError as error:
             if error.status != 401:

@@ -3,6 +3,7 @@
 import json
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
@@ -39,11 +40,19 @@ _UNKNOWN_WORDS = [(b"x-unknown-words", b"%.3f" % (permille / 1000)) for permille
 Headers = list[tuple[bytes, bytes]]
 
 
-class ModelRoute(NamedTuple):
-    """A request for one of the further models. resource: predict, info, or empty for `POST /models/NAME`."""
+class Route(NamedTuple):
+    """A path of the service.
 
-    name: str
+    model: name of a further model, or None. resource: its path, without slashes at its ends; of a further model what
+    follows its name. methods: that it accepts.
+    """
+
+    model: str | None
     resource: str
+    methods: tuple[str, ...]
+
+
+_ROUTES = {path: Route(None, path.strip("/"), methods) for path, methods in ALLOWED_METHODS.items()}
 
 
 class ReplicaState(Protocol):
@@ -75,17 +84,20 @@ class ClassifierApplication:
         self._requires_key = bool(self._keys)
         self._bodies, self.admission = BodyReader(limits.max_body_bytes), AdmissionQueue()
         self._page, self._page_headers = load_page(), build_headers()
-        self._openapi = self._build_openapi()
+        self._openapi: dict[tuple[tuple[str, ...], str], bytes] = {}
 
     @property
     def num_keys(self) -> int:
         """Number of accepted API keys; 0 if none is required."""
         return len(self._keys)
 
-    def _build_openapi(self) -> tuple[tuple[str, ...], bytes]:
-        """Return the names of the further models, and the description with them."""
+    def _describe_api(self, root_path: str) -> bytes:
+        """Return the OpenAPI description; it is built again for other further models, and under another path."""
         names = self._replica.pool.names
-        return names, json.dumps(build_openapi(self._limits, require_key=self._requires_key, models=names)).encode()
+        if (names, root_path) not in self._openapi:
+            api = build_openapi(self._limits, require_key=self._requires_key, models=names, root_path=quote(root_path))
+            self._openapi = {(names, root_path): json.dumps(api).encode()}
+        return self._openapi[names, root_path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to an HTTP request. It awaits directly what most requests need: each further coroutine takes time."""
@@ -95,11 +107,11 @@ class ClassifierApplication:
         arrival = perf_counter()
         status = 200
         try:
-            flat = self._route(scope)
-            if flat is None:
-                headers, response = self._get(scope)
-            elif isinstance(flat, ModelRoute):
-                headers, response = await self._respond_with_model(flat, scope, receive, arrival)
+            route = self._route(scope)
+            if route.model is not None:
+                headers, response = await self._respond_with_model(route, scope, receive, arrival)
+            elif scope["method"] != "POST":
+                status, headers, response = self._get(scope, route.resource)
             else:
                 body = await self._bodies.read(receive, arrival)
                 start = perf_counter()
@@ -108,6 +120,7 @@ class ClassifierApplication:
                 now = perf_counter()
                 try:
                     wait = arrival - scope.get(ARRIVAL_KEY, arrival) + now - start
+                    flat = route.resource == "predict"
                     headers, response = self._classify(scope, body, self._replica.models, wait, flat=flat)
                 finally:
                     self.admission.record_duration(perf_counter() - now)
@@ -134,16 +147,16 @@ class ClassifierApplication:
         return (await self._classify_admitted({"headers": ()}, body, models, 0.0))[1]
 
     async def _respond_with_model(
-        self, route: ModelRoute, scope: Scope, receive: Receive, arrival: float
+        self, route: Route, scope: Scope, receive: Receive, arrival: float
     ) -> tuple[Headers, bytes]:
         """Return the response of a further model; arrival: of the request in the application, in seconds."""
-        pool = self._replica.pool
-        pool.require(route.name)
+        pool, name = self._replica.pool, route.model or ""
+        pool.require(name)
         if route.resource == "info":
-            model = (await pool.get(route.name)).primary
+            model = (await pool.get(name)).primary
             return [_JSON, model.header], json.dumps({**model.info, "limits": self._limits.model_dump()}).encode()
         body = await self._bodies.read(receive, arrival)
-        models = await pool.get(route.name)
+        models = await pool.get(name)
         wait = arrival - scope.get(ARRIVAL_KEY, arrival)
         return await self._classify_admitted(scope, body, models, wait, flat=route.resource == "predict")
 
@@ -165,23 +178,19 @@ class ClassifierApplication:
         finally:
             self.admission.record_duration(perf_counter() - now)
 
-    def _route(self, scope: Scope) -> bool | ModelRoute | None:
-        """Return whether a classification request has the flat format of `/predict`; None for a GET or HEAD.
-
-        Of a further model, the name and what is requested.
+    def _route(self, scope: Scope) -> Route:
+        """Return the route of a request.
 
         Raises:
             RequestError: 404, 405, 401.
         """
         path, method = _normalize_path(scope), scope["method"]
-        allowed, route = ALLOWED_METHODS.get(path), None
-        if allowed is None and (route := parse_model_path(path)):
-            allowed = MODEL_METHODS[route.resource]
-        if allowed is None:
+        route = find_route(path)
+        if route is None:
             raise RequestError(404, f"no such path: {path[:200]}; the paths are {', '.join(PATHS)}")
-        if method not in allowed:
-            header = (b"allow", ", ".join(allowed).encode())
-            raise RequestError(405, f"{path} accepts {' and '.join(allowed)}", header)
+        if method not in route.methods:
+            header = (b"allow", ", ".join(route.methods).encode())
+            raise RequestError(405, f"{path} accepts {' and '.join(route.methods)}", header)
         if (
             self._requires_key
             and (path, method) not in PUBLIC_ROUTES
@@ -189,29 +198,27 @@ class ClassifierApplication:
         ):
             header = (b"www-authenticate", b"Bearer")
             raise RequestError(401, "an API key is required; send it as `Authorization: Bearer KEY`", header)
-        if route is not None:
-            return route
-        return path == "/predict" if method == "POST" else None
+        return route
 
-    def _get(self, scope: Scope) -> tuple[Headers, bytes]:
-        """Return the response to a GET or HEAD."""
-        path, headers = _normalize_path(scope), [_JSON, *self._name_checkpoint(scope)]
-        if path == "/":
-            return [*self._page_headers, *self._name_checkpoint(scope)], self._page
-        if path == "/info":
-            return headers, json.dumps(self._describe_models()).encode()
-        if path == "/models":
-            return headers, json.dumps(self._replica.pool.describe()).encode()
-        if path == "/openapi.json":
-            if self._openapi[0] != self._replica.pool.names:
-                self._openapi = self._build_openapi()
-            return headers, self._openapi[1]
-        return headers, b'{"status": "ok"}'
+    def _get(self, scope: Scope, resource: str) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body of the response to a GET or HEAD of a resource, the path of a route."""
+        headers, root_path = [_JSON, *self._name_checkpoint(scope)], scope.get("root_path", "")
+        if resource == "":
+            if root_path and scope["path"] == root_path:  # the page's requests are relative to its folder
+                return 307, [(b"location", _build_location(scope))], b""
+            return 200, [*self._page_headers, *self._name_checkpoint(scope)], self._page
+        if resource == "info":
+            return 200, headers, json.dumps(self._describe_models()).encode()
+        if resource == "models":
+            return 200, headers, json.dumps(self._replica.pool.describe()).encode()
+        if resource == "openapi.json":
+            return 200, headers, self._describe_api(root_path)
+        return 200, headers, b'{"status": "ok"}'
 
     def _name_checkpoint(self, scope: Scope) -> Headers:
         """Return the header that names the primary checkpoint; none before one is loaded, and for a further model."""
-        models = self._replica.models
-        if models is None or parse_model_path(_normalize_path(scope)):
+        models, route = self._replica.models, find_route(_normalize_path(scope))
+        if models is None or (route is not None and route.model is not None):
             return []
         return [models.primary.header]
 
@@ -246,15 +253,9 @@ class ClassifierApplication:
             shadow.counters.shadow_agreements += int(agreements.sum())
         explainers = [Explainer(model.classifier, text) for text in request.texts] if request.explain else []
         response = encode_response(
-            request,
-            model.classifier.labels,
-            scored.scores,
-            explainers,
-            flat=flat,
-            max_scores=self._limits.max_scores,
-            thresholds=model.thresholds,
-            abstention=abstention,
-        )
+            request, model.classifier.labels, scored.scores, explainers, flat=flat, max_scores=self._limits.max_scores,
+            thresholds=model.thresholds, abstention=abstention,
+        )  # fmt: skip
         return [_JSON, model.header, _UNKNOWN_WORDS[scored.unknown_permille]], response
 
     def _describe_models(self) -> dict[str, Any]:
@@ -300,18 +301,26 @@ def _normalize_path(scope: Scope) -> str:
     return path if path in ALLOWED_METHODS else path.rstrip("/") or "/"
 
 
-def parse_model_path(path: str) -> ModelRoute | None:
-    """Return the model and the resource of a path `/models/NAME` or `/models/NAME/RESOURCE`; None for another path."""
+def _build_location(scope: Scope) -> bytes:
+    """Return the path of a request with a slash at its end, relative to the path itself."""
+    query = scope.get("query_string", b"")
+    return quote(scope["path"].rpartition("/")[2]).encode() + b"/" + (b"?" + query if query else b"")
+
+
+def find_route(path: str) -> Route | None:
+    """Return the route of `/predict`, `/models/NAME`, `/models/NAME/RESOURCE` or another path; None without one."""
+    if route := _ROUTES.get(path):
+        return route
     prefix, _, rest = path.removeprefix("/").partition("/")
     name, _, resource = rest.partition("/")
-    return ModelRoute(name, resource) if prefix == "models" and name and resource in MODEL_METHODS else None
+    methods = MODEL_METHODS.get(resource)
+    return Route(name, resource, methods) if prefix == "models" and name and methods else None
 
 
 def find_allowed_methods(scope: Scope) -> tuple[str, ...] | None:
     """Return the methods that the path of a request accepts; None if there is no such path."""
-    path = _normalize_path(scope)
-    route = parse_model_path(path)
-    return ALLOWED_METHODS.get(path) if route is None else MODEL_METHODS[route.resource]
+    route = find_route(_normalize_path(scope))
+    return None if route is None else route.methods
 
 
 def _find_header(scope: Scope, header: bytes) -> bytes:

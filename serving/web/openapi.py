@@ -107,116 +107,141 @@ _MODELS = {
 }
 
 
-def build_openapi(limits: Limits, *, require_key: bool, models: Sequence[str] | None = None) -> dict[str, Any]:
+_UNAVAILABLE = {
+    "description": "Too many requests are waiting, or a model cannot be opened; Retry-After is the number of seconds "
+    "to wait"
+}
+_CLASSIFY_SUMMARY = "Responds like the hosted Hugging Face API: a list per text"
+_PREDICT_SUMMARY = "Responds like text-embeddings-inference: one list for one text"
+_LABELS, _LABEL_LISTS, _DECISION_OF_TEXT, _DECISIONS = (
+    {"$ref": f"#/components/schemas/{name}"} for name in ("Labels", "LabelsOfEach", "Decision", "Decisions")
+)
+_FLAT = {"anyOf": [_LABELS, _LABEL_LISTS, _DECISION_OF_TEXT, _DECISIONS]}
+_NESTED = {"anyOf": [_LABEL_LISTS, _DECISIONS]}
+_JSON_OBJECT: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_HTML = {"text/html": {"schema": {"type": "string"}}}
+
+Operation = dict[str, Any]
+
+
+def build_openapi(
+    limits: Limits, *, require_key: bool, models: Sequence[str] | None = None, root_path: str = ""
+) -> dict[str, Any]:
     """Return the description, OpenAPI 3.1.
 
     Args:
         require_key: requests need an API key.
         models: names of the further models; None to leave them open.
+        root_path: path under which the service responds, without a slash at its end.
     """
+    security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
+    unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
+    errors = {**_describe_errors(limits), **unauthorized}
+    classify = _describe_classification("classify", _CLASSIFY_SUMMARY, _NESTED, errors, **security)
+    predict = _describe_classification("predict", _PREDICT_SUMMARY, _FLAT, errors, **security)
+    info = _describe_get("info", "Labels, metrics and origin", _JSON_OBJECT, unauthorized, **security)
+    listing = _describe_get("models", "Further models and their memory", _MODELS, unauthorized, **security)
+    further = {} if models is not None and not models else _describe_models(models, errors, unauthorized, security)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Text classification", "version": "1"},
+        **({"servers": [{"url": root_path}]} if root_path else {}),
+        "paths": {
+            "/": {"get": _describe_get("page", "Web page to try the service", _HTML), "post": classify},
+            "/predict": {"post": predict},
+            "/info": {"get": info},
+            "/models": {"get": listing},
+            **further,
+            "/health": {"get": _describe_get("health", "Health check", _JSON_OBJECT)},
+            "/openapi.json": {"get": _describe_get("openapi", "This description", _JSON_OBJECT)},
+        },
+        "components": {
+            "schemas": _build_schemas(),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _build_schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components([Body], ref_template="#/components/schemas/{name}")
     # What `parse_request` checks and the types cannot express.
     schemas["Body"]["properties"]["inputs"]["anyOf"] = _INPUTS
     schemas["Parameters"]["properties"]["top_k"]["anyOf"] = _TOP_K
-    labels, label_lists, decision, decisions = (
-        {"$ref": f"#/components/schemas/{name}"} for name in ("Labels", "LabelsOfEach", "Decision", "Decisions")
-    )
-    security: dict[str, Any] = {"security": [{"key": []}]} if require_key else {}
-    unauthorized = {"401": _describe_error("No key, or a wrong one")} if require_key else {}
-    errors = {
+    return {
+        **schemas,
+        "Labels": {"type": "array", "items": {"$ref": "#/components/schemas/Score"}},
+        "LabelsOfEach": {"type": "array", "items": _LABELS},
+        "Decision": _DECISION,
+        "Decisions": {"type": "array", "items": _DECISION_OF_TEXT},
+        "Score": _SCORE,
+        "Explanation": _EXPLANATION,
+        "Error": _ERROR,
+    }
+
+
+def _describe_errors(limits: Limits) -> dict[str, Any]:
+    """Return the responses to classification requests that are rejected, by status."""
+    return {
         "400": _describe_error("Not JSON, or damaged gzip"),
         "408": _describe_error("The body did not arrive in time"),
         "409": _describe_error("`abstain`, but the checkpoint has no threshold for it"),
         "413": _describe_error("Over a limit: " + ", ".join(f"{name} {value}" for name, value in limits)),
         "415": _describe_error("A Content-Encoding other than gzip"),
         "422": _describe_error("A field is missing, invalid or unknown"),
-        "503": {
-            "description": "Too many requests are waiting, or a model cannot be opened; Retry-After is the number of "
-            "seconds to wait"
-        },
-        **unauthorized,
+        "503": _UNAVAILABLE,
     }
 
-    def classification(operation: str, summary: str, response: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {
-            "post": {
-                "operationId": operation,
-                "summary": summary,
-                "requestBody": {
-                    "description": "May be compressed, with `Content-Encoding: gzip`",
-                    "required": True,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
-                },
-                "responses": {
-                    "200": _describe_response("Labels with scores, the best first", response) | {"headers": _HEADERS},
-                    **errors,
-                    **more.pop("responses", {}),
-                },
-                **security,
-                **more,
-            }
-        }
 
-    def get(operation: str, summary: str, content: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return {
-            "operationId": operation,
-            "summary": summary,
-            "responses": {"200": {"description": summary, "content": content}, **more.pop("responses", {})},
-            **more,
-        }
-
-    json_object: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
-    page = get("page", "Web page to try the service", {"text/html": {"schema": {"type": "string"}}})
-    flat, nested = {"anyOf": [labels, label_lists, decision, decisions]}, {"anyOf": [label_lists, decisions]}
-    model_errors = {"404": _describe_error("No such model"), "503": errors["503"]}
-    further: dict[str, Any] = {}
-    if models is None or models:
-        parameter = _NAME if models is None else {**_NAME, "schema": {"type": "string", "enum": list(models)}}
-        for_model: dict[str, Any] = {"parameters": [parameter], "responses": model_errors}
-        further["/models/{name}"] = classification(
-            "classify_with_model", "As `POST /`, with a further model", nested, **for_model
-        )
-        further["/models/{name}/predict"] = classification(
-            "predict_with_model", "As `/predict`, with a further model", flat, **for_model
-        )
-        for_model["responses"] = {**model_errors, **unauthorized}
-        info = get("info_of_model", "As `/info`, of a further model", json_object, **for_model, **security)
-        further["/models/{name}/info"] = {"get": info}
-    listing = get("models", "Further models and their memory", _MODELS, responses=unauthorized, **security)
+def _describe_models(
+    names: Sequence[str] | None, errors: Operation, unauthorized: Operation, security: Operation
+) -> dict[str, Any]:
+    """Return the paths of the further models; arguments as of `build_openapi` and of the operations."""
+    parameter = _NAME if names is None else {**_NAME, "schema": {"type": "string", "enum": list(names)}}
+    more: dict[str, Any] = {**security, "parameters": [parameter]}
+    model_errors = {"404": _describe_error("No such model"), "503": _UNAVAILABLE}
+    errors = {**errors, **model_errors}
+    nested = _describe_classification(
+        "classify_with_model", "As `POST /`, with a further model", _NESTED, errors, **more
+    )
+    flat = _describe_classification("predict_with_model", "As `/predict`, with a further model", _FLAT, errors, **more)
+    responses = {**model_errors, **unauthorized}
+    info = _describe_get("info_of_model", "As `/info`, of a further model", _JSON_OBJECT, responses, **more)
     return {
-        "openapi": "3.1.0",
-        "info": {"title": "Text classification", "version": "1"},
-        "paths": {
-            "/": {
-                "get": page,
-                **classification("classify", "Responds like the hosted Hugging Face API: a list per text", nested),
-            },
-            "/predict": classification(
-                "predict",
-                "Responds like text-embeddings-inference: one list for one text",
-                flat,
-            ),
-            "/info": {
-                "get": get("info", "Labels, metrics and origin", json_object, responses=unauthorized, **security)
-            },
-            "/models": {"get": listing},
-            **further,
-            "/health": {"get": get("health", "Health check", json_object)},
-            "/openapi.json": {"get": get("openapi", "This description", json_object)},
+        "/models/{name}": {"post": nested},
+        "/models/{name}/predict": {"post": flat},
+        "/models/{name}/info": {"get": info},
+    }
+
+
+def _describe_classification(
+    operation: str, summary: str, response: Operation, errors: Operation, **more: Any
+) -> Operation:
+    """Return a POST request; response: schema of its labels, errors: responses by status, more: further fields."""
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "requestBody": {
+            "description": "May be compressed, with `Content-Encoding: gzip`",
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Body"}}},
         },
-        "components": {
-            "schemas": {
-                **schemas,
-                "Labels": {"type": "array", "items": {"$ref": "#/components/schemas/Score"}},
-                "LabelsOfEach": {"type": "array", "items": labels},
-                "Decision": _DECISION,
-                "Decisions": {"type": "array", "items": decision},
-                "Score": _SCORE,
-                "Explanation": _EXPLANATION,
-                "Error": _ERROR,
-            },
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "responses": {
+            "200": _describe_response("Labels with scores, the best first", response) | {"headers": _HEADERS},
+            **errors,
         },
+        **more,
+    }
+
+
+def _describe_get(
+    operation: str, summary: str, content: Operation, errors: Operation | None = None, **more: Any
+) -> Operation:
+    """Return a GET request; content: of its response by media type, errors and more as of a classification."""
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": content}, **(errors or {})},
+        **more,
     }
 
 

@@ -2,15 +2,19 @@
 
 import gzip
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from urllib3.exceptions import MaxRetryError, SSLError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from cluster.machine import find_free_ports
 from jobs.inference.classifier import Classifier
@@ -148,10 +152,72 @@ def test_a_service_that_cannot_be_reached_is_reported(clock: Clock) -> None:
     assert clock.now == pytest.approx(1)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", ""])
-def test_a_url_without_a_scheme_is_an_error_at_once(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "127.0.0.1:8000",
+        "",
+        "http://",
+        "http:///tickets",
+        "http://h:80a",
+        "http://h:99999",
+        "http://a b",
+    ],
+)
+def test_an_invalid_url_is_an_error_at_once(url: str) -> None:
     with pytest.raises(ServiceError, match="is not the URL of a service"):
         Client(url)
+
+
+@pytest.mark.parametrize(
+    "key", ["secret\nkey", "secret key", "secret-schl\u00fcssel", "secret-\u043a\u043b", "secret\x00"]
+)
+def test_an_invalid_key_is_an_error_that_does_not_contain_it(key: str) -> None:
+    with pytest.raises(ServiceError, match="the API key contains white space") as caught:
+        Client("http://127.0.0.1:8000", key)
+    assert "secret" not in str(caught.value)
+
+
+def test_white_space_around_url_and_key_is_removed(server: ThreadingHTTPServer) -> None:
+    """A key from a file ends with a line break; one of white space only counts as none."""
+    url = f" http://127.0.0.1:{server.server_port}/ \n"
+    for key in ("secret\n", " \n"):
+        assert Client(url, key, retry_timeout_s=0).classify("x") == LABELS
+    assert server.keys == ["Bearer secret", None]
+
+
+def test_a_service_without_tls_is_an_error_at_once(server: ThreadingHTTPServer, clock: Clock) -> None:
+    with pytest.raises(ServiceError, match=r"cannot be called: .*WRONG_VERSION_NUMBER"):
+        Client(f"https://127.0.0.1:{server.server_port}").classify("x")
+    assert not clock.sleeps
+
+
+def test_a_host_that_is_no_name_is_an_error_at_once(clock: Clock) -> None:
+    with pytest.raises(ServiceError, match="label empty or too long"):
+        Client("http://a..b").classify("x")
+    assert not clock.sleeps
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_permanent"),
+    [(ssl.SSLCertVerificationError(1, "self-signed certificate"), True), (CertificateError("other host"), True),
+     (ssl.SSLEOFError(8, "EOF occurred"), False)],
+)  # fmt: skip
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_rejected_certificate_is_not_retried(
+    server: ThreadingHTTPServer, clock: Clock, monkeypatch: pytest.MonkeyPatch, cause: Exception, is_permanent: bool,
+    wrapped: bool,
+) -> None:  # fmt: skip
+    """A connection that ends while TLS starts is retried: the proxy restarts."""
+    client = make_client(server, retry_timeout_s=1)
+    error: Exception = SSLError(cause)
+    if wrapped:
+        error = MaxRetryError(client._pool.connection_from_url("https://h"), "/", error)
+    monkeypatch.setattr(client._pool, "request", Mock(side_effect=error))
+    with pytest.raises(ServiceError, match=str(cause.args[-1])):
+        client.classify("x")
+    assert bool(clock.sleeps) != is_permanent
 
 
 def test_the_response_of_another_service_is_reported(server: ThreadingHTTPServer) -> None:

@@ -158,16 +158,14 @@ def test_the_environment_of_the_nodes_is_an_object(capsys: pytest.CaptureFixture
     assert all(line.removeprefix("export ").partition("=")[0] in environment for line in exports)
 
 
-@pytest.mark.parametrize(
-    ("url", "prefix"), [("http://h:8000", "/"), ("http://h:8000", "/a"), ("http://h:8000/a", "/a")]
-)
+@pytest.mark.parametrize("url", ["http://h:8000", "http://h:8000/a"])
+@pytest.mark.parametrize("slash", ["", "/"])
 def test_the_next_command_sends_a_text(
-    url: str, prefix: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    url: str, slash: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the header of a key if the service requires one."""
     deployment = {"user_config": {"checkpoint": "/runs/x"}}
-    report_service({"applications": [{"name": "x", "route_prefix": prefix, "deployments": [deployment]}]}, url)
-    path = prefix.rstrip("/")
-    assert capsys.readouterr().out == f'next: curl -d \'{{"inputs": "a text"}}\' http://h:8000{path}/predict\n'
+    report_service({"applications": [{"name": "x", "deployments": [deployment]}]}, url + slash)
+    assert capsys.readouterr().out == f'next: curl -d \'{{"inputs": "a text"}}\' {url}/predict\n'
     monkeypatch.setenv("SERVING_API_KEYS", "x" * 16)
     assert format_request("http://h:8000/").startswith('curl -H "Authorization: Bearer $KEY" -d ')

@@ -29,7 +29,7 @@ from jobs.config.text_distribution import count_distribution
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from serving.client import Client, ServiceError
 from serving.deployment import verification
-from serving.deployment.applications import DeploymentError
+from serving.deployment.configurations import DeploymentError
 from serving.deployment.haproxy import MAX_REQUESTS_PER_REPLICA
 from tests.support.malformed_requests import make_malformed_request, send_bytes
 from tests.support.services import call, run_service

@@ -113,6 +113,23 @@ def test_run_responds_as_specified_and_ends_on_ctrl_c(head_without_serve: RayHea
         call(url + "/info")
 
 
+def test_the_end_of_run_leaves_what_was_deployed_meanwhile(
+    head_without_serve: RayHead, run_folder: Path, tmp_path: Path
+) -> None:
+    """Serve then runs on, although it was started by `run`."""
+    template = (REPOSITORY / "serving/service.yaml").read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(template.replace("name: classifier", "name: other").replace("route_prefix: /", "route_prefix: /o"))
+    with run_service(run_folder, head_without_serve.environment) as url:
+        options = ["--template", str(other), "--port", url.rpartition(":")[2]]
+        assert main(["deploy", str(run_folder), *options, "--address", head_without_serve.dashboard_url]) == 0
+    assert call(url + "/o/health") == (200, {"status": "ok"})
+    assert urllib3.request("GET", url + "/health", timeout=30).status == 404
+    assert main(["undeploy", "--name", "other", "--address", head_without_serve.dashboard_url]) == 0
+    client = create_client(head_without_serve.dashboard_url, "serve")
+    wait_for(lambda: not client.get_serve_details()["applications"], "the end of the service", 60)
+
+
 def test_run_ends_if_the_replicas_do_not_have_its_keys(head_without_serve: RayHead, run_folder: Path) -> None:
     """Replicas read the nodes' environment, not that of this shell; no open service remains."""
     [port] = find_free_ports(1)
@@ -143,7 +160,10 @@ def test_serve_deploy_accepts_the_configuration_and_swaps_the_checkpoint(
 def test_run_does_not_replace_what_the_cluster_serves(
     run_folder: Path, head: RayHead, deployed: str, tmp_path: Path
 ) -> None:
-    """The same application is refused; another one is at the address of the running Serve, as a warning says."""
+    """The same application and a used route prefix are refused.
+
+    Another one is at the address of the running Serve, as a warning says.
+    """
     other = tmp_path / "other.yaml"
     template = (REPOSITORY / "serving/service.yaml").read_text()
     other.write_text(template.replace("name: classifier", "name: other").replace("route_prefix: /", "route_prefix: /o"))
@@ -152,11 +172,22 @@ def test_run_does_not_replace_what_the_cluster_serves(
     same_name = run_command(run, head.environment)
     assert same_name.returncode == 2
     assert "already serves an application 'classifier'" in same_name.stderr
+    same_prefix = tmp_path / "same-prefix.yaml"
+    same_prefix.write_text(template.replace("name: classifier", "name: other"))
+    refused = run_command([*run, "--template", str(same_prefix)], head.environment)
+    assert refused.returncode == 2
+    assert "error: other: the application 'classifier' of this cluster has the route prefix '/' too" in refused.stderr
+    assert "Traceback" not in refused.stderr
     options = ["--template", str(other), "--host", "0.0.0.0", "--port", str(other_port)]
     with RunningCommand([*run, *options], head.environment) as command:
         command.wait_for_line("serving at")
+        page = urllib3.request("GET", deployed + "/o", redirect=False, timeout=30)
+        assert (page.status, page.headers["location"]) == (307, "o/")
+        assert urllib3.request("GET", deployed + "/o", timeout=30).status == 200
+        assert call(deployed + "/o/openapi.json")[1]["servers"] == [{"url": "/o"}]
         command.interrupt()
-    assert f"serving at {deployed}" in command.output
+    assert f"serving at {deployed}/o: " in command.output
+    assert f"{deployed}/o/openapi.json" in command.output
     assert f"keeps its address, {deployed.removeprefix('http://')}; to change it" in command.output
     assert call(deployed + "/health")[0] == 200
 

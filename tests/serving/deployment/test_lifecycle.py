@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,40 +14,48 @@ import yaml
 from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.deployment import applications, lifecycle, server, verification
-from serving.deployment.applications import DeploymentError
+from serving.deployment.configurations import DeploymentError
 from serving.deployment.template import TEMPLATE
 from serving.deployment.verification import verify_checkpoint
 from tests.support.asgi import configure, make_replica, serve_replica
 
 ADDRESS = "http://10.0.0.1:8265"
 
+Interruption = Callable[[Callable[[], None]], None]
+
 
 class SimulatedServe:
     """The dashboard's Serve client: applications run as soon as they are deployed.
 
-    imperative: names of the applications that a process started; Serve has no configuration of them.
+    imperative: names of the applications that a process started; Serve has no configuration of them. node: address of
+    the machine that Serve runs on, None if it does not run. before_change: called before each change.
     """
 
     def __init__(self) -> None:
         self.configurations: dict[str, Mapping[str, Any]] = {}
         self.imperative: set[str] = set()
         self.http_options: Mapping[str, Any] = {}  # the last that were sent
+        self.node: str | None = None
+        self.before_change: Callable[[], None] = lambda: None
 
     def _do_request(self, method: str, path: str) -> SimpleNamespace:
         assert (method, path) == ("GET", "/api/version")
         return SimpleNamespace(json=lambda: {"session_name": "session_1"})
 
     def deploy_applications(self, config: Mapping[str, Any]) -> None:
+        self.before_change()
         self.http_options = config["http_options"]
         remaining = {name: self.configurations[name] for name in self.imperative}
         self.configurations = remaining | {application["name"]: application for application in config["applications"]}
 
     def delete_applications(self) -> None:
+        self.before_change()
         self.configurations = {}
 
     def get_serve_details(self) -> dict[str, Any]:
         return {
             "http_options": {"host": "127.0.0.1", "port": 8000},
+            "controller_info": {"node_ip": self.node} if self.node else {},
             "proxies": {},
             "applications": {
                 name: {
@@ -84,8 +92,8 @@ def paths(run_folder: Path) -> Iterator[tuple[str, str]]:
         lease.unlink()
 
 
-def run_command(*arguments: str) -> int:
-    return main([*arguments, "--address", ADDRESS])
+def run_command(*arguments: str, address: str = ADDRESS) -> int:
+    return main([*arguments, "--address", address])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("status code 503"), ConnectionError("status code 503")])
@@ -245,6 +253,60 @@ def test_deployment_rollback_and_removal_leave_other_applications(
     assert serve.configurations == {"other": other}
 
 
+@pytest.fixture
+def interruption(serve: SimulatedServe, monkeypatch: pytest.MonkeyPatch) -> Interruption:
+    """Let the dashboard close the connection of the next change, and call a function before it is repeated."""
+
+    def interrupt(action: Callable[[], None]) -> None:
+        def fail() -> None:
+            serve.before_change = lambda: None
+            raise ConnectionError("closed")
+
+        serve.before_change = fail
+        monkeypatch.setattr(time, "sleep", lambda _: action())
+
+    return interrupt
+
+
+def test_an_application_that_is_deployed_while_a_change_is_sent_stays(
+    serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str],
+    interruption: Interruption,
+) -> None:  # fmt: skip
+    """A repeated change is one of the state at that time; so one that was removed does not return."""
+    third = {**other, "name": "third", "route_prefix": "/third"}
+    for arguments in (["deploy", paths[0]], ["deploy", paths[1]], ["rollback"], ["undeploy"]):
+        serve.configurations.pop("third", None)
+        serve.configurations["other"] = other
+
+        def change() -> None:
+            serve.configurations["third"] = third
+            del serve.configurations["other"]
+
+        interruption(change)
+        assert run_command(*arguments) == 0
+        expected = {"third"} if arguments == ["undeploy"] else {"classifier", "third"}
+        assert set(serve.configurations) == expected, arguments
+    assert not is_leased(paths[0])
+
+
+def test_an_application_is_not_ended_with_serve_if_it_is_deployed_meanwhile(
+    serve: SimulatedServe, paths: tuple[str, str], interruption: Interruption
+) -> None:
+    assert run_command("deploy", paths[0]) == 0
+    third = {"name": "third", "route_prefix": "/third", "import_path": "x:y", "deployments": [{"name": "X"}]}
+    interruption(lambda: serve.configurations.update(third=third))
+    assert run_command("undeploy") == 0
+    assert set(serve.configurations) == {"third"}
+
+
+def test_the_leases_are_written_before_the_configuration_is_sent(serve: SimulatedServe, paths: tuple[str, str]) -> None:
+    leased: list[tuple[bool, bool]] = []
+    serve.before_change = lambda: leased.append((is_leased(paths[0]), is_leased(paths[1])))
+    for path in paths:
+        assert run_command("deploy", path) == 0
+    assert leased == [(True, False), (True, True)]
+
+
 @pytest.mark.parametrize("imperative", [False, True])
 def test_a_used_route_prefix_is_an_error(
     serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str], capsys: pytest.CaptureFixture[str],
@@ -257,6 +319,45 @@ def test_a_used_route_prefix_is_an_error(
     assert "'other' of this cluster has the route prefix '/' too" in capsys.readouterr().err
     assert list(serve.configurations) == ["other"]
     assert not is_leased(paths[0])
+
+
+def test_a_prefix_that_is_used_meanwhile_leaves_the_leases_of_the_running_service(
+    serve: SimulatedServe, other: Mapping[str, Any], paths: tuple[str, str], tmp_path: Path
+) -> None:
+    assert run_command("deploy", paths[0]) == 0
+    template = TEMPLATE.read_text().replace("route_prefix: /", "route_prefix: /other")
+    (tmp_path / "service.yaml").write_text(template)
+    assert run_command("deploy", paths[1], "--template", str(tmp_path / "service.yaml")) == 2
+    assert (is_leased(paths[0]), is_leased(paths[1])) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("node", "machine"),
+    [(None, "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("192.0.2.1", None)],  # the last is reserved for documents
+)
+def test_a_forwarded_dashboard_is_not_one_of_this_machine(
+    serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch, messages: list[str],
+    node: str | None, machine: str | None,
+) -> None:  # fmt: skip
+    """The service of this machine on the same port is another one: it is not asked for checkpoint or key."""
+    address, serve.node = "http://127.0.0.1:8265", node
+    cluster = applications.ServeCluster(address)
+    assert cluster.find_machine() == machine
+    assert applications.ServeCluster(ADDRESS).find_machine() == "10.0.0.1"
+    urls: list[str] = []
+
+    def fetch_info(url: str) -> None:
+        urls.append(url)
+
+    for module in (server, lifecycle, verification):
+        monkeypatch.setattr(module, "fetch_info", fetch_info)
+    monkeypatch.setattr(server, "require_no_orphaned_proxy", lambda port: None)
+    for path in paths:
+        assert run_command("deploy", path, address=address) == 0
+    for command in ("rollback", "status", "undeploy"):
+        assert run_command(command, address=address) == 0
+    assert bool(urls) == (machine is not None)
+    assert any("cannot check from here whether the checkpoint is served" in message for message in messages)
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -337,8 +438,8 @@ def test_a_refused_candidate_is_reported_as_such(run_folder: Path) -> None:
 
 
 def test_one_response_that_is_missing_does_not_end_the_verification(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again; a service that never responds cannot be verified."""
-    responses: list[dict[str, str] | None] = [None, *[{"checkpoint": "new"}] * 5]
+    """The service is asked again; one that does not respond at all cannot be verified, and is asked once."""
+    responses: list[dict[str, str] | None] = [{"checkpoint": "new"}, None]
     requests: list[str] = []
 
     def fetch_info(url: str) -> dict[str, str] | None:
@@ -347,6 +448,7 @@ def test_one_response_that_is_missing_does_not_end_the_verification(monkeypatch:
 
     monkeypatch.setattr(verification, "fetch_info", fetch_info)
     verify_checkpoint("http://service", {"checkpoint": "new"})
-    assert len(requests) == 2 * verification.INFO_REQUESTS
-    monkeypatch.setattr(verification, "fetch_info", lambda url: None)
+    assert len(requests) == 2 + verification.INFO_REQUESTS
+    responses, requests = [None], []
     verify_checkpoint("http://service", {"checkpoint": "new"})
+    assert len(requests) == 1

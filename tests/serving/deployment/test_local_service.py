@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import save_checkpoint
-from tests.support.asgi import start_without_ray
+from serving.deployment.server import RunningService
+from tests.serving.mounted_replica import MountedReplica
+from tests.support.asgi import make_replica, serve_replica, start_without_ray
 from tests.support.checkpoints import checkpoint_of
 
 PROGRAM = """
@@ -37,6 +42,8 @@ class Model:
 # Called after the service is stopped, which ends the Ray that it started, and before Ray's own function.
 atexit.register(lambda: print("at exit:", ray.is_initialized(), flush=True))
 service = finetune_cnn.deploy(Model(), port=int(sys.argv[1]), models={"other": sys.argv[2]})
+second = finetune_cnn.deploy(Model(), name="second", route_prefix="/second", port=int(sys.argv[1]))
+print("second:", second.url, second.predict(["word1"]) == service.predict(["word1"]))
 print("labels:", service.predict(["word1"]), service.predict(["word1"], model="other"))
 """
 
@@ -55,7 +62,8 @@ def test_the_end_of_the_program_stops_its_service(
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    labels, end = result.stdout.splitlines()[-2:]
+    second, labels, end = result.stdout.splitlines()[-3:]
+    assert second == f"second: http://127.0.0.1:{arguments[0]}/second True"
     assert labels.startswith("labels: ['")
     assert end == "at exit: False", result.stdout
     assert "Traceback" not in result.stderr, result.stderr
@@ -103,3 +111,29 @@ def test_pages_of_allowed_origins_may_read_responses(run_folder: Path, monkeypat
 def test_a_wrong_name_of_a_model_is_an_error_before_ray_starts(run_folder: Path) -> None:
     with pytest.raises(finetune_cnn.UsageError, match=r"user_config: models\.a/b"):
         finetune_cnn.deploy(str(run_folder), models={"a/b": str(run_folder)})
+
+
+def test_services_of_one_program_have_route_prefixes(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client sends its requests there."""
+
+    @contextmanager
+    def start_under_prefix(configuration: dict[str, Any], address: None) -> Iterator[RunningService]:
+        application = configuration["applications"][0]
+        replica = make_replica(application["deployments"][0]["user_config"], **application["args"])
+        prefix = application["route_prefix"].rstrip("/")
+        with serve_replica(MountedReplica(replica, prefix)) as url:
+            yield RunningService(url + prefix, embedded=False)
+
+    monkeypatch.setattr("serving.deployment.local_service.start_service", start_under_prefix)
+    first, second = str(run_folder / "first"), str(run_folder / "second")
+    with (
+        finetune_cnn.deploy(first) as default,
+        finetune_cnn.deploy(second, name="tickets", route_prefix="/api/tickets") as tickets,
+    ):
+        assert tickets.url.endswith("/api/tickets")
+        assert default.client.info()["checkpoint"] == first
+        assert tickets.client.info()["checkpoint"] == second
+        assert tickets.predict(["word1"]) == finetune_cnn.load(second).predict(["word1"])
+    for prefix in ("", "tickets", "/tickets/", "//", "/a b", "/{name}"):
+        with pytest.raises(finetune_cnn.UsageError, match=r"route_prefix: .* is not '/', or a path such as '/tickets'"):
+            finetune_cnn.deploy(first, route_prefix=prefix)

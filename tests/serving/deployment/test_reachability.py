@@ -35,7 +35,7 @@ Check = Callable[..., list[str]]
 def check(messages: list[str]) -> Check:
     """Check a service and return the messages that are logged."""
 
-    def check_service(url: str, machine: str = "127.0.0.1") -> list[str]:
+    def check_service(url: str, machine: str | None = "127.0.0.1") -> list[str]:
         messages.clear()
         require_key_protection(url, machine, "Stop it.")
         return list(messages)
@@ -67,13 +67,14 @@ def test_an_open_service_is_an_error_if_keys_are_configured_here(
 
 
 def test_a_service_that_cannot_be_checked_is_logged(run_folder: Path, check: Check) -> None:
-    """Nothing listens, another service does, or the address is another machine's loopback."""
+    """Nothing listens, another service does, or the address is the loopback of another machine or an unknown one."""
     [port] = find_free_ports(1)
     [message] = check(f"http://127.0.0.1:{port}/")
     assert "cannot check from here" in message
     with serve_replica(make_replica({"checkpoint": str(run_folder)})) as url:
         assert check(url + "/elsewhere") == [message]
         assert check(url, "10.0.0.1") == [message]
+        assert check(url, None) == [message]
 
 
 def test_urls_have_ipv6_addresses_in_brackets_and_a_reachable_host() -> None:
@@ -81,6 +82,13 @@ def test_urls_have_ipv6_addresses_in_brackets_and_a_reachable_host() -> None:
     assert build_service_url("::1", 8000, "/") == "http://[::1]:8000/"
     assert resolve_reachable_url(build_service_url("::", 8000, "/"), "10.0.0.1") == "http://10.0.0.1:8000/"
     assert resolve_reachable_url(build_service_url("127.0.0.1", 8000), "10.0.0.1") is None
+
+
+def test_without_a_machine_only_an_address_of_its_own_is_reachable() -> None:
+    """A service on the loopback interface, or on every one, would be looked for on this machine."""
+    for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "::"):
+        assert resolve_reachable_url(build_service_url(host, 8000), None) is None
+    assert resolve_reachable_url(build_service_url("10.0.0.2", 8000), None) == "http://10.0.0.2:8000"
 
 
 def test_a_start_describes_who_can_reach_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,19 @@ import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import RayServeException
 
 from cluster.machine import Listener
 from jobs.model.checkpoint_leases import is_leased
 from serving.__main__ import main
 from serving.deployment import haproxy, ports, server
-from serving.deployment.applications import DeploymentError
 from serving.deployment.checkpoints import lease_checkpoints
+from serving.deployment.configurations import DeploymentError
 from serving.deployment.haproxy import (
     MAX_REQUESTS_PER_REPLICA,
     ProxyLimits,
@@ -175,3 +179,88 @@ def test_a_second_service_of_a_process_has_its_own_folder_and_limits(monkeypatch
         assert os.environ == before
     assert folders[0] != folders[1]
     assert not any(folder.exists() for folder in folders)
+
+
+class SimulatedServe:
+    """Ray Serve of the connected Ray; start_error: of `run`."""
+
+    def __init__(self, applications: set[str]) -> None:
+        self.applications, self.is_running = applications, bool(applications)
+        self.start_error: Exception | None = None
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("status", "start", "run", "delete", "shutdown"):
+            monkeypatch.setattr(f"ray.serve.{name}", getattr(self, name))
+        monkeypatch.setattr(server, "is_connected", lambda: True)
+        monkeypatch.setattr(server, "read_serve_address", lambda: ("127.0.0.1", 8000))
+
+    def status(self) -> SimpleNamespace:
+        applications = dict.fromkeys(self.applications)
+        return SimpleNamespace(applications=applications, proxies={"node": "HEALTHY"} if self.is_running else {})
+
+    def start(self, http_options: dict[str, Any]) -> None:
+        self.is_running = True
+
+    def run(self, application: object, name: str, route_prefix: str) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+        self.applications.add(name)
+
+    def delete(self, name: str) -> None:
+        self.applications.remove(name)
+
+    def shutdown(self) -> None:
+        self.applications, self.is_running = set(), False
+
+
+def make_configuration(prefix: str) -> dict[str, Any]:
+    deployment = {"name": "Classifier", "user_config": {"checkpoint": "/none"}}
+    application = {"name": "classifier", "route_prefix": prefix, "deployments": [deployment]}
+    return {"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": [application]}
+
+
+@pytest.mark.parametrize("before", [set(), {"other"}])
+@pytest.mark.parametrize("meanwhile", [set(), {"third"}])
+def test_the_end_of_a_service_on_a_cluster_leaves_the_applications_of_others(
+    monkeypatch: pytest.MonkeyPatch, before: set[str], meanwhile: set[str]
+) -> None:
+    """Also those that were deployed while it ran. Serve ends if it did not run before, and none is left."""
+    simulated = SimulatedServe(set(before))
+    simulated.install(monkeypatch)
+    with server._run_application(make_configuration("/"), embedded=False):
+        assert simulated.applications == before | {"classifier"}
+        simulated.applications |= meanwhile
+    assert simulated.applications == before | meanwhile
+    assert simulated.is_running == bool(before | meanwhile)
+
+
+def test_the_url_of_a_service_has_its_route_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    SimulatedServe(set()).install(monkeypatch)
+    for prefix, path in (("/", ""), ("/tickets", "/tickets")):
+        with server._run_application(make_configuration(prefix), embedded=False) as service:
+            assert service.url == f"http://127.0.0.1:8000{path}"
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            RayServeException('Prefix / is being used by application "other". Failed to deploy application "x".'),
+            "classifier: the application 'other' of this cluster has the route prefix '/' too; set another",
+        ),
+        (RayServeException("no controller"), "the service did not start: .*no controller"),
+    ],
+)
+@pytest.mark.parametrize("in_task", [False, True])
+def test_an_error_of_serve_is_one_of_the_deployment(
+    monkeypatch: pytest.MonkeyPatch, cause: RayServeException, message: str, in_task: bool
+) -> None:
+    """Ray raises it as it is, or as that of a task, with a traceback in its message."""
+    simulated = SimulatedServe({"other"})
+    simulated.install(monkeypatch)
+    trace = f"Traceback\n  line\nray.serve.exceptions.RayServeException: {cause}"
+    task_error = RayTaskError("deploy", trace, cause).as_instanceof_cause()
+    simulated.start_error = task_error if in_task else cause
+    with pytest.raises(DeploymentError, match=f"^{message}"), server._run_application(make_configuration("/"), False):
+        pass
+    assert simulated.applications == {"other"}

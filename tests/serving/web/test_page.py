@@ -1,6 +1,7 @@
 """The web page, in a real browser."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from jobs.model.checkpoint import save_checkpoint
 from serving.api_keys import KEYS_VARIABLE
 from serving.client import Client
 from serving.web.page import PAGE_PATH
+from tests.serving.mounted_replica import MountedReplica
 from tests.support.asgi import make_replica, send_request, serve_replica
 from tests.support.browser import start_browser
 from tests.support.checkpoints import checkpoint_of
@@ -253,6 +255,40 @@ def test_with_several_labels_per_text_those_above_their_thresholds_are_marked(
     assert [row["labels"].split("|") if row["labels"] else [] for row in rows] == expected
     assert [len(row["scores"].split("|")) if row["scores"] else 0 for row in rows] == [*map(len, expected)]
     assert not [entry for entry in browser.get_log("browser") if url in entry["message"]]
+
+
+@pytest.mark.parametrize("name", ["c", "c|d"])
+def test_labels_that_contain_the_separator_are_lists_in_json(browser: WebDriver, tmp_path: Path, name: str) -> None:
+    """In all rows of a labelled file, also where a text has other labels or none, as `finetune-cnn predict` writes."""
+    texts = ["word1 word2", "word3", "word4 word5"]
+    checkpoint = replace(checkpoint_of("rand", **{"data.multi_label": True}), labels=["a", "b", name])
+    probabilities = Classifier(checkpoint).predict_proba(texts)
+    thresholds = [*np.sort(probabilities[:, :2], axis=0)[1].tolist(), float(probabilities[:, 2].max()) - 1e-4]
+    save_checkpoint(
+        tmp_path / "c", replace(checkpoint, metrics={"epoch": 1, "label_thresholds": {"values": thresholds}})
+    )
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    with serve_replica(make_replica({"checkpoint": str(tmp_path / "c")})) as url:
+        scores = Client(url).classify(texts)
+        content = label_file(browser, url, tmp_path / "texts.csv")
+    expected = [[row["label"] for row in rows if row["above_threshold"]] for rows in scores]
+    assert {name} < {label for labels in expected for label in labels}
+    cells = [row["labels"] for row in csv.DictReader(content.removeprefix("\ufeff").splitlines())]
+    if name == "c":
+        assert cells == ["|".join(labels) for labels in expected]
+    else:
+        assert [json.loads(cell) for cell in cells] == expected
+
+
+def test_the_page_of_a_route_prefix_classifies(browser: WebDriver, tmp_path: Path) -> None:
+    """Also if its address has no slash at the end."""
+    save_checkpoint(tmp_path / "c", checkpoint_of("rand"))
+    replica = make_replica({"checkpoint": str(tmp_path / "c")})
+    with serve_replica(MountedReplica(replica, "/api/tickets")) as url:
+        browser.get(url + "/api/tickets")
+        assert browser.current_url == url + "/api/tickets/"
+        wait_for_elements(browser, "#text")[0].send_keys("word1 word2", Keys.CONTROL, Keys.ENTER)
+        wait_for_elements(browser, "#labels button", 3)
 
 
 def test_a_further_model_can_be_chosen(browser: WebDriver, tmp_path: Path) -> None:
