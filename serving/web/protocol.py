@@ -174,7 +174,8 @@ def parse_request(body: bytes, limits: Limits, default_function: str = "softmax"
         _apply_parameters(request, parameters)
     if abstain := parsed.abstain or (parameters.abstain if parameters is not None else None):
         if request.function != "softmax":
-            hint = "leave out function_to_apply and raw_scores"
+            is_own = default_function != "softmax"  # with several labels per text
+            hint = "this checkpoint has several" if is_own else "leave out function_to_apply and raw_scores"
             raise RequestError(422, f"abstain: thresholds are of softmax, with one label per text; {hint}")
         request.abstain = DEFAULT_OBJECTIVE if abstain is True else abstain
     _check_limits(request, limits)

@@ -124,6 +124,18 @@ def test_labels_that_are_wrong_or_missing_are_found_among_several() -> None:
     assert re.search(rf"<bdi>sound</bdi></td>.*?<td class=\"number\">{suspicious}</td><td class=\"bar", page)
 
 
+def test_a_label_that_no_model_finds_is_not_judged() -> None:
+    """Otherwise nearly every row that has it would be suspicious, or every row that lacks it."""
+    rows = make_label_set_rows(400)
+    choose = np.random.default_rng(0)
+    sets = [tuple(sorted({*own, *(["chance"] if choose.random() < 0.1 else [])})) for own, _ in rows]
+    train = Split([text for _, text in rows], list(map(", ".join, sets)), "x", label_sets=sets)
+    none = Split([], [], "x", label_sets=[])
+    checked = collect_rows(Dataset(train, none, none, sorted(train.distinct_labels()), []), TextSettings())
+    findings = check_labels(checked, find_first_copies(checked.tokens), seed=0)
+    assert not any("chance" in row.labels for finding in findings for row in finding.rows)
+
+
 def test_the_micro_f1_is_that_of_the_labels_with_a_model() -> None:
     """A label that only copies of one text have does not lower it."""
     rows = make_label_set_rows(400)

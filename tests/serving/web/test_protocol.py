@@ -227,6 +227,11 @@ def test_abstention_that_is_no_objective_or_has_another_function_is_an_error(fie
         parse_request(body(inputs="hi", **fields), LIMITS)
 
 
+def test_a_text_with_several_labels_has_no_abstention() -> None:
+    with pytest.raises(RequestError, match=r"with one label per text; this checkpoint has several$"):
+        parse_request(body(inputs="hi", abstain=True), LIMITS, "sigmoid")
+
+
 @pytest.mark.parametrize(
     "parameters", [{}, {"top_k": 7}, {"top_k": 500}, {"threshold": 3}, {"top_k": 7, "threshold": 9}]
 )
