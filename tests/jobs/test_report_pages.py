@@ -21,6 +21,7 @@ from tests.support.browser import start_browser
 from tests.support.data_checks import make_rows
 from tests.support.evaluations import render_random_evaluation, render_random_label_evaluation
 from tests.support.trial_records import EXPERIMENT, make_records
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -197,8 +198,9 @@ def test_a_link_to_a_finding_opens_its_rows(browser: WebDriver, folder: Path) ->
     open_page(browser, folder / "data-check.html")
     closed = browser.find_element(By.CSS_SELECTOR, "details:not([open])")
     link = browser.find_element(By.CSS_SELECTOR, f"a[href='#{closed.get_attribute('id')}']")
-    link.click()
-    assert closed.get_attribute("open")
+    link.click()  # the browser follows it a moment later
+    wait_for(lambda: closed.get_attribute("open"), "the rows of the finding", timeout=20, interval=0.05)
     assert closed.find_element(By.CSS_SELECTOR, "td.text").is_displayed()
     browser.find_element(By.LINK_TEXT, "different labels").click()
-    assert "the same" in browser.find_element(By.CSS_SELECTOR, "details:target").text
+    [opened] = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "details:target[open]"), "the other rows", 20)
+    assert "the same" in opened.text
