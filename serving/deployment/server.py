@@ -61,6 +61,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with start_service(configuration, address) as service:
+        stop = _catch_signals()  # before the first message: who has read it may end the service at once
         logger.log(
             RESULT, f"serving at {service.url}: POST /predict, POST /, GET / (web page), GET /info; Ctrl-C stops it"
         )
@@ -69,7 +70,7 @@ def run(configuration: dict[str, Any], address: str | None) -> None:
             logger.info(describe_access(configuration["http_options"]["host"]))
         report_service(configuration, service.url)
         print_result_now()
-        _wait_for_signal()
+        stop.wait()
         logger.info("stopping")
 
 
@@ -240,11 +241,12 @@ def _last_line(error: Exception) -> str:
     return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
-def _wait_for_signal() -> None:
+def _catch_signals() -> threading.Event:
+    """Return an event that either signal sets from now on."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    return stop
 
 
 def deploy(configuration: dict[str, Any], address: str | None) -> None:

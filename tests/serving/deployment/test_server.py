@@ -2,9 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
 import stat
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,20 @@ def test_the_end_of_a_service_on_a_cluster_leaves_the_applications_of_others(
         simulated.applications |= meanwhile
     assert simulated.applications == before | meanwhile
     assert simulated.is_running == bool(before | meanwhile)
+
+
+def test_a_signal_right_after_the_first_message_stops_the_service(
+    monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    """It does not interrupt the messages that follow, with an error."""
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    service = server.RunningService("http://127.0.0.1:8000", embedded=False)
+    monkeypatch.setattr(server, "start_service", lambda *_: nullcontext(service))
+    monkeypatch.setattr(server, "_find_metrics_urls", lambda embedded: [])
+    monkeypatch.setattr(server, "report_service", lambda *_: handlers[signal.SIGINT](signal.SIGINT, None))
+    server.run(make_configuration("/"), None)
+    assert messages[-1] == "stopping"
 
 
 def test_the_url_of_a_service_has_its_route_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
