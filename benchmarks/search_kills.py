@@ -28,7 +28,8 @@ from benchmarks.reporting import Row
 from cluster.connection import connect
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment, load_experiment
-from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint, verify_checksums
+from jobs.model.checkpoint import CheckpointError, load_checkpoint, verify_checksums
+from jobs.model.checkpoint_locations import resolve_checkpoint
 
 # Seconds from the announcement of a trial's end to the kill, in turn.
 KILL_DELAYS_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)

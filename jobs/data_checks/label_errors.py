@@ -98,9 +98,11 @@ def _check_label_sets(
             continue
         probabilities = _predict(features, own, folds, seed)
         is_predicted = probabilities[:, 1] > 0.5
-        found = int(own[is_predicted].sum())
-        correct, predicted, actual = correct + found, predicted + int(is_predicted.sum()), actual + int(own.sum())
-        if found < MIN_RECALL * own.sum():
+        num_found = int(own[is_predicted].sum())
+        correct += num_found
+        predicted += int(is_predicted.sum())
+        actual += int(own.sum())
+        if num_found < MIN_RECALL * own.sum():
             continue
         errors = find_label_errors(probabilities, own)
         order = errors.order[: errors.num_suspicious]

@@ -170,9 +170,8 @@ def make_split(
     checked = check_texts(texts)
     _require_characters(checked, f"{name}: texts")
     if sets is None:
-        _require_labels(labels.to_pylist() if hasattr(labels, "to_pylist") else labels, name)
+        _require_labels(column_or_1d(to_array(labels, object)).tolist(), name)
         values = column_or_1d(to_array(labels))
-        _require_labels(values.tolist(), name)
         check_classification_targets(values)
         names, label_sets = [name_label(value) for value in values.tolist()], None
     else:
@@ -225,8 +224,8 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     return [str(value) for value in values]  # numpy has a class of its own
 
 
-def to_array(values: Iterable[Any]) -> np.ndarray:
-    return np.asarray(values.to_pylist() if hasattr(values, "to_pylist") else values)
+def to_array(values: Iterable[Any], dtype: type | None = None) -> np.ndarray:
+    return np.asarray(values.to_pylist() if hasattr(values, "to_pylist") else values, dtype)
 
 
 def name_label(label: Any) -> str:

@@ -30,7 +30,7 @@ from jobs.inference.batch.cluster_pipeline import label_dataset
 from jobs.inference.classifier import Classifier, select_labels
 from jobs.inference.explanation import Explanation
 from jobs.inference.file_prediction import MIN_TEXTS_FOR_TABLE, build_classifier
-from jobs.model.checkpoint import load_checkpoint, save_checkpoint
+from jobs.model.checkpoint import load_labels, save_checkpoint
 from jobs.portable.model_card import render_model_card
 
 
@@ -147,8 +147,8 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
         experiment, dataset, sets = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
-        if experiment.train.start_from is not None:
-            list_classes(y, sets, load_checkpoint(experiment.train.start_from).labels)
+        if experiment.train.start_from is not None:  # labels that do not fit are an error before the training
+            list_classes(y, sets, load_labels(experiment.train.start_from))
         initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")

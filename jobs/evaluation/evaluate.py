@@ -46,7 +46,8 @@ from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.evaluation.slices import name_column, slice_by_column, tabulate_slices
 from jobs.inference.file_prediction import build_classifier
-from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_published_test_part
+from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from jobs.model.checkpoint_locations import read_published_test_part
 
 logger = logging.getLogger(__name__)
 

@@ -29,17 +29,15 @@ from typing import Any
 
 import numpy as np
 
-from cluster.storage import absolute_path, exists, is_uri, join, parent, split_query
 from jobs.config.experiment import Experiment
 from jobs.config.label_thresholds import DEFAULT_THRESHOLD
-from jobs.config.settings import Source
 from jobs.datasets.tokenization.installed import describe_other_version
 from jobs.datasets.tokenizer import Vocabulary, count_separate_marks
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     SharedFiles,
+    VerifiedFiles,
     parse_settings,
-    read_json,
     validate_metrics,
     write_file,
     write_json,
@@ -47,7 +45,7 @@ from jobs.model.checkpoint_files import (
 )
 from jobs.model.checkpoint_files import CheckpointError as CheckpointError
 from jobs.model.checkpoint_files import verify_sizes as verify_sizes
-from jobs.model.checkpoint_locations import MODEL_FILES, is_on_hub, open_checkpoint, pin_revision, suggest_folder
+from jobs.model.checkpoint_locations import MODEL_FILES, open_checkpoint, resolve_checkpoint
 from jobs.model.checkpoint_tensors import UNTRAINED_VECTORS_FILE, is_quantized, read_weights, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -191,48 +189,6 @@ def save_checkpoint(
     write_json(folder / "manifest.json", {"format": version, "files": files})
 
 
-def resolve_checkpoint(path: str) -> str:
-    """Return the checkpoint folder of a path: itself, or the one that a best.json (or its folder) names.
-
-    That of hf://OWNER/NAME[@REVISION] is the commit, hf://OWNER/NAME@COMMIT.
-
-    Raises:
-        CheckpointError: there is neither.
-        StorageError: the storage, or the Hub, does not respond.
-    """
-    if is_on_hub(path):
-        return pin_revision(path)
-    original = path = absolute_path(path)
-    if not split_query(path)[0].endswith(".json"):
-        if exists(join(path, "manifest.json")):
-            return path
-        path = join(path, "best.json")
-    if not exists(path):
-        raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json{suggest_folder(original)}")
-    best = read_json(path)
-    target = best.get("checkpoint") if isinstance(best, dict) else None
-    if not isinstance(target, str):
-        raise CheckpointError(f"{path}: does not name a checkpoint")
-    return target if is_uri(target) or Path(target).is_absolute() else join(parent(path), target)
-
-
-def read_published_test_part(path: str) -> Source | None:
-    """Return the test part that the last command named in a best.json or its folder; None for a checkpoint.
-
-    Raises:
-        CheckpointError: the best.json cannot be read.
-    """
-    if is_on_hub(path):
-        return None
-    path = absolute_path(path)
-    if not split_query(path)[0].endswith(".json"):
-        path = join(path, "best.json")
-    best = read_json(path) if exists(path) else None
-    test = best.get("test") if isinstance(best, dict) else None
-    is_list = isinstance(test, list) and all(isinstance(part, str) for part in test)
-    return test if is_list or isinstance(test, str) else None
-
-
 def load_checkpoint(
     path: str, check: Callable[[list[str], bool], None] = lambda labels, is_multi_label: None
 ) -> Checkpoint:
@@ -247,7 +203,7 @@ def load_checkpoint(
     location = resolve_checkpoint(path)
     with open_checkpoint(location) as files:
         experiment = parse_settings(files.read_text("experiment.yaml"))
-        labels = validate_names("labels.json", files.read_json("labels.json"))
+        labels = _read_labels(files)
         check(labels, experiment.data.is_multi_label)
         metrics = files.read_json("metrics.json")
         validate_metrics(metrics, len(labels))
@@ -262,6 +218,12 @@ def load_checkpoint(
             "there, trained it; train again"
         )
     return checkpoint
+
+
+def load_labels(path: str) -> list[str]:
+    """Return the labels of a checkpoint, without reading its larger files; errors as of `load_checkpoint`."""
+    with open_checkpoint(resolve_checkpoint(path)) as files:
+        return _read_labels(files)
 
 
 def load_initial_vectors(path: str) -> InitialVectors | None:
@@ -313,6 +275,10 @@ def verify_checksums(path: str) -> None:
         optional = (UNTRAINED_VECTORS_FILE, INITIAL_VECTORS_FILE, TRAIN_TEXTS_FILE)
         for name in (*MODEL_FILES, *(name for name in optional if name in files)):
             files.verify(name)
+
+
+def _read_labels(files: VerifiedFiles) -> list[str]:
+    return validate_names("labels.json", files.read_json("labels.json"))
 
 
 def validate_names(file: str, names: object) -> list[str]:

@@ -19,12 +19,25 @@ from safetensors import SafetensorError
 
 from cluster import UsageError
 from cluster.console.progress import shows_bars
-from cluster.storage import StorageError, exists, is_uri, join, list_folders, local_path, resolve_filesystem
+from cluster.storage import (
+    StorageError,
+    absolute_path,
+    exists,
+    is_uri,
+    join,
+    list_folders,
+    local_path,
+    parent,
+    resolve_filesystem,
+    split_query,
+)
+from jobs.config.settings import Source
 from jobs.model.checkpoint_files import (
     MODEL_CARD_FILE,
     CheckpointError,
     VerifiedFiles,
     parse_settings,
+    read_json,
     shorten_error,
     text_limit,
 )
@@ -78,6 +91,48 @@ def locate_snapshot(path: str) -> str:
         CheckpointError, StorageError: as for `pin_revision`.
     """
     return str(_download(path)) if is_on_hub(path) else path
+
+
+def resolve_checkpoint(path: str) -> str:
+    """Return the checkpoint folder of a path: itself, or the one that a best.json (or its folder) names.
+
+    That of hf://OWNER/NAME[@REVISION] is the commit, hf://OWNER/NAME@COMMIT.
+
+    Raises:
+        CheckpointError: there is neither.
+        StorageError: the storage, or the Hub, does not respond.
+    """
+    if is_on_hub(path):
+        return pin_revision(path)
+    original = path = absolute_path(path)
+    if not split_query(path)[0].endswith(".json"):
+        if exists(join(path, "manifest.json")):
+            return path
+        path = join(path, "best.json")
+    if not exists(path):
+        raise CheckpointError(f"{original}: contains neither a checkpoint nor a best.json{suggest_folder(original)}")
+    best = read_json(path)
+    target = best.get("checkpoint") if isinstance(best, dict) else None
+    if not isinstance(target, str):
+        raise CheckpointError(f"{path}: does not name a checkpoint")
+    return target if is_uri(target) or Path(target).is_absolute() else join(parent(path), target)
+
+
+def read_published_test_part(path: str) -> Source | None:
+    """Return the test part that the last command named in a best.json or its folder; None for a checkpoint.
+
+    Raises:
+        CheckpointError: the best.json cannot be read.
+    """
+    if is_on_hub(path):
+        return None
+    path = absolute_path(path)
+    if not split_query(path)[0].endswith(".json"):
+        path = join(path, "best.json")
+    best = read_json(path) if exists(path) else None
+    test = best.get("test") if isinstance(best, dict) else None
+    is_list = isinstance(test, list) and all(isinstance(part, str) for part in test)
+    return test if is_list or isinstance(test, str) else None
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from jobs.embeddings.pretraining import (
 )
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
 from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
-from jobs.model.checkpoint import load_checkpoint
+from jobs.model.checkpoint import load_labels
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def load_texts(experiment: Experiment) -> Dataset:
     check_tokenizer(experiment.text.tokenizer)
     logger.info("reading the texts")
     start = experiment.train.start_from
-    dataset = load_dataset(experiment, known_labels=load_checkpoint(start).labels if start else ())
+    dataset = load_dataset(experiment, known_labels=load_labels(start) if start else ())
     for note in dataset.notes:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"

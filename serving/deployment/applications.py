@@ -14,8 +14,9 @@ from cluster.machine import is_own_address
 from cluster.ray_jobs import create_client, resolve_dashboard_url
 from cluster.ray_private import read_session_name
 from cluster.storage import StorageError
-from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
+from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_leases import remove_lease, write_lease
+from jobs.model.checkpoint_locations import resolve_checkpoint
 from serving.deployment.checkpoints import referenced_checkpoints
 from serving.deployment.configurations import DeploymentError, RoutePrefixError, exclude, is_imperative, merge
 from serving.deployment.reachability import build_service_url, is_loopback, resolve_reachable_url

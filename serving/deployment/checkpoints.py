@@ -9,9 +9,9 @@ from typing import Any
 
 from cluster.console.plan import PlannedFile
 from cluster.storage import StorageError, list_file_sizes
-from jobs.model.checkpoint import CheckpointError, resolve_checkpoint
+from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_leases import remove_lease, write_lease
-from jobs.model.checkpoint_locations import is_on_hub
+from jobs.model.checkpoint_locations import is_on_hub, resolve_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from cluster.storage import join, read_text
 from jobs.config.text_distribution import find_distribution
 from jobs.inference.classifier import Classifier
 from jobs.inference.projection_table import DEFAULT_TABLE_BYTES, DEFAULT_TABLE_DTYPE, TableDtype
-from jobs.model.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
-from jobs.model.checkpoint_locations import locate_snapshot
+from jobs.model.checkpoint import CheckpointError, load_checkpoint
+from jobs.model.checkpoint_locations import locate_snapshot, resolve_checkpoint
 from serving.web.compiled_scorer import CompiledScorer, ScoredTexts
 from serving.web.distribution import DistributionWindow
 from serving.web.metrics import MAX_SAMPLES, ModelCounters, ModelCounts

@@ -60,7 +60,7 @@ class SourceFile:
 
     @property
     def unit(self) -> str:
-        """What is counted to name a row."""
+        """Unit of row numbers in messages: `line`, or `row` in formats without lines."""
         return "row" if self.format in ("parquet", "arrow") else "line"
 
     def describe_position(self, number: int) -> str:
@@ -70,7 +70,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class InvalidRow:
-    """A row that cannot be read. unit: what its number counts, line or row."""
+    """A row that cannot be read. unit: of its number, as of `SourceFile.unit`."""
 
     path: str
     unit: str

@@ -4,8 +4,8 @@ import re
 from pathlib import PurePath
 
 from cluster.storage import StorageError, absolute_path, exists, join, local_path, parent, split_query
-from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint
-from jobs.model.checkpoint_locations import is_on_hub, parse_hub_uri
+from jobs.model.checkpoint import Checkpoint, CheckpointError
+from jobs.model.checkpoint_locations import is_on_hub, parse_hub_uri, resolve_checkpoint
 
 _RUN_CHECKPOINT = re.compile(r"epoch-\d+(-step-\d+)?")
 

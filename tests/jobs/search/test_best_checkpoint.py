@@ -13,8 +13,9 @@ import pytest
 from cluster.storage import StorageError
 from jobs.config.experiment import Experiment, load_experiment
 from jobs.model import checkpoint_leases
-from jobs.model.checkpoint import Checkpoint, CheckpointError, resolve_checkpoint, save_checkpoint
+from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from jobs.model.checkpoint_leases import write_lease
+from jobs.model.checkpoint_locations import resolve_checkpoint
 from jobs.search import best_checkpoint
 from jobs.search.best_checkpoint import BestCheckpointManager, build_refit_experiment, write_best_yaml
 from jobs.search.records import TrialRecord

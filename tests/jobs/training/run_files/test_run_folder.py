@@ -10,7 +10,8 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
-from jobs.model.checkpoint import CheckpointError, read_published_test_part
+from jobs.model.checkpoint import CheckpointError
+from jobs.model.checkpoint_locations import read_published_test_part
 from jobs.training.corpus import Corpus
 from jobs.training.run_files import run_folder
 from jobs.training.run_files.run_folder import (
