@@ -78,17 +78,19 @@ FULL = Sizes(
     memory=(4, 6), words=400_000,
 )  # fmt: skip
 QUICK = Sizes(
-    rows=300, overhead=(CORES + 1, 1), sides=(CORES + 1, 1, 1), large=(CORES + 1, 1), kills=(4, 1), short=(1, 1),
+    rows=300, overhead=(CORES + 1, 1), sides=(CORES + 1, 1, 1), large=(CORES + 1, 2), kills=(4, 1), short=(1, 1),
     nested_trials=1, memory=(1, 3), words=20_000,
 )  # fmt: skip
 
 
 def make_search_experiment(folder: Path, name: str, trials: int, epochs: int, **settings: Any) -> Experiment:
-    """Return the experiment of a search with `trials` trials."""
+    """Return the experiment of a search with `trials` trials; without the training with the best settings after them,
+    which the other sides do not have."""
     return Experiment().replace({
         "name": name, "storage": str(folder / "runs"), "data.train": str(folder / "texts.csv"),
         "model.embedding": "rand", "vectors.dimensions": 100, "model.feature_maps": 50, "train.patience": 1000,
         "train.epochs": epochs, "tune.epochs": None, "tune.scheduler": "none", "tune.samples": trials,
+        "tune.refit": False,
         "tune.space": {"model.dropout": {"uniform": [0.1, 0.6]}}, **settings,
     })  # fmt: skip
 
