@@ -40,7 +40,7 @@ from benchmarks.reporting import Row, print_json, print_table
 from cluster.connection import connect
 from jobs.config.experiment import Experiment
 from jobs.search.tune import tune
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 
 CORES = 2
 DIMENSIONS = 300  # of the vectors files
@@ -211,7 +211,7 @@ def run_nested_search(experiment: Experiment, folder: Path) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from jobs.datasets.dataset import load_dataset
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
 
     reference = ray.put(build_corpus(experiment, load_dataset(experiment), use_pretrained=False))
 
