@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     {"text": "a good film", "label": "good", "score": 0.999...}
     0
 
-    The code is 0, 2 for a usage error, 130 for Ctrl-C, or that of a submitted job.
+    The code is 0, also when Ctrl-C stops a running service, 2 for a usage error, 130 for Ctrl-C in other commands, or
+    that of a submitted job.
 
     Args:
         arguments: words after `finetune-cnn`; by default those of the command line.

@@ -106,7 +106,7 @@ def _measure(
 
 
 def _training_jobs(pairs: list[tuple[str, int]], options: argparse.Namespace, storage: str) -> Iterator[Any]:
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
 
     for name, seed in pairs:
         experiment = _make_experiment(name, seed, options, storage)

@@ -29,7 +29,7 @@ from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import load_checkpoint
 from jobs.search.records import RecordStore, trial_folder_name
 from jobs.search.tune import tune
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from jobs.training.cross_validation import train_and_evaluate
 from jobs.training.run_files.checkpoint_store import checkpoint_name
 from jobs.training.run_files.run_folder import BestCheckpoint

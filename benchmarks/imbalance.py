@@ -92,7 +92,7 @@ def _load_dataset(experiment: Experiment, *, quick: bool) -> Dataset:
 
 
 def _train_networks(experiment: Experiment, dataset: Dataset, seeds: int) -> Iterator[tuple[str, Result]]:
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
     from jobs.training.cross_validation import train_in_parallel
 
     epochs = {"train.epochs": 1} if experiment.train.epochs == 1 else {}

@@ -62,7 +62,7 @@ model = served_models.load_models(served_models.parse_user_config({"checkpoint":
 print(model.scorer.score(["a fine film"], "softmax"))
 """
 COLD_START_TORCH = """
-from jobs.inference.predict import predict_proba
+from tests.support.torch_network import predict_proba
 print(predict_proba(checkpoint.load_checkpoint(sys.argv[1]), ['a fine film']).argmax())
 """
 Classify = Callable[[list[str]], Any]
@@ -104,7 +104,7 @@ def _make_checkpoint(rows: list[list[str]], folder: Path) -> Any:
     from jobs.datasets.tokenizer import count_words, encode, tokenize
     from jobs.model.checkpoint import save_checkpoint
     from jobs.model.linear.tensors import SCALE
-    from jobs.training.corpus import Corpus, EncodedSplit
+    from jobs.training.corpora.corpus import Corpus, EncodedSplit
     from jobs.training.linear.svc import train_linear_classifier
 
     tokens = [tokenize(text) for _, text in rows]
@@ -122,13 +122,12 @@ def _make_checkpoint(rows: list[list[str]], folder: Path) -> Any:
 
 def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str, Classify]:
     """Return for each side a function from a list of texts to labels."""
-    import numpy as np
     import torch
 
     from jobs.datasets.tokenizer import Vocabulary, encode, tokenize
     from jobs.inference.classifier import Classifier
-    from jobs.inference.predict import build_network, predict_logits
     from serving.web.compiled_scorer import CompiledScorer
+    from tests.support.torch_network import build_network, predict_logits
 
     torch.set_num_threads(1)
     classifier, float32 = Classifier(checkpoint), Classifier(checkpoint, table_dtype="float32")
@@ -138,7 +137,7 @@ def _make_sides(checkpoint: Any, rows: list[list[str]], folder: str) -> dict[str
 
     def classify_with_torch(texts: list[str]) -> Any:
         tokens = encode((tokenize(text) for text in texts), vocabulary, max_tokens)
-        return predict_logits(network, tokens, np.arange(len(texts))).argmax(1).tolist()
+        return predict_logits(network, tokens).argmax(1).tolist()
 
     scorer, labels = CompiledScorer(classifier, max(BATCH_SIZES)), [*range(len(classifier.labels))]
 

@@ -9,7 +9,8 @@ Each side is a new process, imports and exit included, and the sides take turns;
 reads the rows from tsv, parquet, jsonl or fastText lines, draws the validation and test parts, tokenizes, looks up
 vectors of 100 dimensions for 60,000 words, whose frequencies follow Zipf's law, and numbers the tokens: everything
 before training. `in memory` has texts and tokens as Python objects, as small files are read. The first run writes the
-cache, from which the second one reads.
+cache, from which the second one reads. The last table is the order of an epoch: a process that has the tokens of the
+large file's number of texts makes the batches of an epoch, with the texts in blocks, and with all in one block.
 
 fastText reads lines with `__label__`, on one thread as it always does, and trains one epoch of one dimension: it has no
 command that only reads. Peak memory is the resident memory of the process, pages of mapped files included.
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 
 from benchmarks.prediction import run_measured
 from benchmarks.reporting import Row, print_json, print_table
+from jobs.training.corpora.token_blocks import BLOCK_TOKENS
 
 IN_MEMORY, FIRST, SECOND = "in memory", "first run", "second run"
 FIRST_LINES, FASTTEXT = "first run, fastText lines", "fastText, fastText lines"
@@ -37,14 +39,26 @@ SIDES = [IN_MEMORY, FIRST, SECOND, FIRST_PARQUET, FIRST_JSONL, FIRST_LINES, FAST
 FILES = {FIRST_LINES: "rows.txt", FASTTEXT: "rows.txt", FIRST_PARQUET: "rows.parquet", FIRST_JSONL: "rows.jsonl"}
 NUM_WORDS, WORDS_PER_TEXT, DIMENSIONS = 60_000, 20, 100
 CHUNK_ROWS = 10_000
-TABLES = ["ingest", "large"]
+TABLES = ["ingest", "large", "order"]
 LOAD_SCRIPT = """
 import sys
 from jobs.config.experiment import load_experiment
 from jobs.datasets import readers
-from jobs.training.corpus import load_inputs
+from jobs.training.corpora.building import load_inputs
 readers.MIN_PREPARED_BYTES = int(sys.argv[1])
 load_inputs(load_experiment(None, sys.argv[2:]))
+"""
+ORDER_SCRIPT = """
+import sys
+import numpy as np
+from jobs.datasets.tokenizer import Tokens
+from jobs.training.corpora import token_blocks
+from jobs.training.corpora.block_reader import BlockReader
+rows, words, token_blocks.BLOCK_TOKENS, makes_batches = map(int, sys.argv[1:])
+tokens = Tokens(np.ones(rows * words, np.int32), np.arange(0, rows * words + 1, words))
+if makes_batches:
+    for _ in BlockReader(token_blocks.TokenBlocks(tokens), 2, 256, 0).iter_batches(1):
+        pass
 """
 FASTTEXT_SCRIPT = """
 import sys
@@ -67,7 +81,10 @@ def main() -> None:
     num_large = options.large_rows
     if num_large is None:
         num_large = 60_000 if options.quick else 10_000_000
-    tables = measure_processes(num_rows, num_large if "large" in options.only else 0, rounds, options.only)
+    tables = measure_processes(num_rows, num_large, rounds, options.only)
+    if num_large and "order" in options.only:
+        tables["order"] = measure_order(num_large, rounds)
+        print_table(f"Order of an epoch of {num_large:,} texts", tables["order"])
     print_json("ingest", {"rows": num_rows, "large_rows": num_large, "rounds": rounds}, tables)
 
 
@@ -84,7 +101,7 @@ def measure_processes(num_rows: int, num_large: int, rounds: int, names: Sequenc
         if "ingest" in names:
             tables["ingest"] = measure(folder, num_rows, rounds, SIDES)
             print_table(f"Ingest of {num_rows:,} rows", tables["ingest"])
-        if num_large:
+        if num_large and "large" in names:
             tables["large"] = measure(folder, num_large, 1, [FIRST, SECOND])
             print_table(f"Ingest of {num_large:,} rows", tables["large"])
     return tables
@@ -107,6 +124,25 @@ def measure(folder: Path, num_rows: int, rounds: int, sides: list[str]) -> list[
         rate = num_rows * WORDS_PER_TEXT / seconds
         table.append({"side": side, "seconds": seconds, "words/s": rate, "peak MB": peak})
     return table
+
+
+def measure_order(num_rows: int, rounds: int) -> list[Row]:
+    """Return seconds and additional memory, beyond those of a process that only has the tokens; medians."""
+    block = min(BLOCK_TOKENS, num_rows * WORDS_PER_TEXT // 3)  # the small form has several blocks too
+    sides = {"tokens alone": (block, 0), "one block": (1 << 60, 1), "blocks": (block, 1)}
+    command = [sys.executable, "-c", ORDER_SCRIPT, str(num_rows), str(WORDS_PER_TEXT)]
+    results: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, values in sides.items():
+            results[side].append(run_measured([*command, *map(str, values)]))
+    medians = {
+        side: [statistics.median(column) for column in zip(*values, strict=True)] for side, values in results.items()
+    }
+    base_seconds, base_peak = medians.pop("tokens alone")
+    return [
+        {"side": side, "seconds": seconds - base_seconds, "additional MB": peak - base_peak}
+        for side, (seconds, peak) in medians.items()
+    ]
 
 
 def build_command(folder: Path, side: str) -> list[str]:

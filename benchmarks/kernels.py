@@ -138,7 +138,7 @@ def measure_training(name: str, rows: int, steps: int, folder: Path) -> tuple[st
     batches = make_epoch_batches(corpus.train.tokens.lengths, BATCH_SIZE, 0, 1)[: steps + WARM_UP_STEPS]
     for number, batch in enumerate(batches):
         filters = loop.network.filters.detach().numpy().copy()
-        vectors = loop.network.vectors.detach()[loop.train_collator.collate(batch).word_ids].numpy()
+        vectors = loop.network.vectors.detach()[loop.texts.collator.collate(batch).word_ids].numpy()
         _timed(seconds["step"], loop.step, batch, 1, number)
         results = {
             side: _timed(seconds[f"products, {side}"], multiply, inputs["sparse"], vectors, filters)

@@ -87,7 +87,7 @@ def _training_jobs(keys: list[RunKey], options: argparse.Namespace, storage: str
     import ray
 
     from jobs.datasets.dataset import load_dataset, load_folds
-    from jobs.training.corpus import build_corpus, load_text_vectors
+    from jobs.training.corpora.building import build_corpus, load_text_vectors
 
     shared: dict[Any, Any] = {}
     vectors: dict[str, Any] = {}

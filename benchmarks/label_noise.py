@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # to be run as a f
 from benchmarks.labelled_datasets import make_experiment, parse_options, require_vectors
 from benchmarks.reporting import Row, print_json, print_table
 from jobs.data_checks.confident_learning import find_label_errors
-from jobs.data_checks.label_errors import NUM_FOLDS, assign_folds, predict_out_of_fold
+from jobs.data_checks.label_errors import NUM_FOLDS, assign_folds, predict_held_out, vectorize_terms
 from jobs.data_checks.near_duplicates import find_similar_pairs
 from jobs.datasets.readers import Split, read_rows
 from jobs.datasets.text_checks import find_first_copies
@@ -66,7 +66,8 @@ def _measure(name: str, side: str, options: argparse.Namespace) -> Row:
         labels = change_labels(clean, seed)
         start = time.process_time()
         if side == CHECK:
-            probabilities = predict_out_of_fold(tokens, labels, first, seed)
+            folds = assign_folds(labels, first, seed)
+            probabilities = predict_held_out(vectorize_terms(tokens), labels, folds, seed)
         else:
             probabilities = _predict_with_network(split.texts, labels, first, seed, options)
         errors = find_label_errors(probabilities, labels)
@@ -107,9 +108,9 @@ def _predict_with_network(
     import torch
 
     from jobs.datasets.dataset import Dataset, stratified_split
-    from jobs.inference.predict import predict_logits
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
     from jobs.training.loop import create_loop
+    from jobs.training.validation import score_texts
 
     torch.set_num_threads(1)
     names = [str(label) for label in labels]
@@ -131,8 +132,7 @@ def _predict_with_network(
                 best = {key: value.clone() for key, value in loop.network.state_dict().items()}
         loop.network.load_state_dict(best)
         tokens = encode((tokenize(text) for text in dataset.test.texts), Vocabulary(corpus.words), 1000)
-        logits = predict_logits(loop.network, tokens, np.arange(len(held_out)))
-        probabilities[held_out] = torch.softmax(logits.double(), dim=1).numpy()
+        probabilities[held_out] = torch.softmax(score_texts(loop, tokens).double(), dim=1).numpy()
     return probabilities
 
 

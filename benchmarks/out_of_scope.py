@@ -113,8 +113,8 @@ def _run_network(checkpoint: Checkpoint, texts: list[str]) -> tuple[np.ndarray, 
 
     from jobs.datasets.tokenization.text_tokens import tokenize_texts
     from jobs.datasets.tokenizer import encode
-    from jobs.inference.predict import BATCH_SIZE, build_network
     from jobs.model.batches import Collator, iter_batches_by_length
+    from tests.support.torch_network import BATCH_SIZE, build_network
 
     network, settings = build_network(checkpoint), checkpoint.experiment.text
     tokens = encode(tokenize_texts(texts, settings), checkpoint.vocabulary, settings.max_tokens)

@@ -44,7 +44,7 @@ def main() -> None:
 def measure_set(name: str, seeds: int, options: argparse.Namespace, vectors: str, storage: str) -> list[Row]:
     """Return a row for each precision."""
     from jobs.datasets.dataset import load_dataset
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
     from jobs.training.cross_validation import train_and_evaluate
 
     accuracies: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}

@@ -25,7 +25,8 @@ from jobs.datasets.dataset import load_dataset
 from jobs.model.checkpoint import CheckpointError, load_checkpoint, verify_checksums
 from jobs.search.records import apply_trial_settings, objective_metric
 from jobs.search.space import Dimension, is_active, parse_space
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.history import negate_if_minimized
 from jobs.training.loop import create_loop
 from jobs.training.run_files import snapshot

@@ -43,7 +43,7 @@ def measure_set(name: str, seed: int, vectors: str, options: argparse.Namespace)
     from jobs.datasets.dataset import load_dataset
     from jobs.inference.classifier import Classifier
     from jobs.model.checkpoint import Checkpoint
-    from jobs.training.corpus import build_corpus
+    from jobs.training.corpora.building import build_corpus
     from jobs.training.loop import create_loop
 
     experiment = make_experiment(name, options.data, vectors, seed, "runs")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from cluster.console.cli import CommandGroup, CommandLine
 from cluster.console.job_commands import add_include, add_job_commands, add_submit, confirm, write_line
-from cluster.console.manifest_command import add_manifest
 from cluster.console.output import print_next, report_result
+from cluster.kuberay.manifest_command import add_manifest
 
 __all__ = ["add_commands", "add_job_commands", "main"]
 

@@ -128,11 +128,6 @@ def is_connected() -> bool:
     return ray.is_initialized()
 
 
-def put_if_connected(value: Any) -> Any:
-    """Return Ray's reference to a value; the value itself if this process is not connected, or if it is a reference."""
-    return ray.put(value) if ray.is_initialized() and not isinstance(value, ray.ObjectRef) else value
-
-
 @contextlib.contextmanager
 def connect(
     address: str | None = None,

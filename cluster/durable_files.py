@@ -115,7 +115,7 @@ def lock(stream: TextIO) -> bool:
     """Lock an open file, and return False if its file system has no locks.
 
     Raises:
-        BlockingIOError: another process holds the lock.
+        BlockingIOError: another process holds the lock, or has just removed the file.
         OSError: the file cannot be locked.
     """
     try:
@@ -124,4 +124,6 @@ def lock(stream: TextIO) -> bool:
         if error.errno not in UNSUPPORTED:
             raise
         return False
+    if not os.fstat(stream.fileno()).st_nlink:
+        raise BlockingIOError(errno.EWOULDBLOCK, "the file was removed by the process that held its lock")
     return True

@@ -1,6 +1,6 @@
 """Input files of texts and vectors: local, in an object store, or on the web; plain, gzipped or compressed with zstd.
 
-pyarrow reads the URI schemes that it knows, as for runs; fsspec reads the others, such as http and https.
+pyarrow reads the URI schemes that it knows, as for runs; fsspec reads the others (`cluster.fsspec_files`).
 """
 
 import glob
@@ -9,13 +9,20 @@ import hashlib
 import io
 import os
 import re
-import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
+from cluster.fsspec_files import (
+    RawStream,
+    is_fsspec_only,
+    open_fsspec,
+    quote_name,
+    read_fsspec_metadata,
+    resolve_fsspec,
+)
 from cluster.storage import (
     StorageError,
     check_local_file,
@@ -34,7 +41,7 @@ CHUNK_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"  # the first bytes of a gzipped file
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 WEB_SCHEMES = ("http://", "https://")  # list no folders
-PYARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+
 READ_ERRORS = (OSError, EOFError, zlib.error)  # raised while a stream is read
 
 
@@ -50,7 +57,7 @@ def open_stream(path: str, on_read: Callable[[int], None] | None = None) -> Iter
     """
     with raise_storage_errors(f"{path}: cannot be read", Exception):
         raw = _open(path)
-    with io.BufferedReader(_RawStream(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
+    with io.BufferedReader(RawStream(raw, on_read) if on_read else raw, CHUNK_BYTES) as stream:
         yield stream
 
 
@@ -90,12 +97,15 @@ def open_random_access(path: str) -> "Iterator[NativeFile]":
     with source:
         magic = source.read(4)
         source.seek(0)
-        compression = "gzip" if magic.startswith(GZIP_MAGIC) else "zstd" if magic == ZSTD_MAGIC else None
-        if compression is None:
-            yield source
+        if magic.startswith(GZIP_MAGIC):
+            compression = "gzip"
+        elif magic == ZSTD_MAGIC:
+            compression = "zstd"
         else:
-            with pyarrow.CompressedInputStream(source, compression) as stream:
-                yield pyarrow.BufferReader(stream.read())
+            yield source
+            return
+        with pyarrow.CompressedInputStream(source, compression) as stream:
+            yield pyarrow.BufferReader(stream.read())
 
 
 @contextmanager
@@ -124,12 +134,17 @@ def find_kind(path: str) -> Literal["file", "folder"] | None:
         return "file"
     with raise_storage_errors(f"{path}: cannot be read", Exception):
         if not is_uri(path):
-            return "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
-        with suppress(FileNotFoundError):
-            remote, inside = _browse(path)
+            if os.path.isdir(path):
+                return "folder"
+            return "file" if os.path.isfile(path) else None
+        try:
+            remote, inside = resolve_fsspec(path)
             kind = remote.info(inside)["type"]
-            return "file" if kind == "file" else "folder" if kind == "directory" else None
-    return None
+        except FileNotFoundError:
+            return None
+    if kind == "directory":
+        return "folder"
+    return "file" if kind == "file" else None
 
 
 def list_folder(folder: str) -> dict[str, bool]:
@@ -141,10 +156,13 @@ def list_folder(folder: str) -> dict[str, bool]:
     with raise_storage_errors(f"{folder}: cannot be listed", Exception):
         if not is_uri(folder):
             return dict(sorted((entry.name, entry.is_dir()) for entry in os.scandir(folder)))
-        remote, inside = _browse(folder)
+        remote, inside = resolve_fsspec(folder)
         entries = remote.ls(inside, detail=True)
-    names = {_quote(folder, entry["name"].rstrip("/").rpartition("/")[2]): entry["type"] for entry in entries}
-    return {name: names[name] == "directory" for name in sorted(names)}
+    is_folder = {}
+    for entry in entries:
+        name = entry["name"].rstrip("/").rpartition("/")[2]
+        is_folder[quote_name(folder, name)] = entry["type"] == "directory"
+    return dict(sorted(is_folder.items()))
 
 
 def list_matches(pattern: str) -> list[str]:
@@ -156,12 +174,13 @@ def list_matches(pattern: str) -> list[str]:
     if not is_uri(pattern):
         return sorted(glob.glob(pattern, recursive=True))
     path, query = split_query(pattern)
-    base = path[: re.search(r"[*\[]|$", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    base = re.split(r"[*\[]", path, maxsplit=1)[0].rpartition("/")[0]  # the folder that is listed
     with raise_storage_errors(f"{pattern}: cannot be listed", Exception):
-        remote, inside = _browse(base + query)
+        remote, inside = resolve_fsspec(base + query)
         inside = inside.rstrip("/")
-        matches = [match[len(inside) :].lstrip("/") for match in remote.glob(f"{inside}{path[len(base) :]}")]
-    return [f"{base}/{_quote(pattern, match)}{query}" for match in sorted(matches)]
+        paths = remote.glob(inside + path.removeprefix(base))
+    matches = sorted(match[len(inside) :].lstrip("/") for match in paths)
+    return [f"{base}/{quote_name(pattern, match)}{query}" for match in matches]
 
 
 def fingerprint(path: str) -> str | None:
@@ -175,8 +194,10 @@ def fingerprint(path: str) -> str | None:
     size, versions = _read_metadata(path, with_etag=True)
     if not versions:
         return None
-    parts: list[Any] = [size, *versions, *([path] if is_uri(path) else [])]
-    if not is_uri(path):
+    parts: list[Any] = [size, *versions]
+    if is_uri(path):
+        parts.append(path)
+    else:
         with open_stream(path) as stream:
             parts.append(stream.read(CHUNK_BYTES))
             stream.seek(max(0, (size or 0) - CHUNK_BYTES))
@@ -200,8 +221,10 @@ def check_output_file(path: str, *inputs: str) -> None:
     for name in inputs:
         if is_same_file(name, path):
             raise StorageError(f"{path}: is the input file, which is never changed; name another file to write")
-    check = resolve_filesystem if local_path(path) is None else check_local_file
-    check(path)
+    if local_path(path) is None:
+        resolve_filesystem(path)
+    else:
+        check_local_file(path)
 
 
 def check_not_replaced(path: str, *inputs: str) -> None:
@@ -218,11 +241,8 @@ def _read_metadata(path: str, *, with_etag: bool = False) -> tuple[int | None, l
         if not is_uri(path):
             stat = Path(path).stat()
             return stat.st_size, [stat.st_mtime_ns]
-        if _is_fsspec_only(path):
-            remote, inside = _browse(path)
-            metadata = remote.info(inside)
-            keys = ("ETag", "Last-Modified", "mtime", "created")
-            return metadata.get("size"), [metadata[key] for key in keys if key in metadata]
+        if is_fsspec_only(path):
+            return read_fsspec_metadata(path)
         filesystem, inside = resolve_filesystem(path)
         info = filesystem.get_file_info(inside)
         if not info.is_file:
@@ -237,8 +257,9 @@ def _read_metadata(path: str, *, with_etag: bool = False) -> tuple[int | None, l
 def _open(path: str) -> Any:
     if not is_uri(path):
         return Path(path).open("rb", buffering=0)
-    if _is_fsspec_only(path):
-        return _open_remote(path)[0]
+    if is_fsspec_only(path):
+        stream, _ = open_fsspec(path, CHUNK_BYTES)
+        return stream
     filesystem, inside = resolve_filesystem(path)
     return filesystem.open_input_stream(inside, compression=None)
 
@@ -248,83 +269,11 @@ def _open_native(path: str) -> "NativeFile":
 
     if not is_uri(path):
         return pyarrow.OSFile(path)
-    if not _is_fsspec_only(path):
+    if not is_fsspec_only(path):
         filesystem, inside = resolve_filesystem(path)
         return filesystem.open_input_file(inside)
-    stream, is_seekable = _open_remote(path)
+    stream, is_seekable = open_fsspec(path, CHUNK_BYTES)
     if is_seekable:
         return pyarrow.PythonFile(stream, mode="r")
     with stream:
         return pyarrow.BufferReader(stream.raw.read())
-
-
-def _open_remote(path: str) -> "tuple[_RawStream, bool]":
-    """Return a stream of fsspec, and whether it reads at any position: some web servers send only whole files."""
-    remote, inside = _browse(path)
-    file = remote.open(inside, "rb", block_size=CHUNK_BYTES)
-    try:
-        file.seek(-1, os.SEEK_END)
-        file.read(1)
-        file.seek(0)
-    except ValueError:
-        file.close()
-        return _RawStream(remote.open(inside, "rb", block_size=0)), False
-    return _RawStream(file), True
-
-
-def _browse(path: str) -> tuple[Any, str]:
-    """Return the file system of a URI with the interface of fsspec, and the path inside it."""
-    if _is_fsspec_only(path):
-        import fsspec
-
-        remote, inside = fsspec.core.url_to_fs(path)
-        return remote, inside
-    from fsspec.implementations.arrow import ArrowFSWrapper
-
-    filesystem, inside = resolve_filesystem(path)
-    return ArrowFSWrapper(filesystem), inside
-
-
-def _quote(uri: str, name: str) -> str:
-    """Return a name as a part of a URI: pyarrow decodes escapes, fsspec does not."""
-    return name if _is_fsspec_only(uri) else urllib.parse.quote(name)
-
-
-def _is_fsspec_only(path: str) -> bool:
-    """Return whether only fsspec knows a URI's scheme; StorageError if neither fsspec nor pyarrow does."""
-    scheme = path.partition("://")[0]
-    if scheme in PYARROW_SCHEMES:
-        return False
-    import fsspec
-
-    if scheme not in fsspec.available_protocols():
-        raise StorageError(f"{path}: nothing here reads '{scheme}://'")
-    return True
-
-
-class _RawStream(io.RawIOBase):
-    """A raw stream around another. Reading raises OSErrors only, and calls `on_read` with the number of bytes."""
-
-    def __init__(self, raw: Any, on_read: Callable[[int], None] = lambda length: None) -> None:
-        self.raw, self.on_read = raw, on_read
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self.raw.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            length: int = self.raw.readinto(buffer)
-        except OSError:
-            raise
-        except Exception as error:  # of fsspec's HTTP client, for instance aiohttp
-            raise OSError(str(error) or repr(error)) from error
-        if length:
-            self.on_read(length)
-        return length
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()

@@ -111,24 +111,39 @@ def describe_free_resources() -> str:
 
 def used_cpus() -> float:
     """Return the CPUs that tasks, actors and placement groups of all jobs and services hold."""
-    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
-    return _total_resources().get("CPU", 0) - free.get("CPU", 0)
+    return _used("CPU")
 
 
-def limit_workers(minimum: int, maximum: int, cpus_per_worker: int, cpus_of_others: float) -> int:
-    """Return the largest number of workers that leaves other jobs and services their CPUs, or `minimum`.
+def used_gpus() -> float:
+    """Return the GPUs that tasks, actors and placement groups of all jobs and services hold."""
+    return _used("GPU")
 
-    Ray Train counts all CPUs of the cluster, and would wait forever for workers that do not fit next to the others. The
-    CPUs of a worker are those of one node. Workers of this run that were lost may still hold CPUs, which become free.
+
+def limit_workers(
+    minimum: int,
+    maximum: int,
+    cpus_per_worker: int,
+    cpus_of_others: float,
+    gpus_per_worker: int = 0,
+    gpus_of_others: float = 0,
+) -> int:
+    """Return the largest number of workers that leaves other jobs and services their CPUs and GPUs, or `minimum`.
+
+    Ray Train counts all CPUs and GPUs of the cluster, and would wait forever for workers that do not fit next to the
+    others. Those of a worker are on one node. Workers of this run that were lost may still hold some, which become
+    free.
 
     Args:
-        cpus_of_others: `used_cpus()` before the run started.
+        cpus_of_others, gpus_of_others: `used_cpus()` and `used_gpus()` before the run started.
     """
     if minimum == maximum or is_autoscaling():
         return maximum
-    free = [resources.get("CPU", 0.0) for resources in read_free_resources().values()]
-    of_lost_workers = max(0.0, _total_resources().get("CPU", 0) - sum(free) - cpus_of_others)
-    room = sum(int(cpus // cpus_per_worker) for cpus in (*free, of_lost_workers))
+    nodes, total = list(read_free_resources().values()), _total_resources()
+    of_lost_workers = {
+        kind: max(0.0, total.get(kind, 0) - sum(free.get(kind, 0) for free in nodes) - of_others)
+        for kind, of_others in (("CPU", cpus_of_others), ("GPU", gpus_of_others))
+    }
+    room = sum(_node_capacity(free, cpus_per_worker, gpus_per_worker) for free in (*nodes, of_lost_workers))
     return max(minimum, min(maximum, room))
 
 
@@ -286,6 +301,11 @@ def is_autoscaling() -> bool:
 def _total_resources() -> dict[str, float]:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
     return resources
+
+
+def _used(kind: str) -> float:
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray has no types here
+    return _total_resources().get(kind, 0) - free.get(kind, 0)
 
 
 def _node_capacity(resources: dict[str, float], cpus_per_worker: int, gpus_per_worker: float) -> int:

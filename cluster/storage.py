@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOCK_FILE = ".lock"  # of `lock_folder`
+
 
 class StorageError(UsageError):
     """A path or URI cannot be read or written."""
@@ -171,7 +173,7 @@ def lock_folder(folder: str) -> Iterator[bool]:
     with ExitStack() as stack:
         try:
             make_folder(local)
-            has_locks = lock(stack.enter_context(Path(local, ".lock").open("w")))
+            has_locks = lock(stack.enter_context(Path(local, LOCK_FILE).open("w")))
         except BlockingIOError as error:
             raise StorageError(f"{folder}: another command is using this run folder; wait for it to end") from error
         except OSError as error:

@@ -29,7 +29,7 @@ from jobs.model.checkpoint_locations import locate_snapshot
 if TYPE_CHECKING:
     from jobs.datasets.dataset import Dataset
     from jobs.model.checkpoint import Checkpoint
-    from jobs.training.corpus import Corpus
+    from jobs.training.corpora.corpus import Corpus
     from jobs.training.run_files.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _UNKNOWN = "its name depends on texts and vectors, which were not read"
 
 def plan_training(experiment: Experiment) -> Plan:
     """Return the plan of `train`; errors as of the command before it trains."""
-    from jobs.training.corpus import load_inputs
+    from jobs.training.corpora.building import load_inputs
     from jobs.training.out_of_scope import iter_alternatives
     from jobs.training.run_files.checkpoint_store import CheckpointStore
     from jobs.training.run_files.run_folder import resolve_run_folder
@@ -227,10 +227,10 @@ def estimate_run_bytes(experiment: Experiment, corpus: "Corpus") -> int:
     # Checkpoints share the vectors before training, and those that training does not change.
     shared: int = corpus.vectors.size + (num_trained * dimensions if model.embedding == "multichannel" else 0)
     if model.linear != "none":
-        from jobs.training.linear.svc import find_pairs, sample_rows, select_rows
+        from jobs.training.linear.svc import find_pairs, sample_rows
 
-        rows = sample_rows(corpus.train, len(corpus.labels))
-        pairs = find_pairs(select_rows(corpus.train.tokens, rows))
+        tokens = corpus.train.tokens
+        pairs = find_pairs(tokens.select(sample_rows(corpus.train, len(tokens.ids), len(corpus.labels))))
         num_rows = len(corpus.word_counts()) + len(pairs)
         shared += num_rows * (len(corpus.labels) + 1)
     num_checkpoints = min(experiment.train.epochs, NUM_TO_KEEP + 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.datasets.dataset import Dataset
-    from jobs.training.corpus import Corpus
+    from jobs.training.corpora.corpus import Corpus
 
 Inputs = TypeVar("Inputs")
 
@@ -27,7 +27,7 @@ def connect_early(experiment: "Experiment") -> Iterator["Callable[[], tuple[Data
     if experiment.train.max_workers == 1 or resolve_address() is not None:
         yield None
         return
-    from jobs.training.corpus import load_inputs
+    from jobs.training.corpora.building import load_inputs
 
     with connect_while_loading(functools.partial(load_inputs, experiment), "torch") as inputs:
         yield inputs

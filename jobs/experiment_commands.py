@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 
+from cluster import UsageError
 from cluster.console.cli import CommandGroup
 from cluster.console.output import print_next, report_result
 
@@ -24,12 +25,12 @@ def add_experiment_commands(commands: CommandGroup) -> None:
 
 def add_run_commands(commands: CommandGroup) -> None:
     """Add the commands runs and clean."""
-    for name, run, text in (
-        ("runs", _runs, "list runs: settings that differ, metrics, sizes"),
-        ("clean", _clean, "delete checkpoints and caches without use"),
+    for name, run, text, folders in (
+        ("runs", _runs, "list runs: settings that differ, metrics, sizes", "folders"),
+        ("clean", _clean, "delete checkpoints and caches without use", "a folder"),
     ):
         parser = commands.add_command(name, run, text)
-        help_text = "an experiment, or a folder of runs (default: runs), with settings such as storage=FOLDER"
+        help_text = f"an experiment, or {folders} of runs (default: runs), with settings such as storage=FOLDER"
         parser.add_argument("experiment", nargs="*", metavar="EXPERIMENT | FOLDER", help=help_text)
         accept_settings(parser, "experiment")
     text = "also unfinished runs that no command is using and that have not changed for as many days"
@@ -107,23 +108,30 @@ def _show(options: argparse.Namespace) -> None:
 def _runs(options: argparse.Namespace) -> None:
     from jobs.runs.run_list import log_runs
 
-    log_runs(_find_runs(options.experiment))
+    log_runs(*_find_runs(options.experiment))
 
 
 def _clean(options: argparse.Namespace) -> None:
     from jobs.runs.cleaning import clean
 
-    clean(_find_runs(options.experiment), delete=options.yes, unfinished_days=options.unfinished)
+    folder, *others = _find_runs(options.experiment)
+    if others:
+        raise UsageError(f"{1 + len(others)} folders to clean: {', '.join(options.experiment)}; name one")
+    clean(folder, delete=options.yes, unfinished_days=options.unfinished)
 
 
-def _find_runs(words: list[str]) -> str:
-    """Return the folder of an experiment's runs, or a folder that is named itself, or that of all runs."""
+def _find_runs(words: list[str]) -> list[str]:
+    """Return the folder of an experiment's runs, or folders that are named themselves, or that of all runs."""
     from cluster.storage import absolute_path, is_uri, join
     from jobs.config.experiment_words import load_experiment_words
 
-    if len(words) == 1 and (is_uri(words[0].partition("=")[0]) or os.path.isdir(words[0])):
-        return absolute_path(words[0])
+    folders = [word for word in words if is_uri(word.partition("=")[0]) or os.path.isdir(word)]
+    if folders and len(folders) < len(words):
+        other = next(word for word in words if word not in folders)
+        raise UsageError(f"{folders[0]} is a folder, and {other} is none; name folders, or an experiment and settings")
+    if folders:
+        return [absolute_path(folder) for folder in folders]
     experiment = load_experiment_words(words)
     storage = absolute_path(experiment.storage)
     is_named = any("=" not in word or word.startswith(("name=", "data.train=")) for word in words)
-    return join(storage, experiment.name) if is_named else storage
+    return [join(storage, experiment.name) if is_named else storage]

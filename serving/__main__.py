@@ -22,7 +22,7 @@ class CommandError(UsageError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0, 2 for a usage error, 130 for Ctrl-C."""
+    """Run a command and return the exit code: 0, also if Ctrl-C stops a running service, 2 or 130."""
     return _build_command_line().main(arguments)
 
 

@@ -25,11 +25,16 @@ def convert_labels(value: Any) -> Any:
     return {str(label).lower() if isinstance(label, bool) else str(label): item for label, item in value.items()}
 
 
-def _parse_weight(label: object, value: Any) -> float:
+def parse_number(value: Any) -> float:
+    """Return the number of a setting's value, NaN if it is none."""
     try:
-        weight = math.nan if isinstance(value, bool) else float(value)
+        return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        weight = math.nan
+        return math.nan
+
+
+def _parse_weight(label: object, value: Any) -> float:
+    weight = parse_number(value)
     if not 0 < weight < math.inf:
         raise ValueError(f"the weight of '{label}' must be a number above 0, not {value!r}")
     return weight

@@ -117,7 +117,7 @@ def digest(value: Any, num_digits: int = 8) -> str:
 
 
 def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experiment:
-    """Return the experiment of a YAML file (None: the defaults) with `key=value` settings applied.
+    """Return the experiment of a YAML file (None: the defaults) with `key=value` settings of the command line.
 
     Without a name it is named after `data.train`. Log a warning about settings of pretraining without effect.
 
@@ -134,24 +134,27 @@ def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experimen
 
 
 def apply_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
-    """Return an experiment with `key=value` settings applied; ExperimentError if one is invalid."""
+    """Return an experiment with `key=value` settings of the command line; ExperimentError if one is invalid."""
     return _override(experiment.model_dump(), overrides, "settings")
 
 
 def _override(tree: dict[str, Any], settings: Sequence[str], location: str) -> Experiment:
+    """Return the experiment of a tree with `key=value` settings; location: of the tree, in errors."""
+    keys = []
     for setting in settings:
         key, equals, value = setting.partition("=")
         key = key.strip()
         if not equals or not key:
             raise ExperimentError(f"'{setting}' is not a setting; write key=value, as in model.dropout=0.3")
         _set_value(tree, key, _parse_value(key, value))
+        keys.append(key)
     data = tree.get("data")
     if "name" not in tree and isinstance(data, dict):
         train = data.get("train")
         first = train[0] if isinstance(train, list) and train else train
         if isinstance(first, str):
             tree["name"] = derive_name(first)
-    return _validate(tree, location)
+    return _validate(tree, location, keys)
 
 
 class _SettingsLoader(yaml.SafeLoader):
@@ -177,7 +180,7 @@ def _parse_value(key: str, text: str) -> Any:
     except yaml.YAMLError as error:
         if is_list:  # YAML wants quotes around paths with * or ?
             return [path.strip() for path in stripped[1:-1].split(",")]
-        raise ExperimentError(f"{key}: '{text}' is not a YAML value: {_one_line(error)}") from error
+        raise ExperimentError(f"command line: {key}: '{text}' is not a YAML value: {_one_line(error)}") from error
 
 
 def _accepts_text(key: str) -> bool:
@@ -231,16 +234,32 @@ def _set_value(tree: dict[str, Any], path: str, value: Any) -> None:
     tree[key] = value
 
 
-def _validate(tree: dict[str, Any], location: str) -> Experiment:
+def _validate(tree: dict[str, Any], location: str, command_line: Sequence[str] = ()) -> Experiment:
+    """Return the experiment of a tree; ExperimentError if a key or value is invalid.
+
+    Args:
+        location: file of the tree, in errors. command_line: keys whose values are from the command line instead.
+    """
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        messages = [_format_error(details) for details in error.errors(include_url=False)]
-        raise ExperimentError(f"{location}: " + "; ".join(messages)) from error
+        messages: dict[str, list[str]] = {}
+        for details in error.errors(include_url=False):
+            path = ".".join(str(part) for part in details["loc"] if part != "[key]")  # of the names in a mapping
+            is_given = any(_is_inside(path, key) or _is_inside(key, path) for key in command_line)
+            messages.setdefault("command line" if is_given else location, []).append(_format_error(path, details))
+        raise ExperimentError("; ".join(f"{source}: {'; '.join(own)}" for source, own in messages.items())) from error
 
 
-def _format_error(error: ErrorDetails) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+def _is_inside(path: str, other: str) -> bool:
+    """Return whether a dotted path is another one, or that of a key in it."""
+    return f"{path}.".startswith(f"{other}.")
+
+
+def _format_error(path: str, error: ErrorDetails) -> str:
+    if path == "train.folds":
+        command = f"finetune-cnn cross-validate --folds {error['input']}"
+        return f"{path} is no longer a setting; remove it and run `{command}` instead"
     if error["type"] == "extra_forbidden":
         names = " or ".join(f"'{key}'" for key in suggest_keys(path))
         hint = f"; did you mean {names}?" if names else "; `finetune-cnn show` prints all keys"

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from jobs.config.abstention import Objective
-from jobs.config.class_weights import ClassWeights, convert_labels, parse_class_weights
+from jobs.config.class_weights import ClassWeights, parse_class_weights
+from jobs.config.label_thresholds import parse_objective, parse_thresholds
 from jobs.config.limits import MAX_LINEAR_WEIGHT, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Embedding = Literal["rand", "static", "non-static", "multichannel"]
@@ -159,8 +160,9 @@ class VectorSettings(SettingsSection):
     """L2 norm that the vector of each word is scaled to before training; null keeps the lengths of the file, where
     frequent words may be several times as long as rare ones."""
     dimensions: int = Field(100, ge=1)
-    """Dimensions of vectors that are trained here or random. A file has its own; it is an error if a value that is
-    set here differs from them. In a search that also reads a file, random vectors have the file's dimensions."""
+    """Dimensions of vectors that are trained here or random. A file has its own; it is an error if another value than
+    the default is set here and differs from them. In a search that also reads a file, random vectors have the file's
+    dimensions."""
     algorithm: Literal["skip-gram", "cbow"] = "skip-gram"
     """Algorithm of word2vec (Mikolov et al. 2013). This and the settings below apply to vectors that are trained on the
     texts."""
@@ -197,11 +199,12 @@ class ModelSettings(SettingsSection):
     """Linear classifier whose scores are added to those of the network. words-and-pairs: a linear SVC over the TF-IDF
     of words, and of pairs of adjacent words that occur twice or more. none: the network alone."""
 
-    @model_validator(mode="after")
-    def _check_filter_widths(self) -> "ModelSettings":
-        if len(set(self.filter_widths)) != len(self.filter_widths):
-            raise ValueError("filter_widths contains a width twice; increase feature_maps instead")
-        return self
+    @field_validator("filter_widths")
+    @classmethod
+    def _check_filter_widths(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("contains a width twice; increase feature_maps instead")
+        return value
 
 
 # Values of settings that earlier versions did not have, by section: files without them mean these.
@@ -266,10 +269,12 @@ class TrainSettings(SettingsSection):
     `model.linear` too; otherwise, with one label per text, its classes are balanced where those of the network are not.
     Validation metrics have no weights. With several labels per text they weight the rows with a label; balanced: as
     much as those without it."""
-    threshold_objective: Literal["micro_f1", "macro_f1"] | Fraction = "micro_f1"
+    threshold_objective: Annotated[Literal["micro_f1", "macro_f1"] | Fraction, BeforeValidator(parse_objective)] = (
+        "micro_f1"
+    )
     """Objective of the thresholds of labels, with several per text: micro_f1, macro_f1, or as many labels as possible
     of at least a precision, such as 0.9. They are chosen on the validation part."""
-    thresholds: Annotated[Fraction | dict[str, Fraction] | None, BeforeValidator(convert_labels)] = None
+    thresholds: Annotated[Fraction | dict[str, Fraction] | None, BeforeValidator(parse_thresholds)] = None
     """Score from which a text gets a label, with several per text: one for all labels, or a mapping of label to score.
     null: chosen by `threshold_objective`."""
     temperature: float | None = Field(None, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
@@ -294,13 +299,8 @@ class TrainSettings(SettingsSection):
     @classmethod
     def _drop_folds(cls, values: Any) -> Any:
         # Files of earlier versions contain `folds: null`.
-        if not isinstance(values, dict) or "folds" not in values:
+        if not isinstance(values, dict) or values.get("folds", ...) is not None:
             return values
-        if values["folds"] is not None:
-            raise ValueError(
-                "folds is no longer a setting; remove it and run "
-                f"`finetune-cnn cross-validate --folds {values['folds']}` instead"
-            )
         return {name: value for name, value in values.items() if name != "folds"}
 
     @field_validator("workers", mode="before")

@@ -29,7 +29,8 @@ from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.sources import resolve_source
 from jobs.datasets.text_checks import find_first_copies
 from jobs.embeddings.input_checks import check_inputs
-from jobs.training.corpus import build_corpus
+from jobs.model.checkpoint import load_labels
+from jobs.training.corpora.building import build_corpus
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def check_data(experiment: Experiment, out: str | None = None) -> str:
     with step_bar("data checks", STEPS, logger) as report_step:
         logger.info("reading the texts")
         report_step(READING)
-        dataset = load_dataset(experiment)
+        dataset = load_dataset(experiment, known_labels=load_labels(experiment.train.start_from))
         rows = collect_rows(dataset, experiment.text)
         findings = find_all(rows, experiment.text.max_tokens, experiment.seed, report_step)
     findings = sort_findings([*findings, *_check_coverage(experiment, dataset)])
@@ -101,7 +102,7 @@ def find_all(rows: Rows, max_tokens: int, seed: int, report_step: ReportStep = i
 
 def _list_input_paths(data: DataSettings) -> list[str]:
     """Return the paths and URIs of the files with the texts."""
-    sources = [source for source in (data.train, data.validation, data.test) if source is not None]
+    sources = [source for source in (data.train, data.validation, data.test, data.out_of_scope) if source is not None]
     return [file.path for source in sources for file in resolve_source(source, data)]
 
 

@@ -52,7 +52,10 @@ def check_labels(rows: Rows, first: np.ndarray, seed: int, report: ReportShare =
     classes, compact = np.unique(labels[members], return_inverse=True)
     if len(classes) < 2:
         return []
-    probabilities = _predict(_vectorize([rows.tokens[index] for index in members]), compact, folds, seed, report)
+    features = vectorize_terms([rows.tokens[index] for index in members])
+    if features is None:
+        return [_describe_unchecked(len(members))]
+    probabilities = predict_held_out(features, compact, folds, seed, report)
     errors = find_label_errors(probabilities, compact)
     if not errors.num_suspicious:
         return []
@@ -73,6 +76,12 @@ def _make_finding(subject: str, agreement: float, quality: str, rows: Sequence[F
     return Finding(LABELS, Severity.HIGH if is_reliable else Severity.MEDIUM, message, rows)
 
 
+def _describe_unchecked(num_rows: int) -> Finding:
+    """Return the finding on labels that no model can check, since no word is in two rows."""
+    message = f"not checked, since no word is in two of {num_rows:,} rows; is data.text_column the column of the texts?"
+    return Finding(LABELS, Severity.HIGH, message)
+
+
 def _check_label_sets(
     rows: Rows, members: np.ndarray, groups: np.ndarray, first: np.ndarray, seed: int, report: ReportShare
 ) -> list[Finding]:
@@ -87,7 +96,9 @@ def _check_label_sets(
     checked = np.flatnonzero((sizes >= FEW_ROWS) & (len(members) - sizes >= FEW_ROWS))
     if not len(checked):
         return []
-    features = _vectorize([rows.tokens[index] for index in members])
+    features = vectorize_terms([rows.tokens[index] for index in members])
+    if features is None:
+        return [_describe_unchecked(len(members))]
     folds = assign_folds(groups[members], first[members], seed)
     correct = predicted = actual = 0
     suspicious: dict[int, list[tuple[float, int]]] = {}  # probability and number of the labels, by row
@@ -96,7 +107,7 @@ def _check_label_sets(
         own = targets[:, label].astype(np.int64)
         if any(len(np.unique(folds[own == value])) < 2 for value in (0, 1)):  # a model would know only one of both
             continue
-        probabilities = _predict(features, own, folds, seed)
+        probabilities = predict_held_out(features, own, folds, seed)
         is_predicted = probabilities[:, 1] > 0.5
         num_found = int(own[is_predicted].sum())
         correct += num_found
@@ -155,30 +166,28 @@ def assign_folds(labels: np.ndarray, groups: np.ndarray, seed: int, num_folds: i
     return folds[inverse]
 
 
-def predict_out_of_fold(
-    tokens: Sequence[Sequence[str]], labels: np.ndarray, groups: np.ndarray, seed: int
-) -> np.ndarray:
-    """Return the probabilities of the classes, `(rows, classes)`, of models that were not trained on the row.
-
-    Args:
-        tokens: of each text. labels: `(rows,)` int64, from 0 without gaps. groups, seed: as of `assign_folds`.
-    """
-    return _predict(_vectorize(tokens), labels, assign_folds(labels, groups, seed), seed)
-
-
-def _vectorize(tokens: Sequence[Sequence[str]]) -> Any:
-    """Return the TF-IDF of texts, a sparse matrix `(texts, terms)`."""
+def vectorize_terms(tokens: Sequence[Sequence[str]]) -> Any | None:
+    """Return the TF-IDF of texts, a sparse matrix `(texts, terms)`; None if they are many, and no word is in two."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     min_count = 2 if len(tokens) >= MANY_ROWS else 1
     vectorizer = TfidfVectorizer(analyzer=list_terms, sublinear_tf=True, dtype=np.float32, min_df=min_count)
-    return vectorizer.fit_transform(tokens)
+    try:
+        return vectorizer.fit_transform(tokens)
+    except ValueError:
+        if min_count == 1:
+            raise
+        return None  # no term remains
 
 
-def _predict(
+def predict_held_out(
     features: Any, labels: np.ndarray, folds: np.ndarray, seed: int, report: ReportShare = ignore_share
 ) -> np.ndarray:
-    """Return the probabilities of the classes, `(rows, classes)`, each fold's of a model of the other folds."""
+    """Return the probabilities of the classes, `(rows, classes)`, each fold's of a model of the other folds.
+
+    Args:
+        labels: `(rows,)` int64, from 0 without gaps. folds: as of `assign_folds`.
+    """
     from sklearn.linear_model import SGDClassifier
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))

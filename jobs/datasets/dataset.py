@@ -18,7 +18,7 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings
 from jobs.datasets import label_sets
 from jobs.datasets.docstrings import PretrainingTexts, load_docstring_corpus
-from jobs.datasets.prepared.equal_texts import concatenate_texts, count_repeated_texts, find_ambiguous_texts
+from jobs.datasets.prepared.equal_texts import count_repeated_texts, find_ambiguous_texts
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.datasets.row_weights import check_class_weights, check_thresholds
 from jobs.datasets.stratification import draw_folds, draw_share
@@ -64,13 +64,12 @@ def load_dataset(experiment: Experiment, *, for_refit: bool = False, known_label
     test = read_rows(data.test, data, cache=cache) if data.test else None
     notes += _describe_ambiguous_texts([part for part in (train, validation, test) if part is not None])
     if test is None:
-        train, test = stratified_split(train, data.test_share, experiment.seed, "data.test_share")
+        train, test = _draw_part(train, "test", data.test_share, experiment.seed)
         notes.append(_describe_drawn("test", test, train))
     if validation is None:
-        train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
+        train, validation = _draw_part(train, "validation", data.validation_share, experiment.seed)
         notes.append(_describe_drawn("validation", validation, train))
     labels = _collect_labels(train, validation, test, known_labels)
-    check_class_weights(experiment, labels)
     check_thresholds(experiment.train.thresholds, labels)
     parts = {"validation": validation, "test": test}
     counts = count_repeated_texts([part.texts for part in parts.values()], train.texts)
@@ -80,17 +79,21 @@ def load_dataset(experiment: Experiment, *, for_refit: bool = False, known_label
     if pretraining_texts is not None:
         pretraining_texts = pretraining_texts.exclude(test.texts)
     dataset = Dataset(train, validation, test, labels, notes, pretraining_texts)
-    return dataset if data.out_of_scope is None else _add_out_of_scope_rows(dataset, data, experiment.seed)
+    if data.out_of_scope is not None:
+        dataset = _add_out_of_scope_rows(dataset, data, experiment.seed)
+    check_class_weights(experiment, sorted(dataset.train.distinct_labels()), dataset.labels)
+    return dataset
 
 
 def _add_out_of_scope_rows(dataset: Dataset, data: DataSettings, seed: int) -> Dataset:
     """Return a dataset with the rows of `data.out_of_scope`; DataError if they cannot be used as the settings say."""
     assert data.out_of_scope is not None
-    if OUT_OF_SCOPE in dataset.labels:
-        raise DataError(
-            f"{dataset.train.path}: has the label '{OUT_OF_SCOPE}'; name the file of these rows in data.out_of_scope, "
-            "or rename the label"
-        )
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if OUT_OF_SCOPE in part.distinct_labels():  # among `dataset.labels` it may be that of a checkpoint
+            raise DataError(
+                f"{part.path}: has the label '{OUT_OF_SCOPE}'; name the file of these rows in data.out_of_scope, "
+                "or rename the label"
+            )
     rows = read_rows(data.out_of_scope, data, labelled=False)
     dataset.notes.append(f"out of scope: {len(rows):,} rows of {rows.path}")
     if data.out_of_scope_use == "threshold":
@@ -105,22 +108,16 @@ def _add_out_of_scope_rows(dataset: Dataset, data: DataSettings, seed: int) -> D
 
 def add_out_of_scope_class(dataset: Dataset) -> Dataset:
     """Return a dataset with the out-of-scope rows for training as rows of a class of their own."""
-    train, rows = dataset.train, dataset.out_of_scope_training
+    rows = dataset.out_of_scope_training
     assert rows is not None, "the dataset was loaded for a class"
-    weights = None if train.weights is None else train.weights + [1.0] * len(rows)
-    texts, labels = concatenate_texts(train.texts, rows.texts), train.labels + [OUT_OF_SCOPE] * len(rows)
-    merged = Split(texts, labels, train.path, weights=weights)
-    return replace(dataset, train=merged, labels=sorted([*dataset.labels, OUT_OF_SCOPE]), out_of_scope_training=None)
+    train = dataset.train.concatenate(replace(rows, labels=[OUT_OF_SCOPE] * len(rows)))
+    return replace(dataset, train=train, labels=sorted({*dataset.labels, OUT_OF_SCOPE}), out_of_scope_training=None)
 
 
 def merge_validation(dataset: Dataset) -> Dataset:
-    """Return a dataset with the validation part moved into the training part; its rows without weights have 1."""
-    train, validation = dataset.train, dataset.validation
-    weights = None if train.weights is None else train.weights + (validation.weights or [1.0] * len(validation))
-    sets = None if train.label_sets is None else train.label_sets + (validation.label_sets or [])
-    texts, labels = concatenate_texts(train.texts, validation.texts), train.labels + validation.labels
-    merged = Split(texts, labels, train.path, weights=weights, label_sets=sets)
-    return replace(dataset, train=merged, validation=validation.select([]))
+    """Return a dataset with the validation part moved into the training part, as `Split.concatenate`."""
+    merged = dataset.train.concatenate(dataset.validation)
+    return replace(dataset, train=merged, validation=dataset.validation.select([]))
 
 
 def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
@@ -160,33 +157,39 @@ def load_folds(experiment: Experiment, folds: int) -> list[Dataset]:
         train, test = (rows.select(mask.nonzero()[0]) for mask in (fold_of_row != fold, fold_of_row == fold))
         validation = validation_file
         if validation is None:
-            train, validation = stratified_split(train, data.validation_share, experiment.seed, "data.validation_share")
+            train, validation = _draw_part(train, "validation", data.validation_share, experiment.seed)
         labels = _collect_labels(train, validation, test)
         texts = pretraining_texts.exclude(test.texts) if pretraining_texts else None
         datasets.append(Dataset(train, validation, test, labels, notes, texts))
     return datasets
 
 
-def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Split, Split]:
+def _draw_part(rows: Split, name: str, share: float, seed: int) -> tuple[Split, Split]:
+    """Return the remaining and the drawn rows, as `stratified_split`; name: of the drawn part in `data`."""
+    return stratified_split(rows, share, seed, f"data.{name}_share", f"add rows, or name a file with data.{name}")
+
+
+def stratified_split(part: Split, share: float, seed: int, key: str, advice: str = "add rows") -> tuple[Split, Split]:
     """Return the remaining and the drawn rows of a part: the same share of every class is drawn with the seed.
 
     Of each class at least one row remains. If the share is less than a row of each class, some classes have none.
 
     Args:
         key: setting of the share, for the error message.
+        advice: what to do if there are too few rows, for the error message.
 
     Raises:
         DataError: there are too few rows.
     """
     if part.label_sets is not None:
-        return _split_label_sets(part, part.label_sets, share, seed, key)
+        return _split_label_sets(part, part.label_sets, share, seed, key, advice)
     class_of_row = _number_labels(part, sorted(part.distinct_labels()))
     is_divisible = np.bincount(class_of_row) > 1
     divisible = np.flatnonzero(is_divisible[class_of_row])
     if not len(divisible):
         raise DataError(
             f"{part.path}: {len(part)} rows are too few to draw {key}={share} from: each label has a single row, which "
-            f"is needed for training; add rows, or {_suggest_own_rows(key)}"
+            f"is needed for training; {advice}"
         )
     labels = class_of_row[divisible]
     num_drawn, num_labels = math.ceil(share * len(labels)), np.count_nonzero(is_divisible)
@@ -202,11 +205,6 @@ def stratified_split(part: Split, share: float, seed: int, key: str) -> tuple[Sp
     return part.select(np.flatnonzero(~is_drawn)), part.select(np.flatnonzero(is_drawn))
 
 
-def _suggest_own_rows(key: str) -> str:
-    """Return the advice to name the rows of a part that a setting, or a parameter of the estimator, draws."""
-    return f"name a file with {key.removesuffix('_share')}" if key.startswith("data.") else "pass eval_set"
-
-
 def _number_labels(part: Split, labels: Sequence[str]) -> np.ndarray:
     """Return the index of each row's label in `labels`, `(rows,)` int32.
 
@@ -218,15 +216,12 @@ def _number_labels(part: Split, labels: Sequence[str]) -> np.ndarray:
 
 
 def _split_label_sets(
-    part: Split, sets: label_sets.LabelSets, share: float, seed: int, key: str
+    part: Split, sets: label_sets.LabelSets, share: float, seed: int, key: str, advice: str
 ) -> tuple[Split, Split]:
     """As `stratified_split`, of rows with several labels."""
     drawn = label_sets.draw_share(sets, share, seed) if len(part) > 1 else np.empty(0, np.int64)
     if not len(drawn):
-        raise DataError(
-            f"{part.path}: {len(part)} rows are too few to draw {key}={share} from; add rows, or "
-            f"{_suggest_own_rows(key)}"
-        )
+        raise DataError(f"{part.path}: {len(part)} rows are too few to draw {key}={share} from; {advice}")
     return part.select(np.setdiff1d(np.arange(len(part)), drawn).tolist()), part.select(drawn.tolist())
 
 

@@ -5,6 +5,7 @@ import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from unicodedata import normalize
 
 import numpy as np
@@ -23,7 +24,7 @@ from jobs.datasets.formats.rows import Label, Reader, ReadOptions, Row, SourceFi
 from jobs.datasets.formats.text_lines import read_plain
 from jobs.datasets.json_digest import digest_lists
 from jobs.datasets.prepared.array_file import release
-from jobs.datasets.prepared.texts import Texts
+from jobs.datasets.prepared.texts import Texts, concatenate_texts
 from jobs.datasets.row_weights import parse_weight
 from jobs.datasets.sources import locate, map_files, resolve_source
 
@@ -95,6 +96,37 @@ class Split:
         weights = [self.weights[index] for index in indices] if self.weights else None
         sets = [self.label_sets[index] for index in indices] if self.label_sets is not None else None
         return Split(texts, labels, self.path, lines, self.files, files, weights, sets)
+
+    def concatenate(self, other: "Split") -> "Split":
+        """Return these rows, followed by those of another part; the name in messages is that of these.
+
+        If these have weights and the others do not, the others have their mean: only the ratios of weights matter.
+        """
+        texts = concatenate_texts(self.texts, other.texts)
+        labels = self.labels + other.labels
+        weights = sets = None
+        if self.weights is not None:
+            weights = self.weights + (other.weights or [fmean(self.weights)] * len(other))
+        if self.label_sets is not None:
+            sets = self.label_sets + (other.label_sets or [])
+        return Split(texts, labels, self.path, *self._concatenate_positions(other), weights, sets)
+
+    def _concatenate_positions(
+        self, other: "Split"
+    ) -> tuple[Sequence[int] | None, tuple[SourceFile, ...], Sequence[int] | None]:
+        """Return the line numbers, files and file indices of both parts; none unless both are of files."""
+        if not self.files or not other.files or self.line_numbers is None or other.line_numbers is None:
+            return None, (), None
+        lines = array("q", self.line_numbers)
+        lines.extend(array("q", other.line_numbers))
+        is_same = self.files == other.files
+        files = self.files if is_same else self.files + other.files
+        if len(files) == 1:
+            return lines, files, None
+        start = 0 if is_same else len(self.files)
+        indices = array("i", self.file_indices or bytes(4 * len(self)))
+        indices.extend(start + index for index in other.file_indices or [0] * len(other))
+        return lines, files, indices
 
 
 def read_rows(

@@ -40,8 +40,11 @@ def parse_weight(file: SourceFile, number: int, record: Record, column: str) -> 
     return weight
 
 
-def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
+def check_class_weights(experiment: Experiment, labels: Sequence[str], known_labels: Sequence[str] = ()) -> None:
     """Check that all weights of classes, also those that a search varies, are of the labels of the training rows.
+
+    Args:
+        known_labels: others that a mapping may have, of classes without training rows.
 
     Raises:
         ExperimentError: a mapping lacks labels or has others; names them.
@@ -50,7 +53,7 @@ def check_class_weights(experiment: Experiment, labels: Sequence[str]) -> None:
     values = [values for values in varied.values() if isinstance(values, list)] if isinstance(varied, dict) else []
     for class_weights in (experiment.train.class_weights, *(value for items in values for value in items)):
         if isinstance(class_weights, dict):
-            _check_labels("train.class_weights", "weight", class_weights, labels)
+            _check_labels("train.class_weights", "weight", class_weights, labels, known_labels)
 
 
 def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Sequence[str]) -> None:
@@ -59,11 +62,14 @@ def check_thresholds(thresholds: float | Mapping[str, float] | None, labels: Seq
         _check_labels("train.thresholds", "threshold", thresholds, labels)
 
 
-def _check_labels(setting: str, noun: str, values: Mapping[str, float], labels: Sequence[str]) -> None:
-    """Raise an ExperimentError if a mapping of a setting lacks labels of the training rows, or has others."""
-    matched = match_labels(values, labels)
+def _check_labels(
+    setting: str, noun: str, values: Mapping[str, float], labels: Sequence[str], known_labels: Sequence[str] = ()
+) -> None:
+    """Raise an ExperimentError if a mapping of a setting lacks `labels`, or has some that are in neither sequence."""
+    known = {*labels, *known_labels}
+    matched = match_labels(values, sorted(known))
     missing = [label for label in labels if label not in matched]
-    unknown = sorted(matched.keys() - set(labels))
+    unknown = sorted(matched.keys() - known)
     if missing or unknown:
         parts = [f"lacks a {noun} of {_name(missing)}"] * bool(missing)
         parts += [f"has {noun}s of {_name(unknown)}, which no training row has"] * bool(unknown)

@@ -184,6 +184,9 @@ class Vocabulary:
         return NearestWords(self.words)
 
 
+SELECT_ROWS = 1 << 16  # texts that are copied at once, which bounds the memory
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of many texts as flat arrays, which Ray's object store maps without a copy.
@@ -201,6 +204,23 @@ class Tokens:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each text, `(texts,)` int64."""
         return np.diff(self.offsets)
+
+    def select(self, rows: slice | np.ndarray) -> "Tokens":
+        """Return the tokens of some texts, in their order; rows: numbers of texts, or a slice of them without a step,
+        which needs no copy of the ids."""
+        if isinstance(rows, slice):
+            first, last, _ = rows.indices(len(self))
+            offsets = self.offsets[first : max(first, last) + 1]
+            return Tokens(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+        starts, lengths = self.offsets[rows], self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        lengths.cumsum(out=offsets[1:])
+        ids = np.empty(offsets[-1], np.int32)
+        for first in range(0, len(rows), SELECT_ROWS):
+            own = slice(first, first + SELECT_ROWS)
+            start, end = offsets[first], offsets[own.indices(len(rows))[1]]
+            ids[start:end] = self.ids[np.repeat(starts[own] - offsets[:-1][own], lengths[own]) + np.arange(start, end)]
+        return Tokens(ids, offsets)
 
 
 def encode(texts: Iterable[Sequence[str]], vocabulary: Vocabulary, max_tokens: int) -> Tokens:

@@ -16,14 +16,24 @@ from pathlib import Path
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.progress import progress_bar
-from cluster.input_files import is_same_file
+from cluster.input_files import READ_ERRORS, is_same_file, open_stream
 from cluster.machine import count_cpus
-from cluster.storage import atomic_write, check_local_file, output_folder
+from cluster.storage import (
+    StorageError,
+    atomic_write,
+    check_local_file,
+    exists,
+    output_folder,
+    remove_file,
+    write_bytes,
+)
 from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.datasets.readers import file_size, stream_texts
 from jobs.datasets.tokenizer import tokenize
-from jobs.embeddings.word2vec import VectorsError
+from jobs.embeddings.vector_files import read_vectors
+from jobs.embeddings.word2vec import VectorsError, parse_vectors
+from jobs.embeddings.word_vectors import WordVectors
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +146,51 @@ def train_word2vec(
             )
             progress(done, total)
     model.wv.save_word2vec_format(str(target), binary=True)
+
+
+def load_or_train(
+    path: str, settings: VectorSettings, target_words: set[str], train: Callable[[Path], None]
+) -> WordVectors:
+    """Return the vectors of `target_words`, as `read_vectors`, of a cached file, which is trained if there is none.
+
+    A damaged file is trained again, with a warning.
+
+    Args:
+        path: of the file, a path or URI.
+        train: writes word2vec binary at a local path, whose folder is temporary and may be used for other files.
+
+    Raises:
+        StorageError: the file cannot be written.
+        VectorsError: it cannot be read, or has none of the words.
+    """
+    trained = settings.model_copy(update={"path": path, "format": "auto"})
+    if exists(path):
+        try:
+            return read_vectors(trained, target_words, None)
+        except VectorsError as error:
+            if not _is_damaged(path):
+                raise
+            logger.warning(f"{error}; training the vectors again")
+            remove_file(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        part = Path(scratch, "vectors.bin")
+        train(part)
+        # Another command may have trained others meanwhile, and have read them: those stay.
+        write_bytes(path, part.read_bytes(), replace=False)
+    return read_vectors(trained, target_words, None)
+
+
+def _is_damaged(path: str) -> bool:
+    """Return whether a file is no complete word2vec binary; False if it cannot be read at the moment."""
+    try:
+        with open_stream(path) as stream:
+            for _ in parse_vectors(path, stream, "word2vec-binary", "strict", lambda word: True):
+                pass
+    except VectorsError:
+        return True
+    except (StorageError, *READ_ERRORS):
+        pass
+    return False
 
 
 def train_word2vec_on_files(files: Sequence[str], out: str, experiment: Experiment, threads: int | None) -> None:

@@ -71,7 +71,8 @@ def read_vectors(settings: VectorSettings, target_words: set[str], cache: str | 
 
 def restrict_vectors(vectors: WordVectors, settings: VectorSettings, target_words: set[str]) -> WordVectors:
     """Return the vectors that `read_vectors` would return for some of the target words; VectorsError if none."""
-    return _require_words(str(settings.path), vectors.restrict(target_words, settings.extra_words))
+    name = settings.path or "vectors of the earlier fit"
+    return _require_words(name, vectors.restrict(target_words, settings.extra_words))
 
 
 def check_vectors_file(settings: VectorSettings) -> None:
@@ -115,6 +116,7 @@ def iter_vectors(name: str, settings: VectorSettings) -> Iterator[word2vec.Row]:
 
 
 def _check_dimensions(name: str, settings: VectorSettings, dimensions: int) -> None:
+    # Whether the default was set is unknown: the settings of a run have all values.
     if settings.dimensions not in (dimensions, VectorSettings.model_fields["dimensions"].default):
         raise VectorsError(f"{name}: has {dimensions} dimensions, but vectors.dimensions is {settings.dimensions}")
 

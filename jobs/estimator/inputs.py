@@ -138,7 +138,8 @@ def make_dataset(
     if eval_set is None:
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, not {validation_fraction!r}")
-        train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction")
+        advice = "add rows, or pass eval_set"
+        train, validation = stratified_split(rows, validation_fraction, seed, "validation_fraction", advice)
     else:
         pairs = eval_set if isinstance(eval_set, list) else [eval_set]
         if len(pairs) != 1 or not isinstance(pairs[0], LIST_TYPES) or len(pairs[0]) != 2:

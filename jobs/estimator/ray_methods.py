@@ -15,6 +15,7 @@ from jobs.estimator.inputs import EvalSet, LabelSets, make_dataset
 from jobs.estimator.parameters import apply_chosen_settings, build_search_experiment
 from jobs.estimator.training import TrainedModel, build_memory_corpus
 from jobs.estimator.tuning import build_trainable, search
+from jobs.model.checkpoint import load_labels
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class RayMethods:
 
     settings: Mapping[str, Any] | None
     validation_fraction: float
+    warm_start: bool
     verbose: bool
 
     def to_experiment(self) -> Experiment:
@@ -47,13 +49,25 @@ class RayMethods:
         Raises:
             ExperimentError: class weights or thresholds are not those of the labels.
         """
+        self._warn_about_vectors(experiment)
         dataset, sets = make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
         if sets is not None:
             metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
             experiment = experiment.replace({"data.multi_label": True, "train.metric": metric})
-        check_class_weights(experiment, dataset.labels)
+        check_class_weights(experiment, dataset.labels, load_labels(experiment.train.start_from))
         check_thresholds(experiment.train.thresholds, dataset.labels)
         return experiment, dataset, sets
+
+    def _warn_about_vectors(self, experiment: Experiment) -> None:
+        """Log a warning if the vectors file of a loaded model is not used again, although its weights are not."""
+        if experiment.vectors.path is not None or experiment.model.embedding == "rand" or self.warm_start:
+            return
+        model: TrainedModel | None = getattr(self, "_model", None)
+        if model is not None and (path := model.checkpoint.experiment.vectors.path) is not None:
+            logger.warning(
+                f"the model was trained with the vectors of {path}, and this one has vectors that are trained on its "
+                "texts: a file that a checkpoint names is not read; set the parameter vectors to read it"
+            )
 
     def _set_model(self, model: TrainedModel, y: Iterable[Any], sets: LabelSets | None) -> Self:
         raise NotImplementedError
@@ -80,8 +94,8 @@ class RayMethods:
         trial's best epoch.
 
         Args:
-            X, y, sample_weight, eval_set: as of `fit`; rows of `eval_set` have the weight 1 when the best settings are
-                trained again.
+            X, y, sample_weight, eval_set: as of `fit`; rows of `eval_set` have the mean weight of the others when the
+                best settings are trained again.
             space: values to search, by the names of parameters or the dotted paths of settings: lists, or as in
                 `tune.space` of an experiment, such as `{"dropout": {"uniform": [0.2, 0.6]}}`; by default its default.
             trials: maximum number of trials; by default 3 for each combination of the lists.
@@ -115,7 +129,7 @@ class RayMethods:
             X, y, sample_weight, eval_set: as of `fit`.
             path: folder of the checkpoints, if the storage of the trainer is a URI, or with `num_workers=0`.
         """
-        from cluster.connection import put_if_connected
+        from jobs.training.corpora.sharing import put_if_connected
 
         experiment, dataset, _ = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         _warn_about_trackers(experiment, "trainer of your own")

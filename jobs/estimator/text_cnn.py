@@ -15,7 +15,7 @@ from cluster.storage import list_file_sizes, output_folder
 from jobs.config.experiment import Experiment
 from jobs.config.settings import Embedding
 from jobs.estimator.inputs import EvalSet, LabelSets, check_texts, list_classes, name_label, read_same_form, to_array
-from jobs.estimator.parameters import SETTINGS, read_parameters
+from jobs.estimator.parameters import SETTINGS, check_own_settings, read_parameters
 from jobs.estimator.progress import show_epochs
 from jobs.estimator.ray_methods import RayMethods
 from jobs.estimator.training import (
@@ -67,11 +67,11 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         random_state: seed of all random numbers: an int, a `numpy.random.RandomState`, or None for another one each
             time.
         settings: other settings of an experiment by dotted path, such as `{"train.weight_decay": 0.01}`;
-            `finetune-cnn show` prints them all.
+            `finetune-cnn show` prints them all. Those that are a parameter, or are about files of texts, are errors.
         n_workers: number of workers of Ray Train, on the Ray that this process is connected to, on the cluster of
             RAY_ADDRESS, or on an embedded Ray; None: train in this process.
         warm_start: a further `fit` starts from the weights of the one before, which must have the same classes; words
-            that are new have their initial vectors.
+            that are new have the vectors of the file, or without one random vectors.
         verbose: show the epochs: a bar on a terminal or in a notebook with ipywidgets, elsewhere a line for each.
 
     Attributes:
@@ -149,7 +149,7 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         experiment, dataset, sets = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
         if experiment.train.start_from is not None:  # labels that do not fit are an error before the training
             list_classes(y, sets, load_labels(experiment.train.start_from))
-        initial = self._model.checkpoint if self.warm_start and hasattr(self, "_model") else None
+        initial = self._model if self.warm_start and hasattr(self, "_model") else None
         if initial is not None and self.n_workers is not None:
             raise ValueError("warm_start: workers always start from new weights; set n_workers=None")
         with (
@@ -255,9 +255,10 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         10
 
         Its parameters and `settings` are those that the checkpoint was trained with, apart from workers, trackers and
-        files of texts. With `set_params(warm_start=True)`, `fit` starts from its weights. Its labels are texts, and
-        `epochs_` is empty: a checkpoint has the metrics of its own epoch only. `finetune_cnn.load` needs less memory
-        and time to classify.
+        files: a checkpoint may come from anywhere, so a vectors file that it names is read only after
+        `set_params(vectors=...)`. With `set_params(warm_start=True)`, `fit` starts from its weights. Its labels are
+        texts, and `epochs_` is empty: a checkpoint has the metrics of its own epoch only. `finetune_cnn.load` needs
+        less memory and time to classify.
 
         Args:
             path: as of `finetune_cnn.load`.
@@ -274,8 +275,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
         """Return the experiment with these parameters, for example to write an experiment file.
 
         Raises:
-            ExperimentError: a value is invalid.
+            ExperimentError: a value is invalid, or `settings` has one without effect or of a parameter.
         """
+        check_own_settings(self.settings or {})
         values = {path: getattr(self, name) for name, path in SETTINGS.items()}
         seed = self.random_state if isinstance(self.random_state, int | np.integer) else None
         if seed is None:

@@ -18,6 +18,7 @@ from cluster.storage import absolute_path, join, remove_folder, write_text
 from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset
+from jobs.embeddings.word_vectors import WordVectors
 from jobs.model.checkpoint import (
     Checkpoint,
     RunConstants,
@@ -27,7 +28,8 @@ from jobs.model.checkpoint import (
 )
 from jobs.model.linear.tensors import PREFIX
 from jobs.training.continuation import continue_training, load_start_weights
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.history import Epoch
 from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.checkpoint_store import checkpoint_name
@@ -53,7 +55,7 @@ def train_dataset(
     experiment: Experiment,
     dataset: Dataset,
     callbacks: Sequence[EpochCallback] = (),
-    initial: Checkpoint | None = None,
+    initial: TrainedModel | None = None,
 ) -> TrainedModel:
     """Train in this process, and return the best epoch.
 
@@ -62,13 +64,16 @@ def train_dataset(
     Args:
         dataset: its test part may be empty.
         callbacks: called after each epoch. StopIteration of one ends the training, when all have been called.
-        initial: weights to start from; by default new ones.
+        initial: model to start from; by default a new one. Without a vectors file its words have their vectors from
+            before its training.
 
     Raises:
         ValueError: `initial` has other classes or a network of another size.
         TrainingDiverged, and the errors of settings and of reading vectors.
     """
-    experiment, corpus = build_memory_corpus(experiment, dataset)
+    use_own_vectors = initial is not None and experiment.vectors.path is None and experiment.model.embedding != "rand"
+    vectors = restore_vectors(initial) if initial is not None and use_own_vectors else None
+    experiment, corpus = build_memory_corpus(experiment, dataset, vectors)
     from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need
 
     use_gpu = use_own_gpu(experiment.train.use_gpu)
@@ -77,7 +82,7 @@ def train_dataset(
         if experiment.train.start_from is not None:
             load_start_weights(loop.network, corpus, load_checkpoint(experiment.train.start_from))
         if initial is not None:
-            _copy_weights(initial, loop)
+            _copy_weights(initial.checkpoint, loop)
         best: Path | None = None
         for epoch, is_best in loop.train_epochs():
             if is_best:
@@ -146,10 +151,15 @@ def load_trained(path: str, epochs: list[Epoch]) -> TrainedModel:
     return TrainedModel(checkpoint, constants, epochs)
 
 
-def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Experiment, Corpus]:
+def build_memory_corpus(
+    experiment: Experiment, dataset: Dataset, vectors: WordVectors | None = None
+) -> tuple[Experiment, Corpus]:
     """Return the experiment and the corpus of rows in memory, after checks of the settings.
 
     Vectors trained on the rows are not stored. With `train.start_from`, both are those of `continue_training`.
+
+    Args:
+        vectors: word vectors to start from; by default those of the vectors file, or trained on the rows.
     """
     for warning in check_settings(experiment, {experiment.model.embedding}, rows_in_memory=True):
         logger.warning(warning)
@@ -157,8 +167,24 @@ def build_memory_corpus(experiment: Experiment, dataset: Dataset) -> tuple[Exper
     with tempfile.TemporaryDirectory() as scratch:
         stored = experiment.replace({"storage": scratch})
         # Vectors that are trained here are not cached, so that the next fit must train the same ones.
-        corpus = build_corpus(stored, dataset, use_pretrained=use_pretrained, train_with_one_thread=True)
+        corpus = build_corpus(
+            stored, dataset, use_pretrained=use_pretrained, word_vectors=vectors, train_with_one_thread=True
+        )
     return continue_training(experiment, dataset, corpus)
+
+
+def restore_vectors(model: TrainedModel) -> WordVectors:
+    """Return the vectors that a model's words had before training, of the words with a pretrained one.
+
+    They have the lengths of the vectors file. Those of a quantized or published checkpoint are the trained ones.
+    """
+    weights, initial = model.checkpoint.weights, model.constants.initial_vectors
+    matrix = weights["fixed_vectors" if "fixed_vectors" in weights else "vectors"]  # (words + 2, dimensions)
+    is_pretrained = np.ones(len(matrix), bool)
+    if initial is not None:
+        matrix = np.concatenate([initial.vectors, matrix[len(initial.vectors) :]]) / initial.scale[:, None]
+        is_pretrained = initial.pretrained
+    return WordVectors(model.checkpoint.words, matrix[2:]).select(is_pretrained[2:])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from jobs.datasets.dataset import Dataset, load_dataset, merge_validation
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.text_tokens import tokenize_texts
 from jobs.datasets.tokenizer import encode
+from jobs.evaluation.measured_rows import use_trusted_storage
 from jobs.evaluation.metrics import (
     Interval,
     accuracy,
@@ -215,7 +216,8 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     known = checkpoint.labels if checkpoint.experiment.train.start_from else ()
     try:
         is_refit = checkpoint.metrics.get("loss") is None  # without a validation part
-        dataset = dataset or load_dataset(checkpoint.experiment, for_refit=is_refit, known_labels=known)
+        experiment = use_trusted_storage(checkpoint.experiment, checkpoint)
+        dataset = dataset or load_dataset(experiment, for_refit=is_refit, known_labels=known)
     except UsageError as error:
         raise RowsUnavailable(str(error)) from error
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):
@@ -229,7 +231,7 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     tokens = encode(tokenized, checkpoint.vocabulary, text.max_tokens)
     is_same = len(dataset.train) == checkpoint.metrics.get("rows")
     is_same = is_same and dataset.train.distinct_labels().union(known) == set(checkpoint.labels)
-    own = digest_training_texts(tokens)
+    own = digest_training_texts([tokens])
     if not is_same or own is None or not np.array_equal(own, digests):
         raise RowsUnavailable(f"{dataset.train.path}: its rows or labels are not those of training")
     return dataset

@@ -4,10 +4,9 @@ finetune-cnn vectors drift runs/tickets --words invoice parcel
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,23 +17,10 @@ from cluster.console.tables import format_markdown_table, format_text_table
 from cluster.storage import join, output_folder
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import select_word_vectors
-from jobs.evaluation.reports.figures import (
-    BLUE,
-    VERMILLION,
-    add_legend,
-    create_figure,
-    figure_style,
-    save_figure,
-    shorten_label,
-)
+from jobs.evaluation.reports.drift_figure import draw_drift
+from jobs.evaluation.reports.figures import save_figure
 from jobs.evaluation.reports.report_folder import choose_report_folder
 from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +28,7 @@ NUM_LISTED_WORDS = 10
 MIN_GROUP_SIZE = 10  # words of similar frequency, for a meaningful median
 NUM_NEIGHBOURS = 4  # as in Kim's table
 RANDOM_NOTE = "(random initial vector)"
-# Positions of a word's name relative to its point, in the order of preference: offset in points, alignments.
-LABEL_POSITIONS = (
-    ((4, 2), "left", "bottom"),
-    ((-4, 2), "right", "bottom"),
-    ((4, -2), "left", "top"),
-    ((-4, -2), "right", "top"),
-)
+DECIMALS = {"moved": 3, "cosine": 3, "times expected": 2}  # of the numbers of a table
 CSV_COLUMNS = ("word", "count", "pretrained", "distance", "cosine", "expected")
 
 
@@ -108,7 +88,7 @@ class Drift:
         return before if self.from_file[index] else [], after
 
     def tables(self, words: Sequence[str], count: int = NUM_LISTED_WORDS) -> dict[str, list[dict[str, object]]]:
-        """Return the rows of each table by its title.
+        """Return the rows of each table by its title, as JSON values.
 
         Args:
             words: their neighbours are listed; if empty, those that moved farthest for their frequency, among
@@ -126,8 +106,7 @@ class Drift:
                 self._row(index) for index in self.top_by_relative_distance(count)
             ],
             "nearest neighbours before and after training": [
-                {"word": word, "before": ", ".join(before) or RANDOM_NOTE, "after": ", ".join(after)}
-                for word, (before, after) in neighbours.items()
+                {"word": word, "before": before, "after": after} for word, (before, after) in neighbours.items()
             ],
         }
 
@@ -144,9 +123,9 @@ class Drift:
             "word": self.words[index],
             "count": int(self.counts[index]),
             "from": "file" if self.pretrained[index] else "random",
-            "moved": f"{self.distance[index]:.3f}",
-            "cosine": f"{self.cosine[index]:.3f}",
-            "times expected": f"{self.distance[index] / max(self.expected[index], 1e-12):.2f}",
+            "moved": float(self.distance[index]),
+            "cosine": float(self.cosine[index]),
+            "times expected": float(self.distance[index] / max(self.expected[index], 1e-12)),
         }
 
 
@@ -219,7 +198,7 @@ def report_drift(path: str, words: Sequence[str], count: int, out: str | None) -
     logger.log(RESULT, drift.summary())
     tables = drift.tables(words, count)
     for title, rows in tables.items():
-        logger.log(RESULT, f"\n{title}\n\n{format_text_table(rows)}")
+        logger.log(RESULT, f"\n{title}\n\n{format_text_table(_format_rows(rows))}")
     with output_folder(target) as folder:
         write_drift(folder, drift, checkpoint.experiment.name)
     logger.log(RESULT, f"\nall words: {join(target, 'drift.csv')}\nplot: {join(target, 'drift.png')}")
@@ -231,8 +210,19 @@ def format_markdown_section(drift: Drift) -> list[str]:
     """Return the drift as Markdown lines for a report in the folder of drift.png."""
     lines = ["## What fine-tuning did to the word vectors", "", drift.summary() + ".", ""]
     for title, rows in drift.tables(()).items():
-        lines += [f"{title.capitalize()}:", "", *format_markdown_table(rows), ""]
+        lines += [f"{title.capitalize()}:", "", *format_markdown_table(_format_rows(rows)), ""]
     return [*lines, "![how far each word moved](drift.png)", "", "Every word: [drift.csv](drift.csv).", ""]
+
+
+def _format_rows(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Return the rows of a table with rounded numbers, and lists of words as text."""
+    return [{name: _format_value(name, value) for name, value in row.items()} for row in rows]
+
+
+def _format_value(name: str, value: object) -> object:
+    if isinstance(value, list):
+        return ", ".join(value) or (RANDOM_NOTE if name == "before" else "")
+    return f"{value:.{DECIMALS[name]}f}" if name in DECIMALS else value
 
 
 def write_drift(folder: Path, drift: Drift, name: str) -> None:
@@ -244,62 +234,6 @@ def write_drift(folder: Path, drift: Drift, name: str) -> None:
         for word, count, pretrained, *numbers in zip(*columns, strict=True):
             writer.writerow([word, count, int(pretrained), *(f"{number:.6g}" for number in numbers)])
     save_figure(draw_drift(drift, name), folder / "drift.png")
-
-
-@figure_style()
-def draw_drift(drift: Drift, name: str) -> "Figure":
-    """Return a figure: the distance of each word by its frequency, with the names of the words that moved farthest."""
-    title = f"{shorten_label(name)}: how far fine-tuning moved the vectors of {len(drift.words):,} words"
-    length = np.median(drift.initial_norms)
-    figure = create_figure(9, 6.5, f"{title}\nmedian length of a vector before training: {length:.2f}")
-    axes = figure.add_subplot()
-    groups = (
-        (drift.pretrained, "initial vector from the vectors file", BLUE, "o"),
-        (~drift.pretrained, "random initial vector", VERMILLION, "^"),
-    )
-    for mask, label, color, marker in groups:
-        if mask.any():
-            axes.scatter(
-                drift.counts[mask], drift.distance[mask], s=14, alpha=0.5, linewidth=0, color=color, marker=marker,
-                label=label,
-            )  # fmt: skip
-    order = np.argsort(drift.counts)
-    label = "median of words of similar frequency"
-    axes.plot(drift.counts[order], drift.expected[order], color="black", linewidth=1.2, label=label)
-    axes.set(xscale="log", xlabel="occurrences in the training texts", ylabel="distance moved (L2)", ylim=(0, None))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    add_legend(figure, [axes])
-    _annotate_words(figure, axes, drift)
-    return figure
-
-
-def _annotate_words(figure: "Figure", axes: "Axes", drift: Drift) -> None:
-    """Write the names of the words that moved farthest next to their points.
-
-    A name is inside the axes, overlaps no other name and hides as few points as possible. Names without room are
-    skipped.
-    """
-    figure.draw_without_rendering()  # places the axes
-    points = axes.transData.transform(np.column_stack([drift.counts, drift.distance]))
-    taken: list[Bbox] = []
-    for index in dict.fromkeys([*drift.top_by_distance(), *drift.top_by_relative_distance()]):
-        candidates: list[tuple[int, int, Annotation, Bbox]] = []
-        for offset, horizontal, vertical in LABEL_POSITIONS:
-            label = axes.annotate(
-                shorten_label(drift.words[index]), (drift.counts[index], drift.distance[index]), offset,
-                textcoords="offset points", size=9, ha=horizontal, va=vertical, in_layout=False,
-            )  # fmt: skip
-            box = label.get_window_extent()
-            is_inside = all(axes.bbox.contains(x, y) for x, y in box.corners())
-            if is_inside and not any(box.overlaps(other) for other in taken):
-                num_hidden = int(((points > box.min) & (points < box.max)).all(axis=1).sum())
-                candidates.append((num_hidden, len(candidates), label, box))
-            else:
-                label.remove()
-        candidates.sort(key=lambda candidate: candidate[:2])
-        taken += [box for *_, box in candidates[:1]]
-        for _, _, label, _ in candidates[1:]:
-            label.remove()
 
 
 def estimate_expected_distance(counts: np.ndarray, distance: np.ndarray) -> np.ndarray:

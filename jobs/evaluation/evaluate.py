@@ -77,8 +77,8 @@ def evaluate(
     Args:
         path: a checkpoint, a best.json, or a folder with one.
         settings: changes to the experiment, such as `data.test=other.csv` or, for `file`, `data.delimiter=^`.
-        out: the report's folder; by default that of `choose_report_folder` for its experiment's test part, and
-            with `-NAME-KEY` after it for other rows.
+        out: the report's folder; by default that of `choose_report_folder`, with `-NAME-KEY` after it for a file that
+            `file` or `data.test` in `settings` names.
         file: labelled texts to measure; by default the experiment's test part.
         text_column, label_column: of that file; by default as in training.
         by: columns of the measured rows by whose values the accuracy is listed.
@@ -140,16 +140,17 @@ def prepare(
     experiment = apply_overrides(checkpoint.experiment, settings) if settings else checkpoint.experiment
     experiment = experiment.replace({key: name for key, name in columns.items() if name is not None})
     keys = {setting.partition("=")[0] for setting in settings}
-    own = experiment
+    own, is_named = experiment, file is not None or "data.test" in keys
     if file is not None:
         experiment = _guess_format(own, file, keys)
-    elif "data.test" not in keys:
+    elif not is_named:
         file = read_published_test_part(path)
     part = load_measured_rows(experiment, checkpoint, file)
     if out_of_scope is not None:
         others = read_out_of_scope(out_of_scope, _guess_format(own, out_of_scope, keys).data)
         part = replace(part, out_of_scope=others)
-    target = choose_report_folder(out, path, checkpoint, describe_rows(checkpoint, part.rows))
+    rows = describe_rows(checkpoint, part.rows, is_named=is_named)
+    target = choose_report_folder(out, path, checkpoint, rows)
     return checkpoint, experiment, part, target
 
 

@@ -1,22 +1,26 @@
 """Labelled rows that an evaluation measures, the test part of an experiment or any file, and their scores."""
 
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
 
-from cluster.storage import split_query
+from cluster.durable_files import user_cache_path
+from cluster.storage import absolute_path, parent, split_query
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
 from jobs.datasets.formats.label_names import spell_label
-from jobs.datasets.formats.rows import SourceFile
+from jobs.datasets.formats.rows import SourceFile, describe_names
 from jobs.datasets.readers import DataError, Split, read_rows
 from jobs.evaluation.slices import read_columns
 from jobs.inference.classifier import Classifier
 from jobs.model.checkpoint import Checkpoint
+
+MAX_LISTED_LABELS = 5  # of those that a checkpoint does not have, after the first
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
     else:
         # A run that starts from a checkpoint need not have rows of all its classes.
         started = checkpoint.labels if experiment.train.start_from else ()
-        dataset, source = load_dataset(experiment, known_labels=started), data.train
+        own = use_trusted_storage(experiment, checkpoint)
+        dataset, source = load_dataset(own, known_labels=started), data.train
         test = _respell(dataset.test, checkpoint.labels)
         if test.digest() != checkpoint.metrics.get("held_out"):
             raise DataError(
@@ -74,15 +79,41 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
                 "has changed since. Some of them may have been trained on; name a file of unseen texts: "
                 "finetune-cnn evaluate CHECKPOINT FILE"
             )
-    known = set(checkpoint.labels)
-    sets = test.label_sets or zip(test.labels, strict=True)
-    unknown = [(index, label) for index, own in enumerate(sets) for label in own if label not in known]
-    if unknown:
-        position, label = test.describe_position(unknown[0][0]), unknown[0][1]
-        raise DataError(
-            f"{position}: the checkpoint has no label '{label}'; its labels are {', '.join(checkpoint.labels)}"
-        )
+    check_labels(test, checkpoint.labels)
     return MeasuredRows(test, source, data, dataset)
+
+
+def use_trusted_storage(experiment: Experiment, checkpoint: Checkpoint) -> Experiment:
+    """Return the experiment with a storage for the cache of its texts that a foreign checkpoint does not choose.
+
+    That of its settings is used if the checkpoint is in it, or if it was set otherwise; else this user's cache.
+
+    Args:
+        experiment: of the checkpoint, perhaps with other settings.
+    """
+    storage, folder = (split_query(absolute_path(path))[0] for path in (experiment.storage, checkpoint.path))
+    folders = [folder := parent(folder) for _ in range(4)]  # <storage>/<experiment>/<run>/[<trial>/]<checkpoint>
+    if experiment.storage != checkpoint.experiment.storage or storage in folders[2:]:
+        return experiment
+    return experiment.replace({"storage": str(user_cache_path("storage") or tempfile.mkdtemp())})
+
+
+def check_labels(test: Split, labels: Sequence[str]) -> None:
+    """Raise a DataError that names labels of rows which are not among those of a checkpoint."""
+    known, unknown = set(labels), dict[str, int]()  # first row of each label
+    for index, own in enumerate(test.label_sets or zip(test.labels, strict=True)):
+        for label in own:
+            if label not in known:
+                unknown.setdefault(label, index)
+    if not unknown:
+        return
+    label, *others = unknown
+    listed = ", ".join(f"'{other}'" for other in others[:MAX_LISTED_LABELS])
+    more = f", nor {listed}{', ...' if len(others) > MAX_LISTED_LABELS else ''} of later rows" if others else ""
+    raise DataError(
+        f"{test.describe_position(unknown[label])}: the checkpoint has no label '{label}'{more}; its labels are "
+        f"{describe_names(labels, label)}"
+    )
 
 
 def read_out_of_scope(source: Source, data: DataSettings) -> Split:
@@ -97,10 +128,14 @@ def read_measured_columns(columns: Sequence[str], part: MeasuredRows) -> dict[st
     return read_columns(columns, part.source, part.data, part.rows)
 
 
-def describe_rows(checkpoint: Checkpoint, test: Split) -> str:
-    """Return the end of the name of the report's folder, which differs from those of other rows."""
+def describe_rows(checkpoint: Checkpoint, test: Split, *, is_named: bool) -> str:
+    """Return the end of the name of the report's folder: empty for the test part, else the file and its rows.
+
+    Args:
+        is_named: the command names the file. A copy of the test part has a report of its own too.
+    """
     digest = test.digest()
-    if digest == checkpoint.metrics.get("held_out", digest):
+    if not is_named and digest == checkpoint.metrics.get("held_out", digest):
         return ""
     stem = PurePath(split_query(test.path)[0]).name.partition(".")[0]
     return f"-{re.sub(r'[^A-Za-z0-9_-]+', '-', stem)}-{digest}"

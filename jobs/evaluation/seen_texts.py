@@ -5,6 +5,8 @@ whatever their white space, and their letter case if training lowers it. A check
 training texts. They do not contain the texts, but show whether a given text is among them.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from jobs.datasets.tokenizer import UNKNOWN, Tokens
@@ -12,10 +14,14 @@ from jobs.datasets.tokenizer import UNKNOWN, Tokens
 MAX_STORED_DIGESTS = 1 << 20  # of 8 bytes; more would be most of a checkpoint
 
 
-def digest_training_texts(tokens: Tokens) -> np.ndarray | None:
+def digest_training_texts(blocks: Iterable[Tokens]) -> np.ndarray | None:
     """Return the different digests of texts, sorted, `(digests,)` uint64; None if there are too many to store."""
-    digests = np.unique(digest_texts(tokens))
-    return digests if len(digests) <= MAX_STORED_DIGESTS else None
+    digests = np.empty(0, np.uint64)
+    for tokens in blocks:
+        digests = np.union1d(digests, digest_texts(tokens))
+        if len(digests) > MAX_STORED_DIGESTS:
+            return None
+    return digests
 
 
 def find_seen_texts(tokens: Tokens, training_digests: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jobs.datasets.formats.rows import describe_names
 from jobs.datasets.tokenizer import tokenize_with_offsets
 from jobs.inference.linear_kernel import FREE, PADDING, find_pair_row
 
@@ -33,10 +34,12 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A class's score (logit), which is the sum of `bias` and the phrases' shares; the largest share is first.
+    """The score (logit) of a label, which is the sum of `bias` and the phrases' shares; the largest share is first.
 
     >>> import finetune_cnn
     >>> explanation = finetune_cnn.load("model").explain("this is a good film")
+    >>> explanation.label
+    'good'
     >>> explanation.phrases[0]
     Phrase(text='a good film', start=8, end=19, share=...)
     >>> shares = sum(phrase.share for phrase in explanation.phrases)
@@ -44,6 +47,7 @@ class Explanation:
     True
     """
 
+    label: str
     score: float
     bias: float
     phrases: list[Phrase]
@@ -53,7 +57,7 @@ class Explainer:
     """Explainer of the scores of one text."""
 
     def __init__(self, classifier: "Classifier", text: str) -> None:
-        settings, filters = classifier.text_settings, classifier.weights
+        settings, filters, self._labels = classifier.text_settings, classifier.weights, classifier.labels
         tokens = tokenize_with_offsets(text, settings)[: settings.max_tokens]
         ids = classifier.encode_tokens([token for token, _, _ in tokens])
         values, windows = _find_windows(classifier, ids)
@@ -78,7 +82,7 @@ class Explainer:
         phrases = [Phrase(*phrase, share) for phrase, share in zip(self._phrases, shares, strict=True) if share]
         phrases.sort(key=lambda phrase: -abs(phrase.share))
         bias = float(self._output_bias[label])
-        return Explanation(bias + sum(shares), bias, phrases)
+        return Explanation(self._labels[label], bias + sum(shares), bias, phrases)
 
 
 def explain_label(classifier: "Classifier", text: str, label: str | None) -> Explanation:
@@ -88,7 +92,7 @@ def explain_label(classifier: "Classifier", text: str, label: str | None) -> Exp
     elif label in classifier.labels:
         index = classifier.labels.index(label)
     else:
-        raise ValueError(f"{label!r} is not one of the labels: {', '.join(classifier.labels)}")
+        raise ValueError(f"{label!r} is not one of the labels: {describe_names(classifier.labels, label)}")
     return Explainer(classifier, text).explain(index)
 
 

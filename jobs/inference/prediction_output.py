@@ -69,7 +69,13 @@ def open_output(path: Path, output: OutputFormat, columns: OutputColumns) -> Ite
 def make_text_writer(stream: TextIO, output: OutputFormat, columns: OutputColumns) -> Write:
     """Return a function that writes chunks to a stream, as csv, tsv or jsonl; the header is written at once."""
     if output.suffix == ".jsonl":
-        encode = json.JSONEncoder(ensure_ascii=output.ascii_only).encode
+        encoder = json.JSONEncoder(ensure_ascii=output.ascii_only, allow_nan=False)
+
+        def encode(row: Record) -> str:
+            try:
+                return encoder.encode(row)
+            except ValueError:  # it has infinity or NaN, which JSON lacks; those of parquet and Arrow are None already
+                return encoder.encode(json.loads(json.dumps(row), parse_constant=lambda name: None))
 
         def write_json(chunk: Chunk, probabilities: np.ndarray, explanations: Sequence[Explanation]) -> None:
             rows = _iter_rows(chunk, probabilities, explanations, columns)

@@ -2,7 +2,8 @@
 
 The input is divided into parts of whole rows, in the same way every time. Each part becomes a file, part-00000.parquet
 and so on, which is named when it is complete and on the disk. _predictions.json identifies the input, the checkpoint
-and the options, so that the same command completes the files of a folder, and another one does not mix with them.
+and the options, so that the same command completes the files of a folder, and another one does not mix with them. A
+command that fails before its first part is complete leaves none of its files.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.input_files import file_size, fingerprint, is_same_file
 from cluster.storage import (
+    LOCK_FILE,
     StorageError,
     exists,
     join,
@@ -47,7 +49,8 @@ MAX_PARTS = 2000  # of a large input, whose parts are larger
 WriteParts = Callable[[PartWriter, Mapping[str, SourceFile]], Generator[PartResult, None, None]]
 """Writes the files of parts, by name, and yields the result of each when it is complete."""
 
-_PART = re.compile(rf"part-\d+\.\w+|{INVALID_FOLDER}/.*")
+_PART = re.compile(r"part-\d+\.\w+")
+_INVALID_ROWS = re.compile(rf"{INVALID_FOLDER}/.*")
 
 
 def is_folder_name(out: str) -> bool:
@@ -92,7 +95,7 @@ class ShardedPrediction:
         named_parts = self.divide()
         names, parts = list(named_parts), list(named_parts.values())
         counts, num_written = RowCounts(self.max_invalid), 0
-        with lock_folder(out), ProgressLog() as progress:
+        with self._lock_folder(restart=restart), ProgressLog() as progress:
             written = self._prepare_folder(parts, restart=restart)
             rest = {name: part for name, part in named_parts.items() if name not in written}
             if len(rest) < len(parts):
@@ -134,6 +137,38 @@ class ShardedPrediction:
         sizes = map_files(lambda file: file_size(file.path) or 0, self.files)
         return max(PART_BYTES, sum(sizes) // MAX_PARTS)
 
+    @contextlib.contextmanager
+    def _lock_folder(self, *, restart: bool) -> Iterator[None]:
+        """Context manager: lock the folder; after an error that no complete part precedes, it is as it was before.
+
+        Args:
+            restart: the files of an earlier prediction do not come back.
+        """
+        out, local = self.writer.out, local_path(self.writer.out)
+        earlier = set() if restart else set(list_file_sizes(out))
+        folders = () if local is None else (local, *local.parents)
+        new_folders = [folder for folder in folders if not folder.exists()]
+        with lock_folder(out):
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(StorageError):
+                    self._remove_own_files(earlier)
+                if local is not None:
+                    for folder in (local / INVALID_FOLDER, *new_folders):
+                        with contextlib.suppress(OSError):  # it is not empty
+                            folder.rmdir()
+                raise
+
+    def _remove_own_files(self, earlier: Collection[str]) -> None:
+        """Remove the files of a prediction without a complete part, except those that were there before."""
+        names = set(list_file_sizes(self.writer.out))
+        if any(map(_PART.fullmatch, names)):
+            return
+        for name in names.difference(earlier):
+            if name in (MANIFEST, LOCK_FILE) or _INVALID_ROWS.fullmatch(name):
+                remove_file(join(self.writer.out, name))
+
     def _prepare_folder(self, parts: Sequence[SourceFile], *, restart: bool) -> set[str]:
         """Return the names of the folder's files, after it has its manifest and no file of another prediction."""
         manifest = {"prediction": self._identify(parts), "source": self.source, "checkpoint": self.checkpoint.path}
@@ -146,8 +181,9 @@ class ShardedPrediction:
             except ValueError as error:
                 raise StorageError(f"{path}: cannot be read: {error}") from error
             if restart:
-                for name in filter(_PART.fullmatch, names):
-                    remove_file(join(out, name))
+                for name in names:
+                    if _PART.fullmatch(name) or _INVALID_ROWS.fullmatch(name):
+                        remove_file(join(out, name))
                 names = set()
             elif earlier.get("prediction") != manifest["prediction"]:
                 raise StorageError(

@@ -1,7 +1,7 @@
 """Batches of texts as tensors, and the order of the texts in an epoch.
 
-The order follows from the seed and the epoch alone. Every worker computes it, so nothing about it is sent over the
-network. On a GPU all texts are on the device from the start, and a step sends only row numbers.
+The order follows from the seed, the epoch and the block alone. Every worker computes it, so nothing about it is sent
+over the network. On a GPU all texts are on the device from the start, and a step sends only row numbers.
 
 A batch contains each of its words once. Layout of a batch of two texts, "a b a" and "c b", where a, b and c have the
 ids 5, 7 and 9:
@@ -43,7 +43,7 @@ class Batch:
         return len(self.offsets) - 1
 
 
-def make_epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def make_epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int, block: int = 0) -> list[np.ndarray]:
     """Return an epoch's batches, each an int64 array of row numbers; every row is in exactly one batch.
 
     Rows are shuffled, sorted by length within windows of `SORT_WINDOW_BATCHES` batches and split into batches; then
@@ -51,8 +51,9 @@ def make_epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: i
 
     Args:
         lengths: `(rows,)` tokens of each text.
+        block: number of the block of texts, if there are several.
     """
-    generator = np.random.default_rng([seed, epoch])
+    generator = np.random.default_rng([seed, epoch, block])
     rows = generator.permutation(len(lengths))
     window_size = SORT_WINDOW_BATCHES * batch_size
     batches = []

@@ -141,7 +141,6 @@ def save_checkpoint(
     checkpoint: Checkpoint,
     optimizer_state: dict[str, np.ndarray] | None = None,
     progress: dict[str, Any] | None = None,
-    initial_vectors: InitialVectors | None = None,
     constants: RunConstants | None = None,
     card: str | None = None,
 ) -> None:
@@ -150,8 +149,7 @@ def save_checkpoint(
     Args:
         checkpoint: with constants, its weights lack those that `constants.untrained` has; its weights may be quantized.
         optimizer_state, progress: what a resumed run needs.
-        initial_vectors: the word vectors before training.
-        constants: instead of initial_vectors; its files are shared with other checkpoints.
+        constants: word vectors before training, and others that do not change in a run; None to leave them out.
         card: the model card, Markdown; None to write none.
 
     Raises:
@@ -173,13 +171,12 @@ def save_checkpoint(
         "vocabulary.json": partial(write_json, value=checkpoint.words),
     }
     if constants is not None:
-        initial_vectors = constants.initial_vectors
+        if constants.initial_vectors is not None:
+            constant[INITIAL_VECTORS_FILE] = partial(write_tensors, tensors=vars(constants.initial_vectors))
         if constants.untrained:
             constant[UNTRAINED_VECTORS_FILE] = partial(write_tensors, tensors=constants.untrained)
         if constants.train_texts is not None:
             constant[TRAIN_TEXTS_FILE] = partial(write_tensors, tensors={"digests": constants.train_texts})
-    if initial_vectors is not None:
-        constant[INITIAL_VECTORS_FILE] = partial(write_tensors, tensors=vars(initial_vectors))
     files = {}
     for name, write in (changing | constant).items():
         shared = constants.files if constants is not None and name in constant else None
@@ -220,8 +217,11 @@ def load_checkpoint(
     return checkpoint
 
 
-def load_labels(path: str) -> list[str]:
-    """Return the labels of a checkpoint, without reading its larger files; errors as of `load_checkpoint`."""
+def load_labels(path: str | None) -> list[str]:
+    """Return the labels of a checkpoint, if there is one, without reading its larger files; errors as of
+    `load_checkpoint`."""
+    if path is None:
+        return []
     with open_checkpoint(resolve_checkpoint(path)) as files:
         return _read_labels(files)
 

@@ -21,7 +21,7 @@ from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.plan import Plan
 from cluster.input_files import check_output_file
-from cluster.storage import StorageError, absolute_path, join, list_file_sizes, output_folder
+from cluster.storage import StorageError, absolute_path, join, list_file_sizes
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.evaluation.reports.report_folder import check_outside_checkpoint
 from jobs.inference.network_validation import validate_network
@@ -32,6 +32,7 @@ from jobs.model.linear.tensors import PAIRS, SCALE, SQUARES
 from jobs.portable.character_tables import build_tables
 from jobs.portable.metadata import describe_model
 from jobs.portable.plan import plan_files
+from jobs.portable.whole_folder import fill_folder
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def export_browser(path: str, out: str, *, replace: bool = False) -> None:
         StorageError: `out` is not empty, is in a checkpoint, or cannot be written.
     """
     checkpoint, model = _load(path, out, replace=replace)
-    with output_folder(absolute_path(out)) as folder:
+    with fill_folder(absolute_path(out), MODEL_FILE) as folder:
         size = sum(_write(folder, checkpoint, model).values())
     is_small = "quantization" in checkpoint.metrics
     hint = "" if is_small else "; that of a checkpoint of `finetune-cnn quantize` is smaller"

@@ -6,21 +6,18 @@ which `finetune-cnn push` adds from the newest report.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 
 from cluster.console.tables import format_markdown_table
-from cluster.storage import split_query
 from jobs.config.abstention import DEFAULT_OBJECTIVE
 from jobs.config.experiment import Experiment
-from jobs.config.settings import Source
 from jobs.config.text_distribution import EDGES, find_distribution
 from jobs.evaluation.metrics import Interval, share_interval
 from jobs.model.checkpoint import Checkpoint
-from jobs.model.checkpoint_locations import is_on_hub
+from jobs.portable.private_paths import hide_folder, hide_folders
 
 LIBRARY = "finetune-cnn"
 MAX_LABELS = 50
@@ -28,11 +25,6 @@ USUAL_SHARE = 0.95  # of the validation texts, whose lengths a card gives
 # Metrics of a card, with the names that the Hub's own metrics have.
 HUB_METRICS = {"accuracy": "accuracy", "micro_f1": "f1", "macro_f1": "f1"}
 METRIC_NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1", "loss": "loss"}
-_PATH_SETTINGS = ("data.train", "data.validation", "data.test", "data.out_of_scope", "vectors.path", "train.start_from")
-# Settings that a pushed checkpoint does not have: locations of one machine, addresses of servers, names of projects.
-_LOCAL_SETTINGS = {
-    "storage": "runs", "data.folder": ".", "mlflow": None, "tune.mlflow": None, "wandb": None
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,20 +63,8 @@ def render_model_card(checkpoint: Checkpoint, uri: str | None = None, measured: 
         "",
         "## Use",
         "",
-        "The package `finetune-cnn` reads the model. It is installed from its repository, not by its name:",
+        *_describe_use(uri),
         "",
-        "```console",
-        f'pip install "git+URL-OF-THE-REPOSITORY"{" huggingface_hub" if uri else ""}',
-        "```",
-        "",
-        "```python",
-        "import finetune_cnn",
-        "",
-        f'classifier = finetune_cnn.load("{uri or "FOLDER"}")',
-        'print(classifier.predict(["a text to classify"]))',
-        "```",
-        "",
-        *([] if uri else ["`FOLDER` is the folder of this file.", ""]),
         "## Labels",
         "",
         _list_labels(checkpoint.labels),
@@ -110,28 +90,6 @@ def render_model_card(checkpoint: Checkpoint, uri: str | None = None, measured: 
     return "\n".join(lines)
 
 
-def hide_folders(experiment: Experiment) -> Experiment:
-    """Return an experiment in which paths are names of files: folders and URIs may be confidential.
-
-    The addresses of MLflow, which may have a password, and the project of Weights & Biases are removed.
-    """
-    settings = experiment.model_dump()
-    hidden: dict[str, Any] = _LOCAL_SETTINGS | {"tune.space": _hide_choices(experiment.tune.space)}
-    for path in _PATH_SETTINGS:
-        section, key = path.split(".")
-        hidden[path] = _hide_folder(settings[section][key])
-    return experiment.replace(hidden)
-
-
-def hide_folder(path: str) -> str:
-    """Return the name of a file or folder at a path or URI; what the Hub or gensim's downloader has stays."""
-    if is_on_hub(path) or path.startswith("gensim:"):
-        return path
-    name = PurePosixPath(split_query(path)[0].rstrip("/")).name
-    is_server = "://" in path and path.partition("://")[2].startswith(name)  # it may follow a name and a password
-    return name.rpartition("@")[2] if is_server else name
-
-
 def read_measured_metrics(evaluation: Mapping[str, Any]) -> list[CardMetric]:
     """Return the metrics of test texts in an evaluation.json."""
     values = evaluation | evaluation.get("metrics", {})
@@ -142,28 +100,6 @@ def read_measured_metrics(evaluation: Mapping[str, Any]) -> list[CardMetric]:
             interval = _read_interval(evaluation, name)
             metrics.append(CardMetric(name, float(values[name]), interval, int(evaluation["rows"]), part))
     return metrics
-
-
-def _hide_folder(source: Source | None) -> Source | None:
-    if source is None or isinstance(source, str):
-        return source and hide_folder(source)
-    return [hide_folder(path) for path in source]
-
-
-def _hide_choices(value: Any, *, is_path: bool = False) -> Any:
-    """Return a part of a search space without the folders in choices and conditions of paths.
-
-    A space is validated when it is searched, so that of a checkpoint may have any form.
-    """
-    if isinstance(value, dict):
-        return {
-            key: _hide_choices(item, is_path=is_path or key in _PATH_SETTINGS)
-            for key, item in value.items()
-            if key not in _LOCAL_SETTINGS
-        }
-    if isinstance(value, list):
-        return [_hide_choices(item, is_path=is_path) for item in value]
-    return hide_folder(value) if is_path and isinstance(value, str) else value
 
 
 def _list_validation_metrics(checkpoint: Checkpoint) -> list[CardMetric]:
@@ -249,6 +185,25 @@ def _describe_intended_use(checkpoint: Checkpoint, experiment: Experiment) -> li
         abstain = f'`classifier.predict(texts, abstain="{DEFAULT_OBJECTIVE}")`'
         lines.append(f"* {abstain} returns None instead of the label of a text whose score is low.")
     return lines
+
+
+def _describe_use(uri: str | None) -> list[str]:
+    """Return how to install the package and to load the model; uri: as of `render_model_card`."""
+    lines = [
+        "The package `finetune-cnn` reads the model. It is installed from its repository, not by its name:",
+        "",
+        "```console",
+        f'pip install "git+URL-OF-THE-REPOSITORY"{" huggingface_hub" if uri else ""}',
+        "```",
+        "",
+        "```python",
+        "import finetune_cnn",
+        "",
+        f'classifier = finetune_cnn.load("{uri or "FOLDER"}")',
+        'print(classifier.predict(["a text to classify"]))',
+        "```",
+    ]
+    return lines if uri else [*lines, "", "`FOLDER` is the folder of this file."]
 
 
 def _name_texts(experiment: Experiment) -> str:

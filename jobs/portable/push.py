@@ -36,8 +36,9 @@ from jobs.model.checkpoint_locations import (
     parse_hub_uri,
 )
 from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES
-from jobs.portable.model_card import CardMetric, hide_folder, hide_folders, read_measured_metrics, render_model_card
+from jobs.portable.model_card import CardMetric, read_measured_metrics, render_model_card
 from jobs.portable.plan import plan_files
+from jobs.portable.private_paths import hide_folder, hide_folders
 
 # Of an evaluation.json: its confusion matrix has 8 bytes for each cell in files of earlier versions, now 2.
 MAX_REPORT_BYTES = 64 << 20

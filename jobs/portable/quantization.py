@@ -17,7 +17,7 @@ from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.plan import Plan
 from cluster.input_files import check_output_file
-from cluster.storage import StorageError, absolute_path, join, list_file_sizes, output_folder
+from cluster.storage import StorageError, absolute_path, join, list_file_sizes
 from jobs.inference.network_validation import validate_network
 from jobs.model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from jobs.model.checkpoint_locations import locate_snapshot
@@ -25,6 +25,7 @@ from jobs.model.checkpoint_tensors import CLASSIFICATION_FILES, MAX_BITS, MIN_BI
 from jobs.model.linear.tensors import select_words
 from jobs.portable.model_card import render_model_card
 from jobs.portable.plan import plan_files
+from jobs.portable.whole_folder import fill_folder
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def quantize_checkpoint(path: str, out: str, bits: int = DEFAULT_BITS, max_words
         StorageError: `out` is not empty, or cannot be written.
     """
     checkpoint, small = _load_quantized(path, out, bits, max_words)
-    with output_folder(absolute_path(out)) as folder:
+    with fill_folder(absolute_path(out), "manifest.json") as folder:
         _save(folder, checkpoint, small)
         size = _measure_size(str(folder))
     share = size / _measure_size(checkpoint.path)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_size, format_text_table
-from cluster.storage import StorageError, absolute_path, is_uri, join, lock_folder, parent, remove_file
+from cluster.storage import LOCK_FILE, StorageError, absolute_path, is_uri, join, lock_folder, parent, remove_file
 from jobs.model.checkpoint_leases import remove_unleased_folder
-from jobs.runs.run_list import LOCK_FILE, RUN_NAME, Run, RunsError, find_experiments, load_runs
+from jobs.runs.run_list import RUN_NAME, Run, RunsError, find_experiments, load_runs
 from jobs.runs.stored_files import StoredFile, freed_size, list_files, unique_size
 from jobs.training.run_files.ray_snapshot import remove_ray_snapshot
 

@@ -11,7 +11,7 @@ from cluster import UsageError
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
 from cluster.console.tables import format_size, format_text_table
-from cluster.storage import StorageError, absolute_path, join, list_folders, parent, read_text
+from cluster.storage import LOCK_FILE, StorageError, absolute_path, join, list_folders, parent, read_text
 from jobs.config.experiment import Experiment, add_earlier_values
 from jobs.model.checkpoint_files import MAX_TEXT_BYTES, CheckpointError, parse_yaml, read_json
 from jobs.model.checkpoint_leases import LEASE_NAME
@@ -25,7 +25,6 @@ from jobs.training.run_files.run_folder import (
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE = ".lock"  # of `lock_folder`
 RUN_NAME = re.compile(r"(train|tune|folds)-[0-9a-f]{8}")
 # Settings that change neither the texts nor the result of a run.
 IGNORED_SETTINGS = {"name", "storage", "mlflow", "wandb"} | {
@@ -108,14 +107,16 @@ def load_runs(folder: str) -> list[Run]:
     return sorted(runs, key=lambda run: (-run.finish_time, run.name))
 
 
-def log_runs(folder: str) -> None:
-    """Log a table of the runs of each experiment in a folder; errors as of `find_experiments`."""
+def log_runs(*folders: str) -> None:
+    """Log a table of the runs of each experiment in some folders; errors as of `find_experiments`."""
     experiments = []
-    for experiment in find_experiments(absolute_path(folder)):
+    paths = [path for folder in folders for path in find_experiments(absolute_path(folder))]
+    for experiment in dict.fromkeys(paths):  # a folder may be in another one
         runs = load_runs(experiment)
         size = sum(unique_size(run.files.values()) for run in runs)
         logger.log(RESULT, f"{experiment}: {format_size(size)}")
-        logger.log(RESULT, format_text_table(build_rows(runs)))
+        if runs:  # a run without any file is none
+            logger.log(RESULT, format_text_table(build_rows(runs)))
         experiments.append({"path": experiment, "bytes": size, "runs": [_to_json(run, runs) for run in runs]})
     report_result({"experiments": experiments})
 
@@ -137,17 +138,16 @@ def _to_json(run: Run, runs: Sequence[Run]) -> Mapping[str, object]:
 
 
 def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
-    """Return the rows of the table of an experiment's runs."""
+    """Return the rows of the table of an experiment's runs; columns without any value are left out."""
     validations = _describe_validation_rows(runs)
-    rows = []
+    rows: list[dict[str, object]] = []
     for run in runs:
         row: dict[str, object] = {
             "run": run.name,
             "date": format_time(run.finish_time),
             "status": _describe_status(run),
         }
-        names = ["micro_f1"] if any("micro_f1" in other.metrics for other in runs) else []
-        for name in ("epoch", *names, "accuracy", "macro_f1", "loss"):
+        for name in ("epoch", "micro_f1", "accuracy", "macro_f1", "loss"):
             value = run.metrics.get(name)
             row[name.replace("_f1", " F1")] = (
                 "" if value is None else f"{value:.0f}" if name == "epoch" else f"{value:.4f}"
@@ -157,7 +157,13 @@ def build_rows(runs: Sequence[Run]) -> Sequence[Mapping[str, object]]:
         row["size"] = format_size(unique_size(run.files.values()))
         row["settings"] = ", ".join(find_differences(run, runs)) or "-"
         rows.append(row)
-    return rows
+    return _drop_empty_columns(rows)
+
+
+def _drop_empty_columns(rows: Sequence[Mapping[str, object]]) -> Sequence[Mapping[str, object]]:
+    """Return the rows of a table without the columns that have no value in any row."""
+    used = {name for row in rows for name, value in row.items() if value != ""}
+    return [{name: value for name, value in row.items() if name in used} for row in rows]
 
 
 def _describe_validation_rows(runs: Sequence[Run]) -> Mapping[str | None, str]:

@@ -30,7 +30,7 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.search import Search
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from jobs.training.history import Epoch
 from jobs.training.linear.rarity import compute_rarity, find_weight_and_growth
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name

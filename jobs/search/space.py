@@ -219,21 +219,24 @@ def _intermediate_values(dimension: Dimension) -> list[Any]:
     return [low + (high - low) * math.sqrt(0.5)]
 
 
-def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dimension:
+def check_searchable(path: str, place: str = "tune.space") -> None:
+    """Raise ExperimentError if trials cannot differ in a setting; place: where it is, for the message."""
     if path.split(".")[0] not in SEARCHABLE_SECTIONS:
         raise ExperimentError(
-            f"tune.space: '{path}' cannot be searched; only settings of {', '.join(SEARCHABLE_SECTIONS)} can"
+            f"{place}: '{path}' cannot be searched; only settings of {', '.join(SEARCHABLE_SECTIONS)} can"
         )
     if path in SPEED_SETTINGS:
-        raise ExperimentError(f"tune.space: '{path}' changes the speed of a trial, not its result")
+        raise ExperimentError(f"{place}: '{path}' changes the speed of a trial, not its result")
     if path in ("train.temperature", "train.thresholds", "train.threshold_objective") or "train.abstention_" in path:
-        raise ExperimentError(
-            f"tune.space: '{path}' does not change how a network is trained; set it in the experiment"
-        )
+        raise ExperimentError(f"{place}: '{path}' does not change how a network is trained; set it in the experiment")
     if path == "train.start_from":
-        raise ExperimentError("tune.space: 'train.start_from' cannot be searched; trials start from the beginning")
+        raise ExperimentError(f"{place}: 'train.start_from' cannot be searched; trials start from the beginning")
     if path == "train.metric":
-        raise ExperimentError("tune.space: 'train.metric' cannot be searched; set tune.metric to compare trials by it")
+        raise ExperimentError(f"{place}: 'train.metric' cannot be searched; set tune.metric to compare trials by it")
+
+
+def _parse_dimension(path: str, definition: Any, experiment: Experiment) -> Dimension:
+    check_searchable(path)
     keys = [key for key in definition if key != "if"] if isinstance(definition, dict) else []
     kind = next((kind for kind in DIMENSION_KINDS if keys == [kind]), None)
     if kind is None:

@@ -35,8 +35,9 @@ from jobs.search.records import (
     trial_folder_name,
 )
 from jobs.search.shared_state import SavedCheckpoint
-from jobs.search.space import Dimension
-from jobs.training.corpus import Corpus, corpus_key
+from jobs.search.space import Dimension, check_searchable
+from jobs.training.corpora.corpus import Corpus
+from jobs.training.corpora.sharing import corpus_key
 from jobs.training.history import Progress, replace_epoch
 from jobs.training.monitor import RunStatus
 from jobs.training.run_files.checkpoint_store import CheckpointStore
@@ -178,10 +179,12 @@ class OwnTunerTrial(InProcessTrial):
 
     def setup(self, config: Mapping[str, Any], inputs: TrialInputs | None = None) -> None:
         """Prepare the process for trials with these inputs."""
+        _check_configuration(config)
         super().setup({NUMBER_KEY: 1, **config}, inputs)
 
     def reset_config(self, new_config: Mapping[str, Any]) -> bool:
         """Replace the trial by another one."""
+        _check_configuration(new_config)
         return super().reset_config({NUMBER_KEY: 1, **new_config})
 
     def step(self) -> Any:
@@ -262,6 +265,13 @@ class DistributedTrial(ray.tune.Trainable):
         key = ranking_key(vars(best), self._experiment.train.metric, self._number)
         if self._inputs.is_new_best(key):
             self._inputs.record_checkpoint(key, SavedCheckpoint(self._number, best, self._settings))
+
+
+def _check_configuration(config: Mapping[str, Any]) -> None:
+    """Raise ExperimentError if a trial of a user's own `Tuner` cannot have a setting of its own: all share the rows."""
+    for path in config:
+        if path != "seed":
+            check_searchable(path, "the configuration of your Tuner")
 
 
 def to_tune_space(space: list[Dimension]) -> Mapping[str, Any]:

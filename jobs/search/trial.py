@@ -12,7 +12,7 @@ from cluster import UsageError, first_line
 from cluster.storage import join
 from jobs.config.experiment import Experiment
 from jobs.search.records import RankingKey, TrialReport, encode_predictions, ranking_key, trial_folder_name
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.history import Epoch, Progress
 from jobs.training.loop import create_loop
 from jobs.training.run_files import snapshot

@@ -6,6 +6,7 @@ is written. So whatever interrupts a search, the same command resumes it with th
 
 import functools
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -37,7 +38,9 @@ from jobs.search.shared_state import start_shared_state
 from jobs.search.space import Dimension
 from jobs.search.trainable import OwnTunerTrial, TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources, plan_trial_resources
-from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
+from jobs.training.corpora.sharing import CorpusCache, corpus_key, put_corpus
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 from jobs.training.run_files.trackers import Trackers, connect_trackers
 
@@ -118,7 +121,7 @@ def build_own_trainable(experiment: Experiment, dataset: Dataset) -> Any:
         logger.warning(warning)
     with tempfile.TemporaryDirectory() as scratch:  # for vectors that are trained here
         built, corpora = build_corpora(experiment.replace({"storage": scratch}), dataset, kinds)
-    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
+    references = {key: put_corpus(corpus) for key, corpus in corpora.items()}
     inputs = TrialInputs(built.replace({"storage": experiment.storage}), None, references, None, None)
     return ray.tune.with_parameters(OwnTunerTrial, inputs=inputs)
 
@@ -248,12 +251,12 @@ def _share_inputs(
     use_gpu: bool,
 ) -> TrialInputs:
     """Put the corpora into Ray's object store and start the actors that trials use."""
-    references = {key: ray.put(corpus) for key, corpus in corpora.items()}
+    references = {key: put_corpus(corpus) for key, corpus in corpora.items()}
     shared_state = start_shared_state(manager.best_ranking_key())
     corpus_cache = None
     if any(dimension.path.startswith("text.") for dimension in space):
         send = functools.partial(send_message, shared_state)
-        corpus_cache = pin_to_driver_node(CorpusCache).remote(experiment, dataset, ray.put, send)
+        corpus_cache = pin_to_driver_node(CorpusCache).remote(experiment, dataset, put_corpus, send, os.getcwd())
     return TrialInputs(experiment, run.path, references, corpus_cache, shared_state, use_gpu)
 
 

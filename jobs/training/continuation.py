@@ -17,6 +17,7 @@ from operator import attrgetter
 import numpy as np
 import torch
 
+from cluster.storage import absolute_path
 from jobs.config.experiment import Experiment, ExperimentError, digest
 from jobs.config.settings import TextSettings
 from jobs.datasets.dataset import Dataset
@@ -26,7 +27,7 @@ from jobs.model.checkpoint import Checkpoint, load_checkpoint, load_initial_vect
 from jobs.model.linear.classifier import LinearClassifier
 from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, SCALE, WEIGHT, renumber_words
 from jobs.model.network import Network
-from jobs.training.corpus import Corpus, EncodedSplit
+from jobs.training.corpora.corpus import Corpus, EncodedSplit
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def continue_training(experiment: Experiment, dataset: Dataset, corpus: Corpus) 
     checkpoint = load_checkpoint(path)
     check_fixed_settings(experiment, checkpoint)
     _log_start(checkpoint, corpus)
+    _warn_of_other_vectors(experiment, checkpoint)
     corpus = extend_corpus(corpus, dataset, checkpoint, experiment.text)
     return experiment.replace({"train.start_from": checkpoint.path}), corpus
 
@@ -63,6 +65,17 @@ def _log_start(checkpoint: Checkpoint, corpus: Corpus) -> None:
     logger.info(
         f"continuing from {checkpoint.path}: {len(corpus.words) - new_words:,} known and {new_words:,} new words in "
         f"the training texts, {len(checkpoint.labels):,} known and {new_classes:,} new classes"
+    )
+
+
+def _warn_of_other_vectors(experiment: Experiment, checkpoint: Checkpoint) -> None:
+    """Log a warning if the vectors file is not that of the checkpoint, whose settings have only its path."""
+    path, own = experiment.vectors.path, checkpoint.experiment.vectors.path
+    if path is None or experiment.model.embedding == "rand" or (own and absolute_path(own) == absolute_path(path)):
+        return
+    logger.warning(
+        f"train.start_from: words that the checkpoint knows keep its vectors (vectors.path={own or 'null'} there); "
+        f"only new words take those of vectors.path={path}"
     )
 
 

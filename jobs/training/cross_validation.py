@@ -37,12 +37,14 @@ from jobs.embeddings.word_vectors import WordVectors
 from jobs.evaluation.metrics import accuracy, balanced_accuracy, macro_f1, matthews_correlation
 from jobs.evaluation.multi_label.metrics import count_labels, sigmoid, subset_accuracy
 from jobs.evaluation.multi_label.thresholds import Calibration, calibrate
-from jobs.inference.predict import predict_logits
 from jobs.model.network import compute_row_losses
-from jobs.training.corpus import Corpus, build_corpus, load_text_vectors
+from jobs.training.corpora.building import build_corpus, load_text_vectors
+from jobs.training.corpora.corpus import Corpus
+from jobs.training.corpora.sharing import put_corpus
 from jobs.training.loop import create_loop
 from jobs.training.parallel_tasks import Task, TaskFailed, TaskResults, run_in_processes
 from jobs.training.run_files.run_folder import model_settings_key, text_settings_key, train_settings_key
+from jobs.training.validation import score_texts
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ def train_and_evaluate(experiment: Experiment, corpus: Corpus, test: Split) -> F
     texts = tokenize_texts(test.texts, experiment.text)
     tokens = encode(texts, Vocabulary(corpus.words, experiment.text.max_edit_distance), experiment.text.max_tokens)
     labels = encode_labels(test, corpus.labels)
-    logits = predict_logits(loop.network, tokens, np.arange(len(test)))  # (texts, classes)
+    logits = score_texts(loop, tokens)  # (texts, classes)
     epochs = loop.progress.epochs
     best_epoch = epochs[loop.progress.best - 1]
     return FoldResult(
@@ -236,7 +238,7 @@ def _train_on_ray(tasks: Iterator[Task[NameType]], cpus_per_task: int) -> TaskRe
             # One more than the cluster has room for, so that the next is ready when one ends.
             while len(running) <= capacity and (task := next(tasks, None)) is not None:
                 name, (experiment, corpus, test) = task
-                reference = corpus if isinstance(corpus, ray.ObjectRef) else ray.put(corpus)
+                reference = put_corpus(corpus)
                 running[train.remote(experiment, reference, test)] = name
             if not running:
                 return
@@ -313,9 +315,9 @@ def _build_corpora(
 def _key(experiment: Experiment, datasets: list[Dataset], word_vectors: WordVectors | None) -> str:
     """Return a digest of everything that decides the result: rows, vectors and settings.
 
-    A vectors file is identified by its vectors, since a copy on another node has another modification time.
+    A vectors file is identified by its vectors, since a copy on another node has another path or modification time.
     """
-    settings = experiment.model_dump(include={"vectors", "seed"})
+    settings = experiment.model_dump(include={"vectors", "seed"}, exclude={"vectors": {"path"}})
     settings["text"] = text_settings_key(experiment.text)
     settings["model"] = model_settings_key(experiment.model)
     settings["train"] = train_settings_key(experiment.train, len(datasets))

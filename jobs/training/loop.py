@@ -20,14 +20,15 @@ from cluster import UsageError
 from jobs.config.training_defaults import choose_batch_size, choose_vectors_learning_rate
 from jobs.datasets.label_sets import compute_log_odds
 from jobs.evaluation.metrics import LogitSample
-from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length, make_epoch_batches
+from jobs.model.batches import Collator, copy_to_device, iter_batches_by_length
 from jobs.model.dense_adamw import DenseAdamW
 from jobs.model.dropout import MaskNumber, draw_mask
-from jobs.model.gpu.rates import schedule_rates
+from jobs.model.gpu.rates import LearningRates, schedule_rates
 from jobs.model.gpu.static_steps import StaticSteps
 from jobs.model.gpu.step import StepOptions
 from jobs.model.lazy_adam import LazyAdam
 from jobs.model.network import Network, compute_loss_sum, limit_norm
+from jobs.training.corpora.block_reader import BlockReader
 from jobs.training.exchange.gradients import GradientExchange
 from jobs.training.history import Epoch, EpochProgress, Progress
 from jobs.training.linear.preparation import prepare_linear_classifier
@@ -38,7 +39,7 @@ from jobs.training.validation import Metrics, Validation
 if TYPE_CHECKING:
     from jobs.config.experiment import Experiment
     from jobs.config.settings import TrainSettings
-    from jobs.training.corpus import Corpus
+    from jobs.training.corpora.corpus import Corpus
 
 STEPS_PER_TIME_CHECK = 16  # a check costs an all-reduce: the first worker's clock decides for all of them
 VALIDATION_BATCH_SIZE = 256  # rows of each worker
@@ -99,7 +100,7 @@ class Loop:
                 network.vectors.detach(), self.vectors_learning_rate, network.initial_vectors, settings.vectors_pull,
                 torch.from_numpy(~corpus.pretrained).to(self.device) if some_words else None,
             )  # fmt: skip
-        self.train_collator = Collator(corpus.train.tokens, len(corpus.vectors), self.device)
+        self.texts = BlockReader(corpus.token_blocks(), len(corpus.vectors), self.batch_size, seed, self.device)
         self.validation_collator = Collator(corpus.validation.tokens, len(corpus.vectors), self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
         self._weights, self._label_weights = (
@@ -113,7 +114,7 @@ class Loop:
     def use_static_steps(self, **choices: bool) -> None:
         """Train with steps of static shapes from now on; `choices` are those of `StaticSteps`."""
         self.static_steps = StaticSteps(
-            self.network, self.dense_optimizer, self.vectors_optimizer, self.train_collator, self._labels,
+            self.network, self.dense_optimizer, self.vectors_optimizer, self.texts.collator, self._labels,
             self._weights, self.batch_size, self.seed,
             StepOptions(self.settings.precision, self._label_weights), **choices,
         )  # fmt: skip
@@ -137,7 +138,7 @@ class Loop:
         prepare_linear_classifier(self)
         yielded = time.monotonic()
         while not progress.is_finished(settings.last_epoch, settings.patience, settings.frozen_epochs):
-            rows = len(self.corpus.train) - progress.steps * self.batch_size
+            share = 1 - progress.steps / self.texts.num_batches
             seconds_before = self.step_seconds
             self._started = time.perf_counter()
             for _ in self._train_epoch():
@@ -147,7 +148,7 @@ class Loop:
                     yield None
                     yielded, self._started = time.monotonic(), time.perf_counter()
             self.step_seconds += time.perf_counter() - self._started
-            yield self._end_epoch(rows, self.step_seconds - seconds_before)
+            yield self._end_epoch(share * len(self.corpus.train), self.step_seconds - seconds_before)
             yielded = time.monotonic()
 
     def epoch_progress(self) -> EpochProgress:
@@ -158,7 +159,7 @@ class Loop:
         return EpochProgress(
             epoch=finished + 1,
             step=self.progress.steps,
-            steps=-(-rows // size),
+            steps=self.texts.num_batches,
             train_loss=self._train_loss.item() / done,
             examples_per_second=speed,
             seconds_left=((self.settings.last_epoch - finished) * rows - done) / speed,
@@ -166,37 +167,41 @@ class Loop:
 
     def _train_epoch(self) -> Iterator[None]:
         """Take the remaining steps of the epoch, and yield at each time check."""
-        network, split, progress = self.network, self.corpus.train, self.progress
+        network, progress = self.network, self.progress
         network.train()
         number = len(progress.epochs) + 1
         if network.vectors is not None:
             network.vectors.requires_grad_(number > self.settings.frozen_epochs)
-        batches = make_epoch_batches(split.tokens.lengths, self.batch_size, self.seed, number)
         self._train_loss = torch.tensor(progress.train_loss, dtype=torch.float64, device=self.device)
-        rates = schedule_rates(self.settings, self.vectors_learning_rate, number, len(batches))
-        static_steps = None
-        if self.static_steps is not None:
-            static_steps = self.static_steps.iter_steps(batches, progress.steps, number, rates, progress.train_loss)
-            self._train_loss = self.static_steps.loss_sum
-        while progress.steps < len(batches):
-            bytes_before = self.group.bytes_sent
-            if static_steps is not None:
-                next(static_steps)
-            else:
-                self._set_learning_rates(*rates.at_step(progress.steps))
-                self._train_loss += self.step(batches[progress.steps], number, progress.steps)
+        num_batches = self.texts.num_batches
+        rates = schedule_rates(self.settings, self.vectors_learning_rate, number, num_batches)
+        for _ in self._iter_steps(number, rates):
             progress.steps += 1
             self.steps += 1
             if self.steps == 1:
                 self.first_step_time = time.time()
-            self.step_bytes += self.group.bytes_sent - bytes_before
-            if progress.steps % STEPS_PER_TIME_CHECK == 0 and progress.steps < len(batches):
+            if progress.steps % STEPS_PER_TIME_CHECK == 0 and progress.steps < num_batches:
                 yield
         limit_norm(network)
         progress.train_loss = self._train_loss.item()  # waits for the device
 
-    def _end_epoch(self, rows: int, seconds: float) -> Epoch:
-        """Validate, record the epoch and return it; this process trained `rows` rows of it in `seconds`."""
+    def _iter_steps(self, epoch: int, rates: LearningRates) -> Iterator[None]:
+        """Take the remaining steps of an epoch, and yield after each."""
+        done = self.progress.steps
+        for first, batches in self.texts.iter_batches(epoch, done):
+            if self.static_steps is not None:  # on a GPU these are all batches
+                self._train_loss = self.static_steps.loss_sum
+                yield from self.static_steps.iter_steps(batches, done, epoch, rates, self.progress.train_loss)
+                return
+            for step, rows in enumerate(batches[max(0, done - first) :], max(first, done)):
+                bytes_before = self.group.bytes_sent
+                self._set_learning_rates(*rates.at_step(step))
+                self._train_loss += self.step(rows, epoch, step)
+                self.step_bytes += self.group.bytes_sent - bytes_before
+                yield
+
+    def _end_epoch(self, rows: float, seconds: float) -> Epoch:
+        """Validate, record the epoch and return it; this process trained about `rows` of it in `seconds`."""
         start = time.perf_counter()
         progress = self.progress
         mean = progress.train_loss / len(self.corpus.train)
@@ -229,7 +234,7 @@ class Loop:
             self.vectors_optimizer.learning_rate = words
 
     def step(self, rows: np.ndarray, epoch: int = 1, number: int = 0) -> Tensor:
-        """Take a step on rows `(batch,)` of the training part; return the sum of their losses, a scalar on the device.
+        """Take a step on rows `(batch,)` of the current block; return the sum of their losses, a scalar on the device.
 
         The epoch (from 1) and the number of the step in it (from 0) determine the dropout mask.
 
@@ -238,11 +243,11 @@ class Loop:
         """
         network, rank, size = self.network, self.group.rank, self.group.world_size
         own = np.arange(rank, len(rows), size)
-        batch = self.train_collator.collate(rows[own])
+        batch = self.texts.collator.collate(rows[own])
         vectors = network.lookup_trained_vectors(batch.word_ids)
         trains_vectors = vectors is not None and vectors.requires_grad
         if trains_vectors:
-            counts = [self.train_collator.count_tokens(rows[worker::size]) for worker in range(size)]
+            counts = [self.texts.collator.count_tokens(rows[worker::size]) for worker in range(size)]
             self._exchange.send_word_ids(batch.word_ids, counts)
         hidden = network.forward_features(batch, vectors, bfloat16=self.settings.precision == "bfloat16")
         if network.settings.dropout:
@@ -250,7 +255,7 @@ class Loop:
         limit_norm(network)
         output = network.output.detach()
         scores = (hidden.detach() @ output.T + network.output_bias.detach()).requires_grad_()
-        indices = copy_to_device(rows, self.device)
+        indices = copy_to_device(self.texts.rows[rows], self.device)
         own_indices = indices[rank::size]
         weights = None if self._weights is None else self._weights[own_indices]
         loss = compute_loss_sum(scores, self._labels[own_indices], weights, self._label_weights)

@@ -13,7 +13,8 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import Dataset, add_out_of_scope_class
 from jobs.model.checkpoint_files import read_json, validate_metrics
 from jobs.training.continuation import continue_training
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,6 @@ from cluster.connection import (
     call_in_background,
     connect,
     preserve_sigint_handler,
-    put_if_connected,
     resolve_address,
     set_ray_environment,
 )
@@ -38,7 +37,9 @@ from jobs.config.conflicts import check_settings
 from jobs.config.experiment import Experiment
 from jobs.config.settings import WORKER_SETTINGS, TrainSettings
 from jobs.datasets.dataset import Dataset
-from jobs.training.corpus import Corpus, load_inputs, load_texts
+from jobs.training.corpora.building import load_inputs, load_texts
+from jobs.training.corpora.corpus import Corpus
+from jobs.training.corpora.sharing import put_if_connected
 from jobs.training.exchange.shared_memory import TIMEOUT_S
 from jobs.training.monitor import (
     MAX_FAILURES_WITHOUT_CHECKPOINT,
@@ -260,14 +261,14 @@ def fit(
     logger.info(f"starting {number} {choose_form(settings.max_workers, 'worker', 'workers')}")
     set_ray_environment()  # a trial of a search did not connect: reports would wait for seconds
     failures, num_checkpoints = 0, 0
-    cpus_of_others, earlier_groups = resources.used_cpus(), resources.list_placement_groups()
+    used, earlier_groups = (resources.used_cpus(), resources.used_gpus()), resources.list_placement_groups()
     with monitor_workers(settings.last_epoch, run.path, status, callbacks) as callback:
         config = WorkerConfig(experiment, put_if_connected(corpus), run.path, gpu, REPORT_INTERVAL_S)
         while True:
             remove_ray_snapshot(run.path)  # its checkpoints may be gone, which Ray Train takes for an error
             try:
                 with preserve_sigint_handler():
-                    status.result = _build_trainer(settings, run, config, callback, cpus_of_others).fit()
+                    status.result = _build_trainer(settings, run, config, callback, used).fit()
                 break
             except TrainingFailedError as error:
                 raise _describe_failure(error, settings, gpu) from error
@@ -293,10 +294,11 @@ def _unwrap(returned: WorkerResult | WorkerFailure, callback: RunCallback) -> Wo
 
 
 def _build_trainer(
-    settings: TrainSettings, run: RunFolder, config: WorkerConfig, callback: RunCallback, cpus_of_others: float
+    settings: TrainSettings, run: RunFolder, config: WorkerConfig, callback: RunCallback, used: tuple[float, float]
 ) -> TorchTrainer:
     least, most, cpus = settings.min_workers, settings.max_workers, settings.cpus_per_worker
-    most = resources.limit_workers(least, most, cpus, cpus_of_others)
+    cpus_of_others, gpus_of_others = used
+    most = resources.limit_workers(least, most, cpus, cpus_of_others, int(bool(config.use_gpu)), gpus_of_others)
     workers = cast(int, (least, most) if least < most else least)  # Ray's annotations lack the range
     start_timeout_s = float(os.environ.get(START_TIMEOUT_VARIABLE, "60"))
     starts = -1 if resources.is_autoscaling() else round(NODE_REPLACEMENT_TIMEOUT_S / start_timeout_s)

@@ -1,4 +1,4 @@
-"""Metrics of the validation part after an epoch, from the scores of its rows."""
+"""Metrics of the validation part after an epoch, from the scores of its rows; scores of other texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jobs.datasets.tokenizer import Tokens
 from jobs.evaluation.metrics import LogitSample, accuracy, count_classes
 from jobs.evaluation.multi_label.metrics import (
     count_labels,
@@ -19,10 +20,12 @@ from jobs.evaluation.multi_label.metrics import (
     subset_accuracy,
 )
 from jobs.evaluation.multi_label.thresholds import GRID, calibrate, choose_global_threshold, count_scores
+from jobs.model.batches import Collator
 from jobs.model.network import compute_row_losses
 
 if TYPE_CHECKING:
     from jobs.config.settings import TrainSettings
+    from jobs.training.loop import Loop
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,12 @@ class Validation:
         probabilities = sigmoid(logits)
         counts = count_scores(probabilities, self.labels)
         return np.asarray(probabilities >= GRID[choose_global_threshold(counts, self._settings.threshold_objective)])
+
+
+def score_texts(loop: "Loop", tokens: Tokens) -> Tensor:
+    """Return the logits of texts with a loop's network, `(texts, classes)` float32 on the CPU."""
+    logits = torch.empty(len(tokens), len(loop.corpus.labels))
+    collator = Collator(tokens, len(loop.corpus.vectors), loop.device)
+    for rows, scores in loop.iter_scores(collator, tokens.lengths):
+        logits[rows] = scores
+    return logits

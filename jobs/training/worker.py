@@ -25,7 +25,7 @@ from cluster.storage import StorageError, exists, join, read_text, write_text
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import TrainingState, load_checkpoint
 from jobs.training.continuation import load_start_weights
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.monitor import WorkerTimes
 from jobs.training.process_group import ProcessGroup, call_with_error_sync
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # Interval between messages on the progress of a long epoch.
 PROGRESS_INTERVAL_S = 10.0
 
-# Fields of a WorkerConfig for a user's own trainer, which shows no messages and removes checkpoints itself.
+# Fields of a WorkerConfig for a user's own trainer, which shows no messages and removes checkpoints of epochs itself.
 OWN_TRAINER_DEFAULTS = {"use_gpu": None, "report_interval_s": 0.0, "num_to_keep": None, "forward_logs": False}
 
 
@@ -58,7 +58,8 @@ def train_loop_per_worker(train_loop_config: Mapping[str, Any]) -> WorkerResult:
     (2, ['bad', 'good'])
 
     Every epoch is reported, with its metrics and a checkpoint in the trainer's storage that `load` reads and that the
-    run resumes from. The checkpoints stay until the trainer's `CheckpointConfig` removes them.
+    run resumes from. These stay until the trainer's `CheckpointConfig` removes them; a checkpoint within an epoch stays
+    until the next one is complete.
 
     Args:
         train_loop_config: of `TextCNNClassifier.train_loop_config`.
@@ -117,7 +118,9 @@ def run_worker(train_loop_config: dict[str, Any]) -> WorkerResult | WorkerFailur
     if device.index is not None:  # collective operations on objects use the current GPU: by default the node's first
         torch.cuda.set_device(device)
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
-    reporter = Reporter(config.path, group, config.report_interval_s, config.callback)
+    reporter = Reporter(
+        config.path, group, config.report_interval_s, config.callback, with_messages=config.forward_logs
+    )
     # In the driver's own process the log messages reach its handlers already.
     forward_logs = config.forward_logs and not config.callback
     forwarding = handle_logs(ForwardingHandler(reporter.add_message)) if forward_logs else nullcontext()

@@ -16,8 +16,8 @@ class WorkerConfig:
 
     corpus: a Corpus, or Ray's reference to one. path: of the run's folder. use_gpu: None for what Ray Train has given
     the worker. report_interval_s: least time between two reports. callback: in local mode, where Ray Train calls none.
-    num_to_keep: newest checkpoints that remain, with that of the best epoch; None for all. forward_logs: the reports
-    carry the log messages.
+    num_to_keep: newest checkpoints that remain, with that of the best epoch; None for those of all epochs.
+    forward_logs: the reports carry the log messages, and some carry nothing else.
     """
 
     experiment: Experiment

@@ -18,7 +18,16 @@ from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_leases import remove_lease, write_lease
 from jobs.model.checkpoint_locations import resolve_checkpoint
 from serving.deployment.checkpoints import referenced_checkpoints
-from serving.deployment.configurations import DeploymentError, RoutePrefixError, exclude, is_imperative, merge
+from serving.deployment.configurations import (
+    DeployedMeanwhileError,
+    DeploymentError,
+    RoutePrefixError,
+    exclude,
+    is_imperative,
+    merge,
+    read_user_config,
+    require_unchanged,
+)
 from serving.deployment.reachability import build_service_url, is_loopback, resolve_reachable_url
 
 logger = logging.getLogger(__name__)
@@ -141,8 +150,8 @@ class ServeCluster:
             deployments = list(values["deployments"].values())
             user_config = deployments[0]["deployment_config"].get("user_config") if deployments else None
             configuration = values.get("deployed_app_config")
-            if not user_config and configuration and configuration.get("deployments"):  # it has not started yet
-                user_config = configuration["deployments"][0].get("user_config")
+            if not user_config and configuration:  # it has not started yet
+                user_config = read_user_config(configuration)
             if not isinstance(user_config, dict) or "checkpoint" not in user_config:
                 continue
             http = details["http_options"]
@@ -178,25 +187,33 @@ class ServeCluster:
             raise DeploymentError(f"{self.dashboard_url}: no service is called '{name}'; {running}")
         return applications[name]
 
-    def deploy(self, configuration: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+    def deploy(self, configuration: Mapping[str, Any], before: Application | None) -> None:
         """Protect the checkpoints of the first application of a Serve configuration, and send the configuration.
 
         The other applications of the cluster stay as they are.
 
         Args:
             configuration: without `http_options`, those of the running Serve apply.
-            earlier: `user_config` that the application has had until now, or empty.
+            before: the application when the command started; None if there was none.
 
         Raises:
             RoutePrefixError: another application has the same route prefix.
+            DeployedMeanwhileError: another command has deployed the application since.
         """
         application = configuration["applications"][0]
-        checkpoints = referenced_checkpoints(application["deployments"][0]["user_config"])
+        checkpoints = referenced_checkpoints(read_user_config(application))
+        in_use = before.user_config if before else {}
+
+        def send(details: Mapping[str, Any]) -> None:
+            require_unchanged(application, before.configuration if before else None, details)
+            self._client.deploy_applications(merge(configuration, details))
+
         self.write_leases(application["name"], checkpoints)
         try:
-            self._update(lambda details: self._client.deploy_applications(merge(configuration, details)))
-        except RoutePrefixError:
-            self.remove_leases(application["name"], checkpoints - referenced_checkpoints(earlier))
+            self._update(send)
+        except (RoutePrefixError, DeployedMeanwhileError) as error:
+            in_use = error.user_config if isinstance(error, DeployedMeanwhileError) else in_use
+            self.remove_leases(application["name"], checkpoints - referenced_checkpoints(in_use))
             raise
 
     def remove(self, name: str) -> None:

@@ -25,6 +25,20 @@ class RoutePrefixError(DeploymentError):
         )
 
 
+class DeployedMeanwhileError(DeploymentError):
+    """Another command has deployed an application since this one read its configuration.
+
+    user_config: of the application's first deployment.
+    """
+
+    def __init__(self, name: str, user_config: Mapping[str, Any]) -> None:
+        self.user_config = user_config
+        super().__init__(
+            f"{name}: another command has deployed {user_config.get('checkpoint')} since this one started; repeat this "
+            "one to replace it"
+        )
+
+
 def is_imperative(values: Mapping[str, Any]) -> bool:
     """Return whether a process such as `finetune-cnn serve` started an application, given as Serve's details."""
     return bool(values.get("source") == "imperative")
@@ -47,6 +61,27 @@ def merge(configuration: Mapping[str, Any], details: Mapping[str, Any]) -> Mappi
     return _fill_http_options(
         {**configuration, "applications": [*_list_configurations(others), *applications]}, details
     )
+
+
+def require_unchanged(
+    application: Mapping[str, Any], earlier: Mapping[str, Any] | None, details: Mapping[str, Any]
+) -> None:
+    """Raise DeployedMeanwhileError if Serve has another configuration of an application than before.
+
+    Args:
+        application: the new configuration; Serve may have it already, if the response to it was lost.
+        earlier: configuration that Serve had before; None if it had none.
+    """
+    name = application["name"]
+    current = details["applications"].get(name, {}).get("deployed_app_config")
+    if current and current != earlier and read_user_config(current) != read_user_config(application):
+        raise DeployedMeanwhileError(name, read_user_config(current))
+
+
+def read_user_config(application: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `user_config` of the first deployment in an application's configuration; empty without one."""
+    deployments = application.get("deployments") or [{}]
+    return deployments[0].get("user_config") or {}
 
 
 def exclude(name: str, details: Mapping[str, Any]) -> Mapping[str, Any] | None:

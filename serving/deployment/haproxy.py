@@ -94,17 +94,8 @@ def build_environment(
     Raises:
         ValueError: the folder's path is too long, or has white space or other special characters.
     """
+    _check_folder(folder)
     threads = limits.threads or min(16, max(2, count_cpus() // 4))
-    if len(str(folder).encode()) > MAX_FOLDER_BYTES:
-        raise ValueError(f"{folder}: the path is too long for HAProxy's sockets; use at most {MAX_FOLDER_BYTES} bytes")
-    if shlex.quote(str(folder)) != str(folder):
-        raise ValueError(f"{folder}: Ray writes the path unquoted for HAProxy; use letters, digits, and ./_-")
-    lines = _LINES.format(
-        request_timeout_s=limits.request_timeout_s,
-        queue_timeout_ms=QUEUE_TIMEOUT_MS,
-        requests_per_replica=limits.requests_per_replica,
-        cross_origin_headers=_CROSS_ORIGIN_HEADERS if limits.cross_origin else "",
-    )
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -116,7 +107,7 @@ def build_environment(
         # To count requests, Ray would read a log line for each of them; HAProxy counts them on its metrics port.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # With Ray's default, the least busy replica, a dead one would be selected again and again.
-        _LINES_VARIABLE: "roundrobin" + lines,
+        _LINES_VARIABLE: "roundrobin" + _format_lines(limits),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),  # longer requests cannot be sent again
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(threads),
@@ -135,6 +126,24 @@ def build_environment(
         # How long a replica that is scaled down waits for open connections; no request here takes longer.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     }
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise a ValueError if HAProxy cannot have its files in a folder."""
+    if len(str(folder).encode()) > MAX_FOLDER_BYTES:
+        raise ValueError(f"{folder}: the path is too long for HAProxy's sockets; use at most {MAX_FOLDER_BYTES} bytes")
+    if shlex.quote(str(folder)) != str(folder):
+        raise ValueError(f"{folder}: Ray writes the path unquoted for HAProxy; use letters, digits, and ./_-")
+
+
+def _format_lines(limits: ProxyLimits) -> str:
+    """Return the lines of HAProxy's `defaults` section."""
+    return _LINES.format(
+        request_timeout_s=limits.request_timeout_s,
+        queue_timeout_ms=QUEUE_TIMEOUT_MS,
+        requests_per_replica=limits.requests_per_replica,
+        cross_origin_headers=_CROSS_ORIGIN_HEADERS if limits.cross_origin else "",
+    )
 
 
 def is_haproxy_installed() -> bool:

@@ -49,8 +49,8 @@ def rollback(address: str | None, name: str | None) -> None:
     """Serve the previous checkpoint of a service again; a second rollback returns to the current one.
 
     Raises:
-        DeploymentError: there is no such service or no previous checkpoint, a process started it, or the checkpoint is
-            refused.
+        DeploymentError: there is no such service or no previous checkpoint, a process started it, another command has
+            deployed it meanwhile, or the checkpoint is refused.
     """
     cluster = ServeCluster(address)
     application = cluster.find_application(name)
@@ -64,7 +64,7 @@ def rollback(address: str | None, name: str | None) -> None:
     swapped = {"checkpoint": application.previous, "previous": application.checkpoint}
     user_config = resolve_checkpoints({**application.user_config, **swapped})
     configuration["deployments"] = [{**first, "user_config": user_config}, *others]
-    cluster.deploy({"applications": [configuration]}, application.user_config)
+    cluster.deploy({"applications": [configuration]}, application)
     cluster.wait_until_running(application.name)
     verify_checkpoint(application.reachable_url, user_config)
     logger.log(RESULT, f"{application.name} serves {application.previous} again, instead of {application.checkpoint}")

@@ -257,7 +257,7 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
 
     Raises:
         DeploymentError: the cluster cannot be reached, or the service did not start or refused its checkpoint, or it
-            would replace the service of a running process.
+            would replace the service of a running process, or one that another command has deployed meanwhile.
         UnprotectedServiceError: it runs without API keys, although some are configured here.
     """
     application = configuration["applications"][0]
@@ -271,7 +271,7 @@ def deploy(configuration: dict[str, Any], address: str | None) -> None:
         before.require_declarative()
         user_config |= _select_previous(before, user_config["checkpoint"])
     user_config.update(resolve_checkpoints(user_config))
-    cluster.deploy(configuration, before.user_config if before else {})
+    cluster.deploy(configuration, before)
     url = cluster.wait_until_running(name, {key: http.get(key) for key in ("host", "port")})
     _report_excess_limits(configuration, MAX_REQUESTS_PER_REPLICA)
     instruction = f"To stop everything that Serve runs there: serve shutdown --address {cluster.dashboard_url}"

@@ -33,8 +33,9 @@ _SCORE = {
 _EXPLANATION = {
     "type": "object",
     "description": "The phrases that the score consists of; only with `explain`.",
-    "required": ["score", "bias", "phrases"],
+    "required": ["label", "score", "bias", "phrases"],
     "properties": {
+        "label": {"type": "string", "description": "The class of the score."},
         "score": {"type": "number", "description": "The logit: the sum of `bias` and all shares."},
         "bias": {"type": "number", "description": "The bias of the class."},
         "phrases": {

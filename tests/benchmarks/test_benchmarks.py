@@ -91,6 +91,7 @@ def test_ingest() -> None:
     assert set(ingest.SIDES) - {ingest.FASTTEXT} <= rows.keys()
     assert [row["side"] for row in metrics["large"]] == [ingest.FIRST, ingest.SECOND]
     assert all(row["words/s"] > 0 and 20 < row["peak MB"] < 2000 for row in [*rows.values(), *metrics["large"]])
+    assert [row["side"] for row in metrics["order"]] == ["one block", "blocks"]
 
 
 def test_kim2014(shared_data: Path, ray_environment: dict[str, str], tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import resource
-import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import ray
 
 from cluster.message_queue import MessageFile, MessageFilePoller, MessagePoller, MessageQueue
+from tests.support.full_disk import limit_file_size
 from tests.support.waiting import wait_for
 
 
@@ -143,17 +142,11 @@ def test_a_message_that_cannot_be_read_is_skipped(content: bytes, caplog: pytest
 
 
 def test_a_message_for_which_the_disk_has_no_room_is_dropped_as_a_whole() -> None:
-    """The later ones are read. The limit of a file's size shortens a write as a full disk does."""
+    """The later ones are read."""
     file = MessageFile()
     file.put(["first"])
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(file.path) + 100, hard))
+    with limit_file_size(os.path.getsize(file.path) + 100):
         file.put(["x" * 1000])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
     file.put(["next"])
     assert file.drain() == ["first", "next"]
     file.remove()

@@ -91,6 +91,40 @@ def test_workers_fit_into_the_free_cpus_of_each_node(
     assert resources.limit_workers(1, 4, 2, cpus_of_others) == 4
 
 
+@pytest.mark.parametrize(
+    ("free", "cpus_of_others", "gpus_of_others", "expected"),
+    [
+        ([(4, 2), (4, 2)], 0, 0, 4),
+        ([(4, 1), (4, 0)], 0, 3, 1),
+        ([(4, None), (4, 1)], 0, 3, 1),
+        ([(2, 0.5), (2, 1)], 4, 2.5, 1),
+        ([(1, 2), (4, 0)], 3, 2, 1),
+        ([(4, 0), (0, 2)], 4, 2, 1),
+        ([(3, 1), (4, 2)], 0, 0, 4),
+    ],
+    ids=[
+        "no others", "others with GPUs", "a node without free GPUs", "a part of a GPU", "a GPU without a CPU",
+        "no room", "a lost worker",
+    ],
+)  # fmt: skip
+def test_workers_fit_into_the_free_gpus_of_each_node(
+    free: list[tuple[int, float | None]],
+    cpus_of_others: float,
+    gpus_of_others: float,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On two nodes of 4 CPUs and 2 GPUs, with one of each per worker; workers on CPUs do not need any."""
+    make_nodes(monkeypatch, (4, 2), (4, 2))
+    nodes = {
+        str(i): {"CPU": float(cpus)} | ({} if gpus is None else {"GPU": float(gpus)})
+        for i, (cpus, gpus) in enumerate(free)
+    }
+    monkeypatch.setattr(resources, "read_free_resources", lambda: nodes)
+    assert resources.limit_workers(1, 4, 1, cpus_of_others, 1, gpus_of_others) == expected
+    assert resources.limit_workers(1, 8, 1, cpus_of_others) == 8 - cpus_of_others
+
+
 def set_gpu_states(monkeypatch: pytest.MonkeyPatch, *states: GpuState) -> list[str]:
     """Let nodes with GPUs respond with these states; return the list of nodes that are asked."""
     asked: list[str] = []

@@ -30,6 +30,23 @@ on_other_node = ray.get(exists.options(scheduling_strategy=strategy).remote("row
 print("rows.csv exists:", on_other_node, os.path.exists("rows.csv"))
 """
 
+# The GPU of the second node is free at first, then another actor has it.
+LIMIT_WORKERS = """
+import ray
+from cluster import resources
+ray.init(log_to_driver=False)
+def limit(others):
+    return resources.limit_workers(0, 2, 1, 0, 1, others), resources.limit_workers(0, 2, 1, 0)
+print("free", resources.used_gpus(), limit(0))
+@ray.remote(num_cpus=0, num_gpus=1)
+class Other:
+    def ready(self):
+        pass
+other = Other.remote()
+ray.get(other.ready.remote())
+print("used", resources.used_gpus(), limit(1))
+"""
+
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[RayHead]:
@@ -78,6 +95,13 @@ def test_nodes_of_one_machine_with_a_shared_folder(tmp_path: Path) -> None:
     assert "rows.csv exists: True True" not in job, job
     assert "share the temporary folder" in checked, checked
     assert code == 1
+
+
+@pytest.mark.timeout(600)
+def test_workers_are_limited_by_the_gpus_of_the_nodes(two_nodes: RayHead) -> None:
+    """Each node has a CPU for a worker, the second one has the only GPU."""
+    result = run_command("python", "-c", LIMIT_WORKERS, env=two_nodes.environment, timeout=280)
+    assert "free 0.0 (1, 2)\nused 1.0 (0, 2)" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.timeout(600)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import durable_files, storage
+from cluster.durable_files import lock
 from cluster.input_files import check_not_replaced, check_output_file
 from cluster.storage import StorageError, lock_folder
 
@@ -215,6 +216,15 @@ def test_a_folder_is_locked_by_one_command(root: str, tmp_path: Path) -> None:
         pass
     with lock_folder("s3://bucket/run"), lock_folder("s3://bucket/run"):
         pass
+
+
+def test_a_lock_file_that_its_holder_has_removed_is_not_locked(tmp_path: Path) -> None:
+    """A command may open it before, and would share the folder with the next one, which creates a new file."""
+    path = tmp_path / ".lock"
+    with path.open("w") as stream:
+        path.unlink()
+        with pytest.raises(BlockingIOError, match="was removed by the process that held its lock"):
+            lock(stream)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

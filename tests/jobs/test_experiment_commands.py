@@ -17,9 +17,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     calls: list[str] = []
 
-    def record(folder: str, delete: bool = False, unfinished_days: float | None = None) -> None:
-        relative = folder if "://" in folder else str(Path(folder).relative_to(tmp_path))
-        calls.append(relative + "!" * delete + ("" if unfinished_days is None else f" {unfinished_days:g}"))
+    def record(*folders: str, delete: bool = False, unfinished_days: float | None = None) -> None:
+        relative = [folder if "://" in folder else str(Path(folder).relative_to(tmp_path)) for folder in folders]
+        days = "" if unfinished_days is None else f" {unfinished_days:g}"
+        calls.append(" and ".join(relative) + "!" * delete + days)
 
     monkeypatch.setattr(jobs.runs.run_list, "log_runs", record)
     monkeypatch.setattr(jobs.runs.cleaning, "clean", record)
@@ -48,6 +49,20 @@ def test_an_experiment_or_a_folder_is_named(words: list[str], folder: str, folde
     assert main(["clean", "--yes", *words]) == 0
     assert main(["clean", "--yes", "--unfinished", "30", *words]) == 0
     assert folders == [folder, folder, f"{folder}!", f"{folder}! 30"]
+
+
+def test_several_folders_are_listed_and_not_cleaned(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor is a folder together with an experiment, or with settings of one."""
+    for folder in ("runs/toy", "other"):
+        Path(folder).mkdir(parents=True)
+    assert main(["runs", "runs/toy", "other", "s3://bucket/runs"]) == 0
+    assert folders == ["runs/toy and other and s3://bucket/runs"]
+    assert main(["clean", "--yes", "runs/toy", "other"]) == 2
+    assert "2 folders to clean: runs/toy, other; name one" in capsys.readouterr().err
+    for word in ("x.yaml", "storage=other"):
+        assert main(["runs", "other", word]) == 2
+        assert f"other is a folder, and {word} is none" in capsys.readouterr().err
+    assert len(folders) == 1
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ from jobs.datasets.dataset import load_dataset
 from jobs.evaluation import metrics
 from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.reports.report import Evaluation, plot_confusion_matrix
-from jobs.inference.predict import predict_proba
 from jobs.model import checkpoint
 from jobs.search import tune
 from jobs.training import cross_validation, train
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files import snapshot
 from tests.support.commands import run_command
+from tests.support.torch_network import predict_proba
 from tests.support.toy_data import make_test_corpus, read_jsonl
 
 

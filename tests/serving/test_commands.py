@@ -1,8 +1,11 @@
 """The commands of serving without Ray: plan, configuration, environment, and what they report."""
 
 import json
+import signal
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import yaml
 
 from cluster.machine import find_free_ports
 from serving.__main__ import main
+from serving.deployment import server
 from serving.deployment.reachability import format_request, report_service
 from serving.deployment.template import TEMPLATE
 
@@ -43,6 +47,25 @@ def test_the_plan_of_a_service(run_folder: Path, capsys: pytest.CaptureFixture[s
     with socket.create_server(("127.0.0.1", port)):
         assert f"cannot listen on 127.0.0.1:{port}" in call(capsys, *words)["error"]
         assert call(capsys, *words, "--address", "10.0.0.1:6379")["starts"]["ray"] == "10.0.0.1:6379"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_ctrl_c_is_the_end_of_a_running_service_and_interrupts_one_that_starts(
+    run_folder: Path, is_running: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Any] = {}
+
+    @contextmanager
+    def start_service(*_: object) -> Iterator[server.RunningService]:
+        if not is_running:
+            handlers[signal.SIGINT](signal.SIGINT, None)
+        yield server.RunningService("http://127.0.0.1:8000", embedded=False)
+
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    monkeypatch.setattr(server, "start_service", start_service)
+    monkeypatch.setattr(server, "_find_metrics_urls", lambda embedded: [])
+    monkeypatch.setattr(server, "print_result_now", lambda: handlers[signal.SIGINT](signal.SIGINT, None))
+    assert main(["run", str(run_folder)]) == (0 if is_running else 130)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ def join_second_node(
     num_cpus: int = 2,
     variables: Mapping[str, str] | None = None,
     num_gpus: int = 0,
+    object_store_bytes: int | None = None,
 ) -> Iterator[None]:
     """Context manager: a second node has joined the head; its processes are killed at the end, or with the head.
 
@@ -24,8 +25,11 @@ def join_second_node(
         temporary_folder: of the node; None shares that of the head. A short path, because Ray creates sockets in it.
         variables: further environment variables of the node.
         num_gpus: number of GPUs that the node pretends to have.
+        object_store_bytes: size of its object store, at least 75 MiB; by default Ray's.
     """
     options = ["--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}"]
+    if object_store_bytes:
+        options.append(f"--object-store-memory={object_store_bytes}")
     if temporary_folder:
         options.append(f"--temp-dir={temporary_folder}")
     command = [str(Path(sys.executable).parent / "ray"), "start", f"--address={head.address}", *options,

@@ -1,7 +1,11 @@
-"""Checkpoint stores with small checkpoints."""
+"""Checkpoints in folders: changed files, pickles with code, and stores with small checkpoints."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +35,21 @@ def make_store(path: Path, *positions: tuple[int, int, int]) -> CheckpointStore:
     for epochs, steps, best in positions:
         checkpoints.write(checkpoint_name(epochs, steps), small_checkpoint(epochs, steps, best), best)
     return checkpoints
+
+
+def change_file(folder: Path, name: str, content: bytes) -> None:
+    """Change a file of a checkpoint and its checksum in the manifest, like an attacker."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+class MakeFolder:
+    """Object whose pickle makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._folder),)

@@ -9,7 +9,8 @@ import numpy as np
 
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 
 POSITIVE_WORDS = ["great", "lovely", "fine", "brilliant", "warm"]
 NEGATIVE_WORDS = ["awful", "dull", "poor", "broken", "cold"]

@@ -68,10 +68,3 @@ def _find_ambiguous_hashes(hashes: np.ndarray, labels: Sequence[Sequence[Hashabl
         return part, row - int(starts[part])
 
     return [(locate(int(firsts[row])), locate(int(row))) for row in rows[np.sort(indices)]]
-
-
-def concatenate_texts(texts: Sequence[str], others: Sequence[str]) -> Sequence[str]:
-    """Return the texts of two parts; of the same large source, as rows of it."""
-    if isinstance(texts, Texts) and isinstance(others, Texts) and texts.file is others.file:
-        return Texts(texts.file, texts.cache, np.concatenate([texts.rows, others.rows]), texts.tokens)
-    return [*texts, *others]

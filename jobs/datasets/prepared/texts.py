@@ -105,3 +105,10 @@ class Texts(Sequence[str]):
     def _decode(self, row: int) -> str:
         content, offsets = self.file.arrays["content"], self.file.arrays["offsets"]
         return content[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
+
+
+def concatenate_texts(texts: Sequence[str], others: Sequence[str]) -> Sequence[str]:
+    """Return the texts of two parts; of the same large source, as rows of it."""
+    if isinstance(texts, Texts) and isinstance(others, Texts) and texts.file is others.file:
+        return Texts(texts.file, texts.cache, np.concatenate([texts.rows, others.rows]), texts.tokens)
+    return [*texts, *others]

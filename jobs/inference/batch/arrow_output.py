@@ -132,7 +132,8 @@ def build_columns(
             arrays.append(_build_scores(labels, probabilities, order))
     if columns.explanation is not None:
         phrase = {"text": pa.string(), "start": pa.int32(), "end": pa.int32(), "share": pa.float64()}
-        fields = {"score": pa.float64(), "bias": pa.float64(), "phrases": pa.list_(pa.struct(phrase))}
+        numbers = {"score": pa.float64(), "bias": pa.float64()}
+        fields = {"label": pa.string(), **numbers, "phrases": pa.list_(pa.struct(phrase))}
         arrays.append(pa.array([asdict(value) for value in explanations], pa.struct(fields)))
     return arrays
 

@@ -35,7 +35,6 @@ MIN_SEEDS_FOR_VERDICT = 3
 MIN_KNOWN_SHARE = 0.5  # of the trials of a kind, whose predictions are known
 CANNOT_TELL = "Cannot tell whether fine-tuning the vectors pays"
 NORMAL_QUANTILE = statistics.NormalDist().inv_cdf(0.975)  # of a 95 % confidence interval
-NOT_VARIED = object()
 CSV_METRICS = ("train_loss", "loss", "accuracy", "macro_f1", "examples_per_second")
 
 
@@ -295,34 +294,3 @@ def format_trials_csv(experiment: Experiment, space: list[Dimension], records: l
 
 def _to_cell(value: Any) -> str | int | float:
     return value if isinstance(value, str | int | float) else json.dumps(value)
-
-
-def list_values(dimension: Dimension, records: Sequence[TrialRecord]) -> list[Any]:
-    """Return the value of a setting in each trial, NOT_VARIED in those without it: null is a value."""
-    return [record.settings.get(dimension.path, NOT_VARIED) for record in records]
-
-
-def compute_axis_positions(dimension: Dimension, values: list[Any]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Return the positions of a setting's values on an axis from 0 to 1, and the axis' ticks.
-
-    Args:
-        values: as of `list_values`; the position of NOT_VARIED is NaN.
-    """
-    if dimension.is_categorical:
-        names = [_format_value(value) for value in dimension.values]
-        step = 1 / max(1, len(names) - 1)
-        ticks = {name: (index * step if len(names) > 1 else 0.5) for index, name in enumerate(names)}
-        positions = [np.nan if value is NOT_VARIED else ticks[_format_value(value)] for value in values]
-        return np.array(positions), [(position, name) for name, position in ticks.items()]
-    low, high = (float(value) for value in dimension.values)
-    is_log = dimension.kind.startswith("log")
-    scale = np.log if is_log else float
-    start, end = float(scale(low)), float(scale(high))
-    positions = [np.nan if value is NOT_VARIED else (float(scale(value)) - start) / (end - start) for value in values]
-    middle = float(np.exp((start + end) / 2)) if is_log else (low + high) / 2
-    labels = zip((0, 0.5, 1), (low, middle, high), strict=True)
-    return np.array(positions), [(position, f"{value:.3g}") for position, value in labels]
-
-
-def _format_value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

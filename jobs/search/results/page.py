@@ -10,7 +10,8 @@ from jobs.config.experiment import Experiment
 from jobs.evaluation.reports.html.charts import Axis, Chart, ParallelChart, Points, Scale, Series
 from jobs.evaluation.reports.html.page import render_page
 from jobs.search.records import TrialRecord, objective_label, objective_metric
-from jobs.search.results.analysis import compute_axis_positions, list_values, trial_embedding
+from jobs.search.results.analysis import trial_embedding
+from jobs.search.results.setting_axes import LINE_JITTER, POINT_JITTER, place_trials
 from jobs.search.space import Dimension
 
 MAX_CHARTED_TRIALS = 200
@@ -67,18 +68,11 @@ class SearchCharts:
 
     def draw_coordinates(self) -> ParallelChart:
         """Return parallel coordinates: an axis for each setting and one for the objective."""
-        random = np.random.default_rng(0)
-        axes, columns = [], []
-        for dimension in self._space:
-            positions, ticks = self._position(dimension)
-            # Lines through the same value are drawn next to each other.
-            columns.append(
-                positions + (random.uniform(-0.015, 0.015, len(positions)) if dimension.is_categorical else 0)
-            )
-            axes.append(Axis(dimension.path, ticks))
-        columns.append(np.array([self._scale.position(value) for value in self._values]))
+        settings = place_trials(self._space, self._records, LINE_JITTER)
+        heights = [self._scale.position(value) for value in self._values]
+        lines = np.array([*(setting.positions for setting in settings), heights])  # (axes, trials)
+        axes = [Axis(setting.path, setting.ticks) for setting in settings]
         axes.append(self._scale.axis(self._label.replace(" ", ".", 1)))
-        lines = np.array(columns)  # (axes, trials)
         series = []
         for trial in reversed(range(len(self._records))):
             points = [(number, value) for number, value in enumerate(lines[:, trial].tolist()) if not math.isnan(value)]
@@ -89,19 +83,16 @@ class SearchCharts:
     def draw_settings(self) -> list[Chart]:
         """Return a chart for each setting: its values against the objective."""
         charts = []
-        random = np.random.default_rng(0)
-        for dimension in self._space:
-            positions, ticks = self._position(dimension)
-            shift = random.uniform(-0.03, 0.03, len(positions)) if dimension.is_categorical else 0
-            places = 0.04 + 0.92 * (positions + shift)
+        for setting in place_trials(self._space, self._records, POINT_JITTER):
+            positions = 0.04 + 0.92 * setting.positions
             series = [
                 self._make_series(
-                    trial, [(float(places[trial]), self._scale.position(self._values[trial]))], is_line=False
+                    trial, [(float(positions[trial]), self._scale.position(self._values[trial]))], is_line=False
                 )
-                for trial in np.flatnonzero(~np.isnan(places)).tolist()
+                for trial in np.flatnonzero(~np.isnan(positions)).tolist()
             ]
-            axis = Axis(dimension.path, [(0.04 + 0.92 * position, text) for position, text in ticks])
-            charts.append(Chart(dimension.path, axis, self._scale.axis(self._label), series))
+            axis = Axis(setting.path, [(0.04 + 0.92 * position, text) for position, text in setting.ticks])
+            charts.append(Chart(setting.path, axis, self._scale.axis(self._label), series))
         return charts
 
     def draw_curves(self) -> list[Chart]:
@@ -136,9 +127,6 @@ class SearchCharts:
         return Series(
             kind, style or STYLES[kind], points, is_line, has_markers or not is_line, title, str(record.number)
         )
-
-    def _position(self, dimension: Dimension) -> tuple[np.ndarray, list[tuple[float, str]]]:
-        return compute_axis_positions(dimension, list_values(dimension, self._records))
 
     def _goodness(self, trial: int) -> float:
         """Return the rank of a trial among those of the charts, from 0 to 1 for the best one."""

@@ -17,7 +17,8 @@ from jobs.evaluation.reports.figures import (
     shorten_label,
 )
 from jobs.search.records import TrialRecord, objective_label, objective_metric
-from jobs.search.results.analysis import EmbeddingResult, compute_axis_positions, list_values, trial_embedding
+from jobs.search.results.analysis import EmbeddingResult, trial_embedding
+from jobs.search.results.setting_axes import LINE_JITTER, POINT_JITTER, Ticks, place_trials
 from jobs.search.space import Dimension
 from jobs.training.history import MINIMIZED_METRICS
 
@@ -44,17 +45,10 @@ def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], re
     values = np.array([record.best_value(metric) for record in records])
     low, high = values.min(), values.max()
     heights = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
-    random = np.random.default_rng(0)
-    coordinates, ticks = [], []
-    for dimension in space:
-        positions, labels = compute_axis_positions(dimension, list_values(dimension, records))
-        # Lines through the same value are drawn next to each other.
-        shift = random.uniform(-0.015, 0.015, len(positions)) if dimension.is_categorical else 0
-        coordinates.append(positions + shift)
-        ticks.append(labels)
-    lines = np.array([*coordinates, heights])  # (axes, trials)
+    settings = place_trials(space, records, LINE_JITTER)
+    lines = np.array([*(setting.positions for setting in settings), heights])  # (axes, trials)
     objective = np.linspace(0, 1, 5) if high > low else np.array([0.5])
-    ticks.append([(height, f"{low + height * (high - low):.4g}") for height in objective])
+    objective_ticks = [(height, f"{low + height * (high - low):.4g}") for height in objective]
     direction = "lower" if metric in MINIMIZED_METRICS else "higher"
     figure = create_figure(
         max(7, 2.1 * len(lines)), 5, f"{_figure_title(experiment, records)}\none line per trial; "
@@ -66,11 +60,12 @@ def plot_parallel_coordinates(experiment: Experiment, space: list[Dimension], re
         shown = ~np.isnan(lines[:, trial])
         color = colormaps["Blues"](0.35 + 0.65 * goodness[trial])
         axes.plot(np.flatnonzero(shown), lines[shown, trial], color=color, linewidth=1 + goodness[trial])
-    _draw_parallel_axes(axes, [*(dimension.path for dimension in space), objective_label(experiment)], ticks)
+    titles = [*(setting.path for setting in settings), objective_label(experiment)]
+    _draw_parallel_axes(axes, titles, [*(setting.ticks for setting in settings), objective_ticks])
     return figure
 
 
-def _draw_parallel_axes(axes: "Axes", titles: list[str], ticks: list[list[tuple[float, str]]]) -> None:
+def _draw_parallel_axes(axes: "Axes", titles: list[str], ticks: list[Ticks]) -> None:
     for number, labels in enumerate(ticks):
         axes.axvline(number, color="black", linewidth=0.8)
         # To the left of the first axis and to the right of the last one there are no lines.
@@ -103,14 +98,11 @@ def plot_slices(experiment: Experiment, space: list[Dimension], records: list[Tr
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(space) :]:
         axes.set_visible(False)
-    random = np.random.default_rng(0)
-    for dimension, axes in zip(space, grid.flat, strict=False):
-        positions, ticks = compute_axis_positions(dimension, list_values(dimension, records))
-        shift = random.uniform(-0.03, 0.03, len(positions)) if dimension.is_categorical else 0
-        _scatter_trials(axes, experiment, records, positions + shift)
-        axes.set_xticks([position for position, _ in ticks], [shorten_label(label) for _, label in ticks])
+    for setting, axes in zip(place_trials(space, records, POINT_JITTER), grid.flat, strict=False):
+        _scatter_trials(axes, experiment, records, setting.positions)
+        axes.set_xticks([position for position, _ in setting.ticks], [shorten_label(text) for _, text in setting.ticks])
         axes.set_xlim(-0.1, 1.1)
-        axes.set_xlabel(dimension.path)
+        axes.set_xlabel(setting.path)
     for axes in grid[:, 0]:
         axes.set_ylabel(objective_label(experiment))
     add_legend(figure, list(grid.flat[: len(space)]))

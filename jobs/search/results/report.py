@@ -13,15 +13,14 @@ from jobs.evaluation.reports.html.page import PAGE_NAME
 from jobs.search.records import TrialRecord, objective_metric
 from jobs.search.results.analysis import (
     MIN_TRIALS_FOR_IMPORTANCE,
-    NOT_VARIED,
     EmbeddingResult,
     compute_importances,
     format_trials_csv,
-    list_values,
     summarize_fine_tuning,
 )
 from jobs.search.results.page import IMPORTANCE_HINT, SearchSummary, render_search
 from jobs.search.results.plots import plot_embeddings, plot_parallel_coordinates, plot_slices
+from jobs.search.results.setting_axes import NOT_VARIED, list_values
 from jobs.search.space import Dimension
 from jobs.training.run_files.run_folder import BestCheckpoint
 

@@ -14,7 +14,7 @@ import numpy as np
 from jobs.config.limits import MAX_LINEAR_WEIGHT
 
 if TYPE_CHECKING:
-    from jobs.training.corpus import Corpus
+    from jobs.training.corpora.corpus import Corpus
 
 
 def compute_rarity(corpus: "Corpus") -> np.ndarray:

@@ -22,7 +22,7 @@ from jobs.datasets.tokenizer import Tokens
 from jobs.model.linear.tensors import BIAS, FIRST_WORD, NO_ROWS_SCORE, PAIRS, SQUARES, WEIGHT
 
 if TYPE_CHECKING:
-    from jobs.training.corpus import Corpus, EncodedSplit
+    from jobs.training.corpora.corpus import Corpus, EncodedSplit
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,9 @@ def _train(corpus: "Corpus", class_weights: ClassWeights) -> dict[str, np.ndarra
     # It imports pydantic, which the training loop does without.
     from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 
-    rows = sample_rows(corpus.train, len(corpus.labels))
-    tokens, labels, own = select_rows(corpus.train.tokens, rows), corpus.train.labels[rows], corpus.train.weights
+    blocks = corpus.token_blocks()
+    rows = sample_rows(corpus.train, blocks.num_tokens, len(corpus.labels))
+    tokens, labels, own = blocks.select(rows), corpus.train.labels[rows], corpus.train.weights
     if len(tokens.ids) > LOGGED_TOKENS or len(tokens) < len(corpus.train):
         logger.info(f"training the linear classifier on {len(tokens):,} of {len(corpus.train):,} rows")
     num_words = len(corpus.word_counts())
@@ -99,18 +100,21 @@ def _train(corpus: "Corpus", class_weights: ClassWeights) -> dict[str, np.ndarra
     }
 
 
-def sample_rows(part: "EncodedSplit", num_classes: int) -> slice | np.ndarray:
+def sample_rows(part: "EncodedSplit", num_tokens: int, num_classes: int) -> slice | np.ndarray:
     """Return the rows to train on: all, or as many random ones, ascending, as have about the most tokens allowed.
 
     A sample has at least `MIN_CLASS_ROWS` of each class, or all of them, and no row of weight 0.
+
+    Args:
+        num_tokens: of all rows.
     """
-    tokens, labels = part.tokens, part.labels
+    labels = part.labels
     max_tokens = MAX_TOKENS * FEW_CLASSES // max(FEW_CLASSES, num_classes)
-    if len(tokens.ids) <= max_tokens:
+    if num_tokens <= max_tokens:
         return slice(None)
-    rows = np.arange(len(tokens)) if part.weights is None else np.flatnonzero(part.weights > 0)
+    rows = np.arange(len(part)) if part.weights is None else np.flatnonzero(part.weights > 0)
     rows = np.random.default_rng(0).permutation(rows)
-    selected = [rows[: len(tokens) * max_tokens // len(tokens.ids)]]
+    selected = [rows[: len(part) * max_tokens // num_tokens]]
     if labels.ndim == 2:
         selected += [rows[labels[rows, label] > 0][:MIN_CLASS_ROWS] for label in range(num_classes)]
     else:
@@ -118,14 +122,6 @@ def sample_rows(part: "EncodedSplit", num_classes: int) -> slice | np.ndarray:
         starts = np.searchsorted(labels[rows], np.arange(num_classes + 1))
         selected += [rows[start : min(start + MIN_CLASS_ROWS, end)] for start, end in pairwise(starts)]
     return np.unique(np.concatenate(selected))
-
-
-def select_rows(tokens: Tokens, rows: slice | np.ndarray) -> Tokens:
-    """Return the tokens of some rows."""
-    if isinstance(rows, slice):
-        return tokens
-    parts = [tokens.ids[start:end] for start, end in zip(tokens.offsets[rows], tokens.offsets[rows + 1], strict=True)]
-    return Tokens(np.concatenate(parts), np.concatenate([[0], np.cumsum(tokens.lengths[rows])]))
 
 
 def find_pairs(tokens: Tokens) -> np.ndarray:

@@ -47,7 +47,7 @@ class CheckpointStore:
     Args:
         path: of the folder, a path or URI.
         num_to_keep: number of newest checkpoints that remain when another is written, with that of the best epoch;
-            None for all, which others may remove.
+            None for those of all epochs, which others may remove, without older ones within an epoch.
     """
 
     def __init__(self, path: str, num_to_keep: int | None = NUM_TO_KEEP) -> None:
@@ -117,10 +117,16 @@ class CheckpointStore:
         except (OSError, StorageError) as error:
             raise StorageError(f"{target}: cannot be written: {error}") from error
         self._damaged.discard(name)
+        for old in self._list_outdated(name, best):
+            remove_outdated_folder(join(self.path, old))
+
+    def _list_outdated(self, newest: str, best: int) -> list[str]:
+        """Return the names of the checkpoints that are not needed once `newest` is complete; best: as of `write`."""
+        names = self.names()
         if self._num_to_keep is not None:
-            best_name = {checkpoint_name(best)} if best else set()
-            for old in set(self.names()[self._num_to_keep :]) - best_name:
-                remove_outdated_folder(join(self.path, old))
+            return [name for name in names[self._num_to_keep :] if name != checkpoint_name(best)]
+        position = _parse_position(newest)
+        return [name for name in names if (own := _parse_position(name)) < position and own[1]]
 
     def remove_partial(self) -> None:
         """Remove the temporary folders of killed writers; no other process may be writing."""

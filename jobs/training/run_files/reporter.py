@@ -26,10 +26,20 @@ class Reporter:
         path: of the run's folder.
         interval_s: least time between two reports.
         callback: in local mode, where Ray Train calls none.
+        with_messages: False: messages are dropped, and each report has the metrics of an epoch.
     """
 
-    def __init__(self, path: str, group: ProcessGroup, interval_s: float, callback: RunCallback | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        group: ProcessGroup,
+        interval_s: float,
+        callback: RunCallback | None,
+        *,
+        with_messages: bool = True,
+    ) -> None:
         self._group, self._interval_s, self._callback = group, interval_s, callback
+        self._with_messages = with_messages
         self._path = path
         self._filesystem, self._folder = resolve_filesystem(path)
         self._background = BackgroundExecutor()
@@ -41,7 +51,7 @@ class Reporter:
 
     def add_message(self, kind: str, value: Any) -> None:
         """Add a message of the first worker to the next report."""
-        if self._group.rank == 0:
+        if self._group.rank == 0 and self._with_messages:
             self._messages.put((kind, value))
 
     def take_messages(self) -> list[tuple[str, Any]]:
@@ -61,8 +71,9 @@ class Reporter:
 
         Args:
             epochs: reported with their checkpoints, which must be complete after the work; None for a report that has
-                only messages.
+                only messages, which is left out without messages.
         """
+        reports = [epoch for epoch in epochs if epoch is not None or self._with_messages]
 
         def work_and_report() -> None:
             failed = True
@@ -70,8 +81,8 @@ class Reporter:
                 work()
                 failed = False
             finally:  # the other workers wait in their reports
-                for epoch in epochs:
-                    self._report(None if failed else epoch)
+                for epoch in reports:
+                    self._report(epoch, is_complete=not failed)
 
         if epochs:
             self._submitted_at = time.monotonic()
@@ -112,11 +123,14 @@ class Reporter:
         self._background.submit(do_nothing)
         self.wait()
 
-    def _report(self, epoch: Epoch | None) -> None:
+    def _report(self, epoch: Epoch | None, *, is_complete: bool) -> None:
+        """Report the messages and an epoch; is_complete: its checkpoint is, without which it is a message at most."""
         is_first = self._group.rank == 0
+        if self._with_messages and not is_complete:
+            epoch = None
         metrics = EpochReport(epoch if is_first else None, self.take_messages())
         checkpoint = None
-        name = checkpoint_name(epoch.epoch) if epoch is not None and is_first else ""
+        name = checkpoint_name(epoch.epoch) if epoch is not None and is_first and is_complete else ""
         if name > self._latest and name not in self._removed:
             checkpoint = ray.train.Checkpoint(f"{self._folder}/{name}", self._filesystem)
         ray.train.report(metrics, checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD)

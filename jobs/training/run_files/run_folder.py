@@ -36,7 +36,7 @@ from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint
 
 if TYPE_CHECKING:
     from jobs.datasets.readers import Split
-    from jobs.training.corpus import Corpus
+    from jobs.training.corpora.corpus import Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +189,7 @@ class RunFolder:
             if order is None:
                 comparison = "the two cannot be compared: their validation rows differ or are not recorded"
             else:
-                values = " against ".join(_format_metrics(run, best, current) for run in (best, current))
-                comparison = f"{values} on the same validation rows"
+                comparison = f"{_format_comparison(best, current)} on the same validation rows"
             if order == -1 and not self.promote:
                 logger.log(
                     RESULT,
@@ -241,11 +240,13 @@ def _comparison_metric(best: BestCheckpoint) -> str:
     return best.metric if best.metric in VALIDATION_METRICS else "accuracy"
 
 
-def _format_metrics(run: BestCheckpoint, best: BestCheckpoint, other: BestCheckpoint) -> str:
-    """Return the metric of a run that decides between two runs."""
-    metric = _comparison_metric(best)
-    name = "loss" if best.metrics[metric] == other.metrics[metric] else metric
-    return f"{name} {run.metrics[name]:.4f}"
+def _format_comparison(best: BestCheckpoint, other: BestCheckpoint) -> str:
+    """Return the metric that two runs are compared by, and the loss if it decides, as text."""
+    metric = name = _comparison_metric(best)
+    equal = ""
+    if metric != "loss" and best.metrics[metric] == other.metrics[metric]:
+        equal, name = f"equal {metric} {best.metrics[metric]:.4f}, so that the loss decides: ", "loss"
+    return equal + " against ".join(f"{name} {run.metrics[name]:.4f}" for run in (best, other))
 
 
 def read_best(folder: str) -> BestCheckpoint | None:

@@ -28,7 +28,6 @@ from jobs.evaluation.metrics import bootstrap_intervals, softmax
 from jobs.evaluation.multi_label.bootstrap import bootstrap_f1
 from jobs.evaluation.multi_label.thresholds import calibrate
 from jobs.evaluation.seen_texts import digest_training_texts
-from jobs.model.batches import Collator
 from jobs.model.checkpoint import (
     Checkpoint,
     InitialVectors,
@@ -39,10 +38,10 @@ from jobs.model.checkpoint import (
 from jobs.model.linear.tensors import CONSTANT_TENSORS, SCALE
 from jobs.model.network import Network
 from jobs.portable.model_card import render_model_card
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.history import Progress
 from jobs.training.loop import Loop
-from jobs.training.validation import Validation
+from jobs.training.validation import Validation, score_texts
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -120,7 +119,8 @@ def _refuse_to_write(folder: Path) -> None:
 def _calibrate(settings: TrainSettings, loop: Loop) -> Mapping[str, object]:
     """Return the values of `calibrate` and the distribution of the validation rows, if there are any; with one label
     per text also the thresholds of abstention, if there are any."""
-    out_of_scope = _score_out_of_scope(loop)
+    others = loop.corpus.out_of_scope
+    out_of_scope = None if others is None else score_texts(loop, others).numpy()
     if loop.group.rank:
         return {}
     sample, names = loop.logits, loop.corpus.labels
@@ -144,18 +144,6 @@ def _count_unknown(loop: Loop) -> np.ndarray:
     return np.diff(before[tokens.offsets])
 
 
-def _score_out_of_scope(loop: Loop) -> np.ndarray | None:
-    """Return the logits of the held-out out-of-scope texts, `(texts, classes)` float32; None without such texts."""
-    tokens = loop.corpus.out_of_scope
-    if tokens is None:
-        return None
-    collator = Collator(tokens, len(loop.corpus.vectors), loop.device)
-    logits = np.empty((len(tokens), len(loop.corpus.labels)), np.float32)
-    for rows, scores in loop.iter_scores(collator, tokens.lengths):
-        logits[rows] = scores.numpy()
-    return logits
-
-
 @cache
 def collect_versions(tokenizer: str) -> dict[str, str]:
     """Return the versions of this project, Python, libraries, and the package of an installed tokenizer, by name."""
@@ -175,7 +163,7 @@ def _collect_constants(corpus: Corpus, network: Network) -> RunConstants:
     if network.linear is not None:
         tensors = network.linear.tensors()
         untrained |= {name: tensors[name].cpu().numpy() for name in CONSTANT_TENSORS}
-    return RunConstants(initial, untrained, digest_training_texts(corpus.train.tokens))
+    return RunConstants(initial, untrained, digest_training_texts(block.tokens for block in corpus.token_blocks()))
 
 
 def gather_weights(loop: Loop) -> dict[str, Tensor]:

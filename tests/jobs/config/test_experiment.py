@@ -1,5 +1,6 @@
 """Experiment files: defaults, overrides, and helpful errors."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_data_may_be_a_list_of_paths(tmp_path: Path, text: str, value: object) -
         ("model: {embedding: nonstatic}", r"model.embedding: .*'non-static'.*given: 'nonstatic'"),
         ("model: {dropout: 1.5}", r"model.dropout: .*less than 1"),
         ("model: {filter_widths: []}", r"model.filter_widths"),
-        ("model: {filter_widths: [3, 3]}", r"model: filter_widths contains a width twice"),
+        ("model: {filter_widths: [3, 3]}", r"model.filter_widths: contains a width twice"),
         ("train: {batch_size: many}", r"train.batch_size: .*given: 'many'"),
         ("train: {workers: [3, 2]}", r"train.workers: must be a number of at least 1, or \[minimum, maximum\]"),
         ("train: {workers: 0}", r"train.workers: must be a number of at least 1"),
@@ -135,11 +136,46 @@ def test_errors_name_file_and_key(tmp_path: Path, text: str, message: str) -> No
         ("train.class_weights={a: 1, b: 0}", r"train.class_weights: the weight of 'b' must be a number above 0, not 0"),
         ("train.class_weights={a: .inf}", r"the weight of 'a' must be a number above 0, not inf"),
         ("train.class_weights={a: true}", r"the weight of 'a' must be a number above 0, not True"),
+        (
+            "train.threshold_objective=macro_F1",
+            r"train.threshold_objective: must be micro_f1, macro_f1, or a precision",
+        ),
+        ("train.thresholds=1", r"train.thresholds: must be a number above 0 and below 1, or one for each label"),
+        ("train.thresholds={a: b}", r"the threshold of 'a' must be a number above 0 and below 1, not 'b'"),
+        ("train.abstention_thresholds={a: 1}", r"train.abstention_thresholds.a: Input should be 'retention'"),
     ],
 )
 def test_an_invalid_setting_is_an_error(setting: str, message: str) -> None:
     with pytest.raises(ExperimentError, match=message):
         load_experiment(None, [setting])
+
+
+@pytest.mark.parametrize("key", SETTING_KEYS)
+def test_an_invalid_value_has_one_message(key: str) -> None:
+    """Also of a setting with several types, of which pydantic reports each."""
+    messages = []
+    for value in ("x", "-1", "1.5", "true", "null", "[z]", "{z: 0.5}"):
+        try:
+            load_experiment(None, [f"{key}={value}"])
+        except ExperimentError as error:
+            messages.append(str(error))
+    for message in messages:
+        assert message.startswith("command line: ")
+        assert f"; {key}" not in message
+        assert not re.search(r"literal\[|dict\[|constrained|\[key\]", message)
+
+
+def test_an_error_names_the_command_line_or_the_file(tmp_path: Path) -> None:
+    """Whichever has the invalid value; a value of the file that the command line replaces is none."""
+    path = tmp_path / "my.yaml"
+    path.write_text("train: {epochs: 0}\nmodel: {dropout: 2}\n")
+    with pytest.raises(ExperimentError) as error:
+        load_experiment(str(path), ["train.epochs=x", "model={filter_widths: [3, 3]}"])
+    assert re.fullmatch(r"command line: model\.filter_widths: .*; train\.epochs: .*\(given: 'x'\)", str(error.value))
+    with pytest.raises(ExperimentError, match=r"^command line: seed: [^;]*; [^;]*my.yaml: model.dropout: [^;]*$"):
+        load_experiment(str(path), ["seed=-1", "train.epochs=1"])
+    with pytest.raises(ExperimentError, match=r"^command line: model.dropout: "):
+        load_experiment(None, ["model.dropout.x=1"])
 
 
 def test_a_value_has_no_keys() -> None:
@@ -205,7 +241,7 @@ def test_train_folds_of_earlier_versions(tmp_path: Path, value: str) -> None:
         assert apply_overrides(experiment, ["train.folds=null"]) == experiment
         assert Experiment.model_validate(yaml.safe_load(path.read_text())) == experiment
     else:
-        with pytest.raises(ExperimentError, match=r"old.yaml: train: .* `finetune-cnn cross-validate --folds 5`"):
+        with pytest.raises(ExperimentError, match=r"old.yaml: train.folds .* `finetune-cnn cross-validate --folds 5`"):
             load_experiment(str(path))
         with pytest.raises(ExperimentError, match=r"cross-validate --folds 5`"):
             apply_overrides(Experiment(), ["train.folds=5"])

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.config.experiment import Experiment
 from jobs.config.training_defaults import choose_batch_size
-from jobs.training.corpus import load_texts
+from jobs.training.corpora.building import load_texts
 from tests.support.loops import make_loop
 
 

@@ -18,7 +18,7 @@ from jobs.data_checks.check import CSV_NAME, PAGE_NAME, check_data
 from jobs.data_checks.findings import CSV_COLUMNS
 from jobs.datasets.dataset import load_dataset
 from jobs.datasets.tokenizer import tokenize
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.step_bars import record_steps
 from tests.support.toy_data import make_toy_rows, write_word2vec

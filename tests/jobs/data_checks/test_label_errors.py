@@ -8,7 +8,14 @@ import pytest
 
 from jobs.config.settings import TextSettings
 from jobs.data_checks.findings import Severity
-from jobs.data_checks.label_errors import LABELS, NUM_FOLDS, assign_folds, check_labels, predict_out_of_fold
+from jobs.data_checks.label_errors import (
+    LABELS,
+    NUM_FOLDS,
+    assign_folds,
+    check_labels,
+    predict_held_out,
+    vectorize_terms,
+)
 from jobs.data_checks.page import render_data_check
 from jobs.data_checks.rows import collect_rows
 from jobs.datasets.dataset import Dataset
@@ -45,7 +52,8 @@ def test_a_row_is_predicted_by_a_model_that_was_not_trained_on_it() -> None:
     labels = np.repeat([0, 1], 40)
     texts += [["unique"]] * 5
     labels = np.append(labels, [1] * 5)
-    probabilities = predict_out_of_fold(texts, labels, find_first_copies(texts), seed=0)
+    folds = assign_folds(labels, find_first_copies(texts), seed=0)
+    probabilities = predict_held_out(vectorize_terms(texts), labels, folds, seed=0)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(85))
     assert (probabilities.argmax(axis=1) == labels)[:80].all()
     assert probabilities[80:, 1].max() < probabilities[40:80, 1].min()
@@ -179,3 +187,17 @@ def test_labels_that_only_copies_of_one_text_lack_are_not_checked() -> None:
 def test_texts_without_common_words_can_be_checked() -> None:
     rows = make_rows([(f"text{number}", "xy"[number % 2]) for number in range(20)])
     check_labels(rows, find_first_copies(rows.tokens), seed=0)
+
+
+@pytest.mark.parametrize("is_multi_label", [False, True])
+def test_many_texts_without_a_common_word_are_a_finding(is_multi_label: bool) -> None:
+    """Such as identifiers, which are read if the column of the texts is another one."""
+    names = ["xy"[number % 2] for number in range(2000)]
+    sets = [(name,) for name in names] if is_multi_label else None
+    train = Split([f"id{number}" for number in range(2000)], names, "x", label_sets=sets)
+    none = Split([], [], "x", label_sets=[] if is_multi_label else None)
+    rows = collect_rows(Dataset(train, none, none, ["x", "y"], []), TextSettings())
+    [finding] = check_labels(rows, find_first_copies(rows.tokens), seed=0)
+    assert (finding.name, finding.severity, finding.rows) == (LABELS, Severity.HIGH, ())
+    assert "no word is in two of 2,000 rows; is data.text_column the column of the texts?" in finding.message
+    assert finding.message in render_data_check("x", rows, [finding], "rows.csv")

@@ -281,3 +281,32 @@ def test_out_of_scope_rows_that_cannot_be_used_are_an_error(
     labelled.write_text("label,text\n" + "out_of_scope,a\nb,c\n" * 20)
     with pytest.raises(DataError, match=r"has the label 'out_of_scope'; name the file"):
         load_dataset(make_experiment(data__train=str(labelled), data__out_of_scope=str(path)))
+    experiment = make_experiment(data__validation=str(labelled), data__out_of_scope=str(path))
+    with pytest.raises(DataError, match=r"labelled\.csv: has the label 'out_of_scope'"):
+        load_dataset(experiment, known_labels=["b", "out_of_scope"])
+
+
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_rows_of_merged_parts_keep_their_files_and_lines(
+    make_experiment: Callable[..., Experiment], toy_csv: Path, tmp_path: Path, num_files: int
+) -> None:
+    """Of the class of out-of-scope texts, and of the validation part in the refit of a search."""
+    for name in ("other.csv", "more.csv"):
+        (tmp_path / name).write_text("text\n" + "".join(f"weather {number} {name}\n" for number in range(6)))
+    copy = tmp_path / "copy.csv"
+    copy.write_text(toy_csv.read_text())
+    experiment = make_experiment(
+        data__train=[str(toy_csv), str(copy)][:num_files], data__out_of_scope_use="class",
+        data__out_of_scope=[str(tmp_path / name) for name in ("other.csv", "more.csv")][:num_files],
+    )  # fmt: skip
+    dataset = load_dataset(experiment)
+    train = merge_validation(dataset).train
+    assert len(train) == len(dataset.train) + len(dataset.validation)
+    files = set()
+    for index, text in enumerate(train.texts):
+        path, line = train.describe_position(index).rsplit(", line ", 1)
+        files.add(Path(path).name)
+        assert text in Path(path).read_text().splitlines()[int(line) - 1]
+    assert files == {toy_csv.name, "other.csv", "copy.csv", "more.csv"} if num_files == 2 else len(files) == 2
+    selected = train.select([len(train) - 1])
+    assert selected.describe_position(0) == dataset.validation.describe_position(len(dataset.validation) - 1)

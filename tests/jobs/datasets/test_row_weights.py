@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment, ExperimentError
 from jobs.config.settings import DataSettings, TrainSettings
-from jobs.datasets.dataset import load_dataset, load_folds, merge_validation
+from jobs.datasets.dataset import add_out_of_scope_class, load_dataset, load_folds, merge_validation
 from jobs.datasets.readers import DataError, check_file, read_rows
 from jobs.datasets.row_weights import check_class_weights, check_thresholds, compute_label_weights, compute_row_weights
 from jobs.evaluation.metrics import LogitSample
@@ -119,8 +119,45 @@ def test_weights_stay_with_their_rows(tmp_path: Path) -> None:
     parts = [dataset.train, merge_validation(dataset).train, *(fold.train for fold in load_folds(experiment, 2))]
     for part in parts:
         assert part.weights == [int(text.removeprefix("text ")) for text in part.texts]
-    unweighted = replace(dataset, validation=replace(dataset.validation, weights=None))
-    assert merge_validation(unweighted).train.weights == [*dataset.train.weights, *[1.0] * len(dataset.validation)]
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.001])
+def test_rows_without_weights_have_the_mean_among_others(tmp_path: Path, factor: float) -> None:
+    """Of a class of out-of-scope texts, or of an `eval_set`: only the ratios of weights matter."""
+    (tmp_path / "other.csv").write_text("text\n" + "rain\nsun\n" * 5)
+    dataset = load_dataset(
+        weighted_experiment(tmp_path, data__out_of_scope=str(tmp_path / "other.csv"), data__out_of_scope_use="auto")
+    )
+    assert dataset.train.weights is not None
+    weights = [factor * weight for weight in dataset.train.weights]
+    dataset = replace(
+        dataset,
+        train=replace(dataset.train, weights=weights),
+        validation=replace(dataset.validation, weights=None),
+    )
+    for merged in (merge_validation(dataset).train, add_out_of_scope_class(dataset).train):
+        assert merged.weights is not None
+        assert merged.weights[: len(weights)] == weights
+        np.testing.assert_allclose(merged.weights[len(weights) :], np.mean(weights))
+        assert len(merged.weights) == len(merged)
+
+
+def test_class_weights_are_those_of_the_training_rows_in_a_continued_run(tmp_path: Path) -> None:
+    """A known class without rows may have one. That of out-of-scope texts has rows."""
+    (tmp_path / "other.csv").write_text("text\nrain\nsun\n")
+    for class_weights in ({"a": 1, "b": 2}, {"a": 1, "b": 2, "other": 3}):
+        experiment = weighted_experiment(tmp_path, train__class_weights=class_weights)
+        assert load_dataset(experiment, known_labels=["b", "other"]).labels == ["a", "b", "other"]
+    out_of_scope = {"data__out_of_scope": str(tmp_path / "other.csv"), "data__out_of_scope_use": "class"}
+    with pytest.raises(ExperimentError, match=r"lacks a weight of 'out_of_scope'$"):
+        load_dataset(weighted_experiment(tmp_path, **out_of_scope, train__class_weights={"a": 1, "b": 2}))
+    class_weights = {"a": 1, "b": 2, "out_of_scope": 3}
+    dataset = load_dataset(weighted_experiment(tmp_path, **out_of_scope, train__class_weights=class_weights))
+    assert dataset.labels == sorted(class_weights)
+    with pytest.raises(ExperimentError, match="has weights of 'new', which no training row has"):
+        load_dataset(
+            weighted_experiment(tmp_path, train__class_weights={"a": 1, "b": 2, "new": 1}), known_labels=["other"]
+        )
 
 
 def test_a_file_of_the_validation_part_needs_weights_only_with_a_refit(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import regex
 from hypothesis import given
@@ -15,6 +16,7 @@ from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenizer import (
     UNKNOWN,
     DefaultSettings,
+    Tokens,
     Vocabulary,
     count_words,
     encode,
@@ -169,6 +171,21 @@ def test_texts_are_encoded_as_flat_arrays() -> None:
     assert tokens.ids.tolist() == [2, 3, 3]
     assert tokens.lengths.tolist() == [2, 0, 1]
     assert tokens.offsets.tolist() == [0, 2, 2, 3]
+
+
+def test_texts_are_selected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a slice, which maps the same ids, and by numbers in any order, of more texts than are copied at once."""
+    monkeypatch.setattr("jobs.datasets.tokenizer.SELECT_ROWS", 2)
+    texts = [[2, 3], [], [4], [5, 6, 7], [8]]
+    offsets = np.cumsum([0, *map(len, texts)])
+    tokens = Tokens(np.array([number for text in texts for number in text], np.int32), offsets)
+    for rows in (slice(None), slice(1, 4), slice(0), slice(3, 99), [4, 1, 3, 0, 2], [1], []):
+        is_slice = isinstance(rows, slice)
+        selected = tokens.select(rows if is_slice else np.array(rows, np.int64))
+        expected = texts[rows] if is_slice else [texts[row] for row in rows]
+        assert [list(part) for part in np.split(selected.ids, selected.offsets[1:-1])][: len(selected)] == expected
+        assert np.shares_memory(selected.ids, tokens.ids) == (is_slice and bool(expected))
+        assert selected.ids.dtype == np.int32
 
 
 @pytest.mark.parametrize("texts", [[["b", "a"], ["c", "b"]], [["c", "b"], ["b", "a"]], [["b", "c", "a", "b"]]])

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors, Word2Vec
 
+from cluster import input_files
+from cluster.storage import StorageError
 from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.embeddings import pretraining
 from jobs.embeddings.pretraining import (
     TokenizedCorpus,
+    load_or_train,
     train_word2vec,
     train_word2vec_on_files,
     write_tokenized_corpus,
 )
 from jobs.embeddings.word2vec import VectorsError
+from jobs.embeddings.word_vectors import WordVectors
 
 LINES = ["the cat sat on the mat", "the dog sat on the log"] * 200
 
@@ -80,6 +84,53 @@ def test_too_few_texts_to_train_on_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(VectorsError, match=r"no word occurs 3 times; lower vectors.min_count"):
         train_word2vec(few, tmp_path / "out.bin", VectorSettings(), seed=0, threads=1, progress=print)
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_trained_vectors_are_cached_and_a_damaged_file_is_trained_again(tmp_path: Path, messages: list[str]) -> None:
+    """Whatever was cut off or overwritten; each time with a warning that names the file."""
+    texts, settings = write_texts(tmp_path), VectorSettings(dimensions=8, min_count=1, epochs=1)
+    path, words, trainings = tmp_path / "cache" / "vectors.bin", {"cat", "dog", "log"}, 0
+
+    def load_vectors() -> WordVectors:
+        def train(part: Path) -> None:
+            nonlocal trainings
+            trainings += 1
+            train_word2vec(texts, part, settings, seed=0, threads=1, progress=lambda done, total: None)
+
+        return load_or_train(str(path), settings, words, train)
+
+    expected, content = load_vectors().digest(), path.read_bytes()
+    assert (load_vectors().digest(), trainings) == (expected, 1)
+    nan = content[:-4] + np.float32("nan").tobytes()
+    damaged_contents = [b"", content[:3], content[:40], content[:-1], nan, content + content]
+    for number, damaged in enumerate(damaged_contents, start=2):
+        path.write_bytes(damaged)
+        assert (load_vectors().digest(), trainings) == (expected, number)
+        assert path.read_bytes() == content
+    warnings = [line for line in messages if line.endswith("; training the vectors again")]
+    assert len(warnings) == len(damaged_contents)
+    assert warnings[3].startswith(f"{path}: ends after 6 of the 7 words")
+
+
+def test_vectors_are_not_trained_again_where_that_would_not_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other words have no vector in the complete file; a storage may respond later."""
+    texts, settings = write_texts(tmp_path), VectorSettings(dimensions=8, min_count=1, epochs=1, extra_words=0)
+    path = tmp_path / "vectors.bin"
+    train_word2vec(texts, path, settings, seed=0, threads=1, progress=lambda done, total: None)
+    content = path.read_bytes()
+    with pytest.raises(VectorsError, match="contains none of the words"):
+        load_or_train(str(path), settings, {"unknown"}, Path.touch)
+
+    def fail(path: str, on_read: object = None) -> Any:
+        raise StorageError(f"{path}: cannot be read: the storage does not respond")
+
+    for module, name in ((input_files, "open_decompressed"), (pretraining, "open_stream")):
+        monkeypatch.setattr(module, name, fail)
+    with pytest.raises(VectorsError, match="does not respond"):
+        load_or_train(str(path), settings, {"cat"}, Path.touch)
+    assert path.read_bytes() == content
 
 
 def test_threads_are_those_of_the_cpu_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from gensim.models.fasttext import save_facebook_model
 from hypothesis import strategies as st
 
 from cluster.input_files import CHUNK_BYTES
+from jobs.config.experiment import Experiment
 from jobs.config.settings import VectorSettings
 from jobs.embeddings import vector_files
 from jobs.embeddings.vector_files import check_vectors_file, read_vectors, restrict_vectors
@@ -374,6 +375,21 @@ def test_other_dimensions_than_those_set_are_an_error(tmp_path: Path, monkeypatc
         read(make_settings(path), {"film"}, cache)  # fills the cache
         with pytest.raises(VectorsError, match=r"has 5 dimensions, but vectors.dimensions is 300"):
             read(make_settings(path, dimensions=300), {"film"}, cache)
+
+
+def test_the_default_dimensions_count_as_unset(tmp_path: Path) -> None:
+    """The experiment.yaml of a run has them, whether they were set or not."""
+    path = write_vectors(tmp_path, "binary")
+    experiment = Experiment().replace({"vectors.path": str(path)})
+    assert "dimensions" in experiment.vectors.model_fields_set
+    assert read(experiment.vectors, {"film"}).matrix.shape[1] == 5
+
+
+def test_vectors_without_a_file_that_have_no_word_of_the_texts_are_an_error() -> None:
+    """Such as those of an earlier fit of an estimator."""
+    vectors = WordVectors(["film"], np.ones((1, 5), np.float32))
+    with pytest.raises(VectorsError, match=r"^vectors of the earlier fit: contains none of the words of the texts"):
+        restrict_vectors(vectors, VectorSettings(extra_words=0), {"sonata"})
 
 
 @pytest.mark.parametrize("extra_words", [0, 100])

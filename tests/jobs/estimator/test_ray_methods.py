@@ -22,6 +22,7 @@ from cluster import UsageError
 from cluster.machine import find_free_ports
 from cluster.package import REPOSITORY
 from finetune_cnn import TextCNNClassifier, load, train_loop_per_worker
+from jobs.config.experiment import ExperimentError
 from jobs.training.run_files.checkpoint_store import CheckpointStore
 from jobs.training.worker_messages import WorkerResult
 from serving.app import ApplicationArguments, build
@@ -185,6 +186,10 @@ def test_a_trial_of_a_user_resumes_from_its_checkpoint(embedded_ray: None, tmp_p
     assert other.step()["loss"] == first["loss"]
     with pytest.raises(UsageError, match="searches no settings of `text`"):
         create({"text.max_words": 3}).step()
+    with pytest.raises(ExperimentError, match=r"configuration of your Tuner: 'vectors\.norm' cannot be searched"):
+        create({"vectors.norm": 3.0})
+    with pytest.raises(ExperimentError, match=r"'train\.workers' changes the speed of a trial"):
+        trial.reset_config({"train.workers": 2})
 
 
 def test_the_application_of_a_user(program: dict[str, Any], blocks: dict[str, list[CodeBlock]]) -> None:

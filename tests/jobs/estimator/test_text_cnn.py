@@ -22,6 +22,7 @@ from cluster.machine import GpuState
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.pretraining import train_word2vec
+from jobs.estimator.parameters import read_parameters
 from jobs.estimator.text_cnn import TextCNNClassifier
 from jobs.training.history import Epoch
 from tests.support.loops import train_in_process
@@ -41,12 +42,7 @@ def test_the_weights_are_those_of_the_command(make_experiment: Callable[..., Exp
     experiment = make_experiment()
     dataset = load_dataset(experiment)
     loop, weights = train_in_process(experiment)
-    settings = {
-        f"{section}.{key}": value
-        for section, values in experiment.model_dump(include={"vectors", "model", "train"}).items()
-        for key, value in values.items()
-    }
-    fitted = TextCNNClassifier(random_state=experiment.seed, settings=settings)
+    fitted = TextCNNClassifier(**read_parameters(experiment) | {"vectors": experiment.vectors.path})
     fitted.fit(
         dataset.train.texts, dataset.train.labels, eval_set=(dataset.validation.texts, dataset.validation.labels)
     )
@@ -81,9 +77,9 @@ def test_the_seed_decides_the_result() -> None:
 def test_vectors_of_many_words_are_trained_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several threads train other vectors each time, though not always with few texts."""
     train = Mock(wraps=train_word2vec)
-    monkeypatch.setattr("jobs.training.corpus.SINGLE_THREAD_WORDS", 1)
-    monkeypatch.setattr("jobs.training.corpus.count_cpus", lambda: 8)
-    monkeypatch.setattr("jobs.training.corpus.train_word2vec", train)
+    monkeypatch.setattr("jobs.training.corpora.building.SINGLE_THREAD_WORDS", 1)
+    monkeypatch.setattr("jobs.training.corpora.building.count_cpus", lambda: 8)
+    monkeypatch.setattr("jobs.training.corpora.building.train_word2vec", train)
     settings = SMALL | {"embedding": "static", "epochs": 1, "settings": {"vectors.dimensions": 8}}
     first, again = (TextCNNClassifier(**settings).fit(TEXTS, LABELS) for _ in range(2))
     own, expected = first._model.checkpoint.weights, again._model.checkpoint.weights
@@ -213,7 +209,7 @@ def test_wrong_weights_of_rows_are_errors(weights: list[float], message: str) ->
 @pytest.mark.parametrize("labels", [["good"], ["good", "bad", "other"]])
 def test_class_weights_are_of_the_labels(labels: list[str]) -> None:
     """As in an experiment file, also in searches and in a user's own trainer."""
-    model = TextCNNClassifier(**SMALL, settings={"train.class_weights": dict.fromkeys(labels, 2.0)})
+    model = TextCNNClassifier(**SMALL, class_weight=dict.fromkeys(labels, 2.0))
     for method in (model.fit, model.tune, model.train_loop_config, model.trainable):
         with pytest.raises(UsageError, match=r"train\.class_weights: (lacks a weight of 'bad'|has weights of 'other')"):
             method(TEXTS, LABELS)

@@ -33,14 +33,14 @@ from jobs.evaluation.baselines import (
 from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.metrics import accuracy_difference_interval
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from jobs.training.loop import create_loop
 from jobs.training.run_files.snapshot import capture
 from tests.support.checkpoints import WORDS, checkpoint_of
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows
+from tests.support.torch_network import build_network, predict_logits, predict_proba
 from tests.support.toy_data import make_toy_rows
 
 
@@ -191,7 +191,7 @@ def score_without_linear(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray
     network = build_network(checkpoint)
     network.linear = None
     tokens = encode(tokenize_texts(texts), checkpoint.vocabulary, 1000)
-    return predict_logits(network, tokens, np.arange(len(texts))).numpy() / checkpoint.temperature
+    return predict_logits(network, tokens).numpy() / checkpoint.temperature
 
 
 @pytest.mark.parametrize("embedding", ["multichannel", "rand"])

@@ -1,6 +1,7 @@
 """Drift of word vectors: distances, expected distances, neighbours, tables, file and plot."""
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,18 @@ from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.drift import (
     Drift,
     compute_drift,
-    draw_drift,
     estimate_expected_distance,
     format_markdown_section,
     load_drift,
     report_drift,
 )
+from jobs.evaluation.reports.drift_figure import draw_drift
 from jobs.evaluation.reports.figures import figure_style
 from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
     InitialVectors,
+    RunConstants,
     load_checkpoint,
     load_initial_vectors,
     save_checkpoint,
@@ -71,8 +73,8 @@ def test_words_with_random_vectors_are_no_neighbours(drift: Drift) -> None:
     assert len(before) == 4
     assert drift.nearest_neighbours("fine", 1) == ([], ["good"])
     rows = {row["word"]: row for row in drift.tables(["fine", "good"])["nearest neighbours before and after training"]}
-    assert rows["fine"]["before"] == "(random initial vector)"
-    assert str(rows["fine"]["after"]).startswith("good")
+    assert rows["fine"]["before"] == []
+    assert rows["fine"]["after"] == drift.nearest_neighbours("fine")[1]
     listed = [row["word"] for row in drift.tables(())["nearest neighbours before and after training"]]
     assert sorted(map(str, listed)) == ["bad", "film", "good"]
 
@@ -82,7 +84,7 @@ def test_a_file_may_have_no_trained_word(drift: Drift) -> None:
     own = replace(drift, pretrained=np.zeros(4, bool))
     rows = own.tables(())["nearest neighbours before and after training"]
     assert {row["word"] for row in rows} == {"good", "bad", "fine", "film"}
-    assert len(format_markdown_section(own)) > 10
+    assert "| fine | (random initial vector) | good, " in "\n".join(format_markdown_section(own))
 
 
 def test_without_a_vectors_file_the_neighbours_are_those_after_training(drift: Drift) -> None:
@@ -152,6 +154,16 @@ def test_names_in_the_plot_overlap_neither_each_other_nor_the_legend() -> None:
     assert not legend.get_window_extent().overlaps(axes.bbox)
 
 
+def test_the_rows_of_a_table_have_numbers_which_are_rounded_as_text(drift: Drift) -> None:
+    """`vectors drift --json` prints them."""
+    [row, _] = drift.tables((), 2)["words that moved farthest"]
+    assert row["moved"] == drift.distance[0]
+    assert row["cosine"] == pytest.approx(drift.cosine[0])
+    assert row["times expected"] == pytest.approx(drift.distance[0] / drift.expected[0])
+    assert json.loads(json.dumps(row)) == row
+    assert "| good | 5 | file | 1.345 | 0.100 | " in "\n".join(format_markdown_section(drift))
+
+
 def test_a_checkpoints_drift_is_reported_from_its_folder(
     make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
 ) -> None:
@@ -197,7 +209,7 @@ def test_in_checkpoints_of_earlier_versions_all_other_words_are_of_the_file(tmp_
     """They say only of the words of the training texts where their vectors came from."""
     initial = InitialVectors(np.ones((4, 2), np.float32), np.ones(4, int), np.array([0, 0, 0, 1], bool), np.ones(6))
     checkpoint = Checkpoint(Experiment(), ["a"], ["one", "two", "three", "four"], {"vectors": np.ones((6, 2))}, {})
-    save_checkpoint(tmp_path / "c", checkpoint, initial_vectors=initial)
+    save_checkpoint(tmp_path / "c", checkpoint, constants=RunConstants(initial, {}, None, files=None))
     loaded = load_initial_vectors(str(tmp_path / "c"))
     assert loaded is not None
     assert loaded.pretrained.tolist() == [False, False, False, True, True, True]

@@ -298,7 +298,7 @@ def test_the_delimiter_is_that_of_training_or_of_the_command(
 def test_probabilities_are_those_of_the_torch_network(trained: str) -> None:
     """The metrics of training and of the evaluation are the same."""
     from jobs.inference.file_prediction import build_classifier
-    from jobs.inference.predict import predict_proba
+    from tests.support.torch_network import predict_proba
 
     checkpoint = load_checkpoint(trained)
     texts = [text for _, text in make_toy_rows(50, seed=5)] + ["", "naïve great"]

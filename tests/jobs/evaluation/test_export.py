@@ -16,10 +16,18 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.embeddings.word2vec import VectorsError
 from jobs.evaluation.export import export_vectors
-from jobs.model.checkpoint import Checkpoint, InitialVectors, load_checkpoint, load_initial_vectors, save_checkpoint
-from jobs.training.corpus import build_corpus
+from jobs.model.checkpoint import (
+    Checkpoint,
+    InitialVectors,
+    RunConstants,
+    load_checkpoint,
+    load_initial_vectors,
+    save_checkpoint,
+)
+from jobs.training.corpora.building import build_corpus
 from jobs.training.loop import create_loop
 from jobs.training.run_files.snapshot import capture
+from tests.support.stored_checkpoints import MakeFolder
 from tests.support.toy_data import write_word2vec
 
 ORIGINAL = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -47,7 +55,8 @@ def saved(tmp_path: Path, original: Path) -> Callable[..., str]:
             initial = InitialVectors(before, np.array([0, 0, 4, 2]), np.array([0, 0, 1, 1], bool), scale)
         else:
             initial = InitialVectors(TUNED[:0], np.zeros(0, int), np.zeros(0, bool), scale)
-        save_checkpoint(tmp_path / "checkpoint", checkpoint, initial_vectors=initial)
+        constants = RunConstants(initial, {}, None, files=None)
+        save_checkpoint(tmp_path / "checkpoint", checkpoint, constants=constants)
         return str(tmp_path / "checkpoint")
 
     return make
@@ -142,9 +151,8 @@ def test_random_vectors_are_not_merged(saved: Callable[..., str], tmp_path: Path
     """Random vectors have nothing to do with the vectors of the file."""
     loaded = load_checkpoint(saved())
     random = loaded.experiment.replace({"model.embedding": "rand"})
-    save_checkpoint(
-        tmp_path / "rand", dataclasses.replace(loaded, experiment=random), initial_vectors=load_initial_vectors(saved())
-    )
+    constants = RunConstants(load_initial_vectors(saved()), {}, None, files=None)
+    save_checkpoint(tmp_path / "rand", dataclasses.replace(loaded, experiment=random), constants=constants)
     with pytest.raises(VectorsError, match="no vector came from a file"):
         export_vectors(str(tmp_path / "rand"), str(tmp_path / "out.bin"), None, True)
 
@@ -191,3 +199,17 @@ def test_vectors_are_exported_with_the_norms_of_the_file(
     assert not np.array_equal(merged["film"], matrix[0])
     np.testing.assert_allclose(merged["film"], matrix[0], rtol=0.3)
     np.testing.assert_array_equal(merged["film"], alone["film"])
+
+
+@pytest.mark.parametrize("format", ["auto", "keyed-vectors"])
+def test_a_pickle_that_a_checkpoint_names_is_not_loaded(saved: Callable[..., str], tmp_path: Path, format: str) -> None:
+    """Its code would run, although the user allowed none; a checkpoint may come from anywhere."""
+    (tmp_path / "v.kv").write_bytes(pickle.dumps(MakeFolder(tmp_path / "harmed")))
+    loaded = load_checkpoint(saved())
+    hostile = {"vectors.path": str(tmp_path / "v.kv"), "vectors.allow_pickle": True, "vectors.format": format}
+    constants = RunConstants(load_initial_vectors(saved()), {}, None, files=None)
+    experiment = loaded.experiment.replace(hostile)
+    save_checkpoint(tmp_path / "c", dataclasses.replace(loaded, experiment=experiment), constants=constants)
+    with pytest.raises(VectorsError, match="only word2vec and GloVe files are read whole"):
+        export_vectors(str(tmp_path / "c"), str(tmp_path / "out.bin"), None, True)
+    assert not (tmp_path / "harmed").exists()

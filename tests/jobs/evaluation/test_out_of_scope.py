@@ -14,11 +14,11 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.readers import DataError, Split
 from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.out_of_scope import bootstrap_auroc, measure_out_of_scope
-from jobs.inference.predict import predict_proba
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 from tests.support.loops import train_checkpoint
 from tests.support.text_formats import encode_rows
+from tests.support.torch_network import predict_proba
 from tests.support.toy_data import make_toy_rows
 
 TEXTS = Split(["a", "b", "c", "d"], [""] * 4, "others.csv")

@@ -30,17 +30,17 @@ def test_many_texts_have_different_digests() -> None:
 
 def test_texts_of_the_training_part_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text without words is never one; too many digests are not stored."""
-    digests = digest_training_texts(make_tokens([5, 6], [7], [], [5, 6]))
+    digests = digest_training_texts([make_tokens([5, 6], [7]), make_tokens([], [5, 6])])
     assert digests is not None
     assert len(digests) == 3
     assert find_seen_texts(make_tokens([7], [6, 5], [5, 6], []), digests).tolist() == [True, False, True, False]
     monkeypatch.setattr(seen_texts, "MAX_STORED_DIGESTS", 2)
-    assert digest_training_texts(make_tokens([5, 6], [7], [])) is None
+    assert digest_training_texts([make_tokens([5, 6], [7], [])]) is None
 
 
 def test_a_text_with_an_unknown_word_is_not_taken_for_a_training_text() -> None:
     """Another unknown word has the same id, so the digests of the two texts are equal."""
-    digests = digest_training_texts(make_tokens([UNKNOWN], [2, UNKNOWN], [2, 3]))
+    digests = digest_training_texts([make_tokens([UNKNOWN], [2, UNKNOWN], [2, 3])])
     assert digests is not None
     tokens = make_tokens([UNKNOWN], [], [2, 3], [2, UNKNOWN], [2, 3])
     assert find_seen_texts(tokens, digests).tolist() == [False, False, True, False, True]

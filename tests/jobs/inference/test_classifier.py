@@ -25,7 +25,6 @@ from jobs.inference import classifier as classifier_module
 from jobs.inference import scoring_kernel
 from jobs.inference.classifier import Classifier
 from jobs.inference.explanation import Explainer
-from jobs.inference.predict import build_network, predict_logits, predict_proba
 from jobs.inference.projection_table import TableDtype
 from jobs.inference.scoring_kernel import compile_best_class
 from jobs.model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
@@ -33,6 +32,7 @@ from jobs.model.linear.tensors import PREFIX
 from serving.web.compiled_scorer import CompiledScorer
 from tests.support.checkpoints import WORDS, checkpoint_of
 from tests.support.installed_tokenizer import NAME, install_tokenizer
+from tests.support.torch_network import build_network, predict_logits, predict_proba
 
 TABLE_DTYPES: tuple[TableDtype, ...] = ("int16", "float32")
 
@@ -45,7 +45,7 @@ def texts(count: int) -> list[str]:
 
 def predict_with_torch(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
     tokens = encode((tokenize(text) for text in texts), Vocabulary(WORDS), checkpoint.experiment.text.max_tokens)
-    return predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))).numpy()
+    return predict_logits(build_network(checkpoint), tokens).numpy()
 
 
 @pytest.mark.parametrize("table_bytes", [0, 4000, 1 << 20])
@@ -342,7 +342,7 @@ def test_any_number_of_feature_maps(maps: int) -> None:
     checkpoint = checkpoint_of("rand", **{"model.feature_maps": maps, "model.filter_widths": [4, 1, 3]})
     some = ["", "word1", "word1 word2", " ".join(f"word{number}" for number in range(1, 20))]
     encoded = encode(map(tokenize, some), checkpoint.vocabulary, 50)
-    expected = predict_logits(build_network(checkpoint), encoded, np.arange(len(some))).numpy()
+    expected = predict_logits(build_network(checkpoint), encoded).numpy()
     classifier = Classifier(checkpoint, table_dtype="float32")
     np.testing.assert_allclose(classifier.predict_logits(some), expected, rtol=0, atol=1e-5)
     difference = np.abs(Classifier(checkpoint).predict_logits(some) - expected).max(axis=0)

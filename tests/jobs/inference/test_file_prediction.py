@@ -32,12 +32,12 @@ from jobs.inference import file_prediction
 from jobs.inference.batch import input_rows, progress_log
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
-from jobs.inference.predict import predict_proba
 from jobs.inference.projection_table import TableDtype
 from jobs.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.support.checkpoints import checkpoint_of
 from tests.support.commands import run_command
 from tests.support.text_formats import encode_rows, encode_table
+from tests.support.torch_network import predict_proba
 from tests.support.toy_data import read_jsonl
 
 

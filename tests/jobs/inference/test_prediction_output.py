@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_explanations_are_those_of_the_service(saved: str, suffix: str) -> None:
         assert list(row)[-3:] == ["label", "predicted_score", "explanation"]
         expected = Explainer(classifier, text).explain(classifier.labels.index(row["label"]))
         explanation = row["explanation"]
+        assert explanation["label"] == row["label"]
         assert [phrase["text"] for phrase in explanation["phrases"]] == [phrase.text for phrase in expected.phrases]
         total = explanation["bias"] + sum(phrase["share"] for phrase in explanation["phrases"])
         assert total == pytest.approx(explanation["score"]) == pytest.approx(expected.score, abs=1e-5)
@@ -102,11 +104,13 @@ def test_explanations_with_abstention_are_those_of_the_best_class_in_scope(tmp_p
     probabilities = classifier.predict_proba(["word1"])[0]
     probabilities[best] = -1
     expected = Explainer(classifier, "word1").explain(int(probabilities.argmax()))
+    assert row["explanation"]["label"] == expected.label
     assert row["explanation"]["score"] == pytest.approx(expected.score, abs=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_several_labels_per_text_have_explanations_and_selected_columns_too(tmp_path: Path, suffix: str) -> None:
+    """The explanation names its label, the best one."""
     checkpoint = checkpoint_of("non-static")
     several = replace(checkpoint, experiment=checkpoint.experiment.replace({"data.label_separator": ";"}))
     save_checkpoint(tmp_path / "c", several)
@@ -117,6 +121,9 @@ def test_several_labels_per_text_have_explanations_and_selected_columns_too(tmp_
     else:
         rows = pq.read_table("out.parquet").to_pylist() if suffix == "parquet" else read_jsonl(Path("out.jsonl"))
     assert [list(row) for row in rows] == [["id", "labels", "scores", "explanation"]] * 3
+    explained = [json.loads(row["explanation"]) if suffix == "csv" else row["explanation"] for row in rows]
+    best = Classifier(checkpoint, share_table=False).predict(TEXTS)
+    assert [explanation["label"] for explanation in explained] == best
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
@@ -134,6 +141,20 @@ def test_labels_that_contain_the_separator_are_a_list_in_json(tmp_path: Path, su
         for row in reader:
             written = json.loads(row["labels"]) if is_list else row["labels"].split(";")
             assert sorted(written) == sorted([name, *several.labels[1:]])
+
+
+@pytest.mark.parametrize("source", ["in.parquet", "in.jsonl"])
+def test_infinity_and_nan_are_null_in_jsonl(saved: str, source: str) -> None:
+    """JSON has no such numbers, though Python reads and writes them. Parquet keeps them."""
+    values = [1.5, math.inf, -math.inf]
+    pq.write_table(pa.table({"text": TEXTS, "x": values}), "in.parquet")
+    lines = [json.dumps({"text": text, "x": value}) for text, value in zip(TEXTS, values, strict=True)]
+    Path("in.jsonl").write_text("\n".join(lines).replace("-Infinity", "-1e400").replace("Infinity", "1e400"))
+    for suffix in ("jsonl", "parquet"):
+        assert main(["predict", saved, source, "--out", f"out.{suffix}"]) == 0
+    assert [row["x"] for row in read_jsonl(Path("out.jsonl"))] == [1.5, None, None]
+    assert [row["text"] for row in read_jsonl(Path("out.jsonl"))] == TEXTS
+    assert pq.read_table("out.parquet").column("x").to_pylist() == values
 
 
 def test_a_name_with_a_question_mark_is_a_local_file(saved: str) -> None:

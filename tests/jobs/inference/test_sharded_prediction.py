@@ -150,7 +150,34 @@ def test_a_folder_with_other_files_is_an_error(saved: str, tmp_path: Path) -> No
     (tmp_path / "out" / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match=r"holds other files, such as notes\.txt"):
         predict_file(saved, str(tmp_path / "in.csv"), f"{tmp_path}/out/", None)
-    assert sorted(os.listdir(tmp_path / "out")) == [".lock", "notes.txt"]
+    assert os.listdir(tmp_path / "out") == ["notes.txt"]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_error_before_the_first_part_leaves_nothing(saved: str, tmp_path: Path, is_new: bool) -> None:
+    """Neither files nor new folders; an existing folder stays."""
+    source, out = tmp_path / "in.csv", tmp_path / "new" / "out"
+    source.write_text("text,x\n" + "word1,2\n" * 10 + "word2\n")
+    if not is_new:
+        out.mkdir(parents=True)
+    for restart in (False, True):
+        with pytest.raises(UsageError, match="line 12: has 1 columns"):
+            predict_file(saved, str(source), f"{out}/", None, restart=restart)
+        assert [path.name for path in tmp_path.rglob("*")] == (["in.csv"] if is_new else ["in.csv", "new", "out"])
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_error_after_the_first_part_leaves_what_the_next_command_completes(saved: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out"
+    rows = "text,x\n" + "word1,2\n" * 1000
+    source.write_text(rows[:-8] + "word2\n")
+    with pytest.raises(UsageError, match="line 1001: has 1 columns"):
+        predict_file(saved, str(source), f"{out}/", None, workers=1)
+    names = sorted(path.name for path in out.iterdir())
+    assert names[:3] == [".lock", "_predictions.json", "part-00000.parquet"]
+    with pytest.raises(UsageError, match="another content or other options"):
+        predict_file(saved, str(source), f"{out}/", None, workers=1, num_scores=2)
+    assert sorted(path.name for path in out.iterdir()) == names
 
 
 @pytest.mark.parametrize("source", ["out", "out/part-00000.csv", "file://{}/out", "link/*.csv"])

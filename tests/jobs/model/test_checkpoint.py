@@ -16,6 +16,7 @@ from jobs.model.checkpoint import (
     Checkpoint,
     CheckpointError,
     InitialVectors,
+    RunConstants,
     load_checkpoint,
     load_initial_vectors,
     load_training_state,
@@ -40,7 +41,8 @@ INITIAL_VECTORS = InitialVectors(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "checkpoint"
-    save_checkpoint(folder, CHECKPOINT, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0}, INITIAL_VECTORS)
+    constants = RunConstants(INITIAL_VECTORS, {}, None, files=None)
+    save_checkpoint(folder, CHECKPOINT, {"steps": np.array([3, 2])}, {"epochs": [], "best": 0}, constants)
     return folder
 
 

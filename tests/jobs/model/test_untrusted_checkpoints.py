@@ -1,6 +1,5 @@
 """Untrusted checkpoints: every command that opens one refuses harmful files with a short error."""
 
-import hashlib
 import json
 import os
 import struct
@@ -26,6 +25,7 @@ from jobs.model.checkpoint import (
 )
 from serving.web.served_models import load_models, parse_user_config
 from tests.support.checkpoints import WORDS, checkpoint_of
+from tests.support.stored_checkpoints import change_file
 
 NUM_TRAINED = 50
 METRICS = {"epoch": 1, "rows": 9, "accuracy": 0.5, "versions": {}}
@@ -42,14 +42,6 @@ def folder(tmp_path: Path) -> Path:
     checkpoint = replace(checkpoint, weights=checkpoint.weights | {"vectors": vectors[:NUM_TRAINED]})
     save_checkpoint(tmp_path / "c", checkpoint, {"steps": np.array([1, 1])}, {"epochs": []}, constants=constants)
     return tmp_path / "c"
-
-
-def change_file(folder: Path, name: str, content: bytes) -> None:
-    """Change a file of a checkpoint and its checksum in the manifest, like an attacker."""
-    (folder / name).write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def tensor_file(name: str, dtype: str, shape: list[int], num_bytes: int) -> bytes:

@@ -22,7 +22,6 @@ from jobs.config.experiment import Experiment
 from jobs.config.settings import TextSettings
 from jobs.datasets.tokenizer import Tokens, tokenize
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import build_network, predict_logits
 from jobs.model.checkpoint import CheckpointError, save_checkpoint
 from jobs.model.linear.tensors import BIAS, PAIRS, SCALE, SQUARES, WEIGHT
 from jobs.portable import onnx_graph, tokenizer_json
@@ -30,6 +29,7 @@ from jobs.portable.onnx_export import export_onnx
 from jobs.portable.onnx_graph import build_model
 from jobs.portable.tokenizer_json import build_tokenizer
 from tests.support.checkpoints import checkpoint_of
+from tests.support.torch_network import build_network, predict_logits
 
 TEXTS = ["word1 word2 elsewhere", "", "word5", " ".join(f"word{number}" for number in range(40)), "nowhere"]
 WORDS = ["don", "n't", "été", "i", "東京", "नमस्ते", "'s", "!!!", "[PAD]"]
@@ -98,7 +98,7 @@ def test_each_pair_of_the_linear_classifier_is_found(num_pairs: int | None) -> N
     ids = [generator.integers(1, len(checkpoint.words) + 2, length).astype(np.int32) for length in (1, 2, 3, 40, 300)]
     ids += [*weights[PAIRS][:500]]
     tokens = Tokens(np.concatenate(ids), np.cumsum([0, *map(len, ids)]))
-    expected = predict_logits(build_network(checkpoint), tokens, np.arange(len(ids))).numpy()
+    expected = predict_logits(build_network(checkpoint), tokens).numpy()
     logits, _ = run(build_model(checkpoint).SerializeToString(), pad(ids))
     np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
 

@@ -310,7 +310,8 @@ def test_commands_read_a_quantized_checkpoint_of_the_hub(
     checkpoint_bytes = sum(path.stat().st_size for path in snapshot.iterdir())
     assert json.loads(capsys.readouterr().out)["reads"][0]["bytes"] == checkpoint_bytes
     assert main(["evaluate", URI, "texts.csv", "--no-baseline"]) == 0
-    assert [path.parent.name for path in Path.cwd().glob("report*/evaluation.json")] == ["report-tickets"]
+    [report] = Path.cwd().glob("report*/evaluation.json")
+    assert report.parent.name.startswith("report-tickets-texts-")
 
 
 @pytest.mark.slow

@@ -18,15 +18,16 @@ from jobs.evaluation.drift import load_drift
 from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.export import export_vectors
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import predict_logits
 from jobs.model.checkpoint import load_checkpoint, load_training_state, save_checkpoint
 from jobs.search.search import check_search
 from jobs.training.continuation import continue_training, load_start_weights, number_classes
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files.snapshot import capture, gather_weights, restore
 from jobs.training.train import train
 from tests.support.loops import train_checkpoint
+from tests.support.torch_network import predict_logits
 from tests.support.toy_data import NEGATIVE_WORDS, make_toy_rows, write_word2vec
 
 NEW_ROWS = [("weather", f"rain and sun in {word}") for word in ("may", "june", "july", "winter", "spring")] * 4
@@ -98,6 +99,31 @@ def test_known_classes_keep_their_logits_until_they_are_trained(
     assert trained.metrics["started_from"] == {"checkpoint": str(tmp_path / "base"), "manifest": manifest}
 
 
+@pytest.mark.parametrize("embedding", ["rand", "static", "non-static", "multichannel"])
+def test_another_vectors_file_is_for_new_words_only(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, more_csv: str, messages: list[str], embedding: str
+) -> None:
+    """A warning says so, but not with the same file, with vectors of the texts, or with random vectors."""
+    random, words = np.random.default_rng(0), ["film", "rain"]
+    paths = [str(write_word2vec(tmp_path / name, words, random.normal(size=(2, 12)))) for name in ("a.bin", "b.bin")]
+    settings = {"model__embedding": embedding, "vectors__path": paths[0]}
+    train_checkpoint(make_experiment(**settings), tmp_path / "base")
+    start = load_checkpoint(str(tmp_path / "base"))
+    vectors = start.weights["vectors" if embedding in ("rand", "non-static") else "fixed_vectors"]
+    settings |= {"data__train": more_csv, "train__start_from": start.path}
+    for path in (*paths, None):
+        messages.clear()
+        experiment = make_experiment(**settings | {"vectors__path": path})
+        corpus = build_corpus(experiment, dataset := load_dataset(experiment), use_pretrained=embedding != "rand")
+        extended = continue_training(experiment, dataset, corpus)[1]
+        known, new = (extended.vectors[2 + extended.words.index(word)] for word in words)
+        assert np.array_equal(known, vectors[2 + start.words.index("film")])
+        assert np.array_equal(new, corpus.vectors[2 + corpus.words.index("rain")])
+        warnings = [message for message in messages if "only new words take those of" in message]
+        assert len(warnings) == (path == paths[1] and embedding != "rand")
+        assert all(f"(vectors.path={paths[0]} there)" in warning for warning in warnings)
+
+
 def test_vectors_of_the_checkpoint_keep_their_scale(
     make_experiment: Callable[..., Experiment], tmp_path: Path, more_csv: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +173,7 @@ def test_validation_texts_have_the_words_that_only_the_checkpoint_knows(
         text__max_edit_distance=1,
     )  # fmt: skip
     loop = start_loop(experiment)
-    logits = predict_logits(loop.network, loop.corpus.validation.tokens, np.arange(2)).numpy()
+    logits = predict_logits(loop.network, loop.corpus.validation.tokens).numpy()
     expected = Classifier(load_checkpoint(base), share_table=False).predict_logits(["awful dull broken"])
     np.testing.assert_allclose(logits[:1, :2], expected, atol=1e-5)
     assert [loop.corpus.labels[index] for index in loop.corpus.validation.labels] == ["good", "weather"]

@@ -148,17 +148,19 @@ def test_only_missing_folds_are_trained(
 def test_a_copy_of_the_vectors_file_is_the_same_cross_validation(
     make_experiment: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    """On a replaced node the file has another modification time."""
+    """On a replaced node the file has another modification time, or another path."""
     path = write_word2vec(tmp_path / "v.bin", ["great", "film"], np.eye(2, 5, dtype=np.float32))
     experiment = make_experiment(model__embedding="static", vectors__path=str(path), vectors__dimensions=5)
     datasets = load_folds(experiment, 3)
 
-    def key() -> str:
+    def key(experiment: Experiment = experiment) -> str:
         return cross_validation._key(experiment, datasets, cross_validation._read_vectors(experiment, datasets[0]))
 
     first = key()
     os.utime(path, ns=(0, 0))
     assert key() == first
+    moved = path.rename(tmp_path / "moved.bin")
+    assert key(experiment.replace({"vectors.path": str(moved)})) == first
     write_word2vec(path, ["great", "film"], 2 * np.eye(2, 5, dtype=np.float32))
     assert key() != first
 
@@ -200,11 +202,14 @@ def test_folds_on_ray_have_the_same_results(
 
 
 @pytest.mark.ray
-def test_a_fold_whose_process_is_lost_is_an_error(embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fold_whose_process_is_lost_is_an_error(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray repeats the task, whose process ends each time."""
+    corpus = make_test_corpus(make_experiment())
     monkeypatch.setattr(cross_validation, "train_and_evaluate", lambda *_: os._exit(1))
     with pytest.raises(TaskFailed, match=r"^fold 1: its process was lost: .*repeat the command"):
-        list(cross_validation.train_in_parallel([("fold 1", None, None, None)], 1))  # type: ignore[list-item]
+        list(cross_validation.train_in_parallel([("fold 1", None, corpus, None)], 1))  # type: ignore[list-item]
 
 
 def test_folds_end_if_a_result_cannot_be_saved(
@@ -230,8 +235,11 @@ def test_folds_end_if_a_result_cannot_be_saved(
 
 
 @pytest.mark.ray
-def test_other_folds_end_with_the_one_that_fails(embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_folds_end_with_the_one_that_fails(
+    embedded_ray: None, make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their CPUs are free again."""
+    corpus = make_test_corpus(make_experiment())
 
     def fail_or_wait(name: str, *_: object) -> None:
         if name == "fails":
@@ -248,7 +256,7 @@ def test_other_folds_end_with_the_one_that_fails(embedded_ray: None, monkeypatch
         ignored.add(task)
 
     monkeypatch.setattr(ray, "cancel", cancel_later)
-    tasks = [(f"fold {number}", name, None, None) for number, name in enumerate(("fails", "waits", "waits"))]
+    tasks = [(f"fold {number}", name, corpus, None) for number, name in enumerate(("fails", "waits", "waits"))]
     free = ray.available_resources()["CPU"]
     with pytest.raises(TaskFailed, match=r"^fold 0: a setting is wrong"):
         list(cross_validation.train_in_parallel(tasks, 1))  # type: ignore[arg-type]

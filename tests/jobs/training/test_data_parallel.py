@@ -10,7 +10,8 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from jobs.config.experiment import Experiment
-from jobs.training.corpus import Corpus
+from jobs.training.corpora import token_blocks
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.exchange.shared_memory import SharedMemory
 from jobs.training.history import Epoch
 from jobs.training.linear.preparation import prepare_linear_classifier
@@ -80,6 +81,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "bfloat16, some words": {"train.precision": "bfloat16", "model.trained_words": "out-of-vocabulary"},
     "class weights": {"train.class_weights": {"good": 1, "bad": 3}, "train.weight_decay": 0.1},
     "static": {"model.embedding": "static", "train.frozen_epochs": 0, "train.vectors_pull": 0.0},
+    "several blocks of texts": {},
     "several labels": {
         "data.multi_label": True, "train.class_weights": "balanced", "model.linear": "words-and-pairs",
     },
@@ -88,13 +90,15 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_number_of_workers_does_not_change_what_is_learned(
-    variant: str, experiment: Experiment, tmp_path: Path, one_thread: None
+    variant: str, experiment: Experiment, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1, 2 and 4 workers have the same losses to 1e-5 in every step, dropout included, and similar weights.
 
     The workers end with the same bits as each other, also where the last batch has no row for them.
     """
     experiment = experiment.replace(VARIANTS[variant])
+    if variant == "several blocks of texts":
+        monkeypatch.setattr(token_blocks, "BLOCK_TOKENS", 200)
     if variant == "several labels":
         labels = write_label_sets(tmp_path / "labels.jsonl", make_label_set_rows(120))
         experiment = experiment.replace({"data.train": str(labels)})
@@ -206,8 +210,8 @@ def test_a_worker_reads_only_its_rows(experiment: Experiment, one_thread: None) 
 
     def work(group: ProcessGroup) -> None:
         loop = create_loop(experiment, corpus, group)
-        collate = loop.train_collator.collate
-        loop.train_collator.collate = lambda rows: read[group.rank].extend(rows.tolist()) or collate(rows)
+        collate = loop.texts.collator.collate
+        loop.texts.collator.collate = lambda rows: read[group.rank].extend(rows.tolist()) or collate(rows)
         list(loop._train_epoch())
 
     path = SharedMemory.create_file(2)

@@ -11,13 +11,13 @@ import torch
 
 from cluster.package import REPOSITORY
 from jobs.config.experiment import Experiment
-from jobs.inference.predict import predict_logits
 from jobs.model.checkpoint import load_training_state
 from jobs.model.gpu.rates import schedule_rates
 from jobs.training.loop import Loop
 from jobs.training.run_files.snapshot import capture, gather_optimizer_state, gather_weights, restore
 from tests.gpu_path import use_gpu_path
 from tests.support.loops import make_loop
+from tests.support.torch_network import predict_logits
 
 EMBEDDINGS = ["rand", "static", "non-static", "multichannel"]
 
@@ -110,9 +110,8 @@ def test_a_gpu_learns_what_a_cpu_learns(make_experiment: Callable[..., Experimen
     on_cpu, on_gpu = make_loop(experiment), make_loop(experiment, device="cuda")
     np.testing.assert_allclose(take_steps(on_gpu, 20), take_steps(on_cpu, 20), rtol=1e-3)
     tokens = on_cpu.corpus.validation.tokens
-    rows = np.arange(len(tokens))
-    logits = predict_logits(on_gpu.network, tokens, rows, "cuda")
-    torch.testing.assert_close(logits, predict_logits(on_cpu.network, tokens, rows), rtol=1e-2, atol=1e-3)
+    logits = predict_logits(on_gpu.network, tokens, "cuda")
+    torch.testing.assert_close(logits, predict_logits(on_cpu.network, tokens), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from jobs.config.class_weights import ClassWeights
 from jobs.config.experiment import Experiment
 from jobs.model.checkpoint import load_training_state
 from jobs.model.network import Network
+from jobs.training.corpora import token_blocks
 from jobs.training.history import Epoch, Progress
 from jobs.training.loop import Loop, TrainingDiverged
 from jobs.training.run_files.snapshot import capture, gather_optimizer_state, gather_weights, restore
@@ -23,13 +24,26 @@ from tests.support.toy_data import make_test_corpus
 
 
 @pytest.mark.parametrize(
-    ("within", "class_weights", "linear"),
-    [(False, None, "none"), (True, None, "words-and-pairs"), (True, {"good": 1, "bad": 3}, "none")],
+    ("within", "class_weights", "linear", "blocks"),
+    [
+        (False, None, "none", False),
+        (True, None, "words-and-pairs", False),
+        (True, {"good": 1, "bad": 3}, "none", False),
+        (True, None, "none", True),
+    ],
 )
 def test_a_resumed_run_ends_as_one_that_never_stopped(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, within: bool, class_weights: ClassWeights, linear: str
+    make_experiment: Callable[..., Experiment],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    within: bool,
+    class_weights: ClassWeights,
+    linear: str,
+    blocks: bool,
 ) -> None:
     """The results are equal bit for bit, dropout included, for runs resumed after an epoch or within one."""
+    if blocks:
+        monkeypatch.setattr(token_blocks, "BLOCK_TOKENS", 100)
     experiment = make_experiment(
         model__embedding="multichannel", train__epochs=4, train__patience=9, train__frozen_epochs=1,
         train__vectors_pull=0.1, train__vectors_learning_rate=0.003, train__batch_size=4, model__max_norm=0.5,
@@ -103,7 +117,7 @@ def test_a_step_is_that_of_torchs_adam_on_the_whole_network(
     rows = np.arange(4)
     initial = loop.network.vectors.detach().clone()
     reference = Network(experiment.model, loop.corpus.vectors, len(loop.corpus.labels), experiment.seed)
-    batch = loop.train_collator.collate(rows)
+    batch = loop.texts.collator.collate(rows)
     words = torch.nn.Parameter(reference.vectors[batch.word_ids].detach().clone())
     adam = torch.optim.Adam([*reference.dense_parameters().values(), words], lr=experiment.train.learning_rate)
     scores = reference.forward_features(batch, words) @ reference.output.T + reference.output_bias
@@ -138,7 +152,7 @@ def test_the_norm_of_output_rows_is_limited(make_experiment: Callable[..., Exper
     loss = loop.step(np.arange(8))
     assert network.output[0].norm().item() == pytest.approx(0.01, rel=1e-4)
     assert torch.equal(network.output[1], shorter)
-    batch = loop.train_collator.collate(np.arange(8))
+    batch = loop.texts.collator.collate(np.arange(8))
     expected = torch.nn.functional.cross_entropy(network(batch), torch.from_numpy(loop.corpus.train.labels[:8]))
     assert loss.item() / 8 == pytest.approx(expected.item(), rel=1e-3)
 

@@ -18,7 +18,6 @@ from jobs.evaluation.evaluate import evaluate
 from jobs.evaluation.multi_label.evaluation import MultiLabelEvaluation
 from jobs.inference.classifier import Classifier
 from jobs.inference.file_prediction import predict_file
-from jobs.inference.predict import predict_proba
 from jobs.model.checkpoint import load_checkpoint, save_checkpoint
 from jobs.training.history import Progress
 from jobs.training.loop import Loop
@@ -26,6 +25,7 @@ from serving.web.protocol import Limits
 from serving.web.served_models import UserConfig, load_models
 from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.loops import make_loop, train_checkpoint
+from tests.support.torch_network import predict_proba
 from tests.support.toy_data import read_jsonl
 
 

@@ -17,6 +17,7 @@ from jobs.model.checkpoint import load_checkpoint
 from jobs.training.train import TrainingFailed, train
 from tests.host_network import HostNetwork, kill_on_exit
 from tests.support.running_commands import RunningCommand
+from tests.support.second_node import join_second_node
 from tests.support.toy_data import make_toy_rows
 from tests.support.waiting import wait_for
 
@@ -70,6 +71,31 @@ def test_a_run_across_hosts_survives_the_loss_of_one_and_needs_a_storage_that_al
         assert "resuming after epoch" in output
         assert "training with 1 worker " in output
         assert load_checkpoint(str(storage / "lost")).labels == ["bad", "good"]
+
+
+READ_BLOCKS = """
+import numpy as np, ray
+from jobs.datasets.tokenizer import Tokens
+from jobs.training.corpora import token_blocks
+from jobs.training.corpora.sharing import StoredTokenBlocks
+ray.init(address="auto", log_to_driver=False)
+token_blocks.BLOCK_TOKENS = 1 << 21
+tokens = Tokens(np.ones(50_000_000, np.int32), np.arange(0, 50_000_001, 20))
+stored = StoredTokenBlocks(token_blocks.TokenBlocks(tokens))
+read = ray.remote(num_cpus=1)(lambda blocks: [sum(int(block.tokens.ids.sum()) for block in blocks) for _ in range(2)])
+print(len(stored.sizes), *ray.get(read.remote(stored)))
+"""
+
+
+def test_a_node_needs_no_memory_for_all_blocks_of_the_texts() -> None:
+    """Twice it reads 24 blocks with 240 MB from a node whose object store has 80 MB."""
+    with (
+        start_ray_head(0, "--object-store-memory=400000000") as head,
+        join_second_node(head, Path(head.environment["HOME"], "n2"), num_cpus=1, object_store_bytes=80_000_000),
+    ):
+        command = [sys.executable, "-c", READ_BLOCKS]
+        result = subprocess.run(command, env=head.environment, capture_output=True, text=True, timeout=200, check=False)
+    assert result.stdout.split() == ["24", "50000000", "50000000"], result.stderr
 
 
 def test_on_an_autoscaling_cluster_a_run_waits_for_nodes(toy_csv: Path) -> None:

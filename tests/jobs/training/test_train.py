@@ -85,9 +85,10 @@ def test_workers_train_the_checkpoint_of_a_single_process_and_describe_the_run(
     """Two workers (of `workers: [1, 2]`) train, although one is killed after the first report, when Ray restarts them.
 
     They have a linear classifier, which the first worker sends to the other one.
-    The same command again only reports that the run is finished.
+    The texts are several blocks. The same command again only reports that the run is finished.
     """
     monkeypatch.setattr("jobs.training.train.REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr("jobs.training.corpora.token_blocks.BLOCK_TOKENS", 200)
     experiment = make_experiment(train__workers=[1, 2], train__epochs=4, model__linear="words-and-pairs")
     best = train(experiment, callbacks=[WorkerKiller(tmp_path / "seen.jsonl")])
     log = "\n".join(messages)
@@ -243,7 +244,7 @@ def test_losses_of_the_controller_are_limited_if_there_is_no_progress(
 
     monkeypatch.setattr(TorchTrainer, "fit", lose_controller)
     with pytest.raises(TrainingFailed, match=r"controller was lost 4 times without progress: .* repeat the command"):
-        fit(make_experiment(), None, run, False, status)
+        fit(make_experiment(), make_test_corpus(make_experiment()), run, False, status)
     assert not snapshot.exists()
     assert {*timeouts} == {TIMEOUT_S}  # the same wait as in shared memory
     # The third attempt wrote the last checkpoint, and is the first failure.

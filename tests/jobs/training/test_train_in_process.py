@@ -15,7 +15,10 @@ from ray.train import UserCallback
 from cluster import UsageError, resources
 from cluster.machine import GpuState
 from cluster.resources import ResourceError
-from jobs.config.experiment import Experiment
+from jobs.config.abstention import OUT_OF_SCOPE
+from jobs.config.experiment import Experiment, ExperimentError
+from jobs.evaluation.baselines import load_training_dataset
+from jobs.evaluation.evaluate import evaluate
 from jobs.model.checkpoint import load_checkpoint
 from jobs.training.train import TrainingFailed, train
 from tests.support.loops import train_in_process
@@ -171,6 +174,29 @@ def test_the_better_use_of_out_of_scope_texts_becomes_current(
     messages.clear()
     assert train(experiment) == best
     assert sum("this run is finished" in line for line in messages) == 2
+
+
+def test_a_run_with_a_class_of_out_of_scope_texts_is_continued(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, messages: list[str]
+) -> None:
+    """With each use of such texts; the class is no label of the rows that were read. Its checkpoint is evaluated."""
+    others = tmp_path / "other.csv"
+    others.write_text("text\n" + "weather rain and sun\nrain in it\nsun was a weather\n" * 9)
+    settings = {"data__out_of_scope": str(others), "train__epochs": 1}
+    first = train(make_experiment(**settings, data__out_of_scope_use="class"))
+    for use in ("auto", "threshold", "class"):
+        messages.clear()
+        more = make_experiment(**settings, name=use, data__out_of_scope_use=use, train__start_from=first)
+        best = train(more)
+        checkpoint = load_checkpoint(best)
+        assert checkpoint.labels == ["bad", "good", "out_of_scope"]
+        assert checkpoint.metrics["abstention"]["out_of_scope"] == 2
+        num_runs = sum(message.endswith("3 known and 0 new classes") for message in messages)
+        assert num_runs == (2 if use == "auto" else 1)
+        assert evaluate(best, [], str(tmp_path / "report")).rows == 12
+        assert OUT_OF_SCOPE in load_training_dataset(checkpoint).labels
+    with pytest.raises(ExperimentError, match=r"name their file in data\.out_of_scope"):
+        train(make_experiment(train__start_from=first))
 
 
 def test_errors_in_the_data_are_reported_before_ray_starts(

@@ -1,5 +1,6 @@
 """Metrics of the validation part, with one and with several labels per text."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from jobs.config.experiment import Experiment
 from jobs.evaluation.metrics import LogitSample
-from jobs.training.validation import Metrics, Validation
+from jobs.training.validation import Metrics, Validation, score_texts
+from tests.support.loops import make_loop
+from tests.support.torch_network import predict_logits
 
 LABELS = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [1, 1]])
 LOGITS = np.array([[3, -4], [1, -4], [0, 2], [-2, -1], [-3, -3], [2, 4]], np.float32)
@@ -54,3 +57,10 @@ def test_without_fixed_thresholds_one_is_chosen_for_the_objective() -> None:
     assert measure().micro_f1 == pytest.approx(measure_selected(LOGITS >= -1)[0])
     precise = measure(threshold_objective=0.99)
     assert precise.micro_f1 == pytest.approx(measure_selected(LOGITS >= 1)[0])
+
+
+def test_scores_of_texts_are_those_of_the_network(make_experiment: Callable[..., Experiment]) -> None:
+    """In the order of the texts, which are batched by length."""
+    loop = make_loop(make_experiment())
+    tokens = loop.corpus.train.tokens
+    torch.testing.assert_close(score_texts(loop, tokens), predict_logits(loop.network, tokens))

@@ -99,3 +99,32 @@ def test_a_folder_with_checkpoints_of_another_run_is_an_error(tmp_path: Path) ->
         with pytest.raises(UsageError, match="has a run with other settings, rows or vectors"):
             run(other)
     assert run(model.train_loop_config(texts, labels, path=path)) == 1
+
+
+def test_a_users_trainer_has_a_report_and_a_checkpoint_of_each_epoch_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if checkpoints within an epoch are written: a newer one replaces them, and they are not reported."""
+    labels, texts = (list(column) for column in zip(*make_toy_rows(2000), strict=True))
+    small: dict[str, Any] = {"embedding": "rand", "feature_maps": 4, "filter_widths": (1,), "epochs": 2}
+    estimator = TextCNNClassifier(**small, batch_size=50, settings={"train.checkpoint_minutes": 1e-6})
+    config = estimator.train_loop_config(texts, labels, path=str(tmp_path / "run"))
+    reports: list[tuple[int, str]] = []
+    written: list[str] = []
+    write, report = CheckpointStore.write, ray.train.report
+
+    def record_write(self: CheckpointStore, name: str, *arguments: Any) -> None:
+        write(self, name, *arguments)
+        written.append(name)
+
+    def call_user_callback(metrics: Any, checkpoint: Any, **options: Any) -> None:
+        """As of the guide on training; local mode calls none."""
+        reports.append((metrics["epoch"], Path(checkpoint.path).name))
+        report(metrics, checkpoint, **options)
+
+    monkeypatch.setattr(CheckpointStore, "write", record_write)
+    monkeypatch.setattr(ray.train, "report", call_user_callback)
+    run_in_local_mode(lambda: train_loop_per_worker(config) and None)
+    assert reports == [(1, "epoch-0001"), (2, "epoch-0002")]
+    assert sum("step" in name for name in written) > 2
+    assert {path.name for path in (tmp_path / "run").glob("epoch-*")} == {"epoch-0001", "epoch-0002"}

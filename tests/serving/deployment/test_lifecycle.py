@@ -289,6 +289,53 @@ def test_an_application_that_is_deployed_while_a_change_is_sent_stays(
     assert not is_leased(paths[0])
 
 
+@pytest.mark.parametrize("command", ["first deploy", "deploy", "rollback"])
+def test_a_service_that_another_command_deploys_meanwhile_is_not_replaced(
+    serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:  # fmt: skip
+    """The last one would win silently. Its checkpoints keep their leases, and the command can be repeated."""
+    first, second = paths
+    for path in () if command == "first deploy" else (second, first):
+        assert run_command("deploy", path) == 0
+    arguments = ("rollback",) if command == "rollback" else ("deploy", first)
+    write_leases = applications.ServeCluster.write_leases
+
+    def deploy_meanwhile(cluster: applications.ServeCluster, name: str, checkpoints: set[str]) -> None:
+        monkeypatch.setattr(applications.ServeCluster, "write_leases", write_leases)
+        write_leases(cluster, name, checkpoints)
+        assert run_command("deploy", second, "--model", f"b={second}") == 0
+
+    monkeypatch.setattr(applications.ServeCluster, "write_leases", deploy_meanwhile)
+    capsys.readouterr()
+    assert run_command(*arguments) == 2
+    message = f"classifier: another command has deployed {second} since this one started; repeat this one to replace it"
+    assert message in capsys.readouterr().err
+    assert serve.user_config()["checkpoint"] == second
+    assert serve.user_config()["models"] == {"b": second}
+    assert (is_leased(first), is_leased(second)) == (command != "first deploy", True)
+    assert run_command(*arguments) == 0
+    assert serve.user_config()["checkpoint"] == first
+
+
+def test_a_deployment_whose_response_was_lost_is_repeated(
+    serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve has its configuration already, which is no other command's."""
+    deploy_applications = serve.deploy_applications
+
+    def lose_response(config: Mapping[str, Any]) -> None:
+        deploy_applications(config)
+        monkeypatch.setattr(serve, "deploy_applications", deploy_applications)
+        raise ConnectionError("closed")
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    for path in paths:
+        monkeypatch.setattr(serve, "deploy_applications", lose_response)
+        assert run_command("deploy", path) == 0
+        assert serve.user_config()["checkpoint"] == path
+
+
 def test_an_application_is_not_ended_with_serve_if_it_is_deployed_meanwhile(
     serve: SimulatedServe, paths: tuple[str, str], interruption: Interruption
 ) -> None:

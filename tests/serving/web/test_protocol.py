@@ -96,6 +96,7 @@ def test_each_label_has_an_explanation_on_request(fields: dict) -> None:
     rows = json.loads(encode_response(request, classifier.labels, logits, [Explainer(classifier, text)], flat=True))
     for row in rows:
         explanation = row["explanation"]
+        assert explanation["label"] == row["label"]
         shares = [phrase["share"] for phrase in explanation["phrases"]]
         assert explanation["bias"] + sum(shares) == pytest.approx(row["score"], abs=1e-5)
         assert all(text[phrase["start"] : phrase["end"]] == phrase["text"] for phrase in explanation["phrases"])

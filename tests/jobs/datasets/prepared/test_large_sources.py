@@ -22,7 +22,8 @@ from jobs.datasets.prepared.texts import Texts
 from jobs.datasets.readers import DataError, Split
 from jobs.datasets.tokenization.characters import BUILT_IN
 from jobs.datasets.tokenization.installed import load_tokenizer
-from jobs.training.corpus import Corpus, load_inputs
+from jobs.training.corpora.building import load_inputs
+from jobs.training.corpora.corpus import Corpus
 from tests.support.installed_tokenizer import NAME, install_tokenizer
 from tests.support.text_formats import SUFFIXES, encode_rows
 

@@ -21,7 +21,7 @@ from jobs.config.experiment import Experiment, load_experiment
 from jobs.datasets import readers
 from jobs.datasets.prepared import array_file, cache, large_source
 from jobs.dry_run import plan_training
-from jobs.training.corpus import load_inputs
+from jobs.training.corpora.building import load_inputs
 from tests.s3_server import BUCKET, S3Server, run_s3_server
 
 LINES = [f"{'xy'[number % 2]},text {number}\n" for number in range(40)]
@@ -29,7 +29,7 @@ LOADING = """
 import sys
 from jobs.config.experiment import load_experiment
 from jobs.datasets import readers
-from jobs.training.corpus import load_inputs
+from jobs.training.corpora.building import load_inputs
 readers.MIN_PREPARED_BYTES = 0
 print(load_inputs(load_experiment(None, sys.argv[1:]))[1].key)
 """

@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +17,14 @@ from jobs.search.results.analysis import (
     CANNOT_TELL,
     MIN_SEEDS_FOR_VERDICT,
     MIN_TRIALS_FOR_IMPORTANCE,
-    NOT_VARIED,
     EmbeddingResult,
     compare_embeddings,
-    compute_axis_positions,
     compute_importances,
     compute_row_margin,
     format_trials_csv,
-    list_values,
     summarize_fine_tuning,
 )
-from jobs.search.space import Dimension, parse_space
+from jobs.search.space import parse_space
 from tests.support.trial_records import EXPERIMENT, make_epoch, make_record, make_records
 
 
@@ -217,17 +213,6 @@ def test_only_seeds_of_both_kinds_are_compared() -> None:
     assert "non-static accuracy 0.8000, static 0.6000: +0.2000" in summary
 
 
-def test_null_is_a_value_of_a_setting() -> None:
-    """Such as no weights of the classes; a trial without the setting has none."""
-    balancing = Dimension("train.class_weights", "grid", [None, "balanced"])
-    all_settings: list[dict[str, Any]] = [{balancing.path: None}, {}, {balancing.path: "balanced"}]
-    values = list_values(balancing, [make_record(1, settings, 0.5) for settings in all_settings])
-    assert values == [None, NOT_VARIED, "balanced"]
-    positions, ticks = compute_axis_positions(balancing, values)
-    np.testing.assert_allclose(positions, [0, np.nan, 1])
-    assert [label for _, label in ticks] == ["null", "balanced"]
-
-
 def test_a_kind_of_which_all_seeds_failed_hides_no_verdict_on_the_other() -> None:
     """Its only value is that of its best trial, which is too high."""
     kinds = make_search({"static": range(60), "non-static": range(10, 60)})
@@ -285,14 +270,3 @@ def test_the_table_has_the_metrics_of_one_label_per_text_where_trials_have_them(
     records = [TrialRecord(number, {}, "finished", epochs=[epoch], best=1) for number, epoch in enumerate(epochs, 1)]
     rows = csv.DictReader(io.StringIO(format_trials_csv(EXPERIMENT, parse_space(EXPERIMENT), records)))
     assert [(row["balanced_accuracy"], row["matthews_correlation"]) for row in rows] == [("", ""), ("0.4", "0.1")]
-
-
-def test_values_are_in_order_on_an_axis() -> None:
-    """Listed values are evenly spaced; those drawn by their logarithm are spaced by it."""
-    values = [3, "a", NOT_VARIED, [1, 2]]
-    positions, ticks = compute_axis_positions(Dimension("x", "choice", ["a", [1, 2], 3]), values)
-    np.testing.assert_allclose(positions, [1, 0, np.nan, 0.5])
-    assert [label for _, label in ticks] == ["a", "[1, 2]", "3"]
-    positions, ticks = compute_axis_positions(Dimension("x", "loguniform", [1e-4, 1e-2]), [1e-3, 1e-4])
-    np.testing.assert_allclose(positions, [0.5, 0.0])
-    assert [label for _, label in ticks] == ["0.0001", "0.001", "0.01"]

@@ -12,14 +12,14 @@ from finetune_cnn import TextCNNClassifier
 from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import build_network, predict_logits
 from jobs.model.checkpoint import load_checkpoint, load_training_state
 from jobs.training.continuation import continue_training, load_start_weights
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from jobs.training.loop import create_loop
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.run_files.snapshot import capture, restore
 from tests.support.loops import make_loop, train_checkpoint
+from tests.support.torch_network import build_network, predict_logits
 from tests.support.toy_data import make_toy_rows
 
 
@@ -43,7 +43,7 @@ def test_the_linear_classifier_is_stored_once(
         for name, value in expected.items():
             np.testing.assert_array_equal(weights[name], value.numpy())
     tokens = loop.corpus.validation.tokens
-    logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))).numpy()
+    logits = predict_logits(build_network(checkpoint), tokens).numpy()
     np.testing.assert_allclose(logits, loop.logits.logits, atol=1e-5)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jobs.config.experiment import Experiment
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.linear.rarity import compute_rarity, find_weight_and_growth
 from tests.support.toy_data import make_test_corpus
 

@@ -18,10 +18,11 @@ from jobs.datasets.tokenizer import PADDING, UNKNOWN, Tokens, tokenize
 from jobs.model.batches import Collator
 from jobs.model.linear.classifier import LinearClassifier
 from jobs.model.linear.tensors import BIAS, PAIRS, WEIGHT
-from jobs.training.corpus import Corpus, build_corpus
+from jobs.training.corpora.building import build_corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.linear import svc
 from jobs.training.linear.preparation import prepare_linear_classifier
-from jobs.training.linear.svc import MAX_CACHED, find_pairs, sample_rows, select_rows, train_linear_classifier
+from jobs.training.linear.svc import MAX_CACHED, find_pairs, sample_rows, train_linear_classifier
 from jobs.training.loop import create_loop
 from tests.support.label_sets import make_label_set_rows, write_label_sets
 from tests.support.toy_data import make_toy_rows
@@ -206,18 +207,18 @@ def test_a_large_corpus_is_sampled(
     """The result is that of a corpus with only these rows. With many classes the sample is smaller."""
     corpus, _, _ = make_inputs(make_experiment())
     part, tokens = corpus.train, corpus.train.tokens
-    assert sample_rows(part, 2) == slice(None)
+    assert sample_rows(part, len(tokens.ids), 2) == slice(None)
     monkeypatch.setattr(svc, "MAX_TOKENS", len(tokens.ids) // 2)
     monkeypatch.setattr(svc, "MIN_CLASS_ROWS", 1)
-    rows = sample_rows(part, 2)
+    rows = sample_rows(part, len(tokens.ids), 2)
     assert len(rows) == len(tokens) // 2
     assert (np.diff(rows) > 0).all()
-    assert len(sample_rows(part, 20)) == len(tokens) // 4
+    assert len(sample_rows(part, len(tokens.ids), 20)) == len(tokens) // 4
     with caplog.at_level("INFO"):
         sampled = train_linear_classifier(corpus, None)
     assert f"on {len(rows)} of {len(tokens)} rows" in caplog.text
     monkeypatch.undo()
-    smaller = replace(part, tokens=select_rows(tokens, rows), labels=part.labels[rows])
+    smaller = replace(part, tokens=tokens.select(rows), labels=part.labels[rows])
     expected = train_linear_classifier(replace(corpus, train=smaller), None)
     for name, value in expected.items():
         np.testing.assert_array_equal(sampled[name], value)
@@ -235,7 +236,7 @@ def test_a_sample_has_rows_of_every_class_and_none_of_weight_0(
     weights[50], weights[60] = 1, 1
     part = replace(corpus.train, labels=np.eye(3, dtype=np.uint8)[labels] if multi_label else labels, weights=weights)
     monkeypatch.setattr(svc, "MAX_TOKENS", len(part.tokens.ids) // 10)
-    rows = sample_rows(part, 3)
+    rows = sample_rows(part, len(part.tokens.ids), 3)
     assert {5, 50, 60} <= set(rows)
     assert (weights[rows] > 0).all()
     assert len(rows) < len(labels) // 4

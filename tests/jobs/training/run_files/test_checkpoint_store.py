@@ -24,6 +24,25 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
     assert CheckpointStore(str(tmp_path / "nothing")).newest_position() == (0, 0)
 
 
+def test_only_checkpoints_within_an_epoch_are_removed_where_others_remove_those_of_epochs(tmp_path: Path) -> None:
+    """Ray Train, in a user's own trainer. A step checkpoint stays until a newer checkpoint is complete."""
+    checkpoints = CheckpointStore(str(tmp_path), num_to_keep=None)
+    for epochs, steps, names in (
+        (0, 8, ["epoch-0000-step-000008"]),
+        (0, 16, ["epoch-0000-step-000016"]),
+        (1, 0, ["epoch-0001"]),
+        (1, 8, ["epoch-0001-step-000008", "epoch-0001"]),
+        (2, 0, ["epoch-0002", "epoch-0001"]),
+        (3, 0, ["epoch-0003", "epoch-0002", "epoch-0001"]),
+    ):
+        checkpoints.write(checkpoint_name(epochs, steps), small_checkpoint(epochs, steps, 1), 1)
+        assert checkpoints.names() == names
+    checkpoints.write(checkpoint_name(3, 8), small_checkpoint(3, 8, 1), 1)
+    with pytest.raises(StorageError):
+        checkpoints.write(checkpoint_name(4), lambda folder: (folder / "missing" / "file").touch(), 1)
+    assert checkpoints.names()[0] == "epoch-0003-step-000008"
+
+
 def test_a_checkpoint_with_a_lease_is_kept(tmp_path: Path) -> None:
     """A service uses it, and starts replicas with it later."""
     checkpoints = make_store(tmp_path, (1, 0, 1), (2, 0, 1))

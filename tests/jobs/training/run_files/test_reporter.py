@@ -25,6 +25,17 @@ class Recorder(ray.train.UserCallback):
         self.reports.append((metrics[0]["epoch"], Path(checkpoint.path).name if checkpoint else ""))
 
 
+class ReportRecorder(RunCallback):
+    """Callback of the reports themselves, as Ray Train calls a user's."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda messages: None)
+        self.reports: list[tuple[dict[str, Any], bool]] = []
+
+    def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
+        self.reports.append((metrics[0], checkpoint is not None))
+
+
 def fail() -> None:
     raise StorageError("the storage does not respond")
 
@@ -89,3 +100,27 @@ def test_an_epoch_without_its_checkpoint_is_not_reported(tmp_path: Path) -> None
     run_in_local_mode(train)
     assert recorder.reports == []
     assert messages == [("log", "before")]
+
+
+def test_each_report_of_a_users_trainer_has_metrics(tmp_path: Path) -> None:
+    """Messages and reports without an epoch are left out. Other workers may wait in the report of a failed write."""
+    recorder = ReportRecorder()
+    (tmp_path / "epoch-0001").mkdir()
+
+    def train() -> None:
+        reporter = Reporter(str(tmp_path), ProcessGroup(), 0.0, recorder, with_messages=False)
+        reporter.add_message("log", "before")
+        assert reporter.take_messages() == []
+        reporter.submit_begin(Progress())
+        reporter.submit(do_nothing, [None])
+        reporter.submit(do_nothing, [EPOCHS[0]])
+        reporter.submit(do_nothing, [None])
+        reporter.submit(fail, [EPOCHS[1]])
+        with pytest.raises(StorageError, match="does not respond"):
+            reporter.wait()
+
+    run_in_local_mode(train)
+    assert [(metrics["epoch"], has_checkpoint) for metrics, has_checkpoint in recorder.reports] == [
+        (1, True),
+        (2, False),
+    ]

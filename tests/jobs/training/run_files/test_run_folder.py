@@ -12,7 +12,7 @@ from jobs.config.experiment import Experiment
 from jobs.datasets.dataset import load_dataset
 from jobs.model.checkpoint import CheckpointError
 from jobs.model.checkpoint_locations import read_published_test_part
-from jobs.training.corpus import Corpus
+from jobs.training.corpora.corpus import Corpus
 from jobs.training.run_files import run_folder
 from jobs.training.run_files.run_folder import (
     BestCheckpoint,
@@ -150,6 +150,15 @@ def test_a_worse_run_on_the_same_validation_rows_does_not_become_current(tmp_pat
     ]
     own = json.loads((tmp_path / "train-2" / "best.json").read_text())
     assert (own["checkpoint"], own["validation"]) == ("c1", "rows")
+
+
+def test_the_output_says_that_the_loss_decides_between_equal_metrics(tmp_path: Path, messages: list[str]) -> None:
+    finish_run(tmp_path, "train-1", "rows", accuracy=0.43, loss=0.3)
+    finish_run(tmp_path, "train-2", "rows", accuracy=0.43, loss=0.4)
+    decision = "equal accuracy 0.4300, so that the loss decides: loss 0.4000 against loss 0.3000 on the same validation"
+    assert f"this run is worse, with {decision} rows; to make it current" in messages[-1]
+    finish_run(tmp_path, "train-3", "rows", accuracy=0.43, loss=0.3, metric="loss")
+    assert "instead of train-1: loss 0.3000 against loss 0.3000 on" in messages[-1]
 
 
 def test_a_worse_run_becomes_current_on_request(tmp_path: Path, messages: list[str]) -> None:

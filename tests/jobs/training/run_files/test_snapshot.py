@@ -20,7 +20,6 @@ from jobs.embeddings.word2vec import write_binary
 from jobs.evaluation.abstention import select_balanced_threshold, select_retention_threshold
 from jobs.evaluation.metrics import LogitSample, fit_temperature
 from jobs.inference.classifier import Classifier
-from jobs.inference.predict import predict_logits
 from jobs.model import checkpoint_files
 from jobs.model.checkpoint import (
     CheckpointError,
@@ -30,13 +29,14 @@ from jobs.model.checkpoint import (
     load_training_state,
     verify_checksums,
 )
-from jobs.training.corpus import build_corpus
+from jobs.training.corpora.building import build_corpus
 from jobs.training.loop import Loop, create_loop
 from jobs.training.run_files import checkpoint_store
 from jobs.training.run_files.checkpoint_store import CheckpointStore, checkpoint_name
 from jobs.training.run_files.snapshot import VECTORS_DIGEST, capture, collect_versions, gather_weights, restore
 from jobs.training.worker import resume
 from tests.support.loops import make_loop
+from tests.support.torch_network import predict_logits
 from tests.support.toy_data import make_test_corpus, make_toy_rows
 
 EXTRA_WORDS = [f"other{number}" for number in range(3000)]
@@ -276,7 +276,7 @@ def test_a_checkpoint_of_an_epoch_has_the_temperature_of_its_validation_part(
             assert temperature is None
             continue
         validation = loop.corpus.validation
-        logits = predict_logits(loop.network, validation.tokens, np.arange(len(validation))).numpy()
+        logits = predict_logits(loop.network, validation.tokens).numpy()
         assert temperature == pytest.approx(fit_temperature(logits, validation.labels), rel=1e-4)
         assert temperature != 1
     monkeypatch.delattr(LogitSample, "fit_temperature")

@@ -1,5 +1,6 @@
 """Corpus of a run: vocabulary, initial vectors, keys, and the cache of a search's corpora."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,10 @@ from jobs.datasets.dataset import load_dataset, load_folds
 from jobs.datasets.readers import Split
 from jobs.datasets.tokenization.installed import TokenizerError
 from jobs.datasets.tokenizer import UNKNOWN
-from jobs.training.corpus import Corpus, CorpusCache, build_corpus, corpus_key, load_text_vectors, load_texts
+from jobs.training.corpora import sharing
+from jobs.training.corpora.building import build_corpus, load_text_vectors, load_texts
+from jobs.training.corpora.corpus import Corpus
+from jobs.training.corpora.sharing import CorpusCache, corpus_key
 from tests.support.toy_data import write_word2vec
 
 
@@ -145,7 +149,7 @@ def test_the_first_of_two_commands_decides_the_trained_vectors(
         for path, value in ((part, -1), (cached, 1)):  # the other command ends while this one trains
             write_word2vec(path, first.words, np.full((len(first.words), 12), value, np.float32))
 
-    monkeypatch.setattr("jobs.training.corpus.train_word2vec", train_slowly)
+    monkeypatch.setattr("jobs.training.corpora.building.train_word2vec", train_slowly)
     assert (build(experiment).vectors[2:] > 0).all()
     assert [path.name for path in cached.parent.iterdir()] == [cached.name]
 
@@ -245,7 +249,7 @@ def test_the_cache_builds_one_corpus_for_each_text_setting(make_experiment: Call
         stored.append(corpus)
         return len(stored) - 1
 
-    cache = CorpusCache(experiment, load_dataset(experiment), put, lambda kind, value: None)
+    cache = CorpusCache(experiment, load_dataset(experiment), put, lambda kind, value: None, os.getcwd())
     short = experiment.replace({"text.max_tokens": 3})
     wide = short.replace({"model.filter_widths": [2, 3], "train.epochs": 1, "seed": 4})
     assert [cache.get(chosen) for chosen in (short, wide, experiment, short)] == [[0], [0], [1], [0]]
@@ -253,6 +257,33 @@ def test_the_cache_builds_one_corpus_for_each_text_setting(make_experiment: Call
     assert stored[1].train.tokens.lengths.max() > 3
     assert corpus_key(short) == corpus_key(wide) != corpus_key(experiment)
     assert corpus_key(experiment) != corpus_key(experiment.replace({"model.embedding": "static"}))
+
+
+def test_the_cache_keeps_the_corpora_that_were_used_last(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "MAX_STORED_CORPORA", 2)
+    experiment = make_experiment()
+    built: list[int] = []
+    cache = CorpusCache(
+        experiment, load_dataset(experiment), lambda corpus: built.append(0) or len(built), lambda *_: None, os.getcwd()
+    )
+    lengths = (3, 4, 3, 5, 3, 4)  # 5 replaces 4
+    assert [cache.get(experiment.replace({"text.max_tokens": length})) for length in lengths] == [
+        [1], [2], [1], [3], [1], [4],
+    ]  # fmt: skip
+
+
+def test_the_cache_reads_relative_paths_from_the_folder_of_the_driver(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts an actor in another folder."""
+    monkeypatch.chdir("/")
+    write_word2vec(tmp_path / "own.bin", ["film"], np.ones((1, 4), np.float32))
+    experiment = make_experiment(model__embedding="static", vectors__path="own.bin", vectors__dimensions=4)
+    cache = CorpusCache(experiment, load_dataset(experiment), lambda corpus: corpus, lambda *_: None, str(tmp_path))
+    [corpus] = cache.get(experiment)
+    assert corpus.vectors.shape[1] == 4
 
 
 def test_a_missing_tokenizer_is_reported_before_texts_are_read(make_experiment: Callable[..., Experiment]) -> None:

@@ -1,27 +1,18 @@
-"""Corpus of a run: its texts as token ids with labels, its vocabulary, and the initial word vectors.
-
-The texts are read and tokenized once, and the vectors are looked up once. A corpus consists of flat arrays, so that
-all workers and trials on a node map the same memory of Ray's object store.
-"""
+"""Builds the corpus of a run: the texts are read and tokenized once, and the vectors are looked up once."""
 
 import hashlib
 import json
 import logging
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cluster import format_count
-from cluster.console.logs import ForwardingHandler, handle_logs
 from cluster.console.progress import progress_bar
 from cluster.machine import count_cpus
-from cluster.storage import absolute_path, exists, join, write_bytes
-from jobs.config.class_weights import ClassWeights
+from cluster.storage import absolute_path, join
 from jobs.config.experiment import Experiment, digest
 from jobs.config.training_defaults import DEFAULT_BATCH_SIZE, choose_batch_size
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -29,121 +20,26 @@ from jobs.datasets.json_digest import digest_list
 from jobs.datasets.label_sets import encode_labels
 from jobs.datasets.prepared.corpus_tokens import count_words, encode, tokenize_texts
 from jobs.datasets.readers import Split
-from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 from jobs.datasets.text_checks import describe_texts, describe_undivided_texts
 from jobs.datasets.tokenization.installed import check_tokenizer
 from jobs.datasets.tokenization.text_tokens import find_words
-from jobs.datasets.tokenizer import Tokens, Vocabulary, fold_case, normalize
+from jobs.datasets.tokenizer import Vocabulary, fold_case, normalize
 from jobs.embeddings.initialization import initialize_vectors, scale_to_norm
 from jobs.embeddings.pretraining import (
     CACHE_KEY_SETTINGS,
     SINGLE_THREAD_WORDS,
+    load_or_train,
     train_word2vec,
     write_tokenized_corpus,
 )
 from jobs.embeddings.vector_files import read_vectors, restrict_vectors
-from jobs.embeddings.word_vectors import Coverage, WordVectors, compute_coverage
+from jobs.embeddings.word_vectors import WordVectors, compute_coverage
 from jobs.model.checkpoint import load_labels
+from jobs.training.corpora.corpus import Corpus, EncodedSplit
 
 logger = logging.getLogger(__name__)
 
 MANY_TEXTS = 50_000  # take more than a second
-
-
-@dataclass(frozen=True)
-class EncodedSplit:
-    """One part of a dataset. tokens: of its texts; labels: `(texts,)` int64, indices into the corpus's labels; with
-    several labels per text `(texts, labels)` uint8, 1 for those of a text.
-
-    weights: of the rows in the loss, `(texts,)` float64; None if they are equal.
-    """
-
-    tokens: Tokens
-    labels: np.ndarray
-    weights: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Everything that training needs.
-
-    words: the vocabulary, whose first word has id 2: the words of the training texts, then words that only the
-    vectors file has. vectors: `(words + 2, dimensions)` float32. pretrained: `(words + 2,)` bool, whether the vector
-    comes from the file. scale: `(words + 2,)` float32, factor by which the vector was multiplied (`vectors.norm`).
-    coverage: None without pretrained vectors. key: identifies texts and vectors: a file by its vectors, those trained
-    here by what they were trained from. held_out: identifies the test part, which is not in the corpus. out_of_scope:
-    tokens of texts in no class, which select thresholds; None without such texts. num_trained: least number of word ids
-    with a trained vector. started_from: path and manifest's SHA-256 of the checkpoint of `train.start_from`. linear:
-    cache of `jobs.training.linear.svc`, empty in a copy with other rows.
-    """
-
-    train: EncodedSplit
-    validation: EncodedSplit
-    labels: list[str]
-    words: list[str]
-    vectors: np.ndarray
-    pretrained: np.ndarray
-    scale: np.ndarray
-    coverage: Coverage | None
-    key: str
-    held_out: str
-    out_of_scope: Tokens | None = None
-    num_trained: int = 2
-    started_from: Mapping[str, str] | None = None
-    linear: dict[str, dict[str, np.ndarray]] = field(init=False, default_factory=dict, repr=False, compare=False)
-
-    def word_counts(self) -> np.ndarray:
-        """Return the occurrences of each word id in the training texts, `(train words,)` int64.
-
-        Ids 0 and 1 are padding (never) and unknown words. Words with later ids are not in the texts, and not trained.
-        """
-        return np.bincount(self.train.tokens.ids, minlength=self.num_trained)
-
-    def row_weights(self, class_weights: ClassWeights) -> np.ndarray | None:
-        """Return the weights of the training rows in the loss; values and errors as of `compute_row_weights`."""
-        of_classes = class_weights if self.train.labels.ndim == 1 else None
-        return compute_row_weights(of_classes, self.labels, self.train.labels, self.train.weights)
-
-    def label_weights(self, class_weights: ClassWeights) -> np.ndarray | None:
-        """Return the weights of the labels in the loss, as `compute_label_weights`; None with one label per text."""
-        of_labels = class_weights if self.train.labels.ndim == 2 else None
-        return compute_label_weights(of_labels, self.labels, self.train.labels, self.train.weights)
-
-
-class CorpusCache:
-    """Corpora of one dataset, one for each way to read its texts, built on first use; in a search a Ray actor.
-
-    Args:
-        experiment, dataset: of the search.
-        put: stores a corpus and returns a reference to it.
-        send: receives log messages, as ("log", (level, message)).
-    """
-
-    def __init__(
-        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], send: Callable[[str, Any], None]
-    ) -> None:
-        self._experiment, self._dataset, self._put = experiment, dataset, put
-        self._handler = ForwardingHandler(send)
-        self._references: dict[str, Any] = {}
-
-    def get(self, experiment: Experiment) -> list[Any]:
-        """Return a reference to an experiment's corpus, in a list: Ray would replace a bare reference by its value."""
-        key = corpus_key(experiment)
-        if key not in self._references:
-            chosen = self._experiment.replace({"text": experiment.text.model_dump()})
-            with handle_logs(self._handler):
-                corpus = build_corpus(chosen, self._dataset, use_pretrained=experiment.model.embedding != "rand")
-            self._references[key] = self._put(corpus)
-        return [self._references[key]]
-
-
-def corpus_key(experiment: Experiment) -> str:
-    """Return a key of an experiment's corpus among those of one dataset: text settings, and whether vectors are
-    pretrained."""
-    return digest([experiment.text.model_dump(), experiment.model.embedding == "rand"])
 
 
 def build_corpus(
@@ -212,8 +108,7 @@ def load_texts(experiment: Experiment) -> Dataset:
     """Return the dataset of an experiment, and log its size and notes on it."""
     check_tokenizer(experiment.text.tokenizer)
     logger.info("reading the texts")
-    start = experiment.train.start_from
-    dataset = load_dataset(experiment, known_labels=load_labels(start) if start else ())
+    dataset = load_dataset(experiment, known_labels=load_labels(experiment.train.start_from))
     for note in dataset.notes:
         logger.info(note)
     rows = f"{len(dataset.train):,} training rows, {len(dataset.validation):,} validation rows"
@@ -261,7 +156,8 @@ def _train_vectors(
 ) -> tuple[WordVectors, str]:
     """Return the vectors of words that gensim trained on the texts, and a key of what they depend on.
 
-    They are in the storage under that key, and trained only if they are not: other threads would train others.
+    They are in the storage under that key, and trained only if they are not there or damaged: other threads would
+    train others.
 
     Args:
         threads: their number; None for all cores if there are many words.
@@ -275,18 +171,16 @@ def _train_vectors(
             metadata.version("gensim"),
         ]
     )
-    target = join(absolute_path(experiment.storage), "cache", f"vectors-{key}.bin")
-    if not exists(target):
-        with tempfile.TemporaryDirectory() as scratch:
-            texts = write_tokenized_corpus(Path(scratch), background.iter_tokens() if background else tokenized)
-            threads = threads or (1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus())
-            logger.info(f"training {settings.dimensions}-dimensional word2vec with {format_count(threads, 'thread')}")
-            part = Path(scratch, "vectors.bin")
-            with progress_bar("word2vec", "words", settings.epochs * texts.num_words, logger) as report:
-                train_word2vec(texts, part, settings, experiment.seed, threads, lambda done, total: report(done))
-            # Another command may have trained others meanwhile, and have read them: those stay.
-            write_bytes(target, part.read_bytes(), replace=False)
-    vectors = read_vectors(settings.model_copy(update={"path": target, "format": "auto"}), words, None)
+    path = join(absolute_path(experiment.storage), "cache", f"vectors-{key}.bin")
+
+    def train(target: Path) -> None:
+        texts = write_tokenized_corpus(target.parent, background.iter_tokens() if background else tokenized)
+        num_threads = threads or (1 if texts.num_words <= SINGLE_THREAD_WORDS else count_cpus())
+        logger.info(f"training {settings.dimensions}-dimensional word2vec with {format_count(num_threads, 'thread')}")
+        with progress_bar("word2vec", "words", settings.epochs * texts.num_words, logger) as report:
+            train_word2vec(texts, target, settings, experiment.seed, num_threads, lambda done, total: report(done))
+
+    vectors = load_or_train(path, settings, words, train)
     return vectors, digest([key, settings.model_dump()])
 
 

@@ -106,7 +106,7 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
 def _manifest(options: argparse.Namespace) -> None:
     import yaml
 
-    from cluster import manifest
+    from cluster.kuberay import manifest
     from cluster.package import is_experiment_file
     from cluster.storage import read_text
 

@@ -1,4 +1,4 @@
-"""Scores of texts with the torch network, which training measures; those of `jobs.inference.classifier` are equal."""
+"""Reference of the classifier: the torch network of a checkpoint, its logits and probabilities."""
 
 from collections.abc import Sequence
 
@@ -32,13 +32,13 @@ def build_network(checkpoint: Checkpoint) -> Network:
 
 
 @torch.inference_mode()
-def predict_logits(network: Network, tokens: Tokens, rows: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """Return the logits of the texts with some row numbers, `(len(rows), classes)` float32 on the CPU."""
+def predict_logits(network: Network, tokens: Tokens, device: torch.device | str = "cpu") -> Tensor:
+    """Return the logits of texts, `(texts, classes)` float32 on the CPU."""
     network.eval()
     collator = Collator(tokens, len(network.initial_vectors), device)
-    logits = torch.empty(len(rows), len(network.output))
-    for batch in iter_batches_by_length(tokens.lengths[rows], BATCH_SIZE):
-        logits[batch] = network(collator.collate(rows[batch])).cpu()
+    logits = torch.empty(len(tokens), len(network.output))
+    for rows in iter_batches_by_length(tokens.lengths, BATCH_SIZE):
+        logits[rows] = network(collator.collate(rows)).cpu()
     return logits
 
 
@@ -46,5 +46,5 @@ def predict_proba(checkpoint: Checkpoint, texts: Sequence[str]) -> np.ndarray:
     """Return the probability of each class for each text, `(texts, classes)` float32."""
     settings = checkpoint.experiment.text
     tokens = encode(tokenize_texts(texts, settings), checkpoint.vocabulary, settings.max_tokens)
-    logits = predict_logits(build_network(checkpoint), tokens, np.arange(len(tokens))) / checkpoint.temperature
+    logits = predict_logits(build_network(checkpoint), tokens) / checkpoint.temperature
     return (logits.sigmoid() if checkpoint.is_multi_label else torch.softmax(logits, dim=1)).numpy()
