@@ -124,7 +124,7 @@ def load_experiment(path: str | None, settings: Sequence[str] = ()) -> Experimen
     Raises:
         ExperimentError: the file cannot be read, is not YAML, or contains an invalid key or value.
     """
-    experiment = _override(_read_yaml(path) if path else {}, settings, path or "settings")
+    experiment = _override(_read_yaml(path) if path else {}, settings, path or "command line")
     if experiment.vectors.path is not None:
         keys = {setting.partition("=")[0] for setting in settings}
         for key in (f"vectors.{name}" for name in PRETRAINING_SETTINGS):
@@ -246,8 +246,12 @@ def _validate(tree: dict[str, Any], location: str, command_line: Sequence[str] =
         messages: dict[str, list[str]] = {}
         for details in error.errors(include_url=False):
             path = ".".join(str(part) for part in details["loc"] if part != "[key]")  # of the names in a mapping
-            is_given = any(_is_inside(path, key) or _is_inside(key, path) for key in command_line)
-            messages.setdefault("command line" if is_given else location, []).append(_format_error(path, details))
+            source = location
+            if any(_is_inside(path, key) for key in command_line):
+                source = "command line"
+            elif location != "command line" and any(_is_inside(key, path) for key in command_line):
+                source = f"{location} and command line"  # a mapping is checked as a whole
+            messages.setdefault(source, []).append(_format_error(path, details))
         raise ExperimentError("; ".join(f"{source}: {'; '.join(own)}" for source, own in messages.items())) from error
 
 

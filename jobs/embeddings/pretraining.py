@@ -24,7 +24,6 @@ from cluster.storage import (
     check_local_file,
     exists,
     output_folder,
-    remove_file,
     write_bytes,
 )
 from jobs.config.experiment import Experiment
@@ -171,12 +170,11 @@ def load_or_train(
             if not _is_damaged(path):
                 raise
             logger.warning(f"{error}; training the vectors again")
-            remove_file(path)
     with tempfile.TemporaryDirectory() as scratch:
         part = Path(scratch, "vectors.bin")
         train(part)
         # Another command may have trained others meanwhile, and have read them: those stay.
-        write_bytes(path, part.read_bytes(), replace=False)
+        write_bytes(path, part.read_bytes(), replace=exists(path) and _is_damaged(path))
     return read_vectors(trained, target_words, None)
 
 

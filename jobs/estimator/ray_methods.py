@@ -43,13 +43,19 @@ class RayMethods:
         y: Iterable[Any],
         sample_weight: Iterable[float] | None,
         eval_set: EvalSet | None,
+        *,
+        continues: bool = False,
     ) -> tuple[Experiment, Dataset, LabelSets | None]:
         """Return the experiment, with the settings that the labels require, and the values of `make_dataset`.
+
+        Args:
+            continues: the training starts from the weights of the fit before.
 
         Raises:
             ExperimentError: class weights or thresholds are not those of the labels.
         """
-        self._warn_about_vectors(experiment)
+        if not continues:
+            self._warn_about_vectors(experiment)
         dataset, sets = make_dataset(X, y, sample_weight, eval_set, self.validation_fraction, experiment.seed)
         if sets is not None:
             metric = (self.settings or {}).get("train.metric", MULTI_LABEL_METRIC)
@@ -60,7 +66,7 @@ class RayMethods:
 
     def _warn_about_vectors(self, experiment: Experiment) -> None:
         """Log a warning if the vectors file of a loaded model is not used again, although its weights are not."""
-        if experiment.vectors.path is not None or experiment.model.embedding == "rand" or self.warm_start:
+        if experiment.vectors.path is not None or experiment.model.embedding == "rand":
             return
         model: TrainedModel | None = getattr(self, "_model", None)
         if model is not None and (path := model.checkpoint.experiment.vectors.path) is not None:

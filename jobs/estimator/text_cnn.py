@@ -146,7 +146,9 @@ class TextCNNClassifier(RayMethods, ClassifierMixin, BaseEstimator):  # type: ig
                 number of at least 0; or `warm_start` is impossible.
             UsageError: a setting is invalid, or the vectors cannot be read.
         """
-        experiment, dataset, sets = self._make_dataset(self.to_experiment(), X, y, sample_weight, eval_set)
+        experiment, dataset, sets = self._make_dataset(
+            self.to_experiment(), X, y, sample_weight, eval_set, continues=self.warm_start
+        )
         if experiment.train.start_from is not None:  # labels that do not fit are an error before the training
             list_classes(y, sets, load_labels(experiment.train.start_from))
         initial = self._model if self.warm_start and hasattr(self, "_model") else None

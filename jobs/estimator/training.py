@@ -73,7 +73,8 @@ def train_dataset(
     """
     use_own_vectors = initial is not None and experiment.vectors.path is None and experiment.model.embedding != "rand"
     vectors = restore_vectors(initial) if initial is not None and use_own_vectors else None
-    experiment, corpus = build_memory_corpus(experiment, dataset, vectors)
+    # A model with random vectors has none of a file.
+    experiment, corpus = build_memory_corpus(experiment, dataset, vectors if vectors and vectors.words else None)
     from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need
 
     use_gpu = use_own_gpu(experiment.train.use_gpu)

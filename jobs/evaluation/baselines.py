@@ -216,8 +216,9 @@ def load_training_dataset(checkpoint: Checkpoint, dataset: Dataset | None = None
     known = checkpoint.labels if checkpoint.experiment.train.start_from else ()
     try:
         is_refit = checkpoint.metrics.get("loss") is None  # without a validation part
-        experiment = use_trusted_storage(checkpoint.experiment, checkpoint)
-        dataset = dataset or load_dataset(experiment, for_refit=is_refit, known_labels=known)
+        if dataset is None:
+            with use_trusted_storage(checkpoint.experiment, checkpoint) as experiment:
+                dataset = load_dataset(experiment, for_refit=is_refit, known_labels=known)
     except UsageError as error:
         raise RowsUnavailable(str(error)) from error
     if checkpoint.metrics.get("rows") == len(dataset.train) + len(dataset.validation):

@@ -2,13 +2,13 @@
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import numpy as np
 
-from cluster.durable_files import user_cache_path
 from cluster.storage import absolute_path, parent, split_query
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
@@ -70,8 +70,8 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
     else:
         # A run that starts from a checkpoint need not have rows of all its classes.
         started = checkpoint.labels if experiment.train.start_from else ()
-        own = use_trusted_storage(experiment, checkpoint)
-        dataset, source = load_dataset(own, known_labels=started), data.train
+        with use_trusted_storage(experiment, checkpoint) as own:
+            dataset, source = load_dataset(own, known_labels=started), data.train
         test = _respell(dataset.test, checkpoint.labels)
         if test.digest() != checkpoint.metrics.get("held_out"):
             raise DataError(
@@ -83,10 +83,11 @@ def load_measured_rows(experiment: Experiment, checkpoint: Checkpoint, file: Sou
     return MeasuredRows(test, source, data, dataset)
 
 
-def use_trusted_storage(experiment: Experiment, checkpoint: Checkpoint) -> Experiment:
-    """Return the experiment with a storage for the cache of its texts that a foreign checkpoint does not choose.
+@contextmanager
+def use_trusted_storage(experiment: Experiment, checkpoint: Checkpoint) -> Iterator[Experiment]:
+    """Context manager: the experiment, with a storage for the cache of its texts that no foreign checkpoint chooses.
 
-    That of its settings is used if the checkpoint is in it, or if it was set otherwise; else this user's cache.
+    That of its settings is used if the checkpoint is in it, or if it was set otherwise; else a temporary folder.
 
     Args:
         experiment: of the checkpoint, perhaps with other settings.
@@ -94,8 +95,10 @@ def use_trusted_storage(experiment: Experiment, checkpoint: Checkpoint) -> Exper
     storage, folder = (split_query(absolute_path(path))[0] for path in (experiment.storage, checkpoint.path))
     folders = [folder := parent(folder) for _ in range(4)]  # <storage>/<experiment>/<run>/[<trial>/]<checkpoint>
     if experiment.storage != checkpoint.experiment.storage or storage in folders[2:]:
-        return experiment
-    return experiment.replace({"storage": str(user_cache_path("storage") or tempfile.mkdtemp())})
+        yield experiment
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield experiment.replace({"storage": scratch})
 
 
 def check_labels(test: Split, labels: Sequence[str]) -> None:

@@ -165,7 +165,7 @@ class ShardedPrediction:
         names = set(list_file_sizes(self.writer.out))
         if any(map(_PART.fullmatch, names)):
             return
-        for name in names.difference(earlier):
+        for name in sorted(names.difference(earlier), key=lambda name: name == LOCK_FILE):  # the lock is the last one
             if name in (MANIFEST, LOCK_FILE) or _INVALID_ROWS.fullmatch(name):
                 remove_file(join(self.writer.out, name))
 

@@ -23,7 +23,7 @@ def fill_folder(path: str, last: str) -> Iterator[Path]:
         StorageError: the folder cannot be written.
     """
     local = local_path(path)
-    is_new = local is not None and not local.exists()
+    new_folders = [folder for folder in (local, *local.parents) if not folder.exists()] if local else []
     try:
         with output_folder(path) as folder, tempfile.TemporaryDirectory(".part", ".", folder) as part:
             yield Path(part)
@@ -34,7 +34,7 @@ def fill_folder(path: str, last: str) -> Iterator[Path]:
                 os.replace(Path(part, name), folder / name)
             flush(folder)
     except BaseException:
-        if local is not None and is_new:
-            with suppress(OSError):
-                local.rmdir()
+        for new in new_folders:
+            with suppress(OSError):  # it is not empty
+                new.rmdir()
         raise

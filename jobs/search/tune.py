@@ -6,7 +6,6 @@ is written. So whatever interrupts a search, the same command resumes it with th
 
 import functools
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -40,7 +39,7 @@ from jobs.search.trainable import OwnTunerTrial, TrialInputs, build_trainable
 from jobs.search.trial_resources import TrialResources, plan_trial_resources
 from jobs.training.corpora.building import build_corpus
 from jobs.training.corpora.corpus import Corpus
-from jobs.training.corpora.sharing import CorpusCache, corpus_key, put_corpus
+from jobs.training.corpora.sharing import CorpusCache, corpus_key, put_corpus, use_absolute_paths
 from jobs.training.run_files.run_folder import BestCheckpoint, RunFolder, resolve_run_folder
 from jobs.training.run_files.trackers import Trackers, connect_trackers
 
@@ -256,7 +255,7 @@ def _share_inputs(
     corpus_cache = None
     if any(dimension.path.startswith("text.") for dimension in space):
         send = functools.partial(send_message, shared_state)
-        corpus_cache = pin_to_driver_node(CorpusCache).remote(experiment, dataset, put_corpus, send, os.getcwd())
+        corpus_cache = pin_to_driver_node(CorpusCache).remote(use_absolute_paths(experiment), dataset, put_corpus, send)
     return TrialInputs(experiment, run.path, references, corpus_cache, shared_state, use_gpu)
 
 

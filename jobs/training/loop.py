@@ -154,7 +154,7 @@ class Loop:
     def epoch_progress(self) -> EpochProgress:
         """Return the position in the current epoch."""
         rows, size, finished = len(self.corpus.train), self.batch_size, len(self.progress.epochs)
-        done = self.progress.steps * size
+        done = rows * self.progress.steps / self.texts.num_batches
         speed = self.steps * size / max(self.step_seconds + time.perf_counter() - self._started, 1e-9)
         return EpochProgress(
             epoch=finished + 1,

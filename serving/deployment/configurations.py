@@ -74,7 +74,9 @@ def require_unchanged(
     """
     name = application["name"]
     current = details["applications"].get(name, {}).get("deployed_app_config")
-    if current and current != earlier and read_user_config(current) != read_user_config(application):
+    if not current or "checkpoint" not in read_user_config(current):  # an application of somebody else is replaced
+        return
+    if current != earlier and read_user_config(current) != read_user_config(application):
         raise DeployedMeanwhileError(name, read_user_config(current))
 
 

@@ -41,7 +41,7 @@ class BlockReader:
         self._block_rows: list[np.ndarray] | None = None
         self._current: int | None = None
         if self._device.type == "cuda" if all_at_once is None else all_at_once:
-            self._block_rows = [block.rows for block in blocks]
+            self._block_rows = [block.rows.copy() for block in blocks]  # without the tokens of a stored block
             self._set_texts(np.arange(blocks.num_texts), blocks.select(slice(None)))
         else:
             self._enter(0)

@@ -1,6 +1,5 @@
 """Corpora in Ray's object store, where workers and trials read them."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,9 +8,11 @@ import numpy as np
 import ray
 
 from cluster.console.logs import ForwardingHandler, handle_logs
+from cluster.storage import absolute_path
 from jobs.config.experiment import Experiment, digest
 from jobs.datasets.dataset import Dataset
 from jobs.datasets.tokenizer import Tokens
+from jobs.embeddings.vector_files import GENSIM_PREFIX
 from jobs.training.corpora.building import build_corpus
 from jobs.training.corpora.corpus import Corpus
 from jobs.training.corpora.token_blocks import TokenBlock, TokenBlocks
@@ -47,8 +48,9 @@ class StoredTokenBlocks(TokenBlocks):
             found.append(block.rows[positions])
             ids.append(tokens.ids)
             lengths.append(tokens.lengths)
-        offsets = np.concatenate([[0], np.concatenate(lengths).cumsum()])
-        return Tokens(np.concatenate(ids), offsets).select(np.argsort(np.concatenate(found)))
+        tokens = Tokens(np.concatenate(ids), np.concatenate([[0], np.concatenate(lengths).cumsum()]))
+        del ids  # most of the memory
+        return tokens.select(np.argsort(np.concatenate(found)))
 
     def count_words(self, num_words: int) -> np.ndarray:
         """Return the counts, which were computed before the blocks were stored."""
@@ -81,21 +83,14 @@ class CorpusCache:
     """Corpora of one dataset, one for each way to read its texts, built on first use; in a search a Ray actor.
 
     Args:
-        experiment, dataset: of the search.
+        experiment, dataset: of the search, with the paths of `use_absolute_paths` if this is an actor.
         put: stores a corpus and returns a reference to it.
         send: receives log messages, as ("log", (level, message)).
-        folder: of the driver, which relative paths of the experiment start from; an actor has another one.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        dataset: Dataset,
-        put: Callable[[Corpus], Any],
-        send: Callable[[str, Any], None],
-        folder: str,
+        self, experiment: Experiment, dataset: Dataset, put: Callable[[Corpus], Any], send: Callable[[str, Any], None]
     ) -> None:
-        os.chdir(folder)
         self._experiment, self._dataset, self._put = experiment, dataset, put
         self._handler = ForwardingHandler(send)
         self._references: dict[str, Any] = {}
@@ -113,6 +108,15 @@ class CorpusCache:
             self._references[key] = self._put(corpus)
         self._references[key] = self._references.pop(key)  # the last one to be removed
         return [self._references[key]]
+
+
+def use_absolute_paths(experiment: Experiment) -> Experiment:
+    """Return an experiment whose vectors and storage an actor finds: it has another working folder."""
+    paths = {"storage": absolute_path(experiment.storage)}
+    vectors = experiment.vectors.path
+    if vectors is not None and not vectors.startswith(GENSIM_PREFIX):
+        paths["vectors.path"] = absolute_path(vectors)
+    return experiment.replace(paths)
 
 
 def corpus_key(experiment: Experiment) -> str:

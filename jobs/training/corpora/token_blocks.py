@@ -40,9 +40,11 @@ class TokenBlocks:
         self.num_texts, self.num_tokens = len(tokens), len(tokens.ids)
         number = max(1, math.ceil(self.num_tokens / BLOCK_TOKENS))
         self._tokens = tokens
-        # The block of each text, `(texts,)`.
-        self._blocks = np.random.default_rng(0).integers(number, size=len(tokens), dtype=np.uint16)
-        self.sizes = [int(size) for size in np.bincount(self._blocks, minlength=number)]
+        self.sizes = [len(tokens)]
+        if number > 1:
+            # The block of each text, `(texts,)`.
+            self._blocks = np.random.default_rng(0).integers(number, size=len(tokens), dtype=np.uint16)
+            self.sizes = [int(size) for size in np.bincount(self._blocks, minlength=number)]
 
     def __iter__(self) -> Iterator[TokenBlock]:
         return map(self.read, range(len(self.sizes)))

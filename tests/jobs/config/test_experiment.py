@@ -176,6 +176,9 @@ def test_an_error_names_the_command_line_or_the_file(tmp_path: Path) -> None:
         load_experiment(str(path), ["seed=-1", "train.epochs=1"])
     with pytest.raises(ExperimentError, match=r"^command line: model.dropout: "):
         load_experiment(None, ["model.dropout.x=1"])
+    path.write_text("train: {class_weights: {a: -1, b: 1}}\n")
+    with pytest.raises(ExperimentError, match=r"my.yaml and command line: train.class_weights: the weight of 'a'"):
+        load_experiment(str(path), ["train.class_weights.b=2"])
 
 
 def test_a_value_has_no_keys() -> None:

@@ -78,6 +78,18 @@ def test_yields_within_an_epoch_come_after_the_interval(make_experiment: Callabl
     assert torch.equal(expected.network.filters, paused.network.filters)
 
 
+def test_progress_with_blocks_reaches_the_end(
+    make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch of each block has fewer rows."""
+    monkeypatch.setattr(token_blocks, "BLOCK_TOKENS", 15)
+    loop = make_loop(make_experiment(train__epochs=1, train__batch_size=4))
+    seen = [loop.epoch_progress() for epoch in loop.train_with_intervals(interval_s=0) if epoch is None]
+    assert seen[-1].steps == loop.texts.num_batches > len(loop.corpus.train) / 4 + 5
+    assert all(progress.seconds_left > 0 for progress in seen)
+    assert seen[-1].step == 16 * ((seen[-1].steps - 1) // 16)
+
+
 def test_a_word_that_decides_the_class_is_learned(make_experiment: Callable[..., Experiment]) -> None:
     loop = make_loop(make_experiment(train__epochs=12, train__patience=12, train__decay="none"))
     epochs = [epoch for epoch, _ in loop.train_epochs()]

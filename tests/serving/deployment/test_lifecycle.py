@@ -318,6 +318,14 @@ def test_a_service_that_another_command_deploys_meanwhile_is_not_replaced(
     assert serve.user_config()["checkpoint"] == first
 
 
+def test_an_application_of_somebody_else_with_the_same_name_is_replaced(
+    serve: SimulatedServe, paths: tuple[str, str]
+) -> None:
+    serve.configurations["classifier"] = {"name": "classifier", "route_prefix": "/", "deployments": [{"name": "Other"}]}
+    assert run_command("deploy", paths[0]) == 0
+    assert serve.user_config()["checkpoint"] == paths[0]
+
+
 def test_a_deployment_whose_response_was_lost_is_repeated(
     serve: SimulatedServe, paths: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

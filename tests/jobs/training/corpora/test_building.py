@@ -1,6 +1,5 @@
 """Corpus of a run: vocabulary, initial vectors, keys, and the cache of a search's corpora."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +17,7 @@ from jobs.datasets.tokenizer import UNKNOWN
 from jobs.training.corpora import sharing
 from jobs.training.corpora.building import build_corpus, load_text_vectors, load_texts
 from jobs.training.corpora.corpus import Corpus
-from jobs.training.corpora.sharing import CorpusCache, corpus_key
+from jobs.training.corpora.sharing import CorpusCache, corpus_key, use_absolute_paths
 from tests.support.toy_data import write_word2vec
 
 
@@ -249,7 +248,7 @@ def test_the_cache_builds_one_corpus_for_each_text_setting(make_experiment: Call
         stored.append(corpus)
         return len(stored) - 1
 
-    cache = CorpusCache(experiment, load_dataset(experiment), put, lambda kind, value: None, os.getcwd())
+    cache = CorpusCache(experiment, load_dataset(experiment), put, lambda kind, value: None)
     short = experiment.replace({"text.max_tokens": 3})
     wide = short.replace({"model.filter_widths": [2, 3], "train.epochs": 1, "seed": 4})
     assert [cache.get(chosen) for chosen in (short, wide, experiment, short)] == [[0], [0], [1], [0]]
@@ -266,7 +265,7 @@ def test_the_cache_keeps_the_corpora_that_were_used_last(
     experiment = make_experiment()
     built: list[int] = []
     cache = CorpusCache(
-        experiment, load_dataset(experiment), lambda corpus: built.append(0) or len(built), lambda *_: None, os.getcwd()
+        experiment, load_dataset(experiment), lambda corpus: built.append(0) or len(built), lambda *_: None
     )
     lengths = (3, 4, 3, 5, 3, 4)  # 5 replaces 4
     assert [cache.get(experiment.replace({"text.max_tokens": length})) for length in lengths] == [
@@ -274,16 +273,17 @@ def test_the_cache_keeps_the_corpora_that_were_used_last(
     ]  # fmt: skip
 
 
-def test_the_cache_reads_relative_paths_from_the_folder_of_the_driver(
-    make_experiment: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray starts an actor in another folder."""
-    monkeypatch.chdir("/")
-    write_word2vec(tmp_path / "own.bin", ["film"], np.ones((1, 4), np.float32))
-    experiment = make_experiment(model__embedding="static", vectors__path="own.bin", vectors__dimensions=4)
-    cache = CorpusCache(experiment, load_dataset(experiment), lambda corpus: corpus, lambda *_: None, str(tmp_path))
-    [corpus] = cache.get(experiment)
-    assert corpus.vectors.shape[1] == 4
+def test_an_actor_has_absolute_paths(make_experiment: Callable[..., Experiment]) -> None:
+    """Its working folder is another one. URIs and models of gensim's downloader stay."""
+    for path, expected in (
+        ("own.bin", str(Path("own.bin").absolute())),
+        ("gensim:glove-twitter-25", None),
+        ("s3://bucket/own.bin", None),
+        (None, None),
+    ):
+        resolved = use_absolute_paths(make_experiment(vectors__path=path, storage="runs"))
+        assert resolved.vectors.path == (expected or path)
+        assert resolved.storage == str(Path("runs").absolute())
 
 
 def test_a_missing_tokenizer_is_reported_before_texts_are_read(make_experiment: Callable[..., Experiment]) -> None:

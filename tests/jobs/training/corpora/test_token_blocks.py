@@ -118,6 +118,11 @@ def test_a_stored_corpus_has_the_same_texts_and_linear_classifier(
     np.testing.assert_array_equal(merged.ids, corpus.train.tokens.ids)
     np.testing.assert_array_equal(merged.offsets, corpus.train.tokens.offsets)
     np.testing.assert_array_equal(stored.word_counts(), corpus.word_counts())
+    rows, expected_rows = (
+        list(_iter_rows(BlockReader(texts, len(corpus.vectors), 8, 3, all_at_once=whole)))
+        for texts, whole in ((blocks, True), (corpus.token_blocks(), False))
+    )
+    assert rows == expected_rows
     expected = train_linear_classifier(corpus, None)
     for name, value in train_linear_classifier(stored, None).items():
         np.testing.assert_array_equal(value, expected[name])
