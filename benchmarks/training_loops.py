@@ -5,6 +5,7 @@ Needs only torch and numpy, for machines with a GPU and nothing else installed.
 
 import gzip
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from jobs.datasets.tokenizer import Tokens, Vocabulary, count_words, encode, tok
 from jobs.model.batches import make_epoch_batches
 from jobs.model.gpu.rates import schedule_rates
 from jobs.model.network import Network
+from jobs.training.corpora.token_blocks import TokenBlocks
 from jobs.training.loop import Loop
 from jobs.training.process_group import ProcessGroup
 
@@ -58,7 +60,10 @@ def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
     vectors[0] = 0
     part = LabelledTexts(tokens, random.integers(0, 2, len(tokens)))
     is_pretrained = np.ones(num_words, bool)
-    return SimpleNamespace(train=part, validation=part, labels=["0", "1"], vectors=vectors, pretrained=is_pretrained)
+    return SimpleNamespace(
+        train=part, validation=part, token_blocks=partial(TokenBlocks, tokens), labels=["0", "1"], vectors=vectors,
+        pretrained=is_pretrained,
+    )  # fmt: skip
 
 
 def read_tokens(path: Path, rows: int) -> Iterator[list[str]]:
