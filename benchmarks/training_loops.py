@@ -5,7 +5,6 @@ Needs only torch and numpy, for machines with a GPU and nothing else installed.
 
 import gzip
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +60,7 @@ def add_random_vectors(tokens: Tokens, num_words: int) -> Any:
     part = LabelledTexts(tokens, random.integers(0, 2, len(tokens)))
     is_pretrained = np.ones(num_words, bool)
     return SimpleNamespace(
-        train=part, validation=part, token_blocks=partial(TokenBlocks, tokens), labels=["0", "1"], vectors=vectors,
+        train=part, validation=part, token_blocks=TokenBlocks(tokens), labels=["0", "1"], vectors=vectors,
         pretrained=is_pretrained,
     )  # fmt: skip
 

@@ -7,6 +7,8 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -26,6 +28,19 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         flush(folder.parent)
+
+
+@contextmanager
+def remove_new_folders(path: Path | None) -> Iterator[None]:
+    """Context manager: after an error, remove a folder and those above it that did not exist before, if empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()] if path else []
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+        raise
 
 
 def user_cache_path(name: str) -> Path | None:

@@ -71,8 +71,9 @@ def train_dataset(
         ValueError: `initial` has other classes or a network of another size.
         TrainingDiverged, and the errors of settings and of reading vectors.
     """
-    use_own_vectors = initial is not None and experiment.vectors.path is None and experiment.model.embedding != "rand"
-    vectors = restore_vectors(initial) if initial is not None and use_own_vectors else None
+    vectors = None
+    if initial is not None and experiment.vectors.path is None and experiment.model.embedding != "rand":
+        vectors = restore_vectors(initial)
     # A model with random vectors has none of a file.
     experiment, corpus = build_memory_corpus(experiment, dataset, vectors if vectors and vectors.words else None)
     from cluster.resources import use_own_gpu  # imports Ray, which a loaded model does not need

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 
 import numpy as np
 
-from cluster.storage import absolute_path, parent, split_query
+from cluster.storage import absolute_path, split_query
 from jobs.config.experiment import Experiment
 from jobs.config.settings import DataSettings, Source
 from jobs.datasets.dataset import Dataset, load_dataset
@@ -92,9 +92,11 @@ def use_trusted_storage(experiment: Experiment, checkpoint: Checkpoint) -> Itera
     Args:
         experiment: of the checkpoint, perhaps with other settings.
     """
-    storage, folder = (split_query(absolute_path(path))[0] for path in (experiment.storage, checkpoint.path))
-    folders = [folder := parent(folder) for _ in range(4)]  # <storage>/<experiment>/<run>/[<trial>/]<checkpoint>
-    if experiment.storage != checkpoint.experiment.storage or storage in folders[2:]:
+    storage, folder = (
+        PurePosixPath(split_query(absolute_path(path))[0]) for path in (experiment.storage, checkpoint.path)
+    )
+    # <storage>/<experiment>/<run>/[<trial>/]<checkpoint>
+    if experiment.storage != checkpoint.experiment.storage or storage in folder.parents[2:4]:
         yield experiment
         return
     with tempfile.TemporaryDirectory() as scratch:

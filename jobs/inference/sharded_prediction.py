@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster.console.logs import RESULT
 from cluster.console.output import report_result
+from cluster.durable_files import remove_new_folders
 from cluster.input_files import file_size, fingerprint, is_same_file
 from cluster.storage import (
     LOCK_FILE,
@@ -146,18 +147,12 @@ class ShardedPrediction:
         """
         out, local = self.writer.out, local_path(self.writer.out)
         earlier = set() if restart else set(list_file_sizes(out))
-        folders = () if local is None else (local, *local.parents)
-        new_folders = [folder for folder in folders if not folder.exists()]
-        with lock_folder(out):
+        with remove_new_folders(local and local / INVALID_FOLDER), lock_folder(out):
             try:
                 yield
             except BaseException:
                 with contextlib.suppress(StorageError):
                     self._remove_own_files(earlier)
-                if local is not None:
-                    for folder in (local / INVALID_FOLDER, *new_folders):
-                        with contextlib.suppress(OSError):  # it is not empty
-                            folder.rmdir()
                 raise
 
     def _remove_own_files(self, earlier: Collection[str]) -> None:

@@ -3,10 +3,10 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.durable_files import flush
+from cluster.durable_files import flush, remove_new_folders
 from cluster.storage import local_path, output_folder
 
 
@@ -22,19 +22,15 @@ def fill_folder(path: str, last: str) -> Iterator[Path]:
     Raises:
         StorageError: the folder cannot be written.
     """
-    local = local_path(path)
-    new_folders = [folder for folder in (local, *local.parents) if not folder.exists()] if local else []
-    try:
-        with output_folder(path) as folder, tempfile.TemporaryDirectory(".part", ".", folder) as part:
-            yield Path(part)
-            names = sorted(os.listdir(part), key=lambda name: name == last)
-            for name in names:  # before one has its name: a disk may be full only now
-                flush(Path(part, name))
-            for name in names:
-                os.replace(Path(part, name), folder / name)
-            flush(folder)
-    except BaseException:
-        for new in new_folders:
-            with suppress(OSError):  # it is not empty
-                new.rmdir()
-        raise
+    with (
+        remove_new_folders(local_path(path)),
+        output_folder(path) as folder,
+        tempfile.TemporaryDirectory(".part", ".", folder) as part,
+    ):
+        yield Path(part)
+        names = sorted(os.listdir(part), key=lambda name: name == last)
+        for name in names:  # before one has its name: a disk may be full only now
+            flush(Path(part, name))
+        for name in names:
+            os.replace(Path(part, name), folder / name)
+        flush(folder)

@@ -220,7 +220,11 @@ def _intermediate_values(dimension: Dimension) -> list[Any]:
 
 
 def check_searchable(path: str, place: str = "tune.space") -> None:
-    """Raise ExperimentError if trials cannot differ in a setting; place: where it is, for the message."""
+    """Raise an ExperimentError if a setting must be the same in all trials of a search.
+
+    Args:
+        path: of the setting, such as `model.dropout`. place: start of the message, which says where the setting is.
+    """
     if path.split(".")[0] not in SEARCHABLE_SECTIONS:
         raise ExperimentError(
             f"{place}: '{path}' cannot be searched; only settings of {', '.join(SEARCHABLE_SECTIONS)} can"

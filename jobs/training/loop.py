@@ -100,7 +100,7 @@ class Loop:
                 network.vectors.detach(), self.vectors_learning_rate, network.initial_vectors, settings.vectors_pull,
                 torch.from_numpy(~corpus.pretrained).to(self.device) if some_words else None,
             )  # fmt: skip
-        self.texts = BlockReader(corpus.token_blocks(), len(corpus.vectors), self.batch_size, seed, self.device)
+        self.texts = BlockReader(corpus.token_blocks, len(corpus.vectors), self.batch_size, seed, self.device)
         self.validation_collator = Collator(corpus.validation.tokens, len(corpus.vectors), self.device)
         self._labels = torch.from_numpy(corpus.train.labels).to(self.device)
         self._weights, self._label_weights = (

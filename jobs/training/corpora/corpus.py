@@ -5,6 +5,7 @@ It consists of flat arrays, so that all workers and trials on a node map the sam
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -67,10 +68,11 @@ class Corpus:
 
         Ids 0 and 1 are padding (never) and unknown words. Words with later ids are not in the texts, and not trained.
         """
-        return self.token_blocks().count_words(self.num_trained)
+        return self.token_blocks.count_words(self.num_trained)
 
+    @cached_property
     def token_blocks(self) -> TokenBlocks:
-        """Return the tokens of the training texts in blocks."""
+        """The tokens of the training texts, in blocks."""
         return self.stored_blocks or TokenBlocks(self.train.tokens)
 
     def row_weights(self, class_weights: ClassWeights) -> np.ndarray | None:

@@ -41,16 +41,16 @@ class StoredTokenBlocks(TokenBlocks):
         """Return the tokens of some texts, a copy; all blocks are read."""
         if isinstance(rows, slice):
             rows = np.arange(self.num_texts)[rows]
-        found, ids, lengths = [], [], []
+        block_rows, ids, lengths = [], [], []
         for block in self:
             positions = np.flatnonzero(np.isin(block.rows, rows, assume_unique=True))
             tokens = block.tokens.select(positions)
-            found.append(block.rows[positions])
+            block_rows.append(block.rows[positions])
             ids.append(tokens.ids)
             lengths.append(tokens.lengths)
         tokens = Tokens(np.concatenate(ids), np.concatenate([[0], np.concatenate(lengths).cumsum()]))
         del ids  # most of the memory
-        return tokens.select(np.argsort(np.concatenate(found)))
+        return tokens.select(np.argsort(np.concatenate(block_rows)))
 
     def count_words(self, num_words: int) -> np.ndarray:
         """Return the counts, which were computed before the blocks were stored."""
@@ -67,7 +67,7 @@ def put_corpus(corpus: Any) -> Any:
     """
     if isinstance(corpus, ray.ObjectRef):
         return corpus
-    blocks = corpus.token_blocks()
+    blocks = corpus.token_blocks
     if corpus.stored_blocks is None and len(blocks.sizes) > 1:
         train = replace(corpus.train, tokens=corpus.train.tokens.select(slice(0)))
         corpus = replace(corpus, train=train, stored_blocks=StoredTokenBlocks(blocks))

@@ -66,7 +66,7 @@ def _train(corpus: "Corpus", class_weights: ClassWeights) -> dict[str, np.ndarra
     # It imports pydantic, which the training loop does without.
     from jobs.datasets.row_weights import compute_label_weights, compute_row_weights
 
-    blocks = corpus.token_blocks()
+    blocks = corpus.token_blocks
     rows = sample_rows(corpus.train, blocks.num_tokens, len(corpus.labels))
     tokens, labels, own = blocks.select(rows), corpus.train.labels[rows], corpus.train.weights
     if len(tokens.ids) > LOGGED_TOKENS or len(tokens) < len(corpus.train):

@@ -163,7 +163,7 @@ def _collect_constants(corpus: Corpus, network: Network) -> RunConstants:
     if network.linear is not None:
         tensors = network.linear.tensors()
         untrained |= {name: tensors[name].cpu().numpy() for name in CONSTANT_TENSORS}
-    return RunConstants(initial, untrained, digest_training_texts(block.tokens for block in corpus.token_blocks()))
+    return RunConstants(initial, untrained, digest_training_texts(block.tokens for block in corpus.token_blocks))
 
 
 def gather_weights(loop: Loop) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ def test_a_stored_corpus_has_the_same_texts_and_linear_classifier(
     stored: Corpus = ray.get(put_corpus(ray.get(reference)))
     assert len(stored.train.tokens.ids) == 0
     assert len(stored.train) == len(corpus.train)
-    blocks = stored.token_blocks()
+    blocks = stored.token_blocks
     assert len(blocks.sizes) > 3
     merged = blocks.select(slice(None))
     np.testing.assert_array_equal(merged.ids, corpus.train.tokens.ids)
@@ -120,7 +120,7 @@ def test_a_stored_corpus_has_the_same_texts_and_linear_classifier(
     np.testing.assert_array_equal(stored.word_counts(), corpus.word_counts())
     rows, expected_rows = (
         list(_iter_rows(BlockReader(texts, len(corpus.vectors), 8, 3, all_at_once=whole)))
-        for texts, whole in ((blocks, True), (corpus.token_blocks(), False))
+        for texts, whole in ((blocks, True), (corpus.token_blocks, False))
     )
     assert rows == expected_rows
     expected = train_linear_classifier(corpus, None)
